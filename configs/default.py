@@ -1,0 +1,103 @@
+"""Every key of a run, with the paper's settings where it has them.
+
+Not meant to be run as it is: it has no task. See `configs/quickstart.py`.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the config that all others start from, with its keys locked."""
+  c = config_dict.ConfigDict()
+  c.seed = 0  # everything random is derived from it
+  c.num_steps = 100  # self-play steps of a run
+
+  c.model = config_dict.ConfigDict()
+  c.model.path = 'smollm2-135m-instruct'  # or a GGUF file, a directory, random
+  c.model.dtype = 'float32'  # of weights and activations: float32, bfloat16
+  c.model.remat = False  # recompute activations in the backward pass
+
+  # Sizes of the model where model.path is 'random'. It reads bytes.
+  c.random_model = config_dict.ConfigDict()
+  c.random_model.num_layers = 2
+  c.random_model.width = 32
+  c.random_model.mlp_width = 64
+  c.random_model.num_heads = 4
+  c.random_model.num_kv_heads = 2
+  c.random_model.head_width = 8
+
+  c.policy = config_dict.ConfigDict()
+  c.policy.shared = True  # one set of weights for proposer and solver
+
+  c.task = config_dict.ConfigDict()
+  c.task.name = ''  # as it stands in metric names
+  c.task.style = 'plain'  # plain text, or chat through the model's template
+  c.task.topics = ('',)  # fill {topic}; more than one take turns
+  c.task.proposer_prompt = ''  # asks for one question, may use {topic}
+  c.task.proposer_stop = ()  # strings that end a question
+  c.task.question_pattern = ''  # regex of a readable question, '': anything
+  c.task.solver_prompt = ''  # asks for an answer, uses {question}
+  c.task.solver_stop = ()  # strings that end an answer
+  c.task.answer_pattern = ''  # regex that finds the answer, '': all of it
+  c.task.answer_kind = 'number'  # when answers are the same: number, text
+  c.task.checker = 'none'  # true answers for diagnosis: none, arithmetic
+  c.task.evaluation = ()  # pairs (question, true answer)
+
+  c.proposer = config_dict.ConfigDict()
+  c.proposer.questions = 256  # Q, questions a step
+  c.proposer.group_size = 4  # questions whose rewards are compared
+  c.proposer.train_every = 5  # steps; 0 never trains the proposer
+  c.proposer.unreadable_reward = -1.0  # at most 0, the lowest of all rewards
+  c.proposer.temperature = 1.0
+  c.proposer.top_p = 1.0
+  c.proposer.max_tokens = 1024  # of a question
+
+  c.solver = config_dict.ConfigDict()
+  c.solver.group_size = 4  # G, answers a question
+  c.solver.reward = 'majority'  # or a control: format, random
+  c.solver.temperature = 1.0
+  c.solver.top_p = 1.0
+  c.solver.max_tokens = 1024  # of an answer
+
+  c.vote = config_dict.ConfigDict()
+  c.vote.ties = 'nobody'  # who wins a tie: nobody, or first as in the paper
+  c.vote.min_agreement = 0.0  # least share of the group for a majority
+
+  c.sampler = config_dict.ConfigDict()
+  c.sampler.max_prompt_tokens = 512  # a longer question is unreadable
+
+  c.advantage = config_dict.ConfigDict()
+  c.advantage.normalize = True  # divide by the group's standard deviation
+
+  c.loss = config_dict.ConfigDict()
+  c.loss.clip = 0.2  # clip ratio
+  c.loss.kl = 0.001  # weight of the KL to the initial model; 0 drops it
+  c.loss.average = 'token'  # over all tokens; or sequence: over responses
+  c.loss.logits_chunk = 256  # rows of logits that exist at the same time
+
+  c.optimizer = config_dict.ConfigDict()
+  c.optimizer.learning_rate = 1e-6
+  c.optimizer.warmup_steps = 0
+  c.optimizer.b1 = 0.9
+  c.optimizer.b2 = 0.999
+  c.optimizer.weight_decay = 0.01
+  c.optimizer.clip_norm = 1.0  # global norm of a gradient; 0 does not clip
+  c.optimizer.solver_updates = 8  # minibatches of a step's solver groups
+  c.optimizer.proposer_updates = 2  # minibatches of a step's proposer groups
+  c.optimizer.groups_per_microbatch = 8  # groups in memory at once
+
+  c.evaluation = config_dict.ConfigDict()
+  c.evaluation.every = 5  # steps; 0 only before and after
+  c.evaluation.samples = 4  # sampled answers a question, beside the greedy one
+  c.evaluation.batch_questions = 100  # questions in memory at once
+
+  c.checkpoint = config_dict.ConfigDict()
+  c.checkpoint.every = 10  # steps; 0 only at the end
+  c.checkpoint.keep = 2  # newest checkpoints that are kept
+
+  # Devices along each mesh axis; -1 takes what is left.
+  c.mesh = config_dict.ConfigDict()
+  c.mesh.data = -1  # copies of the weights
+  c.mesh.fsdp = 1  # weights and batch split
+  c.mesh.tensor = 1  # heads and MLP split
+  return c.lock()

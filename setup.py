@@ -1,0 +1,42 @@
+"""Installs sqlm_jax: `pip install -e .`, or with extras: `'.[test]'`."""
+
+import setuptools
+
+setuptools.setup(
+  name='sqlm_jax',
+  version='0.1.0',
+  description='Self-Questioning Language Models in JAX',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['sqlm_jax', 'sqlm_jax.*']),
+  install_requires=[
+    'absl-py>=2.1',
+    'etils[epath]>=1.10',
+    'flax>=0.12',
+    'gguf>=0.17',
+    'jax>=0.10',
+    'jinja2>=3.1',  # chat templates
+    'ml-collections>=1.1',
+    'numpy>=2.0',
+    'optax>=0.2.6',
+    'orbax-checkpoint>=0.12',
+    'pyarrow>=18.0',
+    'rich>=14.1',  # a progress bar under a live table
+    'safetensors>=0.5',
+    'tensorboardX>=2.6.4',  # older ones do not know NumPy 2
+    'tensorflow-datasets>=4.9.8',
+    'tokenizers>=0.22',
+    'transformers>=5.0',
+  ],
+  extras_require={
+    'cuda': ['jax[cuda13]'],
+    'tpu': ['jax[tpu]'],
+    'test': [
+      'chex>=0.1.90',
+      'hypothesis>=6.100',
+      'import-linter>=2.7',
+      'pytest>=8.3',
+      'ruff>=0.17,<0.18',  # another version formats in another way
+    ],
+  },
+)

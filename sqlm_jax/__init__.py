@@ -1,0 +1,1 @@
+"""Self-Questioning Language Models in JAX (Chen et al., 2025)."""

@@ -1,0 +1,250 @@
+"""Puts a run together: from a config to the parts that play."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sqlm_jax import config as config_lib
+from sqlm_jax import sharding
+from sqlm_jax.engine import learner, optimizer, sampler
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.selfplay import responses, step
+from sqlm_jax.tasks import base, prompted
+from sqlm_jax.text import tokenizer
+from sqlm_jax.weights import catalog, loader
+
+
+class Parts(NamedTuple):
+  """Everything that a run is made of, before there is a state.
+
+  Attributes:
+    config: the run's config.
+    mesh: the devices.
+    tokens: the tokenizer.
+    policy: the model as functions.
+    load_params: makes the initial parameters, each straight onto its shards.
+    optimizer: of the update.
+    task: what is asked.
+    writers: one a role, and 'evaluation'.
+    owner: role -> name of its TrainState.
+  """
+
+  config: config_lib.Config
+  mesh: jax.sharding.Mesh
+  tokens: tokenizer.Tokenizer
+  policy: policy_lib.Policy
+  load_params: Callable[[], policy_lib.Params]
+  optimizer: optax.GradientTransformation
+  task: base.Task
+  writers: dict[str, responses.Writer]
+  owner: dict[str, str]
+
+
+def build(config: config_lib.Config) -> Parts:
+  """Opens the model and prepares everything that does not need a state.
+
+  Raises:
+    ValueError: for a model, mesh or prompt that does not fit, by name.
+    FileNotFoundError: if there is no model at the path.
+  """
+  mesh = sharding.make_mesh(
+    {axis: getattr(config.mesh, axis) for axis in sharding.AXES}
+  )
+  tokens, policy, load_params = _open_model(config, mesh)
+  task = _make_task(config, tokens)
+  writers = _make_writers(config, task, tokens, policy, mesh)
+  for topic in config.task.topics:
+    if writers['proposer'].encode(task.proposer_prompt(topic)) is None:
+      raise ValueError(
+        f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}: '
+        f'expected room for the proposer prompt of topic {topic!r}'
+      )
+  o = config.optimizer
+  return Parts(
+    config=config,
+    mesh=mesh,
+    tokens=tokens,
+    policy=policy,
+    load_params=load_params,
+    optimizer=optimizer.make_optimizer(
+      learning_rate=o.learning_rate,
+      warmup_steps=o.warmup_steps,
+      b1=o.b1,
+      b2=o.b2,
+      weight_decay=o.weight_decay,
+      clip_norm=o.clip_norm,
+    ),
+    task=task,
+    writers=writers,
+    owner={
+      role: 'policy' if config.policy.shared else role for role in step.ROLES
+    },
+  )
+
+
+def make_game(parts: Parts) -> step.Game:
+  """The fixed half of `self_play_step`; loads the reference if one is used."""
+  c = parts.config
+  train_step = learner.make_train_step(
+    parts.policy,
+    parts.optimizer,
+    parts.mesh,
+    learner.LossSettings(
+      clip=c.loss.clip, kl=c.loss.kl, chunk=c.loss.logits_chunk
+    ),
+    groups_per_microbatch=c.optimizer.groups_per_microbatch,
+  )
+  rules = step.Rules(
+    seed=c.seed,
+    questions=c.proposer.questions,
+    group_size=c.proposer.group_size,
+    train_every=c.proposer.train_every,
+    unreadable_reward=c.proposer.unreadable_reward,
+    solver_reward=c.solver.reward,
+    ties=c.vote.ties,
+    min_agreement=c.vote.min_agreement,
+    normalize=c.advantage.normalize,
+    average=c.loss.average,
+    kl=c.loss.kl,
+    updates={
+      'solver': c.optimizer.solver_updates,
+      'proposer': c.optimizer.proposer_updates,
+    },
+    groups_per_microbatch=c.optimizer.groups_per_microbatch,
+  )
+  return step.Game(
+    rules=rules,
+    task=parts.task,
+    writers=parts.writers,
+    owner=parts.owner,
+    train_step=train_step,
+    reference_params=parts.load_params() if c.loss.kl else None,
+    mesh=parts.mesh,
+  )
+
+
+def initial_states(parts: Parts) -> step.States:
+  """Fresh train states from the initial parameters."""
+  shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
+  init = lambda params: learner.init_state(params, parts.optimizer)
+  return {
+    name: jax.jit(init, out_shardings=shardings[name])(parts.load_params())
+    for name in dict.fromkeys(parts.owner.values())
+  }
+
+
+def abstract_states(parts: Parts) -> step.States:
+  """Shapes and shardings of the train states, without the arrays."""
+  params = jax.eval_shape(parts.policy.init, jax.random.key(0))
+  state = jax.eval_shape(
+    lambda params: learner.init_state(params, parts.optimizer), params
+  )
+  shardings = sharding.shard_like_parameters(state, params, parts.mesh)
+  state = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    shardings,
+  )
+  return dict.fromkeys(parts.owner.values(), state)
+
+
+def _open_model(config: config_lib.Config, mesh: jax.sharding.Mesh):
+  """Returns the tokenizer, the policy, and what loads its parameters."""
+  make_policy = lambda model: policy_lib.make_policy(
+    model, dtype=config.model.dtype, remat=config.model.remat
+  )
+  if config.model.path == 'random':
+    tokens = tokenizer.byte_tokenizer()
+    policy = make_policy(
+      config_lib.random_model(config.random_model, tokens.vocab_size)
+    )
+    key = jax.random.key(config.seed)
+    shapes = jax.eval_shape(policy.init, key)
+    shardings = sharding.shard_parameters(shapes, mesh)
+    init = jax.jit(policy.init, out_shardings=shardings)
+    return tokens, policy, lambda: init(key)
+  path = catalog.resolve(config.model.path)
+  tokens = tokenizer.load_tokenizer(path)
+  checkpoint = loader.open_checkpoint(path)
+  policy = make_policy(checkpoint.config)
+  dtype = jnp.dtype(config.model.dtype)
+  place = lambda name, array: jax.device_put(
+    array, sharding.parameter_sharding(name, array.shape, mesh)
+  )
+  load: Callable[[], Any] = lambda: checkpoint.params(dtype=dtype, place=place)
+  return tokens, policy, load
+
+
+def _make_task(
+  config: config_lib.Config, tokens: tokenizer.Tokenizer
+) -> base.Task:
+  t = config.task
+  wrap = lambda prompt: prompt
+  if t.style == 'chat':
+    wrap = lambda prompt: tokens.chat([{'role': 'user', 'content': prompt}])
+  return prompted.make_task(
+    name=t.name,
+    topics=t.topics,
+    proposer_prompt=t.proposer_prompt,
+    proposer_stop=t.proposer_stop,
+    question_pattern=t.question_pattern,
+    solver_prompt=t.solver_prompt,
+    solver_stop=t.solver_stop,
+    answer_pattern=t.answer_pattern,
+    answer_kind=t.answer_kind,
+    checker=t.checker,
+    evaluation=t.evaluation,
+    num_topics=config.proposer.questions // config.proposer.group_size,
+    wrap=wrap,
+    forbidden=tuple(tokens.special_strings),
+  )
+
+
+def _make_writers(
+  config: config_lib.Config,
+  task: base.Task,
+  tokens: tokenizer.Tokenizer,
+  policy: policy_lib.Policy,
+  mesh: jax.sharding.Mesh,
+) -> dict[str, responses.Writer]:
+  sample = sampler.make_sampler(policy, mesh)
+  limit = config.sampler.max_prompt_tokens
+  is_chat = config.task.style == 'chat'
+
+  def encode(prompt):
+    # Only a chat template may write special tokens; what a model wrote is
+    # kept from it by the task.
+    ids = tokens.encode(prompt, allow_special=is_chat)
+    return ids if 0 < len(ids) <= limit else None
+
+  def writer(temperatures, top_p, max_tokens, stop):
+    settings = responses.make_settings(
+      tokens,
+      temperatures=temperatures,
+      top_p=top_p,
+      limit=max_tokens,
+      stop_strings=stop,
+    )
+    return responses.Writer(
+      sample, encode, tokens.decode, settings, max_tokens, mesh
+    )
+
+  p, s = config.proposer, config.solver
+  return {
+    'proposer': writer(
+      [p.temperature] * p.group_size, p.top_p, p.max_tokens, task.proposer_stop
+    ),
+    'solver': writer(
+      [s.temperature] * s.group_size, s.top_p, s.max_tokens, task.solver_stop
+    ),
+    # The first answer of a group is greedy, the others are sampled.
+    'evaluation': writer(
+      [0.0] + [1.0] * config.evaluation.samples,
+      1.0,
+      s.max_tokens,
+      task.solver_stop,
+    ),
+  }

@@ -1,0 +1,1 @@
+"""The compiled programs: sampler and learner (floor 2)."""

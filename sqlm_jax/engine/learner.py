@@ -1,0 +1,198 @@
+"""The learner: one policy-gradient update from a batch of groups."""
+
+import functools
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sqlm_jax import sharding
+from sqlm_jax.engine import groups
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.ops import logprobs as logprob_ops
+from sqlm_jax.ops import losses, masked
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
+
+
+class TrainState(NamedTuple):
+  """What training changes. Arrays only."""
+
+  step: jax.Array  # [], optimizer steps taken
+  params: policy_lib.Params
+  opt_state: optax.OptState
+
+
+class LossSettings(NamedTuple):
+  """What the loss is made of."""
+
+  clip: float = 0.2
+  kl: float = 0.0  # weight of the KL to the reference policy
+  chunk: int = 256  # rows of logits that exist at the same time
+
+
+def init_state(
+  params: policy_lib.Params, optimizer: optax.GradientTransformation
+) -> TrainState:
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def response_logprobs(
+  policy: policy_lib.Policy,
+  params: policy_lib.Params,
+  batch: groups.GroupBatch,
+  *,
+  chunk: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Log-probability and entropy [Q, G, R] of every response token.
+
+  Each prompt is computed once and shared by its G responses; values and
+  gradients are those of G separate sequences. A token's distribution comes
+  from the token before it: the first one's from the prompt's last token.
+  """
+  num_groups, group_size, width = batch.tokens.shape
+  context, last_QD = groups.read_prompts(policy, params, batch.prompts)
+  last_QGD = jnp.repeat(last_QD[:, None, None], group_size, axis=1)
+  hidden_QGRD = last_QGD
+  if width > 1:
+    # The last token of a response predicts nothing that is learned.
+    tokens_BT = batch.tokens[:, :, :-1].reshape(-1, width - 1)
+    lengths_B = jnp.full((tokens_BT.shape[0],), width - 1)
+    hidden_BTD, _ = policy.forward(params, tokens_BT, lengths_B, context)
+    hidden_QGRD = jnp.concatenate(
+      [last_QGD, hidden_BTD.reshape(num_groups, group_size, width - 1, -1)],
+      axis=2,
+    )
+  logprobs_M, entropy_M = logprob_ops.chosen_in_chunks(
+    functools.partial(policy.logits, params),
+    hidden_QGRD.reshape(-1, hidden_QGRD.shape[-1]),
+    batch.tokens.reshape(-1),
+    chunk=chunk,
+  )
+  shape = batch.tokens.shape
+  return logprobs_M.reshape(shape), entropy_M.reshape(shape)
+
+
+def policy_loss(
+  params: policy_lib.Params,
+  batch: groups.GroupBatch,
+  reference_params: policy_lib.Params | None,
+  *,
+  policy: policy_lib.Policy,
+  settings: LossSettings,
+) -> tuple[jax.Array, Metrics]:
+  """The clipped policy gradient with a KL penalty, GRPO eq. 3.
+
+  loss = sum_t weight_t (clipped_surrogate_t + kl * k3_t) over the tokens of
+  all responses whose weight is not 0 (Shao et al., 2024; SQLM section 3).
+  """
+  mask_QGR = masked.up_to(batch.lengths, batch.tokens.shape[-1])
+  mask_QGR &= (batch.weights != 0)[..., None]
+  logprobs_QGR, entropy_QGR = response_logprobs(
+    policy, params, batch, chunk=settings.chunk
+  )
+  # Padding must not overflow exp(): a masked nan still poisons a gradient.
+  old_QGR = jnp.where(
+    mask_QGR, batch.old_logprobs, jax.lax.stop_gradient(logprobs_QGR)
+  )
+  loss_QGR, clipped_QGR = losses.clipped_surrogate(
+    logprobs_QGR, old_QGR, batch.advantages[..., None], clip=settings.clip
+  )
+  gap_QGR = jnp.abs(jax.lax.stop_gradient(logprobs_QGR) - old_QGR)
+  metrics = {
+    'clip_fraction': masked.sum_and_count(clipped_QGR * 1.0, mask_QGR),
+    'entropy': masked.sum_and_count(entropy_QGR, mask_QGR),
+    'logprob_gap': masked.sum_and_count(gap_QGR, mask_QGR),
+  }
+  if settings.kl:
+    reference_QGR, _ = response_logprobs(
+      policy, reference_params, batch, chunk=settings.chunk
+    )
+    reference_QGR = jnp.where(mask_QGR, reference_QGR, logprobs_QGR)
+    kl_QGR = losses.kl_k3(logprobs_QGR, reference_QGR)
+    loss_QGR = loss_QGR + settings.kl * kl_QGR
+    metrics['kl'] = masked.sum_and_count(kl_QGR, mask_QGR)
+  loss = masked.total(loss_QGR * batch.weights[..., None], mask_QGR)
+  return loss, metrics | {'loss': (loss, jnp.zeros(()))}
+
+
+def make_train_step(
+  policy: policy_lib.Policy,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  settings: LossSettings,
+  *,
+  groups_per_microbatch: int,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """Builds `train_step(state, batch, reference_params)`.
+
+  Gradients are accumulated over microbatches of groups, as many as
+  `batch.num_groups` asks for: groups behind that cost nothing. The state's
+  buffers are donated. `reference_params` is None without a KL penalty.
+  """
+  grad = jax.grad(
+    functools.partial(policy_loss, policy=policy, settings=settings),
+    has_aux=True,
+  )
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def train_step(state: TrainState, batch, reference_params: Any = None):
+    micro = split(batch, groups_per_microbatch, mesh)
+
+    def one_microbatch(i):
+      one = jax.tree.map(lambda x: x[i], micro)
+      return grad(state.params, one, reference_params)
+
+    nothing = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_microbatch, 0)
+    )
+    grads, metrics = jax.lax.fori_loop(
+      0,
+      -(-batch.num_groups // groups_per_microbatch),
+      lambda i, total: jax.tree.map(jnp.add, total, one_microbatch(i)),
+      nothing,
+    )
+    loss = metrics.pop('loss')[0]
+    with jax.named_scope('optimizer'):
+      updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params
+      )
+      params = optax.apply_updates(state.params, updates)
+    one = jnp.ones(())
+    metrics |= {
+      'loss': (loss, one),
+      'grad_norm': (optax.tree.norm(grads), one),
+    }
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  return train_step
+
+
+def split(
+  batch: groups.GroupBatch, groups_per_microbatch: int, mesh
+) -> groups.GroupBatch:
+  """[Q, ...] to [Q / q, q, ...], the common prefix repeated for each."""
+  num_groups = batch.tokens.shape[0]
+  if num_groups % groups_per_microbatch:
+    raise ValueError(
+      f'a batch of {num_groups} groups: expected a multiple of '
+      f'groups_per_microbatch={groups_per_microbatch}'
+    )
+  count = num_groups // groups_per_microbatch
+  shared = {
+    'prefix_tokens': batch.prompts.prefix_tokens,
+    'prefix_lengths': batch.prompts.prefix_lengths,
+  }
+  shared = {k: jnp.stack([v] * count) for k, v in shared.items()}
+  cut = lambda x: x.reshape(count, groups_per_microbatch, *x.shape[1:])
+  rows = jax.tree.map(
+    cut,
+    batch._replace(
+      prompts=(batch.prompts.tokens, batch.prompts.lengths), num_groups=None
+    ),
+  )
+  rows = sharding.constrain_rows(rows, mesh, axis=1)
+  tokens, lengths = rows.prompts
+  prompts = groups.Prompts(**shared, tokens=tokens, lengths=lengths)
+  return rows._replace(prompts=prompts)

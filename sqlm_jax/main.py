@@ -1,0 +1,185 @@
+"""Command line: flags to one mode.
+
+  python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import config_dict, config_flags
+
+from sqlm_jax import (
+  assemble,
+  checkpoint,
+  display,
+  evaluate,
+  sample,
+  train,
+  writers,
+)
+from sqlm_jax import config as config_lib
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'A file of configs/, or one of your own.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Where the run is kept, and found again.'
+)
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', ('train', 'eval', 'sample'), 'What to do.'
+)
+_ROLE = flags.DEFINE_enum(
+  'role', 'solver', ('solver', 'proposer'), 'Who talks, with --mode=sample.'
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'{argv[1:]}: expected flags only')
+  # A shape that is broadcast by accident is an error, not a result.
+  jax.config.update('jax_numpy_rank_promotion', 'raise')
+  logging.set_verbosity(logging.WARNING)
+  try:
+    config = _read_config()
+    if _MODE.value == 'train':
+      if not _WORKDIR.value:
+        raise ValueError('--workdir: expected a directory for the run')
+      train.train(config, _WORKDIR.value)
+    else:
+      _use_model(config)
+  except (ValueError, FileNotFoundError, RuntimeError) as error:
+    # What a user can mend is told in one paragraph; the rest is for us.
+    logging.debug('%s', error, exc_info=True)
+    sys.exit(f'sqlm_jax: {error}')
+
+
+def _read_config() -> config_lib.Config:
+  """The config of the flags, or of the workdir where no file is named."""
+  if _CONFIG.value is not None:
+    return config_lib.from_dict(_CONFIG.value.to_dict())
+  stored = writers.read_config(_WORKDIR.value) if _WORKDIR.value else None
+  if stored is None:
+    raise ValueError(
+      '--config: expected a config file, or a --workdir that has a run'
+    )
+  return config_lib.from_dict(stored)
+
+
+def _use_model(config: config_lib.Config) -> None:
+  """Evaluates or talks to the newest checkpoint, or the initial model."""
+  parts = assemble.build(config)
+  role = _ROLE.value if _MODE.value == 'sample' else 'solver'
+  step, params = _load_params(parts, role)
+  if _MODE.value == 'eval':
+    if not parts.task.evaluation:
+      raise ValueError('task.evaluation=(): expected questions to evaluate on')
+    total = len(parts.task.evaluation)
+    with display.progress('Evaluating', total) as progress:
+      record = evaluate.evaluate(parts, params, step, progress=progress)
+    if _WORKDIR.value and checkpoint_directory().exists():
+      with_writer = writers.RunWriter(_WORKDIR.value)
+      with_writer.evaluation(record)
+      with_writer.close()
+    display.summary('Evaluation', {k: str(v) for k, v in record.items()})
+  elif role == 'proposer':
+    for text, why_not in sample.questions(parts, params, step):
+      display.message(text if not why_not else f'{text}   ({why_not})')
+  else:
+    for text, answer in sample.answers(parts, params, _typed_questions()):
+      display.message(text if text == answer else f'{text}   (read: {answer})')
+
+
+def checkpoint_directory() -> epath.Path:
+  return epath.Path(_WORKDIR.value) / 'checkpoints'
+
+
+def _load_params(parts: assemble.Parts, role: str):
+  """Returns the steps seen and the role's parameters, saying which."""
+  owner = parts.owner[role]
+  if _WORKDIR.value and checkpoint_directory().exists():
+    abstract = assemble.abstract_states(parts)[owner].params
+    with checkpoint.open_checkpoints(
+      checkpoint_directory(), keep=parts.config.checkpoint.keep, every=0
+    ) as manager:
+      step, params = checkpoint.restore_params(manager, {owner: abstract})
+    print_note(f'{role} after {step} steps, from {_WORKDIR.value}')
+    return step, params[owner]
+  print_note(f'{role} before any training')
+  return 0, parts.load_params()
+
+
+def print_note(text: str) -> None:
+  """To standard error, so that a pipe holds the answers alone."""
+  sys.stderr.write(f'[{text}]\n')
+
+
+def _typed_questions():
+  """Lines of standard input, with a prompt if a person types them."""
+  typing = sys.stdin.isatty()
+  while True:
+    if typing:
+      sys.stderr.write('> ')
+      sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+      return
+    if line.strip():
+      yield line
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses flags; what a config does not know or cannot hold is named.
+
+  ml_collections reports an unknown key as a KeyError without its path, so
+  the config file is read without overrides first.
+  """
+  prefix = '--config.'
+  overrides = [arg for arg in argv if arg.startswith(prefix)]
+  alone = flags.FlagValues()
+  base = config_flags.DEFINE_config_file('config', flag_values=alone)
+  try:
+    alone([argv[0], *(a for a in argv[1:] if a.startswith('--config='))])
+    if overrides and not isinstance(base.value, config_dict.ConfigDict):
+      raise ValueError(f'{overrides[0]}: expected a --config=FILE to change')
+    for override in overrides:
+      key, _, value = override.removeprefix(prefix).partition('=')
+      _check_override(base.value, key, value)
+    return flags.FLAGS(argv)
+  except (flags.Error, ValueError, OSError) as error:
+    sys.exit(f'sqlm_jax: {error}')
+
+
+def _check_override(base: config_dict.ConfigDict, key: str, value: str) -> None:
+  place = base
+  for name in key.split('.'):
+    known = tuple(place) if isinstance(place, config_dict.ConfigDict) else ()
+    if name not in known:
+      raise ValueError(
+        f'{key}={value!r}: unknown key'
+        + (f', expected one of {", ".join(known)}' if known else '')
+      )
+    place = place[name]
+  kinds = {bool: 'true or false', int: 'a whole number', float: 'a number'}
+  if type(place) not in kinds:
+    return
+  parse = {'true': True, 'false': False} if isinstance(place, bool) else None
+  try:
+    _ = parse[value.lower()] if parse else type(place)(value)
+  except (KeyError, ValueError):
+    raise ValueError(
+      f'{key}={value!r}: expected {kinds[type(place)]}'
+    ) from None
+
+
+def run() -> None:
+  # transformers and orbax are told to keep quiet before they are imported.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,1 @@
+"""Policies: pure functions over a Linen decoder (floor 1)."""

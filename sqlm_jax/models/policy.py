@@ -1,0 +1,70 @@
+"""A policy is four pure functions over a tree of parameters."""
+
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sqlm_jax.models import attention
+from sqlm_jax.models import config as model_config
+from sqlm_jax.models import decoder
+
+Params = Any  # a nested dict of arrays
+KeyValues = attention.KeyValues
+
+
+class Policy(NamedTuple):
+  """A language model as pure functions.
+
+  Attributes:
+    config: sizes of the model.
+    init: `(key) -> params`, random parameters.
+    forward: `(params, tokens_BT, lengths_B, context) -> (hidden_BTD,
+      KeyValues)`. Tokens are right-padded; `context` is a tuple of earlier
+      segments, whose rows are shared by consecutive rows of the batch.
+      Positions continue where the context ends. What stands behind a row's
+      length is computed and means nothing.
+    logits: `(params, hidden) -> logits`, [..., D] to float32 [..., V].
+    init_cache: `(rows, slots) -> KeyValues`, an empty segment to decode into.
+  """
+
+  config: model_config.ModelConfig
+  init: Callable[[jax.Array], Params]
+  forward: Callable[..., tuple[jax.Array, KeyValues]]
+  logits: Callable[[Params, jax.Array], jax.Array]
+  init_cache: Callable[[int, int], KeyValues]
+
+
+def make_policy(
+  config: model_config.ModelConfig, *, dtype='float32', remat: bool = False
+) -> Policy:
+  """Builds the policy of `config`.
+
+  Args:
+    config: sizes of the model.
+    dtype: of parameters, activations and cache; logits are always float32.
+    remat: recompute each block's activations in the backward pass.
+  """
+  dtype = jnp.dtype(dtype)
+  model = decoder.Decoder(config, dtype, remat)
+
+  def init(key):
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    method = decoder.Decoder.initialise
+    return model.init(key, tokens, method=method)['params']
+
+  def forward(params, tokens_BT, lengths_B, context=()):
+    hidden, keys, values = model.apply({'params': params}, tokens_BT, context)
+    return hidden, KeyValues(keys, values, lengths_B)
+
+  def logits(params, hidden):
+    method = decoder.Decoder.logits
+    return model.apply({'params': params}, hidden, method=method)
+
+  def init_cache(rows, slots):
+    c = config
+    shape = (c.num_layers, rows, slots, c.num_kv_heads, c.head_width)
+    empty = jnp.zeros(shape, dtype)
+    return KeyValues(empty, empty, jnp.zeros((rows,), jnp.int32))
+
+  return Policy(config, init, forward, logits, init_cache)

@@ -1,0 +1,128 @@
+"""Drawing one token a row from logits."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_BLOCK = 128  # width of the inner step of the two-step inverse transform
+
+
+class Draw(NamedTuple):
+  """One token a row, with its log-probability in two distributions."""
+
+  tokens: jax.Array  # [B]
+  logprobs: jax.Array  # [B] under the policy: temperature 1, nothing cut
+  sampling_logprobs: jax.Array  # [B] under what was drawn from
+
+
+def draw(
+  uniforms_B: jax.Array,
+  logits_BV: jax.Array,
+  *,
+  temperature_B: jax.Array,
+  top_p_B: jax.Array,
+) -> Draw:
+  """Draws from softmax(logits / temperature), cut to the nucleus.
+
+  Args:
+    uniforms_B: uniform numbers in [0, 1), the only randomness.
+    logits_BV: float32 logits.
+    temperature_B: 0 takes the most likely token.
+    top_p_B: mass of the nucleus (Holtzman et al., 2020); 1 keeps everything.
+  """
+  greedy_B = temperature_B == 0
+  divisor_B = jnp.where(greedy_B, 1.0, temperature_B)
+  scaled_BV = logits_BV / divisor_B[:, None]
+  cut_BV = jax.lax.cond(
+    jnp.any(top_p_B < 1),
+    lambda: jnp.where(nucleus(scaled_BV, top_p_B), scaled_BV, -jnp.inf),
+    lambda: scaled_BV,
+  )
+  drawn_B = inverse_transform(uniforms_B, cut_BV)
+  tokens_B = jnp.where(greedy_B, jnp.argmax(logits_BV, axis=-1), drawn_B)
+
+  def logprob(z_BV):
+    picked_B = jnp.take_along_axis(z_BV, tokens_B[:, None], axis=-1)[:, 0]
+    return picked_B - jax.nn.logsumexp(z_BV, axis=-1)
+
+  return Draw(
+    tokens_B.astype(jnp.int32),
+    logprob(logits_BV),
+    jnp.where(greedy_B, 0.0, logprob(cut_BV)),
+  )
+
+
+def inverse_transform(
+  uniforms_B: jax.Array, logits_BV: jax.Array
+) -> jax.Array:
+  """The token whose slice of the cumulative distribution holds the uniform.
+
+  One uniform a row costs less than a Gumbel variate a vocabulary entry. In
+  two steps, first a block of the vocabulary and then a token in it, so that
+  no cumulative sum is longer than V / 128.
+
+  Args:
+    uniforms_B: in [0, 1).
+    logits_BV: -inf has no probability and is never drawn.
+
+  Returns:
+    Tokens [B].
+  """
+  peak_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+  weights_BV = jnp.exp(logits_BV - peak_B1)
+  padding = -weights_BV.shape[1] % _BLOCK
+  weights_BCW = jnp.pad(weights_BV, ((0, 0), (0, padding))).reshape(
+    weights_BV.shape[0], -1, _BLOCK
+  )
+  ends_BC = jnp.cumsum(jnp.sum(weights_BCW, axis=-1), axis=-1)
+  target_B = uniforms_B * ends_BC[:, -1]
+  block_B = jnp.argmax(ends_BC > target_B[:, None], axis=-1)
+  before_BC = jnp.pad(ends_BC, ((0, 0), (1, 0)))[:, :-1]
+  rest_B = target_B - jnp.take_along_axis(before_BC, block_B[:, None], 1)[:, 0]
+  inner_BW = jnp.take_along_axis(weights_BCW, block_B[:, None, None], 1)[:, 0]
+  inside_BW = jnp.cumsum(inner_BW, axis=-1) > rest_B[:, None]
+  # The block's own sum may round below its share: then its likeliest token.
+  token_B = jnp.where(
+    jnp.any(inside_BW, axis=-1),
+    jnp.argmax(inside_BW, axis=-1),
+    jnp.argmax(inner_BW, axis=-1),
+  )
+  return block_B * _BLOCK + token_B
+
+
+def nucleus(logits_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
+  """The smallest set of likeliest tokens with at least `top_p` of the mass.
+
+  Finds the largest threshold whose tokens hold the mass by bisection over the
+  bit patterns of non-negative floats, which are ordered as their values are:
+  31 sums over the vocabulary instead of a sort. Ties at the threshold are
+  all kept.
+
+  Returns:
+    A mask [B, V], never empty.
+  """
+  probs_BV = jax.nn.softmax(logits_BV, axis=-1)
+
+  def mass(bits_B):
+    threshold_B = jax.lax.bitcast_convert_type(bits_B, jnp.float32)
+    kept_BV = probs_BV >= threshold_B[:, None]
+    return jnp.sum(jnp.where(kept_BV, probs_BV, 0), axis=-1)
+
+  def halve(_, bounds):
+    low_B, high_B = bounds  # mass(low) >= top_p > mass(high)
+    middle_B = low_B + (high_B - low_B) // 2
+    enough_B = mass(middle_B) >= top_p_B
+    return (
+      jnp.where(enough_B, middle_B, low_B),
+      jnp.where(enough_B, high_B, middle_B),
+    )
+
+  peak_B = jnp.max(probs_BV, axis=-1)
+  low_B = jnp.zeros(probs_BV.shape[:1], jnp.int32)
+  # One step above the largest probability: nothing is kept there.
+  high_B = jax.lax.bitcast_convert_type(peak_B, jnp.int32) + 1
+  low_B, _ = jax.lax.fori_loop(0, 31, halve, (low_B, high_B))
+  threshold_B = jax.lax.bitcast_convert_type(low_B, jnp.float32)
+  # The likeliest token stays even where top_p is 0.
+  return probs_BV >= jnp.minimum(threshold_B, peak_B)[:, None]

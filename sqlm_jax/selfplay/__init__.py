@@ -1,0 +1,1 @@
+"""One step of self-play (floor 3)."""

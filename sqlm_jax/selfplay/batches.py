@@ -1,0 +1,128 @@
+"""Between text and arrays: prompts in, responses out, batches to learn from."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sqlm_jax.engine import groups
+from sqlm_jax.ops import advantages as advantage_ops
+
+_SHORTEST_PREFIX = 8  # a shorter one is not worth a pass of its own
+
+
+class Scores(NamedTuple):
+  """Rewards of Q groups of G responses, and which of them count."""
+
+  rewards: np.ndarray  # [Q, G]
+  counted: np.ndarray  # [Q, G]
+
+
+def bucket(length: int) -> int:
+  """The next of 8, 12, 16, 24, 32, 48, ...: at most a third is padding."""
+  sizes = (size << k for k in itertools.count() for size in (8, 12))
+  return next(size for size in sizes if size >= length)
+
+
+def pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+  """Rows of token ids, right-padded with 0 to [len(rows), width]."""
+  padded = np.zeros((len(rows), width), np.int32)
+  for i, row in enumerate(rows):
+    padded[i, : len(row)] = row
+  return padded
+
+
+def pack_prompts(
+  prompts: Sequence[Sequence[int]], num_rows: int | None = None
+) -> groups.Prompts:
+  """Splits prompts into their common prefix and the rest.
+
+  Args:
+    prompts: token ids of each prompt, none empty.
+    num_rows: rows to pad to with dummy prompts, so that the shape does not
+      depend on how many questions were readable.
+  """
+  # Every prompt keeps at least its last token: it predicts the response.
+  shortest = min(len(prompt) for prompt in prompts) - 1
+  first = np.array([prompt[:shortest] for prompt in prompts])
+  differs = np.flatnonzero(np.any(first != first[:1], axis=0))
+  common = int(differs[0]) if differs.size else shortest
+  if common < _SHORTEST_PREFIX:
+    common = 0
+  rest = [prompt[common:] for prompt in prompts]
+  rest += [[0]] * ((num_rows or 0) - len(rest))
+  width = bucket(common) if common else 0
+  return groups.Prompts(
+    prefix_tokens=pad([prompts[0][:common]], width),
+    prefix_lengths=np.array([common], np.int32),
+    tokens=pad(rest, bucket(max(map(len, rest)))),
+    lengths=np.array([len(row) for row in rest], np.int32),
+  )
+
+
+def make_batches(
+  prompts: groups.Prompts,
+  rollout: groups.Rollout,
+  scores: Scores,
+  *,
+  updates: int,
+  groups_per_microbatch: int,
+  normalize: bool,
+  average: str,
+  keep_neutral: bool,
+) -> list[groups.GroupBatch]:
+  """Turns scored rollouts into one batch for each optimizer step.
+
+  Args:
+    prompts: what was asked, host arrays.
+    rollout: what was answered, host arrays.
+    scores: rewards; what is not counted is never learned from.
+    updates: optimizer steps, Q is a multiple of it.
+    groups_per_microbatch: batches are padded to a multiple of it.
+    normalize: see `advantages.group_relative`.
+    average: 'token' weighs all tokens of a batch alike, 'sequence' all
+      responses.
+    keep_neutral: learn from groups in which every advantage is 0 too. Only a
+      KL penalty has a gradient there; without one, leaving them out changes
+      nothing but the time it takes. They count in the average either way.
+
+  Returns:
+    The batches from which something can be learned, at most `updates`.
+  """
+  advantages_QG = np.asarray(
+    advantage_ops.group_relative(
+      scores.rewards, scores.counted, normalize=normalize
+    )
+  )
+  weights_QG = scores.counted.astype(np.float32)
+  if average == 'sequence':
+    weights_QG /= np.maximum(rollout.lengths, 1)
+  batches = []
+  for part in np.split(np.arange(len(weights_QG)), updates):
+    total = np.sum(weights_QG[part] * rollout.lengths[part])
+    useful = scores.counted[part].any(axis=1)
+    if not keep_neutral:
+      useful &= (advantages_QG[part] != 0).any(axis=1)
+    if not useful.any():
+      continue
+    # Useful groups first: the learner stops behind them.
+    order = part[np.argsort(~useful, kind='stable')]
+    order = np.pad(order, (0, -len(order) % groups_per_microbatch))
+    num_useful = int(useful.sum())
+    rows = np.arange(len(order))[:, None]
+    live_Q1 = rows < num_useful
+    batches.append(
+      groups.GroupBatch(
+        prompts=prompts._replace(
+          tokens=prompts.tokens[order], lengths=prompts.lengths[order]
+        ),
+        tokens=rollout.tokens[order],
+        lengths=rollout.lengths[order],
+        old_logprobs=rollout.logprobs[order],
+        advantages=np.where(live_Q1, advantages_QG[order], 0),
+        weights=np.where(live_Q1, weights_QG[order] / total, 0),
+        num_groups=np.int32(num_useful),
+      )
+    )
+  return batches

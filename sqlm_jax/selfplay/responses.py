@@ -1,0 +1,101 @@
+"""From prompts as text to responses as text, through the sampler."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from sqlm_jax import sharding
+from sqlm_jax.engine import groups, sampler
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.selfplay import batches
+from sqlm_jax.text import stopping, tokenizer
+
+
+class Writer(NamedTuple):
+  """One way of writing: fixed at set-up, for a role or an evaluation.
+
+  Attributes:
+    sample: the compiled sampler.
+    encode: `prompt -> token ids`, None for a prompt over the limit.
+    decode: `token ids -> text`.
+    settings: temperature, top_p, limit, stops.
+    slots: room for a response, R.
+    mesh: where it runs.
+  """
+
+  sample: Callable[..., groups.Rollout]
+  encode: Callable[[str], list[int] | None]
+  decode: Callable[[Sequence[int]], str]
+  settings: sampler.SamplerSettings
+  slots: int
+  mesh: jax.sharding.Mesh
+
+
+class Responses(NamedTuple):
+  """G responses to each of Q prompts, on the host."""
+
+  prompt_ids: Sequence[Sequence[int]]  # [Q]
+  prompts: groups.Prompts  # the same, packed and padded
+  rollout: groups.Rollout  # padded to the same rows
+  texts: list[list[str]]  # [Q][G]
+
+
+def make_settings(
+  tokens: tokenizer.Tokenizer,
+  *,
+  temperatures: Sequence[float],
+  top_p: float,
+  limit: int,
+  stop_strings: Sequence[str],
+) -> sampler.SamplerSettings:
+  """Sampler settings for groups of `len(temperatures)` responses."""
+  table = stopping.stop_table(
+    tokens.token_bytes, tokens.stop_ids, tuple(stop_strings)
+  )
+  return sampler.SamplerSettings(
+    temperature=np.array(temperatures, np.float32),
+    top_p=np.full(len(temperatures), top_p, np.float32),
+    limit=np.int32(limit),
+    stop_table=table,
+  )
+
+
+def write(
+  writer: Writer,
+  params: policy_lib.Params,
+  prompts: Sequence[Sequence[int]],
+  *,
+  path: tuple[int, ...],
+  num_rows: int,
+) -> Responses:
+  """Samples a group of responses to every prompt.
+
+  Args:
+    writer: how to write.
+    params: of the policy.
+    prompts: token ids, at least one prompt.
+    path: names the call; the responses' random keys derive from it.
+    num_rows: prompts are padded to as many, so that the shape stays.
+  """
+  packed = batches.pack_prompts(prompts, num_rows)
+  keys_QG = sampler.response_keys(
+    path, num_groups=num_rows, group_size=len(writer.settings.temperature)
+  )
+  rollout = writer.sample(
+    params,
+    sharding.put_rows(packed, writer.mesh),
+    keys_QG,
+    writer.settings,
+    slots=writer.slots,
+  )
+  rollout = jax.device_get(rollout)
+  texts = [
+    [
+      writer.decode(tokens[:length].tolist())
+      for tokens, length in zip(group, lengths, strict=True)
+    ]
+    for group, lengths in zip(rollout.tokens, rollout.lengths, strict=True)
+  ]
+  return Responses(prompts, packed, rollout, texts[: len(prompts)])

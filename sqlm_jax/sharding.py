@@ -1,0 +1,149 @@
+"""The mesh, and the one table that says where every array lives."""
+
+import math
+import re
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ('data', 'fsdp', 'tensor')
+ROW_AXES = ('data', 'fsdp')  # a batch is split over both
+
+# Parameter path -> how its dimensions are split. The first match counts.
+# Layer parameters have a leading L, which is never split.
+PARAMETER_RULES = (
+  (r'embedding', P('tensor', 'fsdp')),
+  (r'unembed/kernel', P('fsdp', 'tensor')),
+  (r'layers/attention/(query|key|value)/kernel', P(None, 'fsdp', 'tensor')),
+  (r'layers/attention/output/kernel', P(None, 'tensor', None, 'fsdp')),
+  (r'layers/mlp/(gate|up)/kernel', P(None, 'fsdp', 'tensor')),
+  (r'layers/mlp/down/kernel', P(None, 'tensor', 'fsdp')),
+  (r'layers/\w+_norm/scale', P()),
+  (r'final_norm/scale', P()),
+)
+
+
+def make_mesh(
+  shape: dict[str, int], devices: list[jax.Device] | None = None
+) -> Mesh:
+  """Builds the mesh; a size of -1 takes the devices that are left.
+
+  Args:
+    shape: axis name to size, for each of `AXES`.
+    devices: default, all of them.
+
+  Raises:
+    ValueError: if the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [shape[axis] for axis in AXES]
+  fixed = math.prod(size for size in sizes if size != -1)
+  if sizes.count(-1) == 1 and len(devices) % fixed == 0:
+    sizes[sizes.index(-1)] = len(devices) // fixed
+  if -1 in sizes or math.prod(sizes) != len(devices):
+    raise ValueError(
+      f'mesh={dict(shape)!r}: expected sizes that multiply to '
+      f'{len(devices)} devices, with -1 for at most one'
+    )
+  # jax.make_mesh defaults to explicit axes in recent versions.
+  return jax.make_mesh(
+    sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices
+  )
+
+
+def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+  """The PartitionSpec of one parameter.
+
+  Args:
+    path: names from the root, joined by '/'.
+    shape: a dimension that an axis does not divide stays whole: small heads
+      (K = 3, say) are rather repeated than refused.
+    mesh: whose axis sizes count.
+
+  Raises:
+    ValueError: for a parameter without a rule, a rule with more dimensions
+      than the parameter, or one that uses an axis twice.
+  """
+  for pattern, spec in PARAMETER_RULES:
+    if not re.fullmatch(pattern, path):
+      continue
+    axes = [axis for axis in spec if axis is not None]
+    if len(axes) != len(set(axes)):
+      raise ValueError(f'{path}: rule {pattern!r} uses an axis twice: {spec}')
+    if len(spec) > len(shape):
+      raise ValueError(f'{path}: rule {pattern!r} has more dimensions: {spec}')
+    return P(
+      *(
+        axis if axis and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(spec, shape, strict=False)
+      )
+    )
+  raise ValueError(f'{path}: no sharding rule, add one to PARAMETER_RULES')
+
+
+def _path_name(path) -> str:
+  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
+
+
+def parameter_sharding(
+  path: str, shape: tuple[int, ...], mesh: Mesh
+) -> NamedSharding:
+  """`parameter_spec` on its mesh."""
+  return NamedSharding(mesh, parameter_spec(path, shape, mesh))
+
+
+def shard_parameters(tree, mesh: Mesh):
+  """A tree of NamedShardings for a tree of parameters, arrays or abstract."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: parameter_sharding(_path_name(path), x.shape, mesh), tree
+  )
+
+
+def shard_like_parameters(tree, params, mesh: Mesh):
+  """Shardings for anything that holds copies of the parameters.
+
+  An optimizer's moments carry the path and the shape of their parameter at
+  the end of their own path, and are split like it; all else is repeated.
+  """
+  known = {
+    _path_name(path): x.shape
+    for path, x in jax.tree_util.tree_leaves_with_path(params)
+  }
+
+  def one(path, x):
+    for start in range(len(path)):
+      name = _path_name(path[start:])
+      if known.get(name) == x.shape:
+        return parameter_sharding(name, x.shape, mesh)
+    return NamedSharding(mesh, P())
+
+  return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def rows_spec(size: int, mesh: Mesh, axis: int = 0) -> NamedSharding:
+  """Rows split over the batch axes; repeated if they do not divide evenly."""
+  shards = math.prod(mesh.shape[name] for name in ROW_AXES)
+  if size % shards:
+    return NamedSharding(mesh, P())
+  return NamedSharding(mesh, P(*(None,) * axis, ROW_AXES))
+
+
+def constrain_rows(tree, mesh: Mesh, axis: int = 0):
+  """Inside jit: splits dimension `axis` of every array over the batch axes."""
+  return jax.tree.map(
+    lambda x: jax.lax.with_sharding_constraint(
+      x, rows_spec(x.shape[axis], mesh, axis)
+    ),
+    tree,
+  )
+
+
+def put_rows(tree, mesh: Mesh):
+  """Sends host arrays to the mesh, rows split where they divide evenly."""
+  return jax.tree.map(
+    lambda x: jax.device_put(
+      x, rows_spec(x.shape[0], mesh) if x.ndim else NamedSharding(mesh, P())
+    ),
+    tree,
+  )

@@ -1,0 +1,35 @@
+"""What a task is: how to ask, how to read, how to check."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sqlm_jax.game import types
+
+
+class Task(NamedTuple):
+  """A topic as functions between text and the game.
+
+  Attributes:
+    name: as it stands in metric names.
+    topics: `step -> topics`, one proposer group each.
+    proposer_prompt: `topic -> prompt`.
+    proposer_stop: strings that end a question.
+    read_question: `response -> Problem`.
+    solver_prompt: `question -> prompt`.
+    solver_stop: strings that end an answer.
+    read_answer: `response -> Answer`, None for a blank.
+    true_answer: `question -> Answer`, the checker behind the diagnosis of
+      votes; None if it cannot tell. Training never sees it.
+    evaluation: questions with their true answers.
+  """
+
+  name: str
+  topics: Callable[[int], tuple[str, ...]]
+  proposer_prompt: Callable[[str], str]
+  proposer_stop: tuple[str, ...]
+  read_question: Callable[[str], types.Problem]
+  solver_prompt: Callable[[str], str]
+  solver_stop: tuple[str, ...]
+  read_answer: Callable[[str], types.Answer]
+  true_answer: Callable[[str], types.Answer]
+  evaluation: tuple[tuple[str, types.Answer], ...]

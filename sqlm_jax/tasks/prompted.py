@@ -1,0 +1,88 @@
+"""A task from a config alone: prompts, patterns, an answer kind."""
+
+from collections.abc import Callable
+
+from sqlm_jax.game import types
+from sqlm_jax.tasks import base
+from sqlm_jax.text import parsing, prompts
+from sqlm_jax.verify import answers, arithmetic
+
+# Checker of a config -> question to its true answer. Diagnosis only.
+CHECKERS: dict[str, Callable[[str], types.Answer]] = {
+  'none': lambda question: None,
+  'arithmetic': arithmetic.value,
+}
+
+
+def make_task(
+  *,
+  name: str,
+  topics: tuple[str, ...],
+  proposer_prompt: str,
+  proposer_stop: tuple[str, ...],
+  question_pattern: str,
+  solver_prompt: str,
+  solver_stop: tuple[str, ...],
+  answer_pattern: str,
+  answer_kind: str,
+  checker: str,
+  evaluation: tuple[tuple[str, str], ...],
+  num_topics: int,
+  wrap: Callable[[str], str] = lambda prompt: prompt,
+  forbidden: tuple[str, ...] = (),
+) -> base.Task:
+  """Builds a task out of templates and patterns.
+
+  Args:
+    name: as it stands in metric names.
+    topics: fill `{topic}` of the proposer's prompt.
+    proposer_prompt: template of the request for a question.
+    proposer_stop: strings that end a question.
+    question_pattern: regex of a readable question, '' for anything.
+    solver_prompt: template of the request for an answer, with `{question}`.
+    solver_stop: strings that end an answer.
+    answer_pattern: regex that finds the answer, '' for the whole response.
+    answer_kind: a key of `verify.answers.KINDS`.
+    checker: a key of `CHECKERS`.
+    evaluation: questions with their true answers.
+    num_topics: topics a step, one proposer group each.
+    wrap: turns a filled template into the prompt, a chat template say.
+    forbidden: strings that no question may hold: special tokens, with which
+      it could write the solver's prompt.
+  """
+  canonical = answers.KINDS[answer_kind]
+
+  def topics_of(step):
+    first = step * num_topics
+    return tuple(topics[(first + i) % len(topics)] for i in range(num_topics))
+
+  def read_question(response):
+    text = parsing.before_stop(response, proposer_stop).strip()
+    question = parsing.find(question_pattern, text) if question_pattern else text
+    if not question:
+      return types.Problem(text, ok=False, why_not='format')
+    if any(special in question for special in forbidden):
+      return types.Problem(text, ok=False, why_not='special_token')
+    return types.Problem(question)
+
+  def read_answer(response):
+    text = parsing.before_stop(response, solver_stop)
+    found = parsing.find(answer_pattern, text) if answer_pattern else text
+    return None if found is None else canonical(found)
+
+  return base.Task(
+    name=name,
+    topics=topics_of,
+    proposer_prompt=lambda topic: wrap(
+      prompts.fill(proposer_prompt, topic=topic)
+    ),
+    proposer_stop=proposer_stop,
+    read_question=read_question,
+    solver_prompt=lambda question: wrap(
+      prompts.fill(solver_prompt, question=question)
+    ),
+    solver_stop=solver_stop,
+    read_answer=read_answer,
+    true_answer=CHECKERS[checker],
+    evaluation=tuple((question, canonical(true)) for question, true in evaluation),
+  )

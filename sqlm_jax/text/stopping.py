@@ -1,0 +1,75 @@
+"""Stop tokens and stop strings as one table that a compiled loop can follow.
+
+A stop string may begin in the middle of a token and end in another. The
+table is the automaton that searches for all stop strings at once (Aho and
+Corasick, 1975), stepped by whole tokens instead of bytes. It is an array of
+fixed shape, so that stops change without a compilation.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+STOPPED = 1
+_STATES = 16  # tables are padded to a multiple of this
+_MOST_STATES = 256  # states are stored as bytes
+
+
+def stop_table(
+  token_bytes: Sequence[bytes],
+  stop_ids: Sequence[int],
+  stop_strings: Sequence[str],
+) -> np.ndarray:
+  """Builds the table `next_state = table[state, token]`.
+
+  State 0 begins, state 1 has stopped, others have seen a part of a string.
+
+  Args:
+    token_bytes: what each token adds to the text.
+    stop_ids: tokens that end a response by themselves.
+    stop_strings: strings that end a response with the token that completes
+      them.
+
+  Returns:
+    uint8 [states, V], states a multiple of 16.
+  """
+  stops = [stop.encode() for stop in stop_strings]
+  if b'' in stops:
+    raise ValueError('stop strings: expected text, one is empty')
+  prefixes = sorted({stop[:n] for stop in stops for n in range(1, len(stop))})
+  state_of = {b'': 0} | {prefix: i + 2 for i, prefix in enumerate(prefixes)}
+  num_states = len(state_of) + 1
+  if num_states > _MOST_STATES:
+    raise ValueError(
+      f'stop strings of {sum(map(len, stops))} bytes in all: expected at most '
+      f'{_MOST_STATES - 2}'
+    )
+  by_byte = np.full((num_states, 256), STOPPED, np.uint8)
+  for seen, state in state_of.items():
+    for byte in range(256):
+      text = seen + bytes([byte])
+      if not any(text.endswith(stop) for stop in stops):
+        suffixes = (text[i:] for i in range(len(text) + 1))
+        by_byte[state, byte] = next(
+          state_of[s] for s in suffixes if s in state_of
+        )
+  table = _by_token(by_byte, token_bytes)
+  table[:, list(stop_ids)] = STOPPED
+  table[STOPPED] = STOPPED
+  return np.pad(
+    table, ((0, -num_states % _STATES), (0, 0)), constant_values=STOPPED
+  )
+
+
+def _by_token(by_byte: np.ndarray, token_bytes: Sequence[bytes]) -> np.ndarray:
+  """Steps every state through the bytes of every token."""
+  lengths = np.array([len(b) for b in token_bytes])
+  flat = np.frombuffer(b''.join(token_bytes), np.uint8)
+  starts = np.cumsum(lengths) - lengths
+  table = np.repeat(
+    np.arange(len(by_byte), dtype=np.uint8)[:, None], len(lengths), axis=1
+  )
+  for i in range(lengths.max(initial=0)):
+    live = np.flatnonzero(lengths > i)
+    table[:, live] = by_byte[table[:, live], flat[starts[live] + i]]
+  return table

@@ -1,0 +1,238 @@
+"""Tokenizers: text to token ids and back, with the bytes of every token.
+
+The work is done by the `tokenizers` library, and chat templates are rendered
+by transformers. What stands here is where they come from.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import gguf
+import tokenizers
+import transformers
+from tokenizers import decoders, models, pre_tokenizers
+from transformers.utils import logging as transformers_logging
+
+_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type of added tokens
+_END_OF_TURN = ('<|im_end|>', '<|endoftext|>', '<|eot_id|>', '</s>')
+
+
+class Tokenizer(NamedTuple):
+  """A tokenizer as functions and tables.
+
+  Attributes:
+    encode: `(text, allow_special=False) -> ids`. Nothing is put in front.
+      Only with `allow_special` does the text of a special token, as a chat
+      template writes it, become that token.
+    decode: `(ids, skip_special=True) -> text`.
+    token_bytes: what each token adds to the text, b'' for special ones.
+    special_strings: texts of special tokens.
+    stop_ids: tokens that end a response.
+    chat: `messages -> prompt`, by the model's template, open for the answer.
+  """
+
+  encode: Callable[..., list[int]]
+  decode: Callable[..., str]
+  token_bytes: tuple[bytes, ...]
+  special_strings: tuple[str, ...]
+  stop_ids: tuple[int, ...]
+  chat: Callable[[Sequence[Mapping[str, str]]], str]
+
+  @property
+  def vocab_size(self) -> int:
+    return len(self.token_bytes)
+
+
+def load_tokenizer(path: pathlib.Path) -> Tokenizer:
+  """The tokenizer of a GGUF file or of a Hugging Face directory."""
+  return from_directory(path) if path.is_dir() else from_gguf(path)
+
+
+def byte_tokenizer() -> Tokenizer:
+  """Bytes as tokens, and one more that ends a text. Needs no files."""
+  end = 256
+  text = '<|endoftext|>'
+
+  def encode(prompt, allow_special=False):
+    if not allow_special:
+      return list(prompt.encode())
+    parts = prompt.split(text)
+    ids = list(parts[0].encode())
+    for part in parts[1:]:
+      ids += [end, *part.encode()]
+    return ids
+
+  def decode(ids, skip_special=True):
+    shown = b'' if skip_special else text.encode()
+    joined = b''.join(bytes([i]) if i < end else shown for i in ids)
+    return joined.decode(errors='replace')
+
+  return Tokenizer(
+    encode=encode,
+    decode=decode,
+    token_bytes=(*(bytes([i]) for i in range(end)), b''),
+    special_strings=(text,),
+    stop_ids=(end,),
+    chat=_no_template,
+  )
+
+
+def from_gguf(path: pathlib.Path) -> Tokenizer:
+  """Builds the tokenizer that a GGUF file carries.
+
+  transformers can read it, too, but only with torch, and it does not know
+  every `tokenizer.ggml.pre`.
+
+  Raises:
+    ValueError: for a tokenizer of a kind that is not known here.
+  """
+  fields = gguf.GGUFReader(path).fields
+  get = lambda name, default=None: (
+    fields[name].contents() if name in fields else default
+  )
+  kind = get('tokenizer.ggml.model')
+  if kind != 'gpt2':
+    raise ValueError(
+      f'{path}: tokenizer.ggml.model={kind!r}: expected gpt2 (byte-level BPE)'
+    )
+  split = get('tokenizer.ggml.pre', 'default')
+  if split not in _PRE_TOKENIZERS:
+    raise ValueError(
+      f'{path}: tokenizer.ggml.pre={split!r}: expected one of '
+      f'{", ".join(_PRE_TOKENIZERS)}'
+    )
+  tokens = get('tokenizer.ggml.tokens')
+  backend = tokenizers.Tokenizer(
+    models.BPE(
+      vocab={token: i for i, token in enumerate(tokens)},
+      merges=[tuple(m.split(' ')) for m in get('tokenizer.ggml.merges')],
+    )
+  )
+  backend.pre_tokenizer = _PRE_TOKENIZERS[split]()
+  backend.decoder = decoders.ByteLevel()
+  added = [
+    tokenizers.AddedToken(token, normalized=False, special=kind == _CONTROL)
+    for token, kind in zip(
+      tokens, get('tokenizer.ggml.token_type', ()), strict=False
+    )
+    if kind in (_CONTROL, _USER_DEFINED)
+  ]
+  backend.add_tokens(added)
+  names = ('bos', 'eos')
+  ids = {name: get(f'tokenizer.ggml.{name}_token_id') for name in names}
+  return _wrap(
+    transformers.PreTrainedTokenizerFast(
+      tokenizer_object=backend,
+      chat_template=get('tokenizer.chat_template'),
+      clean_up_tokenization_spaces=False,
+      **{f'{n}_token': tokens[i] for n, i in ids.items() if i is not None},
+    )
+  )
+
+
+def from_directory(path: pathlib.Path) -> Tokenizer:
+  """The fast tokenizer of a Hugging Face directory.
+
+  Raises:
+    ValueError: if there is none that transformers can read.
+  """
+  try:
+    fast = transformers.AutoTokenizer.from_pretrained(
+      path, local_files_only=True
+    )
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{path}: expected a tokenizer, {error}') from None
+  if not fast.is_fast:
+    raise ValueError(f'{path}: expected a fast tokenizer (tokenizer.json)')
+  return _wrap(fast)
+
+
+# tokenizer.ggml.pre -> how text is cut before it is merged.
+_PRE_TOKENIZERS = {
+  'default': functools.partial(
+    pre_tokenizers.ByteLevel, add_prefix_space=False
+  ),
+  'gpt-2': functools.partial(pre_tokenizers.ByteLevel, add_prefix_space=False),
+  # Every digit is a token of its own.
+  'smollm': lambda: pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Digits(individual_digits=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
+  ),
+}
+
+
+def _wrap(fast: transformers.PreTrainedTokenizerFast) -> Tokenizer:
+  backend = fast.backend_tokenizer
+  special = {
+    i: token.content
+    for i, token in fast.added_tokens_decoder.items()
+    if token.special
+  }
+  unsplit = tokenizers.Tokenizer.from_str(backend.to_str())
+  unsplit.encode_special_tokens = True
+
+  def encode(text, allow_special=False):
+    chosen = backend if allow_special else unsplit
+    return chosen.encode(text, add_special_tokens=False).ids
+
+  def decode(ids, skip_special=True):
+    return backend.decode(ids, skip_special_tokens=skip_special)
+
+  stops = {
+    i
+    for i, text in special.items()
+    if text == fast.eos_token or text in _END_OF_TURN
+  }
+  return Tokenizer(
+    encode=encode,
+    decode=decode,
+    token_bytes=_token_bytes(fast, special),
+    special_strings=tuple(special.values()),
+    stop_ids=tuple(sorted(stops)),
+    chat=functools.partial(_chat, fast) if fast.chat_template else _no_template,
+  )
+
+
+def _token_bytes(fast, special: Mapping[int, str]) -> tuple[bytes, ...]:
+  """The bytes of each token of a byte-level vocabulary."""
+  byte_of = {char: byte for byte, char in _byte_alphabet().items()}
+  pieces = fast.convert_ids_to_tokens(list(range(len(fast))))
+  added = {i: t.content for i, t in fast.added_tokens_decoder.items()}
+
+  def bytes_of(i, piece):
+    if i in special or piece is None:
+      return b''
+    if i in added or not set(piece) <= byte_of.keys():
+      return (added.get(i) or piece).encode()
+    return bytes(byte_of[char] for char in piece)
+
+  return tuple(bytes_of(i, piece) for i, piece in enumerate(pieces))
+
+
+def _byte_alphabet() -> dict[int, str]:
+  """Byte -> the printable character that stands for it (GPT-2)."""
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [byte for byte in range(256) if byte not in printable]
+  return {byte: chr(byte) for byte in printable} | {
+    byte: chr(256 + i) for i, byte in enumerate(others)
+  }
+
+
+def _chat(fast, messages) -> str:
+  return fast.apply_chat_template(
+    messages, tokenize=False, add_generation_prompt=True
+  )
+
+
+def _no_template(messages) -> str:
+  raise ValueError(
+    "task.style='chat': expected a model with a chat template, use 'plain'"
+  )
+
+
+# One line a process says that torch is missing; it is not needed here.
+transformers_logging.set_verbosity_error()

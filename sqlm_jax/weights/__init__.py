@@ -1,0 +1,1 @@
+"""Model files in other people's formats (floor 1)."""

@@ -1,0 +1,37 @@
+"""Opens a model, whatever it is stored in."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sqlm_jax.models import config as model_config
+from sqlm_jax.weights import gguf, names, safetensors
+
+
+class Checkpoint(NamedTuple):
+  """A model file: its sizes at hand, its parameters on demand.
+
+  Attributes:
+    config: sizes of the model.
+    params: `(dtype=, place=) -> params`, see `names.build_params`.
+  """
+
+  config: model_config.ModelConfig
+  params: Callable[..., dict]
+
+
+def open_checkpoint(path: pathlib.Path) -> Checkpoint:
+  """Opens a GGUF file or a Hugging Face directory.
+
+  Raises:
+    ValueError: if it is damaged, or of an architecture that is not known.
+  """
+  if path.is_dir():
+    tensors = safetensors.DirectoryTensors(path)
+  else:
+    tensors = gguf.GGUFTensors(path)
+  return Checkpoint(
+    tensors.config,
+    functools.partial(names.build_params, tensors.config, tensors),
+  )

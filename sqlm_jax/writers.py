@@ -1,0 +1,352 @@
+"""What a run leaves in its workdir, and how a later start reads it.
+
+  config.json      what the run was started with
+  metrics.jsonl    a line a step: {"step": 12, "solver/reward": 0.5, ...}
+  eval.jsonl       a line an evaluation
+  tensorboard/     the metrics once more, as TensorBoard events
+  rollouts/        a Parquet file a step, with the columns of `ROLLOUT_SCHEMA`
+
+A file other than the two that grow by a line is written under another name
+first: whatever moment a run is killed in, the next one finds it whole or not
+at all.
+"""
+
+import contextlib
+import json
+import math
+import re
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import tensorboardX
+from etils import epath
+from pyarrow import parquet
+
+
+def _column(name: str, kind: pa.DataType, about: str, nullable: bool = False):
+  return pa.field(name, kind, nullable, metadata={'about': about})
+
+
+# A row a sampled response. The files carry the descriptions, too.
+ROLLOUT_SCHEMA = pa.schema(
+  [
+    _column('step', pa.int64(), 'self-play step, counted from 0'),
+    _column('role', pa.string(), 'who wrote the response: proposer, solver'),
+    _column('group', pa.int32(), 'prompt in the step, one group each'),
+    _column('sample', pa.int32(), 'response in the group'),
+    _column('seed', pa.int64(), 'the run; keys derive from it and the above'),
+    _column('policy_step', pa.int64(), 'optimizer steps of the weights used'),
+    _column('prompt', pa.string(), 'as the model read it'),
+    _column('response', pa.string(), 'as the model wrote it'),
+    _column('finished', pa.bool_(), 'ended by itself, not cut off'),
+    _column('num_tokens', pa.int32(), 'of the response, with its stop token'),
+    _column('logprob', pa.float32(), 'of the response: sum over its tokens'),
+    _column('question', pa.string(), 'asked or answered, as it was read', True),
+    _column('answer', pa.string(), 'as it was read; null: none', True),
+    _column('vote', pa.string(), "the question's majority; null: none", True),
+    _column('vote_share', pa.float32(), 'its share of the group', True),
+    _column('reward', pa.float32(), 'null: none was given', True),
+    _column('counted', pa.bool_(), 'whether the response trains its role'),
+    _column('why_not', pa.string(), 'why it was not asked or paid', True),
+  ]
+)
+
+
+class RunWriter:
+  """Writes down a run, step by step.
+
+  Attributes:
+    workdir: the run's directory, made if it does not exist.
+  """
+
+  def __init__(self, workdir: epath.PathLike):
+    self.workdir = epath.Path(workdir)
+    (self.workdir / 'rollouts').mkdir(parents=True, exist_ok=True)
+    self._events = None
+    self._purge_step = None  # where the events of an earlier start are void
+
+  def metrics(self, step: int, values: Mapping[str, float]) -> None:
+    """Appends a line to metrics.jsonl and a point to every TensorBoard curve.
+
+    A value that is not finite becomes null, as JSON has no other word for
+    it, and leaves a gap in its curve.
+
+    Args:
+      step: of self-play, counted from 0.
+      values: by name; Python numbers or arrays of one element.
+    """
+    numbers = {name: float(values[name]) for name in sorted(values)}
+    _append_line(self.workdir / 'metrics.jsonl', {'step': step} | numbers)
+    self._draw(step, numbers)
+
+  def evaluation(self, record: Mapping[str, Any]) -> None:
+    """Appends a line to eval.jsonl, and its accuracies to TensorBoard.
+
+    Args:
+      record: with a 'step', the self-play steps that the weights had seen.
+    """
+    if not isinstance(record.get('step'), int):
+      raise ValueError(f'record={dict(record)!r}: expected a whole "step"')
+    _append_line(self.workdir / 'eval.jsonl', record)
+    self._draw(record['step'], evaluation_metrics(record))
+
+  def evaluations(self) -> list[dict[str, Any]]:
+    """The lines of eval.jsonl, oldest first."""
+    path = self.workdir / 'eval.jsonl'
+    return read_jsonl(path) if path.exists() else []
+
+  def rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the responses of a step, replacing an earlier file of the step.
+
+    Args:
+      step: of self-play, counted from 0.
+      rows: one a response, with the columns of `ROLLOUT_SCHEMA` but for the
+        step; those that may be null may be left out.
+
+    Raises:
+      ValueError: for a row with an unknown, or without a needed column.
+    """
+    known = set(ROLLOUT_SCHEMA.names) - {'step'}
+    needed = {x.name for x in ROLLOUT_SCHEMA if not x.nullable} - {'step'}
+    for row in rows:
+      given = {name for name, value in row.items() if value is not None}
+      if wrong := (row.keys() - known) | (needed - given):
+        raise ValueError(
+          f'row={sorted(row)!r}: expected the columns of a rollout, unknown '
+          f'or missing: {", ".join(sorted(wrong))}'
+        )
+    table = pa.Table.from_pylist(
+      [{'step': step} | dict(row) for row in rows], schema=ROLLOUT_SCHEMA
+    )
+    path = self.workdir / 'rollouts' / f'step_{step:08d}.parquet'
+    with _replacing(path) as temporary, temporary.open('wb') as file:
+      parquet.write_table(table, file, compression='zstd')
+
+  def rewind(self, step: int) -> None:
+    """Forgets what comes after a restored checkpoint, before a resume.
+
+    Steps from `step` on, which the run is about to repeat, lose their metrics
+    and rollouts. Evaluations of weights that have seen more than `step` steps
+    go, too; the one of the restored weights stays. A line that a killed run
+    left half-written goes in any case.
+
+    Args:
+      step: that the run goes on with: its checkpoint has seen as many.
+    """
+    for name, end in (('metrics.jsonl', step), ('eval.jsonl', step + 1)):
+      path = self.workdir / name
+      if path.exists():
+        kept = [row for row in read_jsonl(path) if row['step'] < end]
+        _write_text(path, ''.join(map(_line, kept)))
+    for path in list((self.workdir / 'rollouts').iterdir()):
+      found = _step_of(path)
+      if found is not None and (found >= step or path.suffix == '.tmp'):
+        path.unlink()
+    self._close_events()
+    self._purge_step = step
+    for record in self.evaluations():
+      if record['step'] == step:  # stays, but its points would go
+        self._add_points(step, evaluation_metrics(record))
+
+  def close(self) -> None:
+    """Ends the TensorBoard events; everything else is written already."""
+    self._close_events()
+
+  def _draw(self, step: int, numbers: Mapping[str, float]):
+    """A point on every TensorBoard curve."""
+    if self._events is None:
+      self._events = tensorboardX.SummaryWriter(
+        str(self.workdir / 'tensorboard'),
+        purge_step=self._purge_step,
+        flush_secs=1,
+        # Two starts within a second would write the same file.
+        filename_suffix=f'.{time.time_ns()}',
+      )
+    for name, value in numbers.items():
+      if math.isfinite(value):
+        self._events.add_scalar(name, value, step)
+
+  def _add_points(self, step: int, numbers: Mapping[str, float]):
+    if self._events is None:
+      self._events = tensorboardX.SummaryWriter(
+        str(self.workdir / 'tensorboard'),
+        purge_step=self._purge_step,
+        flush_secs=1,
+        # Two starts within a second would write the same file.
+        filename_suffix=f'.{time.time_ns()}',
+      )
+    for name, value in numbers.items():
+      if math.isfinite(value):
+        self._events.add_scalar(name, value, step)
+
+  def _close_events(self):
+    if self._events is not None:
+      self._events.close()
+      self._events = None
+
+
+def evaluation_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+  """What an evaluation measured, as metrics: `eval/<task>/greedy` and so on.
+
+  Args:
+    record: as in eval.jsonl; its floats count, whole numbers are settings.
+  """
+  return {
+    f'eval/{record["task"]}/{name}': value
+    for name, value in record.items()
+    if isinstance(value, float)
+  }
+
+
+def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
+  """Reads a file of one JSON object a line, oldest first.
+
+  A last line that a killed run left half-written is left out.
+
+  Raises:
+    ValueError: for any other line that is not a JSON object.
+  """
+  lines = epath.Path(path).read_text().split('\n')
+  rows = []
+  for number, line in enumerate(lines, start=1):
+    try:
+      row = json.loads(line)
+    except ValueError:
+      row = None
+    if isinstance(row, dict):
+      rows.append(row)
+    elif number < len(lines):  # a complete file ends with an empty one
+      raise ValueError(f'{path}:{number}: expected a JSON object, not {line!r}')
+  return rows
+
+
+def evaluation_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+  """The accuracies of an evaluation under their metric names."""
+  return {
+    f'eval/{record.get("task")}/{name}': record[name]
+    for name in ('greedy', 'sampled')
+    if name in record
+  }
+
+
+def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:
+  """The config that a run was started with; None if there was no run.
+
+  Raises:
+    ValueError: if its config.json is damaged.
+  """
+  path = epath.Path(workdir) / 'config.json'
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f'{path}: expected JSON, {error}') from None
+
+
+def check_config(
+  workdir: epath.PathLike,
+  config: Mapping[str, Any],
+  *,
+  may_change: Collection[str] = (),
+) -> None:
+  """Makes sure that a workdir holds one run: writes or compares config.json.
+
+  Args:
+    workdir: the run's directory, made if it does not exist.
+    config: nested dicts of what JSON can hold.
+    may_change: dotted keys in which a later start may differ from the first;
+      their new values are written down.
+
+  Raises:
+    ValueError: if another key differs, by key, old and new value.
+  """
+  workdir = epath.Path(workdir)
+  # Through JSON and back, as the stored one: tuples become lists.
+  config = json.loads(json.dumps(config))
+  old = read_config(workdir)
+  if old is not None:
+    before, after = dict(_flatten(old)), dict(_flatten(config))
+    differing = [
+      f'  {key}: {_differ(before, after, key)}'
+      for key in sorted(before.keys() | after.keys())
+      if before.get(key, _ABSENT) != after.get(key, _ABSENT)
+      and key not in may_change
+    ]
+    if differing:
+      raise ValueError(
+        f'workdir={str(workdir)!r}: expected the config of the run that is '
+        'in it, or another --workdir; these differ (there -> now):\n'
+        + '\n'.join(differing)
+      )
+  if old != config:
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write_text(workdir / 'config.json', json.dumps(config, indent=2) + '\n')
+
+
+_ABSENT = object()  # unlike None, which a config may hold
+
+
+def _flatten(tree: Mapping, prefix: str = '') -> Iterable[tuple[str, Any]]:
+  for name, value in tree.items():
+    if isinstance(value, dict) and value:
+      yield from _flatten(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name, value
+
+
+def _differ(before: Mapping, after: Mapping, key: str, width: int = 50) -> str:
+  """Both values; of long ones, the part where they begin to differ."""
+  values = [
+    repr(tree[key]) if key in tree else 'no such key'
+    for tree in (before, after)
+  ]
+  start = 0
+  if max(map(len, values)) > width:
+    pairs = enumerate(zip(*values, strict=False))
+    start = next((i for i, (a, b) in pairs if a != b), 0)
+    start = max(start - 10, 0)
+  cut = [value[start : start + width] for value in values]
+  cut = [
+    '…' * (start > 0) + part + '…' * (start + width < len(value))
+    for part, value in zip(cut, values, strict=True)
+  ]
+  return ' -> '.join(cut)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+  return json.dumps(_finite(row), allow_nan=False) + '\n'
+
+
+def _finite(value):
+  if isinstance(value, Mapping):
+    return {name: _finite(v) for name, v in value.items()}
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def _append_line(path: epath.Path, row: Mapping[str, Any]):
+  with path.open('a') as file:
+    file.write(_line(row))
+
+
+def _write_text(path: epath.Path, text: str):
+  with _replacing(path) as temporary:
+    temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def _replacing(path: epath.Path):
+  """Gives another name to write to, and moves the file in place at the end."""
+  temporary = path.parent / f'{path.name}.tmp'
+  yield temporary
+  temporary.replace(path)
+
+
+def _step_of(path: epath.Path) -> int | None:
+  """The step of a rollout file, None of anything else that lies there."""
+  match = re.fullmatch(r'step_(\d+)\.parquet(\.tmp)?', path.name)
+  return int(match[1]) if match else None

@@ -1,0 +1,261 @@
+"""The learner against plain passes: one sequence a row, nothing shared."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sqlm_jax import sharding
+from sqlm_jax.engine import groups, learner
+from sqlm_jax.models import policy
+from sqlm_jax.selfplay import batches
+from tests import tiny
+
+COMMON = list(range(20, 32))
+PROMPTS = [[*COMMON, 5, 6, 7], [*COMMON, 9], [*COMMON, 5, 250, 3, 2, 1], [*COMMON, 8, 8]]
+Q, G, R = 4, 3, 5
+
+
+@functools.cache
+def sampled_logprobs() -> np.ndarray:
+  """What a sampler would have recorded for the tokens of `make_batch`."""
+  tokens = np.random.default_rng(1).integers(0, 300, (Q, G, R))
+  texts = [
+    [*PROMPTS[q], *tokens[q, g].tolist()] for q in range(Q) for g in range(G)
+  ]
+  logps = jax.nn.log_softmax(tiny.plain_logits(tiny.tiny_params(), texts))
+  rows, starts = np.arange(Q * G)[:, None], [len(p) - 1 for p in PROMPTS]
+  positions = np.repeat(starts, G)[:, None] + np.arange(R)
+  chosen = logps[rows, positions, tokens.reshape(-1, R)]
+  return np.asarray(chosen).reshape(Q, G, R)
+
+
+def make_batch(prompts=PROMPTS, **changes) -> groups.GroupBatch:
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(1, R + 1, (Q, G)).astype(np.int32)
+  lengths[0] = [R, 1, 3]
+  weights = np.ones((Q, G), np.float32) / lengths.sum()
+  weights[1, 2] = 0  # left out
+  batch = groups.GroupBatch(
+    prompts=batches.pack_prompts(prompts),
+    tokens=np.random.default_rng(1)
+    .integers(0, 300, (Q, G, R))
+    .astype(np.int32),
+    lengths=lengths,
+    old_logprobs=(
+      sampled_logprobs() + rng.normal(0, 0.2, (Q, G, R))
+    ).astype(np.float32),
+    advantages=rng.normal(size=(Q, G)).astype(np.float32),
+    weights=weights,
+    num_groups=np.int32(Q),
+  )
+  return batch._replace(**changes)
+
+
+def plain_loss(params, batch, *, clip, kl, reference=None):
+  """The same loss over unshared rows, one text a row, written out."""
+  rows = [
+    (q, g)
+    for q in range(int(batch.num_groups))
+    for g in range(G)
+    if batch.weights[q, g]
+  ]
+  responses = [
+    batch.tokens[q, g, : batch.lengths[q, g]].tolist() for q, g in rows
+  ]
+  texts = [
+    [*PROMPTS[q], *response]
+    for (q, _), response in zip(rows, responses, strict=True)
+  ]
+  logps = jax.nn.log_softmax(tiny.plain_logits(params, texts))
+  if kl:
+    reference_logps = jax.nn.log_softmax(tiny.plain_logits(reference, texts))
+  total = 0.0
+  for i, ((q, g), response) in enumerate(zip(rows, responses, strict=True)):
+    at = (i, len(PROMPTS[q]) - 1 + np.arange(len(response)), np.array(response))
+    ratio = jnp.exp(logps[at] - batch.old_logprobs[q, g, : len(response)])
+    advantage = batch.advantages[q, g]
+    clamped = jnp.clip(ratio, 1 - clip, 1 + clip)
+    loss = -jnp.minimum(ratio * advantage, clamped * advantage)
+    if kl:
+      d = reference_logps[at] - logps[at]
+      loss = loss + kl * (jnp.exp(d) - d - 1)
+    total = total + batch.weights[q, g] * loss.sum()
+  return total
+
+
+def assert_close(actual, expected):
+  """Equal to float32 rounding: 1e-4 of the largest entry of an array."""
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()) + 1e-9
+    ),
+    jax.device_get(actual),
+    jax.device_get(expected),
+  )
+
+
+def one_device_mesh():
+  return sharding.make_mesh(
+    {'data': 1, 'fsdp': 1, 'tensor': 1}, jax.devices()[:1]
+  )
+
+
+def reference_params():
+  return jax.tree.map(lambda x: x * 0.99, tiny.tiny_params())
+
+
+@functools.partial(jax.jit, static_argnames='settings')
+def grouped_loss_and_grad(params, batch, settings):
+  loss = lambda p: learner.policy_loss(
+    p,
+    batch,
+    reference_params(),
+    policy=tiny.tiny_policy(),
+    settings=settings,
+  )
+  return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def plain_loss_and_grad(params, batch, **kwargs):
+  loss = lambda p: plain_loss(p, batch, **kwargs)
+  return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize('kl', [0.0, 0.3])
+@pytest.mark.parametrize('chunk', [7, 1024])
+def test_loss_and_gradient_equal_the_plain_ones(kl, chunk):
+  batch, params = make_batch(), tiny.tiny_params()
+  settings = learner.LossSettings(clip=0.2, kl=kl, chunk=chunk)
+  (loss, _), grads = grouped_loss_and_grad(params, batch, settings)
+  expected, expected_grads = plain_loss_and_grad(
+    params, batch, clip=0.2, kl=kl, reference=reference_params()
+  )
+  assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+  assert_close(grads, expected_grads)
+
+
+@functools.cache
+def updated_params(size: int, remat: bool):
+  """Parameters after one SGD step in microbatches of `size` groups."""
+  optimizer = optax.sgd(1.0)
+  step = learner.make_train_step(
+    policy.make_policy(tiny.CONFIG, remat=remat),
+    optimizer,
+    one_device_mesh(),
+    learner.LossSettings(),
+    groups_per_microbatch=size,
+  )
+  params = jax.tree.map(jnp.copy, tiny.tiny_params())
+  state, metrics = step(learner.init_state(params, optimizer), make_batch())
+  return jax.device_get((state.params, metrics))
+
+
+@pytest.mark.parametrize('size, remat', [(1, False), (Q, True)])
+def test_microbatches_and_remat_do_not_change_the_update(size, remat):
+  assert_close(updated_params(size, remat), updated_params(Q, False))
+
+
+def test_groups_behind_num_groups_are_not_learned_from():
+  batch = make_batch(num_groups=np.int32(2))
+  batch.weights[2:] = 0
+  optimizer = optax.sgd(1.0)
+  step = learner.make_train_step(
+    tiny.tiny_policy(),
+    optimizer,
+    one_device_mesh(),
+    learner.LossSettings(),
+    groups_per_microbatch=1,
+  )
+  params = jax.tree.map(jnp.copy, tiny.tiny_params())
+  state, _ = step(learner.init_state(params, optimizer), batch)
+  _, expected = plain_loss_and_grad(
+    tiny.tiny_params(), batch, clip=0.2, kl=0.0
+  )
+  stepped = jax.tree.map(lambda p, g: p - g, tiny.tiny_params(), expected)
+  assert_close(state.params, stepped)
+
+
+def test_padding_does_not_reach_loss_or_gradient():
+  """Absurd numbers behind a length and in rows of weight 0 change nothing."""
+  batch = make_batch()
+  absurd = make_batch()
+  behind = np.arange(R) >= batch.lengths[..., None]
+  absurd.old_logprobs[behind] = -1e30
+  absurd.tokens[behind] = 299
+  absurd.old_logprobs[1, 2] = np.nan
+  settings = learner.LossSettings()
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    grouped_loss_and_grad(tiny.tiny_params(), batch, settings),
+    grouped_loss_and_grad(tiny.tiny_params(), absurd, settings),
+  )
+
+
+def test_metrics_are_means_over_response_tokens():
+  batch = make_batch()
+  (_, metrics), _ = grouped_loss_and_grad(
+    tiny.tiny_params(), batch, learner.LossSettings(kl=0.1)
+  )
+  counted = int(batch.lengths.sum() - batch.lengths[1, 2])
+  for name in ('clip_fraction', 'entropy', 'logprob_gap', 'kl'):
+    assert metrics[name][1] == counted
+  entropy, gap = 0.0, 0.0
+  for q, prompt in enumerate(PROMPTS):
+    for g in range(G):
+      if (q, g) == (1, 2):
+        continue
+      response = batch.tokens[q, g, : batch.lengths[q, g]].tolist()
+      logits = tiny.plain_logits(tiny.tiny_params(), [[*prompt, *response]])[0]
+      logp = jax.nn.log_softmax(logits[len(prompt) - 1 :][: len(response)])
+      entropy -= float(jnp.sum(jnp.exp(logp) * logp))
+      chosen = logp[np.arange(len(response)), np.array(response)]
+      old = batch.old_logprobs[q, g, : len(response)]
+      gap += float(jnp.abs(chosen - old).sum())
+  assert float(metrics['entropy'][0]) == pytest.approx(entropy, rel=1e-4)
+  assert float(metrics['logprob_gap'][0]) == pytest.approx(gap, rel=1e-4)
+
+
+def test_causality_through_the_gradient():
+  """A response token's log-probability ignores later and other responses."""
+  batch = make_batch()
+
+  def logprob(embedding):
+    params = tiny.tiny_params(tied=False) | {'embedding': embedding}
+    logprobs, _ = learner.response_logprobs(
+      tiny.tiny_policy(tied=False), params, batch, chunk=64
+    )
+    return logprobs[0, 0, 2]
+
+  grad = jax.jit(jax.grad(logprob))(tiny.tiny_params(tied=False)['embedding'])
+  seen = set(np.flatnonzero(np.abs(grad).sum(axis=1)))
+  assert seen == set(PROMPTS[0]) | set(batch.tokens[0, 0, :2].tolist())
+
+
+@pytest.mark.parametrize(
+  'shape', [(2, 1, 1), (1, 2, 2), (8, 1, 1), (2, 2, 2)]
+)
+def test_every_mesh_gives_the_step_of_one_device(shape):
+  mesh = sharding.make_mesh(
+    dict(zip(sharding.AXES, shape, strict=True)),
+    jax.devices()[: int(np.prod(shape))],
+  )
+  params = jax.tree.map(
+    jax.device_put,
+    jax.device_get(tiny.tiny_params()),  # a copy: the step donates it
+    sharding.shard_parameters(tiny.tiny_params(), mesh),
+  )
+  optimizer = optax.sgd(1.0)
+  step = learner.make_train_step(
+    tiny.tiny_policy(),
+    optimizer,
+    mesh,
+    learner.LossSettings(),
+    groups_per_microbatch=Q,
+  )
+  batch = sharding.put_rows(make_batch(), mesh)
+  state, metrics = step(learner.init_state(params, optimizer), batch)
+  assert_close((state.params, metrics), updated_params(Q, False))

@@ -1,0 +1,192 @@
+"""The sampler against plain forward passes, one sequence at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sqlm_jax import sharding
+from sqlm_jax.engine import sampler
+from sqlm_jax.selfplay import batches
+from tests import tiny
+
+R = 8
+NO_STOPS = np.zeros((16, 300), np.uint8)
+NO_STOPS[sampler.STOPPED:] = sampler.STOPPED
+COMMON = list(range(20, 32))
+PROMPTS = [[*COMMON, 5, 6, 7], [*COMMON, 9], [*COMMON, 5, 250, 3, 2, 1]]
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return sharding.make_mesh(
+    {'data': 1, 'fsdp': 1, 'tensor': 1}, jax.devices()[:1]
+  )
+
+
+@pytest.fixture(scope='module')
+def sample(mesh):
+  return sampler.make_sampler(tiny.tiny_policy(), mesh)
+
+
+def settings(temperature=1.0, top_p=1.0, limit=R, table=NO_STOPS, size=4):
+  return sampler.SamplerSettings(
+    temperature=np.full(size, temperature, np.float32),
+    top_p=np.full(size, top_p, np.float32),
+    limit=np.int32(limit),
+    stop_table=table,
+  )
+
+
+def keys(*path, groups=3, size=4):
+  return sampler.response_keys(path, num_groups=groups, group_size=size)
+
+
+def run(sample, prompts=PROMPTS, key_path=(0, 0), num_rows=None, **kwargs):
+  packed = batches.pack_prompts(prompts, num_rows)
+  all_keys = keys(*key_path, groups=num_rows or len(prompts))
+  return jax.device_get(
+    sample(tiny.tiny_params(), packed, all_keys, settings(**kwargs), slots=R)
+  )
+
+
+def test_logprobs_equal_those_of_one_plain_pass(sample):
+  rollout = run(sample)
+  for q, prompt in enumerate(PROMPTS):
+    for g in range(4):
+      response = rollout.tokens[q, g].tolist()
+      expected = tiny.plain_logprobs(tiny.tiny_params(), prompt, response)
+      # float32 on CPU: the merge of attentions rounds differently.
+      np.testing.assert_allclose(rollout.logprobs[q, g], expected, atol=1e-4)
+
+
+def test_greedy_equals_argmax_of_the_plain_pass(sample):
+  rollout = run(sample, temperature=0.0)
+  for q, prompt in enumerate(PROMPTS):
+    text = list(prompt)
+    for _ in range(R):
+      logits = tiny.plain_logits(tiny.tiny_params(), [text])[0]
+      text.append(int(logits[len(text) - 1].argmax()))
+    for g in range(4):
+      assert rollout.tokens[q, g].tolist() == text[len(prompt) :]
+  assert not rollout.sampling_logprobs.any()  # log of probability 1
+
+
+def test_answers_of_a_group_differ_and_so_do_calls(sample):
+  first, second = run(sample, key_path=(0, 0)), run(sample, key_path=(0, 1))
+  group = [tuple(row) for row in first.tokens[0]]
+  assert len(set(group)) == 4
+  assert not np.array_equal(first.tokens, second.tokens)
+  again = run(sample, key_path=(0, 0))
+  np.testing.assert_array_equal(first.tokens, again.tokens)
+
+
+def test_a_response_does_not_depend_on_its_neighbours(sample):
+  """Neither on the batch's size nor on what the other rows hold."""
+  together = run(sample)
+  padded = run(sample, num_rows=5)
+  np.testing.assert_array_equal(together.tokens, padded.tokens[:3])
+  others = [PROMPTS[0], [*COMMON, 77, 78], [*COMMON, 1]]
+  np.testing.assert_array_equal(
+    together.tokens[0], run(sample, others).tokens[0]
+  )
+
+
+def test_without_a_common_prefix(sample):
+  prompts = [[1, 2, 3], [4, 5], [6]]
+  rollout = run(sample, prompts)
+  expected = tiny.plain_logprobs(
+    tiny.tiny_params(), prompts[2], rollout.tokens[2, 1].tolist()
+  )
+  np.testing.assert_allclose(rollout.logprobs[2, 1], expected, atol=1e-4)
+
+
+def test_the_stop_token_belongs_to_the_response(sample):
+  free = run(sample)
+  stop = int(free.tokens[0, 0, 2])
+  table = NO_STOPS.copy()
+  table[0, stop] = sampler.STOPPED
+  rollout = run(sample, table=table)
+  for q in range(3):
+    for g in range(4):
+      before = free.tokens[q, g].tolist()
+      length = before.index(stop) + 1 if stop in before else R
+      assert rollout.lengths[q, g] == length
+      assert rollout.finished[q, g] == (stop in before)
+      assert rollout.tokens[q, g, :length].tolist() == before[:length]
+      assert not rollout.tokens[q, g, length:].any()
+      assert not rollout.logprobs[q, g, length:].any()
+  assert rollout.lengths[0, 0] <= 3  # the stop was met
+
+
+def test_settings_and_lengths_change_without_a_compilation(mesh):
+  fresh = sampler.make_sampler(tiny.tiny_policy(), mesh)
+  run(fresh)
+  traces = fresh._cache_size()
+  table = NO_STOPS.copy()
+  table[0, 7] = sampler.STOPPED
+  run(fresh, temperature=0.3)
+  run(fresh, temperature=0.0)
+  run(fresh, top_p=0.5)
+  run(fresh, limit=3)
+  run(fresh, table=table)
+  run(fresh, [[*COMMON, 1], [*COMMON, 2, 3], [*COMMON, 4]])  # same bucket
+  assert fresh._cache_size() == traces
+
+
+def test_limit_cuts_and_says_so(sample):
+  rollout = run(sample, limit=3)
+  assert (rollout.lengths == 3).all()
+  assert not rollout.finished.any()
+  np.testing.assert_array_equal(
+    rollout.tokens[..., :3], run(sample).tokens[..., :3]
+  )
+
+
+@pytest.mark.parametrize(
+  'temperature, top_p', [(0.5, 1.0), (2.0, 1.0), (1.0, 0.6), (0.7, 0.9)]
+)
+def test_both_log_probabilities(sample, temperature, top_p):
+  """The policy's own at temperature 1, and the one that was drawn from."""
+  rollout = run(sample, temperature=temperature, top_p=top_p)
+  prompt, response = PROMPTS[1], rollout.tokens[1, 3].tolist()
+  logits = tiny.plain_logits(tiny.tiny_params(), [[*prompt, *response]])[0]
+  logits = np.asarray(logits, np.float64)[len(prompt) - 1 :]
+  for t, token in enumerate(response):
+    policy = np.exp(logits[t] - np.logaddexp.reduce(logits[t]))
+    assert rollout.logprobs[1, 3, t] == pytest.approx(
+      np.log(policy[token]), abs=1e-4
+    )
+    scaled = np.exp((logits[t] - logits[t].max()) / temperature)
+    scaled /= scaled.sum()
+    order = np.argsort(-scaled)
+    # The nucleus: as many of the likeliest tokens as reach the mass.
+    size = int(np.searchsorted(np.cumsum(scaled[order]), top_p - 1e-6)) + 1
+    kept = scaled[order[: min(size, 300)]].sum()
+    assert token in order[:size]
+    assert rollout.sampling_logprobs[1, 3, t] == pytest.approx(
+      np.log(scaled[token] / kept), abs=1e-3
+    )
+
+
+def test_temperatures_may_differ_within_a_group(sample):
+  packed = batches.pack_prompts(PROMPTS)
+  mixed = settings()._replace(temperature=np.array([0, 1, 1, 0], np.float32))
+  rollout = sample(tiny.tiny_params(), packed, keys(0, 0), mixed, slots=R)
+  tokens = np.asarray(rollout.tokens)
+  np.testing.assert_array_equal(tokens[:, 0], tokens[:, 3])
+  np.testing.assert_array_equal(
+    tokens[:, 0], run(sample, temperature=0.0).tokens[:, 0]
+  )
+  np.testing.assert_array_equal(tokens[:, 1], run(sample).tokens[:, 1])
+
+
+def test_keys_are_derived_from_the_path_and_the_row():
+  path = (3, 1, 4)
+  many = jax.random.key_data(keys(*path))
+  few = jax.random.key_data(keys(*path, groups=2))
+  np.testing.assert_array_equal(many[:2], few)
+  flat = np.asarray(many).reshape(-1, many.shape[-1])
+  assert len(np.unique(flat, axis=0)) == 12
+  assert not np.array_equal(many, jax.random.key_data(keys(3, 4, 1)))
+  assert jnp.issubdtype(keys(*path).dtype, jax.dtypes.prng_key)

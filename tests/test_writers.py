@@ -1,0 +1,277 @@
+import json
+import math
+import pathlib
+import struct
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from tensorboardX.proto import event_pb2
+
+from sqlm_jax import writers
+
+ROW = {
+  'role': 'solver',
+  'group': 3,
+  'sample': 1,
+  'seed': 2**40,
+  'policy_step': 7,
+  'prompt': 'Q: 7 + 8\nA: ',
+  'response': '15\n',
+  'finished': True,
+  'num_tokens': 2,
+  'logprob': -0.5,
+  'question': '7 + 8',
+  'answer': '15',
+  'vote': '15',
+  'vote_share': 0.75,
+  'reward': 1.0,
+  'counted': True,
+  'why_not': None,
+}
+
+
+def lines(path):
+  return path.read_text().splitlines()
+
+
+def curves(workdir) -> dict[str, dict[int, float]]:
+  """TensorBoard's scalars: by name, then step; a purge voids what it voids."""
+  found = {}
+  for path in sorted((workdir / 'tensorboard').iterdir()):
+    data = path.read_bytes()
+    while data:
+      (size,) = struct.unpack('<Q', data[:8])
+      event = event_pb2.Event.FromString(data[12 : 12 + size])
+      data = data[16 + size :]
+      if event.session_log.status == event_pb2.SessionLog.START:
+        for points in found.values():
+          for step in [s for s in points if s >= event.step]:
+            del points[step]
+      for value in event.summary.value:
+        found.setdefault(value.tag, {})[event.step] = value.simple_value
+  return found
+
+
+@pytest.fixture
+def writer(tmp_path):
+  writer = writers.RunWriter(tmp_path / 'runs' / 'one')
+  yield writer
+  writer.close()
+
+
+def test_metrics_are_a_line_a_step_and_points_of_curves(writer):
+  writer.metrics(0, {'vote/agreement': np.float32(0.5), 'solver/reward': 1})
+  writer.metrics(1, {'solver/reward': 0.25, 'train/kl': math.nan})
+  assert lines(writer.workdir / 'metrics.jsonl') == [
+    '{"step": 0, "solver/reward": 1.0, "vote/agreement": 0.5}',
+    '{"step": 1, "solver/reward": 0.25, "train/kl": null}',
+  ]
+  writer.close()
+  assert curves(writer.workdir) == {
+    'solver/reward': {0: 1.0, 1: 0.25},
+    'vote/agreement': {0: 0.5},
+  }
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+def test_evaluation_is_valid_json_whatever_the_numbers(writer, value):
+  writer.evaluation({'step': 4, 'task': 't', 'a': value, 'b': {'c': value}})
+  text = (writer.workdir / 'eval.jsonl').read_text()
+  assert text == '{"step": 4, "task": "t", "a": null, "b": {"c": null}}\n'
+
+
+def test_evaluation_is_a_record_and_points_of_curves(writer):
+  assert writer.evaluations() == []
+  record = {'step': 5, 'task': 'sums', 'greedy': 0.5, 'samples': 4}
+  writer.evaluation(record)
+  assert writer.evaluations() == [record]
+  writer.close()
+  assert curves(writer.workdir) == {'eval/sums/greedy': {5: 0.5}}
+
+
+@pytest.mark.parametrize('record', [{}, {'step': None}, {'step': 1.0}])
+def test_evaluation_without_a_step_is_refused(writer, record):
+  with pytest.raises(ValueError, match=r'expected a whole "step"'):
+    writer.evaluation(record)
+
+
+def test_rollouts_have_the_columns_of_the_schema(writer):
+  short = {k: v for k, v in ROW.items() if k not in ('vote', 'why_not')}
+  writer.rollouts(12, [ROW, short | {'answer': None, 'reward': None}])
+  path = writer.workdir / 'rollouts' / 'step_00000012.parquet'
+  table = parquet.read_table(path)
+  assert table.schema.equals(writers.ROLLOUT_SCHEMA, check_metadata=False)
+  assert table.schema.field('policy_step').type == pa.int64()
+  assert table.schema.field('logprob').type == pa.float32()
+  assert table.to_pylist() == [
+    {'step': 12} | ROW,
+    {'step': 12} | ROW | {'vote': None, 'answer': None, 'reward': None},
+  ]
+  # The file says what its columns mean, and is compressed.
+  about = {x.name: x.metadata[b'about'] for x in table.schema}
+  assert about['finished'] == b'ended by itself, not cut off'
+  column = parquet.ParquetFile(path).metadata.row_group(0).column(0)
+  assert column.compression == 'ZSTD'
+
+
+def test_rollouts_of_a_step_without_rows_are_an_empty_table(writer):
+  writer.rollouts(0, [])
+  path = writer.workdir / 'rollouts' / 'step_00000000.parquet'
+  assert parquet.read_table(path).num_rows == 0
+
+
+@pytest.mark.parametrize(
+  'row, named',
+  [
+    (ROW | {'colour': 'red'}, 'colour'),
+    ({k: v for k, v in ROW.items() if k != 'seed'}, 'seed'),
+    (ROW | {'prompt': None}, 'prompt'),
+    (ROW | {'step': 3}, 'step'),  # it is the argument
+  ],
+)
+def test_rollout_with_wrong_columns_is_refused_by_name(writer, row, named):
+  with pytest.raises(ValueError, match=f'unknown or missing: {named}$'):
+    writer.rollouts(0, [ROW, row])
+  assert not list((writer.workdir / 'rollouts').iterdir())
+
+
+def test_failed_write_leaves_the_earlier_file(writer):
+  writer.rollouts(0, [ROW])
+  with pytest.raises(pa.ArrowInvalid):
+    writer.rollouts(0, [ROW | {'group': 2**40}])  # over int32
+  path = writer.workdir / 'rollouts' / 'step_00000000.parquet'
+  assert parquet.read_table(path).num_rows == 1
+
+
+def evaluate(writer, step):
+  writer.evaluation({'step': step, 'task': 'sums', 'greedy': step / 20})
+
+
+def play(writer, steps):
+  """Steps as a run takes them, an evaluation after each."""
+  for step in steps:
+    writer.metrics(step, {'solver/reward': step / 10})
+    writer.rollouts(step, [ROW | {'group': step}])
+    evaluate(writer, step + 1)
+
+
+def content(workdir):
+  workdir = pathlib.Path(workdir)
+  return {
+    path.relative_to(workdir): path.read_bytes()
+    for path in sorted(workdir.rglob('*'))
+    if path.is_file() and path.parent.name != 'tensorboard'
+  }
+
+
+def test_killed_and_resumed_run_leaves_what_an_unbroken_one_does(tmp_path):
+  unbroken = writers.RunWriter(tmp_path / 'unbroken')
+  evaluate(unbroken, 0)
+  play(unbroken, range(6))
+  unbroken.close()
+
+  killed = writers.RunWriter(tmp_path / 'killed')
+  evaluate(killed, 0)
+  play(killed, range(5))  # the checkpoint in use has seen 3 steps
+  killed.close()
+  for name in ('metrics.jsonl', 'eval.jsonl'):
+    with (killed.workdir / name).open('a') as file:
+      file.write('{"step": 5, "solver/rew')
+  half = killed.workdir / 'rollouts' / 'step_00000005.parquet.tmp'
+  half.write_bytes(b'PAR1')
+  resumed = writers.RunWriter(tmp_path / 'killed')
+  resumed.rewind(3)
+  assert [row['step'] for row in read(resumed, 'metrics')] == [0, 1, 2]
+  assert [row['step'] for row in read(resumed, 'eval')] == [0, 1, 2, 3]
+  play(resumed, range(3, 6))
+  resumed.close()
+
+  assert content(tmp_path / 'killed') == content(tmp_path / 'unbroken')
+  assert curves(tmp_path / 'killed') == curves(tmp_path / 'unbroken')
+
+
+def read(writer, name):
+  return writers.read_jsonl(writer.workdir / f'{name}.jsonl')
+
+
+def test_rewind_of_a_run_that_wrote_nothing_does_nothing(writer):
+  writer.rewind(0)
+  assert content(writer.workdir) == {}
+
+
+def test_rewind_leaves_files_that_it_did_not_write(writer):
+  notes = writer.workdir / 'rollouts' / 'notes.txt'
+  notes.write_text('mine')
+  writer.rewind(0)
+  assert notes.read_text() == 'mine'
+
+
+@pytest.mark.parametrize('half', ['{"step": 1', '{', '\0\0\0', '12'])
+def test_half_written_last_line_is_left_out(tmp_path, half):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 0}\n' + half)
+  assert writers.read_jsonl(path) == [{'step': 0}]
+
+
+def test_damaged_line_inside_is_an_error_with_its_number(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 0}\n{"st\n{"step": 2}\n')
+  with pytest.raises(ValueError, match=r'metrics\.jsonl:2: expected a JSON'):
+    writers.read_jsonl(path)
+
+
+CONFIG = {
+  'seed': 0,
+  'num_steps': 20,
+  'task': {'topics': ('sums', 'products'), 'prompt': 'Q: ' * 50 + 'A: '},
+  'checkpoint': {'every': 10},
+}
+
+
+def test_config_is_written_once_and_accepted_again(tmp_path):
+  workdir = tmp_path / 'runs' / 'one'
+  assert writers.read_config(workdir) is None
+  writers.check_config(workdir, CONFIG)
+  first = (workdir / 'config.json').read_bytes()
+  writers.check_config(workdir, CONFIG)
+  assert (workdir / 'config.json').read_bytes() == first
+  # What JSON makes of it: a tuple becomes a list.
+  assert writers.read_config(workdir) == json.loads(json.dumps(CONFIG))
+
+
+def test_config_of_another_run_is_refused_by_key_and_values(tmp_path):
+  writers.check_config(tmp_path, CONFIG)
+  other = CONFIG | {
+    'seed': 1,
+    'task': {'topics': ('sums',), 'prompt': 'Q: ' * 50 + 'Answer: '},
+    'loss': {'kl': None},
+  }
+  with pytest.raises(ValueError, match='another --workdir') as error:
+    writers.check_config(tmp_path, other, may_change={'num_steps'})
+  assert str(error.value).splitlines()[1:] == [
+    '  loss.kl: no such key -> None',
+    '  seed: 0 -> 1',
+    # Long values from the ten characters before their difference.
+    "  task.prompt: …Q: Q: Q: A: ' -> …Q: Q: Q: Answer: '",
+    "  task.topics: ['sums', 'products'] -> ['sums']",
+  ]
+  assert writers.read_config(tmp_path)['seed'] == 0
+
+
+def test_config_may_change_where_it_is_told_to(tmp_path):
+  writers.check_config(tmp_path, CONFIG)
+  longer = CONFIG | {'num_steps': 40, 'checkpoint': {'every': 5}}
+  with pytest.raises(ValueError, match='num_steps: 20 -> 40'):
+    writers.check_config(tmp_path, longer, may_change={'checkpoint.every'})
+  writers.check_config(
+    tmp_path, longer, may_change={'num_steps', 'checkpoint.every'}
+  )
+  assert writers.read_config(tmp_path)['num_steps'] == 40
+
+
+def test_damaged_config_is_an_error_with_its_path(tmp_path):
+  (tmp_path / 'config.json').write_text('{"seed": ')
+  with pytest.raises(ValueError, match=r'config\.json: expected JSON'):
+    writers.check_config(tmp_path, CONFIG)
