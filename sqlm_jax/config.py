@@ -315,7 +315,11 @@ def _rules(c: Config):
   yield at_least('checkpoint.keep', 1)
   for axis in dataclasses.asdict(c.mesh):
     size = _lookup(c, f'mesh.{axis}')
-    yield f'mesh.{axis}', size == -1 or size > 0, 'at least 1, or -1 for the rest'
+    yield (
+      f'mesh.{axis}',
+      size == -1 or size > 0,
+      'at least 1, or -1 for the rest',
+    )
 
 
 def _task_rules(c: Config, choice, regex):

@@ -1,9 +1,9 @@
 """Command line: flags to one mode.
 
-  python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
+python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 """
 
-import os
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -75,16 +75,7 @@ def _use_model(config: config_lib.Config) -> None:
   role = _ROLE.value if _MODE.value == 'sample' else 'solver'
   step, params = _load_params(parts, role)
   if _MODE.value == 'eval':
-    if not parts.task.evaluation:
-      raise ValueError('task.evaluation=(): expected questions to evaluate on')
-    total = len(parts.task.evaluation)
-    with display.progress('Evaluating', total) as progress:
-      record = evaluate.evaluate(parts, params, step, progress=progress)
-    if _WORKDIR.value and checkpoint_directory().exists():
-      with_writer = writers.RunWriter(_WORKDIR.value)
-      with_writer.evaluation(record)
-      with_writer.close()
-    display.summary('Evaluation', {k: str(v) for k, v in record.items()})
+    _evaluate(parts, params, step)
   elif role == 'proposer':
     for text, why_not in sample.questions(parts, params, step):
       display.message(text if not why_not else f'{text}   ({why_not})')
@@ -93,26 +84,34 @@ def _use_model(config: config_lib.Config) -> None:
       display.message(text if text == answer else f'{text}   (read: {answer})')
 
 
-def checkpoint_directory() -> epath.Path:
-  return epath.Path(_WORKDIR.value) / 'checkpoints'
-
-
 def _load_params(parts: assemble.Parts, role: str):
   """Returns the steps seen and the role's parameters, saying which."""
+  directory = epath.Path(_WORKDIR.value or '') / 'checkpoints'
+  if not _WORKDIR.value or not directory.exists():
+    _note(f'{role} before any training')
+    return 0, parts.load_params()
   owner = parts.owner[role]
-  if _WORKDIR.value and checkpoint_directory().exists():
-    abstract = assemble.abstract_states(parts)[owner].params
-    with checkpoint.open_checkpoints(
-      checkpoint_directory(), keep=parts.config.checkpoint.keep, every=0
-    ) as manager:
-      step, params = checkpoint.restore_params(manager, {owner: abstract})
-    print_note(f'{role} after {step} steps, from {_WORKDIR.value}')
-    return step, params[owner]
-  print_note(f'{role} before any training')
-  return 0, parts.load_params()
+  abstract = assemble.abstract_states(parts)[owner].params
+  # A training that is going on in the same workdir is not disturbed.
+  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
+    step, params = checkpoint.restore_params(manager, {owner: abstract})
+  _note(f'{role} after {step} steps, from {_WORKDIR.value}')
+  return step, params[owner]
 
 
-def print_note(text: str) -> None:
+def _evaluate(parts: assemble.Parts, params, step: int) -> None:
+  total = len(parts.task.evaluation)
+  if not total:
+    raise ValueError('task.evaluation=(): expected questions to evaluate on')
+  with display.progress('Evaluating', total) as progress:
+    record = evaluate.evaluate(parts, params, step, progress=progress)
+  if _WORKDIR.value:
+    with contextlib.closing(writers.RunWriter(_WORKDIR.value)) as writer:
+      writer.evaluation(record)
+  display.summary('Evaluation', {k: str(v) for k, v in record.items()})
+
+
+def _note(text: str) -> None:
   """To standard error, so that a pipe holds the answers alone."""
   sys.stderr.write(f'[{text}]\n')
 
@@ -175,11 +174,5 @@ def _check_override(base: config_dict.ConfigDict, key: str, value: str) -> None:
     ) from None
 
 
-def run() -> None:
-  # transformers and orbax are told to keep quiet before they are imported.
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  app.run(main, flags_parser=parse_flags)
-
-
 if __name__ == '__main__':
-  run()
+  app.run(main, flags_parser=parse_flags)

@@ -61,9 +61,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
     writer.rewind(step)
     game = assemble.make_game(parts)
     table = stack.enter_context(
-      display.LiveTable(
-        display.columns(config.task.name), title=f'{directory}'
-      )
+      display.LiveTable(display.columns(config.task.name), title=f'{directory}')
     )
     record = _evaluate(parts, states, step, writer)
     while step < config.num_steps and not stopped.is_set():
@@ -82,7 +80,9 @@ def train(config: config_lib.Config, workdir: str) -> None:
       writer.rollouts(step, rows)
       writer.metrics(step, metrics)
       # An evaluation stands in the line of the step that it came before.
-      shown = metrics | writers.evaluation_metrics(record or {}) | {'step': step}
+      shown = (
+        metrics | writers.evaluation_metrics(record or {}) | {'step': step}
+      )
       table.update(shown, records.sample_questions(outcome))
       step += 1
       record = None
@@ -100,9 +100,7 @@ def _restore_or_start(
 ) -> tuple[int, step_lib.States]:
   if checkpoint.latest_step(manager) is None:
     return 0, assemble.initial_states(parts)
-  step, states, _ = checkpoint.restore(
-    manager, assemble.abstract_states(parts)
-  )
+  step, states, _ = checkpoint.restore(manager, assemble.abstract_states(parts))
   display.message(f'Going on from the checkpoint of step {step}.')
   return step, states
 
@@ -149,7 +147,8 @@ def _say_goodbye(
     'checkpoint': str(directory / 'checkpoints' / str(step)),
     'metrics': str(directory / 'metrics.jsonl'),
     'rollouts': str(directory / 'rollouts'),
-    'talk to it': f'python -m sqlm_jax.main --mode=sample --workdir={directory}',
+    'talk to it': 'python -m sqlm_jax.main --mode=sample '
+    f'--workdir={directory}',
   }
   title = f'Trained {step} steps.'
   if step < config.num_steps:

@@ -148,7 +148,7 @@ class RunWriter:
     self._purge_step = step
     for record in self.evaluations():
       if record['step'] == step:  # stays, but its points would go
-        self._add_points(step, evaluation_metrics(record))
+        self._draw(step, evaluation_metrics(record))
 
   def close(self) -> None:
     """Ends the TensorBoard events; everything else is written already."""
@@ -168,36 +168,10 @@ class RunWriter:
       if math.isfinite(value):
         self._events.add_scalar(name, value, step)
 
-  def _add_points(self, step: int, numbers: Mapping[str, float]):
-    if self._events is None:
-      self._events = tensorboardX.SummaryWriter(
-        str(self.workdir / 'tensorboard'),
-        purge_step=self._purge_step,
-        flush_secs=1,
-        # Two starts within a second would write the same file.
-        filename_suffix=f'.{time.time_ns()}',
-      )
-    for name, value in numbers.items():
-      if math.isfinite(value):
-        self._events.add_scalar(name, value, step)
-
   def _close_events(self):
     if self._events is not None:
       self._events.close()
       self._events = None
-
-
-def evaluation_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-  """What an evaluation measured, as metrics: `eval/<task>/greedy` and so on.
-
-  Args:
-    record: as in eval.jsonl; its floats count, whole numbers are settings.
-  """
-  return {
-    f'eval/{record["task"]}/{name}': value
-    for name, value in record.items()
-    if isinstance(value, float)
-  }
 
 
 def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:

@@ -1,3 +1,37 @@
+"""What all tests share."""
+
+import os
+
 import jax
+import pytest
+
+# Before anything asks jax for its devices.
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# On our own machines everything is there that a test needs: one that is
+# skipped has gone missing.
+NO_SKIPS = bool(os.environ.get('SQLM_JAX_NO_SKIPS'))
+
+
+def pytest_collection_modifyitems(items):
+  for item in items:
+    if 'smollm2_path' in getattr(item, 'fixturenames', ()):
+      item.add_marker('real_model')
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+  return _refuse_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+  return _refuse_skip((yield))
+
+
+def _refuse_skip(report):
+  if NO_SKIPS and report.skipped and not hasattr(report, 'wasxfail'):
+    report.outcome = 'failed'
+    report.longrepr = f'SQLM_JAX_NO_SKIPS is set, skipped: {report.longrepr}'
+  return report

@@ -1,7 +1,8 @@
 """The learner: one policy-gradient update from a batch of groups."""
 
 import functools
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,8 @@
 """The sampler: one compiled loop that continues every prompt G times."""
 
 import functools
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,8 @@ def make_sampler(
         old, fresh, state.step - 1, 2
       )
       cache = cache._replace(
-        keys=append(cache.keys, new.keys), values=append(cache.values, new.values)
+        keys=append(cache.keys, new.keys),
+        values=append(cache.values, new.values),
       )
       logits_BV = policy.logits(params, hidden_B1D[:, 0])
       return draw_and_write(state._replace(cache=cache), logits_BV)

@@ -30,6 +30,24 @@ def coin_flips(
   return tuple(float(generator.randrange(2)) for _ in answers)
 
 
+def solver(
+  kind: str,
+  answers: Sequence[types.Answer],
+  vote: types.Vote,
+  *,
+  coin: random.Random,
+) -> tuple[float, ...]:
+  """The reward of each answer, by one of `SOLVER_REWARDS`."""
+  match kind:
+    case 'majority':
+      return majority(answers, vote)
+    case 'format':
+      return well_formed(answers)
+    case 'random':
+      return coin_flips(answers, coin)
+  raise ValueError(f'kind={kind!r}: expected one of {SOLVER_REWARDS}')
+
+
 def proposer(vote: types.Vote) -> float:
   """1 for a question neither too easy nor too hard, else 0.
 

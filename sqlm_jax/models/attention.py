@@ -54,16 +54,12 @@ def attend(
   """
   width = query_BTNH.shape[1]
   causal_TT = jnp.tril(jnp.ones((width, width), bool))
-  parts = [
-    attend_to_segment(query_BTNH, key_BTKH, value_BTKH, causal_TT[None])
-  ]
+  parts = [attend_to_segment(query_BTNH, key_BTKH, value_BTKH, causal_TT[None])]
   for segment in context:
     # Rows that share a context become more queries of one row.
     query = query_BTNH.reshape(segment.keys.shape[0], -1, *query_BTNH.shape[2:])
     live_A1S = masked.up_to(segment.lengths, segment.keys.shape[1])[:, None]
-    out, lse = attend_to_segment(
-      query, segment.keys, segment.values, live_A1S
-    )
+    out, lse = attend_to_segment(query, segment.keys, segment.values, live_A1S)
     parts.append(
       (out.reshape(query_BTNH.shape), lse.reshape(query_BTNH.shape[:3]))
     )

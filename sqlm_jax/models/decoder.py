@@ -1,12 +1,10 @@
 """The one decoder that carries every model family."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sqlm_jax.models import attention
+from sqlm_jax.models import attention, layers
 from sqlm_jax.models import config as model_config
-from sqlm_jax.models import layers
 
 
 class Attention(nn.Module):

@@ -74,9 +74,9 @@ def rotary(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float):
   """
   half = x_BTNH.shape[-1] // 2
   frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angles_BTH = positions_BT[..., None].astype(jnp.float32) * frequencies[
-    None, None, :
-  ]
+  angles_BTH = (
+    positions_BT[..., None].astype(jnp.float32) * frequencies[None, None, :]
+  )
   sin, cos = jnp.sin(angles_BTH)[:, :, None], jnp.cos(angles_BTH)[:, :, None]
   first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate(

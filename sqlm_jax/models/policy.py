@@ -1,13 +1,13 @@
 """A policy is four pure functions over a tree of parameters."""
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from sqlm_jax.models import attention
+from sqlm_jax.models import attention, decoder
 from sqlm_jax.models import config as model_config
-from sqlm_jax.models import decoder
 
 Params = Any  # a nested dict of arrays
 KeyValues = attention.KeyValues

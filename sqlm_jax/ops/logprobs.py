@@ -1,6 +1,6 @@
 """Log-probabilities of chosen tokens, without a [tokens, V] array."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp

@@ -30,6 +30,7 @@ def mean(x: jax.Array, mask: jax.Array, axis: int | None = None) -> jax.Array:
 
 def up_to(lengths: jax.Array, width: int) -> jax.Array:
   """The mask [..., width] of the first `lengths` positions."""
-  return jnp.arange(width).reshape((1,) * lengths.ndim + (-1,)) < (
-    lengths[..., None]
+  return (
+    jnp.arange(width).reshape((1,) * lengths.ndim + (-1,))
+    < (lengths[..., None])
   )

@@ -53,9 +53,7 @@ def draw(
   )
 
 
-def inverse_transform(
-  uniforms_B: jax.Array, logits_BV: jax.Array
-) -> jax.Array:
+def inverse_transform(uniforms_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
   """The token whose slice of the cumulative distribution holds the uniform.
 
   One uniform a row costs less than a Gumbel variate a vocabulary entry. In

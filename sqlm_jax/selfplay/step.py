@@ -196,11 +196,9 @@ def judge(
     result = vote.majority(
       answers, ties=rules.ties, min_agreement=rules.min_agreement
     )
-    solver_rewards = {
-      'majority': lambda: rewards.majority(answers, result),
-      'format': lambda: rewards.well_formed(answers),
-      'random': lambda: rewards.coin_flips(answers, coin),
-    }[rules.solver_reward]()
+    solver_rewards = rewards.solver(
+      rules.solver_reward, answers, result, coin=coin
+    )
     verdicts.append(
       types.Verdict(
         problem, answers, result, solver_rewards, rewards.proposer(result)
@@ -228,7 +226,7 @@ def learn(
     pending['solver'] = (solutions, _solver_scores(verdicts, rules.questions))
   if rules.train_every and (step + 1) % rules.train_every == 0:
     pending['proposer'] = (proposals, _proposer_scores(verdicts, rules))
-  states, metrics, trained = dict(states), {}, []
+  states, metrics, trained, changed = dict(states), {}, [], set()
   for role, (written, scores) in pending.items():
     todo = batches.make_batches(
       written.prompts,
@@ -248,9 +246,16 @@ def learn(
         sharding.put_rows(batch, game.mesh),
         game.reference_params,
       )
+      gap = found.pop('logprob_gap')
+      if owner not in changed:
+        # The weights that sampled: sampler and learner should agree on them.
+        metrics |= _means(
+          jax.device_get([{'logprob_gap': gap}]), f'sample/{role}', step
+        )
+      changed.add(owner)
       totals.append(found)
     metrics[f'train/{role}/updates'] = float(len(todo))
-    metrics |= _means(jax.device_get(totals), role, step)
+    metrics |= _means(jax.device_get(totals), f'train/{role}', step)
     trained += [role] if todo else []
   return states, tuple(trained), metrics
 
@@ -328,13 +333,13 @@ def _proposer_scores(
   return batches.Scores(scores, np.ones(scores.shape, bool))
 
 
-def _means(totals, role: str, step: int) -> dict[str, float]:
+def _means(totals, prefix: str, step: int) -> dict[str, float]:
   """Adds up (sum, count) pairs over updates; refuses what is not finite."""
   metrics = {}
   for name in totals[0] if totals else ():
     total = sum(float(found[name][0]) for found in totals)
     count = sum(float(found[name][1]) for found in totals)
-    key = f'train/{role}/{name}'
+    key = f'{prefix}/{name}'
     if not np.isfinite(total):
       raise FloatingPointError(f'{key}={total} in step {step}: not finite')
     if count:

@@ -58,7 +58,9 @@ def make_task(
 
   def read_question(response):
     text = parsing.before_stop(response, proposer_stop).strip()
-    question = parsing.find(question_pattern, text) if question_pattern else text
+    question = (
+      parsing.find(question_pattern, text) if question_pattern else text
+    )
     if not question:
       return types.Problem(text, ok=False, why_not='format')
     if any(special in question for special in forbidden):
@@ -84,5 +86,7 @@ def make_task(
     solver_stop=solver_stop,
     read_answer=read_answer,
     true_answer=CHECKERS[checker],
-    evaluation=tuple((question, canonical(true)) for question, true in evaluation),
+    evaluation=tuple(
+      (question, canonical(true)) for question, true in evaluation
+    ),
   )

@@ -11,9 +11,7 @@ def fill(template: str, **values: str) -> str:
   rest = template
   while rest:
     starts = {
-      at: name
-      for name in values
-      if (at := rest.find('{' + name + '}')) >= 0
+      at: name for name in values if (at := rest.find('{' + name + '}')) >= 0
     }
     if not starts:
       parts.append(rest)

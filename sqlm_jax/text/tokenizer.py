@@ -5,15 +5,18 @@ by transformers. What stands here is where they come from.
 """
 
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import gguf
 import tokenizers
-import transformers
 from tokenizers import decoders, models, pre_tokenizers
-from transformers.utils import logging as transformers_logging
+
+# transformers says on import that torch is missing; it is not needed here.
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+import transformers
 
 _CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type of added tokens
 _END_OF_TURN = ('<|im_end|>', '<|endoftext|>', '<|eot_id|>', '</s>')
@@ -232,7 +235,3 @@ def _no_template(messages) -> str:
   raise ValueError(
     "task.style='chat': expected a model with a chat template, use 'plain'"
   )
-
-
-# One line a process says that torch is missing; it is not needed here.
-transformers_logging.set_verbosity_error()

@@ -77,9 +77,7 @@ class GGUFTensors:
       width=width,
       mlp_width=get('feed_forward_length'),
       num_heads=num_heads,
-      num_kv_heads=self._fields.get(
-        'llama.attention.head_count_kv', num_heads
-      ),
+      num_kv_heads=self._fields.get('llama.attention.head_count_kv', num_heads),
       head_width=head_width,
       rope_theta=self._fields.get('llama.rope.freq_base', 10_000.0),
       norm_epsilon=get('attention.layer_norm_rms_epsilon'),

@@ -51,9 +51,8 @@ def read_config(path: pathlib.Path) -> model_config.ModelConfig:
 
   def expect(key, value, allowed):
     if value not in allowed:
-      raise ValueError(
-        f'{path}: {key}={value!r}: expected one of {", ".join(map(str, allowed))}'
-      )
+      choices = ', '.join(map(str, allowed))
+      raise ValueError(f'{path}: {key}={value!r}: expected one of {choices}')
 
   for architecture in c.get('architectures') or [None]:
     expect('architectures', architecture, _ARCHITECTURES)

@@ -15,7 +15,12 @@ from sqlm_jax.selfplay import batches
 from tests import tiny
 
 COMMON = list(range(20, 32))
-PROMPTS = [[*COMMON, 5, 6, 7], [*COMMON, 9], [*COMMON, 5, 250, 3, 2, 1], [*COMMON, 8, 8]]
+PROMPTS = [
+  [*COMMON, 5, 6, 7],
+  [*COMMON, 9],
+  [*COMMON, 5, 250, 3, 2, 1],
+  [*COMMON, 8, 8],
+]
 Q, G, R = 4, 3, 5
 
 
@@ -45,9 +50,9 @@ def make_batch(prompts=PROMPTS, **changes) -> groups.GroupBatch:
     .integers(0, 300, (Q, G, R))
     .astype(np.int32),
     lengths=lengths,
-    old_logprobs=(
-      sampled_logprobs() + rng.normal(0, 0.2, (Q, G, R))
-    ).astype(np.float32),
+    old_logprobs=(sampled_logprobs() + rng.normal(0, 0.2, (Q, G, R))).astype(
+      np.float32
+    ),
     advantages=rng.normal(size=(Q, G)).astype(np.float32),
     weights=weights,
     num_groups=np.int32(Q),
@@ -172,9 +177,7 @@ def test_groups_behind_num_groups_are_not_learned_from():
   )
   params = jax.tree.map(jnp.copy, tiny.tiny_params())
   state, _ = step(learner.init_state(params, optimizer), batch)
-  _, expected = plain_loss_and_grad(
-    tiny.tiny_params(), batch, clip=0.2, kl=0.0
-  )
+  _, expected = plain_loss_and_grad(tiny.tiny_params(), batch, clip=0.2, kl=0.0)
   stepped = jax.tree.map(lambda p, g: p - g, tiny.tiny_params(), expected)
   assert_close(state.params, stepped)
 
@@ -235,9 +238,7 @@ def test_causality_through_the_gradient():
   assert seen == set(PROMPTS[0]) | set(batch.tokens[0, 0, :2].tolist())
 
 
-@pytest.mark.parametrize(
-  'shape', [(2, 1, 1), (1, 2, 2), (8, 1, 1), (2, 2, 2)]
-)
+@pytest.mark.parametrize('shape', [(2, 1, 1), (1, 2, 2), (8, 1, 1), (2, 2, 2)])
 def test_every_mesh_gives_the_step_of_one_device(shape):
   mesh = sharding.make_mesh(
     dict(zip(sharding.AXES, shape, strict=True)),

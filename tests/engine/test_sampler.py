@@ -12,7 +12,7 @@ from tests import tiny
 
 R = 8
 NO_STOPS = np.zeros((16, 300), np.uint8)
-NO_STOPS[sampler.STOPPED:] = sampler.STOPPED
+NO_STOPS[sampler.STOPPED :] = sampler.STOPPED
 COMMON = list(range(20, 32))
 PROMPTS = [[*COMMON, 5, 6, 7], [*COMMON, 9], [*COMMON, 5, 250, 3, 2, 1]]
 

@@ -1,0 +1,38 @@
+"""The whole loop on a tiny random model that reads bytes, in seconds.
+
+  python -m sqlm_jax.main --config=configs/smoke.py --workdir=runs/smoke
+
+For CI and for trying changes: every stage runs and every file is written.
+The model knows nothing, so its questions are noise and its answers are digits
+among noise; enough of them agree by chance for both roles to learn something.
+"""
+
+from configs import default
+
+
+def get_config():
+  """Returns the config of a run of seconds."""
+  c = default.get_config()
+  c.num_steps = 4
+  c.model.path = 'random'
+  c.task.name = 'smoke'
+  c.task.topics = ('anything',)
+  c.task.proposer_prompt = 'Write about {topic}: '
+  c.task.solver_prompt = 'Here is a question: {question}\nA number: '
+  c.task.answer_pattern = r'[0-9]'
+  c.task.evaluation = (('1 + 1', '2'), ('2 + 2', '4'), ('3 + 3', '6'))
+  c.task.proposer_stop = ('e', 't', ' ')
+  c.proposer.questions = 8
+  c.proposer.group_size = 4
+  c.proposer.train_every = 2
+  c.proposer.max_tokens = 128
+  c.solver.group_size = 8
+  c.solver.max_tokens = 32
+  c.loss.kl = 0.01
+  c.optimizer.learning_rate = 1e-3
+  c.optimizer.solver_updates = 2
+  c.optimizer.proposer_updates = 1
+  c.optimizer.groups_per_microbatch = 4
+  c.evaluation.every = 2
+  c.checkpoint.every = 2
+  return c
