@@ -63,7 +63,9 @@ def train(config: config_lib.Config, workdir: str) -> None:
     table = stack.enter_context(
       display.LiveTable(display.columns(config.task.name), title=f'{directory}')
     )
-    record = _evaluate(parts, states, step, writer)
+    record = None
+    if _evaluation_due(config, step):
+      record = _evaluate(parts, states, step, writer)
     while step < config.num_steps and not stopped.is_set():
       start = time.perf_counter()
       policy_steps = {
@@ -90,7 +92,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
         record = _evaluate(parts, states, step, writer)
       checkpoint.save(manager, step, states, {})
     if record is not None and step:
-      table.update(writers.evaluation_metrics(record or {}) | {'step': step})
+      table.update(writers.evaluation_metrics(record) | {'step': step})
     checkpoint.save(manager, step, states, {}, force=True)
   _say_goodbye(config, directory, step)
 
@@ -99,6 +101,7 @@ def _restore_or_start(
   parts: assemble.Parts, manager: ocp.CheckpointManager
 ) -> tuple[int, step_lib.States]:
   if checkpoint.latest_step(manager) is None:
+    display.message(f'Loading {parts.config.model.path}.')
     return 0, assemble.initial_states(parts)
   step, states, _ = checkpoint.restore(manager, assemble.abstract_states(parts))
   display.message(f'Going on from the checkpoint of step {step}.')
@@ -107,7 +110,8 @@ def _restore_or_start(
 
 def _evaluation_due(config: config_lib.Config, step: int) -> bool:
   every = config.evaluation.every
-  return step == config.num_steps or bool(every and step % every == 0)
+  ends = (0, config.num_steps)
+  return step in ends or bool(every and step % every == 0)
 
 
 def _evaluate(
@@ -123,7 +127,9 @@ def _evaluate(
     if record['step'] == step:
       return record
   params = states[parts.owner['solver']].params
-  record = evaluate.evaluate(parts, params, step)
+  total = len(parts.task.evaluation)
+  with display.progress(f'Evaluating after {step} steps', total) as progress:
+    record = evaluate.evaluate(parts, params, step, progress=progress)
   writer.evaluation(record)
   return record
 

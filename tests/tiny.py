@@ -30,7 +30,7 @@ def tiny_policy(tied: bool = True) -> policy.Policy:
 def tiny_params(tied: bool = True):
   params = tiny_policy(tied).init(jax.random.key(0))
   # Sharper than at initialisation, so that tokens differ in probability.
-  return jax.tree.map(lambda x: x * 3.0 if x.ndim > 1 else x, params)
+  return jax.tree.map(lambda x: x * 1.5 if x.ndim > 1 else x, params)
 
 
 @functools.partial(jax.jit, static_argnames='tied')

@@ -18,7 +18,9 @@ def find(pattern: str, text: str) -> str | None:
     found = match
   if found is None:
     return None
-  return (found[1] if found.re.groups else found[0] or '').strip() or None
+  # A group that is optional may be in no part of the match.
+  chosen = found[1] if found.re.groups else found[0]
+  return (chosen or '').strip() or None
 
 
 def before_stop(text: str, stop_strings: tuple[str, ...]) -> str:

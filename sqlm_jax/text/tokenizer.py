@@ -78,7 +78,7 @@ def byte_tokenizer() -> Tokenizer:
     token_bytes=(*(bytes([i]) for i in range(end)), b''),
     special_strings=(text,),
     stop_ids=(end,),
-    chat=_no_template,
+    chat=_plain_chat,
   )
 
 
@@ -229,6 +229,12 @@ def _chat(fast, messages) -> str:
   return fast.apply_chat_template(
     messages, tokenize=False, add_generation_prompt=True
   )
+
+
+def _plain_chat(messages) -> str:
+  """A template for models that know none, so that chat tasks can be tried."""
+  turns = [f'{m["role"]}: {m["content"]}\n' for m in messages]
+  return ''.join(turns) + 'assistant: '
 
 
 def _no_template(messages) -> str:

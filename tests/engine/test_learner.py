@@ -130,56 +130,59 @@ def plain_loss_and_grad(params, batch, **kwargs):
   return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.parametrize('kl', [0.0, 0.3])
-@pytest.mark.parametrize('chunk', [7, 1024])
-def test_loss_and_gradient_equal_the_plain_ones(kl, chunk):
+# A chunk that cuts responses in pieces, and one that holds them all.
+WITH_KL = learner.LossSettings(clip=0.2, kl=0.3, chunk=7)
+WITHOUT_KL = learner.LossSettings(clip=0.2, kl=0.0, chunk=1024)
+
+
+@pytest.mark.parametrize('settings', [WITH_KL, WITHOUT_KL])
+def test_loss_and_gradient_equal_the_plain_ones(settings):
   batch, params = make_batch(), tiny.tiny_params()
-  settings = learner.LossSettings(clip=0.2, kl=kl, chunk=chunk)
   (loss, _), grads = grouped_loss_and_grad(params, batch, settings)
   expected, expected_grads = plain_loss_and_grad(
-    params, batch, clip=0.2, kl=kl, reference=reference_params()
+    params, batch, clip=0.2, kl=settings.kl, reference=reference_params()
   )
   assert float(loss) == pytest.approx(float(expected), rel=1e-4)
   assert_close(grads, expected_grads)
 
 
 @functools.cache
-def updated_params(size: int, remat: bool):
-  """Parameters after one SGD step in microbatches of `size` groups."""
-  optimizer = optax.sgd(1.0)
-  step = learner.make_train_step(
+def one_device_step(size: int, remat: bool = False):
+  """A train step of plain SGD in microbatches of `size` groups."""
+  return learner.make_train_step(
     policy.make_policy(tiny.CONFIG, remat=remat),
-    optimizer,
+    optax.sgd(1.0),
     one_device_mesh(),
     learner.LossSettings(),
     groups_per_microbatch=size,
   )
-  params = jax.tree.map(jnp.copy, tiny.tiny_params())
-  state, metrics = step(learner.init_state(params, optimizer), make_batch())
+
+
+def run_step(step, batch, params=None):
+  """Parameters and metrics after one step; donates a copy of the params."""
+  params = params or jax.tree.map(jnp.copy, tiny.tiny_params())
+  state, metrics = step(learner.init_state(params, optax.sgd(1.0)), batch)
   return jax.device_get((state.params, metrics))
+
+
+@functools.cache
+def whole_step():
+  return run_step(one_device_step(Q), make_batch())
 
 
 @pytest.mark.parametrize('size, remat', [(1, False), (Q, True)])
 def test_microbatches_and_remat_do_not_change_the_update(size, remat):
-  assert_close(updated_params(size, remat), updated_params(Q, False))
+  step = one_device_step(size, remat)
+  assert_close(run_step(step, make_batch()), whole_step())
 
 
 def test_groups_behind_num_groups_are_not_learned_from():
   batch = make_batch(num_groups=np.int32(2))
   batch.weights[2:] = 0
-  optimizer = optax.sgd(1.0)
-  step = learner.make_train_step(
-    tiny.tiny_policy(),
-    optimizer,
-    one_device_mesh(),
-    learner.LossSettings(),
-    groups_per_microbatch=1,
-  )
-  params = jax.tree.map(jnp.copy, tiny.tiny_params())
-  state, _ = step(learner.init_state(params, optimizer), batch)
-  _, expected = plain_loss_and_grad(tiny.tiny_params(), batch, clip=0.2, kl=0.0)
-  stepped = jax.tree.map(lambda p, g: p - g, tiny.tiny_params(), expected)
-  assert_close(state.params, stepped)
+  stepped, _ = run_step(one_device_step(1), batch)
+  _, grads = plain_loss_and_grad(tiny.tiny_params(), batch, clip=0.2, kl=0.0)
+  expected = jax.tree.map(lambda p, g: p - g, tiny.tiny_params(), grads)
+  assert_close(stepped, expected)
 
 
 def test_padding_does_not_reach_loss_or_gradient():
@@ -190,19 +193,16 @@ def test_padding_does_not_reach_loss_or_gradient():
   absurd.old_logprobs[behind] = -1e30
   absurd.tokens[behind] = 299
   absurd.old_logprobs[1, 2] = np.nan
-  settings = learner.LossSettings()
   jax.tree.map(
     np.testing.assert_array_equal,
-    grouped_loss_and_grad(tiny.tiny_params(), batch, settings),
-    grouped_loss_and_grad(tiny.tiny_params(), absurd, settings),
+    grouped_loss_and_grad(tiny.tiny_params(), batch, WITH_KL),
+    grouped_loss_and_grad(tiny.tiny_params(), absurd, WITH_KL),
   )
 
 
 def test_metrics_are_means_over_response_tokens():
   batch = make_batch()
-  (_, metrics), _ = grouped_loss_and_grad(
-    tiny.tiny_params(), batch, learner.LossSettings(kl=0.1)
-  )
+  (_, metrics), _ = grouped_loss_and_grad(tiny.tiny_params(), batch, WITH_KL)
   counted = int(batch.lengths.sum() - batch.lengths[1, 2])
   for name in ('clip_fraction', 'entropy', 'logprob_gap', 'kl'):
     assert metrics[name][1] == counted
@@ -249,14 +249,12 @@ def test_every_mesh_gives_the_step_of_one_device(shape):
     jax.device_get(tiny.tiny_params()),  # a copy: the step donates it
     sharding.shard_parameters(tiny.tiny_params(), mesh),
   )
-  optimizer = optax.sgd(1.0)
   step = learner.make_train_step(
     tiny.tiny_policy(),
-    optimizer,
+    optax.sgd(1.0),
     mesh,
     learner.LossSettings(),
     groups_per_microbatch=Q,
   )
   batch = sharding.put_rows(make_batch(), mesh)
-  state, metrics = step(learner.init_state(params, optimizer), batch)
-  assert_close((state.params, metrics), updated_params(Q, False))
+  assert_close(run_step(step, batch, params), whole_step())

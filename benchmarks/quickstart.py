@@ -1,0 +1,118 @@
+"""The table of README: what the vote teaches, beside random rewards.
+
+  python -m benchmarks.quickstart --output=runs/benchmark
+
+Runs the quickstart configs as a user would, one process a run, with three
+seeds each, and the same with random rewards. A run that is finished is not
+repeated: interrupt and restart as you like. Prints a line of JSON a run and
+the table in Markdown.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+CONFIGS = {
+  'addition': 'configs/quickstart.py',
+  'multiplication': 'configs/quickstart_multiplication.py',
+}
+REWARDS = {'majority': 'majority vote', 'random': 'random rewards'}
+
+
+def run_once(
+  config: str, reward: str, seed: int, workdir: pathlib.Path
+) -> dict:
+  """Trains in a process of its own and returns before, after and seconds."""
+  result = workdir / 'result.json'
+  if result.exists():
+    return json.loads(result.read_text())
+  command = [sys.executable, '-m', 'sqlm_jax.main', f'--config={config}']
+  command += [f'--workdir={workdir}', f'--config.seed={seed}']
+  command += [f'--config.solver.reward={reward}']
+  start = time.perf_counter()
+  subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+  seconds = time.perf_counter() - start
+  lines = (workdir / 'eval.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  row = {'config': config, 'reward': reward, 'seed': seed}
+  row |= {'steps': records[-1]['step'], 'seconds': seconds}
+  for name, record in (('before', records[0]), ('after', records[-1])):
+    row |= {f'{name}_{k}': record[k] for k in ('sampled', 'greedy')}
+  result.write_text(json.dumps(row))
+  return row
+
+
+def spread(rows: list[dict], key: str, form: str = '{:.2f}') -> str:
+  """Mean, and in brackets minimum and maximum."""
+  values = [row[key] for row in rows]
+  mean, low, high = statistics.mean(values), min(values), max(values)
+  return f'{form.format(mean)} ({form.format(low)}-{form.format(high)})'
+
+
+def table(rows: list[dict]) -> str:
+  """Markdown, a line for each task and reward."""
+  lines = [
+    '| task | reward | seeds | sampled before | sampled after | '
+    'greedy before | greedy after | seconds a run |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
+  for task, config in CONFIGS.items():
+    for reward, name in REWARDS.items():
+      group = [
+        r for r in rows if (r['config'], r['reward']) == (config, reward)
+      ]
+      if group:
+        cells = [task, name, ', '.join(str(r['seed']) for r in group)]
+        for kind in ('sampled', 'greedy'):
+          for when in ('before', 'after'):
+            cells.append(spread(group, f'{when}_{kind}'))
+        cells.append(spread(group, 'seconds', '{:.0f}'))
+        lines.append(f'| {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
+def machine() -> str:
+  """The processor and what runs on it."""
+  cpuinfo = pathlib.Path('/proc/cpuinfo')
+  model = platform.processor()
+  if cpuinfo.exists():
+    lines = cpuinfo.read_text().splitlines()
+    named = [line for line in lines if line.startswith('model name')]
+    model = named[0].partition(':')[2].strip() if named else model
+  versions = subprocess.run(
+    [sys.executable, '-c', 'import jax; print(jax.__version__)'],
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.strip()
+  return (
+    f'{model}, {os.cpu_count()} cores, Python {platform.python_version()}, '
+    f'jax {versions}'
+  )
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--output', default='runs/benchmark', type=pathlib.Path)
+  parser.add_argument('--seeds', default=[0, 1, 2], type=int, nargs='+')
+  parser.add_argument('--rewards', default=list(REWARDS), nargs='+')
+  parser.add_argument('--tasks', default=list(CONFIGS), nargs='+')
+  args = parser.parse_args()
+  rows = []
+  for seed in args.seeds:
+    for task in args.tasks:
+      for reward in args.rewards:
+        workdir = args.output / f'{task}_{reward}_{seed}'
+        rows.append(run_once(CONFIGS[task], reward, seed, workdir))
+        print(json.dumps(rows[-1]), flush=True)
+  print(f'\n{machine()}\n\n{table(rows)}')
+
+
+if __name__ == '__main__':
+  main()

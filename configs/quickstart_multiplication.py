@@ -1,0 +1,36 @@
+"""SmolLM2-135M-Instruct teaches itself the multiplication table.
+
+  python -m sqlm_jax.main --config=configs/quickstart_multiplication.py \\
+      --workdir=runs/multiplication
+
+README has what to expect of it, measured by `benchmarks/quickstart.py`.
+"""
+
+from configs import quickstart
+
+PROPOSER_PROMPT = """\
+{topic}.
+Question: 7 * 4
+Question: 2 * 9
+Question: 6 * 3
+Question: """
+
+SOLVER_PROMPT = """\
+7 * 8 = 56
+3 * 4 = 12
+9 * 6 = 54
+{question} = """
+
+
+def get_config():
+  """Returns the quickstart's config with another topic."""
+  c = quickstart.get_config()
+  c.task.name = 'multiplication'
+  c.task.topics = ('One-digit multiplication problems',)
+  c.task.proposer_prompt = PROPOSER_PROMPT
+  c.task.question_pattern = r'^\d \* \d$'
+  c.task.solver_prompt = SOLVER_PROMPT
+  c.task.evaluation = tuple(
+    (f'{a} * {b}', str(a * b)) for a in range(10) for b in range(10)
+  )
+  return c
