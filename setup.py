@@ -11,6 +11,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=['sqlm_jax', 'sqlm_jax.*']),
   install_requires=[
     'absl-py>=2.1',
+    'chex>=0.1.90',
     'etils[epath]>=1.10',
     'flax>=0.12',
     'gguf>=0.17',
@@ -32,7 +33,6 @@ setuptools.setup(
     'cuda': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
     'test': [
-      'chex>=0.1.90',
       'hypothesis>=6.100',
       'import-linter>=2.7',
       'pytest>=8.3',

@@ -42,7 +42,9 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'{argv[1:]}: expected flags only')
   # A shape that is broadcast by accident is an error, not a result.
   jax.config.update('jax_numpy_rank_promotion', 'raise')
-  logging.set_verbosity(logging.WARNING)
+  # absl shows INFO by default, and libraries are talkative.
+  if flags.FLAGS['verbosity'].using_default_value:
+    logging.set_verbosity(logging.WARNING)
   try:
     config = _read_config()
     if _MODE.value == 'train':
@@ -51,10 +53,12 @@ def main(argv: Sequence[str]) -> None:
       train.train(config, _WORKDIR.value)
     else:
       _use_model(config)
+  except jax.errors.JaxRuntimeError:
+    raise  # out of memory, say: where it happened matters
   except (ValueError, FileNotFoundError, RuntimeError) as error:
-    # What a user can mend is told in one paragraph; the rest is for us.
+    # What a user can mend is told in one paragraph.
     logging.debug('%s', error, exc_info=True)
-    sys.exit(f'sqlm_jax: {error}')
+    sys.exit(f'sqlm_jax: {error}\n(--verbosity=1 shows where)')
 
 
 def _read_config() -> config_lib.Config:

@@ -101,7 +101,7 @@ def _restore_or_start(
   parts: assemble.Parts, manager: ocp.CheckpointManager
 ) -> tuple[int, step_lib.States]:
   if checkpoint.latest_step(manager) is None:
-    display.message(f'Loading {parts.config.model.path}.')
+    display.message(f'Loading the model: {parts.config.model.path}')
     return 0, assemble.initial_states(parts)
   step, states, _ = checkpoint.restore(manager, assemble.abstract_states(parts))
   display.message(f'Going on from the checkpoint of step {step}.')

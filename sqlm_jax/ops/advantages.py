@@ -1,5 +1,6 @@
 """Advantages: how much better a response was than its group."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -28,6 +29,8 @@ def group_relative(
     Advantages [Q, G], 0 for what is not counted and for groups of fewer than
     two counted responses.
   """
+  chex.assert_rank(rewards_QG, 2)
+  chex.assert_equal_shape([rewards_QG, counted_QG])
   rewards_QG = jnp.asarray(rewards_QG, jnp.float32)
   count_Q1 = jnp.sum(counted_QG, axis=1, keepdims=True)
   mean_Q1 = jnp.sum(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +19,7 @@ def chosen(logits_MV: jax.Array, tokens_M: jax.Array):
   Returns:
     `(logprobs_M, entropy_M)` in nats. No gradient flows through the entropy.
   """
+  chex.assert_rank([logits_MV, tokens_M], [2, 1])
   logz_M = jax.nn.logsumexp(logits_MV, axis=-1)
   picked_M = jnp.take_along_axis(logits_MV, tokens_M[:, None], axis=-1)[:, 0]
   fixed_MV = jax.lax.stop_gradient(logits_MV)
@@ -48,6 +50,8 @@ def chosen_in_chunks(
   Returns:
     `(logprobs_M, entropy_M)` in nats.
   """
+  chex.assert_rank([hidden_MD, tokens_M], [2, 1])
+  chex.assert_equal_shape_prefix([hidden_MD, tokens_M], 1)
   rows = hidden_MD.shape[0]
   padding = -rows % chunk
   hidden_CMD = jnp.pad(hidden_MD, ((0, padding), (0, 0))).reshape(

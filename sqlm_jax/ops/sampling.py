@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -31,6 +32,8 @@ def draw(
     temperature_B: 0 takes the most likely token.
     top_p_B: mass of the nucleus (Holtzman et al., 2020); 1 keeps everything.
   """
+  chex.assert_rank(logits_BV, 2)
+  chex.assert_equal_shape([uniforms_B, temperature_B, top_p_B])
   greedy_B = temperature_B == 0
   divisor_B = jnp.where(greedy_B, 1.0, temperature_B)
   scaled_BV = logits_BV / divisor_B[:, None]
