@@ -21,13 +21,13 @@ def get_config():
   c.task.solver_prompt = 'Here is a question: {question}\nA number: '
   c.task.answer_pattern = r'[0-9]'
   c.task.evaluation = (('1 + 1', '2'), ('2 + 2', '4'), ('3 + 3', '6'))
-  c.task.proposer_stop = ('e', 't', ' ')
+  c.task.proposer_stop = tuple('aeiou')
   c.proposer.questions = 8
   c.proposer.group_size = 4
   c.proposer.train_every = 2
-  c.proposer.max_tokens = 128
+  c.proposer.max_tokens = 32
   c.solver.group_size = 8
-  c.solver.max_tokens = 32
+  c.solver.max_tokens = 24
   c.loss.kl = 0.01
   c.optimizer.learning_rate = 1e-3
   c.optimizer.solver_updates = 2

@@ -42,9 +42,10 @@ def train(config: config_lib.Config, workdir: str) -> None:
       not fit.
   """
   directory = epath.Path(workdir)
+  # First, so that a model that is not there leaves no config behind.
+  parts = assemble.build(config)
   stored = config_lib.to_dict(config)
   writers.check_config(directory, stored, may_change=config_lib.MAY_CHANGE)
-  parts = assemble.build(config)
   with contextlib.ExitStack() as stack:
     stopped = stack.enter_context(_stop_signals())
     manager = stack.enter_context(

@@ -5,9 +5,18 @@ import os
 import jax
 import pytest
 
+from sqlm_jax.weights import catalog
+
 # Before anything asks jax for its devices.
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='session')
+def smollm2_path():
+  """The real model's file: fetched once, then from the cache."""
+  return catalog.resolve('smollm2-135m-instruct')
+
 
 # On our own machines everything is there that a test needs: one that is
 # skipped has gone missing.

@@ -1,0 +1,154 @@
+"""The real model against transformers, which reads the same file with torch."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import pre_tokenizers
+
+from sqlm_jax import sharding
+from sqlm_jax.engine import sampler
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.selfplay import batches
+from sqlm_jax.text import tokenizer
+from sqlm_jax.weights import loader
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('accelerate')  # transformers wants it to read GGUF
+transformers = pytest.importorskip('transformers')
+
+pytestmark = pytest.mark.filterwarnings('ignore')  # theirs
+
+PROMPTS = [
+  'The capital of France is',
+  '3 + 4 = 7\n9 + 2 = 11\n8 + 6 = ',
+  'def fibonacci(n):\n  """Returns the n-th Fibonacci number."""\n',
+  'Über den Wolken muss die Freiheit wohl grenzenlos sein. ' * 4,
+  'a',
+]
+
+
+@pytest.fixture(scope='module')
+def theirs(smollm2_path):
+  return transformers.AutoModelForCausalLM.from_pretrained(
+    smollm2_path.parent, gguf_file=smollm2_path.name, dtype=torch.float32
+  ).eval()
+
+
+@pytest.fixture(scope='module')
+def tokens(smollm2_path):
+  return tokenizer.load_tokenizer(smollm2_path)
+
+
+@pytest.fixture(scope='module')
+def ours(smollm2_path):
+  checkpoint = loader.open_checkpoint(smollm2_path)
+  params = checkpoint.params(dtype=np.dtype('float32'))
+  return policy_lib.make_policy(checkpoint.config), jax.device_put(params)
+
+
+def test_logits(ours, theirs, tokens):
+  policy, params = ours
+  ids = [tokens.encode(prompt) for prompt in PROMPTS]
+  padded = jnp.asarray(batches.pad(ids, max(map(len, ids))))
+  lengths = jnp.array([len(row) for row in ids])
+  hidden, _ = jax.jit(policy.forward)(params, padded, lengths)
+  for row, text in enumerate(ids):
+    with torch.no_grad():
+      expected = theirs(torch.tensor([text])).logits[0].numpy()
+    logits = policy.logits(params, hidden[row, : len(text)])
+    # Issue of rounding alone: both compute in float32, logits reach 30.
+    assert np.abs(np.asarray(logits) - expected).max() < 1e-3
+
+
+def test_greedy_continuations_of_a_batch(ours, theirs, tokens):
+  policy, params = ours
+  mesh = sharding.make_mesh(
+    {'data': 1, 'fsdp': 1, 'tensor': 1}, jax.devices()[:1]
+  )
+  ids = [tokens.encode(prompt) for prompt in PROMPTS]
+  table = np.zeros((16, tokens.vocab_size), np.uint8)
+  table[sampler.STOPPED :] = sampler.STOPPED
+  settings = sampler.SamplerSettings(
+    temperature=np.zeros(1, np.float32),
+    top_p=np.ones(1, np.float32),
+    limit=np.int32(64),
+    stop_table=table,
+  )
+  keys = sampler.response_keys((0,), num_groups=len(ids), group_size=1)
+  rollout = sampler.make_sampler(policy, mesh)(
+    params, batches.pack_prompts(ids), keys, settings, slots=64
+  )
+  for row, text in enumerate(ids):
+    expected = theirs.generate(
+      torch.tensor([text]),
+      attention_mask=torch.ones(1, len(text)),
+      do_sample=False,
+      max_new_tokens=64,
+      min_new_tokens=64,
+      eos_token_id=-1,
+      pad_token_id=0,
+    )[0, len(text) :]
+    assert rollout.tokens[row, 0].tolist() == expected.tolist()
+
+
+ODD_TEXTS = [
+  '',
+  ' ',
+  'a',
+  '1234567890',
+  '3.14159 and 1,000,000 or 10^-3',
+  'x1 y22 z333',
+  '\n\n\n',
+  ' \n \t\n  indented\r\n',
+  'tab\tseparated\t\tvalues',
+  '     five spaces',
+  "it's we'll I'd they've",
+  'naïve café Ångström ß ﬁ',
+  '日本語のテキスト 中文 한국어',
+  'Привет, мир! שלום عالم',
+  '🙂👩‍👩‍👧‍👦🏳️‍🌈 emoji',
+  '\u200b\u00a0\ufeff odd spaces',
+  'a\u0301 combining',
+  '½ ² ٣ ५ numbers that are not digits',
+  '<|im_start|>user\n7 + 8?<|im_end|>\n<|endoftext|>',
+  'http://example.com/?q=1&r=2#frag',
+  '\x00\x01\x7f control',
+]
+
+
+@pytest.fixture(scope='module')
+def their_tokenizer(smollm2_path):
+  return transformers.AutoTokenizer.from_pretrained(
+    smollm2_path.parent, gguf_file=smollm2_path.name
+  )
+
+
+def test_token_ids_without_odd_numbers(tokens, their_tokenizer):
+  """Where it makes no difference how numbers are cut: transformers as it is."""
+  for text in ODD_TEXTS:
+    if not any(c.isnumeric() and not c.isascii() for c in text):
+      expected = their_tokenizer(text, add_special_tokens=False)['input_ids']
+      assert tokens.encode(text, allow_special=True) == expected, text
+
+
+def test_token_ids(tokens, their_tokenizer):
+  """Against the tokenizer of transformers, cut as llama.cpp cuts.
+
+  transformers does not know the file's `tokenizer.ggml.pre`, smollm. By
+  llama.cpp's table that is: every number (\\p{N}) alone, then GPT-2's rule.
+  """
+  backend = copy.deepcopy(their_tokenizer.backend_tokenizer)
+  backend.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(tokenizers.Regex(r'\p{N}'), behavior='isolated'),
+      pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
+  )
+  for text in ODD_TEXTS:
+    expected = backend.encode(text, add_special_tokens=False).ids
+    assert tokens.encode(text, allow_special=True) == expected, text
+    assert tokens.decode(expected, skip_special=False) == text
