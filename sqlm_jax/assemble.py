@@ -167,8 +167,16 @@ def _open_model(config: config_lib.Config, mesh: jax.sharding.Mesh):
     init = jax.jit(policy.init, out_shardings=shardings)
     return tokens, policy, lambda: init(key)
   path = catalog.resolve(config.model.path)
-  tokens = tokenizer.load_tokenizer(path)
   checkpoint = loader.open_checkpoint(path)
+  tokens = tokenizer.load_tokenizer(path)
+  unused = checkpoint.config.vocab_size - tokens.vocab_size
+  if unused < 0:
+    raise ValueError(
+      f'{path}: a tokenizer of {tokens.vocab_size} tokens: expected at most '
+      f'the {checkpoint.config.vocab_size} rows of the embedding'
+    )
+  # Embeddings are padded; what has no token adds nothing to a text.
+  tokens = tokens._replace(token_bytes=tokens.token_bytes + (b'',) * unused)
   policy = make_policy(checkpoint.config)
   dtype = jnp.dtype(config.model.dtype)
   place = lambda name, array: jax.device_put(

@@ -38,15 +38,19 @@ def open_checkpoints(
     read_only: changes nothing, so that a run may be training there.
   """
   logging.getLogger('absl').addFilter(_not_orbax_chatter)
+  if read_only:
+    options = ocp.CheckpointManagerOptions(
+      read_only=True, create=False, save_interval_steps=0
+    )
+  else:
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep,
+      should_save_fn=lambda step, _: bool(every) and step % every == 0,
+      cleanup_tmp_directories=True,
+    )
   return ocp.CheckpointManager(
     epath.Path(directory).absolute(),
-    options=ocp.CheckpointManagerOptions(
-      max_to_keep=None if read_only else keep,
-      read_only=read_only,
-      create=not read_only,
-      should_save_fn=lambda step, _: bool(every) and step % every == 0,
-      cleanup_tmp_directories=not read_only,
-    ),
+    options=options,
     item_handlers={
       'states': ocp.PyTreeCheckpointHandler(),
       'host': ocp.JsonCheckpointHandler(),
@@ -253,5 +257,8 @@ def _fill(like: Tree, leaves: Mapping[Path, Any]) -> Tree:
 
 
 def _not_orbax_chatter(record: logging.LogRecord) -> bool:
-  """Orbax tells a page a save through absl's logger: keep the warnings."""
-  return record.levelno >= logging.WARNING or 'orbax' not in record.pathname
+  """Orbax tells a page a save through absl's logger: keep the errors.
+
+  Its warnings say that a directory that was opened to read is read-only.
+  """
+  return record.levelno >= logging.ERROR or 'orbax' not in record.pathname

@@ -6,6 +6,7 @@ python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 import contextlib
 import sys
 from collections.abc import Sequence
+from unittest import mock
 
 import jax
 from absl import app, flags, logging
@@ -36,15 +37,15 @@ _ROLE = flags.DEFINE_enum(
   'role', 'solver', ('solver', 'proposer'), 'Who talks, with --mode=sample.'
 )
 
+# What a model wrote is shown on one line, without control characters.
+_LINE = 1000
+
 
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'{argv[1:]}: expected flags only')
   # A shape that is broadcast by accident is an error, not a result.
   jax.config.update('jax_numpy_rank_promotion', 'raise')
-  # absl shows INFO by default, and libraries are talkative.
-  if flags.FLAGS['verbosity'].using_default_value:
-    logging.set_verbosity(logging.WARNING)
   try:
     config = _read_config()
     if _MODE.value == 'train':
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
       _use_model(config)
   except jax.errors.JaxRuntimeError:
     raise  # out of memory, say: where it happened matters
-  except (ValueError, FileNotFoundError, RuntimeError) as error:
+  except (ValueError, OSError, RuntimeError) as error:
     # What a user can mend is told in one paragraph.
     logging.debug('%s', error, exc_info=True)
     sys.exit(f'sqlm_jax: {error}\n(--verbosity=1 shows where)')
@@ -82,9 +83,11 @@ def _use_model(config: config_lib.Config) -> None:
     _evaluate(parts, params, step)
   elif role == 'proposer':
     for text, why_not in sample.questions(parts, params, step):
+      text = display.clip(text, _LINE)
       display.message(text if not why_not else f'{text}   ({why_not})')
   else:
     for text, answer in sample.answers(parts, params, _typed_questions()):
+      text = display.clip(text, _LINE)
       display.message(text if text == answer else f'{text}   (read: {answer})')
 
 
@@ -140,20 +143,36 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   ml_collections reports an unknown key as a KeyError without its path, so
   the config file is read without overrides first.
   """
-  prefix = '--config.'
-  overrides = [arg for arg in argv if arg.startswith(prefix)]
-  alone = flags.FlagValues()
-  base = config_flags.DEFINE_config_file('config', flag_values=alone)
+  overrides = [arg for arg in argv if arg.startswith('--config.')]
+  named = [arg for arg in argv if arg.startswith('--config=')]
   try:
-    alone([argv[0], *(a for a in argv[1:] if a.startswith('--config='))])
-    if overrides and not isinstance(base.value, config_dict.ConfigDict):
-      raise ValueError(f'{overrides[0]}: expected a --config=FILE to change')
-    for override in overrides:
-      key, _, value = override.removeprefix(prefix).partition('=')
-      _check_override(base.value, key, value)
-    return flags.FLAGS(argv)
+    for arg in named:
+      if not epath.Path(arg.removeprefix('--config=').split(':')[0]).exists():
+        raise ValueError(f'{arg}: expected a config file, there is none')
+    if overrides:
+      if not named:
+        raise ValueError(f'{overrides[0]}: expected --config=FILE beside it')
+      base = _config_file([argv[0], *named])
+      for override in overrides:
+        key, _, value = override.removeprefix('--config.').partition('=')
+        _check_override(base, key, value)
+    rest = flags.FLAGS(argv)
   except (flags.Error, ValueError, OSError) as error:
     sys.exit(f'sqlm_jax: {error}')
+  if flags.FLAGS['verbosity'].using_default_value:
+    # absl would show INFO, and libraries are talkative.
+    flags.FLAGS.verbosity = logging.WARNING
+  return rest
+
+
+def _config_file(argv: Sequence[str]) -> config_dict.ConfigDict:
+  """The config of `--config=FILE`, without overrides."""
+  holder = flags.FlagValues()
+  base = config_flags.DEFINE_config_file('config', flag_values=holder)
+  # ml_collections looks for overrides in sys.argv, whatever it is given.
+  with mock.patch.object(sys, 'argv', list(argv)):
+    holder(argv)
+  return base.value
 
 
 def _check_override(base: config_dict.ConfigDict, key: str, value: str) -> None:

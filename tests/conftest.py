@@ -14,7 +14,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 @pytest.fixture(scope='session')
 def smollm2_path():
-  """The real model's file: fetched once, then from the cache."""
+  """The real model of the quickstart, fetched if it is not cached."""
   return catalog.resolve('smollm2-135m-instruct')
 
 

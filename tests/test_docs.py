@@ -48,7 +48,7 @@ def test_commands_parse(page, line, monkeypatch):
     words = [w.replace(named[0], 'configs/quickstart.py') for w in words]
   monkeypatch.chdir(ROOT)
   with_flags = flags.FlagValues()
-  for name in ('workdir', 'mode', 'role'):
+  for name in ('workdir', 'mode', 'role', 'verbosity'):
     with_flags[name] = flags.FLAGS[name]
   # The flag of a config puts its overrides where it was defined.
   config_flags.DEFINE_config_file('config', flag_values=with_flags)

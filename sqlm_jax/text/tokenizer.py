@@ -5,8 +5,10 @@ by transformers. What stands here is where they come from.
 """
 
 import functools
+import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -91,7 +93,10 @@ def from_gguf(path: pathlib.Path) -> Tokenizer:
   Raises:
     ValueError: for a tokenizer of a kind that is not known here.
   """
-  fields = gguf.GGUFReader(path).fields
+  try:
+    fields = gguf.GGUFReader(path).fields
+  except (ValueError, KeyError, IndexError, OverflowError) as error:
+    raise ValueError(f'{path}: expected a whole GGUF file, {error}') from None
   get = lambda name, default=None: (
     fields[name].contents() if name in fields else default
   )
@@ -106,6 +111,9 @@ def from_gguf(path: pathlib.Path) -> Tokenizer:
       f'{path}: tokenizer.ggml.pre={split!r}: expected one of '
       f'{", ".join(_PRE_TOKENIZERS)}'
     )
+  for name in ('tokenizer.ggml.tokens', 'tokenizer.ggml.merges'):
+    if name not in fields:
+      raise ValueError(f'{path}: {name}: missing')
   tokens = get('tokenizer.ggml.tokens')
   backend = tokenizers.Tokenizer(
     models.BPE(
@@ -143,13 +151,16 @@ def from_directory(path: pathlib.Path) -> Tokenizer:
   """
   try:
     fast = transformers.AutoTokenizer.from_pretrained(
-      path, local_files_only=True
+      path, local_files_only=True, trust_remote_code=False
     )
   except (OSError, ValueError) as error:
     raise ValueError(f'{path}: expected a tokenizer, {error}') from None
   if not fast.is_fast:
     raise ValueError(f'{path}: expected a fast tokenizer (tokenizer.json)')
-  return _wrap(fast)
+  try:
+    return _wrap(fast)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
 
 
 # tokenizer.ggml.pre -> how text is cut before it is merged.
@@ -201,19 +212,41 @@ def _wrap(fast: transformers.PreTrainedTokenizerFast) -> Tokenizer:
 
 
 def _token_bytes(fast, special: Mapping[int, str]) -> tuple[bytes, ...]:
-  """The bytes of each token of a byte-level vocabulary."""
-  byte_of = {char: byte for byte, char in _byte_alphabet().items()}
-  pieces = fast.convert_ids_to_tokens(list(range(len(fast))))
+  """What each token adds to the text; ids that stand for nothing add none."""
+  backend = fast.backend_tokenizer
+  to_bytes = _piece_to_bytes(json.loads(backend.to_str())['decoder'] or {})
+  pieces = {i: piece for piece, i in backend.get_vocab().items()}
   added = {i: t.content for i, t in fast.added_tokens_decoder.items()}
 
-  def bytes_of(i, piece):
-    if i in special or piece is None:
+  def bytes_of(i):
+    if i in special or i not in pieces:
       return b''
-    if i in added or not set(piece) <= byte_of.keys():
-      return (added.get(i) or piece).encode()
-    return bytes(byte_of[char] for char in piece)
+    return added[i].encode() if i in added else to_bytes(pieces[i])
 
-  return tuple(bytes_of(i, piece) for i, piece in enumerate(pieces))
+  return tuple(bytes_of(i) for i in range(max(pieces) + 1))
+
+
+def _piece_to_bytes(decoder: Mapping) -> Callable[[str], bytes]:
+  """How a vocabulary writes bytes, by the decoder that reads it."""
+  kinds = [d['type'] for d in decoder.get('decoders', [decoder]) if d]
+  if 'ByteLevel' in kinds:
+    byte_of = {char: byte for byte, char in _byte_alphabet().items()}
+    # What is not in the alphabet is text, as it is for the decoder.
+    return lambda piece: (
+      bytes(byte_of[char] for char in piece)
+      if byte_of.keys() >= set(piece)
+      else piece.encode()
+    )
+  if 'ByteFallback' not in kinds:
+    raise ValueError(
+      f'tokenizer with decoders {kinds}: expected ByteLevel or ByteFallback'
+    )
+
+  def sentencepiece(piece):
+    byte = re.fullmatch('<0x([0-9A-F]{2})>', piece)
+    return bytes.fromhex(byte[1]) if byte else piece.replace('▁', ' ').encode()
+
+  return sentencepiece
 
 
 def _byte_alphabet() -> dict[int, str]:

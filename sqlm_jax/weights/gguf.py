@@ -29,13 +29,9 @@ class GGUFTensors:
   """A GGUF file of a Llama-like model, its tensors read when asked for."""
 
   def __init__(self, path: pathlib.Path):
-    try:
-      reader = gguf.GGUFReader(path)
-      # The data of a truncated file is missed only when it is touched.
-      self._tensors = {hf_name(t.name): t for t in reader.tensors}
-    except (ValueError, KeyError, IndexError, OverflowError) as error:
-      raise ValueError(f'{path}: expected a whole GGUF file, {error}') from None
-    self._path = path
+    self.path = path
+    reader = _open(path)
+    self._tensors = {hf_name(t.name): t for t in reader.tensors}
     self._fields = {name: f.contents() for name, f in _sizes(reader)}
     self.config = self._read_config()
 
@@ -45,50 +41,80 @@ class GGUFTensors:
   def read(self, name: str) -> np.ndarray:
     """Dequantises a tensor to float32, in the Hugging Face layout."""
     tensor = self._tensors[name]
-    array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-    array = array.reshape(tensor.shape[::-1])
-    if re.search(r'self_attn\.[qk]_proj', name):
-      return _to_half_split(array, self.config.head_width)
+    try:
+      array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError:
+      raise ValueError(
+        f'{self.path}: tensor {tensor.name}: {tensor.tensor_type.name}, '
+        'expected a quantization that the gguf library dequantizes'
+      ) from None
+    is_rotated = re.fullmatch(r'.*\.self_attn\.[qk]_proj\.weight', name)
+    # A misshapen tensor is left alone, and is then reported by its shape.
+    if is_rotated and not array.shape[0] % self.config.head_width:
+      array = _to_half_split(array, self.config.head_width)
     return array
 
   def _read_config(self) -> model_config.ModelConfig:
-    architecture = self._field('general.architecture')
-    if architecture != 'llama':
+    self._expect('general.architecture', 'llama')
+    if 'rope_freqs.weight' in self._tensors:
       raise ValueError(
-        f'{self._path}: general.architecture={architecture!r}: expected llama'
+        f'{self.path}: tensor rope_freqs.weight: expected a model without '
+        'rope scaling'
       )
-    scaling = self._fields.get('llama.rope.scaling.type', 'none')
-    if scaling != 'none' or 'rope_freqs.weight' in self._tensors:
-      raise ValueError(
-        f'{self._path}: llama.rope.scaling.type={scaling!r}: expected a model '
-        'without rope scaling'
-      )
-    get = lambda name: self._field(f'llama.{name}')
+    self._expect('llama.rope.scaling.type', 'none', default='none')
+    # Without a type llama.cpp scales linearly by the factor.
+    self._expect('llama.rope.scaling.factor', 1.0, default=1.0)
+    get = self._number
     width, num_heads = get('embedding_length'), get('attention.head_count')
-    head_width = self._fields.get(
-      'llama.attention.key_length', width // num_heads
-    )
+    head_width = get('attention.key_length', width // num_heads)
+    self._expect('llama.rope.dimension_count', head_width, default=head_width)
     embedding = self._tensors.get('model.embed_tokens.weight')
     if embedding is None:
-      raise ValueError(f'{self._path}: tensor token_embd.weight: missing')
+      raise ValueError(f'{self.path}: tensor token_embd.weight: missing')
     return model_config.ModelConfig(
-      vocab_size=int(embedding.shape[1]),
+      vocab_size=int(embedding.shape[-1]),  # GGUF counts dimensions backwards
       num_layers=get('block_count'),
       width=width,
       mlp_width=get('feed_forward_length'),
       num_heads=num_heads,
-      num_kv_heads=self._fields.get('llama.attention.head_count_kv', num_heads),
+      num_kv_heads=get('attention.head_count_kv', num_heads),
       head_width=head_width,
-      rope_theta=self._fields.get('llama.rope.freq_base', 10_000.0),
+      rope_theta=get('rope.freq_base', 10_000.0),
       norm_epsilon=get('attention.layer_norm_rms_epsilon'),
       tied_embeddings='lm_head.weight' not in self._tensors,
       context_length=get('context_length'),
     )
 
-  def _field(self, name: str) -> Any:
-    if name not in self._fields:
-      raise ValueError(f'{self._path}: {name}: missing')
-    return self._fields[name]
+  def _expect(self, name: str, expected: Any, default: Any = None) -> None:
+    value = self._fields.get(name, default)
+    if value != expected:
+      raise ValueError(f'{self.path}: {name}={value!r}: expected {expected!r}')
+
+  def _number(self, name: str, default: float | None = None) -> Any:
+    value = self._fields.get(f'llama.{name}', default)
+    # Some models have one number a layer, which our decoder has not.
+    if not isinstance(value, int | float) or value <= 0:
+      raise ValueError(
+        f'{self.path}: llama.{name}={value!r}: expected a positive number'
+      )
+    return value
+
+
+def _open(path: pathlib.Path) -> gguf.GGUFReader:
+  with path.open('rb') as file:
+    start = file.read(4)
+  if start != b'GGUF':
+    raise ValueError(
+      f'{path}: expected a GGUF file or a Hugging Face directory, this is a '
+      f'file that begins with {start!r}'
+    )
+  try:
+    return gguf.GGUFReader(path)
+  except (ValueError, KeyError, IndexError, OverflowError) as error:
+    raise ValueError(
+      f'{path}: expected a whole GGUF file, this one is truncated or damaged '
+      f'({error})'
+    ) from None
 
 
 def hf_name(name: str) -> str:

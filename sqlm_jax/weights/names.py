@@ -1,6 +1,7 @@
 """Hugging Face tensor names and layouts of a decoder, as one table."""
 
-from collections.abc import Callable, Mapping
+import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,6 +11,8 @@ from sqlm_jax.models import config as model_config
 
 class Tensors(Protocol):
   """A model file: tensors by their Hugging Face names, read when asked for."""
+
+  path: pathlib.Path
 
   def names(self) -> set[str]: ...
 
@@ -104,16 +107,20 @@ def build_params(
   if config.tied_embeddings:
     harmless.add('lm_head.weight')
   for name in sorted(tensors.names() - expected - harmless):
-    raise ValueError(f'tensor {name}: unexpected in a model of {config}')
+    raise ValueError(
+      f'{tensors.path}: tensor {name}: unexpected, a model of {config} has '
+      'no such tensor'
+    )
   for name in sorted(expected - tensors.names()):
-    raise ValueError(f'tensor {name}: missing')
+    raise ValueError(f'{tensors.path}: tensor {name}: missing')
 
   def read(entry, layer=0):
     name = entry.name.format(layer)
     array = tensors.read(name)
     if array.shape != entry.stored:
       raise ValueError(
-        f'tensor {name}: shape {array.shape}, expected {entry.stored}'
+        f'{tensors.path}: tensor {name}: shape {array.shape}, expected '
+        f'{entry.stored}'
       )
     return entry.convert(array).astype(dtype)
 
@@ -123,7 +130,7 @@ def build_params(
       array = np.stack([read(entry, layer) for layer in layers])
     else:
       array = read(entry)
-    node: Mapping = params
+    node = params
     for key in entry.path[:-1]:
       node = node.setdefault(key, {})
     node[entry.path[-1]] = place('/'.join(entry.path), array)

@@ -15,17 +15,19 @@ class DirectoryTensors:
   """The safetensors of a directory, read when asked for."""
 
   def __init__(self, path: pathlib.Path):
-    self._path = path
+    self.path = path
     self.config = read_config(path / 'config.json')
-    files = sorted(path.glob('*.safetensors'))
-    if not files:
-      raise ValueError(f'{path}: expected *.safetensors files, found none')
     self._files = {}
-    for file in files:
+    for file in _files(path):
+      if not file.exists():
+        raise ValueError(f'{file}: missing')
       try:
         handle = safetensors.safe_open(file, framework='numpy')
       except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f'{file}: damaged, {error}') from None
+        raise ValueError(
+          f'{file}: expected whole safetensors, this file is truncated or '
+          f'damaged ({error})'
+        ) from None
       self._files |= dict.fromkeys(handle.keys(), handle)
 
   def names(self) -> set[str]:
@@ -35,6 +37,31 @@ class DirectoryTensors:
     return self._files[name].get_tensor(name)
 
 
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+  """The one file or the shards; what else lies there is not the model."""
+  whole, index = 'model.safetensors', 'model.safetensors.index.json'
+  if (path / whole).exists():
+    return [path / whole]
+  if not (path / index).exists():
+    raise ValueError(f'{path}: expected {whole} or {index}, found neither')
+  shards = _read_json(path / index).get('weight_map')
+  if not isinstance(shards, dict):
+    raise ValueError(f'{path / index}: expected a weight_map')
+  return sorted(path / name for name in set(shards.values()))
+
+
+def _read_json(path: pathlib.Path) -> dict:
+  try:
+    found = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise ValueError(f'{path}: missing') from None
+  except ValueError as error:
+    raise ValueError(f'{path}: expected JSON, {error}') from None
+  if not isinstance(found, dict):
+    raise ValueError(f'{path}: expected a JSON object')
+  return found
+
+
 def read_config(path: pathlib.Path) -> model_config.ModelConfig:
   """Reads sizes and choices from a config.json.
 
@@ -42,12 +69,7 @@ def read_config(path: pathlib.Path) -> model_config.ModelConfig:
     ValueError: for an architecture or a choice that the decoder does not
       have, by file, key and value.
   """
-  try:
-    c = json.loads(path.read_text())
-  except FileNotFoundError:
-    raise ValueError(f'{path}: missing') from None
-  except ValueError as error:
-    raise ValueError(f'{path}: expected JSON, {error}') from None
+  c = _read_json(path)
 
   def expect(key, value, allowed):
     if value not in allowed:
@@ -80,3 +102,5 @@ def read_config(path: pathlib.Path) -> model_config.ModelConfig:
     )
   except KeyError as error:
     raise ValueError(f'{path}: key {error} is missing') from None
+  except (TypeError, ValueError, ZeroDivisionError) as error:
+    raise ValueError(f'{path}: {error}') from None
