@@ -5,6 +5,7 @@ value and what is allowed. Meanings of keys stand in `configs/default.py`.
 """
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -225,13 +226,14 @@ def _convert(kind, value, key: str):
     raise ValueError(f'{key}={value!r}: expected {_describe(kind)}')
   if kind is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
-  if type(value) is not kind:
+  # Nothing infinite or NaN: it would reach every weight.
+  if type(value) is not kind or (kind is float and not math.isfinite(value)):
     raise ValueError(f'{key}={value!r}: expected {_describe(kind)}')
   return value
 
 
 def _describe(kind) -> str:
-  names = {int: 'a whole number', float: 'a number', str: 'text'}
+  names = {int: 'a whole number', float: 'a finite number', str: 'text'}
   names[bool] = 'True or False'
   if kind in names:
     return names[kind]
@@ -355,18 +357,13 @@ def _task_rules(c: Config, choice, regex):
 
 
 def _optimizer_rules(c: Config, at_least):
-  yield (
-    'optimizer.learning_rate',
-    0 <= c.optimizer.learning_rate < float('inf'),
-    'a finite number, at least 0',
-  )
   for name in ('b1', 'b2'):
     yield (
       f'optimizer.{name}',
       0 <= _lookup(c, f'optimizer.{name}') < 1,
       'a number from 0 to below 1',
     )
-  for name in ('warmup_steps', 'weight_decay', 'clip_norm'):
+  for name in ('learning_rate', 'warmup_steps', 'weight_decay', 'clip_norm'):
     yield at_least(f'optimizer.{name}', 0)
   yield at_least('optimizer.groups_per_microbatch', 1)
   proposer_groups = c.proposer.questions // c.proposer.group_size

@@ -29,23 +29,27 @@ def make_mesh(
 ) -> Mesh:
   """Builds the mesh; a size of -1 takes the devices that are left.
 
+  Sizes without a -1 may ask for fewer devices than there are.
+
   Args:
     shape: axis name to size, for each of `AXES`.
     devices: default, all of them.
 
   Raises:
-    ValueError: if the sizes do not multiply to the number of devices.
+    ValueError: if there are not enough devices, or -1 cannot be filled.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [shape[axis] for axis in AXES]
   fixed = math.prod(size for size in sizes if size != -1)
   if sizes.count(-1) == 1 and len(devices) % fixed == 0:
     sizes[sizes.index(-1)] = len(devices) // fixed
-  if -1 in sizes or math.prod(sizes) != len(devices):
+  count = math.prod(sizes)
+  if -1 in sizes or not 0 < count <= len(devices):
     raise ValueError(
-      f'mesh={dict(shape)!r}: expected sizes that multiply to '
-      f'{len(devices)} devices, with -1 for at most one'
+      f'mesh={dict(shape)!r}: expected sizes for {len(devices)} devices, '
+      'with -1 for at most one'
     )
+  devices = devices[:count]
   # jax.make_mesh defaults to explicit axes in recent versions.
   return jax.make_mesh(
     sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices

@@ -41,6 +41,7 @@ def majority(
       return nobody('singleton')
     if len(ranking) == 2 and ranking[1][1] == count:
       return nobody('tie')
-  if count < min_agreement * size:
+  # Divided, not multiplied: 0.56 * 25 is more than 14 in floats.
+  if count / size < min_agreement:
     return nobody('disagreement')
   return types.Vote(winner, count, size)

@@ -30,7 +30,8 @@ class Tokenizer(NamedTuple):
   Attributes:
     encode: `(text, allow_special=False) -> ids`. Nothing is put in front.
       Only with `allow_special` does the text of a special token, as a chat
-      template writes it, become that token.
+      template writes it, become that token. Bytes that no token stands for
+      are dropped, as transformers does.
     decode: `(ids, skip_special=True) -> text`.
     token_bytes: what each token adds to the text, b'' for special ones.
     special_strings: texts of special tokens.
@@ -49,6 +50,10 @@ class Tokenizer(NamedTuple):
   def vocab_size(self) -> int:
     return len(self.token_bytes)
 
+  def __repr__(self) -> str:
+    # All tables would fill a hundred screens of an error message.
+    return f'Tokenizer(vocab_size={self.vocab_size})'
+
 
 def load_tokenizer(path: pathlib.Path) -> Tokenizer:
   """The tokenizer of a GGUF file or of a Hugging Face directory."""
@@ -61,6 +66,7 @@ def byte_tokenizer() -> Tokenizer:
   text = '<|endoftext|>'
 
   def encode(prompt, allow_special=False):
+    prompt = _without_surrogates(prompt)
     if not allow_special:
       return list(prompt.encode())
     parts = prompt.split(text)
@@ -115,30 +121,49 @@ def from_gguf(path: pathlib.Path) -> Tokenizer:
     if name not in fields:
       raise ValueError(f'{path}: {name}: missing')
   tokens = get('tokenizer.ggml.tokens')
-  backend = tokenizers.Tokenizer(
-    models.BPE(
-      vocab={token: i for i, token in enumerate(tokens)},
-      merges=[tuple(m.split(' ')) for m in get('tokenizer.ggml.merges')],
+  vocabulary = {token: i for i, token in enumerate(tokens)}
+  if len(vocabulary) < len(tokens):
+    repeated = next(t for i, t in enumerate(tokens) if vocabulary[t] != i)
+    raise ValueError(
+      f'{path}: tokenizer.ggml.tokens: {repeated!r} stands there twice'
     )
-  )
+  merges = [tuple(merge.split(' ')) for merge in get('tokenizer.ggml.merges')]
+  for merge in merges:
+    if len(merge) != 2 or not {*merge, ''.join(merge)} <= vocabulary.keys():
+      raise ValueError(
+        f'{path}: tokenizer.ggml.merges: {" ".join(merge)!r}: expected two '
+        'tokens, and a third that they make'
+      )
+  types = get('tokenizer.ggml.token_type', [None] * len(tokens))
+  if len(types) != len(tokens):
+    raise ValueError(
+      f'{path}: tokenizer.ggml.token_type: {len(types)} types for '
+      f'{len(tokens)} tokens'
+    )
+  named = {}
+  for name in ('bos', 'eos'):
+    key = f'tokenizer.ggml.{name}_token_id'
+    i = get(key)
+    if i is not None and i >= len(tokens):
+      raise ValueError(f'{path}: {key}={i}: expected less than {len(tokens)}')
+    if i is not None:
+      named[f'{name}_token'] = tokens[i]
+  backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
   backend.pre_tokenizer = _PRE_TOKENIZERS[split]()
   backend.decoder = decoders.ByteLevel()
-  added = [
-    tokenizers.AddedToken(token, normalized=False, special=kind == _CONTROL)
-    for token, kind in zip(
-      tokens, get('tokenizer.ggml.token_type', ()), strict=False
-    )
-    if kind in (_CONTROL, _USER_DEFINED)
-  ]
-  backend.add_tokens(added)
-  names = ('bos', 'eos')
-  ids = {name: get(f'tokenizer.ggml.{name}_token_id') for name in names}
+  backend.add_tokens(
+    [
+      tokenizers.AddedToken(token, normalized=False, special=type_ == _CONTROL)
+      for token, type_ in zip(tokens, types, strict=True)
+      if type_ in (_CONTROL, _USER_DEFINED)
+    ]
+  )
   return _wrap(
     transformers.PreTrainedTokenizerFast(
       tokenizer_object=backend,
       chat_template=get('tokenizer.chat_template'),
       clean_up_tokenization_spaces=False,
-      **{f'{n}_token': tokens[i] for n, i in ids.items() if i is not None},
+      **named,
     )
   )
 
@@ -153,8 +178,8 @@ def from_directory(path: pathlib.Path) -> Tokenizer:
     fast = transformers.AutoTokenizer.from_pretrained(
       path, local_files_only=True, trust_remote_code=False
     )
-  except (OSError, ValueError) as error:
-    raise ValueError(f'{path}: expected a tokenizer, {error}') from None
+  except Exception as error:  # a damaged file raises anything
+    raise ValueError(f'{path}: expected a tokenizer, {error!r}') from None
   if not fast.is_fast:
     raise ValueError(f'{path}: expected a fast tokenizer (tokenizer.json)')
   try:
@@ -191,6 +216,7 @@ def _wrap(fast: transformers.PreTrainedTokenizerFast) -> Tokenizer:
 
   def encode(text, allow_special=False):
     chosen = backend if allow_special else unsplit
+    text = _without_surrogates(text)
     return chosen.encode(text, add_special_tokens=False).ids
 
   def decode(ids, skip_special=True):
@@ -209,6 +235,14 @@ def _wrap(fast: transformers.PreTrainedTokenizerFast) -> Tokenizer:
     stop_ids=tuple(sorted(stops)),
     chat=functools.partial(_chat, fast) if fast.chat_template else _no_template,
   )
+
+
+def _without_surrogates(text: str) -> str:
+  """Python's stand-ins for bytes that are not UTF-8 become \ufffd.
+
+  They come from a pipe or a file name; no encoder takes them.
+  """
+  return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
 
 def _token_bytes(fast, special: Mapping[int, str]) -> tuple[bytes, ...]:

@@ -2,6 +2,7 @@
 
 import copy
 
+import gguf as gguf_format
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from sqlm_jax.engine import sampler
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import batches
 from sqlm_jax.text import tokenizer
-from sqlm_jax.weights import loader
+from sqlm_jax.weights import gguf, loader
 
 torch = pytest.importorskip('torch')
 pytest.importorskip('accelerate')  # transformers wants it to read GGUF
@@ -50,6 +51,41 @@ def ours(smollm2_path):
   return policy_lib.make_policy(checkpoint.config), jax.device_put(params)
 
 
+def test_tensors(smollm2_path, theirs):
+  """Names, layouts and the order of rotary pairs, bit for bit.
+
+  Both dequantise by the gguf library; `test_four_bits` does not.
+  """
+  tensors = gguf.GGUFTensors(smollm2_path)
+  expected = theirs.state_dict()
+  assert {array.dtype for array in expected.values()} == {torch.float32}
+  del expected['lm_head.weight']  # the embedding's
+  assert tensors.names() == set(expected)
+  for name, array in expected.items():
+    np.testing.assert_array_equal(tensors.read(name), array.numpy(), name)
+
+
+def test_four_bits(smollm2_path):
+  """Q4_1 as ggml's quants define it, worked out from the bytes.
+
+  A block is 32 numbers: a float16 step d, a float16 minimum m and 16 bytes.
+  Numbers 0 to 15 are d * (low nibble) + m, 16 to 31 those of the high ones.
+  """
+  reader = gguf_format.GGUFReader(smollm2_path)
+  stored = next(t for t in reader.tensors if t.name == 'blk.7.ffn_down.weight')
+  assert stored.tensor_type == gguf_format.GGMLQuantizationType.Q4_1
+  blocks = np.frombuffer(
+    stored.data.tobytes(), [('d', '<f2'), ('m', '<f2'), ('q', 'u1', 16)]
+  )
+  nibbles = np.concatenate([blocks['q'] & 15, blocks['q'] >> 4], axis=1)
+  step, least = (blocks[name].astype(np.float32)[:, None] for name in 'dm')
+  expected = (step * nibbles.astype(np.float32) + least).reshape(576, 1536)
+  found = gguf.GGUFTensors(smollm2_path).read(
+    'model.layers.7.mlp.down_proj.weight'
+  )
+  np.testing.assert_array_equal(found, expected)
+
+
 def test_logits(ours, theirs, tokens):
   policy, params = ours
   ids = [tokens.encode(prompt) for prompt in PROMPTS]
@@ -82,17 +118,22 @@ def test_greedy_continuations_of_a_batch(ours, theirs, tokens):
   rollout = sampler.make_sampler(policy, mesh)(
     params, batches.pack_prompts(ids), keys, settings, slots=64
   )
-  for row, text in enumerate(ids):
-    expected = theirs.generate(
-      torch.tensor([text]),
-      attention_mask=torch.ones(1, len(text)),
-      do_sample=False,
-      max_new_tokens=64,
-      min_new_tokens=64,
-      eos_token_id=-1,
-      pad_token_id=0,
-    )[0, len(text) :]
-    assert rollout.tokens[row, 0].tolist() == expected.tolist()
+  # All at once, padded on the left, which is faster.
+  width = max(map(len, ids))
+  padded = torch.tensor([[0] * (width - len(text)) + text for text in ids])
+  live = torch.tensor(
+    [[0] * (width - len(text)) + [1] * len(text) for text in ids]
+  )
+  expected = theirs.generate(
+    padded,
+    attention_mask=live,
+    do_sample=False,
+    max_new_tokens=64,
+    min_new_tokens=64,
+    eos_token_id=-1,
+    pad_token_id=0,
+  )[:, width:]
+  assert rollout.tokens[:, 0].tolist() == expected.tolist()
 
 
 ODD_TEXTS = [

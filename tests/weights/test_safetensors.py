@@ -27,6 +27,7 @@ VARIANTS = {
   'tied': {},
   'untied': {'tie_word_embeddings': False},
   'odd heads': {
+    'hidden_size': 36,
     'num_attention_heads': 6,
     'num_key_value_heads': 3,
     'head_dim': 10,
@@ -91,8 +92,12 @@ def test_bfloat16_is_read_exactly(tmp_path):
     )
   params = loader.open_checkpoint(tmp_path).params(dtype=jnp.bfloat16)
   assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('bfloat16')}
+  # Read by transformers, too: `float()` would leave its frequencies rounded.
+  wide = transformers.LlamaForCausalLM.from_pretrained(
+    tmp_path, dtype=torch.float32
+  )
   np.testing.assert_allclose(
-    our_logits(tmp_path), their_logits(model.float()), atol=1e-4, rtol=0
+    our_logits(tmp_path), their_logits(wide), atol=1e-4, rtol=0
   )
 
 

@@ -1,0 +1,148 @@
+"""Majority votes: ours, and that of the paper's code."""
+
+import collections
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from sqlm_jax.game import rewards, vote
+
+ANSWERS = st.lists(st.sampled_from([None, 1, 2, 3, 4]), max_size=9)
+
+
+# The four rows of the paper's code, N = 4: solver rewards, proposer reward.
+@pytest.mark.parametrize(
+  'answers, solver, proposer',
+  [
+    ([5, 5, None, None], (1, 1, 0, 0), 1),
+    ([None, None, 5, 5], (0, 0, 0, 0), 0),
+    ([1, 1, 2, 2], (1, 1, 0, 0), 1),
+    ([2, 1, 1, 2], (1, 0, 0, 1), 1),  # 2 was seen first
+    ([None, None, None, None], (0, 0, 0, 0), 0),
+    ([1, 2, 3, 4], (1, 0, 0, 0), 0),
+    ([None, 1, 2, 3], (0, 0, 0, 0), 0),  # the first of the tie is "none"
+    ([1, None, 2, 3], (1, 0, 0, 0), 0),
+    ([None, None, None, 5], (0, 0, 0, 0), 0),
+    ([None, 5, 5, None], (0, 0, 0, 0), 0),
+    ([None, 5, 5, 5], (0, 1, 1, 1), 1),
+    ([5, 5, 5, 5], (1, 1, 1, 1), 0),
+    ([], (), 0),
+  ],
+)
+def test_first_is_the_vote_of_the_papers_code(answers, solver, proposer):
+  result = vote.majority(answers, ties='first')
+  assert rewards.majority(answers, result) == solver
+  assert rewards.proposer(result) == proposer
+
+
+@pytest.mark.parametrize(
+  'answers, winner, count, why_not',
+  [
+    ([5, 5, None, None], 5, 2, ''),
+    ([None, None, 5, 5], 5, 2, ''),  # blanks do not stand for election
+    ([None, None, None, 5, 5], 5, 2, ''),
+    ([1, 1, 2, 2], None, 0, 'tie'),
+    ([1, 1, 2, 2, 3], None, 0, 'tie'),
+    ([1, 1, 2, 2, 2], 2, 3, ''),
+    ([1, 1, 2, 3], 1, 2, ''),
+    ([1, 2, 3, 4], None, 0, 'singleton'),
+    ([1, None, None, None], None, 0, 'singleton'),
+    ([1], None, 0, 'singleton'),
+    ([None, None, None, None], None, 0, 'blank'),
+    ([], None, 0, 'blank'),
+    ([5, 5, 5, 5], 5, 4, ''),
+    # 0 and the empty text are answers, not blanks.
+    ([0, 0, 1, None], 0, 2, ''),
+    (['', '', 'a', None], '', 2, ''),
+  ],
+)
+def test_nobody(answers, winner, count, why_not):
+  result = vote.majority(answers)
+  assert result.answer == winner
+  assert result.count == count
+  assert result.size == len(answers)
+  assert result.why_not == why_not
+
+
+@pytest.mark.parametrize('ties', vote.TIES)
+@pytest.mark.parametrize(
+  'answers, min_agreement, wins',
+  [
+    ([5, 5, 5, 1], 0.75, True),  # exactly
+    ([5, 5, 5, 1], 0.76, False),
+    ([5, 5, 1, None], 0.5, True),  # blanks count into the size
+    ([5, 5, 1, None], 0.51, False),
+    ([5, 5, 5, 5], 1.0, True),
+    ([5, 5, 5, 1], 1.0, False),
+    ([5] * 14 + [1] * 11, 0.56, True),  # 0.56 * 25 > 14 in floats
+    ([5] * 14 + [1] * 11, 0.57, False),
+  ],
+)
+def test_min_agreement(ties, answers, min_agreement, wins):
+  result = vote.majority(answers, ties=ties, min_agreement=min_agreement)
+  if wins:
+    assert result.answer == 5
+    assert result.count == answers.count(5)
+  else:
+    assert result.answer is None
+    assert result.count == 0
+    assert result.why_not == 'disagreement'
+
+
+def test_min_agreement_is_met_exactly_by_every_share():
+  """A share of a group, written as the nearest float, is enough."""
+  for size in range(2, 65):
+    for count in range(2, size + 1):
+      answers = [0] * count + [*range(1, size - count + 1)]
+      result = vote.majority(answers, min_agreement=count / size)
+      assert result.answer == 0, (count, size)
+
+
+@hypothesis.given(ANSWERS)
+def test_the_winner_is_the_one_that_most_gave(answers):
+  result = vote.majority(answers)
+  counts = collections.Counter(a for a in answers if a is not None)
+  best = [a for a, n in counts.items() if n == max(counts.values())]
+  if len(best) == 1 and counts[best[0]] > 1:
+    assert (result.answer, result.count) == (best[0], counts[best[0]])
+    assert not result.why_not
+  else:
+    assert (result.answer, result.count) == (None, 0)
+    assert result.why_not
+
+
+@hypothesis.given(
+  ANSWERS.flatmap(lambda a: st.tuples(st.just(a), st.permutations(a))),
+  st.floats(0, 1),
+)
+def test_order_does_not_matter(pair, min_agreement):
+  one, other = (
+    vote.majority(answers, min_agreement=min_agreement) for answers in pair
+  )
+  assert one == other
+
+
+@hypothesis.given(ANSWERS)
+def test_first_equals_a_maximum_over_what_was_seen(answers):
+  """`max` returns the first of equals: the paper's code, said another way."""
+  result = vote.majority(answers, ties='first')
+  winner = max(answers, key=answers.count, default=None)
+  assert result.answer == winner
+  assert result.count == (0 if winner is None else answers.count(winner))
+  assert result.size == len(answers)
+
+
+@hypothesis.given(
+  st.lists(
+    st.none() | st.text(max_size=2) | st.fractions() | st.integers(), max_size=6
+  ),
+  st.sampled_from(vote.TIES),
+  st.floats(0, 1),
+)
+def test_no_answers_crash_it(answers, ties, min_agreement):
+  result = vote.majority(answers, ties=ties, min_agreement=min_agreement)
+  assert (result.answer is None) == bool(result.why_not)
+  assert result.count == (
+    0 if result.answer is None else answers.count(result.answer)
+  )

@@ -1,0 +1,136 @@
+"""Log-probabilities of chosen tokens, whole and in chunks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sqlm_jax.ops import logprobs
+
+ROWS, WIDTH, VOCABULARY = 10, 6, 37
+CHUNKS = [1, 3, 4, 5, 10, 64]  # 3, 4 and 64 do not divide the rows
+
+
+@functools.cache
+def data():
+  keys = jax.random.split(jax.random.key(0), 4)
+  return (
+    jax.random.normal(keys[0], (WIDTH, VOCABULARY)) * 2,
+    jax.random.normal(keys[1], (ROWS, WIDTH)),
+    jax.random.randint(keys[2], (ROWS,), 0, VOCABULARY),
+    jax.random.normal(keys[3], (ROWS,)),
+  )
+
+
+def reference(weights, hidden, tokens):
+  """By jax.nn.log_softmax, and the definition of the entropy."""
+  logps = jax.nn.log_softmax(hidden @ weights)
+  entropy = -jnp.sum(jnp.exp(logps) * logps, axis=-1)
+  return logps[jnp.arange(tokens.size), tokens], entropy
+
+
+def chunked(weights, hidden, tokens, chunk):
+  return logprobs.chosen_in_chunks(
+    lambda x: x @ weights, hidden, tokens, chunk=chunk
+  )
+
+
+def loss(function, weights, hidden, tokens, factors, *args):
+  return jnp.sum(factors * function(weights, hidden, tokens, *args)[0])
+
+
+def test_chosen_by_hand():
+  # Odds 1 : 3 and 1 : 1; entropies 2 log 2 - 3/4 log 3 and log 2.
+  logits = jnp.log(jnp.array([[1.0, 3.0], [5.0, 5.0]]))
+  logps, entropy = logprobs.chosen(logits, jnp.array([1, 0]))
+  np.testing.assert_allclose(np.exp(logps), [0.75, 0.5], rtol=1e-6)
+  log2, log3 = np.log(2), np.log(3)
+  np.testing.assert_allclose(entropy, [2 * log2 - 0.75 * log3, log2], rtol=1e-6)
+
+
+@pytest.mark.parametrize('shift', [0.0, 1e4, -1e4])
+def test_chosen_does_not_overflow(shift):
+  # Differences of 50 are exact beside 1e4: -log(1 + e^-50) is 0 in float32.
+  logits = jnp.array([[0.0, -50.0]]) + shift
+  logps, entropy = logprobs.chosen(logits, jnp.array([1]))
+  np.testing.assert_array_equal(logps, [-50.0])
+  np.testing.assert_allclose(entropy, [0.0], atol=1e-6)
+
+
+def test_chosen_equals_log_softmax():
+  weights, hidden, tokens, _ = data()
+  got = logprobs.chosen(hidden @ weights, tokens)
+  expected = reference(weights, hidden, tokens)
+  # float32, sums of 37 terms.
+  np.testing.assert_allclose(got[0], expected[0], rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(got[1], expected[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('chunk', CHUNKS)
+def test_chunks_equal_log_softmax(chunk):
+  weights, hidden, tokens, factors = data()
+  got = chunked(weights, hidden, tokens, chunk)
+  for one, other in zip(got, reference(weights, hidden, tokens), strict=True):
+    assert one.shape == (ROWS,)
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+  # Gradients of the unembedding and of the hidden states.
+  grad = jax.grad(loss, argnums=(1, 2))
+  got = grad(chunked, weights, hidden, tokens, factors, chunk)
+  expected = grad(reference, weights, hidden, tokens, factors)
+  for one, other in zip(got, expected, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_no_gradient_flows_through_the_entropy():
+  weights, hidden, tokens, _ = data()
+  grad = jax.grad(lambda h: jnp.sum(chunked(weights, h, tokens, 4)[1]))(hidden)
+  np.testing.assert_array_equal(grad, 0)
+
+
+def shapes_of(jaxpr):
+  """Shapes of all that a computation makes, inner computations included."""
+  for equation in jaxpr.eqns:
+    for out in equation.outvars:
+      yield tuple(out.aval.shape)
+    for inner in jax.core.jaxprs_in_params(equation.params):
+      yield from shapes_of(inner)
+
+
+def rows_of_logits(function, *args):
+  """The most rows of [..., V] that exist in a computation at once."""
+  return max(
+    (
+      int(np.prod(shape[:-1]))
+      for shape in shapes_of(jax.make_jaxpr(function)(*args).jaxpr)
+      if shape and shape[-1] == VOCABULARY
+    ),
+    default=0,
+  )
+
+
+@pytest.mark.parametrize('chunk', [2, 3])
+def test_never_more_rows_of_logits_than_a_chunk(chunk):
+  hidden, tokens, factors = data()[1:]
+  # The unembedding itself is no logit: tied, [V, D], it has another shape.
+  table = data()[0].T
+
+  def value(table, hidden):
+    got = logprobs.chosen_in_chunks(
+      lambda x: x @ table.T, hidden, tokens, chunk=chunk
+    )[0]
+    return jnp.sum(got * factors)
+
+  def whole(table, hidden):
+    return jnp.sum(reference(table.T, hidden, tokens)[0] * factors)
+
+  grad = lambda f: jax.grad(f, argnums=(0, 1))
+  # table.T has shape [D, V], the gradient of it, too: 6 rows at most.
+  table = table[:, :1]
+  hidden = hidden[:, :1]
+  assert rows_of_logits(value, table, hidden) == chunk
+  assert rows_of_logits(grad(value), table, hidden) == chunk
+  # The measure sees what it is meant to see.
+  assert rows_of_logits(whole, table, hidden) == ROWS
+  assert rows_of_logits(grad(whole), table, hidden) == ROWS

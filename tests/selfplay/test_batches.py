@@ -1,0 +1,255 @@
+"""Prompts into rows, scores into batches: all by hand."""
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from sqlm_jax.engine import groups
+from sqlm_jax.selfplay import batches
+
+
+@pytest.mark.parametrize(
+  'length, expected',
+  [
+    (0, 8),
+    (1, 8),
+    (8, 8),
+    (9, 12),
+    (12, 12),
+    (13, 16),
+    (17, 24),
+    (25, 32),
+    (33, 48),
+    (49, 64),
+    (1000, 1024),
+    (1025, 1536),
+  ],
+)
+def test_bucket(length, expected):
+  assert batches.bucket(length) == expected
+
+
+def test_from_8_on_a_bucket_is_at_most_a_third_padding():
+  # 2n + 1 in a bucket of 3n is the worst: 9 of 12, 17 of 24, ...
+  for length in range(8, 2000):
+    size = batches.bucket(length)
+    assert length <= size
+    assert size - length < size / 3
+
+
+COMMON = list(range(1, 11))  # 10 tokens, over the 8 that are worth a pass
+
+
+def unpacked(packed: groups.Prompts) -> list[list[int]]:
+  """Each row's prompt, put together again."""
+  prefix = packed.prefix_tokens[0, : packed.prefix_lengths[0]].tolist()
+  return [
+    prefix + row[:length].tolist()
+    for row, length in zip(packed.tokens, packed.lengths, strict=True)
+  ]
+
+
+@pytest.mark.parametrize(
+  'prompts, common, lengths',
+  [
+    # Common up to the first difference.
+    ([[*COMMON, 20], [*COMMON, 21, 22]], 10, [1, 2]),
+    # Seven in common: too few for a pass of their own.
+    ([[*COMMON[:7], 20], [*COMMON[:7], 21, 22]], 0, [8, 9]),
+    # Eight in common.
+    ([[*COMMON[:8], 20], [*COMMON[:8], 21, 22]], 8, [1, 2]),
+    # Nothing in common.
+    ([[1, *COMMON], [2, *COMMON]], 0, [11, 11]),
+    # All equal: the last token stays in the row, it predicts the response.
+    ([COMMON, COMMON, COMMON], 9, [1, 1, 1]),
+    # One prompt shares all but its last token with itself.
+    ([[*COMMON, 20]], 10, [1]),
+    # One is the beginning of the other.
+    ([COMMON, [*COMMON, 20]], 9, [1, 2]),
+    # A prompt of one token.
+    ([[5], [*COMMON]], 0, [1, 10]),
+  ],
+)
+def test_pack_prompts(prompts, common, lengths):
+  packed = batches.pack_prompts(prompts)
+  assert packed.prefix_lengths.tolist() == [common]
+  width = batches.bucket(common) if common else 0
+  assert packed.prefix_tokens.shape == (1, width)
+  assert packed.lengths.tolist() == lengths
+  assert packed.tokens.shape == (
+    len(prompts),
+    batches.bucket(max(lengths)),
+  )
+  assert unpacked(packed) == prompts
+
+
+def test_rows_that_only_fill_the_shape_have_one_token():
+  packed = batches.pack_prompts([[*COMMON, 20], [*COMMON, 21]], num_rows=5)
+  assert packed.lengths.tolist() == [1] * 5
+  assert packed.tokens.shape == (5, 8)
+  assert packed.tokens[2:].tolist() == [[0] * 8] * 3
+  assert packed.prefix_lengths.tolist() == [10]  # they do not shorten it
+
+
+PROMPTS = st.lists(st.integers(1, 3), min_size=1, max_size=30)
+
+
+@hypothesis.given(
+  st.lists(PROMPTS, min_size=1, max_size=5),
+  st.lists(st.integers(1, 3), max_size=20),
+  st.integers(0, 3),
+)
+def test_packed_prompts_are_the_prompts(rests, common, extra):
+  prompts = [common + rest for rest in rests]
+  packed = batches.pack_prompts(prompts, len(prompts) + extra)
+  assert unpacked(packed)[: len(prompts)] == prompts
+  assert len(packed.tokens) == len(prompts) + extra
+  assert (packed.lengths >= 1).all()
+
+
+# Four groups of two: learnt from, neutral, learnt from, not counted.
+LENGTHS = [[1, 3], [2, 2], [4, 4], [5, 5]]
+REWARDS = [[1, 0], [1, 1], [0, 1], [1, 0]]
+COUNTED = [[True, True], [True, True], [True, True], [False, False]]
+TOTAL = 1 + 3 + 2 + 2 + 4 + 4  # tokens that count
+
+
+def make_batches(rewards=REWARDS, counted=COUNTED, **changes):
+  shape = (4, 2, 5)
+  rollout = groups.Rollout(
+    tokens=np.arange(40, dtype=np.int32).reshape(shape),
+    logprobs=-np.arange(40, dtype=np.float32).reshape(shape),
+    sampling_logprobs=np.zeros(shape, np.float32),
+    lengths=np.array(LENGTHS, np.int32),
+    finished=np.ones((4, 2), bool),
+  )
+  settings = {
+    'updates': 1,
+    'groups_per_microbatch': 1,
+    'normalize': False,
+    'average': 'token',
+    'keep_neutral': False,
+  }
+  return batches.make_batches(
+    batches.pack_prompts([[10], [11, 11], [12], [13]]),
+    rollout,
+    batches.Scores(np.array(rewards, np.float32), np.array(counted)),
+    **settings | changes,
+  )
+
+
+def test_useful_groups_come_first_and_keep_their_rows():
+  (batch,) = make_batches()
+  assert batch.num_groups == 2
+  assert batch.prompts.tokens[:2, 0].tolist() == [10, 12]
+  assert batch.lengths[:2].tolist() == [[1, 3], [4, 4]]
+  assert batch.tokens[:2, :, 0].tolist() == [[0, 5], [20, 25]]
+  assert batch.old_logprobs[1, 1].tolist() == [-25, -26, -27, -28, -29]
+
+
+def test_advantages_are_rewards_less_the_groups_mean():
+  (batch,) = make_batches()
+  half = [[0.5, -0.5], [-0.5, 0.5]]
+  assert batch.advantages.tolist() == [*half, [0, 0], [0, 0]]
+
+
+def test_normalized_advantages():
+  # Rewards 1, 0: mean 1/2, unbiased variance 1/2, so +-1/2 / sqrt(1/2).
+  (batch,) = make_batches(normalize=True)
+  expected = np.sqrt(0.5)
+  np.testing.assert_allclose(
+    batch.advantages[0], [expected, -expected], rtol=1e-5
+  )
+
+
+def test_token_average_weighs_tokens_alike_and_counts_neutral_groups():
+  (batch,) = make_batches()
+  np.testing.assert_allclose(batch.weights[:2], 1 / TOTAL, rtol=1e-6)
+  assert not batch.weights[2:].any()
+
+
+def test_sequence_average_weighs_responses_alike():
+  # Six responses count, and a response's tokens share its sixth.
+  (batch,) = make_batches(average='sequence')
+  expected = [[1 / 6 / 1, 1 / 6 / 3], [1 / 6 / 4, 1 / 6 / 4]]
+  np.testing.assert_allclose(batch.weights[:2], expected, rtol=1e-6)
+  assert not batch.weights[2:].any()
+
+
+@pytest.mark.parametrize('average', ['token', 'sequence'])
+def test_all_weights_add_up_to_one_if_all_are_kept(average):
+  (batch,) = make_batches(keep_neutral=True, average=average)
+  assert batch.num_groups == 3
+  total = float((batch.weights * batch.lengths).sum())
+  assert total == pytest.approx(1, rel=1e-6)
+  assert batch.advantages[1].tolist() == [0, 0]  # neutral, for the KL alone
+
+
+def test_updates_split_the_groups_in_order():
+  first, second = make_batches(updates=2)
+  assert first.num_groups == second.num_groups == 1
+  assert first.prompts.tokens[0, 0] == 10
+  assert second.prompts.tokens[0, 0] == 12
+  # Each update has an average of its own: 1 + 3 + 2 + 2 and 4 + 4 tokens.
+  np.testing.assert_allclose(first.weights[0], 1 / 8, rtol=1e-6)
+  np.testing.assert_allclose(second.weights[0], 1 / 8, rtol=1e-6)
+
+
+def test_an_update_without_anything_to_learn_is_left_out():
+  # The last of four splits is not counted, the second is neutral.
+  found = make_batches(updates=4)
+  assert [batch.prompts.tokens[0, 0] for batch in found] == [10, 12]
+
+
+def test_a_response_that_is_not_counted_has_no_weight():
+  # A group with one counted response has nobody to compare with.
+  counted = [[True, False], *COUNTED[1:]]
+  (batch,) = make_batches(counted=counted, keep_neutral=True)
+  assert batch.weights[0, 1] == 0
+  assert batch.weights[0, 0] == pytest.approx(1 / (TOTAL - 3), rel=1e-6)
+  assert batch.advantages[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+  'rewards, counted, keep_neutral',
+  [
+    ([[1, 1]] * 4, [[True, True]] * 4, False),  # all agree
+    ([[0, 0]] * 4, [[True, True]] * 4, False),  # nobody does
+    (REWARDS, [[False, False]] * 4, False),
+    (REWARDS, [[False, False]] * 4, True),
+  ],
+)
+def test_nothing_to_learn(rewards, counted, keep_neutral):
+  with np.errstate(all='raise'):
+    found = make_batches(rewards, counted, keep_neutral=keep_neutral)
+  assert found == []
+
+
+def test_batches_are_padded_to_whole_microbatches():
+  (batch,) = make_batches(groups_per_microbatch=3)
+  assert batch.lengths.shape == (6, 2)
+  assert batch.num_groups == 2
+  assert not batch.weights[2:].any()
+  assert not batch.advantages[2:].any()
+
+
+@pytest.mark.parametrize('average', ['token', 'sequence'])
+def test_an_empty_response_is_survived(average):
+  lengths = [[0, 3], *LENGTHS[1:]]
+  rollout = groups.Rollout(
+    *(np.zeros((4, 2, 5), np.float32) for _ in range(3)),
+    lengths=np.array(lengths, np.int32),
+    finished=np.ones((4, 2), bool),
+  )
+  (batch,) = batches.make_batches(
+    batches.pack_prompts([[10], [11], [12], [13]]),
+    rollout,
+    batches.Scores(np.array(REWARDS, np.float32), np.array(COUNTED)),
+    updates=1,
+    groups_per_microbatch=1,
+    normalize=True,
+    average=average,
+    keep_neutral=False,
+  )
+  assert np.isfinite(batch.weights).all()

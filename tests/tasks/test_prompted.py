@@ -1,0 +1,132 @@
+"""A task out of templates and patterns: what it asks and what it reads."""
+
+import fractions
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from sqlm_jax.game import types
+from sqlm_jax.tasks import prompted
+
+
+def make_task(**changes):
+  settings = {
+    'name': 'sums',
+    'topics': ('a', 'b', 'c'),
+    'proposer_prompt': 'Ask about {topic}: ',
+    'proposer_stop': ('\n', 'END'),
+    'question_pattern': r'^\d \+ \d$',
+    'solver_prompt': '{question} = ',
+    'solver_stop': ('\n',),
+    'answer_pattern': '',
+    'answer_kind': 'number',
+    'checker': 'arithmetic',
+    'evaluation': (('1 + 1', '2'), ('1 + 1', '2.0')),
+    'num_topics': 2,
+    'forbidden': ('<|end|>',),
+  }
+  return prompted.make_task(**settings | changes)
+
+
+def test_topics_take_turns_from_step_to_step():
+  topics = make_task().topics
+  found = [topics(step) for step in range(4)]
+  assert found == [('a', 'b'), ('c', 'a'), ('b', 'c'), ('a', 'b')]
+
+
+def test_more_groups_than_topics_use_a_topic_twice():
+  assert make_task(num_topics=4).topics(1) == ('b', 'c', 'a', 'b')
+
+
+@pytest.mark.parametrize(
+  'response, expected',
+  [
+    ('3 + 4', types.Problem('3 + 4')),
+    ('  3 + 4 \nQuestion: 1 + 1', types.Problem('3 + 4')),
+    ('3 + 4END', types.Problem('3 + 4')),
+    ('3 + 4END\n', types.Problem('3 + 4')),  # the first stop string counts
+    ('', types.Problem('', ok=False, why_not='format')),
+    ('\n3 + 4', types.Problem('', ok=False, why_not='format')),
+    (' \t', types.Problem('', ok=False, why_not='format')),
+    ('3 + 44', types.Problem('3 + 44', ok=False, why_not='format')),
+    ('What is 3 + 4?', types.Problem('What is 3 + 4?', False, 'format')),
+  ],
+)
+def test_read_question(response, expected):
+  assert make_task().read_question(response) == expected
+
+
+def test_without_a_pattern_any_text_but_none_is_a_question():
+  task = make_task(question_pattern='', proposer_stop=())
+  assert task.read_question(' why?\nso ') == types.Problem('why?\nso')
+  assert not task.read_question(' \n').ok
+
+
+def test_a_group_of_the_pattern_is_the_question():
+  task = make_task(question_pattern=r'<q>(.*?)</q>', proposer_stop=())
+  assert task.read_question('so <q> 1 + 1 </q>.') == types.Problem('1 + 1')
+  assert task.read_question('<q></q>').why_not == 'format'
+
+
+def test_a_question_with_a_special_token_never_reaches_the_solver():
+  task = make_task(question_pattern='')
+  assert task.read_question('a<|end|>b') == types.Problem(
+    'a<|end|>b', ok=False, why_not='special_token'
+  )
+
+
+@pytest.mark.parametrize(
+  'response, expected',
+  [
+    ('7', 7),
+    (' 07.0\nmore', 7),
+    ('7\n8', 7),  # what follows a stop string is not read
+    ('seven', None),
+    ('', None),
+    ('\n7', None),
+    ('3 + 4', None),  # not one number
+  ],
+)
+def test_read_answer(response, expected):
+  assert make_task().read_answer(response) == expected
+
+
+def test_the_last_match_of_the_pattern_is_the_answer():
+  task = make_task(answer_pattern=r'<answer>(.*?)</answer>', solver_stop=())
+  text = '<answer>1</answer> no: <answer>1/2</answer>'
+  assert task.read_answer(text) == fractions.Fraction(1, 2)
+  assert task.read_answer('1/2') is None
+
+
+def test_answers_of_a_kind_are_canonical():
+  task = make_task(answer_kind='text', evaluation=(('capital?', 'Paris.'),))
+  assert task.read_answer(' PARIS ') == 'paris'
+  assert task.evaluation == (('capital?', 'paris'),)
+
+
+def test_the_checker_is_for_diagnosis():
+  assert make_task().true_answer('3 + 4') == 7
+  assert make_task().true_answer('three') is None
+  assert make_task(checker='none').true_answer('3 + 4') is None
+
+
+def test_evaluation_has_canonical_answers():
+  assert make_task().evaluation == (('1 + 1', 2), ('1 + 1', 2))
+
+
+def test_prompts_are_filled_once_and_wrapped():
+  task = make_task(wrap=lambda prompt: f'<user>{prompt}</user>')
+  assert task.proposer_prompt('a') == '<user>Ask about a: </user>'
+  # A question does not get to fill in a template of its own.
+  assert task.solver_prompt('{question}') == '<user>{question} = </user>'
+
+
+@hypothesis.given(st.text())
+def test_no_text_crashes_the_readers(text):
+  task = make_task()
+  problem = task.read_question(text)
+  assert problem.ok == (not problem.why_not)
+  assert isinstance(task.read_answer(text), fractions.Fraction | None)
+  if problem.ok:
+    assert task.true_answer(problem.text) is not None

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from configs import smoke
+from sqlm_jax import assemble
+from sqlm_jax import config as config_lib
+from tests.text import test_tokenizer_files as tokenizer_files
+from tests.weights import test_gguf
+
+
+def build(path, rows: int) -> assemble.Parts:
+  """Opens a tiny GGUF file of 264 tokens and an embedding of `rows`."""
+  tensors = test_gguf.random_tensors() | {
+    'token_embd.weight': np.zeros((rows, test_gguf.WIDTH), np.float32),
+    'output.weight': np.zeros((rows, test_gguf.WIDTH), np.float32),
+  }
+  config = smoke.get_config()
+  config.model.path = str(tokenizer_files.write(path, tensors))
+  return assemble.build(config_lib.from_dict(config.to_dict()))
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
+  with pytest.raises(
+    ValueError,
+    match=r'tiny\.gguf: a tokenizer of 264 tokens: expected at most the 263',
+  ):
+    build(tmp_path / 'tiny.gguf', 263)
+
+
+@pytest.mark.parametrize('rows', [264, 270])
+def test_rows_of_the_embedding_without_a_token_add_nothing(tmp_path, rows):
+  parts = build(tmp_path / 'tiny.gguf', rows)
+  assert parts.policy.config.vocab_size == rows
+  assert parts.tokens.vocab_size == rows  # as wide as the logits
+  assert set(parts.tokens.token_bytes[264:]) <= {b''}
+  parts.load_params()

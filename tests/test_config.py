@@ -1,0 +1,250 @@
+"""What a config accepts, and what it says about what it does not accept."""
+
+import importlib
+import json
+import pathlib
+import re
+
+import pytest
+from ml_collections import config_dict
+
+from configs import default, quickstart
+from sqlm_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+# default.py holds every key, but no task.
+RUNNABLE = sorted(
+  path.stem
+  for path in (ROOT / 'configs').glob('*.py')
+  if path.stem not in ('__init__', 'default')
+)
+
+
+def changed(**changes) -> dict:
+  """The quickstart's config as nested dicts, with other leaves."""
+  tree = quickstart.get_config().to_dict()
+  for key, value in changes.items():
+    *parents, name = key.split('.')
+    place = tree
+    for parent in parents:
+      place = place[parent]
+    place[name] = value
+  return tree
+
+
+@pytest.mark.parametrize('name', RUNNABLE)
+def test_every_file_of_configs_is_valid(name):
+  module = importlib.import_module(f'configs.{name}')
+  config = config_lib.from_dict(module.get_config().to_dict())
+  assert config.task.topics
+
+
+def test_there_are_configs_to_check():
+  assert {'quickstart', 'quickstart_multiplication', 'smoke'} <= set(RUNNABLE)
+
+
+def test_default_has_no_task_and_says_so():
+  with pytest.raises(ValueError, match=r"^task\.name='': expected a name"):
+    config_lib.from_dict(default.get_config().to_dict())
+
+
+def test_default_holds_every_key_with_its_type():
+  """A key that the dataclasses know and default.py lacks cannot be set."""
+
+  def keys(tree, prefix=''):
+    for name, value in tree.items():
+      if isinstance(value, dict):
+        yield from keys(value, f'{prefix}{name}.')
+      else:
+        yield prefix + name
+
+  config = config_lib.from_dict(changed())
+  expected = set(keys(config_lib.to_dict(config)))
+  assert set(keys(default.get_config().to_dict())) == expected
+
+
+def test_every_key_of_default_has_a_comment():
+  source = (ROOT / 'configs' / 'default.py').read_text().splitlines()
+  for line, before in zip(source[1:], source, strict=False):
+    if re.match(r'  c\.\S+ = (?!config_dict)', line):
+      within = before.strip().startswith('#') or '#' in line
+      # Some explain themselves: sizes, and what both roles have.
+      named = re.match(r'  c\.(random_model|\w+\.(temperature|top_p|b\d))', line)
+      assert within or named or 'optimizer' in line, line
+
+
+# key, value, what the message must say is allowed.
+TYPES = [
+  ('seed', 0.0, 'a whole number'),
+  ('seed', True, 'a whole number'),
+  ('num_steps', '12', 'a whole number'),
+  ('num_steps', None, 'a whole number'),
+  ('solver.group_size', 8.0, 'a whole number'),
+  ('loss.kl', False, 'a finite number'),
+  ('loss.kl', '0.1', 'a finite number'),
+  ('policy.shared', 1, 'True or False'),
+  ('policy.shared', 'false', 'True or False'),
+  ('task.name', 3, 'text'),
+  ('task.solver_prompt', ('{question}',), 'text'),
+  ('task.topics', 'sums', 'a tuple, each element text'),
+  ('task.topics', (1,), 'text'),
+  ('task.solver_stop', '\n', 'a tuple, each element text'),
+  ('task.evaluation', (('1 + 1',),), 'a pair of text and text'),
+  ('task.evaluation', (('1 + 1', 2),), 'text'),
+  ('task.evaluation', (('1 + 1', '2', '3'),), 'a pair of text and text'),
+  ('solver', 4, 'a group of keys'),
+  ('loss.kl', float('nan'), 'a finite number'),
+  ('loss.kl', float('inf'), 'a finite number'),
+  ('optimizer.learning_rate', float('nan'), 'a finite number'),
+  ('optimizer.weight_decay', float('inf'), 'a finite number'),
+  ('proposer.unreadable_reward', float('-inf'), 'a finite number'),
+  ('proposer.unreadable_reward', float('nan'), 'a finite number'),
+  ('vote.min_agreement', float('nan'), 'a finite number'),
+]
+VALUES = [
+  ('seed', -1, '0 to 2147483647'),
+  ('seed', 2**31, '0 to 2147483647'),
+  ('num_steps', -1, 'at least 0'),
+  ('model.dtype', 'float16', 'one of float32, bfloat16'),
+  ('random_model.num_layers', 0, 'at least 1'),
+  ('task.name', 'two words', 'letters, digits, _ and -'),
+  ('task.name', 'a/b', 'letters, digits, _ and -'),
+  ('task.style', 'Chat', 'one of plain, chat'),
+  ('task.topics', (), 'at least one topic'),
+  ('task.proposer_prompt', '', 'a template'),
+  ('task.proposer_prompt', ' \n', 'a template'),
+  ('task.solver_prompt', '{topic} = ', 'a template with {question}'),
+  ('task.question_pattern', '(', 'a regular expression'),
+  ('task.answer_pattern', '[0-9', 'a regular expression'),
+  ('task.answer_kind', 'set', 'one of number, text'),
+  ('task.checker', 'sympy', 'one of none, arithmetic'),
+  ('task.proposer_stop', ('\n', ''), 'no empty string'),
+  ('task.solver_stop', ('',), 'no empty string'),
+  ('task.evaluation', (('1 + 1', 'two'),), "not [('1 + 1', 'two')]"),
+  ('task.evaluation', (('1 / 0', ''),), 'of kind number'),
+  ('proposer.group_size', 1, 'at least 2'),
+  ('proposer.group_size', 0, 'at least 2'),
+  ('proposer.questions', 33, 'a multiple of proposer.group_size=32'),
+  ('proposer.questions', 0, 'a multiple of proposer.group_size=32'),
+  ('proposer.questions', -32, 'a multiple of proposer.group_size=32'),
+  ('proposer.train_every', -1, 'at least 0'),
+  ('proposer.unreadable_reward', 0.5, 'at most 0'),
+  ('proposer.temperature', -0.1, '0.0 to 100.0'),
+  ('proposer.top_p', 1.1, '0.0 to 1.0'),
+  ('proposer.max_tokens', 0, 'at least 1'),
+  ('solver.group_size', 1, 'at least 2'),
+  ('solver.reward', 'truth', 'one of majority, format, random'),
+  ('solver.temperature', 101.0, '0.0 to 100.0'),
+  ('solver.top_p', -0.5, '0.0 to 1.0'),
+  ('solver.max_tokens', 0, 'at least 1'),
+  ('vote.ties', 'last', 'one of nobody, first'),
+  ('vote.min_agreement', 1.5, '0.0 to 1.0'),
+  ('sampler.max_prompt_tokens', 0, 'at least 1'),
+  ('loss.clip', -0.1, '0.0 to 1.0'),
+  ('loss.kl', -0.001, 'at least 0'),
+  ('loss.average', 'batch', 'one of token, sequence'),
+  ('loss.logits_chunk', 0, 'at least 1'),
+  ('optimizer.learning_rate', -1e-5, 'at least 0'),
+  ('optimizer.warmup_steps', -1, 'at least 0'),
+  ('optimizer.b1', 1.0, '0 to below 1'),
+  ('optimizer.b2', -0.1, '0 to below 1'),
+  ('optimizer.clip_norm', -1.0, 'at least 0'),
+  ('optimizer.solver_updates', 3, 'a divisor of the 32 groups'),
+  ('optimizer.solver_updates', 0, 'at least 1'),
+  ('optimizer.proposer_updates', 2, 'a divisor of the 1 groups'),
+  ('optimizer.groups_per_microbatch', 0, 'at least 1'),
+  ('evaluation.every', -1, 'at least 0'),
+  ('evaluation.samples', 0, 'at least 1'),
+  ('evaluation.batch_questions', 0, 'at least 1'),
+  ('checkpoint.every', -1, 'at least 0'),
+  ('checkpoint.keep', 0, 'at least 1'),
+  ('mesh.data', 0, 'at least 1, or -1'),
+  ('mesh.tensor', -2, 'at least 1, or -1'),
+]
+
+
+@pytest.mark.parametrize('key, value, allowed', TYPES + VALUES)
+def test_a_bad_value_is_refused(key, value, allowed):
+  # The sizes of the table, whatever the quickstart is tuned to.
+  sizes = {
+    'proposer.questions': 32,
+    'proposer.group_size': 32,
+    'optimizer.solver_updates': 1,
+    'optimizer.proposer_updates': 1,
+  }
+  with pytest.raises(ValueError, match=r'.') as caught:
+    config_lib.from_dict(changed(**sizes | {key: value}))
+  message = str(caught.value)
+  if key == 'task.topics' and value == (1,):
+    value = 1  # the element is named
+  if key == 'task.evaluation' and value == (('1 + 1', 2),):
+    value = 2
+  elif key == 'task.evaluation' and len(value[0]) != 2:
+    value = value[0]
+  assert message.startswith(f'{key}={value!r}: expected ')
+  assert allowed in message
+
+
+def test_an_unknown_key_is_refused_with_those_there_are():
+  tree = changed(**{'solver.groupsize': 4})
+  with pytest.raises(ValueError, match=r'^solver\.groupsize=4: unknown key'):
+    config_lib.from_dict(tree)
+  with pytest.raises(ValueError, match=r'expected one of group_size, reward'):
+    config_lib.from_dict(tree)
+
+
+@pytest.mark.parametrize('key', ['seed', 'vote', 'vote.ties'])
+def test_a_missing_key_is_named(key):
+  tree = changed()
+  *parents, name = key.split('.')
+  del (tree[parents[0]] if parents else tree)[name]
+  with pytest.raises(ValueError, match=f'^{re.escape(key)}: missing$'):
+    config_lib.from_dict(tree)
+
+
+def test_extremes_that_make_sense_are_accepted():
+  config_lib.from_dict(
+    changed(
+      **{
+        'seed': 2**31 - 1,
+        'num_steps': 0,
+        'task.evaluation': (),
+        'solver.temperature': 0.0,
+        'solver.group_size': 2,
+        'proposer.unreadable_reward': 0.0,
+        'proposer.train_every': 0,
+        'vote.min_agreement': 1.0,
+        'optimizer.learning_rate': 0.0,
+        'optimizer.clip_norm': 0.0,
+        'mesh.data': 1,
+        'mesh.fsdp': -1,
+      }
+    )
+  )
+
+
+def test_a_config_survives_json():
+  config = config_lib.from_dict(changed(**{'task.topics': ('a', 'b')}))
+  stored = json.loads(json.dumps(config_lib.to_dict(config)))
+  assert stored['task']['topics'] == ['a', 'b']
+  assert config_lib.from_dict(stored) == config
+  assert config_lib.from_dict(stored).task.evaluation[0] == ('0 + 0', '0')
+
+
+def test_a_whole_number_stands_for_a_float():
+  config = config_lib.from_dict(changed(**{'loss.kl': 1}))
+  assert type(config.loss.kl) is float
+
+
+def test_a_config_dict_and_its_dict_are_the_same():
+  c = quickstart.get_config()
+  assert isinstance(c, config_dict.ConfigDict)
+  assert config_lib.from_dict(c.to_dict()) == config_lib.from_dict(
+    json.loads(json.dumps(c.to_dict()))
+  )
+
+
+def test_sizes_that_do_not_fit_together_are_named():
+  config = config_lib.from_dict(changed(**{'random_model.num_kv_heads': 3}))
+  with pytest.raises(ValueError, match=r'^random_model\..*num_(kv_)?heads'):
+    config_lib.random_model(config.random_model, 300)

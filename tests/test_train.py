@@ -1,0 +1,156 @@
+"""Whole runs on the tiny random model: killed, resumed, refused."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from configs import smoke
+from sqlm_jax import assemble, checkpoint, train, writers
+from sqlm_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def smoke_config(**changes) -> config_lib.Config:
+  c = smoke.get_config()
+  c.mesh.data = 1
+  c.evaluation.every = 0
+  c.update_from_flattened_dict(changes)
+  return config_lib.from_dict(c.to_dict())
+
+
+def restored(config, workdir):
+  manager = checkpoint.open_checkpoints(workdir / 'checkpoints', read_only=True)
+  with manager:
+    abstract = assemble.abstract_states(assemble.build(config))
+    return checkpoint.restore(manager, abstract)
+
+
+def without_times(workdir):
+  return [
+    {k: v for k, v in row.items() if not k.startswith('time/')}
+    for row in writers.read_jsonl(workdir / 'metrics.jsonl')
+  ]
+
+
+@pytest.fixture(scope='module')
+def four_steps(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('four')
+  train.train(smoke_config(), str(workdir))
+  return workdir
+
+
+def test_a_run_leaves_what_the_docs_say(four_steps):
+  names = {path.name for path in four_steps.iterdir()}
+  assert names == {
+    'config.json',
+    'metrics.jsonl',
+    'eval.jsonl',
+    'tensorboard',
+    'rollouts',
+    'checkpoints',
+  }
+  rows = without_times(four_steps)
+  assert [row['step'] for row in rows] == [0, 1, 2, 3]
+  for row in rows:
+    assert all(np.isfinite(value) for value in row.values())
+  evaluations = writers.read_jsonl(four_steps / 'eval.jsonl')
+  assert [row['step'] for row in evaluations] == [0, 4]
+
+
+def test_rollouts_hold_every_response(four_steps):
+  for step in range(4):
+    path = four_steps / 'rollouts' / f'step_{step:08d}.parquet'
+    rows = parquet.read_table(path).to_pylist()
+    proposals = [row for row in rows if row['role'] == 'proposer']
+    answers = [row for row in rows if row['role'] == 'solver']
+    assert len(proposals) == 8
+    asked = sum(row['question'] is not None for row in proposals)
+    assert len(answers) == 8 * asked
+    assert all(row['reward'] == -1 for row in proposals if not row['question'])
+
+
+def test_two_and_two_steps_equal_four_bit_for_bit(four_steps, tmp_path):
+  train.train(smoke_config(num_steps=2), str(tmp_path))
+  train.train(smoke_config(num_steps=4), str(tmp_path))
+  expected = restored(smoke_config(), four_steps)
+  found = restored(smoke_config(), tmp_path)
+  assert expected[0] == found[0] == 4
+  jax.tree.map(np.testing.assert_array_equal, expected[1], found[1])
+  assert without_times(tmp_path) == without_times(four_steps)
+
+
+def test_another_config_is_refused_by_key(four_steps):
+  with pytest.raises(ValueError, match=r'solver.temperature: 1.0 -> 0.5'):
+    train.train(smoke_config(**{'solver.temperature': 0.5}), str(four_steps))
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(four_steps, tmp_path):
+  (tmp_path / 'checkpoints').symlink_to(four_steps / 'checkpoints')
+  wider = smoke_config(**{'random_model.mlp_width': 128})
+  with pytest.raises(ValueError, match=r'mlp/down/kernel.*64.*128'):
+    train.train(wider, str(tmp_path))
+
+
+def start(workdir, *flags):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'sqlm_jax.main',
+      '--config=configs/smoke.py',
+      f'--workdir={workdir}',
+      *flags,
+    ],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env=os.environ | {'XLA_FLAGS': ''},
+  )
+
+
+def wait_for_steps(workdir, count, process, seconds=180):
+  path = workdir / 'metrics.jsonl'
+  deadline = time.monotonic() + seconds
+  while time.monotonic() < deadline and process.poll() is None:
+    if path.exists() and len(path.read_text().splitlines()) >= count:
+      return
+    time.sleep(0.1)
+  process.kill()
+  pytest.fail(f'no {count} steps: {process.communicate()[0]}')
+
+
+def test_kill_terminate_and_go_on(tmp_path):
+  """SIGKILL loses what no checkpoint has; SIGTERM saves; both are resumed."""
+  endless = ('--config.num_steps=100000',)
+  process = start(tmp_path, *endless)
+  wait_for_steps(tmp_path, 5, process)
+  process.kill()
+  process.communicate()
+
+  process = start(tmp_path, *endless)
+  lines = len((tmp_path / 'metrics.jsonl').read_text().splitlines())
+  wait_for_steps(tmp_path, lines + 3, process)
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 0, output
+  assert 'Going on from the checkpoint of step' in output
+  assert 'The same command goes on from here' in output
+
+  steps = [row['step'] for row in without_times(tmp_path)]
+  assert steps == list(range(len(steps)))
+  files = sorted(path.name for path in (tmp_path / 'rollouts').iterdir())
+  assert files == [f'step_{step:08d}.parquet' for step in steps]
+  assert f'Stopped after {len(steps)} of 100000 steps' in output
+  stored = json.loads((tmp_path / 'config.json').read_text())
+  assert stored['num_steps'] == 100000
