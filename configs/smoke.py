@@ -19,6 +19,8 @@ def get_config():
   c.task.topics = ('anything',)
   c.task.proposer_prompt = 'Write about {topic}: '
   c.task.solver_prompt = 'Here is a question: {question}\nA number: '
+  # Two characters, so that all prompts are of a length and compile once.
+  c.task.question_pattern = r'[!-~]{2}'
   c.task.answer_pattern = r'[0-9]'
   c.task.evaluation = (('1 + 1', '2'), ('2 + 2', '4'), ('3 + 3', '6'))
   c.task.proposer_stop = tuple('aeiou')

@@ -69,7 +69,9 @@ def test_every_key_of_default_has_a_comment():
     if re.match(r'  c\.\S+ = (?!config_dict)', line):
       within = before.strip().startswith('#') or '#' in line
       # Some explain themselves: sizes, and what both roles have.
-      named = re.match(r'  c\.(random_model|\w+\.(temperature|top_p|b\d))', line)
+      named = re.match(
+        r'  c\.(random_model|\w+\.(temperature|top_p|b\d))', line
+      )
       assert within or named or 'optimizer' in line, line
 
 

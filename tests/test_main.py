@@ -1,0 +1,238 @@
+"""The command line: what it refuses, and the modes beside training."""
+
+import io
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import smoke
+from sqlm_jax import config as config_lib
+from sqlm_jax import main, train
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMOKE = '--config=configs/smoke.py'
+
+
+def run(*words, text=None):
+  """The program as a user starts it."""
+  return subprocess.run(
+    [sys.executable, '-m', 'sqlm_jax.main', *words],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    input=text,
+    timeout=300,
+  )
+
+
+@pytest.fixture
+def start(monkeypatch):
+  """Runs a command line in this process, with flags of its own."""
+
+  def call(*words):
+    values = flags.FlagValues()
+    holders = {}
+    holders['_CONFIG'] = config_flags.DEFINE_config_file(
+      'config', flag_values=values, lock_config=True
+    )
+    holders['_WORKDIR'] = flags.DEFINE_string(
+      'workdir', None, '', flag_values=values
+    )
+    for name, choices in (
+      ('mode', ('train', 'eval', 'sample')),
+      ('role', ('solver', 'proposer')),
+    ):
+      holders[f'_{name.upper()}'] = flags.DEFINE_enum(
+        name, choices[0], choices, '', flag_values=values
+      )
+    values['verbosity'] = flags.FLAGS['verbosity']
+    for name, holder in holders.items():
+      monkeypatch.setattr(main, name, holder)
+    monkeypatch.setattr(flags, 'FLAGS', values)
+    # ml_collections looks for overrides there, whatever it is told to parse.
+    monkeypatch.setattr(sys, 'argv', ['main', *words])
+    monkeypatch.chdir(ROOT)
+    main.main(main.parse_flags(sys.argv))
+
+  return call
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A run of no steps: evaluated and saved, ready to be used."""
+  workdir = tmp_path_factory.mktemp('runs') / 'smoke'
+  c = smoke.get_config()
+  c.num_steps = 0
+  c.mesh.data = 1
+  c.evaluation.samples = 1
+  c.proposer.max_tokens = 8
+  c.solver.max_tokens = 8
+  c.sampler.max_prompt_tokens = 64
+  train.train(config_lib.from_dict(c.to_dict()), str(workdir))
+  return workdir
+
+
+@pytest.mark.parametrize(
+  'words, message',
+  [
+    ((SMOKE,), '--workdir: expected a directory for the run'),
+    ((), '--config: expected a config file, or a --workdir that has a run'),
+    (('--workdir=/nowhere/at/all',), '--config: expected a config file'),
+    (
+      ('--config=configs/nosuch.py',),
+      '--config=configs/nosuch.py: expected a config file, there is none',
+    ),
+    (
+      (SMOKE, '--config.solver.size=4'),
+      "solver.size='4': unknown key, expected one of group_size, reward",
+    ),
+    (
+      (SMOKE, '--config.solvers.size=4'),
+      "solvers.size='4': unknown key, expected one of seed, num_steps",
+    ),
+    (
+      (SMOKE, '--config.num_steps.more=4'),
+      "num_steps.more='4': unknown key",
+    ),
+    (
+      (SMOKE, '--config.num_steps=many'),
+      "num_steps='many': expected a whole number",
+    ),
+    (
+      (SMOKE, '--config.num_steps=1.5'),
+      "num_steps='1.5': expected a whole number",
+    ),
+    ((SMOKE, '--config.loss.kl=low'), "loss.kl='low': expected a number"),
+    (
+      (SMOKE, '--config.policy.shared=maybe'),
+      "policy.shared='maybe': expected true or false",
+    ),
+    (
+      ('--config.num_steps=3',),
+      '--config.num_steps=3: expected --config=FILE beside it',
+    ),
+    ((SMOKE, '--mode=play'), 'flag --mode=play: value should be one of <train'),
+    ((SMOKE, '--wrokdir=x'), "Unknown command line flag 'wrokdir'"),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.solver.group_size=1'),
+      'solver.group_size=1: expected at least 2',
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.loss.kl=nan'),
+      'loss.kl=nan: expected a finite number',
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.random_model.num_kv_heads=3'),
+      'random_model.',
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.mesh.tensor=3'),
+      'mesh',
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.sampler.max_prompt_tokens=9'),
+      'sampler.max_prompt_tokens=9: expected room for the proposer prompt',
+    ),
+  ],
+)
+def test_a_bad_command_line_is_refused_in_one_paragraph(start, words, message):
+  with pytest.raises(SystemExit) as caught:
+    start(*words)
+  told = str(caught.value.code)
+  assert told.startswith('sqlm_jax: ')
+  assert message in told
+  assert 'Traceback' not in told
+
+
+def test_a_missing_model_leaves_no_workdir_behind(start, tmp_path):
+  path = tmp_path / 'nosuch.gguf'
+  with pytest.raises(SystemExit, match=r'nosuch\.gguf'):
+    start(SMOKE, f'--workdir={tmp_path / "run"}', f'--config.model.path={path}')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_overrides_reach_the_config(start, monkeypatch, tmp_path):
+  seen = []
+  monkeypatch.setattr(train, 'train', lambda *args: seen.append(args))
+  start(
+    SMOKE,
+    f'--workdir={tmp_path}',
+    '--config.num_steps=3',
+    '--config.policy.shared=false',
+    '--config.loss.kl=0',
+    '--config.task.name=other',
+  )
+  ((config, workdir),) = seen
+  assert workdir == str(tmp_path)
+  found = config.num_steps, config.policy.shared, config.loss.kl
+  assert found == (3, False, 0.0)
+  assert config.task.name == 'other'
+
+
+def test_the_program_itself_refuses_and_says_why():
+  found = run(SMOKE, '--config.solver.size=4')
+  assert found.returncode == 1
+  assert found.stderr.startswith("sqlm_jax: solver.size='4': unknown key")
+  assert 'Traceback' not in found.stderr
+
+
+def test_piped_questions_are_answered_line_by_line(workdir):
+  found = run(
+    '--mode=sample', f'--workdir={workdir}', text='1 + 1\n\n' + 'x' * 99 + '\n'
+  )
+  assert found.returncode == 0, found.stderr
+  assert 'solver after 0 steps' in found.stderr
+  # The empty line is no question; the pipe holds the answers alone.
+  _, over = found.stdout.splitlines()
+  assert over.startswith('(over sampler.max_prompt_tokens=64)')
+
+
+def test_the_proposer_asks(start, workdir, capsys):
+  start('--mode=sample', '--role=proposer', f'--workdir={workdir}')
+  out, err = capsys.readouterr()
+  assert 'proposer after 0 steps' in err
+  assert len(out.splitlines()) == 8  # proposer.questions
+
+
+def test_sampling_twice_says_the_same(start, workdir, capsys, monkeypatch):
+  said = []
+  for question in ('2 + 2\n', '2 + 2'):  # the last line may lack its end
+    monkeypatch.setattr(sys, 'stdin', io.StringIO(question))
+    start('--mode=sample', f'--workdir={workdir}')
+    said.append(capsys.readouterr().out)
+  assert said[0] == said[1]
+  assert len(said[0].splitlines()) == 1
+
+
+def test_evaluation_adds_its_line(start, workdir, capsys):
+  lines = (workdir / 'eval.jsonl').read_text().splitlines()
+  start('--mode=eval', f'--workdir={workdir}')
+  first, *_, last = map(
+    json.loads, (workdir / 'eval.jsonl').read_text().splitlines()
+  )
+  assert len((workdir / 'eval.jsonl').read_text().splitlines()) == (
+    len(lines) + 1
+  )
+  # The same weights and the same keys: the same answers.
+  for key in ('step', 'greedy', 'sampled', 'questions', 'samples'):
+    assert first[key] == last[key]
+  assert (first['step'], first['questions']) == (0, 3)
+  assert 'greedy' in capsys.readouterr().out
+
+
+def test_sampling_without_a_run_uses_the_initial_model(start, capsys, tmp_path):
+  start(
+    SMOKE,
+    '--mode=sample',
+    '--role=proposer',
+    f'--workdir={tmp_path / "new"}',
+    '--config.proposer.max_tokens=8',
+    '--config.mesh.data=1',
+  )
+  assert 'proposer before any training' in capsys.readouterr().err
+  assert not (tmp_path / 'new').exists()  # asking leaves nothing behind

@@ -1,0 +1,105 @@
+"""A new topic is a config file and nothing else: those of the docs play."""
+
+import importlib.util
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from sqlm_jax import assemble
+from sqlm_jax import config as config_lib
+from sqlm_jax.selfplay import step as step_lib
+from tests.selfplay import test_step
+
+ROOT = pathlib.Path(__file__).parent.parent
+BLOCKS = re.findall(
+  r'^```python\n(.*?)^```',
+  (ROOT / 'docs' / 'add_a_topic.md').read_text(),
+  re.DOTALL | re.MULTILINE,
+)
+# Task of a block -> a question of it, a response to that, what is read, and
+# whether a checker knows.
+EXAMPLES = {
+  'subtraction': ('7 - 4\n', '3\n', 3, True),
+  'dates': (
+    'How many days lie between 1 March 2024 and 5 April 2024?',
+    'March has 31 days, so 31 + 4. <answer> 35 </answer>',
+    35,
+    False,
+  ),
+}
+
+
+@pytest.fixture(scope='module', params=BLOCKS, ids=lambda x: x[3:25])
+def parts(request, tmp_path_factory):
+  """Assembled from the file of the docs, with a tiny model and few tokens."""
+  path = tmp_path_factory.mktemp('configs') / 'topic.py'
+  path.write_text(request.param)
+  spec = importlib.util.spec_from_file_location('topic', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  c = module.get_config()
+  config_lib.from_dict(c.to_dict())  # as it stands, before it is made small
+  c.update_from_flattened_dict(
+    {
+      'model.path': 'random',
+      'mesh.data': 1,
+      'proposer.questions': 2 * len(c.task.topics),
+      'proposer.group_size': 2,
+      'proposer.max_tokens': 4,
+      'solver.group_size': 4,
+      'solver.max_tokens': 4,
+      'sampler.max_prompt_tokens': 1024,
+      'optimizer.solver_updates': 1,
+      'optimizer.proposer_updates': 1,
+    }
+  )
+  return assemble.build(config_lib.from_dict(c.to_dict()))
+
+
+def test_there_are_topics_to_check():
+  assert len(BLOCKS) >= 2
+
+
+def test_a_topic_is_read_and_judged(parts):
+  question, response, answer, checked = EXAMPLES[parts.task.name]
+  problem = parts.task.read_question(question)
+  assert (problem.ok, problem.text) == (True, question.strip())
+  assert not parts.task.read_question('Hello!').ok
+  assert parts.task.read_answer(response) == answer
+  assert parts.task.read_answer('no idea') is None
+  expected = answer if checked else None
+  assert parts.task.true_answer(problem.text) == expected
+  for asked, true in parts.task.evaluation:
+    assert parts.task.read_question(asked).ok
+    assert parts.task.true_answer(asked) == true
+
+
+def test_a_step_of_a_topic(parts):
+  """The question is scripted, a random model would never find one."""
+  question, *_ = EXAMPLES[parts.task.name]
+  topics = parts.task.topics(0)
+  script = [[question + '\n', 'Hello!\n'] for _ in topics]
+  seen = []
+  game = assemble.make_game(parts)
+  roomy = game.writers['proposer']._replace(slots=len(question) + 1)
+  writers = game.writers | {
+    'proposer': test_step.scripted_writer(roomy, script, seen)
+  }
+  states, outcome = step_lib.self_play_step(
+    0, assemble.initial_states(parts), game._replace(writers=writers)
+  )
+  assert len(seen) == 1
+  assert outcome.metrics['proposer/valid_rate'] == 1 / 2
+  assert len(outcome.solutions.texts) == len(topics)
+  assert all(np.isfinite(list(outcome.metrics.values())))
+  # The solver was asked what the docs say, with the question filled in.
+  asked = parts.tokens.decode(outcome.solutions.prompt_ids[0])
+  assert question.strip() in asked
+  assert '{question}' not in asked
+  shown = parts.tokens.decode(outcome.proposals.prompt_ids[0])
+  assert topics[0] in shown
+  for leaf in jax.tree.leaves(states['policy'].params):
+    assert np.isfinite(leaf).all()

@@ -1,0 +1,176 @@
+"""Canonical answers: equal exactly if two answers mean the same."""
+
+import fractions
+import string
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from sqlm_jax.verify import answers
+
+F = fractions.Fraction
+
+
+@pytest.mark.parametrize(
+  'text, expected',
+  [
+    *[
+      (text, F(5))
+      for text in (
+        '5',
+        '+5',
+        '005',
+        '5.0',
+        '5.',
+        '10/2',
+        '10 / 2',
+        '500%',
+        ' 5\n',
+        '\t5',
+        '５',  # full width
+        '１０／２',
+        '５００％',
+        '5.000',
+      )
+    ],
+    *[(text, F(1000)) for text in ('1,000', '1000', '1,000.00', '100000%')],
+    *[(text, F(1, 2)) for text in ('.5', '1/2', '0.5', '50%', '½', '0.50')],
+    *[(text, F(-3)) for text in ('-3', '\u22123', '－3', '-6/2', '-300%')],
+    *[(text, F(0)) for text in ('0', '-0', '+0.0', '0/7', '0%', '000')],
+    ('1,234,567', F(1234567)),
+    ('12,345.5', F(24691, 2)),
+    ('1,000/4', F(250)),
+    ('0.1', F(1, 10)),  # exact, unlike float
+    ('1/3', F(1, 3)),
+    ('2/6', F(1, 3)),
+    ('1.5/2', F(3, 4)),
+    ('1/2%', F(1, 200)),
+    ('12.5%', F(1, 8)),
+    ('9' * 64, F(10**64 - 1)),
+  ],
+)
+def test_number(text, expected):
+  assert answers.number(text) == expected
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '',
+    ' ',
+    'five',
+    '5 apples',
+    'x = 5',
+    '$5',
+    '5$',
+    '1,00',
+    '1,0000',
+    '10,00,000',
+    ',000',
+    '1000,000',
+    '1 000',
+    '1/0',
+    '1/00',
+    '0/0',
+    '1/',
+    '/2',
+    '1/2/3',
+    '1/-2',
+    '1/2.5',
+    '.',
+    '+',
+    '-',
+    '%',
+    '--5',
+    '+-5',
+    '- 5',
+    '5%%',
+    '%5',
+    '5-',
+    '1.2.3',
+    '1e3',
+    '0x10',
+    '1_000',
+    'nan',
+    'inf',
+    '5\n6',
+    '5 %',
+    '٥',  # Arabic-Indic digits: \d, but not ASCII
+    '५',
+    '5\x00',
+    '9' * 65,
+    '9' * 100_000,
+    '1/' + '9' * 100_000,
+    '0.' + '0' * 100_000,
+    '1' + ',000' * 30_000,
+  ],
+)
+def test_what_is_no_number_is_a_blank(text):
+  assert answers.number(text) is None
+
+
+@hypothesis.given(st.text())
+def test_no_text_crashes_any_kind(text):
+  for kind in answers.KINDS.values():
+    answer = kind(text)
+    assert answer is None or hash(answer) == hash(kind(text))
+
+
+@hypothesis.given(
+  st.text(string.digits + '+-.,/% ½５\u2212\u0665', max_size=12)
+)
+def test_nothing_like_a_number_crashes_it(text):
+  value = answers.number(text)
+  assert value is None or isinstance(value, F)
+
+
+@hypothesis.given(st.fractions(max_denominator=10**6))
+def test_number_reads_every_fraction_as_it_is_printed(value):
+  assert answers.number(str(value)) == value
+  assert answers.number(f' {value}\n') == value
+
+
+@hypothesis.given(st.integers(-(10**20), 10**20))
+def test_number_reads_every_integer_as_it_is_printed(value):
+  for text in (f'{value}', f'{value:+}', f'{value:,}', f'{value}.0'):
+    assert answers.number(text) == value
+  assert answers.number(f'{value}%') == F(value, 100)
+
+
+@hypothesis.given(
+  st.decimals(allow_nan=False, allow_infinity=False, places=6)
+  .filter(lambda x: abs(x) < 10**12)
+  .map(lambda x: f'{x:f}')
+)
+def test_number_reads_every_decimal_as_fraction_does(text):
+  assert answers.number(text) == F(text)
+
+
+@pytest.mark.parametrize(
+  'text, expected',
+  [
+    ('Paris', 'paris'),
+    (' paris. ', 'paris'),
+    ('"Paris"!', 'paris'),
+    ('New\n  York', 'new york'),
+    ('ＰＡＲＩＳ', 'paris'),
+    ('Straße', 'strasse'),
+    ("it's", "it's"),
+    ('3.5', '3.5'),
+    ('. a .', 'a'),
+    ('', None),
+    ('  ', None),
+    ('...', None),
+    ('" "', None),
+  ],
+)
+def test_short_text(text, expected):
+  assert answers.short_text(text) == expected
+
+
+@hypothesis.given(st.text())
+def test_short_text_is_its_own_canonical_form(text):
+  once = answers.short_text(text)
+  if once is not None:
+    assert answers.short_text(once) == once
