@@ -23,6 +23,8 @@ def number(text: str) -> fractions.Fraction | None:
   Thousands separators are read where they stand in groups of three. Anything
   before or after the number makes it a blank.
   """
+  if any(char.isdigit() and not char.isdecimal() for char in text):
+    return None  # NFKC would read 5² as 52
   text = unicodedata.normalize('NFKC', text).replace('\u2212', '-')
   text = ''.join(text.split()) if '/' in text else text.strip()
   match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None

@@ -86,7 +86,7 @@ def test_value(expression, expected):
     '1e999',
     '1e999 - 1e999',
     '9' * 10_000,
-    '(' * 99 + '1' + ')' * 99,
+    '(' * 100 + '1' + ')' * 100,
     '(' * 150,
     '(' * 100_000 + '1' + ')' * 100_000,
     '-' * 100_000 + '1',
@@ -106,6 +106,7 @@ def test_as_long_as_allowed():
   # 199 characters: a hundred ones joined by 99 signs.
   assert arithmetic.value('+'.join('1' * 100)) == 100
   assert arithmetic.value('-' * 199 + '1') == -1
+  assert arithmetic.value('(' * 99 + '1' + ')' * 99) == 1
 
 
 @hypothesis.given(st.text(max_size=40))

@@ -1,0 +1,158 @@
+"""Attention over segments against attention over the concatenated text."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sqlm_jax.models import attention
+
+ROWS, WIDTH, HEAD_WIDTH = 4, 3, 8
+# float32; both sum the same products in another order.
+CLOSE = {'rtol': 1e-5, 'atol': 1e-5}
+
+
+def normal(seed, *shape):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def segment(seed, slots, num_kv_heads, lengths):
+  shape = (len(lengths), slots, num_kv_heads, HEAD_WIDTH)
+  return attention.KeyValues(
+    normal(seed, *shape), normal(seed + 1, *shape), jnp.array(lengths)
+  )
+
+
+def concatenated(query, key, value, context):
+  """By jax.nn.dot_product_attention, every row with all of its text."""
+  keys, values, live = [], [], []
+  for part in context:
+    share = ROWS // part.keys.shape[0]
+    slots = np.arange(part.keys.shape[1])
+    seen = slots[None] < np.array(part.lengths)[:, None]
+    keys.append(jnp.repeat(part.keys, share, axis=0))
+    values.append(jnp.repeat(part.values, share, axis=0))
+    seen = np.repeat(seen, share, axis=0)[:, None, None]
+    live.append(np.broadcast_to(seen, (ROWS, 1, WIDTH, len(slots))))
+  causal = np.tril(np.ones((WIDTH, WIDTH), bool))[None, None]
+  live.append(np.broadcast_to(causal, (ROWS, 1, WIDTH, WIDTH)))
+  return jax.nn.dot_product_attention(
+    query,
+    jnp.concatenate([*keys, key], axis=1),
+    jnp.concatenate([*values, value], axis=1),
+    mask=jnp.concatenate(live, axis=-1),
+  )
+
+
+def value_and_gradients(function, query, key, value, context):
+  lengths = [part.lengths for part in context]
+  factors = normal(99, *query.shape)
+
+  @functools.partial(jax.value_and_grad, argnums=(0, 1, 2, 3), has_aux=True)
+  def scalar(query, key, value, arrays):
+    parts = tuple(
+      attention.KeyValues(*pair, length)
+      for pair, length in zip(arrays, lengths, strict=True)
+    )
+    out = function(query, key, value, parts)
+    return jnp.sum(out * factors), out
+
+  arrays = tuple((part.keys, part.values) for part in context)
+  (_, out), gradients = jax.jit(scalar)(query, key, value, arrays)
+  return out, gradients
+
+
+@pytest.mark.parametrize(
+  'segments',
+  [
+    pytest.param([], id='alone'),
+    pytest.param([(5, [4])], id='prefix-of-all'),
+    # A common prefix, two prompts, and four beginnings of an answer.
+    pytest.param([(5, [4]), (4, [2, 4]), (3, [3, 1, 0, 2])], id='chain'),
+    pytest.param([(4, [0, 3]), (2, [0, 0, 0, 0])], id='empty'),
+  ],
+)
+@pytest.mark.parametrize('num_heads, num_kv_heads', [(4, 2), (3, 3), (3, 1)])
+def test_equals_attention_over_the_concatenation(
+  segments, num_heads, num_kv_heads
+):
+  query = normal(1, ROWS, WIDTH, num_heads, HEAD_WIDTH)
+  key = normal(2, ROWS, WIDTH, num_kv_heads, HEAD_WIDTH)
+  value = normal(3, ROWS, WIDTH, num_kv_heads, HEAD_WIDTH)
+  context = tuple(
+    segment(10 * i, slots, num_kv_heads, lengths)
+    for i, (slots, lengths) in enumerate(segments, start=1)
+  )
+  args = query, key, value, context
+  out, gradients = value_and_gradients(attention.attend, *args)
+  expected, expected_gradients = value_and_gradients(concatenated, *args)
+  np.testing.assert_allclose(out, expected, **CLOSE)
+  jax.tree.map(
+    lambda one, other: np.testing.assert_allclose(one, other, **CLOSE),
+    gradients,
+    expected_gradients,
+  )
+
+
+def test_by_hand():
+  """Scores 0 and log 3 with values 0 and 8: a quarter and three quarters."""
+  key = jnp.zeros((1, 1, 1, 4)).at[..., 0].set(2 * jnp.log(3.0))
+  query = jnp.zeros((1, 1, 1, 4)).at[..., 0].set(1.0)  # width 4: halved
+  context = attention.KeyValues(
+    jnp.zeros((1, 1, 1, 4)), jnp.zeros((1, 1, 1, 4)), jnp.array([1])
+  )
+  out = attention.attend(query, key, jnp.full((1, 1, 1, 4), 8.0), (context,))
+  np.testing.assert_allclose(out, np.full((1, 1, 1, 4), 6.0), rtol=1e-6)
+
+
+def test_what_is_behind_a_length_may_be_anything():
+  query = normal(1, 2, WIDTH, 2, HEAD_WIDTH)
+  key, value = normal(2, *query.shape), normal(3, *query.shape)
+  part = segment(4, 4, 2, [1, 3])
+  behind = (jnp.arange(4)[None] >= part.lengths[:, None])[..., None, None]
+  other = part._replace(
+    keys=jnp.where(behind, 1e4, part.keys),
+    values=jnp.where(behind, -1e4, part.values),
+  )
+  np.testing.assert_array_equal(
+    attention.attend(query, key, value, (part,)),
+    attention.attend(query, key, value, (other,)),
+  )
+
+
+def test_nothing_to_see_is_finite():
+  query, key, value = (normal(i, 1, 2, 2, 4) for i in range(3))
+
+  @jax.jit
+  def both(query, key, value):
+    mask = jnp.zeros((1, 1, 2), bool)
+    return attention.attend_to_segment(query, key, value, mask)
+
+  out, lse = both(query, key, value)
+  assert jnp.isfinite(out).all()
+  assert jnp.isfinite(lse).all()
+  assert (lse < -1e37).all()
+  total = lambda *args: jnp.sum(both(*args)[0]) + jnp.sum(both(*args)[1])
+  for gradient in jax.grad(total, argnums=(0, 1, 2))(query, key, value):
+    assert jnp.isfinite(gradient).all()
+
+
+def test_bfloat16_in_bfloat16_out():
+  query = normal(1, 2, WIDTH, 2, HEAD_WIDTH)
+  key, value = normal(2, *query.shape), normal(3, *query.shape)
+  for context in [(), (segment(4, 4, 2, [1, 0]),)]:
+    halves = jax.tree.map(
+      lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x,
+      (query, key, value, context),
+    )
+    out = attention.attend(*halves)
+    assert out.dtype == jnp.bfloat16
+    # Eight bits of mantissa: 2^-8 in the inputs and once more in the output.
+    np.testing.assert_allclose(
+      out.astype(jnp.float32),
+      attention.attend(query, key, value, context),
+      rtol=0.03,
+      atol=0.05,
+    )
