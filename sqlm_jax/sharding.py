@@ -41,10 +41,10 @@ def make_mesh(
   devices = jax.devices() if devices is None else devices
   sizes = [shape[axis] for axis in AXES]
   fixed = math.prod(size for size in sizes if size != -1)
-  if sizes.count(-1) == 1 and len(devices) % fixed == 0:
+  if sizes.count(-1) == 1 and fixed > 0 and len(devices) % fixed == 0:
     sizes[sizes.index(-1)] = len(devices) // fixed
   count = math.prod(sizes)
-  if -1 in sizes or not 0 < count <= len(devices):
+  if min(sizes) < 1 or count > len(devices):
     raise ValueError(
       f'mesh={dict(shape)!r}: expected sizes for {len(devices)} devices, '
       'with -1 for at most one'

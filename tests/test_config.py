@@ -63,18 +63,6 @@ def test_default_holds_every_key_with_its_type():
   assert set(keys(default.get_config().to_dict())) == expected
 
 
-def test_every_key_of_default_has_a_comment():
-  source = (ROOT / 'configs' / 'default.py').read_text().splitlines()
-  for line, before in zip(source[1:], source, strict=False):
-    if re.match(r'  c\.\S+ = (?!config_dict)', line):
-      within = before.strip().startswith('#') or '#' in line
-      # Some explain themselves: sizes, and what both roles have.
-      named = re.match(
-        r'  c\.(random_model|\w+\.(temperature|top_p|b\d))', line
-      )
-      assert within or named or 'optimizer' in line, line
-
-
 # key, value, what the message must say is allowed.
 TYPES = [
   ('seed', 0.0, 'a whole number'),
@@ -176,15 +164,11 @@ def test_a_bad_value_is_refused(key, value, allowed):
   }
   with pytest.raises(ValueError, match=r'.') as caught:
     config_lib.from_dict(changed(**sizes | {key: value}))
-  message = str(caught.value)
-  if key == 'task.topics' and value == (1,):
-    value = 1  # the element is named
-  if key == 'task.evaluation' and value == (('1 + 1', 2),):
-    value = 2
-  elif key == 'task.evaluation' and len(value[0]) != 2:
-    value = value[0]
-  assert message.startswith(f'{key}={value!r}: expected ')
-  assert allowed in message
+  told, _, expected = str(caught.value).partition(': expected ')
+  assert told.startswith(f'{key}=')
+  # Of a tuple the element that is wrong is enough.
+  assert told.removeprefix(f'{key}=') in repr(value)
+  assert allowed in expected
 
 
 def test_an_unknown_key_is_refused_with_those_there_are():

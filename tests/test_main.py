@@ -89,11 +89,11 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--config.solver.size=4'),
-      "solver.size='4': unknown key, expected one of group_size, reward",
+      "solver.size='4': unknown key, expected one of group_size, max_tokens",
     ),
     (
       (SMOKE, '--config.solvers.size=4'),
-      "solvers.size='4': unknown key, expected one of seed, num_steps",
+      "solvers.size='4': unknown key, expected one of advantage, checkpoint",
     ),
     (
       (SMOKE, '--config.num_steps.more=4'),
@@ -128,11 +128,11 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.random_model.num_kv_heads=3'),
-      'random_model.',
+      'random_model.num_kv_heads=3: expected',
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.mesh.tensor=3'),
-      'mesh',
+      'mesh.tensor=3: expected',
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.sampler.max_prompt_tokens=9'),

@@ -45,6 +45,7 @@ def parts(request, tmp_path_factory):
   c.update_from_flattened_dict(
     {
       'model.path': 'random',
+      'random_model.num_layers': 1,
       'mesh.data': 1,
       'proposer.questions': 2 * len(c.task.topics),
       'proposer.group_size': 2,

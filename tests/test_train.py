@@ -79,6 +79,43 @@ def test_rollouts_hold_every_response(four_steps):
     assert all(row['reward'] == -1 for row in proposals if not row['question'])
 
 
+def test_rewards_on_record_are_those_of_the_votes(four_steps):
+  rows = parquet.read_table(four_steps / 'rollouts').to_pylist()
+  solved = [row for row in rows if row['role'] == 'solver']
+  assert solved
+  for row in solved:
+    agrees = row['vote'] is not None and row['answer'] == row['vote']
+    assert row['reward'] == float(agrees)
+    assert row['question'] in row['prompt']
+  for row in rows:
+    if row['role'] == 'proposer' and row['question'] is not None:
+      # Of 8 answers: neither alone, nor all.
+      share = row['vote_share'] or 0
+      assert row['reward'] == float(1 / 8 < share < 1)
+
+
+def test_sampler_and_learner_agree_about_log_probabilities(four_steps):
+  gaps = [
+    value
+    for row in without_times(four_steps)
+    for name, value in row.items()
+    if name.endswith('logprob_gap')
+  ]
+  assert gaps
+  assert max(gaps) < 1e-4  # the limit for float32
+
+
+def test_a_finished_run_is_not_touched_again(four_steps, capsys):
+  lines = (four_steps / 'metrics.jsonl').read_text()
+  evaluations = (four_steps / 'eval.jsonl').read_text()
+  train.train(smoke_config(), str(four_steps))
+  shown = capsys.readouterr().out
+  assert 'Going on from the checkpoint of step 4.' in shown
+  assert 'Trained 4 steps.' in shown
+  assert (four_steps / 'metrics.jsonl').read_text() == lines
+  assert (four_steps / 'eval.jsonl').read_text() == evaluations
+
+
 def test_two_and_two_steps_equal_four_bit_for_bit(four_steps, tmp_path):
   train.train(smoke_config(num_steps=2), str(tmp_path))
   train.train(smoke_config(num_steps=4), str(tmp_path))

@@ -28,7 +28,7 @@ def tiny_policy(tied: bool = True) -> policy.Policy:
 
 @functools.cache
 def tiny_params(tied: bool = True):
-  params = tiny_policy(tied).init(jax.random.key(0))
+  params = jax.jit(tiny_policy(tied).init)(jax.random.key(0))
   # Sharper than at initialisation, so that tokens differ in probability.
   return jax.tree.map(lambda x: x * 1.5 if x.ndim > 1 else x, params)
 

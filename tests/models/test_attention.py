@@ -13,6 +13,8 @@ ROWS, WIDTH, HEAD_WIDTH = 4, 3, 8
 # float32; both sum the same products in another order.
 CLOSE = {'rtol': 1e-5, 'atol': 1e-5}
 
+attend = jax.jit(attention.attend)
+
 
 def normal(seed, *shape):
   return jax.random.normal(jax.random.key(seed), shape)
@@ -64,17 +66,21 @@ def value_and_gradients(function, query, key, value, context):
   return out, gradients
 
 
+# A common prefix, two prompts, and four beginnings of an answer.
+CHAIN = [(5, [4]), (4, [2, 4]), (3, [3, 1, 0, 2])]
+
+
 @pytest.mark.parametrize(
-  'segments',
+  'segments, num_heads, num_kv_heads',
   [
-    pytest.param([], id='alone'),
-    pytest.param([(5, [4])], id='prefix-of-all'),
-    # A common prefix, two prompts, and four beginnings of an answer.
-    pytest.param([(5, [4]), (4, [2, 4]), (3, [3, 1, 0, 2])], id='chain'),
-    pytest.param([(4, [0, 3]), (2, [0, 0, 0, 0])], id='empty'),
+    pytest.param([], 4, 2, id='alone'),
+    pytest.param([(5, [4])], 4, 2, id='prefix-of-all'),
+    pytest.param([(4, [0, 3]), (2, [0, 0, 0, 0])], 4, 2, id='empty'),
+    pytest.param(CHAIN, 4, 2, id='chain'),
+    pytest.param(CHAIN, 3, 3, id='chain-without-groups'),
+    pytest.param(CHAIN, 3, 1, id='chain-one-key-head'),
   ],
 )
-@pytest.mark.parametrize('num_heads, num_kv_heads', [(4, 2), (3, 3), (3, 1)])
 def test_equals_attention_over_the_concatenation(
   segments, num_heads, num_kv_heads
 ):
@@ -103,7 +109,7 @@ def test_by_hand():
   context = attention.KeyValues(
     jnp.zeros((1, 1, 1, 4)), jnp.zeros((1, 1, 1, 4)), jnp.array([1])
   )
-  out = attention.attend(query, key, jnp.full((1, 1, 1, 4), 8.0), (context,))
+  out = attend(query, key, jnp.full((1, 1, 1, 4), 8.0), (context,))
   np.testing.assert_allclose(out, np.full((1, 1, 1, 4), 6.0), rtol=1e-6)
 
 
@@ -117,8 +123,8 @@ def test_what_is_behind_a_length_may_be_anything():
     values=jnp.where(behind, -1e4, part.values),
   )
   np.testing.assert_array_equal(
-    attention.attend(query, key, value, (part,)),
-    attention.attend(query, key, value, (other,)),
+    attend(query, key, value, (part,)),
+    attend(query, key, value, (other,)),
   )
 
 
@@ -135,7 +141,8 @@ def test_nothing_to_see_is_finite():
   assert jnp.isfinite(lse).all()
   assert (lse < -1e37).all()
   total = lambda *args: jnp.sum(both(*args)[0]) + jnp.sum(both(*args)[1])
-  for gradient in jax.grad(total, argnums=(0, 1, 2))(query, key, value):
+  gradient_of = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
+  for gradient in gradient_of(query, key, value):
     assert jnp.isfinite(gradient).all()
 
 
@@ -147,12 +154,12 @@ def test_bfloat16_in_bfloat16_out():
       lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x,
       (query, key, value, context),
     )
-    out = attention.attend(*halves)
+    out = attend(*halves)
     assert out.dtype == jnp.bfloat16
     # Eight bits of mantissa: 2^-8 in the inputs and once more in the output.
     np.testing.assert_allclose(
       out.astype(jnp.float32),
-      attention.attend(query, key, value, context),
+      attend(query, key, value, context),
       rtol=0.03,
       atol=0.05,
     )

@@ -16,6 +16,7 @@ from sqlm_jax.selfplay import step as step_lib
 
 CHANGES = {
   'mesh.data': 1,
+  'random_model.num_layers': 1,
   'task.topics': ('a', 'b'),
   'task.proposer_prompt': 'Ask {topic}: ',
   'task.proposer_stop': ('\n',),

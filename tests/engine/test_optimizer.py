@@ -1,0 +1,115 @@
+"""The optimizer against steps of AdamW worked by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sqlm_jax.engine import optimizer
+from tests import tiny
+
+PARAMS = {
+  'embedding': jnp.array([[8.0, -8.0]]),
+  'mlp': {'kernel': jnp.array([[8.0, 4.0]])},
+  'norm': {'scale': jnp.array([8.0, 1.0])},
+}
+
+
+def updates_of(transform, gradients, params):
+  """The updates of one step after another, at the same parameters."""
+  state = transform.init(params)
+  for gradient in gradients:
+    update, state = transform.update(gradient, state, params)
+    yield update
+
+
+def test_scales_of_norms_do_not_decay():
+  # Without a gradient Adam stands still, and what is left is p lr decay:
+  # an eighth of the matrices.
+  adam = optimizer.make_optimizer(learning_rate=0.5, weight_decay=0.25)
+  zero = jax.tree.map(jnp.zeros_like, PARAMS)
+  (update,) = updates_of(adam, [zero], PARAMS)
+  new = optax.apply_updates(PARAMS, update)
+  np.testing.assert_array_equal(new['embedding'], [[7, -7]])
+  np.testing.assert_array_equal(new['mlp']['kernel'], [[7, 3.5]])
+  np.testing.assert_array_equal(new['norm']['scale'], [8, 1])
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_matrices_are_all_but_the_scales(tied):
+  mask = optimizer.matrices(tiny.tiny_params(tied))
+  decayed = {
+    '/'.join(key.key for key in path): flag
+    for path, flag in jax.tree_util.tree_leaves_with_path(mask)
+  }
+  # Stacked over the layers, the scales of norms have two dimensions, too.
+  assert {name for name, flag in decayed.items() if not flag} == {
+    'final_norm/scale',
+    'layers/attention_norm/scale',
+    'layers/mlp_norm/scale',
+  }
+  assert len(decayed) == (11 if tied else 12)
+
+
+@pytest.mark.parametrize(
+  'clip_norm, factor',
+  # The norm of (3, 4) and (0, 12) is 13.
+  [(0.0, 1.0), (26.0, 1.0), (13.0, 1.0), (6.5, 0.5), (1.0, 1 / 13)],
+)
+def test_gradients_are_clipped_by_their_global_norm(clip_norm, factor):
+  adam = optimizer.make_optimizer(
+    learning_rate=1.0, b1=0.75, clip_norm=clip_norm
+  )
+  params = {
+    'a': {'kernel': jnp.ones((1, 2))},
+    'b': {'scale': jnp.ones(2)},
+  }
+  gradient = {
+    'a': {'kernel': jnp.array([[3.0, 4.0]])},
+    'b': {'scale': jnp.array([0.0, 12.0])},
+  }
+  _, state = adam.update(gradient, adam.init(params), params)
+  # Adam's first step hides the size of a gradient; its moment shows it.
+  first = optax.tree_utils.tree_get(state, 'mu')
+  expected = 0.25 * factor  # 1 - b1
+  np.testing.assert_allclose(
+    first['a']['kernel'], [[3 * expected, 4 * expected]], rtol=1e-6
+  )
+  np.testing.assert_allclose(first['b']['scale'], [0, 12 * expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'warmup_steps, rates',
+  [
+    (0, [1, 1, 1]),
+    (1, [0, 1, 1]),
+    (4, [0, 0.25, 0.5, 0.75, 1, 1]),
+  ],
+)
+def test_warm_up(warmup_steps, rates):
+  # For equal gradients both moments, without bias, equal them: updates are
+  # -lr g / (|g| + 1e-8).
+  adam = optimizer.make_optimizer(
+    learning_rate=0.125, warmup_steps=warmup_steps, clip_norm=0.0
+  )
+  gradient = jax.tree.map(lambda x: jnp.full_like(x, -2.0), PARAMS)
+  steps = updates_of(adam, [gradient] * len(rates), PARAMS)
+  for update, rate in zip(steps, rates, strict=True):
+    for leaf in jax.tree.leaves(update):
+      # 1 - b2^t loses four digits of float32 at b2 = 0.999.
+      np.testing.assert_allclose(leaf, 0.125 * rate, rtol=1e-3)
+
+
+def test_two_steps_by_hand():
+  # b1 = b2 = 1/2, g = 1 and then 3. First moments 1/2 and 7/4, second 1/2
+  # and 19/4; both unbiased by 1 - 1/4: 7/3 and 19/3.
+  adam = optimizer.make_optimizer(
+    learning_rate=1.0, b1=0.5, b2=0.5, clip_norm=0
+  )
+  params = {'kernel': jnp.zeros((1, 1))}
+  gradients = [{'kernel': jnp.full((1, 1), g)} for g in (1.0, 3.0)]
+  one, two = updates_of(adam, gradients, params)
+  np.testing.assert_allclose(one['kernel'], [[-1]], rtol=1e-6)
+  expected = -(7 / 3) / (19 / 3) ** 0.5
+  np.testing.assert_allclose(two['kernel'], [[expected]], rtol=1e-6)
