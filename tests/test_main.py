@@ -128,11 +128,11 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.random_model.num_kv_heads=3'),
-      'random_model.num_kv_heads=3: expected',
+      'random_model.num_heads=4: expected a multiple of num_kv_heads=3',
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.mesh.tensor=3'),
-      'mesh.tensor=3: expected',
+      'expected sizes for 8 devices',
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.sampler.max_prompt_tokens=9'),

@@ -77,7 +77,6 @@ CHAIN = [(5, [4]), (4, [2, 4]), (3, [3, 1, 0, 2])]
     pytest.param([(5, [4])], 4, 2, id='prefix-of-all'),
     pytest.param([(4, [0, 3]), (2, [0, 0, 0, 0])], 4, 2, id='empty'),
     pytest.param(CHAIN, 4, 2, id='chain'),
-    pytest.param(CHAIN, 3, 3, id='chain-without-groups'),
     pytest.param(CHAIN, 3, 1, id='chain-one-key-head'),
   ],
 )

@@ -155,19 +155,17 @@ def test_rematerialised_gradients_are_the_same():
   )
 
 
-def test_untied_logits_are_a_product_with_the_unembedding():
-  params = tiny.tiny_params(False)
-  hidden = jax.random.normal(jax.random.key(1), (2, 3, tiny.CONFIG.width))
-  assert 'unembed' in params
-  np.testing.assert_allclose(
-    tiny.tiny_policy(False).logits(params, hidden),
-    hidden @ params['unembed']['kernel'],
-    **CLOSE,
-  )
-  tied = tiny.tiny_params()
-  assert 'unembed' not in tied
-  np.testing.assert_allclose(
-    tiny.tiny_policy().logits(tied, hidden),
-    hidden @ tied['embedding'].T,
-    **CLOSE,
-  )
+@pytest.mark.parametrize('tied', [True, False])
+def test_logits_are_a_product(tied):
+  """With the embedding's transpose, or with a matrix of its own."""
+  vocabulary, width = tiny.CONFIG.vocab_size, tiny.CONFIG.width
+  rng = np.random.default_rng(0)
+  embedding = rng.normal(size=(vocabulary, width)).astype('f')
+  kernel = rng.normal(size=(width, vocabulary)).astype('f')
+  hidden = rng.normal(size=(2, 3, width)).astype('f')
+  params = {'embedding': embedding}
+  if not tied:
+    params['unembed'] = {'kernel': kernel}
+  got = tiny.tiny_policy(tied).logits(params, hidden)
+  expected = hidden @ (embedding.T if tied else kernel)
+  np.testing.assert_allclose(got, expected, **CLOSE)
