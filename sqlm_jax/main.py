@@ -88,7 +88,9 @@ def _use_model(config: config_lib.Config) -> None:
   else:
     for text, answer in sample.answers(parts, params, _typed_questions()):
       text = display.clip(text, _LINE)
-      display.message(text if text == answer else f'{text}   (read: {answer})')
+      display.message(
+        text if text == answer else f'{text}   (read: {answer or "nothing"})'
+      )
 
 
 def _load_params(parts: assemble.Parts, role: str):

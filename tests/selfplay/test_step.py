@@ -33,7 +33,7 @@ CHANGES = {
   'solver.max_tokens': 4,
   'loss.kl': 0.0,
   'optimizer.solver_updates': 1,
-  'optimizer.learning_rate': 0.1,
+  'optimizer.learning_rate': 0.003,
 }
 # Four questions: readable, no question, readable, and one that was cut off.
 PROPOSALS = [['1 + 1\n', 'why?\n'], ['2 + 2\n', '3 + 3']]
