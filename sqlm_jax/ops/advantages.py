@@ -4,6 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from sqlm_jax.ops import masked
+
 
 def group_relative(
   rewards_QG: jax.Array,
@@ -33,9 +35,7 @@ def group_relative(
   chex.assert_equal_shape([rewards_QG, counted_QG])
   rewards_QG = jnp.asarray(rewards_QG, jnp.float32)
   count_Q1 = jnp.sum(counted_QG, axis=1, keepdims=True)
-  mean_Q1 = jnp.sum(
-    jnp.where(counted_QG, rewards_QG, 0), axis=1, keepdims=True
-  ) / jnp.maximum(count_Q1, 1)
+  mean_Q1 = masked.mean(rewards_QG, counted_QG, axis=1)[:, None]
   centred_QG = jnp.where(counted_QG & (count_Q1 > 1), rewards_QG - mean_Q1, 0)
   if not normalize:
     return centred_QG

@@ -55,7 +55,6 @@ def stop_table(
         )
   table = _by_token(by_byte, token_bytes)
   table[:, list(stop_ids)] = STOPPED
-  table[STOPPED] = STOPPED
   return np.pad(
     table, ((0, -num_states % _STATES), (0, 0)), constant_values=STOPPED
   )
