@@ -14,8 +14,12 @@ def get_config() -> config_dict.ConfigDict:
 
   c.model = config_dict.ConfigDict()
   c.model.path = 'smollm2-135m-instruct'  # or a GGUF file, a directory, random
-  c.model.dtype = 'float32'  # of weights and activations: float32, bfloat16
+  c.model.dtype = 'float32'  # computed in: float32, bfloat16
+  c.model.param_dtype = 'float32'  # trained weights are stored in, as above
   c.model.remat = False  # recompute activations in the backward pass
+  c.model.lora = config_dict.ConfigDict()
+  c.model.lora.rank = 0  # train adapters of this rank, 0: all weights
+  c.model.lora.alpha = 32.0  # adapters are scaled by alpha / rank
 
   # Sizes of the model where model.path is 'random'. It reads bytes.
   c.random_model = config_dict.ConfigDict()

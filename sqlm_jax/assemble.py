@@ -1,20 +1,23 @@
 """Puts a run together: from a config to the parts that play."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+import transformers
 
 from sqlm_jax import config as config_lib
 from sqlm_jax import sharding
 from sqlm_jax.engine import learner, optimizer, sampler
+from sqlm_jax.models import layers, lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import responses, step
 from sqlm_jax.tasks import base, prompted
 from sqlm_jax.text import tokenizer
-from sqlm_jax.weights import catalog, loader
+from sqlm_jax.weights import catalog, families, loader
 
 
 class Parts(NamedTuple):
@@ -25,7 +28,10 @@ class Parts(NamedTuple):
     mesh: the devices.
     tokens: the tokenizer.
     policy: the model as functions.
-    load_params: makes the initial parameters, each straight onto its shards.
+    hf_config: the model in the words of Hugging Face.
+    lora: adapters that are trained instead of the model's own parameters.
+    load_params: `dtype -> params`, the model's own parameters, each straight
+      onto its shards.
     optimizer: of the update.
     task: what is asked.
     writers: one a role, and 'evaluation'.
@@ -36,7 +42,9 @@ class Parts(NamedTuple):
   mesh: jax.sharding.Mesh
   tokens: tokenizer.Tokenizer
   policy: policy_lib.Policy
-  load_params: Callable[[], policy_lib.Params]
+  hf_config: transformers.PretrainedConfig
+  lora: layers.Lora | None
+  load_params: Callable[[str], policy_lib.Params]
   optimizer: optax.GradientTransformation
   task: base.Task
   writers: dict[str, responses.Writer]
@@ -53,7 +61,7 @@ def build(config: config_lib.Config) -> Parts:
   mesh = sharding.make_mesh(
     {axis: getattr(config.mesh, axis) for axis in sharding.AXES}
   )
-  tokens, policy, load_params = _open_model(config, mesh)
+  tokens, policy, hf_config, load_params = _open_model(config, mesh)
   task = _make_task(config, tokens)
   writers = _make_writers(config, task, tokens, policy, mesh)
   for topic in config.task.topics:
@@ -68,6 +76,8 @@ def build(config: config_lib.Config) -> Parts:
     mesh=mesh,
     tokens=tokens,
     policy=policy,
+    hf_config=hf_config,
+    lora=_lora(config),
     load_params=load_params,
     optimizer=optimizer.make_optimizer(
       learning_rate=o.learning_rate,
@@ -88,6 +98,13 @@ def build(config: config_lib.Config) -> Parts:
 def make_game(parts: Parts) -> step.Game:
   """The fixed half of `self_play_step`; loads the reference if one is used."""
   c = parts.config
+  base_params = {}
+  if parts.lora:
+    base_params = parts.load_params(c.model.dtype)
+  reference_params = None
+  if c.loss.kl:
+    # Without its adapters a model is what it was before the training.
+    reference_params = base_params or parts.load_params(c.model.dtype)
   train_step = learner.make_train_step(
     parts.policy,
     parts.optimizer,
@@ -121,24 +138,37 @@ def make_game(parts: Parts) -> step.Game:
     writers=parts.writers,
     owner=parts.owner,
     train_step=train_step,
-    reference_params=parts.load_params() if c.loss.kl else None,
+    reference_params=reference_params,
+    base_params=base_params,
     mesh=parts.mesh,
   )
 
 
 def initial_states(parts: Parts) -> step.States:
-  """Fresh train states from the initial parameters."""
+  """Fresh train states: of the model's parameters, or of new adapters."""
   shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
   init = lambda params: learner.init_state(params, parts.optimizer)
+
+  def start(index, sharded):
+    if not parts.lora:
+      # Donated: there is never a second copy of a model.
+      start = jax.jit(init, out_shardings=sharded, donate_argnums=0)
+      return start(parts.load_params(parts.config.model.param_dtype))
+    key = jax.random.fold_in(jax.random.key(parts.config.seed), index)
+    start = lambda key: init(lora.adapters(parts.policy.init(key)))
+    return jax.jit(start, out_shardings=sharded)(key)
+
   return {
-    name: jax.jit(init, out_shardings=shardings[name])(parts.load_params())
-    for name in dict.fromkeys(parts.owner.values())
+    name: start(index, shardings[name])
+    for index, name in enumerate(dict.fromkeys(parts.owner.values()))
   }
 
 
 def abstract_states(parts: Parts) -> step.States:
   """Shapes and shardings of the train states, without the arrays."""
   params = jax.eval_shape(parts.policy.init, jax.random.key(0))
+  if parts.lora:
+    params = lora.adapters(params)
   state = jax.eval_shape(
     lambda params: learner.init_state(params, parts.optimizer), params
   )
@@ -151,21 +181,24 @@ def abstract_states(parts: Parts) -> step.States:
   return dict.fromkeys(parts.owner.values(), state)
 
 
+def whole_params(parts: Parts, trained: policy_lib.Params) -> policy_lib.Params:
+  """What was trained, with the frozen base if it is adapters."""
+  if not parts.lora:
+    return trained
+  return lora.join(parts.load_params(parts.config.model.dtype), trained)
+
+
+def _lora(config: config_lib.Config) -> layers.Lora | None:
+  adapter = config.model.lora
+  if not adapter.rank:
+    return None
+  return layers.Lora(adapter.rank, adapter.alpha)
+
+
 def _open_model(config: config_lib.Config, mesh: jax.sharding.Mesh):
-  """Returns the tokenizer, the policy, and what loads its parameters."""
-  make_policy = lambda model: policy_lib.make_policy(
-    model, dtype=config.model.dtype, remat=config.model.remat
-  )
+  """Returns tokenizer, policy, its Hugging Face config, and a loader."""
   if config.model.path == 'random':
-    tokens = tokenizer.byte_tokenizer()
-    policy = make_policy(
-      config_lib.random_model(config.random_model, tokens.vocab_size)
-    )
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(policy.init, key)
-    shardings = sharding.shard_parameters(shapes, mesh)
-    init = jax.jit(policy.init, out_shardings=shardings)
-    return tokens, policy, lambda: init(key)
+    return _random_model(config, mesh)
   path = catalog.resolve(config.model.path)
   checkpoint = loader.open_checkpoint(path)
   tokens = tokenizer.load_tokenizer(path)
@@ -177,13 +210,42 @@ def _open_model(config: config_lib.Config, mesh: jax.sharding.Mesh):
     )
   # Embeddings are padded; what has no token adds nothing to a text.
   tokens = tokens._replace(token_bytes=tokens.token_bytes + (b'',) * unused)
-  policy = make_policy(checkpoint.config)
-  dtype = jnp.dtype(config.model.dtype)
-  place = lambda name, array: jax.device_put(
-    array, sharding.parameter_sharding(name, array.shape, mesh)
+
+  def load(dtype):
+    place = functools.partial(
+      sharding.place_parameter, dtype=jnp.dtype(dtype), mesh=mesh
+    )
+    return checkpoint.params(place)
+
+  policy = _make_policy(config, checkpoint.config)
+  return tokens, policy, checkpoint.hf_config, load
+
+
+def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh):
+  """A random model of bytes, as `_open_model` returns it."""
+  tokens = tokenizer.byte_tokenizer()
+  model = config_lib.random_model(config.random_model, tokens.vocab_size)
+  policy = _make_policy(config, model)
+  key = jax.random.key(config.seed)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def load(dtype):
+    params = lora.base(policy.init(key))
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    shardings = sharding.shard_parameters(params, mesh)
+    return jax.lax.with_sharding_constraint(params, shardings)
+
+  return tokens, policy, families.llama(model), load
+
+
+def _make_policy(config: config_lib.Config, model) -> policy_lib.Policy:
+  return policy_lib.make_policy(
+    model,
+    dtype=config.model.dtype,
+    param_dtype=config.model.param_dtype,
+    remat=config.model.remat,
+    lora=_lora(config),
   )
-  load: Callable[[], Any] = lambda: checkpoint.params(dtype=dtype, place=place)
-  return tokens, policy, load
 
 
 def _make_task(

@@ -18,10 +18,18 @@ from sqlm_jax.verify import answers
 
 
 @dataclasses.dataclass(frozen=True)
+class Lora:
+  rank: int
+  alpha: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Model:
   path: str
   dtype: str
+  param_dtype: str
   remat: bool
+  lora: Lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +162,8 @@ class Config:
   mesh: Mesh
 
 
+DTYPES = ('float32', 'bfloat16')
+
 # Keys that a later start of the same workdir may change: they say how long
 # and how often, not what is computed.
 MAY_CHANGE = frozenset(
@@ -279,7 +289,14 @@ def _rules(c: Config):
   )
   yield within('seed', 0, 2**31 - 1)
   yield at_least('num_steps', 0)
-  yield choice('model.dtype', ('float32', 'bfloat16'))
+  yield choice('model.dtype', DTYPES)
+  yield choice('model.param_dtype', DTYPES)
+  yield at_least('model.lora.rank', 0)
+  yield (
+    'model.lora.alpha',
+    _lookup(c, 'model.lora.alpha') > 0,
+    'a number above 0',
+  )
   for name in dataclasses.asdict(c.random_model):
     yield at_least(f'random_model.{name}', 1)
   yield from _task_rules(c, choice, regex)

@@ -98,14 +98,14 @@ def _load_params(parts: assemble.Parts, role: str):
   directory = epath.Path(_WORKDIR.value or '') / 'checkpoints'
   if not _WORKDIR.value or not directory.exists():
     _note(f'{role} before any training')
-    return 0, parts.load_params()
+    return 0, parts.load_params(parts.config.model.dtype)
   owner = parts.owner[role]
   abstract = assemble.abstract_states(parts)[owner].params
   # A training that is going on in the same workdir is not disturbed.
   with checkpoint.open_checkpoints(directory, read_only=True) as manager:
     step, params = checkpoint.restore_params(manager, {owner: abstract})
   _note(f'{role} after {step} steps, from {_WORKDIR.value}')
-  return step, params[owner]
+  return step, assemble.whole_params(parts, params[owner])
 
 
 def _evaluate(parts: assemble.Parts, params, step: int) -> None:

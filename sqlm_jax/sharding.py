@@ -1,9 +1,13 @@
 """The mesh, and the one table that says where every array lives."""
 
+import functools
 import math
 import re
+from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,8 +23,19 @@ PARAMETER_RULES = (
   (r'layers/attention/output/kernel', P(None, 'tensor', None, 'fsdp')),
   (r'layers/mlp/(gate|up)/kernel', P(None, 'fsdp', 'tensor')),
   (r'layers/mlp/down/kernel', P(None, 'tensor', 'fsdp')),
-  (r'layers/\w+_norm/scale', P()),
-  (r'final_norm/scale', P()),
+  (r'layers/attention/(query|key|value)/bias', P(None, 'tensor')),
+  (r'layers/mlp/(gate|up)/bias', P(None, 'tensor')),
+  (r'layers/(attention/output|mlp/down)/bias', P(None, 'fsdp')),
+  (r'(layers/(attention/)?\w+|final)_norm/scale', P()),
+  # Adapters: split where their map's inputs and outputs are, never by rank.
+  (r'layers/attention/(query|key|value)/lora_a', P(None, 'fsdp')),
+  (r'layers/attention/(query|key|value)/lora_b', P(None, None, 'tensor')),
+  (r'layers/attention/output/lora_a', P(None, 'tensor')),
+  (r'layers/attention/output/lora_b', P(None, None, 'fsdp')),
+  (r'layers/mlp/(gate|up)/lora_a', P(None, 'fsdp')),
+  (r'layers/mlp/(gate|up)/lora_b', P(None, None, 'tensor')),
+  (r'layers/mlp/down/lora_a', P(None, 'tensor')),
+  (r'layers/mlp/down/lora_b', P(None, None, 'fsdp')),
 )
 
 
@@ -102,6 +117,51 @@ def shard_parameters(tree, mesh: Mesh):
   return jax.tree_util.tree_map_with_path(
     lambda path, x: parameter_sharding(_path_name(path), x.shape, mesh), tree
   )
+
+
+def place_parameter(
+  path: str,
+  shape: tuple[int, ...],
+  pieces: Iterator[tuple[tuple[int, ...], np.ndarray]],
+  *,
+  dtype: jnp.dtype,
+  mesh: Mesh,
+) -> jax.Array:
+  """Puts a parameter onto its shards while it is read.
+
+  Beside the shards one piece is in memory: each is cut, converted and written
+  into its place before the next is asked for.
+
+  Args:
+    path: of the parameter, names joined by '/'.
+    shape: of the whole.
+    pieces: (layer,) and its part, one after the other; or () and the whole.
+    dtype: of the parameter.
+    mesh: the devices.
+  """
+  sharding = parameter_sharding(path, shape, mesh)
+  cuts = sharding.addressable_devices_indices_map(shape)
+  shards = {}
+  for at, piece in pieces:
+    for device, cut in cuts.items():
+      part = np.asarray(piece[cut[len(at) :]], dtype)
+      if not at:
+        shards[device] = jax.device_put(part, device)
+        continue
+      if device not in shards:
+        size = (shape[0], *part.shape)
+        shards[device] = jnp.zeros(size, dtype, device=device)
+      part = jax.device_put(part, device)
+      shards[device] = _write_layer(shards[device], part, at[0])
+    jax.block_until_ready(shards)  # else pieces queue up
+  return jax.make_array_from_single_device_arrays(
+    shape, sharding, list(shards.values())
+  )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write_layer(layers, part, layer):
+  return jax.lax.dynamic_update_index_in_dim(layers, part, layer, 0)
 
 
 def shard_like_parameters(tree, params, mesh: Mesh):

@@ -66,7 +66,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
     )
     record = None
     if _evaluation_due(config, step):
-      record = _evaluate(parts, states, step, writer)
+      record = _evaluate(parts, game, states, step, writer)
     while step < config.num_steps and not stopped.is_set():
       start = time.perf_counter()
       policy_steps = {
@@ -90,7 +90,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
       step += 1
       record = None
       if _evaluation_due(config, step):
-        record = _evaluate(parts, states, step, writer)
+        record = _evaluate(parts, game, states, step, writer)
       checkpoint.save(manager, step, states, {})
     if record is not None and step:
       table.update(writers.evaluation_metrics(record) | {'step': step})
@@ -117,6 +117,7 @@ def _evaluation_due(config: config_lib.Config, step: int) -> bool:
 
 def _evaluate(
   parts: assemble.Parts,
+  game: step_lib.Game,
   states: step_lib.States,
   step: int,
   writer: writers.RunWriter,
@@ -127,7 +128,7 @@ def _evaluate(
   for record in writer.evaluations():
     if record['step'] == step:
       return record
-  params = states[parts.owner['solver']].params
+  params = step_lib.params_of('solver', states, game)
   total = len(parts.task.evaluation)
   with display.progress(f'Evaluating after {step} steps', total) as progress:
     record = evaluate.evaluate(parts, params, step, progress=progress)

@@ -10,6 +10,7 @@ import optax
 
 from sqlm_jax import sharding
 from sqlm_jax.engine import groups
+from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import logprobs as logprob_ops
 from sqlm_jax.ops import losses, masked
@@ -126,24 +127,32 @@ def make_train_step(
   *,
   groups_per_microbatch: int,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-  """Builds `train_step(state, batch, reference_params)`.
+  """Builds `train_step(state, batch, reference_params, base_params)`.
 
   Gradients are accumulated over microbatches of groups, as many as
   `batch.num_groups` asks for: groups behind that cost nothing. The state's
-  buffers are donated. `reference_params` is None without a KL penalty.
+  buffers are donated. `reference_params` is None without a KL penalty;
+  `base_params` are what the trained parameters are joined with, none where
+  all are trained.
   """
-  grad = jax.grad(
-    functools.partial(policy_loss, policy=policy, settings=settings),
-    has_aux=True,
-  )
+
+  def loss_of(trained, base_params, batch, reference_params):
+    params = lora.join(base_params, trained)
+    return policy_loss(
+      params, batch, reference_params, policy=policy, settings=settings
+    )
+
+  grad = jax.grad(loss_of, has_aux=True)
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def train_step(state: TrainState, batch, reference_params: Any = None):
+  def train_step(
+    state: TrainState, batch, reference_params: Any = None, base_params=None
+  ):
     micro = split(batch, groups_per_microbatch, mesh)
 
     def one_microbatch(i):
       one = jax.tree.map(lambda x: x[i], micro)
-      return grad(state.params, one, reference_params)
+      return grad(state.params, base_params or {}, one, reference_params)
 
     nothing = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_microbatch, 0)

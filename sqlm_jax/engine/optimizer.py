@@ -35,7 +35,7 @@ def make_optimizer(
 
 
 def matrices(params):
-  """True for every parameter but the scales of norms."""
+  """True for every parameter but scales of norms and biases."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: path[-1].key != 'scale', params
+    lambda path, _: path[-1].key not in ('scale', 'bias'), params
   )

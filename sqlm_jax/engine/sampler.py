@@ -102,6 +102,7 @@ def make_sampler(
       logits_BV = policy.logits(params, hidden_B1D[:, 0])
       return draw_and_write(state._replace(cache=cache), logits_BV)
 
+    params = policy.cast(params)  # not once a token
     with jax.named_scope('prefill'):
       context, last_QD = groups.read_prompts(policy, params, prompts)
       logits_QV = policy.logits(params, last_QD)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sqlm_jax.models import layers
 from sqlm_jax.ops import masked
 
 
@@ -27,11 +28,42 @@ class KeyValues(NamedTuple):
   lengths: jax.Array  # [A], how many of the S slots are live
 
 
+class Span(NamedTuple):
+  """What of the text before it a layer attends to, and how.
+
+  Attributes:
+    scale: times query . key.
+    softcap: keeps scores within its bounds, 0 does not.
+    window: tokens back that are seen, the token itself included; None sees
+      all. May be traced: layers of one scan differ in it.
+  """
+
+  scale: float
+  softcap: float = 0.0
+  window: jax.Array | None = None
+
+
+def starts(context: tuple[KeyValues, ...], rows: int) -> list[jax.Array]:
+  """Position of the first token of each segment and of what follows them.
+
+  Returns:
+    For each segment [A] of its rows, and last [B] for a segment of `rows`.
+  """
+  found = [jnp.zeros((context[0].lengths.shape[0] if context else rows,), int)]
+  for i, segment in enumerate(context):
+    after = context[i + 1].lengths.shape[0] if i + 1 < len(context) else rows
+    end_A = found[-1] + segment.lengths
+    found.append(jnp.repeat(end_A, after // end_A.shape[0]))
+  return found
+
+
 def attend(
   query_BTNH: jax.Array,
   key_BTKH: jax.Array,
   value_BTKH: jax.Array,
   context: tuple[KeyValues, ...] = (),
+  *,
+  span: Span,
 ) -> jax.Array:
   """Causal self-attention merged with attention over earlier segments.
 
@@ -48,18 +80,34 @@ def attend(
     key_BTKH: rotated keys of the segment.
     value_BTKH: values of the segment.
     context: earlier segments, without the layer dimension.
+    span: scale, soft-cap and window of the layer.
 
   Returns:
     The attention output [B, T, N, H].
   """
-  width = query_BTNH.shape[1]
-  causal_TT = jnp.tril(jnp.ones((width, width), bool))
-  parts = [attend_to_segment(query_BTNH, key_BTKH, value_BTKH, causal_TT[None])]
-  for segment in context:
+  rows, width = query_BTNH.shape[:2]
+  steps_T = jnp.arange(width)
+  back_TT = steps_T[:, None] - steps_T[None, :]
+  causal_TT = back_TT >= 0
+  if span.window is not None:
+    causal_TT &= back_TT < span.window
+  parts = [
+    attend_to_segment(query_BTNH, key_BTKH, value_BTKH, causal_TT[None], span)
+  ]
+  *firsts, first_B = starts(context, rows)
+  for segment, first_A in zip(context, firsts, strict=True):
     # Rows that share a context become more queries of one row.
-    query = query_BTNH.reshape(segment.keys.shape[0], -1, *query_BTNH.shape[2:])
-    live_A1S = masked.up_to(segment.lengths, segment.keys.shape[1])[:, None]
-    out, lse = attend_to_segment(query, segment.keys, segment.values, live_A1S)
+    shared, slots = segment.keys.shape[:2]
+    query = query_BTNH.reshape(shared, -1, *query_BTNH.shape[2:])
+    mask = masked.up_to(segment.lengths, slots)[:, None]
+    if span.window is not None:
+      position_AT = (first_B[:, None] + steps_T[None, :]).reshape(shared, -1)
+      position_AS = first_A[:, None] + jnp.arange(slots)[None, :]
+      back_ATS = position_AT[:, :, None] - position_AS[:, None, :]
+      mask = mask & (back_ATS < span.window)
+    out, lse = attend_to_segment(
+      query, segment.keys, segment.values, mask, span
+    )
     parts.append(
       (out.reshape(query_BTNH.shape), lse.reshape(query_BTNH.shape[:3]))
     )
@@ -78,6 +126,7 @@ def attend_to_segment(
   key_ASKH: jax.Array,
   value_ASKH: jax.Array,
   mask_ATS: jax.Array,
+  span: Span,
 ) -> tuple[jax.Array, jax.Array]:
   """Softmax attention over one segment, with its log-sum-exp.
 
@@ -89,6 +138,7 @@ def attend_to_segment(
     key_ASKH: keys.
     value_ASKH: values.
     mask_ATS: what may be seen; A and T may be 1.
+    span: for its scale and soft-cap.
 
   Returns:
     Output [A, T, N, H] and log-sum-exp [A, T, N], both float32. Where nothing
@@ -102,10 +152,11 @@ def attend_to_segment(
   )
   scores_AKJTS = jnp.einsum(
     'atkjh,askh->akjts',
-    query_ATKJH * head_width**-0.5,
+    query_ATKJH * span.scale,
     key_ASKH,
     preferred_element_type=jnp.float32,
   )
+  scores_AKJTS = layers.softcap(scores_AKJTS, span.softcap)
   lowest = jnp.finfo(jnp.float32).min / 2  # finite: -inf - -inf is nan
   scores_AKJTS = jnp.where(mask_ATS[:, None, None], scores_AKJTS, lowest)
   lse_AKJT = jax.nn.logsumexp(scores_AKJTS, axis=-1)

@@ -1,6 +1,48 @@
-"""What a decoder is made of: one frozen dataclass for every family."""
+"""What a decoder is made of: frozen dataclasses that fit every family."""
 
 import dataclasses
+
+ROPE_KINDS = ('default', 'linear', 'llama3', 'yarn')
+NORM_PLACEMENTS = ('pre', 'post', 'both')
+QK_NORMS = ('none', 'head', 'flat')
+ACTIVATIONS = ('silu', 'gelu_tanh')
+
+
+def _positive(config, may_be_0=frozenset()) -> None:
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      continue
+    if not (value > 0 or (value == 0 and field.name in may_be_0)):
+      raise ValueError(f'{field.name}={value!r}: expected a positive number')
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+  if value not in allowed:
+    raise ValueError(f'{name}={value!r}: expected one of {", ".join(allowed)}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+  """Rotary position embedding and how it is stretched to longer texts.
+
+  What each number means stands in `sqlm_jax.models.rope`.
+  """
+
+  theta: float = 10_000.0
+  kind: str = 'default'  # of ROPE_KINDS
+  factor: float = 1.0
+  original_context: int = 8192  # of the model before it was stretched
+  low_frequency_factor: float = 1.0  # llama3
+  high_frequency_factor: float = 4.0  # llama3
+  beta_fast: float = 32.0  # yarn
+  beta_slow: float = 1.0  # yarn
+  truncate: bool = True  # yarn: its ramp begins and ends at whole dimensions
+  attention_factor: float = 1.0  # yarn: times rotated queries and keys
+
+  def __post_init__(self):
+    _one_of('kind', self.kind, ROPE_KINDS)
+    _positive(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -8,7 +50,7 @@ class ModelConfig:
   """Sizes and choices of one decoder-only transformer.
 
   Hashable, so that it can be a static argument. Letters are those of
-  `sqlm_jax.shapes`.
+  `sqlm_jax.shapes`. The defaults are those of Llama.
   """
 
   vocab_size: int  # V
@@ -18,16 +60,39 @@ class ModelConfig:
   num_heads: int  # N
   num_kv_heads: int  # K
   head_width: int  # H
-  rope_theta: float = 10_000.0
+  rope: Rope = Rope()
+  local_rope: Rope | None = None  # of layers with a window, if it differs
+  # How many tokens back a layer sees, itself included; 0 sees all. Empty, or
+  # one a layer.
+  windows: tuple[int, ...] = ()
+  attention_scale: float = 0.0  # times query . key; 0 is 1 / sqrt(H)
+  attention_softcap: float = 0.0  # 0 is none
+  logit_softcap: float = 0.0  # 0 is none
+  qkv_bias: bool = False
+  output_bias: bool = False  # of the attention's output projection
+  mlp_bias: bool = False
+  # Of queries and keys before they are rotated: over a head, or over all heads.
+  qk_norm: str = 'none'
+  # 'pre' a sublayer, 'post' it (before the residual sum), or 'both'.
+  norm_placement: str = 'pre'
+  norm_offset: float = 0.0  # added to the scale of every norm
   norm_epsilon: float = 1e-5
+  activation: str = 'silu'
+  scale_embedding: bool = False  # by sqrt(D)
   tied_embeddings: bool = True
   context_length: int = 2048  # positions that the model was trained for
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.name != 'tied_embeddings' and not value > 0:
-        raise ValueError(f'{field.name}={value!r}: expected a positive number')
+    _one_of('qk_norm', self.qk_norm, QK_NORMS)
+    _one_of('norm_placement', self.norm_placement, NORM_PLACEMENTS)
+    _one_of('activation', self.activation, ACTIVATIONS)
+    may_be_0 = {
+      'attention_scale',
+      'attention_softcap',
+      'logit_softcap',
+      'norm_offset',
+    }
+    _positive(self, may_be_0)
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads}: expected a multiple of '
@@ -36,4 +101,11 @@ class ModelConfig:
     if self.head_width % 2:
       raise ValueError(
         f'head_width={self.head_width}: expected an even number (rotary pairs)'
+      )
+    if self.windows and (
+      len(self.windows) != self.num_layers or min(self.windows) < 0
+    ):
+      raise ValueError(
+        f'windows={self.windows!r}: expected one number of tokens for each of '
+        f'{self.num_layers} layers, 0 for all'
       )

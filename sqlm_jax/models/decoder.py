@@ -1,9 +1,10 @@
 """The one decoder that carries every model family."""
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from sqlm_jax.models import attention, layers
+from sqlm_jax.models import attention, layers, rope
 from sqlm_jax.models import config as model_config
 
 
@@ -11,58 +12,111 @@ class Attention(nn.Module):
   """Grouped-query attention, Ainslie et al. (2023)."""
 
   config: model_config.ModelConfig
-  dtype: jnp.dtype
+  dtypes: layers.Dtypes
+  lora: layers.Lora | None
 
   @nn.compact
-  def __call__(self, x_BTD, positions_BT, context):
+  def __call__(self, x_BTD, rotation, window, context):
     c = self.config
     heads = (c.width, c.num_heads, c.head_width)
     kv_heads = (c.width, c.num_kv_heads, c.head_width)
     project = lambda name, shape: layers.Projection(
-      'btd,dnh->btnh', shape, (0,), self.dtype, name=name
+      'btd,dnh->btnh',
+      shape,
+      (0,),
+      self.dtypes,
+      c.qkv_bias,
+      self.lora,
+      name=name,
     )(x_BTD)
-    query = layers.rotary(project('query', heads), positions_BT, c.rope_theta)
-    key = layers.rotary(project('key', kv_heads), positions_BT, c.rope_theta)
+    query = self._norm('query_norm', project('query', heads))
+    query = rope.rotate(query, *rotation)
+    key = self._norm('key_norm', project('key', kv_heads))
+    key = rope.rotate(key, *rotation)
     value = project('value', kv_heads)
-    out = attention.attend(query, key, value, context)
+    scale = c.attention_scale or c.head_width**-0.5
+    span = attention.Span(scale, c.attention_softcap, window)
+    out = attention.attend(query, key, value, context, span=span)
     out = layers.Projection(
-      'btnh,nhd->btd', heads[1:] + heads[:1], (0, 1), self.dtype, name='output'
+      'btnh,nhd->btd',
+      heads[1:] + heads[:1],
+      (0, 1),
+      self.dtypes,
+      c.output_bias,
+      self.lora,
+      name='output',
     )(out)
     return out, (key, value)
 
+  def _norm(self, name, x_BTNH):
+    c = self.config
+    norm = lambda: layers.RMSNorm(
+      c.norm_epsilon, c.norm_offset, self.dtypes, name=name
+    )
+    if c.qk_norm == 'none':
+      return x_BTNH
+    if c.qk_norm == 'head':
+      return norm()(x_BTNH)
+    return norm()(x_BTNH.reshape(*x_BTNH.shape[:2], -1)).reshape(x_BTNH.shape)
+
 
 class Block(nn.Module):
-  """Pre-norm attention and MLP, each with a residual connection."""
+  """Attention and MLP, each with norms and a residual connection."""
 
   config: model_config.ModelConfig
-  dtype: jnp.dtype
+  dtypes: layers.Dtypes
+  lora: layers.Lora | None
 
   @nn.compact
-  def __call__(self, x_BTD, context, context_lengths, positions_BT):
+  def __call__(self, x_BTD, context, window, rope_index, lengths, rotations):
     c = self.config
     context = tuple(
       attention.KeyValues(keys, values, lengths)
-      for (keys, values), lengths in zip(context, context_lengths, strict=True)
+      for (keys, values), lengths in zip(context, lengths, strict=True)
     )
-    norm = layers.RMSNorm(c.norm_epsilon, self.dtype, name='attention_norm')
-    attended, keys_values = Attention(c, self.dtype, name='attention')(
-      norm(x_BTD), positions_BT, context
+    rotation = rotations[0]
+    if len(rotations) > 1:
+      rotation = tuple(
+        jnp.where(rope_index, local, whole)
+        for whole, local in zip(*rotations, strict=True)
+      )
+
+    def norm(name, x, placement):
+      if c.norm_placement not in (placement, 'both'):
+        return x
+      return layers.RMSNorm(
+        c.norm_epsilon, c.norm_offset, self.dtypes, name=name
+      )(x)
+
+    attend = Attention(c, self.dtypes, self.lora, name='attention')
+    out, keys_values = attend(
+      norm('attention_norm', x_BTD, 'pre'), rotation, window, context
     )
-    x_BTD = x_BTD + attended
-    norm = layers.RMSNorm(c.norm_epsilon, self.dtype, name='mlp_norm')
-    mlp = layers.GatedMLP(c.width, c.mlp_width, self.dtype, name='mlp')
-    return x_BTD + mlp(norm(x_BTD)), keys_values
+    x_BTD = x_BTD + norm('attention_post_norm', out, 'post')
+    mlp = layers.GatedMLP(
+      c.width,
+      c.mlp_width,
+      c.activation,
+      c.mlp_bias,
+      self.dtypes,
+      self.lora,
+      name='mlp',
+    )
+    out = mlp(norm('mlp_norm', x_BTD, 'pre'))
+    return x_BTD + norm('mlp_post_norm', out, 'post'), keys_values
 
 
 class Decoder(nn.Module):
   """Token embedding, L blocks as one scan, final norm, unembedding.
 
   The blocks are scanned over parameters stacked on a leading L: compile time
-  does not grow with depth, and a checkpoint holds a dozen arrays.
+  does not grow with depth, and a checkpoint holds a dozen arrays. What else
+  differs from layer to layer, window and rope, is scanned along with them.
   """
 
   config: model_config.ModelConfig
-  dtype: jnp.dtype
+  dtypes: layers.Dtypes
+  lora: layers.Lora | None = None
   remat: bool = False
 
   def setup(self):
@@ -71,47 +125,63 @@ class Decoder(nn.Module):
       'embedding',
       nn.initializers.normal(c.width**-0.5),
       (c.vocab_size, c.width),
-      self.dtype,
+      self.dtypes.params,
     )
     block = nn.remat(Block, prevent_cse=False) if self.remat else Block
     self.layers = nn.scan(
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=(0, nn.broadcast, nn.broadcast),
+      in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
       length=c.num_layers,
-    )(c, self.dtype)
-    self.final_norm = layers.RMSNorm(c.norm_epsilon, self.dtype)
+    )(c, self.dtypes, self.lora)
+    self.final_norm = layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
     if not c.tied_embeddings:
       self.unembed = layers.Projection(
-        '...d,dv->...v', (c.width, c.vocab_size), (0,), self.dtype
+        '...d,dv->...v', (c.width, c.vocab_size), (0,), self.dtypes
       )
 
   def __call__(self, tokens_BT, context=()):
     """See `policy.Policy.forward`."""
+    c = self.config
     rows, width = tokens_BT.shape
-    positions_BT = jnp.broadcast_to(jnp.arange(width)[None, :], (rows, width))
-    for segment in context:
-      # Each context row serves rows // A consecutive rows of the batch.
-      start_B = jnp.repeat(segment.lengths, rows // segment.lengths.shape[0])
-      positions_BT = positions_BT + start_B[:, None]
-    x_BTD = jnp.take(self.embed, tokens_BT, axis=0)
+    first_B = attention.starts(context, rows)[-1]
+    positions_BT = first_B[:, None] + jnp.arange(width)[None, :]
+    x_BTD = jnp.take(self.embed, tokens_BT, axis=0).astype(self.dtypes.compute)
+    if c.scale_embedding:
+      x_BTD = x_BTD * jnp.asarray(c.width**0.5, x_BTD.dtype)
+    windows_L, rope_index_L, ropes = _of_layers(c)
     x_BTD, (keys, values) = self.layers(
       x_BTD,
       tuple((segment.keys, segment.values) for segment in context),
+      windows_L,
+      rope_index_L,
       tuple(segment.lengths for segment in context),
-      positions_BT,
+      tuple(rope.rotation(r, positions_BT, c.head_width) for r in ropes),
     )
     return self.final_norm(x_BTD), keys, values
 
   def logits(self, hidden):
     """Next-token logits [..., V] in float32 of hidden states [..., D]."""
     if self.config.tied_embeddings:
-      logits = jnp.einsum('...d,vd->...v', hidden, self.embed)
+      embed = self.embed.astype(self.dtypes.compute)
+      logits = jnp.einsum('...d,vd->...v', hidden, embed)
     else:
       logits = self.unembed(hidden)
-    return logits.astype(jnp.float32)
+    return layers.softcap(logits.astype(jnp.float32), self.config.logit_softcap)
 
   def initialise(self, tokens_BT):
     """Touches every parameter, for `init`."""
     return self.logits(self(tokens_BT)[0])
+
+
+def _of_layers(c: model_config.ModelConfig):
+  """Windows [L], index of the rope [L], and the ropes; None where all agree."""
+  if not any(c.windows):
+    return None, None, (c.rope,)
+  # Larger than any text.
+  windows_L = np.array([w or np.iinfo(np.int32).max for w in c.windows])
+  if c.local_rope is None:
+    return windows_L, None, (c.rope,)
+  is_local_L = np.array([w > 0 for w in c.windows])
+  return windows_L, is_local_L, (c.rope, c.local_rope)

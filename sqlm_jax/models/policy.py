@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sqlm_jax.models import attention, decoder
+from sqlm_jax.models import attention, decoder, layers
 from sqlm_jax.models import config as model_config
 
 Params = Any  # a nested dict of arrays
@@ -26,6 +26,8 @@ class Policy(NamedTuple):
       length is computed and means nothing.
     logits: `(params, hidden) -> logits`, [..., D] to float32 [..., V].
     init_cache: `(rows, slots) -> KeyValues`, an empty segment to decode into.
+    cast: `params -> params` in the dtype that they are computed in, once
+      before they are used many times.
   """
 
   config: model_config.ModelConfig
@@ -33,20 +35,31 @@ class Policy(NamedTuple):
   forward: Callable[..., tuple[jax.Array, KeyValues]]
   logits: Callable[[Params, jax.Array], jax.Array]
   init_cache: Callable[[int, int], KeyValues]
+  cast: Callable[[Params], Params]
 
 
 def make_policy(
-  config: model_config.ModelConfig, *, dtype='float32', remat: bool = False
+  config: model_config.ModelConfig,
+  *,
+  dtype: str = 'float32',
+  param_dtype: str | None = None,
+  remat: bool = False,
+  lora: layers.Lora | None = None,
 ) -> Policy:
   """Builds the policy of `config`.
 
   Args:
     config: sizes of the model.
-    dtype: of parameters, activations and cache; logits are always float32.
+    dtype: of activations, cache and products; logits are always float32.
+    param_dtype: of parameters where they are stored; default, `dtype`.
     remat: recompute each block's activations in the backward pass.
+    lora: adapters of all linear maps of the blocks. `init` makes them, too;
+      `forward` goes without where the parameters have none.
   """
   dtype = jnp.dtype(dtype)
-  model = decoder.Decoder(config, dtype, remat)
+  stored = jnp.dtype(param_dtype or dtype)
+  dtypes = layers.Dtypes(stored, dtype)
+  model = decoder.Decoder(config, dtypes, lora, remat)
 
   def init(key):
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -67,4 +80,10 @@ def make_policy(
     empty = jnp.zeros(shape, dtype)
     return KeyValues(empty, empty, jnp.zeros((rows,), jnp.int32))
 
-  return Policy(config, init, forward, logits, init_cache)
+  def cast(params):
+    # Scales stay as they are: norms are computed in float32.
+    return jax.tree_util.tree_map_with_path(
+      lambda path, x: x if path[-1].key == 'scale' else x.astype(dtype), params
+    )
+
+  return Policy(config, init, forward, logits, init_cache, cast)

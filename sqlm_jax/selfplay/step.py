@@ -23,6 +23,7 @@ import numpy as np
 from sqlm_jax import sharding
 from sqlm_jax.engine import learner
 from sqlm_jax.game import rewards, types, vote
+from sqlm_jax.models import lora
 from sqlm_jax.selfplay import batches, responses
 from sqlm_jax.tasks import base
 
@@ -60,6 +61,7 @@ class Game(NamedTuple):
       roles name the same one where they share weights.
     train_step: the compiled update.
     reference_params: frozen initial weights, None without a KL penalty.
+    base_params: frozen weights under the adapters, {} without adapters.
     mesh: where batches go.
   """
 
@@ -69,6 +71,7 @@ class Game(NamedTuple):
   owner: dict[str, str]
   train_step: Callable[..., tuple[learner.TrainState, learner.Metrics]]
   reference_params: Any
+  base_params: Any
   mesh: jax.sharding.Mesh
 
 
@@ -80,6 +83,11 @@ class Outcome(NamedTuple):
   verdicts: list[types.Verdict]  # one a proposal
   trained: tuple[str, ...]  # roles that were updated
   metrics: dict[str, float]
+
+
+def params_of(role: str, states: States, game: Game) -> Any:
+  """All parameters that a role samples with."""
+  return lora.join(game.base_params, states[game.owner[role]].params)
 
 
 def self_play_step(
@@ -126,7 +134,7 @@ def propose(step: int, states: States, game: Game) -> responses.Responses:
   ]
   return responses.write(
     writer,
-    states[game.owner['proposer']].params,
+    params_of('proposer', states, game),
     prompts,
     path=(game.rules.seed, step, ROLES.index('proposer')),
     num_rows=len(prompts),
@@ -168,7 +176,7 @@ def solve(
     return None
   return responses.write(
     game.writers['solver'],
-    states[game.owner['solver']].params,
+    params_of('solver', states, game),
     prompts,
     path=(game.rules.seed, step, ROLES.index('solver')),
     num_rows=game.rules.questions,
@@ -245,6 +253,7 @@ def learn(
         states[owner],
         sharding.put_rows(batch, game.mesh),
         game.reference_params,
+        game.base_params,
       )
       gap = found.pop('logprob_gap')
       if owner not in changed:

@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 
 from sqlm_jax.models import config as model_config
+from sqlm_jax.weights import families
 
 _NAMES = {
   'token_embd': 'model.embed_tokens',
@@ -34,6 +35,7 @@ class GGUFTensors:
     self._tensors = {hf_name(t.name): t for t in reader.tensors}
     self._fields = {name: f.contents() for name, f in _sizes(reader)}
     self.config = self._read_config()
+    self.hf_config = families.llama(self.config)
 
   def names(self) -> set[str]:
     return set(self._tensors)
@@ -79,7 +81,7 @@ class GGUFTensors:
       num_heads=num_heads,
       num_kv_heads=get('attention.head_count_kv', num_heads),
       head_width=head_width,
-      rope_theta=get('rope.freq_base', 10_000.0),
+      rope=model_config.Rope(get('rope.freq_base', 10_000.0)),
       norm_epsilon=get('attention.layer_norm_rms_epsilon'),
       tied_embeddings='lm_head.weight' not in self._tensors,
       context_length=get('context_length'),

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import transformers
+
 from sqlm_jax.models import config as model_config
 from sqlm_jax.weights import gguf, names, safetensors
 
@@ -14,10 +16,12 @@ class Checkpoint(NamedTuple):
 
   Attributes:
     config: sizes of the model.
-    params: `(dtype=, place=) -> params`, see `names.build_params`.
+    hf_config: the same in the words of Hugging Face, and what else they say.
+    params: `place -> params`, see `names.build_params`.
   """
 
   config: model_config.ModelConfig
+  hf_config: transformers.PretrainedConfig
   params: Callable[..., dict]
 
 
@@ -33,5 +37,6 @@ def open_checkpoint(path: pathlib.Path) -> Checkpoint:
     tensors = gguf.GGUFTensors(path)
   return Checkpoint(
     tensors.config,
+    tensors.hf_config,
     functools.partial(names.build_params, tensors.config, tensors),
   )

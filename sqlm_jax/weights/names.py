@@ -1,12 +1,18 @@
 """Hugging Face tensor names and layouts of a decoder, as one table."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sqlm_jax.models import config as model_config
+
+# A parameter, in pieces that are read one after the other: (layer,) and the
+# layer's part, or () and the whole.
+Pieces = Iterator[tuple[tuple[int, ...], np.ndarray]]
+# (path, shape, pieces) -> array: puts a parameter where it belongs.
+Place = Callable[[str, tuple[int, ...], Pieces], Any]
 
 
 class Tensors(Protocol):
@@ -20,7 +26,7 @@ class Tensors(Protocol):
 
 
 class Entry(NamedTuple):
-  """Where a parameter comes from.
+  """Where a parameter stands in a file, and how.
 
   Linear weights are stored [out, in]; ours are [in, out], heads apart.
   """
@@ -28,79 +34,168 @@ class Entry(NamedTuple):
   path: tuple[str, ...]
   name: str  # {} is the layer
   stored: tuple[int, ...]  # shape in the file
-  convert: Callable[[np.ndarray], np.ndarray] = lambda x: x
+  shape: tuple[int, ...]  # ours, without L
+  is_linear: bool
+
+  @property
+  def is_layered(self) -> bool:
+    return self.path[0] == 'layers'
+
+  def from_file(self, array: np.ndarray) -> np.ndarray:
+    return (array.T if self.is_linear else array).reshape(self.shape)
+
+  def to_file(self, array: np.ndarray) -> np.ndarray:
+    if self.is_linear:
+      return array.reshape(self.stored[::-1]).T
+    return array.reshape(self.stored)
 
 
 def table(c: model_config.ModelConfig) -> list[Entry]:
-  """All parameters of a Llama-like decoder."""
-  D, F, H = c.width, c.mlp_width, c.head_width
-  attention, mlp = 'model.layers.{}.self_attn.', 'model.layers.{}.mlp.'
-
-  def heads(ours, theirs, count):
-    return Entry(
-      ('layers', 'attention', ours, 'kernel'),
-      attention + theirs + '.weight',
-      (count * H, D),
-      lambda x: x.T.reshape(D, count, H),
-    )
-
-  def linear(ours, theirs, stored):
-    path = ('layers', 'mlp', ours, 'kernel')
-    return Entry(path, mlp + theirs + '.weight', stored, np.transpose)
-
+  """All parameters of a decoder; families differ in which of them they have."""
+  vocabulary = (c.vocab_size, c.width)
   entries = [
-    Entry(('embedding',), 'model.embed_tokens.weight', (c.vocab_size, D)),
-    Entry(('final_norm', 'scale'), 'model.norm.weight', (D,)),
-    heads('query', 'q_proj', c.num_heads),
-    heads('key', 'k_proj', c.num_kv_heads),
-    heads('value', 'v_proj', c.num_kv_heads),
     Entry(
-      ('layers', 'attention', 'output', 'kernel'),
-      attention + 'o_proj.weight',
-      (D, c.num_heads * H),
-      lambda x: x.T.reshape(c.num_heads, H, D),
+      ('embedding',), 'model.embed_tokens.weight', vocabulary, vocabulary, False
     ),
-    linear('gate', 'gate_proj', (F, D)),
-    linear('up', 'up_proj', (F, D)),
-    linear('down', 'down_proj', (D, F)),
-    Entry(
-      ('layers', 'attention_norm', 'scale'),
-      'model.layers.{}.input_layernorm.weight',
-      (D,),
-    ),
-    Entry(
-      ('layers', 'mlp_norm', 'scale'),
-      'model.layers.{}.post_attention_layernorm.weight',
-      (D,),
-    ),
+    _scale(('final_norm',), 'model.norm', c.width),
+    *_attention(c),
+    *_mlp(c),
+    *_norms(c),
   ]
   if not c.tied_embeddings:
-    path = ('unembed', 'kernel')
-    name = 'lm_head.weight'
-    entries.append(Entry(path, name, (c.vocab_size, D), np.transpose))
+    entries += _linear(('unembed',), 'lm_head', vocabulary, vocabulary[::-1])
   return entries
 
 
+def _attention(c: model_config.ModelConfig) -> Iterator[Entry]:
+  D, H = c.width, c.head_width
+  ours, theirs = ('layers', 'attention'), 'model.layers.{}.self_attn.'
+  for name, short, count in (
+    ('query', 'q', c.num_heads),
+    ('key', 'k', c.num_kv_heads),
+    ('value', 'v', c.num_kv_heads),
+  ):
+    yield from _linear(
+      (*ours, name),
+      f'{theirs}{short}_proj',
+      (count * H, D),
+      (D, count, H),
+      bias=(count, H) if c.qkv_bias else None,
+    )
+    if short != 'v' and c.qk_norm != 'none':
+      width = H if c.qk_norm == 'head' else count * H
+      yield _scale((*ours, f'{name}_norm'), f'{theirs}{short}_norm', width)
+  yield from _linear(
+    (*ours, 'output'),
+    theirs + 'o_proj',
+    (D, c.num_heads * H),
+    (c.num_heads, H, D),
+    bias=(D,) if c.output_bias else None,
+  )
+
+
+def _mlp(c: model_config.ModelConfig) -> Iterator[Entry]:
+  D, F = c.width, c.mlp_width
+  for name, stored in (('gate', (F, D)), ('up', (F, D)), ('down', (D, F))):
+    yield from _linear(
+      ('layers', 'mlp', name),
+      f'model.layers.{{}}.mlp.{name}_proj',
+      stored,
+      stored[::-1],
+      bias=stored[:1] if c.mlp_bias else None,
+    )
+
+
+def _norms(c: model_config.ModelConfig) -> Iterator[Entry]:
+  # `post_attention_layernorm` stands before the MLP in one family, and behind
+  # the attention in another.
+  names = {
+    'pre': {
+      'attention_norm': 'input_layernorm',
+      'mlp_norm': 'post_attention_layernorm',
+    },
+    'post': {
+      'attention_post_norm': 'post_attention_layernorm',
+      'mlp_post_norm': 'post_feedforward_layernorm',
+    },
+    'both': {
+      'attention_norm': 'input_layernorm',
+      'attention_post_norm': 'post_attention_layernorm',
+      'mlp_norm': 'pre_feedforward_layernorm',
+      'mlp_post_norm': 'post_feedforward_layernorm',
+    },
+  }[c.norm_placement]
+  for ours, theirs in names.items():
+    yield _scale(('layers', ours), 'model.layers.{}.' + theirs, c.width)
+
+
+def _scale(path, name: str, width: int) -> Entry:
+  return Entry((*path, 'scale'), name + '.weight', (width,), (width,), False)
+
+
+def _linear(path, name: str, stored, shape, bias=None) -> Iterator[Entry]:
+  yield Entry((*path, 'kernel'), name + '.weight', stored, shape, True)
+  if bias is not None:
+    yield Entry((*path, 'bias'), name + '.bias', stored[:1], bias, False)
+
+
+def in_memory(dtype: np.dtype) -> Place:
+  """Places parameters in NumPy arrays."""
+
+  def place(path, shape, pieces):
+    array = np.empty(shape, dtype)
+    for at, piece in pieces:
+      array[at] = piece
+    return array
+
+  return place
+
+
 def build_params(
-  config: model_config.ModelConfig,
-  tensors: Tensors,
-  *,
-  dtype: np.dtype,
-  place: Callable[[str, np.ndarray], Any] = lambda path, array: array,
+  config: model_config.ModelConfig, tensors: Tensors, place: Place
 ) -> dict:
   """Reads a model file into the decoder's tree of parameters.
+
+  One tensor of the file is in memory at a time, beside what `place` keeps.
 
   Args:
     config: sizes of the model.
     tensors: the file.
-    dtype: of the parameters.
-    place: `(path, array) -> array` puts a finished parameter where it
-      belongs, say on its shards; paths are joined by '/'.
+    place: puts a parameter where it belongs, say on its shards, in the dtype
+      that it shall have.
 
   Raises:
     ValueError: for a missing, unexpected or misshapen tensor, by name.
   """
   entries = table(config)
+  _check_names(config, entries, tensors)
+
+  def read(entry, layer=0):
+    name = entry.name.format(layer)
+    array = tensors.read(name)
+    if array.shape != entry.stored:
+      raise ValueError(
+        f'{tensors.path}: tensor {name}: shape {array.shape}, expected '
+        f'{entry.stored}'
+      )
+    return entry.from_file(array)
+
+  params = {}
+  for entry in entries:
+    if entry.is_layered:
+      shape = (config.num_layers, *entry.shape)
+      pieces = (((i,), read(entry, i)) for i in range(config.num_layers))
+    else:
+      shape = entry.shape
+      pieces = (((), read(entry)) for _ in range(1))
+    node = params
+    for key in entry.path[:-1]:
+      node = node.setdefault(key, {})
+    node[entry.path[-1]] = place('/'.join(entry.path), shape, pieces)
+  return params
+
+
+def _check_names(config, entries, tensors: Tensors) -> None:
   layers = range(config.num_layers)
   expected = {e.name.format(i) for e in entries for i in layers}
   harmless = {n for n in tensors.names() if n.endswith('rotary_emb.inv_freq')}
@@ -114,24 +209,20 @@ def build_params(
   for name in sorted(expected - tensors.names()):
     raise ValueError(f'{tensors.path}: tensor {name}: missing')
 
-  def read(entry, layer=0):
-    name = entry.name.format(layer)
-    array = tensors.read(name)
-    if array.shape != entry.stored:
-      raise ValueError(
-        f'{tensors.path}: tensor {name}: shape {array.shape}, expected '
-        f'{entry.stored}'
-      )
-    return entry.convert(array).astype(dtype)
 
-  params = {}
-  for entry in entries:
-    if entry.path[0] == 'layers':
-      array = np.stack([read(entry, layer) for layer in layers])
-    else:
-      array = read(entry)
-    node = params
-    for key in entry.path[:-1]:
-      node = node.setdefault(key, {})
-    node[entry.path[-1]] = place('/'.join(entry.path), array)
-  return params
+def file_tensors(
+  config: model_config.ModelConfig, params: dict
+) -> Iterator[tuple[str, Callable[[], np.ndarray], tuple[int, ...]]]:
+  """The inverse of `build_params`: names, what reads the tensor, shapes.
+
+  One tensor at a time leaves the device when its function is called.
+  """
+  for entry in table(config):
+    array = params
+    for key in entry.path:
+      array = array[key]
+    for layer in range(config.num_layers) if entry.is_layered else (None,):
+      part = lambda a=array, e=entry, i=layer: e.to_file(
+        np.asarray(a if i is None else a[i])
+      )
+      yield entry.name.format(layer), part, entry.stored

@@ -2,13 +2,21 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import safetensors
+import transformers
 
-from sqlm_jax.models import config as model_config
+from sqlm_jax.weights import families
 
-_ARCHITECTURES = ('LlamaForCausalLM',)
+_REQUIRED = (
+  'vocab_size',
+  'hidden_size',
+  'intermediate_size',
+  'num_hidden_layers',
+  'num_attention_heads',
+)
 
 
 class DirectoryTensors:
@@ -16,8 +24,12 @@ class DirectoryTensors:
 
   def __init__(self, path: pathlib.Path):
     self.path = path
-    self.config = read_config(path / 'config.json')
-    self._files = {}
+    self.hf_config = read_config(path / 'config.json')
+    try:
+      self.config = families.read(self.hf_config)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+      raise ValueError(f'{path / "config.json"}: {error}') from None
+    self._stored = {}  # name -> the file's handle, and its name there
     for file in _files(path):
       if not file.exists():
         raise ValueError(f'{file}: missing')
@@ -28,13 +40,29 @@ class DirectoryTensors:
           f'{file}: expected whole safetensors, this file is truncated or '
           f'damaged ({error})'
         ) from None
-      self._files |= dict.fromkeys(handle.keys(), handle)
+      self._stored |= {
+        name: (handle, stored)
+        for stored in handle.keys()  # noqa: SIM118, the handle is no mapping
+        if (name := _text_name(stored))
+      }
 
   def names(self) -> set[str]:
-    return set(self._files)
+    return set(self._stored)
 
   def read(self, name: str) -> np.ndarray:
-    return self._files[name].get_tensor(name)
+    handle, stored = self._stored[name]
+    return handle.get_tensor(stored)
+
+
+def _text_name(name: str) -> str | None:
+  """The name in a model of text alone; None for what images need.
+
+  Models of images and text say `language_model` in one of two places.
+  """
+  if re.match(r'(model\.)?(vision_tower|multi_modal_projector)\.', name):
+    return None
+  name = name.removeprefix('language_model.')
+  return name.replace('model.language_model.', 'model.', 1)
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -62,45 +90,29 @@ def _read_json(path: pathlib.Path) -> dict:
   return found
 
 
-def read_config(path: pathlib.Path) -> model_config.ModelConfig:
-  """Reads sizes and choices from a config.json.
+def read_config(path: pathlib.Path) -> transformers.PretrainedConfig:
+  """Reads a config.json with the class of its family.
 
   Raises:
-    ValueError: for an architecture or a choice that the decoder does not
-      have, by file, key and value.
+    ValueError: for a family that is not known or a key that is missing or
+      makes no sense, by file, key and value.
   """
-  c = _read_json(path)
-
-  def expect(key, value, allowed):
-    if value not in allowed:
-      choices = ', '.join(map(str, allowed))
-      raise ValueError(f'{path}: {key}={value!r}: expected one of {choices}')
-
-  for architecture in c.get('architectures') or [None]:
-    expect('architectures', architecture, _ARCHITECTURES)
-  # transformers 5 writes rope_parameters, older ones two keys.
-  rope = c.get('rope_parameters') or c.get('rope_scaling') or {}
-  kind = rope.get('rope_type', rope.get('type', 'default'))
-  expect('rope_scaling', kind, ('default',))
-  expect('hidden_act', c.get('hidden_act', 'silu'), ('silu',))
-  for key in ('attention_bias', 'mlp_bias'):
-    expect(key, c.get(key, False), (False,))
-  try:
-    num_heads, width = c['num_attention_heads'], c['hidden_size']
-    return model_config.ModelConfig(
-      vocab_size=c['vocab_size'],
-      num_layers=c['num_hidden_layers'],
-      width=width,
-      mlp_width=c['intermediate_size'],
-      num_heads=num_heads,
-      num_kv_heads=c.get('num_key_value_heads') or num_heads,
-      head_width=c.get('head_dim') or width // num_heads,
-      rope_theta=rope.get('rope_theta', c.get('rope_theta', 10_000.0)),
-      norm_epsilon=c.get('rms_norm_eps', 1e-6),
-      tied_embeddings=c.get('tie_word_embeddings', False),
-      context_length=c.get('max_position_embeddings', 2048),
+  found = _read_json(path)
+  kind = found.get('model_type')
+  text = found
+  if kind == 'gemma3':  # a model of images and text, of which this is the text
+    text = found.get('text_config', {}) | {'model_type': 'gemma3_text'}
+  elif kind not in families.ARCHITECTURES:
+    raise ValueError(
+      f'{path}: model_type={kind!r}: expected one of '
+      f'{", ".join((*families.ARCHITECTURES, "gemma3"))}'
     )
-  except KeyError as error:
-    raise ValueError(f'{path}: key {error} is missing') from None
-  except (TypeError, ValueError, ZeroDivisionError) as error:
+  else:
+    # Else they would silently be those of some other model.
+    for key in _REQUIRED:
+      if key not in found:
+        raise ValueError(f'{path}: key {key!r} is missing')
+  try:
+    return transformers.CONFIG_MAPPING[text['model_type']].from_dict(text)
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise ValueError(f'{path}: {error}') from None

@@ -1,0 +1,165 @@
+"""Model families: from a Hugging Face config to a `ModelConfig`.
+
+A family is what this file says about it; the decoder is one for all.
+"""
+
+import math
+from typing import Any
+
+import transformers
+
+from sqlm_jax.models import config as model_config
+
+# model_type -> the class that loads it.
+ARCHITECTURES = {
+  'llama': 'LlamaForCausalLM',
+  'mistral': 'MistralForCausalLM',
+  'qwen2': 'Qwen2ForCausalLM',
+  'qwen3': 'Qwen3ForCausalLM',
+  'gemma2': 'Gemma2ForCausalLM',
+  'gemma3_text': 'Gemma3ForCausalLM',
+  'olmo2': 'Olmo2ForCausalLM',
+}
+_ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
+_QK_NORMS = {'qwen3': 'head', 'gemma3_text': 'head', 'olmo2': 'flat'}
+_NORM_PLACEMENTS = {'gemma2': 'both', 'gemma3_text': 'both', 'olmo2': 'post'}
+
+
+def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
+  """The decoder that a Hugging Face config describes.
+
+  Raises:
+    ValueError: for a family or a choice that the decoder does not have, by
+      key and value.
+  """
+  kind = hf.model_type
+  _expect('model_type', kind, ARCHITECTURES)
+  for architecture in hf.architectures or ():
+    _expect('architectures', architecture, (ARCHITECTURES[kind],))
+  for key in ('quantization_config', 'use_bidirectional_attention'):
+    if getattr(hf, key, None):
+      _expect(key, getattr(hf, key), (None,))
+  is_gemma = kind in ('gemma2', 'gemma3_text')
+  activation = hf.hidden_activation if is_gemma else hf.hidden_act
+  _expect('hidden_act', activation, _ACTIVATIONS)
+  num_heads, width = hf.num_attention_heads, hf.hidden_size
+  rope, local_rope = _ropes(hf)
+  attention_bias = getattr(hf, 'attention_bias', False)
+  return model_config.ModelConfig(
+    vocab_size=hf.vocab_size,
+    num_layers=hf.num_hidden_layers,
+    width=width,
+    mlp_width=hf.intermediate_size,
+    num_heads=num_heads,
+    num_kv_heads=hf.num_key_value_heads or num_heads,
+    head_width=getattr(hf, 'head_dim', None) or width // num_heads,
+    rope=rope,
+    local_rope=local_rope,
+    windows=_windows(hf),
+    attention_scale=hf.query_pre_attn_scalar**-0.5 if is_gemma else 0.0,
+    attention_softcap=getattr(hf, 'attn_logit_softcapping', None) or 0.0,
+    logit_softcap=getattr(hf, 'final_logit_softcapping', None) or 0.0,
+    qkv_bias=kind == 'qwen2' or attention_bias,
+    output_bias=attention_bias,
+    mlp_bias=getattr(hf, 'mlp_bias', False),
+    qk_norm=_QK_NORMS.get(kind, 'none'),
+    norm_placement=_NORM_PLACEMENTS.get(kind, 'pre'),
+    norm_offset=1.0 if is_gemma else 0.0,
+    norm_epsilon=hf.rms_norm_eps,
+    activation=_ACTIVATIONS[activation],
+    scale_embedding=is_gemma,
+    tied_embeddings=bool(hf.tie_word_embeddings),
+    context_length=hf.max_position_embeddings,
+  )
+
+
+def llama(c: model_config.ModelConfig) -> transformers.PretrainedConfig:
+  """The Hugging Face config of a Llama with an unstretched rope."""
+  return transformers.LlamaConfig(
+    architectures=[ARCHITECTURES['llama']],
+    vocab_size=c.vocab_size,
+    hidden_size=c.width,
+    intermediate_size=c.mlp_width,
+    num_hidden_layers=c.num_layers,
+    num_attention_heads=c.num_heads,
+    num_key_value_heads=c.num_kv_heads,
+    head_dim=c.head_width,
+    rms_norm_eps=c.norm_epsilon,
+    rope_parameters={'rope_type': 'default', 'rope_theta': c.rope.theta},
+    tie_word_embeddings=c.tied_embeddings,
+    max_position_embeddings=c.context_length,
+    bos_token_id=None,
+    eos_token_id=None,
+  )
+
+
+def _expect(key: str, value: Any, allowed) -> None:
+  if value not in allowed:
+    choices = ', '.join(map(str, allowed))
+    raise ValueError(f'{key}={value!r}: expected one of {choices}')
+
+
+def _windows(hf) -> tuple[int, ...]:
+  """How far each layer sees, () where all see everything."""
+  window = getattr(hf, 'sliding_window', None)
+  if not window:
+    return ()
+  # Mistral has a window in every layer or in none.
+  kinds = getattr(hf, 'layer_types', None)
+  kinds = kinds or ['sliding_attention'] * hf.num_hidden_layers
+  for kind in kinds:
+    _expect('layer_types', kind, ('sliding_attention', 'full_attention'))
+  windows = tuple(window * (kind == 'sliding_attention') for kind in kinds)
+  return windows if any(windows) else ()
+
+
+def _ropes(hf) -> tuple[model_config.Rope, model_config.Rope | None]:
+  """The rope, and that of layers with a window where it is another."""
+  parameters = hf.rope_parameters
+  if 'full_attention' not in parameters:
+    return _rope(hf, parameters), None
+  whole = _rope(hf, parameters['full_attention'])
+  local = _rope(hf, parameters['sliding_attention'])
+  return whole, local if local != whole else None
+
+
+def _rope(hf, parameters: dict) -> model_config.Rope:
+  get = parameters.get
+  kind = get('rope_type', 'default')
+  _expect('rope_type', kind, model_config.ROPE_KINDS)
+  _expect('partial_rotary_factor', get('partial_rotary_factor', 1.0), (1.0,))
+  rope = model_config.Rope(theta=get('rope_theta'), kind=kind)
+  if kind == 'default':
+    return rope
+  original = get('original_max_position_embeddings')
+  original = original or hf.max_position_embeddings
+  factor = get('factor') or hf.max_position_embeddings / original
+  if kind == 'linear':
+    return model_config.Rope(theta=rope.theta, kind=kind, factor=factor)
+  if kind == 'llama3':
+    return model_config.Rope(
+      theta=rope.theta,
+      kind=kind,
+      factor=factor,
+      original_context=original,
+      low_frequency_factor=get('low_freq_factor'),
+      high_frequency_factor=get('high_freq_factor'),
+    )
+  return model_config.Rope(
+    theta=rope.theta,
+    kind=kind,
+    factor=factor,
+    original_context=original,
+    beta_fast=get('beta_fast') or 32.0,
+    beta_slow=get('beta_slow') or 1.0,
+    truncate=get('truncate', True),
+    attention_factor=get('attention_factor') or _yarn_attention(get, factor),
+  )
+
+
+def _yarn_attention(get, factor: float) -> float:
+  """Peng et al. (2023), eq. 22, with the weights that DeepSeek gave it."""
+  grown = lambda weight: 0.1 * weight * math.log(max(factor, 1.0)) + 1.0
+  if get('mscale') and get('mscale_all_dim'):
+    return grown(get('mscale')) / grown(get('mscale_all_dim'))
+  return grown(1.0)
