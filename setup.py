@@ -15,6 +15,7 @@ setuptools.setup(
     'etils[epath]>=1.10',
     'flax>=0.12',
     'gguf>=0.17',
+    'huggingface_hub>=1.0',
     'jax>=0.10',
     'jinja2>=3.1',  # chat templates
     'ml-collections>=1.1',
@@ -37,6 +38,7 @@ setuptools.setup(
       'import-linter>=2.7',
       'pytest>=8.3',
       'ruff>=0.17,<0.18',  # another version formats in another way
+      'sentencepiece>=0.2',
     ],
   },
 )

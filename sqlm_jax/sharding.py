@@ -153,7 +153,7 @@ def place_parameter(
         shards[device] = jnp.zeros(size, dtype, device=device)
       part = jax.device_put(part, device)
       shards[device] = _write_layer(shards[device], part, at[0])
-    jax.block_until_ready(shards)  # else pieces queue up
+    jax.block_until_ready(list(shards.values()))  # else pieces queue up
   return jax.make_array_from_single_device_arrays(
     shape, sharding, list(shards.values())
   )

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import safetensors
 import transformers
+from huggingface_hub import errors
 
 from sqlm_jax.weights import families
 
@@ -114,5 +115,12 @@ def read_config(path: pathlib.Path) -> transformers.PretrainedConfig:
         raise ValueError(f'{path}: key {key!r} is missing')
   try:
     return transformers.CONFIG_MAPPING[text['model_type']].from_dict(text)
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
-    raise ValueError(f'{path}: {error}') from None
+  except (
+    errors.StrictDataclassError,
+    ArithmeticError,  # of sizes that are 0
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
+    raise ValueError(f'{path}: {" ".join(str(error).split())}') from None

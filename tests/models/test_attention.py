@@ -13,7 +13,8 @@ ROWS, WIDTH, HEAD_WIDTH = 4, 3, 8
 # float32; both sum the same products in another order.
 CLOSE = {'rtol': 1e-5, 'atol': 1e-5}
 
-attend = jax.jit(attention.attend)
+SPAN = attention.Span(HEAD_WIDTH**-0.5)
+attend = jax.jit(functools.partial(attention.attend, span=SPAN))
 
 
 def normal(seed, *shape):
@@ -91,7 +92,7 @@ def test_equals_attention_over_the_concatenation(
     for i, (slots, lengths) in enumerate(segments, start=1)
   )
   args = query, key, value, context
-  out, gradients = value_and_gradients(attention.attend, *args)
+  out, gradients = value_and_gradients(attend, *args)
   expected, expected_gradients = value_and_gradients(concatenated, *args)
   np.testing.assert_allclose(out, expected, **CLOSE)
   jax.tree.map(
@@ -108,7 +109,13 @@ def test_by_hand():
   context = attention.KeyValues(
     jnp.zeros((1, 1, 1, 4)), jnp.zeros((1, 1, 1, 4)), jnp.array([1])
   )
-  out = attend(query, key, jnp.full((1, 1, 1, 4), 8.0), (context,))
+  out = attention.attend(
+    query,
+    key,
+    jnp.full((1, 1, 1, 4), 8.0),
+    (context,),
+    span=attention.Span(0.5),
+  )
   np.testing.assert_allclose(out, np.full((1, 1, 1, 4), 6.0), rtol=1e-6)
 
 
@@ -133,7 +140,7 @@ def test_nothing_to_see_is_finite():
   @jax.jit
   def both(query, key, value):
     mask = jnp.zeros((1, 1, 2), bool)
-    return attention.attend_to_segment(query, key, value, mask)
+    return attention.attend_to_segment(query, key, value, mask, SPAN)
 
   out, lse = both(query, key, value)
   assert jnp.isfinite(out).all()

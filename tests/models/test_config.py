@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from sqlm_jax.models import config
 from tests import tiny
 
 
@@ -12,7 +13,12 @@ from tests import tiny
   [
     ('vocab_size', 0, 'vocab_size=0: expected a positive number'),
     ('num_layers', -1, 'num_layers=-1: expected a positive number'),
-    ('rope_theta', 0.0, 'rope_theta=0.0: expected a positive number'),
+    ('qk_norm', 'layer', "qk_norm='layer': expected one of none, head, flat"),
+    ('norm_placement', 'x', 'expected one of pre, post, both'),
+    ('activation', 'relu', "activation='relu': expected one of silu, gelu_tan"),
+    ('attention_softcap', -1.0, 'attention_softcap=-1.0: expected a positive'),
+    ('windows', (4,), r'windows=\(4,\): expected one number of tokens for ea'),
+    ('windows', (4, -1), r'windows=\(4, -1\): expected one number of tokens'),
     ('norm_epsilon', float('nan'), 'norm_epsilon=nan: expected a positive'),
     ('num_kv_heads', 3, 'num_heads=4: expected a multiple of num_kv_heads=3'),
     ('num_kv_heads', 8, 'num_heads=4: expected a multiple of num_kv_heads=8'),
@@ -22,6 +28,19 @@ from tests import tiny
 def test_errors_name_the_field(field, value, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(tiny.CONFIG, **{field: value})
+
+
+@pytest.mark.parametrize(
+  'values, message',
+  [
+    ({'theta': 0.0}, 'theta=0.0: expected a positive number'),
+    ({'kind': 'dynamic'}, "kind='dynamic': expected one of default, linear"),
+    ({'factor': -2.0}, 'factor=-2.0: expected a positive number'),
+  ],
+)
+def test_a_rope_that_cannot_be(values, message):
+  with pytest.raises(ValueError, match=message):
+    config.Rope(**values)
 
 
 def test_equal_configs_are_one_static_argument():

@@ -63,8 +63,9 @@ def tensors():
   }
 
 
-def build(tensors, *, config=CONFIG, dtype=np.float32, **kwargs):
-  return names.build_params(config, Memory(tensors), dtype=dtype, **kwargs)
+def build(tensors, *, config=CONFIG, place=None):
+  place = place or names.in_memory(np.float32)
+  return names.build_params(config, Memory(tensors), place)
 
 
 @pytest.mark.parametrize('tied', [False, True])
@@ -103,20 +104,47 @@ def test_every_number_is_where_it_belongs(tensors):
   )
 
 
-def test_place_gets_every_finished_parameter_once(tensors):
-  placed = []
+def test_place_gets_every_parameter_once_in_pieces(tensors):
+  placed = {}
 
-  def place(path, array):
-    placed.append(path)
-    assert array.dtype == 'bfloat16'
-    return path
+  def place(path, shape, pieces):
+    placed[path] = [(at, piece.shape) for at, piece in pieces]
+    return shape
 
-  params = build(tensors, dtype=jax.numpy.dtype('bfloat16'), place=place)
-  assert len(placed) == len(set(placed)) == 12
-  assert params['embedding'] == 'embedding'
-  path = 'layers/attention/query/kernel'
-  assert params['layers']['attention']['query']['kernel'] == path
-  assert sorted(jax.tree.leaves(params)) == sorted(placed)
+  params = build(tensors, place=place)
+  assert len(placed) == 12
+  assert placed['embedding'] == [((), (11, 10))]
+  # Six heads of width 4, layer by layer.
+  query = placed['layers/attention/query/kernel']
+  assert query == [((0,), (10, 6, 4)), ((1,), (10, 6, 4))]
+  assert params['layers']['attention']['query']['kernel'] == (2, 10, 6, 4)
+
+
+def test_one_tensor_is_read_at_a_time(tensors):
+  """A piece is not read before the one before it was taken."""
+  alive = []
+
+  class Counting(Memory):
+    def read(self, name):
+      alive.append(name)
+      return super().read(name)
+
+  def place(path, shape, pieces):
+    for count, _ in enumerate(pieces, start=1):
+      assert len(alive) == count
+    alive.clear()
+
+  names.build_params(CONFIG, Counting(tensors), place)
+
+
+def test_out_again_is_what_came_in(tensors):
+  params = build(tensors)
+  found = {name: read() for name, read, _ in names.file_tensors(CONFIG, params)}
+  assert found.keys() == tensors.keys()
+  for name, array in found.items():
+    np.testing.assert_array_equal(array, tensors[name], name)
+  for name, read, shape in names.file_tensors(CONFIG, params):
+    assert read().shape == shape, name
 
 
 @pytest.mark.parametrize('missing', ['model.norm.weight', 'lm_head.weight'])

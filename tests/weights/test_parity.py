@@ -15,7 +15,7 @@ from sqlm_jax.engine import sampler
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import batches
 from sqlm_jax.text import tokenizer
-from sqlm_jax.weights import gguf, loader
+from sqlm_jax.weights import gguf, loader, names
 
 torch = pytest.importorskip('torch')
 pytest.importorskip('accelerate')  # transformers wants it to read GGUF
@@ -47,7 +47,7 @@ def tokens(smollm2_path):
 @pytest.fixture(scope='module')
 def ours(smollm2_path):
   checkpoint = loader.open_checkpoint(smollm2_path)
-  params = checkpoint.params(dtype=np.dtype('float32'))
+  params = checkpoint.params(names.in_memory(np.dtype('float32')))
   return policy_lib.make_policy(checkpoint.config), jax.device_put(params)
 
 
