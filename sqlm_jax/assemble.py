@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ class Parts(NamedTuple):
     tokens: the tokenizer.
     policy: the model as functions.
     hf_config: the model in the words of Hugging Face.
+    generation: how the model wants to be sampled, in the same words.
     lora: adapters that are trained instead of the model's own parameters.
     load_params: `dtype -> params`, the model's own parameters, each straight
       onto its shards.
@@ -43,6 +44,7 @@ class Parts(NamedTuple):
   tokens: tokenizer.Tokenizer
   policy: policy_lib.Policy
   hf_config: transformers.PretrainedConfig
+  generation: dict[str, Any]
   lora: layers.Lora | None
   load_params: Callable[[str], policy_lib.Params]
   optimizer: optax.GradientTransformation
@@ -61,7 +63,8 @@ def build(config: config_lib.Config) -> Parts:
   mesh = sharding.make_mesh(
     {axis: getattr(config.mesh, axis) for axis in sharding.AXES}
   )
-  tokens, policy, hf_config, load_params = _open_model(config, mesh)
+  opened = _open_model(config, mesh)
+  tokens, policy = opened.tokens, opened.policy
   task = _make_task(config, tokens)
   writers = _make_writers(config, task, tokens, policy, mesh)
   for topic in config.task.topics:
@@ -76,9 +79,10 @@ def build(config: config_lib.Config) -> Parts:
     mesh=mesh,
     tokens=tokens,
     policy=policy,
-    hf_config=hf_config,
+    hf_config=opened.hf_config,
+    generation=opened.generation,
     lora=_lora(config),
-    load_params=load_params,
+    load_params=opened.load_params,
     optimizer=optimizer.make_optimizer(
       learning_rate=o.learning_rate,
       warmup_steps=o.warmup_steps,
@@ -195,8 +199,17 @@ def _lora(config: config_lib.Config) -> layers.Lora | None:
   return layers.Lora(adapter.rank, adapter.alpha)
 
 
-def _open_model(config: config_lib.Config, mesh: jax.sharding.Mesh):
-  """Returns tokenizer, policy, its Hugging Face config, and a loader."""
+class _Opened(NamedTuple):
+  """The fields of `Parts` that depend on the model's files."""
+
+  tokens: tokenizer.Tokenizer
+  policy: policy_lib.Policy
+  hf_config: transformers.PretrainedConfig
+  generation: dict[str, Any]
+  load_params: Callable[[str], policy_lib.Params]
+
+
+def _open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> _Opened:
   if config.model.path == 'random':
     return _random_model(config, mesh)
   path = catalog.resolve(config.model.path)
@@ -218,11 +231,14 @@ def _open_model(config: config_lib.Config, mesh: jax.sharding.Mesh):
     return checkpoint.params(place)
 
   policy = _make_policy(config, checkpoint.config)
-  return tokens, policy, checkpoint.hf_config, load
+  hf_config, generation = checkpoint.hf_config, checkpoint.generation
+  return _Opened(tokens, policy, hf_config, generation, load)
 
 
-def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh):
-  """A random model of bytes, as `_open_model` returns it."""
+def _random_model(
+  config: config_lib.Config, mesh: jax.sharding.Mesh
+) -> _Opened:
+  """A random model of bytes."""
   tokens = tokenizer.byte_tokenizer()
   model = config_lib.random_model(config.random_model, tokens.vocab_size)
   policy = _make_policy(config, model)
@@ -235,7 +251,7 @@ def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh):
     shardings = sharding.shard_parameters(params, mesh)
     return jax.lax.with_sharding_constraint(params, shardings)
 
-  return tokens, policy, families.llama(model), load
+  return _Opened(tokens, policy, families.llama(model), {}, load)
 
 
 def _make_policy(config: config_lib.Config, model) -> policy_lib.Policy:

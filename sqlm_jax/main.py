@@ -18,11 +18,13 @@ from sqlm_jax import (
   checkpoint,
   display,
   evaluate,
+  export,
   sample,
   train,
   writers,
 )
 from sqlm_jax import config as config_lib
+from sqlm_jax.weights import export as export_files
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'A file of configs/, or one of your own.', lock_config=True
@@ -31,10 +33,25 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where the run is kept, and found again.'
 )
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ('train', 'eval', 'sample'), 'What to do.'
+  'mode', 'train', ('train', 'eval', 'sample', 'export'), 'What to do.'
 )
 _ROLE = flags.DEFINE_enum(
-  'role', 'solver', ('solver', 'proposer'), 'Who talks, with --mode=sample.'
+  'role',
+  'solver',
+  ('solver', 'proposer'),
+  'Who talks with --mode=sample, or goes out with --mode=export.',
+)
+_EXPORT_DIR = flags.DEFINE_string(
+  'export_dir', None, 'Where --mode=export writes to, a new directory.'
+)
+_EXPORT_DTYPE = flags.DEFINE_enum(
+  'export_dtype',
+  None,
+  export_files.DTYPES,
+  'Of exported tensors; default, model.param_dtype of the run.',
+)
+_EXPORT_ADAPTER = flags.DEFINE_bool(
+  'export_adapter', False, 'Export LoRA adapters for PEFT, not one model.'
 )
 
 # What a model wrote is shown on one line, without control characters.
@@ -77,9 +94,17 @@ def _read_config() -> config_lib.Config:
 def _use_model(config: config_lib.Config) -> None:
   """Evaluates or talks to the newest checkpoint, or the initial model."""
   parts = assemble.build(config)
-  role = _ROLE.value if _MODE.value == 'sample' else 'solver'
+  role = 'solver' if _MODE.value == 'eval' else _ROLE.value
+  if _MODE.value == 'export':
+    if not _EXPORT_DIR.value:
+      raise ValueError('--export_dir: expected a directory to write to')
+    export.check_target(
+      parts, _EXPORT_DIR.value, as_adapter=_EXPORT_ADAPTER.value
+    )
   step, params = _load_params(parts, role)
-  if _MODE.value == 'eval':
+  if _MODE.value == 'export':
+    _export(parts, params, step)
+  elif _MODE.value == 'eval':
     _evaluate(parts, params, step)
   elif role == 'proposer':
     for text, why_not in sample.questions(parts, params, step):
@@ -98,7 +123,7 @@ def _load_params(parts: assemble.Parts, role: str):
   directory = epath.Path(_WORKDIR.value or '') / 'checkpoints'
   if not _WORKDIR.value or not directory.exists():
     _note(f'{role} before any training')
-    return 0, parts.load_params(parts.config.model.dtype)
+    return 0, parts.load_params(parts.config.model.param_dtype)
   owner = parts.owner[role]
   abstract = assemble.abstract_states(parts)[owner].params
   # A training that is going on in the same workdir is not disturbed.
@@ -118,6 +143,24 @@ def _evaluate(parts: assemble.Parts, params, step: int) -> None:
     with contextlib.closing(writers.RunWriter(_WORKDIR.value)) as writer:
       writer.evaluation(record)
   display.summary('Evaluation', {k: str(v) for k, v in record.items()})
+
+
+def _export(parts: assemble.Parts, params, step: int) -> None:
+  written = export.export_policy(
+    parts,
+    params,
+    _EXPORT_DIR.value,
+    step=step,
+    role=_ROLE.value,
+    dtype=_EXPORT_DTYPE.value or parts.config.model.param_dtype,
+    as_adapter=_EXPORT_ADAPTER.value,
+    workdir=_WORKDIR.value,
+  )
+  sizes = {
+    path.name: f'{path.stat().st_size / 1e6:.1f} MB'
+    for path in sorted(written.iterdir())
+  }
+  display.summary(f'Exported to {written}', sizes)
 
 
 def _note(text: str) -> None:

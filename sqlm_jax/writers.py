@@ -174,6 +174,19 @@ class RunWriter:
       self._events = None
 
 
+def rollout_files(workdir: epath.PathLike, *, before: int) -> list[epath.Path]:
+  """The rollout files of the steps before a step, oldest first."""
+  directory = epath.Path(workdir) / 'rollouts'
+  if not directory.exists():
+    return []
+  found = {_step_of(path): path for path in directory.glob('*.parquet')}
+  return [
+    path
+    for step, path in sorted((s, p) for s, p in found.items() if s is not None)
+    if step < before
+  ]
+
+
 def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
   """Reads a file of one JSON object a line, oldest first.
 

@@ -3,7 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import transformers
 
@@ -17,11 +17,13 @@ class Checkpoint(NamedTuple):
   Attributes:
     config: sizes of the model.
     hf_config: the same in the words of Hugging Face, and what else they say.
+    generation: a directory's generation_config.json, {} without one.
     params: `place -> params`, see `names.build_params`.
   """
 
   config: model_config.ModelConfig
   hf_config: transformers.PretrainedConfig
+  generation: dict[str, Any]
   params: Callable[..., dict]
 
 
@@ -38,5 +40,6 @@ def open_checkpoint(path: pathlib.Path) -> Checkpoint:
   return Checkpoint(
     tensors.config,
     tensors.hf_config,
+    safetensors.read_generation_config(path),
     functools.partial(names.build_params, tensors.config, tensors),
   )

@@ -1,5 +1,6 @@
 """Hugging Face tensor names and layouts of a decoder, as one table."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +24,14 @@ class Tensors(Protocol):
   def names(self) -> set[str]: ...
 
   def read(self, name: str) -> np.ndarray: ...
+
+
+class Tensor(NamedTuple):
+  """A tensor to be written, on the host once it is read."""
+
+  name: str
+  shape: tuple[int, ...]
+  read: Callable[[], np.ndarray]
 
 
 class Entry(NamedTuple):
@@ -212,17 +221,54 @@ def _check_names(config, entries, tensors: Tensors) -> None:
 
 def file_tensors(
   config: model_config.ModelConfig, params: dict
-) -> Iterator[tuple[str, Callable[[], np.ndarray], tuple[int, ...]]]:
-  """The inverse of `build_params`: names, what reads the tensor, shapes.
-
-  One tensor at a time leaves the device when its function is called.
-  """
+) -> Iterator[Tensor]:
+  """The tensors of a model file, the inverse of `build_params`."""
   for entry in table(config):
-    array = params
-    for key in entry.path:
-      array = array[key]
+    array = _leaf(params, entry.path)
     for layer in range(config.num_layers) if entry.is_layered else (None,):
-      part = lambda a=array, e=entry, i=layer: e.to_file(
-        np.asarray(a if i is None else a[i])
-      )
-      yield entry.name.format(layer), part, entry.stored
+      read = functools.partial(_take, array, layer, entry.to_file)
+      yield Tensor(entry.name.format(layer), entry.stored, read)
+
+
+def adapter_tensors(
+  config: model_config.ModelConfig, adapters: dict
+) -> Iterator[Tensor]:
+  """The tensors of a PEFT file: A is [r, in] and B is [out, r]."""
+  for entry in table(config):
+    if not (entry.is_layered and entry.is_linear):
+      continue
+    outputs, inputs = entry.stored
+    adapter = _leaf(adapters, entry.path[:-1])
+    rank = adapter['lora_a'].shape[-1]
+    for layer in range(config.num_layers):
+      name = entry.name.format(layer).removesuffix('.weight')
+      for letter, ours, shape in (
+        ('A', 'lora_a', (rank, inputs)),
+        ('B', 'lora_b', (outputs, rank)),
+      ):
+        turn = lambda x, shape=shape: x.reshape(shape[::-1]).T
+        yield Tensor(
+          f'base_model.model.{name}.lora_{letter}.weight',
+          shape,
+          functools.partial(_take, adapter[ours], layer, turn),
+        )
+
+
+def linear_names(config: model_config.ModelConfig) -> list[str]:
+  """Short names of the blocks' linear maps: q_proj, down_proj, ...."""
+  return [
+    entry.name.split('.')[-2]
+    for entry in table(config)
+    if entry.is_layered and entry.is_linear
+  ]
+
+
+def _leaf(tree: dict, path: tuple[str, ...]):
+  for key in path:
+    tree = tree[key]
+  return tree
+
+
+def _take(array, layer: int | None, turn) -> np.ndarray:
+  """Brings one tensor to the host."""
+  return turn(np.asarray(array if layer is None else array[layer]))

@@ -91,6 +91,16 @@ def _read_json(path: pathlib.Path) -> dict:
   return found
 
 
+def read_generation_config(directory: pathlib.Path) -> dict:
+  """How a model wants to be sampled; {} where nothing is said.
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+  path = directory / 'generation_config.json'
+  return _read_json(path) if path.exists() else {}
+
+
 def read_config(path: pathlib.Path) -> transformers.PretrainedConfig:
   """Reads a config.json with the class of its family.
 

@@ -82,7 +82,7 @@ class Script:
     game = assemble.make_game(self.parts)
     texts = {'proposer': proposals, 'solver': solutions}
 
-    def train_step(state, batch, reference):
+    def train_step(state, batch, reference, base):
       del reference
       self.learned.append((state, batch))
       found = {'loss': (metric, 1.0), 'logprob_gap': (0.0, 1.0)}

@@ -139,12 +139,12 @@ def test_one_tensor_is_read_at_a_time(tensors):
 
 def test_out_again_is_what_came_in(tensors):
   params = build(tensors)
-  found = {name: read() for name, read, _ in names.file_tensors(CONFIG, params)}
+  found = {t.name: t.read() for t in names.file_tensors(CONFIG, params)}
   assert found.keys() == tensors.keys()
   for name, array in found.items():
     np.testing.assert_array_equal(array, tensors[name], name)
-  for name, read, shape in names.file_tensors(CONFIG, params):
-    assert read().shape == shape, name
+  for tensor in names.file_tensors(CONFIG, params):
+    assert tensor.read().shape == tensor.shape, tensor.name
 
 
 @pytest.mark.parametrize('missing', ['model.norm.weight', 'lm_head.weight'])

@@ -1,0 +1,209 @@
+"""Export: a trained policy as a directory that other tools load."""
+
+import hashlib
+import json
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import huggingface_hub
+import pyarrow as pa
+import pyarrow.compute as pc
+from etils import epath
+from pyarrow import parquet
+
+from sqlm_jax import assemble, writers
+from sqlm_jax import config as config_lib
+from sqlm_jax.models import lora
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.weights import catalog, export
+
+
+def export_policy(
+  parts: assemble.Parts,
+  trained: policy_lib.Params,
+  directory: str,
+  *,
+  step: int,
+  role: str,
+  dtype: str,
+  as_adapter: bool = False,
+  workdir: str | None = None,
+) -> pathlib.Path:
+  """Writes a policy as a Hugging Face directory, or as a PEFT adapter.
+
+  Everything is written beside the directory first, and moved into place when
+  it is whole.
+
+  Args:
+    parts: of the run.
+    trained: parameters of the train state, or of the model before training.
+    directory: must not exist, or be empty.
+    step: self-play steps that the parameters have seen.
+    role: whose parameters they are.
+    dtype: of the exported tensors; adapters are always float32.
+    as_adapter: adapters alone instead of one model with them folded in.
+    workdir: of the run, for the model card.
+
+  Returns:
+    The directory.
+
+  Raises:
+    ValueError: if the directory is not empty, or there are no adapters.
+  """
+  target = pathlib.Path(directory).expanduser().absolute()
+  check_target(parts, directory, as_adapter=as_adapter)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  temporary = pathlib.Path(
+    tempfile.mkdtemp(prefix=f'.{target.name}.', dir=target.parent)
+  )
+  try:
+    config, adapters = parts.policy.config, lora.adapters(trained)
+    if as_adapter:
+      base = parts.config.model.path
+      export.write_adapter(temporary, config, adapters, parts.lora, base=base)
+    else:
+      if adapters:
+        trained = lora.merge(trained, parts.lora)
+      export.write_model(
+        temporary, config, parts.hf_config, trained, dtype=dtype
+      )
+      stops = {'eos_token_id': list(parts.tokens.stop_ids)}
+      generation = parts.generation | stops
+      export.write_json(temporary / 'generation_config.json', generation)
+    parts.tokens.save(temporary)
+    card = model_card(parts.config, step=step, role=role, workdir=workdir)
+    card.save(temporary / 'README.md')
+    temporary.chmod(0o755)  # mkdtemp keeps it from everyone else
+    if target.exists():
+      target.rmdir()
+    temporary.rename(target)
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+  return target
+
+
+def check_target(
+  parts: assemble.Parts, directory: str, *, as_adapter: bool
+) -> None:
+  """Refuses what cannot be exported, before anything is loaded.
+
+  Raises:
+    ValueError: if the directory is not empty, or there are no adapters.
+  """
+  target = pathlib.Path(directory).expanduser()
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    raise ValueError(
+      f'--export_dir={directory}: expected a directory that does not exist, '
+      'or an empty one'
+    )
+  if as_adapter and not parts.lora:
+    raise ValueError(
+      '--export_adapter: expected a run with model.lora.rank above 0'
+    )
+
+
+def model_card(
+  config: config_lib.Config, *, step: int, role: str, workdir: str | None
+) -> huggingface_hub.ModelCard:
+  """What the model is, how good, and what exactly it was trained on."""
+  path = config.model.path
+  packaged = catalog.MODELS.get(path)
+  data = huggingface_hub.ModelCardData(
+    library_name='transformers',
+    pipeline_tag='text-generation',
+    tags=['sqlm_jax', 'self-play', 'reinforcement-learning'],
+    base_model=packaged.hub_id if packaged else None,
+    license=packaged.license if packaged else None,
+  )
+  sections = [
+    f'---\n{data.to_yaml()}\n---\n# {config.task.name or "A policy"}, '
+    f'{role}, after {step} steps of self-play',
+    'Trained by sqlm_jax with the method of Self-Questioning Language Models '
+    '(Chen et al., 2025, arXiv 2508.03682), starting from '
+    f'`{path}`.',
+    '## Results\n\n' + _results(workdir, step),
+    '## Data\n\n' + _provenance(config, workdir, step),
+    '## Config\n\n```json\n'
+    + json.dumps(config_lib.to_dict(config), indent=2)
+    + '\n```',
+  ]
+  return huggingface_hub.ModelCard('\n\n'.join(sections) + '\n')
+
+
+def _results(workdir: str | None, step: int) -> str:
+  """A table of the evaluations that these parameters or earlier ones had."""
+  path = epath.Path(workdir or '') / 'eval.jsonl'
+  if not workdir or not path.exists():
+    return 'Not evaluated.'
+  rows = [
+    '| steps | task | questions | greedy | sampled | answers a question |',
+    '|---|---|---|---|---|---|',
+  ]
+  for record in writers.read_jsonl(path):
+    if record['step'] <= step:
+      rows.append(
+        f'| {record["step"]} | {record["task"]} | {record["questions"]} | '
+        f'{record["greedy"]:.4f} | {record["sampled"]:.4f} | '
+        f'{record["samples"]} |'
+      )
+  return '\n'.join(rows)
+
+
+# What the solver was paid for, by `solver.reward`.
+_PAID_FOR = {
+  'majority': "agreement with the majority of the solver's own answers",
+  'format': 'answers that can be read, right or wrong (a control)',
+  'random': 'nothing: by coin flips (a control)',
+}
+
+
+def _provenance(
+  config: config_lib.Config, workdir: str | None, step: int
+) -> str:
+  """Who wrote the training data, how much of it, and its fingerprint."""
+  topics = '\n'.join(f'- {topic}' for topic in config.task.topics)
+  text = (
+    'No question and no label came from outside. The proposer wrote all '
+    f'questions, about\n\n{topics}\n\nand the solver was paid for '
+    f'{_PAID_FOR[config.solver.reward]}. Seed {config.seed}.'
+  )
+  if not workdir or not step:
+    return text
+  found = count_rollouts(workdir, step)
+  return text + (
+    f' In {found["steps"]} steps {found["proposals"]} proposals were sampled, '
+    f'{found["readable"]} of them readable questions, '
+    f'{found["distinct"]} different ones. To these {found["answers"]} answers '
+    f'were sampled, {found["counted"]} of which were learned from. The '
+    'SHA-256 of the rollout files, in the order of their steps, is '
+    f'`{found["sha256"]}`.'
+  )
+
+
+def count_rollouts(workdir: str, step: int) -> dict[str, Any]:
+  """Counts what a policy of `step` steps was trained on."""
+  files = writers.rollout_files(workdir, before=step)
+  columns = ['role', 'question', 'counted']
+  tables, digest = [], hashlib.sha256()
+  for file in files:
+    content = file.read_bytes()
+    digest.update(content)
+    source = pa.BufferReader(content)
+    tables.append(parquet.read_table(source, columns=columns))
+  empty = pa.schema([writers.ROLLOUT_SCHEMA.field(name) for name in columns])
+  rows = pa.concat_tables([empty.empty_table(), *tables])
+  proposals = rows.filter(pc.field('role') == 'proposer')
+  answers = rows.filter(pc.field('role') == 'solver')
+  readable = proposals['question'].drop_null()
+  return {
+    'steps': len(files),
+    'proposals': proposals.num_rows,
+    'readable': len(readable),
+    'distinct': len(readable.unique()),
+    'answers': answers.num_rows,
+    'counted': pc.sum(answers['counted']).as_py() or 0,
+    'sha256': digest.hexdigest(),
+  }
