@@ -1,7 +1,8 @@
 """Tokenizers: text to token ids and back, with the bytes of every token.
 
 The work is done by the `tokenizers` library, and chat templates are rendered
-by transformers. What stands here is where they come from.
+by transformers. What stands here is how a run sees them; what a GGUF file says
+is read by `gguf_tokenizer`.
 """
 
 import functools
@@ -9,10 +10,9 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-import gguf
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -20,8 +20,20 @@ from tokenizers import decoders, models, pre_tokenizers
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 import transformers
 
-_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type of added tokens
-_END_OF_TURN = ('<|im_end|>', '<|endoftext|>', '<|eot_id|>', '</s>')
+from sqlm_jax.text import gguf_tokenizer
+
+# Tokens that end a turn or a text, by the families that have them.
+_END_OF_TURN = (
+  *('<|im_end|>', '<|endoftext|>'),  # SmolLM2, Qwen
+  *('<|eot_id|>', '<|eom_id|>', '<|end_of_text|>'),  # Llama 3
+  *('<end_of_turn>', '<eos>'),  # Gemma
+  '</s>',  # Llama 2, Mistral
+)
+# A model of bytes knows no template; so chat tasks can be tried.
+_PLAIN_CHAT = (
+  "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}"
+  "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 
 
 class Tokenizer(NamedTuple):
@@ -32,19 +44,25 @@ class Tokenizer(NamedTuple):
       Only with `allow_special` does the text of a special token, as a chat
       template writes it, become that token. Bytes that no token stands for
       are dropped, as transformers does.
-    decode: `(ids, skip_special=True) -> text`.
+    decode: `(ids, skip_special=True) -> text`, as a continuation: a space in
+      front stays, which a decoder of whole texts would take away.
     token_bytes: what each token adds to the text, b'' for special ones.
     special_strings: texts of special tokens.
+    prefix_ids: tokens that the model expects before a text (BOS), if any. A
+      chat template may write them itself.
     stop_ids: tokens that end a response.
     chat: `messages -> prompt`, by the model's template, open for the answer.
+    save: writes the tokenizer into a directory, in the files of Hugging Face.
   """
 
   encode: Callable[..., list[int]]
   decode: Callable[..., str]
   token_bytes: tuple[bytes, ...]
   special_strings: tuple[str, ...]
+  prefix_ids: tuple[int, ...]
   stop_ids: tuple[int, ...]
   chat: Callable[[Sequence[Mapping[str, str]]], str]
+  save: Callable[[pathlib.Path], None]
 
   @property
   def vocab_size(self) -> int:
@@ -62,117 +80,37 @@ def load_tokenizer(path: pathlib.Path) -> Tokenizer:
 
 def byte_tokenizer() -> Tokenizer:
   """Bytes as tokens, and one more that ends a text. Needs no files."""
-  end = 256
-  text = '<|endoftext|>'
-
-  def encode(prompt, allow_special=False):
-    prompt = _without_surrogates(prompt)
-    if not allow_special:
-      return list(prompt.encode())
-    parts = prompt.split(text)
-    ids = list(parts[0].encode())
-    for part in parts[1:]:
-      ids += [end, *part.encode()]
-    return ids
-
-  def decode(ids, skip_special=True):
-    shown = b'' if skip_special else text.encode()
-    joined = b''.join(bytes([i]) if i < end else shown for i in ids)
-    return joined.decode(errors='replace')
-
-  return Tokenizer(
-    encode=encode,
-    decode=decode,
-    token_bytes=(*(bytes([i]) for i in range(end)), b''),
-    special_strings=(text,),
-    stop_ids=(end,),
-    chat=_plain_chat,
+  vocabulary = {letter: byte for byte, letter in _byte_alphabet().items()}
+  backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+  backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+    add_prefix_space=False, use_regex=False
+  )
+  backend.decoder = decoders.ByteLevel()
+  return _wrap(
+    transformers.PreTrainedTokenizerFast(
+      tokenizer_object=backend,
+      eos_token='<|endoftext|>',  # the next id, 256
+      chat_template=_PLAIN_CHAT,
+      clean_up_tokenization_spaces=False,
+    )
   )
 
 
 def from_gguf(path: pathlib.Path) -> Tokenizer:
   """Builds the tokenizer that a GGUF file carries.
 
-  transformers can read it, too, but only with torch, and it does not know
-  every `tokenizer.ggml.pre`.
-
   Raises:
     ValueError: for a tokenizer of a kind that is not known here.
   """
-  try:
-    fields = gguf.GGUFReader(path).fields
-  except (ValueError, KeyError, IndexError, OverflowError) as error:
-    raise ValueError(f'{path}: expected a whole GGUF file, {error}') from None
-  get = lambda name, default=None: (
-    fields[name].contents() if name in fields else default
-  )
-  kind = get('tokenizer.ggml.model')
-  if kind != 'gpt2':
-    raise ValueError(
-      f'{path}: tokenizer.ggml.model={kind!r}: expected gpt2 (byte-level BPE)'
-    )
-  split = get('tokenizer.ggml.pre', 'default')
-  if split not in _PRE_TOKENIZERS:
-    raise ValueError(
-      f'{path}: tokenizer.ggml.pre={split!r}: expected one of '
-      f'{", ".join(_PRE_TOKENIZERS)}'
-    )
-  for name in ('tokenizer.ggml.tokens', 'tokenizer.ggml.merges'):
-    if name not in fields:
-      raise ValueError(f'{path}: {name}: missing')
-  tokens = get('tokenizer.ggml.tokens')
-  vocabulary = {token: i for i, token in enumerate(tokens)}
-  if len(vocabulary) < len(tokens):
-    repeated = next(t for i, t in enumerate(tokens) if vocabulary[t] != i)
-    raise ValueError(
-      f'{path}: tokenizer.ggml.tokens: {repeated!r} stands there twice'
-    )
-  merges = [tuple(merge.split(' ')) for merge in get('tokenizer.ggml.merges')]
-  for merge in merges:
-    if len(merge) != 2 or not {*merge, ''.join(merge)} <= vocabulary.keys():
-      raise ValueError(
-        f'{path}: tokenizer.ggml.merges: {" ".join(merge)!r}: expected two '
-        'tokens, and a third that they make'
-      )
-  types = get('tokenizer.ggml.token_type', [None] * len(tokens))
-  if len(types) != len(tokens):
-    raise ValueError(
-      f'{path}: tokenizer.ggml.token_type: {len(types)} types for '
-      f'{len(tokens)} tokens'
-    )
-  named = {}
-  for name in ('bos', 'eos'):
-    key = f'tokenizer.ggml.{name}_token_id'
-    i = get(key)
-    if i is not None and i >= len(tokens):
-      raise ValueError(f'{path}: {key}={i}: expected less than {len(tokens)}')
-    if i is not None:
-      named[f'{name}_token'] = tokens[i]
-  backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-  backend.pre_tokenizer = _PRE_TOKENIZERS[split]()
-  backend.decoder = decoders.ByteLevel()
-  backend.add_tokens(
-    [
-      tokenizers.AddedToken(token, normalized=False, special=type_ == _CONTROL)
-      for token, type_ in zip(tokens, types, strict=True)
-      if type_ in (_CONTROL, _USER_DEFINED)
-    ]
-  )
-  return _wrap(
-    transformers.PreTrainedTokenizerFast(
-      tokenizer_object=backend,
-      chat_template=get('tokenizer.chat_template'),
-      clean_up_tokenization_spaces=False,
-      **named,
-    )
-  )
+  return _wrap(*gguf_tokenizer.read(path))
 
 
 def from_directory(path: pathlib.Path) -> Tokenizer:
   """The fast tokenizer of a Hugging Face directory.
 
   Raises:
-    ValueError: if there is none that transformers can read.
+    ValueError: if there is none that transformers can read, or the model's
+      configs name tokens that it does not have.
   """
   try:
     fast = transformers.AutoTokenizer.from_pretrained(
@@ -182,29 +120,42 @@ def from_directory(path: pathlib.Path) -> Tokenizer:
     raise ValueError(f'{path}: expected a tokenizer, {error!r}') from None
   if not fast.is_fast:
     raise ValueError(f'{path}: expected a fast tokenizer (tokenizer.json)')
+  stops = [
+    i
+    for name in ('generation_config.json', 'config.json')
+    for i in _eos_ids(path / name, len(fast))
+  ]
   try:
-    return _wrap(fast)
+    return _wrap(fast, stops)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
 
 
-# tokenizer.ggml.pre -> how text is cut before it is merged.
-_PRE_TOKENIZERS = {
-  'default': functools.partial(
-    pre_tokenizers.ByteLevel, add_prefix_space=False
-  ),
-  'gpt-2': functools.partial(pre_tokenizers.ByteLevel, add_prefix_space=False),
-  # Every digit is a token of its own.
-  'smollm': lambda: pre_tokenizers.Sequence(
-    [
-      pre_tokenizers.Digits(individual_digits=True),
-      pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ]
-  ),
-}
+def _eos_ids(path: pathlib.Path, vocab_size: int) -> list[int]:
+  """What a model's config says of its last tokens, in any of three ways."""
+  if not path.exists():
+    return []
+  try:
+    config = json.loads(path.read_bytes())
+  except ValueError as error:
+    raise ValueError(f'{path}: expected JSON, {error}') from None
+  if not isinstance(config, dict):
+    raise ValueError(f'{path}: expected a JSON object')
+  found = config.get('eos_token_id')
+  if found is None:
+    return []
+  ids = found if isinstance(found, list) else [found]
+  for i in ids:
+    if type(i) is not int or not 0 <= i < vocab_size:
+      raise ValueError(
+        f'{path}: eos_token_id={found!r}: expected ids less than {vocab_size}'
+      )
+  return ids
 
 
-def _wrap(fast: transformers.PreTrainedTokenizerFast) -> Tokenizer:
+def _wrap(
+  fast: transformers.PreTrainedTokenizerFast, stops: Collection[int] = ()
+) -> Tokenizer:
   backend = fast.backend_tokenizer
   special = {
     i: token.content
@@ -213,6 +164,8 @@ def _wrap(fast: transformers.PreTrainedTokenizerFast) -> Tokenizer:
   }
   unsplit = tokenizers.Tokenizer.from_str(backend.to_str())
   unsplit.encode_special_tokens = True
+  token_bytes = _token_bytes(fast, special)
+  special_bytes = {i: text.encode() for i, text in special.items()}
 
   def encode(text, allow_special=False):
     chosen = backend if allow_special else unsplit
@@ -220,9 +173,12 @@ def _wrap(fast: transformers.PreTrainedTokenizerFast) -> Tokenizer:
     return chosen.encode(text, add_special_tokens=False).ids
 
   def decode(ids, skip_special=True):
-    return backend.decode(ids, skip_special_tokens=skip_special)
+    shown = {} if skip_special else special_bytes
+    # Embeddings are padded: a model may sample what has no token.
+    pieces = (shown.get(i, token_bytes[i]) for i in ids if i < len(token_bytes))
+    return b''.join(pieces).decode(errors='replace')
 
-  stops = {
+  ends = {
     i
     for i, text in special.items()
     if text == fast.eos_token or text in _END_OF_TURN
@@ -230,11 +186,22 @@ def _wrap(fast: transformers.PreTrainedTokenizerFast) -> Tokenizer:
   return Tokenizer(
     encode=encode,
     decode=decode,
-    token_bytes=_token_bytes(fast, special),
+    token_bytes=token_bytes,
     special_strings=tuple(special.values()),
-    stop_ids=tuple(sorted(stops)),
-    chat=functools.partial(_chat, fast) if fast.chat_template else _no_template,
+    prefix_ids=_prefix_ids(backend),
+    stop_ids=tuple(sorted(ends.union(stops))),
+    chat=functools.partial(_chat, fast),
+    save=functools.partial(_save, fast),
   )
+
+
+def _prefix_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
+  """What the post-processor puts before a text; not what it puts behind."""
+  bare = backend.encode('a', add_special_tokens=False).ids
+  whole = backend.encode('a').ids
+  starts = range(len(whole) - len(bare) + 1)
+  start = next(i for i in starts if whole[i:][: len(bare)] == bare)
+  return tuple(whole[:start])
 
 
 def _without_surrogates(text: str) -> str:
@@ -248,35 +215,40 @@ def _without_surrogates(text: str) -> str:
 def _token_bytes(fast, special: Mapping[int, str]) -> tuple[bytes, ...]:
   """What each token adds to the text; ids that stand for nothing add none."""
   backend = fast.backend_tokenizer
-  to_bytes = _piece_to_bytes(json.loads(backend.to_str())['decoder'] or {})
+  decoder = json.loads(backend.to_str())['decoder'] or {}
+  to_bytes = _piece_to_bytes(decoder)
   pieces = {i: piece for piece, i in backend.get_vocab().items()}
-  added = {i: t.content for i, t in fast.added_tokens_decoder.items()}
+  added = fast.added_tokens_decoder
 
   def bytes_of(i):
     if i in special or i not in pieces:
       return b''
-    return added[i].encode() if i in added else to_bytes(pieces[i])
+    return to_bytes(pieces[i], i in added)
 
   return tuple(bytes_of(i) for i in range(max(pieces) + 1))
 
 
-def _piece_to_bytes(decoder: Mapping) -> Callable[[str], bytes]:
-  """How a vocabulary writes bytes, by the decoder that reads it."""
+def _piece_to_bytes(decoder: Mapping) -> Callable[[str, bool], bytes]:
+  """How a vocabulary writes bytes, by the decoder that reads it.
+
+  Returns:
+    `(piece, was_added) -> bytes`.
+  """
   kinds = [d['type'] for d in decoder.get('decoders', [decoder]) if d]
   if 'ByteLevel' in kinds:
     byte_of = {char: byte for byte, char in _byte_alphabet().items()}
-    # What is not in the alphabet is text, as it is for the decoder.
-    return lambda piece: (
-      bytes(byte_of[char] for char in piece)
-      if byte_of.keys() >= set(piece)
-      else piece.encode()
+    # What was added or is not in the alphabet is text as it stands.
+    return lambda piece, added: (
+      piece.encode()
+      if added or not byte_of.keys() >= set(piece)
+      else bytes(byte_of[char] for char in piece)
     )
   if 'ByteFallback' not in kinds:
     raise ValueError(
       f'tokenizer with decoders {kinds}: expected ByteLevel or ByteFallback'
     )
 
-  def sentencepiece(piece):
+  def sentencepiece(piece, _):
     byte = re.fullmatch('<0x([0-9A-F]{2})>', piece)
     return bytes.fromhex(byte[1]) if byte else piece.replace('▁', ' ').encode()
 
@@ -293,18 +265,14 @@ def _byte_alphabet() -> dict[int, str]:
 
 
 def _chat(fast, messages) -> str:
+  if not fast.chat_template:
+    raise ValueError(
+      "task.style='chat': expected a model with a chat template, use 'plain'"
+    )
   return fast.apply_chat_template(
     messages, tokenize=False, add_generation_prompt=True
   )
 
 
-def _plain_chat(messages) -> str:
-  """A template for models that know none, so that chat tasks can be tried."""
-  turns = [f'{m["role"]}: {m["content"]}\n' for m in messages]
-  return ''.join(turns) + 'assistant: '
-
-
-def _no_template(messages) -> str:
-  raise ValueError(
-    "task.style='chat': expected a model with a chat template, use 'plain'"
-  )
+def _save(fast, directory: pathlib.Path) -> None:
+  fast.save_pretrained(directory)

@@ -284,9 +284,9 @@ def test_a_model_without_chat_template_says_so(tmp_path):
 @pytest.mark.parametrize(
   'field, value, message',
   [
-    ('model', 'llama', "tokenizer.ggml.model='llama': expected gpt2"),
+    ('model', 'bert', "tokenizer.ggml.model='bert': expected gpt2"),
     ('model', None, 'tokenizer.ggml.model=None: expected gpt2'),
-    ('pre', 'qwen2', "tokenizer.ggml.pre='qwen2': expected one of"),
+    ('pre', 'viking', "tokenizer.ggml.pre='viking': expected one of default"),
     ('tokens', None, 'tokenizer.ggml.tokens: missing'),
     ('merges', None, 'tokenizer.ggml.merges: missing'),
   ],
