@@ -87,7 +87,8 @@ class Outcome(NamedTuple):
 
 def params_of(role: str, states: States, game: Game) -> Any:
   """All parameters that a role samples with."""
-  return lora.join(game.base_params, states[game.owner[role]].params)
+  trained = states[game.owner[role]].params
+  return lora.join(game.base_params, trained) if game.base_params else trained
 
 
 def self_play_step(

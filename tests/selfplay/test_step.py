@@ -12,6 +12,7 @@ from sqlm_jax import assemble
 from sqlm_jax import config as config_lib
 from sqlm_jax.engine import groups
 from sqlm_jax.game import types
+from sqlm_jax.models import lora
 from sqlm_jax.selfplay import step as step_lib
 
 CHANGES = {
@@ -356,7 +357,33 @@ def test_a_reference_is_held_only_for_a_penalty():
   assert assemble.make_game(make_parts()).reference_params is None
   with_kl = make_parts(**{'loss.kl': 0.01})
   reference = assemble.make_game(with_kl).reference_params
-  jax.tree.map(np.testing.assert_array_equal, reference, with_kl.load_params())
+  expected = with_kl.load_params('float32')
+  jax.tree.map(np.testing.assert_array_equal, reference, expected)
+
+
+def test_with_adapters_the_reference_is_the_base_itself():
+  parts = make_parts(**{'loss.kl': 0.01, 'model.lora.rank': 2})
+  game = assemble.make_game(parts)
+  assert game.reference_params is game.base_params
+  whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
+  assert jax.tree.structure(game.base_params) == jax.tree.structure(
+    lora.base(whole)
+  )
+
+
+def test_two_policies_of_adapters_share_one_base():
+  parts = make_parts(**{'policy.shared': False, 'model.lora.rank': 2})
+  states = assemble.initial_states(parts)
+  one, other = (states[role].params for role in ('proposer', 'solver'))
+  kernel = lambda tree: tree['layers']['mlp']['up']
+  assert kernel(one).keys() == {'lora_a', 'lora_b'}
+  assert not np.array_equal(kernel(one)['lora_a'], kernel(other)['lora_a'])
+  assert not np.any(kernel(one)['lora_b'])
+  game = assemble.make_game(parts)
+  for role in states:
+    whole = step_lib.params_of(role, states, game)
+    assert whole['embedding'] is game.base_params['embedding']
+    assert kernel(whole)['lora_a'] is kernel(states[role].params)['lora_a']
 
 
 # From here on with the real learner: scripted texts have one shape, so it is
