@@ -1,0 +1,442 @@
+"""Tokenizers of GGUF files against those of the families they come from."""
+
+import json
+import pathlib
+
+import gguf
+import hypothesis
+import pytest
+import regex
+import sentencepiece
+import tokenizers
+from hypothesis import strategies
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import models
+
+from sqlm_jax.text import tokenizer
+from tests.text import test_tokenizer_files as files
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+
+
+def write(path: pathlib.Path, **fields) -> pathlib.Path:
+  """Writes fields behind `tokenizer.`; one that is None is left out."""
+  writer = gguf.GGUFWriter(path, 'llama')
+  for name, value in fields.items():
+    key = f'tokenizer.ggml.{name}'
+    match value:
+      case bool():
+        writer.add_bool(key, value)
+      case int():
+        writer.add_uint32(key, value)
+      case str():
+        writer.add_string(key, value)
+      case list():
+        writer.add_array(key, value)
+  writer.add_chat_template(files.CHAT)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  return path
+
+
+def write_bytes(path, *, specials=(), eos=None, **fields) -> pathlib.Path:
+  """Writes a byte-level tokenizer, special tokens last."""
+  vocab, merges = files.trained(*specials)
+  fields = {
+    'model': 'gpt2',
+    'tokens': list(vocab),
+    'token_type': [CONTROL if t in specials else NORMAL for t in vocab],
+    'merges': [' '.join(merge) for merge in merges],
+    'eos_token_id': vocab[eos] if eos else None,
+  } | fields
+  return write(path, **fields)
+
+
+def write_pieces(path, model: bytes, /, **fields) -> pathlib.Path:
+  """Writes a SentencePiece model as llama.cpp's converter does."""
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  fields = {
+    'model': 'llama',
+    'pre': 'default',
+    'tokens': [piece.piece for piece in proto.pieces],
+    'scores': [piece.score for piece in proto.pieces],
+    'token_type': [piece.type for piece in proto.pieces],
+    'bos_token_id': proto.trainer_spec.bos_id,
+    'eos_token_id': proto.trainer_spec.eos_id,
+    'add_space_prefix': proto.normalizer_spec.add_dummy_prefix,
+  } | fields
+  return write(path, **fields)
+
+
+FAMILIES = {
+  'qwen2': (files.qwen2, files.QWEN, '<|im_end|>'),
+  'deepseek-r1-qwen': (files.qwen2, files.QWEN, '<|im_end|>'),
+  'llama-bpe': (files.llama3, files.LLAMA3, '<|end_of_text|>'),
+  'llama3': (files.llama3, files.LLAMA3, '<|end_of_text|>'),
+  'llama-v3': (files.llama3, files.LLAMA3, '<|end_of_text|>'),
+  'gpt-2': (files.gpt2, ('<|endoftext|>',), '<|endoftext|>'),
+  'default': (files.gpt2, ('<|endoftext|>',), '<|endoftext|>'),
+}
+
+
+@pytest.fixture(scope='module', params=FAMILIES)
+def byte_level(request, tmp_path_factory):
+  """The tokenizer of a family, and ours of a file with the same tables."""
+  pre, (theirs, specials, eos) = request.param, FAMILIES[request.param]
+  path = write_bytes(
+    tmp_path_factory.mktemp('bytes') / 'tiny.gguf',
+    specials=specials,
+    eos=eos,
+    pre=pre,
+    bos_token_id=list(files.trained(*specials)[0]).index(specials[0]),
+  )
+  return theirs(), tokenizer.load_tokenizer(path)
+
+
+@hypothesis.given(text=files.HARD)
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_a_byte_level_file_has_the_tokens_of_its_family(byte_level, text):
+  theirs, ours = byte_level
+  ids = ours.encode(text, allow_special=True)
+  assert [*ours.prefix_ids, *ids] == theirs.encode(text)
+  assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+  assert ours.decode(ids, skip_special=False) == theirs.decode(ids)
+  assert ours.encode(text) == theirs.encode(
+    text, add_special_tokens=False, split_special_tokens=True
+  )
+
+
+def test_what_is_known_of_a_file(byte_level):
+  theirs, ours = byte_level
+  assert ours.special_strings == tuple(
+    token.content for token in theirs.added_tokens_decoder.values()
+  )
+  goes_on = ('<|im_start|>', '<|begin_of_text|>')
+  assert ours.stop_ids == tuple(
+    i
+    for i, token in theirs.added_tokens_decoder.items()
+    if token.content not in goes_on
+  )
+
+
+# From the families' `tokenizer.json`: Llama 3 and those that cut alike, Qwen
+# 3.5, Mistral (Tekken) and GPT-4o.
+UPPER = r'[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]'
+LOWER = r'[\p{Ll}\p{Lm}\p{Lo}\p{M}]'
+FRONT = r'[^\r\n\p{L}\p{N}]?'
+TAIL = r'\s*[\r\n]+|\s+(?!\S)|\s+'
+SHORT = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+WORDS = {
+  'llama-bpe': files.LLAMA3_WORDS,
+  'dbrx': files.LLAMA3_WORDS,
+  'smaug-bpe': files.LLAMA3_WORDS,
+  'qwen35': (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r'| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+  ),
+  'tekken': (
+    rf'{FRONT}{UPPER}*{LOWER}+|{FRONT}{UPPER}+{LOWER}*|\p{{N}}'
+    rf'| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{TAIL}'
+  ),
+  'gpt-4o': (
+    rf'{FRONT}{UPPER}*{LOWER}+{SHORT}|{FRONT}{UPPER}+{LOWER}*{SHORT}'
+    rf'|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{TAIL}'
+  ),
+}
+TAKE_WHOLE_WORDS = ('llama-bpe', 'tekken')
+COMPOSE = ('qwen35',)
+
+
+@pytest.mark.parametrize('pre', WORDS)
+def test_words_are_cut_as_published(tmp_path, pre):
+  """By the regex library, and one merge after the other by tokenizers."""
+  path = write_bytes(tmp_path / 'tiny.gguf', pre=pre, add_bos_token=False)
+  ours = tokenizer.load_tokenizer(path)
+  vocab, merges = files.trained()
+  merged = models.BPE(vocab=vocab, merges=merges)
+  letters = tokenizers.pre_tokenizers.ByteLevel(
+    add_prefix_space=False, use_regex=False
+  )
+  composed = tokenizers.normalizers.NFC()
+
+  def ids_of(word):
+    [(spelled, _)] = letters.pre_tokenize_str(word)
+    if pre in TAKE_WHOLE_WORDS and spelled in vocab:
+      return [vocab[spelled]]
+    return [token.id for token in merged.tokenize(spelled)]
+
+  @hypothesis.given(text=strategies.lists(files.PIECES).map(''.join))
+  @hypothesis.settings(max_examples=60, deadline=None)
+  def check(text):
+    normal = composed.normalize_str(text) if pre in COMPOSE else text
+    words = regex.findall(WORDS[pre], normal)
+    assert ''.join(words) == normal
+    assert ours.encode(text) == [i for word in words for i in ids_of(word)]
+
+  check()
+
+
+def test_numbers_by_three_and_one_by_one(tmp_path):
+  # '12' is a token of every file; so is '345'. A cut of '12345' after three
+  # digits, after each, or not at all leaves others to merge.
+  found = {}
+  for pre in ('gpt-2', 'llama-bpe', 'qwen2', 'smollm', 'tekken', 'gpt-4o'):
+    path = write(
+      tmp_path / f'{pre}.gguf',
+      model='gpt2',
+      pre=pre,
+      tokens=['1', '2', '3', '4', '5', '34', '45'],
+      merges=['3 4', '4 5'],
+      add_bos_token=False,
+    )
+    tokens = tokenizer.load_tokenizer(path)
+    found[pre] = [tokens.decode([i]) for i in tokens.encode('12345')]
+  assert found == {
+    'gpt-2': ['1', '2', '34', '5'],  # in the order of the merges
+    'llama-bpe': ['1', '2', '3', '45'],
+    'qwen2': ['1', '2', '3', '4', '5'],
+    'smollm': ['1', '2', '3', '4', '5'],
+    'tekken': ['1', '2', '3', '4', '5'],
+    'gpt-4o': ['1', '2', '3', '45'],
+  }
+
+
+SPECIALS = {True: ('<s>', '</s>'), False: ('<bos>', '<eos>', '<end_of_turn>')}
+
+
+class Pieces:
+  """A SentencePiece model, and ours of a file with its tables."""
+
+  def __init__(self, directory: pathlib.Path, *, has_prefix: bool):
+    model = files.sentencepiece_model(
+      has_prefix=has_prefix, specials=SPECIALS[has_prefix]
+    )
+    self.theirs = sentencepiece.SentencePieceProcessor(model_proto=model)
+    self.ours = tokenizer.load_tokenizer(
+      write_pieces(directory / 'tiny.gguf', model)
+    )
+    kind = 'LlamaTokenizer' if has_prefix else 'GemmaTokenizer'
+    self.fast = files.of_sentencepiece(kind, directory)
+    self.has_prefix = has_prefix
+
+
+@pytest.fixture(scope='module', params=[True, False])
+def pieces(request, tmp_path_factory):
+  return Pieces(tmp_path_factory.mktemp('pieces'), has_prefix=request.param)
+
+
+@hypothesis.given(text=files.HARD)
+@hypothesis.settings(max_examples=80, deadline=None)
+def test_a_file_has_the_tokens_of_sentencepiece(pieces, text):
+  if pieces.has_prefix:
+    # The space in front goes before a token of the user's there, and behind
+    # it here, as with llama.cpp and with Llama 2's tokenizer.json.
+    text = text.replace('<tool>', '<too>')
+  ids = pieces.ours.encode(text)
+  assert ids == pieces.theirs.encode(text)
+  # Both spell a space and ▁ alike. SentencePiece takes a space in front away.
+  expected = text.replace('▁', ' ')
+  assert pieces.theirs.decode(ids) == expected
+  prefix = ' ' if pieces.has_prefix and text else ''
+  assert pieces.ours.decode(ids) == prefix + expected
+
+
+@hypothesis.given(text=files.HARD)
+@hypothesis.settings(max_examples=80, deadline=None)
+def test_a_file_has_the_tokens_of_transformers(pieces, text):
+  # What a model's users defined is not read from `tokenizer.model` there.
+  specials = ['<tool>']
+  if pieces.has_prefix:
+    # LlamaTokenizer puts a space in front of the first piece of a text only,
+    # and none if there is one, where SentencePiece puts another.
+    text = 'a' + text
+    specials += ['<s>', '</s>']
+  for special in specials:
+    text = text.replace(special, '<too>')
+  ids = pieces.ours.encode(text, allow_special=True)
+  assert [*pieces.ours.prefix_ids, *ids] == pieces.fast.encode(text)
+  decoded = pieces.ours.decode(ids, skip_special=False)
+  expected = pieces.fast.decode(ids)
+  assert decoded == ' ' * pieces.has_prefix + expected
+
+
+def test_a_space_stands_in_front_of_each_part(tmp_path):
+  tokens = Pieces(tmp_path, has_prefix=True).ours
+  pieces = [
+    tokens.token_bytes[i] or i
+    for i in tokens.encode('the</s>the<tool> the', allow_special=True)
+  ]
+  # As SentencePiece encodes each of the three texts alone.
+  assert pieces == [b' the', 2, b' the', b'<tool>', b' ', b' the']
+
+
+def test_spaces_of_a_users_token(tmp_path):
+  # Gemma's runs of spaces, as a converter writes them, or as they are.
+  for spelled in ('▁▁▁', '   '):
+    path = write(
+      tmp_path / 'tiny.gguf',
+      model='llama',
+      tokens=['<unk>', '<bos>', '<eos>', spelled, '▁', 'a', '▁▁', '<0x0A>'],
+      scores=[0.0, 0.0, 0.0, -1000.0, -2.0, -3.0, -1.0, 0.0],
+      token_type=[UNKNOWN, CONTROL, CONTROL, USER_DEFINED, *[NORMAL] * 3, 6],
+      add_space_prefix=False,
+    )
+    tokens = tokenizer.load_tokenizer(path)
+    # The longest from the left, as SentencePiece finds them; no merge is tried.
+    assert tokens.encode('a     a \n') == [5, 3, 6, 5, 4, 7]
+    assert tokens.token_bytes[3:] == (b'   ', b' ', b'a', b'  ', b'\n')
+    assert tokens.decode([3, 5]) == '   a'
+    # llama.cpp's numbers for a file that names none.
+    assert (tokens.prefix_ids, tokens.stop_ids) == ((1,), (2,))
+
+
+def test_merges_go_by_score(tmp_path):
+  # By place in the file 'ab' would come first.
+  path = write(
+    tmp_path / 'tiny.gguf',
+    model='llama',
+    tokens=['<unk>', 'a', 'b', 'c', 'ab', 'bc'],
+    scores=[0.0, -5.0, -5.0, -5.0, -2.0, -1.0],
+    token_type=[UNKNOWN, *[NORMAL] * 5],
+    add_space_prefix=False,
+    add_bos_token=False,
+  )
+  tokens = tokenizer.load_tokenizer(path)
+  assert tokens.encode('abcab') == [1, 5, 4]
+  # Without tokens for bytes letters in a row are one unknown.
+  assert tokens.encode('azzb') == [1, 0, 2]
+  assert tokens.prefix_ids == ()
+
+
+@pytest.mark.parametrize(
+  'kind, fields, prefix',
+  [
+    ('bytes', {'pre': 'gpt-2'}, ()),
+    ('bytes', {'pre': 'qwen2'}, ()),
+    ('bytes', {'pre': 'smaug-bpe'}, ()),
+    ('bytes', {'pre': 'llama-v3'}, (7,)),
+    ('bytes', {'pre': 'tekken'}, (7,)),
+    ('bytes', {'pre': 'tekken', 'add_bos_token': False}, ()),
+    ('bytes', {'pre': 'qwen2', 'add_bos_token': True}, (7,)),
+    ('pieces', {}, (1,)),
+    ('pieces', {'add_bos_token': False}, ()),
+    ('pieces', {'bos_token_id': 2}, (2,)),
+  ],
+)
+def test_what_stands_before_a_text(tmp_path, kind, fields, prefix):
+  if kind == 'bytes':
+    path = write_bytes(tmp_path / 'tiny.gguf', **{'bos_token_id': 7} | fields)
+  else:
+    model = files.sentencepiece_model(has_prefix=True)
+    path = write_pieces(tmp_path / 'tiny.gguf', model, **fields)
+  tokens = tokenizer.load_tokenizer(path)
+  assert tokens.prefix_ids == prefix
+  assert tokens.encode('a')[:1] != list(prefix)
+
+
+def test_more_tokens_that_end_a_turn(tmp_path):
+  path = write_bytes(
+    tmp_path / 'tiny.gguf',
+    pre='gpt-2',
+    specials=files.QWEN,
+    eos_token_id=7,
+    eot_token_id=9,
+    eom_token_id=8,
+  )
+  found = tokenizer.load_tokenizer(path)
+  vocab, _ = files.trained(*files.QWEN)
+  # Those by name are ends in every file that has them.
+  named = (vocab['<|endoftext|>'], vocab['<|im_end|>'])
+  assert found.stop_ids == (7, 8, 9, *named)
+
+
+@pytest.mark.parametrize(
+  'model_type, pre, specials, bos, eos',
+  [
+    ('qwen2', 'qwen2', files.QWEN, None, '<|im_end|>'),
+    ('qwen3', 'qwen2', files.QWEN, None, '<|im_end|>'),
+    ('qwen2', 'deepseek-r1-qwen', files.QWEN, '<|im_start|>', '<|im_end|>'),
+    (
+      *('llama', 'llama-bpe', files.LLAMA3),
+      *('<|begin_of_text|>', '<|end_of_text|>'),
+    ),
+    ('mistral', 'tekken', ('<s>', '</s>'), '<s>', '</s>'),
+    ('llama', 'smollm', files.QWEN, None, '<|endoftext|>'),
+  ],
+)
+def test_a_byte_level_tokenizer_is_saved(
+  tmp_path, model_type, pre, specials, bos, eos
+):
+  vocab, _ = files.trained(*specials)
+  path = write_bytes(
+    tmp_path / 'tiny.gguf',
+    pre=pre,
+    specials=specials,
+    eos=eos,
+    bos_token_id=vocab[bos] if bos else None,
+    add_bos_token=bool(bos),
+  )
+  tokens = tokenizer.load_tokenizer(path)
+  assert tokens.prefix_ids == ((vocab[bos],) if bos else ())
+  # transformers chooses a class by the model beside it.
+  (tmp_path / 'new').mkdir()
+  config = json.dumps({'model_type': model_type})
+  (tmp_path / 'new' / 'config.json').write_text(config)
+  files.assert_saved(tokens, tmp_path / 'new')
+
+
+@pytest.mark.parametrize('model_type', ['', 'llama', 'gemma2', 'gemma3_text'])
+def test_a_sentencepiece_tokenizer_is_saved(pieces, tmp_path, model_type):
+  if model_type:
+    config = json.dumps({'model_type': model_type})
+    (tmp_path / 'config.json').write_text(config)
+  files.assert_saved(pieces.ours, tmp_path)
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    ({'scores': None}, r'ggml\.scores: 0 scores for 460 tokens'),
+    ({'scores': [0.0, 1.0]}, r'ggml\.scores: 2 scores for 460 tokens'),
+    ({'token_type': [NORMAL]}, r'ggml\.token_type: 1 types for 460'),
+    ({'tokens': ['a', 'a'], 'token_type': None}, "ggml.tokens: 'a' stands"),
+    ({'tokens': None}, r'ggml\.tokens: missing'),
+    ({'bos_token_id': 460}, r'ggml\.bos_token_id=460: expected less than 460'),
+    ({'eot_token_id': 461}, r'ggml\.eot_token_id=461: expected less than 460'),
+    (
+      {'remove_extra_whitespaces': True},
+      r'ggml\.remove_extra_whitespaces=True: expected False',
+    ),
+    ({'model': 'bert'}, r"ggml\.model='bert': expected gpt2 .* or llama"),
+  ],
+)
+def test_tables_of_pieces_that_do_not_fit_are_named(tmp_path, fields, message):
+  model = files.sentencepiece_model(has_prefix=True)
+  path = write_pieces(tmp_path / 'tiny.gguf', model, **fields)
+  with pytest.raises(ValueError, match=rf'tiny\.gguf: tokenizer\.{message}'):
+    tokenizer.load_tokenizer(path)
+
+
+def test_whitespace_that_stays_is_no_error(tmp_path):
+  model = files.sentencepiece_model(has_prefix=True)
+  fields = {'remove_extra_whitespaces': False}
+  path = write_pieces(tmp_path / 'tiny.gguf', model, **fields)
+  tokens = tokenizer.load_tokenizer(path)
+  assert tokens.decode(tokens.encode('a  b ')) == ' a  b '
+
+
+def test_a_text_cannot_begin_with_a_token_that_is_not_named(tmp_path):
+  path = write_bytes(tmp_path / 'tiny.gguf', pre='llama-bpe')
+  message = r'tiny\.gguf: tokenizer\.ggml\.bos_token_id: missing'
+  with pytest.raises(ValueError, match=message):
+    tokenizer.load_tokenizer(path)
+
+
+def test_an_unknown_rule_is_named_beside_the_known(tmp_path):
+  path = write_bytes(tmp_path / 'tiny.gguf', pre='olmo')
+  with pytest.raises(
+    ValueError, match=r"ggml\.pre='olmo': expected one of default, gpt-2, .*,"
+  ):
+    tokenizer.load_tokenizer(path)
