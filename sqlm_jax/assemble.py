@@ -304,7 +304,11 @@ def _make_writers(
     # Only a chat template may write special tokens; what a model wrote is
     # kept from it by the task.
     ids = tokens.encode(prompt, allow_special=is_chat)
-    return ids if 0 < len(ids) <= limit else None
+    if not ids:
+      return None
+    if not is_chat:
+      ids = [*tokens.prefix_ids, *ids]  # which a template writes itself
+    return ids if len(ids) <= limit else None
 
   def writer(temperatures, top_p, max_tokens, stop):
     settings = responses.make_settings(

@@ -138,7 +138,8 @@ def restore_params(
 
   Args:
     manager: from `open_checkpoints`.
-    abstract_params: name of a train state -> its `params`, abstract.
+    abstract_params: name of a train state -> its `params`, abstract; other
+      states of the checkpoint are left alone.
     step: of the checkpoint; default, the newest.
 
   Returns:
@@ -155,7 +156,7 @@ def restore_params(
   stored = {
     path: x
     for path, x in _stored(manager, step).items()
-    if path[1:2] == ('params',)
+    if path[0] in abstract_params and path[1:2] == ('params',)
   }
   _check(wanted, stored, _where(manager, step))
   filled = _fill(trees, _read(manager, step, wanted))

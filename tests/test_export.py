@@ -1,0 +1,213 @@
+"""Runs that go out to transformers and peft, with a card that tells of them."""
+
+import hashlib
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import transformers
+from pyarrow import parquet
+
+from configs import smoke
+from sqlm_jax import assemble, checkpoint, export, train
+from sqlm_jax import config as config_lib
+from sqlm_jax.selfplay import responses
+from sqlm_jax.text import tokenizer
+from tests.weights import families
+
+torch = pytest.importorskip('torch')
+
+# transformers warns of settings that tiny models have and real ones have not.
+pytestmark = pytest.mark.filterwarnings('ignore')
+
+PROMPTS = ['3 + 4 = ', 'a', 'Questions:\n']
+
+
+@pytest.fixture(scope='module')
+def model_path(tmp_path_factory):
+  """A directory as users have them: a tiny model that reads bytes."""
+  directory = tmp_path_factory.mktemp('model')
+  families.make('qwen2', directory, vocab_size=264, eos_token_id=256)
+  tokenizer.byte_tokenizer().save(directory)
+  return directory
+
+
+def make_config(model_path, **changes) -> config_lib.Config:
+  c = smoke.get_config()
+  c.model.path = str(model_path)
+  c.num_steps = 2
+  c.mesh.data = 1
+  c.policy.shared = False
+  c.evaluation.every = 0
+  # Random models write nothing that can be read: take every word for one.
+  c.task.question_pattern = ''
+  c.task.answer_kind = 'text'
+  c.task.checker = 'none'
+  c.optimizer.learning_rate = 1e-2
+  c.update_from_flattened_dict(changes)
+  return config_lib.from_dict(c.to_dict())
+
+
+@pytest.fixture(scope='module', params=['all weights', 'lora'])
+def run(request, model_path, tmp_path_factory):
+  """A finished run of two steps with a policy a role, and its parts."""
+  workdir = tmp_path_factory.mktemp('run')
+  changes = {'model.lora.rank': 2} if request.param == 'lora' else {}
+  config = make_config(model_path, **changes)
+  train.train(config, str(workdir))
+  return workdir, assemble.build(config)
+
+
+def trained(workdir, parts, role):
+  abstract = assemble.abstract_states(parts)[parts.owner[role]].params
+  directory = workdir / 'checkpoints'
+  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
+    step, params = checkpoint.restore_params(manager, {role: abstract})
+  return step, assemble.whole_params(parts, params[role])
+
+
+def export_role(run, role, directory, **kwargs):
+  workdir, parts = run
+  step, params = trained(workdir, parts, role)
+  export.export_policy(
+    parts,
+    params,
+    str(directory),
+    step=step,
+    role=role,
+    dtype='float32',
+    workdir=str(workdir),
+    **kwargs,
+  )
+  return params
+
+
+def our_greedy_texts(parts, params):
+  writer = parts.writers['evaluation']
+  prompts = [writer.encode(prompt) for prompt in PROMPTS]
+  written = responses.write(
+    writer, params, prompts, path=(0,), num_rows=len(prompts)
+  )
+  return [group[0] for group in written.texts], writer.slots
+
+
+@pytest.mark.parametrize('role', ['solver', 'proposer'])
+def test_transformers_writes_the_same_greedy_text(run, role, tmp_path):
+  params = export_role(run, role, tmp_path / 'out')
+  expected, slots = our_greedy_texts(run[1], params)
+  model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out')
+  reader = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  assert model.generation_config.eos_token_id == [256]
+  for prompt, text in zip(PROMPTS, expected, strict=True):
+    tokens = reader(prompt, return_tensors='pt')
+    ids = model.generate(**tokens, do_sample=False, max_new_tokens=slots)
+    found = reader.decode(
+      ids[0, tokens['input_ids'].shape[1] :], skip_special_tokens=True
+    )
+    assert found == text
+
+
+def test_the_roles_differ_from_each_other_and_from_the_start(run, tmp_path):
+  weights = []
+  for role in ('solver', 'proposer'):
+    export_role(run, role, tmp_path / role)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / role)
+    weights.append(model.state_dict()['model.layers.0.mlp.up_proj.weight'])
+  start = transformers.AutoModelForCausalLM.from_pretrained(
+    run[1].config.model.path
+  )
+  weights.append(start.state_dict()['model.layers.0.mlp.up_proj.weight'])
+  for i in range(3):
+    assert not torch.equal(weights[i], weights[i - 1])
+
+
+def test_an_exported_model_is_a_model_to_start_from(run, tmp_path):
+  params = export_role(run, 'solver', tmp_path / 'out')
+  again = assemble.build(make_config(tmp_path / 'out'))
+  expected, _ = our_greedy_texts(run[1], params)
+  found, _ = our_greedy_texts(again, again.load_params('float32'))
+  assert found == expected
+
+
+def test_adapters_for_peft(run, tmp_path):
+  peft = pytest.importorskip('peft')
+  _, parts = run
+  if not parts.lora:
+    with pytest.raises(ValueError, match=r'expected a run with model\.lora'):
+      export_role(run, 'solver', tmp_path / 'out', as_adapter=True)
+    return
+  export_role(run, 'solver', tmp_path / 'adapter', as_adapter=True)
+  export_role(run, 'solver', tmp_path / 'whole')
+  base = transformers.AutoModelForCausalLM.from_pretrained(
+    parts.config.model.path
+  )
+  adapted = peft.PeftModel.from_pretrained(base, tmp_path / 'adapter')
+  whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'whole')
+  text = torch.arange(30)[None] + 60
+  with torch.no_grad():
+    torch.testing.assert_close(
+      adapted(text).logits, whole(text).logits, atol=1e-4, rtol=0
+    )
+
+
+def test_the_card_says_what_it_was_trained_on(run, tmp_path):
+  workdir, parts = run
+  export_role(run, 'solver', tmp_path / 'out')
+  card = (tmp_path / 'out' / 'README.md').read_text()
+  assert card.startswith('---\n')
+  assert 'library_name: transformers' in card
+  files = sorted((workdir / 'rollouts').iterdir())
+  digest = hashlib.sha256(b''.join(file.read_bytes() for file in files))
+  assert digest.hexdigest() in card
+  rows = parquet.read_table(workdir / 'rollouts').to_pylist()
+  proposals = [row for row in rows if row['role'] == 'proposer']
+  answers = [row for row in rows if row['role'] == 'solver']
+  assert f'In 2 steps {len(proposals)} proposals' in card
+  assert f'To these {len(answers)} answers were sampled' in card
+  assert '| 0 | ' in card  # evaluated before and after
+  assert '| 2 | ' in card
+  assert f'"path": "{parts.config.model.path}"' in card
+  assert parts.config.task.topics[0] in card
+
+
+def test_a_directory_that_is_not_empty_is_left_alone(run, tmp_path):
+  (tmp_path / 'mine.txt').write_text('mine')
+  with pytest.raises(ValueError, match='expected a directory that does not'):
+    export_role(run, 'solver', tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']
+
+
+def test_what_is_cut_off_leaves_nothing_behind(run, tmp_path, monkeypatch):
+  def full_disk(*args, **kwargs):
+    raise OSError('No space left on device')
+
+  monkeypatch.setattr(export, 'model_card', full_disk)
+  with pytest.raises(OSError, match='No space left'):
+    export_role(run, 'solver', tmp_path / 'out')
+  assert not list(tmp_path.iterdir())
+
+
+def test_adapters_resume_and_leave_the_base_alone(run, tmp_path):
+  """One and one step equal two, and no base is stored."""
+  workdir, parts = run
+  if not parts.lora:
+    return  # tests/test_train.py has it
+  shutil.copytree(workdir, tmp_path / 'run')
+  for step in (1, 2):
+    config = make_config(
+      parts.config.model.path, num_steps=step, **{'model.lora.rank': 2}
+    )
+    train.train(config, str(tmp_path / 'again'))
+  for role in ('solver', 'proposer'):
+    found = trained(pathlib.Path(tmp_path / 'again'), parts, role)
+    expected = trained(workdir, parts, role)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+  names = {
+    path[-1].key
+    for path, _ in jax.tree.leaves_with_path(
+      assemble.abstract_states(parts)['solver'].params
+    )
+  }
+  assert names == {'lora_a', 'lora_b'}
