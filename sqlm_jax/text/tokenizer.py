@@ -120,10 +120,11 @@ def from_directory(path: pathlib.Path) -> Tokenizer:
     raise ValueError(f'{path}: expected a tokenizer, {error!r}') from None
   if not fast.is_fast:
     raise ValueError(f'{path}: expected a fast tokenizer (tokenizer.json)')
+  size = max(fast.get_vocab().values()) + 1
   stops = [
     i
     for name in ('generation_config.json', 'config.json')
-    for i in _eos_ids(path / name, len(fast))
+    for i in _eos_ids(path / name, size)
   ]
   try:
     return _wrap(fast, stops)

@@ -16,7 +16,7 @@ from tokenizers import models
 from sqlm_jax.text import tokenizer
 from tests.text import test_tokenizer_files as files
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 
 
 def write(path: pathlib.Path, **fields) -> pathlib.Path:
@@ -96,6 +96,7 @@ def byte_level(request, tmp_path_factory):
 
 
 @hypothesis.given(text=files.HARD)
+@hypothesis.example('thistle 12345e\u0301')
 @hypothesis.settings(max_examples=50, deadline=None)
 def test_a_byte_level_file_has_the_tokens_of_its_family(byte_level, text):
   theirs, ours = byte_level
@@ -280,7 +281,7 @@ def test_spaces_of_a_users_token(tmp_path):
       model='llama',
       tokens=['<unk>', '<bos>', '<eos>', spelled, '▁', 'a', '▁▁', '<0x0A>'],
       scores=[0.0, 0.0, 0.0, -1000.0, -2.0, -3.0, -1.0, 0.0],
-      token_type=[UNKNOWN, CONTROL, CONTROL, USER_DEFINED, *[NORMAL] * 3, 6],
+      token_type=[UNKNOWN, CONTROL, CONTROL, USER_DEFINED, *[NORMAL] * 3, BYTE],
       add_space_prefix=False,
     )
     tokens = tokenizer.load_tokenizer(path)
@@ -308,6 +309,21 @@ def test_merges_go_by_score(tmp_path):
   # Without tokens for bytes letters in a row are one unknown.
   assert tokens.encode('azzb') == [1, 0, 2]
   assert tokens.prefix_ids == ()
+
+
+@pytest.mark.parametrize('type_', [UNKNOWN, CONTROL, BYTE])
+def test_typed_text_is_merged_to_nothing_special(tmp_path, type_):
+  path = write(
+    tmp_path / 'tiny.gguf',
+    model='llama',
+    tokens=['a', 'b', 'ab'],
+    scores=[-2.0, -2.0, -1.0],
+    token_type=[NORMAL, NORMAL, type_],
+    add_space_prefix=False,
+    add_bos_token=False,
+    eos_token_id=0,
+  )
+  assert tokenizer.load_tokenizer(path).encode('ab') == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -222,8 +222,17 @@ def test_bytes_and_one_token_more(plain):
   assert plain.decode([97, 256, 98]) == 'ab'
   assert plain.decode([97, 256], skip_special=False) == f'a{END_OF_TEXT}'
   assert plain.stop_ids == (256,)
-  assert plain.chat([{'role': 'user', 'content': 'Hi'}]) == (
-    'user: Hi\nassistant: '
+  # What an embedding has more rows for is sampled, too.
+  assert plain.decode([97, 257, 300, 98], skip_special=False) == 'ab'
+
+
+def test_a_chat_of_bytes(plain):
+  turns = [
+    {'role': 'system', 'content': ' <b> & "ü" {{ x }}\n'},
+    {'role': 'user', 'content': 'Hi'},
+  ]
+  assert plain.chat(turns) == (
+    'system:  <b> & "ü" {{ x }}\n\nuser: Hi\nassistant: '
   )
 
 

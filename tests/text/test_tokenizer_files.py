@@ -369,7 +369,7 @@ def test_bytes_without_a_token_are_dropped(smollm2_path):
   assert tokens.decode(tokens.encode('a\U00040000b')) == 'a\ufffd\ufffd\ufffdb'
 
 
-def test_without_torch_nothing_is_said(smollm2_path):
+def test_without_torch_nothing_is_said(smollm2_path, tmp_path):
   script = """if True:
     import pathlib, sys, time
     sys.modules['torch'] = None  # as if it were not installed
@@ -377,6 +377,9 @@ def test_without_torch_nothing_is_said(smollm2_path):
     start = time.perf_counter()
     tokens = tokenizer.load_tokenizer(pathlib.Path(sys.argv[1]))
     assert tokens.chat([{'role': 'user', 'content': 'Hi'}])
+    tokens.save(pathlib.Path(sys.argv[2]))
+    saved = tokenizer.load_tokenizer(pathlib.Path(sys.argv[2]))
+    assert saved.token_bytes == tokens.token_bytes
     print(time.perf_counter() - start)
   """
   environment = {
@@ -385,7 +388,7 @@ def test_without_torch_nothing_is_said(smollm2_path):
     if not name.startswith('TRANSFORMERS_')
   }
   found = subprocess.run(
-    [sys.executable, '-c', script, str(smollm2_path)],
+    [sys.executable, '-c', script, str(smollm2_path), str(tmp_path)],
     capture_output=True,
     text=True,
     env=environment,
