@@ -1,17 +1,18 @@
 """Tokenizers of GGUF files against those of the families they come from."""
 
+import functools
 import json
 import pathlib
+import unicodedata
 
 import gguf
 import hypothesis
 import pytest
 import regex
 import sentencepiece
-import tokenizers
 from hypothesis import strategies
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import models
+from tokenizers import models, pre_tokenizers
 
 from sqlm_jax.text import tokenizer
 from tests.text import test_tokenizer_files as files
@@ -148,19 +149,39 @@ WORDS = {
 }
 TAKE_WHOLE_WORDS = ('llama-bpe', 'tekken')
 COMPOSE = ('qwen35',)
+PIECES = strategies.lists(strategies.sampled_from(files.PIECES)).map(''.join)
+
+
+@functools.cache
+def any_two() -> tuple[dict[str, int], list[tuple[str, str]]]:
+  """A vocabulary where any two letters merge, so that every cut shows."""
+  letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  [(spelled, _)] = letters.pre_tokenize_str(''.join(files.PIECES))
+  used = sorted(set(spelled))
+  merges = [(left, right) for left in used for right in used]
+  tokens = [
+    *sorted(pre_tokenizers.ByteLevel.alphabet()),
+    *(''.join(merge) for merge in merges),
+    'thistle',
+  ]
+  return {token: i for i, token in enumerate(tokens)}, merges
 
 
 @pytest.mark.parametrize('pre', WORDS)
 def test_words_are_cut_as_published(tmp_path, pre):
-  """By the regex library, and one merge after the other by tokenizers."""
-  path = write_bytes(tmp_path / 'tiny.gguf', pre=pre, add_bos_token=False)
-  ours = tokenizer.load_tokenizer(path)
-  vocab, merges = files.trained()
-  merged = models.BPE(vocab=vocab, merges=merges)
-  letters = tokenizers.pre_tokenizers.ByteLevel(
-    add_prefix_space=False, use_regex=False
+  """By the regex library, and each word merged alone."""
+  vocab, merges = any_two()
+  path = write(
+    tmp_path / 'tiny.gguf',
+    model='gpt2',
+    pre=pre,
+    tokens=list(vocab),
+    merges=[' '.join(merge) for merge in merges],
+    add_bos_token=False,
   )
-  composed = tokenizers.normalizers.NFC()
+  ours = tokenizer.load_tokenizer(path)
+  merged = models.BPE(vocab=vocab, merges=merges)
+  letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
   def ids_of(word):
     [(spelled, _)] = letters.pre_tokenize_str(word)
@@ -168,10 +189,11 @@ def test_words_are_cut_as_published(tmp_path, pre):
       return [vocab[spelled]]
     return [token.id for token in merged.tokenize(spelled)]
 
-  @hypothesis.given(text=strategies.lists(files.PIECES).map(''.join))
+  @hypothesis.given(text=PIECES)
+  @hypothesis.example("thistle iPhone I'LL don't a.\n/\n हिन्दी e\u0301 12345")
   @hypothesis.settings(max_examples=60, deadline=None)
   def check(text):
-    normal = composed.normalize_str(text) if pre in COMPOSE else text
+    normal = unicodedata.normalize('NFC', text) if pre in COMPOSE else text
     words = regex.findall(WORDS[pre], normal)
     assert ''.join(words) == normal
     assert ours.encode(text) == [i for word in words for i in ids_of(word)]
@@ -366,6 +388,30 @@ def test_more_tokens_that_end_a_turn(tmp_path):
   # Those by name are ends in every file that has them.
   named = (vocab['<|endoftext|>'], vocab['<|im_end|>'])
   assert found.stop_ids == (7, 8, 9, *named)
+
+
+def test_the_end_of_a_turn_and_of_a_text(tmp_path):
+  # Gemma's files name one of them as eos.
+  model = files.sentencepiece_model(has_prefix=False, specials=SPECIALS[False])
+  for eos in (2, 3):
+    path = write_pieces(tmp_path / 'tiny.gguf', model, eos_token_id=eos)
+    tokens = tokenizer.load_tokenizer(path)
+    assert tokens.special_strings[2:] == ('<eos>', '<end_of_turn>')
+    assert tokens.stop_ids == (2, 3)
+
+
+def test_a_users_token_is_text_and_no_letters(tmp_path):
+  # In GPT-2's letters é would stand for the byte E9.
+  path = write(
+    tmp_path / 'tiny.gguf',
+    model='gpt2',
+    tokens=['é', 'a', 'aa'],
+    token_type=[USER_DEFINED, NORMAL, NORMAL],
+    merges=['a a'],
+  )
+  tokens = tokenizer.load_tokenizer(path)
+  assert tokens.token_bytes == ('é'.encode(), b'a', b'aa')
+  assert tokens.decode(tokens.encode('aé')) == 'aé'
 
 
 @pytest.mark.parametrize(

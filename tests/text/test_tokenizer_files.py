@@ -39,30 +39,30 @@ TEXTS = strategies.text() | strategies.lists(
 ).map(''.join)
 
 # What tokenizers of the families cut or compose in different ways.
-PIECES = strategies.sampled_from(
-  [
-    *(' ', '  ', '    ', '\n', '\n\n', '\r\n', '\t', '\u00a0', '\u3000'),
-    *('12345', '1,000', '٣٤٥', '½', 'Ⅷ', '²', '３'),
-    *("'s", "'LL", "don't", "I'd", "'ſ", '_', '/', '=====', '...'),
-    *('the', ' the', 'thing', 'THE', 'thistle', 'naïve', 'ǅ', 'ß'),
-    *('e\u0301', 'é', '\u0301', 'กำ', 'हिन्दी', '\u1100\u1161\u11a8', 'ﬁ', 'Å'),
-    *(
-      '日本語',
-      '한국어',
-      'שלום',
-      '。',
-      '🙂',
-      '👩‍👩‍👧',
-      '🏳️‍🌈',
-      '\u200b',
-      '\ufeff',
-      '\0',
-    ),
-    *('<s>', '</s>', '<bos>', '<|im_end|>', '<|eot_id|>', '<end_of_turn>'),
-    *('<tool>', '<0x41>', 'Ġ', '▁'),
-  ]
-)
-HARD = strategies.lists(PIECES | strategies.text(max_size=4)).map(''.join)
+PIECES = [
+  *(' ', '  ', '    ', '\n', '\n\n', '\r\n', '\t', '\u00a0', '\u3000'),
+  *('12345', '1,000', '٣٤٥', '½', 'Ⅷ', '²', '３'),
+  *("'s", "'LL", "don't", "I'd", "'ſ", '_', '/', '=====', '...'),
+  *('the', ' the', 'thing', 'THE', 'thistle', 'iPhone', 'naïve', 'ǅ', 'ß'),
+  *('e\u0301', 'é', '\u0301', 'กำ', 'हिन्दी', '\u1100\u1161\u11a8', 'ﬁ', 'Å'),
+  *(
+    '日本語',
+    '한국어',
+    'שלום',
+    '。',
+    '🙂',
+    '👩‍👩‍👧',
+    '🏳️‍🌈',
+    '\u200b',
+    '\ufeff',
+    '\0',
+  ),
+  *('<s>', '</s>', '<bos>', '<|im_end|>', '<|eot_id|>', '<end_of_turn>'),
+  *('<tool>', '<0x41>', 'Ġ', '▁'),
+]
+HARD = strategies.lists(
+  strategies.sampled_from(PIECES) | strategies.text(max_size=4)
+).map(''.join)
 CORPUS = """\
 The quick brown fox jumps over the lazy dog, and the dog didn't mind it.
 It's 12345 + 89 = 12434; they've we'll I'd HE'S DON'T 'tis.
@@ -458,6 +458,21 @@ def test_what_stands_around_a_text(family):
   assert family.ours.stop_ids == tuple(sorted(to_ids(list(stops))))
 
 
+def test_what_stands_behind_a_text_is_no_prefix(tmp_path):
+  theirs = llama3()
+  bos, eos = '<|begin_of_text|>', '<|end_of_text|>'
+  ids = theirs.convert_tokens_to_ids([bos, eos])
+  theirs.backend_tokenizer.post_processor = (
+    tokenizers.processors.TemplateProcessing(
+      single=f'{bos} $A {eos}',
+      special_tokens=list(zip([bos, eos], ids, strict=True)),
+    )
+  )
+  theirs.save_pretrained(tmp_path)
+  assert theirs('a').input_ids[-1] == ids[1]
+  assert tokenizer.load_tokenizer(tmp_path).prefix_ids == (ids[0],)
+
+
 def test_a_continuation_keeps_the_space_in_front(family):
   ids = family.ours.encode('the dog')
   assert family.ours.decode(ids).lstrip() == 'the dog'
@@ -473,6 +488,8 @@ def assert_saved(tokens: tokenizer.Tokenizer, directory: pathlib.Path) -> None:
     MESSAGES, tokenize=False, add_generation_prompt=True
   )
   assert tokens.chat(MESSAGES) == chat
+  # As a whole text, so without a space in front.
+  assert saved.decode(tokens.encode('the dog')) == 'the dog'
   texts = [CORPUS, '', ' hi', '  12345', 'e\u0301', 'the thistle', '🙂\n\n the']
   for text in [*texts, *tokens.special_strings, chat]:
     ids = tokens.encode(text, allow_special=True)
