@@ -1,5 +1,6 @@
-"""Group-relative advantages against numbers worked by hand."""
+"""Advantages against numbers worked by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from sqlm_jax.ops import advantages
 
 NAN = float('nan')
+INF = float('inf')
 ROOT3 = 3**0.5
 
 
@@ -96,3 +98,155 @@ def test_rank_and_shape_are_checked():
     advantages.group_relative(jnp.ones(3), jnp.ones(3, bool))
   with pytest.raises(AssertionError):
     advantages.group_relative(jnp.ones((1, 3)), jnp.ones((1, 2), bool))
+
+
+ESTIMATORS = {
+  'grpo': advantages.group_relative,
+  'dr_grpo': lambda r, c: advantages.group_relative(r, c, normalize=False),
+  'lite_ppo': advantages.group_mean_batch_std,
+  'rloo': advantages.leave_one_out,
+  'reinforce_plus_plus': advantages.reinforce_plus_plus,
+  'reinforce_plus_plus_baseline': lambda r, c: advantages.reinforce_plus_plus(
+    r, c, group_baseline=True
+  ),
+  'reinforce': advantages.batch_relative,
+}
+
+# Two groups: 0 and 3, mean 3/2; 1, 1 and 7, mean 3. What is not counted is 9.
+REWARDS = jnp.array([[0, 9, 3], [1, 1, 7]], jnp.float32)
+COUNTED = jnp.array([[1, 0, 1], [1, 1, 1]], bool)
+
+
+@pytest.mark.parametrize(
+  'name, expected',
+  [
+    # Squares 9/4 + 9/4 and 4 + 4 + 16: variances 9/2 and 24/2.
+    (
+      'grpo',
+      [
+        [-1.5 / 4.5**0.5, 0, 1.5 / 4.5**0.5],
+        [-2 / 12**0.5, -2 / 12**0.5, 4 / 12**0.5],
+      ],
+    ),
+    ('dr_grpo', [[-1.5, 0, 1.5], [-2, -2, 4]]),
+    # The batch: 0, 3, 1, 1, 7 with mean 12/5. Squares 5.76 + 0.36 + 1.96 +
+    # 1.96 + 21.16 = 31.2, variance 31.2 / 4 = 7.8.
+    (
+      'lite_ppo',
+      [
+        [-1.5 / 7.8**0.5, 0, 1.5 / 7.8**0.5],
+        [-2 / 7.8**0.5, -2 / 7.8**0.5, 4 / 7.8**0.5],
+      ],
+    ),
+    # 0 - 3 and 3 - 0; 1 - (1 + 7) / 2 = -3, and 7 - (1 + 1) / 2.
+    ('rloo', [[-3, 0, 3], [-3, -3, 6]]),
+    (
+      'reinforce_plus_plus',
+      [
+        [-2.4 / 7.8**0.5, 0, 0.6 / 7.8**0.5],
+        [-1.4 / 7.8**0.5, -1.4 / 7.8**0.5, 4.6 / 7.8**0.5],
+      ],
+    ),
+    # The centred ones have mean 0 and squares 4.5 + 24: variance 28.5 / 4.
+    (
+      'reinforce_plus_plus_baseline',
+      [
+        [-1.5 / 7.125**0.5, 0, 1.5 / 7.125**0.5],
+        [-2 / 7.125**0.5, -2 / 7.125**0.5, 4 / 7.125**0.5],
+      ],
+    ),
+    ('reinforce', [[-2.4, 0, 0.6], [-1.4, -1.4, 4.6]]),
+  ],
+)
+def test_every_estimator_by_hand(name, expected):
+  got = jax.jit(ESTIMATORS[name])(REWARDS, COUNTED)
+  # float32, and epsilon moves a number by 1e-6 / std.
+  np.testing.assert_allclose(got, expected, rtol=5e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+@pytest.mark.parametrize(
+  'rewards, counted',
+  [
+    pytest.param([[1, 2], [3, 4]], [[0, 0], [0, 0]], id='none-counted'),
+    pytest.param([[NAN, INF], [-INF, 4]], [[0, 0], [0, 0]], id='garbage'),
+    pytest.param([[5, NAN], [INF, 4]], [[1, 0], [0, 0]], id='one-counted'),
+    pytest.param([[2, 2], [2, 2]], [[1, 1], [1, 1]], id='all-equal'),
+    pytest.param([[2, 2], [2, NAN]], [[1, 1], [1, 0]], id='equal-and-one'),
+  ],
+)
+def test_nothing_to_compare_is_0(name, rewards, counted):
+  got = ESTIMATORS[name](jnp.array(rewards), jnp.array(counted, bool))
+  np.testing.assert_array_equal(got, np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_what_is_not_counted_may_be_anything(name):
+  expected = ESTIMATORS[name](REWARDS, COUNTED)
+  for garbage in (NAN, INF, -INF, 1e30):
+    rewards = jnp.where(COUNTED, REWARDS, garbage)
+    np.testing.assert_array_equal(ESTIMATORS[name](rewards, COUNTED), expected)
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_a_group_of_one_by_the_side(name):
+  rewards = jnp.concatenate([REWARDS, jnp.array([[5, NAN, NAN]])])
+  counted = jnp.concatenate([COUNTED, jnp.array([[1, 0, 0]], bool)])
+  got = ESTIMATORS[name](rewards, counted)
+  if name.endswith('baseline') or name in ('grpo', 'dr_grpo', 'rloo'):
+    np.testing.assert_array_equal(got[:2], ESTIMATORS[name](REWARDS, COUNTED))
+  if name in ('reinforce', 'reinforce_plus_plus'):
+    # The batch is what it is compared with: the mean is now 17 / 6.
+    assert got[2, 0] > 0
+    assert not got[2, 1:].any()
+  else:
+    assert not got[2].any()
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_estimators_check_shapes(name):
+  with pytest.raises(AssertionError):
+    ESTIMATORS[name](jnp.ones((1, 3)), jnp.ones((1, 2), bool))
+
+
+def test_leave_one_out_leaves_one_out():
+  """By its definition, a loop, on random groups with gaps."""
+  random = np.random.default_rng(0)
+  rewards, counted = random.normal(size=(6, 5)), random.random((6, 5)) < 0.7
+  got = advantages.leave_one_out(jnp.array(rewards), jnp.array(counted))
+  for row, kept, advantage in zip(rewards, counted, got, strict=True):
+    for i in range(5):
+      others = np.delete(row, i)[np.delete(kept, i)]
+      expected = row[i] - others.mean() if kept[i] and others.size else 0
+      np.testing.assert_allclose(advantage[i], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'rewards, counted, expected',
+  [
+    ([1, 0, 0], [1, 1, 1], True),
+    ([1, 1, 1], [1, 1, 1], False),
+    ([0, 0, 0], [1, 1, 1], False),
+    # Three of them have a mean that is not 0.1 in float32.
+    ([0.1, 0.1, 0.1], [1, 1, 1], False),
+    ([1, 1, 0], [1, 1, 0], False),
+    ([1, NAN, 0], [1, 0, 1], True),
+    ([1, INF, NAN], [1, 0, 0], False),
+    ([1, 0, 1], [0, 0, 0], False),
+    ([-1, -1, -0.5], [1, 1, 1], True),
+  ],
+)
+def test_groups_that_carry_a_signal(rewards, counted, expected):
+  got = advantages.carries_signal(
+    jnp.array([rewards, [0, 1, 2]]), jnp.array([counted, [1, 1, 1]], bool)
+  )
+  assert got.tolist() == [expected, True]
+
+
+def test_whitened_values_by_hand():
+  # 1, 3, 5 of the mask: mean 3, unbiased std 2.
+  got = advantages.whiten(
+    jnp.array([[[1.0, NAN], [3.0, INF], [5.0, 99.0]]]),
+    jnp.array([[[1, 0], [1, 0], [1, 0]]], bool),
+  )
+  np.testing.assert_allclose(got, [[[-1, 0], [0, 0], [1, 0]]], rtol=1e-6)

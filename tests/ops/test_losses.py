@@ -7,6 +7,9 @@ import pytest
 
 from sqlm_jax.ops import losses
 
+NAN = float('nan')
+INF = float('inf')
+
 
 def surrogate(ratio, advantage, clip):
   return losses.clipped_surrogate(
@@ -116,3 +119,253 @@ def test_gradient_of_k3():
   reference = jnp.log(jnp.array([0.5, 0.5, 0.125]))
   grad = jax.grad(lambda x: jnp.sum(losses.kl_k3(x, reference)))(logps)
   np.testing.assert_allclose(grad, [-1.0, 0.0, 0.75], rtol=1e-5, atol=1e-6)
+
+
+def loss_and_gradient(log_ratio, advantage, **settings):
+  """Loss, clipped and gradient of one token, as Python scalars."""
+
+  def loss(logp):
+    return losses.clipped_surrogate(
+      logp, jnp.zeros(()), jnp.array(advantage), **settings
+    )
+
+  (value, clipped), gradient = jax.value_and_grad(loss, has_aux=True)(
+    jnp.array(log_ratio)
+  )
+  return float(value), bool(clipped), float(gradient)
+
+
+@pytest.mark.parametrize(
+  'ratio, advantage, expected',
+  [
+    # Clip 0.25 down, 1 up: min(w A, clamp(w, 0.75, 2) A).
+    (1.5, 2.0, (-3.0, False, -3.0)),  # above 1.25, still below 2
+    (4.0, 2.0, (-4.0, True, 0.0)),  # min(8, 2 * 2)
+    (0.5, 2.0, (-1.0, False, -1.0)),  # min(1, 1.5)
+    (0.5, -2.0, (1.5, True, 0.0)),  # min(-1, -1.5)
+    (1.5, -2.0, (3.0, False, 3.0)),
+    (4.0, -2.0, (8.0, False, 8.0)),  # min(-8, -4)
+  ],
+)
+def test_clip_high_by_hand(ratio, advantage, expected):
+  got = loss_and_gradient(np.log(ratio), advantage, clip=0.25, clip_high=1.0)
+  np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'ratio, advantage, expected',
+  [
+    # As above with c = 3. A < 0: max(min(w A, clamp(w, 0.75, 1.25) A), 3 A).
+    (4.0, -2.0, (6.0, True, 0.0)),  # max(-8, -6)
+    (2.0, -2.0, (4.0, False, 4.0)),  # max(-4, -6)
+    (0.5, -2.0, (1.5, True, 0.0)),
+    (4.0, 2.0, (-2.5, True, 0.0)),  # only the clamp counts where A > 0
+    (4.0, 0.0, (0.0, False, 0.0)),
+  ],
+)
+def test_dual_clip_by_hand(ratio, advantage, expected):
+  got = loss_and_gradient(np.log(ratio), advantage, clip=0.25, dual_clip=3.0)
+  np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('advantage', [-1.0, 0.0, 1.0])
+def test_dual_clip_bears_a_ratio_that_overflows(advantage):
+  got = loss_and_gradient(200.0, advantage, clip=0.25, dual_clip=3.0)
+  loss = {-1.0: 3.0, 0.0: 0.0, 1.0: -1.25}[advantage]
+  np.testing.assert_allclose(got, (loss, advantage != 0, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize('dual_clip', [0.5, 1.0, 1.3, float('nan')])
+def test_dual_clip_lies_outside_of_the_range(dual_clip):
+  with pytest.raises(ValueError, match='dual_clip='):
+    loss_and_gradient(0.0, 1.0, clip=0.2, clip_high=0.3, dual_clip=dual_clip)
+
+
+def test_what_is_not_given_changes_nothing():
+  random = np.random.default_rng(0)
+  logps, old, advantages = jnp.array(random.normal(size=(3, 50)))
+  value = lambda **more: losses.clipped_surrogate(
+    logps, old, advantages, clip=0.2, **more
+  )
+  for got, expected in zip(value(clip_high=0.2), value(), strict=True):
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_sequence_ratio_by_hand():
+  # Differences 1, 2, 6 of three tokens: 3. One token: its own. None: 0.
+  got = losses.sequence_log_ratio(
+    jnp.array([[0.0, 0.0, 0.0], [-1.0, NAN, INF], [NAN, NAN, NAN]]),
+    jnp.array([[-1.0, -2.0, -6.0], [-3.0, -1.0, NAN], [0.0, INF, NAN]]),
+    jnp.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], bool),
+  )
+  np.testing.assert_array_equal(got, [[3, 3, 3], [2, 0, 0], [0, 0, 0]])
+
+
+def test_gradient_of_the_sequence_ratio():
+  # s_t has the gradient s of its own token, and none of others: s = exp(3).
+  mask = jnp.array([1, 1, 1, 0], bool)
+  old = jnp.array([-1.0, -2.0, -6.0, NAN])
+  weights = jnp.array([1.0, 2.0, 0.0, 5.0])
+  grad = jax.grad(
+    lambda x: jnp.sum(
+      jnp.exp(losses.sequence_log_ratio(x, old, mask)) * weights
+    )
+  )(jnp.zeros(4))
+  np.testing.assert_allclose(grad, [np.exp(3), 2 * np.exp(3), 0, 0], rtol=1e-6)
+
+
+def test_sequences_are_clipped_together():
+  # Token ratios 2 and 1/2 have the geometric mean 1: nothing is clipped.
+  # 2 and 2 have 2, above 1.25: no token has a gradient.
+  logps = jnp.log(jnp.array([[2.0, 0.5], [2.0, 2.0]]))
+  mask = jnp.ones((2, 2), bool)
+
+  def loss(logps):
+    log_ratio = losses.sequence_log_ratio(logps, jnp.zeros((2, 2)), mask)
+    value, clipped = losses.clipped_surrogate(
+      log_ratio, jnp.zeros((2, 2)), jnp.ones((2, 2)), clip=0.25
+    )
+    return jnp.sum(value), clipped
+
+  grad, clipped = jax.grad(loss, has_aux=True)(logps)
+  assert clipped.tolist() == [[False, False], [True, True]]
+  np.testing.assert_allclose(grad, [[-1, -1], [0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'logp, reference_logp, k1, k2',
+  [
+    (0.0, 0.0, 0.0, 0.0),
+    (-1.0, -3.0, 2.0, 2.0),  # d = -2
+    (-3.0, -2.0, -1.0, 0.5),  # d = 1
+  ],
+)
+def test_k1_and_k2_by_hand(logp, reference_logp, k1, k2):
+  pair = jnp.array(logp), jnp.array(reference_logp)
+  assert losses.kl_k1(*pair) == k1
+  assert losses.kl_k2(*pair) == k2
+
+
+def kl(p_logits, q_logits):
+  logp, logq = jax.nn.log_softmax(p_logits), jax.nn.log_softmax(q_logits)
+  return jnp.sum(jnp.exp(logp) * (logp - logq))
+
+
+@pytest.mark.parametrize(
+  'estimator, true_gradient',
+  [
+    (losses.kl_k1, lambda p, q: jnp.zeros_like(p)),
+    (losses.kl_k2, jax.grad(kl)),
+    (losses.kl_k3, jax.grad(lambda p, q: kl(q, p))),
+  ],
+)
+def test_expected_gradient_of_a_kl_loss(estimator, true_gradient):
+  """Over all outcomes: k2's is the KL's, k3's the other direction's."""
+  p, q = jnp.array(np.random.default_rng(0).normal(size=(2, 7)))
+  reference = jax.nn.log_softmax(q)
+  # Samples come from a policy that is not differentiated.
+  frequency = jax.nn.softmax(p)
+  got = jax.grad(
+    lambda p: jnp.sum(frequency * estimator(jax.nn.log_softmax(p), reference))
+  )(p)
+  np.testing.assert_allclose(got, true_gradient(p, q), rtol=1e-5, atol=1e-6)
+
+
+def test_expectation_of_k1_is_the_kl():
+  p, q = jnp.array(np.random.default_rng(1).normal(size=(2, 7)))
+  k1 = losses.kl_k1(jax.nn.log_softmax(p), jax.nn.log_softmax(q))
+  np.testing.assert_allclose(
+    jnp.sum(jax.nn.softmax(p) * k1), kl(p, q), rtol=1e-5
+  )
+
+
+def test_a_step_down_the_entropy_bonus_raises_the_entropy():
+  def entropy(logits):
+    logps = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(logps) * logps)
+
+  logits = jnp.array([2.0, 0.0, -1.0])
+  grad = jax.grad(lambda x: losses.entropy_bonus(entropy(x), weight=0.01))(
+    logits
+  )
+  assert entropy(logits - grad) > entropy(logits)
+  assert losses.entropy_bonus(jnp.array(3.0), weight=0.5) == -1.5
+
+
+@pytest.mark.parametrize(
+  'value, old_value, target, loss, clipped, gradient',
+  [
+    # Clip 1/2. max((V - R)^2, (clamp(V, V_old - 1/2, V_old + 1/2) - R)^2) / 2.
+    (1.0, 1.0, 3.0, 2.0, False, -2.0),
+    (1.25, 1.0, 3.0, 1.53125, False, -1.75),
+    (2.0, 1.0, 3.0, 1.125, True, 0.0),  # clamped to 1.5, towards the target
+    (2.0, 1.0, 0.0, 2.0, False, 2.0),  # away from it: not clipped
+    (3.0, 1.0, 3.0, 1.125, True, 0.0),  # arrived, too fast
+    (-1.0, 1.0, -1.0, 1.125, True, 0.0),  # clamped to 0.5
+  ],
+)
+def test_value_loss_by_hand(value, old_value, target, loss, clipped, gradient):
+  def of(value):
+    return losses.clipped_value_loss(
+      value, jnp.array(old_value), jnp.array(target), clip=0.5
+    )
+
+  got, was_clipped = of(jnp.array(value))
+  assert (got, was_clipped) == (loss, clipped)  # exact in binary
+  assert jax.grad(lambda x: of(x)[0])(jnp.array(value)) == gradient
+
+
+@pytest.mark.parametrize(
+  'average, expected',
+  [
+    # Lengths 2, 4 and 2, 0 of those counted: 8 tokens, 3 with any.
+    ('token', [[1 / 8, 1 / 8, 0], [1 / 8, 0, 1 / 8]]),
+    ('sequence', [[1 / 6, 1 / 12, 0], [1 / 6, 0, 1 / 3]]),
+    # 4 responses of at most 10 tokens.
+    ('constant', [[1 / 40, 1 / 40, 0], [1 / 40, 0, 1 / 40]]),
+  ],
+)
+def test_token_weights_by_hand(average, expected):
+  lengths = jnp.array([[2, 4, 7], [2, 3, 0]])
+  counted = jnp.array([[1, 1, 0], [1, 0, 1]], bool)
+  got = losses.token_weights(lengths, counted, average=average, longest=10)
+  np.testing.assert_allclose(got, expected, rtol=1e-6)
+  nobody = losses.token_weights(
+    lengths, jnp.zeros((2, 3), bool), average=average, longest=10
+  )
+  np.testing.assert_array_equal(nobody, np.zeros((2, 3)))
+
+
+def test_constant_weights_of_one_token_sum_over_a_response():
+  got = losses.token_weights(
+    jnp.array([[3, 5]]), jnp.ones((1, 2), bool), average='constant', longest=1
+  )
+  np.testing.assert_array_equal(got, [[0.5, 0.5]])
+
+
+def test_an_average_is_one_of_three():
+  lengths, counted = jnp.ones((1, 1), int), jnp.ones((1, 1), bool)
+  with pytest.raises(ValueError, match="average='mean'"):
+    losses.token_weights(lengths, counted, average='mean')
+  with pytest.raises(ValueError, match='longest=None'):
+    losses.token_weights(lengths, counted, average='constant')
+  with pytest.raises(AssertionError):
+    losses.token_weights(lengths, counted[0], average='token')
+
+
+@pytest.mark.parametrize('average', ['token', 'sequence', 'constant'])
+def test_the_weighted_sum_is_the_average(average):
+  """By the averages' definitions, on random losses, in float64."""
+  random = np.random.default_rng(0)
+  loss = random.normal(size=(6, 5, 9))
+  lengths, counted = random.integers(1, 10, (6, 5)), random.random((6, 5)) < 0.7
+  rows = [loss[i][: lengths[i]] for i in np.ndindex(6, 5) if counted[i]]
+  expected = {
+    'token': np.mean(np.concatenate(rows)),
+    'sequence': np.mean([row.mean() for row in rows]),
+    'constant': np.mean([row.sum() / 9 for row in rows]),
+  }[average]
+  weights = losses.token_weights(lengths, counted, average=average, longest=9)
+  mask = np.arange(9) < lengths[..., None]
+  got = np.sum(loss * mask * np.asarray(weights)[..., None])
+  np.testing.assert_allclose(got, expected, rtol=1e-6)
