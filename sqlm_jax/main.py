@@ -96,11 +96,7 @@ def _use_model(config: config_lib.Config) -> None:
   parts = assemble.build(config)
   role = 'solver' if _MODE.value == 'eval' else _ROLE.value
   if _MODE.value == 'export':
-    if not _EXPORT_DIR.value:
-      raise ValueError('--export_dir: expected a directory to write to')
-    export.check_target(
-      parts, _EXPORT_DIR.value, as_adapter=_EXPORT_ADAPTER.value
-    )
+    _check_export(parts)
   step, params = _load_params(parts, role)
   if _MODE.value == 'export':
     _export(parts, params, step)
@@ -143,6 +139,19 @@ def _evaluate(parts: assemble.Parts, params, step: int) -> None:
     with contextlib.closing(writers.RunWriter(_WORKDIR.value)) as writer:
       writer.evaluation(record)
   display.summary('Evaluation', {k: str(v) for k, v in record.items()})
+
+
+def _check_export(parts: assemble.Parts) -> None:
+  """Before anything is loaded."""
+  if not _EXPORT_DIR.value:
+    raise ValueError('--export_dir: expected a directory to write to')
+  workdir = _WORKDIR.value
+  if workdir and not (epath.Path(workdir) / 'checkpoints').exists():
+    # Else a misspelt directory would export the model before training.
+    raise ValueError(f'--workdir={workdir}: expected a run with checkpoints')
+  export.check_target(
+    parts, _EXPORT_DIR.value, as_adapter=_EXPORT_ADAPTER.value
+  )
 
 
 def _export(parts: assemble.Parts, params, step: int) -> None:

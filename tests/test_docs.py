@@ -13,6 +13,15 @@ from sqlm_jax import config as config_lib
 from sqlm_jax import main
 
 ROOT = pathlib.Path(__file__).parent.parent
+OUR_FLAGS = [
+  'workdir',
+  'mode',
+  'role',
+  'export_dir',
+  'export_dtype',
+  'export_adapter',
+  'verbosity',
+]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 PAGES += sorted((ROOT / 'configs').glob('*.py'))
 
@@ -48,7 +57,7 @@ def test_commands_parse(page, line, monkeypatch):
     words = [w.replace(named[0], 'configs/quickstart.py') for w in words]
   monkeypatch.chdir(ROOT)
   with_flags = flags.FlagValues()
-  for name in ('workdir', 'mode', 'role', 'verbosity'):
+  for name in OUR_FLAGS:
     with_flags[name] = flags.FLAGS[name]
   # The flag of a config puts its overrides where it was defined.
   config_flags.DEFINE_config_file('config', flag_values=with_flags)
@@ -58,7 +67,7 @@ def test_commands_parse(page, line, monkeypatch):
   main.parse_flags(sys.argv)
   if named:
     config_lib.from_dict(with_flags['config'].value.to_dict())
-  assert with_flags['mode'].value in ('train', 'eval', 'sample')
+  assert with_flags['mode'].value in ('train', 'eval', 'sample', 'export')
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

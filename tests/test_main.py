@@ -40,16 +40,20 @@ def start(monkeypatch):
     holders['_CONFIG'] = config_flags.DEFINE_config_file(
       'config', flag_values=values, lock_config=True
     )
-    holders['_WORKDIR'] = flags.DEFINE_string(
-      'workdir', None, '', flag_values=values
-    )
+    for name in ('workdir', 'export_dir', 'export_dtype'):
+      holders[f'_{name.upper()}'] = flags.DEFINE_string(
+        name, None, '', flag_values=values
+      )
     for name, choices in (
-      ('mode', ('train', 'eval', 'sample')),
+      ('mode', ('train', 'eval', 'sample', 'export')),
       ('role', ('solver', 'proposer')),
     ):
       holders[f'_{name.upper()}'] = flags.DEFINE_enum(
         name, choices[0], choices, '', flag_values=values
       )
+    holders['_EXPORT_ADAPTER'] = flags.DEFINE_bool(
+      'export_adapter', False, '', flag_values=values
+    )
     values['verbosity'] = flags.FLAGS['verbosity']
     for name, holder in holders.items():
       monkeypatch.setattr(main, name, holder)
@@ -121,6 +125,34 @@ def workdir(tmp_path_factory):
     (
       (SMOKE, '--workdir=/tmp/x', '--config.solver.group_size=1'),
       'solver.group_size=1: expected at least 2',
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.model.lora.rank=-1'),
+      'model.lora.rank=-1: expected at least 0',
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.model.lora.alpha=0'),
+      'model.lora.alpha=0.0: expected a number above 0',
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.model.param_dtype=int8'),
+      "model.param_dtype='int8': expected one of float32, bfloat16",
+    ),
+    (
+      (SMOKE, '--mode=export'),
+      '--export_dir: expected a directory to write to',
+    ),
+    (
+      (SMOKE, '--mode=export', '--export_dir=configs'),
+      '--export_dir=configs: expected a directory that does not exist',
+    ),
+    (
+      (SMOKE, '--mode=export', '--export_dir=/tmp/x/y', '--export_adapter'),
+      '--export_adapter: expected a run with model.lora.rank above 0',
+    ),
+    (
+      (SMOKE, '--mode=export', '--export_dir=/tmp/x/y', '--workdir=/nowhere'),
+      '--workdir=/nowhere: expected a run with checkpoints',
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.loss.kl=nan'),
@@ -223,6 +255,26 @@ def test_evaluation_adds_its_line(start, workdir, capsys):
     assert first[key] == last[key]
   assert (first['step'], first['questions']) == (0, 3)
   assert 'greedy' in capsys.readouterr().out
+
+
+def test_export_writes_what_it_says(start, workdir, tmp_path, capsys):
+  target = tmp_path / 'exported'
+  start('--mode=export', f'--workdir={workdir}', f'--export_dir={target}')
+  out, err = capsys.readouterr()
+  assert 'solver after 0 steps' in err
+  assert f'Exported to {target}' in out
+  names = {path.name for path in target.iterdir()}
+  assert names >= {
+    'README.md',
+    'config.json',
+    'generation_config.json',
+    'model.safetensors',
+    'tokenizer.json',
+  }
+  assert all(name in out for name in names)
+  # It is a model like any other.
+  with pytest.raises(SystemExit, match='expected a directory that does not'):
+    start('--mode=export', f'--workdir={workdir}', f'--export_dir={target}')
 
 
 def test_sampling_without_a_run_uses_the_initial_model(start, capsys, tmp_path):

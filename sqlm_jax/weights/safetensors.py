@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+import ml_dtypes  # noqa: F401, makes bfloat16 known to NumPy
 import numpy as np
 import safetensors
 import transformers
