@@ -124,6 +124,7 @@ def test_gradient_of_k3():
 def loss_and_gradient(log_ratio, advantage, **settings):
   """Loss, clipped and gradient of one token, as Python scalars."""
 
+  @jax.jit
   def loss(logp):
     return losses.clipped_surrogate(
       logp, jnp.zeros(()), jnp.array(advantage), **settings
