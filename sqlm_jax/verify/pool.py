@@ -1,0 +1,260 @@
+"""Worker processes that can be killed: for work that may hang or crash.
+
+A worker is a fresh interpreter with one pipe in and one pipe out, a JSON line
+a task each way. It is not a fork, for JAX has threads by then, and nothing of
+multiprocessing, which would import the main script, and JAX, into every worker.
+"""
+
+import collections
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+_LONGEST_TASK = 16 * 1024  # bytes; a write of it never blocks on a fresh pipe
+_START_LIMIT = 60.0  # seconds to import and say so; busy machines are slow
+_MOST_FAILED_STARTS = 3  # in a row, before it is a bug and not bad luck
+
+
+class Result(NamedTuple):
+  """What became of a task."""
+
+  value: Any = None  # what JSON can say
+  why_not: str = ''  # 'timeout', 'crash', 'memory' or 'error'
+
+
+class Pool:
+  """Keeps workers warm, between `start` and `close`.
+
+  A worker that exceeds a limit, or dies, costs its one task and is replaced.
+  Any thread may call; calls of several threads wait for each other.
+
+  Args:
+    function: 'package.module:name', called with one JSON value, returns one.
+    workers: processes.
+    time_limit: seconds for a task.
+    memory_limit: bytes of address space of a worker.
+  """
+
+  def __init__(
+    self,
+    function: str,
+    *,
+    workers: int = 2,
+    time_limit: float = 2.0,
+    memory_limit: int = 2**30,
+  ):
+    if workers < 1:
+      raise ValueError(f'workers={workers!r}: expected at least 1')
+    if time_limit <= 0:
+      raise ValueError(f'time_limit={time_limit!r}: expected seconds above 0')
+    self._arguments = (function, str(time_limit), str(memory_limit))
+    self._time_limit = time_limit
+    self._size = workers
+    self._workers: list[_Worker] = []
+    self._failed_starts = 0
+    self._lock = threading.Lock()
+
+  def start(self) -> 'Pool':
+    """Starts the workers, without waiting for their imports."""
+    with self._lock:
+      if not self._workers:
+        self._workers = [_Worker(self._arguments) for _ in range(self._size)]
+    return self
+
+  def close(self) -> None:
+    """Kills the workers and waits until they are gone."""
+    with self._lock:
+      for worker in self._workers:
+        worker.kill()
+      self._workers = []
+
+  def __enter__(self) -> 'Pool':
+    return self.start()
+
+  def __exit__(self, *error) -> None:
+    self.close()
+
+  def pids(self) -> tuple[int, ...]:
+    """Process ids of the workers, none when closed."""
+    return tuple(worker.process.pid for worker in self._workers)
+
+  def map(self, tasks: Sequence[Any]) -> list[Result]:
+    """Calls the function on every task.
+
+    Returns:
+      One result a task, in order.
+
+    Raises:
+      RuntimeError: if the pool is closed, or if workers do not start.
+      ValueError: if a task is longer than a pipe holds.
+    """
+    lines = [json.dumps(task).encode() + b'\n' for task in tasks]
+    if any(len(line) > _LONGEST_TASK for line in lines):
+      raise ValueError(f'a task is longer than {_LONGEST_TASK} bytes')
+    with self._lock:
+      if not self._workers:
+        raise RuntimeError('the pool is closed: start it first')
+      try:
+        return self._map(lines)
+      except BaseException:
+        self._drop_tasks()  # or the next call would read their answers
+        raise
+
+  def _map(self, lines: Sequence[bytes]) -> list[Result]:
+    results: dict[int, Result] = {}
+    waiting = collections.deque(enumerate(lines))
+    while len(results) < len(lines):
+      for worker in self._workers:
+        if (
+          waiting
+          and worker.idle()
+          and worker.send(*waiting[0], time_limit=self._time_limit)
+        ):
+          waiting.popleft()
+      self._wait()
+      for place, worker in enumerate(self._workers):
+        self._collect(place, worker, results)
+    return [results[index] for index in range(len(lines))]
+
+  def _wait(self) -> None:
+    """Sleeps until a worker speaks, dies or is late."""
+    poll = select.poll()  # unlike select, it takes any file descriptor
+    for worker in self._workers:
+      poll.register(worker.process.stdout, select.POLLIN)
+    late = min(worker.deadline for worker in self._workers)
+    poll.poll(max(0.0, min(late - time.monotonic(), 1.0)) * 1000)
+
+  def _collect(self, place: int, worker: '_Worker', results: dict) -> None:
+    """Takes in what one worker has to say, and replaces it if need be."""
+    lines, alive = worker.receive()
+    for line in lines:
+      if worker.ready:
+        results[worker.task] = Result(*json.loads(line))
+        worker.rest()
+      else:
+        self._failed_starts = 0
+        worker.rest()
+        worker.ready = True
+    late = time.monotonic() > worker.deadline
+    if alive and not late:
+      return
+    if not worker.ready:
+      self._count_failed_start()
+    elif worker.task is not None:
+      why_not = 'timeout' if alive else 'crash'
+      results[worker.task] = Result(why_not=why_not)
+    self._replace(place)
+
+  def _count_failed_start(self) -> None:
+    self._failed_starts += 1
+    if self._failed_starts >= _MOST_FAILED_STARTS * self._size:
+      raise RuntimeError(f'workers of {self._arguments[0]!r} do not start')
+
+  def _replace(self, place: int) -> None:
+    self._workers[place].kill()
+    self._workers[place] = _Worker(self._arguments)
+
+  def _drop_tasks(self) -> None:
+    for place, worker in enumerate(self._workers):
+      if worker.task is not None:
+        self._replace(place)
+
+
+class _Worker:
+  """One process, as the parent sees it."""
+
+  def __init__(self, arguments: Sequence[str]):
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    self.process = subprocess.Popen(
+      [sys.executable, '-W', 'ignore', '-m', __name__, *arguments],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      bufsize=0,
+      env={**os.environ, 'PYTHONPATH': path},
+      start_new_session=True,  # Ctrl-C is for the parent, which closes us
+    )
+    os.set_blocking(self.process.stdout.fileno(), False)
+    self.ready = False
+    self.task: int | None = None
+    self.deadline = time.monotonic() + _START_LIMIT
+    self._unread = b''
+
+  def idle(self) -> bool:
+    return self.ready and self.task is None
+
+  def rest(self) -> None:
+    self.task, self.deadline = None, float('inf')
+
+  def send(self, task: int, line: bytes, *, time_limit: float) -> bool:
+    """Hands over a task, unless the worker died while it was idle."""
+    try:
+      self.process.stdin.write(line)
+    except BrokenPipeError:
+      return False
+    self.task, self.deadline = task, time.monotonic() + time_limit
+    return True
+
+  def receive(self) -> tuple[list[bytes], bool]:
+    """Reads whole lines without waiting; whether the worker lives."""
+    while chunk := self.process.stdout.read(_LONGEST_TASK):
+      self._unread += chunk
+    *lines, self._unread = self._unread.split(b'\n')
+    return lines, chunk is None  # b'' is the end of the pipe
+
+  def kill(self) -> None:
+    self.process.kill()
+    self.process.wait()
+    self.process.stdin.close()
+    self.process.stdout.close()
+
+
+def main(name: str, time_limit: str, memory_limit: str) -> None:
+  """A worker: answers lines until its input ends."""
+  output = os.fdopen(os.dup(1), 'wb', buffering=0)
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries may print
+  module, attribute = name.split(':')
+  function = getattr(importlib.import_module(module), attribute)
+  _limit_resources(int(memory_limit))
+  output.write(b'ready\n')
+  for line in sys.stdin.buffer:
+    # Should the parent be gone, the kernel ends a task that hangs.
+    signal.setitimer(signal.ITIMER_REAL, 2 * float(time_limit) + 1)
+    result = _call(function, json.loads(line))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    output.write(json.dumps(result).encode() + b'\n')
+    if result.why_not == 'memory':
+      return  # what is left of it is not to be trusted
+
+
+def _call(function, task: Any) -> Result:
+  try:
+    return Result(function(task))
+  except MemoryError:
+    return Result(why_not='memory')
+  except Exception:
+    return Result(why_not='error')
+
+
+def _limit_resources(memory_limit: int) -> None:
+  for kind, limit in (
+    (resource.RLIMIT_AS, memory_limit),
+    (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_FSIZE, 0),  # it has no file to write
+  ):
+    _, most = resource.getrlimit(kind)
+    least = limit if most == resource.RLIM_INFINITY else min(limit, most)
+    resource.setrlimit(kind, (least, most))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
