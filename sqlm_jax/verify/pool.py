@@ -28,7 +28,7 @@ class Result(NamedTuple):
   """What became of a task."""
 
   value: Any = None  # what JSON can say
-  why_not: str = ''  # 'timeout', 'crash', 'memory' or 'error'
+  why_not: str = ''  # 'timeout', 'crash', 'memory', 'error' or 'late'
 
 
 class Pool:
@@ -41,7 +41,11 @@ class Pool:
     function: 'package.module:name', called with one JSON value, returns one.
     workers: processes.
     time_limit: seconds for a task.
+    call_limit: seconds for all tasks of a call; those that have not begun by
+      then are given up as 'late'.
     memory_limit: bytes of address space of a worker.
+    warm_up: a task that a worker does before its first, outside of any limit,
+      so that what is imported late counts against nobody. None for no task.
   """
 
   def __init__(
@@ -50,13 +54,23 @@ class Pool:
     *,
     workers: int = 2,
     time_limit: float = 2.0,
+    call_limit: float = 60.0,
     memory_limit: int = 2**30,
+    warm_up: Any = None,
   ):
     if workers < 1:
       raise ValueError(f'workers={workers!r}: expected at least 1')
-    if time_limit <= 0:
-      raise ValueError(f'time_limit={time_limit!r}: expected seconds above 0')
-    self._arguments = (function, str(time_limit), str(memory_limit))
+    if min(time_limit, call_limit) <= 0:
+      raise ValueError(
+        f'{time_limit=}, {call_limit=}: expected seconds above 0'
+      )
+    self._arguments = (
+      function,
+      str(time_limit),
+      str(memory_limit),
+      json.dumps(warm_up),
+    )
+    self._call_limit = call_limit
     self._time_limit = time_limit
     self._size = workers
     self._workers: list[_Worker] = []
@@ -112,7 +126,11 @@ class Pool:
   def _map(self, lines: Sequence[bytes]) -> list[Result]:
     results: dict[int, Result] = {}
     waiting = collections.deque(enumerate(lines))
+    end = time.monotonic() + self._call_limit
     while len(results) < len(lines):
+      if time.monotonic() > end:
+        results.update((index, Result(why_not='late')) for index, _ in waiting)
+        waiting.clear()
       for worker in self._workers:
         if (
           waiting
@@ -138,14 +156,15 @@ class Pool:
     lines, alive = worker.receive()
     for line in lines:
       if worker.ready:
-        results[worker.task] = Result(*json.loads(line))
+        results[worker.task] = result = Result(*json.loads(line))
         worker.rest()
+        worker.spent = result.why_not == 'memory'
       else:
         self._failed_starts = 0
         worker.rest()
         worker.ready = True
     late = time.monotonic() > worker.deadline
-    if alive and not late:
+    if alive and not late and not worker.spent:
       return
     if not worker.ready:
       self._count_failed_start()
@@ -185,6 +204,7 @@ class _Worker:
     )
     os.set_blocking(self.process.stdout.fileno(), False)
     self.ready = False
+    self.spent = False  # it ran out of memory: what is left is not trusted
     self.task: int | None = None
     self.deadline = time.monotonic() + _START_LIMIT
     self._unread = b''
@@ -218,12 +238,14 @@ class _Worker:
     self.process.stdout.close()
 
 
-def main(name: str, time_limit: str, memory_limit: str) -> None:
+def main(name: str, time_limit: str, memory_limit: str, warm_up: str) -> None:
   """A worker: answers lines until its input ends."""
   output = os.fdopen(os.dup(1), 'wb', buffering=0)
   os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries may print
   module, attribute = name.split(':')
   function = getattr(importlib.import_module(module), attribute)
+  if (task := json.loads(warm_up)) is not None:
+    function(task)
   _limit_resources(int(memory_limit))
   output.write(b'ready\n')
   for line in sys.stdin.buffer:
@@ -232,8 +254,6 @@ def main(name: str, time_limit: str, memory_limit: str) -> None:
     result = _call(function, json.loads(line))
     signal.setitimer(signal.ITIMER_REAL, 0)
     output.write(json.dumps(result).encode() + b'\n')
-    if result.why_not == 'memory':
-      return  # what is left of it is not to be trusted
 
 
 def _call(function, task: Any) -> Result:

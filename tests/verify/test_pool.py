@@ -122,6 +122,22 @@ def test_many_that_hang_are_cut_off_beside_each_other(act):
   assert 0.5 <= time.monotonic() - start < 10
 
 
+def test_a_call_ends_in_time_whatever_its_tasks_do(act):
+  with pool.Pool(act, workers=2, time_limit=0.4, call_limit=1.0) as workers:
+    workers.map([0] * 20)  # all are up
+    start = time.monotonic()
+    results = workers.map(['hang'] * 1000)
+    seconds = time.monotonic() - start
+    assert workers.map([5]) == [pool.Result(5)]
+  assert {r.why_not for r in results} == {'timeout', 'late'}
+  assert 1.0 <= seconds < 10
+
+
+def test_workers_warm_up_before_they_are_ready(act):
+  with pool.Pool(act, workers=1, time_limit=0.5, warm_up=['sleep', 1.5]) as one:
+    assert one.map([5, 6]) == [pool.Result(5), pool.Result(6)]
+
+
 def test_noise_is_not_read_as_an_answer(workers, capfd):
   assert workers.map(['print', 5]) == [pool.Result('print'), pool.Result(5)]
   assert capfd.readouterr() == ('', '')
@@ -271,7 +287,9 @@ def test_a_task_longer_than_a_pipe_holds_is_refused(workers):
     workers.map(['x' * 10**6])
 
 
-@pytest.mark.parametrize('options', [{'workers': 0}, {'time_limit': 0}])
+@pytest.mark.parametrize(
+  'options', [{'workers': 0}, {'time_limit': 0}, {'call_limit': 0}]
+)
 def test_bounds(options):
   with pytest.raises(ValueError, match='expected'):
     pool.Pool('math:sqrt', **options)
