@@ -71,12 +71,19 @@ def get_config() -> config_dict.ConfigDict:
   c.sampler.max_prompt_tokens = 512  # a longer question is unreadable
 
   c.advantage = config_dict.ConfigDict()
-  c.advantage.normalize = True  # divide by the group's standard deviation
+  # grpo, dr_grpo, rloo, reinforce++, reinforce++_baseline, lite_ppo, reinforce
+  c.advantage.estimator = 'grpo'
 
   c.loss = config_dict.ConfigDict()
   c.loss.clip = 0.2  # clip ratio
+  c.loss.clip_high = 0.0  # how far up, if not as far as down; DAPO: 0.28
+  c.loss.dual_clip = 0.0  # bound where the advantage is negative; 0 is none
+  c.loss.ratio = 'token'  # what is clipped; or sequence: GSPO
   c.loss.kl = 0.001  # weight of the KL to the initial model; 0 drops it
-  c.loss.average = 'token'  # over all tokens; or sequence: over responses
+  c.loss.kl_estimator = 'k3'  # or k2
+  c.loss.entropy = 0.0  # weight of the entropy bonus
+  # Over all tokens; sequence: over responses; constant: over their room.
+  c.loss.average = 'token'
   c.loss.logits_chunk = 256  # rows of logits that exist at the same time
 
   c.optimizer = config_dict.ConfigDict()

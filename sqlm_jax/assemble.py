@@ -114,7 +114,14 @@ def make_game(parts: Parts) -> step.Game:
     parts.optimizer,
     parts.mesh,
     learner.LossSettings(
-      clip=c.loss.clip, kl=c.loss.kl, chunk=c.loss.logits_chunk
+      clip=c.loss.clip,
+      clip_high=c.loss.clip_high or None,
+      dual_clip=c.loss.dual_clip or None,
+      ratio=c.loss.ratio,
+      kl=c.loss.kl,
+      kl_estimator=c.loss.kl_estimator,
+      entropy=c.loss.entropy,
+      chunk=c.loss.logits_chunk,
     ),
     groups_per_microbatch=c.optimizer.groups_per_microbatch,
   )
@@ -127,9 +134,10 @@ def make_game(parts: Parts) -> step.Game:
     solver_reward=c.solver.reward,
     ties=c.vote.ties,
     min_agreement=c.vote.min_agreement,
-    normalize=c.advantage.normalize,
+    estimator=c.advantage.estimator,
     average=c.loss.average,
-    kl=c.loss.kl,
+    # Else nothing pulls where all are paid alike.
+    keep_neutral=bool(c.loss.kl or c.loss.entropy),
     updates={
       'solver': c.optimizer.solver_updates,
       'proposer': c.optimizer.proposer_updates,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from sqlm_jax.game import rewards, vote
 from sqlm_jax.models import config as model_config
+from sqlm_jax.ops import advantages, losses
 from sqlm_jax.tasks import prompted
 from sqlm_jax.verify import answers
 
@@ -96,13 +97,18 @@ class Sampler:
 
 @dataclasses.dataclass(frozen=True)
 class Advantage:
-  normalize: bool
+  estimator: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
   clip: float
+  clip_high: float
+  dual_clip: float
+  ratio: str
   kl: float
+  kl_estimator: str
+  entropy: float
   average: str
   logits_chunk: int
 
@@ -322,10 +328,8 @@ def _rules(c: Config):
   yield choice('vote.ties', vote.TIES)
   yield within('vote.min_agreement', 0.0, 1.0)
   yield at_least('sampler.max_prompt_tokens', 1)
-  yield within('loss.clip', 0.0, 1.0)
-  yield at_least('loss.kl', 0.0)
-  yield choice('loss.average', ('token', 'sequence'))
-  yield at_least('loss.logits_chunk', 1)
+  yield choice('advantage.estimator', advantages.ESTIMATORS)
+  yield from _loss_rules(c.loss, at_least, choice, within)
   yield from _optimizer_rules(c, at_least)
   yield at_least('evaluation.every', 0)
   yield at_least('evaluation.samples', 1)
@@ -339,6 +343,23 @@ def _rules(c: Config):
       size == -1 or size > 0,
       'at least 1, or -1 for the rest',
     )
+
+
+def _loss_rules(loss: Loss, at_least, choice, within):
+  yield within('loss.clip', 0.0, 1.0)
+  yield at_least('loss.clip_high', 0.0)
+  high = loss.clip_high or loss.clip
+  yield (
+    'loss.dual_clip',
+    loss.dual_clip == 0 or loss.dual_clip > 1 + high,
+    f'0, or more than {1 + high}, where the ratio is clipped anyway',
+  )
+  yield choice('loss.ratio', ('token', 'sequence'))
+  yield at_least('loss.kl', 0.0)
+  yield choice('loss.kl_estimator', losses.KL_ESTIMATORS)
+  yield at_least('loss.entropy', 0.0)
+  yield choice('loss.average', losses.AVERAGES)
+  yield at_least('loss.logits_chunk', 1)
 
 
 def _task_rules(c: Config, choice, regex):

@@ -30,7 +30,12 @@ class LossSettings(NamedTuple):
   """What the loss is made of."""
 
   clip: float = 0.2
+  clip_high: float | None = None  # default: as `clip`
+  dual_clip: float | None = None
+  ratio: str = 'token'  # or 'sequence', GSPO
   kl: float = 0.0  # weight of the KL to the reference policy
+  kl_estimator: str = 'k3'
+  entropy: float = 0.0  # weight of the entropy bonus
   chunk: int = 256  # rows of logits that exist at the same time
 
 
@@ -46,6 +51,7 @@ def response_logprobs(
   batch: groups.GroupBatch,
   *,
   chunk: int,
+  through_entropy: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability and entropy [Q, G, R] of every response token.
 
@@ -71,6 +77,7 @@ def response_logprobs(
     hidden_QGRD.reshape(-1, hidden_QGRD.shape[-1]),
     batch.tokens.reshape(-1),
     chunk=chunk,
+    through_entropy=through_entropy,
   )
   shape = batch.tokens.shape
   return logprobs_M.reshape(shape), entropy_M.reshape(shape)
@@ -84,27 +91,43 @@ def policy_loss(
   policy: policy_lib.Policy,
   settings: LossSettings,
 ) -> tuple[jax.Array, Metrics]:
-  """The clipped policy gradient with a KL penalty, GRPO eq. 3.
+  """The clipped policy gradient with its penalties, GRPO eq. 3.
 
-  loss = sum_t weight_t (clipped_surrogate_t + kl * k3_t) over the tokens of
-  all responses whose weight is not 0 (Shao et al., 2024; SQLM section 3).
+  loss = sum_t weight_t (clipped_surrogate_t + kl KL_t - entropy H_t) over the
+  tokens of all responses whose weight is not 0 (Shao et al., 2024; SQLM
+  section 3). The ratio is a token's, or its whole response's (GSPO).
   """
   mask_QGR = masked.up_to(batch.lengths, batch.tokens.shape[-1])
   mask_QGR &= (batch.weights != 0)[..., None]
   logprobs_QGR, entropy_QGR = response_logprobs(
-    policy, params, batch, chunk=settings.chunk
+    policy,
+    params,
+    batch,
+    chunk=settings.chunk,
+    through_entropy=bool(settings.entropy),
   )
   # Padding must not overflow exp(): a masked nan still poisons a gradient.
   old_QGR = jnp.where(
     mask_QGR, batch.old_logprobs, jax.lax.stop_gradient(logprobs_QGR)
   )
+  new_QGR, before_QGR = logprobs_QGR, old_QGR
+  if settings.ratio == 'sequence':
+    new_QGR = losses.sequence_log_ratio(logprobs_QGR, old_QGR, mask_QGR)
+    before_QGR = jnp.zeros_like(new_QGR)
   loss_QGR, clipped_QGR = losses.clipped_surrogate(
-    logprobs_QGR, old_QGR, batch.advantages[..., None], clip=settings.clip
+    new_QGR,
+    before_QGR,
+    batch.advantages[..., None],
+    clip=settings.clip,
+    clip_high=settings.clip_high,
+    dual_clip=settings.dual_clip,
   )
   gap_QGR = jnp.abs(jax.lax.stop_gradient(logprobs_QGR) - old_QGR)
   metrics = {
     'clip_fraction': masked.sum_and_count(clipped_QGR * 1.0, mask_QGR),
-    'entropy': masked.sum_and_count(entropy_QGR, mask_QGR),
+    'entropy': masked.sum_and_count(
+      jax.lax.stop_gradient(entropy_QGR), mask_QGR
+    ),
     'logprob_gap': masked.sum_and_count(gap_QGR, mask_QGR),
   }
   if settings.kl:
@@ -112,9 +135,12 @@ def policy_loss(
       policy, reference_params, batch, chunk=settings.chunk
     )
     reference_QGR = jnp.where(mask_QGR, reference_QGR, logprobs_QGR)
-    kl_QGR = losses.kl_k3(logprobs_QGR, reference_QGR)
+    estimate = losses.KL_ESTIMATORS[settings.kl_estimator]
+    kl_QGR = estimate(logprobs_QGR, reference_QGR)
     loss_QGR = loss_QGR + settings.kl * kl_QGR
     metrics['kl'] = masked.sum_and_count(kl_QGR, mask_QGR)
+  if settings.entropy:
+    loss_QGR += losses.entropy_bonus(entropy_QGR, weight=settings.entropy)
   loss = masked.total(loss_QGR * batch.weights[..., None], mask_QGR)
   return loss, metrics | {'loss': (loss, jnp.zeros(()))}
 

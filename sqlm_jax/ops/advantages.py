@@ -14,6 +14,9 @@ The batch is all that one call is given. Advantages are constants of the loss:
 differentiate none of these functions.
 """
 
+import functools
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -185,6 +188,20 @@ def whiten(
   """
   chex.assert_equal_shape([x, mask])
   return _centre(x, mask) / (_std(x, mask) + epsilon)
+
+
+# Name of a config -> estimator of rewards and counted responses.
+ESTIMATORS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+  'grpo': group_relative,
+  'dr_grpo': functools.partial(group_relative, normalize=False),
+  'rloo': leave_one_out,
+  'reinforce++': reinforce_plus_plus,
+  'reinforce++_baseline': functools.partial(
+    reinforce_plus_plus, group_baseline=True
+  ),
+  'lite_ppo': group_mean_batch_std,
+  'reinforce': batch_relative,
+}
 
 
 def _check(rewards_QG: jax.Array, counted_QG: jax.Array) -> None:

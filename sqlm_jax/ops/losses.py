@@ -125,6 +125,10 @@ def kl_k3(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
   return jnp.expm1(difference) - difference
 
 
+# Those whose gradient is a KL's, by name; k1's is 0 in expectation.
+KL_ESTIMATORS = {'k2': kl_k2, 'k3': kl_k3}
+
+
 def entropy_bonus(entropy: jax.Array, *, weight: float) -> jax.Array:
   """What exploration adds to the loss (Schulman et al., 2017, eq. 9).
 
@@ -165,6 +169,9 @@ def clipped_value_loss(
   loss = jnp.square(values - targets)
   clamped_loss = jnp.square(clamped - targets)
   return jnp.maximum(loss, clamped_loss) / 2, clamped_loss > loss
+
+
+AVERAGES = ('token', 'sequence', 'constant')
 
 
 def token_weights(

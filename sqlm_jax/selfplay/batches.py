@@ -8,6 +8,7 @@ import numpy as np
 
 from sqlm_jax.engine import groups
 from sqlm_jax.ops import advantages as advantage_ops
+from sqlm_jax.ops import losses
 
 _SHORTEST_PREFIX = 8  # a shorter one is not worth a pass of its own
 
@@ -68,8 +69,9 @@ def make_batches(
   *,
   updates: int,
   groups_per_microbatch: int,
-  normalize: bool,
+  estimator: str,
   average: str,
+  longest: int,
   keep_neutral: bool,
 ) -> list[groups.GroupBatch]:
   """Turns scored rollouts into one batch for each optimizer step.
@@ -80,9 +82,11 @@ def make_batches(
     scores: rewards; what is not counted is never learned from.
     updates: optimizer steps, Q is a multiple of it.
     groups_per_microbatch: batches are padded to a multiple of it.
-    normalize: see `advantages.group_relative`.
-    average: 'token' weighs all tokens of a batch alike, 'sequence' all
-      responses.
+    estimator: of the advantages, a key of `advantages.ESTIMATORS`. What it
+      calls the batch is all Q groups, not those of one update.
+    average: over what the loss of an update is averaged, see
+      `losses.token_weights`.
+    longest: tokens that a response may have.
     keep_neutral: learn from groups in which every advantage is 0 too. Only a
       KL penalty has a gradient there; without one, leaving them out changes
       nothing but the time it takes. They count in the average either way.
@@ -90,25 +94,27 @@ def make_batches(
   Returns:
     The batches from which something can be learned, at most `updates`.
   """
-  advantages_QG = np.asarray(
-    advantage_ops.group_relative(
-      scores.rewards, scores.counted, normalize=normalize
-    )
-  )
-  weights_QG = scores.counted.astype(np.float32)
-  if average == 'sequence':
-    weights_QG /= np.maximum(rollout.lengths, 1)
+  estimate = advantage_ops.ESTIMATORS[estimator]
+  advantages_QG = np.asarray(estimate(scores.rewards, scores.counted))
   batches = []
-  for part in np.split(np.arange(len(weights_QG)), updates):
-    total = np.sum(weights_QG[part] * rollout.lengths[part])
+  for part in np.split(np.arange(len(advantages_QG)), updates):
+    weights_QG = np.asarray(
+      losses.token_weights(
+        rollout.lengths[part],
+        scores.counted[part],
+        average=average,
+        longest=longest,
+      )
+    )
     useful = scores.counted[part].any(axis=1)
     if not keep_neutral:
       useful &= (advantages_QG[part] != 0).any(axis=1)
     if not useful.any():
       continue
     # Useful groups first: the learner stops behind them.
-    order = part[np.argsort(~useful, kind='stable')]
+    order = np.argsort(~useful, kind='stable')
     order = np.pad(order, (0, -len(order) % groups_per_microbatch))
+    weights_QG, order = weights_QG[order], part[order]
     num_useful = int(useful.sum())
     rows = np.arange(len(order))[:, None]
     live_Q1 = rows < num_useful
@@ -121,7 +127,7 @@ def make_batches(
         lengths=rollout.lengths[order],
         old_logprobs=rollout.logprobs[order],
         advantages=np.where(live_Q1, advantages_QG[order], 0),
-        weights=np.where(live_Q1, weights_QG[order] / total, 0),
+        weights=np.where(live_Q1, weights_QG, 0),
         num_groups=np.int32(num_useful),
       )
     )

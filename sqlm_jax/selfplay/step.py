@@ -43,9 +43,9 @@ class Rules(NamedTuple):
   solver_reward: str
   ties: str
   min_agreement: float
-  normalize: bool
+  estimator: str
   average: str
-  kl: float
+  keep_neutral: bool
   updates: dict[str, int]
   groups_per_microbatch: int
 
@@ -243,9 +243,10 @@ def learn(
       scores,
       updates=rules.updates[role],
       groups_per_microbatch=rules.groups_per_microbatch,
-      normalize=rules.normalize,
+      estimator=rules.estimator,
       average=rules.average,
-      keep_neutral=bool(rules.kl),
+      longest=game.writers[role].slots,
+      keep_neutral=rules.keep_neutral,
     )
     totals = []
     for batch in todo:

@@ -60,8 +60,9 @@ def make_batch(prompts=PROMPTS, **changes) -> groups.GroupBatch:
   return batch._replace(**changes)
 
 
-def plain_loss(params, batch, *, clip, kl, reference=None):
+def plain_loss(params, batch, settings, reference=None):
   """The same loss over unshared rows, one text a row, written out."""
+  clip, kl = settings.clip, settings.kl
   rows = [
     (q, g)
     for q in range(int(batch.num_groups))
@@ -81,13 +82,24 @@ def plain_loss(params, batch, *, clip, kl, reference=None):
   total = 0.0
   for i, ((q, g), response) in enumerate(zip(rows, responses, strict=True)):
     at = (i, len(PROMPTS[q]) - 1 + np.arange(len(response)), np.array(response))
-    ratio = jnp.exp(logps[at] - batch.old_logprobs[q, g, : len(response)])
+    log_ratio = logps[at] - batch.old_logprobs[q, g, : len(response)]
+    if settings.ratio == 'sequence':
+      log_ratio = jnp.full_like(log_ratio, log_ratio.mean())
+    ratio = jnp.exp(log_ratio)
     advantage = batch.advantages[q, g]
-    clamped = jnp.clip(ratio, 1 - clip, 1 + clip)
-    loss = -jnp.minimum(ratio * advantage, clamped * advantage)
+    clamped = jnp.clip(ratio, 1 - clip, 1 + (settings.clip_high or clip))
+    gain = jnp.minimum(ratio * advantage, clamped * advantage)
+    if settings.dual_clip and advantage < 0:
+      gain = jnp.maximum(gain, settings.dual_clip * advantage)
+    loss = -gain
     if kl:
       d = reference_logps[at] - logps[at]
-      loss = loss + kl * (jnp.exp(d) - d - 1)
+      k2, k3 = d**2 / 2, jnp.exp(d) - d - 1
+      loss = loss + kl * {'k2': k2, 'k3': k3}[settings.kl_estimator]
+    if settings.entropy:
+      whole = logps[i, at[1]]
+      entropy = -jnp.sum(jnp.exp(whole) * whole, axis=-1)
+      loss = loss - settings.entropy * entropy
     total = total + batch.weights[q, g] * loss.sum()
   return total
 
@@ -135,12 +147,19 @@ WITH_KL = learner.LossSettings(clip=0.2, kl=0.3, chunk=7)
 WITHOUT_KL = learner.LossSettings(clip=0.2, kl=0.0, chunk=1024)
 
 
-@pytest.mark.parametrize('settings', [WITH_KL, WITHOUT_KL])
+OTHERS = [
+  learner.LossSettings(clip=0.1, clip_high=0.3, dual_clip=1.4, chunk=64),
+  learner.LossSettings(clip=0.03, clip_high=0.04, ratio='sequence', chunk=64),
+  learner.LossSettings(kl=0.3, kl_estimator='k2', entropy=0.1, chunk=7),
+]
+
+
+@pytest.mark.parametrize('settings', [WITH_KL, WITHOUT_KL, *OTHERS])
 def test_loss_and_gradient_equal_the_plain_ones(settings):
   batch, params = make_batch(), tiny.tiny_params()
   (loss, _), grads = grouped_loss_and_grad(params, batch, settings)
   expected, expected_grads = plain_loss_and_grad(
-    params, batch, clip=0.2, kl=settings.kl, reference=reference_params()
+    params, batch, settings=settings, reference=reference_params()
   )
   assert float(loss) == pytest.approx(float(expected), rel=1e-4)
   assert_close(grads, expected_grads)
@@ -180,7 +199,9 @@ def test_groups_behind_num_groups_are_not_learned_from():
   batch = make_batch(num_groups=np.int32(2))
   batch.weights[2:] = 0
   stepped, _ = run_step(one_device_step(1), batch)
-  _, grads = plain_loss_and_grad(tiny.tiny_params(), batch, clip=0.2, kl=0.0)
+  _, grads = plain_loss_and_grad(
+    tiny.tiny_params(), batch, settings=learner.LossSettings()
+  )
   expected = jax.tree.map(lambda p, g: p - g, tiny.tiny_params(), grads)
   assert_close(stepped, expected)
 

@@ -91,6 +91,17 @@ def test_no_gradient_flows_through_the_entropy():
   np.testing.assert_array_equal(grad, 0)
 
 
+def test_a_gradient_through_the_entropy_if_asked_for():
+  weights, hidden, tokens, factors = data()
+  ours = lambda h: logprobs.chosen_in_chunks(
+    lambda x: x @ weights, h, tokens, chunk=4, through_entropy=True
+  )[1]
+  theirs = lambda h: reference(weights, h, tokens)[1]
+  grad = lambda f: jax.jit(jax.grad(lambda h: jnp.sum(f(h) * factors)))(hidden)
+  assert np.abs(grad(theirs)).max() > 1e-2
+  np.testing.assert_allclose(grad(ours), grad(theirs), **CLOSE)
+
+
 def shapes_of(jaxpr):
   """Shapes of all that a computation makes, inner computations included."""
   for equation in jaxpr.eqns:

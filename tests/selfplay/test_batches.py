@@ -127,8 +127,9 @@ def make_batches(rewards=REWARDS, counted=COUNTED, **changes):
   settings = {
     'updates': 1,
     'groups_per_microbatch': 1,
-    'normalize': False,
+    'estimator': 'dr_grpo',
     'average': 'token',
+    'longest': 5,
     'keep_neutral': False,
   }
   return batches.make_batches(
@@ -156,7 +157,7 @@ def test_advantages_are_rewards_less_the_groups_mean():
 
 def test_normalized_advantages():
   # Rewards 1, 0: mean 1/2, unbiased variance 1/2, so +-1/2 / sqrt(1/2).
-  (batch,) = make_batches(normalize=True)
+  (batch,) = make_batches(estimator='grpo')
   expected = np.sqrt(0.5)
   np.testing.assert_allclose(
     batch.advantages[0], [expected, -expected], rtol=1e-5
@@ -175,6 +176,19 @@ def test_sequence_average_weighs_responses_alike():
   expected = [[1 / 6 / 1, 1 / 6 / 3], [1 / 6 / 4, 1 / 6 / 4]]
   np.testing.assert_allclose(batch.weights[:2], expected, rtol=1e-6)
   assert not batch.weights[2:].any()
+
+
+def test_constant_average_ignores_how_long_responses_are():
+  (batch,) = make_batches(average='constant')  # six responses of room 5
+  np.testing.assert_allclose(batch.weights[:2], 1 / 30, rtol=1e-6)
+
+
+def test_an_estimator_over_the_batch_sees_all_updates():
+  # Mean of six rewards 4/6: a group that agrees has advantages, too.
+  first, second = make_batches(estimator='reinforce', updates=2)
+  assert first.num_groups == 2
+  np.testing.assert_allclose(first.advantages[1], [1 / 3, 1 / 3], rtol=1e-6)
+  np.testing.assert_allclose(second.advantages[0], [-2 / 3, 1 / 3], rtol=1e-6)
 
 
 @pytest.mark.parametrize('average', ['token', 'sequence'])
@@ -248,8 +262,9 @@ def test_an_empty_response_is_survived(average):
     batches.Scores(np.array(REWARDS, np.float32), np.array(COUNTED)),
     updates=1,
     groups_per_microbatch=1,
-    normalize=True,
+    estimator='grpo',
     average=average,
+    longest=5,
     keep_neutral=False,
   )
   assert np.isfinite(batch.weights).all()

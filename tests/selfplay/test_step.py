@@ -163,7 +163,7 @@ def test_a_step_in_numbers():
 
 def test_the_solver_learns_from_the_group_that_disagrees():
   script = Script(PROPOSALS, SOLUTIONS)
-  states, outcome = script.play(normalize=False)
+  states, outcome = script.play(estimator='dr_grpo')
   assert states == {'policy': 'policy+'}
   assert outcome.trained == ('solver',)
   ((_, batch),) = script.learned
@@ -178,7 +178,7 @@ def test_the_solver_learns_from_the_group_that_disagrees():
 
 def test_with_a_kl_penalty_a_unanimous_group_is_learned_from():
   script = Script(PROPOSALS, SOLUTIONS)
-  script.play(kl=0.1)
+  script.play(keep_neutral=True)
   ((_, batch),) = script.learned
   assert batch.num_groups == 2
 
@@ -196,7 +196,7 @@ def test_the_proposer_learns_in_every_kth_step():
 
 def test_the_proposers_questions_are_compared_within_a_topic():
   script = Script(PROPOSALS, SOLUTIONS)
-  script.play(1, normalize=False)
+  script.play(1, estimator='dr_grpo')
   _, batch = script.learned[1]
   # Rewards 1, -1 of topic a and 0, -1 of topic b.
   expected = [[1, -1], [0.5, -0.5]]
@@ -204,11 +204,11 @@ def test_the_proposers_questions_are_compared_within_a_topic():
   assert batch.num_groups == 2
 
 
-@pytest.mark.parametrize('kl', [0.0, 0.1])
+@pytest.mark.parametrize('keep_neutral', [False, True])
 @pytest.mark.parametrize('step', [0, 1])
-def test_no_valid_question(step, kl):
+def test_no_valid_question(step, keep_neutral):
   script = Script(UNREADABLE)
-  _, outcome = script.play(step, kl=kl)
+  _, outcome = script.play(step, keep_neutral=keep_neutral)
   assert outcome.solutions is None
   assert not script.used['solver']
   assert 'solver' not in outcome.trained
@@ -220,7 +220,7 @@ def test_no_valid_question(step, kl):
   assert not {'solver/reward', 'vote/agreement'} & set(outcome.metrics)
   # All are as bad: without a penalty the proposer has nothing to learn, and
   # the update that is left out is counted.
-  if step == 1 and not kl:
+  if step == 1 and not keep_neutral:
     assert outcome.metrics['train/proposer/updates'] == 0
     assert not script.learned
   if step == 0:
@@ -230,7 +230,9 @@ def test_no_valid_question(step, kl):
 def test_an_unreadable_question_never_trains_the_solver():
   """Two proposals of four reach the solver's batch: the other rows are 0."""
   script = Script(PROPOSALS, SOLUTIONS)
-  script.play(kl=0.1)  # with a penalty everything counted is learned from
+  script.play(
+    keep_neutral=True
+  )  # with a penalty everything counted is learned from
   ((_, batch),) = script.learned
   assert int(batch.num_groups) == 2
   width = len('1 + 1 = ')
