@@ -1,105 +1,122 @@
-"""GGUF files: sizes and tensors under their Hugging Face names."""
+"""GGUF files: sizes and tensors under their Hugging Face names.
+
+What the fields mean, and what llama.cpp assumes where a file is silent, was
+read off its loader (llama-model.cpp) and its converter (convert_hf_to_gguf.py).
+"""
 
 import pathlib
-import re
+from collections.abc import Iterable
 from typing import Any
 
 import gguf
 import numpy as np
+import transformers
+from huggingface_hub import errors
 
 from sqlm_jax.models import config as model_config
-from sqlm_jax.weights import families
+from sqlm_jax.models import rope as rope_lib
+from sqlm_jax.weights import families, names
 
-_NAMES = {
-  'token_embd': 'model.embed_tokens',
-  'output_norm': 'model.norm',
-  'output': 'lm_head',
-  'attn_q': 'self_attn.q_proj',
-  'attn_k': 'self_attn.k_proj',
-  'attn_v': 'self_attn.v_proj',
-  'attn_output': 'self_attn.o_proj',
-  'ffn_gate': 'mlp.gate_proj',
-  'ffn_up': 'mlp.up_proj',
-  'ffn_down': 'mlp.down_proj',
-  'attn_norm': 'input_layernorm',
-  'ffn_norm': 'post_attention_layernorm',
+# general.architecture -> Hugging Face's model_type.
+_MODEL_TYPES = {
+  'llama': 'llama',
+  'qwen2': 'qwen2',
+  'qwen3': 'qwen3',
+  'gemma2': 'gemma2',
+  'gemma3': 'gemma3_text',
 }
+_ARCHITECTURES = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+# Of Llama 3.1 to 3.3; a file has only the divisors that come of them.
+_LLAMA3 = {
+  'low_freq_factor': 1.0,
+  'high_freq_factor': 4.0,
+  'original_max_position_embeddings': 8192,
+}
+_LLAMA3_TENSOR = 'rope_freqs.weight'
 
 
 class GGUFTensors:
-  """A GGUF file of a Llama-like model, its tensors read when asked for."""
+  """A GGUF file, its tensors read when asked for."""
 
   def __init__(self, path: pathlib.Path):
     self.path = path
     reader = _open(path)
-    self._tensors = {hf_name(t.name): t for t in reader.tensors}
-    self._fields = {name: f.contents() for name, f in _sizes(reader)}
-    self.config = self._read_config()
-    self.hf_config = families.llama(self.config)
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    fields = _Fields(path, reader.fields)
+    self.hf_config = _hf_config(fields, stored)
+    try:
+      self.config = families.read(self.hf_config)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+      raise ValueError(f'{path}: {error}') from None
+    self._is_llama = fields.architecture == 'llama'
+    if self._is_llama:
+      stored.pop(_LLAMA3_TENSOR, None)  # the config has it
+    hf_names = _hf_names(self.config, fields.architecture)
+    # A name that is not known stays, and is then reported as unexpected.
+    self._tensors = {hf_names.get(name, name): t for name, t in stored.items()}
 
   def names(self) -> set[str]:
     return set(self._tensors)
 
   def read(self, name: str) -> np.ndarray:
     """Dequantises a tensor to float32, in the Hugging Face layout."""
-    tensor = self._tensors[name]
-    try:
-      array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-    except NotImplementedError:
-      raise ValueError(
-        f'{self.path}: tensor {tensor.name}: {tensor.tensor_type.name}, '
-        'expected a quantization that the gguf library dequantizes'
-      ) from None
-    is_rotated = re.fullmatch(r'.*\.self_attn\.[qk]_proj\.weight', name)
-    # A misshapen tensor is left alone, and is then reported by its shape.
-    if is_rotated and not array.shape[0] % self.config.head_width:
-      array = _to_half_split(array, self.config.head_width)
+    array = _dequantize(self.path, self._tensors[name])
+    module = name.rpartition('.')[0]
+    if self._is_llama and module.endswith(('.q_proj', '.k_proj')):
+      return _to_half_split(array, self.config.head_width)
+    if self.config.norm_offset and module.endswith('norm'):
+      # llama.cpp multiplies by it as it is: its converter adds the offset.
+      return array - np.float32(self.config.norm_offset)
     return array
 
-  def _read_config(self) -> model_config.ModelConfig:
-    self._expect('general.architecture', 'llama')
-    if 'rope_freqs.weight' in self._tensors:
-      raise ValueError(
-        f'{self.path}: tensor rope_freqs.weight: expected a model without '
-        'rope scaling'
-      )
-    self._expect('llama.rope.scaling.type', 'none', default='none')
-    # Without a type llama.cpp scales linearly by the factor.
-    self._expect('llama.rope.scaling.factor', 1.0, default=1.0)
-    get = self._number
-    width, num_heads = get('embedding_length'), get('attention.head_count')
-    head_width = get('attention.key_length', width // num_heads)
-    self._expect('llama.rope.dimension_count', head_width, default=head_width)
-    embedding = self._tensors.get('model.embed_tokens.weight')
-    if embedding is None:
-      raise ValueError(f'{self.path}: tensor token_embd.weight: missing')
-    return model_config.ModelConfig(
-      vocab_size=int(embedding.shape[-1]),  # GGUF counts dimensions backwards
-      num_layers=get('block_count'),
-      width=width,
-      mlp_width=get('feed_forward_length'),
-      num_heads=num_heads,
-      num_kv_heads=get('attention.head_count_kv', num_heads),
-      head_width=head_width,
-      rope=model_config.Rope(get('rope.freq_base', 10_000.0)),
-      norm_epsilon=get('attention.layer_norm_rms_epsilon'),
-      tied_embeddings='lm_head.weight' not in self._tensors,
-      context_length=get('context_length'),
-    )
 
-  def _expect(self, name: str, expected: Any, default: Any = None) -> None:
-    value = self._fields.get(name, default)
-    if value != expected:
-      raise ValueError(f'{self.path}: {name}={value!r}: expected {expected!r}')
+class _Fields:
+  """Metadata of a file.
 
-  def _number(self, name: str, default: float | None = None) -> Any:
-    value = self._fields.get(f'llama.{name}', default)
+  Names are without the architecture that they begin with in a file, but for
+  those that all architectures share.
+  """
+
+  _SHARED = ('general.', 'split.', 'tokenizer.')
+
+  def __init__(self, path: pathlib.Path, fields: dict[str, gguf.ReaderField]):
+    self.path = path
+    self._fields = fields
+    self.architecture = self.get('general.architecture')
+    self.expect('general.architecture', _MODEL_TYPES)
+
+  def get(self, name: str, default: Any = None) -> Any:
+    field = self._fields.get(self._key(name))
+    return default if field is None else _content(field)
+
+  def number(self, name: str, default: float | None = None) -> Any:
+    value = self.get(name, default)
     # Some models have one number a layer, which our decoder has not.
-    if not isinstance(value, int | float) or value <= 0:
+    if not isinstance(value, int | float) or not value > 0:
       raise ValueError(
-        f'{self.path}: llama.{name}={value!r}: expected a positive number'
+        f'{self.path}: {self._key(name)}={value!r}: expected a positive number'
       )
     return value
+
+  def expect(self, name: str, allowed: Iterable, default: Any = None) -> None:
+    value = self.get(name, default)
+    if isinstance(value, list) or value not in allowed:
+      raise ValueError(
+        f'{self.path}: {self._key(name)}={value!r}: expected '
+        f'{" or ".join(map(repr, allowed))}'
+      )
+
+  def _key(self, name: str) -> str:
+    shared = name.startswith(self._SHARED)
+    return name if shared else f'{self.architecture}.{name}'
+
+
+def _content(field: gguf.ReaderField) -> Any:
+  content = field.contents()
+  if field.types == [gguf.GGUFValueType.FLOAT32]:
+    # The shortest decimal is what was meant: 1e-06, not 9.99999997e-07.
+    return float(str(np.float32(content)))
+  return content
 
 
 def _open(path: pathlib.Path) -> gguf.GGUFReader:
@@ -119,32 +136,240 @@ def _open(path: pathlib.Path) -> gguf.GGUFReader:
     ) from None
 
 
-def hf_name(name: str) -> str:
-  """`blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`.
-
-  A name that is not known stays, and is then reported as unexpected.
-  """
-  match = re.fullmatch(r'(?:blk\.(\d+)\.)?(\w+)\.weight', name)
-  if match is None or match[2] not in _NAMES:
-    return name
-  layer = f'model.layers.{match[1]}.' if match[1] else ''
-  return f'{layer}{_NAMES[match[2]]}.weight'
-
-
-def _sizes(reader: gguf.GGUFReader):
-  """Metadata fields but for the tokenizer's long lists."""
-  return (
-    (name, field)
-    for name, field in reader.fields.items()
-    if not name.startswith('tokenizer.')
-  )
+def _dequantize(path: pathlib.Path, tensor: gguf.ReaderTensor) -> np.ndarray:
+  try:
+    return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+  except NotImplementedError:
+    raise ValueError(
+      f'{path}: tensor {tensor.name}: {tensor.tensor_type.name}, '
+      'expected a quantization that the gguf library dequantizes'
+    ) from None
 
 
 def _to_half_split(array: np.ndarray, head_width: int) -> np.ndarray:
-  """Undoes GGUF's order of rotary pairs.
+  """Undoes the order of rotary pairs that files of Llama have.
 
   llama.cpp rotates neighbours (0, 1), (2, 3), ...; Hugging Face rotates
   (0, H/2), (1, H/2 + 1), .... The rows of a head are stored accordingly.
   """
-  heads = array.reshape(-1, head_width // 2, 2, array.shape[-1])
+  if array.shape[0] % head_width:
+    return array  # misshapen, and then reported by its shape
+  heads = array.reshape(-1, head_width // 2, 2, *array.shape[1:])
   return np.swapaxes(heads, 1, 2).reshape(array.shape)
+
+
+def _hf_names(
+  config: model_config.ModelConfig, architecture: str
+) -> dict[str, str]:
+  """`blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`."""
+  known = gguf.get_tensor_name_map(
+    _ARCHITECTURES[architecture], config.num_layers
+  )
+  suffixes = ('.weight', '.bias')
+  return {
+    known.get_name(name, suffixes): name
+    for entry in names.table(config)
+    for layer in range(config.num_layers if entry.is_layered else 1)
+    for name in (entry.name.format(layer),)
+  }
+
+
+def _hf_config(
+  fields: _Fields, stored: dict[str, gguf.ReaderTensor]
+) -> transformers.PretrainedConfig:
+  model_type = _MODEL_TYPES[fields.architecture]
+  _refuse_unknown(fields)
+  values = _sizes(fields, stored)
+  ropes = {'rope_parameters': _rope(fields, stored, values['head_dim'])}
+  if fields.architecture.startswith('gemma'):
+    ropes = _gemma(fields, values, ropes['rope_parameters'])
+  else:
+    fields.expect('attention.sliding_window', (0,), default=0)
+  try:
+    return transformers.CONFIG_MAPPING[model_type](
+      architectures=[families.ARCHITECTURES[model_type]], **values, **ropes
+    )
+  except (
+    errors.StrictDataclassError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
+    message = ' '.join(str(error).split())
+    raise ValueError(f'{fields.path}: {message}') from None
+
+
+def _refuse_unknown(fields: _Fields) -> None:
+  """What these architectures may have, and our decoder has not."""
+  fields.expect('split.count', (0, 1), default=1)  # one file of several
+  fields.expect('expert_count', (0,), default=0)
+  fields.expect('attention.causal', (True,), default=True)
+
+
+def _sizes(
+  fields: _Fields, stored: dict[str, gguf.ReaderTensor]
+) -> dict[str, Any]:
+  """What all families have, as arguments of a Hugging Face config."""
+  if 'token_embd.weight' not in stored:
+    raise ValueError(f'{fields.path}: tensor token_embd.weight: missing')
+  width = fields.number('embedding_length')
+  num_heads = fields.number('attention.head_count')
+  num_layers = fields.number('block_count')
+  if num_layers > len(stored):
+    raise ValueError(
+      f'{fields.path}: {fields.architecture}.block_count={num_layers}: '
+      f'expected no more than the {len(stored)} tensors of the file'
+    )
+  head_width = fields.number('attention.key_length', width // num_heads)
+  fields.expect('attention.value_length', (head_width,), default=head_width)
+  fields.expect('rope.dimension_count', (head_width,), default=head_width)
+  # GGUF counts dimensions backwards.
+  values = {'vocab_size': int(stored['token_embd.weight'].shape[-1])}
+  values |= {
+    f'{token}_token_id': fields.get(f'tokenizer.ggml.{stored_as}_token_id')
+    for token, stored_as in (('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding'))
+  }
+  if fields.architecture != 'qwen2':  # biased as it is
+    biased = {name.split('.')[-2] for name in stored if name.endswith('.bias')}
+    values['attention_bias'] = any(n.startswith('attn_') for n in biased)
+    if fields.architecture == 'llama':
+      values['mlp_bias'] = any(n.startswith('ffn_') for n in biased)
+  return values | {
+    'hidden_size': width,
+    'intermediate_size': fields.number('feed_forward_length'),
+    'num_hidden_layers': num_layers,
+    'num_attention_heads': num_heads,
+    'num_key_value_heads': fields.number('attention.head_count_kv', num_heads),
+    'head_dim': head_width,
+    'rms_norm_eps': fields.number('attention.layer_norm_rms_epsilon'),
+    'max_position_embeddings': fields.number('context_length'),
+    'tie_word_embeddings': 'output.weight' not in stored,
+  }
+
+
+def _rope(
+  fields: _Fields, stored: dict[str, gguf.ReaderTensor], head_width: int
+) -> dict[str, Any]:
+  """The rope_parameters of Hugging Face."""
+  theta = float(fields.number('rope.freq_base', 10_000.0))
+  plain = {'rope_type': 'default', 'rope_theta': theta}
+  # The older name of the factor; and without a type llama.cpp is linear.
+  factor = fields.number('rope.scale_linear', 1.0)
+  factor = float(fields.number('rope.scaling.factor', factor))
+  fields.expect('rope.scaling.type', ('none', 'linear', 'yarn'), 'linear')
+  kind = fields.get('rope.scaling.type', 'linear')
+  is_plain = kind == 'none' or factor == 1.0
+  if fields.architecture == 'llama' and _LLAMA3_TENSOR in stored:
+    if not is_plain:
+      raise ValueError(
+        f'{fields.path}: tensor {_LLAMA3_TENSOR}: expected none, as '
+        f'{fields.architecture}.rope.scaling.factor={factor}'
+      )
+    divisors = _dequantize(fields.path, stored[_LLAMA3_TENSOR])
+    return _llama3(fields.path, divisors, theta, head_width)
+  if is_plain:
+    return plain
+  scaled = plain | {'rope_type': kind, 'factor': factor}
+  return scaled if kind == 'linear' else scaled | _yarn(fields)
+
+
+def _yarn(fields: _Fields) -> dict[str, Any]:
+  # Of other families, which weigh what is stretched in another way.
+  fields.expect('rope.scaling.yarn_ext_factor', (1.0,), default=1.0)
+  fields.expect('rope.scaling.yarn_log_multiplier', (0.0,), default=0.0)
+  fields.expect('rope.scaling.attn_factor', (1.0,), default=1.0)
+  context = fields.number('context_length')
+  found = {
+    'original_max_position_embeddings': fields.number(
+      'rope.scaling.original_context_length', context
+    )
+  }
+  for ours, theirs in (
+    ('attention_factor', 'yarn_attn_factor'),
+    ('beta_fast', 'yarn_beta_fast'),
+    ('beta_slow', 'yarn_beta_slow'),
+  ):
+    if fields.get(f'rope.scaling.{theirs}') is not None:
+      found[ours] = float(fields.number(f'rope.scaling.{theirs}'))
+  return found
+
+
+def _llama3(
+  path: pathlib.Path, divisors: np.ndarray, theta: float, head_width: int
+) -> dict[str, Any]:
+  """What Llama 3 was stretched by, from the divisors of its frequencies."""
+  if divisors.shape == (head_width // 2,) and divisors.min() >= 1:
+    factor = float(divisors.max())  # the slowest pairs have all of it
+    stretched = model_config.Rope(
+      theta,
+      'llama3',
+      factor,
+      original_context=_LLAMA3['original_max_position_embeddings'],
+      low_frequency_factor=_LLAMA3['low_freq_factor'],
+      high_frequency_factor=_LLAMA3['high_freq_factor'],
+    )
+    plain = rope_lib.frequencies(model_config.Rope(theta), head_width)
+    expected = plain / rope_lib.frequencies(stretched, head_width)
+    if np.allclose(divisors, expected, rtol=1e-4, atol=0):
+      parameters = {'rope_type': 'llama3', 'rope_theta': theta}
+      return parameters | {'factor': factor} | _LLAMA3
+  raise ValueError(
+    f'{path}: tensor {_LLAMA3_TENSOR}: expected {head_width // 2} divisors '
+    f'that Llama 3 has with {_LLAMA3}'
+  )
+
+
+def _gemma(
+  fields: _Fields, values: dict[str, Any], rope: dict[str, Any]
+) -> dict[str, Any]:
+  """What Gemma has on top: windows, two ropes, a scale and soft caps."""
+  is_2 = fields.architecture == 'gemma2'
+  num_layers = values['num_hidden_layers']
+  window = fields.get('attention.sliding_window', 4096 if is_2 else 0)
+  # The scale is not stored. llama.cpp tells the 27B models, which alone scale
+  # by the width, by their number of layers.
+  scalar = values['head_dim']
+  if num_layers == (46 if is_2 else 62):
+    scalar = values['hidden_size'] // values['num_attention_heads']
+  caps = {
+    f'{name}_softcapping': fields.get(f'{name}_softcapping', default) or None
+    for name, default in (
+      ('attn_logit', 50.0 if is_2 else None),
+      ('final_logit', 30.0 if is_2 else None),
+    )
+  }
+  theta = rope['rope_theta']
+  if is_2:
+    fields.expect('rope.freq_base_swa', (theta,), default=theta)
+  else:
+    local = float(fields.number('rope.freq_base_swa', 10_000.0))
+    rope = {
+      'full_attention': rope,
+      'sliding_attention': {'rope_type': 'default', 'rope_theta': local},
+    }
+  return caps | {
+    'sliding_window': window or None,
+    'layer_types': _layer_types(fields, num_layers, window, 2 if is_2 else 6),
+    'query_pre_attn_scalar': scalar,
+    'rope_parameters': rope,
+  }
+
+
+def _layer_types(
+  fields: _Fields, num_layers: int, window: int, period: int
+) -> list[str]:
+  """Every so many layers one without a window, or as the file has it."""
+  name = 'attention.sliding_window_pattern'
+  pattern = fields.get(name, period)
+  if not isinstance(pattern, list):
+    period = fields.number(name, period)
+    pattern = [layer % period < period - 1 for layer in range(num_layers)]
+  elif len(pattern) != num_layers:
+    raise ValueError(
+      f'{fields.path}: {fields.architecture}.{name}={pattern!r}: expected a '
+      f'period, or one truth value for each of {num_layers} layers'
+    )
+  kinds = ('full_attention', 'sliding_attention')
+  return [kinds[bool(window and is_local)] for is_local in pattern]
