@@ -56,39 +56,47 @@ class Reading(NamedTuple):
 
 # --- 1. Plain text. ---
 
+
+def _rows(match: re.Match) -> str:
+  """A matrix as a list of its rows: [[1, 2], [3, 4]]."""
+  rows = match[1].strip().removesuffix(r'\\').split(r'\\')
+  return '[' + ', '.join(f'[{row.replace("&", ",")}]' for row in rows) + ']'
+
+
 _SIGNS = {
   **{chr(0xFF01 + i): chr(0x21 + i) for i in range(94)},  # full width
   '−': '-', '–': '-', '×': '*', '·': '*', '⋅': '*', '∙': '*',
   '÷': '/', '⁄': '/', '∕': '/', '²': '^2', '³': '^3', 'π': ' pi ',
   '√': ' sqrt ', '∞': ' oo ', '≤': '<=', '≥': '>=', '°': ' degrees ',
   '±': ' \\pm ', '€': ' EUR ', '£': ' GBP ', '¥': ' JPY ', '₹': ' INR ',
+  '∪': ' or ', '∈': '=', '≈': '=', '½': ' 1/2', '¼': ' 1/4', '¾': ' 3/4',
+  '⅓': ' 1/3', '⅔': ' 2/3',
   '\u00a0': ' ', '\u202f': ' ', '\u2009': ' ', '\u3000': ' ',
 }  # fmt: skip
 _TABLE = str.maketrans(_SIGNS)
+_COMMANDS = {  # of LaTeX, in plain text; what is not here stays
+  'left': '', 'right': '', 'big': '', 'Big': '', 'bigl': '', 'bigr': '',
+  'displaystyle': ' ', 'quad': ' ', 'qquad': ' ', 'in': '=', 'approx': '=',
+  'cdot': '*', 'times': '*', 'ast': '*', 'lvert': '|', 'rvert': '|',
+  'le': '<=', 'leq': '<=', 'leqslant': '<=', 'ge': '>=', 'geq': '>=',
+  'geqslant': '>=', 'dfrac': r'\frac', 'tfrac': r'\frac', 'cfrac': r'\frac',
+  'cup': ' or ', 'lt': '<', 'gt': '>', 'div': '/', 'infty': ' oo ',
+  'lbrace': '{', 'rbrace': '}', 'degree': ' degrees ', 'percent': '%',
+}  # fmt: skip
 _LATEX = tuple(
-  (re.compile(pattern), new)
+  (re.compile(pattern, re.S), new)
   for pattern, new in (
-    (r'(?<=\d)(?:\\[,!]|\{,\})(?=\d{3})', ''),
-    (r'\\(?:left|right|displaystyle|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])', ''),
-    (r'\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\\\n', ' '),
+    (r'(?<=\d)(?:\\[,!]|\{,\})(?=\d{3})', ''),  # 56\,088
     (r'\$([^$]*[^$\s])\$(?!\d)', r' \1 '),  # $5$ cm, but not $5,$6
-    (r'\\([%$#&])', r'\1'),
     (r'\^\s*\{?\s*\\circ\s*\}?', ' degrees '),
-    (r'\\[dtc]frac(?![A-Za-z])', r'\\frac'),
-    (
-      r'\\(?:text|mathrm|mbox|textbf|mathbf|operatorname)\s*\{([^{}]*)\}',
-      r' \1 ',
-    ),
-    (r'\\(?:leq?|leqslant)(?![A-Za-z])', '<='),
-    (r'\\(?:geq?|geqslant)(?![A-Za-z])', '>='),
-    (r'\\lt(?![A-Za-z])', '<'),
-    (r'\\gt(?![A-Za-z])', '>'),
-    (r'\\(?:cdot|times|ast)(?![A-Za-z])', '*'),
-    (r'\\div(?![A-Za-z])', '/'),
-    (r'\\lbrace(?![A-Za-z])|\\\{', '{'),
-    (r'\\rbrace(?![A-Za-z])|\\\}', '}'),
-    (r'\\[lr]?vert(?![A-Za-z])', '|'),
-    (r'\\(?:infty)(?![A-Za-z])', ' oo '),
+    (r'\\begin\{[pb]matrix\}(.*)\\end\{[pb]matrix\}', _rows),
+    (r'\\(?:text|math|operatorname|mbox)[a-z]*\s*\{([^{}]*)\}', r' \1 '),
+    (r'\\([A-Za-z]+)', lambda match: _COMMANDS.get(match[1], match[0])),
+    (r'\\[,;:! ]|~', ' '),
+    (r'\\([%$#&{}])', r'\1'),
+    (r'(?<=\d)\s+thousand(?![a-z])', '*1000'),
+    (r'(?<=\d)\s+million(?![a-z])', '*1000000'),
+    (r'(?<=\d)\s+billion(?![a-z])', '*1000000000'),
   )
 )
 _WRAPPERS = (
@@ -111,7 +119,7 @@ def _clean(text: str) -> str:
   text = _unwrap(_boxed(text))
   for pattern, new in _LATEX:
     text = pattern.sub(new, text)
-  text = ' '.join(_unwrap(text).split())
+  text = ' '.join(_unwrap(text).split()).removeprefix('=')
   if not text:
     raise Unreadable('empty')
   return text
@@ -175,7 +183,8 @@ def _read(text: str, leaf: Leaf) -> Reading:
     parts = _split(text)
     if len(parts) > 1:
       return _several([_read(part, leaf) for part in parts])
-  if match := _LABEL.fullmatch(text):
+  match = _LABEL.fullmatch(text)
+  if match and match['label'].partition('(')[0] not in _FUNCTIONS:
     return _assignment(match['label'], match['rest'], leaf)
   if '=' in _RELATION.sub('', text):
     return _equation(text, leaf)
@@ -329,6 +338,8 @@ _UNITS = {
   'K': 'kelvin',
   'Pa': 'pascal',
   'degree': 'deg',
+  'C': 'celsius',
+  'F': 'fahrenheit',
   'rad': 'radian',
   '$': 'dollar USD usd buck',
   'EUR': 'euro',
@@ -397,6 +408,8 @@ def _unit(text: str) -> str | None:
       exponent = f'^{exponent.strip("{}")}' if exponent else power
       found.append(name + exponent)
       power = ''
+  if found[:1] == ['degree'] and len(found) > 1:
+    del found[0]  # of Celsius
   return ' '.join(found).replace(' / ', '/') or None
 
 
@@ -485,7 +498,7 @@ _TOKEN = re.compile(
   r'|\\?(?P<word>[A-Za-z]+)(?P<below>_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?'
   r'|(?P<sign>\*\*|[-+*/^!|(){}\[\]_]))\s*'
 )
-_COMMANDS = ('frac', 'binom')
+_TWO_ARGUMENTS = ('frac', 'binom')
 _MOST_PASSES = 4
 _MOST_BITS = 1200  # of a number: 360 digits
 
@@ -525,7 +538,7 @@ _NO_BRACES = str.maketrans('', '', '{}')
 def _words(word: str, below: str) -> list[_Token]:
   if word in ('log', 'frac') and below:
     return [_Token('word', word), _Token('sign', '_'), _term(below[1:])]
-  if word in _FUNCTIONS or word in _CONSTANTS or word in _COMMANDS:
+  if word in _FUNCTIONS or word in _CONSTANTS or word in _TWO_ARGUMENTS:
     return [_Token('word', word + below)]
   if len(word) > 1 and not _is_product(word):
     raise Unreadable('word')

@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax.verify import mathematics
+from sqlm_jax.verify import arithmetic, mathematics
 
 F = fractions.Fraction
 
@@ -26,7 +26,8 @@ CLASSES = [
    r'\dfrac{1}{2}', '50 %', '50 percent', r'50\%', '$\\frac{1}{2}$', '(1/2)',
    '1 / 2', '2^{-1}', r'\frac{50}{100}', '{1/2}', '１／２', '1÷2', '5e-1',
    r'\cos(\pi/3)', r'\frac{1}{4}+\frac{1}{4}', r'\left(\frac{1}{2}\right)',
-   '3/2 - 1', r'\sqrt{\frac{1}{4}}', '0.25*2', 'sin(pi/6)', '1/2.'],
+   '3/2 - 1',
+   '½', '= 1/2', '≈ 0.5', r'\sqrt{\frac{1}{4}}', '0.25*2', 'sin(pi/6)', '1/2.'],
   ['056088', '56088', '56,088', '56088.0', '56088.', r'\boxed{56088}',
    'The answer is \\boxed{56088}.', '**56088**', '$56088$', r'\(56088\)',
    r'\[56088\]', '56{,}088', ' 56088\n', '+56088', r'56\,088', '`56088`',
@@ -39,7 +40,8 @@ CLASSES = [
   ['0', '-0', '0.0', '0%', '5-5', r'\sin(\pi)', '0*7', 'x - x', r'\ln 1'],
   ['1/3', r'\frac{1}{3}', '2/6', '3^{-1}'],
   ['0.333'], ['0.3333333'], ['33.3333333%'], ['33%'],
-  ['7/2', '3.5', '3 1/2', r'3\frac{1}{2}', r'3 \frac{1}{2}', r'3\frac12',
+  ['7/2', '3.5', '3 1/2', r'3\frac{1}{2}', r'3 \frac{1}{2}', '3½',
+   r'3\frac12', '3 ½',
    '350%', '14/4', '3 + 1/2'],
   ['3/2', r'3 \cdot \frac{1}{2}', '3*1/2', '1 1/2', r'1\frac{1}{2}', '1.5'],
   ['-7/2', '-3 1/2', r'-3\frac{1}{2}', '-3.5'],
@@ -48,7 +50,10 @@ CLASSES = [
    r'\lvert -6 \rvert', r'\log_2 64', 'log(64)/log(2)'],
   ['-9', '-3^2', '-(3^2)'], ['9', '(-3)^2', '3^2', '3²', '√81'],
   ['3', r'\sqrt{9}', 'sqrt(9)', r'\sqrt 9', '√9', r'\sqrt[3]{27}', 'cbrt(27)'],
-  ['300000000', '3 × 10^8', r'3\times10^{8}', '3e8', '300,000,000'],
+  ['1500000', '1.5 million', '1,500 thousand'], ['$1.5 million', '$1500000'],
+  ['25 °C', '25 degrees Celsius', '25 C', r'25^\circ\text{C}'], ['25 °F'],
+  ['300000000', '300 million',
+   '0.3 billion', '3 × 10^8', r'3\times10^{8}', '3e8', '300,000,000'],
   # Algebraic and transcendental numbers.
   ['sqrt(8)', r'2\sqrt{2}', r'\sqrt{8}', '2*sqrt(2)', '√8', '8^{1/2}', '2√2',
    r'\sqrt 8', '2 sqrt 2', r'\frac{4}{\sqrt{2}}', '2^{3/2}', '2^1.5',
@@ -79,12 +84,18 @@ CLASSES = [
   ['(1,2]'], ['{1,2}', '{2,1}', r'\{1, 2\}', '1, 2', '2 and 1', '1 or 2',
    '{1,2,2}', '1 and 2', '2,1', '1, 4/2', r'\{2,1\}'],
   ['{1,2,3}', '3, 2 and 1', '1, 2, and 3', '{3,2,1}'],
+  ['[[1,2],[3,4]]', r'\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}',
+   r'\begin{bmatrix}1&2\\3&4\\\end{bmatrix}'],
+  [r'\begin{pmatrix}1\\2\\3\end{pmatrix}', '[[1],[2],[3]]',
+   '[1,2,3]', '[[1,2,3]]'],  # as a list of one is that one
+  [r'(-\infty,1)\cup(2,\infty)', '(2,oo) or (-oo,1)', '(−∞,1) ∪ (2,∞)'],
   ['(-oo, 3)', r'(-\infty, 3)', '(−∞,3)'], ['((1,2),(3,4))'],
   ['(sqrt(8), 1)', r'(2\sqrt{2}, 1)'],
   # Assignments and systems.
   ['x=3', 'x = 3', '3 = x', 'x = 6/2', r'x=\frac{6}{2}', '$x = 3$', 'x=2+1',
    r'\boxed{x=3}', 'x = 2 + 1 = 3', 'x=3.0', '(x=3)'],
   ['y=3', 'y = 3'], ['x=4'], ['x_1 = 3', 'x_{1}=3'],
+  ['sin(x) = 1/2', '0.5 = sin x'], ['abs(x) = 2', '|x| = 2', '2 = |x|'],
   ['x=2,y=3', 'y=3,x=2', 'x = 2 and y = 3', 'y = 3, x = 2', 'x=2; y=3',
    'x = 2, and y = 3', '(x=2, y=3)', r'x=2,\ y=3', 'x = 4/2 and y = 9/3'],
   ['x=3,y=2'], ['x=2,z=3'], ['x=2,y=3,z=4', 'z=4, y=3, x=2'],
@@ -116,9 +127,9 @@ BLANKS = [
   '(((((', '(' * 300, ')' * 300, '(1,2', '1,2)', '((1)', '[(])', '{(1})',
   '1e4000', '1e400', '1e-4000', '9**9**9**9', '9^9^9^9', '2^(10^10)', '10000!',
   '9!!!', r'\binom{99999}{5000}', '(9^99)^99', '0.1^999', '9' * 380, '٥', '५',
-  '½', '\x00', '5\x00', '\x005', '\ufeff5', '5\u200b', '😀', '1/0', '0/0',
+  '\x00', '5\x00', '\x005', '\ufeff5', '5\u200b', '😀', '1/0', '0/0',
   '0^0', '0^{-1}', 'tan(pi/2)', 'ln 0', '1/(x-x)', '1 1/0',
-  '2+2=5', '1=2', 'x=', '=3', '=', '==', 'x==3', '<', 'x<', '<3', '1<2>1',
+  '2+2=5', '1=2', 'x=', '=', '==', 'x==3', '<', 'x<', '<3', '1<2>1',
   'x=2,3,y=5', '10, x=3',
   'x=2, x+y=3', '5 5', '1 2 3', '1.2.3', '..', '--', '+', '*', '2*', '*2', '^',
   'x^', '!', '|', '|x', '_', '\\', r'\frac', r'\frac{1}', r'\sqrt', r'\log_',
@@ -440,6 +451,25 @@ def test_a_fraction_is_itself_however_it_is_written(verifier, value, factor):
     f'{above} * {below}^{{-1}}',
   ]
   assert verifier.canonical(texts) == [value] * len(texts)
+
+
+ARITHMETIC = st.recursive(
+  st.integers(0, 99).map(str) | st.decimals(0, 9, places=2).map(str),
+  lambda inner: st.one_of(
+    st.tuples(inner, st.sampled_from('+-*/'), inner).map(''.join),
+    inner.map(lambda text: f'({text})'),
+    inner.map(lambda text: f'(-{text})'),
+  ),
+  max_leaves=8,
+)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(ARITHMETIC)
+def test_arithmetic_agrees_with_that_of_python(verifier, text):
+  expected = arithmetic.value(text)  # parsed by Python's own grammar
+  found = verifier.canonical([text, text.replace('*', r'\cdot ')])
+  assert found == [expected, expected]
 
 
 @pytest.mark.parametrize('longest', [0, 1001])
