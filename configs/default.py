@@ -51,6 +51,9 @@ def get_config() -> config_dict.ConfigDict:
   c.proposer.questions = 256  # Q, questions a step
   c.proposer.group_size = 4  # questions whose rewards are compared
   c.proposer.train_every = 5  # steps; 0 never trains the proposer
+  # For 1 < count < G: sqlm; for p near 1/2: r_zero; for p within: band.
+  c.proposer.reward = 'sqlm'
+  c.proposer.band = (0.3, 0.8)  # shares of the majority, for that reward
   c.proposer.unreadable_reward = -1.0  # at most 0, the lowest of all rewards
   c.proposer.temperature = 1.0
   c.proposer.top_p = 1.0
@@ -58,12 +61,14 @@ def get_config() -> config_dict.ConfigDict:
 
   c.solver = config_dict.ConfigDict()
   c.solver.group_size = 4  # G, answers a question
-  c.solver.reward = 'majority'  # or a control: format, random
+  c.solver.reward = 'majority'  # or a control: format, random, true
   c.solver.temperature = 1.0
+  c.solver.temperatures = ()  # the answers of a group take turns in these
   c.solver.top_p = 1.0
   c.solver.max_tokens = 1024  # of an answer
 
   c.vote = config_dict.ConfigDict()
+  c.vote.weights = 'equal'  # or likelihood: by the mean log-probability
   c.vote.ties = 'nobody'  # who wins a tie: nobody, or first as in the paper
   c.vote.min_agreement = 0.0  # least share of the group for a majority
 

@@ -1,6 +1,7 @@
 """Puts a run together: from a config to the parts that play."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -131,7 +132,10 @@ def make_game(parts: Parts) -> step.Game:
     group_size=c.proposer.group_size,
     train_every=c.proposer.train_every,
     unreadable_reward=c.proposer.unreadable_reward,
+    proposer_reward=c.proposer.reward,
+    band=c.proposer.band,
     solver_reward=c.solver.reward,
+    weights=c.vote.weights,
     ties=c.vote.ties,
     min_agreement=c.vote.min_agreement,
     estimator=c.advantage.estimator,
@@ -331,12 +335,16 @@ def _make_writers(
     )
 
   p, s = config.proposer, config.solver
+  temperatures = s.temperatures or (s.temperature,)
   return {
     'proposer': writer(
       [p.temperature] * p.group_size, p.top_p, p.max_tokens, task.proposer_stop
     ),
     'solver': writer(
-      [s.temperature] * s.group_size, s.top_p, s.max_tokens, task.solver_stop
+      list(itertools.islice(itertools.cycle(temperatures), s.group_size)),
+      s.top_p,
+      s.max_tokens,
+      task.solver_stop,
     ),
     # The first answer of a group is greedy, the others are sampled.
     'evaluation': writer(

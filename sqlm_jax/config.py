@@ -69,6 +69,8 @@ class Proposer:
   questions: int
   group_size: int
   train_every: int
+  reward: str
+  band: tuple[float, float]
   unreadable_reward: float
   temperature: float
   top_p: float
@@ -80,12 +82,14 @@ class Solver:
   group_size: int
   reward: str
   temperature: float
+  temperatures: tuple[float, ...]
   top_p: float
   max_tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Vote:
+  weights: str
   ties: str
   min_agreement: float
 
@@ -324,7 +328,25 @@ def _rules(c: Config):
     c.proposer.unreadable_reward <= 0,
     'at most 0, so that it is the lowest of all rewards',
   )
+  yield choice('proposer.reward', rewards.PROPOSER_REWARDS)
+  low, high = c.proposer.band
+  yield (
+    'proposer.band',
+    0 <= low <= high <= 1,
+    'two shares from 0 to 1, the lower one first',
+  )
   yield choice('solver.reward', rewards.SOLVER_REWARDS)
+  yield (
+    'solver.reward',
+    c.solver.reward != 'true' or c.task.checker != 'none',
+    'a task.checker that knows the true answer, for this control',
+  )
+  yield (
+    'solver.temperatures',
+    all(0 <= t <= 100 for t in c.solver.temperatures),
+    'numbers from 0 to 100',
+  )
+  yield choice('vote.weights', vote.WEIGHTS)
   yield choice('vote.ties', vote.TIES)
   yield within('vote.min_agreement', 0.0, 1.0)
   yield at_least('sampler.max_prompt_tokens', 1)

@@ -157,6 +157,7 @@ _PAID_FOR = {
   'majority': "agreement with the majority of the solver's own answers",
   'format': 'answers that can be read, right or wrong (a control)',
   'random': 'nothing: by coin flips (a control)',
+  'true': "the answer of the task's checker (a control: these are labels)",
 }
 
 
@@ -166,7 +167,7 @@ def _provenance(
   """Who wrote the training data, how much of it, and its fingerprint."""
   topics = '\n'.join(f'- {topic}' for topic in config.task.topics)
   text = (
-    'No question and no label came from outside. The proposer wrote all '
+    'No question came from outside. The proposer wrote all '
     f'questions, about\n\n{topics}\n\nand the solver was paid for '
     f'{_PAID_FOR[config.solver.reward]}. Seed {config.seed}.'
   )

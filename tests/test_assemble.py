@@ -34,3 +34,15 @@ def test_rows_of_the_embedding_without_a_token_add_nothing(tmp_path, rows):
   assert parts.tokens.vocab_size == rows  # as wide as the logits
   assert set(parts.tokens.token_bytes[264:]) <= {b''}
   parts.load_params('float32')
+
+
+def test_the_answers_of_a_group_take_turns_in_temperatures():
+  c = smoke.get_config()
+  c.solver.group_size = 5
+  c.solver.temperatures = (1.0, 0.5)
+  parts = assemble.build(config_lib.from_dict(c.to_dict()))
+  found = parts.writers['solver'].settings.temperature
+  assert found.tolist() == [1.0, 0.5, 1.0, 0.5, 1.0]
+  # A greedy one and samples at 1, whatever the solver's own are.
+  evaluation = parts.writers['evaluation'].settings.temperature
+  assert evaluation.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]

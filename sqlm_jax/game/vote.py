@@ -1,16 +1,18 @@
 """Majority votes over canonical answers."""
 
-import collections
+import math
 from collections.abc import Sequence
 
 from sqlm_jax.game import types
 
 TIES = ('nobody', 'first')
+WEIGHTS = ('equal', 'likelihood')
 
 
 def majority(
   answers: Sequence[types.Answer],
   *,
+  weights: Sequence[float] | None = None,
   ties: str = 'nobody',
   min_agreement: float = 0.0,
 ) -> types.Vote:
@@ -24,24 +26,44 @@ def majority(
 
   Args:
     answers: canonical answers, None for a blank.
+    weights: how much each answer's vote counts, not negative; default, all
+      the same.
     ties: 'nobody' or 'first'.
-    min_agreement: the least share of the group, blanks included, that the
-      winner needs.
+    min_agreement: the least share of all weight, that of blanks included,
+      that the winner needs.
   """
   size = len(answers)
+  weights = [1] * size if weights is None else weights
   nobody = lambda why_not: types.Vote(None, 0, size, why_not)
-  voters = answers if ties == 'first' else [a for a in answers if a is not None]
-  # Counter keeps the order of first appearance among equal counts.
-  ranking = collections.Counter(voters).most_common(2)
-  if not ranking or ranking[0][0] is None:
+  totals: dict[types.Answer, float] = {}
+  for answer, weight in zip(answers, weights, strict=True):
+    if ties == 'first' or answer is not None:
+      totals[answer] = totals.get(answer, 0) + weight
+  if not totals:
     return nobody('blank')
-  winner, count = ranking[0]
+  winner = max(totals, key=totals.get)  # the first of equals
+  if winner is None:
+    return nobody('blank')
+  count = sum(answer == winner for answer in answers)
   if ties == 'nobody':
     if count == 1:
       return nobody('singleton')
-    if len(ranking) == 2 and ranking[1][1] == count:
+    if list(totals.values()).count(totals[winner]) > 1:
       return nobody('tie')
   # Divided, not multiplied: 0.56 * 25 is more than 14 in floats.
-  if count / size < min_agreement:
+  if totals[winner] / (sum(weights) or 1) < min_agreement:
     return nobody('disagreement')
   return types.Vote(winner, count, size)
+
+
+def likelihood(logprob: float, num_tokens: int) -> float:
+  """A response's weight: the geometric mean of its tokens' probabilities.
+
+  exp(log p(response) / tokens), the weighting that Wang et al. (2022,
+  self-consistency, eq. 1) compare with equal votes.
+
+  Args:
+    logprob: of the response in nats.
+    num_tokens: of the response; 0 weighs nothing.
+  """
+  return math.exp(logprob / num_tokens) if num_tokens else 0.0

@@ -12,9 +12,10 @@
 """
 
 import contextlib
+import functools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +41,10 @@ class Rules(NamedTuple):
   group_size: int  # of the proposer
   train_every: int
   unreadable_reward: float
+  proposer_reward: str
+  band: tuple[float, float]
   solver_reward: str
+  weights: str
   ties: str
   min_agreement: float
   estimator: str
@@ -193,7 +197,7 @@ def judge(
   """Votes on the answers of every question and pays both roles."""
   rules = game.rules
   coin = random.Random(f'{rules.seed}/{step}')
-  groups = iter(solutions.texts if solutions else ())
+  groups = iter(_groups(solutions) if solutions else ())
   verdicts = []
   for problem in problems:
     if not problem.ok:
@@ -201,19 +205,46 @@ def judge(
         types.Verdict(problem, (), None, (), rules.unreadable_reward)
       )
       continue
-    answers = tuple(game.task.read_answer(text) for text in next(groups))
+    texts, likelihoods = next(groups)
+    answers = tuple(game.task.read_answer(text) for text in texts)
     result = vote.majority(
-      answers, ties=rules.ties, min_agreement=rules.min_agreement
+      answers,
+      weights=likelihoods if rules.weights == 'likelihood' else None,
+      ties=rules.ties,
+      min_agreement=rules.min_agreement,
     )
     solver_rewards = rewards.solver(
-      rules.solver_reward, answers, result, coin=coin
+      rules.solver_reward,
+      answers,
+      result,
+      coin=coin,
+      true=functools.partial(game.task.true_answer, problem.text),
+    )
+    paid = rewards.proposer(
+      result, rules.proposer_reward, low=rules.band[0], high=rules.band[1]
     )
     verdicts.append(
-      types.Verdict(
-        problem, answers, result, solver_rewards, rewards.proposer(result)
-      )
+      types.Verdict(problem, answers, result, solver_rewards, paid)
     )
   return verdicts
+
+
+def _groups(
+  solutions: responses.Responses,
+) -> Iterator[tuple[list[str], list[float]]]:
+  """Texts and likelihoods of each question's answers."""
+  rollout = solutions.rollout
+  for group, texts in enumerate(solutions.texts):
+    lengths = rollout.lengths[group].tolist()
+    yield (
+      texts,
+      [
+        vote.likelihood(float(logprobs[:length].sum()), length)
+        for logprobs, length in zip(
+          rollout.logprobs[group], lengths, strict=True
+        )
+      ],
+    )
 
 
 def learn(

@@ -40,6 +40,55 @@ def test_well_formed(answers, expected):
   assert rewards.well_formed(answers) == expected
 
 
+@pytest.mark.parametrize(
+  'kind, counts',
+  [
+    # G = 4, counts 0 to 4: 1 - 2 |p - 1/2|, and 0.3 <= p <= 0.8.
+    ('r_zero', [0, 0.5, 1, 0.5, 0]),
+    ('band', [0, 0, 1, 1, 0]),
+    ('sqlm', [0, 0, 1, 1, 0]),
+  ],
+)
+def test_proposer_rewards_by_the_count_of_the_majority(kind, counts):
+  found = [
+    rewards.proposer(
+      types.Vote(5 if count else None, count, 4), kind, low=0.3, high=0.8
+    )
+    for count in range(5)
+  ]
+  assert found == counts
+
+
+def test_a_band_from_0_pays_for_a_majority_only():
+  nobody = types.Vote(None, 0, 4, 'tie')
+  assert rewards.proposer(nobody, 'band', low=0.0, high=1.0) == 0
+  assert rewards.proposer(types.Vote(None, 0, 0), 'r_zero') == 0
+
+
+def test_an_unknown_proposer_reward_is_named():
+  with pytest.raises(ValueError, match="'best': expected one of"):
+    rewards.proposer(BLANK, 'best')
+
+
+def test_the_true_answer_is_the_control():
+  answers = (5, 4, None, 5)
+  assert rewards.right(answers, 5) == (1, 0, 0, 1)
+  assert rewards.right(answers, None) == (0, 0, 0, 0)  # not known
+
+
+def test_the_truth_is_looked_up_by_its_reward_alone():
+  def never():
+    raise AssertionError('training must not see it')
+
+  vote_ = types.Vote(5, 2, 3)
+  for kind in ('majority', 'format', 'random'):
+    rewards.solver(kind, (5, 5, 1), vote_, coin=random.Random(0), true=never)
+  found = rewards.solver(
+    'true', (5, 5, 1), vote_, coin=random.Random(0), true=lambda: 1
+  )
+  assert found == (0, 0, 1)
+
+
 @pytest.mark.parametrize('size', [2, 3, 4, 16])
 def test_proposer_is_paid_between_one_and_all(size):
   # 1 < count < size: 0 for nobody and a singleton, 0 if all agree.

@@ -1,6 +1,7 @@
 """Majority votes: ours, and that of the paper's code."""
 
 import collections
+import math
 
 import hypothesis
 import pytest
@@ -146,3 +147,45 @@ def test_no_answers_crash_it(answers, ties, min_agreement):
   assert result.count == (
     0 if result.answer is None else answers.count(result.answer)
   )
+
+
+@pytest.mark.parametrize(
+  'answers, weights, winner, count, why_not',
+  [
+    # Two of weight 0.3 lose against one of 0.7 and one of 0.1.
+    ([1, 1, 2, 2], [0.3, 0.3, 0.7, 0.1], 2, 2, ''),
+    # The heaviest alone is a singleton still.
+    ([1, 1, 2], [0.1, 0.1, 0.9], None, 0, 'singleton'),
+    ([1, 1, 2, 2], [0.5, 0.25, 0.25, 0.5], None, 0, 'tie'),
+    ([None, 1, 1], [5.0, 0.1, 0.1], 1, 2, ''),
+    ([1, 1, 2], [0.0, 0.0, 0.0], None, 0, 'tie'),
+  ],
+)
+def test_weighted_votes(answers, weights, winner, count, why_not):
+  found = vote.majority(answers, weights=weights)
+  assert (found.answer, found.count, found.why_not) == (winner, count, why_not)
+
+
+def test_agreement_of_weighted_votes_is_a_share_of_the_weight():
+  # 0.6 of 1.0 for 1, blanks included.
+  answers, weights = [1, 1, 2, None], [0.3, 0.3, 0.3, 0.1]
+  at_least = lambda share: vote.majority(
+    answers, weights=weights, min_agreement=share
+  )
+  assert at_least(0.59).answer == 1
+  assert at_least(0.61).why_not == 'disagreement'
+
+
+@hypothesis.given(ANSWERS, st.sampled_from(vote.TIES), st.floats(0, 1))
+def test_equal_weights_change_nothing(answers, ties, least):
+  plain = vote.majority(answers, ties=ties, min_agreement=least)
+  weighted = vote.majority(
+    answers, weights=[1] * len(answers), ties=ties, min_agreement=least
+  )
+  assert plain == weighted
+
+
+def test_likelihood_by_hand():
+  # Two tokens of probability 1/2 and 1/8: the geometric mean is 1/4.
+  assert vote.likelihood(math.log(1 / 16), 2) == pytest.approx(0.25)
+  assert vote.likelihood(0.0, 0) == 0

@@ -194,6 +194,43 @@ def test_the_proposer_learns_in_every_kth_step():
   assert never[1].trained == one
 
 
+def test_likelihoods_can_weigh_the_votes():
+  """Two likely answers outweigh two unlikely ones; equal ones are a tie."""
+  script = Script(PROPOSALS, [['7\n', '7\n', '8\n', '8\n']] * 4)
+  sample = script.game.writers['solver'].sample
+
+  def likelier(*args, **kwargs):
+    rollout = sample(*args, **kwargs)
+    logprobs = np.array(rollout.logprobs)
+    logprobs[:, 2:] = -0.1
+    return rollout._replace(logprobs=logprobs)
+
+  writers = dict(script.game.writers)
+  writers['solver'] = writers['solver']._replace(sample=likelier)
+  script.game = script.game._replace(writers=writers)
+  equal = script.play(weights='equal')[1].verdicts[0]
+  assert equal.vote.why_not == 'tie'
+  weighed = script.play(weights='likelihood')[1].verdicts[0]
+  assert (weighed.vote.answer, weighed.vote.count) == (8, 2)
+  assert weighed.solver_rewards == (0, 0, 1, 1)
+
+
+def test_the_control_is_paid_by_the_checker():
+  script = Script(PROPOSALS, [['2\n', '7\n', '7\n', '7\n']] * 4)
+  verdict = script.play(solver_reward='true')[1].verdicts[0]
+  assert verdict.problem.text == '1 + 1'
+  assert verdict.vote.answer == 7
+  assert verdict.solver_rewards == (1, 0, 0, 0)
+
+
+def test_a_proposer_paid_by_how_close_to_half_agree():
+  verdicts = (
+    Script(PROPOSALS, SOLUTIONS).play(proposer_reward='r_zero')[1].verdicts
+  )
+  # 3 of 4 agree, unreadable, all agree, unreadable.
+  assert [v.proposer_reward for v in verdicts] == [0.5, -1, 0, -1]
+
+
 def test_the_proposers_questions_are_compared_within_a_topic():
   script = Script(PROPOSALS, SOLUTIONS)
   script.play(1, estimator='dr_grpo')

@@ -176,3 +176,20 @@ def test_sizes_that_do_not_fit_the_tensors_are_named(directory):
     match=r'gate_proj\.weight: shape \(40, 24\), expected \(44, 24\)',
   ):
     read_params(directory)
+
+
+@pytest.mark.parametrize(
+  'stored, name',
+  [
+    # As transformers 4 and 5 save a model of images and text.
+    ('language_model.model.norm.weight', 'model.norm.weight'),
+    ('model.language_model.norm.weight', 'model.norm.weight'),
+    ('language_model.lm_head.weight', 'lm_head.weight'),
+    ('vision_tower.vision_model.head.weight', None),
+    ('model.vision_tower.head.weight', None),
+    ('multi_modal_projector.mm_soft_emb_norm.weight', None),
+    ('model.layers.0.mlp.up_proj.weight', 'model.layers.0.mlp.up_proj.weight'),
+  ],
+)
+def test_names_of_the_text_half(stored, name):
+  assert safetensors._text_name(stored) == name
