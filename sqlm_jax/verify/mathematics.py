@@ -122,6 +122,8 @@ def _clean(text: str) -> str:
   text = ' '.join(_unwrap(text).split()).removeprefix('=')
   if not text:
     raise Unreadable('empty')
+  if len(text) > _LONGEST:
+    raise Unreadable('long')
   return text
 
 
@@ -191,9 +193,7 @@ def _read(text: str, leaf: Leaf) -> Reading:
   if _RELATION.search(text):
     return Reading(_inequality(text, leaf))
   if '\\pm' in text:
-    return _several(
-      [_read(text.replace('\\pm', sign), leaf) for sign in ('', '-')]
-    )
+    return _several([_read(text.replace('\\pm', sign), leaf) for sign in '+-'])
   return _with_unit(text, leaf)
 
 

@@ -101,6 +101,7 @@ CLASSES = [
   ['x=3,y=2'], ['x=2,z=3'], ['x=2,y=3,z=4', 'z=4, y=3, x=2'],
   ['x=2 or x=3', 'x=3, x=2', 'x = 2, 3', 'x=2 and x=3', r'x = {2,3}'],
   [r'x = \pm 2', 'x=2,x=-2', 'x = ±2', 'x = -2 or x = 2'],
+  [r'1 \pm \sqrt{2}', '1+sqrt(2), 1-sqrt(2)', '1 ± √2'],
   ['y = 2x+1', 'y=1+2x', '2x+1=y', 'y = 2(x+1)-1'], ['f(x) = 2x+1'],
   # Inequalities.
   ['x>3', '3<x', 'x > 6/2', r'x \gt 3'], ['x<3', '3 > x'],
@@ -201,6 +202,19 @@ def test_a_long_text_is_a_blank_unread(text):
   verifier = mathematics.Verifier()  # closed: no worker is asked
   assert verifier.canonical([text]) == [None]
   assert verifier.blanks == {'long': 1}
+
+
+@pytest.mark.parametrize(
+  'part',
+  ['(', '1 cm/', '1 ', '°\\', '√cm/', '\\pm', '1,', 'x=', ' and ', '1 a ', '$',
+   '{', '&', '\\text{', '((1)', '1<', '\\begin{pmatrix}', '1/1 ', 'per '],
+)  # fmt: skip
+def test_no_text_costs_the_parent_time(part):
+  """The patterns that are matched outside of the workers have no limit."""
+  start = time.monotonic()
+  mathematics._read_cheaply((part * 1000)[:1000], 1000)
+  mathematics._read_cheaply('1 ' + (part * 1000)[:998], 1000)
+  assert time.monotonic() - start < 2  # 0.1 s where it was measured
 
 
 def test_plain_answers_need_no_worker():
