@@ -10,8 +10,19 @@
 5. `Verifier.groups` merges the answers of one question that sympy could not
    bring into one form, although `math_verify` finds them equal.
 
-Decimals are exact: 0.333 is not 1/3. No text is ever evaluated as Python:
-nothing here calls eval, sympify or parse_expr with it.
+What counts as equal:
+
+- Decimals are exact: 0.333 is not 1/3. A percent is 1/100.
+- A unit is part of an answer, and so is the x of x = 5, but within a group a
+  bare 5 is equal to the only answer that says more, see `Verifier.groups`.
+  Nothing is converted: 60 minutes is not 1 hour. A currency is a unit.
+- (1, 2) and [1, 2] have an order, {1, 2} and a bare 1, 2 have none.
+- Outside of brackets 1,000 is a number, (1,000) is the pair of 1 and 0.
+- 1/2x is x/2, from left to right. i and e are constants, no is a word, xy a
+  product. Other symbols are real numbers.
+
+No text is ever evaluated as Python: our own parser reads it, for sympify,
+parse_expr and latex2sympy either evaluate it or guess (2(3) would be 5).
 """
 
 import collections

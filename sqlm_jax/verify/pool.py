@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -176,7 +177,8 @@ class Pool:
   def _count_failed_start(self) -> None:
     self._failed_starts += 1
     if self._failed_starts >= _MOST_FAILED_STARTS * self._size:
-      raise RuntimeError(f'workers of {self._arguments[0]!r} do not start')
+      command = shlex.join(_command(self._arguments))
+      raise RuntimeError(f'workers do not start, see what this says: {command}')
 
   def _replace(self, place: int) -> None:
     self._workers[place].kill()
@@ -188,13 +190,17 @@ class Pool:
         self._replace(place)
 
 
+def _command(arguments: Sequence[str]) -> list[str]:
+  return [sys.executable, '-W', 'ignore', '-m', __name__, *arguments]
+
+
 class _Worker:
   """One process, as the parent sees it."""
 
   def __init__(self, arguments: Sequence[str]):
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     self.process = subprocess.Popen(
-      [sys.executable, '-W', 'ignore', '-m', __name__, *arguments],
+      _command(arguments),
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,

@@ -68,7 +68,7 @@ def act_fixture(tmp_path_factory):
 
 @pytest.fixture(name='workers', scope='module')
 def workers_fixture(act):
-  with pool.Pool(act, workers=2, time_limit=1.0) as workers:
+  with pool.Pool(act, workers=2, time_limit=2.0) as workers:
     yield workers
 
 
@@ -109,7 +109,7 @@ def test_what_goes_wrong_costs_its_one_task(workers, task, why_not):
   seconds = time.monotonic() - start
   assert [r.value for r in results] == [1, None, 2, 3]
   assert [r.why_not for r in results] == ['', why_not, '', '']
-  assert seconds < 30  # a limit of 1 s, and a start on a busy machine
+  assert seconds < 30  # a limit of 2 s, and a start on a busy machine
   assert workers.map(list(range(10))) == [pool.Result(i) for i in range(10)]
 
 
@@ -277,7 +277,7 @@ def alive(pid):
 def test_a_function_that_cannot_be_imported_is_an_error():
   with (
     pool.Pool('no_such_module:f', workers=1) as workers,
-    pytest.raises(RuntimeError, match='do not start'),
+    pytest.raises(RuntimeError, match='no_such_module'),
   ):
     workers.map([1])
 
