@@ -818,7 +818,12 @@ def _decode(said: list) -> Reading:
 
 def _object(text: str) -> sympy.Basic:
   """A canonical answer as sympy and math_verify know it."""
-  if text[0] == '(' and _closing(text, 0) == len(text) - 1 and ', ' in text:
+  if (
+    text[0] == '('
+    and text[-1] == ')'  # not an interval, (1, 2]
+    and _closing(text, 0) == len(text) - 1
+    and ', ' in text
+  ):
     return sympy.Tuple(*map(_object, _split(text[1:-1])))
   for sign, relation in (
     (' <= ', sympy.Le),

@@ -262,6 +262,26 @@ def test_group(texts, expected, verifier):
   assert verifier.group(texts) == expected
 
 
+def test_a_group_of_two_merges_only_the_bare_with_what_says_more(verifier):
+  """Every two lines of the table, as the answers of one question."""
+  pairs = list(itertools.combinations([members[0] for members in CLASSES], 2))
+  merged = {
+    pair
+    for pair, found in zip(pairs, verifier.groups(pairs), strict=True)
+    if found[0] == found[1]
+  }
+  labels, times = ('x=3', 'y=3', 'x_1 = 3'), ('3 hours', '3 minutes')
+  assert merged == {
+    *itertools.product(('3',), labels + times),
+    *itertools.product(labels, times),
+    ('1,000', '$1,000'),
+    ('-5', '-$5'),
+    ('1500000', '$1.5 million'),
+    ('2pi', '2 pi cm'),
+    ('5 cm', 'x = 5 cm'),
+  }
+
+
 def test_groups_do_not_mix(verifier):
   assert verifier.groups([['5 cm', '5'], ['5'], [], ['5', '5 m']]) == [
     ['5 cm', '5 cm'],
