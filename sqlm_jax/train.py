@@ -42,7 +42,6 @@ def train(config: config_lib.Config, workdir: str) -> None:
       not fit.
   """
   directory = epath.Path(workdir)
-  # First, so that a model that is not there leaves no config behind.
   parts = assemble.build(config)
   stored = config_lib.to_dict(config)
   writers.check_config(directory, stored, may_change=config_lib.MAY_CHANGE)
@@ -56,6 +55,8 @@ def train(config: config_lib.Config, workdir: str) -> None:
       )
     )
     step, states = _restore_or_start(parts, manager)
+    # Last: what does not fit leaves no config behind.
+    writers.write_config(directory, stored)
     writer = stack.enter_context(
       contextlib.closing(writers.RunWriter(directory))
     )

@@ -239,38 +239,51 @@ def check_config(
   *,
   may_change: Collection[str] = (),
 ) -> None:
-  """Makes sure that a workdir holds one run: writes or compares config.json.
+  """Makes sure that a workdir holds no other run; changes nothing.
 
   Args:
-    workdir: the run's directory, made if it does not exist.
+    workdir: the run's directory; it need not exist.
     config: nested dicts of what JSON can hold.
-    may_change: dotted keys in which a later start may differ from the first;
-      their new values are written down.
+    may_change: dotted keys in which a later start may differ from the first.
 
   Raises:
     ValueError: if another key differs, by key, old and new value.
   """
   workdir = epath.Path(workdir)
-  # Through JSON and back, as the stored one: tuples become lists.
-  config = json.loads(json.dumps(config))
   old = read_config(workdir)
-  if old is not None:
-    before, after = dict(_flatten(old)), dict(_flatten(config))
-    differing = [
-      f'  {key}: {_differ(before, after, key)}'
-      for key in sorted(before.keys() | after.keys())
-      if before.get(key, _ABSENT) != after.get(key, _ABSENT)
-      and key not in may_change
-    ]
-    if differing:
-      raise ValueError(
-        f'workdir={str(workdir)!r}: expected the config of the run that is '
-        'in it, or another --workdir; these differ (there -> now):\n'
-        + '\n'.join(differing)
-      )
-  if old != config:
+  if old is None:
+    return
+  before, after = dict(_flatten(old)), dict(_flatten(_as_stored(config)))
+  differing = [
+    f'  {key}: {_differ(before, after, key)}'
+    for key in sorted(before.keys() | after.keys())
+    if before.get(key, _ABSENT) != after.get(key, _ABSENT)
+    and key not in may_change
+  ]
+  if differing:
+    raise ValueError(
+      f'workdir={str(workdir)!r}: expected the config of the run that is '
+      'in it, or another --workdir; these differ (there -> now):\n'
+      + '\n'.join(differing)
+    )
+
+
+def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
+  """Writes config.json, unless it says the same already.
+
+  Args:
+    workdir: the run's directory, made if it does not exist.
+    config: nested dicts of what JSON can hold.
+  """
+  workdir = epath.Path(workdir)
+  if read_config(workdir) != _as_stored(config):
     workdir.mkdir(parents=True, exist_ok=True)
     _write_text(workdir / 'config.json', json.dumps(config, indent=2) + '\n')
+
+
+def _as_stored(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Through JSON and back: tuples become lists."""
+  return json.loads(json.dumps(config))
 
 
 _ABSENT = object()  # unlike None, which a config may hold

@@ -136,6 +136,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(four_steps, tmp_path):
   wider = smoke_config(**{'random_model.mlp_width': 128})
   with pytest.raises(ValueError, match=r'mlp/down/kernel.*64.*128'):
     train.train(wider, str(tmp_path))
+  # A wrong config would refuse the right one from now on.
+  assert not (tmp_path / 'config.json').exists()
 
 
 def start(workdir, *flags):

@@ -234,15 +234,18 @@ def test_config_is_written_once_and_accepted_again(tmp_path):
   workdir = tmp_path / 'runs' / 'one'
   assert writers.read_config(workdir) is None
   writers.check_config(workdir, CONFIG)
+  assert not workdir.exists()  # looking leaves nothing behind
+  writers.write_config(workdir, CONFIG)
   first = (workdir / 'config.json').read_bytes()
   writers.check_config(workdir, CONFIG)
+  writers.write_config(workdir, CONFIG)
   assert (workdir / 'config.json').read_bytes() == first
   # What JSON makes of it: a tuple becomes a list.
   assert writers.read_config(workdir) == json.loads(json.dumps(CONFIG))
 
 
 def test_config_of_another_run_is_refused_by_key_and_values(tmp_path):
-  writers.check_config(tmp_path, CONFIG)
+  writers.write_config(tmp_path, CONFIG)
   other = CONFIG | {
     'seed': 1,
     'task': {'topics': ('sums',), 'prompt': 'Q: ' * 50 + 'Answer: '},
@@ -261,13 +264,14 @@ def test_config_of_another_run_is_refused_by_key_and_values(tmp_path):
 
 
 def test_config_may_change_where_it_is_told_to(tmp_path):
-  writers.check_config(tmp_path, CONFIG)
+  writers.write_config(tmp_path, CONFIG)
   longer = CONFIG | {'num_steps': 40, 'checkpoint': {'every': 5}}
   with pytest.raises(ValueError, match='num_steps: 20 -> 40'):
     writers.check_config(tmp_path, longer, may_change={'checkpoint.every'})
   writers.check_config(
     tmp_path, longer, may_change={'num_steps', 'checkpoint.every'}
   )
+  writers.write_config(tmp_path, longer)
   assert writers.read_config(tmp_path)['num_steps'] == 40
 
 
