@@ -29,6 +29,8 @@ _END_OF_TURN = (
   *('<end_of_turn>', '<eos>'),  # Gemma
   '</s>',  # Llama 2, Mistral
 )
+# What holds a vocabulary.
+_FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
 # A model of bytes knows no template; so chat tasks can be tried.
 _PLAIN_CHAT = (
   "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}"
@@ -112,6 +114,11 @@ def from_directory(path: pathlib.Path) -> Tokenizer:
     ValueError: if there is none that transformers can read, or the model's
       configs name tokens that it does not have.
   """
+  # Without any, transformers makes an empty one of some families.
+  if not any((path / name).exists() for name in _FILES):
+    raise ValueError(
+      f'{path}: expected a tokenizer, one of {", ".join(_FILES)}'
+    )
   try:
     fast = transformers.AutoTokenizer.from_pretrained(
       path, local_files_only=True, trust_remote_code=False

@@ -73,7 +73,11 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
   if (path / whole).exists():
     return [path / whole]
   if not (path / index).exists():
-    raise ValueError(f'{path}: expected {whole} or {index}, found neither')
+    other = ', '.join(sorted(file.name for file in path.glob('*.bin')))
+    raise ValueError(
+      f'{path}: expected {whole} or {index}, found '
+      + (f'{other}: save them as safetensors first' if other else 'neither')
+    )
   shards = _read_json(path / index).get('weight_map')
   if not isinstance(shards, dict):
     raise ValueError(f'{path / index}: expected a weight_map')

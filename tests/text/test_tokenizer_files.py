@@ -548,3 +548,9 @@ def test_a_damaged_generation_config_is_named(tmp_path, text, message):
   path.write_text(text, errors='surrogateescape')
   with pytest.raises(ValueError, match=rf'generation_config\.json: {message}'):
     tokenizer.load_tokenizer(tmp_path)
+
+
+def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
+  (tmp_path / 'config.json').write_text('{"model_type": "qwen2"}')
+  with pytest.raises(ValueError, match=r'expected a tokenizer, one of token'):
+    tokenizer.from_directory(tmp_path)

@@ -139,6 +139,9 @@ def test_a_directory_without_a_model_is_refused(directory):
   (directory / 'model.safetensors').unlink()
   with pytest.raises(ValueError, match=r'expected model\.safetensors or'):
     loader.open_checkpoint(directory)
+  (directory / 'pytorch_model.bin').write_bytes(b'a pickle')
+  with pytest.raises(ValueError, match=r'pytorch_model\.bin: save them as saf'):
+    loader.open_checkpoint(directory)
   (directory / 'config.json').unlink()
   with pytest.raises(ValueError, match=r'config\.json: missing'):
     loader.open_checkpoint(directory)
