@@ -1,0 +1,137 @@
+"""What is predicted, held against arrays that exist."""
+
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from launch import memory
+from sqlm_jax import sharding
+from sqlm_jax.engine import learner, optimizer
+from sqlm_jax.models import layers, lora, policy
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def on_first_device(tree) -> int:
+  device = jax.devices()[0]
+  return sum(
+    shard.data.nbytes
+    for x in jax.tree.leaves(tree)
+    for shard in x.addressable_shards
+    if shard.device == device
+  )
+
+
+@pytest.mark.parametrize('shape', [(1, 8, 1), (1, 4, 2)])
+@pytest.mark.parametrize('rank', [0, 3])
+def test_bytes_are_those_of_real_shards(shape, rank):
+  sizes = dict(zip(sharding.AXES, shape, strict=True))
+  mesh = sharding.make_mesh(sizes)
+  found = memory.account(
+    tiny.CONFIG,
+    jax.sharding.AbstractMesh(shape, sharding.AXES),
+    dtypes='mixed',
+    lora_rank=rank,
+    workload=memory.Workload(8, 2, 16, 24),
+  )
+  model = policy.make_policy(
+    tiny.CONFIG,
+    dtype='bfloat16',
+    param_dtype='float32',
+    lora=layers.Lora(rank, 1.0) if rank else None,
+  )
+  params = model.init(jax.random.key(0))
+  trained = lora.adapters(params) if rank else params
+  adam = optimizer.make_optimizer(learning_rate=1.0)
+  state = learner.init_state(trained, adam)
+  state = jax.device_put(
+    state, sharding.shard_like_parameters(state, trained, mesh)
+  )
+  base = model.cast(lora.base(params))
+  base = jax.device_put(base, sharding.shard_parameters(base, mesh))
+  frozen = on_first_device(base) if rank else 0
+  assert found['parameters'] == on_first_device(state.params) + frozen
+  assert found['gradients'] == 2 * on_first_device(state.params)
+  assert found['optimizer'] == on_first_device(state.opt_state)
+  assert found['reference'] == (0 if rank else on_first_device(base))
+  cache = 0
+  for rows, slots in ((8, 16), (16, 24)):
+    keys = model.init_cache(rows, slots).keys
+    keys = jax.device_put(keys, sharding.rows_spec(rows, mesh, axis=1))
+    cache += 2 * on_first_device(keys)
+  assert found['cache'] == cache
+  assert found['total'] == sum(v for k, v in found.items() if k != 'total')
+
+
+# Billions of parameters, as the models' cards say.
+@pytest.mark.parametrize(
+  'name, billions',
+  [
+    ('0.5B', 0.49),
+    ('1.5B', 1.54),
+    ('3B', 3.09),
+    ('7B', 7.61),
+    ('14B', 14.7),
+    ('32B', 32.5),
+  ],
+)
+def test_shapes_are_those_of_the_published_models(name, billions):
+  model = policy.make_policy(memory.MODELS[name])
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+  assert count / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def run(*words):
+  return subprocess.run(
+    [sys.executable, '-m', 'launch.memory', *words],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+
+
+def test_the_command_prints_a_table_and_json():
+  words = ('--models=0.5B,3B', '--devices=1,8')
+  found = run(*words)
+  assert found.returncode == 0, found.stderr
+  lines = [x for x in found.stdout.splitlines() if x.startswith('|')]
+  assert len(lines) == 2 + 4
+  rows = [
+    json.loads(x) for x in run(*words, '--format=json').stdout.split('\n')[:-1]
+  ]
+  assert [(r['model'], r['devices']) for r in rows] == [
+    ('0.5B', 1),
+    ('0.5B', 8),
+    ('3B', 1),
+    ('3B', 8),
+  ]
+  np.testing.assert_allclose(
+    float(lines[2].split('|')[-2]), rows[0]['total'] / 2**30, atol=0.005
+  )
+
+
+@pytest.mark.parametrize(
+  'words, message',
+  [
+    (('--models=9B',), '--models=9B: expected some of 0.5B, 1.5B'),
+    (('--devices=6', '--tensor=4'), '--devices=6: expected a positive mult'),
+    (('--devices=0',), '--devices=0: expected a positive multiple'),
+    (('--devices=many',), 'many'),
+    (('--dtypes=int4',), 'int4'),
+    (('--model_path=/nowhere',), '--model_path=/nowhere: expected a direct'),
+  ],
+)
+def test_bad_flags_are_named(words, message):
+  found = run(*words)
+  assert found.returncode
+  assert message in found.stdout + found.stderr
+  assert 'Traceback' not in found.stderr
