@@ -18,6 +18,7 @@ setuptools.setup(
     'huggingface_hub>=1.0',
     'jax>=0.10',
     'jinja2>=3.1',  # chat templates
+    'math-verify>=0.9',
     'ml-collections>=1.1',
     'numpy>=2.0',
     'optax>=0.2.6',
@@ -25,6 +26,7 @@ setuptools.setup(
     'pyarrow>=18.0',
     'rich>=14.1',  # a progress bar under a live table
     'safetensors>=0.5',
+    'sympy>=1.13',
     'tensorboardX>=2.6.4',  # older ones do not know NumPy 2
     'tensorflow-datasets>=4.9.8',
     'tokenizers>=0.22',

@@ -43,7 +43,9 @@ def get_config() -> config_dict.ConfigDict:
   c.task.solver_prompt = ''  # asks for an answer, uses {question}
   c.task.solver_stop = ()  # strings that end an answer
   c.task.answer_pattern = ''  # regex that finds the answer, '': all of it
-  c.task.answer_kind = 'number'  # when answers are the same: number, text
+  # When answers are the same: number, text, choice, expression.
+  c.task.answer_kind = 'number'
+  c.task.options = ()  # texts of the options, for choice
   c.task.checker = 'none'  # true answers for diagnosis: none, arithmetic
   c.task.evaluation = ()  # pairs (question, true answer)
 

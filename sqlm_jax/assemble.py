@@ -293,6 +293,7 @@ def _make_task(
     solver_stop=t.solver_stop,
     answer_pattern=t.answer_pattern,
     answer_kind=t.answer_kind,
+    options=t.options,
     checker=t.checker,
     evaluation=t.evaluation,
     num_topics=config.proposer.questions // config.proposer.group_size,

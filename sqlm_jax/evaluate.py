@@ -46,7 +46,7 @@ def evaluate(
       num_rows=size,
     )
     right += [
-      [parts.task.read_answer(text) == true for text in group]
+      parts.task.grade(group, true)
       for group, (_, true) in zip(written.texts, batch, strict=True)
     ]
     progress(len(right), len(questions))

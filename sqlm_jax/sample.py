@@ -40,7 +40,7 @@ def answers(
       num_rows=1,
     )
     text = written.texts[0][0]
-    answer = parts.task.read_answer(text)
+    (answer,) = parts.task.read_answers([text])
     yield text.strip(), '' if answer is None else str(answer)
 
 

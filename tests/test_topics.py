@@ -69,13 +69,12 @@ def test_a_topic_is_read_and_judged(parts):
   problem = parts.task.read_question(question)
   assert (problem.ok, problem.text) == (True, question.strip())
   assert not parts.task.read_question('Hello!').ok
-  assert parts.task.read_answer(response) == answer
-  assert parts.task.read_answer('no idea') is None
+  assert parts.task.read_answers([response, 'no idea']) == (answer, None)
   expected = answer if checked else None
   assert parts.task.true_answer(problem.text) == expected
   for asked, true in parts.task.evaluation:
     assert parts.task.read_question(asked).ok
-    assert parts.task.true_answer(asked) == true
+    assert parts.task.read_answers([true]) == (parts.task.true_answer(asked),)
 
 
 def test_a_step_of_a_topic(parts):

@@ -206,7 +206,7 @@ def judge(
       )
       continue
     texts, likelihoods = next(groups)
-    answers = tuple(game.task.read_answer(text) for text in texts)
+    answers = game.task.read_answers(texts)
     result = vote.majority(
       answers,
       weights=likelihoods if rules.weights == 'likelihood' else None,

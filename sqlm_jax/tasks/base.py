@@ -1,6 +1,6 @@
 """What a task is: how to ask, how to read, how to check."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.game import types
@@ -17,7 +17,9 @@ class Task(NamedTuple):
     read_question: `response -> Problem`.
     solver_prompt: `question -> prompt`.
     solver_stop: strings that end an answer.
-    read_answer: `response -> Answer`, None for a blank.
+    read_answers: `responses -> answers` of one question, None for a blank.
+    grade: `(responses, true) -> which are right`, with the true answer as it
+      stands in `evaluation`.
     true_answer: `question -> Answer`, the checker behind the diagnosis of
       votes; None if it cannot tell. Training never sees it.
     evaluation: questions with their true answers.
@@ -30,6 +32,7 @@ class Task(NamedTuple):
   read_question: Callable[[str], types.Problem]
   solver_prompt: Callable[[str], str]
   solver_stop: tuple[str, ...]
-  read_answer: Callable[[str], types.Answer]
+  read_answers: Callable[[Sequence[str]], tuple[types.Answer, ...]]
+  grade: Callable[[Sequence[str], str], tuple[bool, ...]]
   true_answer: Callable[[str], types.Answer]
-  evaluation: tuple[tuple[str, types.Answer], ...]
+  evaluation: tuple[tuple[str, str], ...]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from sqlm_jax.game import types
 from sqlm_jax.tasks import base
 from sqlm_jax.text import parsing, prompts
-from sqlm_jax.verify import answers, arithmetic
+from sqlm_jax.verify import arithmetic, readers
 
 # Checker of a config -> question to its true answer. Diagnosis only.
 CHECKERS: dict[str, Callable[[str], types.Answer]] = {
@@ -25,6 +25,7 @@ def make_task(
   solver_stop: tuple[str, ...],
   answer_pattern: str,
   answer_kind: str,
+  options: tuple[str, ...] = (),
   checker: str,
   evaluation: tuple[tuple[str, str], ...],
   num_topics: int,
@@ -42,15 +43,19 @@ def make_task(
     solver_prompt: template of the request for an answer, with `{question}`.
     solver_stop: strings that end an answer.
     answer_pattern: regex that finds the answer, '' for the whole response.
-    answer_kind: a key of `verify.answers.KINDS`.
+    answer_kind: one of `verify.readers.KINDS`.
+    options: of the kind 'choice', A first.
     checker: a key of `CHECKERS`.
     evaluation: questions with their true answers.
     num_topics: topics a step, one proposer group each.
     wrap: turns a filled template into the prompt, a chat template say.
     forbidden: strings that no question may hold: special tokens, with which
       it could write the solver's prompt.
+
+  Raises:
+    ValueError: if a true answer of the evaluation cannot be read.
   """
-  canonical = answers.KINDS[answer_kind]
+  read = readers.make_reader(answer_kind, options)
 
   def topics_of(step):
     first = step * num_topics
@@ -67,10 +72,21 @@ def make_task(
       return types.Problem(text, ok=False, why_not='special_token')
     return types.Problem(question)
 
-  def read_answer(response):
+  def find_answer(response):
     text = parsing.before_stop(response, solver_stop)
-    found = parsing.find(answer_pattern, text) if answer_pattern else text
-    return None if found is None else canonical(found)
+    return parsing.find(answer_pattern, text) if answer_pattern else text
+
+  def grade(responses, true):
+    # Read together: what an answer equals may depend on the others.
+    known, *found = read([true, *map(find_answer, responses)])
+    return tuple(known is not None and answer == known for answer in found)
+
+  for pair in evaluation:
+    if read([pair[1]]) == (None,):
+      raise ValueError(
+        f'task.evaluation: {pair!r}: expected a true answer of kind '
+        f'{answer_kind}'
+      )
 
   return base.Task(
     name=name,
@@ -84,9 +100,10 @@ def make_task(
       prompts.fill(solver_prompt, question=question)
     ),
     solver_stop=solver_stop,
-    read_answer=read_answer,
-    true_answer=CHECKERS[checker],
-    evaluation=tuple(
-      (question, canonical(true)) for question, true in evaluation
+    read_answers=lambda responses: read(
+      [find_answer(response) for response in responses]
     ),
+    grade=grade,
+    true_answer=CHECKERS[checker],
+    evaluation=evaluation,
   )

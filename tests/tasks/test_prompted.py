@@ -89,20 +89,20 @@ def test_a_question_with_a_special_token_never_reaches_the_solver():
   ],
 )
 def test_read_answer(response, expected):
-  assert make_task().read_answer(response) == expected
+  assert make_task().read_answers([response]) == (expected,)
 
 
 def test_the_last_match_of_the_pattern_is_the_answer():
   task = make_task(answer_pattern=r'<answer>(.*?)</answer>', solver_stop=())
   text = '<answer>1</answer> no: <answer>1/2</answer>'
-  assert task.read_answer(text) == fractions.Fraction(1, 2)
-  assert task.read_answer('1/2') is None
+  found = task.read_answers([text, '1/2'])
+  assert found == (fractions.Fraction(1, 2), None)
 
 
 def test_answers_of_a_kind_are_canonical():
   task = make_task(answer_kind='text', evaluation=(('capital?', 'Paris.'),))
-  assert task.read_answer(' PARIS ') == 'paris'
-  assert task.evaluation == (('capital?', 'paris'),)
+  assert task.read_answers([' PARIS ']) == ('paris',)
+  assert task.grade([' PARIS ', 'Rome'], 'Paris.') == (True, False)
 
 
 def test_the_checker_is_for_diagnosis():
@@ -111,8 +111,52 @@ def test_the_checker_is_for_diagnosis():
   assert make_task(checker='none').true_answer('3 + 4') is None
 
 
-def test_evaluation_has_canonical_answers():
-  assert make_task().evaluation == (('1 + 1', 2), ('1 + 1', 2))
+def test_answers_are_graded_by_what_they_mean():
+  found = make_task().grade(['2', ' 2.0\n', '3', 'two', ''], '02')
+  assert found == (True, True, False, False, False)
+
+
+@pytest.mark.parametrize(
+  'kind, pair',
+  [
+    ('number', ('1 + 1', 'two')),
+    ('number', ('1 / 0', '')),
+    ('choice', ('which?', 'none of them')),
+    ('expression', ('how many?', 'no idea!')),
+  ],
+)
+def test_a_true_answer_that_cannot_be_read_is_named(kind, pair):
+  with pytest.raises(
+    ValueError, match=f'expected a true answer of kind {kind}'
+  ):
+    make_task(answer_kind=kind, evaluation=(pair,))
+
+
+def test_choices_are_letters_or_texts_of_options():
+  task = make_task(
+    answer_kind='choice',
+    options=('a scratch', 'a dent'),
+    evaluation=(('It is bent.', 'B'),),
+  )
+  found = task.read_answers(['B', 'Answer: (b)', 'a dent', 'a hole', 'A'])
+  assert found == ('B', 'B', 'B', None, 'A')
+  assert task.grade(['a dent', 'A'], 'B') == (True, False)
+
+
+def test_expressions_are_compared_as_mathematics():
+  task = make_task(
+    answer_kind='expression',
+    answer_pattern=r'<answer>(.*?)</answer>',
+    evaluation=(),
+  )
+  wrap = lambda text: f'so <answer>{text}</answer>'
+  texts = ['1/2', '0.5', r'\frac{1}{2}', 'x = 1/2', '2', 'nothing']
+  first, *rest = task.read_answers([wrap(text) for text in texts] + ['1/2'])
+  assert rest[:3] == [first] * 3
+  assert rest[3] != first
+  assert rest[4:] == [None, None]
+  graded = task.grade([wrap('sqrt(8)'), wrap('2.83')], '2*sqrt(2)')
+  assert graded == (True, False)
 
 
 def test_prompts_are_filled_once_and_wrapped():
@@ -127,6 +171,6 @@ def test_no_text_crashes_the_readers(text):
   task = make_task()
   problem = task.read_question(text)
   assert problem.ok == (not problem.why_not)
-  assert isinstance(task.read_answer(text), fractions.Fraction | None)
+  assert isinstance(task.read_answers([text])[0], fractions.Fraction | None)
   if problem.ok:
     assert task.true_answer(problem.text) is not None

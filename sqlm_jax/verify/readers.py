@@ -1,0 +1,45 @@
+"""From texts to canonical answers, by the kind of answer that a task has."""
+
+import atexit
+import functools
+from collections.abc import Callable, Sequence
+
+from sqlm_jax.game import types
+from sqlm_jax.verify import answers, choices, mathematics
+
+# Texts of one question's answers, None where nothing was found, to canonical
+# answers: two of them mean the same exactly if they are equal.
+Reader = Callable[[Sequence[str | None]], tuple[types.Answer, ...]]
+
+KINDS = (*answers.KINDS, 'choice', 'expression')
+
+
+def make_reader(kind: str, options: Sequence[str] = ()) -> Reader:
+  """Builds the reader of a kind of answer.
+
+  Args:
+    kind: 'number' or 'text', read one by one; 'choice', a letter or the text of
+      an option; 'expression', compared as mathematics in processes of their
+      own, which are started when they are first needed.
+    options: of 'choice', A first.
+  """
+  if kind == 'expression':
+    return _expressions()
+  if kind == 'choice':
+    read = functools.partial(choices.choice, options=options)
+  else:
+    read = answers.KINDS[kind]
+  return lambda texts: tuple(
+    None if text is None else read(text) for text in texts
+  )
+
+
+def _expressions() -> Reader:
+  @functools.cache
+  def verifier():
+    started = mathematics.Verifier().start()
+    atexit.register(started.close)
+    return started
+
+  # An empty text is a blank.
+  return lambda texts: tuple(verifier().group([text or '' for text in texts]))
