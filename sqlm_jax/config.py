@@ -1,4 +1,4 @@
-"""From a ConfigDict to frozen dataclasses, with all the validation.
+"""From a ConfigDict to frozen dataclasses, checked by `config_rules`.
 
 Below this module nobody sees a ConfigDict. Every error names the key, its
 value and what is allowed. Meanings of keys stand in `configs/default.py`.
@@ -6,16 +6,12 @@ value and what is allowed. Meanings of keys stand in `configs/default.py`.
 
 import dataclasses
 import math
-import re
 import types
 import typing
 from collections.abc import Mapping
 
-from sqlm_jax.game import rewards, vote
+from sqlm_jax import config_rules
 from sqlm_jax.models import config as model_config
-from sqlm_jax.ops import advantages, losses
-from sqlm_jax.tasks import prompted
-from sqlm_jax.verify import readers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +169,6 @@ class Config:
   mesh: Mesh
 
 
-DTYPES = ('float32', 'bfloat16')
-
 # Keys that a later start of the same workdir may change: they say how long
 # and how often, not what is computed.
 MAY_CHANGE = frozenset(
@@ -193,22 +187,16 @@ def from_dict(tree: Mapping) -> Config:
       one that makes no sense, by key, value and what is expected.
   """
   config = _build(Config, tree, '')
-  for key, good, expected in _rules(config):
+  for key, good, expected in config_rules.rules(config):
     if not good:
-      raise ValueError(f'{key}={_lookup(config, key)!r}: expected {expected}')
+      value = config_rules.lookup(config, key)
+      raise ValueError(f'{key}={value!r}: expected {expected}')
   return config
 
 
 def to_dict(config: Config) -> dict:
   """Plain nested dicts, as they are stored in config.json."""
   return dataclasses.asdict(config)
-
-
-def _lookup(config: Config, key: str):
-  value = config
-  for name in key.split('.'):
-    value = getattr(value, name)
-  return value
 
 
 def _build(cls, tree, prefix: str):
@@ -262,174 +250,6 @@ def _describe(kind) -> str:
   if last is Ellipsis:
     return f'a tuple, each element {_describe(first)}'
   return f'a pair of {_describe(first)} and {_describe(last)}'
-
-
-def _one_of(choices) -> str:
-  return 'one of ' + ', '.join(choices)
-
-
-def _is_regex(pattern: str) -> bool:
-  try:
-    re.compile(pattern)
-  except re.error:
-    return False
-  return True
-
-
-def _rules(c: Config):
-  """Yields (key, whether its value makes sense, what is allowed)."""
-  at_least = lambda key, least: (
-    key,
-    _lookup(c, key) >= least,
-    f'at least {least}',
-  )
-  choice = lambda key, choices: (
-    key,
-    _lookup(c, key) in choices,
-    _one_of(choices),
-  )
-  within = lambda key, low, high: (
-    key,
-    low <= _lookup(c, key) <= high,
-    f'a number from {low} to {high}',
-  )
-  regex = lambda key: (
-    key,
-    _is_regex(_lookup(c, key)),
-    'a regular expression',
-  )
-  yield within('seed', 0, 2**31 - 1)
-  yield at_least('num_steps', 0)
-  yield choice('model.dtype', DTYPES)
-  yield choice('model.param_dtype', DTYPES)
-  yield at_least('model.lora.rank', 0)
-  yield (
-    'model.lora.alpha',
-    _lookup(c, 'model.lora.alpha') > 0,
-    'a number above 0',
-  )
-  for name in dataclasses.asdict(c.random_model):
-    yield at_least(f'random_model.{name}', 1)
-  yield from _task_rules(c, choice, regex)
-  for role in ('proposer', 'solver'):
-    yield within(f'{role}.temperature', 0.0, 100.0)
-    yield within(f'{role}.top_p', 0.0, 1.0)
-    yield at_least(f'{role}.max_tokens', 1)
-    # A group of one has nobody to agree with or to be compared with.
-    yield at_least(f'{role}.group_size', 2)
-  yield (
-    'proposer.questions',
-    c.proposer.questions > 0
-    and c.proposer.questions % c.proposer.group_size == 0,
-    f'a multiple of proposer.group_size={c.proposer.group_size}',
-  )
-  yield at_least('proposer.train_every', 0)
-  yield (
-    'proposer.unreadable_reward',
-    c.proposer.unreadable_reward <= 0,
-    'at most 0, so that it is the lowest of all rewards',
-  )
-  yield choice('proposer.reward', rewards.PROPOSER_REWARDS)
-  low, high = c.proposer.band
-  yield (
-    'proposer.band',
-    0 <= low <= high <= 1,
-    'two shares from 0 to 1, the lower one first',
-  )
-  yield choice('solver.reward', rewards.SOLVER_REWARDS)
-  yield (
-    'solver.reward',
-    c.solver.reward != 'true' or c.task.checker != 'none',
-    'a task.checker that knows the true answer, for this control',
-  )
-  yield (
-    'solver.temperatures',
-    all(0 <= t <= 100 for t in c.solver.temperatures),
-    'numbers from 0 to 100',
-  )
-  yield choice('vote.weights', vote.WEIGHTS)
-  yield choice('vote.ties', vote.TIES)
-  yield within('vote.min_agreement', 0.0, 1.0)
-  yield at_least('sampler.max_prompt_tokens', 1)
-  yield choice('advantage.estimator', advantages.ESTIMATORS)
-  yield from _loss_rules(c.loss, at_least, choice, within)
-  yield from _optimizer_rules(c, at_least)
-  yield at_least('evaluation.every', 0)
-  yield at_least('evaluation.samples', 1)
-  yield at_least('evaluation.batch_questions', 1)
-  yield at_least('checkpoint.every', 0)
-  yield at_least('checkpoint.keep', 1)
-  for axis in dataclasses.asdict(c.mesh):
-    size = _lookup(c, f'mesh.{axis}')
-    yield (
-      f'mesh.{axis}',
-      size == -1 or size > 0,
-      'at least 1, or -1 for the rest',
-    )
-
-
-def _loss_rules(loss: Loss, at_least, choice, within):
-  yield within('loss.clip', 0.0, 1.0)
-  yield at_least('loss.clip_high', 0.0)
-  high = loss.clip_high or loss.clip
-  yield (
-    'loss.dual_clip',
-    loss.dual_clip == 0 or loss.dual_clip > 1 + high,
-    f'0, or more than {1 + high}, where the ratio is clipped anyway',
-  )
-  yield choice('loss.ratio', ('token', 'sequence'))
-  yield at_least('loss.kl', 0.0)
-  yield choice('loss.kl_estimator', losses.KL_ESTIMATORS)
-  yield at_least('loss.entropy', 0.0)
-  yield choice('loss.average', losses.AVERAGES)
-  yield at_least('loss.logits_chunk', 1)
-
-
-def _task_rules(c: Config, choice, regex):
-  yield (
-    'task.name',
-    re.fullmatch(r'[\w-]+', c.task.name),
-    'a name of letters, digits, _ and -',
-  )
-  yield choice('task.style', ('plain', 'chat'))
-  yield 'task.topics', c.task.topics, 'at least one topic'
-  yield 'task.proposer_prompt', c.task.proposer_prompt.strip(), 'a template'
-  yield (
-    'task.solver_prompt',
-    '{question}' in c.task.solver_prompt,
-    'a template with {question}',
-  )
-  yield regex('task.question_pattern')
-  yield regex('task.answer_pattern')
-  yield choice('task.answer_kind', readers.KINDS)
-  yield 'task.options', len(c.task.options) <= 26, 'at most 26, A to Z'
-  yield choice('task.checker', tuple(prompted.CHECKERS))
-  for name in ('proposer_stop', 'solver_stop'):
-    yield f'task.{name}', all(_lookup(c, f'task.{name}')), 'no empty string'
-
-
-def _optimizer_rules(c: Config, at_least):
-  for name in ('b1', 'b2'):
-    yield (
-      f'optimizer.{name}',
-      0 <= _lookup(c, f'optimizer.{name}') < 1,
-      'a number from 0 to below 1',
-    )
-  for name in ('learning_rate', 'warmup_steps', 'weight_decay', 'clip_norm'):
-    yield at_least(f'optimizer.{name}', 0)
-  yield at_least('optimizer.groups_per_microbatch', 1)
-  proposer_groups = c.proposer.questions // c.proposer.group_size
-  for role, groups in (
-    ('solver', c.proposer.questions),
-    ('proposer', proposer_groups),
-  ):
-    key = f'optimizer.{role}_updates'
-    updates = _lookup(c, key)
-    yield (
-      key,
-      updates >= 1 and groups % updates == 0,
-      f'at least 1, and a divisor of the {groups} groups of a step',
-    )
 
 
 def random_model(config: RandomModel, vocab_size: int):

@@ -1,0 +1,183 @@
+"""What values of a config make sense, group by group.
+
+A rule is (key, whether its value is good, what is allowed). Types are right by
+the time that rules are looked at.
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from sqlm_jax.game import rewards, vote
+from sqlm_jax.ops import advantages, losses
+from sqlm_jax.tasks import prompted
+from sqlm_jax.verify import readers
+
+DTYPES = ('float32', 'bfloat16')
+
+Rule = tuple[str, bool, str]
+
+
+def lookup(config: Any, key: str) -> Any:
+  """The value of a dotted key."""
+  value = config
+  for name in key.split('.'):
+    value = getattr(value, name)
+  return value
+
+
+def rules(c: Any) -> Iterator[Rule]:
+  """All rules of a `config.Config`."""
+  yield _within(c, 'seed', 0, 2**31 - 1)
+  yield _at_least(c, 'num_steps', 0)
+  for group in (_model, _task, _roles, _votes, _loss, _optimizer, _schedule):
+    yield from group(c)
+
+
+def _at_least(c, key: str, least: float) -> Rule:
+  return key, lookup(c, key) >= least, f'at least {least}'
+
+
+def _within(c, key: str, low: float, high: float) -> Rule:
+  good = low <= lookup(c, key) <= high
+  return key, good, f'a number from {low} to {high}'
+
+
+def _choice(c, key: str, choices: Collection[str]) -> Rule:
+  return key, lookup(c, key) in choices, 'one of ' + ', '.join(choices)
+
+
+def _regex(c, key: str) -> Rule:
+  try:
+    re.compile(lookup(c, key))
+  except re.error:
+    return key, False, 'a regular expression'
+  return key, True, ''
+
+
+def _model(c) -> Iterator[Rule]:
+  yield _choice(c, 'model.dtype', DTYPES)
+  yield _choice(c, 'model.param_dtype', DTYPES)
+  yield _at_least(c, 'model.lora.rank', 0)
+  yield 'model.lora.alpha', c.model.lora.alpha > 0, 'a number above 0'
+  for name in dataclasses.asdict(c.random_model):
+    yield _at_least(c, f'random_model.{name}', 1)
+
+
+def _task(c) -> Iterator[Rule]:
+  yield (
+    'task.name',
+    re.fullmatch(r'[\w-]+', c.task.name) is not None,
+    'a name of letters, digits, _ and -',
+  )
+  yield _choice(c, 'task.style', ('plain', 'chat'))
+  yield 'task.topics', bool(c.task.topics), 'at least one topic'
+  has_text = bool(c.task.proposer_prompt.strip())
+  yield 'task.proposer_prompt', has_text, 'a template'
+  yield (
+    'task.solver_prompt',
+    '{question}' in c.task.solver_prompt,
+    'a template with {question}',
+  )
+  yield _regex(c, 'task.question_pattern')
+  yield _regex(c, 'task.answer_pattern')
+  yield _choice(c, 'task.answer_kind', readers.KINDS)
+  yield 'task.options', len(c.task.options) <= 26, 'at most 26, A to Z'
+  yield _choice(c, 'task.checker', prompted.CHECKERS)
+  for key in ('task.proposer_stop', 'task.solver_stop'):
+    yield key, all(lookup(c, key)), 'no empty string'
+
+
+def _roles(c) -> Iterator[Rule]:
+  for role in ('proposer', 'solver'):
+    yield _within(c, f'{role}.temperature', 0.0, 100.0)
+    yield _within(c, f'{role}.top_p', 0.0, 1.0)
+    yield _at_least(c, f'{role}.max_tokens', 1)
+    # A group of one has nobody to agree with or to be compared with.
+    yield _at_least(c, f'{role}.group_size', 2)
+  p = c.proposer
+  yield (
+    'proposer.questions',
+    p.questions > 0 and p.questions % p.group_size == 0,
+    f'a multiple of proposer.group_size={p.group_size}',
+  )
+  yield _at_least(c, 'proposer.train_every', 0)
+  yield (
+    'proposer.unreadable_reward',
+    p.unreadable_reward <= 0,
+    'at most 0, so that it is the lowest of all rewards',
+  )
+  yield _choice(c, 'proposer.reward', rewards.PROPOSER_REWARDS)
+  yield (
+    'proposer.band',
+    0 <= p.band[0] <= p.band[1] <= 1,
+    'two shares from 0 to 1, the lower one first',
+  )
+  yield _choice(c, 'solver.reward', rewards.SOLVER_REWARDS)
+  yield (
+    'solver.reward',
+    c.solver.reward != 'true' or c.task.checker != 'none',
+    'a task.checker that knows the true answer, for this control',
+  )
+  yield (
+    'solver.temperatures',
+    all(0 <= t <= 100 for t in c.solver.temperatures),
+    'numbers from 0 to 100',
+  )
+
+
+def _votes(c) -> Iterator[Rule]:
+  yield _choice(c, 'vote.weights', vote.WEIGHTS)
+  yield _choice(c, 'vote.ties', vote.TIES)
+  yield _within(c, 'vote.min_agreement', 0.0, 1.0)
+  yield _at_least(c, 'sampler.max_prompt_tokens', 1)
+
+
+def _loss(c) -> Iterator[Rule]:
+  yield _choice(c, 'advantage.estimator', advantages.ESTIMATORS)
+  yield _within(c, 'loss.clip', 0.0, 1.0)
+  yield _at_least(c, 'loss.clip_high', 0.0)
+  above = 1 + (c.loss.clip_high or c.loss.clip)
+  yield (
+    'loss.dual_clip',
+    c.loss.dual_clip == 0 or c.loss.dual_clip > above,
+    f'0, or more than {above}, where the ratio is clipped anyway',
+  )
+  yield _choice(c, 'loss.ratio', ('token', 'sequence'))
+  yield _at_least(c, 'loss.kl', 0.0)
+  yield _choice(c, 'loss.kl_estimator', losses.KL_ESTIMATORS)
+  yield _at_least(c, 'loss.entropy', 0.0)
+  yield _choice(c, 'loss.average', losses.AVERAGES)
+  yield _at_least(c, 'loss.logits_chunk', 1)
+
+
+def _optimizer(c) -> Iterator[Rule]:
+  for key in ('optimizer.b1', 'optimizer.b2'):
+    yield key, 0 <= lookup(c, key) < 1, 'a number from 0 to below 1'
+  for name in ('learning_rate', 'warmup_steps', 'weight_decay', 'clip_norm'):
+    yield _at_least(c, f'optimizer.{name}', 0)
+  yield _at_least(c, 'optimizer.groups_per_microbatch', 1)
+  for role, groups in (
+    ('solver', c.proposer.questions),
+    ('proposer', c.proposer.questions // c.proposer.group_size),
+  ):
+    key = f'optimizer.{role}_updates'
+    updates = lookup(c, key)
+    yield (
+      key,
+      updates >= 1 and groups % updates == 0,
+      f'at least 1, and a divisor of the {groups} groups of a step',
+    )
+
+
+def _schedule(c) -> Iterator[Rule]:
+  yield _at_least(c, 'evaluation.every', 0)
+  yield _at_least(c, 'evaluation.samples', 1)
+  yield _at_least(c, 'evaluation.batch_questions', 1)
+  yield _at_least(c, 'checkpoint.every', 0)
+  yield _at_least(c, 'checkpoint.keep', 1)
+  for axis in dataclasses.asdict(c.mesh):
+    key = f'mesh.{axis}'
+    size = lookup(c, key)
+    yield key, size == -1 or size > 0, 'at least 1, or -1 for the rest'
