@@ -1,0 +1,510 @@
+"""Runs programs that nobody trusts against unit tests.
+
+Each program gets a sandbox of its own, made by bubblewrap: new namespaces, no
+network, a file system that holds a Python interpreter and an empty directory,
+resource limits, and a filter of system calls (`seccomp`). A sandbox starts
+while the programs before it run, serves one program, once a test, and is
+gone. What a program writes is compared with what a test expects out here; the
+expected output never enters a sandbox.
+
+  with sandbox.open_sandbox(workers=2) as judge:
+    results = judge.run([(source, tests), ...])  # [programs][tests]
+
+A program computes, in as many threads as its limits say. It can start no
+process, open no socket and see no /proc; outside its /tmp it writes nothing.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import functools
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from typing import BinaryIO, NamedTuple
+
+from sqlm_jax.verify import seccomp, unit_tests
+
+TestCase = unit_tests.TestCase
+Result = unit_tests.Result
+Program = tuple[str, Sequence[TestCase]]
+
+_log = logging.getLogger(__name__)
+_WORKER = pathlib.Path(__file__).with_name('sandbox_worker.py')
+_START_LIMIT = 60.0  # seconds; busy machines are slow
+_GRACE = 10.0  # seconds beyond the wall clock until the worker is given up
+_LONGEST_DETAIL = 200  # characters
+_NOBODY = 65534  # whom the kernel takes a program for, if we are root
+_PYTHON = ['-S', '-s', '-P', '-B', '-X', 'utf8']
+# Extension modules that need more of a system than a program is given.
+_NOT_NEEDED = re.compile('_tkinter|readline|_curses|nis|_g?dbm|_ssl|_test')
+_HOW_TO = (
+  'Programs are judged in sandboxes of bubblewrap. Install it, for example '
+  'with `apt-get install bubblewrap`, and allow unprivileged user namespaces '
+  '(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, '
+  'kernel.apparmor_restrict_unprivileged_userns; in a container of Docker: '
+  "--security-opt seccomp=unconfined). backend='unsafe_subprocess' does "
+  'without, for containers that are thrown away.'
+)
+# What the last line of a program's stderr says of a limit.
+_LIMITS_SAID = {
+  'MemoryError': 'memory',
+  "can't start new thread": 'processes or memory',
+  '[Errno 27]': 'file size',
+  '[Errno 28]': 'file size',
+}
+_WHY = {  # letters of `sandbox_worker`
+  b'w': Result(unit_tests.TIMEOUT, 'wall clock'),
+  b'c': Result(unit_tests.TIMEOUT, 'processor time'),
+  b'o': Result(unit_tests.LIMIT, 'output'),
+  b'f': Result(unit_tests.LIMIT, 'number of files'),
+}
+
+
+class Limits(NamedTuple):
+  """What one run of a program, that is one test, may use."""
+
+  cpu_seconds: float = 2.0  # of all its threads together
+  wall_seconds: float = 4.0
+  memory_bytes: int = 256 * 2**20  # address space, interpreter included
+  processes: int = 8  # threads; a new process is refused at any number
+  file_bytes: int = 2**20  # of all files of all runs together, in /tmp
+  output_bytes: int = 2**20  # stdout and stderr together
+
+
+def open_sandbox(
+  backend: str = 'bubblewrap',
+  *,
+  workers: int = 2,
+  limits: Limits | None = None,
+  most_timeouts: int = 1,
+) -> 'Sandbox':
+  """Starts sandboxes, and waits until the first one works.
+
+  Args:
+    backend: 'bubblewrap', or 'unsafe_subprocess', which limits resources but
+      protects nothing.
+    workers: programs that run at a time; as many more wait, warmed up.
+    limits: for every run of every program.
+    most_timeouts: when so many tests of a program have run out of time, the
+      rest is not run and counts as out of time.
+
+  Raises:
+    RuntimeError: if sandboxes cannot be made on this machine.
+    ValueError: for an argument that means nothing.
+  """
+  limits = limits or Limits()
+  if min(limits) <= 0 or min(workers, most_timeouts) < 1:
+    raise ValueError(f'{limits}, {workers=}, {most_timeouts=}: expected more')
+  if backend == 'bubblewrap':
+    launch = functools.partial(_launch_bubblewrap, limits)
+  elif backend == 'unsafe_subprocess':
+    _log.warning('UNSAFE: programs run as this user, without a sandbox.')
+    launch = functools.partial(_launch_unsafe, limits)
+  else:
+    raise ValueError(
+      f"{backend=}: expected 'bubblewrap' or 'unsafe_subprocess'"
+    )
+  return Sandbox(
+    launch, workers=workers, limits=limits, most_timeouts=most_timeouts
+  )
+
+
+class Sandbox:
+  """Judges programs, until it is closed. Made by `open_sandbox`."""
+
+  def __init__(
+    self,
+    launch: Callable[[], '_Process'],
+    *,
+    workers: int,
+    limits: Limits,
+    most_timeouts: int,
+  ):
+    self._launch_one, self._limits = launch, limits
+    self._most_timeouts = most_timeouts
+    self._lock = threading.Lock()
+    self._alive: set[_Process] = set()
+    self._spares: collections.deque[_Process] = collections.deque()
+    self._closed = False
+    # The kernel ends a sandbox with the thread that launched it: these live
+    # as long as we do, whatever becomes of those who call.
+    self._threads = concurrent.futures.ThreadPoolExecutor(workers, 'sandbox')
+    try:
+      self._threads.submit(self._add_spare).result()
+      self._spares[0].wait_until_ready()
+      for _ in range(workers - 1):
+        self._threads.submit(self._add_spare).result()
+    except BaseException:
+      self.close()
+      raise
+
+  def run(self, programs: Sequence[Program]) -> list[list[Result]]:
+    """Judges programs, in parallel.
+
+    Returns:
+      A row a program, a result a test, both in order. Nothing that a program
+      does is an exception.
+
+    Raises:
+      RuntimeError: if it is closed, or if sandboxes no longer start.
+    """
+    if self._closed:
+      raise RuntimeError('the sandbox is closed')
+    futures = [self._threads.submit(self._judge, *p) for p in programs]
+    try:
+      return [future.result() for future in futures]
+    except concurrent.futures.CancelledError:
+      raise RuntimeError('the sandbox was closed') from None
+    finally:
+      for future in futures:
+        future.cancel()
+
+  def close(self) -> None:
+    """Ends what runs, and returns when no process is left."""
+    with self._lock:
+      self._closed = True
+      alive = list(self._alive)
+    self._threads.shutdown(wait=False, cancel_futures=True)
+    for process in alive:
+      process.hang_up()
+    self._threads.shutdown()  # those who use one have closed it
+    for process in alive:
+      process.close()
+
+  def __enter__(self) -> 'Sandbox':
+    return self
+
+  def __exit__(self, *error) -> None:
+    self.close()
+
+  def _add_spare(self) -> None:
+    with self._lock:  # so that `close` misses none
+      if self._closed:
+        raise RuntimeError('the sandbox was closed')
+      process = self._launch_one()
+      self._alive.add(process)
+    self._spares.append(process)
+
+  def _take(self) -> '_Process':
+    """A sandbox that is warm, or soon will be; another one takes its place."""
+    for last in (False, False, True):
+      self._add_spare()
+      process = self._spares.popleft()
+      try:
+        process.wait_until_ready()
+        return process
+      except RuntimeError:
+        self._discard(process)
+        if last:
+          raise
+    raise AssertionError
+
+  def _discard(self, process: '_Process') -> None:
+    process.close()
+    with self._lock:
+      self._alive.discard(process)
+
+  def _judge(self, source: str, tests: Sequence[TestCase]) -> list[Result]:
+    process = self._take()
+    try:
+      return self._judge_in(process, source, tests)
+    except OSError:
+      if not self._closed:
+        raise
+      raise RuntimeError('the sandbox was closed') from None
+    finally:
+      self._discard(process)
+
+  def _judge_in(
+    self, process: '_Process', source: str, tests: Sequence[TestCase]
+  ) -> list[Result]:
+    """Runs the tests one after the other."""
+    results: list[Result] = []
+    seconds = self._limits.wall_seconds + _GRACE
+    most = 2 * self._limits.output_bytes + 2**16
+    process.send(source, seconds)
+    for test in tests:
+      late = sum(r.status == unit_tests.TIMEOUT for r in results)
+      if late >= self._most_timeouts:
+        results.append(Result(unit_tests.TIMEOUT, 'not run, others were late'))
+        continue
+      try:
+        process.send(test.input, seconds)
+        results.append(_verdict(process.receive(seconds, most), test.output))
+      except TimeoutError:
+        results.append(Result(unit_tests.TIMEOUT, 'no answer'))
+        break
+      except OSError as error:
+        if self._closed:
+          raise
+        results.append(Result(unit_tests.ERROR, f'lost: {error}'))
+        break
+    rest = results[-1] if results else None
+    return results + [rest] * (len(tests) - len(results))
+
+
+class _Answer(NamedTuple):
+  """How one run ended, as the worker tells it."""
+
+  why: bytes
+  status: int  # as of os.waitpid
+  output: bytes
+  errors: bytes
+
+
+def _verdict(answer: _Answer, expected: str) -> Result:
+  """What a run is worth."""
+  if answer.why in _WHY:
+    return _WHY[answer.why]
+  code = os.waitstatus_to_exitcode(answer.status)
+  if code == 0:
+    output = answer.output.decode(errors='replace')
+    if unit_tests.same_output(expected, output):
+      return Result(unit_tests.PASSED)
+    return Result(unit_tests.WRONG, output[:_LONGEST_DETAIL])
+  lines = answer.errors.decode(errors='replace').strip().splitlines()
+  said = lines[-1][:_LONGEST_DETAIL] if lines else f'exit status {code}'
+  for words, limit in _LIMITS_SAID.items():
+    if words in said:
+      return Result(unit_tests.LIMIT, limit)
+  if code < 0:
+    return Result(unit_tests.ERROR, f'killed by {_signal_name(-code)}')
+  return Result(unit_tests.ERROR, said)
+
+
+def _signal_name(number: int) -> str:
+  try:
+    return signal.Signals(number).name
+  except ValueError:
+    return f'signal {number}'
+
+
+class _Process:
+  """A worker, as the host sees it: see `sandbox_worker` for what it says."""
+
+  def __init__(self, command: list[str], **how):
+    self._socket, theirs = socket.socketpair()
+    with theirs:
+      self._process = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,  # Ctrl-C is for the host, which closes us
+        **how,
+      )
+    self._ready = False
+
+  def wait_until_ready(self) -> None:
+    """Waits for the worker's first word.
+
+    Raises:
+      RuntimeError: if it does not come.
+    """
+    if self._ready:
+      return
+    try:
+      self._socket.settimeout(_START_LIMIT)
+      self._ready = self._read(6) == b'ready\n'
+    except OSError:
+      pass
+    if not self._ready:
+      raise RuntimeError(f'{self.last_words()}\n{_HOW_TO}')
+
+  def last_words(self) -> str:
+    """Ends the process and returns what it wrote to stderr."""
+    self._process.kill()
+    return self._process.stderr.read(4096).decode(errors='replace').strip()
+
+  def send(self, text: str, seconds: float) -> None:
+    """Sends a text, or raises TimeoutError or another OSError."""
+    data = text.encode(errors='replace')
+    self._socket.settimeout(seconds)
+    self._socket.sendall(len(data).to_bytes(8, 'big') + data)
+
+  def receive(self, seconds: float, most: int) -> _Answer:
+    """The next answer; raises TimeoutError or another OSError."""
+    self._socket.settimeout(seconds)
+    head = self._read(13)
+    status, *sizes = (int.from_bytes(head[i : i + 4], 'big') for i in (1, 5, 9))
+    if sum(sizes) > most:
+      raise OSError('more than a worker sends')
+    out, err = (self._read(size) for size in sizes)
+    return _Answer(head[:1], status, out, err)
+
+  def _read(self, size: int) -> bytes:
+    chunks = []
+    while size:
+      chunk = self._socket.recv(min(size, 2**20))
+      if not chunk:
+        raise OSError('the sandbox ended')
+      chunks.append(chunk)
+      size -= len(chunk)
+    return b''.join(chunks)
+
+  def hang_up(self) -> None:
+    """Makes the worker end everything inside. Any thread may call."""
+    with contextlib.suppress(OSError):  # it is gone already
+      self._socket.shutdown(socket.SHUT_RDWR)
+
+  def close(self) -> None:
+    """Hangs up and waits until nothing is left.
+
+    bubblewrap ends after the last process of its namespace. If it were
+    killed the kernel would end them, too, but later than we return.
+    """
+    self.hang_up()
+    try:
+      self._process.wait(5)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
+    self._socket.close()
+    self._process.stderr.close()
+
+
+def _worker_arguments(backend: str, code: bytes, limits: Limits) -> list[str]:
+  return [backend, code.hex(), *map(str, limits)]
+
+
+def _launch_unsafe(limits: Limits) -> _Process:
+  arguments = _worker_arguments('unsafe_subprocess', b'', limits)
+  return _Process(
+    [sys.executable, *_PYTHON, str(_WORKER), *arguments],
+    env={'PYTHONHASHSEED': '0', 'HOME': tempfile.gettempdir()},
+    cwd=tempfile.gettempdir(),
+  )
+
+
+def _launch_bubblewrap(limits: Limits) -> _Process:
+  """Starts a sandbox, without waiting for the interpreter in it."""
+  if not shutil.which('bwrap'):
+    raise RuntimeError(f'bwrap is not installed. {_HOW_TO}')
+  filters = seccomp.filters()
+  with contextlib.ExitStack() as stack:
+    code, code_in = _pipe(stack)
+    os.write(code_in.fileno(), filters.supervisor)  # less than a pipe holds
+    code_in.close()
+    command = _bubblewrap(limits, code.fileno())
+    arguments = _worker_arguments('bubblewrap', filters.program, limits)
+    worker = ['--', '/python/bin/python3', *_PYTHON, '/worker.py', *arguments]
+    if os.geteuid() != 0:
+      return _Process(command + worker, pass_fds=[code.fileno()])
+    info, info_in = _pipe(stack)
+    go, go_in = _pipe(stack)
+    command += ['--info-fd', str(info_in.fileno())]
+    command += ['--userns-block-fd', str(go.fileno())]
+    descriptors = [code.fileno(), info_in.fileno(), go.fileno()]
+    process = _Process(command + worker, pass_fds=descriptors)
+    info_in.close()
+    try:
+      _map_users(info.read())
+      go_in.write(b'1')
+    except (OSError, ValueError) as error:
+      words = process.last_words()
+      process.close()
+      raise RuntimeError(f'{words or error}\n{_HOW_TO}') from error
+    return process
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[BinaryIO, BinaryIO]:
+  ends = os.pipe()
+  return tuple(
+    stack.enter_context(os.fdopen(end, mode, buffering=0))
+    for end, mode in zip(ends, ('rb', 'wb'), strict=True)
+  )
+
+
+def _map_users(info: bytes) -> None:
+  """Gives a program of root's another user than root.
+
+  The kernel counts no processes of root, and files of root would be its own,
+  should it ever see one.
+  """
+  pid = json.loads(info)['child-pid']
+  for kind in ('uid_map', 'gid_map'):
+    path = pathlib.Path('/proc', str(pid), kind)
+    path.write_text(f'0 0 1\n1000 {_NOBODY} 1\n')
+
+
+def _bubblewrap(limits: Limits, code: int) -> list[str]:
+  """The command, up to what it runs."""
+  command = ['bwrap', '--unshare-user', '--unshare-pid', '--unshare-net']
+  command += ['--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try']
+  command += ['--hostname', 'sandbox', '--die-with-parent', '--new-session']
+  command += ['--as-pid-1', '--clearenv', '--seccomp', str(code)]
+  if os.geteuid() == 0:  # the worker gives that up, see its _become_nobody
+    command += ['--uid', '0', '--gid', '0']
+    command += ['--cap-add', 'CAP_SETUID', '--cap-add', 'CAP_SETGID']
+  else:
+    command += ['--uid', '1000', '--gid', '1000']
+  for name, value in (
+    ('HOME', '/tmp'),
+    ('LD_LIBRARY_PATH', '/lib'),
+    ('PYTHONHOME', '/python'),
+    ('PYTHONHASHSEED', '0'),  # the same verdict every time
+  ):
+    command += ['--setenv', name, value]
+  command += _file_system()
+  size = str(limits.file_bytes)
+  command += ['--perms', '0777', '--size', size, '--tmpfs', '/tmp']
+  return [*command, '--chdir', '/tmp', '--remount-ro', '/']
+
+
+@functools.cache
+def _file_system() -> list[str]:
+  """Options that put an interpreter, and nothing else, into a sandbox.
+
+  Its paths inside are always the same, so that they tell nothing of the host,
+  except for the dynamic loader's, which is written in the binary.
+  """
+  binary = pathlib.Path(sys.executable).resolve()
+  library = pathlib.Path(sysconfig.get_path('stdlib'))
+  inside = '/python' / library.relative_to(pathlib.Path(sys.base_prefix))
+  modules = library / 'lib-dynload'
+  needed = [path for path in modules.glob('*.so') if _is_needed(path)]
+  binds = {
+    '/python/bin/python3': binary,
+    str(inside): library,
+    '/worker.py': _WORKER,
+    **_shared_libraries([binary, *needed]),
+  }
+  folders = {'/tmp', '/dev', '/lib'}
+  for path in binds:
+    folders.update(map(str, pathlib.Path(path).parents))
+  options = []
+  for folder in sorted(folders - {'/'}):  # parents first
+    options += ['--perms', '0755', '--dir', folder]
+  for path, source in binds.items():
+    options += ['--ro-bind', str(source), path]
+  for name in ('site-packages', 'dist-packages', 'test'):
+    if (library / name).is_dir():
+      options += ['--tmpfs', str(inside / name)]
+      options += ['--remount-ro', str(inside / name)]
+  return [*options, '--dev-bind', '/dev/null', '/dev/null']
+
+
+def _is_needed(module: pathlib.Path) -> bool:
+  return not _NOT_NEEDED.match(module.name)
+
+
+def _shared_libraries(files: Sequence[pathlib.Path]) -> dict[str, str]:
+  """Path in a sandbox -> path here, for all that the files are linked with."""
+  found = subprocess.run(
+    ['ldd', *files], capture_output=True, text=True, check=False
+  ).stdout
+  lines = re.findall(r'^\s+(?:(\S+) => )?(/\S+) \(0x', found, re.MULTILINE)
+  return {f'/lib/{name}' if name else path: path for name, path in lines}

@@ -1,0 +1,161 @@
+"""Filters of system calls for the kernel: what is not named here is refused.
+
+Lists what a Python interpreter needs to compute, to read and to print. It is
+no list of what is dangerous, which would be out of date with the next kernel:
+sockets, mounts, namespaces, ptrace, bpf, keys, io_uring, shared memory and
+everything else outside the lists does not exist (ENOSYS) for a program.
+
+The filters are classic BPF, see seccomp(2) and bpf(4) of FreeBSD. Numbers are
+those of the kernel's asm/unistd_64.h and asm-generic/unistd.h.
+"""
+
+import platform
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# Name, number on x86_64, number on aarch64.
+_PROGRAM = """
+  read 0 63; write 1 64; readv 19 65; writev 20 66; pread64 17 67;
+  pwrite64 18 68; open 2 -; openat 257 56; close 3 57; close_range 436 436;
+  stat 4 -; fstat 5 80; lstat 6 -; newfstatat 262 79; statx 332 291;
+  access 21 -; faccessat 269 48; faccessat2 439 439; lseek 8 62; mmap 9 222;
+  mprotect 10 226; munmap 11 215; mremap 25 216; brk 12 214; madvise 28 233;
+  rt_sigaction 13 134; rt_sigprocmask 14 135; rt_sigreturn 15 139;
+  rt_sigpending 127 136; rt_sigtimedwait 128 137; rt_sigsuspend 130 133;
+  sigaltstack 131 132; poll 7 -; ppoll 271 73; select 23 -; pselect6 270 72;
+  epoll_create1 291 20; epoll_ctl 233 21; epoll_wait 232 -;
+  epoll_pwait 281 22; eventfd2 290 19; pipe 22 -; pipe2 293 59; dup 32 23;
+  dup2 33 -; dup3 292 24; fcntl 72 25; flock 73 32; fsync 74 82;
+  fdatasync 75 83; truncate 76 45; ftruncate 77 46; getdents64 217 61;
+  getcwd 79 17; chdir 80 49; fchdir 81 50; rename 82 -; renameat 264 38;
+  renameat2 316 276; mkdir 83 -; mkdirat 258 34; rmdir 84 -; unlink 87 -;
+  unlinkat 263 35; symlink 88 -; symlinkat 266 36; readlink 89 -;
+  readlinkat 267 78; chmod 90 -; fchmod 91 52; fchmodat 268 53; umask 95 166;
+  utimensat 280 88; statfs 137 43; fstatfs 138 44; getpid 39 172;
+  gettid 186 178; getppid 110 173; getuid 102 174; geteuid 107 175;
+  getgid 104 176; getegid 108 177; getgroups 115 158; getresuid 118 148;
+  getresgid 120 150; getpgrp 111 -; getpgid 121 155; getsid 124 156;
+  times 100 153; getrusage 98 165; getrlimit 97 163; setrlimit 160 164;
+  sysinfo 99 179; uname 63 160; gettimeofday 96 169; time 201 -;
+  clock_gettime 228 113; clock_getres 229 114; clock_nanosleep 230 115;
+  nanosleep 35 101; getitimer 36 102; setitimer 38 103; alarm 37 -;
+  pause 34 -; sched_yield 24 124; sched_getaffinity 204 123; getcpu 309 168;
+  futex 202 98; set_robust_list 273 99; get_robust_list 274 100;
+  set_tid_address 218 96; rseq 334 293; exit 60 93; exit_group 231 94;
+  kill 62 129; tkill 200 130; tgkill 234 131; getrandom 318 278;
+  arch_prctl 158 -; restart_syscall 219 128; membarrier 324 283
+"""
+# What starting and ending a program takes, beyond that.
+_SUPERVISOR = """
+  execve 59 221; wait4 61 260; prctl 157 167; seccomp 317 277;
+  setgroups 116 159; setresgid 119 149; setresuid 117 147; setpgid 109 154
+"""
+# Allowed by what their arguments say.
+_CHECKED = """
+  clone 56 220; ioctl 16 29; prlimit64 302 261
+"""
+
+
+class Filters(NamedTuple):
+  """Two filters, each an array of the kernel's struct sock_filter."""
+
+  supervisor: bytes  # of the process that starts and watches a program
+  program: bytes  # of the program, in addition: no process, no exec
+
+
+class _Machine(NamedTuple):
+  column: int
+  audit: int  # AUDIT_ARCH_* of linux/audit.h
+
+
+_MACHINES = {
+  'x86_64': _Machine(1, 0xC000003E),
+  'aarch64': _Machine(2, 0xC00000B7),
+}
+
+_LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
+_ALLOW = 0x7FFF0000
+_REFUSE = 0x00050000 | 38  # ENOSYS, for which libraries have a plan
+_KILL = 0x80000000
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # in struct seccomp_data
+
+_CLONE_THREAD = 0x00010000
+# NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
+_CLONE_NAMESPACES = 0x7E020080
+_TERMINAL_OR_NOT = 0x5401  # TCGETS, which is how isatty asks
+_IOCTLS = (_TERMINAL_OR_NOT, 0x5450, 0x5451, 0x5421, 0x541B)  # FIO*
+
+_Code = list[tuple[int, int, int, int]]  # code, jump if so, if not, operand
+
+
+def filters(machine: str | None = None) -> Filters:
+  """The filters for a machine, this one if it is not named.
+
+  Raises:
+    RuntimeError: for a machine whose numbers are not known.
+  """
+  machine = machine or platform.machine()
+  if machine not in _MACHINES:
+    raise RuntimeError(
+      f'machine={machine!r}: its system calls are not listed, '
+      f'expected one of {sorted(_MACHINES)}'
+    )
+  column, audit = _MACHINES[machine]
+  program = _numbers(_PROGRAM, column)
+  supervisor = program | _numbers(_SUPERVISOR, column)
+  checked = _numbers(_CHECKED, column)
+  common = {
+    checked['ioctl']: _one_of(1, _IOCTLS),
+    checked['prlimit64']: _one_of(0, [0]),  # of the calling process only
+  }
+  clone = checked['clone']
+  return Filters(
+    _assemble(audit, supervisor.values(), common | {clone: _flags(0, 0)}),
+    _assemble(
+      audit, program.values(), common | {clone: _flags(0, _CLONE_THREAD)}
+    ),
+  )
+
+
+def _numbers(table: str, column: int) -> dict[str, int]:
+  rows = [row.split() for row in table.split(';')]
+  return {row[0]: int(row[column]) for row in rows if row[column] != '-'}
+
+
+def _assemble(
+  audit: int, allowed: Iterable[int], checked: dict[int, _Code]
+) -> bytes:
+  """Compares the number with one after the other; jumps stay short."""
+  code: _Code = [
+    (_LOAD, 0, 0, _ARCHITECTURE),
+    (_EQUAL, 1, 0, audit),
+    (_RETURN, 0, 0, _KILL),  # numbers would mean other calls there
+    (_LOAD, 0, 0, _NUMBER),
+  ]
+  for number in allowed:
+    code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
+  for number, check in checked.items():
+    code += [(_EQUAL, 0, len(check), number), *check]
+  code.append((_RETURN, 0, 0, _REFUSE))
+  return b''.join(struct.pack('=HBBI', *line) for line in code)
+
+
+def _one_of(argument: int, values: Iterable[int]) -> _Code:
+  """Allows the call if an argument has one of these values."""
+  code: _Code = [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
+  for value in values:
+    code += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW)]
+  return [*code, (_RETURN, 0, 0, _REFUSE)]
+
+
+def _flags(argument: int, needed: int) -> _Code:
+  """Allows a clone without namespaces and with the flag that is needed."""
+  code: _Code = [
+    (_LOAD, 0, 0, _ARGUMENTS + 8 * argument),
+    (_ANY_BIT, 0, 1, _CLONE_NAMESPACES),
+    (_RETURN, 0, 0, _REFUSE),
+  ]
+  if needed:
+    code += [(_ANY_BIT, 1, 0, needed), (_RETURN, 0, 0, _REFUSE)]
+  return [*code, (_RETURN, 0, 0, _ALLOW)]

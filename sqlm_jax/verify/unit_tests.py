@@ -1,0 +1,209 @@
+"""Unit tests of programs: what an output is worth, and what the tests are.
+
+A program reads an input and writes an output. Whether that is the expected
+one is decided as programming contests decide it, see `same_output`.
+"""
+
+import collections
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+PASSED, WRONG, ERROR, TIMEOUT, LIMIT = STATUSES = (
+  'passed',
+  'wrong',
+  'error',
+  'timeout',
+  'limit',
+)
+
+_INTEGER = re.compile(r'[+-]?\d+')
+_DECIMAL = re.compile(r'[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?')
+_LONGEST_NUMBER = 64  # characters; longer tokens are compared as text
+_LIST = re.compile(r'\[[^\[\]]*\]')
+
+
+class TestCase(NamedTuple):
+  """What a program reads from stdin, and what it should write to stdout."""
+
+  input: str
+  output: str
+
+
+class Result(NamedTuple):
+  """What became of one test."""
+
+  status: str  # one of STATUSES
+  detail: str = ''  # short, for a person
+
+
+def same_output(
+  expected: str,
+  actual: str,
+  *,
+  absolute: float = 1e-6,
+  relative: float = 1e-6,
+) -> bool:
+  """Whether a program's output is the expected one.
+
+  Lines are compared in order, and tokens within a line; spaces between and
+  behind them and empty lines at the end do not count. Two tokens are the same
+  if they are the same text, or the same number:
+
+    expected `1`: an integer allows no tolerance: `1`, `+1`, `01` and `1.0`
+      are the same, `1.0000001` is not.
+    expected `1.0`: a decimal point allows |expected - actual| to be up to
+      max(absolute, relative * |expected|). nan and inf are no numbers.
+
+  A line that is a flat list, `[1, 2, 3]`, is the same as `1 2 3`, whichever of
+  the two is expected. Commas and quotes elsewhere count.
+
+  Args:
+    expected: what the test says.
+    actual: what the program wrote.
+    absolute: tolerance beside a decimal point.
+    relative: the same as a fraction of the expected number.
+  """
+  lines = _lines(expected), _lines(actual)
+  return len(lines[0]) == len(lines[1]) and all(
+    _same_line(*pair, absolute=absolute, relative=relative)
+    for pair in zip(*lines, strict=True)
+  )
+
+
+def _lines(text: str) -> list[str]:
+  lines = [line.strip() for line in text.rstrip().split('\n')]
+  return lines if text.strip() else []
+
+
+def _same_line(expected, actual, *, absolute, relative) -> bool:
+  if expected == actual:
+    return True
+  tokens = _tokens(expected), _tokens(actual)
+  return len(tokens[0]) == len(tokens[1]) and all(
+    _same_token(*pair, absolute=absolute, relative=relative)
+    for pair in zip(*tokens, strict=True)
+  )
+
+
+def _tokens(line: str) -> list[str]:
+  if _LIST.fullmatch(line):
+    items = line[1:-1].split(',')
+    tokens = [item.strip() for item in items]
+    # [1, , 2] and ['a b'] are no list that spaces could separate.
+    if all(tokens) and not any(len(token.split()) > 1 for token in tokens):
+      return [_unquoted(token) for token in tokens]
+    return [line] if any(tokens) else []
+  return line.split()
+
+
+def _unquoted(token: str) -> str:
+  quoted = len(token) > 1 and token[0] == token[-1] and token[0] in '"\''
+  return token[1:-1] if quoted else token
+
+
+def _same_token(expected, actual, *, absolute, relative) -> bool:
+  if expected == actual:
+    return True
+  if max(len(expected), len(actual)) > _LONGEST_NUMBER:
+    return False
+  if _INTEGER.fullmatch(expected):
+    return _whole(actual) == int(expected)
+  if not _DECIMAL.fullmatch(expected) or not _is_number(actual):
+    return False
+  wanted, given = float(expected), float(actual)
+  if not (math.isfinite(wanted) and math.isfinite(given)):
+    return False
+  return abs(wanted - given) <= max(absolute, relative * abs(wanted))
+
+
+def _is_number(token: str) -> bool:
+  return bool(_INTEGER.fullmatch(token) or _DECIMAL.fullmatch(token))
+
+
+def _whole(token: str) -> int | None:
+  """The integer that a token is, `1.0` included, exactly."""
+  whole, _, decimals = token.partition('.')
+  if _INTEGER.fullmatch(whole) and not decimals.strip('0'):
+    return int(whole)
+  return None
+
+
+def fraction_passed(results: Sequence[Result]) -> float:
+  """The share of a program's tests that passed; 0.0 without any test."""
+  passed = sum(result.status == PASSED for result in results)
+  return passed / len(results) if results else 0.0
+
+
+class Diagnosis(NamedTuple):
+  """What is suspicious in a set of tests: indices of tests, in order."""
+
+  contradictions: tuple[tuple[int, int], ...]  # see `contradictions`
+  constant_output: bool  # see `has_constant_output`
+  nobody_passes: tuple[int, ...]  # see `passed_by`
+  everybody_passes: tuple[int, ...]
+
+
+def diagnose(
+  tests: Sequence[TestCase], table: Sequence[Sequence[Result]]
+) -> Diagnosis:
+  """Looks at a proposer's tests and at the results [programs][tests].
+
+  Raises:
+    ValueError: if a row of the table does not have a result for each test.
+  """
+  if any(len(row) != len(tests) for row in table):
+    sizes = sorted({len(row) for row in table})
+    raise ValueError(f'{sizes=}: expected rows of {len(tests)} results')
+  counts = passed_by(table)
+  return Diagnosis(
+    contradictions(tests),
+    has_constant_output(tests),
+    tuple(i for i, count in enumerate(counts) if count == 0),
+    tuple(i for i, count in enumerate(counts) if count == len(table)),
+  )
+
+
+def contradictions(tests: Sequence[TestCase]) -> tuple[tuple[int, int], ...]:
+  """Pairs of tests with the same input and another output.
+
+  No deterministic program passes both. Inputs are the same if only trailing
+  white space differs; each test is paired with the first of its input.
+  """
+  first: dict[str, int] = {}
+  pairs = []
+  for index, test in enumerate(tests):
+    key = '\n'.join(line.rstrip() for line in test.input.rstrip().split('\n'))
+    earlier = first.setdefault(key, index)
+    if not same_output(tests[earlier].output, test.output):
+      pairs.append((earlier, index))
+  return tuple(pairs)
+
+
+def has_constant_output(tests: Sequence[TestCase]) -> bool:
+  """Whether all of two or more tests expect the same output.
+
+  A program that prints it without reading anything would pass.
+  """
+  return len(tests) > 1 and all(
+    same_output(tests[0].output, test.output) for test in tests[1:]
+  )
+
+
+def passed_by(table: Sequence[Sequence[Result]]) -> tuple[int, ...]:
+  """How many programs pass each test, for results [programs][tests].
+
+  A test that none passes is wrong or too hard; one that all pass tells the
+  programs not apart. Either way it teaches nothing. () without programs.
+  """
+  return tuple(
+    sum(result.status == PASSED for result in column)
+    for column in zip(*table, strict=True)
+  )
+
+
+def statuses(results: Sequence[Result]) -> dict[str, int]:
+  """How often each status occurs, zeros included, for the metrics."""
+  counts = collections.Counter(result.status for result in results)
+  return {status: counts[status] for status in STATUSES}
