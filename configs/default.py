@@ -46,7 +46,8 @@ def get_config() -> config_dict.ConfigDict:
   # When answers are the same: number, text, choice, expression.
   c.task.answer_kind = 'number'
   c.task.options = ()  # texts of the options, for choice
-  c.task.checker = 'none'  # true answers for diagnosis: none, arithmetic
+  # True answers for diagnosis: none, arithmetic, module:function.
+  c.task.checker = 'none'
   c.task.evaluation = ()  # pairs (question, true answer)
 
   c.proposer = config_dict.ConfigDict()

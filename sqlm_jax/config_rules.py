@@ -84,7 +84,12 @@ def _task(c) -> Iterator[Rule]:
   yield _regex(c, 'task.answer_pattern')
   yield _choice(c, 'task.answer_kind', readers.KINDS)
   yield 'task.options', len(c.task.options) <= 26, 'at most 26, A to Z'
-  yield _choice(c, 'task.checker', prompted.CHECKERS)
+  checker = c.task.checker
+  yield (
+    'task.checker',
+    checker in prompted.CHECKERS or re.fullmatch(r'[\w.]+:\w+', checker),
+    f'one of {", ".join(prompted.CHECKERS)}, or module:function of yours',
+  )
   for key in ('task.proposer_stop', 'task.solver_stop'):
     yield key, all(lookup(c, key)), 'no empty string'
 

@@ -1,5 +1,6 @@
 """A new topic is a config file and nothing else: those of the docs play."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import re
@@ -27,6 +28,12 @@ EXAMPLES = {
     'How many days lie between 1 March 2024 and 5 April 2024?',
     'March has 31 days, so 31 + 4. <answer> 35 </answer>',
     35,
+    False,
+  ),
+  'defects': (
+    'The cut edge shows burrs on every third part.\n',
+    ' (A) worn tool.\nReport:',
+    'A',
     False,
   ),
 }
@@ -61,7 +68,26 @@ def parts(request, tmp_path_factory):
 
 
 def test_there_are_topics_to_check():
-  assert len(BLOCKS) >= 2
+  assert len(BLOCKS) == len(EXAMPLES)
+
+
+def test_a_checker_of_the_users_own(parts, tmp_path, monkeypatch):
+  """The function of the docs, for the topic of the docs."""
+  if parts.task.name != 'defects':
+    return
+  text = (ROOT / 'docs' / 'add_a_topic.md').read_text()
+  (function,) = re.findall(r'^```py\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+  (tmp_path / 'defect_rules.py').write_text(function)
+  monkeypatch.syspath_prepend(tmp_path)
+  task = dataclasses.replace(parts.config.task, checker='defect_rules:cause')
+  config = dataclasses.replace(parts.config, task=task)
+  true_answer = assemble.build(config).task.true_answer
+  assert true_answer('Burrs again.') == 'A'  # read like an answer
+  assert true_answer('No idea.') is None
+  for wrong in ('defect_rules:effect', 'no_such_rules:cause'):
+    task = dataclasses.replace(parts.config.task, checker=wrong)
+    with pytest.raises(ValueError, match=f"task.checker='{wrong}': expected"):
+      assemble.build(dataclasses.replace(parts.config, task=task))
 
 
 def test_a_topic_is_read_and_judged(parts):
@@ -74,7 +100,9 @@ def test_a_topic_is_read_and_judged(parts):
   assert parts.task.true_answer(problem.text) == expected
   for asked, true in parts.task.evaluation:
     assert parts.task.read_question(asked).ok
-    assert parts.task.read_answers([true]) == (parts.task.true_answer(asked),)
+    (known,) = parts.task.read_answers([true])
+    assert known is not None
+    assert parts.task.true_answer(asked) == (known if checked else None)
 
 
 def test_a_step_of_a_topic(parts):

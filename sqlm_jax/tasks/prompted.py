@@ -1,5 +1,6 @@
 """A task from a config alone: prompts, patterns, an answer kind."""
 
+import importlib
 from collections.abc import Callable
 
 from sqlm_jax.game import types
@@ -45,7 +46,8 @@ def make_task(
     answer_pattern: regex that finds the answer, '' for the whole response.
     answer_kind: one of `verify.readers.KINDS`.
     options: of the kind 'choice', A first.
-    checker: a key of `CHECKERS`.
+    checker: a key of `CHECKERS`, or 'module:function': from a question to its
+      true answer as text, None if it is not known.
     evaluation: questions with their true answers.
     num_topics: topics a step, one proposer group each.
     wrap: turns a filled template into the prompt, a chat template say.
@@ -53,7 +55,8 @@ def make_task(
       it could write the solver's prompt.
 
   Raises:
-    ValueError: if a true answer of the evaluation cannot be read.
+    ValueError: if a true answer of the evaluation cannot be read, or there is
+      no such checker.
   """
   read = readers.make_reader(answer_kind, options)
 
@@ -104,6 +107,21 @@ def make_task(
       [find_answer(response) for response in responses]
     ),
     grade=grade,
-    true_answer=CHECKERS[checker],
+    true_answer=CHECKERS.get(checker) or _users_checker(checker, read),
     evaluation=evaluation,
   )
+
+
+def _users_checker(
+  name: str, read: readers.Reader
+) -> Callable[[str], types.Answer]:
+  """Finds 'module:function', whose answers are read like the solver's."""
+  module, _, function = name.partition(':')
+  try:
+    check = getattr(importlib.import_module(module), function)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(
+      f'task.checker={name!r}: expected one of {", ".join(CHECKERS)}, or '
+      f'module:function of yours ({error})'
+    ) from None
+  return lambda question: read([check(question)])[0]
