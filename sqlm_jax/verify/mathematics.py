@@ -33,6 +33,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import sympy
+from math_verify import grader
 
 from sqlm_jax.game import types
 from sqlm_jax.verify import answers, pool
@@ -837,8 +838,6 @@ def _object(text: str) -> sympy.Basic:
 
 def _same(one: sympy.Basic, other: sympy.Basic) -> bool:
   """Whether math_verify finds them equal, whichever is the reference."""
-  from math_verify import grader  # slow, and only workers need it
-
   if one.free_symbols != other.free_symbols:
     return False
   return all(
