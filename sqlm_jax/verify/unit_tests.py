@@ -57,7 +57,8 @@ def same_output(
       max(absolute, relative * |expected|). nan and inf are no numbers.
 
   A line that is a flat list, `[1, 2, 3]`, is the same as `1 2 3`, whichever of
-  the two is expected. Commas and quotes elsewhere count.
+  the two is expected; `[]` is not the same as nothing. Commas and quotes
+  elsewhere count.
 
   Args:
     expected: what the test says.
@@ -94,7 +95,7 @@ def _tokens(line: str) -> list[str]:
     # [1, , 2] and ['a b'] are no list that spaces could separate.
     if all(tokens) and not any(len(token.split()) > 1 for token in tokens):
       return [_unquoted(token) for token in tokens]
-    return [line] if any(tokens) else []
+    return [line] if any(tokens) else ['[]']
   return line.split()
 
 

@@ -1,0 +1,179 @@
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from sqlm_jax.verify import unit_tests
+
+
+@pytest.mark.parametrize(
+  'expected, actual',
+  [
+    ('3', '3\n'),
+    ('3\n', '3'),
+    ('a b\n', 'a b  \r\n\n\n'),
+    ('a  b', 'a b'),
+    ('1\n2', '1 \n2\n'),
+    ('', '\n \n'),
+    ('5', '+5'),
+    ('5', '005'),
+    ('5', '5.0'),
+    ('-0', '0'),
+    ('1.0', '1'),
+    ('0.3333333', '0.3333334'),  # 1e-7 apart
+    ('0.0', '-0.0000009'),
+    ('1000000.0', '1000000.9'),  # 0.9 <= 1e-6 * 1e6
+    ('.5', '0.5'),
+    ('2.5', '2.5e0'),
+    ('[1, 2, 3]', '1 2 3'),
+    ('1 2 3', '[1, 2, 3]'),
+    ('[1,2,3]', '[1, 2, 3]'),
+    ("['a', 'b']", 'a b'),
+    ('[]', '[ ]'),
+    ('[1.5, 2]', '1.5000001 2'),
+    ('x [1] y', 'x [1] y'),
+    ('é', 'é'),
+  ],
+)
+def test_same(expected, actual):
+  assert unit_tests.same_output(expected, actual)
+
+
+@pytest.mark.parametrize(
+  'expected, actual',
+  [
+    ('3', '4'),
+    ('3', ''),
+    ('', '3'),
+    ('1\n2', '1 2'),  # lines count
+    ('1\n2', '1\n\n2'),
+    ('1 2', '2 1'),
+    ('ab', 'a b'),
+    ('Yes', 'yes'),
+    ('1', '1.0000001'),  # an integer is exact
+    ('1', '1e0'),
+    ('100000000000000000000', '100000000000000000001'),
+    ('9007199254740993', '9007199254740992.0'),  # not as floats
+    ('1.0', '1.00001'),  # 1e-5 apart
+    ('1.0', 'nan'),
+    ('1.0', 'inf'),
+    ('1.0', '1,0'),
+    ('1.0', '1_0'),
+    ('1.0', '0x1'),
+    ('1e400', '2e400'),
+    ('1.0e400', '2.0e400'),
+    ('nan', '0'),
+    ('1', 'one'),
+    ('[1, 2]', '[2, 1]'),
+    ('[1, 2]', '(1, 2)'),
+    ('[1, 2]', '1, 2'),
+    ('[1, 2]', '12'),
+    ('[]', '\n'),
+    ('a b', '[a b]'),
+    ('a,b', 'a b'),
+    ('3', '3 passed'),
+    ('9' * 5000, '9' * 4999 + '8'),
+  ],
+)
+def test_not_same(expected, actual):
+  assert not unit_tests.same_output(expected, actual)
+
+
+def test_tolerances_are_arguments():
+  # |2.0 - 2.1| = 0.1 = 0.05 * 2.0, up to rounding.
+  assert not unit_tests.same_output('2.0', '2.1')
+  assert unit_tests.same_output('2.0', '2.1', absolute=0.11)
+  assert unit_tests.same_output('2.0', '2.1', relative=0.06)
+  assert not unit_tests.same_output('2.0', '2.1', relative=0.04)
+  assert not unit_tests.same_output('2', '2.1', absolute=1.0)
+
+
+@hypothesis.given(strategies.text(), strategies.text())
+def test_any_text_is_compared(expected, actual):
+  same = unit_tests.same_output(expected, actual)
+  assert same or expected != actual
+  assert unit_tests.same_output(expected, expected + ' \n\n')
+
+
+@hypothesis.given(
+  strategies.lists(strategies.integers(), min_size=1),
+  strategies.lists(strategies.integers(), min_size=1),
+)
+def test_lists_of_integers_are_the_same_if_they_are_equal(first, second):
+  plain = ' '.join(map(str, second))
+  assert unit_tests.same_output(str(first), plain) == (first == second)
+  assert unit_tests.same_output(plain, str(first)) == (first == second)
+
+
+def results(text: str) -> list[unit_tests.Result]:
+  """One a letter, P for passed."""
+  status = {s[0]: s for s in unit_tests.STATUSES}
+  return [unit_tests.Result(status[letter]) for letter in text]
+
+
+@pytest.mark.parametrize(
+  'row, fraction',
+  [('', 0.0), ('p', 1.0), ('w', 0.0), ('pwet', 0.25), ('ppl', 2 / 3)],
+)
+def test_fraction_passed(row, fraction):
+  assert unit_tests.fraction_passed(results(row)) == fraction
+
+
+def test_statuses_are_counted():
+  assert unit_tests.statuses(results('ppwtt')) == {
+    'passed': 2,
+    'wrong': 1,
+    'error': 0,
+    'timeout': 2,
+    'limit': 0,
+  }
+
+
+def case(text: str, output: str) -> unit_tests.TestCase:
+  return unit_tests.TestCase(text, output)
+
+
+@pytest.mark.parametrize(
+  'tests, pairs',
+  [
+    ([], ()),
+    ([('1', '1')], ()),
+    ([('1', '1'), ('2', '1')], ()),
+    ([('1', '1'), ('1', '1.0')], ()),  # said twice, in the same sense
+    ([('1', '1'), ('1\n', '2')], ((0, 1),)),
+    ([('1 ', '1'), ('2', '2'), ('1', '3'), ('1', '4')], ((0, 2), (0, 3))),
+    ([('1', '1'), (' 1', '2')], ()),  # leading space is another input
+    ([('a\nb', '1'), ('a \nb\n\n', '2')], ((0, 1),)),
+  ],
+)
+def test_contradictions(tests, pairs):
+  assert unit_tests.contradictions([case(*t) for t in tests]) == pairs
+
+
+@pytest.mark.parametrize(
+  'outputs, constant',
+  [([], False), (['1'], False), (['1', '1\n'], True), (['1', '2'], False)],
+)
+def test_constant_output(outputs, constant):
+  tests = [case(str(i), output) for i, output in enumerate(outputs)]
+  assert unit_tests.has_constant_output(tests) is constant
+
+
+def test_passed_by_counts_programs():
+  table = [results('pwp'), results('pwe'), results('pte')]
+  assert unit_tests.passed_by(table) == (3, 0, 1)
+  assert unit_tests.passed_by([]) == ()
+
+
+def test_diagnosis():
+  tests = [case('1', '2'), case('2', '2'), case('1', '3')]
+  table = [results('pww'), results('ppw')]
+  assert unit_tests.diagnose(tests, table) == unit_tests.Diagnosis(
+    contradictions=((0, 2),),
+    constant_output=False,
+    nobody_passes=(2,),
+    everybody_passes=(0,),
+  )
+  # Without programs nothing is known about who passes.
+  assert unit_tests.diagnose(tests, [])[2:] == ((), ())
+  with pytest.raises(ValueError, match='expected rows of 3'):
+    unit_tests.diagnose(tests, [results('pp')])
