@@ -7,18 +7,14 @@ is read by `gguf_tokenizer`.
 
 import functools
 import json
-import os
 import pathlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
-
-# transformers says on import that torch is missing; it is not needed here.
-os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 import transformers
+from tokenizers import decoders, models, pre_tokenizers
 
 from sqlm_jax.text import gguf_tokenizer
 
