@@ -52,7 +52,7 @@ _PYTHON = ['-S', '-s', '-P', '-B', '-X', 'utf8']
 # Extension modules that need more of a system than a program is given.
 _NOT_NEEDED = re.compile('_tkinter|readline|_curses|nis|_g?dbm|_ssl|_test')
 _HOW_TO = (
-  'Programs are judged in sandboxes of bubblewrap. Install it, for example '
+  'Programs are judged in sandboxes of bubblewrap. Install 0.6 or newer, as '
   'with `apt-get install bubblewrap`, and allow unprivileged user namespaces '
   '(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, '
   'kernel.apparmor_restrict_unprivileged_userns; in a container of Docker: '

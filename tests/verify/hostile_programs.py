@@ -126,7 +126,7 @@ for folder, _, names in os.walk('/'):
     try:
       if not folder.startswith('/python') and os.path.isfile(path):
         text = open(path, errors='replace').read(10**6)
-        if 'reached' in text or 'secret-' in text:
+        if 'reached' in text.split():  # a library says `breached`
           print('reached')
     except OSError:
       pass
