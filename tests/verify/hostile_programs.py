@@ -18,6 +18,8 @@ class Hostile(NamedTuple):
   statuses: tuple[str, ...] = ('wrong',)
 
 
+# What a supervisor says of a program that ended well and wrote `reached`.
+ANSWER = b'-' + bytes(7) + b'\7' + bytes(4) + b'reached'
 LIMITED = ('limit', 'timeout')  # whichever a machine comes to first
 
 
@@ -237,11 +239,11 @@ _WRITING = [
   Hostile(
     'descriptors',
     'forges results in descriptors that it inherited',
-    attempt("""
+    attempt(f"""
       written = 0
       for descriptor in range(3, 1024):
         try:
-          written += os.write(descriptor, b'-' + bytes(12))
+          written += os.write(descriptor, {ANSWER!r})
         except OSError:
           pass
       assert written
@@ -250,8 +252,7 @@ _WRITING = [
   Hostile(
     'forged_answer',
     'writes to stdout what a supervisor would send',
-    "import os\nfor fd in (1, 2): os.write(fd, b'-' + bytes(7) + b'\\7' +"
-    " bytes(4) + b'reached')",
+    f'import os\nfor fd in (1, 2): os.write(fd, {ANSWER!r})',
   ),
   Hostile(
     'answer_in_stdin',
@@ -317,7 +318,7 @@ _NETWORK = [
 ]
 
 _PROCESSES = [
-  Hostile('fork', 'makes a process', attempt('os.fork()')),
+  Hostile('fork', 'makes a process', attempt('if os.fork() == 0: os._exit(0)')),
   Hostile(
     'fork_bomb',
     'makes processes until the host has none left',
@@ -351,11 +352,13 @@ while True:
     'leaves a process behind that outlives the test',
     attempt("""
       if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-          import time
-          time.sleep(600)
-        os._exit(0)
+        try:
+          os.setsid()
+          if os.fork() == 0:
+            import time
+            time.sleep(600)
+        finally:
+          os._exit(0)
     """),
   ),
   Hostile(
