@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax.verify import arithmetic, mathematics
+from sqlm_jax.verify import arithmetic, expressions, mathematics, notation
 
 F = fractions.Fraction
 
@@ -384,8 +384,8 @@ def test_no_answer_is_executed(tmp_path, verifier):
     verifier.group(['x', text, 'sqrt(8)', text])
   # In a worker, but without the reader's guards in front of it.
   for text in texts:
-    with pytest.raises((mathematics.Unreadable, IndexError, ValueError)):
-      mathematics._Parser(text).parse()
+    with pytest.raises((notation.Unreadable, IndexError, ValueError)):
+      expressions.Parser(text).parse()
   assert not path.exists()
 
 
@@ -422,8 +422,8 @@ def test_neither_reading_nor_comparing_evaluates_an_answer(monkeypatch):
 
 
 def _work(text):
-  with contextlib.suppress(mathematics.Unreadable, RecursionError):
-    mathematics.work(['read', mathematics._clean(text)])
+  with contextlib.suppress(notation.Unreadable, RecursionError):
+    mathematics.work(['read', notation.clean(text)])
 
 
 @hypothesis.settings(max_examples=300, deadline=None)
