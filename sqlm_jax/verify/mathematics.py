@@ -4,7 +4,7 @@
 2. `readings.read` takes the text apart: tuples, sets, assignments,
    inequalities, units. What is left are expressions.
 3. Expressions that are numbers are read at once, exactly. Others go to a
-   worker of a `Verifier`, where `expressions.Parser` builds what sympy simplifies.
+   worker of a `Verifier`: `expressions.Parser` builds what sympy simplifies.
 4. The canonical answer is a Fraction, or a text in normal form, which reads
    back to itself: 'x = 3', '(2, 3)', '{1, 2}', '2*sqrt(2)', '5 cm'.
 5. `Verifier.groups` merges the answers of one question that sympy could not
