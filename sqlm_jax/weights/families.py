@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import transformers
+from huggingface_hub import errors
 
 from sqlm_jax.models import config as model_config
 
@@ -23,6 +24,27 @@ ARCHITECTURES = {
 _ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
 _QK_NORMS = {'qwen3': 'head', 'gemma3_text': 'head', 'olmo2': 'flat'}
 _NORM_PLACEMENTS = {'gemma2': 'both', 'gemma3_text': 'both', 'olmo2': 'post'}
+
+
+def make_hf_config(
+  model_type: str, values: dict[str, Any]
+) -> transformers.PretrainedConfig:
+  """The config of a family, with transformers' defaults and checks.
+
+  Raises:
+    ValueError: for values that make no sense, on one line.
+  """
+  try:
+    return transformers.CONFIG_MAPPING[model_type].from_dict(values)
+  except (
+    errors.StrictDataclassError,
+    ArithmeticError,  # of sizes that are 0
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
+    raise ValueError(' '.join(str(error).split())) from None
 
 
 def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:

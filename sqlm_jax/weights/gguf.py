@@ -11,7 +11,6 @@ from typing import Any
 import gguf
 import numpy as np
 import transformers
-from huggingface_hub import errors
 
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import rope as rope_lib
@@ -185,20 +184,11 @@ def _hf_config(
     ropes = _gemma(fields, values, ropes['rope_parameters'])
   else:
     fields.expect('attention.sliding_window', (0,), default=0)
+  architectures = {'architectures': [families.ARCHITECTURES[model_type]]}
   try:
-    return transformers.CONFIG_MAPPING[model_type](
-      architectures=[families.ARCHITECTURES[model_type]], **values, **ropes
-    )
-  except (
-    errors.StrictDataclassError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-  ) as error:
-    message = ' '.join(str(error).split())
-    raise ValueError(f'{fields.path}: {message}') from None
+    return families.make_hf_config(model_type, values | ropes | architectures)
+  except ValueError as error:
+    raise ValueError(f'{fields.path}: {error}') from None
 
 
 def _refuse_unknown(fields: _Fields) -> None:

@@ -8,7 +8,6 @@ import ml_dtypes  # noqa: F401, makes bfloat16 known to NumPy
 import numpy as np
 import safetensors
 import transformers
-from huggingface_hub import errors
 
 from sqlm_jax.weights import families
 
@@ -129,13 +128,6 @@ def read_config(path: pathlib.Path) -> transformers.PretrainedConfig:
       if key not in found:
         raise ValueError(f'{path}: key {key!r} is missing')
   try:
-    return transformers.CONFIG_MAPPING[text['model_type']].from_dict(text)
-  except (
-    errors.StrictDataclassError,
-    ArithmeticError,  # of sizes that are 0
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-  ) as error:
-    raise ValueError(f'{path}: {" ".join(str(error).split())}') from None
+    return families.make_hf_config(text['model_type'], text)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
