@@ -140,8 +140,6 @@ class Sandbox:
     self._alive: set[_Process] = set()
     self._spares: collections.deque[_Process] = collections.deque()
     self._closed = False
-    # The kernel ends a sandbox with the thread that launched it: these live
-    # as long as we do, whatever becomes of those who call.
     self._threads = concurrent.futures.ThreadPoolExecutor(workers, 'sandbox')
     try:
       self._threads.submit(self._add_spare).result()
@@ -329,7 +327,7 @@ class _Process:
 
   def last_words(self) -> str:
     """Ends the process and returns what it wrote to stderr."""
-    self._process.kill()
+    self._end()
     return self._process.stderr.read(4096).decode(errors='replace').strip()
 
   def send(self, text: str, seconds: float) -> None:
@@ -366,17 +364,19 @@ class _Process:
   def close(self) -> None:
     """Hangs up and waits until nothing is left.
 
-    bubblewrap ends after the last process of its namespace. If it were
-    killed the kernel would end them, too, but later than we return.
+    bubblewrap ends after the last process of its namespace.
     """
+    self._end()
+    self._socket.close()
+    self._process.stderr.close()
+
+  def _end(self) -> None:
     self.hang_up()
     try:
-      self._process.wait(5)
+      self._process.wait(_START_LIMIT)  # it may not even have started
     except subprocess.TimeoutExpired:
       self._process.kill()
       self._process.wait()
-    self._socket.close()
-    self._process.stderr.close()
 
 
 def _worker_arguments(backend: str, code: bytes, limits: Limits) -> list[str]:
@@ -410,7 +410,8 @@ def _launch_bubblewrap(limits: Limits) -> _Process:
     go, go_in = _pipe(stack)
     command += ['--info-fd', str(info_in.fileno())]
     command += ['--userns-block-fd', str(go.fileno())]
-    descriptors += [info_in.fileno(), go.fileno()]
+    # It holds both ends of info, or a pipe that broke with us would kill it.
+    descriptors += [info.fileno(), info_in.fileno(), go.fileno()]
     process = _Process(command + worker, pass_fds=descriptors)
     info_in.close()
     try:
@@ -462,8 +463,10 @@ def _bubblewrap(limits: Limits, code: int, worker: int) -> list[str]:
   """The command, up to what it runs."""
   command = ['bwrap', '--unshare-user', '--unshare-pid', '--unshare-net']
   command += ['--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try']
-  command += ['--hostname', 'sandbox', '--die-with-parent', '--new-session']
-  command += ['--as-pid-1', '--clearenv', '--seccomp', str(code)]
+  # Not --die-with-parent: bwrap would die at once if we did, and its child, if
+  # it still waits for bwrap by then, never. The worker ends without us.
+  command += ['--hostname', 'sandbox', '--new-session', '--as-pid-1']
+  command += ['--clearenv', '--seccomp', str(code)]
   if os.geteuid() == 0:  # the worker gives that up, see its _become_nobody
     command += ['--uid', '0', '--gid', '0']
     command += ['--cap-add', 'CAP_SETUID', '--cap-add', 'CAP_SETGID']

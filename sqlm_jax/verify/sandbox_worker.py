@@ -70,8 +70,7 @@ def _become_nobody(libc: ctypes.CDLL) -> None:
     os.setgroups([])
     os.setresgid(_USER, _USER, _USER)
     os.setresuid(_USER, _USER, _USER)  # and every capability is gone
-  # A change of user forgets the signal. The other side of the pipe is checked
-  # as well: the parent may have died just before.
+  # Ends with bwrap. When the host ends, its side of the socket closes.
   _check(libc.prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0))
   _check(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))  # memory is not readable
 

@@ -154,36 +154,13 @@ def statuses(judge, source, tests):
 
 
 # Those whose harm namespaces prevent, not filters of system calls alone.
-CONTAINED = [
-  'secret_file',
-  'dotdot',
-  'symlink',
-  'proc_root',
-  'environment',
-  'memory_of_supervisor',
-  'write_outside',
-  'overwrite_file',
-  'write_root',
-  'write_python',
-  'write_worker',
-  'stdlib',
-  'chmod_interpreter',
-  'loopback',
-  'unix_socket',
-  'abstract_socket',
-  'kill_host_process',
-  'kill_parent',
-  'stop_parent',
-  'kill_everybody',
-  'fork_bomb',
-  'thread_bomb',
-  'raise_limits',
-  'call_mount',
-  'call_bpf',
-  'call_setuid',
-  'call_reboot',
-  'call_sethostname',
-]
+CONTAINED = """
+  secret_file dotdot symlink proc_root environment memory_of_supervisor
+  write_outside overwrite_file write_root write_python write_worker stdlib
+  chmod_interpreter loopback unix_socket abstract_socket kill_host_process
+  kill_parent stop_parent kill_everybody fork_bomb thread_bomb raise_limits
+  call_mount call_bpf call_setuid call_reboot call_sethostname
+"""
 HOSTILE = hostile_programs.everywhere() + (
   hostile_programs.of_x86_64() if platform.machine() == 'x86_64' else []
 )
@@ -219,7 +196,9 @@ def unfiltered(canaries):
 
 @needs_bubblewrap
 @pytest.mark.parametrize(
-  'hostile', [h for h in HOSTILE if h.name in CONTAINED], ids=lambda h: h.name
+  'hostile',
+  [h for h in HOSTILE if h.name in CONTAINED.split()],
+  ids=lambda h: h.name,
 )
 def test_namespaces_hold_without_the_filter(
   hostile, canaries, unfiltered, monkeypatch
@@ -455,6 +434,7 @@ def test_threads_are_counted_whoever_runs_the_judge(patient):
 def test_a_sandbox_that_dies_is_no_exception():
   with sandbox.open_sandbox(workers=1, limits=LIMITS) as judge:
     # One that waits is replaced.
+    judge._spares[0].wait_until_ready()
     judge._spares[0]._process.kill()
     assert statuses(judge, SUM, SUM_TESTS) == ['passed'] * 2
     # One that runs a program is replaced once, and its neighbours stay.
@@ -472,7 +452,8 @@ def kill_what_runs(judge, kills):
   for _ in range(kills):
     time.sleep(0.3)
     for process in judge._alive - set(judge._spares):
-      process._process.kill()
+      if process._ready:
+        process._process.kill()
 
 
 @needs_bubblewrap
@@ -531,6 +512,44 @@ def test_nothing_outlives_a_host_that_is_interrupted_or_killed(number):
     host.send_signal(number)
     host.wait(20)
   assert wait_until(lambda: all(stat_of(pid) is None for pid in left))
+
+
+LAUNCHING = """
+import sys
+from sqlm_jax.verify import sandbox
+limits = sandbox.Limits(wall_seconds=MARK)
+with sandbox.open_sandbox(workers=2, limits=limits) as judge:
+  sys.stdout.write('ready\\n')
+  sys.stdout.flush()
+  while True:
+    judge.run([('print(1)', [])] * 100)
+"""
+
+
+def processes_that_say(words: str) -> list[int]:
+  found = []
+  for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+    with contextlib.suppress(OSError):
+      if words in path.read_text(errors='replace'):
+        found.append(int(path.parent.name))
+  return found
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize('delay', [0.0, 0.013, 0.027, 0.041, 0.058])
+def test_nothing_outlives_a_host_killed_while_sandboxes_start(delay):
+  # At any time some are between two steps of their start.
+  mark = f'{60 + os.getpid() / 1e7 + delay}'
+  with subprocess.Popen(
+    [sys.executable, '-c', LAUNCHING.replace('MARK', mark)],
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as host:
+    assert host.stdout.readline() == 'ready\n'
+    time.sleep(0.2 + delay)
+    assert len(processes_that_say(mark)) > 1  # the host is one
+    host.kill()
+  assert wait_until(lambda: not processes_that_say(mark))
 
 
 def test_without_bubblewrap_it_says_what_to_install(monkeypatch, tmp_path):
