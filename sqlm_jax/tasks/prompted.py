@@ -64,17 +64,6 @@ def make_task(
     first = step * num_topics
     return tuple(topics[(first + i) % len(topics)] for i in range(num_topics))
 
-  def read_question(response):
-    text = parsing.before_stop(response, proposer_stop).strip()
-    question = (
-      parsing.find(question_pattern, text) if question_pattern else text
-    )
-    if not question:
-      return types.Problem(text, ok=False, why_not='format')
-    if any(special in question for special in forbidden):
-      return types.Problem(text, ok=False, why_not='special_token')
-    return types.Problem(question)
-
   def find_answer(response):
     text = parsing.before_stop(response, solver_stop)
     return parsing.find(answer_pattern, text) if answer_pattern else text
@@ -98,7 +87,7 @@ def make_task(
       prompts.fill(proposer_prompt, topic=topic)
     ),
     proposer_stop=proposer_stop,
-    read_question=read_question,
+    read_question=_question_reader(question_pattern, proposer_stop, forbidden),
     solver_prompt=lambda question: wrap(
       prompts.fill(solver_prompt, question=question)
     ),
@@ -110,6 +99,21 @@ def make_task(
     true_answer=CHECKERS.get(checker) or _users_checker(checker, read),
     evaluation=evaluation,
   )
+
+
+def _question_reader(
+  pattern: str, stop: tuple[str, ...], forbidden: tuple[str, ...]
+) -> Callable[[str], types.Problem]:
+  def read_question(response):
+    text = parsing.before_stop(response, stop).strip()
+    question = parsing.find(pattern, text) if pattern else text
+    if not question:
+      return types.Problem(text, ok=False, why_not='format')
+    if any(special in question for special in forbidden):
+      return types.Problem(text, ok=False, why_not='special_token')
+    return types.Problem(question)
+
+  return read_question
 
 
 def _users_checker(
