@@ -24,6 +24,7 @@ setuptools.setup(
     'optax>=0.2.6',
     'orbax-checkpoint>=0.12',
     'pyarrow>=18.0',
+    'rapidfuzz>=3.9',
     'rich>=14.1',  # a progress bar under a live table
     'safetensors>=0.5',
     'sympy>=1.13',

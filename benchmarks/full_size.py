@@ -39,7 +39,8 @@ def get_config():
   c.solver.group_size = 4
   c.solver.max_tokens = 8
   # Random models never agree: coin flips give both roles a gradient.
-  c.solver.reward = 'random'
+  c.solver.rewards.majority = 0.0
+  c.solver.rewards.random = 1.0
   c.loss.kl = 0.0
   c.loss.logits_chunk = 64
   c.optimizer.solver_updates = 1

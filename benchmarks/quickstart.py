@@ -34,7 +34,10 @@ def run_once(
     return json.loads(result.read_text())
   command = [sys.executable, '-m', 'sqlm_jax.main', f'--config={config}']
   command += [f'--workdir={workdir}', f'--config.seed={seed}']
-  command += [f'--config.solver.reward={reward}']
+  command += [
+    f'--config.solver.rewards.{name}={float(name == reward)}'
+    for name in ('majority', reward)
+  ]
   start = time.perf_counter()
   subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
   seconds = time.perf_counter() - start

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import time
 
+from sqlm_jax.game import types
 from sqlm_jax.verify import sandbox
 
 HONEST = (
@@ -43,9 +44,7 @@ HOSTILE = (
 
 def programs(count: int, one_in: int) -> list[sandbox.Program]:
   """Programs that add two numbers, and one in so many that does not."""
-  tests = [
-    sandbox.TestCase(f'{i} {7 * i}\n', f'{8 * i}\n') for i in range(1, 6)
-  ]
+  tests = [types.TestCase(f'{i} {7 * i}\n', f'{8 * i}\n') for i in range(1, 6)]
   rows = []
   for i in range(count):
     hostile = one_in and i % one_in == one_in - 1

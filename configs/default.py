@@ -41,22 +41,54 @@ def get_config() -> config_dict.ConfigDict:
   c.task.proposer_stop = ()  # strings that end a question
   c.task.question_pattern = ''  # regex of a readable question, '': anything
   c.task.solver_prompt = ''  # asks for an answer, uses {question}
+  c.task.solver_variants = ()  # more such templates, answers take turns
   c.task.solver_stop = ()  # strings that end an answer
   c.task.answer_pattern = ''  # regex that finds the answer, '': all of it
-  # When answers are the same: number, text, choice, expression.
+  # When answers are the same: number, text, choice, expression. Or code: they
+  # are programs, run against the question's tests.
   c.task.answer_kind = 'number'
   c.task.options = ()  # texts of the options, for choice
   # True answers for diagnosis: none, arithmetic, module:function.
   c.task.checker = 'none'
-  c.task.evaluation = ()  # pairs (question, true answer)
+  c.task.evaluation = ()  # pairs (question, true answer), for code its tests
+  # Questions written beforehand, instead of by the proposer: a .txt, .jsonl or
+  # .parquet file, or the workdir of a run.
+  c.task.questions = ''
+
+  # The unit tests of a question, for the answer kind code.
+  c.tests = config_dict.ConfigDict()
+  # Regex of a test: its groups are the input and the output.
+  c.tests.pattern = r'(?m)^(.*?)=>(.*)$'
+  c.tests.least = 5  # fewer make a question unreadable
+  c.tests.most = 10  # those behind are ignored
+  c.tests.program = '{answer}'  # template of the program that is run
+  # Tests that no answer passes: count as in the paper, or leave_out.
+  c.tests.unpassed = 'count'
+
+  c.sandbox = config_dict.ConfigDict()
+  c.sandbox.backend = 'bubblewrap'  # unsafe_subprocess protects nothing
+  c.sandbox.workers = 0  # programs at a time, 0: one a processor
+  c.sandbox.cpu_seconds = 2.0  # limits of a program, a test
+  c.sandbox.wall_seconds = 4.0
+  c.sandbox.memory_mib = 256
 
   c.proposer = config_dict.ConfigDict()
   c.proposer.questions = 256  # Q, questions a step
   c.proposer.group_size = 4  # questions whose rewards are compared
   c.proposer.train_every = 5  # steps; 0 never trains the proposer
-  # For 1 < count < G: sqlm; for p near 1/2: r_zero; for p within: band.
-  c.proposer.reward = 'sqlm'
-  c.proposer.band = (0.3, 0.8)  # shares of the majority, for that reward
+  # The reward of a question is the sum of these, each times its weight.
+  c.proposer.rewards = config_dict.ConfigDict()
+  c.proposer.rewards.sqlm = 1.0  # 1 if some answers agree, but not all
+  c.proposer.rewards.r_zero = 0.0  # by how close to half agree
+  c.proposer.rewards.band = 0.0  # 1 if the share that agrees is in the band
+  c.proposer.rewards.batch_repeats = 0.0  # less for near-duplicates in a step
+  c.proposer.rewards.history_repeats = 0.0  # less for those of earlier steps
+  # Weights that change: points (reward, step, weight), linear in between.
+  c.proposer.schedule = ()
+  c.proposer.band = (0.3, 0.8)  # shares, for that reward
+  c.proposer.reward_over = 'group'  # or sample: where tests are passed
+  c.proposer.similarity = 0.9  # from which on two questions are duplicates
+  c.proposer.memory = 10000  # questions that history_repeats looks back on
   c.proposer.unreadable_reward = -1.0  # at most 0, the lowest of all rewards
   c.proposer.temperature = 1.0
   c.proposer.top_p = 1.0
@@ -64,7 +96,15 @@ def get_config() -> config_dict.ConfigDict:
 
   c.solver = config_dict.ConfigDict()
   c.solver.group_size = 4  # G, answers a question
-  c.solver.reward = 'majority'  # or a control: format, random, true
+  c.solver.rewards = config_dict.ConfigDict()  # weights, as the proposer's
+  c.solver.rewards.majority = 1.0  # 1 for the answer of the majority
+  c.solver.rewards.tests = 0.0  # share of the tests that a program passes
+  c.solver.rewards.format = 0.0  # 1 for any readable answer
+  c.solver.rewards.random = 0.0  # 0 or 1: a control
+  c.solver.rewards.true = 0.0  # 1 for the checker's answer: a control
+  c.solver.schedule = ()
+  # Rounds of questions a step, until enough of them tell answers apart.
+  c.solver.rounds = 1
   c.solver.temperature = 1.0
   c.solver.temperatures = ()  # the answers of a group take turns in these
   c.solver.top_p = 1.0
@@ -74,6 +114,8 @@ def get_config() -> config_dict.ConfigDict:
   c.vote.weights = 'equal'  # or likelihood: by the mean log-probability
   c.vote.ties = 'nobody'  # who wins a tie: nobody, or first as in the paper
   c.vote.min_agreement = 0.0  # least share of the group for a majority
+  c.vote.earlier_answers = 0  # votes a question of an earlier solver
+  c.vote.earlier_every = 10  # steps until that becomes today's solver
 
   c.sampler = config_dict.ConfigDict()
   c.sampler.max_prompt_tokens = 512  # a longer question is unreadable

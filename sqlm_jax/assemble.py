@@ -1,7 +1,9 @@
 """Puts a run together: from a config to the parts that play."""
 
+import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,11 +15,13 @@ import transformers
 from sqlm_jax import config as config_lib
 from sqlm_jax import sharding
 from sqlm_jax.engine import learner, optimizer, sampler
+from sqlm_jax.game import repetition
 from sqlm_jax.models import layers, lora
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.selfplay import responses, step
-from sqlm_jax.tasks import base, prompted
+from sqlm_jax.selfplay import judging, responses, step
+from sqlm_jax.tasks import base, coding, prompted, question_files
 from sqlm_jax.text import tokenizer
+from sqlm_jax.verify import sandbox
 from sqlm_jax.weights import catalog, families, loader
 
 
@@ -36,8 +40,9 @@ class Parts(NamedTuple):
       onto its shards.
     optimizer: of the update.
     task: what is asked.
-    writers: one a role, and 'evaluation'.
-    owner: role -> name of its TrainState.
+    questions: written beforehand, () if the proposer asks.
+    writers: one a role, 'voter' if earlier solvers vote, and 'evaluation'.
+    owner: role, or 'voter' -> name of its TrainState.
   """
 
   config: config_lib.Config
@@ -50,6 +55,7 @@ class Parts(NamedTuple):
   load_params: Callable[[str], policy_lib.Params]
   optimizer: optax.GradientTransformation
   task: base.Task
+  questions: tuple[str, ...]
   writers: dict[str, responses.Writer]
   owner: dict[str, str]
 
@@ -64,6 +70,9 @@ def build(config: config_lib.Config) -> Parts:
   mesh = sharding.make_mesh(
     {axis: getattr(config.mesh, axis) for axis in sharding.AXES}
   )
+  questions = ()
+  if config.task.questions:
+    questions = question_files.read_questions(config.task.questions)
   opened = _open_model(config, mesh)
   tokens, policy = opened.tokens, opened.policy
   task = _make_task(config, tokens)
@@ -93,11 +102,18 @@ def build(config: config_lib.Config) -> Parts:
       clip_norm=o.clip_norm,
     ),
     task=task,
+    questions=questions,
     writers=writers,
-    owner={
-      role: 'policy' if config.policy.shared else role for role in step.ROLES
-    },
+    owner=_owners(config),
   )
+
+
+def _owners(config: config_lib.Config) -> dict[str, str]:
+  shared = config.policy.shared
+  owner = {role: 'policy' if shared else role for role in step.ROLES}
+  if config.vote.earlier_answers:
+    owner['voter'] = 'earlier'
+  return owner
 
 
 def make_game(parts: Parts) -> step.Game:
@@ -126,18 +142,27 @@ def make_game(parts: Parts) -> step.Game:
     ),
     groups_per_microbatch=c.optimizer.groups_per_microbatch,
   )
-  rules = step.Rules(
+  return step.Game(
+    rules=_rules(c),
+    task=parts.task,
+    questions=parts.questions,
+    writers=parts.writers,
+    owner=parts.owner,
+    train_step=train_step,
+    reference_params=reference_params,
+    base_params=base_params,
+    mesh=parts.mesh,
+  )
+
+
+def _rules(c: config_lib.Config) -> step.Rules:
+  return step.Rules(
     seed=c.seed,
     questions=c.proposer.questions,
     group_size=c.proposer.group_size,
+    rounds=c.solver.rounds,
     train_every=c.proposer.train_every,
-    unreadable_reward=c.proposer.unreadable_reward,
-    proposer_reward=c.proposer.reward,
-    band=c.proposer.band,
-    solver_reward=c.solver.reward,
-    weights=c.vote.weights,
-    ties=c.vote.ties,
-    min_agreement=c.vote.min_agreement,
+    earlier_every=c.vote.earlier_every if c.vote.earlier_answers else 0,
     estimator=c.advantage.estimator,
     average=c.loss.average,
     # Else nothing pulls where all are paid alike.
@@ -147,16 +172,20 @@ def make_game(parts: Parts) -> step.Game:
       'proposer': c.optimizer.proposer_updates,
     },
     groups_per_microbatch=c.optimizer.groups_per_microbatch,
-  )
-  return step.Game(
-    rules=rules,
-    task=parts.task,
-    writers=parts.writers,
-    owner=parts.owner,
-    train_step=train_step,
-    reference_params=reference_params,
-    base_params=base_params,
-    mesh=parts.mesh,
+    judging=judging.Rules(
+      solver_rewards=dataclasses.asdict(c.solver.rewards),
+      solver_schedule=c.solver.schedule,
+      proposer_rewards=dataclasses.asdict(c.proposer.rewards),
+      proposer_schedule=c.proposer.schedule,
+      unreadable_reward=c.proposer.unreadable_reward,
+      band=c.proposer.band,
+      over=c.proposer.reward_over,
+      unpassed=c.tests.unpassed,
+      similarity=c.proposer.similarity,
+      weights=c.vote.weights,
+      ties=c.vote.ties,
+      min_agreement=c.vote.min_agreement,
+    ),
   )
 
 
@@ -174,10 +203,13 @@ def initial_states(parts: Parts) -> step.States:
     start = lambda key: init(lora.adapters(parts.policy.init(key)))
     return jax.jit(start, out_shardings=sharded)(key)
 
-  return {
+  states = {
     name: start(index, shardings[name])
-    for index, name in enumerate(dict.fromkeys(parts.owner.values()))
+    for index, name in enumerate(_trained(parts))
   }
+  if 'voter' in parts.owner:
+    states[parts.owner['voter']] = step.earlier_solver(states, parts.owner)
+  return states
 
 
 def abstract_states(parts: Parts) -> step.States:
@@ -194,7 +226,22 @@ def abstract_states(parts: Parts) -> step.States:
     state,
     shardings,
   )
-  return dict.fromkeys(parts.owner.values(), state)
+  states = dict.fromkeys(_trained(parts), state)
+  if 'voter' in parts.owner:
+    states[parts.owner['voter']] = state._replace(opt_state=())
+  return states
+
+
+def _trained(parts: Parts) -> list[str]:
+  """Names of the train states that are trained."""
+  return list(dict.fromkeys(parts.owner[role] for role in step.ROLES))
+
+
+def make_memory(config: config_lib.Config) -> repetition.Memory:
+  """What a run remembers before its first step; nothing if it need not."""
+  names = {name for name, _, _ in config.proposer.schedule}
+  used = config.proposer.rewards.history_repeats or 'history_repeats' in names
+  return repetition.Memory(size=config.proposer.memory if used else 0)
 
 
 def whole_params(parts: Parts, trained: policy_lib.Params) -> policy_lib.Params:
@@ -283,13 +330,13 @@ def _make_task(
   wrap = lambda prompt: prompt
   if t.style == 'chat':
     wrap = lambda prompt: tokens.chat([{'role': 'user', 'content': prompt}])
-  return prompted.make_task(
+  task = prompted.make_task(
     name=t.name,
     topics=t.topics,
     proposer_prompt=t.proposer_prompt,
     proposer_stop=t.proposer_stop,
     question_pattern=t.question_pattern,
-    solver_prompt=t.solver_prompt,
+    solver_prompts=(t.solver_prompt, *t.solver_variants),
     solver_stop=t.solver_stop,
     answer_pattern=t.answer_pattern,
     answer_kind=t.answer_kind,
@@ -299,6 +346,27 @@ def _make_task(
     num_topics=config.proposer.questions // config.proposer.group_size,
     wrap=wrap,
     forbidden=tuple(tokens.special_strings),
+  )
+  if t.answer_kind != 'code':
+    return task
+  tests = config.tests
+  return coding.with_programs(
+    task,
+    tests=coding.Tests(tests.pattern, tests.least, tests.most),
+    program=tests.program,
+    open_sandbox=functools.partial(_open_sandbox, config.sandbox),
+  )
+
+
+def _open_sandbox(config: config_lib.Sandbox) -> sandbox.Sandbox:
+  return sandbox.open_sandbox(
+    config.backend,
+    workers=config.workers or len(os.sched_getaffinity(0)),
+    limits=sandbox.Limits(
+      cpu_seconds=config.cpu_seconds,
+      wall_seconds=config.wall_seconds,
+      memory_bytes=config.memory_mib * 2**20,
+    ),
   )
 
 
@@ -335,23 +403,24 @@ def _make_writers(
       sample, encode, tokens.decode, settings, max_tokens, mesh
     )
 
-  p, s = config.proposer, config.solver
-  temperatures = s.temperatures or (s.temperature,)
-  return {
+  p, s, v = config.proposer, config.solver, config.vote
+  answers = functools.partial(
+    writer, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
+  )
+  in_turn = lambda count: list(
+    itertools.islice(itertools.cycle(s.temperatures or (s.temperature,)), count)
+  )
+  writers = {
     'proposer': writer(
       [p.temperature] * p.group_size, p.top_p, p.max_tokens, task.proposer_stop
     ),
-    'solver': writer(
-      list(itertools.islice(itertools.cycle(temperatures), s.group_size)),
-      s.top_p,
-      s.max_tokens,
-      task.solver_stop,
+    # A group is shared out among the prompts that ask the same question.
+    'solver': answers(
+      in_turn(s.group_size // (1 + len(config.task.solver_variants)))
     ),
     # The first answer of a group is greedy, the others are sampled.
-    'evaluation': writer(
-      [0.0] + [1.0] * config.evaluation.samples,
-      1.0,
-      s.max_tokens,
-      task.solver_stop,
-    ),
+    'evaluation': answers([0.0] + [1.0] * config.evaluation.samples, top_p=1.0),
   }
+  if v.earlier_answers:
+    writers['voter'] = answers(in_turn(v.earlier_answers))
+  return writers

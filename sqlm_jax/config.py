@@ -53,12 +53,41 @@ class Task:
   proposer_stop: tuple[str, ...]
   question_pattern: str
   solver_prompt: str
+  solver_variants: tuple[str, ...]
   solver_stop: tuple[str, ...]
   answer_pattern: str
   answer_kind: str
   options: tuple[str, ...]
   checker: str
   evaluation: tuple[tuple[str, str], ...]
+  questions: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tests:
+  pattern: str
+  least: int
+  most: int
+  program: str
+  unpassed: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sandbox:
+  backend: str
+  workers: int
+  cpu_seconds: float
+  wall_seconds: float
+  memory_mib: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposerRewards:
+  sqlm: float
+  r_zero: float
+  band: float
+  batch_repeats: float
+  history_repeats: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +95,12 @@ class Proposer:
   questions: int
   group_size: int
   train_every: int
-  reward: str
+  rewards: ProposerRewards
+  schedule: tuple[tuple[str, int, float], ...]
   band: tuple[float, float]
+  reward_over: str
+  similarity: float
+  memory: int
   unreadable_reward: float
   temperature: float
   top_p: float
@@ -75,9 +108,20 @@ class Proposer:
 
 
 @dataclasses.dataclass(frozen=True)
+class SolverRewards:
+  majority: float
+  tests: float
+  format: float
+  random: float
+  true: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Solver:
   group_size: int
-  reward: str
+  rewards: SolverRewards
+  schedule: tuple[tuple[str, int, float], ...]
+  rounds: int
   temperature: float
   temperatures: tuple[float, ...]
   top_p: float
@@ -89,6 +133,8 @@ class Vote:
   weights: str
   ties: str
   min_agreement: float
+  earlier_answers: int
+  earlier_every: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +203,8 @@ class Config:
   random_model: RandomModel
   policy: Policy
   task: Task
+  tests: Tests
+  sandbox: Sandbox
   proposer: Proposer
   solver: Solver
   vote: Vote
@@ -246,10 +294,11 @@ def _describe(kind) -> str:
   names[bool] = 'True or False'
   if kind in names:
     return names[kind]
-  first, last = typing.get_args(kind)
-  if last is Ellipsis:
-    return f'a tuple, each element {_describe(first)}'
-  return f'a pair of {_describe(first)} and {_describe(last)}'
+  parts = typing.get_args(kind)
+  if parts[-1] is Ellipsis:
+    return f'a tuple, each element {_describe(parts[0])}'
+  group = 'a pair' if len(parts) == 2 else 'a group'
+  return f'{group} of {" and ".join(map(_describe, parts))}'
 
 
 def random_model(config: RandomModel, vocab_size: int):

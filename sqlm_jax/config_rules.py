@@ -12,7 +12,7 @@ from typing import Any
 from sqlm_jax.game import rewards, vote
 from sqlm_jax.ops import advantages, losses
 from sqlm_jax.tasks import prompted
-from sqlm_jax.verify import readers
+from sqlm_jax.verify import readers, sandbox, unit_tests
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -31,7 +31,8 @@ def rules(c: Any) -> Iterator[Rule]:
   """All rules of a `config.Config`."""
   yield _within(c, 'seed', 0, 2**31 - 1)
   yield _at_least(c, 'num_steps', 0)
-  for group in (_model, _task, _roles, _votes, _loss, _optimizer, _schedule):
+  groups = (_model, _task, _tests, _roles, _rewards, _votes)
+  for group in (*groups, _loss, _optimizer, _schedule):
     yield from group(c)
 
 
@@ -48,12 +49,12 @@ def _choice(c, key: str, choices: Collection[str]) -> Rule:
   return key, lookup(c, key) in choices, 'one of ' + ', '.join(choices)
 
 
-def _regex(c, key: str) -> Rule:
+def _regex(c, key: str, *, groups: int = 0) -> Rule:
+  expected = 'a regular expression' + f' with {groups} groups' * bool(groups)
   try:
-    re.compile(lookup(c, key))
+    return key, re.compile(lookup(c, key)).groups >= groups, expected
   except re.error:
-    return key, False, 'a regular expression'
-  return key, True, ''
+    return key, False, expected
 
 
 def _model(c) -> Iterator[Rule]:
@@ -75,11 +76,12 @@ def _task(c) -> Iterator[Rule]:
   yield 'task.topics', bool(c.task.topics), 'at least one topic'
   has_text = bool(c.task.proposer_prompt.strip())
   yield 'task.proposer_prompt', has_text, 'a template'
-  yield (
-    'task.solver_prompt',
-    '{question}' in c.task.solver_prompt,
-    'a template with {question}',
-  )
+  for key, templates in (
+    ('task.solver_prompt', [c.task.solver_prompt]),
+    ('task.solver_variants', c.task.solver_variants),
+  ):
+    good = all('{question}' in template for template in templates)
+    yield key, good, 'a template with {question}'
   yield _regex(c, 'task.question_pattern')
   yield _regex(c, 'task.answer_pattern')
   yield _choice(c, 'task.answer_kind', readers.KINDS)
@@ -113,29 +115,97 @@ def _roles(c) -> Iterator[Rule]:
     p.unreadable_reward <= 0,
     'at most 0, so that it is the lowest of all rewards',
   )
-  yield _choice(c, 'proposer.reward', rewards.PROPOSER_REWARDS)
   yield (
     'proposer.band',
     0 <= p.band[0] <= p.band[1] <= 1,
     'two shares from 0 to 1, the lower one first',
-  )
-  yield _choice(c, 'solver.reward', rewards.SOLVER_REWARDS)
-  yield (
-    'solver.reward',
-    c.solver.reward != 'true' or c.task.checker != 'none',
-    'a task.checker that knows the true answer, for this control',
   )
   yield (
     'solver.temperatures',
     all(0 <= t <= 100 for t in c.solver.temperatures),
     'numbers from 0 to 100',
   )
+  yield _at_least(c, 'solver.rounds', 1)
+  prompts = 1 + len(c.task.solver_variants)
+  yield (
+    'solver.group_size',
+    c.solver.group_size % prompts == 0,
+    f'a multiple of the {prompts} prompts of task.solver_prompt and '
+    'task.solver_variants',
+  )
+
+
+def _rewards(c) -> Iterator[Rule]:
+  for role in ('proposer', 'solver'):
+    names = dataclasses.asdict(lookup(c, f'{role}.rewards'))
+    for name in names:
+      yield _at_least(c, f'{role}.rewards.{name}', 0.0)
+    key = f'{role}.schedule'
+    yield (
+      key,
+      all(
+        name in names and step >= 0 and weight >= 0
+        for name, step, weight in lookup(c, key)
+      ),
+      f'points (reward, step, weight), the reward one of {", ".join(names)}, '
+      'step and weight at least 0',
+    )
+  used = {
+    name
+    for name, value in dataclasses.asdict(c.solver.rewards).items()
+    if value
+  }
+  used |= {name for name, _, _ in c.solver.schedule}
+  yield (
+    'solver.rewards.true',
+    'true' not in used or c.task.checker != 'none',
+    'a task.checker that knows the true answer, for this control',
+  )
+  is_code = c.task.answer_kind == 'code'
+  yield (
+    'solver.rewards.tests',
+    is_code or 'tests' not in used,
+    '0 unless task.answer_kind is code',
+  )
+  for name in ('majority', 'true'):
+    yield (
+      f'solver.rewards.{name}',
+      not is_code or name not in used,
+      '0 for task.answer_kind=code, whose answers are not put to a vote',
+    )
+  yield _choice(c, 'proposer.reward_over', rewards.OVER)
+  yield _within(c, 'proposer.similarity', 0.0, 1.0)
+  yield _at_least(c, 'proposer.memory', 0)
+
+
+def _tests(c) -> Iterator[Rule]:
+  yield _regex(c, 'tests.pattern', groups=2)
+  yield _at_least(c, 'tests.least', 1)
+  yield _at_least(c, 'tests.most', c.tests.least)
+  yield (
+    'tests.program',
+    '{answer}' in c.tests.program,
+    'a template with {answer}',
+  )
+  yield _choice(c, 'tests.unpassed', unit_tests.UNPASSED)
+  yield _choice(c, 'sandbox.backend', sandbox.BACKENDS)
+  yield _at_least(c, 'sandbox.workers', 0)
+  for name in ('cpu_seconds', 'wall_seconds', 'memory_mib'):
+    key = f'sandbox.{name}'
+    yield key, lookup(c, key) > 0, 'a number above 0'
 
 
 def _votes(c) -> Iterator[Rule]:
   yield _choice(c, 'vote.weights', vote.WEIGHTS)
   yield _choice(c, 'vote.ties', vote.TIES)
   yield _within(c, 'vote.min_agreement', 0.0, 1.0)
+  yield _at_least(c, 'vote.earlier_answers', 0)
+  yield (
+    'vote.earlier_answers',
+    not c.vote.earlier_answers or c.task.answer_kind != 'code',
+    '0 for task.answer_kind=code, whose answers are not put to a vote',
+  )
+  yield _at_least(c, 'vote.earlier_every', 1)
   yield _at_least(c, 'sampler.max_prompt_tokens', 1)
 
 

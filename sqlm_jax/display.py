@@ -38,6 +38,7 @@ class Sample(NamedTuple):
   vote: str | None  # None: nobody was rewarded
   count: int  # answers that agree with the vote
   size: int  # answers
+  passed: float | None = None  # share of the tests that the answers passed
 
 
 def columns(task: str) -> tuple[Column, ...]:
@@ -146,6 +147,8 @@ class LiveTable:
 def describe(sample: Sample) -> str:
   """A sample on one line: `7 + 8 → 15 (6 of 8)`."""
   question = clip(sample.question, 100)
+  if sample.passed is not None:
+    return f'{question} → {sample.passed:.0%} of the tests passed'
   if sample.vote is None:
     return f'{question} → no majority of {sample.size}'
   vote = clip(sample.vote, 40)

@@ -69,7 +69,9 @@ def encode(parts: assemble.Parts, question: str) -> list[int]:
   Raises:
     ValueError: for a question whose prompt is over the limit.
   """
-  prompt = parts.writers['solver'].encode(parts.task.solver_prompt(question))
+  prompt = parts.writers['solver'].encode(
+    parts.task.solver_prompts(question)[0]
+  )
   if prompt is None:
     raise ValueError(
       f'sampler.max_prompt_tokens={parts.config.sampler.max_prompt_tokens}: '

@@ -166,9 +166,10 @@ def _results(workdir: str | None, step: int) -> str:
   return '\n'.join(rows)
 
 
-# What the solver was paid for, by `solver.reward`.
+# What the solver was paid for, by `solver.rewards`.
 _PAID_FOR = {
   'majority': "agreement with the majority of the solver's own answers",
+  'tests': "passing the proposer's unit tests",
   'format': 'answers that can be read, right or wrong (a control)',
   'random': 'nothing: by coin flips (a control)',
   'true': "the answer of the task's checker (a control: these are labels)",
@@ -179,11 +180,17 @@ def _provenance(
   config: config_lib.Config, workdir: str | None, step: int
 ) -> str:
   """Who wrote the training data, how much of it, and its fingerprint."""
+  paid = [
+    text
+    for name, text in _PAID_FOR.items()
+    if getattr(config.solver.rewards, name)
+    or name in {point[0] for point in config.solver.schedule}
+  ]
   topics = '\n'.join(f'- {topic}' for topic in config.task.topics)
   text = (
     'No question came from outside. The proposer wrote all '
     f'questions, about\n\n{topics}\n\nand the solver was paid for '
-    f'{_PAID_FOR[config.solver.reward]}. Seed {config.seed}.'
+    f'{" and ".join(paid) or "nothing"}. Seed {config.seed}.'
   )
   if not workdir or not step:
     return text

@@ -1,13 +1,18 @@
 """From the outcome of a step to what is written down and shown of it."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlm_jax import display
 from sqlm_jax.game import types
 from sqlm_jax.selfplay import responses, step
+from sqlm_jax.verify import unit_tests
 
 _SHOWN_SAMPLES = 2
+
+Row = dict[str, Any]
+Show = Callable[[Sequence[int]], str]
 
 
 def rollout_rows(
@@ -15,8 +20,8 @@ def rollout_rows(
   *,
   seed: int,
   policy_steps: Mapping[str, int],
-  show: Callable[[Sequence[int]], str],
-) -> list[dict[str, Any]]:
+  show: Show,
+) -> list[Row]:
   """Rows for `writers.RunWriter.rollouts`, proposals before solutions.
 
   Args:
@@ -26,54 +31,100 @@ def rollout_rows(
     show: turns a prompt's token ids into text, special tokens included.
   """
   rows = []
-  group_size = len(outcome.proposals.texts[0])
-  for i, verdict in enumerate(outcome.verdicts):
-    group, sample = divmod(i, group_size)
-    row = _response_row(outcome.proposals, group, sample, show)
-    row |= _vote_columns(verdict) | {
-      'role': 'proposer',
-      'reward': verdict.proposer_reward,
-      'counted': 'proposer' in outcome.trained,
-    }
-    rows.append(row)
-  asked = [v for v in outcome.verdicts if v.problem.ok]
-  for group, verdict in enumerate(asked):
-    for sample, (answer, reward) in enumerate(
-      zip(verdict.answers, verdict.solver_rewards, strict=True)
+  groups: dict[str, int] = {}  # role -> prompts so far, over all rounds
+  asked_before = 0
+  for number, one in enumerate(outcome.rounds):
+    found = _proposals(one, show, 'proposer' in outcome.trained and not number)
+    for row in found:
+      row['group'] += groups.get('proposer', 0)
+    rows += found
+    asked = [v for v in one.verdicts if v.problem.ok]
+    for role, written, answers in (
+      ('solver', one.solutions, [v.answers for v in asked]),
+      ('voter', one.voters, [v.votes for v in asked]),
     ):
-      row = _response_row(outcome.solutions, group, sample, show)
-      row |= _vote_columns(verdict) | {
-        'role': 'solver',
-        'answer': None if answer is None else str(answer),
-        'reward': reward,
-        'counted': 'solver' in outcome.trained,
-      }
-      rows.append(row)
+      if written is None:
+        continue
+      for row, question, i in _answers(written, answers, show):
+        verdict = asked[question]
+        learned = asked_before + question in outcome.learned
+        rewards = verdict.solver_rewards
+        row['group'] += groups.get(role, 0)
+        rows.append(
+          row
+          | _judged(verdict)
+          | {
+            'role': role,
+            'reward': rewards[i] if role == 'solver' else None,
+            'passed': _passed(verdict, [i]) if role == 'solver' else None,
+            'counted': role == 'solver' and learned,
+          }
+        )
+      groups[role] = groups.get(role, 0) + len(written.prompt_ids)
+    if one.proposals is not None:
+      count = len(one.proposals.prompt_ids)
+      groups['proposer'] = groups.get('proposer', 0) + count
+    asked_before += len(asked)
   for row in rows:
     row |= {'seed': seed, 'policy_step': policy_steps[row['role']]}
   return rows
 
 
 def sample_questions(outcome: step.Outcome) -> list[display.Sample]:
-  """The step's first questions that were asked, with their votes."""
-  asked = [v for v in outcome.verdicts if v.problem.ok]
+  """The step's first questions that were asked, with what came of them."""
+  asked = [v for v in outcome.rounds[0].verdicts if v.problem.ok]
   return [
     display.Sample(
       question=v.problem.text,
-      vote=None if v.vote.answer is None else str(v.vote.answer),
-      count=v.vote.count,
-      size=v.vote.size,
+      vote=str(v.vote.answer) if _has_majority(v) else None,
+      count=v.vote.count if v.vote else 0,
+      size=len(v.answers) + len(v.votes),
+      passed=_passed(v, range(len(v.answers))),
     )
     for v in asked[:_SHOWN_SAMPLES]
   ]
 
 
-def _response_row(
+def _proposals(one: step.Round, show: Show, counted: bool) -> list[Row]:
+  if one.proposals is None:
+    return []
+  group_size = len(one.proposals.texts[0])
+  rows = []
+  for i, verdict in enumerate(one.verdicts):
+    row = _response_row(one.proposals, *divmod(i, group_size), show)
+    row |= _judged(verdict) | {
+      'role': 'proposer',
+      'reward': verdict.proposer_reward,
+      'passed': _passed(verdict, range(len(verdict.answers))),
+      'counted': counted,
+    }
+    rows.append(row)
+  return rows
+
+
+def _answers(
   written: responses.Responses,
-  group: int,
-  sample: int,
-  show: Callable[[Sequence[int]], str],
-) -> dict[str, Any]:
+  answers: Sequence[Sequence[types.Answer]],
+  show: Show,
+):
+  """Yields a row, its question, and the place of its answer in the group.
+
+  A question's answers are shared out among its prompts, of which each is a
+  group of the sampler.
+  """
+  variants = len(written.texts) // len(answers)
+  for question, group in enumerate(answers):
+    size = len(group) // variants
+    for i, answer in enumerate(group):
+      variant, sample = divmod(i, size)
+      row = _response_row(written, question * variants + variant, sample, show)
+      row['answer'] = None if answer is None else str(answer)
+      yield row, question, i
+
+
+def _response_row(
+  written: responses.Responses, group: int, sample: int, show: Show
+) -> Row:
   rollout = written.rollout
   length = int(rollout.lengths[group, sample])
   return {
@@ -87,13 +138,27 @@ def _response_row(
   }
 
 
-def _vote_columns(verdict: types.Verdict) -> dict[str, Any]:
-  vote = verdict.vote
-  labelled = vote is not None and vote.answer is not None
-  why_not = verdict.problem.why_not or (vote.why_not if vote else '')
+def _has_majority(verdict: types.Verdict) -> bool:
+  return verdict.vote is not None and verdict.vote.answer is not None
+
+
+def _judged(verdict: types.Verdict) -> Row:
+  """What is the same for a question and all its answers."""
+  problem, vote = verdict.problem, verdict.vote
+  labelled = _has_majority(verdict)
+  why_not = problem.why_not or (vote.why_not if vote else '')
   return {
-    'question': verdict.problem.text if verdict.problem.ok else None,
+    'question': problem.text if problem.ok else None,
+    'tests': json.dumps(problem.tests) if problem.tests else None,
     'vote': str(vote.answer) if labelled else None,
     'vote_share': vote.count / vote.size if labelled else None,
     'why_not': why_not or None,
   }
+
+
+def _passed(verdict: types.Verdict, answers: Sequence[int]) -> float | None:
+  """The share of tests that some of the answers passed."""
+  if not verdict.results:
+    return None
+  results = [r for i in answers for r in verdict.results[i]]
+  return unit_tests.fraction_passed(results)

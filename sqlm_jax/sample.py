@@ -27,7 +27,7 @@ def answers(
     temperature=np.zeros(1, np.float32), top_p=np.ones(1, np.float32)
   )
   for question in questions:
-    prompt = writer.encode(parts.task.solver_prompt(question.strip()))
+    prompt = writer.encode(parts.task.solver_prompts(question.strip())[0])
     if prompt is None:
       limit = parts.config.sampler.max_prompt_tokens
       yield f'(over sampler.max_prompt_tokens={limit})', ''

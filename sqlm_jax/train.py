@@ -24,6 +24,7 @@ from sqlm_jax import (
   writers,
 )
 from sqlm_jax import config as config_lib
+from sqlm_jax.game import repetition
 from sqlm_jax.selfplay import step as step_lib
 
 
@@ -43,6 +44,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
   """
   directory = epath.Path(workdir)
   parts = assemble.build(config)
+  parts.task.prepare()
   stored = config_lib.to_dict(config)
   writers.check_config(directory, stored, may_change=config_lib.MAY_CHANGE)
   with contextlib.ExitStack() as stack:
@@ -54,7 +56,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
         every=config.checkpoint.every,
       )
     )
-    step, states = _restore_or_start(parts, manager)
+    step, states, memory = _restore_or_start(parts, manager)
     # Last: what does not fit leaves no config behind.
     writers.write_config(directory, stored)
     writer = stack.enter_context(
@@ -73,7 +75,9 @@ def train(config: config_lib.Config, workdir: str) -> None:
       policy_steps = {
         role: int(states[owner].step) for role, owner in parts.owner.items()
       }
-      states, outcome = step_lib.self_play_step(step, states, game)
+      states, memory, outcome = step_lib.self_play_step(
+        step, states, memory, game
+      )
       metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
       rows = records.rollout_rows(
         outcome,
@@ -92,22 +96,30 @@ def train(config: config_lib.Config, workdir: str) -> None:
       record = None
       if _evaluation_due(config, step):
         record = _evaluate(parts, game, states, step, writer)
-      checkpoint.save(manager, step, states, {})
+      checkpoint.save(manager, step, states, _host_state(memory))
     if record is not None and step:
       table.update(writers.evaluation_metrics(record) | {'step': step})
-    checkpoint.save(manager, step, states, {}, force=True)
+    checkpoint.save(manager, step, states, _host_state(memory), force=True)
   _say_goodbye(config, directory, step)
 
 
 def _restore_or_start(
   parts: assemble.Parts, manager: ocp.CheckpointManager
-) -> tuple[int, step_lib.States]:
+) -> tuple[int, step_lib.States, repetition.Memory]:
+  memory = assemble.make_memory(parts.config)
   if checkpoint.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
-    return 0, assemble.initial_states(parts)
-  step, states, _ = checkpoint.restore(manager, assemble.abstract_states(parts))
+    return 0, assemble.initial_states(parts), memory
+  step, states, host = checkpoint.restore(
+    manager, assemble.abstract_states(parts)
+  )
   display.message(f'Going on from the checkpoint of step {step}.')
-  return step, states
+  return step, states, memory.add(host.get('asked', ()))
+
+
+def _host_state(memory: repetition.Memory) -> dict[str, list[str]]:
+  """What a checkpoint holds beside arrays."""
+  return {'asked': list(memory.questions)}
 
 
 def _evaluation_due(config: config_lib.Config, step: int) -> bool:

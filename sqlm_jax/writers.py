@@ -33,7 +33,7 @@ def _column(name: str, kind: pa.DataType, about: str, nullable: bool = False):
 ROLLOUT_SCHEMA = pa.schema(
   [
     _column('step', pa.int64(), 'self-play step, counted from 0'),
-    _column('role', pa.string(), 'who wrote the response: proposer, solver'),
+    _column('role', pa.string(), 'who wrote it: proposer, solver, voter'),
     _column('group', pa.int32(), 'prompt in the step, one group each'),
     _column('sample', pa.int32(), 'response in the group'),
     _column('seed', pa.int64(), 'the run; keys derive from it and the above'),
@@ -44,9 +44,11 @@ ROLLOUT_SCHEMA = pa.schema(
     _column('num_tokens', pa.int32(), 'of the response, with its stop token'),
     _column('logprob', pa.float32(), 'of the response: sum over its tokens'),
     _column('question', pa.string(), 'asked or answered, as it was read', True),
+    _column('tests', pa.string(), 'of the question, as JSON', True),
     _column('answer', pa.string(), 'as it was read; null: none', True),
     _column('vote', pa.string(), "the question's majority; null: none", True),
     _column('vote_share', pa.float32(), 'its share of the group', True),
+    _column('passed', pa.float32(), 'share of the tests', True),
     _column('reward', pa.float32(), 'null: none was given', True),
     _column('counted', pa.bool_(), 'whether the response trains its role'),
     _column('why_not', pa.string(), 'why it was not asked or paid', True),

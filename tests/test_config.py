@@ -103,7 +103,14 @@ VALUES = [
   ('loss.kl_estimator', 'k1', 'one of k2, k3'),
   ('loss.entropy', -1.0, 'at least 0.0'),
   ('loss.average', 'mean', 'one of token, sequence, constant'),
-  ('proposer.reward', 'best', 'one of sqlm, r_zero, band'),
+  ('proposer.rewards.sqlm', -1.0, 'at least 0'),
+  ('proposer.schedule', (('best', 0, 1.0),), 'the reward one of sqlm, r_zero'),
+  ('proposer.schedule', (('sqlm', -1, 1.0),), 'at least 0'),
+  ('proposer.schedule', (('sqlm', 0.5, 1.0),), 'a whole number'),
+  ('proposer.schedule', (('sqlm', 1),), 'a group of text and a whole number'),
+  ('proposer.reward_over', 'all', 'one of group, sample'),
+  ('proposer.similarity', 1.1, '0.0 to 1.0'),
+  ('proposer.memory', -1, 'at least 0'),
   ('proposer.band', (0.8, 0.3), 'two shares from 0 to 1, the lower one first'),
   ('proposer.band', (0.3, 1.3), 'two shares from 0 to 1, the lower one first'),
   ('solver.temperatures', (1.0, -1.0), 'numbers from 0 to 100'),
@@ -119,6 +126,18 @@ VALUES = [
   ('task.question_pattern', '(', 'a regular expression'),
   ('task.answer_pattern', '[0-9', 'a regular expression'),
   ('task.answer_kind', 'set', 'one of number, text, choice, expression'),
+  ('task.solver_variants', ('{topic} = ',), 'a template with {question}'),
+  ('tests.pattern', '(', 'a regular expression with 2 groups'),
+  ('tests.pattern', '(.*)', 'a regular expression with 2 groups'),
+  ('tests.least', 0, 'at least 1'),
+  ('tests.most', 4, 'at least 5'),
+  ('tests.program', 'print(1)', 'a template with {answer}'),
+  ('tests.unpassed', 'drop', 'one of count, leave_out'),
+  ('sandbox.backend', 'docker', 'one of bubblewrap, unsafe_subprocess'),
+  ('sandbox.workers', -1, 'at least 0'),
+  ('sandbox.cpu_seconds', 0.0, 'a number above 0'),
+  ('sandbox.wall_seconds', -1.0, 'a number above 0'),
+  ('sandbox.memory_mib', 0, 'a number above 0'),
   ('task.checker', 'sympy', 'one of none, arithmetic'),
   ('task.proposer_stop', ('\n', ''), 'no empty string'),
   ('task.solver_stop', ('',), 'no empty string'),
@@ -134,12 +153,17 @@ VALUES = [
   ('proposer.top_p', 1.1, '0.0 to 1.0'),
   ('proposer.max_tokens', 0, 'at least 1'),
   ('solver.group_size', 1, 'at least 2'),
-  ('solver.reward', 'truth', 'one of majority, format, random'),
+  ('solver.rewards.random', -0.1, 'at least 0'),
+  ('solver.rewards.tests', 1.0, '0 unless task.answer_kind is code'),
+  ('solver.schedule', (('truth', 0, 1.0),), 'the reward one of majority'),
+  ('solver.rounds', 0, 'at least 1'),
   ('solver.temperature', 101.0, '0.0 to 100.0'),
   ('solver.top_p', -0.5, '0.0 to 1.0'),
   ('solver.max_tokens', 0, 'at least 1'),
   ('vote.ties', 'last', 'one of nobody, first'),
   ('vote.min_agreement', 1.5, '0.0 to 1.0'),
+  ('vote.earlier_answers', -1, 'at least 0'),
+  ('vote.earlier_every', 0, 'at least 1'),
   ('sampler.max_prompt_tokens', 0, 'at least 1'),
   ('loss.clip', -0.1, '0.0 to 1.0'),
   ('loss.kl', -0.001, 'at least 0'),
@@ -186,7 +210,7 @@ def test_an_unknown_key_is_refused_with_those_there_are():
   tree = changed(**{'solver.groupsize': 4})
   with pytest.raises(ValueError, match=r'^solver\.groupsize=4: unknown key'):
     config_lib.from_dict(tree)
-  with pytest.raises(ValueError, match=r'expected one of group_size, reward'):
+  with pytest.raises(ValueError, match=r'expected one of group_size, rewards'):
     config_lib.from_dict(tree)
 
 
@@ -245,3 +269,25 @@ def test_sizes_that_do_not_fit_together_are_named():
   config = config_lib.from_dict(changed(**{'random_model.num_kv_heads': 3}))
   with pytest.raises(ValueError, match=r'^random_model\..*num_(kv_)?heads'):
     config_lib.random_model(config.random_model, 300)
+
+
+@pytest.mark.parametrize(
+  'changes, told',
+  [
+    ({'solver.rewards.tests': 1.0}, 'solver.rewards.majority=1.0: expected 0'),
+    ({'vote.earlier_answers': 2}, 'vote.earlier_answers=2: expected 0'),
+  ],
+)
+def test_programs_are_not_put_to_a_vote(changes, told):
+  code = {'task.answer_kind': 'code'} | changes
+  if 'solver.rewards.tests' not in changes:
+    code |= {'solver.rewards.majority': 0.0, 'solver.rewards.tests': 1.0}
+  with pytest.raises(ValueError, match=re.escape(told)):
+    config_lib.from_dict(changed(**code))
+
+
+def test_answers_are_shared_out_evenly_among_prompts():
+  tree = changed(**{'task.solver_variants': ('{question}?', '{question}!')})
+  told = 'solver.group_size=8: expected a multiple of the 3 prompts'
+  with pytest.raises(ValueError, match=re.escape(told)):
+    config_lib.from_dict(tree)

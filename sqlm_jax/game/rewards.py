@@ -1,12 +1,22 @@
-"""Rewards of solver and proposer, from the answers of one question."""
+"""Rewards of solver and proposer: weighted sums of the terms below.
+
+A term gives each answer of a question, or the question itself, a number; a
+role's reward is the sum of its terms, each times its weight, and
+`weights_at` lets a weight change from step to step.
+"""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from sqlm_jax.game import types
 
-SOLVER_REWARDS = ('majority', 'format', 'random', 'true')
-PROPOSER_REWARDS = ('sqlm', 'r_zero', 'band')
+SOLVER_TERMS = ('majority', 'tests', 'format', 'random', 'true')
+PROPOSER_TERMS = ('sqlm', 'r_zero', 'band')
+# Subtracted: how much a question repeats others, see `repetition`.
+PENALTIES = ('batch_repeats', 'history_repeats')
+OVER = ('group', 'sample')
 
 
 def majority(
@@ -42,38 +52,44 @@ def right(
 
 
 def solver(
-  kind: str,
+  weights: Mapping[str, float],
   answers: Sequence[types.Answer],
-  vote: types.Vote,
   *,
+  vote: types.Vote | None = None,
+  passed: Sequence[float] = (),
   coin: random.Random,
   true: Callable[[], types.Answer] = lambda: None,
 ) -> tuple[float, ...]:
-  """The reward of each answer, by one of `SOLVER_REWARDS`.
+  """The reward of each answer to a question.
 
   Args:
-    kind: of the reward.
-    answers: to one question.
-    vote: on them.
+    weights: of `SOLVER_TERMS`; a term without a weight is not even computed.
+    answers: to the question.
+    vote: on them, for 'majority'.
+    passed: share of the question's tests that each answer passed, the value
+      of 'tests' (SQLM, its coding reward).
     coin: for 'random'.
     true: looks the true answer up, for 'true' and for nothing else.
   """
-  match kind:
-    case 'majority':
-      return majority(answers, vote)
-    case 'format':
-      return well_formed(answers)
-    case 'random':
-      return coin_flips(answers, coin)
-    case 'true':
-      return right(answers, true())
-  raise ValueError(f'kind={kind!r}: expected one of {SOLVER_REWARDS}')
+  terms = {
+    'majority': lambda: majority(answers, vote),
+    'tests': lambda: passed,
+    'format': lambda: well_formed(answers),
+    'random': lambda: coin_flips(answers, coin),
+    'true': lambda: right(answers, true()),
+  }
+  total = [0.0] * len(answers)
+  for name, weight in weights.items():
+    if weight:
+      values = terms[name]()
+      total = [t + weight * v for t, v in zip(total, values, strict=True)]
+  return tuple(total)
 
 
-def proposer(
-  vote: types.Vote, kind: str = 'sqlm', *, low: float = 0.0, high: float = 1.0
+def difficulty_of_vote(
+  term: str, vote: types.Vote, *, band: tuple[float, float] = (0.0, 1.0)
 ) -> float:
-  """Pays for a question neither too easy nor too hard.
+  """Pays for a question whose answers agree, but not all of them.
 
   With the count of the majority among G answers, and p = count / G:
 
@@ -88,17 +104,76 @@ def proposer(
   A question without a majority has count 0.
 
   Args:
-    vote: on its answers.
-    kind: one of `PROPOSER_REWARDS`.
-    low: of the band.
-    high: of the band.
+    term: one of `PROPOSER_TERMS`.
+    vote: on the answers.
+    band: low and high.
   """
+  if term == 'sqlm':
+    return float(1 < vote.count < vote.size)
   share = vote.count / vote.size if vote.size else 0.0
-  match kind:
+  if term == 'band' and not vote.count:
+    return 0.0
+  return _difficulty(term, share, band)
+
+
+def difficulty_of_tests(
+  term: str,
+  passed: Sequence[float],
+  *,
+  over: str = 'group',
+  band: tuple[float, float] = (0.0, 1.0),
+) -> float:
+  """Pays for a problem of which some tests are passed, but not all.
+
+  As `difficulty_of_vote`, with p the share of tests that pass, and
+
+    sqlm    1 if 0 < p < 1, else 0 (SQLM, eq. 4).
+
+  The paper takes p of one answer and averages the reward over the group
+  (`over='sample'`); its code takes p of all answers (`over='group'`).
+
+  Args:
+    term: one of `PROPOSER_TERMS`.
+    passed: share of the tests that each answer passed.
+    over: one of `OVER`.
+    band: low and high.
+  """
+  if not passed:
+    return 0.0
+  if over == 'sample':
+    each = [_difficulty(term, share, band) for share in passed]
+    return sum(each) / len(each)
+  return _difficulty(term, sum(passed) / len(passed), band)
+
+
+def _difficulty(term: str, share: float, band: tuple[float, float]) -> float:
+  match term:
     case 'sqlm':
-      return float(1 < vote.count < vote.size)
+      return float(0 < share < 1)
     case 'r_zero':
       return 1 - 2 * abs(share - 0.5)
     case 'band':
-      return float(vote.count > 0 and low <= share <= high)
-  raise ValueError(f'kind={kind!r}: expected one of {PROPOSER_REWARDS}')
+      return float(band[0] <= share <= band[1])
+  raise ValueError(f'{term=}: expected one of {PROPOSER_TERMS}')
+
+
+def weights_at(
+  step: int,
+  weights: Mapping[str, float],
+  schedule: Sequence[tuple[str, int, float]] = (),
+) -> dict[str, float]:
+  """The weight of every term in a step, so that one can be phased in.
+
+  Args:
+    step: of self-play.
+    weights: of terms without a schedule.
+    schedule: points (term, step, weight); a term's weight is linear between
+      its points, and constant before the first and behind the last one.
+  """
+  curves: dict[str, list[tuple[int, float]]] = {}
+  for name, at, weight in sorted(schedule):
+    curves.setdefault(name, []).append((at, weight))
+  return dict(weights) | {
+    name: float(np.interp(step, *zip(*points, strict=True)))
+    for name, points in curves.items()
+  }

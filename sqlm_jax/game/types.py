@@ -8,12 +8,27 @@ from typing import NamedTuple
 Answer = Hashable | None
 
 
+class TestCase(NamedTuple):
+  """What a program reads from stdin, and what it should write to stdout."""
+
+  input: str
+  output: str
+
+
+class Result(NamedTuple):
+  """What became of one test of one program."""
+
+  status: str  # one of `verify.unit_tests.STATUSES`
+  detail: str = ''  # short, for a person
+
+
 class Problem(NamedTuple):
   """A question as the proposer's response was read."""
 
   text: str
   ok: bool = True
   why_not: str = ''  # one word, counted in the metrics
+  tests: tuple[TestCase, ...] = ()  # of a program, if one is asked for
 
 
 class Vote(NamedTuple):
@@ -26,10 +41,16 @@ class Vote(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """A judged question: its answers, their vote, and everybody's reward."""
+  """A judged question: its answers, how they fared, and everybody's reward.
+
+  Answers are put to a vote, or are programs and run against the question's
+  tests. An unreadable question has neither vote nor results.
+  """
 
   problem: Problem
-  answers: tuple[Answer, ...]  # one a response, () if it was not asked
-  vote: Vote | None  # None if the question was unreadable
-  solver_rewards: tuple[float, ...]
-  proposer_reward: float
+  answers: tuple[Answer, ...] = ()  # one a response of the solver
+  votes: tuple[Answer, ...] = ()  # of earlier solvers, who are not paid
+  vote: Vote | None = None
+  results: tuple[tuple[Result, ...], ...] = ()  # [answers][tests]
+  solver_rewards: tuple[float, ...] = ()
+  proposer_reward: float = 0.0

@@ -148,28 +148,6 @@ def batch_relative(rewards_QG: jax.Array, counted_QG: jax.Array) -> jax.Array:
   return _centre(rewards_QG, counted_QG)
 
 
-def carries_signal(rewards_QG: jax.Array, counted_QG: jax.Array) -> jax.Array:
-  """Which groups DAPO's dynamic sampling keeps (Yu et al., 2025, section 3.2).
-
-  max(r) > min(r) over the counted responses. With one reward for right and
-  one for wrong this is 0 < count(right) < n; any other group has advantages
-  of 0 and no gradient without a KL penalty. An empty group carries none.
-
-  Args:
-    rewards_QG: rewards r.
-    counted_QG: which responses belong to the group.
-
-  Returns:
-    Booleans [Q].
-  """
-  _check(rewards_QG, counted_QG)
-  rewards_QG = jnp.asarray(rewards_QG, jnp.float32)
-  # Compared, not subtracted from a mean: rounding makes no signal.
-  highest_Q = jnp.max(jnp.where(counted_QG, rewards_QG, -jnp.inf), axis=1)
-  lowest_Q = jnp.min(jnp.where(counted_QG, rewards_QG, jnp.inf), axis=1)
-  return highest_Q > lowest_Q
-
-
 def whiten(
   x: jax.Array, mask: jax.Array, *, epsilon: float = 1e-6
 ) -> jax.Array:

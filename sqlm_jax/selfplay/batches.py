@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from sqlm_jax.engine import groups
@@ -13,11 +14,17 @@ from sqlm_jax.ops import losses
 _SHORTEST_PREFIX = 8  # a shorter one is not worth a pass of its own
 
 
-class Scores(NamedTuple):
-  """Rewards of Q groups of G responses, and which of them count."""
+class Scored(NamedTuple):
+  """What one role wrote in a step, and what it was paid.
 
+  A group of G responses is compared with each other. It continues one prompt
+  or, shared out among them, V prompts that ask the same.
+  """
+
+  prompt_ids: Sequence[Sequence[int]]  # [Q V]
+  rollout: groups.Rollout  # [Q V, G / V, ...], host arrays
   rewards: np.ndarray  # [Q, G]
-  counted: np.ndarray  # [Q, G]
+  num_groups: int  # Q of a full step: the rest is padding
 
 
 def bucket(length: int) -> int:
@@ -63,9 +70,7 @@ def pack_prompts(
 
 
 def make_batches(
-  prompts: groups.Prompts,
-  rollout: groups.Rollout,
-  scores: Scores,
+  scored: Scored,
   *,
   updates: int,
   groups_per_microbatch: int,
@@ -77,10 +82,8 @@ def make_batches(
   """Turns scored rollouts into one batch for each optimizer step.
 
   Args:
-    prompts: what was asked, host arrays.
-    rollout: what was answered, host arrays.
-    scores: rewards; what is not counted is never learned from.
-    updates: optimizer steps, Q is a multiple of it.
+    scored: what was written and paid.
+    updates: optimizer steps, `num_groups` is a multiple of it.
     groups_per_microbatch: batches are padded to a multiple of it.
     estimator: of the advantages, a key of `advantages.ESTIMATORS`. What it
       calls the batch is all Q groups, not those of one update.
@@ -94,19 +97,30 @@ def make_batches(
   Returns:
     The batches from which something can be learned, at most `updates`.
   """
+  size, group_size = scored.rewards.shape
+  variants = len(scored.prompt_ids) // size
+  prompts = pack_prompts(scored.prompt_ids, scored.num_groups * variants)
+  missing = scored.num_groups - size
+  rollout = jax.tree.map(
+    lambda x: _pad_rows(x, missing * variants), scored.rollout
+  )
+  counted_QG = _pad_rows(np.ones((size, group_size), bool), missing)
   estimate = advantage_ops.ESTIMATORS[estimator]
-  advantages_QG = np.asarray(estimate(scores.rewards, scores.counted))
+  advantages_QG = estimate(_pad_rows(scored.rewards, missing), counted_QG)
+  # From questions to prompts.
+  advantages_QG = np.asarray(advantages_QG).reshape(rollout.lengths.shape)
+  counted_QG = counted_QG.reshape(rollout.lengths.shape)
   batches = []
   for part in np.split(np.arange(len(advantages_QG)), updates):
     weights_QG = np.asarray(
       losses.token_weights(
         rollout.lengths[part],
-        scores.counted[part],
+        counted_QG[part],
         average=average,
         longest=longest,
       )
     )
-    useful = scores.counted[part].any(axis=1)
+    useful = counted_QG[part].any(axis=1)
     if not keep_neutral:
       useful &= (advantages_QG[part] != 0).any(axis=1)
     if not useful.any():
@@ -132,3 +146,7 @@ def make_batches(
       )
     )
   return batches
+
+
+def _pad_rows(x: np.ndarray, count: int) -> np.ndarray:
+  return np.pad(x, ((0, count),) + ((0, 0),) * (x.ndim - 1))

@@ -37,8 +37,7 @@ class Responses(NamedTuple):
   """G responses to each of Q prompts, on the host."""
 
   prompt_ids: Sequence[Sequence[int]]  # [Q]
-  prompts: groups.Prompts  # the same, packed and padded
-  rollout: groups.Rollout  # padded to the same rows
+  rollout: groups.Rollout  # host arrays
   texts: list[list[str]]  # [Q][G]
 
 
@@ -91,6 +90,7 @@ def write(
     slots=writer.slots,
   )
   rollout = jax.device_get(rollout)
+  rollout = jax.tree.map(lambda x: x[: len(prompts)], rollout)
   texts = [
     [
       writer.decode(tokens[:length].tolist())
@@ -98,4 +98,27 @@ def write(
     ]
     for group, lengths in zip(rollout.tokens, rollout.lengths, strict=True)
   ]
-  return Responses(prompts, packed, rollout, texts[: len(prompts)])
+  return Responses(prompts, rollout, texts)
+
+
+def join(written: Sequence[Responses | None]) -> Responses | None:
+  """Responses of several calls as those of one, None if there are none."""
+  written = [one for one in written if one is not None]
+  if len(written) < 2:
+    return written[0] if written else None
+  return Responses(
+    [ids for one in written for ids in one.prompt_ids],
+    jax.tree.map(
+      lambda *parts: np.concatenate(parts), *(one.rollout for one in written)
+    ),
+    [group for one in written for group in one.texts],
+  )
+
+
+def take(written: Responses, rows: Sequence[int]) -> Responses:
+  """Those to some of the prompts."""
+  return Responses(
+    [written.prompt_ids[row] for row in rows],
+    jax.tree.map(lambda x: x[np.asarray(rows)], written.rollout),
+    [written.texts[row] for row in rows],
+  )

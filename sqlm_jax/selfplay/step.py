@@ -3,32 +3,40 @@
 1. The proposer continues the step's topic prompts: groups of questions
    (`Responses`), read into one `Problem` each.
 2. The solver answers every readable question G times (`Responses`).
-3. The answers of a question are read and put to a vote; vote and answers give
-   the rewards of both roles (`Verdict`).
+3. The answers of a question are read and put to a vote, or are programs and
+   run against the question's tests; the rewards of both roles follow
+   (`Verdict`).
 4. Rewards become advantages and, with tokens and log-probabilities of the
    responses, a `GroupBatch` an update. `train_step` turns the `TrainState`
    and a batch into the next `TrainState`; the solver learns in every step,
    the proposer in every k-th.
+
+1 to 3 are a round. A step has one, or as many as it takes to find questions
+that tell answers apart.
 """
 
 import contextlib
-import functools
+import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax import sharding
 from sqlm_jax.engine import learner
-from sqlm_jax.game import rewards, types, vote
+from sqlm_jax.game import repetition, types, vote
 from sqlm_jax.models import lora
-from sqlm_jax.selfplay import batches, responses
+from sqlm_jax.selfplay import batches, judging, metrics, responses
 from sqlm_jax.tasks import base
 
-ROLES = ('proposer', 'solver')  # the index is the role's number in key paths
+ROLES = ('proposer', 'solver')
+# A role's number in key paths; evaluation and talking have 2 and 3.
+_KEYS = {'proposer': 0, 'solver': 1, 'voter': 4}
+_KEYS_A_ROUND = 8
 
 States = dict[str, learner.TrainState]
 
@@ -39,19 +47,15 @@ class Rules(NamedTuple):
   seed: int
   questions: int  # Q
   group_size: int  # of the proposer
+  rounds: int
   train_every: int
-  unreadable_reward: float
-  proposer_reward: str
-  band: tuple[float, float]
-  solver_reward: str
-  weights: str
-  ties: str
-  min_agreement: float
+  earlier_every: int
   estimator: str
   average: str
   keep_neutral: bool
   updates: dict[str, int]
   groups_per_microbatch: int
+  judging: judging.Rules
 
 
 class Game(NamedTuple):
@@ -60,7 +64,8 @@ class Game(NamedTuple):
   Attributes:
     rules: the numbers of the game.
     task: how to ask, read and check.
-    writers: one a role.
+    questions: written beforehand, instead of a proposer's; () for none.
+    writers: one a role, and 'voter' where earlier solvers vote.
     owner: role -> name of the `TrainState` that it reads and trains; both
       roles name the same one where they share weights.
     train_step: the compiled update.
@@ -71,6 +76,7 @@ class Game(NamedTuple):
 
   rules: Rules
   task: base.Task
+  questions: tuple[str, ...]
   writers: dict[str, responses.Writer]
   owner: dict[str, str]
   train_step: Callable[..., tuple[learner.TrainState, learner.Metrics]]
@@ -79,13 +85,21 @@ class Game(NamedTuple):
   mesh: jax.sharding.Mesh
 
 
+class Round(NamedTuple):
+  """What was asked and answered, and how that was judged."""
+
+  proposals: responses.Responses | None  # None if written beforehand
+  solutions: responses.Responses | None  # None if no question was readable
+  voters: responses.Responses | None  # earlier solvers' answers
+  verdicts: list[types.Verdict]  # one a question, readable or not
+
+
 class Outcome(NamedTuple):
   """What a step leaves for the record."""
 
-  proposals: responses.Responses
-  solutions: responses.Responses | None  # None if no question was readable
-  verdicts: list[types.Verdict]  # one a proposal
+  rounds: list[Round]
   trained: tuple[str, ...]  # roles that were updated
+  learned: frozenset[int]  # which questions, counted as they were asked
   metrics: dict[str, float]
 
 
@@ -96,42 +110,88 @@ def params_of(role: str, states: States, game: Game) -> Any:
 
 
 def self_play_step(
-  step: int, states: States, game: Game
-) -> tuple[States, Outcome]:
+  step: int, states: States, memory: repetition.Memory, game: Game
+) -> tuple[States, repetition.Memory, Outcome]:
   """Plays and learns from one step. Everything random derives from `step`.
 
   Args:
     step: counted from 0.
     states: one TrainState a policy; donated where it is trained.
+    memory: questions of earlier steps.
     game: what stays the same.
 
   Returns:
-    The states after the step, and its record.
+    States and memory after the step, and its record.
 
   Raises:
     FloatingPointError: if a training metric is not finite.
   """
-  seconds = {}
-  with _clock(seconds, 'propose'):
-    proposals = propose(step, states, game)
-    problems, prompts = read_questions(proposals, game)
-  with _clock(seconds, 'solve'):
-    solutions = solve(step, states, prompts, game)
-  with _clock(seconds, 'judge'):
-    verdicts = judge(step, problems, solutions, game)
-  with _clock(seconds, 'learn'):
-    states, trained, train_metrics = learn(
-      step, states, proposals, solutions, verdicts, game
+  clock = _Clock()
+  rounds = []
+  while len(rounds) < game.rules.rounds:
+    rounds.append(play(step, len(rounds), states, memory, game, clock))
+    memory = memory.add(
+      v.problem.text for v in rounds[-1].verdicts if v.problem.ok
     )
-  metrics = {f'time/{name}': value for name, value in seconds.items()}
-  metrics |= describe(proposals, solutions, verdicts, game.task)
-  metrics |= train_metrics
-  outcome = Outcome(proposals, solutions, verdicts, trained, metrics)
-  return states, outcome
+    useful = sum(_tells_apart(v) for r in rounds for v in r.verdicts)
+    if useful >= game.rules.questions:
+      break
+  learned = to_learn(rounds, game.rules)
+  with clock('learn'):
+    states, trained, found = learn(step, states, rounds, learned, game)
+  found |= describe(rounds, game.task)
+  found |= {f'time/{name}': value for name, value in clock.seconds.items()}
+  if 'solver' not in trained:
+    learned = []
+  return states, memory, Outcome(rounds, trained, frozenset(learned), found)
 
 
-def propose(step: int, states: States, game: Game) -> responses.Responses:
+def play(
+  step: int,
+  number: int,
+  states: States,
+  memory: repetition.Memory,
+  game: Game,
+  clock: '_Clock',
+) -> Round:
+  """Asks, answers and judges once; learns nothing.
+
+  Args:
+    step: counted from 0.
+    number: of the round in its step.
+    states: one TrainState a policy.
+    memory: questions asked before.
+    game: what stays the same.
+    clock: adds up the seconds of each part.
+  """
+  with clock('propose'):
+    proposals = propose(step, number, states, game)
+    problems, prompts = read_questions(step, number, proposals, game)
+  with clock('solve'):
+    solutions = solve('solver', step, number, states, prompts, game)
+    voters = None
+    if 'voter' in game.writers:
+      first = prompts and [variants[:1] for variants in prompts]
+      voters = solve('voter', step, number, states, first, game)
+  with clock('judge'):
+    verdicts = judging.judge(
+      problems,
+      _answers(len(prompts), solutions, voters),
+      game.task,
+      game.rules.judging,
+      step=step,
+      coin=random.Random(f'{game.rules.seed}/{step}' + f'/{number}' * number),
+      asked_before=memory,
+    )
+  return Round(proposals, solutions, voters, verdicts)
+
+
+def propose(
+  step: int, number: int, states: States, game: Game
+) -> responses.Responses | None:
   """Samples a group of questions for each of the step's topics."""
+  if game.questions:
+    return None
   writer = game.writers['proposer']
   prompts = [
     writer.encode(game.task.proposer_prompt(topic))
@@ -141,118 +201,89 @@ def propose(step: int, states: States, game: Game) -> responses.Responses:
     writer,
     params_of('proposer', states, game),
     prompts,
-    path=(game.rules.seed, step, ROLES.index('proposer')),
+    path=_path('proposer', step, number, game),
     num_rows=len(prompts),
   )
 
 
 def read_questions(
-  proposals: responses.Responses, game: Game
-) -> tuple[list[types.Problem], list[list[int]]]:
+  step: int,
+  number: int,
+  proposals: responses.Responses | None,
+  game: Game,
+) -> tuple[list[types.Problem], list[list[list[int]]]]:
   """Reads every proposal; returns the problems and the readable ones' prompts.
 
   A question that was cut off, does not have the format, or whose prompt is
   over the limit is unreadable: it never reaches the solver.
   """
+  if proposals is None:
+    first = (step * game.rules.rounds + number) * game.rules.questions
+    texts = [
+      game.questions[(first + i) % len(game.questions)]
+      for i in range(game.rules.questions)
+    ]
+    finished = [True] * len(texts)
+  else:
+    texts = [text for group in proposals.texts for text in group]
+    finished = proposals.rollout.finished.reshape(-1)
   problems, prompts = [], []
-  finished = proposals.rollout.finished.reshape(-1)
-  texts = [text for group in proposals.texts for text in group]
+  encode = game.writers['solver'].encode
   for text, complete in zip(texts, finished, strict=True):
     problem = game.task.read_question(text)
     if not complete:
       problem = problem._replace(ok=False, why_not='unfinished')
     if problem.ok:
-      prompt = game.writers['solver'].encode(
-        game.task.solver_prompt(problem.text)
-      )
-      if prompt is None:
+      variants = [encode(p) for p in game.task.solver_prompts(problem.text)]
+      if None in variants:
         problem = problem._replace(ok=False, why_not='too_long')
       else:
-        prompts.append(prompt)
+        prompts.append(variants)
     problems.append(problem)
   return problems, prompts
 
 
 def solve(
-  step: int, states: States, prompts: list[list[int]], game: Game
+  role: str,
+  step: int,
+  number: int,
+  states: States,
+  prompts: list[list[list[int]]],
+  game: Game,
 ) -> responses.Responses | None:
-  """Samples G answers to every readable question, if there is one."""
+  """Samples answers to every readable question, if there is one.
+
+  The answers of a question are shared out among its prompts.
+  """
   if not prompts:
     return None
   return responses.write(
-    game.writers['solver'],
-    params_of('solver', states, game),
-    prompts,
-    path=(game.rules.seed, step, ROLES.index('solver')),
-    num_rows=game.rules.questions,
+    game.writers[role],
+    params_of(role, states, game),
+    [prompt for variants in prompts for prompt in variants],
+    path=_path(role, step, number, game),
+    num_rows=game.rules.questions * len(prompts[0]),
   )
 
 
-def judge(
-  step: int,
-  problems: list[types.Problem],
-  solutions: responses.Responses | None,
-  game: Game,
-) -> list[types.Verdict]:
-  """Votes on the answers of every question and pays both roles."""
-  rules = game.rules
-  coin = random.Random(f'{rules.seed}/{step}')
-  groups = iter(_groups(solutions) if solutions else ())
-  verdicts = []
-  for problem in problems:
-    if not problem.ok:
-      verdicts.append(
-        types.Verdict(problem, (), None, (), rules.unreadable_reward)
-      )
-      continue
-    texts, likelihoods = next(groups)
-    answers = game.task.read_answers(texts)
-    result = vote.majority(
-      answers,
-      weights=likelihoods if rules.weights == 'likelihood' else None,
-      ties=rules.ties,
-      min_agreement=rules.min_agreement,
-    )
-    solver_rewards = rewards.solver(
-      rules.solver_reward,
-      answers,
-      result,
-      coin=coin,
-      true=functools.partial(game.task.true_answer, problem.text),
-    )
-    paid = rewards.proposer(
-      result, rules.proposer_reward, low=rules.band[0], high=rules.band[1]
-    )
-    verdicts.append(
-      types.Verdict(problem, answers, result, solver_rewards, paid)
-    )
-  return verdicts
+def to_learn(rounds: Sequence[Round], rules: Rules) -> list[int]:
+  """Which of the questions that were asked the solver learns from.
 
-
-def _groups(
-  solutions: responses.Responses,
-) -> Iterator[tuple[list[str], list[float]]]:
-  """Texts and likelihoods of each question's answers."""
-  rollout = solutions.rollout
-  for group, texts in enumerate(solutions.texts):
-    lengths = rollout.lengths[group].tolist()
-    yield (
-      texts,
-      [
-        vote.likelihood(float(logprobs[:length].sum()), length)
-        for logprobs, length in zip(
-          rollout.logprobs[group], lengths, strict=True
-        )
-      ],
-    )
+  All, if a step has one round. Else the first Q that tell their answers apart:
+  DAPO's dynamic sampling (Yu et al., 2025, section 3.2).
+  """
+  asked = [v for one in rounds for v in one.verdicts if v.problem.ok]
+  if rules.rounds == 1:
+    return list(range(len(asked)))
+  useful = [i for i, v in enumerate(asked) if _tells_apart(v)]
+  return useful[: rules.questions]
 
 
 def learn(
   step: int,
   states: States,
-  proposals: responses.Responses,
-  solutions: responses.Responses | None,
-  verdicts: list[types.Verdict],
+  rounds: Sequence[Round],
+  learned: Sequence[int],
   game: Game,
 ) -> tuple[States, tuple[str, ...], dict[str, float]]:
   """Updates the solver, and in every k-th step the proposer.
@@ -261,17 +292,15 @@ def learn(
   so the order of the two updates does not change what they learn from.
   """
   rules = game.rules
-  pending = {}
-  if solutions is not None:
-    pending['solver'] = (solutions, _solver_scores(verdicts, rules.questions))
+  pending = {'solver': _solver_scores(rounds, learned, rules)}
   if rules.train_every and (step + 1) % rules.train_every == 0:
-    pending['proposer'] = (proposals, _proposer_scores(verdicts, rules))
-  states, metrics, trained, changed = dict(states), {}, [], set()
-  for role, (written, scores) in pending.items():
+    pending['proposer'] = _proposer_scores(rounds[0], rules)
+  states, found, trained, changed = dict(states), {}, [], set()
+  for role, scored in pending.items():
+    if scored is None:
+      continue
     todo = batches.make_batches(
-      written.prompts,
-      written.rollout,
-      scores,
+      scored,
       updates=rules.updates[role],
       groups_per_microbatch=rules.groups_per_microbatch,
       estimator=rules.estimator,
@@ -280,117 +309,144 @@ def learn(
       keep_neutral=rules.keep_neutral,
     )
     totals = []
+    owner = game.owner[role]
     for batch in todo:
-      owner = game.owner[role]
-      states[owner], found = game.train_step(
+      states[owner], one = game.train_step(
         states[owner],
         sharding.put_rows(batch, game.mesh),
         game.reference_params,
         game.base_params,
       )
-      gap = found.pop('logprob_gap')
+      gap = one.pop('logprob_gap')
       if owner not in changed:
         # The weights that sampled: sampler and learner should agree on them.
-        metrics |= _means(
-          jax.device_get([{'logprob_gap': gap}]), f'sample/{role}', step
-        )
+        gap = jax.device_get([{'logprob_gap': gap}])
+        found |= metrics.of_updates(gap, f'sample/{role}', step)
       changed.add(owner)
-      totals.append(found)
-    metrics[f'train/{role}/updates'] = float(len(todo))
-    metrics |= _means(jax.device_get(totals), f'train/{role}', step)
+      totals.append(one)
+    found[f'train/{role}/updates'] = float(len(todo))
+    found |= metrics.of_updates(jax.device_get(totals), f'train/{role}', step)
     trained += [role] if todo else []
-  return states, tuple(trained), metrics
+  if rules.earlier_every and (step + 1) % rules.earlier_every == 0:
+    states[game.owner['voter']] = earlier_solver(states, game.owner)
+  return states, tuple(trained), found
 
 
-def describe(
-  proposals: responses.Responses,
-  solutions: responses.Responses | None,
-  verdicts: list[types.Verdict],
-  task: base.Task,
-) -> dict[str, float]:
-  """The step in numbers. A mean over nothing is left out.
+def earlier_solver(states: States, owner: dict[str, str]) -> learner.TrainState:
+  """Today's solver, for votes in later steps."""
+  solver = states[owner['solver']]._replace(opt_state=())
+  # Copied: the next update donates the solver's own.
+  return jax.tree.map(jnp.copy, solver)
 
-  `vote/accuracy` compares the vote with the task's checker where that can
-  tell: a diagnosis that training never sees.
-  """
-  asked = [v for v in verdicts if v.problem.ok]
-  labelled = [v for v in asked if v.vote.answer is not None]
-  checked = [
-    v.vote.answer == true
-    for v in labelled
-    if (true := task.true_answer(v.problem.text)) is not None
-  ]
-  answers = [answer for v in asked for answer in v.answers]
-  questions = {v.problem.text for v in asked}
-  means = {
-    'proposer/valid_rate': [v.problem.ok for v in verdicts],
-    'proposer/reward': [v.proposer_reward for v in verdicts],
-    'solver/reward': [r for v in asked for r in v.solver_rewards],
-    'solver/blank_rate': [answer is None for answer in answers],
-    'vote/majority_rate': [v.vote.answer is not None for v in asked],
-    'vote/agreement': [v.vote.count / v.vote.size for v in labelled],
-    'vote/unanimous_rate': [v.vote.count == v.vote.size for v in asked],
-    'vote/accuracy': checked,
-  }
-  metrics = {k: float(np.mean(v)) for k, v in means.items() if v}
-  metrics['vote/checked'] = float(len(checked))
-  if asked:
-    metrics['proposer/distinct_rate'] = len(questions) / len(asked)
-  why_not = [('proposer/unreadable', v.problem.why_not) for v in verdicts]
-  why_not += [('vote/nobody', v.vote.why_not) for v in asked]
-  for prefix, reason in why_not:
-    if reason:
-      key = f'{prefix}/{reason}'
-      metrics[key] = metrics.get(key, 0.0) + 1.0
-  for role, written, rows in (
-    ('proposer', proposals, None),
-    ('solver', solutions, len(asked)),
+
+def describe(rounds: Sequence[Round], task: base.Task) -> dict[str, float]:
+  """The step in numbers."""
+  verdicts = [v for one in rounds for v in one.verdicts]
+  found = metrics.of_verdicts(verdicts, task)
+  if len(rounds) > 1:
+    found['sample/rounds'] = float(len(rounds))
+  for role, written in (
+    ('proposer', [one.proposals for one in rounds]),
+    ('solver', [one.solutions for one in rounds]),
   ):
-    if written is not None:
-      rollout = written.rollout
-      metrics[f'sample/{role}/tokens'] = float(np.mean(rollout.lengths[:rows]))
-      metrics[f'sample/{role}/finished_rate'] = float(
-        np.mean(rollout.finished[:rows])
-      )
-  return metrics
+    found |= metrics.of_responses(role, responses.join(written))
+  return found
+
+
+def _path(
+  role: str, step: int, number: int, game: Game
+) -> tuple[int, int, int]:
+  return (game.rules.seed, step, _KEYS[role] + number * _KEYS_A_ROUND)
+
+
+def _answers(
+  num_questions: int,
+  solutions: responses.Responses | None,
+  voters: responses.Responses | None,
+) -> list[judging.Answers]:
+  """What the solver and an earlier one said to each question."""
+  texts, likelihoods = _by_question(solutions, num_questions)
+  more_texts, more_likelihoods = _by_question(voters, num_questions)
+  return [
+    judging.Answers(*answers)
+    for answers in zip(
+      texts, likelihoods, more_texts, more_likelihoods, strict=True
+    )
+  ]
+
+
+def _by_question(
+  written: responses.Responses | None, num_questions: int
+) -> tuple[list[list[str]], list[list[float]]]:
+  """Texts and likelihoods, those of a question's prompts put together."""
+  if written is None:
+    return [[]] * num_questions, [[]] * num_questions
+  likelihoods = [
+    [
+      vote.likelihood(float(logprobs[:length].sum()), length)
+      for logprobs, length in zip(group, lengths.tolist(), strict=True)
+    ]
+    for group, lengths in zip(
+      written.rollout.logprobs, written.rollout.lengths, strict=True
+    )
+  ]
+  size = len(written.texts) // num_questions
+  flat = lambda rows: [
+    list(itertools.chain.from_iterable(rows[first : first + size]))
+    for first in range(0, len(rows), size)
+  ]
+  return flat(written.texts), flat(likelihoods)
+
+
+def _tells_apart(verdict: types.Verdict) -> bool:
+  """Whether the answers were not all paid the same."""
+  return len(set(verdict.solver_rewards)) > 1
 
 
 def _solver_scores(
-  verdicts: list[types.Verdict], num_rows: int
-) -> batches.Scores:
-  """Asked questions in order, then the rows that only fill the shape."""
-  asked = [v.solver_rewards for v in verdicts if v.problem.ok]
-  scores = np.zeros((num_rows, len(asked[0])), np.float32)
-  scores[: len(asked)] = asked
-  counted = np.zeros(scores.shape, bool)
-  counted[: len(asked)] = True
-  return batches.Scores(scores, counted)
+  rounds: Sequence[Round], learned: Sequence[int], rules: Rules
+) -> batches.Scored | None:
+  if not learned:
+    return None
+  written = responses.join([one.solutions for one in rounds])
+  rewards = np.array(
+    [v.solver_rewards for o in rounds for v in o.verdicts if v.problem.ok],
+    np.float32,
+  )
+  # The prompts of a question stand in a row.
+  prompts = np.arange(len(written.texts)).reshape(len(rewards), -1)
+  written = responses.take(written, prompts[learned].reshape(-1))
+  return batches.Scored(
+    written.prompt_ids,
+    written.rollout,
+    rewards[learned],
+    num_groups=rules.questions,
+  )
 
 
-def _proposer_scores(
-  verdicts: list[types.Verdict], rules: Rules
-) -> batches.Scores:
-  scores = np.array([v.proposer_reward for v in verdicts], np.float32)
-  scores = scores.reshape(-1, rules.group_size)
-  return batches.Scores(scores, np.ones(scores.shape, bool))
+def _proposer_scores(one: Round, rules: Rules) -> batches.Scored | None:
+  """The first round's questions: later ones asked the same for more answers."""
+  if one.proposals is None:
+    return None
+  rewards = np.array([v.proposer_reward for v in one.verdicts], np.float32)
+  rewards = rewards.reshape(-1, rules.group_size)
+  return batches.Scored(
+    one.proposals.prompt_ids,
+    one.proposals.rollout,
+    rewards,
+    num_groups=len(rewards),
+  )
 
 
-def _means(totals, prefix: str, step: int) -> dict[str, float]:
-  """Adds up (sum, count) pairs over updates; refuses what is not finite."""
-  metrics = {}
-  for name in totals[0] if totals else ():
-    total = sum(float(found[name][0]) for found in totals)
-    count = sum(float(found[name][1]) for found in totals)
-    key = f'{prefix}/{name}'
-    if not np.isfinite(total):
-      raise FloatingPointError(f'{key}={total} in step {step}: not finite')
-    if count:
-      metrics[key] = total / count
-  return metrics
+class _Clock:
+  """Adds up seconds by name."""
 
+  def __init__(self):
+    self.seconds: dict[str, float] = {}
 
-@contextlib.contextmanager
-def _clock(seconds: dict[str, float], name: str):
-  start = time.perf_counter()
-  yield
-  seconds[name] = time.perf_counter() - start
+  @contextlib.contextmanager
+  def __call__(self, name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    elapsed = time.perf_counter() - start
+    self.seconds[name] = self.seconds.get(name, 0.0) + elapsed

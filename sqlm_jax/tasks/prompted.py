@@ -22,7 +22,7 @@ def make_task(
   proposer_prompt: str,
   proposer_stop: tuple[str, ...],
   question_pattern: str,
-  solver_prompt: str,
+  solver_prompts: tuple[str, ...],
   solver_stop: tuple[str, ...],
   answer_pattern: str,
   answer_kind: str,
@@ -41,7 +41,7 @@ def make_task(
     proposer_prompt: template of the request for a question.
     proposer_stop: strings that end a question.
     question_pattern: regex of a readable question, '' for anything.
-    solver_prompt: template of the request for an answer, with `{question}`.
+    solver_prompts: templates of the request for an answer, with `{question}`.
     solver_stop: strings that end an answer.
     answer_pattern: regex that finds the answer, '' for the whole response.
     answer_kind: one of `verify.readers.KINDS`.
@@ -88,8 +88,9 @@ def make_task(
     ),
     proposer_stop=proposer_stop,
     read_question=_question_reader(question_pattern, proposer_stop, forbidden),
-    solver_prompt=lambda question: wrap(
-      prompts.fill(solver_prompt, question=question)
+    solver_prompts=lambda question: tuple(
+      wrap(prompts.fill(template, question=question))
+      for template in solver_prompts
     ),
     solver_stop=solver_stop,
     read_answers=lambda responses: read(

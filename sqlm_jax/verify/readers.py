@@ -11,7 +11,7 @@ from sqlm_jax.verify import answers, choices, mathematics
 # answers: two of them mean the same exactly if they are equal.
 Reader = Callable[[Sequence[str | None]], tuple[types.Answer, ...]]
 
-KINDS = (*answers.KINDS, 'choice', 'expression')
+KINDS = (*answers.KINDS, 'choice', 'expression', 'code')
 
 
 def make_reader(kind: str, options: Sequence[str] = ()) -> Reader:
@@ -20,12 +20,15 @@ def make_reader(kind: str, options: Sequence[str] = ()) -> Reader:
   Args:
     kind: 'number' or 'text', read one by one; 'choice', a letter or the text of
       an option; 'expression', compared as mathematics in processes of their
-      own, which are started when they are first needed.
+      own, which are started when they are first needed; 'code', a program,
+      which is left as it is.
     options: of 'choice', A first.
   """
   if kind == 'expression':
     return _expressions()
-  if kind == 'choice':
+  if kind == 'code':
+    read = lambda text: text if text.strip() else None
+  elif kind == 'choice':
     read = functools.partial(choices.choice, options=options)
   else:
     read = answers.KINDS[kind]

@@ -36,11 +36,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, NamedTuple
 
+from sqlm_jax.game import types
 from sqlm_jax.verify import seccomp, unit_tests
 
-TestCase = unit_tests.TestCase
-Result = unit_tests.Result
-Program = tuple[str, Sequence[TestCase]]
+Program = tuple[str, Sequence[types.TestCase]]
+
+BACKENDS = ('bubblewrap', 'unsafe_subprocess')
 
 _log = logging.getLogger(__name__)
 _WORKER = pathlib.Path(__file__).with_name('sandbox_worker.py')
@@ -67,10 +68,10 @@ _LIMITS_SAID = {
   '[Errno 28]': 'file size',
 }
 _WHY = {  # letters of `sandbox_worker`
-  b'w': Result(unit_tests.TIMEOUT, 'wall clock'),
-  b'c': Result(unit_tests.TIMEOUT, 'processor time'),
-  b'o': Result(unit_tests.LIMIT, 'output'),
-  b'f': Result(unit_tests.LIMIT, 'number of files'),
+  b'w': types.Result(unit_tests.TIMEOUT, 'wall clock'),
+  b'c': types.Result(unit_tests.TIMEOUT, 'processor time'),
+  b'o': types.Result(unit_tests.LIMIT, 'output'),
+  b'f': types.Result(unit_tests.LIMIT, 'number of files'),
 }
 
 
@@ -150,7 +151,7 @@ class Sandbox:
       self.close()
       raise
 
-  def run(self, programs: Sequence[Program]) -> list[list[Result]]:
+  def run(self, programs: Sequence[Program]) -> list[list[types.Result]]:
     """Judges programs, in parallel.
 
     Returns:
@@ -216,7 +217,9 @@ class Sandbox:
     with self._lock:
       self._alive.discard(process)
 
-  def _judge(self, source: str, tests: Sequence[TestCase]) -> list[Result]:
+  def _judge(
+    self, source: str, tests: Sequence[types.TestCase]
+  ) -> list[types.Result]:
     """Runs a program in one sandbox, or in a second one if that is lost.
 
     A program cannot end its sandbox, but people and a kernel without memory
@@ -229,30 +232,34 @@ class Sandbox:
       except OSError as error:
         if self._closed:
           raise RuntimeError('the sandbox was closed') from None
-        lost = Result(unit_tests.ERROR, f'lost: {error}')
+        lost = types.Result(unit_tests.ERROR, f'lost: {error}')
       finally:
         self._discard(process)
     return [lost] * len(tests)
 
   def _judge_in(
-    self, process: '_Process', source: str, tests: Sequence[TestCase]
-  ) -> list[Result]:
+    self, process: '_Process', source: str, tests: Sequence[types.TestCase]
+  ) -> list[types.Result]:
     """Runs the tests one after the other."""
-    results: list[Result] = []
+    results: list[types.Result] = []
     seconds = self._limits.wall_seconds + _GRACE
     most = 2 * self._limits.output_bytes + 2**16
     process.send(source, seconds)
     for test in tests:
       late = sum(r.status == unit_tests.TIMEOUT for r in results)
       if late >= self._most_timeouts:
-        results.append(Result(unit_tests.TIMEOUT, 'not run, others were late'))
+        results.append(
+          types.Result(unit_tests.TIMEOUT, 'not run, others were late')
+        )
         continue
       try:
         process.send(test.input, seconds)
         results.append(_verdict(process.receive(seconds, most), test.output))
       except TimeoutError:
         missing = len(tests) - len(results)
-        return results + [Result(unit_tests.TIMEOUT, 'no answer')] * missing
+        return (
+          results + [types.Result(unit_tests.TIMEOUT, 'no answer')] * missing
+        )
     return results
 
 
@@ -265,7 +272,7 @@ class _Answer(NamedTuple):
   errors: bytes
 
 
-def _verdict(answer: _Answer, expected: str) -> Result:
+def _verdict(answer: _Answer, expected: str) -> types.Result:
   """What a run is worth."""
   if answer.why in _WHY:
     return _WHY[answer.why]
@@ -273,16 +280,16 @@ def _verdict(answer: _Answer, expected: str) -> Result:
   if code == 0:
     output = answer.output.decode(errors='replace')
     if unit_tests.same_output(expected, output):
-      return Result(unit_tests.PASSED)
-    return Result(unit_tests.WRONG, output[:_LONGEST_DETAIL])
+      return types.Result(unit_tests.PASSED)
+    return types.Result(unit_tests.WRONG, output[:_LONGEST_DETAIL])
   lines = answer.errors.decode(errors='replace').strip().splitlines()
   said = lines[-1][:_LONGEST_DETAIL] if lines else f'exit status {code}'
   for words, limit in _LIMITS_SAID.items():
     if words in said:
-      return Result(unit_tests.LIMIT, limit)
+      return types.Result(unit_tests.LIMIT, limit)
   if code < 0:
-    return Result(unit_tests.ERROR, f'killed by {_signal_name(-code)}')
-  return Result(unit_tests.ERROR, said)
+    return types.Result(unit_tests.ERROR, f'killed by {_signal_name(-code)}')
+  return types.Result(unit_tests.ERROR, said)
 
 
 def _signal_name(number: int) -> str:

@@ -7,8 +7,9 @@ one is decided as programming contests decide it, see `same_output`.
 import collections
 import math
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+
+from sqlm_jax.game import types
 
 PASSED, WRONG, ERROR, TIMEOUT, LIMIT = STATUSES = (
   'passed',
@@ -18,24 +19,12 @@ PASSED, WRONG, ERROR, TIMEOUT, LIMIT = STATUSES = (
   'limit',
 )
 
+UNPASSED = ('count', 'leave_out')  # see `shares_passed`
+
 _INTEGER = re.compile(r'[+-]?\d+')
 _DECIMAL = re.compile(r'[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?')
 _LONGEST_NUMBER = 64  # characters; longer tokens are compared as text
 _LIST = re.compile(r'\[[^\[\]]*\]')
-
-
-class TestCase(NamedTuple):
-  """What a program reads from stdin, and what it should write to stdout."""
-
-  input: str
-  output: str
-
-
-class Result(NamedTuple):
-  """What became of one test."""
-
-  status: str  # one of STATUSES
-  detail: str = ''  # short, for a person
 
 
 def same_output(
@@ -131,42 +120,36 @@ def _whole(token: str) -> int | None:
   return None
 
 
-def fraction_passed(results: Sequence[Result]) -> float:
+def fraction_passed(results: Sequence[types.Result]) -> float:
   """The share of a program's tests that passed; 0.0 without any test."""
   passed = sum(result.status == PASSED for result in results)
   return passed / len(results) if results else 0.0
 
 
-class Diagnosis(NamedTuple):
-  """What is suspicious in a set of tests: indices of tests, in order."""
+def shares_passed(
+  table: Sequence[Sequence[types.Result]], *, unpassed: str = 'count'
+) -> tuple[float, ...]:
+  """The share of tests that each program passed, for results [programs][tests].
 
-  contradictions: tuple[tuple[int, int], ...]  # see `contradictions`
-  constant_output: bool  # see `has_constant_output`
-  nobody_passes: tuple[int, ...]  # see `passed_by`
-  everybody_passes: tuple[int, ...]
+  A proposer's wrong test is passed by nobody, and would make every problem
+  look as if it were of medium difficulty.
 
-
-def diagnose(
-  tests: Sequence[TestCase], table: Sequence[Sequence[Result]]
-) -> Diagnosis:
-  """Looks at a proposer's tests and at the results [programs][tests].
-
-  Raises:
-    ValueError: if a row of the table does not have a result for each test.
+  Args:
+    table: results.
+    unpassed: what of tests that no program passes: 'count', as in the paper,
+      or 'leave_out'. All are 0.0 if no test is left.
   """
-  if any(len(row) != len(tests) for row in table):
-    sizes = sorted({len(row) for row in table})
-    raise ValueError(f'{sizes=}: expected rows of {len(tests)} results')
   counts = passed_by(table)
-  return Diagnosis(
-    contradictions(tests),
-    has_constant_output(tests),
-    tuple(i for i, count in enumerate(counts) if count == 0),
-    tuple(i for i, count in enumerate(counts) if count == len(table)),
+  kept = [unpassed == 'count' or count > 0 for count in counts]
+  return tuple(
+    fraction_passed([r for r, keep in zip(row, kept, strict=True) if keep])
+    for row in table
   )
 
 
-def contradictions(tests: Sequence[TestCase]) -> tuple[tuple[int, int], ...]:
+def contradictions(
+  tests: Sequence[types.TestCase],
+) -> tuple[tuple[int, int], ...]:
   """Pairs of tests with the same input and another output.
 
   No deterministic program passes both. Inputs are the same if only trailing
@@ -182,7 +165,7 @@ def contradictions(tests: Sequence[TestCase]) -> tuple[tuple[int, int], ...]:
   return tuple(pairs)
 
 
-def has_constant_output(tests: Sequence[TestCase]) -> bool:
+def has_constant_output(tests: Sequence[types.TestCase]) -> bool:
   """Whether all of two or more tests expect the same output.
 
   A program that prints it without reading anything would pass.
@@ -192,7 +175,7 @@ def has_constant_output(tests: Sequence[TestCase]) -> bool:
   )
 
 
-def passed_by(table: Sequence[Sequence[Result]]) -> tuple[int, ...]:
+def passed_by(table: Sequence[Sequence[types.Result]]) -> tuple[int, ...]:
   """How many programs pass each test, for results [programs][tests].
 
   A test that none passes is wrong or too hard; one that all pass tells the
@@ -204,7 +187,7 @@ def passed_by(table: Sequence[Sequence[Result]]) -> tuple[int, ...]:
   )
 
 
-def statuses(results: Sequence[Result]) -> dict[str, int]:
+def statuses(results: Iterable[types.Result]) -> dict[str, int]:
   """How often each status occurs, zeros included, for the metrics."""
   counts = collections.Counter(result.status for result in results)
   return {status: counts[status] for status in STATUSES}

@@ -51,8 +51,8 @@ def test_well_formed(answers, expected):
 )
 def test_proposer_rewards_by_the_count_of_the_majority(kind, counts):
   found = [
-    rewards.proposer(
-      types.Vote(5 if count else None, count, 4), kind, low=0.3, high=0.8
+    rewards.difficulty_of_vote(
+      kind, types.Vote(5 if count else None, count, 4), band=(0.3, 0.8)
     )
     for count in range(5)
   ]
@@ -61,13 +61,13 @@ def test_proposer_rewards_by_the_count_of_the_majority(kind, counts):
 
 def test_a_band_from_0_pays_for_a_majority_only():
   nobody = types.Vote(None, 0, 4, 'tie')
-  assert rewards.proposer(nobody, 'band', low=0.0, high=1.0) == 0
-  assert rewards.proposer(types.Vote(None, 0, 0), 'r_zero') == 0
+  assert rewards.difficulty_of_vote('band', nobody) == 0
+  assert rewards.difficulty_of_vote('r_zero', types.Vote(None, 0, 0)) == 0
 
 
 def test_an_unknown_proposer_reward_is_named():
-  with pytest.raises(ValueError, match="'best': expected one of"):
-    rewards.proposer(BLANK, 'best')
+  with pytest.raises(ValueError, match="term='best': expected one of"):
+    rewards.difficulty_of_vote('best', BLANK)
 
 
 def test_the_true_answer_is_the_control():
@@ -82,10 +82,8 @@ def test_the_truth_is_looked_up_by_its_reward_alone():
 
   vote_ = types.Vote(5, 2, 3)
   for kind in ('majority', 'format', 'random'):
-    rewards.solver(kind, (5, 5, 1), vote_, coin=random.Random(0), true=never)
-  found = rewards.solver(
-    'true', (5, 5, 1), vote_, coin=random.Random(0), true=lambda: 1
-  )
+    pay({kind: 1.0, 'true': 0.0}, (5, 5, 1), vote_, true=never)
+  found = pay({'true': 1.0}, (5, 5, 1), vote_, true=lambda: 1)
   assert found == (0, 0, 1)
 
 
@@ -95,7 +93,7 @@ def test_proposer_is_paid_between_one_and_all(size):
   expected = [0, 0, *[1] * (size - 2), 0]
   for count in range(size + 1):
     result = types.Vote(5 if count else None, count, size)
-    assert rewards.proposer(result) == expected[count]
+    assert rewards.difficulty_of_vote('sqlm', result) == expected[count]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,8 @@ def test_proposer_is_paid_between_one_and_all(size):
   ],
 )
 def test_proposer_of_our_vote(answers, expected):
-  assert rewards.proposer(vote.majority(answers)) == expected
+  found = rewards.difficulty_of_vote('sqlm', vote.majority(answers))
+  assert found == expected
 
 
 def test_coin_flips_are_fair_and_repeat_by_seed():
@@ -125,28 +124,84 @@ def test_coin_flips_are_fair_and_repeat_by_seed():
   assert rewards.coin_flips(answers, random.Random(4)) != flips
 
 
+def pay(weights, answers, result, **settings):
+  settings = {'coin': random.Random(1)} | settings
+  return rewards.solver(weights, answers, vote=result, **settings)
+
+
 @pytest.mark.parametrize(
-  'kind, expected', [('majority', (1, 1, 0, 0)), ('format', (1, 1, 1, 0))]
+  'weights, expected',
+  [
+    ({'majority': 1.0}, (1, 1, 0, 0)),
+    ({'format': 1.0}, (1, 1, 1, 0)),
+    ({'majority': 1.0, 'format': 0.5}, (1.5, 1.5, 0.5, 0)),
+    ({'majority': 0.0}, (0, 0, 0, 0)),
+    ({}, (0, 0, 0, 0)),
+  ],
 )
-def test_solver_by_kind(kind, expected):
-  answers = [5, 5, 6, None]
+def test_solver_is_paid_a_weighted_sum(weights, expected):
   coin = random.Random(0)
   untouched = coin.getstate()
   result = types.Vote(5, 2, 4)
-  assert rewards.solver(kind, answers, result, coin=coin) == expected
+  assert pay(weights, [5, 5, 6, None], result, coin=coin) == expected
   assert coin.getstate() == untouched
 
 
 def test_solver_at_random():
   answers = [5] * 64
-  result = types.Vote(5, 64, 64)
-  got = rewards.solver('random', answers, result, coin=random.Random(1))
+  got = pay({'random': 1.0}, answers, types.Vote(5, 64, 64))
   assert got == rewards.coin_flips(answers, random.Random(1))
 
 
-def test_solver_of_unknown_kind():
-  with pytest.raises(ValueError, match="kind='oracle': expected one of"):
-    rewards.solver('oracle', [1], BLANK, coin=random.Random(0))
+def test_solver_by_tests():
+  found = rewards.solver(
+    {'tests': 2.0}, ['a', 'b'], passed=(0.25, 1.0), coin=random.Random(0)
+  )
+  assert found == (0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+  'passed, group, sample',
+  [
+    ((), 0, 0),
+    ((0.0, 0.0), 0, 0),
+    ((1.0, 1.0), 0, 0),
+    # Half of all tests pass, but each program is all right or all wrong.
+    ((0.0, 1.0), 1, 0),
+    ((0.5, 1.0), 1, 0.5),
+    ((0.5, 0.25), 1, 1),
+  ],
+)
+def test_proposer_of_tests(passed, group, sample):
+  for over, expected in (('group', group), ('sample', sample)):
+    found = rewards.difficulty_of_tests('sqlm', passed, over=over)
+    assert found == expected
+
+
+def test_other_difficulties_of_tests():
+  # p is 3/4 of all tests: 1 - 2 / 4. Of each program: 1, and 0.
+  assert rewards.difficulty_of_tests('r_zero', (0.5, 1.0)) == 0.5
+  each = rewards.difficulty_of_tests('r_zero', (0.5, 1.0), over='sample')
+  assert each == 0.5
+  for band, expected in (((0.7, 0.8), 1), ((0.8, 0.9), 0)):
+    found = rewards.difficulty_of_tests('band', (0.5, 1.0), band=band)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+  'step, expected', [(0, 0), (10, 0), (15, 1), (20, 2), (25, 1.5), (99, 1)]
+)
+def test_a_weight_is_phased_in_and_out(step, expected):
+  points = (('band', 20, 2.0), ('band', 10, 0.0), ('band', 30, 1.0))
+  found = rewards.weights_at(step, {'sqlm': 1.0, 'band': 7.0}, points)
+  assert found == {'sqlm': 1.0, 'band': expected}
+
+
+def test_without_points_weights_stay():
+  weights = {'sqlm': 1.0, 'band': 0.0}
+  assert rewards.weights_at(3, weights) == weights
+  one = rewards.weights_at(3, weights, (('sqlm', 5, 0.25),))
+  assert one == {'sqlm': 0.25, 'band': 0.0}
 
 
 @hypothesis.given(

@@ -34,7 +34,7 @@ ANSWERS = st.lists(st.sampled_from([None, 1, 2, 3, 4]), max_size=9)
 def test_first_is_the_vote_of_the_papers_code(answers, solver, proposer):
   result = vote.majority(answers, ties='first')
   assert rewards.majority(answers, result) == solver
-  assert rewards.proposer(result) == proposer
+  assert rewards.difficulty_of_vote('sqlm', result) == proposer
 
 
 @pytest.mark.parametrize(

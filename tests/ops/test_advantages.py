@@ -222,28 +222,6 @@ def test_leave_one_out_leaves_one_out():
       np.testing.assert_allclose(advantage[i], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  'rewards, counted, expected',
-  [
-    ([1, 0, 0], [1, 1, 1], True),
-    ([1, 1, 1], [1, 1, 1], False),
-    ([0, 0, 0], [1, 1, 1], False),
-    # Three of them have a mean that is not 0.1 in float32.
-    ([0.1, 0.1, 0.1], [1, 1, 1], False),
-    ([1, 1, 0], [1, 1, 0], False),
-    ([1, NAN, 0], [1, 0, 1], True),
-    ([1, INF, NAN], [1, 0, 0], False),
-    ([1, 0, 1], [0, 0, 0], False),
-    ([-1, -1, -0.5], [1, 1, 1], True),
-  ],
-)
-def test_groups_that_carry_a_signal(rewards, counted, expected):
-  got = advantages.carries_signal(
-    jnp.array([rewards, [0, 1, 2]]), jnp.array([counted, [1, 1, 1]], bool)
-  )
-  assert got.tolist() == [expected, True]
-
-
 def test_whitened_values_by_hand():
   # 1, 3, 5 of the mask: mean 3, unbiased std 2.
   got = advantages.whiten(

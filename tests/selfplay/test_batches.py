@@ -108,21 +108,20 @@ def test_packed_prompts_are_the_prompts(rests, common, extra):
   assert (packed.lengths >= 1).all()
 
 
-# Four groups of two: learnt from, neutral, learnt from, not counted.
-LENGTHS = [[1, 3], [2, 2], [4, 4], [5, 5]]
-REWARDS = [[1, 0], [1, 1], [0, 1], [1, 0]]
-COUNTED = [[True, True], [True, True], [True, True], [False, False]]
+# Three groups of two in a step of four: learnt from, neutral, learnt from.
+LENGTHS = [[1, 3], [2, 2], [4, 4]]
+REWARDS = [[1, 0], [1, 1], [0, 1]]
 TOTAL = 1 + 3 + 2 + 2 + 4 + 4  # tokens that count
 
 
-def make_batches(rewards=REWARDS, counted=COUNTED, **changes):
-  shape = (4, 2, 5)
+def make_batches(rewards=REWARDS, lengths=LENGTHS, **changes):
+  shape = (3, 2, 5)
   rollout = groups.Rollout(
-    tokens=np.arange(40, dtype=np.int32).reshape(shape),
-    logprobs=-np.arange(40, dtype=np.float32).reshape(shape),
+    tokens=np.arange(30, dtype=np.int32).reshape(shape),
+    logprobs=-np.arange(30, dtype=np.float32).reshape(shape),
     sampling_logprobs=np.zeros(shape, np.float32),
-    lengths=np.array(LENGTHS, np.int32),
-    finished=np.ones((4, 2), bool),
+    lengths=np.array(lengths, np.int32),
+    finished=np.ones((3, 2), bool),
   )
   settings = {
     'updates': 1,
@@ -132,12 +131,9 @@ def make_batches(rewards=REWARDS, counted=COUNTED, **changes):
     'longest': 5,
     'keep_neutral': False,
   }
-  return batches.make_batches(
-    batches.pack_prompts([[10], [11, 11], [12], [13]]),
-    rollout,
-    batches.Scores(np.array(rewards, np.float32), np.array(counted)),
-    **settings | changes,
-  )
+  rewards = np.array(rewards, np.float32)
+  scored = batches.Scored([[10], [11, 11], [12]], rollout, rewards, 4)
+  return batches.make_batches(scored, **settings | changes)
 
 
 def test_useful_groups_come_first_and_keep_their_rows():
@@ -216,28 +212,40 @@ def test_an_update_without_anything_to_learn_is_left_out():
   assert [batch.prompts.tokens[0, 0] for batch in found] == [10, 12]
 
 
-def test_a_response_that_is_not_counted_has_no_weight():
-  # A group with one counted response has nobody to compare with.
-  counted = [[True, False], *COUNTED[1:]]
-  (batch,) = make_batches(counted=counted, keep_neutral=True)
-  assert batch.weights[0, 1] == 0
-  assert batch.weights[0, 0] == pytest.approx(1 / (TOTAL - 3), rel=1e-6)
-  assert batch.advantages[0].tolist() == [0, 0]
-
-
-@pytest.mark.parametrize(
-  'rewards, counted, keep_neutral',
-  [
-    ([[1, 1]] * 4, [[True, True]] * 4, False),  # all agree
-    ([[0, 0]] * 4, [[True, True]] * 4, False),  # nobody does
-    (REWARDS, [[False, False]] * 4, False),
-    (REWARDS, [[False, False]] * 4, True),
-  ],
-)
-def test_nothing_to_learn(rewards, counted, keep_neutral):
+@pytest.mark.parametrize('rewards', [[[1, 1]] * 3, [[0, 0]] * 3])
+def test_nothing_to_learn(rewards):
   with np.errstate(all='raise'):
-    found = make_batches(rewards, counted, keep_neutral=keep_neutral)
-  assert found == []
+    assert make_batches(rewards) == []
+
+
+def test_a_group_of_several_prompts_has_one_mean():
+  """Four answers to a question, two to each of its two prompts."""
+  shape = (4, 2, 3)
+  rollout = groups.Rollout(
+    *(np.zeros(shape, np.float32) for _ in range(3)),
+    lengths=np.full((4, 2), 3, np.int32),
+    finished=np.ones((4, 2), bool),
+  )
+  rewards = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], np.float32)
+  (batch,) = batches.make_batches(
+    batches.Scored([[10], [20], [11], [21]], rollout, rewards, num_groups=3),
+    updates=1,
+    groups_per_microbatch=1,
+    estimator='dr_grpo',
+    average='token',
+    longest=3,
+    keep_neutral=False,
+  )
+  assert batch.prompts.tokens[:, 0].tolist() == [10, 20, 11, 21, 0, 0]
+  # Both answers to the first prompt were right: compared with each other
+  # alone they would teach nothing.
+  assert batch.advantages[:4].tolist() == [
+    [0.5, 0.5],
+    [-0.5, -0.5],
+    [0.75, -0.25],
+    [-0.25, -0.25],
+  ]
+  assert batch.num_groups == 4
 
 
 def test_batches_are_padded_to_whole_microbatches():
@@ -251,20 +259,5 @@ def test_batches_are_padded_to_whole_microbatches():
 @pytest.mark.parametrize('average', ['token', 'sequence'])
 def test_an_empty_response_is_survived(average):
   lengths = [[0, 3], *LENGTHS[1:]]
-  rollout = groups.Rollout(
-    *(np.zeros((4, 2, 5), np.float32) for _ in range(3)),
-    lengths=np.array(lengths, np.int32),
-    finished=np.ones((4, 2), bool),
-  )
-  (batch,) = batches.make_batches(
-    batches.pack_prompts([[10], [11], [12], [13]]),
-    rollout,
-    batches.Scores(np.array(REWARDS, np.float32), np.array(COUNTED)),
-    updates=1,
-    groups_per_microbatch=1,
-    estimator='grpo',
-    average=average,
-    longest=5,
-    keep_neutral=False,
-  )
+  (batch,) = make_batches(lengths=lengths, average=average)
   assert np.isfinite(batch.weights).all()

@@ -1,6 +1,7 @@
 """A step of self-play: first with scripted texts, then with a real model."""
 
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,13 @@ from configs import smoke
 from sqlm_jax import assemble
 from sqlm_jax import config as config_lib
 from sqlm_jax.engine import groups
-from sqlm_jax.game import types
+from sqlm_jax.game import repetition, types
 from sqlm_jax.models import lora
 from sqlm_jax.selfplay import step as step_lib
 
+needs_bubblewrap = pytest.mark.skipif(
+  shutil.which('bwrap') is None, reason='needs bubblewrap'
+)
 CHANGES = {
   'mesh.data': 1,
   'random_model.num_layers': 1,
@@ -40,6 +44,7 @@ CHANGES = {
 PROPOSALS = [['1 + 1\n', 'why?\n'], ['2 + 2\n', '3 + 3']]
 # Three of four agree; all agree. A digit and a stop token: 16 tokens.
 SOLUTIONS = [['2\n', '2\n', '2\n', '3\n'], ['4\n'] * 4]
+EMPTY = repetition.Memory()
 UNREADABLE = [['why?\n', 'why?\n'], ['what?\n', '3 + 3']]
 
 
@@ -65,7 +70,7 @@ def scripted_writer(writer, texts, seen):
         ids = list(text.encode())
         tokens[q, g, : len(ids)] = ids
         lengths[q, g] = len(ids)
-        finished[q, g] = text.endswith('\n')
+        finished[q, g] = text.endswith(('\n', 'END'))
     # About those of the random model: 257 tokens, alike.
     logprobs = np.full(shape, -np.log(257), np.float32)
     return groups.Rollout(tokens, logprobs, logprobs, lengths, finished)
@@ -76,12 +81,14 @@ def scripted_writer(writer, texts, seen):
 class Script:
   """A game with scripted texts; remembers who read and learned what."""
 
-  def __init__(self, proposals, solutions=(), *, metric=1.0, **changes):
+  def __init__(
+    self, proposals, solutions=(), votes=(), *, metric=1.0, **changes
+  ):
     self.parts = make_parts(**changes)
-    self.used = {'proposer': [], 'solver': []}
+    self.used = {role: [] for role in ('proposer', 'solver', 'voter')}
     self.learned = []  # (name of the state, batch)
     game = assemble.make_game(self.parts)
-    texts = {'proposer': proposals, 'solver': solutions}
+    texts = {'proposer': proposals, 'solver': solutions, 'voter': votes}
 
     def train_step(state, batch, reference, base):
       del reference
@@ -94,13 +101,21 @@ class Script:
       writers={
         role: scripted_writer(game.writers[role], texts[role], used)
         for role, used in self.used.items()
+        if role in game.writers
       },
     )
 
-  def play(self, step=0, **rules):
-    game = self.game._replace(rules=self.game.rules._replace(**rules))
+  def play(self, step=0, memory=EMPTY, **rules):
+    """Plays with other rules; returns the states and the outcome."""
+    before = self.game.rules
+    judging = {k: v for k, v in rules.items() if k in before.judging._fields}
+    rest = {k: v for k, v in rules.items() if k not in judging}
+    after = before._replace(judging=before.judging._replace(**judging), **rest)
     states = {name: Name(name) for name in set(self.parts.owner.values())}
-    return step_lib.self_play_step(step, states, game)
+    states, self.memory, outcome = step_lib.self_play_step(
+      step, states, memory, self.game._replace(rules=after)
+    )
+    return states, outcome
 
 
 class Name(str):
@@ -119,16 +134,16 @@ def assert_finite(metrics):
 
 def test_a_step_in_numbers():
   _, outcome = Script(PROPOSALS, SOLUTIONS).play()
-  assert [v.problem for v in outcome.verdicts] == [
+  assert [v.problem for v in outcome.rounds[0].verdicts] == [
     types.Problem('1 + 1'),
     types.Problem('why?', ok=False, why_not='format'),
     types.Problem('2 + 2'),
     types.Problem('3 + 3', ok=False, why_not='unfinished'),
   ]
   # 3 of 4: neither too easy nor too hard. 4 of 4: too easy.
-  rewards = [v.proposer_reward for v in outcome.verdicts]
+  rewards = [v.proposer_reward for v in outcome.rounds[0].verdicts]
   assert rewards == [1.0, -1.0, 0.0, -1.0]
-  rewards = [v.solver_rewards for v in outcome.verdicts]
+  rewards = [v.solver_rewards for v in outcome.rounds[0].verdicts]
   assert rewards == [(1, 1, 1, 0), (), (1, 1, 1, 1), ()]
   found = {
     key: value
@@ -208,16 +223,16 @@ def test_likelihoods_can_weigh_the_votes():
   writers = dict(script.game.writers)
   writers['solver'] = writers['solver']._replace(sample=likelier)
   script.game = script.game._replace(writers=writers)
-  equal = script.play(weights='equal')[1].verdicts[0]
+  equal = script.play(weights='equal')[1].rounds[0].verdicts[0]
   assert equal.vote.why_not == 'tie'
-  weighed = script.play(weights='likelihood')[1].verdicts[0]
+  weighed = script.play(weights='likelihood')[1].rounds[0].verdicts[0]
   assert (weighed.vote.answer, weighed.vote.count) == (8, 2)
   assert weighed.solver_rewards == (0, 0, 1, 1)
 
 
 def test_the_control_is_paid_by_the_checker():
   script = Script(PROPOSALS, [['2\n', '7\n', '7\n', '7\n']] * 4)
-  verdict = script.play(solver_reward='true')[1].verdicts[0]
+  verdict = script.play(solver_rewards={'true': 1.0})[1].rounds[0].verdicts[0]
   assert verdict.problem.text == '1 + 1'
   assert verdict.vote.answer == 7
   assert verdict.solver_rewards == (1, 0, 0, 0)
@@ -225,7 +240,10 @@ def test_the_control_is_paid_by_the_checker():
 
 def test_a_proposer_paid_by_how_close_to_half_agree():
   verdicts = (
-    Script(PROPOSALS, SOLUTIONS).play(proposer_reward='r_zero')[1].verdicts
+    Script(PROPOSALS, SOLUTIONS)
+    .play(proposer_rewards={'r_zero': 1.0})[1]
+    .rounds[0]
+    .verdicts
   )
   # 3 of 4 agree, unreadable, all agree, unreadable.
   assert [v.proposer_reward for v in verdicts] == [0.5, -1, 0, -1]
@@ -246,10 +264,10 @@ def test_the_proposers_questions_are_compared_within_a_topic():
 def test_no_valid_question(step, keep_neutral):
   script = Script(UNREADABLE)
   _, outcome = script.play(step, keep_neutral=keep_neutral)
-  assert outcome.solutions is None
+  assert outcome.rounds[0].solutions is None
   assert not script.used['solver']
   assert 'solver' not in outcome.trained
-  assert [v.proposer_reward for v in outcome.verdicts] == [-1.0] * 4
+  assert [v.proposer_reward for v in outcome.rounds[0].verdicts] == [-1.0] * 4
   assert_finite(outcome.metrics)
   assert outcome.metrics['proposer/valid_rate'] == 0
   assert outcome.metrics['proposer/unreadable/format'] == 3
@@ -303,7 +321,12 @@ def test_a_vote_that_nobody_wins(answers, why_not, blanks):
   # No mean over nothing.
   assert 'vote/agreement' not in metrics
   assert 'vote/accuracy' not in metrics
-  assert [v.proposer_reward for v in outcome.verdicts] == [0, -1, 0, -1]
+  assert [v.proposer_reward for v in outcome.rounds[0].verdicts] == [
+    0,
+    -1,
+    0,
+    -1,
+  ]
 
 
 def test_least_agreement():
@@ -314,7 +337,7 @@ def test_least_agreement():
 
 def test_answers_that_mean_the_same_are_one_vote():
   _, outcome = Script(PROPOSALS, [['2\n', '02\n', '2.0\n', '3\n']] * 2).play()
-  votes = [v.vote for v in outcome.verdicts if v.vote]
+  votes = [v.vote for v in outcome.rounds[0].verdicts if v.vote]
   assert votes == [types.Vote(2, 3, 4)] * 2
   # 2 + 2 is not 2: the diagnosis sees it, the reward does not.
   assert outcome.metrics['vote/accuracy'] == 1 / 2
@@ -325,24 +348,26 @@ def test_a_question_over_the_limit_is_unreadable():
   # '1 + 1 = ' has 8 tokens, one more than there is room for.
   script = Script(PROPOSALS, **{'sampler.max_prompt_tokens': 7})
   _, outcome = script.play()
-  assert outcome.solutions is None
+  assert outcome.rounds[0].solutions is None
   assert outcome.metrics['proposer/unreadable/too_long'] == 2
-  assert [v.proposer_reward for v in outcome.verdicts] == [-1.0] * 4
+  assert [v.proposer_reward for v in outcome.rounds[0].verdicts] == [-1.0] * 4
   fits = Script(PROPOSALS, SOLUTIONS, **{'sampler.max_prompt_tokens': 8})
   assert 'proposer/unreadable/too_long' not in fits.play()[1].metrics
 
 
 def test_the_format_control_pays_every_readable_answer():
   answers = ['1\n', 'x\n', '2\n', '2\n']
-  _, outcome = Script(PROPOSALS, [answers] * 2).play(solver_reward='format')
-  assert outcome.verdicts[0].solver_rewards == (1, 0, 1, 1)
+  _, outcome = Script(PROPOSALS, [answers] * 2).play(
+    solver_rewards={'format': 1.0}
+  )
+  assert outcome.rounds[0].verdicts[0].solver_rewards == (1, 0, 1, 1)
 
 
 def test_the_random_control_does_not_look_at_answers():
   def rewards(step, solutions, seed=0):
     script = Script(PROPOSALS, solutions)
-    _, outcome = script.play(step, solver_reward='random', seed=seed)
-    return [v.solver_rewards for v in outcome.verdicts]
+    _, outcome = script.play(step, solver_rewards={'random': 1.0}, seed=seed)
+    return [v.solver_rewards for v in outcome.rounds[0].verdicts]
 
   first = rewards(0, SOLUTIONS)
   assert {r for group in first for r in group} == {0.0, 1.0}
@@ -425,6 +450,252 @@ def test_two_policies_of_adapters_share_one_base():
     assert kernel(whole)['lora_a'] is kernel(states[role].params)['lora_a']
 
 
+def test_a_weight_of_the_schedule_holds_in_its_step():
+  schedule = (('r_zero', 0, 0.0), ('r_zero', 2, 1.0))
+  rewards = [
+    Script(PROPOSALS, SOLUTIONS)
+    .play(step, proposer_schedule=schedule)[1]
+    .rounds[0]
+    .verdicts[0]
+    .proposer_reward
+    for step in range(4)
+  ]
+  # 3 of 4 agree: 1 by the paper, and 1 - 2 (3/4 - 1/2) by R-Zero.
+  assert rewards == [1, 1.25, 1.5, 1.5]
+
+
+def test_a_repeated_question_is_worth_less():
+  same = [['1 + 1\n', '1 + 1\n'], ['2 + 2\n', '3 + 3']]
+  answers = [['2\n', '2\n', '2\n', '3\n']] * 4
+  script = Script(same, answers)
+  _, outcome = script.play(
+    proposer_rewards={'sqlm': 1.0, 'batch_repeats': 1.0},
+  )
+  # Two of three asked questions are alike: each resembles 1 of 2 others.
+  found = [v.proposer_reward for v in outcome.rounds[0].verdicts]
+  assert found == [0.5, 0.5, 1, -1]
+
+
+def test_what_was_asked_before_is_worth_less_and_never_less_than_nothing():
+  script = Script(PROPOSALS, SOLUTIONS)
+  rewards = {'sqlm': 1.0, 'history_repeats': 5.0}
+  memory = repetition.Memory(size=2)
+  _, first = script.play(memory=memory, proposer_rewards=rewards)
+  assert script.memory.questions == ('1 + 1', '2 + 2')  # readable ones
+  _, second = script.play(1, script.memory, proposer_rewards=rewards)
+  found = [
+    [v.proposer_reward for v in outcome.rounds[0].verdicts]
+    for outcome in (first, second)
+  ]
+  assert found == [[1, -1, 0, -1], [-1, -1, -1, -1]]
+
+
+def test_answers_to_variants_of_a_prompt_vote_together():
+  variants = {'task.solver_variants': ('Compute {question}: ',)}
+  # Two answers to each of two prompts of two questions.
+  answers = [['2\n', '2\n'], ['2\n', '3\n'], ['4\n', '4\n'], ['5\n', '6\n']]
+  script = Script(PROPOSALS, answers, **variants)
+  _, outcome = script.play(estimator='dr_grpo')
+  votes = [v.vote for v in outcome.rounds[0].verdicts if v.vote]
+  assert votes == [types.Vote(2, 3, 4), types.Vote(4, 2, 4)]
+  solutions = outcome.rounds[0].solutions
+  assert [bytes(ids).decode() for ids in solutions.prompt_ids] == [
+    '1 + 1 = ',
+    'Compute 1 + 1: ',
+    '2 + 2 = ',
+    'Compute 2 + 2: ',
+  ]
+  ((_, batch),) = script.learned
+  # Rewards 1, 1, 1, 0 less 3/4, and 1, 1, 0, 0 less 1/2.
+  assert batch.advantages[:4].tolist() == [
+    [0.25, 0.25],
+    [0.25, -0.75],
+    [0.5, 0.5],
+    [-0.5, -0.5],
+  ]
+
+
+def test_one_variant_that_does_not_fit_makes_a_question_unreadable():
+  variants = {
+    'task.solver_variants': ('Compute {question}: ',),
+    'sampler.max_prompt_tokens': 10,
+  }
+  _, outcome = Script(PROPOSALS, **variants).play()
+  assert outcome.metrics['proposer/unreadable/too_long'] == 2
+
+
+def test_an_earlier_solver_votes_and_is_not_paid():
+  earlier = {'vote.earlier_answers': 3, 'vote.earlier_every': 2}
+  script = Script(
+    PROPOSALS,
+    [['2\n', '2\n', '3\n', '3\n']] * 2,
+    [['3\n', '3\n', 'x\n']] * 2,
+    **earlier,
+  )
+  states, outcome = script.play()
+  verdict = outcome.rounds[0].verdicts[0]
+  # 2 2 3 3 is a tie; with 3 3 and a blank there are four of seven for 3.
+  assert verdict.vote == types.Vote(3, 4, 7)
+  assert verdict.votes == (3, 3, None)
+  assert verdict.solver_rewards == (0, 0, 1, 1)
+  assert verdict.proposer_reward == 1
+  assert script.used['voter'] == ['earlier']
+  assert states == {'policy': 'policy+', 'earlier': 'earlier'}
+  # Only the solver's own answers are learned from.
+  ((_, batch),) = script.learned
+  assert batch.tokens.shape[1] == 4
+
+
+def test_todays_solver_becomes_the_earlier_one():
+  parts = make_parts(**{'vote.earlier_answers': 2, 'vote.earlier_every': 2})
+  states = assemble.initial_states(parts)
+  assert states['earlier'].opt_state == ()
+  game = assemble.make_game(parts)
+  writers = Script(
+    PROPOSALS, SOLUTIONS, [['2\n', '2\n']] * 2, **{'vote.earlier_answers': 2}
+  ).game.writers
+  game = game._replace(
+    writers=writers, rules=game.rules._replace(train_every=0)
+  )
+  kept = []
+  for step in range(2):
+    states, _, _ = step_lib.self_play_step(step, states, EMPTY, game)
+    kept.append(jax.device_get(states))
+  same = lambda one, other: all(
+    np.array_equal(a, b)
+    for a, b in zip(
+      jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True
+    )
+  )
+  assert not same(kept[0]['earlier'], kept[0]['policy'])
+  assert same(kept[1]['earlier'], kept[1]['policy'])
+  assert int(kept[1]['earlier'].step) == 2
+
+
+def test_questions_written_beforehand():
+  script = Script([], [['2\n', '2\n', '2\n', '3\n']] * 4)
+  questions = ('1 + 1', '2 + 2', 'why?', '3 + 3', '4 + 4')
+  script.game = script.game._replace(questions=questions)
+  states, outcome = script.play(1)
+  # Four a step, from the start again behind the last; step 1 begins with 5.
+  assert [v.problem.text for v in outcome.rounds[0].verdicts] == [
+    '4 + 4',
+    '1 + 1',
+    '2 + 2',
+    'why?',
+  ]
+  assert outcome.rounds[0].proposals is None
+  assert not script.used['proposer']
+  assert outcome.trained == ('solver',)
+  assert states == {'policy': 'policy+'}
+  assert 'sample/proposer/tokens' not in outcome.metrics
+
+
+def test_more_rounds_until_enough_questions_tell_answers_apart():
+  script = Script(PROPOSALS, SOLUTIONS)
+  _, outcome = script.play(rounds=3)
+  # One of two questions a round tells: three rounds of at most four needed.
+  assert len(outcome.rounds) == 3
+  assert outcome.learned == {0, 2, 4}
+  assert outcome.metrics['sample/rounds'] == 3
+  assert outcome.metrics['proposer/valid_rate'] == 6 / 12
+  ((_, batch),) = script.learned
+  assert batch.num_groups == 3
+  # The groups that agree do not count in the average: 12 answers of 2 tokens.
+  np.testing.assert_allclose(batch.weights[:3], 1 / 24, rtol=1e-6)
+
+
+def test_no_more_rounds_than_it_takes():
+  telling = [['2\n', '2\n', '2\n', '3\n']] * 4
+  four = [['1 + 1\n', '2 + 2\n'], ['3 + 3\n', '4 + 4\n']]
+  _, outcome = Script(four, telling).play(1, rounds=3)
+  assert len(outcome.rounds) == 1
+  assert outcome.learned == {0, 1, 2, 3}
+  # What is left over of a round is not learned from.
+  _, outcome = Script(four[:1] + PROPOSALS[1:], telling).play(rounds=3)
+  assert len(outcome.rounds) == 2
+  assert outcome.learned == {0, 1, 2, 3}
+
+
+def test_rounds_draw_other_samples():
+  parts = make_parts()
+  game = assemble.make_game(parts)
+  states = assemble.initial_states(parts)
+  first, second = (step_lib.propose(0, n, states, game) for n in (0, 1))
+  assert first.texts != second.texts
+
+
+def test_rounds_without_a_readable_question():
+  script = Script(UNREADABLE)
+  _, outcome = script.play(rounds=2)
+  assert len(outcome.rounds) == 2
+  assert outcome.trained == ()
+  assert_finite(outcome.metrics)
+
+
+CODE = {
+  'task.evaluation': (),
+  'task.answer_kind': 'code',
+  'task.question_pattern': '',
+  'task.proposer_stop': ('END',),
+  'task.solver_stop': ('END',),
+  'tests.least': 2,
+  'tests.program': 'print({answer})',
+  'solver.rewards.majority': 0.0,
+  'solver.rewards.tests': 1.0,
+  'proposer.max_tokens': 64,
+  'solver.max_tokens': 64,
+  'task.checker': 'none',
+}
+DOUBLE = 'Double it.\n1 => 2\n3 => 6\nEND'
+
+
+@needs_bubblewrap
+def test_programs_are_paid_by_the_tests_they_pass():
+  proposals = [[DOUBLE, 'Say one.\n1 => 1\n2 => 1\nEND'], ['why?END', DOUBLE]]
+  answers = [
+    ['2 * int(input())END', '2END', '1 +END', 'END'],
+    ['2 * int(input())END'] * 4,
+  ]
+  script = Script(proposals, answers, **CODE)
+  _, outcome = script.play(estimator='dr_grpo')
+  first, second, third, fourth = outcome.rounds[0].verdicts
+  assert first.problem.text == 'Double it.'
+  assert first.problem.tests == (('1', '2'), ('3', '6'))
+  # All tests, one of two, no program, no answer.
+  assert first.solver_rewards == (1, 0.5, 0, 0)
+  assert first.proposer_reward == 1
+  assert second.problem.why_not == 'constant_output'
+  assert third.problem.why_not == 'few_tests'
+  assert fourth.solver_rewards == (1, 1, 1, 1)
+  assert fourth.proposer_reward == 0
+  assert [v.proposer_reward for v in (second, third)] == [-1, -1]
+  metrics = outcome.metrics
+  assert_finite(metrics)
+  # 8 programs, 2 tests each: 3 and 8 pass. Of 4 tests, 2 are passed by all.
+  assert metrics['tests/pass_rate'] == 11 / 16
+  assert metrics['tests/nobody_passes'] == 0
+  assert metrics['tests/everybody_passes'] == 2 / 4
+  assert metrics['tests/error'] == 4
+  assert metrics['solver/blank_rate'] == 1 / 8
+  assert not {key for key in metrics if key.startswith('vote/')}
+  ((_, batch),) = script.learned
+  assert batch.num_groups == 1
+  assert batch.advantages[0].tolist() == [0.625, 0.125, -0.375, -0.375]
+
+
+@needs_bubblewrap
+def test_a_wrong_test_pays_the_proposer_unless_it_is_left_out():
+  wrong = 'Double it.\n1 => 2\n3 => 7\n4 => 8\nEND'
+  proposals = [[wrong, 'why?END'], ['why?END', 'why?END']]
+  answers = [['2 * int(input())END'] * 4]
+  script = Script(proposals, answers, **CODE)
+  for unpassed, expected in (('count', 1), ('leave_out', 0)):
+    _, outcome = script.play(unpassed=unpassed)
+    assert outcome.rounds[0].verdicts[0].proposer_reward == expected
+    assert outcome.metrics['tests/nobody_passes'] == 1 / 3
+
+
 # From here on with the real learner: scripted texts have one shape, so it is
 # compiled once.
 @functools.cache
@@ -437,7 +708,10 @@ def learn_scripted(states, step=0, solutions=SOLUTIONS):
   writers = Script(PROPOSALS, solutions).game.writers
   game = real_game()._replace(writers=writers)
   game = game._replace(rules=game.rules._replace(train_every=0))
-  return step_lib.self_play_step(step, states, game)
+  states, _, outcome = step_lib.self_play_step(
+    step, states, repetition.Memory(), game
+  )
+  return states, outcome
 
 
 @jax.jit
@@ -498,8 +772,8 @@ def real_step():
   )
   states = assemble.initial_states(parts)
   before = jax.device_get(states)
-  states, outcome = step_lib.self_play_step(
-    0, states, assemble.make_game(parts)
+  states, _, outcome = step_lib.self_play_step(
+    0, states, repetition.Memory(), assemble.make_game(parts)
   )
   return before, jax.device_get(states), outcome
 
@@ -534,7 +808,7 @@ def test_sampler_and_learner_agree_about_log_probabilities(real_step):
 
 
 def test_texts_are_what_the_tokens_say(real_step):
-  written = real_step[2].solutions
+  written = real_step[2].rounds[0].solutions
   for tokens, lengths, texts in zip(
     written.rollout.tokens, written.rollout.lengths, written.texts, strict=False
   ):

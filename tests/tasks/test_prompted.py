@@ -17,7 +17,7 @@ def make_task(**changes):
     'proposer_prompt': 'Ask about {topic}: ',
     'proposer_stop': ('\n', 'END'),
     'question_pattern': r'^\d \+ \d$',
-    'solver_prompt': '{question} = ',
+    'solver_prompts': ('{question} = ',),
     'solver_stop': ('\n',),
     'answer_pattern': '',
     'answer_kind': 'number',
@@ -163,7 +163,7 @@ def test_prompts_are_filled_once_and_wrapped():
   task = make_task(wrap=lambda prompt: f'<user>{prompt}</user>')
   assert task.proposer_prompt('a') == '<user>Ask about a: </user>'
   # A question does not get to fill in a template of its own.
-  assert task.solver_prompt('{question}') == '<user>{question} = </user>'
+  assert task.solver_prompts('{question}') == ('<user>{question} = </user>',)
 
 
 @hypothesis.given(st.text())

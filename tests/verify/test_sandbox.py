@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from sqlm_jax.game import types
 from sqlm_jax.verify import sandbox, seccomp
 from tests.verify import hostile_programs
 
@@ -30,7 +31,7 @@ LIMITS = sandbox.Limits(
 )
 WORKERS = 2
 SUM = 'a, b = map(int, input().split())\nprint(a + b)'
-SUM_TESTS = [sandbox.TestCase(f'{i} {i}\n', f'{2 * i}\n') for i in range(2)]
+SUM_TESTS = [types.TestCase(f'{i} {i}\n', f'{2 * i}\n') for i in range(2)]
 
 
 class Canaries(NamedTuple):
@@ -170,7 +171,7 @@ HOSTILE = hostile_programs.everywhere() + (
 @pytest.mark.parametrize('hostile', HOSTILE, ids=lambda h: h.name)
 def test_a_hostile_program_does_no_harm(hostile, canaries, judge):
   program = canaries.fill_in(hostile.source)
-  tests = [sandbox.TestCase('stolen\n' * 3, 'reached')]
+  tests = [types.TestCase('stolen\n' * 3, 'reached')]
   rows = judge.run([(program, tests), (SUM, SUM_TESTS)])
   assert rows[0][0].status in hostile.statuses, rows[0][0]
   # A neighbour and a successor are judged as if it had not been there.
@@ -205,7 +206,7 @@ def test_namespaces_hold_without_the_filter(
 ):
   monkeypatch.setenv('SANDBOX_SECRET', 'reached')
   program = canaries.fill_in(hostile.source)
-  tests = [sandbox.TestCase('', 'reached')]
+  tests = [types.TestCase('', 'reached')]
   rows = unfiltered.run([(program, tests), (SUM, SUM_TESTS)])
   assert rows[0][0].status != 'passed'
   assert [result.status for result in rows[1]] == ['passed'] * 2
@@ -218,7 +219,7 @@ def test_without_the_filter_a_daemon_ends_with_its_sandbox(
 ):
   [daemon] = [h for h in HOSTILE if h.name == 'daemon']
   before = processes_of_other_namespaces()
-  tests = [sandbox.TestCase('', 'reached')]
+  tests = [types.TestCase('', 'reached')]
   assert statuses(unfiltered, daemon.source, tests) == ['passed']
   # As many as before: the workers that wait.
   assert wait_until(lambda: len(processes_of_other_namespaces()) <= len(before))
@@ -305,21 +306,21 @@ def test_the_attacks_work_where_nothing_protects(name, canaries, monkeypatch):
   ],
 )
 def test_an_honest_program_runs_as_a_script_would(patient, source, output):
-  [[result]] = patient.run([(source, [sandbox.TestCase('a b\n', output)])])
+  [[result]] = patient.run([(source, [types.TestCase('a b\n', output)])])
   assert result.status == 'passed', result
 
 
 @needs_bubblewrap
 def test_every_test_is_a_run_of_its_own(patient):
   source = 'x = globals().get("x", 0) + int(input())\nprint(x)'
-  tests = [sandbox.TestCase(str(i), str(i)) for i in (3, 4, 5)]
+  tests = [types.TestCase(str(i), str(i)) for i in (3, 4, 5)]
   assert statuses(patient, source, tests) == ['passed'] * 3
 
 
 @needs_bubblewrap
 def test_a_failure_in_one_test_leaves_the_others(patient):
   source = 'n = int(input())\nprint([1, 2][n])'
-  tests = [sandbox.TestCase(i, o) for i, o in ('01', '19', 'x1', '51', '12')]
+  tests = [types.TestCase(i, o) for i, o in ('01', '19', 'x1', '51', '12')]
   [results] = patient.run([(source, tests)])
   assert [r.status for r in results] == [
     'passed',
@@ -339,7 +340,7 @@ def test_rows_are_in_order_and_programs_run_in_parallel(patient):
   programs = [
     (
       f'import time\ntime.sleep({d})\nprint({i})',
-      [sandbox.TestCase('', f'{i}')],
+      [types.TestCase('', f'{i}')],
     )
     for i, d in enumerate(delays)
   ]
@@ -357,7 +358,7 @@ def test_several_threads_may_call(patient):
   rows = {}
 
   def call(i):
-    tests = [sandbox.TestCase(str(i), str(i))]
+    tests = [types.TestCase(str(i), str(i))]
     rows[i] = patient.run([('print(input())', tests)] * 3)
 
   threads = [threading.Thread(target=call, args=(i,)) for i in range(4)]
@@ -373,7 +374,7 @@ def test_several_threads_may_call(patient):
 @needs_bubblewrap
 @pytest.mark.parametrize('source', ['print(len(input()))', 'print(1000000)'])
 def test_a_large_input_need_not_be_read(patient, source):
-  tests = [sandbox.TestCase('a' * 10**6 + '\n', '1000000')]
+  tests = [types.TestCase('a' * 10**6 + '\n', '1000000')]
   assert statuses(patient, source, tests) == ['passed']
 
 
@@ -381,15 +382,15 @@ def test_a_large_input_need_not_be_read(patient, source):
 def test_the_same_verdict_every_time(patient):
   # The order of a set of texts depends on the seed of hash().
   source = "print(*{'a', 'b', 'c', 'd', 'e', 'f'})"
-  [[first]] = patient.run([(source, [sandbox.TestCase('', '')])])
-  tests = [sandbox.TestCase('', first.detail)]
+  [[first]] = patient.run([(source, [types.TestCase('', '')])])
+  tests = [types.TestCase('', first.detail)]
   assert statuses(patient, source, tests) == ['passed']
 
 
 @needs_bubblewrap
 def test_after_a_timeout_the_rest_is_not_run():
   source = 'n = int(input())\nwhile n: pass\nprint(n)'
-  tests = [sandbox.TestCase(i, '0') for i in '01010']
+  tests = [types.TestCase(i, '0') for i in '01010']
   limits = LIMITS._replace(cpu_seconds=0.1)
   late = 'timeout'
   for most, expected in (
@@ -410,7 +411,7 @@ def test_a_program_sees_little_and_not_as_root(patient):
     'os.getcwd(), os.uname().nodename, sorted(os.environ))\n'
     'print(*sorted(set(os.listdir("/")) - {"lib64"}))'
   )
-  [[result]] = patient.run([(source, [sandbox.TestCase('', 'x')])])
+  [[result]] = patient.run([(source, [types.TestCase('', 'x')])])
   groups = '[]' if os.geteuid() == 0 else result.detail.split()[2]
   assert result.detail == (
     f"1000 1000 {groups} /tmp sandbox ['HOME', 'LD_LIBRARY_PATH', 'PWD', "
@@ -426,7 +427,7 @@ def test_threads_are_counted_whoever_runs_the_judge(patient):
     '  for i in range(999): _thread.start_new_thread(time.sleep, (9,))\n'
     'except RuntimeError: print(i)'
   )
-  tests = [sandbox.TestCase('', str(LIMITS.processes - 1))]
+  tests = [types.TestCase('', str(LIMITS.processes - 1))]
   assert statuses(patient, source, tests) == ['passed']
 
 
@@ -485,7 +486,7 @@ HOST = """
 import sys
 from sqlm_jax.verify import sandbox
 limits = sandbox.Limits(cpu_seconds=60, wall_seconds=60)
-tests = [sandbox.TestCase('', 'x')]
+tests = [types.TestCase('', 'x')]
 with sandbox.open_sandbox(workers=2, limits=limits) as judge:
   judge.run([('print(1)', tests)])
   sys.stdout.write('ready\\n')

@@ -2,6 +2,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
+from sqlm_jax.game import types
 from sqlm_jax.verify import unit_tests
 
 
@@ -104,10 +105,10 @@ def test_lists_of_integers_are_the_same_if_they_are_equal(first, second):
   assert unit_tests.same_output(plain, str(first)) == (first == second)
 
 
-def results(text: str) -> list[unit_tests.Result]:
+def results(text: str) -> list[types.Result]:
   """One a letter, P for passed."""
   status = {s[0]: s for s in unit_tests.STATUSES}
-  return [unit_tests.Result(status[letter]) for letter in text]
+  return [types.Result(status[letter]) for letter in text]
 
 
 @pytest.mark.parametrize(
@@ -128,8 +129,8 @@ def test_statuses_are_counted():
   }
 
 
-def case(text: str, output: str) -> unit_tests.TestCase:
-  return unit_tests.TestCase(text, output)
+def case(text: str, output: str) -> types.TestCase:
+  return types.TestCase(text, output)
 
 
 @pytest.mark.parametrize(
@@ -164,16 +165,16 @@ def test_passed_by_counts_programs():
   assert unit_tests.passed_by([]) == ()
 
 
-def test_diagnosis():
-  tests = [case('1', '2'), case('2', '2'), case('1', '3')]
-  table = [results('pww'), results('ppw')]
-  assert unit_tests.diagnose(tests, table) == unit_tests.Diagnosis(
-    contradictions=((0, 2),),
-    constant_output=False,
-    nobody_passes=(2,),
-    everybody_passes=(0,),
-  )
-  # Without programs nothing is known about who passes.
-  assert unit_tests.diagnose(tests, [])[2:] == ((), ())
-  with pytest.raises(ValueError, match='expected rows of 3'):
-    unit_tests.diagnose(tests, [results('pp')])
+@pytest.mark.parametrize(
+  'table, count, leave_out',
+  [
+    (['pw', 'pp'], (0.5, 1), (0.5, 1)),
+    (['pww', 'ppw'], (1 / 3, 2 / 3), (0.5, 1)),  # nobody passes the third
+    (['ww', 'te'], (0, 0), (0, 0)),  # nothing is left
+    ([], (), ()),
+  ],
+)
+def test_shares_passed(table, count, leave_out):
+  table = [results(row) for row in table]
+  assert unit_tests.shares_passed(table) == count
+  assert unit_tests.shares_passed(table, unpassed='leave_out') == leave_out

@@ -1,0 +1,93 @@
+"""Repetition: questions that have been asked before, word for word or nearly.
+
+Two questions are alike from a similarity on, the normalised Indel similarity
+of rapidfuzz: 2 M / T with M characters in common, in order, of T in both.
+`7 + 4` and `7 + 5` have 0.8, word problems that differ in a name and a number
+about 0.9. It sees the surface alone, not what is asked.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rapidfuzz import fuzz, process
+
+_LONGEST = 2000  # characters that are compared
+
+
+def shares(questions: Sequence[str], similarity: float) -> tuple[float, ...]:
+  """Which share of the others in a batch is like each question.
+
+  (|C| - 1) / (B - 1) for a question with |C| of the B questions in its
+  cluster, itself included. R-Zero (Huang et al., 2025, arXiv 2508.05004)
+  penalises |C| / B, with clusters by BLEU; here a question like no other has
+  0, and a cluster is all that is linked through questions that are alike.
+
+  Args:
+    questions: of a step.
+    similarity: from 0 to 1, from which on two are alike.
+  """
+  if len(questions) < 2:
+    return (0.0,) * len(questions)
+  texts = [normalised(question) for question in questions]
+  cluster = _clusters(_alike(texts, texts, similarity))
+  sizes = np.bincount(cluster)[cluster]
+  return tuple(((sizes - 1) / (len(questions) - 1)).tolist())
+
+
+class Memory(NamedTuple):
+  """The questions of earlier steps, oldest first.
+
+  Penalties inside a batch do not keep a proposer from coming back to the same
+  questions step after step (R-Diverse, arXiv 2602.13103): that takes a memory.
+  """
+
+  size: int = 0  # questions that are remembered, 0 for none
+  questions: tuple[str, ...] = ()
+
+  def seen(
+    self, questions: Sequence[str], similarity: float
+  ) -> tuple[float, ...]:
+    """1 for each question that is like one of the memory, else 0."""
+    if not questions or not self.questions:
+      return (0.0,) * len(questions)
+    new = [normalised(question) for question in questions]
+    old = [normalised(question) for question in self.questions]
+    return tuple(_alike(new, old, similarity).any(axis=1) * 1.0)
+
+  def add(self, questions: Iterable[str]) -> 'Memory':
+    """Remembers more questions, and forgets the oldest ones over `size`."""
+    if not self.size:
+      return self
+    kept = (*self.questions, *questions)[-self.size :]
+    return self._replace(questions=kept)
+
+
+def normalised(question: str) -> str:
+  """Without case, repeated spaces and differences of form; cut if very long."""
+  text = unicodedata.normalize('NFKC', question[:_LONGEST]).casefold()
+  # What is no character cannot be compared: half a surrogate pair.
+  return ' '.join(text.encode('utf-8', 'replace').decode().split())
+
+
+def _alike(
+  first: Sequence[str], second: Sequence[str], similarity: float
+) -> np.ndarray:
+  """Booleans [len(first), len(second)]."""
+  score = process.cdist(
+    first, second, scorer=fuzz.ratio, score_cutoff=100 * similarity
+  )
+  # Below the cutoff stands 0; similarity 0 takes everything.
+  return score >= 100 * similarity
+
+
+def _clusters(alike: np.ndarray) -> np.ndarray:
+  """The number of each row's cluster: what is linked has the same."""
+  cluster = np.arange(len(alike))
+  while True:
+    # The lowest number among those that a row is alike.
+    lowest = np.where(alike, cluster[None, :], len(alike)).min(axis=1)
+    if np.array_equal(lowest, cluster):
+      return cluster
+    cluster = lowest

@@ -1,0 +1,180 @@
+"""From answers to verdicts: by a vote, or by the question's unit tests."""
+
+import functools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from sqlm_jax.game import repetition, rewards, types, vote
+from sqlm_jax.tasks import base
+from sqlm_jax.verify import unit_tests
+
+Schedule = tuple[tuple[str, int, float], ...]
+
+
+class Rules(NamedTuple):
+  """What is paid for; `configs/default.py` says what the names mean."""
+
+  solver_rewards: Mapping[str, float]
+  solver_schedule: Schedule
+  proposer_rewards: Mapping[str, float]
+  proposer_schedule: Schedule
+  unreadable_reward: float
+  band: tuple[float, float]
+  over: str
+  unpassed: str
+  similarity: float
+  weights: str
+  ties: str
+  min_agreement: float
+
+
+class Answers(NamedTuple):
+  """Responses to one question, with their likelihoods."""
+
+  texts: Sequence[str]  # of the solver, to be paid
+  likelihoods: Sequence[float]
+  voter_texts: Sequence[str] = ()  # of an earlier solver, who only votes
+  voter_likelihoods: Sequence[float] = ()
+
+
+def judge(
+  problems: Sequence[types.Problem],
+  groups: Sequence[Answers],
+  task: base.Task,
+  rules: Rules,
+  *,
+  step: int,
+  coin: random.Random,
+  asked_before: repetition.Memory,
+) -> list[types.Verdict]:
+  """Judges every problem and pays both roles.
+
+  Args:
+    problems: of the proposer.
+    groups: the answers to each readable one.
+    task: how to read and check.
+    rules: what is paid for.
+    step: of self-play, for the schedules.
+    coin: for random rewards.
+    asked_before: questions of earlier steps.
+
+  Returns:
+    A verdict a problem, in order. An unreadable one gets the lowest reward.
+  """
+  asked = [problem for problem in problems if problem.ok]
+  rate = _by_tests if task.run_tests else _by_vote
+  weights = rewards.weights_at(
+    step, rules.solver_rewards, rules.solver_schedule
+  )
+  rated = rate(asked, groups, task, rules, weights, coin)
+  weights = rewards.weights_at(
+    step, rules.proposer_rewards, rules.proposer_schedule
+  )
+  penalties = _penalties(asked, rules, weights, asked_before)
+  paid = (
+    verdict._replace(
+      proposer_reward=max(
+        sum(
+          weight * difficulty(term)
+          for term, weight in weights.items()
+          if weight and term in rewards.PROPOSER_TERMS
+        )
+        - penalty,
+        # No question is worth less than none.
+        rules.unreadable_reward,
+      )
+    )
+    for (verdict, difficulty), penalty in zip(rated, penalties, strict=True)
+  )
+  refused = lambda problem: types.Verdict(
+    problem, proposer_reward=rules.unreadable_reward
+  )
+  return [
+    next(paid) if problem.ok else refused(problem) for problem in problems
+  ]
+
+
+# A verdict without the proposer's reward, and `term -> value` to pay it by.
+_Rated = tuple[types.Verdict, Callable[[str], float]]
+
+
+def _by_vote(
+  problems: Sequence[types.Problem],
+  groups: Sequence[Answers],
+  task: base.Task,
+  rules: Rules,
+  weights: Mapping[str, float],
+  coin: random.Random,
+) -> Iterator[_Rated]:
+  for problem, group in zip(problems, groups, strict=True):
+    # Read together: what an answer equals may depend on the others.
+    read = task.read_answers([*group.texts, *group.voter_texts])
+    likelihoods = [*group.likelihoods, *group.voter_likelihoods]
+    result = vote.majority(
+      read,
+      weights=likelihoods if rules.weights == 'likelihood' else None,
+      ties=rules.ties,
+      min_agreement=rules.min_agreement,
+    )
+    answers, votes = read[: len(group.texts)], read[len(group.texts) :]
+    solver_rewards = rewards.solver(
+      weights,
+      answers,
+      vote=result,
+      coin=coin,
+      true=functools.partial(task.true_answer, problem.text),
+    )
+    yield (
+      types.Verdict(
+        problem, answers, votes, vote=result, solver_rewards=solver_rewards
+      ),
+      functools.partial(
+        rewards.difficulty_of_vote, vote=result, band=rules.band
+      ),
+    )
+
+
+def _by_tests(
+  problems: Sequence[types.Problem],
+  groups: Sequence[Answers],
+  task: base.Task,
+  rules: Rules,
+  weights: Mapping[str, float],
+  coin: random.Random,
+) -> Iterator[_Rated]:
+  read = [task.read_answers(group.texts) for group in groups]
+  found = task.run_tests(read, [problem.tests for problem in problems])
+  for problem, answers, results in zip(problems, read, found, strict=True):
+    passed = unit_tests.shares_passed(results, unpassed=rules.unpassed)
+    solver_rewards = rewards.solver(weights, answers, passed=passed, coin=coin)
+    yield (
+      types.Verdict(
+        problem, answers, results=results, solver_rewards=solver_rewards
+      ),
+      functools.partial(
+        rewards.difficulty_of_tests,
+        passed=passed,
+        over=rules.over,
+        band=rules.band,
+      ),
+    )
+
+
+def _penalties(
+  problems: Sequence[types.Problem],
+  rules: Rules,
+  weights: Mapping[str, float],
+  asked_before: repetition.Memory,
+) -> list[float]:
+  """What is subtracted from each question's reward for being a repetition."""
+  questions = [problem.text for problem in problems]
+  of = {
+    'batch_repeats': lambda: repetition.shares(questions, rules.similarity),
+    'history_repeats': lambda: asked_before.seen(questions, rules.similarity),
+  }
+  total = [0.0] * len(questions)
+  for name in rewards.PENALTIES:
+    if weight := weights.get(name, 0.0):
+      total = [t + weight * v for t, v in zip(total, of[name](), strict=True)]
+  return total

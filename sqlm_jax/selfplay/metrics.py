@@ -1,0 +1,128 @@
+"""A step in numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sqlm_jax.game import types
+from sqlm_jax.selfplay import responses
+from sqlm_jax.tasks import base
+from sqlm_jax.verify import unit_tests
+
+
+def of_verdicts(
+  verdicts: Sequence[types.Verdict], task: base.Task
+) -> dict[str, float]:
+  """How both roles fared. A mean over nothing is left out."""
+  asked = [v for v in verdicts if v.problem.ok]
+  answers = [answer for v in asked for answer in v.answers]
+  metrics = _means(
+    {
+      'proposer/valid_rate': [v.problem.ok for v in verdicts],
+      'proposer/reward': [v.proposer_reward for v in verdicts],
+      'solver/reward': [r for v in asked for r in v.solver_rewards],
+      'solver/blank_rate': [answer is None for answer in answers],
+    }
+  )
+  if asked:
+    distinct = {v.problem.text for v in asked}
+    metrics['proposer/distinct_rate'] = len(distinct) / len(asked)
+  metrics |= _counts(
+    'proposer/unreadable', [v.problem.why_not for v in verdicts]
+  )
+  if task.run_tests:
+    return metrics | _of_tests(asked)
+  return metrics | _of_votes(asked, task)
+
+
+def _of_votes(
+  asked: Sequence[types.Verdict], task: base.Task
+) -> dict[str, float]:
+  """How far the answers agree, and how far that can be trusted.
+
+  `vote/accuracy` compares the vote with the task's checker where that can
+  tell: a diagnosis that training never sees.
+  """
+  labelled = [v for v in asked if v.vote.answer is not None]
+  checked = [
+    v.vote.answer == true
+    for v in labelled
+    if (true := task.true_answer(v.problem.text)) is not None
+  ]
+  metrics = _means(
+    {
+      'vote/majority_rate': [v.vote.answer is not None for v in asked],
+      'vote/agreement': [v.vote.count / v.vote.size for v in labelled],
+      'vote/unanimous_rate': [v.vote.count == v.vote.size for v in asked],
+      'vote/accuracy': checked,
+    }
+  )
+  metrics['vote/checked'] = float(len(checked))
+  return metrics | _counts('vote/nobody', [v.vote.why_not for v in asked])
+
+
+def _of_tests(asked: Sequence[types.Verdict]) -> dict[str, float]:
+  """What the programs made of the tests, and so what the tests are worth."""
+  results = [r for v in asked for row in v.results for r in row]
+  metrics = _means(
+    {
+      'tests/pass_rate': [r.status == unit_tests.PASSED for r in results],
+      'tests/nobody_passes': [
+        count == 0 for v in asked for count in unit_tests.passed_by(v.results)
+      ],
+      'tests/everybody_passes': [
+        count == len(v.answers)
+        for v in asked
+        for count in unit_tests.passed_by(v.results)
+      ],
+    }
+  )
+  found = unit_tests.statuses(results)
+  return metrics | {f'tests/{name}': float(n) for name, n in found.items()}
+
+
+def of_responses(
+  role: str, written: responses.Responses | None
+) -> dict[str, float]:
+  """How long they are, and how many ended by themselves."""
+  if written is None:
+    return {}
+  rollout, rows = written.rollout, len(written.prompt_ids)
+  return {
+    f'sample/{role}/tokens': float(np.mean(rollout.lengths[:rows])),
+    f'sample/{role}/finished_rate': float(np.mean(rollout.finished[:rows])),
+  }
+
+
+def of_updates(
+  totals: Sequence[Mapping[str, Any]], prefix: str, step: int
+) -> dict[str, float]:
+  """Adds up (sum, count) pairs over updates.
+
+  Raises:
+    FloatingPointError: for one that is not finite, by name and step.
+  """
+  metrics = {}
+  for name in totals[0] if totals else ():
+    total = sum(float(found[name][0]) for found in totals)
+    count = sum(float(found[name][1]) for found in totals)
+    key = f'{prefix}/{name}'
+    if not np.isfinite(total):
+      raise FloatingPointError(f'{key}={total} in step {step}: not finite')
+    if count:
+      metrics[key] = total / count
+  return metrics
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+  return {name: float(np.mean(v)) for name, v in values.items() if v}
+
+
+def _counts(prefix: str, reasons: Sequence[str]) -> dict[str, float]:
+  """How often each reason was given."""
+  counts: dict[str, float] = {}
+  for reason in filter(None, reasons):
+    key = f'{prefix}/{reason}'
+    counts[key] = counts.get(key, 0.0) + 1.0
+  return counts

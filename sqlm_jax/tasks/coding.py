@@ -1,0 +1,139 @@
+"""Tasks whose answers are programs, judged by the question's unit tests.
+
+A question is a description and, a line each, tests: an input and the output
+that is expected. The solver reads the description alone.
+"""
+
+import atexit
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from sqlm_jax.game import types
+from sqlm_jax.tasks import base
+from sqlm_jax.text import prompts
+from sqlm_jax.verify import sandbox, unit_tests
+
+
+class Tests(NamedTuple):
+  """How a question's tests are found, and when they are good enough.
+
+  Attributes:
+    pattern: regex of a test, its groups are input and output. The question
+      ends where the first test begins.
+    least: fewer distinct tests make a question unreadable.
+    most: those behind are ignored.
+  """
+
+  pattern: str
+  least: int
+  most: int
+
+
+def with_programs(
+  task: base.Task,
+  *,
+  tests: Tests,
+  program: str,
+  open_sandbox: Callable[[], sandbox.Sandbox],
+) -> base.Task:
+  """Turns a task whose answers are texts into one whose answers are programs.
+
+  Args:
+    task: its questions hold tests, its answers are programs or parts of them,
+      and the true answers of its evaluation are tests, written like those of
+      a question.
+    tests: how to find them.
+    program: template of the program that is run, with `{answer}`.
+    open_sandbox: starts the sandbox, when it is first needed.
+
+  Raises:
+    ValueError: for an evaluation without tests.
+  """
+  opened = functools.cache(lambda: _closed_at_exit(open_sandbox()))
+
+  def read_question(response):
+    problem = task.read_question(response)
+    return read_tests(problem, tests) if problem.ok else problem
+
+  def run_tests(answers, cases):
+    """Results [questions][answers][tests], all programs in one go."""
+    programs = [
+      (prompts.fill(program, answer=answer), case)
+      for group, case in zip(answers, cases, strict=True)
+      for answer in group
+      if answer is not None
+    ]
+    found = iter(opened().run(programs))
+    return [
+      tuple(
+        _no_program(case) if answer is None else tuple(next(found))
+        for answer in group
+      )
+      for group, case in zip(answers, cases, strict=True)
+    ]
+
+  def grade(responses, true):
+    answers = task.read_answers(responses)
+    (results,) = run_tests([answers], [find_tests(true, tests.pattern)])
+    return tuple(unit_tests.fraction_passed(r) == 1 for r in results)
+
+  for question, true in task.evaluation:
+    if not find_tests(true, tests.pattern):
+      raise ValueError(
+        f'task.evaluation: {(question, true)!r}: expected tests that '
+        f'tests.pattern={tests.pattern!r} finds'
+      )
+  return task._replace(
+    read_question=read_question,
+    grade=grade,
+    run_tests=run_tests,
+    prepare=lambda: opened() and None,
+  )
+
+
+def find_tests(text: str, pattern: str) -> tuple[types.TestCase, ...]:
+  """All tests in a text, in order; one whose input is empty is none."""
+  found = (
+    types.TestCase((match[1] or '').strip(), (match[2] or '').strip())
+    for match in re.finditer(pattern, text)
+  )
+  return tuple(case for case in found if case.input and case.output)
+
+
+def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
+  """Splits a question into its description and its tests.
+
+  It is unreadable, by one word of:
+
+    format            nothing stands before the first test
+    few_tests         fewer than `tests.least`, repeated ones left out
+    contradiction     two tests ask for different outputs of the same input:
+                      no program passes both
+    constant_output   all ask for the same output: a program that prints it
+                      passes without reading anything
+  """
+  first = re.search(tests.pattern, problem.text)
+  description = problem.text[: first.start()].strip() if first else ''
+  found = dict.fromkeys(find_tests(problem.text, tests.pattern))
+  cases = tuple(found)[: tests.most]
+  refuse = lambda why_not: problem._replace(ok=False, why_not=why_not)
+  if not first or len(cases) < tests.least:
+    return refuse('few_tests')
+  if not description:
+    return refuse('format')
+  if unit_tests.contradictions(cases):
+    return refuse('contradiction')
+  if unit_tests.has_constant_output(cases):
+    return refuse('constant_output')
+  return problem._replace(text=description, tests=cases)
+
+
+def _no_program(cases: Sequence[types.TestCase]) -> tuple[types.Result, ...]:
+  return (types.Result(unit_tests.ERROR, 'no program'),) * len(cases)
+
+
+def _closed_at_exit(opened: sandbox.Sandbox) -> sandbox.Sandbox:
+  atexit.register(opened.close)
+  return opened

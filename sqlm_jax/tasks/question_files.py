@@ -1,0 +1,89 @@
+"""Questions written beforehand: by a person, or by an earlier proposer."""
+
+import json
+
+import pyarrow as pa
+from etils import epath
+from pyarrow import parquet
+
+
+def read_questions(path: epath.PathLike) -> tuple[str, ...]:
+  """Reads questions, in order; what is blank is left out, repeats stay.
+
+  Args:
+    path: a .txt file with a question a line, a .jsonl file of objects with a
+      'question', a .parquet file with that column, or the workdir of a run,
+      whose readable questions are taken step by step.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: for a file, by its name and line, that holds something else.
+  """
+  path = epath.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f'task.questions={str(path)!r}: no such file')
+  if path.is_dir():
+    files = sorted((path / 'rollouts').glob('step_*.parquet'))
+    questions = [question for file in files for question in _asked(file)]
+  else:
+    readers = {'.txt': _lines, '.jsonl': _objects, '.parquet': _column}
+    if path.suffix not in readers:
+      raise ValueError(
+        f'task.questions={str(path)!r}: expected a workdir, or a file '
+        f'{", ".join(readers)}'
+      )
+    questions = readers[path.suffix](path)
+  questions = tuple(question for question in questions if question.strip())
+  if not questions:
+    raise ValueError(f'task.questions={str(path)!r}: expected questions in it')
+  return questions
+
+
+def _lines(path: epath.Path) -> list[str]:
+  try:
+    # Only the ends of lines end a question.
+    return path.read_bytes().decode().replace('\r\n', '\n').split('\n')
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}: expected UTF-8, {error}') from None
+
+
+def _objects(path: epath.Path) -> list[str]:
+  questions = []
+  for number, line in enumerate(_lines(path), start=1):
+    if not line.strip():
+      continue
+    try:
+      question = json.loads(line)['question']
+    except (ValueError, KeyError, TypeError):
+      question = None
+    if not isinstance(question, str):
+      raise ValueError(
+        f'{path}:{number}: expected an object with a "question" that is text, '
+        f'not {line[:80]!r}'
+      )
+    questions.append(question)
+  return questions
+
+
+def _column(path: epath.Path) -> list[str]:
+  return [row['question'] for row in _rows(path, ['question'])]
+
+
+def _asked(path: epath.Path) -> list[str]:
+  """The proposer's readable questions, as it wrote them: with their tests."""
+  rows = _rows(path, ['question', 'role', 'response'])
+  return [row['response'] for row in rows if row['role'] == 'proposer']
+
+
+def _rows(path: epath.Path, columns: list[str]) -> list[dict]:
+  try:
+    with path.open('rb') as file:
+      rows = parquet.read_table(file, columns=columns).to_pylist()
+  except pa.ArrowException as error:
+    raise ValueError(
+      f'{path}: expected Parquet with the columns {columns}, {error}'
+    ) from None
+  rows = [row for row in rows if row.get('question') is not None]
+  if rows and not all(isinstance(row['question'], str) for row in rows):
+    raise ValueError(f'{path}: expected text in the column "question"')
+  return rows

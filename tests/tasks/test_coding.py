@@ -1,0 +1,153 @@
+"""Programs as answers: tests in a question, and what they make of a program."""
+
+import functools
+import shutil
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from sqlm_jax.game import types
+from sqlm_jax.tasks import coding, prompted
+from sqlm_jax.verify import sandbox, unit_tests
+
+needs_bubblewrap = pytest.mark.skipif(
+  not shutil.which('bwrap'), reason='bubblewrap is not installed'
+)
+TESTS = coding.Tests(r'(?m)^(.*?)=>(.*)$', least=2, most=3)
+DOUBLE = 'Double the number.\n1 => 2\n3 => 6'
+BLOCK = r'```(?:python)?\n(.*?)```'
+
+
+def make_task(open_sandbox=None, **changes):
+  task = prompted.make_task(
+    name='programs',
+    topics=('a',),
+    proposer_prompt='Ask about {topic}: ',
+    proposer_stop=('END',),
+    question_pattern='',
+    solver_prompts=('{question}',),
+    solver_stop=(),
+    answer_pattern=BLOCK,
+    answer_kind='code',
+    checker='none',
+    evaluation=changes.pop('evaluation', ()),
+    num_topics=1,
+    forbidden=('<|end|>',),
+  )
+  settings = {'tests': TESTS, 'program': '{answer}'} | changes
+  return coding.with_programs(task, open_sandbox=open_sandbox, **settings)
+
+
+@functools.cache
+def bubblewrap():
+  return sandbox.open_sandbox(workers=1)
+
+
+def test_a_question_is_its_description_and_its_tests():
+  problem = make_task().read_question(f'{DOUBLE}\nEND and more')
+  cases = (types.TestCase('1', '2'), types.TestCase('3', '6'))
+  assert problem == types.Problem('Double the number.', tests=cases)
+
+
+@pytest.mark.parametrize(
+  'text, why_not',
+  [
+    ('', 'format'),
+    ('Double the number.', 'few_tests'),
+    ('Double the number.\n1 => 2', 'few_tests'),
+    ('Double the number.\n1 => 2\n1 => 2', 'few_tests'),  # said twice
+    ('Double the number.\n1 =>\n=> 2\n=>', 'few_tests'),
+    ('1 => 2\n3 => 6', 'format'),  # nothing is asked
+    ('Double it.\n1 => 2\n1 => 3', 'contradiction'),
+    ('Double it.\n1 => 2\n3 => 6\n1  => 3', 'contradiction'),
+    ('Say one.\n1 => 1\n2 => 1', 'constant_output'),
+    ('Say one.\n1 => 1\n2 => 1.0', 'constant_output'),
+    ('<|end|> Double it.\n1 => 2\n3 => 6', 'special_token'),
+  ],
+)
+def test_questions_that_are_not_asked(text, why_not):
+  problem = make_task().read_question(text)
+  assert (problem.ok, problem.why_not) == (False, why_not)
+
+
+def test_tests_behind_the_most_are_ignored():
+  # A contradiction among them, too: nobody will run them.
+  text = DOUBLE + '\n4 => 8\n5 => 10\n1 => 7'
+  problem = make_task().read_question(text)
+  assert problem.ok
+  assert [case.input for case in problem.tests] == ['1', '3', '4']
+
+
+def test_a_program_is_the_last_block():
+  task = make_task()
+  read = task.read_answers(
+    ['```python\nprint(1)\n```\nno, ```\nprint(2)```', 'print(3)', '```\n\n```']
+  )
+  assert read == ('print(2)', None, None)
+
+
+@needs_bubblewrap
+def test_programs_are_run_against_their_own_questions_tests():
+  task = make_task(bubblewrap)
+  task.prepare()
+  double = 'print(2 * int(input()))'
+  found = task.run_tests(
+    [(double, None, 'print(2)'), (double,)],
+    [
+      (types.TestCase('1', '2'), types.TestCase('3', '6')),
+      (types.TestCase('1', '3'),),
+    ],
+  )
+  passed = [
+    [[result.status for result in row] for row in rows] for rows in found
+  ]
+  assert passed == [
+    [['passed'] * 2, ['error'] * 2, ['passed', 'wrong']],
+    [['wrong']],
+  ]
+  assert task.run_tests([], []) == []
+
+
+@needs_bubblewrap
+def test_an_answer_is_right_if_it_passes_every_test():
+  task = make_task(bubblewrap, program='x = int(input())\nprint({answer})')
+  block = '```\n{}\n```'.format
+  right = task.grade([block('2 * x'), block('2'), 'x'], '1 => 2\n3 => 6')
+  assert right == (True, False, False)
+
+
+def test_an_evaluation_without_tests_is_refused():
+  with pytest.raises(ValueError, match=r"'Double'.*expected tests that"):
+    make_task(evaluation=(('Double', '1 2'),))
+
+
+def test_a_machine_without_a_sandbox_says_so_before_anything_else():
+  def refuse():
+    raise RuntimeError('install bubblewrap')
+
+  task = make_task(refuse)
+  assert task.read_question(DOUBLE).ok  # reading needs none
+  with pytest.raises(RuntimeError, match='install bubblewrap'):
+    task.prepare()
+
+
+PIECES = st.lists(
+  st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(['=>', '\n', '1', ' 2 ', '1 => 2\n', '\0', '\ud800', '[']),
+  ),
+  max_size=12,
+).map(''.join)
+
+
+@hypothesis.given(PIECES)
+def test_any_text_is_read(text):
+  problem = make_task().read_question(text)
+  if not problem.ok:
+    assert problem.why_not
+    return
+  assert problem.text
+  assert TESTS.least <= len(problem.tests) <= TESTS.most
+  assert not unit_tests.contradictions(problem.tests)
+  assert len({case.output for case in problem.tests}) > 1
