@@ -155,8 +155,9 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Builds `train_step(state, batch, reference_params, base_params)`.
 
-  Gradients are accumulated over microbatches of groups, as many as
-  `batch.num_groups` asks for: groups behind that cost nothing. The state's
+  Gradients are accumulated over microbatches of groups (one, if a batch has
+  fewer), as many as `batch.num_groups` asks for: groups behind that cost
+  nothing. The state's
   buffers are donated. `reference_params` is None without a KL penalty;
   `base_params` are what the trained parameters are joined with, none where
   all are trained.
@@ -174,7 +175,8 @@ def make_train_step(
   def train_step(
     state: TrainState, batch, reference_params: Any = None, base_params=None
   ):
-    micro = split(batch, groups_per_microbatch, mesh)
+    size = min(groups_per_microbatch, len(batch.tokens))
+    micro = split(batch, size, mesh)
 
     def one_microbatch(i):
       one = jax.tree.map(lambda x: x[i], micro)
@@ -185,7 +187,7 @@ def make_train_step(
     )
     grads, metrics = jax.lax.fori_loop(
       0,
-      -(-batch.num_groups // groups_per_microbatch),
+      -(-batch.num_groups // size),
       lambda i, total: jax.tree.map(jnp.add, total, one_microbatch(i)),
       nothing,
     )

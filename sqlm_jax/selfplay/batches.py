@@ -84,7 +84,7 @@ def make_batches(
   Args:
     scored: what was written and paid.
     updates: optimizer steps, `num_groups` is a multiple of it.
-    groups_per_microbatch: batches are padded to a multiple of it.
+    groups_per_microbatch: larger batches are padded to a multiple of it.
     estimator: of the advantages, a key of `advantages.ESTIMATORS`. What it
       calls the batch is all Q groups, not those of one update.
     average: over what the loss of an update is averaged, see
@@ -127,7 +127,9 @@ def make_batches(
       continue
     # Useful groups first: the learner stops behind them.
     order = np.argsort(~useful, kind='stable')
-    order = np.pad(order, (0, -len(order) % groups_per_microbatch))
+    order = np.pad(
+      order, (0, -len(order) % min(groups_per_microbatch, len(order)))
+    )
     weights_QG, order = weights_QG[order], part[order]
     num_useful = int(useful.sum())
     rows = np.arange(len(order))[:, None]
