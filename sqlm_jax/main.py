@@ -4,6 +4,7 @@ python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 """
 
 import contextlib
+import json
 import sys
 from collections.abc import Sequence
 from unittest import mock
@@ -40,6 +41,12 @@ _ROLE = flags.DEFINE_enum(
   'solver',
   ('solver', 'proposer'),
   'Who talks with --mode=sample, or goes out with --mode=export.',
+)
+_QUESTIONS_FILE = flags.DEFINE_string(
+  'questions_file',
+  None,
+  'With --mode=sample --role=proposer: a new .jsonl file for the readable '
+  'questions of num_steps steps, to be asked with task.questions.',
 )
 _EXPORT_DIR = flags.DEFINE_string(
   'export_dir', None, 'Where --mode=export writes to, a new directory.'
@@ -97,13 +104,17 @@ def _use_model(config: config_lib.Config) -> None:
   role = 'solver' if _MODE.value == 'eval' else _ROLE.value
   if _MODE.value == 'export':
     _check_export(parts)
+  if _QUESTIONS_FILE.value:
+    _check_questions_file(role)
   step, params = _load_params(parts, role)
   if _MODE.value == 'export':
     _export(parts, params, step)
   elif _MODE.value == 'eval':
     _evaluate(parts, params, step)
+  elif _QUESTIONS_FILE.value:
+    _write_questions(parts, params)
   elif role == 'proposer':
-    for text, why_not in sample.questions(parts, params, step):
+    for _, text, why_not in sample.questions(parts, params, step):
       text = display.clip(text, _LINE)
       display.message(text if not why_not else f'{text}   ({why_not})')
   else:
@@ -139,6 +150,29 @@ def _evaluate(parts: assemble.Parts, params, step: int) -> None:
     with contextlib.closing(writers.RunWriter(_WORKDIR.value)) as writer:
       writer.evaluation(record)
   display.summary('Evaluation', {k: str(v) for k, v in record.items()})
+
+
+def _check_questions_file(role: str) -> None:
+  path = epath.Path(_QUESTIONS_FILE.value)
+  if _MODE.value != 'sample' or role != 'proposer':
+    raise ValueError(
+      f'--questions_file={path}: expected --mode=sample --role=proposer'
+    )
+  if path.suffix != '.jsonl' or path.exists():
+    raise ValueError(f'--questions_file={path}: expected a new .jsonl file')
+
+
+def _write_questions(parts: assemble.Parts, params) -> None:
+  path, count = epath.Path(_QUESTIONS_FILE.value), 0
+  num_steps = parts.config.num_steps
+  with path.open('w') as file, display.progress('Asking', num_steps) as report:
+    for step in range(num_steps):
+      for proposal in sample.questions(parts, params, step):
+        if not proposal.why_not:
+          file.write(json.dumps({'question': proposal.response}) + '\n')
+          count += 1
+      report(step + 1, num_steps)
+  _note(f'{count} questions in {path}')
 
 
 def _check_export(parts: assemble.Parts) -> None:

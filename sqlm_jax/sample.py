@@ -1,6 +1,7 @@
 """Talking to a model: the solver answers, the proposer asks."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,23 +45,31 @@ def answers(
     yield text.strip(), '' if answer is None else str(answer)
 
 
+class Proposal(NamedTuple):
+  """A response of the proposer, and how it was read."""
+
+  response: str
+  text: str
+  why_not: str  # '' for a readable question
+
+
 def questions(
   parts: assemble.Parts, params: policy_lib.Params, step: int
-) -> list[tuple[str, str]]:
-  """What the proposer asks in a step.
-
-  Returns:
-    `(text, why_not)` for each proposal; `why_not` is '' for a readable one.
-  """
-  task = parts.task
-  writer = parts.writers['proposer']
+) -> list[Proposal]:
+  """What the proposer asks in a step."""
+  task, writer = parts.task, parts.writers['proposer']
+  topics = task.topics(step)
   written = responses.write(
     writer,
     params,
-    [writer.encode(task.proposer_prompt(topic)) for topic in task.topics(step)],
+    [writer.encode(task.proposer_prompt(topic)) for topic in topics],
     path=(parts.config.seed, step, _KEY),
-    num_rows=len(task.topics(step)),
+    num_rows=len(topics),
   )
+  finished = written.rollout.finished.reshape(-1)
   texts = [text for group in written.texts for text in group]
-  problems = [task.read_question(text) for text in texts]
-  return [(problem.text, problem.why_not) for problem in problems]
+  read = map(task.read_question, texts)
+  return [
+    Proposal(text, problem.text, problem.why_not if complete else 'unfinished')
+    for text, problem, complete in zip(texts, read, finished, strict=True)
+  ]

@@ -12,7 +12,8 @@ from ml_collections import config_flags
 
 from configs import smoke
 from sqlm_jax import config as config_lib
-from sqlm_jax import main, train
+from sqlm_jax import main, train, writers
+from sqlm_jax.tasks import question_files
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = '--config=configs/smoke.py'
@@ -40,7 +41,7 @@ def start(monkeypatch):
     holders['_CONFIG'] = config_flags.DEFINE_config_file(
       'config', flag_values=values, lock_config=True
     )
-    for name in ('workdir', 'export_dir', 'export_dtype'):
+    for name in ('workdir', 'export_dir', 'export_dtype', 'questions_file'):
       holders[f'_{name.upper()}'] = flags.DEFINE_string(
         name, None, '', flag_values=values
       )
@@ -229,6 +230,28 @@ def test_the_proposer_asks(start, workdir, capsys):
   out, err = capsys.readouterr()
   assert 'proposer after 0 steps' in err
   assert len(out.splitlines()) == 8  # proposer.questions
+
+
+def test_questions_are_written_beforehand(start, workdir, tmp_path, capsys):
+  path = tmp_path / 'questions.jsonl'
+  ask = ('--mode=sample', '--role=proposer', f'--questions_file={path}')
+  start(SMOKE, *ask, '--config.num_steps=1')
+  questions = question_files.read_questions(path)
+  assert f'{len(questions)} questions in {path}' in capsys.readouterr().err
+  # What is written is read as it was when it was proposed.
+  start(
+    SMOKE,
+    f'--workdir={tmp_path}',
+    f'--config.task.questions={path}',
+    '--config.num_steps=1',
+    '--config.evaluation.every=0',
+  )
+  (row,) = writers.read_jsonl(tmp_path / 'metrics.jsonl')
+  assert row['proposer/valid_rate'] == 1
+  with pytest.raises(SystemExit, match=r'expected a new \.jsonl'):
+    start(*ask, f'--workdir={workdir}')
+  with pytest.raises(SystemExit, match='expected --mode=sample --role=prop'):
+    start('--mode=sample', f'--questions_file={path}', f'--workdir={workdir}')
 
 
 def test_sampling_twice_says_the_same(start, workdir, capsys, monkeypatch):

@@ -1,0 +1,89 @@
+"""The paper's algebra run: Qwen2.5-3B-Instruct, word problems in two unknowns.
+
+  python -m sqlm_jax.main --config=configs/algebra.py --workdir=runs/algebra \\
+      --config.model.path=/models/Qwen2.5-3B-Instruct
+
+Expected on linear equations: 0.440 before, 0.600 ± 0.010 after (the paper's
+table 1, three runs on 4 GPUs, OMEGA's 100 questions, the best checkpoint on
+the test set). Not run here; the evaluation below has equations of our own. The
+same topic at the size of a laptop is `configs/algebra_smollm2.py`.
+"""
+
+import random
+
+from configs import default
+
+MARKER = 'CHOSEN PROBLEM:'
+
+# Three are written and the last is taken: it differs more from run to run than
+# the first thing that comes to mind (the paper, appendix A.3).
+PROPOSER_PROMPT = f"""\
+You write word problems for an algebra class, about {{topic}}.
+
+Write three of them, as different from each other as you can. Each must
+
+- lead to linear equations in one or two unknowns, with whole coefficients;
+- have exactly one solution, a whole number or a fraction;
+- ask for one number, or for a pair of numbers in a given order;
+- be hard enough that a good student has to think.
+
+Do not solve them. Then choose the third one, and write it once more, whole, \
+behind the words "{MARKER}". Nothing may stand behind it."""
+
+SOLVER_PROMPT = """\
+Solve the problem at the end. Work through it step by step between <think> and \
+</think>, then write the solution alone between <answer> and </answer>: an \
+integer, a fraction such as 7/3, or a pair such as (4, -1/2).
+
+{question}"""
+
+TOPICS = (
+  'ages and dates',
+  'mixtures and prices',
+  'distances, speeds and times',
+  'work that is shared',
+  'numbers and their digits',
+)
+
+
+def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
+  """Pairs (two equations in x and y, the solution), whole and one each."""
+  draw = random.Random(seed)
+  number = lambda: draw.choice([n for n in range(-9, 10) if n])
+  pairs = {}
+  while len(pairs) < size:
+    x, y, a, b, c, d = (number() for _ in range(6))
+    if a * d == b * c:
+      continue  # no solution, or many
+    equations = (
+      f'{a} * x + {b} * y = {a * x + b * y}',
+      f'{c} * x + {d} * y = {c * x + d * y}',
+    )
+    question = f'Solve {equations[0]} and {equations[1]} for (x, y).'
+    pairs[question.replace('+ -', '- ')] = f'({x}, {y})'
+  return tuple(pairs.items())
+
+
+def get_config():
+  """Returns the config of 100 steps with 256 questions and 1,024 answers."""
+  c = default.get_config()
+  c.num_steps = 100
+  c.model.path = 'Qwen/Qwen2.5-3B-Instruct'
+  c.model.dtype = 'bfloat16'
+  c.model.remat = True
+  c.task.name = 'algebra'
+  c.task.style = 'chat'
+  c.task.topics = TOPICS
+  c.task.proposer_prompt = PROPOSER_PROMPT
+  # What follows the last marker.
+  c.task.question_pattern = rf'{MARKER}((?:(?!{MARKER}).)+)$'
+  c.task.solver_prompt = SOLVER_PROMPT
+  c.task.answer_pattern = r'<answer>(.*?)</answer>'
+  c.task.answer_kind = 'expression'
+  c.task.evaluation = evaluation(100)
+  c.proposer.max_tokens = 3072
+  c.solver.max_tokens = 3072
+  c.loss.dual_clip = 3.0
+  c.optimizer.groups_per_microbatch = 2
+  c.evaluation.samples = 1
+  return c

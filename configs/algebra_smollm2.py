@@ -1,0 +1,77 @@
+"""SmolLM2-135M-Instruct teaches itself word problems in one unknown.
+
+  python -m sqlm_jax.main --config=configs/algebra_smollm2.py \\
+      --workdir=runs/word_problems
+
+docs/benchmarks.md has what came of it on two cores.
+"""
+
+import random
+
+from configs import default
+
+PROPOSER_PROMPT = """\
+{topic}, all of one form.
+Problem: Tom has 4 apples and gets some more. Now he has 11.
+Problem: Ann has 6 pens and gets some more. Now she has 8.
+Problem: Ben has 9 books and gets some more. Now he has 14.
+Problem: Eve has 3 coins and gets some more. Now she has 12.
+Problem: """
+
+# The examples show how to solve it: a model of this size does not know.
+SOLVER_PROMPT = """\
+Tom has 4 apples and gets some more. Now he has 11. More: x = 11 - 4 = 7.
+Ann has 6 pens and gets some more. Now she has 8. More: x = 8 - 6 = 2.
+Ben has 9 books and gets some more. Now he has 14. More: x = 14 - 9 = 5.
+Eve has 3 coins and gets some more. Now she has 12. More: x = 12 - 3 = 9.
+{question} More: x ="""
+
+
+def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
+  """Pairs (problem, solution) with other names and things than the prompts."""
+  draw = random.Random(seed)
+  problems = {}
+  while len(problems) < size:
+    name, who = draw.choice(
+      (('Max', 'he'), ('Lea', 'she'), ('Sam', 'he'), ('Ida', 'she'))
+    )
+    thing = draw.choice(('balls', 'cards', 'plums', 'stamps', 'hats'))
+    first, more = draw.randrange(1, 10), draw.randrange(1, 10)
+    problem = (
+      f'{name} has {first} {thing} and gets some more. '
+      f'Now {who} has {first + more}.'
+    )
+    problems[problem] = str(more)
+  return tuple(problems.items())
+
+
+def get_config():
+  """Returns the config of a run of less than an hour on two cores."""
+  c = default.get_config()
+  c.num_steps = 16
+  c.task.name = 'word_problems'
+  c.task.topics = ('Word problems with one unknown',)
+  c.task.proposer_prompt = PROPOSER_PROMPT
+  c.task.proposer_stop = ('\n',)
+  c.task.question_pattern = (
+    r'^[A-Z]\w+ has \d+ \w+ and gets some more\. Now s?he has \d+\.$'
+  )
+  c.task.solver_prompt = SOLVER_PROMPT
+  c.task.solver_stop = ('.', '\n')
+  c.task.answer_pattern = r'[^=]+$'  # what stands behind the last sign
+  c.task.answer_kind = 'expression'
+  c.task.evaluation = evaluation(100)
+  c.proposer.questions = 64
+  c.proposer.group_size = 64  # one prompt, so one group
+  c.proposer.max_tokens = 32
+  c.solver.group_size = 8
+  c.solver.max_tokens = 16
+  c.sampler.max_prompt_tokens = 192
+  c.loss.kl = 0.0
+  c.optimizer.learning_rate = 1e-5
+  c.optimizer.solver_updates = 1
+  c.optimizer.proposer_updates = 1
+  c.evaluation.every = 4
+  c.checkpoint.every = 0
+  c.checkpoint.keep = 1
+  return c

@@ -1,0 +1,98 @@
+"""The paper's coding run: Qwen2.5-Coder-3B-Instruct, problems with unit tests.
+
+  python -m sqlm_jax.main --config=configs/coding.py --workdir=runs/coding_3b \\
+      --config.model.path=/models/Qwen2.5-Coder-3B-Instruct
+
+Programs run in sandboxes of bubblewrap (`apt-get install bubblewrap`); without
+it nothing starts. Expected on 123 Codeforces problems: 0.320 before, 0.391 ±
+0.019 after (the paper's table 1, three runs on 4 GPUs, the best checkpoint on
+the test set). Not run here; the evaluation below has five problems of our own.
+The same at the size of a laptop is `configs/coding_smollm2.py`.
+"""
+
+from configs import default
+
+# The paper's released config of this run has a critic instead of groups:
+#   --config.advantage.estimator=gae --config.loss.kl=0
+PROPOSER_PROMPT = """\
+You write programming exercises for beginners, about {topic}.
+
+Invent one easy exercise of your own. The program reads one line of integers, \
+separated by spaces, and prints one integer, or a list of integers separated \
+by spaces. Describe precisely what is printed, in two to four sentences, and \
+do not show a solution. Then write five tests, one a line: the input, " => ", \
+and the output that a right program prints. Work the outputs out with care, \
+make them differ, and cover a special case or two.
+
+The form, with another exercise:
+
+Print the difference between the largest and the smallest of the integers.
+4 9 2 => 7
+5 => 0
+-3 3 => 6
+10 8 8 1 => 9
+0 0 12 => 12"""
+
+SOLVER_PROMPT = """\
+{question}
+
+The input is one line of integers separated by spaces. First restate the task, \
+plan, and check your plan on an example. Then present your program, in Python, \
+reading standard input and writing standard output, in one fenced block at the \
+end."""
+
+TOPICS = (
+  'sums and differences',
+  'counting what has a property',
+  'order and sorting',
+  'neighbours in a list',
+  'divisors and remainders',
+  'digits',
+)
+
+
+def get_config():
+  """Returns the config of 100 steps with 256 problems and 1,024 programs."""
+  c = default.get_config()
+  c.num_steps = 100
+  c.model.path = 'Qwen/Qwen2.5-Coder-3B-Instruct'
+  c.model.dtype = 'bfloat16'
+  c.model.remat = True
+  c.task.name = 'coding'
+  c.task.style = 'chat'
+  c.task.topics = TOPICS
+  c.task.proposer_prompt = PROPOSER_PROMPT
+  c.task.solver_prompt = SOLVER_PROMPT
+  c.task.answer_pattern = r'```(?:[Pp]ython3?)?[ \t]*\n(.*?)```'
+  c.task.answer_kind = 'code'
+  c.task.evaluation = (
+    (
+      'Print the sum of the integers that are greater than 10.',
+      '4 11 20 => 31\n10 => 0\n-3 30 => 30\n12 12 => 24',
+    ),
+    (
+      'Print the integers in reverse order.',
+      '1 2 3 => 3 2 1\n7 => 7\n-1 0 -1 5 => 5 -1 0 -1',
+    ),
+    (
+      'Print how many different integers there are.',
+      '1 1 2 => 2\n5 => 1\n3 3 3 3 => 1\n4 -4 0 => 3',
+    ),
+    (
+      'Print the integers that are at even positions, counted from 0.',
+      '9 8 7 => 9 7\n1 => 1\n4 5 6 7 => 4 6',
+    ),
+    (
+      'Print the largest product of two neighbouring integers.',
+      '1 2 3 => 6\n-4 -5 2 => 20\n0 7 => 0\n3 -1 2 => -2',
+    ),
+  )
+  c.tests.pattern = r'(?m)^[ \t]*(-?\d[-\d ]*?)[ \t]*=>[ \t]*(-?\d[-\d, ]*)$'
+  c.solver.rewards.majority = 0.0
+  c.solver.rewards.tests = 1.0
+  c.proposer.max_tokens = 512
+  c.solver.max_tokens = 512
+  c.loss.dual_clip = 3.0
+  c.optimizer.groups_per_microbatch = 4
+  c.evaluation.samples = 4
+  return c

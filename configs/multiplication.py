@@ -1,0 +1,66 @@
+"""The paper's arithmetic run: Qwen2.5-3B-Instruct, three-digit multiplication.
+
+  python -m sqlm_jax.main --config=configs/multiplication.py \\
+      --workdir=runs/multiplication_3b \\
+      --config.model.path=/models/Qwen2.5-3B-Instruct
+
+Expected on multiplication: 0.791 before, 0.948 ± 0.009 after (the paper's
+table 1, three runs on 4 GPUs, the best checkpoint on the test set). Not run
+here. `python -m launch.memory` says what fits on which devices; on one GPU of
+80 GB add `--config.model.lora.rank=64`. The same topic at the size of a laptop
+is `configs/multiplication_smollm2.py`.
+"""
+
+import random
+
+from configs import default
+
+PROPOSER_PROMPT = """\
+You set exercises in mental arithmetic. Write one problem about {topic}.
+
+Use numbers of up to three digits. Choose them so that nobody could guess \
+them: unlike each other, unlike those of a textbook, and not round. Write the \
+problem and nothing else, on one line, and do not solve it."""
+
+SOLVER_PROMPT = """\
+Solve the problem at the end. Work through it step by step between <think> and \
+</think>, then write the result alone, as a number, between <answer> and \
+</answer>.
+
+{question}"""
+
+
+def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
+  """Pairs (question, product), each operand drawn as in the paper's test set.
+
+  One digit in a quarter of all cases, up to two in a quarter, up to three in
+  half of them (TinyZero's generator, as the paper uses it); no pair twice.
+  """
+  draw = random.Random(seed)
+  operand = lambda: draw.randrange(10 ** draw.choice((1, 2, 3, 3)))
+  pairs = {}
+  while len(pairs) < size:
+    pairs[operand(), operand()] = None
+  return tuple((f'What is {a} * {b}?', str(a * b)) for a, b in pairs)
+
+
+def get_config():
+  """Returns the config of 100 steps with 256 questions and 1,024 answers."""
+  c = default.get_config()
+  c.num_steps = 100
+  c.model.path = 'Qwen/Qwen2.5-3B-Instruct'
+  c.model.dtype = 'bfloat16'
+  c.model.remat = True
+  c.task.name = 'multiplication'
+  c.task.style = 'chat'
+  c.task.topics = ('multiplying two whole numbers',)
+  c.task.proposer_prompt = PROPOSER_PROMPT
+  # One line, two numbers at least, and no solution behind them.
+  c.task.question_pattern = r'^(?=[^\n]*\d[^\n]*\D\d)[^\n=]+(?:=\s*\?)?[.?]?$'
+  c.task.solver_prompt = SOLVER_PROMPT
+  c.task.answer_pattern = r'<answer>(.*?)</answer>'
+  c.task.evaluation = evaluation(512)
+  c.loss.dual_clip = 3.0
+  c.optimizer.groups_per_microbatch = 4
+  c.evaluation.samples = 1
+  return c

@@ -1,0 +1,65 @@
+"""SmolLM2-135M-Instruct teaches itself to multiply numbers below 20 by a digit.
+
+  python -m sqlm_jax.main --config=configs/multiplication_smollm2.py \\
+      --workdir=runs/multiplication_20
+
+docs/benchmarks.md has what came of it on two cores.
+"""
+
+import random
+
+from configs import default
+
+PROPOSER_PROMPT = """\
+{topic}.
+Question: 13 * 6
+Question: 7 * 3
+Question: 18 * 9
+Question: 15 * 4
+Question: """
+
+# The examples show the format: a model of this size needs to see it.
+SOLVER_PROMPT = """\
+13 * 6 = 78
+7 * 3 = 21
+18 * 9 = 162
+15 * 4 = 60
+{question} = """
+
+
+def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
+  """Pairs (question, product), none of them in the prompts."""
+  shown = {(13, 6), (7, 3), (18, 9), (15, 4)}
+  pairs = [(a, b) for a in range(2, 20) for b in range(2, 10)]
+  pairs = [pair for pair in pairs if pair not in shown]
+  chosen = random.Random(seed).sample(pairs, size)
+  return tuple((f'{a} * {b}', str(a * b)) for a, b in chosen)
+
+
+def get_config():
+  """Returns the config of a run of less than an hour on two cores."""
+  c = default.get_config()
+  c.num_steps = 16
+  c.task.name = 'multiplication'
+  c.task.topics = ('Multiplication of a number below 20 by one digit',)
+  c.task.proposer_prompt = PROPOSER_PROMPT
+  c.task.proposer_stop = ('\n',)
+  c.task.question_pattern = r'^1?\d \* \d$'
+  c.task.solver_prompt = SOLVER_PROMPT
+  c.task.solver_stop = ('\n',)
+  c.task.checker = 'arithmetic'
+  c.task.evaluation = evaluation(100)
+  c.proposer.questions = 64
+  c.proposer.group_size = 64  # one prompt, so one group
+  c.proposer.max_tokens = 10
+  c.solver.group_size = 8
+  c.solver.max_tokens = 5
+  c.sampler.max_prompt_tokens = 128
+  c.loss.kl = 0.0
+  c.optimizer.learning_rate = 1e-5
+  c.optimizer.solver_updates = 1
+  c.optimizer.proposer_updates = 1
+  c.evaluation.every = 4
+  c.checkpoint.every = 0
+  c.checkpoint.keep = 1
+  return c
