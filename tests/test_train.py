@@ -126,6 +126,40 @@ def test_two_and_two_steps_equal_four_bit_for_bit(four_steps, tmp_path):
   assert without_times(tmp_path) == without_times(four_steps)
 
 
+def test_what_a_step_remembers_survives_a_restart(tmp_path):
+  """Questions of earlier steps, an earlier solver, rounds and variants."""
+  changes = {
+    'random_model.num_layers': 1,
+    'task.solver_variants': ('{question}: a number? ',),
+    'proposer.rewards.history_repeats': 1.0,
+    'proposer.memory': 12,
+    'solver.rounds': 2,
+    'vote.earlier_answers': 4,
+    'vote.earlier_every': 2,
+    'loss.kl': 0.0,
+  }
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  train.train(smoke_config(num_steps=3, **changes), str(whole))
+  for num_steps in (1, 3):
+    train.train(smoke_config(num_steps=num_steps, **changes), str(parts))
+  expected, found = (
+    restored(smoke_config(**changes), workdir) for workdir in (whole, parts)
+  )
+  jax.tree.map(np.testing.assert_array_equal, expected[1], found[1])
+  assert set(expected[1]) == {'policy', 'earlier'}
+  assert expected[2] == found[2]
+  assert 0 < len(expected[2]['asked']) <= 12
+  assert without_times(parts) == without_times(whole)
+  rows = parquet.read_table(whole / 'rollouts').to_pylist()
+  voters = [row for row in rows if row['role'] == 'voter']
+  assert voters
+  assert all(row['reward'] is None for row in voters)
+  assert not any(row['counted'] for row in voters)
+  # After two steps the voters are as old as the solver was then.
+  ages = {(row['step'] >= 2, row['policy_step'] > 0) for row in voters}
+  assert ages == {(False, False), (True, True)}
+
+
 def test_another_config_is_refused_by_key(four_steps):
   with pytest.raises(ValueError, match=r'solver.temperature: 1.0 -> 0.5'):
     train.train(smoke_config(**{'solver.temperature': 0.5}), str(four_steps))
