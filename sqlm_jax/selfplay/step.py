@@ -30,7 +30,7 @@ from sqlm_jax import sharding
 from sqlm_jax.engine import learner
 from sqlm_jax.game import repetition, types, vote
 from sqlm_jax.models import lora
-from sqlm_jax.selfplay import batches, judging, metrics, responses
+from sqlm_jax.selfplay import batches, estimates, judging, metrics, responses
 from sqlm_jax.tasks import base
 
 ROLES = ('proposer', 'solver')
@@ -299,11 +299,12 @@ def learn(
   for role, scored in pending.items():
     if scored is None:
       continue
+    rows = batches.pad_groups(scored)
     todo = batches.make_batches(
-      scored,
+      rows,
+      estimates.of_responses(rows, rules.estimator),
       updates=rules.updates[role],
       groups_per_microbatch=rules.groups_per_microbatch,
-      estimator=rules.estimator,
       average=rules.average,
       longest=game.writers[role].slots,
       keep_neutral=rules.keep_neutral,

@@ -185,7 +185,7 @@ def test_the_solver_learns_from_the_group_that_disagrees():
   assert batch.num_groups == 1
   # Rewards 1, 1, 1, 0 less their mean 3/4.
   expected = [0.25, 0.25, 0.25, -0.75]
-  np.testing.assert_array_equal(batch.advantages[0], expected)
+  np.testing.assert_array_equal(batch.advantages[0, :, 0], expected)
   # The group that agrees counts in the average: 8 responses of 2 tokens.
   np.testing.assert_allclose(batch.weights[0], 1 / 16, rtol=1e-6)
   assert not np.any(np.asarray(batch.weights)[1:])
@@ -255,7 +255,7 @@ def test_the_proposers_questions_are_compared_within_a_topic():
   _, batch = script.learned[1]
   # Rewards 1, -1 of topic a and 0, -1 of topic b.
   expected = [[1, -1], [0.5, -0.5]]
-  np.testing.assert_array_equal(batch.advantages[:2], expected)
+  np.testing.assert_array_equal(batch.advantages[:2, :, 0], expected)
   assert batch.num_groups == 2
 
 

@@ -1,0 +1,51 @@
+"""From rewards to advantages, on the host: of responses, or of their tokens."""
+
+import numpy as np
+
+from sqlm_jax.ops import advantages, masked, returns
+from sqlm_jax.selfplay import batches
+
+
+def of_responses(rows: batches.Rows, estimator: str) -> batches.Estimate:
+  """Compares responses with each other; no value function.
+
+  Args:
+    rows: rewards. What an estimator calls the batch is all of them, not those
+      of one update.
+    estimator: a key of `advantages.ESTIMATORS`.
+  """
+  estimate = advantages.ESTIMATORS[estimator]
+  advantages_QG = np.asarray(estimate(rows.rewards, rows.counted))
+  # From questions to prompts.
+  shape = rows.rollout.lengths.shape
+  return batches.Estimate(advantages_QG.reshape(*shape, 1))
+
+
+def of_tokens(
+  rows: batches.Rows, values_QGR: np.ndarray, *, gamma: float, decay: float
+) -> batches.Estimate:
+  """Compares every token with a value function, whitened over the batch.
+
+  Args:
+    rows: rewards, paid at a response's last token.
+    values_QGR: V before each token; beyond a length stands anything.
+    gamma: see `returns.generalized_advantages`.
+    decay: GAE's lambda, see there.
+  """
+  shape = values_QGR.shape
+  lengths_B = rows.rollout.lengths.ravel()
+  advantages_BR, targets_BR = returns.generalized_advantages(
+    returns.at_last_token(rows.rewards.ravel(), lengths_B, shape[-1]),
+    values_QGR.reshape(-1, shape[-1]),
+    lengths_B,
+    gamma=gamma,
+    decay=decay,
+  )
+  mask_BR = masked.up_to(lengths_B, shape[-1])
+  mask_BR &= rows.counted.reshape(-1, 1)
+  whitened_BR = advantages.whiten(advantages_BR, mask_BR)
+  return batches.Estimate(
+    np.asarray(whitened_BR).reshape(shape),
+    values_QGR,
+    np.asarray(targets_BR).reshape(shape),
+  )
