@@ -47,7 +47,7 @@ def init_state(
 def response_logprobs(
   policy: policy_lib.Policy,
   params: policy_lib.Params,
-  batch: groups.GroupBatch,
+  batch: groups.Batch,
   *,
   chunk: int,
   through_entropy: bool = False,
@@ -63,6 +63,23 @@ def response_logprobs(
   )
   shape = batch.tokens.shape
   return logprobs_M.reshape(shape), entropy_M.reshape(shape)
+
+
+def make_logprobs(
+  policy: policy_lib.Policy,
+  mesh: jax.sharding.Mesh,
+  *,
+  chunk: int,
+  groups_per_microbatch: int,
+) -> Callable[..., jax.Array]:
+  """Builds `logprobs(texts, params) -> [Q, G, R]`."""
+
+  def of_batch(texts, params):
+    return response_logprobs(policy, params, texts, chunk=chunk)[0]
+
+  return groups.make_evaluate(
+    of_batch, mesh, groups_per_microbatch=groups_per_microbatch
+  )
 
 
 def policy_loss(

@@ -49,11 +49,13 @@ class Estimate(NamedTuple):
     advantages: [Q V, G / V, 1] of responses, or [.., .., R] of their tokens.
     values: [Q V, G / V, R], what was expected before each token.
     targets: of the same shape, what should have been.
+    kl: the mean a token, where the rewards pay for it.
   """
 
   advantages: np.ndarray
   values: np.ndarray | None = None
   targets: np.ndarray | None = None
+  kl: float | None = None
 
 
 def bucket(length: int) -> int:

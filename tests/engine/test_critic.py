@@ -11,7 +11,7 @@ import pytest
 from sqlm_jax import sharding
 from sqlm_jax.engine import critic, groups, learner
 from sqlm_jax.models import layers, lora, policy
-from sqlm_jax.selfplay import batches
+from sqlm_jax.selfplay import batches, estimates
 from tests import tiny
 
 COMMON = list(range(20, 32))
@@ -296,16 +296,15 @@ def test_values_approach_a_reward_that_never_changes():
   fresh = critic.init_params(tiny.tiny_params(), tiny.CONFIG.width)
   state = copied_state(optimizer, fresh)
   batch, rewards = make_batch(), np.full((Q, G), 0.7, np.float32)
-  scores = batches.Scores(rewards, batch.weights != 0)
+  rollout = groups.Rollout(None, None, None, batch.lengths, None)
+  rows = batches.Rows(None, rollout, rewards, batch.weights != 0)
   mask = np.arange(R) < batch.lengths[..., None]
   mask[LEFT_OUT] = False
   errors = []
   for _ in range(30):
     values = np.asarray(values_of(4)(texts_of(batch), state.params))
     errors.append(np.abs(values - 0.7)[mask].max())
-    estimate = batches.compare_with_values(
-      scores, batch.lengths, values, gamma=1.0, decay=1.0
-    )
+    estimate = estimates.of_tokens(rows, values, gamma=1.0, decay=1.0)
     state, _ = step(
       state,
       batch._replace(

@@ -48,6 +48,28 @@ def test_the_answers_of_a_question_may_stand_in_rows_of_its_prompts():
   )
 
 
+def test_a_reward_that_pays_for_the_kl():
+  # k1 = -1 - -2 = 1, then -3 - -1 = -2, at 1/2 a nat: rewards -1/2, 4 + 1.
+  # V = 0, so the targets are what is still to come: 4.5, 5.
+  rollout = groups.Rollout(
+    None, np.array([[[-1.0, -3.0, np.nan]]]), None, np.array([[2]]), None
+  )
+  rows = batches.Rows(None, rollout, np.array([[4.0]]), np.array([[True]]))
+  found = estimates.of_tokens(
+    rows,
+    np.zeros((1, 1, 3)),
+    gamma=1.0,
+    decay=1.0,
+    reference_QGR=np.array([[[-2.0, -1.0, 7.0]]]),
+    kl=0.5,
+  )
+  assert found.targets.tolist() == [[[4.5, 5, 0]]]
+  assert found.kl == -0.5  # (1 - 2) / 2
+  # Less their mean 4.75, over the unbiased std 1/4 sqrt(2).
+  expected = [[[-(0.5**0.5), 0.5**0.5, 0]]]
+  np.testing.assert_allclose(found.advantages, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize('gamma, decay', [(1.0, 1.0), (0.9, 0.8), (1.0, 0.0)])
 def test_the_whole_path_against_loops(gamma, decay):
   """Reward at the end, GAE, whitened: written out in float64."""
