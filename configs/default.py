@@ -121,8 +121,16 @@ def get_config() -> config_dict.ConfigDict:
   c.sampler.max_prompt_tokens = 512  # a longer question is unreadable
 
   c.advantage = config_dict.ConfigDict()
-  # grpo, dr_grpo, rloo, reinforce++, reinforce++_baseline, lite_ppo, reinforce
+  # grpo, dr_grpo, rloo, reinforce++, reinforce++_baseline, lite_ppo,
+  # reinforce. Or gae: PPO with a value function, the critic.
   c.advantage.estimator = 'grpo'
+
+  # Where advantage.estimator is gae: a second model of the same size.
+  c.critic = config_dict.ConfigDict()
+  c.critic.learning_rate = 1e-5  # the rest as for the policy
+  c.critic.clip = 0.5  # how far an update may move a value
+  c.critic.gamma = 1.0  # discount a token
+  c.critic.decay = 1.0  # GAE's lambda: 0 trusts the values, 1 the rewards
 
   c.loss = config_dict.ConfigDict()
   c.loss.clip = 0.2  # clip ratio
@@ -131,6 +139,7 @@ def get_config() -> config_dict.ConfigDict:
   c.loss.ratio = 'token'  # what is clipped; or sequence: GSPO
   c.loss.kl = 0.001  # weight of the KL to the initial model; 0 drops it
   c.loss.kl_estimator = 'k3'  # or k2
+  c.loss.kl_in = 'loss'  # or reward: a token pays for it, with gae alone
   c.loss.entropy = 0.0  # weight of the entropy bonus
   # Over all tokens; sequence: over responses; constant: over their room.
   c.loss.average = 'token'

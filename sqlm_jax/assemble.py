@@ -14,7 +14,7 @@ import transformers
 
 from sqlm_jax import config as config_lib
 from sqlm_jax import sharding
-from sqlm_jax.engine import learner, optimizer, sampler
+from sqlm_jax.engine import critic, learner, optimizer, sampler
 from sqlm_jax.game import repetition
 from sqlm_jax.models import layers, lora
 from sqlm_jax.models import policy as policy_lib
@@ -39,6 +39,7 @@ class Parts(NamedTuple):
     load_params: `dtype -> params`, the model's own parameters, each straight
       onto its shards.
     optimizer: of the update.
+    critic_optimizer: of the critic's, None without one.
     task: what is asked.
     questions: written beforehand, () if the proposer asks.
     writers: one a role, 'voter' if earlier solvers vote, and 'evaluation'.
@@ -54,6 +55,7 @@ class Parts(NamedTuple):
   lora: layers.Lora | None
   load_params: Callable[[str], policy_lib.Params]
   optimizer: optax.GradientTransformation
+  critic_optimizer: optax.GradientTransformation | None
   task: base.Task
   questions: tuple[str, ...]
   writers: dict[str, responses.Writer]
@@ -83,7 +85,7 @@ def build(config: config_lib.Config) -> Parts:
         f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}: '
         f'expected room for the proposer prompt of topic {topic!r}'
       )
-  o = config.optimizer
+  uses_critic = config.advantage.estimator == 'gae'
   return Parts(
     config=config,
     mesh=mesh,
@@ -93,18 +95,28 @@ def build(config: config_lib.Config) -> Parts:
     generation=opened.generation,
     lora=_lora(config),
     load_params=opened.load_params,
-    optimizer=optimizer.make_optimizer(
-      learning_rate=o.learning_rate,
-      warmup_steps=o.warmup_steps,
-      b1=o.b1,
-      b2=o.b2,
-      weight_decay=o.weight_decay,
-      clip_norm=o.clip_norm,
-    ),
+    optimizer=_make_optimizer(config, config.optimizer.learning_rate),
+    critic_optimizer=_make_optimizer(config, config.critic.learning_rate)
+    if uses_critic
+    else None,
     task=task,
     questions=questions,
     writers=writers,
     owner=_owners(config),
+  )
+
+
+def _make_optimizer(
+  config: config_lib.Config, learning_rate: float
+) -> optax.GradientTransformation:
+  o = config.optimizer
+  return optimizer.make_optimizer(
+    learning_rate=learning_rate,
+    warmup_steps=o.warmup_steps,
+    b1=o.b1,
+    b2=o.b2,
+    weight_decay=o.weight_decay,
+    clip_norm=o.clip_norm,
   )
 
 
@@ -135,7 +147,7 @@ def make_game(parts: Parts) -> step.Game:
       clip_high=c.loss.clip_high or None,
       dual_clip=c.loss.dual_clip or None,
       ratio=c.loss.ratio,
-      kl=c.loss.kl,
+      kl=c.loss.kl if c.loss.kl_in == 'loss' else 0.0,
       kl_estimator=c.loss.kl_estimator,
       entropy=c.loss.entropy,
       chunk=c.loss.logits_chunk,
@@ -149,9 +161,36 @@ def make_game(parts: Parts) -> step.Game:
     writers=parts.writers,
     owner=parts.owner,
     train_step=train_step,
+    critic=_make_critic(parts),
     reference_params=reference_params,
     base_params=base_params,
     mesh=parts.mesh,
+  )
+
+
+def _make_critic(parts: Parts) -> step.Critic | None:
+  if parts.critic_optimizer is None:
+    return None
+  c = parts.config
+  size = {'groups_per_microbatch': c.optimizer.groups_per_microbatch}
+  reference_logprobs = None
+  if c.loss.kl and c.loss.kl_in == 'reward':
+    reference_logprobs = learner.make_logprobs(
+      parts.policy, parts.mesh, chunk=c.loss.logits_chunk, **size
+    )
+  return step.Critic(
+    values=critic.make_values(parts.policy, parts.mesh, **size),
+    update=critic.make_critic_step(
+      parts.policy,
+      parts.critic_optimizer,
+      parts.mesh,
+      clip=c.critic.clip,
+      **size,
+    ),
+    reference_logprobs=reference_logprobs,
+    kl=c.loss.kl,
+    gamma=c.critic.gamma,
+    decay=c.critic.decay,
   )
 
 
@@ -166,7 +205,9 @@ def _rules(c: config_lib.Config) -> step.Rules:
     estimator=c.advantage.estimator,
     average=c.loss.average,
     # Else nothing pulls where all are paid alike.
-    keep_neutral=bool(c.loss.kl or c.loss.entropy),
+    keep_neutral=bool(
+      c.loss.kl or c.loss.entropy or c.advantage.estimator == 'gae'
+    ),
     updates={
       'solver': c.optimizer.solver_updates,
       'proposer': c.optimizer.proposer_updates,
@@ -192,20 +233,23 @@ def _rules(c: config_lib.Config) -> step.Rules:
 def initial_states(parts: Parts) -> step.States:
   """Fresh train states: of the model's parameters, or of new adapters."""
   shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
-  init = lambda params: learner.init_state(params, parts.optimizer)
 
-  def start(index, sharded):
+  def start(index, sharded, trained):
+    init = lambda params: learner.init_state(params, trained.optimizer)
     if not parts.lora:
       # Donated: there is never a second copy of a model.
       start = jax.jit(init, out_shardings=sharded, donate_argnums=0)
-      return start(parts.load_params(parts.config.model.param_dtype))
+      params = parts.load_params(parts.config.model.param_dtype)
+      return start(trained.prepare(params))
     key = jax.random.fold_in(jax.random.key(parts.config.seed), index)
-    start = lambda key: init(lora.adapters(parts.policy.init(key)))
+    start = lambda key: init(
+      trained.prepare(lora.adapters(parts.policy.init(key)))
+    )
     return jax.jit(start, out_shardings=sharded)(key)
 
   states = {
-    name: start(index, shardings[name])
-    for index, name in enumerate(_trained(parts))
+    name: start(index, shardings[name], trained)
+    for index, (name, trained) in enumerate(_trained(parts).items())
   }
   if 'voter' in parts.owner:
     states[parts.owner['voter']] = step.earlier_solver(states, parts.owner)
@@ -214,27 +258,49 @@ def initial_states(parts: Parts) -> step.States:
 
 def abstract_states(parts: Parts) -> step.States:
   """Shapes and shardings of the train states, without the arrays."""
-  params = jax.eval_shape(parts.policy.init, jax.random.key(0))
+  whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
   if parts.lora:
-    params = lora.adapters(params)
-  state = jax.eval_shape(
-    lambda params: learner.init_state(params, parts.optimizer), params
-  )
-  shardings = sharding.shard_like_parameters(state, params, parts.mesh)
-  state = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    state,
-    shardings,
-  )
-  states = dict.fromkeys(_trained(parts), state)
+    whole = lora.adapters(whole)
+
+  def abstract(trained):
+    params = jax.eval_shape(trained.prepare, whole)
+    state = jax.eval_shape(
+      lambda params: learner.init_state(params, trained.optimizer), params
+    )
+    shardings = sharding.shard_like_parameters(state, params, parts.mesh)
+    return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      state,
+      shardings,
+    )
+
+  states = {
+    name: abstract(trained) for name, trained in _trained(parts).items()
+  }
   if 'voter' in parts.owner:
-    states[parts.owner['voter']] = state._replace(opt_state=())
+    solver = states[parts.owner['solver']]
+    states[parts.owner['voter']] = solver._replace(opt_state=())
   return states
 
 
-def _trained(parts: Parts) -> list[str]:
-  """Names of the train states that are trained."""
-  return list(dict.fromkeys(parts.owner[role] for role in step.ROLES))
+class _Trained(NamedTuple):
+  """How a train state begins."""
+
+  prepare: Callable[[policy_lib.Params], policy_lib.Params]
+  optimizer: optax.GradientTransformation
+
+
+def _trained(parts: Parts) -> dict[str, _Trained]:
+  """The train states that are trained, by name."""
+  owners = dict.fromkeys(parts.owner[role] for role in step.ROLES)
+  trained = {name: _Trained(lambda x: x, parts.optimizer) for name in owners}
+  if parts.critic_optimizer:
+    # Behind the policies: adapters are drawn by place.
+    width = parts.policy.config.width
+    prepare = functools.partial(critic.init_params, width=width)
+    started = _Trained(prepare, parts.critic_optimizer)
+    trained |= {step.critic_of(name): started for name in owners}
+  return trained
 
 
 def make_memory(config: config_lib.Config) -> repetition.Memory:

@@ -148,6 +148,14 @@ class Advantage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Critic:
+  learning_rate: float
+  clip: float
+  gamma: float
+  decay: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Loss:
   clip: float
   clip_high: float
@@ -155,6 +163,7 @@ class Loss:
   ratio: str
   kl: float
   kl_estimator: str
+  kl_in: str
   entropy: float
   average: str
   logits_chunk: int
@@ -210,6 +219,7 @@ class Config:
   vote: Vote
   sampler: Sampler
   advantage: Advantage
+  critic: Critic
   loss: Loss
   optimizer: Optimizer
   evaluation: Evaluation

@@ -32,7 +32,7 @@ def rules(c: Any) -> Iterator[Rule]:
   yield _within(c, 'seed', 0, 2**31 - 1)
   yield _at_least(c, 'num_steps', 0)
   groups = (_model, _task, _tests, _roles, _rewards, _votes)
-  for group in (*groups, _loss, _optimizer, _schedule):
+  for group in (*groups, _loss, _critic, _optimizer, _schedule):
     yield from group(c)
 
 
@@ -210,7 +210,7 @@ def _votes(c) -> Iterator[Rule]:
 
 
 def _loss(c) -> Iterator[Rule]:
-  yield _choice(c, 'advantage.estimator', advantages.ESTIMATORS)
+  yield _choice(c, 'advantage.estimator', (*advantages.ESTIMATORS, 'gae'))
   yield _within(c, 'loss.clip', 0.0, 1.0)
   yield _at_least(c, 'loss.clip_high', 0.0)
   above = 1 + (c.loss.clip_high or c.loss.clip)
@@ -222,9 +222,27 @@ def _loss(c) -> Iterator[Rule]:
   yield _choice(c, 'loss.ratio', ('token', 'sequence'))
   yield _at_least(c, 'loss.kl', 0.0)
   yield _choice(c, 'loss.kl_estimator', losses.KL_ESTIMATORS)
+  yield _choice(c, 'loss.kl_in', ('loss', 'reward'))
+  yield (
+    'loss.kl_in',
+    c.loss.kl_in == 'loss' or c.advantage.estimator == 'gae',
+    'loss, unless advantage.estimator is gae: others have no rewards of tokens',
+  )
   yield _at_least(c, 'loss.entropy', 0.0)
   yield _choice(c, 'loss.average', losses.AVERAGES)
   yield _at_least(c, 'loss.logits_chunk', 1)
+
+
+def _critic(c) -> Iterator[Rule]:
+  yield _at_least(c, 'critic.learning_rate', 0)
+  yield 'critic.clip', c.critic.clip > 0, 'a number above 0'
+  yield _within(c, 'critic.gamma', 0.0, 1.0)
+  yield _within(c, 'critic.decay', 0.0, 1.0)
+  yield (
+    'solver.rounds',
+    c.solver.rounds == 1 or c.advantage.estimator != 'gae',
+    '1 for advantage.estimator=gae, which learns from every group',
+  )
 
 
 def _optimizer(c) -> Iterator[Rule]:

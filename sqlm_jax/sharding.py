@@ -27,6 +27,7 @@ PARAMETER_RULES = (
   (r'layers/mlp/(gate|up)/bias', P(None, 'tensor')),
   (r'layers/(attention/output|mlp/down)/bias', P(None, 'fsdp')),
   (r'(layers/(attention/)?\w+|final)_norm/scale', P()),
+  (r'value_head/kernel', P()),  # [D]: smaller than a message
   # Adapters: split where their map's inputs and outputs are, never by rank.
   (r'layers/attention/(query|key|value)/lora_a', P(None, 'fsdp')),
   (r'layers/attention/(query|key|value)/lora_b', P(None, None, 'tensor')),

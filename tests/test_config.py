@@ -96,7 +96,13 @@ VALUES = [
   ('seed', 2**31, '0 to 2147483647'),
   ('num_steps', -1, 'at least 0'),
   ('model.dtype', 'float16', 'one of float32, bfloat16'),
-  ('advantage.estimator', 'gae', 'one of grpo, dr_grpo, rloo'),
+  ('advantage.estimator', 'ppo', 'one of grpo, dr_grpo, rloo'),
+  ('critic.learning_rate', -1.0, 'at least 0'),
+  ('critic.clip', 0.0, 'a number above 0'),
+  ('critic.gamma', 1.1, 'a number from 0.0 to 1.0'),
+  ('critic.decay', -0.1, 'a number from 0.0 to 1.0'),
+  ('loss.kl_in', 'answers', 'one of loss, reward'),
+  ('loss.kl_in', 'reward', 'loss, unless advantage.estimator is gae'),
   ('loss.clip_high', -0.1, 'at least 0.0'),
   ('loss.dual_clip', 1.1, '0, or more than 1.2'),
   ('loss.ratio', 'word', 'one of token, sequence'),
@@ -204,6 +210,16 @@ def test_a_bad_value_is_refused(key, value, allowed):
   # Of a tuple the element that is wrong is enough.
   assert told.removeprefix(f'{key}=') in repr(value)
   assert allowed in expected
+
+
+def test_a_critic_learns_from_every_group():
+  with pytest.raises(ValueError, match=r'^solver\.rounds=2: expected 1 for'):
+    config_lib.from_dict(
+      changed(**{'advantage.estimator': 'gae', 'solver.rounds': 2})
+    )
+  config_lib.from_dict(
+    changed(**{'advantage.estimator': 'gae', 'loss.kl_in': 'reward'})
+  )
 
 
 def test_an_unknown_key_is_refused_with_those_there_are():

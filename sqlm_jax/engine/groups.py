@@ -1,11 +1,14 @@
 """Prompts with G continuations each: what sampler and learner work on."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from sqlm_jax import sharding
 from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.ops import masked
 
 
 class Prompts(NamedTuple):
@@ -31,20 +34,35 @@ class Rollout(NamedTuple):
   finished: jax.Array  # [Q, G], False where the limit cut the response
 
 
+class Texts(NamedTuple):
+  """Groups that are evaluated token by token, not learned from."""
+
+  prompts: Prompts
+  tokens: jax.Array  # [Q, G, R]
+  num_groups: jax.Array  # [], the first so many groups are evaluated
+
+
 class GroupBatch(NamedTuple):
   """What the learner needs to know about Q groups.
 
   A weight is the share of one token's loss in the total, so that the
-  weights say how the loss is averaged; 0 leaves a response out.
+  weights say how the loss is averaged; 0 leaves a response out. Advantages
+  are a response's, or a token's where there is a value function; that one's
+  own fields are None where there is none.
   """
 
   prompts: Prompts
   tokens: jax.Array  # [Q, G, R]
   lengths: jax.Array  # [Q, G]
   old_logprobs: jax.Array  # [Q, G, R]
-  advantages: jax.Array  # [Q, G]
+  advantages: jax.Array  # [Q, G, R], or [Q, G, 1] for a whole response
   weights: jax.Array  # [Q, G]
   num_groups: jax.Array  # [], the first so many groups are learned from
+  old_values: jax.Array | None = None  # [Q, G, R]
+  value_targets: jax.Array | None = None  # [Q, G, R]
+
+
+Batch = TypeVar('Batch', Texts, GroupBatch)
 
 
 def read_prompts(
@@ -69,3 +87,105 @@ def read_prompts(
   last_Q11 = (prompts.lengths - 1)[:, None, None]
   last_QD = jnp.take_along_axis(hidden_QPD, last_Q11, axis=1)[:, 0]
   return (*context, own), last_QD
+
+
+def response_hidden(
+  policy: policy_lib.Policy, params: policy_lib.Params, batch: Batch
+) -> jax.Array:
+  """The hidden state [Q, G, R, D] before every response token.
+
+  What a token's distribution and value are read from: the state of the token
+  before it, for the first one that of the prompt's last token. Each prompt is
+  computed once and shared by its G responses; values and gradients are those
+  of G separate sequences.
+  """
+  num_groups, group_size, width = batch.tokens.shape
+  context, last_QD = read_prompts(policy, params, batch.prompts)
+  last_QGD = jnp.repeat(last_QD[:, None, None], group_size, axis=1)
+  if width == 1:
+    return last_QGD
+  # The last token of a response predicts nothing that is learned.
+  tokens_BT = batch.tokens[:, :, :-1].reshape(-1, width - 1)
+  lengths_B = jnp.full((tokens_BT.shape[0],), width - 1)
+  hidden_BTD, _ = policy.forward(params, tokens_BT, lengths_B, context)
+  shape = (num_groups, group_size, width - 1, -1)
+  return jnp.concatenate([last_QGD, hidden_BTD.reshape(shape)], axis=2)
+
+
+def learned_tokens(batch: GroupBatch) -> jax.Array:
+  """The mask [Q, G, R] of the tokens that are learned from."""
+  within_QGR = masked.up_to(batch.lengths, batch.tokens.shape[-1])
+  return within_QGR & (batch.weights != 0)[..., None]
+
+
+def make_evaluate(
+  of_batch: Callable[..., jax.Array],
+  mesh: jax.sharding.Mesh,
+  *,
+  groups_per_microbatch: int,
+) -> Callable[..., jax.Array]:
+  """Builds `evaluate(texts, *params) -> [Q, G, R]`, one number a token.
+
+  Args:
+    of_batch: `(texts, *params) -> [q, G, R]`, of one microbatch.
+    mesh: where microbatches are split over.
+    groups_per_microbatch: groups in memory at once. Those from
+      `texts.num_groups` on cost nothing and are 0.
+  """
+
+  @jax.jit
+  def evaluate(texts: Texts, *params):
+    micro = split(texts, groups_per_microbatch, mesh)
+    size = micro.tokens.shape[1]
+
+    def one_microbatch(i, found):
+      one = jax.tree.map(lambda x: x[i], micro)
+      return found.at[i].set(of_batch(one, *params))
+
+    found = jax.lax.fori_loop(
+      0,
+      -(-texts.num_groups // size),
+      one_microbatch,
+      jnp.zeros(micro.tokens.shape),
+    )
+    found_QGR = found.reshape(texts.tokens.shape)
+    # The last microbatch may hold some that are not asked for.
+    asked_Q = jnp.arange(found_QGR.shape[0]) < texts.num_groups
+    return jnp.where(asked_Q[:, None, None], found_QGR, 0)
+
+  return evaluate
+
+
+def split(batch: Batch, groups_per_microbatch: int, mesh) -> Batch:
+  """[Q, ...] to [Q / q, q, ...], the common prefix repeated for each.
+
+  q is `groups_per_microbatch`, or Q if that is less: a few large groups are
+  not padded to many.
+
+  Raises:
+    ValueError: if Q is no multiple of q.
+  """
+  num_groups = batch.tokens.shape[0]
+  size = min(groups_per_microbatch, num_groups)
+  if num_groups % size:
+    raise ValueError(
+      f'a batch of {num_groups} groups: expected a multiple of '
+      f'groups_per_microbatch={groups_per_microbatch}'
+    )
+  count = num_groups // size
+  shared = {
+    'prefix_tokens': batch.prompts.prefix_tokens,
+    'prefix_lengths': batch.prompts.prefix_lengths,
+  }
+  shared = {k: jnp.stack([v] * count) for k, v in shared.items()}
+  cut = lambda x: x.reshape(count, size, *x.shape[1:])
+  rows = jax.tree.map(
+    cut,
+    batch._replace(
+      prompts=(batch.prompts.tokens, batch.prompts.lengths), num_groups=None
+    ),
+  )
+  rows = sharding.constrain_rows(rows, mesh, axis=1)
+  tokens, lengths = rows.prompts
+  prompts = Prompts(**shared, tokens=tokens, lengths=lengths)
+  return rows._replace(prompts=prompts)

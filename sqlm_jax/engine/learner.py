@@ -2,13 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sqlm_jax import sharding
 from sqlm_jax.engine import groups
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
@@ -48,30 +47,13 @@ def init_state(
 def response_logprobs(
   policy: policy_lib.Policy,
   params: policy_lib.Params,
-  batch: groups.GroupBatch,
+  batch: groups.Batch,
   *,
   chunk: int,
   through_entropy: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probability and entropy [Q, G, R] of every response token.
-
-  Each prompt is computed once and shared by its G responses; values and
-  gradients are those of G separate sequences. A token's distribution comes
-  from the token before it: the first one's from the prompt's last token.
-  """
-  num_groups, group_size, width = batch.tokens.shape
-  context, last_QD = groups.read_prompts(policy, params, batch.prompts)
-  last_QGD = jnp.repeat(last_QD[:, None, None], group_size, axis=1)
-  hidden_QGRD = last_QGD
-  if width > 1:
-    # The last token of a response predicts nothing that is learned.
-    tokens_BT = batch.tokens[:, :, :-1].reshape(-1, width - 1)
-    lengths_B = jnp.full((tokens_BT.shape[0],), width - 1)
-    hidden_BTD, _ = policy.forward(params, tokens_BT, lengths_B, context)
-    hidden_QGRD = jnp.concatenate(
-      [last_QGD, hidden_BTD.reshape(num_groups, group_size, width - 1, -1)],
-      axis=2,
-    )
+  """Log-probability and entropy [Q, G, R] of every response token."""
+  hidden_QGRD = groups.response_hidden(policy, params, batch)
   logprobs_M, entropy_M = logprob_ops.chosen_in_chunks(
     functools.partial(policy.logits, params),
     hidden_QGRD.reshape(-1, hidden_QGRD.shape[-1]),
@@ -81,6 +63,23 @@ def response_logprobs(
   )
   shape = batch.tokens.shape
   return logprobs_M.reshape(shape), entropy_M.reshape(shape)
+
+
+def make_logprobs(
+  policy: policy_lib.Policy,
+  mesh: jax.sharding.Mesh,
+  *,
+  chunk: int,
+  groups_per_microbatch: int,
+) -> Callable[..., jax.Array]:
+  """Builds `logprobs(texts, params) -> [Q, G, R]`."""
+
+  def of_batch(texts, params):
+    return response_logprobs(policy, params, texts, chunk=chunk)[0]
+
+  return groups.make_evaluate(
+    of_batch, mesh, groups_per_microbatch=groups_per_microbatch
+  )
 
 
 def policy_loss(
@@ -97,8 +96,7 @@ def policy_loss(
   tokens of all responses whose weight is not 0 (Shao et al., 2024; SQLM
   section 3). The ratio is a token's, or its whole response's (GSPO).
   """
-  mask_QGR = masked.up_to(batch.lengths, batch.tokens.shape[-1])
-  mask_QGR &= (batch.weights != 0)[..., None]
+  mask_QGR = groups.learned_tokens(batch)
   logprobs_QGR, entropy_QGR = response_logprobs(
     policy,
     params,
@@ -117,7 +115,7 @@ def policy_loss(
   loss_QGR, clipped_QGR = losses.clipped_surrogate(
     new_QGR,
     before_QGR,
-    batch.advantages[..., None],
+    batch.advantages,
     clip=settings.clip,
     clip_high=settings.clip_high,
     dual_clip=settings.dual_clip,
@@ -155,32 +153,52 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Builds `train_step(state, batch, reference_params, base_params)`.
 
-  Gradients are accumulated over microbatches of groups (one, if a batch has
-  fewer), as many as `batch.num_groups` asks for: groups behind that cost
-  nothing. The state's
-  buffers are donated. `reference_params` is None without a KL penalty;
-  `base_params` are what the trained parameters are joined with, none where
-  all are trained.
+  `reference_params` is None without a KL penalty; `base_params` are what the
+  trained parameters are joined with, none where all are trained. See
+  `make_update`.
   """
 
-  def loss_of(trained, base_params, batch, reference_params):
-    params = lora.join(base_params, trained)
+  def loss_of(trained, batch, reference_params=None, base_params=None):
+    params = lora.join(base_params or {}, trained)
     return policy_loss(
       params, batch, reference_params, policy=policy, settings=settings
     )
 
+  return make_update(
+    loss_of, optimizer, mesh, groups_per_microbatch=groups_per_microbatch
+  )
+
+
+def make_update(
+  loss_of: Callable[..., tuple[jax.Array, Metrics]],
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  *,
+  groups_per_microbatch: int,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """Builds `update(state, batch, *frozen)`, a step down a loss.
+
+  Gradients are accumulated over microbatches of groups, as many as
+  `batch.num_groups` asks for: groups behind that cost nothing. The state's
+  buffers are donated.
+
+  Args:
+    loss_of: `(trained parameters, batch, *frozen) -> (loss, metrics)`, a sum
+      over tokens. Its metrics hold the loss.
+    optimizer: of the trained parameters.
+    mesh: where microbatches are split over.
+    groups_per_microbatch: groups in memory at once.
+  """
   grad = jax.grad(loss_of, has_aux=True)
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def train_step(
-    state: TrainState, batch, reference_params: Any = None, base_params=None
-  ):
-    size = min(groups_per_microbatch, len(batch.tokens))
-    micro = split(batch, size, mesh)
+  def update(state: TrainState, batch: groups.GroupBatch, *frozen):
+    micro = groups.split(batch, groups_per_microbatch, mesh)
+    size = micro.tokens.shape[1]
 
     def one_microbatch(i):
       one = jax.tree.map(lambda x: x[i], micro)
-      return grad(state.params, base_params or {}, one, reference_params)
+      return grad(state.params, one, *frozen)
 
     nothing = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_microbatch, 0)
@@ -204,33 +222,4 @@ def make_train_step(
     }
     return TrainState(state.step + 1, params, opt_state), metrics
 
-  return train_step
-
-
-def split(
-  batch: groups.GroupBatch, groups_per_microbatch: int, mesh
-) -> groups.GroupBatch:
-  """[Q, ...] to [Q / q, q, ...], the common prefix repeated for each."""
-  num_groups = batch.tokens.shape[0]
-  if num_groups % groups_per_microbatch:
-    raise ValueError(
-      f'a batch of {num_groups} groups: expected a multiple of '
-      f'groups_per_microbatch={groups_per_microbatch}'
-    )
-  count = num_groups // groups_per_microbatch
-  shared = {
-    'prefix_tokens': batch.prompts.prefix_tokens,
-    'prefix_lengths': batch.prompts.prefix_lengths,
-  }
-  shared = {k: jnp.stack([v] * count) for k, v in shared.items()}
-  cut = lambda x: x.reshape(count, groups_per_microbatch, *x.shape[1:])
-  rows = jax.tree.map(
-    cut,
-    batch._replace(
-      prompts=(batch.prompts.tokens, batch.prompts.lengths), num_groups=None
-    ),
-  )
-  rows = sharding.constrain_rows(rows, mesh, axis=1)
-  tokens, lengths = rows.prompts
-  prompts = groups.Prompts(**shared, tokens=tokens, lengths=lengths)
-  return rows._replace(prompts=prompts)
+  return update

@@ -69,3 +69,30 @@ def generalized_advantages(
   )
   advantages_BR = jax.lax.stop_gradient(advantages_RB.T)
   return advantages_BR, advantages_BR + jax.lax.stop_gradient(values_BR)
+
+
+def explained_variance(
+  values: jax.Array, targets: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """How much of the targets' variance a value function explains.
+
+  EV = 1 - var(R - V) / var(R) = (n var(R) - n var(R - V)) / (n var(R)):
+  1 is perfect, 0 no better than a constant, below 0 worse.
+
+  Args:
+    values: V, any shape.
+    targets: R, the same shape.
+    mask: which tokens count; the rest may be inf or nan.
+
+  Returns:
+    Numerator and denominator, as sum and count of a mean: batches weigh by
+    their variance, and one whose targets are all equal says nothing.
+  """
+  chex.assert_equal_shape([values, targets, mask])
+
+  def variation(x):
+    centred = x - masked.mean(x, mask)
+    return masked.total(jnp.square(centred), mask)
+
+  total = variation(targets)
+  return total - variation(targets - values), total

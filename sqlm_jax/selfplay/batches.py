@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from sqlm_jax.engine import groups
-from sqlm_jax.ops import advantages as advantage_ops
 from sqlm_jax.ops import losses
 
 _SHORTEST_PREFIX = 8  # a shorter one is not worth a pass of its own
@@ -25,6 +24,38 @@ class Scored(NamedTuple):
   rollout: groups.Rollout  # [Q V, G / V, ...], host arrays
   rewards: np.ndarray  # [Q, G]
   num_groups: int  # Q of a full step: the rest is padding
+
+
+class Rows(NamedTuple):
+  """A role's step in the shape that every one of its steps has.
+
+  Attributes:
+    prompts: [Q V] rows.
+    rollout: [Q V, G / V, ...].
+    rewards: [Q, G].
+    counted: [Q, G], False for what only fills the shape.
+  """
+
+  prompts: groups.Prompts
+  rollout: groups.Rollout
+  rewards: np.ndarray
+  counted: np.ndarray
+
+
+class Estimate(NamedTuple):
+  """Advantages, and what a value function learns where there is one.
+
+  Attributes:
+    advantages: [Q V, G / V, 1] of responses, or [.., .., R] of their tokens.
+    values: [Q V, G / V, R], what was expected before each token.
+    targets: of the same shape, what should have been.
+    kl: the mean a token, where the rewards pay for it.
+  """
+
+  advantages: np.ndarray
+  values: np.ndarray | None = None
+  targets: np.ndarray | None = None
+  kl: float | None = None
 
 
 def bucket(length: int) -> int:
@@ -69,49 +100,66 @@ def pack_prompts(
   )
 
 
+def pad_groups(scored: Scored) -> Rows:
+  """Packs the prompts, and fills up to the groups of a full step."""
+  size, group_size = scored.rewards.shape
+  variants = len(scored.prompt_ids) // size
+  missing = scored.num_groups - size
+  return Rows(
+    pack_prompts(scored.prompt_ids, scored.num_groups * variants),
+    jax.tree.map(lambda x: _pad_rows(x, missing * variants), scored.rollout),
+    _pad_rows(scored.rewards, missing),
+    _pad_rows(np.ones((size, group_size), bool), missing),
+  )
+
+
+def to_evaluate(rows: Rows, *, groups_per_microbatch: int) -> groups.Texts:
+  """All prompts in order, padded to whole microbatches; host arrays.
+
+  What stands behind the last one that counts is not evaluated.
+  """
+  tokens = rows.rollout.tokens
+  order = np.arange(len(tokens))
+  order = _whole(order, groups_per_microbatch)
+  counted_Q = rows.counted.reshape(len(tokens), -1).any(axis=1)
+  last = np.flatnonzero(counted_Q).max(initial=-1)
+  return groups.Texts(
+    _take(rows.prompts, order), tokens[order], np.int32(last + 1)
+  )
+
+
 def make_batches(
-  scored: Scored,
+  rows: Rows,
+  estimate: Estimate,
   *,
   updates: int,
   groups_per_microbatch: int,
-  estimator: str,
   average: str,
   longest: int,
   keep_neutral: bool,
 ) -> list[groups.GroupBatch]:
-  """Turns scored rollouts into one batch for each optimizer step.
+  """Makes one batch for each optimizer step.
 
   Args:
-    scored: what was written and paid.
-    updates: optimizer steps, `num_groups` is a multiple of it.
+    rows: what was written and paid.
+    estimate: its advantages.
+    updates: optimizer steps, a divisor of the step's groups.
     groups_per_microbatch: larger batches are padded to a multiple of it.
-    estimator: of the advantages, a key of `advantages.ESTIMATORS`. What it
-      calls the batch is all Q groups, not those of one update.
     average: over what the loss of an update is averaged, see
       `losses.token_weights`.
     longest: tokens that a response may have.
     keep_neutral: learn from groups in which every advantage is 0 too. Only a
-      KL penalty has a gradient there; without one, leaving them out changes
-      nothing but the time it takes. They count in the average either way.
+      KL penalty, an entropy bonus or a value function has a gradient there;
+      without one, leaving them out changes nothing but the time it takes.
+      They count in the average either way.
 
   Returns:
     The batches from which something can be learned, at most `updates`.
   """
-  size, group_size = scored.rewards.shape
-  variants = len(scored.prompt_ids) // size
-  prompts = pack_prompts(scored.prompt_ids, scored.num_groups * variants)
-  missing = scored.num_groups - size
-  rollout = jax.tree.map(
-    lambda x: _pad_rows(x, missing * variants), scored.rollout
-  )
-  counted_QG = _pad_rows(np.ones((size, group_size), bool), missing)
-  estimate = advantage_ops.ESTIMATORS[estimator]
-  advantages_QG = estimate(_pad_rows(scored.rewards, missing), counted_QG)
-  # From questions to prompts.
-  advantages_QG = np.asarray(advantages_QG).reshape(rollout.lengths.shape)
-  counted_QG = counted_QG.reshape(rollout.lengths.shape)
+  rollout = rows.rollout
+  counted_QG = rows.counted.reshape(rollout.lengths.shape)
   batches = []
-  for part in np.split(np.arange(len(advantages_QG)), updates):
+  for part in np.split(np.arange(len(counted_QG)), updates):
     weights_QG = np.asarray(
       losses.token_weights(
         rollout.lengths[part],
@@ -122,32 +170,45 @@ def make_batches(
     )
     useful = counted_QG[part].any(axis=1)
     if not keep_neutral:
-      useful &= (advantages_QG[part] != 0).any(axis=1)
+      useful &= (estimate.advantages[part] != 0).any(axis=(1, 2))
     if not useful.any():
       continue
     # Useful groups first: the learner stops behind them.
     order = np.argsort(~useful, kind='stable')
-    order = np.pad(
-      order, (0, -len(order) % min(groups_per_microbatch, len(order)))
-    )
+    order = _whole(order, groups_per_microbatch)
     weights_QG, order = weights_QG[order], part[order]
     num_useful = int(useful.sum())
-    rows = np.arange(len(order))[:, None]
-    live_Q1 = rows < num_useful
+    live_Q1 = np.arange(len(order))[:, None] < num_useful
+    advantages = estimate.advantages[order]
     batches.append(
       groups.GroupBatch(
-        prompts=prompts._replace(
-          tokens=prompts.tokens[order], lengths=prompts.lengths[order]
-        ),
+        prompts=_take(rows.prompts, order),
         tokens=rollout.tokens[order],
         lengths=rollout.lengths[order],
         old_logprobs=rollout.logprobs[order],
-        advantages=np.where(live_Q1, advantages_QG[order], 0),
+        advantages=np.where(live_Q1[..., None], advantages, 0),
         weights=np.where(live_Q1, weights_QG, 0),
         num_groups=np.int32(num_useful),
+        old_values=_in_order(estimate.values, order),
+        value_targets=_in_order(estimate.targets, order),
       )
     )
   return batches
+
+
+def _take(prompts: groups.Prompts, order: np.ndarray) -> groups.Prompts:
+  tokens, lengths = prompts.tokens[order], prompts.lengths[order]
+  return prompts._replace(tokens=tokens, lengths=lengths)
+
+
+def _in_order(x: np.ndarray | None, order: np.ndarray) -> np.ndarray | None:
+  return None if x is None else x[order]
+
+
+def _whole(order: np.ndarray, groups_per_microbatch: int) -> np.ndarray:
+  """Row numbers, filled up to whole microbatches."""
+  size = min(groups_per_microbatch, len(order))
+  return np.pad(order, (0, -len(order) % size))
 
 
 def _pad_rows(x: np.ndarray, count: int) -> np.ndarray:

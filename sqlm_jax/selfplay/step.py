@@ -9,7 +9,8 @@
 4. Rewards become advantages and, with tokens and log-probabilities of the
    responses, a `GroupBatch` an update. `train_step` turns the `TrainState`
    and a batch into the next `TrainState`; the solver learns in every step,
-   the proposer in every k-th.
+   the proposer in every k-th. With PPO a critic's values come first, and it
+   learns from the same batches.
 
 1 to 3 are a round. A step has one, or as many as it takes to find questions
 that tell answers apart.
@@ -27,10 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax import sharding
-from sqlm_jax.engine import learner
+from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import repetition, types, vote
 from sqlm_jax.models import lora
-from sqlm_jax.selfplay import batches, judging, metrics, responses
+from sqlm_jax.selfplay import batches, estimates, judging, metrics, responses
 from sqlm_jax.tasks import base
 
 ROLES = ('proposer', 'solver')
@@ -58,6 +59,27 @@ class Rules(NamedTuple):
   judging: judging.Rules
 
 
+class Critic(NamedTuple):
+  """A value function as compiled programs, and what PPO does with it.
+
+  Attributes:
+    values: `(texts, params, base_params) -> [Q, G, R]`.
+    update: the compiled update.
+    reference_logprobs: `(texts, params) -> [Q, G, R]`, None unless the
+      rewards pay for the KL to the reference policy.
+    kl: what a nat of it costs.
+    gamma: discount a token.
+    decay: GAE's lambda.
+  """
+
+  values: Callable[..., jax.Array]
+  update: Callable[..., tuple[learner.TrainState, learner.Metrics]]
+  reference_logprobs: Callable[..., jax.Array] | None
+  kl: float
+  gamma: float
+  decay: float
+
+
 class Game(NamedTuple):
   """What stays the same from step to step.
 
@@ -69,6 +91,7 @@ class Game(NamedTuple):
     owner: role -> name of the `TrainState` that it reads and trains; both
       roles name the same one where they share weights.
     train_step: the compiled update.
+    critic: None without value functions.
     reference_params: frozen initial weights, None without a KL penalty.
     base_params: frozen weights under the adapters, {} without adapters.
     mesh: where batches go.
@@ -80,6 +103,7 @@ class Game(NamedTuple):
   writers: dict[str, responses.Writer]
   owner: dict[str, str]
   train_step: Callable[..., tuple[learner.TrainState, learner.Metrics]]
+  critic: Critic | None
   reference_params: Any
   base_params: Any
   mesh: jax.sharding.Mesh
@@ -107,6 +131,15 @@ def params_of(role: str, states: States, game: Game) -> Any:
   """All parameters that a role samples with."""
   trained = states[game.owner[role]].params
   return lora.join(game.base_params, trained) if game.base_params else trained
+
+
+def critic_of(owner: str) -> str:
+  """The name of the critic of an owner's policy.
+
+  A value function is one policy's. Where two roles share weights they are one
+  policy, and its critic learns from both: the prompt tells them apart.
+  """
+  return f'{owner}_critic'
 
 
 def self_play_step(
@@ -288,34 +321,26 @@ def learn(
 ) -> tuple[States, tuple[str, ...], dict[str, float]]:
   """Updates the solver, and in every k-th step the proposer.
 
-  Both batches hold the log-probabilities of the weights that sampled them,
-  so the order of the two updates does not change what they learn from.
+  Both batches hold log-probabilities and values of the weights before any
+  update, so the order of the two does not change what they learn from.
   """
   rules = game.rules
   pending = {'solver': _solver_scores(rounds, learned, rules)}
   if rules.train_every and (step + 1) % rules.train_every == 0:
     pending['proposer'] = _proposer_scores(rounds[0], rules)
+  todo = {
+    role: to_batches(role, scored, states, game)
+    for role, scored in pending.items()
+    if scored is not None
+  }
   states, found, trained, changed = dict(states), {}, [], set()
-  for role, scored in pending.items():
-    if scored is None:
-      continue
-    todo = batches.make_batches(
-      scored,
-      updates=rules.updates[role],
-      groups_per_microbatch=rules.groups_per_microbatch,
-      estimator=rules.estimator,
-      average=rules.average,
-      longest=game.writers[role].slots,
-      keep_neutral=rules.keep_neutral,
-    )
-    totals = []
+  for role, (updates, kl) in todo.items():
+    totals, critic_totals = [], []
     owner = game.owner[role]
-    for batch in todo:
+    for batch in updates:
+      batch = sharding.put_rows(batch, game.mesh)
       states[owner], one = game.train_step(
-        states[owner],
-        sharding.put_rows(batch, game.mesh),
-        game.reference_params,
-        game.base_params,
+        states[owner], batch, game.reference_params, game.base_params
       )
       gap = one.pop('logprob_gap')
       if owner not in changed:
@@ -324,12 +349,68 @@ def learn(
         found |= metrics.of_updates(gap, f'sample/{role}', step)
       changed.add(owner)
       totals.append(one)
-    found[f'train/{role}/updates'] = float(len(todo))
-    found |= metrics.of_updates(jax.device_get(totals), f'train/{role}', step)
-    trained += [role] if todo else []
+      if game.critic:
+        name = critic_of(owner)
+        states[name], one = game.critic.update(
+          states[name], batch, game.base_params
+        )
+        critic_totals.append(one)
+    found[f'train/{role}/updates'] = float(len(updates))
+    if kl is not None:
+      found[f'train/{role}/kl'] = kl
+    for prefix, these in (('train', totals), ('critic', critic_totals)):
+      these = jax.device_get(these)
+      found |= metrics.of_updates(these, f'{prefix}/{role}', step)
+    trained += [role] if updates else []
   if rules.earlier_every and (step + 1) % rules.earlier_every == 0:
     states[game.owner['voter']] = earlier_solver(states, game.owner)
   return states, tuple(trained), found
+
+
+def to_batches(
+  role: str, scored: batches.Scored, states: States, game: Game
+) -> tuple[list[groups.GroupBatch], float | None]:
+  """A role's updates, and the mean KL where the rewards paid for it."""
+  rules = game.rules
+  rows = batches.pad_groups(scored)
+  estimate = _estimate(rows, states, game.owner[role], game)
+  updates = batches.make_batches(
+    rows,
+    estimate,
+    updates=rules.updates[role],
+    groups_per_microbatch=rules.groups_per_microbatch,
+    average=rules.average,
+    longest=game.writers[role].slots,
+    keep_neutral=rules.keep_neutral,
+  )
+  return updates, estimate.kl
+
+
+def _estimate(
+  rows: batches.Rows, states: States, owner: str, game: Game
+) -> batches.Estimate:
+  critic = game.critic
+  if critic is None:
+    return estimates.of_responses(rows, game.rules.estimator)
+  texts = batches.to_evaluate(
+    rows, groups_per_microbatch=game.rules.groups_per_microbatch
+  )
+  texts = sharding.put_rows(texts, game.mesh)
+  evaluate = lambda program, *params: jax.device_get(program(texts, *params))[
+    : len(rows.rollout.tokens)
+  ]
+  params = states[critic_of(owner)].params
+  reference_QGR = None
+  if critic.reference_logprobs:
+    reference_QGR = evaluate(critic.reference_logprobs, game.reference_params)
+  return estimates.of_tokens(
+    rows,
+    evaluate(critic.values, params, game.base_params),
+    gamma=critic.gamma,
+    decay=critic.decay,
+    reference_QGR=reference_QGR,
+    kl=critic.kl,
+  )
 
 
 def earlier_solver(states: States, owner: dict[str, str]) -> learner.TrainState:

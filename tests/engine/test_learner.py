@@ -53,7 +53,7 @@ def make_batch(prompts=PROMPTS, **changes) -> groups.GroupBatch:
     old_logprobs=(sampled_logprobs() + rng.normal(0, 0.2, (Q, G, R))).astype(
       np.float32
     ),
-    advantages=rng.normal(size=(Q, G)).astype(np.float32),
+    advantages=rng.normal(size=(Q, G, 1)).astype(np.float32),
     weights=weights,
     num_groups=np.int32(Q),
   )
@@ -86,11 +86,12 @@ def plain_loss(params, batch, settings, reference=None):
     if settings.ratio == 'sequence':
       log_ratio = jnp.full_like(log_ratio, log_ratio.mean())
     ratio = jnp.exp(log_ratio)
-    advantage = batch.advantages[q, g]
+    advantage = jnp.broadcast_to(batch.advantages[q, g], (R,))[: len(response)]
     clamped = jnp.clip(ratio, 1 - clip, 1 + (settings.clip_high or clip))
     gain = jnp.minimum(ratio * advantage, clamped * advantage)
-    if settings.dual_clip and advantage < 0:
-      gain = jnp.maximum(gain, settings.dual_clip * advantage)
+    if settings.dual_clip:
+      bound = settings.dual_clip * advantage
+      gain = jnp.where(advantage < 0, jnp.maximum(gain, bound), gain)
     loss = -gain
     if kl:
       d = reference_logps[at] - logps[at]
@@ -154,9 +155,15 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize('settings', [WITH_KL, WITHOUT_KL, *OTHERS])
-def test_loss_and_gradient_equal_the_plain_ones(settings):
-  batch, params = make_batch(), tiny.tiny_params()
+@pytest.mark.parametrize(
+  'settings, width',
+  [(s, 1) for s in (WITH_KL, WITHOUT_KL, *OTHERS)] + [(OTHERS[0], R)],
+)
+def test_loss_and_gradient_equal_the_plain_ones(settings, width):
+  """With advantages of responses, and of tokens (the last one)."""
+  advantages = np.random.default_rng(2).normal(size=(Q, G, width))
+  batch = make_batch(advantages=advantages.astype(np.float32))
+  params = tiny.tiny_params()
   (loss, _), grads = grouped_loss_and_grad(params, batch, settings)
   expected, expected_grads = plain_loss_and_grad(
     params, batch, settings=settings, reference=reference_params()

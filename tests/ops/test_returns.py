@@ -113,6 +113,33 @@ def test_whitened_over_tokens():
   np.testing.assert_allclose(got, [[-1, 0], [1, 0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  'values, expected',
+  [
+    # Targets 1, 3, 5: mean 3, squares 4 + 0 + 4.
+    ([1, 3, 5], 8),  # perfect
+    ([2, 4, 6], 8),  # off by a constant
+    ([7, 7, 7], 0),  # a constant
+    ([1, 3, 3], 8 - 8 / 3),  # R - V = 0, 0, 2: 4/9 + 4/9 + 16/9
+    ([5, 3, 1], 8 - 32),  # R - V = -4, 0, 4
+  ],
+)
+def test_explained_variance(values, expected):
+  mask = jnp.array([1, 1, 1, 0], bool)
+  explained, total = returns.explained_variance(
+    jnp.array([*values, NAN]), jnp.array([1.0, 3.0, 5.0, INF]), mask
+  )
+  assert total == 8
+  assert float(explained) == pytest.approx(expected, rel=1e-6)
+
+
+def test_equal_targets_have_no_variance_to_explain():
+  pair = returns.explained_variance(
+    jnp.array([1.0, 2.0]), jnp.ones(2), jnp.ones(2, bool)
+  )
+  assert pair[1] == 0
+
+
 def test_shapes_are_checked():
   with pytest.raises(AssertionError):
     estimate(np.ones((2, 3)), np.ones((2, 4)), [1, 1], 1.0, 1.0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from sqlm_jax.engine import groups
-from sqlm_jax.selfplay import batches
+from sqlm_jax.selfplay import batches, estimates
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ REWARDS = [[1, 0], [1, 1], [0, 1]]
 TOTAL = 1 + 3 + 2 + 2 + 4 + 4  # tokens that count
 
 
-def make_batches(rewards=REWARDS, lengths=LENGTHS, **changes):
+def make_rows(rewards=REWARDS, lengths=LENGTHS):
   shape = (3, 2, 5)
   rollout = groups.Rollout(
     tokens=np.arange(30, dtype=np.int32).reshape(shape),
@@ -123,17 +123,25 @@ def make_batches(rewards=REWARDS, lengths=LENGTHS, **changes):
     lengths=np.array(lengths, np.int32),
     finished=np.ones((3, 2), bool),
   )
+  rewards = np.array(rewards, np.float32)
+  return batches.pad_groups(
+    batches.Scored([[10], [11, 11], [12]], rollout, rewards, 4)
+  )
+
+
+def make_batches(
+  rewards=REWARDS, lengths=LENGTHS, estimator='dr_grpo', **changes
+):
   settings = {
     'updates': 1,
     'groups_per_microbatch': 1,
-    'estimator': 'dr_grpo',
     'average': 'token',
     'longest': 5,
     'keep_neutral': False,
   }
-  rewards = np.array(rewards, np.float32)
-  scored = batches.Scored([[10], [11, 11], [12]], rollout, rewards, 4)
-  return batches.make_batches(scored, **settings | changes)
+  rows = make_rows(rewards, lengths)
+  estimate = estimates.of_responses(rows, estimator)
+  return batches.make_batches(rows, estimate, **settings | changes)
 
 
 def test_useful_groups_come_first_and_keep_their_rows():
@@ -148,7 +156,9 @@ def test_useful_groups_come_first_and_keep_their_rows():
 def test_advantages_are_rewards_less_the_groups_mean():
   (batch,) = make_batches()
   half = [[0.5, -0.5], [-0.5, 0.5]]
-  assert batch.advantages.tolist() == [*half, [0, 0], [0, 0]]
+  assert batch.advantages.shape == (4, 2, 1)
+  assert batch.advantages[..., 0].tolist() == [*half, [0, 0], [0, 0]]
+  assert batch.old_values is batch.value_targets is None
 
 
 def test_normalized_advantages():
@@ -156,7 +166,7 @@ def test_normalized_advantages():
   (batch,) = make_batches(estimator='grpo')
   expected = np.sqrt(0.5)
   np.testing.assert_allclose(
-    batch.advantages[0], [expected, -expected], rtol=1e-5
+    batch.advantages[0, :, 0], [expected, -expected], rtol=1e-5
   )
 
 
@@ -183,8 +193,9 @@ def test_an_estimator_over_the_batch_sees_all_updates():
   # Mean of six rewards 4/6: a group that agrees has advantages, too.
   first, second = make_batches(estimator='reinforce', updates=2)
   assert first.num_groups == 2
-  np.testing.assert_allclose(first.advantages[1], [1 / 3, 1 / 3], rtol=1e-6)
-  np.testing.assert_allclose(second.advantages[0], [-2 / 3, 1 / 3], rtol=1e-6)
+  found = first.advantages[1, :, 0], second.advantages[0, :, 0]
+  expected = [1 / 3, 1 / 3], [-2 / 3, 1 / 3]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize('average', ['token', 'sequence'])
@@ -193,7 +204,7 @@ def test_all_weights_add_up_to_one_if_all_are_kept(average):
   assert batch.num_groups == 3
   total = float((batch.weights * batch.lengths).sum())
   assert total == pytest.approx(1, rel=1e-6)
-  assert batch.advantages[1].tolist() == [0, 0]  # neutral, for the KL alone
+  assert batch.advantages[1].tolist() == [[0], [0]]  # neutral, for the KL alone
 
 
 def test_updates_split_the_groups_in_order():
@@ -227,11 +238,14 @@ def test_a_group_of_several_prompts_has_one_mean():
     finished=np.ones((4, 2), bool),
   )
   rewards = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], np.float32)
+  rows = batches.pad_groups(
+    batches.Scored([[10], [20], [11], [21]], rollout, rewards, num_groups=3)
+  )
   (batch,) = batches.make_batches(
-    batches.Scored([[10], [20], [11], [21]], rollout, rewards, num_groups=3),
+    rows,
+    estimates.of_responses(rows, 'dr_grpo'),
     updates=1,
     groups_per_microbatch=1,
-    estimator='dr_grpo',
     average='token',
     longest=3,
     keep_neutral=False,
@@ -239,7 +253,7 @@ def test_a_group_of_several_prompts_has_one_mean():
   assert batch.prompts.tokens[:, 0].tolist() == [10, 20, 11, 21, 0, 0]
   # Both answers to the first prompt were right: compared with each other
   # alone they would teach nothing.
-  assert batch.advantages[:4].tolist() == [
+  assert batch.advantages[:4, :, 0].tolist() == [
     [0.5, 0.5],
     [-0.5, -0.5],
     [0.75, -0.25],
@@ -261,3 +275,33 @@ def test_an_empty_response_is_survived(average):
   lengths = [[0, 3], *LENGTHS[1:]]
   (batch,) = make_batches(lengths=lengths, average=average)
   assert np.isfinite(batch.weights).all()
+
+
+def test_a_unanimous_group_teaches_the_value_function():
+  values = np.random.default_rng(0).normal(size=(4, 2, 5)).astype(np.float32)
+  rows = make_rows()
+  estimate = estimates.of_tokens(rows, values, gamma=1.0, decay=1.0)
+  (batch,) = batches.make_batches(
+    rows,
+    estimate,
+    updates=1,
+    groups_per_microbatch=1,
+    average='token',
+    longest=5,
+    keep_neutral=True,
+  )
+  assert batch.num_groups == 3  # the second's rewards are 1 and 1
+  assert batch.value_targets[1, :, 0].tolist() == [1, 1]
+  np.testing.assert_array_equal(batch.old_values[:3], values[:3])
+  np.testing.assert_array_equal(batch.advantages[:3], estimate.advantages[:3])
+  assert not batch.advantages[3].any()
+
+
+def test_texts_to_evaluate():
+  rows = make_rows()
+  texts = batches.to_evaluate(rows, groups_per_microbatch=3)
+  assert texts.num_groups == 3  # of four, the last fills the shape
+  assert texts.prompts.tokens[:3, 0].tolist() == [10, 11, 12]
+  np.testing.assert_array_equal(texts.tokens[:4], rows.rollout.tokens)
+  assert texts.tokens.shape == (6, 2, 5)
+  assert texts.prompts.lengths.shape == (6,)

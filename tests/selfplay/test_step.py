@@ -111,7 +111,10 @@ class Script:
     judging = {k: v for k, v in rules.items() if k in before.judging._fields}
     rest = {k: v for k, v in rules.items() if k not in judging}
     after = before._replace(judging=before.judging._replace(**judging), **rest)
-    states = {name: Name(name) for name in set(self.parts.owner.values())}
+    names = set(self.parts.owner.values())
+    if self.game.critic:
+      names |= {step_lib.critic_of(name) for name in names}
+    states = {name: Name(name) for name in names}
     states, self.memory, outcome = step_lib.self_play_step(
       step, states, memory, self.game._replace(rules=after)
     )
@@ -185,7 +188,7 @@ def test_the_solver_learns_from_the_group_that_disagrees():
   assert batch.num_groups == 1
   # Rewards 1, 1, 1, 0 less their mean 3/4.
   expected = [0.25, 0.25, 0.25, -0.75]
-  np.testing.assert_array_equal(batch.advantages[0], expected)
+  np.testing.assert_array_equal(batch.advantages[0, :, 0], expected)
   # The group that agrees counts in the average: 8 responses of 2 tokens.
   np.testing.assert_allclose(batch.weights[0], 1 / 16, rtol=1e-6)
   assert not np.any(np.asarray(batch.weights)[1:])
@@ -196,6 +199,54 @@ def test_with_a_kl_penalty_a_unanimous_group_is_learned_from():
   script.play(keep_neutral=True)
   ((_, batch),) = script.learned
   assert batch.num_groups == 2
+
+
+@pytest.mark.parametrize(
+  'shared, proposers, solvers, solver_after',
+  [
+    (True, 'policy_critic', 'policy_critic', 'policy_critic++'),
+    (False, 'proposer_critic', 'solver_critic', 'solver_critic+'),
+  ],
+)
+def test_values_are_those_before_any_update(
+  shared, proposers, solvers, solver_after
+):
+  """The critic of a role's owner, and the batches that its policy has."""
+  script = Script(PROPOSALS, SOLUTIONS, **{'policy.shared': shared})
+  read, learned = [], []
+
+  def values(texts, params, base):
+    del base
+    read.append((params, int(texts.num_groups)))
+    return np.full(texts.tokens.shape, 0.5, np.float32)
+
+  def update(state, batch, base):
+    del base
+    learned.append(batch)
+    return Name(f'{state}+'), {'loss': (3.0, 1.0)}
+
+  critic = step_lib.Critic(values, update, None, 0.0, 1.0, 1.0)
+  script.game = script.game._replace(critic=critic)
+  states, outcome = script.play(1, keep_neutral=True)
+  # Two questions were readable; two topics were asked.
+  assert read == [(solvers, 2), (proposers, 2)]
+  assert states[solvers] == solver_after
+  assert [batch for _, batch in script.learned] == learned
+  assert outcome.metrics['critic/solver/loss'] == 3
+  solver, proposer = learned
+  # Also from the question that all answered alike.
+  assert solver.num_groups == 2
+  assert solver.value_targets[0, :, :2].tolist() == [[1, 1]] * 3 + [[0, 0]]
+  assert solver.value_targets[1, :, :2].tolist() == [[1, 1]] * 4
+  # Rewards less 1/2 of 16 tokens: 14 times 1/2, twice -1/2; mean 3/8, and the
+  # unbiased variance is (14/64 + 2 49/64) / 15 = 7/60.
+  above, below = 1 / 8 / np.sqrt(7 / 60), -7 / 8 / np.sqrt(7 / 60)
+  np.testing.assert_allclose(
+    solver.advantages[0, :, :2],
+    [[above, above]] * 3 + [[below, below]],
+    rtol=1e-4,
+  )
+  assert proposer.advantages.shape[-1] == proposer.tokens.shape[-1]
 
 
 def test_the_proposer_learns_in_every_kth_step():
@@ -255,7 +306,7 @@ def test_the_proposers_questions_are_compared_within_a_topic():
   _, batch = script.learned[1]
   # Rewards 1, -1 of topic a and 0, -1 of topic b.
   expected = [[1, -1], [0.5, -0.5]]
-  np.testing.assert_array_equal(batch.advantages[:2], expected)
+  np.testing.assert_array_equal(batch.advantages[:2, :, 0], expected)
   assert batch.num_groups == 2
 
 
@@ -507,7 +558,7 @@ def test_answers_to_variants_of_a_prompt_vote_together():
   ]
   ((_, batch),) = script.learned
   # Rewards 1, 1, 1, 0 less 3/4, and 1, 1, 0, 0 less 1/2.
-  assert batch.advantages[:4].tolist() == [
+  assert batch.advantages[:4, :, 0].tolist() == [
     [0.25, 0.25],
     [0.25, -0.75],
     [0.5, 0.5],
@@ -681,7 +732,7 @@ def test_programs_are_paid_by_the_tests_they_pass():
   assert not {key for key in metrics if key.startswith('vote/')}
   ((_, batch),) = script.learned
   assert batch.num_groups == 1
-  assert batch.advantages[0].tolist() == [0.625, 0.125, -0.375, -0.375]
+  assert batch.advantages[0, :, 0].tolist() == [0.625, 0.125, -0.375, -0.375]
 
 
 @needs_bubblewrap

@@ -1,0 +1,132 @@
+"""The critic: a value function with weights of its own, for PPO.
+
+V_t is what the response's reward is expected to be before token t is written.
+It is read off the decoder's hidden state there by one linear map.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sqlm_jax.engine import groups, learner
+from sqlm_jax.models import lora
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.ops import losses, masked, returns
+
+
+def init_params(params: policy_lib.Params, width: int) -> policy_lib.Params:
+  """A critic that starts as the language model `params`, with V = 0.
+
+  Args:
+    params: all that a critic trains of the model, or its adapters.
+    width: D.
+  """
+  # It predicts no token.
+  body = {name: x for name, x in params.items() if name != 'unembed'}
+  head = {'kernel': jnp.zeros((width,), jnp.float32)}
+  return body | {'value_head': head}
+
+
+def response_values(
+  policy: policy_lib.Policy,
+  params: policy_lib.Params,
+  batch: groups.Batch,
+) -> jax.Array:
+  """V [Q, G, R] before every response token, in float32.
+
+  V_t = w . h_{t-1}, h the hidden state of the token before; h_{-1} is that of
+  the prompt's last token. So V_t never sees the token whose advantage it is
+  the baseline of.
+  """
+  hidden_QGRD = groups.response_hidden(policy, params, batch)
+  return jnp.einsum(
+    'qgrd,d->qgr',
+    hidden_QGRD.astype(jnp.float32),
+    params['value_head']['kernel'],
+    precision=jax.lax.Precision.HIGHEST,
+  )
+
+
+def value_loss(
+  params: policy_lib.Params,
+  batch: groups.GroupBatch,
+  *,
+  policy: policy_lib.Policy,
+  clip: float,
+) -> tuple[jax.Array, learner.Metrics]:
+  """The value function's loss, averaged like the policy's.
+
+  loss = sum_t weight_t clipped_value_loss_t over the tokens of all responses
+  whose weight is not 0 (Schulman et al., 2017, eq. 9).
+  """
+  mask_QGR = groups.learned_tokens(batch)
+  values_QGR = response_values(policy, params, batch)
+  # Padding may hold anything: a masked nan still poisons a gradient.
+  fixed_QGR = jax.lax.stop_gradient(values_QGR)
+  loss_QGR, clipped_QGR = losses.clipped_value_loss(
+    values_QGR,
+    jnp.where(mask_QGR, batch.old_values, fixed_QGR),
+    jnp.where(mask_QGR, batch.value_targets, fixed_QGR),
+    clip=clip,
+  )
+  loss = masked.total(loss_QGR * batch.weights[..., None], mask_QGR)
+  return loss, {
+    'loss': (loss, jnp.zeros(())),
+    'clip_fraction': masked.sum_and_count(clipped_QGR * 1.0, mask_QGR),
+    'value': masked.sum_and_count(fixed_QGR, mask_QGR),
+  }
+
+
+def make_values(
+  policy: policy_lib.Policy,
+  mesh: jax.sharding.Mesh,
+  *,
+  groups_per_microbatch: int,
+) -> Callable[..., jax.Array]:
+  """Builds `values(texts, params, base_params) -> [Q, G, R]`.
+
+  `base_params` are what the critic's are joined with, none where it trains
+  all of its own. See `groups.make_evaluate`.
+  """
+
+  def of_batch(texts, params, base_params=None):
+    return response_values(policy, lora.join(base_params or {}, params), texts)
+
+  return groups.make_evaluate(
+    of_batch, mesh, groups_per_microbatch=groups_per_microbatch
+  )
+
+
+def make_critic_step(
+  policy: policy_lib.Policy,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  *,
+  clip: float,
+  groups_per_microbatch: int,
+) -> Callable[..., tuple[learner.TrainState, learner.Metrics]]:
+  """Builds `critic_step(state, batch, base_params)`, see `make_update`."""
+
+  def loss_of(trained, batch, base_params=None):
+    params = lora.join(base_params or {}, trained)
+    return value_loss(params, batch, policy=policy, clip=clip)
+
+  update = learner.make_update(
+    loss_of, optimizer, mesh, groups_per_microbatch=groups_per_microbatch
+  )
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def critic_step(
+    state: learner.TrainState, batch: groups.GroupBatch, base_params=None
+  ):
+    state, metrics = update(state, batch, base_params)
+    # Not a sum over microbatches: of the values that advantages came from.
+    metrics['explained_variance'] = returns.explained_variance(
+      batch.old_values, batch.value_targets, groups.learned_tokens(batch)
+    )
+    return state, metrics
+
+  return critic_step
