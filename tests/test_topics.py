@@ -11,6 +11,7 @@ import pytest
 
 from sqlm_jax import assemble
 from sqlm_jax import config as config_lib
+from sqlm_jax.game import repetition
 from sqlm_jax.selfplay import step as step_lib
 from tests.selfplay import test_step
 
@@ -76,7 +77,8 @@ def test_a_checker_of_the_users_own(parts, tmp_path, monkeypatch):
   if parts.task.name != 'defects':
     return
   text = (ROOT / 'docs' / 'add_a_topic.md').read_text()
-  (function,) = re.findall(r'^```py\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+  blocks = re.findall(r'^```py\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+  (function,) = (block for block in blocks if 'def cause' in block)
   (tmp_path / 'defect_rules.py').write_text(function)
   monkeypatch.syspath_prepend(tmp_path)
   task = dataclasses.replace(parts.config.task, checker='defect_rules:cause')
@@ -116,18 +118,22 @@ def test_a_step_of_a_topic(parts):
   writers = game.writers | {
     'proposer': test_step.scripted_writer(roomy, script, seen)
   }
-  states, outcome = step_lib.self_play_step(
-    0, assemble.initial_states(parts), game._replace(writers=writers)
+  states, _, outcome = step_lib.self_play_step(
+    0,
+    assemble.initial_states(parts),
+    repetition.Memory(),
+    game._replace(writers=writers),
   )
+  (played,) = outcome.rounds
   assert len(seen) == 1
   assert outcome.metrics['proposer/valid_rate'] == 1 / 2
-  assert len(outcome.solutions.texts) == len(topics)
+  assert len(played.solutions.texts) == len(topics)
   assert all(np.isfinite(list(outcome.metrics.values())))
   # The solver was asked what the docs say, with the question filled in.
-  asked = parts.tokens.decode(outcome.solutions.prompt_ids[0])
+  asked = parts.tokens.decode(played.solutions.prompt_ids[0])
   assert question.strip() in asked
   assert '{question}' not in asked
-  shown = parts.tokens.decode(outcome.proposals.prompt_ids[0])
+  shown = parts.tokens.decode(played.proposals.prompt_ids[0])
   assert topics[0] in shown
   for leaf in jax.tree.leaves(states['policy'].params):
     assert np.isfinite(leaf).all()
