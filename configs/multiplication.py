@@ -56,7 +56,7 @@ def get_config():
   c.task.topics = ('multiplying two whole numbers',)
   c.task.proposer_prompt = PROPOSER_PROMPT
   # One line, two numbers at least, and no solution behind them.
-  c.task.question_pattern = r'^(?=[^\n]*\d[^\n]*\D\d)[^\n=]+(?:=\s*\?)?[.?]?$'
+  c.task.question_pattern = r'^(?=[^\n]*\d[^\n]*\D\d)[^\n=]+(?:=\s*\??)?[.?]?$'
   c.task.solver_prompt = SOLVER_PROMPT
   c.task.answer_pattern = r'<answer>(.*?)</answer>'
   c.task.evaluation = evaluation(512)

@@ -1,0 +1,237 @@
+"""The files of configs/: what they ask, read and expect."""
+
+import ast
+import importlib
+import itertools
+import pathlib
+import re
+
+import pytest
+import sympy
+
+from configs import algebra, coding, coding_smollm2, controls
+from sqlm_jax import config as config_lib
+from sqlm_jax.tasks import base, prompted
+from sqlm_jax.tasks import coding as coding_task
+from sqlm_jax.verify import unit_tests
+
+ROOT = pathlib.Path(__file__).parent.parent
+TASKS = (
+  'algebra',
+  'algebra_smollm2',
+  'coding',
+  'coding_smollm2',
+  'multiplication',
+  'multiplication_smollm2',
+)
+THINK = '<think>\nFirst this, then that.\n</think>\n'
+
+
+def load(name: str) -> config_lib.Config:
+  module = importlib.import_module(f'configs.{name}')
+  return config_lib.from_dict(module.get_config().to_dict())
+
+
+def make_task(name: str) -> base.Task:
+  """The task as it is read; nothing is run."""
+  c = load(name)
+  t = c.task
+  task = prompted.make_task(
+    name=t.name,
+    topics=t.topics,
+    proposer_prompt=t.proposer_prompt,
+    proposer_stop=t.proposer_stop,
+    question_pattern=t.question_pattern,
+    solver_prompts=(t.solver_prompt, *t.solver_variants),
+    solver_stop=t.solver_stop,
+    answer_pattern=t.answer_pattern,
+    answer_kind=t.answer_kind,
+    checker=t.checker,
+    evaluation=t.evaluation,
+    num_topics=1,
+  )
+  if t.answer_kind != 'code':
+    return task
+  return coding_task.with_programs(
+    task,
+    tests=coding_task.Tests(c.tests.pattern, c.tests.least, c.tests.most),
+    program=c.tests.program,
+    open_sandbox=lambda: None,
+  )
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')))
+def test_a_config_says_how_to_run_it(path):
+  docstring = ast.get_docstring(ast.parse(path.read_text()))
+  if path.stem != 'default':
+    assert f'--config=configs/{path.name}' in docstring
+    assert '--workdir=' in docstring
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_no_question_of_an_evaluation_is_asked_twice(name):
+  questions = [question for question, _ in load(name).task.evaluation]
+  assert len(questions) == len(set(questions)) >= 5
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_an_evaluation_shows_nothing_of_the_prompts(name):
+  task = load(name).task
+  for question, _ in task.evaluation:
+    assert question not in task.solver_prompt.split('\n')
+    assert not re.search(
+      rf'(?m)^{re.escape(question)}[ ,=]', task.solver_prompt
+    )
+
+
+@pytest.mark.parametrize(
+  'name', ['algebra_smollm2', 'coding_smollm2', 'multiplication_smollm2']
+)
+def test_worked_examples_have_the_format_that_they_show(name):
+  """A small model copies them: a wrong one would teach it to be wrong."""
+  task, c = make_task(name), load(name)
+  asked = re.split('Question: |Problem: |Task: ?', c.task.proposer_prompt)[1:-1]
+  assert len(asked) >= 3
+  for text in asked:
+    assert task.read_question(text.strip('\n') + '\n').ok, text
+
+
+@pytest.mark.parametrize('name', ['multiplication', 'multiplication_smollm2'])
+def test_products(name):
+  for question, true in load(name).task.evaluation:
+    a, b = map(int, re.findall(r'\d+', question))
+    assert a * b == int(true)
+
+
+def test_operands_of_the_papers_test_set():
+  """A digit in 1/4 of all cases, up to two in 1/4, up to three in 1/2."""
+  from_config = importlib.import_module('configs.multiplication').evaluation
+  operands = [
+    int(n) for q, _ in from_config(4096) for n in re.findall(r'\d+', q)
+  ]
+  # Below 100 are 1/4 + 1/4 + 1/2 / 10 = 0.55, less what is dropped as a repeat:
+  # of 256 pairs of single digits only 100 can differ.
+  below_100 = sum(n < 100 for n in operands) / len(operands)
+  assert 0.5 < below_100 < 0.56
+  assert max(operands) > 990
+
+
+def test_equations_have_one_solution():
+  x, y = sympy.symbols('x y')
+  for question, true in load('algebra').task.evaluation[:20]:
+    sides = re.findall(r'(?:Solve|and) (.*?) = (-?\d+)', question)
+    equations = [sympy.Eq(sympy.sympify(a), int(b)) for a, b in sides]
+    assert len(equations) == 2
+    (solution,) = sympy.linsolve(equations, x, y)
+    assert str(solution) == true
+
+
+def test_word_problems():
+  for problem, true in load('algebra_smollm2').task.evaluation:
+    first, then = map(int, re.findall(r'\d+', problem))
+    assert then - first == int(true)
+
+
+def test_tests_of_the_small_coding_task():
+  for question, tests in coding_smollm2.evaluation():
+    assert make_task('coding_smollm2').read_question(f'{question}\n{tests}').ok
+
+
+def test_tests_of_the_coding_task_agree_with_programs_written_here():
+  solved = {
+    'sum': lambda x: [sum(n for n in x if n > 10)],
+    'reverse': lambda x: x[::-1],
+    'different': lambda x: [len(set(x))],
+    'even positions': lambda x: x[::2],
+    'product': lambda x: [a * b for a, b in itertools.pairwise(x)],
+  }
+  c = load('coding')
+  for question, text in c.task.evaluation:
+    (solve,) = (f for name, f in solved.items() if name in question)
+    if 'product' in question:
+      solve = lambda x: [max(solved['product'](x))]
+    tests = coding_task.find_tests(text, c.tests.pattern)
+    assert len(tests) == len(text.split('\n'))
+    for test in tests:
+      found = ' '.join(map(str, solve(list(map(int, test.input.split())))))
+      assert unit_tests.same_output(test.output, found), (question, test)
+
+
+@pytest.mark.parametrize(
+  'response, question',
+  [
+    ('What is 417 * 86?', 'What is 417 * 86?'),
+    ('  Compute 903 - 58\n', 'Compute 903 - 58'),
+    ('12 * 37 =', '12 * 37 ='),
+    ('12 * 37 = ?', '12 * 37 = ?'),
+    ('12 * 37 = 444', None),
+    ('What is seven times nine?', None),
+    ('Sure! Here is one:\n\n417 * 86', None),
+    ('', None),
+  ],
+)
+def test_questions_of_the_papers_arithmetic(response, question):
+  problem = make_task('multiplication').read_question(response)
+  assert (problem.text if problem.ok else None) == question
+
+
+@pytest.mark.parametrize(
+  'response, question',
+  [
+    (f'1. Ann...\n2. Bob...\n3. Eve?\n\n{algebra.MARKER} Eve?', 'Eve?'),
+    # What stands behind the last one.
+    (f'{algebra.MARKER} Ann?\n{algebra.MARKER}\nBob?\nHow?', 'Bob?\nHow?'),
+    ('1. Ann?', None),
+    (algebra.MARKER, None),
+    (f'Ann? {algebra.MARKER}  \n', None),
+    ('', None),
+  ],
+)
+def test_the_problem_that_was_selected(response, question):
+  problem = make_task('algebra').read_question(response)
+  assert (problem.text if problem.ok else None) == question
+
+
+def test_answers_of_the_papers_algebra_are_compared_as_mathematics():
+  task = make_task('algebra')
+  tag = f'{THINK}<answer>{{}}</answer>'.format
+  forms = ['0.5', '1/2', r'\frac{1}{2}', 'x = 1/2', '50%', 'two', '']
+  read = task.read_answers([*map(tag, forms), '1/2'])
+  assert len(set(read[:5])) == 1
+  assert read[0] is not None
+  assert read[6] is read[7] is None
+  assert task.grade([tag('(-1, 4)'), tag('(4, -1)')], '(4, -1)') == (
+    False,
+    True,
+  )
+
+
+def test_a_response_of_the_papers_coding():
+  shown = coding.PROPOSER_PROMPT.split('another exercise:\n\n')[1]
+  problem = make_task('coding').read_question(shown)
+  assert problem.ok
+  assert len(problem.tests) == 5
+  assert '=>' not in problem.text
+  response = 'Plan.\n```python\nx = 1\n```\nBetter:\n```python\nprint(2)\n```\n'
+  assert make_task('coding').read_answers([response]) == ('print(2)',)
+
+
+@pytest.mark.parametrize('control', controls.CONTROLS)
+@pytest.mark.parametrize('base', ['quickstart', 'smoke'])
+def test_controls(base, control):
+  c = controls.get_config(f'{base},{control}')
+  if base == 'smoke' and control == 'true':
+    # Nobody knows the answers.
+    with pytest.raises(ValueError, match=r'solver\.rewards\.true=1\.0'):
+      config_lib.from_dict(c.to_dict())
+    return
+  config = config_lib.from_dict(c.to_dict())
+  plain = load(base)
+  assert (config == plain) == (control == 'every_5')  # the default
+  assert config.task.evaluation == plain.task.evaluation
+
+
+@pytest.mark.parametrize('name', ['quickstart', 'quickstart,nothing', ''])
+def test_a_control_that_there_is_not(name):
+  with pytest.raises(ValueError, match='expected CONFIG,CONTROL with CONTROL'):
+    controls.get_config(name)
