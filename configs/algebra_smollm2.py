@@ -16,7 +16,7 @@ Problem: Tom has 4 apples and gets some more. Now he has 11.
 Problem: Ann has 6 pens and gets some more. Now she has 8.
 Problem: Ben has 9 books and gets some more. Now he has 14.
 Problem: Eve has 3 coins and gets some more. Now she has 12.
-Problem: """
+Problem:"""
 
 # The examples show how to solve it: a model of this size does not know.
 SOLVER_PROMPT = """\
