@@ -63,6 +63,7 @@ def get_config():
   c.task.evaluation = evaluation(100)
   c.proposer.questions = 64
   c.proposer.group_size = 64  # one prompt, so one group
+  c.proposer.temperature = 0.8  # at 1 most of it is no problem of this form
   c.proposer.max_tokens = 32
   c.solver.group_size = 8
   c.solver.max_tokens = 16

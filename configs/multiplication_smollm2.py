@@ -49,10 +49,11 @@ def get_config():
   c.task.solver_stop = ('\n',)
   c.task.checker = 'arithmetic'
   c.task.evaluation = evaluation(100)
-  c.proposer.questions = 64
-  c.proposer.group_size = 64  # one prompt, so one group
+  c.proposer.questions = 128
+  c.proposer.group_size = 128  # one prompt, so one group
+  c.proposer.temperature = 0.8
   c.proposer.max_tokens = 10
-  c.solver.group_size = 8
+  c.solver.group_size = 16
   c.solver.max_tokens = 5
   c.sampler.max_prompt_tokens = 128
   c.loss.kl = 0.0

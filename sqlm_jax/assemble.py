@@ -18,7 +18,8 @@ from sqlm_jax.engine import critic, learner, optimizer, sampler
 from sqlm_jax.game import repetition
 from sqlm_jax.models import layers, lora
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.selfplay import judging, responses, step
+from sqlm_jax.selfplay import game as game_lib
+from sqlm_jax.selfplay import judging, learning, responses
 from sqlm_jax.tasks import base, coding, prompted, question_files
 from sqlm_jax.text import tokenizer
 from sqlm_jax.verify import sandbox
@@ -122,13 +123,13 @@ def _make_optimizer(
 
 def _owners(config: config_lib.Config) -> dict[str, str]:
   shared = config.policy.shared
-  owner = {role: 'policy' if shared else role for role in step.ROLES}
+  owner = {role: 'policy' if shared else role for role in game_lib.ROLES}
   if config.vote.earlier_answers:
     owner['voter'] = 'earlier'
   return owner
 
 
-def make_game(parts: Parts) -> step.Game:
+def make_game(parts: Parts) -> game_lib.Game:
   """The fixed half of `self_play_step`; loads the reference if one is used."""
   c = parts.config
   base_params = {}
@@ -154,7 +155,7 @@ def make_game(parts: Parts) -> step.Game:
     ),
     groups_per_microbatch=c.optimizer.groups_per_microbatch,
   )
-  return step.Game(
+  return game_lib.Game(
     rules=_rules(c),
     task=parts.task,
     questions=parts.questions,
@@ -168,7 +169,7 @@ def make_game(parts: Parts) -> step.Game:
   )
 
 
-def _make_critic(parts: Parts) -> step.Critic | None:
+def _make_critic(parts: Parts) -> game_lib.Critic | None:
   if parts.critic_optimizer is None:
     return None
   c = parts.config
@@ -178,7 +179,7 @@ def _make_critic(parts: Parts) -> step.Critic | None:
     reference_logprobs = learner.make_logprobs(
       parts.policy, parts.mesh, chunk=c.loss.logits_chunk, **size
     )
-  return step.Critic(
+  return game_lib.Critic(
     values=critic.make_values(parts.policy, parts.mesh, **size),
     update=critic.make_critic_step(
       parts.policy,
@@ -194,8 +195,8 @@ def _make_critic(parts: Parts) -> step.Critic | None:
   )
 
 
-def _rules(c: config_lib.Config) -> step.Rules:
-  return step.Rules(
+def _rules(c: config_lib.Config) -> game_lib.Rules:
+  return game_lib.Rules(
     seed=c.seed,
     questions=c.proposer.questions,
     group_size=c.proposer.group_size,
@@ -230,7 +231,7 @@ def _rules(c: config_lib.Config) -> step.Rules:
   )
 
 
-def initial_states(parts: Parts) -> step.States:
+def initial_states(parts: Parts) -> game_lib.States:
   """Fresh train states: of the model's parameters, or of new adapters."""
   shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
 
@@ -252,11 +253,11 @@ def initial_states(parts: Parts) -> step.States:
     for index, (name, trained) in enumerate(_trained(parts).items())
   }
   if 'voter' in parts.owner:
-    states[parts.owner['voter']] = step.earlier_solver(states, parts.owner)
+    states[parts.owner['voter']] = learning.earlier_solver(states, parts.owner)
   return states
 
 
-def abstract_states(parts: Parts) -> step.States:
+def abstract_states(parts: Parts) -> game_lib.States:
   """Shapes and shardings of the train states, without the arrays."""
   whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
   if parts.lora:
@@ -292,14 +293,14 @@ class _Trained(NamedTuple):
 
 def _trained(parts: Parts) -> dict[str, _Trained]:
   """The train states that are trained, by name."""
-  owners = dict.fromkeys(parts.owner[role] for role in step.ROLES)
+  owners = dict.fromkeys(parts.owner[role] for role in game_lib.ROLES)
   trained = {name: _Trained(lambda x: x, parts.optimizer) for name in owners}
   if parts.critic_optimizer:
     # Behind the policies: adapters are drawn by place.
     width = parts.policy.config.width
     prepare = functools.partial(critic.init_params, width=width)
     started = _Trained(prepare, parts.critic_optimizer)
-    trained |= {step.critic_of(name): started for name in owners}
+    trained |= {game_lib.critic_of(name): started for name in owners}
   return trained
 
 

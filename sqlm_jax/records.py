@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlm_jax import display
 from sqlm_jax.game import types
-from sqlm_jax.selfplay import responses, step
+from sqlm_jax.selfplay import game as game_lib
+from sqlm_jax.selfplay import responses
 from sqlm_jax.verify import unit_tests
 
 _SHOWN_SAMPLES = 2
@@ -16,7 +17,7 @@ Show = Callable[[Sequence[int]], str]
 
 
 def rollout_rows(
-  outcome: step.Outcome,
+  outcome: game_lib.Outcome,
   *,
   seed: int,
   policy_steps: Mapping[str, int],
@@ -70,7 +71,7 @@ def rollout_rows(
   return rows
 
 
-def sample_questions(outcome: step.Outcome) -> list[display.Sample]:
+def sample_questions(outcome: game_lib.Outcome) -> list[display.Sample]:
   """The step's first questions that were asked, with what came of them."""
   asked = [v for v in outcome.rounds[0].verdicts if v.problem.ok]
   return [
@@ -85,7 +86,7 @@ def sample_questions(outcome: step.Outcome) -> list[display.Sample]:
   ]
 
 
-def _proposals(one: step.Round, show: Show, counted: bool) -> list[Row]:
+def _proposals(one: game_lib.Round, show: Show, counted: bool) -> list[Row]:
   if one.proposals is None:
     return []
   group_size = len(one.proposals.texts[0])

@@ -25,6 +25,7 @@ from sqlm_jax import (
 )
 from sqlm_jax import config as config_lib
 from sqlm_jax.game import repetition
+from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import step as step_lib
 
 
@@ -105,7 +106,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
 
 def _restore_or_start(
   parts: assemble.Parts, manager: ocp.CheckpointManager
-) -> tuple[int, step_lib.States, repetition.Memory]:
+) -> tuple[int, game_lib.States, repetition.Memory]:
   memory = assemble.make_memory(parts.config)
   if checkpoint.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
@@ -130,8 +131,8 @@ def _evaluation_due(config: config_lib.Config, step: int) -> bool:
 
 def _evaluate(
   parts: assemble.Parts,
-  game: step_lib.Game,
-  states: step_lib.States,
+  game: game_lib.Game,
+  states: game_lib.States,
   step: int,
   writer: writers.RunWriter,
 ) -> dict | None:
@@ -141,7 +142,7 @@ def _evaluate(
   for record in writer.evaluations():
     if record['step'] == step:
       return record
-  params = step_lib.params_of('solver', states, game)
+  params = game_lib.params_of('solver', states, game)
   total = len(parts.task.evaluation)
   with display.progress(f'Evaluating after {step} steps', total) as progress:
     record = evaluate.evaluate(parts, params, step, progress=progress)

@@ -9,6 +9,7 @@ import pytest
 from configs import smoke
 from sqlm_jax import assemble, checkpoint
 from sqlm_jax import config as config_lib
+from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import step as step_lib
 
 CHANGES = {
@@ -77,7 +78,7 @@ def test_policy_and_critic_take_the_same_updates(four_steps):
   updates = sum(
     row.get(f'train/{role}/updates', 0.0)
     for row in metrics
-    for role in step_lib.ROLES
+    for role in game_lib.ROLES
   )
   assert states['policy'].step == states['policy_critic'].step == updates > 4
   head = states['policy_critic'].params['value_head']['kernel']

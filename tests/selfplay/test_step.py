@@ -14,6 +14,7 @@ from sqlm_jax import config as config_lib
 from sqlm_jax.engine import groups
 from sqlm_jax.game import repetition, types
 from sqlm_jax.models import lora
+from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import step as step_lib
 
 needs_bubblewrap = pytest.mark.skipif(
@@ -113,7 +114,7 @@ class Script:
     after = before._replace(judging=before.judging._replace(**judging), **rest)
     names = set(self.parts.owner.values())
     if self.game.critic:
-      names |= {step_lib.critic_of(name) for name in names}
+      names |= {game_lib.critic_of(name) for name in names}
     states = {name: Name(name) for name in names}
     states, self.memory, outcome = step_lib.self_play_step(
       step, states, memory, self.game._replace(rules=after)
@@ -225,7 +226,7 @@ def test_values_are_those_before_any_update(
     learned.append(batch)
     return Name(f'{state}+'), {'loss': (3.0, 1.0)}
 
-  critic = step_lib.Critic(values, update, None, 0.0, 1.0, 1.0)
+  critic = game_lib.Critic(values, update, None, 0.0, 1.0, 1.0)
   script.game = script.game._replace(critic=critic)
   states, outcome = script.play(1, keep_neutral=True)
   # Two questions were readable; two topics were asked.
@@ -496,7 +497,7 @@ def test_two_policies_of_adapters_share_one_base():
   assert not np.any(kernel(one)['lora_b'])
   game = assemble.make_game(parts)
   for role in states:
-    whole = step_lib.params_of(role, states, game)
+    whole = game_lib.params_of(role, states, game)
     assert whole['embedding'] is game.base_params['embedding']
     assert kernel(whole)['lora_a'] is kernel(states[role].params)['lora_a']
 
@@ -750,7 +751,7 @@ def test_a_wrong_test_pays_the_proposer_unless_it_is_left_out():
 # From here on with the real learner: scripted texts have one shape, so it is
 # compiled once.
 @functools.cache
-def real_game() -> step_lib.Game:
+def real_game() -> game_lib.Game:
   return assemble.make_game(make_parts())
 
 
