@@ -8,22 +8,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 import transformers
 
 from sqlm_jax import config as config_lib
-from sqlm_jax import sharding
+from sqlm_jax import open_model, sharding
 from sqlm_jax.engine import critic, learner, optimizer, sampler
 from sqlm_jax.game import repetition
-from sqlm_jax.models import layers, lora
+from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import game as game_lib
-from sqlm_jax.selfplay import judging, learning, responses
+from sqlm_jax.selfplay import judging, responses
 from sqlm_jax.tasks import base, coding, prompted, question_files
 from sqlm_jax.text import tokenizer
 from sqlm_jax.verify import sandbox
-from sqlm_jax.weights import catalog, families, loader
 
 
 class Parts(NamedTuple):
@@ -76,7 +74,7 @@ def build(config: config_lib.Config) -> Parts:
   questions = ()
   if config.task.questions:
     questions = question_files.read_questions(config.task.questions)
-  opened = _open_model(config, mesh)
+  opened = open_model.open_model(config, mesh)
   tokens, policy = opened.tokens, opened.policy
   task = _make_task(config, tokens)
   writers = _make_writers(config, task, tokens, policy, mesh)
@@ -94,7 +92,7 @@ def build(config: config_lib.Config) -> Parts:
     policy=policy,
     hf_config=opened.hf_config,
     generation=opened.generation,
-    lora=_lora(config),
+    lora=open_model.lora_of(config),
     load_params=opened.load_params,
     optimizer=_make_optimizer(config, config.optimizer.learning_rate),
     critic_optimizer=_make_optimizer(config, config.critic.learning_rate)
@@ -231,163 +229,11 @@ def _rules(c: config_lib.Config) -> game_lib.Rules:
   )
 
 
-def initial_states(parts: Parts) -> game_lib.States:
-  """Fresh train states: of the model's parameters, or of new adapters."""
-  shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
-
-  def start(index, sharded, trained):
-    init = lambda params: learner.init_state(params, trained.optimizer)
-    if not parts.lora:
-      # Donated: there is never a second copy of a model.
-      start = jax.jit(init, out_shardings=sharded, donate_argnums=0)
-      params = parts.load_params(parts.config.model.param_dtype)
-      return start(trained.prepare(params))
-    key = jax.random.fold_in(jax.random.key(parts.config.seed), index)
-    start = lambda key: init(
-      trained.prepare(lora.adapters(parts.policy.init(key)))
-    )
-    return jax.jit(start, out_shardings=sharded)(key)
-
-  states = {
-    name: start(index, shardings[name], trained)
-    for index, (name, trained) in enumerate(_trained(parts).items())
-  }
-  if 'voter' in parts.owner:
-    states[parts.owner['voter']] = learning.earlier_solver(states, parts.owner)
-  return states
-
-
-def abstract_states(parts: Parts) -> game_lib.States:
-  """Shapes and shardings of the train states, without the arrays."""
-  whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
-  if parts.lora:
-    whole = lora.adapters(whole)
-
-  def abstract(trained):
-    params = jax.eval_shape(trained.prepare, whole)
-    state = jax.eval_shape(
-      lambda params: learner.init_state(params, trained.optimizer), params
-    )
-    shardings = sharding.shard_like_parameters(state, params, parts.mesh)
-    return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      state,
-      shardings,
-    )
-
-  states = {
-    name: abstract(trained) for name, trained in _trained(parts).items()
-  }
-  if 'voter' in parts.owner:
-    solver = states[parts.owner['solver']]
-    states[parts.owner['voter']] = solver._replace(opt_state=())
-  return states
-
-
-class _Trained(NamedTuple):
-  """How a train state begins."""
-
-  prepare: Callable[[policy_lib.Params], policy_lib.Params]
-  optimizer: optax.GradientTransformation
-
-
-def _trained(parts: Parts) -> dict[str, _Trained]:
-  """The train states that are trained, by name."""
-  owners = dict.fromkeys(parts.owner[role] for role in game_lib.ROLES)
-  trained = {name: _Trained(lambda x: x, parts.optimizer) for name in owners}
-  if parts.critic_optimizer:
-    # Behind the policies: adapters are drawn by place.
-    width = parts.policy.config.width
-    prepare = functools.partial(critic.init_params, width=width)
-    started = _Trained(prepare, parts.critic_optimizer)
-    trained |= {game_lib.critic_of(name): started for name in owners}
-  return trained
-
-
 def make_memory(config: config_lib.Config) -> repetition.Memory:
   """What a run remembers before its first step; nothing if it need not."""
   names = {name for name, _, _ in config.proposer.schedule}
   used = config.proposer.rewards.history_repeats or 'history_repeats' in names
   return repetition.Memory(size=config.proposer.memory if used else 0)
-
-
-def whole_params(parts: Parts, trained: policy_lib.Params) -> policy_lib.Params:
-  """What was trained, with the frozen base if it is adapters."""
-  if not parts.lora:
-    return trained
-  return lora.join(parts.load_params(parts.config.model.dtype), trained)
-
-
-def _lora(config: config_lib.Config) -> layers.Lora | None:
-  adapter = config.model.lora
-  if not adapter.rank:
-    return None
-  return layers.Lora(adapter.rank, adapter.alpha)
-
-
-class _Opened(NamedTuple):
-  """The fields of `Parts` that depend on the model's files."""
-
-  tokens: tokenizer.Tokenizer
-  policy: policy_lib.Policy
-  hf_config: transformers.PretrainedConfig
-  generation: dict[str, Any]
-  load_params: Callable[[str], policy_lib.Params]
-
-
-def _open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> _Opened:
-  if config.model.path == 'random':
-    return _random_model(config, mesh)
-  path = catalog.resolve(config.model.path)
-  checkpoint = loader.open_checkpoint(path)
-  tokens = tokenizer.load_tokenizer(path)
-  unused = checkpoint.config.vocab_size - tokens.vocab_size
-  if unused < 0:
-    raise ValueError(
-      f'{path}: a tokenizer of {tokens.vocab_size} tokens: expected at most '
-      f'the {checkpoint.config.vocab_size} rows of the embedding'
-    )
-  # Embeddings are padded; what has no token adds nothing to a text.
-  tokens = tokens._replace(token_bytes=tokens.token_bytes + (b'',) * unused)
-
-  def load(dtype):
-    place = functools.partial(
-      sharding.place_parameter, dtype=jnp.dtype(dtype), mesh=mesh
-    )
-    return checkpoint.params(place)
-
-  policy = _make_policy(config, checkpoint.config)
-  hf_config, generation = checkpoint.hf_config, checkpoint.generation
-  return _Opened(tokens, policy, hf_config, generation, load)
-
-
-def _random_model(
-  config: config_lib.Config, mesh: jax.sharding.Mesh
-) -> _Opened:
-  """A random model of bytes."""
-  tokens = tokenizer.byte_tokenizer()
-  model = config_lib.random_model(config.random_model, tokens.vocab_size)
-  policy = _make_policy(config, model)
-  key = jax.random.key(config.seed)
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def load(dtype):
-    params = lora.base(policy.init(key))
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
-    shardings = sharding.shard_parameters(params, mesh)
-    return jax.lax.with_sharding_constraint(params, shardings)
-
-  return _Opened(tokens, policy, families.llama(model), {}, load)
-
-
-def _make_policy(config: config_lib.Config, model) -> policy_lib.Policy:
-  return policy_lib.make_policy(
-    model,
-    dtype=config.model.dtype,
-    param_dtype=config.model.param_dtype,
-    remat=config.model.remat,
-    lora=_lora(config),
-  )
 
 
 def _make_task(

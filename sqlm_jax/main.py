@@ -25,6 +25,7 @@ from sqlm_jax import (
   writers,
 )
 from sqlm_jax import config as config_lib
+from sqlm_jax import states as states_lib
 from sqlm_jax.weights import export as export_files
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -132,18 +133,19 @@ def _load_params(parts: assemble.Parts, role: str):
     _note(f'{role} before any training')
     return 0, parts.load_params(parts.config.model.param_dtype)
   owner = parts.owner[role]
-  abstract = assemble.abstract_states(parts)[owner].params
+  abstract = states_lib.abstract_states(parts)[owner].params
   # A training that is going on in the same workdir is not disturbed.
   with checkpoint.open_checkpoints(directory, read_only=True) as manager:
     step, params = checkpoint.restore_params(manager, {owner: abstract})
   _note(f'{role} after {step} steps, from {_WORKDIR.value}')
-  return step, assemble.whole_params(parts, params[owner])
+  return step, states_lib.whole_params(parts, params[owner])
 
 
 def _evaluate(parts: assemble.Parts, params, step: int) -> None:
   total = len(parts.task.evaluation)
   if not total:
     raise ValueError('task.evaluation=(): expected questions to evaluate on')
+  parts.task.prepare()
   with display.progress('Evaluating', total) as progress:
     record = evaluate.evaluate(parts, params, step, progress=progress)
   if _WORKDIR.value:

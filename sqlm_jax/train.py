@@ -24,6 +24,7 @@ from sqlm_jax import (
   writers,
 )
 from sqlm_jax import config as config_lib
+from sqlm_jax import states as states_lib
 from sqlm_jax.game import repetition
 from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import step as step_lib
@@ -110,9 +111,9 @@ def _restore_or_start(
   memory = assemble.make_memory(parts.config)
   if checkpoint.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
-    return 0, assemble.initial_states(parts), memory
+    return 0, states_lib.initial_states(parts), memory
   step, states, host = checkpoint.restore(
-    manager, assemble.abstract_states(parts)
+    manager, states_lib.abstract_states(parts)
   )
   display.message(f'Going on from the checkpoint of step {step}.')
   return step, states, memory.add(host.get('asked', ()))

@@ -13,6 +13,7 @@ from pyarrow import parquet
 from configs import smoke
 from sqlm_jax import assemble, checkpoint, export, train
 from sqlm_jax import config as config_lib
+from sqlm_jax import states as states_lib
 from sqlm_jax.selfplay import responses
 from sqlm_jax.text import tokenizer
 from tests.weights import families
@@ -61,11 +62,11 @@ def run(request, model_path, tmp_path_factory):
 
 
 def trained(workdir, parts, role):
-  abstract = assemble.abstract_states(parts)[parts.owner[role]].params
+  abstract = states_lib.abstract_states(parts)[parts.owner[role]].params
   directory = workdir / 'checkpoints'
   with checkpoint.open_checkpoints(directory, read_only=True) as manager:
     step, params = checkpoint.restore_params(manager, {role: abstract})
-  return step, assemble.whole_params(parts, params[role])
+  return step, states_lib.whole_params(parts, params[role])
 
 
 def export_role(run, role, directory, **kwargs):
@@ -207,7 +208,7 @@ def test_adapters_resume_and_leave_the_base_alone(run, tmp_path):
   names = {
     path[-1].key
     for path, _ in jax.tree.leaves_with_path(
-      assemble.abstract_states(parts)['solver'].params
+      states_lib.abstract_states(parts)['solver'].params
     )
   }
   assert names == {'lora_a', 'lora_b'}

@@ -9,6 +9,7 @@ import pytest
 from configs import smoke
 from sqlm_jax import assemble, checkpoint
 from sqlm_jax import config as config_lib
+from sqlm_jax import states as states_lib
 from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import step as step_lib
 
@@ -54,7 +55,7 @@ def four_steps(tmp_path_factory):
   """Four steps in one go, with a checkpoint of the first two."""
   directory = tmp_path_factory.mktemp('checkpoints')
   parts, game = parts_and_game()
-  states, found = play(parts, game, assemble.initial_states(parts), (0, 1))
+  states, found = play(parts, game, states_lib.initial_states(parts), (0, 1))
   with checkpoint.open_checkpoints(directory) as manager:
     checkpoint.save(manager, 2, states, {}, force=True)
   states, more = play(parts, game, states, (2, 3))
@@ -65,7 +66,9 @@ def test_two_and_two_steps_equal_four_bit_for_bit(four_steps):
   directory, expected, metrics = four_steps
   parts, game = parts_and_game()
   with checkpoint.open_checkpoints(directory, read_only=True) as manager:
-    _, states, _ = checkpoint.restore(manager, assemble.abstract_states(parts))
+    _, states, _ = checkpoint.restore(
+      manager, states_lib.abstract_states(parts)
+    )
   states, found = play(parts, game, states, (2, 3))
   assert set(states) == {'policy', 'policy_critic'}
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(states), expected)
@@ -99,7 +102,7 @@ def test_policy_and_critic_take_the_same_updates(four_steps):
 def test_a_policy_is_read_without_its_critic(four_steps):
   directory, _, _ = four_steps
   parts, _ = parts_and_game()
-  abstract = assemble.abstract_states(parts)['policy'].params
+  abstract = states_lib.abstract_states(parts)['policy'].params
   with checkpoint.open_checkpoints(directory, read_only=True) as manager:
     _, params = checkpoint.restore_params(manager, {'policy': abstract})
   assert set(params) == {'policy'}
@@ -111,8 +114,8 @@ def test_every_policy_has_a_critic_that_starts_as_the_model(rank):
   changes |= {'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2}
   parts = make_parts(**changes)
   states, abstract = (
-    assemble.initial_states(parts),
-    assemble.abstract_states(parts),
+    states_lib.initial_states(parts),
+    states_lib.abstract_states(parts),
   )
   assert list(states) == [
     'proposer',

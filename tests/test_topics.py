@@ -11,6 +11,7 @@ import pytest
 
 from sqlm_jax import assemble
 from sqlm_jax import config as config_lib
+from sqlm_jax import states as states_lib
 from sqlm_jax.game import repetition
 from sqlm_jax.selfplay import step as step_lib
 from tests.selfplay import test_step
@@ -120,7 +121,7 @@ def test_a_step_of_a_topic(parts):
   }
   states, _, outcome = step_lib.self_play_step(
     0,
-    assemble.initial_states(parts),
+    states_lib.initial_states(parts),
     repetition.Memory(),
     game._replace(writers=writers),
   )

@@ -16,6 +16,7 @@ from pyarrow import parquet
 from configs import smoke
 from sqlm_jax import assemble, checkpoint, train, writers
 from sqlm_jax import config as config_lib
+from sqlm_jax import states as states_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -31,7 +32,7 @@ def smoke_config(**changes) -> config_lib.Config:
 def restored(config, workdir):
   manager = checkpoint.open_checkpoints(workdir / 'checkpoints', read_only=True)
   with manager:
-    abstract = assemble.abstract_states(assemble.build(config))
+    abstract = states_lib.abstract_states(assemble.build(config))
     return checkpoint.restore(manager, abstract)
 
 

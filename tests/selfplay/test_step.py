@@ -11,6 +11,7 @@ import pytest
 from configs import smoke
 from sqlm_jax import assemble
 from sqlm_jax import config as config_lib
+from sqlm_jax import states as states_lib
 from sqlm_jax.engine import groups
 from sqlm_jax.game import repetition, types
 from sqlm_jax.models import lora
@@ -459,7 +460,7 @@ def test_a_metric_that_is_not_finite_ends_the_run_by_name(bad):
 
 def test_two_policies_are_two_states_with_the_same_start():
   parts = make_parts(**{'policy.shared': False})
-  states = assemble.initial_states(parts)
+  states = states_lib.initial_states(parts)
   assert set(states) == {'proposer', 'solver'}
   jax.tree.map(
     np.testing.assert_array_equal, states['proposer'], states['solver']
@@ -489,7 +490,7 @@ def test_with_adapters_the_reference_is_the_base_itself():
 
 def test_two_policies_of_adapters_share_one_base():
   parts = make_parts(**{'policy.shared': False, 'model.lora.rank': 2})
-  states = assemble.initial_states(parts)
+  states = states_lib.initial_states(parts)
   one, other = (states[role].params for role in ('proposer', 'solver'))
   kernel = lambda tree: tree['layers']['mlp']['up']
   assert kernel(one).keys() == {'lora_a', 'lora_b'}
@@ -600,7 +601,7 @@ def test_an_earlier_solver_votes_and_is_not_paid():
 
 def test_todays_solver_becomes_the_earlier_one():
   parts = make_parts(**{'vote.earlier_answers': 2, 'vote.earlier_every': 2})
-  states = assemble.initial_states(parts)
+  states = states_lib.initial_states(parts)
   assert states['earlier'].opt_state == ()
   game = assemble.make_game(parts)
   writers = Script(
@@ -672,7 +673,7 @@ def test_no_more_rounds_than_it_takes():
 def test_rounds_draw_other_samples():
   parts = make_parts()
   game = assemble.make_game(parts)
-  states = assemble.initial_states(parts)
+  states = states_lib.initial_states(parts)
   first, second = (step_lib.propose(0, n, states, game) for n in (0, 1))
   assert first.texts != second.texts
 
@@ -776,7 +777,7 @@ def next_logprobs(params):
 
 
 def test_the_answer_of_the_majority_becomes_more_likely():
-  states = assemble.initial_states(make_parts())
+  states = states_lib.initial_states(make_parts())
   before = next_logprobs(states['policy'].params)
   states, outcome = learn_scripted(states)
   after = next_logprobs(states['policy'].params)
@@ -790,7 +791,7 @@ def test_the_answer_of_the_majority_becomes_more_likely():
 
 
 def test_a_step_without_a_lesson_leaves_the_weights_bit_for_bit():
-  states = assemble.initial_states(make_parts())
+  states = states_lib.initial_states(make_parts())
   before = jax.device_get(states)
   blank = [['x\n'] * 4] * 2
   states, outcome = learn_scripted(states, solutions=blank)
@@ -799,7 +800,7 @@ def test_a_step_without_a_lesson_leaves_the_weights_bit_for_bit():
 
 
 def test_weights_that_are_not_finite_end_the_run():
-  states = assemble.initial_states(make_parts())
+  states = states_lib.initial_states(make_parts())
   params = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), states['policy'])
   with pytest.raises(
     FloatingPointError, match=r'(train|sample)/solver/\w+=\S+ in step 3'
@@ -822,7 +823,7 @@ def real_step():
       'loss.kl': 0.01,
     }
   )
-  states = assemble.initial_states(parts)
+  states = states_lib.initial_states(parts)
   before = jax.device_get(states)
   states, _, outcome = step_lib.self_play_step(
     0, states, repetition.Memory(), assemble.make_game(parts)

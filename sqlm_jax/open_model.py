@@ -1,0 +1,86 @@
+"""Opens a model: from a path, or a random one, to functions and a loader."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import transformers
+
+from sqlm_jax import config as config_lib
+from sqlm_jax import sharding
+from sqlm_jax.models import layers, lora
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.text import tokenizer
+from sqlm_jax.weights import catalog, families, loader
+
+
+def lora_of(config: config_lib.Config) -> layers.Lora | None:
+  adapter = config.model.lora
+  if not adapter.rank:
+    return None
+  return layers.Lora(adapter.rank, adapter.alpha)
+
+
+class Opened(NamedTuple):
+  """The fields of `Parts` that depend on the model's files."""
+
+  tokens: tokenizer.Tokenizer
+  policy: policy_lib.Policy
+  hf_config: transformers.PretrainedConfig
+  generation: dict[str, Any]
+  load_params: Callable[[str], policy_lib.Params]
+
+
+def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
+  if config.model.path == 'random':
+    return _random_model(config, mesh)
+  path = catalog.resolve(config.model.path)
+  checkpoint = loader.open_checkpoint(path)
+  tokens = tokenizer.load_tokenizer(path)
+  unused = checkpoint.config.vocab_size - tokens.vocab_size
+  if unused < 0:
+    raise ValueError(
+      f'{path}: a tokenizer of {tokens.vocab_size} tokens: expected at most '
+      f'the {checkpoint.config.vocab_size} rows of the embedding'
+    )
+  # Embeddings are padded; what has no token adds nothing to a text.
+  tokens = tokens._replace(token_bytes=tokens.token_bytes + (b'',) * unused)
+
+  def load(dtype):
+    place = functools.partial(
+      sharding.place_parameter, dtype=jnp.dtype(dtype), mesh=mesh
+    )
+    return checkpoint.params(place)
+
+  policy = _make_policy(config, checkpoint.config)
+  hf_config, generation = checkpoint.hf_config, checkpoint.generation
+  return Opened(tokens, policy, hf_config, generation, load)
+
+
+def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
+  """A random model of bytes."""
+  tokens = tokenizer.byte_tokenizer()
+  model = config_lib.random_model(config.random_model, tokens.vocab_size)
+  policy = _make_policy(config, model)
+  key = jax.random.key(config.seed)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def load(dtype):
+    params = lora.base(policy.init(key))
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    shardings = sharding.shard_parameters(params, mesh)
+    return jax.lax.with_sharding_constraint(params, shardings)
+
+  return Opened(tokens, policy, families.llama(model), {}, load)
+
+
+def _make_policy(config: config_lib.Config, model) -> policy_lib.Policy:
+  return policy_lib.make_policy(
+    model,
+    dtype=config.model.dtype,
+    param_dtype=config.model.param_dtype,
+    remat=config.model.remat,
+    lora=lora_of(config),
+  )
