@@ -180,6 +180,26 @@ def _provenance(
   config: config_lib.Config, workdir: str | None, step: int
 ) -> str:
   """Who wrote the training data, how much of it, and its fingerprint."""
+  text = describe_data(config)
+  if not workdir or not step:
+    return text
+  found = count_rollouts(workdir, step)
+  asked = (
+    f'{found["proposals"]} proposals were sampled, '
+    f'{found["readable"]} of them readable questions, '
+    f'{found["distinct"]} different ones. To these '
+  )
+  return text + (
+    f' In {found["steps"]} steps {"" if config.task.questions else asked}'
+    f'{found["answers"]} answers were sampled, '
+    f'{found["counted"]} of which were learned from. The '
+    'SHA-256 of the rollout files, in the order of their steps, is '
+    f'`{found["sha256"]}`.'
+  )
+
+
+def describe_data(config: config_lib.Config) -> str:
+  """Where questions came from, and what answers to them were paid for."""
   paid = [
     text
     for name, text in _PAID_FOR.items()
@@ -187,21 +207,15 @@ def _provenance(
     or name in {point[0] for point in config.solver.schedule}
   ]
   topics = '\n'.join(f'- {topic}' for topic in config.task.topics)
-  text = (
+  asked = (
     'No question came from outside. The proposer wrote all '
-    f'questions, about\n\n{topics}\n\nand the solver was paid for '
-    f'{" and ".join(paid) or "nothing"}. Seed {config.seed}.'
+    f'questions, about\n\n{topics}\n\nand the'
   )
-  if not workdir or not step:
-    return text
-  found = count_rollouts(workdir, step)
-  return text + (
-    f' In {found["steps"]} steps {found["proposals"]} proposals were sampled, '
-    f'{found["readable"]} of them readable questions, '
-    f'{found["distinct"]} different ones. To these {found["answers"]} answers '
-    f'were sampled, {found["counted"]} of which were learned from. The '
-    'SHA-256 of the rollout files, in the order of their steps, is '
-    f'`{found["sha256"]}`.'
+  if config.task.questions:
+    asked = f'All questions came from `{config.task.questions}`. The'
+  return (
+    f'{asked} solver was paid for {" and ".join(paid) or "nothing"}. '
+    f'Seed {config.seed}.'
   )
 
 

@@ -212,3 +212,19 @@ def test_adapters_resume_and_leave_the_base_alone(run, tmp_path):
     )
   }
   assert names == {'lora_a', 'lora_b'}
+
+
+def test_the_card_says_where_questions_came_from_and_what_was_paid(model_path):
+  own = export.describe_data(make_config(model_path))
+  assert 'No question came from outside' in own
+  assert "agreement with the majority of the solver's own answers. Seed" in own
+  changes = {
+    'task.questions': 'mine.jsonl',
+    'solver.rewards.majority': 0.0,
+    'solver.rewards.format': 0.5,
+    'solver.schedule': (('random', 3, 1.0),),
+  }
+  given = export.describe_data(make_config(model_path, **changes))
+  assert 'All questions came from `mine.jsonl`.' in given
+  assert 'right or wrong (a control) and nothing: by coin flips' in given
+  assert 'outside' not in given
