@@ -87,7 +87,7 @@ def get_config() -> config_dict.ConfigDict:
   c.proposer.schedule = ()
   c.proposer.band = (0.3, 0.8)  # shares, for that reward
   c.proposer.reward_over = 'group'  # or sample: where tests are passed
-  c.proposer.similarity = 0.9  # from which on two questions are duplicates
+  c.proposer.similarity = 0.85  # from which on two questions are duplicates
   c.proposer.memory = 10000  # questions that history_repeats looks back on
   c.proposer.unreadable_reward = -1.0  # at most 0, the lowest of all rewards
   c.proposer.temperature = 1.0

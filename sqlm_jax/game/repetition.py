@@ -1,11 +1,19 @@
 """Repetition: questions that have been asked before, word for word or nearly.
 
-Two questions are alike from a similarity on, the normalised Indel similarity
-of rapidfuzz: 2 M / T with M characters in common, in order, of T in both.
-`7 + 4` and `7 + 5` have 0.8, word problems that differ in a name and a number
-about 0.9. It sees the surface alone, not what is asked.
+Two questions are alike from a similarity on: 2 M / T with M words in common,
+in order, of T in both (the normalised Indel similarity of rapidfuzz). A number
+is a word, and so is every sign:
+
+  7 + 4             7 + 5               2/3, whatever the digits
+  What is 7 + 4?    What is 7 + 5?      5/6
+  30 words          two of them new     28/30
+
+By characters 123 + 456 would be closer to 123 + 457 than two word problems that
+differ in a name. It sees the surface alone, not what is asked: a paraphrase is
+no repetition, and a long problem with other numbers is one.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -14,6 +22,9 @@ import numpy as np
 from rapidfuzz import fuzz, process
 
 _LONGEST = 2000  # characters that are compared
+_WORD = re.compile(r'\d+(?:[.,]\d+)*|[^\W\d_]+|\S')
+# Words become characters of their own, which are fast to compare.
+_FIRST, _MOST = 0x10000, 0x100000
 
 
 def shares(questions: Sequence[str], similarity: float) -> tuple[float, ...]:
@@ -30,8 +41,7 @@ def shares(questions: Sequence[str], similarity: float) -> tuple[float, ...]:
   """
   if len(questions) < 2:
     return (0.0,) * len(questions)
-  texts = [normalised(question) for question in questions]
-  cluster = _clusters(_alike(texts, texts, similarity))
+  cluster = _clusters(_alike(questions, questions, similarity))
   sizes = np.bincount(cluster)[cluster]
   return tuple(((sizes - 1) / (len(questions) - 1)).tolist())
 
@@ -52,9 +62,8 @@ class Memory(NamedTuple):
     """1 for each question that is like one of the memory, else 0."""
     if not questions or not self.questions:
       return (0.0,) * len(questions)
-    new = [normalised(question) for question in questions]
-    old = [normalised(question) for question in self.questions]
-    return tuple(_alike(new, old, similarity).any(axis=1) * 1.0)
+    alike = _alike(questions, self.questions, similarity)
+    return tuple(alike.any(axis=1) * 1.0)
 
   def add(self, questions: Iterable[str]) -> 'Memory':
     """Remembers more questions, and forgets the oldest ones over `size`."""
@@ -64,19 +73,26 @@ class Memory(NamedTuple):
     return self._replace(questions=kept)
 
 
-def normalised(question: str) -> str:
-  """Without case, repeated spaces and differences of form; cut if very long."""
+def words(question: str) -> list[str]:
+  """Words, numbers and signs, without case; cut if there are very many."""
   text = unicodedata.normalize('NFKC', question[:_LONGEST]).casefold()
-  # What is no character cannot be compared: half a surrogate pair.
-  return ' '.join(text.encode('utf-8', 'replace').decode().split())
+  return _WORD.findall(text)
 
 
 def _alike(
   first: Sequence[str], second: Sequence[str], similarity: float
 ) -> np.ndarray:
   """Booleans [len(first), len(second)]."""
+  numbers: dict[str, int] = {}
+  encode = lambda question: ''.join(
+    chr(_FIRST + numbers.setdefault(word, len(numbers)) % _MOST)
+    for word in words(question)
+  )
   score = process.cdist(
-    first, second, scorer=fuzz.ratio, score_cutoff=100 * similarity
+    [encode(question) for question in first],
+    [encode(question) for question in second],
+    scorer=fuzz.ratio,
+    score_cutoff=100 * similarity,
   )
   # Below the cutoff stands 0; similarity 0 takes everything.
   return score >= 100 * similarity

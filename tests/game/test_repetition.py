@@ -15,13 +15,16 @@ EVE = 'Eve has 17 apples and gives 5 of them to Bob. How many has she left?'
   [
     ([], 0.9, ()),
     (['7 + 4'], 0.9, (0,)),
-    (['7 + 4', '7 + 5'], 0.9, (0, 0)),  # 4 of 5 characters: 0.8
-    (['7 + 4', '7 + 5'], 0.8, (1, 1)),
+    (['7 + 4', '7 + 5'], 0.7, (0, 0)),  # 2 of 3 words
+    (['7 + 4', '7 + 5'], 0.66, (1, 1)),
+    (['123+456', '123 + 457'], 0.9, (0, 0)),
+    (['1,000', '1, 000'], 1.0, (0, 0)),
     (['7 + 4', ' 7  +\t4', '2 + 2'], 1.0, (1 / 2, 1 / 2, 0)),
     (['Why?', 'WHY?', 'How?', 'why?'], 1.0, (2 / 3, 2 / 3, 0, 2 / 3)),
-    ([ANN, EVE, '7 + 4'], 0.9, (1 / 2, 1 / 2, 0)),
-    # a-b and b-c are alike (3 of 4), a-c are not: one cluster by the link.
-    (['1234', '1235', '1265'], 0.75, (1, 1, 1)),
+    # 15 of 17 words: 0.88.
+    ([ANN, EVE, '7 + 4'], 0.85, (1 / 2, 1 / 2, 0)),
+    # The first and the last share 2 of 4: one cluster by what is between.
+    (['a b c d', 'a b c e', 'a b f e'], 0.75, (1, 1, 1)),
     (['', ''], 0.9, (1, 1)),
     (['a', 'b', 'c'], 0.0, (1, 1, 1)),
   ],
@@ -33,9 +36,9 @@ def test_shares(questions, similarity, expected):
 
 
 def test_a_memory_forgets_the_oldest():
-  memory = repetition.Memory(size=3).add(['a1', 'b2']).add(['c3', 'd4'])
-  assert memory.questions == ('b2', 'c3', 'd4')
-  assert memory.seen(['a1', 'B2', 'd4', 'e5'], 0.9) == (0, 1, 1, 0)
+  memory = repetition.Memory(size=3).add(['ann', 'Bob']).add(['eve', 'max'])
+  assert memory.questions == ('Bob', 'eve', 'max')
+  assert memory.seen(['ann', 'BOB', 'max', 'tom'], 0.9) == (0, 1, 1, 0)
   assert memory.seen([], 0.9) == ()
 
 
@@ -45,8 +48,8 @@ def test_an_empty_memory_has_seen_nothing():
 
 
 def test_a_very_long_question_is_compared_by_its_beginning():
-  memory = repetition.Memory(size=1).add(['ab' * 50_000])
-  assert memory.seen(['ab' * 1000 + 'x' * 10**5, 'x' * 10**5], 0.9) == (1, 0)
+  memory = repetition.Memory(size=1).add(['a b ' * 50_000])
+  assert memory.seen(['a b ' * 500 + 'x ' * 10**5, 'x ' * 10**5], 0.9) == (1, 0)
 
 
 TEXTS = st.lists(
