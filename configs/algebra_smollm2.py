@@ -3,7 +3,8 @@
   python -m sqlm_jax.main --config=configs/algebra_smollm2.py \\
       --workdir=runs/word_problems
 
-docs/benchmarks.md has what came of it on two cores.
+Both columns rise by more than a tenth:
+docs/benchmarks.md has the numbers, and what happens in longer runs.
 """
 
 import random
@@ -48,7 +49,7 @@ def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
 def get_config():
   """Returns the config of a run of less than an hour on two cores."""
   c = default.get_config()
-  c.num_steps = 16
+  c.num_steps = 8
   c.task.name = 'word_problems'
   c.task.topics = ('Word problems with one unknown',)
   c.task.proposer_prompt = PROPOSER_PROMPT

@@ -2,6 +2,10 @@
 
   python -m sqlm_jax.main --config=configs/coding_smollm2.py \\
       --workdir=runs/coding
+
+Sampled answers improve, greedy ones do not:
+docs/benchmarks.md has the numbers, and what happens in longer runs. Needs
+bubblewrap, as all programs do.
 """
 
 from configs import default
@@ -73,7 +77,7 @@ def evaluation() -> tuple[tuple[str, str], ...]:
 def get_config():
   """Returns the config of a run of less than an hour on two cores."""
   c = default.get_config()
-  c.num_steps = 20
+  c.num_steps = 10
   c.task.name = 'expressions'
   c.task.topics = ('Small tasks on a whole number',)
   c.task.proposer_prompt = PROPOSER_PROMPT

@@ -3,7 +3,8 @@
   python -m sqlm_jax.main --config=configs/multiplication_smollm2.py \\
       --workdir=runs/multiplication_20
 
-docs/benchmarks.md has what came of it on two cores.
+Sampled answers get surer, greedy ones no better:
+docs/benchmarks.md has the numbers, and what happens in longer runs.
 """
 
 import random
@@ -39,7 +40,7 @@ def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
 def get_config():
   """Returns the config of a run of less than an hour on two cores."""
   c = default.get_config()
-  c.num_steps = 16
+  c.num_steps = 8
   c.task.name = 'multiplication'
   c.task.topics = ('Multiplication of a number below 20 by one digit',)
   c.task.proposer_prompt = PROPOSER_PROMPT

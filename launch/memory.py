@@ -7,8 +7,8 @@
 Counts parameters, gradients, optimizer, reference policy, the sampler's copy in
 the compute dtype, and the key/value cache, from the shapes of the program that
 would run and from its own table of shardings. No device is needed. Activations
-and the compiler's temporaries are not counted, nor is PPO's critic: parameters,
-gradients and optimizer once more.
+and the compiler's temporaries are not counted, nor is PPO's critic (parameters,
+gradients and optimizer once more) or an earlier solver that votes (parameters).
 """
 
 import json
