@@ -26,7 +26,8 @@ def number(text: str) -> fractions.Fraction | None:
   if any(char.isdigit() and not char.isdecimal() for char in text):
     return None  # NFKC would read 5² as 52
   text = unicodedata.normalize('NFKC', text).replace('\u2212', '-')
-  text = ''.join(text.split()) if '/' in text else text.strip()
+  # Spaces around a fraction's slash only: 1 2/3 is not 12/3.
+  text = '/'.join(part.strip() for part in text.split('/'))
   match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
   if match is None or not text.isascii():
     return None

@@ -70,6 +70,9 @@ def test_number(text, expected):
     ',000',
     '1000,000',
     '1 000',
+    '1 1/2',  # neither 11/2 nor 3/2: one number and another
+    '1 000/2',
+    '- 1/2',  # as '- 5'
     '1/0',
     '1/00',
     '0/0',
