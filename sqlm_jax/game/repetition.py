@@ -83,6 +83,7 @@ def _alike(
   first: Sequence[str], second: Sequence[str], similarity: float
 ) -> np.ndarray:
   """Booleans [len(first), len(second)]."""
+  least = max(100 * similarity - 1e-3, 0.0)  # scores are rounded
   numbers: dict[str, int] = {}
   encode = lambda question: ''.join(
     chr(_FIRST + numbers.setdefault(word, len(numbers)) % _MOST)
@@ -92,10 +93,10 @@ def _alike(
     [encode(question) for question in first],
     [encode(question) for question in second],
     scorer=fuzz.ratio,
-    score_cutoff=100 * similarity,
+    score_cutoff=least,
   )
   # Below the cutoff stands 0; similarity 0 takes everything.
-  return score >= 100 * similarity
+  return score >= least
 
 
 def _clusters(alike: np.ndarray) -> np.ndarray:
