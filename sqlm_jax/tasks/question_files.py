@@ -1,10 +1,13 @@
 """Questions written beforehand: by a person, or by an earlier proposer."""
 
 import json
+import re
 
 import pyarrow as pa
 from etils import epath
 from pyarrow import parquet
+
+_HALF = re.compile('[\ud800-\udfff]')  # of a character: no tokenizer reads it
 
 
 def read_questions(path: epath.PathLike) -> tuple[str, ...]:
@@ -12,8 +15,8 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
 
   Args:
     path: a .txt file with a question a line, a .jsonl file of objects with a
-      'question', a .parquet file with that column, or the workdir of a run,
-      whose readable questions are taken step by step.
+      'question', a .parquet file with that column, or the workdir of a run
+      or its rollouts/, whose readable questions are taken step by step.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -23,7 +26,9 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
   if not path.exists():
     raise FileNotFoundError(f'task.questions={str(path)!r}: no such file')
   if path.is_dir():
-    files = sorted((path / 'rollouts').glob('step_*.parquet'))
+    inside = path / 'rollouts'
+    directory = inside if inside.is_dir() else path
+    files = sorted(directory.glob('step_*.parquet'))
     questions = [question for file in files for question in _asked(file)]
   else:
     readers = {'.txt': _lines, '.jsonl': _objects, '.parquet': _column}
@@ -40,11 +45,13 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
 
 
 def _lines(path: epath.Path) -> list[str]:
+  content = path.read_bytes()
   try:
-    # Only the ends of lines end a question.
-    return path.read_bytes().decode().replace('\r\n', '\n').split('\n')
+    # Only the ends of lines end a question. There may be a byte order mark.
+    return content.decode('utf-8-sig').replace('\r\n', '\n').split('\n')
   except UnicodeDecodeError as error:
-    raise ValueError(f'{path}: expected UTF-8, {error}') from None
+    number = error.object.count(b'\n', 0, error.start) + 1
+    raise ValueError(f'{path}:{number}: expected UTF-8, {error}') from None
 
 
 def _objects(path: epath.Path) -> list[str]:
@@ -54,9 +61,9 @@ def _objects(path: epath.Path) -> list[str]:
       continue
     try:
       question = json.loads(line)['question']
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
       question = None
-    if not isinstance(question, str):
+    if not isinstance(question, str) or _HALF.search(question):
       raise ValueError(
         f'{path}:{number}: expected an object with a "question" that is text, '
         f'not {line[:80]!r}'

@@ -50,6 +50,14 @@ def test_a_run(tmp_path):
     )
   expected = (' sooner\n1 => 2\n', ' later\n1 => 2\n')
   assert question_files.read_questions(tmp_path) == expected
+  assert question_files.read_questions(tmp_path / 'rollouts') == expected
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+  lines = write(tmp_path / 'q.txt', '\ufeff1 + 1\n')
+  assert question_files.read_questions(lines) == ('1 + 1',)
+  rows = write(tmp_path / 'q.jsonl', '\ufeff{"question": "1 + 1"}')
+  assert question_files.read_questions(rows) == ('1 + 1',)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +65,16 @@ def test_a_run(tmp_path):
   [
     ('q.csv', 'a', r"q\.csv': expected a workdir, or a file \.txt, \.jsonl"),
     ('q.txt', '\n \n', r"q\.txt': expected questions in it"),
-    ('q.txt', b'\xff\xfe', r'q\.txt: expected UTF-8'),
+    ('q.txt', b'\xff\xfe', r'q\.txt:1: expected UTF-8'),
+    ('q.txt', b'\xef\xbb\xbfa\nb\n\xff', r'q\.txt:3: expected UTF-8'),
     (
       'q.jsonl',
       '{"question": "a"}\n{"q": "b"}',
       r'q\.jsonl:2: expected an obj',
     ),
     ('q.jsonl', '{"question": 3}', r'q\.jsonl:1: expected an object'),
+    ('q.jsonl', r'{"question": "\ud800"}', r'q\.jsonl:1: expected an object'),
+    ('q.jsonl', '[' * 100_000, r'q\.jsonl:1: expected an object'),
     ('q.jsonl', '["question"]', r'q\.jsonl:1: expected an object'),
     ('q.jsonl', 'question', r'q\.jsonl:1: expected an object'),
     ('q.parquet', 'no', r'q\.parquet: expected Parquet'),
