@@ -1,5 +1,6 @@
 """No text of a model, however odd, breaks reading, voting or scoring."""
 
+import fractions
 import functools
 import random
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from sqlm_jax.game import repetition, rewards, types, vote
 from sqlm_jax.selfplay import judging
 from sqlm_jax.tasks import coding, prompted
-from sqlm_jax.verify import unit_tests
+from sqlm_jax.verify import answers as canonical
+from sqlm_jax.verify import readers, unit_tests
 
 FORBIDDEN = ('<|im_start|>', '<|im_end|>')
 # What formats are made of, whole and cut, and what has broken parsers.
@@ -221,3 +223,39 @@ def test_any_expressions_are_compared(responses):
   assert vote.majority(answers).count <= len(responses)
   for answer in answers:
     hash(answer)
+
+
+@pytest.mark.parametrize('kind', ['number', 'text', 'choice'])
+@hypothesis.given(text=TEXTS)
+def test_a_canonical_answer_reads_back_to_itself(kind, text):
+  read = readers.make_reader(kind)
+  (answer,) = read([text])
+  written = str(answer)
+  if answer is not None and (kind != 'number' or len(written) <= 64):
+    assert read([written, f' {written}\n']) == (answer, answer)
+
+
+@hypothesis.given(value=st.fractions())
+def test_every_fraction_that_is_not_too_long_is_a_number(value):
+  hypothesis.assume(len(str(value)) <= 64)
+  assert canonical.number(str(value)) == value
+
+
+@hypothesis.given(text=TEXTS, other=TEXTS)
+def test_any_output_is_the_same_as_itself(text, other):
+  assert unit_tests.same_output(text, text)
+  assert isinstance(unit_tests.same_output(text, other), bool)
+
+
+@pytest.mark.parametrize('piece', PIECES, ids=lambda piece: ascii(piece[:20]))
+def test_a_piece_alone_and_very_often(piece):
+  for text in (piece, piece * (20_000 // len(piece))):
+    for task in map(make_task, FORMATS):
+      problem = task.read_question(text)
+      assert problem.text in text
+      truth = task.true_answer(text)
+      assert isinstance(truth, fractions.Fraction | None)
+      found = task.read_answers([text, f'{text}1', text])
+      assert found[0] == found[2]
+      right = task.grade([text], text)
+      assert right == (False,) or found[0] is not None
