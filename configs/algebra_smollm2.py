@@ -3,8 +3,8 @@
   python -m sqlm_jax.main --config=configs/algebra_smollm2.py \\
       --workdir=runs/word_problems
 
-Both columns rise by more than a tenth:
-docs/benchmarks.md has the numbers, and what happens in longer runs.
+It rises with one seed and falls with another, for the model is barely able to
+vote on this: docs/benchmarks.md has the numbers.
 """
 
 import random

@@ -3,7 +3,7 @@
   python -m sqlm_jax.main --config=configs/coding_smollm2.py \\
       --workdir=runs/coding
 
-Sampled answers improve, greedy ones do not:
+Sampled answers improve, greedy ones hardly:
 docs/benchmarks.md has the numbers, and what happens in longer runs. Needs
 bubblewrap, as all programs do.
 """

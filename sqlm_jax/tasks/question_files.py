@@ -73,6 +73,8 @@ def _objects(path: epath.Path) -> list[str]:
 
 
 def _column(path: epath.Path) -> list[str]:
+  if path.name.startswith('step_'):  # of a run: each question once
+    return _asked(path)
   return [row['question'] for row in _rows(path, ['question'])]
 
 

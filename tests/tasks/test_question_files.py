@@ -50,6 +50,8 @@ def test_a_run(tmp_path):
     )
   expected = (' sooner\n1 => 2\n', ' later\n1 => 2\n')
   assert question_files.read_questions(tmp_path) == expected
+  (one, _) = sorted((tmp_path / 'rollouts').iterdir())
+  assert question_files.read_questions(one) == expected[:1]
   assert question_files.read_questions(tmp_path / 'rollouts') == expected
 
 
