@@ -484,6 +484,7 @@ def test_closing_ends_what_runs():
 
 HOST = """
 import sys
+from sqlm_jax.game import types
 from sqlm_jax.verify import sandbox
 limits = sandbox.Limits(cpu_seconds=60, wall_seconds=60)
 tests = [types.TestCase('', 'x')]
