@@ -31,6 +31,15 @@ class Problem(NamedTuple):
   tests: tuple[TestCase, ...] = ()  # of a program, if one is asked for
 
 
+class Example(NamedTuple):
+  """A question whose answer is known: what evaluations are made of."""
+
+  question: str
+  answer: str = ''  # as a person would write it; '' where tests decide
+  tests: tuple[TestCase, ...] = ()  # that a program has to pass
+  solution: str = ''  # a program that is known to pass them, if there is one
+
+
 class Vote(NamedTuple):
   """What a group of answers agreed on."""
 
