@@ -9,6 +9,7 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['sqlm_jax', 'sqlm_jax.*']),
+  package_data={'sqlm_jax.datasets': ['*.jsonl']},
   install_requires=[
     'absl-py>=2.1',
     'chex>=0.1.90',
@@ -16,9 +17,11 @@ setuptools.setup(
     'flax>=0.12',
     'gguf>=0.17',
     'huggingface_hub>=1.0',
+    'importlib_resources',  # which tensorflow-datasets uses, and does not name
     'jax>=0.10',
     'jinja2>=3.1',  # chat templates
     'math-verify>=0.9',
+    'matplotlib>=3.9',
     'ml-collections>=1.1',
     'numpy>=2.0',
     'optax>=0.2.6',
@@ -27,6 +30,7 @@ setuptools.setup(
     'rapidfuzz>=3.9',
     'rich>=14.1',  # a progress bar under a live table
     'safetensors>=0.5',
+    'scipy>=1.15',
     'sympy>=1.13',
     'tensorboardX>=2.6.4',  # older ones do not know NumPy 2
     'tensorflow-datasets>=4.9.8',
@@ -42,6 +46,7 @@ setuptools.setup(
       'pytest>=8.3',
       'ruff>=0.17,<0.18',  # another version formats in another way
       'sentencepiece>=0.2',
+      'statsmodels>=0.14.5',
     ],
   },
 )

@@ -61,7 +61,8 @@ def get_config():
   c.task.solver_stop = ('.', '\n')
   c.task.answer_pattern = r'[^=]+$'  # what stands behind the last sign
   c.task.answer_kind = 'expression'
-  c.task.evaluation = evaluation(100)
+  pairs = evaluation(140)
+  c.task.evaluation, c.task.validation = pairs[:100], pairs[100:]
   c.proposer.questions = 64
   c.proposer.group_size = 64  # one prompt, so one group
   c.proposer.temperature = 0.8  # at 1 most of it is no problem of this form

@@ -6,8 +6,9 @@
 Programs run in sandboxes of bubblewrap (`apt-get install bubblewrap`); without
 it nothing starts. Expected on 123 Codeforces problems: 0.320 before, 0.391 ±
 0.019 after (the paper's table 1, three runs on 4 GPUs, the best checkpoint on
-the test set). Not run here; the evaluation below has five problems of our own.
-The same at the size of a laptop is `configs/coding_smollm2.py`.
+the test set). Not run here; `programs` below are problems of our own, a file of
+theirs goes in by --config.evaluation.test=FILE. The same at the size of a
+laptop is `configs/coding_smollm2.py`.
 """
 
 from configs import default
@@ -65,28 +66,6 @@ def get_config():
   c.task.solver_prompt = SOLVER_PROMPT
   c.task.answer_pattern = r'```(?:[Pp]ython3?)?[ \t]*\n(.*?)```'
   c.task.answer_kind = 'code'
-  c.task.evaluation = (
-    (
-      'Print the sum of the integers that are greater than 10.',
-      '4 11 20 => 31\n10 => 0\n-3 30 => 30\n12 12 => 24',
-    ),
-    (
-      'Print the integers in reverse order.',
-      '1 2 3 => 3 2 1\n7 => 7\n-1 0 -1 5 => 5 -1 0 -1',
-    ),
-    (
-      'Print how many different integers there are.',
-      '1 1 2 => 2\n5 => 1\n3 3 3 3 => 1\n4 -4 0 => 3',
-    ),
-    (
-      'Print the integers that are at even positions, counted from 0.',
-      '9 8 7 => 9 7\n1 => 1\n4 5 6 7 => 4 6',
-    ),
-    (
-      'Print the largest product of two neighbouring integers.',
-      '1 2 3 => 6\n-4 -5 2 => 20\n0 7 => 0\n3 -1 2 => -2',
-    ),
-  )
   c.tests.pattern = r'(?m)^[ \t]*(-?\d[-\d ]*?)[ \t]*=>[ \t]*(-?\d[-\d, ]*)$'
   c.solver.rewards.majority = 0.0
   c.solver.rewards.tests = 1.0
@@ -94,5 +73,7 @@ def get_config():
   c.solver.max_tokens = 512
   c.loss.dual_clip = 3.0
   c.optimizer.groups_per_microbatch = 4
+  c.evaluation.test = 'programs/test'
+  c.evaluation.validation = 'programs/validation'
   c.evaluation.samples = 4
   return c

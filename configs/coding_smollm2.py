@@ -62,15 +62,15 @@ OPERATIONS = {
 }
 
 
-def evaluation() -> tuple[tuple[str, str], ...]:
-  """Pairs (task, tests)."""
+def evaluation(numbers: range) -> tuple[tuple[str, str], ...]:
+  """Pairs (task, tests), with these numbers in the tasks."""
   return tuple(
     (
       task.format(n),
       '\n'.join(f'{x} => {compute(x, n)}' for x in (0, 4, 9, 13)),
     )
     for task, compute in OPERATIONS.items()
-    for n in range(4, 12)
+    for n in numbers
   )
 
 
@@ -86,7 +86,8 @@ def get_config():
   c.task.solver_prompt = SOLVER_PROMPT
   c.task.solver_stop = ('\n',)
   c.task.answer_kind = 'code'
-  c.task.evaluation = evaluation()
+  c.task.evaluation = evaluation(range(4, 12))
+  c.task.validation = evaluation(range(12, 15))
   c.tests.pattern = r'(?m)^ *(-?\d+) *=> *(-?\d+) *$'
   c.tests.least = 2
   c.tests.most = 3

@@ -51,6 +51,7 @@ def get_config() -> config_dict.ConfigDict:
   # True answers for diagnosis: none, arithmetic, module:function.
   c.task.checker = 'none'
   c.task.evaluation = ()  # pairs (question, true answer), for code its tests
+  c.task.validation = ()  # other such pairs, to choose a checkpoint by
   # Questions written beforehand, instead of by the proposer: a .txt, .jsonl or
   # .parquet file, or the workdir of a run.
   c.task.questions = ''
@@ -157,9 +158,25 @@ def get_config() -> config_dict.ConfigDict:
   c.optimizer.groups_per_microbatch = 8  # groups in memory at once
 
   c.evaluation = config_dict.ConfigDict()
-  c.evaluation.every = 5  # steps; 0 only before and after
-  c.evaluation.samples = 4  # sampled answers a question, beside the greedy one
+  # Labelled questions of before and after, and of --mode=eval: a dataset of
+  # docs/evaluate.md, or a file. '' takes task.evaluation.
+  c.evaluation.test = ''
+  # Others, looked at on schedule; the best checkpoint is chosen by them. ''
+  # takes task.validation.
+  c.evaluation.validation = ''
+  c.evaluation.question = '{question}'  # how a dataset's question is put
+  c.evaluation.every = 5  # steps from one validation to the next; 0: none
+  c.evaluation.best_by = 'mean'  # or greedy: what is highest at the best step
+  c.evaluation.samples = 4  # k, answers a question, beside the greedy one
+  c.evaluation.seeds = 1  # times that k answers are sampled
+  c.evaluation.temperature = 1.0  # of the k answers
+  c.evaluation.top_p = 1.0
   c.evaluation.batch_questions = 100  # questions in memory at once
+  # A question of the proposer that stands in an evaluation set: count or
+  # exclude, and then nobody learns from it.
+  c.evaluation.contaminated = 'count'
+  # How often votes should be right, where a least agreement is suggested.
+  c.evaluation.vote_precision = 0.8
 
   c.checkpoint = config_dict.ConfigDict()
   c.checkpoint.every = 10  # steps; 0 only at the end

@@ -11,8 +11,6 @@ here. `python -m launch.memory` says what fits on which devices; on one GPU of
 is `configs/multiplication_smollm2.py`.
 """
 
-import random
-
 from configs import default
 
 PROPOSER_PROMPT = """\
@@ -30,20 +28,6 @@ Solve the problem at the end. Work through it step by step between <think> and \
 {question}"""
 
 
-def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
-  """Pairs (question, product), each operand drawn as in the paper's test set.
-
-  One digit in a quarter of all cases, up to two in a quarter, up to three in
-  half of them (TinyZero's generator, as the paper uses it); no pair twice.
-  """
-  draw = random.Random(seed)
-  operand = lambda: draw.randrange(10 ** draw.choice((1, 2, 3, 3)))
-  pairs = {}
-  while len(pairs) < size:
-    pairs[operand(), operand()] = None
-  return tuple((f'What is {a} * {b}?', str(a * b)) for a, b in pairs)
-
-
 def get_config():
   """Returns the config of 100 steps with 256 questions and 1,024 answers."""
   c = default.get_config()
@@ -59,8 +43,10 @@ def get_config():
   c.task.question_pattern = r'^(?=[^\n]*\d[^\n]*\D\d)[^\n=]+(?:=\s*\??)?[.?]?$'
   c.task.solver_prompt = SOLVER_PROMPT
   c.task.answer_pattern = r'<answer>(.*?)</answer>'
-  c.task.evaluation = evaluation(512)
   c.loss.dual_clip = 3.0
   c.optimizer.groups_per_microbatch = 4
+  c.evaluation.test = 'multiplication/test'
+  c.evaluation.validation = 'multiplication/validation[:256]'
+  c.evaluation.question = 'What is {question}?'
   c.evaluation.samples = 1
   return c

@@ -49,7 +49,8 @@ def get_config():
   c.task.solver_prompt = SOLVER_PROMPT
   c.task.solver_stop = ('\n',)
   c.task.checker = 'arithmetic'
-  c.task.evaluation = evaluation(100)
+  pairs = evaluation(140)
+  c.task.evaluation, c.task.validation = pairs[:100], pairs[100:]
   c.proposer.questions = 128
   c.proposer.group_size = 128  # one prompt, so one group
   c.proposer.temperature = 0.8

@@ -39,6 +39,10 @@ def get_config():
   c.task.evaluation = tuple(
     (f'{a} + {b}', str(a + b)) for a in range(10) for b in range(10)
   )
+  # Close by, and never asked in training: the best checkpoint is chosen here.
+  c.task.validation = tuple(
+    (f'{a} + {b}', str(a + b)) for a in range(10, 14) for b in range(10)
+  )
   c.proposer.questions = 32
   c.proposer.group_size = 32  # one prompt, so one group
   c.proposer.max_tokens = 8

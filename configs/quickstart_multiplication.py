@@ -33,4 +33,7 @@ def get_config():
   c.task.evaluation = tuple(
     (f'{a} * {b}', str(a * b)) for a in range(10) for b in range(10)
   )
+  c.task.validation = tuple(
+    (f'{a} * {b}', str(a * b)) for a in range(10, 14) for b in range(10)
+  )
   return c

@@ -23,6 +23,7 @@ def get_config():
   c.task.question_pattern = r'[!-~]{2}'
   c.task.answer_pattern = r'[0-9]'
   c.task.evaluation = (('1 + 1', '2'), ('2 + 2', '4'), ('3 + 3', '6'))
+  c.task.validation = (('1 + 2', '3'), ('2 + 3', '5'))
   c.task.proposer_stop = tuple('aeiou')
   c.proposer.questions = 8
   c.proposer.group_size = 4

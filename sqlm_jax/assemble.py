@@ -12,9 +12,9 @@ import optax
 import transformers
 
 from sqlm_jax import config as config_lib
-from sqlm_jax import open_model, sharding
+from sqlm_jax import evaluation_sets, open_model, sharding
 from sqlm_jax.engine import critic, learner, optimizer, sampler
-from sqlm_jax.game import repetition
+from sqlm_jax.game import contamination, repetition
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import game as game_lib
@@ -40,6 +40,8 @@ class Parts(NamedTuple):
     optimizer: of the update.
     critic_optimizer: of the critic's, None without one.
     task: what is asked.
+    sets: 'test' or 'validation' -> labelled questions, read when they are
+      first wanted; None without any.
     questions: written beforehand, () if the proposer asks.
     writers: one a role, 'voter' if earlier solvers vote, and 'evaluation'.
     owner: role, or 'voter' -> name of its TrainState.
@@ -56,6 +58,7 @@ class Parts(NamedTuple):
   optimizer: optax.GradientTransformation
   critic_optimizer: optax.GradientTransformation | None
   task: base.Task
+  sets: Callable[[str], evaluation_sets.EvaluationSet | None]
   questions: tuple[str, ...]
   writers: dict[str, responses.Writer]
   owner: dict[str, str]
@@ -99,6 +102,9 @@ def build(config: config_lib.Config) -> Parts:
     if uses_critic
     else None,
     task=task,
+    sets=functools.cache(
+      functools.partial(evaluation_sets.of_config, config, task)
+    ),
     questions=questions,
     writers=writers,
     owner=_owners(config),
@@ -157,6 +163,7 @@ def make_game(parts: Parts) -> game_lib.Game:
     rules=_rules(c),
     task=parts.task,
     questions=parts.questions,
+    guard=_make_guard(parts),
     writers=parts.writers,
     owner=parts.owner,
     train_step=train_step,
@@ -164,6 +171,14 @@ def make_game(parts: Parts) -> game_lib.Game:
     reference_params=reference_params,
     base_params=base_params,
     mesh=parts.mesh,
+  )
+
+
+def _make_guard(parts: Parts) -> contamination.Guard:
+  sets = map(parts.sets, evaluation_sets.PURPOSES)
+  return contamination.make_guard(
+    (example.question for one in sets if one for example in one.examples),
+    parts.config.evaluation.contaminated,
   )
 
 
@@ -255,7 +270,6 @@ def _make_task(
     answer_kind=t.answer_kind,
     options=t.options,
     checker=t.checker,
-    evaluation=t.evaluation,
     num_topics=config.proposer.questions // config.proposer.group_size,
     wrap=wrap,
     forbidden=tuple(tokens.special_strings),
@@ -316,7 +330,12 @@ def _make_writers(
       sample, encode, tokens.decode, settings, max_tokens, mesh
     )
 
-  p, s, v = config.proposer, config.solver, config.vote
+  p, s, v, e = (
+    config.proposer,
+    config.solver,
+    config.vote,
+    config.evaluation,
+  )
   answers = functools.partial(
     writer, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
   )
@@ -332,7 +351,9 @@ def _make_writers(
       in_turn(s.group_size // (1 + len(config.task.solver_variants)))
     ),
     # The first answer of a group is greedy, the others are sampled.
-    'evaluation': answers([0.0] + [1.0] * config.evaluation.samples, top_p=1.0),
+    'evaluation': answers(
+      [0.0] + [e.temperature] * (e.samples * e.seeds), top_p=e.top_p
+    ),
   }
   if v.earlier_answers:
     writers['voter'] = answers(in_turn(v.earlier_answers))

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 Tree = Any  # a pytree of arrays, or of jax.ShapeDtypeStruct with shardings
 Path = tuple[str, ...]  # names from the root to a leaf
@@ -33,18 +34,26 @@ def open_checkpoints(
 
   Args:
     directory: made if it does not exist, unless it is opened to read.
-    keep: how many of the newest checkpoints stay.
+    keep: how many of the newest checkpoints stay, beside the best one.
     every: `save` keeps each step that this divides; 0 only forced ones.
     read_only: changes nothing, so that a run may be training there.
   """
   logging.getLogger('absl').addFilter(_not_orbax_chatter)
   if read_only:
     options = ocp.CheckpointManagerOptions(
-      read_only=True, create=False, save_interval_steps=0
+      read_only=True, create=False, save_interval_steps=0, best_fn=_score
     )
   else:
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep,
+      best_fn=_score,
+      preservation_policy=policies.AnyPreservationPolicy(
+        [
+          policies.LatestN(keep),
+          policies.BestN(
+            get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
+          ),
+        ]
+      ),
       should_save_fn=lambda step, _: bool(every) and step % every == 0,
       cleanup_tmp_directories=True,
     )
@@ -58,9 +67,18 @@ def open_checkpoints(
   )
 
 
+def _score(metrics: Mapping[str, float]) -> float:
+  return metrics['score']
+
+
 def latest_step(manager: ocp.CheckpointManager) -> int | None:
   """The step of the newest whole checkpoint, None if there is none."""
   return manager.latest_step()
+
+
+def best_step(manager: ocp.CheckpointManager) -> int | None:
+  """The step of the checkpoint with the highest score, None without scores."""
+  return manager.best_step()
 
 
 def save(
@@ -69,6 +87,7 @@ def save(
   states: Mapping[str, Tree],
   host_state: Mapping[str, Any],
   *,
+  score: float | None = None,
   force: bool = False,
 ) -> bool:
   """Saves if it is time to, in the background once the arrays are copied.
@@ -78,6 +97,7 @@ def save(
     step: the next step of the run.
     states: train states by name; may be donated as soon as this returns.
     host_state: what JSON can hold.
+    score: how good it is, the best one is kept; None if nobody knows.
     force: whether it is time or not; `manager.wait_until_finished()` makes
       sure that it is on disk.
 
@@ -92,6 +112,7 @@ def save(
       states=ocp.args.PyTreeSave(_nest(_paths(states))),
       host=ocp.args.JsonSave(dict(host_state)),
     ),
+    metrics=None if score is None else {'score': score},
     force=force,
   )
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from sqlm_jax import config_rules
 from sqlm_jax.models import config as model_config
@@ -60,6 +60,7 @@ class Task:
   options: tuple[str, ...]
   checker: str
   evaluation: tuple[tuple[str, str], ...]
+  validation: tuple[tuple[str, str], ...]
   questions: str
 
 
@@ -184,9 +185,18 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
+  test: str
+  validation: str
+  question: str
   every: int
+  best_by: str
   samples: int
+  seeds: int
+  temperature: float
+  top_p: float
   batch_questions: int
+  contaminated: str
+  vote_precision: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +243,23 @@ MAY_CHANGE = frozenset(
   {'num_steps', 'checkpoint.every', 'checkpoint.keep', 'evaluation.every'}
 )
 
+# Where an evaluation may differ from the training: in how the solver is asked
+# and judged, and on what devices.
+_OF_EVALUATION = (
+  'evaluation.',
+  'sandbox.',
+  'mesh.',
+  'task.evaluation',
+  'task.validation',
+  'task.solver_prompt',
+  'task.solver_stop',
+  'task.answer_pattern',
+  'tests.program',
+  'solver.max_tokens',
+  'sampler.max_prompt_tokens',
+  'model.dtype',
+)
+
 
 def from_dict(tree: Mapping) -> Config:
   """Builds and validates a config.
@@ -255,6 +282,20 @@ def from_dict(tree: Mapping) -> Config:
 def to_dict(config: Config) -> dict:
   """Plain nested dicts, as they are stored in config.json."""
   return dataclasses.asdict(config)
+
+
+def may_change_to_evaluate(config: Config) -> frozenset[str]:
+  """Keys in which an evaluation may differ from the run that it is of."""
+  keys = _keys(to_dict(config), '')
+  return MAY_CHANGE | {key for key in keys if key.startswith(_OF_EVALUATION)}
+
+
+def _keys(tree: Mapping, prefix: str) -> Iterator[str]:
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _keys(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name
 
 
 def _build(cls, tree, prefix: str):

@@ -9,12 +9,13 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from sqlm_jax.game import rewards, vote
+from sqlm_jax.game import contamination, rewards, vote
 from sqlm_jax.ops import advantages, losses
 from sqlm_jax.tasks import prompted
 from sqlm_jax.verify import readers, sandbox, unit_tests
 
 DTYPES = ('float32', 'bfloat16')
+BEST_BY = ('mean', 'greedy')
 
 Rule = tuple[str, bool, str]
 
@@ -32,7 +33,7 @@ def rules(c: Any) -> Iterator[Rule]:
   yield _within(c, 'seed', 0, 2**31 - 1)
   yield _at_least(c, 'num_steps', 0)
   groups = (_model, _task, _tests, _roles, _rewards, _votes)
-  for group in (*groups, _loss, _critic, _optimizer, _schedule):
+  for group in (*groups, _loss, _critic, _optimizer, _evaluation, _schedule):
     yield from group(c)
 
 
@@ -264,10 +265,39 @@ def _optimizer(c) -> Iterator[Rule]:
     )
 
 
-def _schedule(c) -> Iterator[Rule]:
+def _evaluation(c) -> Iterator[Rule]:
+  for purpose, pairs in (('test', 'evaluation'), ('validation', 'validation')):
+    key = f'evaluation.{purpose}'
+    both = lookup(c, key) and lookup(c, f'task.{pairs}')
+    yield key, not both, f"'', or no task.{pairs} beside it"
+  yield (
+    'evaluation.validation',
+    not c.evaluation.validation or c.evaluation.validation != c.evaluation.test,
+    'other questions than those of evaluation.test',
+  )
+  tested = {question for question, _ in c.task.evaluation}
+  yield (
+    'task.validation',
+    not any(question in tested for question, _ in c.task.validation),
+    'no question of task.evaluation',
+  )
+  yield (
+    'evaluation.question',
+    '{question}' in c.evaluation.question,
+    'a template with {question}',
+  )
   yield _at_least(c, 'evaluation.every', 0)
-  yield _at_least(c, 'evaluation.samples', 1)
+  yield _choice(c, 'evaluation.best_by', BEST_BY)
+  yield _at_least(c, 'evaluation.samples', 0)
+  yield _at_least(c, 'evaluation.seeds', 1)
+  yield _within(c, 'evaluation.temperature', 0.0, 100.0)
+  yield _within(c, 'evaluation.top_p', 0.0, 1.0)
   yield _at_least(c, 'evaluation.batch_questions', 1)
+  yield _choice(c, 'evaluation.contaminated', contamination.CHOICES)
+  yield _within(c, 'evaluation.vote_precision', 0.0, 1.0)
+
+
+def _schedule(c) -> Iterator[Rule]:
   yield _at_least(c, 'checkpoint.every', 0)
   yield _at_least(c, 'checkpoint.keep', 1)
   for axis in dataclasses.asdict(c.mesh):

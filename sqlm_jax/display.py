@@ -9,6 +9,7 @@ on one line, without control characters, and never read as markup.
 import collections
 import contextlib
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -41,8 +42,13 @@ class Sample(NamedTuple):
   passed: float | None = None  # share of the tests that the answers passed
 
 
-def columns(task: str) -> tuple[Column, ...]:
-  """The columns of a run on a task, by the names of its metrics."""
+def columns(evaluated: str, samples: int) -> tuple[Column, ...]:
+  """The columns of a run, by the names of its metrics.
+
+  Args:
+    evaluated: task and evaluation set, as they stand in metric names.
+    samples: k of mean@k.
+  """
   return (
     Column('step', 'step', '{:.0f}'),
     Column('s/step', 'time/step', '{:.1f}'),
@@ -50,8 +56,8 @@ def columns(task: str) -> tuple[Column, ...]:
     Column('majority', 'vote/majority_rate', '{:.2f}'),
     Column('solver', 'solver/reward', '{:.2f}'),
     Column('proposer', 'proposer/reward', '{:+.2f}'),
-    Column('sampled', f'eval/{task}/sampled', '{:.1%}'),
-    Column('greedy', f'eval/{task}/greedy', '{:.1%}'),
+    Column(f'mean@{samples}', f'eval/{evaluated}/mean@{samples}', '{:.1%}'),
+    Column('greedy', f'eval/{evaluated}/greedy', '{:.1%}'),
   )
 
 
@@ -179,15 +185,18 @@ def progress(
   *,
   console: rich.console.Console | None = None,
 ) -> Iterator[Callable[[int, int], None]]:
-  """A progress bar on a terminal, one line at the start anywhere else.
+  """A progress bar on a terminal, a line now and then anywhere else.
+
+  Both say how much time is left.
 
   Yields:
-    `report(done, total)`.
+    `report(done, total)`. What is done at the first report is not counted in
+    the speed: it was done before.
   """
   console = console or rich.get_console()
   if not console.is_terminal:
     _print(console, f'{description} ({total})')
-    yield lambda done, total: None
+    yield _lines_now_and_then(console)
     return
   with rich.progress.Progress(
     *rich.progress.Progress.get_default_columns(),
@@ -196,6 +205,23 @@ def progress(
   ) as bar:
     task = bar.add_task(description, total=total)
     yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines_now_and_then(console: rich.console.Console, every: float = 30.0):
+  begun, said = None, time.monotonic()
+
+  def report(done, total):
+    nonlocal begun, said
+    now = time.monotonic()
+    begun = begun or (now, done)
+    if now - said < every or done in (begun[1], total):
+      return
+    said = now
+    left = (now - begun[0]) / (done - begun[1]) * (total - done)
+    minutes, seconds = divmod(round(left), 60)
+    _print(console, f'  {done} of {total}, {minutes}:{seconds:02d} left')
+
+  return report
 
 
 def summary(

@@ -1,74 +1,209 @@
-"""Evaluation: true accuracy on the task's labelled questions."""
+"""Evaluation: how often is the solver right, and how sure is that?
+
+1. `plan` says what is asked, of whom and how; what an earlier, interrupted
+   evaluation with the same settings has answered is found again.
+2. `evaluate` lets the judge judge answers that it should know, then answers
+   every other question: once greedily and k times sampled for each seed, in
+   groups, by the sampler of the training.
+3. What is left are rows, one a question (`evaluation_files`), and the record
+   with figures and intervals made of them (`evaluation.metrics`).
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import numpy as np
+from etils import epath
 
-from sqlm_jax import assemble
+from sqlm_jax import assemble, evaluation_files, evaluation_sets
+from sqlm_jax.evaluation import metrics, reliability, report
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import responses
 
 _KEY = 2  # the number of evaluation in key paths, beside the roles' 0 and 1
 
 
-def evaluate(
+class Plan(NamedTuple):
+  """One evaluation.
+
+  Attributes:
+    parts: of the run.
+    asked: the questions.
+    prompts: token ids, one a question.
+    files: where it is kept, and what was answered before.
+  """
+
+  parts: assemble.Parts
+  asked: evaluation_sets.EvaluationSet
+  prompts: list[list[int]]
+  files: evaluation_files.Files
+
+  @property
+  def is_answered(self) -> bool:
+    """Whether nothing is left to ask."""
+    return len(self.files.rows) == len(self.prompts)
+
+
+def plan(
   parts: assemble.Parts,
-  params: policy_lib.Params,
-  step: int,
+  asked: evaluation_sets.EvaluationSet,
   *,
-  progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict:
-  """Answers every labelled question, once greedily and k times sampled.
+  step: int,
+  workdir: epath.PathLike | None,
+) -> Plan:
+  """Prepares an evaluation, without the parameters.
 
   Args:
     parts: of the run.
-    params: of the solver.
+    asked: the questions.
     step: self-play steps that the parameters have seen; the samples' random
       keys derive from it.
-    progress: is told how many questions of how many are done.
-
-  Returns:
-    A record for eval.jsonl: the share of right answers, greedy and sampled at
-    temperature 1 (mean over k answers a question), and how it was measured.
-  """
-  start = time.perf_counter()
-  questions = parts.task.evaluation
-  size = min(parts.config.evaluation.batch_questions, len(questions))
-  right = []
-  for first in range(0, len(questions), size):
-    batch = questions[first : first + size]
-    written = responses.write(
-      parts.writers['evaluation'],
-      params,
-      [encode(parts, question) for question, _ in batch],
-      path=(parts.config.seed, step, _KEY, first),
-      num_rows=size,
-    )
-    right += [
-      parts.task.grade(group, true)
-      for group, (_, true) in zip(written.texts, batch, strict=True)
-    ]
-    progress(len(right), len(questions))
-  right_QG = np.array(right, np.float64)
-  return {
-    'step': step,
-    'task': parts.task.name,
-    'greedy': float(right_QG[:, 0].mean()),
-    'sampled': float(right_QG[:, 1:].mean()),
-    'samples': parts.config.evaluation.samples,
-    'questions': len(questions),
-    'max_tokens': parts.writers['evaluation'].slots,
-    'seconds': time.perf_counter() - start,
-  }
-
-
-def encode(parts: assemble.Parts, question: str) -> list[int]:
-  """Token ids of the solver's prompt.
+    workdir: where answers are kept, None keeps none.
 
   Raises:
     ValueError: for a question whose prompt is over the limit.
   """
+  prompts = [_encode(parts, example.question) for example in asked.examples]
+  settings = _settings(parts, asked, step) | {
+    'first_prompt': parts.tokens.decode(prompts[0], skip_special=False)
+  }
+  files = evaluation_files.find(workdir, settings)
+  return Plan(parts, asked, prompts, files)
+
+
+def evaluate(
+  planned: Plan,
+  params: policy_lib.Params | None,
+  *,
+  progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+  """Answers every question that is not answered yet, and sums up.
+
+  Args:
+    planned: from `plan`.
+    params: of the solver; None if everything is answered.
+    progress: is told how many questions of how many are done.
+
+  Returns:
+    A record for eval.jsonl.
+
+  Raises:
+    RuntimeError: if the judge fails its self-test.
+  """
+  parts, files = planned.parts, planned.files
+  started = time.perf_counter()
+  if not planned.is_answered:
+    parts.task.prepare()
+    parts.task.self_test(planned.asked.examples)
+    evaluation_files.start(files)
+  total = len(planned.prompts)
+  size = min(parts.config.evaluation.batch_questions, total)
+  progress(len(files.rows), total)
+  while not planned.is_answered:
+    first = len(files.rows)
+    evaluation_files.append(
+      files, _answer(planned, params, range(first, min(first + size, total)))
+    )
+    progress(len(files.rows), total)
+  return _record(planned, time.perf_counter() - started)
+
+
+def _answer(
+  planned: Plan, params: policy_lib.Params, indices: range
+) -> list[evaluation_files.Row]:
+  """Asks and grades some questions in a row, all at once."""
+  parts = planned.parts
+  size = parts.config.evaluation.batch_questions
+  examples = planned.asked.examples[indices.start : indices.stop]
+  written = responses.write(
+    parts.writers['evaluation'],
+    params,
+    planned.prompts[indices.start : indices.stop],
+    path=(parts.config.seed, planned.files.settings['step'], _KEY),
+    num_rows=min(size, len(planned.prompts)),
+    first_row=indices.start,
+  )
+  graded = parts.task.grade(written.texts, examples)
+  return [
+    {
+      'index': index,
+      'question': example.question,
+      'true': example.answer,
+      'prompt': parts.tokens.decode(written.prompt_ids[i], skip_special=False),
+      'responses': written.texts[i],
+      'answers': [
+        None if one.answer is None else str(one.answer) for one in graded[i]
+      ],
+      'right': [one.right for one in graded[i]],
+      'finished': written.rollout.finished[i].tolist(),
+    }
+    for i, (index, example) in enumerate(zip(indices, examples, strict=True))
+  ]
+
+
+def _record(planned: Plan, seconds: float) -> dict[str, Any]:
+  """Figures, intervals and how they came about."""
+  c, files = planned.parts.config.evaluation, planned.files
+  votes = planned.parts.task.run_tests is None
+  result = metrics.summarize(files.rows, c.samples, votes=votes)
+  curve = None
+  if votes and c.samples > 1:
+    curve = reliability.measure(
+      files.rows, samples=c.samples, target=c.vote_precision
+    )
+  if files.directory is not None:
+    report.write_result(files.directory, result, curve, files.settings)
+  record = {name: files.settings[name] for name in ('step', 'task', 'set')}
+  record |= {name: found['value'] for name, found in result.items()}
+  record |= {
+    'intervals': {n: [x['low'], x['high']] for n, x in result.items()},
+    'questions': len(files.rows),
+    'settings': dict(files.settings),
+    'seconds': seconds,
+  }
+  if curve is not None:
+    record['suggested_min_agreement'] = curve['suggested_min_agreement']
+  return record
+
+
+def _settings(
+  parts: assemble.Parts, asked: evaluation_sets.EvaluationSet, step: int
+) -> Mapping[str, Any]:
+  """Everything that the answers depend on, but the device's rounding."""
+  c = parts.config
+  settings = {
+    'step': step,
+    'task': c.task.name,
+    'set': asked.name,
+    'origin': asked.origin,
+    'questions': len(asked.examples),
+    'fingerprint': asked.fingerprint,
+    'model': c.model.path,
+    'dtype': c.model.dtype,
+    'seed': c.seed,
+    'style': c.task.style,
+    'solver_prompt': c.task.solver_prompt,
+    'solver_stop': list(c.task.solver_stop),
+    'answer_kind': c.task.answer_kind,
+    'answer_pattern': c.task.answer_pattern,
+    'options': list(c.task.options),
+    'max_tokens': c.solver.max_tokens,
+    'samples': c.evaluation.samples,
+    'seeds': c.evaluation.seeds,
+    'temperature': c.evaluation.temperature,
+    'top_p': c.evaluation.top_p,
+  }
+  if parts.task.run_tests:
+    settings |= {
+      'program': c.tests.program,
+      'cpu_seconds': c.sandbox.cpu_seconds,
+      'wall_seconds': c.sandbox.wall_seconds,
+      'memory_mib': c.sandbox.memory_mib,
+    }
+  return settings
+
+
+def _encode(parts: assemble.Parts, question: str) -> list[int]:
   prompt = parts.writers['solver'].encode(
     parts.task.solver_prompts(question)[0]
   )

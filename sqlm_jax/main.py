@@ -3,7 +3,6 @@
 python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 """
 
-import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -16,16 +15,17 @@ from ml_collections import config_dict, config_flags
 
 from sqlm_jax import (
   assemble,
-  checkpoint,
+  compare,
   display,
-  evaluate,
+  evaluation_sets,
   export,
+  open_run,
   sample,
   train,
   writers,
 )
 from sqlm_jax import config as config_lib
-from sqlm_jax import states as states_lib
+from sqlm_jax.evaluation import report
 from sqlm_jax.weights import export as export_files
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -48,6 +48,23 @@ _QUESTIONS_FILE = flags.DEFINE_string(
   None,
   'With --mode=sample --role=proposer: a new .jsonl file for the readable '
   'questions of num_steps steps, to be asked with task.questions.',
+)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint',
+  open_run.LATEST,
+  'What to evaluate, talk to or export: latest, best on the validation set, '
+  'or a number of steps, 0 for the model before any training.',
+)
+_DATASET = flags.DEFINE_string(
+  'dataset',
+  evaluation_sets.TEST,
+  'With --mode=eval: test or validation of the config, a dataset or a file.',
+)
+_COMPARE = flags.DEFINE_list(
+  'compare',
+  [],
+  'With --mode=eval: two checkpoints A,B to be evaluated on the same '
+  'questions and compared; those of other runs as WORKDIR@CHECKPOINT.',
 )
 _EXPORT_DIR = flags.DEFINE_string(
   'export_dir', None, 'Where --mode=export writes to, a new directory.'
@@ -90,8 +107,20 @@ def main(argv: Sequence[str]) -> None:
 def _read_config() -> config_lib.Config:
   """The config of the flags, or of the workdir where no file is named."""
   if _CONFIG.value is not None:
-    return config_lib.from_dict(_CONFIG.value.to_dict())
+    config = config_lib.from_dict(_CONFIG.value.to_dict())
+    if _MODE.value == 'eval' and _WORKDIR.value:
+      # It has to be the model that was trained there; how it is asked may
+      # change.
+      writers.check_config(
+        _WORKDIR.value,
+        config_lib.to_dict(config),
+        may_change=config_lib.may_change_to_evaluate(config),
+      )
+    return config
   stored = writers.read_config(_WORKDIR.value) if _WORKDIR.value else None
+  if stored is None and _COMPARE.value:
+    workdir, _ = compare.parse(_COMPARE.value[0], None)
+    stored = writers.read_config(workdir)
   if stored is None:
     raise ValueError(
       '--config: expected a config file, or a --workdir that has a run'
@@ -100,22 +129,25 @@ def _read_config() -> config_lib.Config:
 
 
 def _use_model(config: config_lib.Config) -> None:
-  """Evaluates or talks to the newest checkpoint, or the initial model."""
+  """Evaluates, talks to or exports a checkpoint, or the initial model."""
   parts = assemble.build(config)
-  role = 'solver' if _MODE.value == 'eval' else _ROLE.value
+  if _MODE.value == 'eval':
+    evaluate_one = _compare if _COMPARE.value else _evaluate
+    evaluate_one(parts)
+    return
   if _MODE.value == 'export':
     _check_export(parts)
   if _QUESTIONS_FILE.value:
-    _check_questions_file(role)
-  step, params = _load_params(parts, role)
+    _check_questions_file(_ROLE.value)
+  saved = open_run.find(parts, _WORKDIR.value, _CHECKPOINT.value)
+  _note(f'{_ROLE.value} {saved.about}')
+  params = saved.load(_ROLE.value)
   if _MODE.value == 'export':
-    _export(parts, params, step)
-  elif _MODE.value == 'eval':
-    _evaluate(parts, params, step)
+    _export(parts, params, saved.step)
   elif _QUESTIONS_FILE.value:
     _write_questions(parts, params)
-  elif role == 'proposer':
-    for _, text, why_not in sample.questions(parts, params, step):
+  elif _ROLE.value == 'proposer':
+    for _, text, why_not in sample.questions(parts, params, saved.step):
       text = display.clip(text, _LINE)
       display.message(text if not why_not else f'{text}   ({why_not})')
   else:
@@ -126,32 +158,20 @@ def _use_model(config: config_lib.Config) -> None:
       )
 
 
-def _load_params(parts: assemble.Parts, role: str):
-  """Returns the steps seen and the role's parameters, saying which."""
-  directory = epath.Path(_WORKDIR.value or '') / 'checkpoints'
-  if not _WORKDIR.value or not directory.exists():
-    _note(f'{role} before any training')
-    return 0, parts.load_params(parts.config.model.param_dtype)
-  owner = parts.owner[role]
-  abstract = states_lib.abstract_states(parts)[owner].params
-  # A training that is going on in the same workdir is not disturbed.
-  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
-    step, params = checkpoint.restore_params(manager, {owner: abstract})
-  _note(f'{role} after {step} steps, from {_WORKDIR.value}')
-  return step, states_lib.whole_params(parts, params[owner])
+def _evaluate(parts: assemble.Parts) -> None:
+  asked = compare.find_set(parts, _DATASET.value)
+  saved = open_run.find(parts, _WORKDIR.value, _CHECKPOINT.value)
+  _note(f'solver {saved.about}')
+  record = compare.evaluate_saved(parts, saved, asked, _WORKDIR.value).record
+  display.summary('Evaluation', report.rows(record))
 
 
-def _evaluate(parts: assemble.Parts, params, step: int) -> None:
-  total = len(parts.task.evaluation)
-  if not total:
-    raise ValueError('task.evaluation=(): expected questions to evaluate on')
-  parts.task.prepare()
-  with display.progress('Evaluating', total) as progress:
-    record = evaluate.evaluate(parts, params, step, progress=progress)
-  if _WORKDIR.value:
-    with contextlib.closing(writers.RunWriter(_WORKDIR.value)) as writer:
-      writer.evaluation(record)
-  display.summary('Evaluation', {k: str(v) for k, v in record.items()})
+def _compare(parts: assemble.Parts) -> None:
+  found, directory = compare.compare(
+    parts, _COMPARE.value, dataset=_DATASET.value, workdir=_WORKDIR.value
+  )
+  display.message(report.to_markdown(found))
+  display.summary('Comparison', {'in': str(directory)})
 
 
 def _check_questions_file(role: str) -> None:

@@ -97,7 +97,7 @@ def _proposals(one: game_lib.Round, show: Show, counted: bool) -> list[Row]:
       'role': 'proposer',
       'reward': verdict.proposer_reward,
       'passed': _passed(verdict, range(len(verdict.answers))),
-      'counted': counted,
+      'counted': counted and verdict.proposer_reward is not None,
     }
     rows.append(row)
   return rows

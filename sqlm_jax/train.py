@@ -20,6 +20,8 @@ from sqlm_jax import (
   checkpoint,
   display,
   evaluate,
+  evaluation_files,
+  evaluation_sets,
   records,
   writers,
 )
@@ -47,6 +49,8 @@ def train(config: config_lib.Config, workdir: str) -> None:
   directory = epath.Path(workdir)
   parts = assemble.build(config)
   parts.task.prepare()
+  for purpose in evaluation_sets.PURPOSES:
+    parts.sets(purpose)  # what cannot be read says so before the model is
   stored = config_lib.to_dict(config)
   writers.check_config(directory, stored, may_change=config_lib.MAY_CHANGE)
   with contextlib.ExitStack() as stack:
@@ -65,13 +69,12 @@ def train(config: config_lib.Config, workdir: str) -> None:
       contextlib.closing(writers.RunWriter(directory))
     )
     writer.rewind(step)
+    evaluation_files.forget_after(directory, step)
     game = assemble.make_game(parts)
     table = stack.enter_context(
-      display.LiveTable(display.columns(config.task.name), title=f'{directory}')
+      display.LiveTable(_columns(parts), title=f'{directory}')
     )
-    record = None
-    if _evaluation_due(config, step):
-      record = _evaluate(parts, game, states, step, writer)
+    found = _evaluate(parts, game, states, step, writer)
     while step < config.num_steps and not stopped.is_set():
       start = time.perf_counter()
       policy_steps = {
@@ -90,19 +93,24 @@ def train(config: config_lib.Config, workdir: str) -> None:
       writer.rollouts(step, rows)
       writer.metrics(step, metrics)
       # An evaluation stands in the line of the step that it came before.
-      shown = (
-        metrics | writers.evaluation_metrics(record or {}) | {'step': step}
-      )
+      shown = metrics | found | {'step': step}
       table.update(shown, records.sample_questions(outcome))
       step += 1
-      record = None
-      if _evaluation_due(config, step):
-        record = _evaluate(parts, game, states, step, writer)
-      checkpoint.save(manager, step, states, _host_state(memory))
-    if record is not None and step:
-      table.update(writers.evaluation_metrics(record) | {'step': step})
+      found = _evaluate(parts, game, states, step, writer)
+      score, is_best = _score(config, writer, step)
+      checkpoint.save(
+        manager,
+        step,
+        states,
+        _host_state(memory),
+        score=score,
+        force=is_best or step == config.num_steps,
+      )
+    if found and step:
+      table.update(found | {'step': step})
     checkpoint.save(manager, step, states, _host_state(memory), force=True)
-  _say_goodbye(config, directory, step)
+    best = checkpoint.best_step(manager)
+  _say_goodbye(parts, directory, step, best)
 
 
 def _restore_or_start(
@@ -124,50 +132,106 @@ def _host_state(memory: repetition.Memory) -> dict[str, list[str]]:
   return {'asked': list(memory.questions)}
 
 
-def _evaluation_due(config: config_lib.Config, step: int) -> bool:
-  every = config.evaluation.every
-  ends = (0, config.num_steps)
-  return step in ends or bool(every and step % every == 0)
-
-
 def _evaluate(
   parts: assemble.Parts,
   game: game_lib.Game,
   states: game_lib.States,
   step: int,
   writer: writers.RunWriter,
+) -> dict[str, float]:
+  """The evaluations that are due after so many steps, as metrics.
+
+  The test set is looked at before and after the training, the validation set
+  on schedule, too. What was evaluated before is not evaluated again.
+  """
+  config = parts.config
+  every, ends = config.evaluation.every, (0, config.num_steps)
+  due = {
+    evaluation_sets.VALIDATION: step in ends
+    or bool(every and step % every == 0),
+    evaluation_sets.TEST: step in ends,
+  }
+  found = {}
+  for purpose, is_due in due.items():
+    asked = parts.sets(purpose) if is_due else None
+    if asked is None:
+      continue
+    record = _recorded(writer, step, purpose)
+    if record is None:
+      planned = evaluate.plan(parts, asked, step=step, workdir=writer.workdir)
+      title = f'Evaluating after {step} steps ({purpose})'
+      with display.progress(title, len(asked.examples)) as progress:
+        record = evaluate.evaluate(
+          planned,
+          game_lib.params_of('solver', states, game),
+          progress=progress,
+        )
+      writer.evaluation(record)
+    found |= writers.evaluation_metrics(record)
+  return found
+
+
+def _recorded(
+  writer: writers.RunWriter, step: int, purpose: str
 ) -> dict | None:
-  """Evaluates the solver, unless this very evaluation was done before."""
-  if not parts.task.evaluation:
-    return None
   for record in writer.evaluations():
-    if record['step'] == step:
+    if (record['step'], record.get('set')) == (step, purpose):
       return record
-  params = game_lib.params_of('solver', states, game)
-  total = len(parts.task.evaluation)
-  with display.progress(f'Evaluating after {step} steps', total) as progress:
-    record = evaluate.evaluate(parts, params, step, progress=progress)
-  writer.evaluation(record)
-  return record
+  return None
+
+
+def _score(
+  config: config_lib.Config, writer: writers.RunWriter, step: int
+) -> tuple[float | None, bool]:
+  """How good the solver is after a step, and whether it is better than ever.
+
+  Told by the validation set alone: whoever chooses a checkpoint by the test
+  set has nothing left to measure it by.
+  """
+  samples = config.evaluation.samples
+  by_mean = config.evaluation.best_by == 'mean' and samples
+  name = f'mean@{samples}' if by_mean else 'greedy'
+  scores = {
+    record['step']: record[name]
+    for record in writer.evaluations()
+    if record.get('set') == evaluation_sets.VALIDATION and name in record
+  }
+  score = scores.pop(step, None)
+  earlier = [value for at, value in scores.items() if 0 < at < step]
+  return score, score is not None and score > max(earlier, default=-1.0)
+
+
+def _columns(parts: assemble.Parts) -> tuple[display.Column, ...]:
+  shown = evaluation_sets.TEST
+  if parts.sets(evaluation_sets.VALIDATION):
+    shown = evaluation_sets.VALIDATION
+  return display.columns(
+    f'{parts.config.task.name}/{shown}', parts.config.evaluation.samples
+  )
 
 
 def _say_goodbye(
-  config: config_lib.Config, directory: epath.Path, step: int
+  parts: assemble.Parts, directory: epath.Path, step: int, best: int | None
 ) -> None:
   """Before, after, and where everything is."""
-  rows = {}
+  config, rows = parts.config, {}
   evaluations = []
   if (directory / 'eval.jsonl').exists():
     evaluations = writers.read_jsonl(directory / 'eval.jsonl')
+  tested = [r for r in evaluations if r.get('set') == evaluation_sets.TEST]
   for name, record in zip(
-    ('before', 'after'), (evaluations[:1] + evaluations[-1:]), strict=False
+    ('before', 'after'), (tested[:1] + tested[1:][-1:]), strict=False
   ):
     rows[name] = (
-      f'{record["sampled"]:.1%} sampled, {record["greedy"]:.1%} greedy '
+      f'{writers.accuracies(record)} '
       f'on {record["questions"]} questions ({record["step"]} steps)'
     )
+  rows['checkpoint'] = str(directory / 'checkpoints' / str(step))
+  if best is not None:
+    rows['best'] = (
+      f'{directory / "checkpoints" / str(best)} (on the validation set)'
+    )
   rows |= {
-    'checkpoint': str(directory / 'checkpoints' / str(step)),
     'metrics': str(directory / 'metrics.jsonl'),
     'rollouts': str(directory / 'rollouts'),
     'talk to it': 'python -m sqlm_jax.main --mode=sample '

@@ -141,7 +141,7 @@ class RunWriter:
       path = self.workdir / name
       if path.exists():
         kept = [row for row in read_jsonl(path) if row['step'] < end]
-        _write_text(path, ''.join(map(_line, kept)))
+        write_text(path, ''.join(map(_line, kept)))
     for path in list((self.workdir / 'rollouts').iterdir()):
       found = _step_of(path)
       if found is not None and (found >= step or path.suffix == '.tmp'):
@@ -212,12 +212,24 @@ def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def evaluation_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-  """The accuracies of an evaluation under their metric names."""
-  return {
-    f'eval/{record.get("task")}/{name}': record[name]
-    for name in ('greedy', 'sampled')
-    if name in record
-  }
+  """The figures of an evaluation under their metric names."""
+  prefix = f'eval/{record.get("task")}/{record.get("set")}'
+  return {f'{prefix}/{name}': record[name] for name in _figures(record)}
+
+
+def accuracies(record: Mapping[str, Any]) -> str:
+  """Mean of the samples and greedy, for people."""
+  shown = [
+    f'{record[name]:.1%} {name}'
+    for name in _figures(record)
+    if name == 'greedy' or name.startswith('mean@')
+  ]
+  return ', '.join(shown)
+
+
+def _figures(record: Mapping[str, Any]) -> list[str]:
+  """Names of what has an interval: those are the figures."""
+  return list(record.get('intervals', ()))
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:
@@ -280,7 +292,7 @@ def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
   workdir = epath.Path(workdir)
   if read_config(workdir) != _as_stored(config):
     workdir.mkdir(parents=True, exist_ok=True)
-    _write_text(workdir / 'config.json', json.dumps(config, indent=2) + '\n')
+    write_text(workdir / 'config.json', json.dumps(config, indent=2) + '\n')
 
 
 def _as_stored(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,7 +347,8 @@ def _append_line(path: epath.Path, row: Mapping[str, Any]):
     file.write(_line(row))
 
 
-def _write_text(path: epath.Path, text: str):
+def write_text(path: epath.Path, text: str) -> None:
+  """Writes a file whole or not at all."""
   with _replacing(path) as temporary:
     temporary.write_text(text)
 

@@ -2,18 +2,16 @@
 
 import ast
 import importlib
-import itertools
 import pathlib
 import re
 
 import pytest
-import sympy
 
-from configs import algebra, coding, coding_smollm2, controls
+from configs import algebra, coding, controls
 from sqlm_jax import config as config_lib
+from sqlm_jax.game import types
 from sqlm_jax.tasks import base, prompted
 from sqlm_jax.tasks import coding as coding_task
-from sqlm_jax.verify import unit_tests
 
 ROOT = pathlib.Path(__file__).parent.parent
 TASKS = (
@@ -24,6 +22,7 @@ TASKS = (
   'multiplication',
   'multiplication_smollm2',
 )
+SMALL = [name for name in TASKS if name.endswith('_smollm2')]
 THINK = '<think>\nFirst this, then that.\n</think>\n'
 
 
@@ -47,7 +46,6 @@ def make_task(name: str) -> base.Task:
     answer_pattern=t.answer_pattern,
     answer_kind=t.answer_kind,
     checker=t.checker,
-    evaluation=t.evaluation,
     num_topics=1,
   )
   if t.answer_kind != 'code':
@@ -68,16 +66,17 @@ def test_a_config_says_how_to_run_it(path):
     assert '--workdir=' in docstring
 
 
-@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('name', SMALL)
 def test_no_question_of_an_evaluation_is_asked_twice(name):
-  questions = [question for question, _ in load(name).task.evaluation]
-  assert len(questions) == len(set(questions)) >= 5
+  task = load(name).task
+  questions = [question for question, _ in task.evaluation + task.validation]
+  assert len(questions) == len(set(questions)) >= 50
 
 
-@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('name', SMALL)
 def test_an_evaluation_shows_nothing_of_the_prompts(name):
   task = load(name).task
-  for question, _ in task.evaluation:
+  for question, _ in task.evaluation + task.validation:
     assert question not in task.solver_prompt.split('\n')
     assert not re.search(
       rf'(?m)^{re.escape(question)}[ ,=]', task.solver_prompt
@@ -96,65 +95,27 @@ def test_worked_examples_have_the_format_that_they_show(name):
     assert task.read_question(text.strip('\n') + '\n').ok, text
 
 
-@pytest.mark.parametrize('name', ['multiplication', 'multiplication_smollm2'])
+@pytest.mark.parametrize(
+  'name', ['quickstart_multiplication', 'multiplication_smollm2']
+)
 def test_products(name):
-  for question, true in load(name).task.evaluation:
+  task = load(name).task
+  for question, true in task.evaluation + task.validation:
     a, b = map(int, re.findall(r'\d+', question))
     assert a * b == int(true)
 
 
-def test_operands_of_the_papers_test_set():
-  """A digit in 1/4 of all cases, up to two in 1/4, up to three in 1/2."""
-  from_config = importlib.import_module('configs.multiplication').evaluation
-  operands = [
-    int(n) for q, _ in from_config(4096) for n in re.findall(r'\d+', q)
-  ]
-  # Below 100 are 1/4 + 1/4 + 1/2 / 10 = 0.55, less what is dropped as a repeat:
-  # of 256 pairs of single digits only 100 can differ.
-  below_100 = sum(n < 100 for n in operands) / len(operands)
-  assert 0.5 < below_100 < 0.56
-  assert max(operands) > 990
-
-
-def test_equations_have_one_solution():
-  x, y = sympy.symbols('x y')
-  for question, true in load('algebra').task.evaluation[:20]:
-    sides = re.findall(r'(?:Solve|and) (.*?) = (-?\d+)', question)
-    equations = [sympy.Eq(sympy.sympify(a), int(b)) for a, b in sides]
-    assert len(equations) == 2
-    (solution,) = sympy.linsolve(equations, x, y)
-    assert str(solution) == true
-
-
 def test_word_problems():
-  for problem, true in load('algebra_smollm2').task.evaluation:
+  task = load('algebra_smollm2').task
+  for problem, true in task.evaluation + task.validation:
     first, then = map(int, re.findall(r'\d+', problem))
     assert then - first == int(true)
 
 
 def test_tests_of_the_small_coding_task():
-  for question, tests in coding_smollm2.evaluation():
+  c = load('coding_smollm2')
+  for question, tests in c.task.evaluation + c.task.validation:
     assert make_task('coding_smollm2').read_question(f'{question}\n{tests}').ok
-
-
-def test_tests_of_the_coding_task_agree_with_programs_written_here():
-  solved = {
-    'sum': lambda x: [sum(n for n in x if n > 10)],
-    'reverse': lambda x: x[::-1],
-    'different': lambda x: [len(set(x))],
-    'even positions': lambda x: x[::2],
-    'product': lambda x: [a * b for a, b in itertools.pairwise(x)],
-  }
-  c = load('coding')
-  for question, text in c.task.evaluation:
-    (solve,) = (f for name, f in solved.items() if name in question)
-    if 'product' in question:
-      solve = lambda x: [max(solved['product'](x))]
-    tests = coding_task.find_tests(text, c.tests.pattern)
-    assert len(tests) == len(text.split('\n'))
-    for test in tests:
-      found = ' '.join(map(str, solve(list(map(int, test.input.split())))))
-      assert unit_tests.same_output(test.output, found), (question, test)
 
 
 @pytest.mark.parametrize(
@@ -200,10 +161,11 @@ def test_answers_of_the_papers_algebra_are_compared_as_mathematics():
   assert len(set(read[:5])) == 1
   assert read[0] is not None
   assert read[6] is read[7] is None
-  assert task.grade([tag('(-1, 4)'), tag('(4, -1)')], '(4, -1)') == (
-    False,
-    True,
-  )
+  answers = [tag('-4'), tag('x = 4'), tag('4')]
+  ((*wrong, named, right),) = task.grade([answers], [types.Example('?', '4')])
+  assert not wrong[0].right
+  assert named.right
+  assert right.right
 
 
 def test_a_response_of_the_papers_coding():

@@ -101,7 +101,7 @@ def test_a_topic_is_read_and_judged(parts):
   assert parts.task.read_answers([response, 'no idea']) == (answer, None)
   expected = answer if checked else None
   assert parts.task.true_answer(problem.text) == expected
-  for asked, true in parts.task.evaluation:
+  for asked, true in parts.config.task.evaluation:
     assert parts.task.read_question(asked).ok
     (known,) = parts.task.read_answers([true])
     assert known is not None

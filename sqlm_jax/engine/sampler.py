@@ -138,12 +138,17 @@ def make_sampler(
 
 @functools.partial(jax.jit, static_argnames=('num_groups', 'group_size'))
 def response_keys(
-  path: tuple[jax.Array, ...], *, num_groups: int, group_size: int
+  path: tuple[jax.Array, ...],
+  first_group: jax.Array | int = 0,
+  *,
+  num_groups: int,
+  group_size: int,
 ) -> jax.Array:
   """One key a response, derived and never carried.
 
   Args:
     path: numbers that name the call, seed first, say (seed, step, role).
+    first_group: number of the first one, where calls share a path.
     num_groups: Q.
     group_size: G.
 
@@ -153,6 +158,6 @@ def response_keys(
   key = jax.random.key(path[0])
   for number in path[1:]:
     key = jax.random.fold_in(key, number)
-  rows = jnp.arange(num_groups * group_size)
+  rows = first_group * group_size + jnp.arange(num_groups * group_size)
   keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
   return keys_B.reshape(num_groups, group_size)

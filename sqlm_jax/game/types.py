@@ -22,6 +22,10 @@ class Result(NamedTuple):
   detail: str = ''  # short, for a person
 
 
+# Why a readable question is not asked: it stands in an evaluation set.
+CONTAMINATED = 'contaminated'
+
+
 class Problem(NamedTuple):
   """A question as the proposer's response was read."""
 
@@ -38,6 +42,13 @@ class Example(NamedTuple):
   answer: str = ''  # as a person would write it; '' where tests decide
   tests: tuple[TestCase, ...] = ()  # that a program has to pass
   solution: str = ''  # a program that is known to pass them, if there is one
+
+
+class Graded(NamedTuple):
+  """A response to an example, read and compared with the truth."""
+
+  answer: Answer
+  right: bool
 
 
 class Vote(NamedTuple):
@@ -62,4 +73,4 @@ class Verdict(NamedTuple):
   vote: Vote | None = None
   results: tuple[tuple[Result, ...], ...] = ()  # [answers][tests]
   solver_rewards: tuple[float, ...] = ()
-  proposer_reward: float = 0.0
+  proposer_reward: float | None = 0.0  # None: nobody learns from it

@@ -22,7 +22,7 @@ class Scored(NamedTuple):
 
   prompt_ids: Sequence[Sequence[int]]  # [Q V]
   rollout: groups.Rollout  # [Q V, G / V, ...], host arrays
-  rewards: np.ndarray  # [Q, G]
+  rewards: np.ndarray  # [Q, G], NaN for a response that nobody learns from
   num_groups: int  # Q of a full step: the rest is padding
 
 
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
     prompts: [Q V] rows.
     rollout: [Q V, G / V, ...].
     rewards: [Q, G].
-    counted: [Q, G], False for what only fills the shape.
+    counted: [Q, G], False for what only fills the shape, or was not paid.
   """
 
   prompts: groups.Prompts
@@ -102,14 +102,15 @@ def pack_prompts(
 
 def pad_groups(scored: Scored) -> Rows:
   """Packs the prompts, and fills up to the groups of a full step."""
-  size, group_size = scored.rewards.shape
+  size = len(scored.rewards)
+  paid = ~np.isnan(scored.rewards)
   variants = len(scored.prompt_ids) // size
   missing = scored.num_groups - size
   return Rows(
     pack_prompts(scored.prompt_ids, scored.num_groups * variants),
     jax.tree.map(lambda x: _pad_rows(x, missing * variants), scored.rollout),
-    _pad_rows(scored.rewards, missing),
-    _pad_rows(np.ones((size, group_size), bool), missing),
+    _pad_rows(np.where(paid, scored.rewards, 0), missing),
+    _pad_rows(paid, missing),
   )
 
 

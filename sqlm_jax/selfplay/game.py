@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from sqlm_jax.engine import learner
-from sqlm_jax.game import types
+from sqlm_jax.game import contamination, types
 from sqlm_jax.models import lora
 from sqlm_jax.selfplay import judging, responses
 from sqlm_jax.tasks import base
@@ -61,6 +61,7 @@ class Game(NamedTuple):
     rules: the numbers of the game.
     task: how to ask, read and check.
     questions: written beforehand, instead of a proposer's; () for none.
+    guard: knows the questions of the evaluation sets.
     writers: one a role, and 'voter' where earlier solvers vote.
     owner: role -> name of the `TrainState` that it reads and trains; both
       roles name the same one where they share weights.
@@ -74,6 +75,7 @@ class Game(NamedTuple):
   rules: Rules
   task: base.Task
   questions: tuple[str, ...]
+  guard: contamination.Guard
   writers: dict[str, responses.Writer]
   owner: dict[str, str]
   train_step: Callable[..., tuple[learner.TrainState, learner.Metrics]]

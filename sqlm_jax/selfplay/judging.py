@@ -60,7 +60,8 @@ def judge(
     asked_before: questions of earlier steps.
 
   Returns:
-    A verdict a problem, in order. An unreadable one gets the lowest reward.
+    A verdict a problem, in order. An unreadable one gets the lowest reward,
+    one of an evaluation set none.
   """
   asked = [problem for problem in problems if problem.ok]
   rate = _by_tests if task.run_tests else _by_vote
@@ -87,8 +88,12 @@ def judge(
     )
     for (verdict, difficulty), penalty in zip(rated, penalties, strict=True)
   )
+  # No reward where it could teach what the evaluation asks.
   refused = lambda problem: types.Verdict(
-    problem, proposer_reward=rules.unreadable_reward
+    problem,
+    proposer_reward=None
+    if problem.why_not == types.CONTAMINATED
+    else rules.unreadable_reward,
   )
   return [
     next(paid) if problem.ok else refused(problem) for problem in problems

@@ -175,6 +175,7 @@ def _proposer_scores(
   """The first round's questions: later ones asked the same for more answers."""
   if one.proposals is None:
     return None
+  # float32 makes NaN of None.
   rewards = np.array([v.proposer_reward for v in one.verdicts], np.float32)
   rewards = rewards.reshape(-1, rules.group_size)
   return batches.Scored(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sqlm_jax.game import types
+from sqlm_jax.game import contamination, types
 from sqlm_jax.selfplay import responses
 from sqlm_jax.tasks import base
 from sqlm_jax.verify import unit_tests
@@ -20,7 +20,9 @@ def of_verdicts(
   metrics = _means(
     {
       'proposer/valid_rate': [v.problem.ok for v in verdicts],
-      'proposer/reward': [v.proposer_reward for v in verdicts],
+      'proposer/reward': [
+        v.proposer_reward for v in verdicts if v.proposer_reward is not None
+      ],
       'solver/reward': [r for v in asked for r in v.solver_rewards],
       'solver/blank_rate': [answer is None for answer in answers],
     }
@@ -80,6 +82,25 @@ def _of_tests(asked: Sequence[types.Verdict]) -> dict[str, float]:
   )
   found = unit_tests.statuses(results)
   return metrics | {f'tests/{name}': float(n) for name, n in found.items()}
+
+
+def of_contamination(
+  verdicts: Sequence[types.Verdict], guard: contamination.Guard
+) -> dict[str, float]:
+  """Which share of the readable questions stands in an evaluation set."""
+  if not guard.keys:
+    return {}
+  excluded = [v.problem.why_not == types.CONTAMINATED for v in verdicts]
+  readable = [
+    v for v, out in zip(verdicts, excluded, strict=True) if v.problem.ok or out
+  ]
+  return _means(
+    {
+      'proposer/contaminated_rate': [
+        not v.problem.ok or guard.has(v.problem.text) for v in readable
+      ]
+    }
+  )
 
 
 def of_responses(

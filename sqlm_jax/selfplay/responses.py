@@ -68,6 +68,7 @@ def write(
   *,
   path: tuple[int, ...],
   num_rows: int,
+  first_row: int = 0,
 ) -> Responses:
   """Samples a group of responses to every prompt.
 
@@ -77,10 +78,15 @@ def write(
     prompts: token ids, at least one prompt.
     path: names the call; the responses' random keys derive from it.
     num_rows: prompts are padded to as many, so that the shape stays.
+    first_row: the first prompt's number, where calls share a path: a response
+      does not depend on how many are written at once.
   """
   packed = batches.pack_prompts(prompts, num_rows)
   keys_QG = sampler.response_keys(
-    path, num_groups=num_rows, group_size=len(writer.settings.temperature)
+    path,
+    first_row,
+    num_groups=num_rows,
+    group_size=len(writer.settings.temperature),
   )
   rollout = writer.sample(
     params,

@@ -25,7 +25,6 @@ from collections.abc import Iterator, Sequence
 from sqlm_jax.game import repetition, types, vote
 from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import judging, learning, metrics, responses
-from sqlm_jax.tasks import base
 
 # A role's number in key paths; evaluation and talking have 2 and 3.
 _KEYS = {'proposer': 0, 'solver': 1, 'voter': 4}
@@ -65,7 +64,7 @@ def self_play_step(
   learned = learning.to_learn(rounds, game.rules)
   with clock('learn'):
     states, trained, found = learning.learn(step, states, rounds, learned, game)
-  found |= describe(rounds, game.task)
+  found |= describe(rounds, game)
   found |= {f'time/{name}': value for name, value in clock.seconds.items()}
   if 'solver' not in trained:
     learned = []
@@ -145,7 +144,8 @@ def read_questions(
   """Reads every proposal; returns the problems and the readable ones' prompts.
 
   A question that was cut off, does not have the format, or whose prompt is
-  over the limit is unreadable: it never reaches the solver.
+  over the limit is unreadable: it never reaches the solver. Nor does one of an
+  evaluation set, where these are excluded.
   """
   if proposals is None:
     first = (step * game.rules.rounds + number) * game.rules.questions
@@ -163,6 +163,8 @@ def read_questions(
     problem = game.task.read_question(text)
     if not complete:
       problem = problem._replace(ok=False, why_not='unfinished')
+    if problem.ok and game.guard.exclude and game.guard.has(problem.text):
+      problem = problem._replace(ok=False, why_not=types.CONTAMINATED)
     if problem.ok:
       variants = [encode(p) for p in game.task.solver_prompts(problem.text)]
       if None in variants:
@@ -197,11 +199,12 @@ def solve(
 
 
 def describe(
-  rounds: Sequence[game_lib.Round], task: base.Task
+  rounds: Sequence[game_lib.Round], game: game_lib.Game
 ) -> dict[str, float]:
   """The step in numbers."""
   verdicts = [v for one in rounds for v in one.verdicts]
-  found = metrics.of_verdicts(verdicts, task)
+  found = metrics.of_verdicts(verdicts, game.task)
+  found |= metrics.of_contamination(verdicts, game.guard)
   if len(rounds) > 1:
     found['sample/rounds'] = float(len(rounds))
   for role, written in (

@@ -19,11 +19,14 @@ class Task(NamedTuple):
       first one is that of evaluations.
     solver_stop: strings that end an answer.
     read_answers: `responses -> answers` of one question, None for a blank.
-    grade: `(responses, true) -> which are right`, with the true answer as it
-      stands in `evaluation`.
+    to_example: an example as this task judges it; a ValueError if that
+      cannot be done, because its answer is of another kind, say.
+    grade: `(responses, examples) -> graded [examples][responses]`, for
+      responses to each example.
+    self_test: tries right and wrong answers to examples, and raises a
+      RuntimeError if they are not graded so.
     true_answer: `question -> Answer`, the checker behind the diagnosis of
       votes; None if it cannot tell. Training never sees it.
-    evaluation: questions with their true answers.
     run_tests: `(answers, tests) -> results [questions][answers][tests]`, for
       answers of each question and its tests; None where answers are put to a
       vote.
@@ -39,9 +42,13 @@ class Task(NamedTuple):
   solver_prompts: Callable[[str], tuple[str, ...]]
   solver_stop: tuple[str, ...]
   read_answers: Callable[[Sequence[str]], tuple[types.Answer, ...]]
-  grade: Callable[[Sequence[str], str], tuple[bool, ...]]
+  to_example: Callable[[types.Example], types.Example]
+  grade: Callable[
+    [Sequence[Sequence[str]], Sequence[types.Example]],
+    list[tuple[types.Graded, ...]],
+  ]
+  self_test: Callable[[Sequence[types.Example]], None]
   true_answer: Callable[[str], types.Answer]
-  evaluation: tuple[tuple[str, str], ...]
   run_tests: (
     Callable[..., list[tuple[tuple[types.Result, ...], ...]]] | None
   ) = None

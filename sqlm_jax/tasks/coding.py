@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlm_jax.game import types
 from sqlm_jax.tasks import base
 from sqlm_jax.text import prompts
-from sqlm_jax.verify import sandbox, unit_tests
+from sqlm_jax.verify import sandbox, self_test, unit_tests
 
 
 class Tests(NamedTuple):
@@ -41,15 +41,12 @@ def with_programs(
   """Turns a task whose answers are texts into one whose answers are programs.
 
   Args:
-    task: its questions hold tests, its answers are programs or parts of them,
-      and the true answers of its evaluation are tests, written like those of
-      a question.
+    task: its questions hold tests, its answers are programs or parts of them.
+      An example without tests has them in its answer, written like those of a
+      question.
     tests: how to find them.
     program: template of the program that is run, with `{answer}`.
     open_sandbox: starts the sandbox, when it is first needed.
-
-  Raises:
-    ValueError: for an evaluation without tests.
   """
   opened = functools.cache(lambda: _closed_at_exit(open_sandbox()))
 
@@ -74,20 +71,31 @@ def with_programs(
       for group, case in zip(answers, cases, strict=True)
     ]
 
-  def grade(responses, true):
-    answers = task.read_answers(responses)
-    (results,) = run_tests([answers], [find_tests(true, tests.pattern)])
-    return tuple(unit_tests.fraction_passed(r) == 1 for r in results)
-
-  for question, true in task.evaluation:
-    if not find_tests(true, tests.pattern):
+  def to_example(example):
+    cases = example.tests or find_tests(example.answer, tests.pattern)
+    if not cases:
       raise ValueError(
-        f'task.evaluation: {(question, true)!r}: expected tests that '
+        f'{(example.question, example.answer)!r}: expected tests that '
         f'tests.pattern={tests.pattern!r} finds'
       )
+    return example._replace(tests=cases)
+
+  def grade(groups, examples):
+    answers = [task.read_answers(responses) for responses in groups]
+    found = run_tests(answers, [example.tests for example in examples])
+    return [
+      tuple(
+        types.Graded(answer, unit_tests.fraction_passed(results) == 1)
+        for answer, results in zip(*pair, strict=True)
+      )
+      for pair in zip(answers, found, strict=True)
+    ]
+
   return task._replace(
     read_question=read_question,
+    to_example=to_example,
     grade=grade,
+    self_test=lambda examples: self_test.check_sandbox(opened().run, examples),
     run_tests=run_tests,
     prepare=lambda: opened() and None,
   )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from sqlm_jax.game import types
 from sqlm_jax.tasks import base
 from sqlm_jax.text import parsing, prompts
-from sqlm_jax.verify import arithmetic, readers
+from sqlm_jax.verify import arithmetic, readers, self_test
 
 # Checker of a config -> question to its true answer. Diagnosis only.
 CHECKERS: dict[str, Callable[[str], types.Answer]] = {
@@ -28,7 +28,6 @@ def make_task(
   answer_kind: str,
   options: tuple[str, ...] = (),
   checker: str,
-  evaluation: tuple[tuple[str, str], ...],
   num_topics: int,
   wrap: Callable[[str], str] = lambda prompt: prompt,
   forbidden: tuple[str, ...] = (),
@@ -48,15 +47,13 @@ def make_task(
     options: of the kind 'choice', A first.
     checker: a key of `CHECKERS`, or 'module:function': from a question to its
       true answer as text, None if it is not known.
-    evaluation: questions with their true answers.
     num_topics: topics a step, one proposer group each.
     wrap: turns a filled template into the prompt, a chat template say.
     forbidden: strings that no question may hold: special tokens, with which
       it could write the solver's prompt.
 
   Raises:
-    ValueError: if a true answer of the evaluation cannot be read, or there is
-      no such checker.
+    ValueError: if there is no such checker.
   """
   read = readers.make_reader(answer_kind, options)
 
@@ -68,17 +65,21 @@ def make_task(
     text = parsing.before_stop(response, solver_stop)
     return parsing.find(answer_pattern, text) if answer_pattern else text
 
-  def grade(responses, true):
-    # Read together: what an answer equals may depend on the others.
-    known, *found = read([true, *map(find_answer, responses)])
-    return tuple(known is not None and answer == known for answer in found)
-
-  for pair in evaluation:
-    if read([pair[1]]) == (None,):
+  def to_example(example):
+    if read([example.answer]) == (None,):
       raise ValueError(
-        f'task.evaluation: {pair!r}: expected a true answer of kind '
-        f'{answer_kind}'
+        f'{(example.question, example.answer)!r}: expected a true answer of '
+        f'kind {answer_kind}'
       )
+    return example
+
+  def grade_one(responses, example):
+    # Read together: what an answer equals may depend on the others.
+    known, *found = read([example.answer, *map(find_answer, responses)])
+    return tuple(
+      types.Graded(answer, known is not None and answer == known)
+      for answer in found
+    )
 
   return base.Task(
     name=name,
@@ -96,9 +97,12 @@ def make_task(
     read_answers=lambda responses: read(
       [find_answer(response) for response in responses]
     ),
-    grade=grade,
+    to_example=to_example,
+    grade=lambda groups, examples: list(map(grade_one, groups, examples)),
+    self_test=lambda examples: self_test.check_reader(
+      read, [example.answer for example in examples], kind=answer_kind
+    ),
     true_answer=CHECKERS.get(checker) or _users_checker(checker, read),
-    evaluation=evaluation,
   )
 
 

@@ -58,7 +58,6 @@ def make_task(name):
     proposer_stop=('END',),
     solver_prompts=('{question} {topic} = ', 'Solve {question}{question}'),
     solver_stop=('\n\n',),
-    evaluation=(),
     num_topics=1,
     forbidden=FORBIDDEN,
     **settings | (FORMATS | EXPRESSION)[name],
@@ -93,9 +92,9 @@ def test_any_responses_are_answers_or_blanks(name, responses):
     # Nothing like nan, which would not even agree with itself.
     assert vote.majority([answer] * 2).count == 2 * (answer is not None)
     str(answer)
-  grades = task.grade(responses, responses[0])
-  assert all(type(right) is bool for right in grades)
-  assert grades[0] == (answers[0] is not None and grades[0])
+  (graded,) = task.grade([responses], [types.Example('?', responses[0])])
+  assert all(type(one.right) is bool for one in graded)
+  assert all(one.answer is not None or not one.right for one in graded)
 
 
 RULES = st.builds(
@@ -257,5 +256,5 @@ def test_a_piece_alone_and_very_often(piece):
       assert isinstance(truth, fractions.Fraction | None)
       found = task.read_answers([text, f'{text}1', text])
       assert found[0] == found[2]
-      right = task.grade([text], text)
-      assert right == (False,) or found[0] is not None
+      ((graded,),) = task.grade([[text]], [types.Example('?', text)])
+      assert not graded.right or found[0] is not None

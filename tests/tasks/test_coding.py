@@ -31,7 +31,6 @@ def make_task(open_sandbox=None, **changes):
     answer_pattern=BLOCK,
     answer_kind='code',
     checker='none',
-    evaluation=changes.pop('evaluation', ()),
     num_topics=1,
     forbidden=('<|end|>',),
   )
@@ -113,13 +112,30 @@ def test_programs_are_run_against_their_own_questions_tests():
 def test_an_answer_is_right_if_it_passes_every_test():
   task = make_task(bubblewrap, program='x = int(input())\nprint({answer})')
   block = '```\n{}\n```'.format
-  right = task.grade([block('2 * x'), block('2'), 'x'], '1 => 2\n3 => 6')
-  assert right == (True, False, False)
+  example = task.to_example(types.Example('Double.', '1 => 2\n3 => 6'))
+  other = task.to_example(types.Example('Say 2.', '1 => 2\n3 => 2'))
+  answers = [block('2 * x'), block('2'), 'x']
+  graded = task.grade([answers, answers], [example, other])
+  right = [[one.right for one in group] for group in graded]
+  assert right == [[True, False, False], [False, True, False]]
+  assert graded[0][0].answer == '2 * x'
+  assert graded[0][2].answer is None
+
+
+@needs_bubblewrap
+def test_the_sandbox_is_tested_before_an_evaluation():
+  task = make_task(bubblewrap, program='x = int(input())\nprint({answer})')
+  example = task.to_example(types.Example('Double.', '1 => 2\n3 => 6'))
+  solution = 'print(2 * int(input()))'
+  task.self_test([example, example._replace(solution=solution)])
+  wrong = example._replace(solution='print(2)')
+  with pytest.raises(RuntimeError, match=r"(?s)'Double.'.*print\(2\)"):
+    task.self_test([wrong])
 
 
 def test_an_evaluation_without_tests_is_refused():
   with pytest.raises(ValueError, match=r"'Double'.*expected tests that"):
-    make_task(evaluation=(('Double', '1 2'),))
+    make_task().to_example(types.Example('Double', '1 2'))
 
 
 def test_a_machine_without_a_sandbox_says_so_before_anything_else():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sqlm_jax.game import types
 from sqlm_jax.tasks import prompted
+from sqlm_jax.verify import answers
 
 
 def make_task(**changes):
@@ -22,11 +23,15 @@ def make_task(**changes):
     'answer_pattern': '',
     'answer_kind': 'number',
     'checker': 'arithmetic',
-    'evaluation': (('1 + 1', '2'), ('1 + 1', '2.0')),
     'num_topics': 2,
     'forbidden': ('<|end|>',),
   }
   return prompted.make_task(**settings | changes)
+
+
+def grade(task, responses, true):
+  (graded,) = task.grade([responses], [types.Example('?', true)])
+  return tuple(one.right for one in graded)
 
 
 def test_topics_take_turns_from_step_to_step():
@@ -100,9 +105,9 @@ def test_the_last_match_of_the_pattern_is_the_answer():
 
 
 def test_answers_of_a_kind_are_canonical():
-  task = make_task(answer_kind='text', evaluation=(('capital?', 'Paris.'),))
+  task = make_task(answer_kind='text')
   assert task.read_answers([' PARIS ']) == ('paris',)
-  assert task.grade([' PARIS ', 'Rome'], 'Paris.') == (True, False)
+  assert grade(task, [' PARIS ', 'Rome'], 'Paris.') == (True, False)
 
 
 def test_the_checker_is_for_diagnosis():
@@ -112,7 +117,7 @@ def test_the_checker_is_for_diagnosis():
 
 
 def test_answers_are_graded_by_what_they_mean():
-  found = make_task().grade(['2', ' 2.0\n', '3', 'two', ''], '02')
+  found = grade(make_task(), ['2', ' 2.0\n', '3', 'two', ''], '02')
   assert found == (True, True, False, False, False)
 
 
@@ -129,25 +134,38 @@ def test_a_true_answer_that_cannot_be_read_is_named(kind, pair):
   with pytest.raises(
     ValueError, match=f'expected a true answer of kind {kind}'
   ):
-    make_task(answer_kind=kind, evaluation=(pair,))
+    make_task(answer_kind=kind).to_example(types.Example(*pair))
+
+
+def test_groups_are_graded_each_by_its_example():
+  task = make_task()
+  examples = [types.Example('1 + 1', '2'), types.Example('2 + 2', '4')]
+  graded = task.grade([['2', '4'], ['2', '4']], examples)
+  assert graded == [((2, True), (4, False)), ((2, False), (4, True))]
+
+
+def test_a_broken_judge_is_found_before_an_evaluation(monkeypatch):
+  examples = [types.Example('1 + 1', '2')]
+  make_task().self_test(examples)
+  monkeypatch.setitem(answers.KINDS, 'number', lambda text: 2)
+  with pytest.raises(RuntimeError, match='failed its self-test'):
+    make_task().self_test(examples)
 
 
 def test_choices_are_letters_or_texts_of_options():
   task = make_task(
     answer_kind='choice',
     options=('a scratch', 'a dent'),
-    evaluation=(('It is bent.', 'B'),),
   )
   found = task.read_answers(['B', 'Answer: (b)', 'a dent', 'a hole', 'A'])
   assert found == ('B', 'B', 'B', None, 'A')
-  assert task.grade(['a dent', 'A'], 'B') == (True, False)
+  assert grade(task, ['a dent', 'A'], 'B') == (True, False)
 
 
 def test_expressions_are_compared_as_mathematics():
   task = make_task(
     answer_kind='expression',
     answer_pattern=r'<answer>(.*?)</answer>',
-    evaluation=(),
   )
   wrap = lambda text: f'so <answer>{text}</answer>'
   texts = ['1/2', '0.5', r'\frac{1}{2}', 'x = 1/2', '2', 'nothing']
@@ -155,7 +173,7 @@ def test_expressions_are_compared_as_mathematics():
   assert rest[:3] == [first] * 3
   assert rest[3] != first
   assert rest[4:] == [None, None]
-  graded = task.grade([wrap('sqrt(8)'), wrap('2.83')], '2*sqrt(2)')
+  graded = grade(task, [wrap('sqrt(8)'), wrap('2.83')], '2*sqrt(2)')
   assert graded == (True, False)
 
 

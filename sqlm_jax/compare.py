@@ -1,0 +1,149 @@
+"""Did it improve? Two checkpoints on the same questions, side by side."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from sqlm_jax import (
+  assemble,
+  display,
+  evaluate,
+  evaluation_sets,
+  open_run,
+  writers,
+)
+from sqlm_jax import config as config_lib
+from sqlm_jax.evaluation import report
+
+
+class Evaluated(NamedTuple):
+  """A record, and the rows that it was made of."""
+
+  record: dict[str, Any]
+  rows: list[dict[str, Any]]
+  settings: dict[str, Any]
+
+
+def find_set(
+  parts: assemble.Parts, dataset: str
+) -> evaluation_sets.EvaluationSet:
+  """'test' or 'validation' of the config, or a dataset.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  if dataset not in evaluation_sets.PURPOSES:
+    return evaluation_sets.of_dataset(parts.config, parts.task, dataset)
+  asked = parts.sets(dataset)
+  if asked is None:
+    raise ValueError(
+      f"evaluation.{dataset}='': expected questions to evaluate on, there or "
+      'by --dataset'
+    )
+  return asked
+
+
+def evaluate_saved(
+  parts: assemble.Parts,
+  saved: open_run.Saved,
+  asked: evaluation_sets.EvaluationSet,
+  workdir: epath.PathLike | None,
+) -> Evaluated:
+  """Evaluates a checkpoint, showing how far it is, and writes it down.
+
+  What was evaluated before with the same settings is read, not evaluated.
+  """
+  planned = evaluate.plan(parts, asked, step=saved.step, workdir=workdir)
+  is_new = not planned.is_answered
+  params = saved.load('solver') if is_new else None
+  title = f'Evaluating on {asked.name}'
+  with contextlib.ExitStack() as stack:
+    report_progress = lambda done, total: None
+    if is_new:
+      report_progress = stack.enter_context(
+        display.progress(title, len(asked.examples))
+      )
+    record = evaluate.evaluate(planned, params, progress=report_progress)
+    if workdir and is_new:
+      writer = stack.enter_context(
+        contextlib.closing(writers.RunWriter(workdir))
+      )
+      writer.evaluation(record)
+  return Evaluated(record, planned.files.rows, dict(planned.files.settings))
+
+
+def compare(
+  parts: assemble.Parts,
+  names: Sequence[str],
+  *,
+  dataset: str,
+  workdir: epath.PathLike | None,
+) -> tuple[dict[str, Any], epath.Path]:
+  """Evaluates two checkpoints and compares them, question by question.
+
+  Args:
+    parts: of the run in `workdir`; its evaluation settings hold for both.
+    names: of the checkpoints, see `parse`.
+    dataset: see `find_set`.
+    workdir: of the run, None if both names have theirs.
+
+  Returns:
+    The comparison, and where it was written.
+
+  Raises:
+    ValueError: if there are not two names, or no such checkpoints.
+  """
+  if len(names) != 2:
+    raise ValueError(
+      f'--compare={",".join(names)}: expected two checkpoints A,B'
+    )
+  sides = []
+  for name in names:
+    of, which = parse(name, workdir)
+    own = parts if of == workdir else _other(of, parts)
+    saved = open_run.find(own, of, which)
+    display.message(f'{name}: {saved.about}')
+    sides.append(evaluate_saved(own, saved, find_set(parts, dataset), of))
+  one, other = sides
+  found = report.compare(
+    one.rows,
+    other.rows,
+    names=tuple(names),
+    settings=(one.settings, other.settings),
+  )
+  place, _ = parse(names[0], workdir)
+  slug = '-vs-'.join(re.sub(r'[^\w.@-]+', '_', name) for name in names)
+  slug += '-' + re.sub(r'[^\w.-]+', '_', dataset)
+  directory = epath.Path(workdir or place) / 'comparisons' / slug[-200:]
+  report.write(directory, found)
+  return found, directory
+
+
+def parse(
+  name: str, workdir: epath.PathLike | None
+) -> tuple[epath.PathLike, str]:
+  """Workdir and checkpoint of a name: 'best', '12' or 'runs/other@best'.
+
+  Raises:
+    ValueError: for a name without a workdir, if there is no other.
+  """
+  of, at, which = name.rpartition('@')
+  if not at and workdir is None:
+    raise ValueError(
+      f'--compare={name}: expected WORKDIR@CHECKPOINT, or a --workdir'
+    )
+  return (of if at else workdir), which
+
+
+def _other(workdir: epath.PathLike, parts: assemble.Parts) -> assemble.Parts:
+  """The parts of another run, evaluated like this one."""
+  stored = writers.read_config(workdir)
+  if stored is None:
+    raise ValueError(f'{workdir}: expected a run, with a config.json')
+  config = config_lib.from_dict(stored)
+  config = dataclasses.replace(config, evaluation=parts.config.evaluation)
+  return assemble.build(config)

@@ -1,0 +1,109 @@
+"""Labelled questions by name: a generated dataset, or a file."""
+
+import contextlib
+import io
+import re
+
+import tensorflow_datasets as tfds
+from absl import logging
+from etils import epath
+
+from sqlm_jax.datasets import files, linear_equations, multiplication, programs
+from sqlm_jax.game import types
+
+BUILDERS = {
+  builder.name: builder
+  for builder in (
+    multiplication.Multiplication,
+    linear_equations.LinearEquations,
+    programs.Programs,
+  )
+}
+_NAME = re.compile(r'(?P<builder>\w+)(?:/(?P<config>\w+))?/(?P<split>[^/]+)')
+
+
+def read(origin: str, directory: epath.PathLike) -> tuple[types.Example, ...]:
+  """Reads a dataset, generating it first if that was not done before.
+
+  Args:
+    origin: 'multiplication/test', 'linear_equations/level_2/test', with a slice
+      of a split as tensorflow-datasets writes it, 'multiplication/test[:512]',
+      or the path of a file, see `files`.
+    directory: where generated datasets are kept.
+
+  Raises:
+    FileNotFoundError: if it looks like a file and is none.
+    ValueError: if there is no such dataset, or nothing in it.
+  """
+  if origin.endswith(files.SUFFIXES):
+    return files.read_examples(origin)
+  match = _NAME.fullmatch(origin)
+  if match is None or match['builder'] not in BUILDERS:
+    raise ValueError(
+      f'{origin!r}: expected a file {", ".join(files.SUFFIXES)}, or '
+      f'DATASET/SPLIT with DATASET one of {", ".join(BUILDERS)}'
+    )
+  cls = BUILDERS[match['builder']]
+  configs = [config.name for config in cls.BUILDER_CONFIGS]
+  if match['config'] and match['config'] not in configs:
+    raise ValueError(
+      f'{origin!r}: expected a config of {match["builder"]}: '
+      f'{", ".join(configs) or "it has none"}'
+    )
+  with _quietly():
+    builder = _prepared(cls, match['config'], directory)
+  try:
+    source = builder.as_data_source(split=match['split'])
+  except (ValueError, KeyError, AssertionError) as error:
+    raise ValueError(
+      f'{origin!r}: expected a split, one of {", ".join(builder.info.splits)}, '
+      f"or a slice such as 'test[:100]' ({error})"
+    ) from None
+  if not len(source):
+    raise ValueError(f'{origin!r}: expected a slice with something in it')
+  return tuple(map(_example, source))
+
+
+def _prepared(
+  cls: type[tfds.core.DatasetBuilder],
+  config: str | None,
+  directory: epath.PathLike,
+) -> tfds.core.DatasetBuilder:
+  """Generates a dataset once, whole or not at all."""
+  # The format that can be read in slices without TensorFlow.
+  make = lambda: cls(
+    data_dir=str(directory), config=config, file_format='array_record'
+  )
+  builder = make()
+  if not builder.is_prepared():
+    try:
+      builder.download_and_prepare()
+    except OSError:
+      builder = make()
+      if not builder.is_prepared():  # by another process, which was faster
+        raise
+  return builder
+
+
+@contextlib.contextmanager
+def _quietly():
+  """Without progress bars, and warnings of what is not there yet."""
+  tfds.disable_progress_bar()
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logging.set_verbosity(verbosity)
+
+
+def _example(row) -> types.Example:
+  text = lambda name: row[name].decode() if name in row else ''
+  pairs = zip(row.get('inputs', ()), row.get('outputs', ()), strict=True)
+  return types.Example(
+    text('question'),
+    text('answer'),
+    tuple(types.TestCase(a.decode(), b.decode()) for a, b in pairs),
+    text('solution'),
+  )

@@ -1,0 +1,263 @@
+"""Files of labelled questions, in the layouts in which others publish them.
+
+A layout is recognised by its columns:
+
+  ours           question, and answer or tests
+  OMEGA          messages, ground_truth
+  PRIME          prompt, reward_model (Eurus-2 data: mathematics and programs)
+  open-r1        description, official_tests (codeforces)
+  open-r1        prompt, verification_info (verifiable coding problems)
+
+A row that is damaged is reported by file and row and left out.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from absl import logging
+from etils import epath
+from pyarrow import parquet
+
+from sqlm_jax.game import types
+
+SUFFIXES = ('.json', '.jsonl', '.parquet')
+_MOST_TESTS = 10  # of a program, as in the paper's code
+_MOST_REPORTS = 5
+
+Row = Mapping[str, Any]
+
+
+class Layout(NamedTuple):
+  """How a file is laid out.
+
+  Attributes:
+    name: for people.
+    columns: that every row has.
+    read: from a row to an example; ValueError, KeyError or TypeError for a
+      damaged one.
+  """
+
+  name: str
+  columns: frozenset[str]
+  read: Callable[[Row], types.Example]
+
+
+def read_examples(path: epath.PathLike) -> tuple[types.Example, ...]:
+  """Reads the examples of a file, in order.
+
+  Args:
+    path: a .jsonl file of an object a line, a .json file with a list of
+      objects, or a .parquet file.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it has another suffix or layout, or no row can be read.
+  """
+  path = epath.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f'{path}: no such file')
+  readers = {'.jsonl': _lines, '.json': _list, '.parquet': _table}
+  if path.suffix not in readers:
+    raise ValueError(f'{path}: expected a file {", ".join(SUFFIXES)}')
+  found, damaged, columns, layout = [], [], set(), None
+  for number, row in readers[path.suffix](path):
+    try:
+      if isinstance(row, Exception):
+        raise row
+      if not isinstance(row, Mapping):
+        raise TypeError('expected an object')
+      columns |= row.keys()
+      # Rows of a file may leave out what they do not have.
+      layout = layout or _recognise(row)
+      if layout is None:
+        raise ValueError(f'unknown columns {", ".join(map(str, row))}')
+      found.append(_check(layout.read(row)))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+      what = f'no {error}' if isinstance(error, KeyError) else error
+      damaged.append(f'{path}:{number}: {what}')
+  for report in damaged[:_MOST_REPORTS]:
+    logging.warning('%s; left out', report)
+  if len(damaged) > _MOST_REPORTS:
+    logging.warning(
+      '%s: %d damaged rows are left out, %d are read',
+      path,
+      len(damaged),
+      len(found),
+    )
+  if not found:
+    layouts = '; '.join(
+      f'{one.name}: {", ".join(sorted(one.columns))}' for one in LAYOUTS
+    )
+    raise ValueError(
+      f'{path}: expected rows in one of the layouts ({layouts}), found '
+      f'{damaged[0] if damaged else "no row"}'
+    )
+  return tuple(found)
+
+
+def _recognise(row: Row) -> Layout | None:
+  return next((one for one in LAYOUTS if one.columns <= row.keys()), None)
+
+
+def _check(example: types.Example) -> types.Example:
+  """Nothing but texts, and something to judge by."""
+  pairs = [text for case in example.tests for text in case]
+  for text in (example.question, example.answer, example.solution, *pairs):
+    if not isinstance(text, str):
+      raise TypeError(f'expected text, not {str(text)[:60]!r}')
+    text.encode()  # half a character is none
+  if not example.question.strip():
+    raise ValueError('expected a question')
+  if not (example.answer.strip() or example.tests):
+    raise ValueError('expected an answer or tests')
+  return example
+
+
+def _ours(row: Row) -> types.Example:
+  tests = row.get('tests') or ()
+  answer = row.get('answer')
+  if isinstance(answer, int | float) and not isinstance(answer, bool):
+    answer = str(answer)
+  return types.Example(
+    row['question'],
+    '' if answer is None else answer,
+    _cases(tests),
+    row.get('solution') or '',
+  )
+
+
+def _omega(row: Row) -> types.Example:
+  return types.Example(_asked(row['messages']), row['ground_truth'])
+
+
+def _prime(row: Row) -> types.Example:
+  truth = row['reward_model']['ground_truth']
+  question = _asked(row['prompt'])
+  if row.get('ability') != 'code':
+    return types.Example(question, truth)
+  table = json.loads(truth)
+  if table.get('fn_name'):
+    raise ValueError('expected tests of a program, not of a function')
+  pairs = zip(table['inputs'], table['outputs'], strict=True)
+  return types.Example(question, tests=_cases(list(pairs)))
+
+
+def _codeforces(row: Row) -> types.Example:
+  if row.get('generated_checker'):
+    raise ValueError('more than one output is right: it needs its own checker')
+  if row.get('input_mode') == 'file':
+    raise ValueError('expected standard input, not files')
+  parts = [row['description']]
+  for title, name in (
+    ('Input', 'input_format'),
+    ('Output', 'output_format'),
+    ('Note', 'note'),
+  ):
+    if row.get(name):
+      parts.append(f'{title}\n{row[name]}')
+  for example in row.get('examples') or ():
+    parts.append(
+      f'Example input\n{example["input"]}\nExample output\n{example["output"]}'
+    )
+  tests = row['official_tests'] or row.get('examples') or ()
+  return types.Example('\n\n'.join(parts), tests=_cases(tests))
+
+
+def _verifiable(row: Row) -> types.Example:
+  info = row['verification_info']
+  cases = info['test_cases']
+  if any(case.get('fn_name') for case in cases):
+    raise ValueError('expected tests of a program, not of a function')
+  return types.Example(
+    row['prompt'],
+    tests=_cases(cases),
+    solution=_program(row.get('gold_standard_solution')),
+  )
+
+
+def _program(text: str | None) -> str:
+  """Without the fence of a code block."""
+  lines = (text or '').strip().split('\n')
+  if lines[0].startswith('```'):
+    lines = lines[1:-1] if lines[-1].startswith('```') else lines[1:]
+  return '\n'.join(lines)
+
+
+def _asked(messages: Iterable[Row]) -> str:
+  """What the user says last."""
+  asked = [one['content'] for one in messages if one['role'] == 'user']
+  if not asked:
+    raise ValueError('expected a message of the user')
+  return asked[-1]
+
+
+def _cases(tests: Iterable[Any]) -> tuple[types.TestCase, ...]:
+  """The first tests; each a pair, or an object of input and output."""
+  cases = []
+  for test in tests:
+    if isinstance(test, Mapping):
+      test = (test['input'], test['output'])
+    given, expected = test
+    cases.append(types.TestCase(given, expected))
+  return tuple(cases[:_MOST_TESTS])
+
+
+LAYOUTS = (
+  Layout('ours', frozenset({'question', 'answer'}), _ours),
+  Layout('ours', frozenset({'question', 'tests'}), _ours),
+  Layout('OMEGA', frozenset({'messages', 'ground_truth'}), _omega),
+  Layout('PRIME', frozenset({'prompt', 'reward_model'}), _prime),
+  Layout(
+    'open-r1 codeforces',
+    frozenset({'description', 'official_tests'}),
+    _codeforces,
+  ),
+  Layout(
+    'open-r1 verifiable',
+    frozenset({'prompt', 'verification_info'}),
+    _verifiable,
+  ),
+)
+
+
+def _lines(path: epath.Path) -> Iterator[tuple[int, Any]]:
+  content = path.read_bytes().removeprefix(b'\xef\xbb\xbf')
+  for number, line in enumerate(content.split(b'\n'), start=1):
+    if not line.strip():
+      continue
+    try:
+      yield number, json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+      yield number, ValueError(f'expected JSON in UTF-8, {error}')
+
+
+def _list(path: epath.Path) -> Iterator[tuple[int, Any]]:
+  try:
+    rows = json.loads(path.read_bytes().decode('utf-8-sig'))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path}: expected JSON in UTF-8, {error}') from None
+  if not isinstance(rows, list):
+    raise ValueError(f'{path}: expected a list of objects')
+  yield from enumerate(rows, start=1)
+
+
+def _table(path: epath.Path) -> Iterator[tuple[int, Any]]:
+  try:
+    with path.open('rb') as file:
+      number = 0
+      # Not at once: tests of a few thousand problems are gigabytes.
+      for batch in parquet.ParquetFile(file).iter_batches(batch_size=64):
+        for i in range(batch.num_rows):
+          number += 1
+          yield number, _row(batch, i)
+  except pa.ArrowException as error:
+    raise ValueError(f'{path}: expected Parquet, {error}') from None
+
+
+def _row(batch: pa.RecordBatch, i: int) -> Any:
+  try:
+    return batch.slice(i, 1).to_pylist()[0]
+  except (ValueError, pa.ArrowException) as error:  # text that is no UTF-8
+    return ValueError(str(error))

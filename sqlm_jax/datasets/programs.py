@@ -1,0 +1,57 @@
+"""Small programming problems: a line of integers in, integers out.
+
+They are in the form of the paper's coding task, written for this project, and
+lie in programs.jsonl beside this file, each with its tests and a solution. The
+solutions are run against the tests when the project is tested, and some of
+them before every evaluation.
+"""
+
+import json
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+_FILE = epath.Path(__file__).parent / 'programs.jsonl'
+
+
+class Programs(tfds.core.GeneratorBasedBuilder):
+  """The question is a description; what decides are the tests."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=__doc__,
+      features=tfds.features.FeaturesDict(
+        {
+          'question': tfds.features.Text(),
+          'inputs': tfds.features.Sequence(tfds.features.Text()),
+          'outputs': tfds.features.Sequence(tfds.features.Text()),
+          'solution': tfds.features.Text(),
+        }
+      ),
+      license='Apache-2.0',
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # nothing is downloaded
+    rows = [json.loads(line) for line in _FILE.read_text().splitlines()]
+    return {
+      split: self._generate_examples([r for r in rows if r['split'] == split])
+      for split in ('test', 'validation')
+    }
+
+  def _generate_examples(self, rows):
+    for i, row in enumerate(rows):
+      inputs, outputs = zip(*row['tests'], strict=True)
+      yield (
+        i,
+        {
+          'question': row['question'],
+          'inputs': list(inputs),
+          'outputs': list(outputs),
+          'solution': row['solution'],
+        },
+      )

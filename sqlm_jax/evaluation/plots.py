@@ -1,0 +1,132 @@
+"""Plots, as the bytes of SVG and PNG files."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import figure
+from matplotlib.backends import backend_agg, backend_svg
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+_ONE, _OTHER, _GREY = '#0072B2', '#D55E00', '#666666'
+_KINDS = {
+  'svg': (backend_svg.FigureCanvasSVG, {'Date': None}),
+  'png': (backend_agg.FigureCanvasAgg, {}),
+}
+
+
+def comparison(found: Mapping[str, Any]) -> dict[str, bytes]:
+  """Every figure of two evaluations side by side, with 95% intervals.
+
+  Args:
+    found: of `report.compare`.
+
+  Returns:
+    The file's content by kind.
+  """
+  names = list(found['figures'])
+  drawn = figure.Figure(figsize=(2 + 1.1 * len(names), 4), layout='constrained')
+  axes = drawn.subplots()
+  for side, colour, offset in ((0, _ONE, -0.12), (1, _OTHER, 0.12)):
+    values = [found['figures'][name]['values'][side] for name in names]
+    axes.errorbar(
+      [i + offset for i in range(len(names))],
+      [one['value'] for one in values],
+      yerr=_bars(values),
+      fmt='os'[side],
+      color=colour,
+      capsize=3,
+      label=_plain(found['names'][side]),
+    )
+  axes.set_xticks(range(len(names)), names)
+  axes.set_xlim(-0.6, len(names) - 0.4)
+  axes.set_ylim(-0.03, 1.03)
+  axes.set_ylabel('share of questions (95% interval)')
+  axes.set_title(f'{found["questions"]} questions of {_plain(found["origin"])}')
+  _finish(axes)
+  return _files(drawn)
+
+
+def reliability(curve: Mapping[str, Any]) -> dict[str, bytes]:
+  """How often votes of an agreement are right.
+
+  Args:
+    curve: of `evaluation.reliability.measure`.
+
+  Returns:
+    The file's content by kind.
+  """
+  bins = curve['bins']
+  drawn = figure.Figure(figsize=(5.5, 5), layout='constrained')
+  axes, counts = drawn.subplots(
+    2, 1, sharex=True, height_ratios=(4, 1), squeeze=True
+  )
+  axes.plot([0, 1], [0, 1], color=_GREY, linestyle=':', label='calibrated')
+  x = [one['agreement'] for one in bins]
+  values = [one | {'value': one['accuracy']} for one in bins]
+  axes.errorbar(
+    x,
+    [one['value'] for one in values],
+    yerr=_bars(values),
+    fmt='o-',
+    color=_ONE,
+    capsize=3,
+    label='votes (Wilson interval, 95%)',
+  )
+  axes.axhline(
+    curve['target'],
+    color=_OTHER,
+    linestyle='--',
+    label=f'target {curve["target"]:g}',
+  )
+  least = curve['suggested_min_agreement']
+  if least is not None:
+    axes.axvline(
+      least,
+      color=_OTHER,
+      linestyle='-.',
+      label=f'suggested least agreement {least:.2f}',
+    )
+  axes.set_xlim(-0.05, 1.05)
+  axes.set_ylim(-0.03, 1.03)
+  axes.set_ylabel('share of votes that are right')
+  _finish(axes)
+  width = 0.6 / max(min(curve['samples'], 10), 1)
+  counts.bar(x, [one['votes'] for one in bins], width=width, color=_ONE)
+  counts.set_ylabel('votes')
+  counts.set_xlabel(f'agreement: share of {curve["samples"]} answers')
+  counts.spines[['top', 'right']].set_visible(False)
+  return _files(drawn)
+
+
+def _bars(values) -> list[list[float]]:
+  """Lengths down and up; a bootstrap may miss its mean by a rounding."""
+  return [
+    [max(one['value'] - one['low'], 0) for one in values],
+    [max(one['high'] - one['value'], 0) for one in values],
+  ]
+
+
+def _finish(axes) -> None:
+  axes.grid(axis='y', color='#dddddd', linewidth=0.8)
+  axes.set_axisbelow(True)
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.legend(frameon=False, loc='best')
+
+
+def _plain(text: str) -> str:
+  """Not read as mathematics."""
+  return text.replace('$', r'\$')
+
+
+def _files(drawn: figure.Figure) -> dict[str, bytes]:
+  files = {}
+  # The same figure is the same file.
+  with mpl.rc_context({'svg.hashsalt': 'sqlm_jax'}):
+    for kind, (canvas, metadata) in _KINDS.items():
+      buffer = io.BytesIO()
+      canvas(drawn)
+      drawn.savefig(buffer, format=kind, dpi=120, metadata=metadata)
+      files[kind] = buffer.getvalue()
+  return files

@@ -1,0 +1,104 @@
+"""How far can a vote be trusted? Agreement held against correctness.
+
+Training pays for agreeing with the majority; on questions whose answers are
+known it shows how often a majority of a given size is right.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sqlm_jax.evaluation import metrics
+
+_MOST_BINS = 10
+
+
+def measure(
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  samples: int,
+  target: float,
+) -> dict[str, Any]:
+  """The reliability curve of the votes, and what follows for training.
+
+  A vote is k answers to a question from one seed. It is cast by whoever
+  answers most often, as in maj@k; its agreement is the share of the k.
+
+  Args:
+    rows: of an evaluation.
+    samples: k, at least 2.
+    target: how often votes should be right.
+
+  Returns:
+    'bins', a list of agreement (mean of the bin), votes, right, accuracy and
+    its Wilson interval 'low' and 'high'. 'thresholds', the same for all votes
+    of at least an agreement, with the share of votes that this keeps.
+    'suggested_min_agreement', the lowest threshold from which on the low end
+    is at least `target`, None if there is none. 'calibration_error', the mean
+    distance of agreement and accuracy over votes (ECE, Guo et al., 2017).
+    'target' and 'samples' as they were given.
+  """
+  votes = [
+    (metrics.agreement(answers), metrics.majority_is_right(answers, right))
+    for row in rows
+    for answers, right in metrics.sampled(row, samples)
+  ]
+  agreement_V, right_V = np.array(votes, np.float64).reshape(-1, 2).T
+  bins = [
+    _describe(agreement_V[in_bin_V], right_V[in_bin_V])
+    for in_bin_V in _bins(agreement_V, samples)
+  ]
+  thresholds = []
+  for least in np.unique(agreement_V):
+    kept_V = agreement_V >= least
+    found = _describe(agreement_V[kept_V], right_V[kept_V])
+    found |= {'agreement': float(least), 'kept': float(kept_V.mean())}
+    thresholds.append(found)
+  error = sum(
+    one['votes'] * abs(one['agreement'] - one['accuracy']) for one in bins
+  )
+  return {
+    'samples': samples,
+    'target': target,
+    'bins': bins,
+    'thresholds': thresholds,
+    'suggested_min_agreement': _suggest(thresholds, target),
+    'calibration_error': error / max(len(votes), 1),
+  }
+
+
+def _suggest(
+  thresholds: Sequence[Mapping[str, float]], target: float
+) -> float | None:
+  """The lowest threshold from which on all are good enough.
+
+  Agreement of 0, nothing that could be read, is no threshold.
+  """
+  suggested = None
+  for one in reversed(thresholds):
+    if one['low'] < target or not one['agreement']:
+      break
+    suggested = one['agreement']
+  return suggested
+
+
+def _bins(agreement_V: np.ndarray, samples: int) -> list[np.ndarray]:
+  """Masks, a bin for each share c / k, or ten of them; none is empty."""
+  count = min(samples, _MOST_BINS)
+  # Rounded first: 0.7 * 10 is a little more than 7 in floats.
+  bin_V = np.ceil(np.round(agreement_V * count, 6))
+  return [bin_V == number for number in np.unique(bin_V)]
+
+
+def _describe(agreement_V: np.ndarray, right_V: np.ndarray) -> dict[str, Any]:
+  right, votes = int(right_V.sum()), len(right_V)
+  low, high = metrics.wilson(right, votes)
+  return {
+    'agreement': float(agreement_V.mean()),
+    'votes': votes,
+    'right': right,
+    'accuracy': right / votes,
+    'low': low,
+    'high': high,
+  }

@@ -1,0 +1,346 @@
+"""Evaluations and comparisons as JSON, Markdown and plots.
+
+Models write what they like: in Markdown their texts stand on one line, clipped,
+in code quotes that they cannot close.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from sqlm_jax.evaluation import metrics, paired, plots
+
+_SHOWN = 10  # examples each way
+_LONGEST = 60  # characters of a text in a table
+
+# Settings in which two sides may differ without being asked differently.
+_OF_THE_MODEL = ('step', 'model', 'seed', 'dtype')
+
+Row = Mapping[str, Any]
+Settings = Mapping[str, Any]
+
+
+def compare(
+  one: Sequence[Row],
+  other: Sequence[Row],
+  *,
+  names: tuple[str, str],
+  settings: tuple[Settings, Settings],
+) -> dict[str, Any]:
+  """Holds two evaluations of the same questions against each other.
+
+  Args:
+    one: rows of the first.
+    other: rows of the second.
+    names: of both.
+    settings: of both.
+
+  Returns:
+    What JSON can hold: 'figures', a name each with both values, their
+    intervals, the paired difference, its interval and p-value; 'changed',
+    counts of what became of the greedy answers; 'gained' and 'lost', examples;
+    'settings_differ', what else was not the same.
+
+  Raises:
+    ValueError: if they are not of the same questions, by the first that
+      differs.
+  """
+  _check_same_questions(one, other, names)
+  samples = [each['samples'] for each in settings]
+  votes = settings[0]['answer_kind'] != 'code'
+  by_question = [
+    metrics.by_question(rows, k, votes=votes)
+    for rows, k in zip((one, other), samples, strict=True)
+  ]
+  figures = {}
+  for name in by_question[0].keys() & by_question[1].keys():
+    values = [found[name].mean(axis=1) for found in by_question]
+    change = paired.difference(*values)
+    if name == 'greedy':
+      change['p'] = paired.mcnemar(*values)
+    figures[name] = {
+      'values': [metrics.with_interval(x) for x in values],
+      'difference': change,
+      'test': 'McNemar, exact' if name == 'greedy' else 'sign flips',
+    }
+  order = [name for name in by_question[0] if name in figures]
+  pairs = list(zip(one, other, strict=True))
+  gained = [p for p in pairs if not p[0]['right'][0] and p[1]['right'][0]]
+  lost = [p for p in pairs if p[0]['right'][0] and not p[1]['right'][0]]
+  wrong = [p for p in pairs if not (p[0]['right'][0] or p[1]['right'][0])]
+  other_wrong = sum(a['answers'][0] != b['answers'][0] for a, b in wrong)
+  return {
+    'names': list(names),
+    'set': settings[0]['set'],
+    'origin': settings[0]['origin'],
+    'questions': len(pairs),
+    'figures': {name: figures[name] for name in order},
+    'changed': {
+      'wrong to right': len(gained),
+      'right to wrong': len(lost),
+      'wrong to another wrong one': other_wrong,
+      'right both times': len(pairs) - len(gained) - len(lost) - len(wrong),
+      'the same wrong one': len(wrong) - other_wrong,
+    },
+    'gained': [_example(*pair) for pair in gained[:_SHOWN]],
+    'lost': [_example(*pair) for pair in lost[:_SHOWN]],
+    'settings_differ': {
+      key: [settings[0].get(key), settings[1].get(key)]
+      for key in sorted(settings[0].keys() | settings[1].keys())
+      if settings[0].get(key) != settings[1].get(key)
+      and key not in _OF_THE_MODEL
+    },
+    'settings': [dict(each) for each in settings],
+  }
+
+
+def _check_same_questions(
+  one: Sequence[Row], other: Sequence[Row], names: tuple[str, str]
+) -> None:
+  if len(one) != len(other):
+    raise ValueError(
+      f'{names[0]} and {names[1]}: expected the same questions, found '
+      f'{len(one)} and {len(other)}'
+    )
+  for a, b in zip(one, other, strict=True):
+    if (a['question'], a['true']) != (b['question'], b['true']):
+      raise ValueError(
+        f'{names[0]} and {names[1]}: expected the same questions, found '
+        f'{a["question"]!r} and {b["question"]!r} at number {a["index"]}'
+      )
+
+
+def _example(one: Row, other: Row) -> dict[str, Any]:
+  """A question, and how both answered it greedily."""
+  return {
+    'question': one['question'],
+    'true': one['true'],
+    'answers': [one['answers'][0], other['answers'][0]],
+    'responses': [one['responses'][0], other['responses'][0]],
+  }
+
+
+def to_markdown(comparison: Mapping[str, Any]) -> str:
+  """The comparison for people."""
+  names = [code(name) for name in comparison['names']]
+  origin = comparison['origin']
+  lines = [
+    f'# {names[0]} and {names[1]}',
+    f'{comparison["questions"]} questions of {code(origin)}. In brackets 95% '
+    'intervals, over questions; the difference and its p-value are paired.',
+    table(
+      ['', *names, 'difference', 'p', 'test'],
+      [
+        [
+          name,
+          *map(interval, found['values']),
+          interval(found['difference'], signed=True),
+          _p_value(found['difference']['p']),
+          found['test'],
+        ]
+        for name, found in comparison['figures'].items()
+      ],
+    ),
+    'What became of the greedy answers:',
+    table(
+      ['from the first to the second', 'questions'],
+      [[name, str(n)] for name, n in comparison['changed'].items()],
+    ),
+  ]
+  for key, title in (('gained', 'Wrong to right'), ('lost', 'Right to wrong')):
+    if comparison[key]:
+      lines += [f'## {title}', _examples(comparison[key], names)]
+  if comparison['settings_differ']:
+    lines += [
+      '## Not asked alike',
+      table(
+        ['', *names],
+        [
+          [name, *map(code, map(str, values))]
+          for name, values in comparison['settings_differ'].items()
+        ],
+      ),
+    ]
+  return '\n\n'.join(lines) + '\n'
+
+
+def _examples(examples: Sequence[Mapping], names: Sequence[str]) -> str:
+  shown = []
+  for one in examples:
+    # A blank has no answer: then what was written tells why.
+    answers = [
+      response if answer is None else answer
+      for answer, response in zip(one['answers'], one['responses'], strict=True)
+    ]
+    shown.append(
+      [code(one['question']), code(one['true']), *map(code, answers)]
+    )
+  return table(['question', 'true', *names], shown)
+
+
+def write(directory: epath.PathLike, comparison: Mapping[str, Any]) -> None:
+  """Writes comparison.json, .md, .svg and .png, each whole or not at all."""
+  directory = epath.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  _write(directory / 'comparison.json', _to_json(comparison))
+  _write(directory / 'comparison.md', to_markdown(comparison).encode())
+  for kind, content in plots.comparison(comparison).items():
+    _write(directory / f'comparison.{kind}', content)
+
+
+def write_result(
+  directory: epath.PathLike,
+  result: Mapping[str, Mapping[str, Any]],
+  curve: Mapping[str, Any] | None,
+  settings: Settings,
+) -> None:
+  """Writes result.json and .md, and the curve as reliability.svg and .png.
+
+  Args:
+    directory: of an evaluation.
+    result: of `metrics.summarize`.
+    curve: of `reliability.measure`, None without votes.
+    settings: of the evaluation.
+  """
+  directory = epath.Path(directory)
+  stored = {'figures': result, 'reliability': curve, 'settings': settings}
+  _write(directory / 'result.json', _to_json(stored))
+  lines = [
+    f'# {settings["set"]}, after {settings["step"]} steps',
+    f'{settings["questions"]} questions of {code(settings["origin"])}. In '
+    'brackets 95% intervals, over questions.',
+    table(
+      ['', 'value', 'standard deviation over seeds'],
+      [
+        [name, interval(one), '' if not one.get('std') else f'{one["std"]:.4f}']
+        for name, one in result.items()
+      ],
+    ),
+  ]
+  if curve is not None:
+    lines += ['## Votes', describe_votes(curve), _votes(curve)]
+    for kind, content in plots.reliability(curve).items():
+      _write(directory / f'reliability.{kind}', content)
+  lines += [
+    '## Settings',
+    '```json\n' + json.dumps(settings, indent=2) + '\n```',
+  ]
+  _write(directory / 'result.md', ('\n\n'.join(lines) + '\n').encode())
+
+
+def describe_votes(curve: Mapping[str, Any]) -> str:
+  """What follows from the reliability curve, in a sentence."""
+  least, target = curve['suggested_min_agreement'], curve['target']
+  if least is None:
+    return (
+      f'No agreement makes votes of {curve["samples"]} answers right in at '
+      f'least {target:.0%} of all cases, with 95% confidence.'
+    )
+  (found,) = (t for t in curve['thresholds'] if t['agreement'] == least)
+  return (
+    f'From an agreement of {least:.2f} on votes of {curve["samples"]} answers '
+    f'are right in at least {target:.0%} of all cases, with 95% confidence: '
+    f'{found["right"]} of {found["votes"]}, {found["kept"]:.0%} of all votes. '
+    f'Suggested: vote.min_agreement={least:.2f}'
+  )
+
+
+def _votes(curve: Mapping[str, Any]) -> str:
+  return table(
+    ['agreement', 'votes', 'right', 'from there on', 'kept'],
+    [
+      [
+        f'{least["agreement"]:.2f}',
+        str(one['votes']),
+        f'{one["accuracy"]:.1%} ({one["low"]:.1%}-{one["high"]:.1%})',
+        f'{least["accuracy"]:.1%} ({least["low"]:.1%}-{least["high"]:.1%})',
+        f'{least["kept"]:.0%}',
+      ]
+      for one, least in _bins_and_thresholds(curve)
+    ],
+  )
+
+
+def _bins_and_thresholds(curve: Mapping[str, Any]) -> Iterable[tuple]:
+  """Each bin with the threshold at which it begins."""
+  for one in curve['bins']:
+    below = [
+      t
+      for t in curve['thresholds']
+      if t['agreement'] <= one['agreement'] + 1e-9
+    ]
+    yield one, below[-1] if below else curve['thresholds'][0]
+
+
+def rows(record: Mapping[str, Any]) -> dict[str, str]:
+  """A record of eval.jsonl as names and values, for people."""
+  shown = {
+    name: interval({'value': record[name], 'low': low, 'high': high})
+    for name, (low, high) in record['intervals'].items()
+  }
+  settings = record['settings']
+  shown['questions'] = f'{record["questions"]} of {settings["origin"]}'
+  shown['decoding'] = f'greedy, up to {settings["max_tokens"]} tokens'
+  if settings['samples']:
+    shown['decoding'] += (
+      f'; {settings["samples"]} answers of {settings["seeds"]} seeds at '
+      f'temperature {settings["temperature"]}, top_p {settings["top_p"]}'
+    )
+  if 'suggested_min_agreement' in record:
+    least = record['suggested_min_agreement']
+    shown['suggested vote.min_agreement'] = (
+      'none is enough' if least is None else f'{least:.2f}'
+    )
+  return shown
+
+
+def interval(one: Mapping[str, float], *, signed: bool = False) -> str:
+  """A share and its interval, '0.912 (0.850-0.961)'."""
+  sign, to = ('+', ' to ') if signed else ('', '-')
+  low, high = f'{one["low"]:{sign}.3f}', f'{one["high"]:{sign}.3f}'
+  return f'{one["value"]:{sign}.3f} ({low}{to}{high})'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """A table in Markdown; its cells are Markdown already."""
+  lines = [header, ['---'] * len(header), *rows]
+  return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
+
+
+def code(text: str) -> str:
+  """Text that a model may have written, quoted, on one line, clipped."""
+  text = ' '.join(
+    ''.join(c if c.isprintable() else ' ' for c in text[: 4 * _LONGEST]).split()
+  )
+  if len(text) > _LONGEST:
+    text = text[: _LONGEST - 1] + '…'
+  if not text:
+    return ''
+  # A longer fence than any inside; a bar would end the cell even in code.
+  fence = '`' * (1 + max(map(len, re.findall('`+', text)), default=0))
+  pad = ' ' if '`' in text else ''
+  return f'{fence}{pad}{text}{pad}{fence}'.replace('|', '\\|')
+
+
+def _p_value(p: float) -> str:
+  return '<0.001' if p < 0.001 else f'{p:.3f}'
+
+
+def _to_json(tree: Any) -> bytes:
+  return (json.dumps(tree, indent=2, default=_number) + '\n').encode()
+
+
+def _number(x: Any) -> Any:
+  if isinstance(x, np.generic):
+    return x.item()
+  raise TypeError(f'{x!r}: expected what JSON can hold')
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+  temporary = path.parent / f'{path.name}.tmp'
+  temporary.write_bytes(content)
+  temporary.replace(path)

@@ -1,0 +1,79 @@
+"""Opens what a run has saved: a role's parameters after some of its steps."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from etils import epath
+
+from sqlm_jax import assemble, checkpoint
+from sqlm_jax import states as states_lib
+from sqlm_jax.models import policy as policy_lib
+
+LATEST, BEST = 'latest', 'best'
+
+
+class Saved(NamedTuple):
+  """A model at one point of a run.
+
+  Attributes:
+    step: self-play steps that it has seen.
+    about: where it comes from, for people.
+    load: `role -> params`.
+  """
+
+  step: int
+  about: str
+  load: Callable[[str], policy_lib.Params]
+
+
+def find(
+  parts: assemble.Parts, workdir: epath.PathLike | None, which: str = LATEST
+) -> Saved:
+  """Finds a checkpoint; loads nothing.
+
+  Args:
+    parts: of the run.
+    workdir: of the run, or None; without checkpoints it is the model before
+      any training.
+    which: 'latest', 'best' by the validation set, or a number of steps; 0 is
+      the model before any training.
+
+  Raises:
+    ValueError: if there is no such checkpoint, with those that there are.
+  """
+  if which not in (LATEST, BEST) and not re.fullmatch(r'\d+', which):
+    raise ValueError(
+      f'checkpoint={which!r}: expected latest, best or a number of steps'
+    )
+  directory = epath.Path(workdir or '') / 'checkpoints'
+  steps, best = [], None
+  if workdir and directory.exists():
+    # A training that is going on in the same workdir is not disturbed.
+    with checkpoint.open_checkpoints(directory, read_only=True) as manager:
+      steps = sorted(manager.all_steps())
+      best = checkpoint.best_step(manager)
+  step = {LATEST: max(steps, default=0), BEST: best}.get(which)
+  if which.isdigit():
+    step = int(which)
+  if step is None or (step and step not in steps):
+    raise ValueError(
+      f'checkpoint={which!r}: expected one of {directory}, which has '
+      f'{", ".join(map(str, steps)) or "none"}'
+      + ('' if best is None else f', the best one is {best}')
+      + ' (the best one is chosen on a validation set)' * (which == BEST)
+    )
+  if step not in steps:
+    load = lambda role: parts.load_params(parts.config.model.param_dtype)
+    return Saved(0, 'before any training', load)
+
+  def load(role):
+    owner = parts.owner[role]
+    abstract = states_lib.abstract_states(parts)[owner].params
+    with checkpoint.open_checkpoints(directory, read_only=True) as manager:
+      _, params = checkpoint.restore_params(
+        manager, {owner: abstract}, step=step
+      )
+    return states_lib.whole_params(parts, params[owner])
+
+  return Saved(step, f'after {step} steps, from {workdir}', load)

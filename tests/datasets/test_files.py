@@ -1,0 +1,262 @@
+"""Files of others, in their layouts, damaged rows and all."""
+
+import json
+
+import hypothesis
+import pyarrow as pa
+import pytest
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from sqlm_jax.datasets import files
+from sqlm_jax.game import types
+
+CASES = (types.TestCase('1 2', '3'), types.TestCase('5 5', '10'))
+TESTS = [{'input': c.input, 'output': c.output} for c in CASES]
+
+# Rows as they are published (columns that are not read left out), and what is
+# read of them.
+OURS = {'question': '1 + 1', 'answer': '2'}
+OMEGA = {
+  'id': 'algebra_linear_equation_0',
+  'setting_key': 'algebra_linear_equation',
+  'messages': [{'role': 'user', 'content': 'Solve 2*x = 4 for x.'}],
+  'ground_truth': '2',
+  'dataset': 'omega',
+}
+PRIME = {
+  'data_source': 'codeforces',
+  'prompt': [
+    {'role': 'system', 'content': 'Think.'},
+    {'role': 'user', 'content': 'Add two numbers.'},
+  ],
+  'ability': 'code',
+  'reward_model': {
+    'style': 'rule',
+    'ground_truth': json.dumps(
+      {'inputs': ['1 2', '5 5'], 'outputs': ['3', '10']}
+    ),
+  },
+  'extra_info': {'split': 'dummy', 'index': 0},
+}
+PRIME_MATHS = PRIME | {
+  'data_source': 'numina_olympiads',
+  'ability': 'math',
+  'reward_model': {'style': 'rule', 'ground_truth': r'\frac{1}{2}'},
+}
+CODEFORCES = {
+  'id': '1/A',
+  'title': 'Sum',
+  'description': 'Add two numbers.',
+  'input_format': 'Two numbers.',
+  'output_format': 'One number.',
+  'note': None,
+  'examples': TESTS[:1],
+  'official_tests': TESTS,
+  'input_mode': 'stdio',
+  'generated_checker': None,
+}
+VERIFIABLE = {
+  'source': 'apps',
+  'task_type': 'verifiable_code',
+  'prompt': 'Add two numbers.',
+  'gold_standard_solution': '```python\nprint(3)\nprint(10)\n```',
+  'verification_info': {
+    'language': 'python',
+    'test_cases': [
+      t | {'type': 'stdin_stdout', 'fn_name': None} for t in TESTS
+    ],
+  },
+}
+READ = [
+  (OURS, types.Example('1 + 1', '2')),
+  (
+    {'question': 'Add.', 'tests': [list(case) for case in CASES]},
+    types.Example('Add.', tests=CASES),
+  ),
+  (OMEGA, types.Example('Solve 2*x = 4 for x.', '2')),
+  (PRIME, types.Example('Add two numbers.', tests=CASES)),
+  (PRIME_MATHS, types.Example('Add two numbers.', r'\frac{1}{2}')),
+  (
+    CODEFORCES,
+    types.Example(
+      'Add two numbers.\n\nInput\nTwo numbers.\n\nOutput\nOne number.\n\n'
+      'Example input\n1 2\nExample output\n3',
+      tests=CASES,
+    ),
+  ),
+  (
+    VERIFIABLE,
+    types.Example(
+      'Add two numbers.',
+      tests=CASES,
+      solution='print(3)\nprint(10)',
+    ),
+  ),
+]
+
+
+def write(path, rows):
+  if path.suffix == '.parquet':
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+  elif path.suffix == '.json':
+    path.write_text(json.dumps(rows))
+  else:
+    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  return path
+
+
+@pytest.mark.parametrize('suffix', files.SUFFIXES)
+@pytest.mark.parametrize('row, expected', READ)
+def test_layouts(suffix, row, expected, tmp_path):
+  path = write(tmp_path / f'rows{suffix}', [row, row])
+  assert files.read_examples(path) == (expected, expected)
+
+
+def damaged_prime(**changes):
+  return PRIME | {'reward_model': {'style': 'rule'} | changes}
+
+
+DAMAGED = [
+  (OURS, {'question': '2 + 2', 'answer': None}, 'an answer or tests'),
+  (OURS, {'question': '  ', 'answer': '4'}, 'expected a question'),
+  (OURS, {'question': 7, 'answer': '4'}, "expected text, not '7'"),
+  (OURS, {'answer': '4'}, "no 'question'"),
+  (OMEGA, OMEGA | {'messages': []}, 'a message of the user'),
+  (OMEGA, OMEGA | {'ground_truth': None}, "expected text, not 'None'"),
+  (PRIME, damaged_prime(ground_truth='{"inputs": ['), 'Expecting value'),
+  (PRIME, damaged_prime(ground_truth='{"inputs": ["1"]}'), "no 'outputs'"),
+  (
+    PRIME,
+    damaged_prime(ground_truth='{"inputs": ["1", "2"], "outputs": ["1"]}'),
+    'shorter',
+  ),
+  (
+    PRIME,
+    damaged_prime(
+      ground_truth='{"fn_name": "f", "inputs": [1], "outputs": [1]}'
+    ),
+    'not of a function',
+  ),
+  (
+    CODEFORCES,
+    CODEFORCES | {'generated_checker': 'def check(): ...'},
+    'its own checker',
+  ),
+  (CODEFORCES, CODEFORCES | {'input_mode': 'file'}, 'standard input'),
+  (
+    CODEFORCES,
+    CODEFORCES | {'official_tests': [{'input': '1', 'output': None}]},
+    "expected text, not 'None'",
+  ),
+  (VERIFIABLE, VERIFIABLE | {'verification_info': None}, 'subscriptable'),
+]
+
+
+@pytest.mark.parametrize(
+  'suffix, good, bad, why',
+  [
+    (suffix, *one)
+    for suffix in files.SUFFIXES
+    for one in DAMAGED
+    # A column of Parquet has one type, and every row has it.
+    if suffix != '.parquet' or "expected text, not '7'" not in one[2]
+    if suffix != '.parquet' or one[2] != "no 'question'"
+  ],
+)
+def test_a_damaged_row_is_named_and_the_rest_is_read(
+  suffix, good, bad, why, tmp_path, caplog
+):
+  path = write(tmp_path / f'rows{suffix}', [good, bad, good])
+  assert len(files.read_examples(path)) == 2
+  (record,) = caplog.records
+  assert f'{path}:2: ' in record.getMessage()
+  assert why in record.getMessage()
+
+
+def test_lines_that_are_no_json_and_no_utf8(tmp_path, caplog):
+  good = json.dumps(OURS).encode()
+  lines = [good, b'{"question": ', b'\xff\xfe', b'[]', b'7', b'', good]
+  path = tmp_path / 'rows.jsonl'
+  path.write_bytes(b'\xef\xbb\xbf' + b'\r\n'.join(lines))
+  assert files.read_examples(path) == (types.Example('1 + 1', '2'),) * 2
+  said = [record.getMessage() for record in caplog.records]
+  assert [s.split(':')[1] for s in said] == ['2', '3', '4', '5']
+
+
+def test_half_a_character_is_damage(tmp_path, caplog):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('{"question": "\\ud800", "answer": "1"}\n' + json.dumps(OURS))
+  assert len(files.read_examples(path)) == 1
+  assert f'{path}:1: ' in caplog.text
+
+
+def test_much_damage_is_counted(tmp_path, caplog):
+  path = write(tmp_path / 'rows.jsonl', [OURS, *[{'question': ''}] * 20])
+  assert len(files.read_examples(path)) == 1
+  assert len(caplog.records) == 6
+  assert '20 damaged rows are left out, 1 are read' in caplog.text
+
+
+def test_ten_tests_are_kept(tmp_path):
+  tests = [[str(i), str(i)] for i in range(30)]
+  path = write(tmp_path / 'rows.jsonl', [{'question': 'Echo.', 'tests': tests}])
+  (example,) = files.read_examples(path)
+  assert example.tests == tuple(types.TestCase(*case) for case in tests[:10])
+
+
+@pytest.mark.parametrize(
+  'name, content, message',
+  [
+    ('rows.jsonl', b'', 'found no row'),
+    ('rows.jsonl', b'{"prompt": "hi"}\n', 'unknown columns prompt'),
+    ('rows.json', b'{"question": "a"}', 'expected a list'),
+    ('rows.json', b'[', 'expected JSON in UTF-8'),
+    ('rows.parquet', b'PAR1 not', 'expected Parquet'),
+    ('rows.csv', b'a,b', r'expected a file \.json, \.jsonl, \.parquet'),
+  ],
+)
+def test_what_cannot_be_read_at_all(name, content, message, tmp_path):
+  path = tmp_path / name
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=message) as found:
+    files.read_examples(path)
+  assert str(path) in str(found.value)
+
+
+def test_no_such_file(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'none\.jsonl: no such file'):
+    files.read_examples(tmp_path / 'none.jsonl')
+
+
+VALUES = st.recursive(
+  st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6)
+  ),
+  lambda inner: st.one_of(
+    st.lists(inner, max_size=3),
+    st.dictionaries(
+      st.sampled_from(['role', 'content', 'input', 'output', 'test_cases']),
+      inner,
+      max_size=3,
+    ),
+  ),
+  max_leaves=8,
+)
+NAMES = sorted({name for layout in files.LAYOUTS for name in layout.columns})
+
+
+@hypothesis.given(row=st.dictionaries(st.sampled_from(NAMES), VALUES))
+@hypothesis.settings(
+  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+def test_no_row_crashes_a_reader(row, tmp_path):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text(json.dumps(row) + '\n')
+  try:
+    (example,) = files.read_examples(path)
+  except ValueError as error:
+    assert f'{path}:1: ' in str(error)
+    return
+  assert example.question.strip()
+  assert example.answer.strip() or example.tests

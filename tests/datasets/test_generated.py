@@ -1,0 +1,224 @@
+"""The generated datasets: their distributions, solutions and splits."""
+
+import collections
+import json
+import pathlib
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+import sympy
+from scipy import stats
+from sympy.parsing import sympy_parser
+
+from sqlm_jax.datasets import catalog, linear_equations, multiplication
+from sqlm_jax.verify import sandbox, unit_tests
+from tests.verify.test_sandbox import needs_bubblewrap
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+  return tmp_path_factory.mktemp('datasets')
+
+
+@pytest.mark.parametrize(
+  'origin, size',
+  [
+    ('multiplication/test', 4096),
+    ('multiplication/validation', 512),
+    ('multiplication/test[10:14]', 4),
+    ('linear_equations/test', 100),
+    ('linear_equations/level_3/validation', 100),
+    ('programs/test', 30),
+    ('programs/validation', 12),
+  ],
+)
+def test_sizes(origin, size, directory):
+  examples = catalog.read(origin, directory)
+  assert len({example.question for example in examples}) == size
+
+
+@pytest.mark.parametrize(
+  'name', ['multiplication', 'linear_equations', 'programs']
+)
+def test_splits_share_no_question(name, directory):
+  test, validation = (
+    {e.question for e in catalog.read(f'{name}/{split}', directory)}
+    for split in ('test', 'validation')
+  )
+  assert not test & validation
+
+
+@pytest.mark.parametrize(
+  'origin, first',
+  [
+    ('multiplication/test[:2]', ['974 * 780', '0 * 22']),
+    (
+      'linear_equations/test[:1]',
+      ['Solve 8*k = 80 - 8*m and -27 + 9 + k + 2*m = -3*k for k.'],
+    ),
+  ],
+)
+def test_the_same_questions_on_every_machine(origin, first, directory):
+  """Whoever changes the generators has to change their version, too."""
+  assert [e.question for e in catalog.read(origin, directory)] == first
+
+
+@pytest.mark.parametrize(
+  'origin, message',
+  [
+    ('sums/test', 'DATASET one of multiplication, linear_equations, programs'),
+    ('multiplication', 'expected a file .json'),
+    ('multiplication/train', 'a split, one of test, validation'),
+    ('multiplication/test[5:5]', 'a split, one of'),
+    ('multiplication/hard/test', 'multiplication: it has none'),
+    ('linear_equations/hard/test', 'mixed, level_1, level_2'),
+  ],
+)
+def test_what_there_is_not_is_named(origin, message, directory):
+  with pytest.raises(ValueError, match=message):
+    catalog.read(origin, directory)
+
+
+def test_no_tensorflow_and_no_noise(tmp_path):
+  """In a process of its own, with warnings as errors."""
+  program = (
+    'import sys\n'
+    'from sqlm_jax.datasets import catalog\n'
+    f'print(len(catalog.read("programs/validation", {str(tmp_path)!r})))\n'
+    'assert "tensorflow" not in sys.modules\n'
+  )
+  command = [sys.executable, '-W', 'error', '-c', program]
+  # Two at once: none may see what the other one has half written.
+  both = [
+    subprocess.Popen(
+      command,
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for _ in range(2)
+  ]
+  assert [p.communicate(timeout=120) for p in both] == [('12\n', '')] * 2
+
+
+def test_a_generation_that_was_killed_is_begun_anew(tmp_path):
+  half = tmp_path / 'programs' / 'incomplete.ABC123_1.0.0'
+  half.mkdir(parents=True)
+  (half / 'programs-test.array_record-00000-of-00001').write_bytes(b'cut')
+  assert len(catalog.read('programs/test', tmp_path)) == 30
+
+
+def test_products(directory):
+  for example in catalog.read('multiplication/test', directory):
+    a, b = map(int, example.question.split(' * '))
+    assert example.answer == str(a * b)
+
+
+def chances():
+  """Of each number of digits: 1/4 below 10, 1/4 below 100, 1/2 below 1000."""
+  one = 1 / 4 + 1 / 4 / 10 + 1 / 2 / 100
+  two = 1 / 4 * 9 / 10 + 1 / 2 * 9 / 100
+  return [one, two, 1 - one - two]
+
+
+def test_operands_follow_the_published_distribution():
+  pairs = multiplication.operands(random.Random(7))
+  drawn = [next(pairs) for _ in range(4096)]
+  for which in range(2):
+    digits = collections.Counter(len(str(pair[which])) for pair in drawn)
+    expected = [chance * len(drawn) for chance in chances()]
+    found = [digits[number] for number in (1, 2, 3)]
+    assert stats.chisquare(found, expected).pvalue > 0.001
+
+
+def test_distinct_pairs_follow_it_where_repeats_are_rare(directory):
+  """Pairs with an operand of three digits hardly ever come twice."""
+  examples = catalog.read('multiplication/test', directory)
+  pairs = [tuple(map(int, e.question.split(' * '))) for e in examples]
+  large = [pair for pair in pairs if max(pair) >= 100]
+  kinds = collections.Counter(tuple(len(str(n)) for n in p) for p in large)
+  one, two, three = chances()
+  expected = {
+    (3, 3): three * three,
+    (3, 1): three * one,
+    (1, 3): one * three,
+    (3, 2): three * two,
+    (2, 3): two * three,
+  }
+  scale = len(large) / sum(expected.values())
+  table = [(kinds[kind], chance * scale) for kind, chance in expected.items()]
+  # A few of the 2,900 small ones are repeats.
+  assert stats.chisquare(*zip(*table, strict=True)).pvalue > 0.001
+  # Of 100 different pairs of single digits all are there before long.
+  assert 80 < len([pair for pair in pairs if max(pair) < 10]) <= 100
+
+
+def read_system(question):
+  """Equations and what is asked, read from the text alone."""
+  text = question.replace('*', ' * ')
+  *definitions, system = re.findall(r'(?:Let|Suppose|Solve) ([^.]*)\.', text)
+  system, asked = system.split(' for ')
+  sides = [*definitions, *re.split(r', | and ', system)]
+  equations = []
+  for side in sides:
+    left, right = (sympy_parser.parse_expr(part) for part in side.split('='))
+    equations.append(sympy.Eq(left, right, evaluate=False))
+  return equations, len(definitions), sympy.Symbol(asked)
+
+
+@pytest.mark.parametrize('level', linear_equations.LEVELS)
+def test_equations_have_exactly_one_solution(level, directory):
+  unknowns, letters = linear_equations.LEVELS[level]
+  for example in catalog.read(f'linear_equations/{level}/test[:20]', directory):
+    equations, definitions, asked = read_system(example.question)
+    symbols = sorted(set().union(*(e.free_symbols for e in equations)), key=str)
+    (solution,) = sympy.linsolve(equations, symbols)
+    assert not set().union(*(value.free_symbols for value in solution))
+    found = dict(zip(symbols, solution, strict=True))
+    assert str(found[asked]) == example.answer
+    assert re.fullmatch(r'-?\d+', example.answer)
+    # The structure of the levels: 2, 3, 4 unknowns, letters on higher ones.
+    assert definitions == letters * unknowns
+    assert len(equations) == unknowns + definitions
+    assert len(symbols) == unknowns + definitions
+
+
+def test_the_mixture_has_as_many_of_each_level(directory):
+  examples = catalog.read('linear_equations/test', directory)
+  kinds = collections.Counter(
+    (len(equations) - definitions, bool(definitions))
+    for equations, definitions, _ in (read_system(e.question) for e in examples)
+  )
+  assert set(kinds.values()) == {20}
+  assert set(kinds) == {tuple(x) for x in linear_equations.LEVELS.values()}
+
+
+@needs_bubblewrap
+def test_solutions_pass_their_tests(directory):
+  examples = [
+    example
+    for split in ('test', 'validation')
+    for example in catalog.read(f'programs/{split}', directory)
+  ]
+  with sandbox.open_sandbox(workers=2) as judge:
+    found = judge.run([(e.solution, e.tests) for e in examples])
+  for example, results in zip(examples, found, strict=True):
+    assert unit_tests.fraction_passed(results) == 1, example.question
+    assert len(set(example.tests)) >= 5
+    assert not unit_tests.contradictions(example.tests)
+    assert not unit_tests.has_constant_output(example.tests)
+    for case in example.tests:
+      assert re.fullmatch(r'-?\d+( -?\d+)*', case.input)
+      assert re.fullmatch(r'-?\d+( -?\d+)*', case.output)
+
+
+def test_the_package_ships_its_programs():
+  rows = (ROOT / 'sqlm_jax' / 'datasets' / 'programs.jsonl').read_text()
+  assert len([json.loads(line) for line in rows.splitlines()]) == 42
+  assert "'sqlm_jax.datasets': ['*.jsonl']" in (ROOT / 'setup.py').read_text()
