@@ -22,6 +22,7 @@ CONFIGS = {
   'addition': 'configs/quickstart.py',
   'multiplication': 'configs/quickstart_multiplication.py',
 }
+FIGURES = ('mean@4', 'greedy')
 REWARDS = {'majority': 'majority vote', 'random': 'random rewards'}
 
 
@@ -43,10 +44,11 @@ def run_once(
   seconds = time.perf_counter() - start
   lines = (workdir / 'eval.jsonl').read_text().splitlines()
   records = [json.loads(line) for line in lines]
+  records = [record for record in records if record['set'] == 'test']
   row = {'config': config, 'reward': reward, 'seed': seed}
   row |= {'steps': records[-1]['step'], 'seconds': seconds}
   for name, record in (('before', records[0]), ('after', records[-1])):
-    row |= {f'{name}_{k}': record[k] for k in ('sampled', 'greedy')}
+    row |= {f'{name}_{key}': record[key] for key in FIGURES}
   result.write_text(json.dumps(row))
   return row
 
@@ -61,7 +63,7 @@ def spread(rows: list[dict], key: str, form: str = '{:.2f}') -> str:
 def table(rows: list[dict]) -> str:
   """Markdown, a line for each task and reward."""
   lines = [
-    '| task | reward | seeds | sampled before | sampled after | '
+    '| task | reward | seeds | mean@4 before | mean@4 after | '
     'greedy before | greedy after | seconds a run |',
     '|---|---|---|---|---|---|---|---|',
   ]
@@ -72,7 +74,7 @@ def table(rows: list[dict]) -> str:
       ]
       if group:
         cells = [task, name, ', '.join(str(r['seed']) for r in group)]
-        for kind in ('sampled', 'greedy'):
+        for kind in FIGURES:
           for when in ('before', 'after'):
             cells.append(spread(group, f'{when}_{kind}'))
         cells.append(spread(group, 'seconds', '{:.0f}'))

@@ -6,6 +6,8 @@
 README has what to expect of it, measured by `benchmarks/quickstart.py`.
 """
 
+import random
+
 from configs import default
 
 PROPOSER_PROMPT = """\
@@ -23,6 +25,16 @@ SOLVER_PROMPT = """\
 {question} = """
 
 
+def split(questions, shown: str, size: int = 20):
+  """Shares questions out: some to validate, the rest to test.
+
+  What the prompt shows with its answer is in neither.
+  """
+  hidden = [pair for pair in questions if ' = '.join(pair) not in shown]
+  mixed = random.Random(0).sample(hidden, len(hidden))
+  return tuple(mixed[:size]), tuple(mixed[size:])
+
+
 def get_config():
   """Returns the config of a run of minutes on two cores."""
   c = default.get_config()
@@ -36,13 +48,9 @@ def get_config():
   c.task.solver_prompt = SOLVER_PROMPT
   c.task.solver_stop = ('\n',)
   c.task.checker = 'arithmetic'
-  c.task.evaluation = tuple(
-    (f'{a} + {b}', str(a + b)) for a in range(10) for b in range(10)
-  )
-  # Close by, and never asked in training: the best checkpoint is chosen here.
-  c.task.validation = tuple(
-    (f'{a} + {b}', str(a + b)) for a in range(10, 14) for b in range(10)
-  )
+  pairs = [(a, b) for a in range(10) for b in range(10)]
+  questions = [(f'{a} + {b}', str(a + b)) for a, b in pairs]
+  c.task.validation, c.task.evaluation = split(questions, SOLVER_PROMPT)
   c.proposer.questions = 32
   c.proposer.group_size = 32  # one prompt, so one group
   c.proposer.max_tokens = 8

@@ -30,10 +30,9 @@ def get_config():
   c.task.proposer_prompt = PROPOSER_PROMPT
   c.task.question_pattern = r'^\d \* \d$'
   c.task.solver_prompt = SOLVER_PROMPT
-  c.task.evaluation = tuple(
-    (f'{a} * {b}', str(a * b)) for a in range(10) for b in range(10)
-  )
-  c.task.validation = tuple(
-    (f'{a} * {b}', str(a * b)) for a in range(10, 14) for b in range(10)
+  pairs = [(a, b) for a in range(10) for b in range(10)]
+  questions = [(f'{a} * {b}', str(a * b)) for a, b in pairs]
+  c.task.validation, c.task.evaluation = quickstart.split(
+    questions, SOLVER_PROMPT
   )
   return c
