@@ -185,7 +185,17 @@ VALUES = [
   ('optimizer.proposer_updates', 2, 'a divisor of the 1 groups'),
   ('optimizer.groups_per_microbatch', 0, 'at least 1'),
   ('evaluation.every', -1, 'at least 0'),
-  ('evaluation.samples', 0, 'at least 1'),
+  ('evaluation.samples', -1, 'at least 0'),
+  ('evaluation.seeds', 0, 'at least 1'),
+  ('evaluation.temperature', -1.0, 'a number from 0'),
+  ('evaluation.top_p', 1.5, 'a number from 0'),
+  ('evaluation.best_by', 'luck', 'one of mean, greedy'),
+  ('evaluation.contaminated', 'ignore', 'one of count, exclude'),
+  ('evaluation.vote_precision', 2.0, 'a number from 0'),
+  ('evaluation.question', 'What?', 'a template with {question}'),
+  ('evaluation.test', 'multiplication/test', 'no task.evaluation beside it'),
+  ('evaluation.validation', 'a.jsonl', 'no task.validation beside it'),
+  ('task.validation', (('1 + 8', '9'),), 'no question of task.evaluation'),
   ('evaluation.batch_questions', 0, 'at least 1'),
   ('checkpoint.every', -1, 'at least 0'),
   ('checkpoint.keep', 0, 'at least 1'),
@@ -246,6 +256,7 @@ def test_extremes_that_make_sense_are_accepted():
         'seed': 2**31 - 1,
         'num_steps': 0,
         'task.evaluation': (),
+        'task.validation': (),
         'solver.temperature': 0.0,
         'solver.group_size': 2,
         'proposer.unreadable_reward': 0.0,
@@ -265,7 +276,7 @@ def test_a_config_survives_json():
   stored = json.loads(json.dumps(config_lib.to_dict(config)))
   assert stored['task']['topics'] == ['a', 'b']
   assert config_lib.from_dict(stored) == config
-  assert config_lib.from_dict(stored).task.evaluation[0] == ('0 + 0', '0')
+  assert config_lib.from_dict(stored).task.evaluation[0] == ('1 + 8', '9')
 
 
 def test_a_whole_number_stands_for_a_float():

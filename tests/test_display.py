@@ -93,9 +93,9 @@ def test_no_text_gets_out_of_its_line(text, width):
 
 def test_log_has_a_plain_line_a_step():
   console = log_console()
-  columns = display.columns('addition')
+  columns = display.columns('addition/test', 4)
   with display.LiveTable(columns, console=console) as table:
-    table.update({'step': 0, 'eval/addition/greedy': 0.831, 'other': 1.0})
+    table.update({'step': 0, 'eval/addition/test/greedy': 0.831, 'other': 1.0})
     table.update(
       {'step': 1, 'time/step': 4.04, 'proposer/reward': 0.5},
       [SAMPLE, display.Sample('[bold]2[/bold] + [/] \x1b[2J', None, 0, 8)],
@@ -118,7 +118,7 @@ def test_long_line_of_a_log_is_not_wrapped():
 
 def test_terminal_shows_the_last_steps_and_their_samples_once():
   console = terminal_console()
-  columns = display.columns('addition')
+  columns = display.columns('addition/test', 4)
   with display.LiveTable(columns, height=2, console=console) as table:
     for step in range(4):
       table.update({'step': step, 'solver/reward': step / 8}, [SAMPLE])
@@ -136,7 +136,7 @@ def test_terminal_shows_the_last_steps_and_their_samples_once():
 def test_text_of_a_model_cannot_steer_the_terminal():
   console = terminal_console()
   text = '[bold]x[/bold] [/] \x1b[2J\x1b]0;title\x07 \r\n\x9b2J'
-  with display.LiveTable(display.columns('t'), console=console) as table:
+  with display.LiveTable(display.columns('t', 4), console=console) as table:
     table.update({'step': 0}, [display.Sample(text, text, 1, 8)])
   assert '\x1b[2J' not in shown(console)
   assert '\x1b]' not in shown(console)
@@ -148,7 +148,7 @@ def test_text_of_a_model_cannot_steer_the_terminal():
 def test_table_closes_after_an_error():
   console = terminal_console()
   stderr = sys.stderr
-  table = display.LiveTable(display.columns('t'), console=console)
+  table = display.LiveTable(display.columns('t', 4), console=console)
   with pytest.raises(KeyboardInterrupt), table:
     raise KeyboardInterrupt
   assert sys.stderr is stderr
@@ -163,7 +163,7 @@ from sqlm_jax import display
 def main(_):
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().setFormatter(None)
-  with display.LiveTable(display.columns('addition')) as table:
+  with display.LiveTable(display.columns('addition/test', 4)) as table:
     for step in range(3):
       table.update({'step': step}, [display.Sample('7 + 8', '15', 6, 8)])
       logging.info('log line %d', step)
@@ -228,7 +228,7 @@ def test_output_survives_a_terminal_without_unicode():
   buffer = io.BytesIO()
   file = io.TextIOWrapper(buffer, encoding='ascii')
   console = rich.console.Console(file=file, width=80)
-  with display.LiveTable(display.columns('t'), console=console) as table:
+  with display.LiveTable(display.columns('t', 4), console=console) as table:
     table.update({'step': 0}, [SAMPLE])
   file.flush()
   assert buffer.getvalue() == b'step 0\n  7 + 8 ? 15 (6 of 8)\n'

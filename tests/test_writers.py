@@ -86,11 +86,12 @@ def test_evaluation_is_valid_json_whatever_the_numbers(writer, value):
 
 def test_evaluation_is_a_record_and_points_of_curves(writer):
   assert writer.evaluations() == []
-  record = {'step': 5, 'task': 'sums', 'greedy': 0.5, 'samples': 4}
+  record = {'step': 5, 'task': 'sums', 'set': 'test', 'questions': 4}
+  record |= {'greedy': 0.5, 'intervals': {'greedy': [0.4, 0.6]}}
   writer.evaluation(record)
   assert writer.evaluations() == [record]
   writer.close()
-  assert curves(writer.workdir) == {'eval/sums/greedy': {5: 0.5}}
+  assert curves(writer.workdir) == {'eval/sums/test/greedy': {5: 0.5}}
 
 
 @pytest.mark.parametrize('record', [{}, {'step': None}, {'step': 1.0}])
@@ -148,7 +149,8 @@ def test_failed_write_leaves_the_earlier_file(writer):
 
 
 def evaluate(writer, step):
-  writer.evaluation({'step': step, 'task': 'sums', 'greedy': step / 20})
+  figures = {'greedy': step / 20, 'intervals': {'greedy': [0.0, 1.0]}}
+  writer.evaluation({'step': step, 'task': 'sums', 'set': 'test'} | figures)
 
 
 def play(writer, steps):

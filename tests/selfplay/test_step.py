@@ -161,6 +161,7 @@ def test_a_step_in_numbers():
     'proposer/distinct_rate': 1.0,
     'proposer/unreadable/format': 1.0,
     'proposer/unreadable/unfinished': 1.0,
+    'proposer/contaminated_rate': 1.0,  # 1 + 1 and 2 + 2 are evaluated on
     'solver/reward': 7 / 8,
     'solver/blank_rate': 0.0,
     'vote/majority_rate': 1.0,
@@ -179,6 +180,34 @@ def test_a_step_in_numbers():
   assert {'time/propose', 'time/solve', 'time/judge', 'time/learn'} < set(
     outcome.metrics
   )
+
+
+def test_questions_of_an_evaluation_set_are_excluded():
+  """Neither role learns from 1 + 1, and nobody is paid for it."""
+  changes = {
+    'evaluation.contaminated': 'exclude',
+    'task.evaluation': (('1 + 1', '2'),),
+    'task.validation': (('What is 5+5?', '10'),),
+  }
+  # Only 2 + 2 is answered, and its answers differ.
+  script = Script(PROPOSALS, SOLUTIONS[:1], **changes)
+  _, outcome = script.play(estimator='dr_grpo', train_every=1)
+  first, *_ = outcome.rounds[0].verdicts
+  assert first == types.Verdict(
+    types.Problem('1 + 1', ok=False, why_not='contaminated'),
+    proposer_reward=None,
+  )
+  assert outcome.metrics['proposer/contaminated_rate'] == 1 / 2
+  assert outcome.metrics['proposer/unreadable/contaminated'] == 1
+  # Of the other three: -1, 1, -1.
+  assert outcome.metrics['proposer/reward'] == pytest.approx(-1 / 3)
+  batch = next(b for _, b in script.learned if b.tokens.shape[1] == 2)
+  # Its neighbour has nobody to be compared with: one group is left, and the
+  # average is over the 5, 6 and 5 tokens of the other three.
+  assert batch.num_groups == 1
+  np.testing.assert_allclose(batch.weights[0], 1 / 16, rtol=1e-6)
+  assert batch.advantages[0, :, 0].tolist() == [1, -1]
+  assert not np.any(np.asarray(batch.weights)[1:])
 
 
 def test_the_solver_learns_from_the_group_that_disagrees():
@@ -688,6 +717,7 @@ def test_rounds_without_a_readable_question():
 
 CODE = {
   'task.evaluation': (),
+  'task.validation': (),
   'task.answer_kind': 'code',
   'task.question_pattern': '',
   'task.proposer_stop': ('END',),
