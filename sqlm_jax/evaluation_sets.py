@@ -97,6 +97,21 @@ def of_dataset(
   return _make(name or origin, origin, found)
 
 
+def check_disjoint(one: EvaluationSet, other: EvaluationSet) -> None:
+  """Whoever chooses by questions cannot measure by them.
+
+  Raises:
+    ValueError: if a question stands in both, by the first such.
+  """
+  questions = {example.question for example in other.examples}
+  both = [e.question for e in one.examples if e.question in questions]
+  if both:
+    raise ValueError(
+      f'{one.origin} and {other.origin}: expected no question in both, found '
+      f'{len(both)}, the first: {both[0]!r}'
+    )
+
+
 def _make(name: str, origin: str, examples) -> EvaluationSet:
   digest = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
   return EvaluationSet(name, origin, tuple(examples), digest[:16])

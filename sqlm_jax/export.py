@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from sqlm_jax import assemble, writers
 from sqlm_jax import config as config_lib
+from sqlm_jax.evaluation import report
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.weights import catalog, export, hub
@@ -152,18 +153,21 @@ def _results(workdir: str | None, step: int) -> str:
   path = epath.Path(workdir or '') / 'eval.jsonl'
   if not workdir or not path.exists():
     return 'Not evaluated.'
-  rows = [
-    '| steps | task | questions | greedy | sampled | answers a question |',
-    '|---|---|---|---|---|---|',
+  found = [
+    [
+      str(record['step']),
+      record['set'],
+      str(record['questions']),
+      ', '.join(
+        f'{name} {report.figure(record, name)}' for name in record['intervals']
+      ),
+    ]
+    for record in writers.read_jsonl(path)
+    if record['step'] <= step
   ]
-  for record in writers.read_jsonl(path):
-    if record['step'] <= step:
-      rows.append(
-        f'| {record["step"]} | {record["task"]} | {record["questions"]} | '
-        f'{record["greedy"]:.4f} | {record["sampled"]:.4f} | '
-        f'{record["samples"]} |'
-      )
-  return '\n'.join(rows)
+  return report.table(
+    ['steps', 'set', 'questions', 'figures with 95% intervals'], found
+  )
 
 
 # What the solver was paid for, by `solver.rewards`.

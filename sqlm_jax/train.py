@@ -49,8 +49,10 @@ def train(config: config_lib.Config, workdir: str) -> None:
   directory = epath.Path(workdir)
   parts = assemble.build(config)
   parts.task.prepare()
-  for purpose in evaluation_sets.PURPOSES:
-    parts.sets(purpose)  # what cannot be read says so before the model is
+  # What cannot be read says so before the model is.
+  sets = [parts.sets(purpose) for purpose in evaluation_sets.PURPOSES]
+  if all(sets):
+    evaluation_sets.check_disjoint(*sets)
   stored = config_lib.to_dict(config)
   writers.check_config(directory, stored, may_change=config_lib.MAY_CHANGE)
   with contextlib.ExitStack() as stack:

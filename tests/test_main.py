@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -41,10 +42,20 @@ def start(monkeypatch):
     holders['_CONFIG'] = config_flags.DEFINE_config_file(
       'config', flag_values=values, lock_config=True
     )
-    for name in ('workdir', 'export_dir', 'export_dtype', 'questions_file'):
+    for name, default in (
+      ('workdir', None),
+      ('export_dir', None),
+      ('export_dtype', None),
+      ('questions_file', None),
+      ('checkpoint', 'latest'),
+      ('dataset', 'test'),
+    ):
       holders[f'_{name.upper()}'] = flags.DEFINE_string(
-        name, None, '', flag_values=values
+        name, default, '', flag_values=values
       )
+    holders['_COMPARE'] = flags.DEFINE_list(
+      'compare', [], '', flag_values=values
+    )
     for name, choices in (
       ('mode', ('train', 'eval', 'sample', 'export')),
       ('role', ('solver', 'proposer')),
@@ -264,20 +275,73 @@ def test_sampling_twice_says_the_same(start, workdir, capsys, monkeypatch):
   assert len(said[0].splitlines()) == 1
 
 
-def test_evaluation_adds_its_line(start, workdir, capsys):
-  lines = (workdir / 'eval.jsonl').read_text().splitlines()
+def test_an_evaluation_that_was_done_is_shown_not_repeated(
+  start, workdir, capsys
+):
+  lines = (workdir / 'eval.jsonl').read_text()
   start('--mode=eval', f'--workdir={workdir}')
-  first, *_, last = map(
-    json.loads, (workdir / 'eval.jsonl').read_text().splitlines()
+  assert (workdir / 'eval.jsonl').read_text() == lines
+  out, err = capsys.readouterr()
+  assert 'solver after 0 steps' in err
+  assert 'greedy' in out
+  assert '3 of task.evaluation' in out
+
+
+def test_an_evaluation_on_other_questions_adds_its_line(
+  start, workdir, tmp_path, capsys
+):
+  path = tmp_path / 'mine.jsonl'
+  path.write_text('{"question": "1 + 3", "answer": "4"}\n')
+  start('--mode=eval', f'--workdir={workdir}', f'--dataset={path}')
+  record = json.loads((workdir / 'eval.jsonl').read_text().splitlines()[-1])
+  assert (record['set'], record['questions']) == (str(path), 1)
+  assert f'1 of {path}' in capsys.readouterr().out
+  changed = '--config.evaluation.samples=3'
+  start(
+    *(SMOKE, changed, '--config.mesh.data=1', '--config.num_steps=0'),
+    *('--mode=eval', f'--workdir={workdir}', f'--dataset={path}'),
+    *('--config.proposer.max_tokens=8', '--config.solver.max_tokens=8'),
+    '--config.sampler.max_prompt_tokens=64',
   )
-  assert len((workdir / 'eval.jsonl').read_text().splitlines()) == (
-    len(lines) + 1
-  )
-  # The same weights and the same keys: the same answers.
-  for key in ('step', 'greedy', 'sampled', 'questions', 'samples'):
-    assert first[key] == last[key]
-  assert (first['step'], first['questions']) == (0, 3)
-  assert 'greedy' in capsys.readouterr().out
+  record = json.loads((workdir / 'eval.jsonl').read_text().splitlines()[-1])
+  assert 'mean@3' in record
+  with pytest.raises(SystemExit, match='these differ(?s:.)*proposer.max_tok'):
+    start(SMOKE, '--mode=eval', f'--workdir={workdir}')
+
+
+def test_two_checkpoints_are_compared(start, workdir, tmp_path, capsys):
+  other = tmp_path / 'other'
+  shutil.copytree(workdir, other)
+  start('--mode=eval', f'--workdir={workdir}', f'--compare=0,{other}@latest')
+  assert '3 questions of `task.evaluation`' in capsys.readouterr().out
+  (directory,) = (workdir / 'comparisons').iterdir()
+  found = json.loads((directory / 'comparison.json').read_text())
+  assert found['figures']['greedy']['difference']['p'] == 1
+  # Both by their directories: no --workdir, no --config.
+  start('--mode=eval', f'--compare={workdir}@0,{other}@0')
+  assert len(list((workdir / 'comparisons').iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+  'words, message',
+  [
+    (('--compare=0',), 'expected two checkpoints A,B'),
+    (('--compare=0,7',), r"checkpoint='7': expected one of .* which has 0"),
+    (('--compare=0,last',), "checkpoint='last': expected latest, best or a"),
+    (('--checkpoint=best',), 'chosen on a validation set'),
+    (('--dataset=sums/test',), "'sums/test': expected a file"),
+    (('--dataset=none.jsonl',), r'none\.jsonl: no such file'),
+    (('--compare=0,/nowhere@0',), '/nowhere: expected a run'),
+  ],
+)
+def test_evaluations_that_cannot_be(start, workdir, words, message):
+  with pytest.raises(SystemExit, match=message):
+    start('--mode=eval', f'--workdir={workdir}', *words)
+
+
+def test_comparing_without_a_place(start):
+  with pytest.raises(SystemExit, match='expected WORKDIR@CHECKPOINT'):
+    start('--mode=eval', '--compare=0,1')
 
 
 def test_export_writes_what_it_says(start, workdir, tmp_path, capsys):

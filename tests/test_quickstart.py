@@ -36,10 +36,11 @@ def trained(smollm2_path, tmp_path_factory):
 def test_two_steps_teach_the_model(trained):
   workdir, output = trained
   lines = (workdir / 'eval.jsonl').read_text().splitlines()
-  before, after = map(json.loads, lines)
-  # 0.61 to 0.88 when this was written; by chance it moves by a few hundredths.
-  assert 0.5 < before['sampled'] < 0.7
-  assert after['sampled'] > before['sampled'] + 0.1
+  records = map(json.loads, lines)
+  before, after = (r for r in records if r['set'] == 'test')
+  # 0.65 to 0.88 when this was written; by chance it moves by a few hundredths.
+  assert 0.5 < before['mean@4'] < 0.75
+  assert after['mean@4'] > before['mean@4'] + 0.1
   assert after['greedy'] >= before['greedy'] - 0.02
   for shown in ('before', 'after', 'checkpoint', 'rollouts', '--mode=sample'):
     assert shown in output

@@ -58,6 +58,7 @@ def test_a_run_leaves_what_the_docs_say(four_steps):
     'eval.jsonl',
     'tensorboard',
     'rollouts',
+    'evaluations',
     'checkpoints',
   }
   rows = without_times(four_steps)
@@ -65,7 +66,9 @@ def test_a_run_leaves_what_the_docs_say(four_steps):
   for row in rows:
     assert all(np.isfinite(value) for value in row.values())
   evaluations = writers.read_jsonl(four_steps / 'eval.jsonl')
-  assert [row['step'] for row in evaluations] == [0, 4]
+  assert [(row['step'], row['set']) for row in evaluations] == [
+    (step, purpose) for step in (0, 4) for purpose in ('validation', 'test')
+  ]
 
 
 def test_rollouts_hold_every_response(four_steps):
@@ -125,6 +128,32 @@ def test_two_and_two_steps_equal_four_bit_for_bit(four_steps, tmp_path):
   assert expected[0] == found[0] == 4
   jax.tree.map(np.testing.assert_array_equal, expected[1], found[1])
   assert without_times(tmp_path) == without_times(four_steps)
+
+
+def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
+  """Whatever the test set says, and beside the newest one."""
+  config = smoke_config(
+    **{
+      'evaluation.every': 1,
+      'checkpoint.every': 0,
+      'checkpoint.keep': 1,
+      # Of a single digit, a random model finds some by chance.
+      'task.validation': tuple((f'{n} + 0', str(n)) for n in range(8)),
+    }
+  )
+  train.train(config, str(tmp_path))
+  records = writers.read_jsonl(tmp_path / 'eval.jsonl')
+  assert [r['step'] for r in records if r['set'] == 'test'] == [0, 4]
+  validated = [r for r in records if r['set'] == 'validation']
+  assert [r['step'] for r in validated] == [0, 1, 2, 3, 4]
+  scores = {r['step']: r['mean@4'] for r in validated if r['step']}
+  assert len(set(scores.values())) > 1
+  with checkpoint.open_checkpoints(
+    tmp_path / 'checkpoints', read_only=True
+  ) as manager:
+    best = checkpoint.best_step(manager)
+    assert set(manager.all_steps()) == {best, 4}
+  assert scores[best] == max(scores.values())
 
 
 def test_what_a_step_remembers_survives_a_restart(tmp_path):

@@ -171,5 +171,6 @@ def _majority(answers: Sequence[str | None]) -> str | None:
 
 
 def _powers_of_two(most: int) -> list[int]:
-  """1, 2, 4, ... and the most itself."""
-  return [*(1 << i for i in range(most.bit_length()) if 1 << i < most), most]
+  """2, 4, ... and the most itself; 1 is left out: pass@1 is the mean."""
+  found = {1 << i for i in range(1, most.bit_length())} | {most}
+  return sorted(found - {1})

@@ -43,6 +43,7 @@ def comparison(found: Mapping[str, Any]) -> dict[str, bytes]:
   axes.set_xlim(-0.6, len(names) - 0.4)
   axes.set_ylim(-0.03, 1.03)
   axes.set_ylabel('share of questions (95% interval)')
+  drawn.legend(loc='outside lower center', ncols=2, frameon=False)
   axes.set_title(f'{found["questions"]} questions of {_plain(found["origin"])}')
   _finish(axes)
   return _files(drawn)
@@ -88,10 +89,11 @@ def reliability(curve: Mapping[str, Any]) -> dict[str, bytes]:
       linestyle='-.',
       label=f'suggested least agreement {least:.2f}',
     )
-  axes.set_xlim(-0.05, 1.05)
+  axes.set_xlim(-0.08, 1.08)
   axes.set_ylim(-0.03, 1.03)
   axes.set_ylabel('share of votes that are right')
   _finish(axes)
+  drawn.legend(loc='outside upper center', ncols=2, frameon=False)
   width = 0.6 / max(min(curve['samples'], 10), 1)
   counts.bar(x, [one['votes'] for one in bins], width=width, color=_ONE)
   counts.set_ylabel('votes')
@@ -112,7 +114,6 @@ def _finish(axes) -> None:
   axes.grid(axis='y', color='#dddddd', linewidth=0.8)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)
-  axes.legend(frameon=False, loc='best')
 
 
 def _plain(text: str) -> str:

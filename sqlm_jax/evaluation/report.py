@@ -278,10 +278,7 @@ def _bins_and_thresholds(curve: Mapping[str, Any]) -> Iterable[tuple]:
 
 def rows(record: Mapping[str, Any]) -> dict[str, str]:
   """A record of eval.jsonl as names and values, for people."""
-  shown = {
-    name: interval({'value': record[name], 'low': low, 'high': high})
-    for name, (low, high) in record['intervals'].items()
-  }
+  shown = {name: figure(record, name) for name in record['intervals']}
   settings = record['settings']
   shown['questions'] = f'{record["questions"]} of {settings["origin"]}'
   shown['decoding'] = f'greedy, up to {settings["max_tokens"]} tokens'
@@ -296,6 +293,12 @@ def rows(record: Mapping[str, Any]) -> dict[str, str]:
       'none is enough' if least is None else f'{least:.2f}'
     )
   return shown
+
+
+def figure(record: Mapping[str, Any], name: str) -> str:
+  """A figure of a record of eval.jsonl, with its interval."""
+  low, high = record['intervals'][name]
+  return interval({'value': record[name], 'low': low, 'high': high})
 
 
 def interval(one: Mapping[str, float], *, signed: bool = False) -> str:

@@ -77,7 +77,6 @@ def test_an_evaluation_worked_by_hand():
   assert found['mean@2']['seeds'] == [2 / 8, 4 / 8]
   assert value['mean@2'] == 6 / 16
   assert found['mean@2']['std'] == pytest.approx(0.25 / math.sqrt(2))
-  assert value['pass@1'] == 6 / 16
   # 3, 0, 2 and 1 of 4 are right: 1 - C(4 - c, 2) / 6.
   assert value['pass@2'] == pytest.approx((1 + 0 + 5 / 6 + 3 / 6) / 4)
   assert value['pass@4'] == 3 / 4
@@ -85,14 +84,14 @@ def test_an_evaluation_worked_by_hand():
   assert found['maj@2']['seeds'] == [1 / 4, 3 / 4]
   assert value['unreadable'] == (0 + 2 + 0 + 3) / 20
   assert list(found) == [
-    *('greedy', 'mean@2', 'pass@1', 'pass@2', 'pass@4', 'maj@2', 'unreadable')
+    *('greedy', 'mean@2', 'pass@2', 'pass@4', 'maj@2', 'unreadable')
   ]
 
 
 def test_programs_have_no_vote_and_greedy_alone_no_samples():
   rows = [row('1', '1'), row('2', '1')]
   found = metrics.summarize(rows, 1, votes=False)
-  assert list(found) == ['greedy', 'mean@1', 'pass@1', 'unreadable']
+  assert list(found) == ['greedy', 'mean@1', 'unreadable']
   assert found['mean@1']['std'] is None
   found = metrics.summarize([row('1')], 0)
   assert list(found) == ['greedy', 'unreadable']
