@@ -205,7 +205,8 @@ def _check_export(parts: assemble.Parts) -> None:
   if not _EXPORT_DIR.value:
     raise ValueError('--export_dir: expected a directory to write to')
   workdir = _WORKDIR.value
-  if workdir and not (epath.Path(workdir) / 'checkpoints').exists():
+  is_run = workdir and (epath.Path(workdir) / 'checkpoints').exists()
+  if workdir and not is_run and _CHECKPOINT.value != '0':
     # Else a misspelt directory would export the model before training.
     raise ValueError(f'--workdir={workdir}: expected a run with checkpoints')
   export.check_target(

@@ -231,7 +231,9 @@ def test_examples_that_cannot_be_judged_are_left_out(parts, tmp_path, caplog):
   assert [e.question for e in read().examples] == ['1 + 1']
   assert '1 of 2 examples are left out' in caplog.text
   path.write_text(json.dumps(rows[1]))
-  with pytest.raises(ValueError, match=r'none of 1 examples fits task\.answer_k'):
+  with pytest.raises(
+    ValueError, match=r'none of 1 examples fits task\.answer_k'
+  ):
     read()
 
 
