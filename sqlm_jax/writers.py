@@ -4,6 +4,7 @@
   metrics.jsonl    a line a step: {"step": 12, "solver/reward": 0.5, ...}
   eval.jsonl       a line an evaluation
   tensorboard/     the metrics once more, as TensorBoard events
+  evaluations/     a directory an evaluation, see `evaluation_files`
   rollouts/        a Parquet file a step, with the columns of `ROLLOUT_SCHEMA`
 
 A file other than the two that grow by a line is written under another name
