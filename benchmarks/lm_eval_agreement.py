@@ -7,7 +7,7 @@ Evaluates the solver of a run here, exports it, and lets lm-eval (its own
 environment will do: `pip install 'lm-eval[hf]'`, and name its command with
 --lm_eval) ask the same questions of the exported model, in float32. Then both
 are compared question by question. Prints a line of JSON and one for people, and
-the questions on which they differ; exits with 1 if a verdict differs.
+the questions on which they differ; exits with 1 if there are any.
 """
 
 import argparse
@@ -64,13 +64,10 @@ def their_answers(
   args: argparse.Namespace, directory: pathlib.Path
 ) -> dict[int, dict]:
   """Lets lm-eval answer; returns its samples by the question's number."""
-  if shutil.which(args.lm_eval) is None:
-    sys.exit(f"--lm_eval={args.lm_eval}: not found: pip install 'lm-eval[hf]'")
   model = directory / 'model'
-  if not model.exists():
-    _run_ours(
-      args, '--mode=export', f'--export_dir={model}', '--export_dtype=float32'
-    )
+  _run_ours(
+    args, '--mode=export', f'--export_dir={model}', '--export_dtype=float32'
+  )
   results = directory / 'results'
   command = [args.lm_eval, '--model', 'hf', '--tasks', TASK]
   command += ['--model_args', f'pretrained={model},dtype=float32']
@@ -124,6 +121,11 @@ def main() -> None:
   parser.add_argument('--lm_eval', default='lm_eval')
   parser.add_argument('--device', default='cpu')
   args = parser.parse_args()
+  if shutil.which(args.lm_eval) is None:
+    sys.exit(f"--lm_eval={args.lm_eval}: not found: pip install 'lm-eval[hf]'")
+  if args.output.exists():
+    # Else an earlier model could be compared with this one's answers.
+    sys.exit(f'--output={args.output}: expected a new directory')
   rows, settings = our_answers(args)
   write_task(args.output, rows, settings)
   samples = their_answers(args, args.output)
@@ -135,7 +137,7 @@ def main() -> None:
     f'{found["same_verdict"]} same verdicts'
   )
   print('\n'.join(differing))
-  sys.exit(found['same_verdict'] != found['questions'])
+  sys.exit(bool(differing))
 
 
 if __name__ == '__main__':

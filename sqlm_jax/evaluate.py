@@ -162,7 +162,7 @@ def _record(planned: Plan, seconds: float) -> dict[str, Any]:
     'seconds': seconds,
   }
   if curve is not None:
-    record['suggested_min_agreement'] = curve['suggested_min_agreement']
+    record['reliability'] = curve
   return record
 
 

@@ -167,6 +167,11 @@ def _evaluate(parts: assemble.Parts) -> None:
   _note(f'solver {saved.about}')
   record = compare.evaluate_saved(parts, saved, asked, _WORKDIR.value).record
   display.summary('Evaluation', report.rows(record))
+  if 'reliability' in record:
+    curve = record['reliability']
+    display.message('\nHow far the votes can be trusted:')
+    display.message(report.votes(curve))
+    display.message(report.describe_votes(curve))
 
 
 def _compare(parts: assemble.Parts) -> None:

@@ -195,7 +195,7 @@ def test_greedy_alone(params, tmp_path):
   parts = make_parts(**{'evaluation.samples': 0})
   record = evaluate.evaluate(plan(parts, tmp_path), params)
   assert list(record['intervals']) == ['greedy', 'unreadable']
-  assert 'suggested_min_agreement' not in record
+  assert 'reliability' not in record
 
 
 def test_a_question_that_does_not_fit_is_named(parts):

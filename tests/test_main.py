@@ -305,6 +305,7 @@ def test_an_evaluation_on_other_questions_adds_its_line(
   )
   record = json.loads((workdir / 'eval.jsonl').read_text().splitlines()[-1])
   assert 'mean@3' in record
+  assert '| agreement | votes | right |' in capsys.readouterr().out
   with pytest.raises(SystemExit, match=r'these differ(?s:.)*proposer\.max_tok'):
     start(SMOKE, '--mode=eval', f'--workdir={workdir}')
 

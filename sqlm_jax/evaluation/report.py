@@ -222,7 +222,7 @@ def write_result(
     ),
   ]
   if curve is not None:
-    lines += ['## Votes', describe_votes(curve), _votes(curve)]
+    lines += ['## Votes', describe_votes(curve), votes(curve)]
     for kind, content in plots.reliability(curve).items():
       _write(directory / f'reliability.{kind}', content)
   lines += [
@@ -249,7 +249,8 @@ def describe_votes(curve: Mapping[str, Any]) -> str:
   )
 
 
-def _votes(curve: Mapping[str, Any]) -> str:
+def votes(curve: Mapping[str, Any]) -> str:
+  """The reliability curve as a table in Markdown."""
   return table(
     ['agreement', 'votes', 'right', 'from there on', 'kept'],
     [
@@ -287,8 +288,8 @@ def rows(record: Mapping[str, Any]) -> dict[str, str]:
       f'; {settings["samples"]} answers of {settings["seeds"]} seeds at '
       f'temperature {settings["temperature"]}, top_p {settings["top_p"]}'
     )
-  if 'suggested_min_agreement' in record:
-    least = record['suggested_min_agreement']
+  if 'reliability' in record:
+    least = record['reliability']['suggested_min_agreement']
     shown['suggested vote.min_agreement'] = (
       'none is enough' if least is None else f'{least:.2f}'
     )

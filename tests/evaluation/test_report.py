@@ -157,7 +157,7 @@ def test_a_record_for_people():
     'intervals': {'greedy': [0.25, 0.75]},
     'questions': 20,
     'settings': SETTINGS,
-    'suggested_min_agreement': None,
+    'reliability': {'suggested_min_agreement': None},
   }
   assert report.rows(record) == {
     'greedy': '0.500 (0.250-0.750)',
