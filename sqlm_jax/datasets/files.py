@@ -26,6 +26,9 @@ SUFFIXES = ('.json', '.jsonl', '.parquet')
 _MOST_TESTS = 10  # of a program, as in the paper's code
 _MOST_REPORTS = 5
 
+# What reading a row of another shape raises.
+DAMAGE = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+
 Row = Mapping[str, Any]
 
 
@@ -35,8 +38,7 @@ class Layout(NamedTuple):
   Attributes:
     name: for people.
     columns: that every row has.
-    read: from a row to an example; ValueError, KeyError or TypeError for a
-      damaged one.
+    read: from a row to an example; an error of `DAMAGE` for a damaged one.
   """
 
   name: str
@@ -74,7 +76,7 @@ def read_examples(path: epath.PathLike) -> tuple[types.Example, ...]:
       if layout is None:
         raise ValueError(f'unknown columns {", ".join(map(str, row))}')
       found.append(_check(layout.read(row)))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except DAMAGE as error:
       what = f'no {error}' if isinstance(error, KeyError) else error
       damaged.append(f'{path}:{number}: {what}')
   for report in damaged[:_MOST_REPORTS]:
@@ -252,7 +254,7 @@ def _table(path: epath.Path) -> Iterator[tuple[int, Any]]:
         for i in range(batch.num_rows):
           number += 1
           yield number, _row(batch, i)
-  except pa.ArrowException as error:
+  except (pa.ArrowException, OSError) as error:  # OSError: a damaged page
     raise ValueError(f'{path}: expected Parquet, {error}') from None
 
 

@@ -5,7 +5,9 @@ mathematics_dataset) and holds here: as many equations as unknowns, two, three
 or four by level; integer coefficients that can be inverted, integer solutions;
 terms are split and moved to random sides; one unknown is asked for; on higher
 levels a constant is a letter that a sentence before defines. The sizes of
-numbers, the sentences and the numbering of levels are ours.
+numbers, the sentences and the levels are ours: the published generator
+(sunblaze-ucb/math_ood) has five, with two to six unknowns, and composes
+questions from its second level on. Its files go in by `files`.
 """
 
 import itertools

@@ -150,6 +150,8 @@ DAMAGED = [
     "expected text, not 'None'",
   ),
   (VERIFIABLE, VERIFIABLE | {'verification_info': None}, 'subscriptable'),
+  (PRIME, damaged_prime(ground_truth='[1]'), "no attribute 'get'"),
+  (PRIME, damaged_prime(ground_truth='1'), "no attribute 'get'"),
 ]
 
 
@@ -222,6 +224,29 @@ def test_what_cannot_be_read_at_all(name, content, message, tmp_path):
   with pytest.raises(ValueError, match=message) as found:
     files.read_examples(path)
   assert str(path) in str(found.value)
+
+
+def test_a_damaged_page_is_said(tmp_path):
+  rows = [{'question': f'{i} * {i * i}', 'answer': '1'} for i in range(5000)]
+  path = write(tmp_path / 'rows.parquet', rows)
+  content = bytearray(path.read_bytes())
+  content[2000:2400] = b'\xff' * 400
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match='expected Parquet'):
+    files.read_examples(path)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'verification_info': {'test_cases': ['1']}},
+    {'gold_standard_solution': 5},
+  ],
+)
+def test_other_shapes_within_a_row(changes, tmp_path, caplog):
+  path = write(tmp_path / 'rows.jsonl', [VERIFIABLE | changes, VERIFIABLE])
+  assert len(files.read_examples(path)) == 1
+  assert f'{path}:1: ' in caplog.text
 
 
 def test_no_such_file(tmp_path):
