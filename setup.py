@@ -12,6 +12,8 @@ setuptools.setup(
   package_data={'sqlm_jax.datasets': ['*.jsonl']},
   install_requires=[
     'absl-py>=2.1',
+    # What datasets are stored in; tensorflow-datasets brings it on Linux alone.
+    'array_record>=0.7; platform_system != "Windows"',
     'chex>=0.1.90',
     'etils[epath]>=1.10',
     'flax>=0.12',
