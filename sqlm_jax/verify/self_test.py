@@ -115,11 +115,14 @@ def _other_answers(known: types.Answer) -> Iterator[str]:
 def _programs(example: types.Example) -> Iterator[tuple[str, float]]:
   """Programs, and the share of the tests that each of them passes."""
   table = {case.input.strip(): case.output for case in example.tests}
-  yield f'import sys\nprint({table!r}[sys.stdin.read().strip()])', 1.0
+  yield (
+    f'import sys\nsys.stdout.write({table!r}[sys.stdin.read().strip()])',
+    1.0,
+  )
   if example.solution:
     yield example.solution, 1.0
   yield 'pass', 0.0
-  yield 'print("no", input())', 0.0
+  yield 'import sys\nsys.stdout.write("no " + input())', 0.0
   yield 'raise SystemExit(0)', 0.0
 
 

@@ -105,7 +105,7 @@ def test_a_good_sandbox_passes():
   'status_of, why',
   [
     (lambda program: unit_tests.PASSED, r'(?s)expected 0%.*pass\nfound'),
-    (lambda program: unit_tests.ERROR, r'(?s)expected 100%.*print\('),
+    (lambda program: unit_tests.ERROR, r'(?s)expected 100%.*stdout\.write\('),
     (
       lambda program: (
         unit_tests.WRONG if 'sum(' in program else says_the_truth(program)
