@@ -204,6 +204,24 @@ def constrain_rows(tree, mesh: Mesh, axis: int = 0):
   )
 
 
+def constrain_cache(array: jax.Array, mesh: Mesh) -> jax.Array:
+  """Inside jit: splits keys or values [L, A, S, K, H] by row and by head."""
+  rows = rows_spec(array.shape[1], mesh).spec
+  heads = 'tensor' if array.shape[3] % mesh.shape['tensor'] == 0 else None
+  spec = P(None, *(rows or (None,)), None, heads)
+  return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+
+def constrain_whole(tree, mesh: Mesh):
+  """Inside jit: every device, and so every process, gets all of it."""
+  return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
+
+
+def put_whole(tree, mesh: Mesh):
+  """Sends host arrays to every device."""
+  return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
 def put_rows(tree, mesh: Mesh):
   """Sends host arrays to the mesh, rows split where they divide evenly."""
   return jax.tree.map(

@@ -1,137 +1,118 @@
-"""The sampler: one compiled loop that continues every prompt G times."""
+"""The sampler: continues every prompt G times, C tokens at a time.
+
+1. `prefill` computes every prompt once and draws the first token of each of
+   its responses.
+2. `decode` draws up to C more tokens of every response that has a row.
+3. The host looks who has ended. `schedule` packs the others, and what waits
+   for a row, into as few rows as it takes; `store` moves their keys and values
+   there, into a cache that is as long as the longest of them by now. Back to 2.
+
+So neither a response that has ended costs much nor room that nobody uses.
+"""
 
 import functools
+import itertools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sqlm_jax import sharding
-from sqlm_jax.engine import groups
+from sqlm_jax.engine import decoding, groups, schedule
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.ops import sampling
 
-STOPPED = 1  # the state of a stop table in which a response has ended
-
-
-class SamplerSettings(NamedTuple):
-  """What may change from call to call without a compilation."""
-
-  temperature: jax.Array  # [G], 0 is greedy
-  top_p: jax.Array  # [G]
-  limit: jax.Array  # [], tokens a response may have, at most R
-  stop_table: jax.Array  # [states, V], see `text.stopping`
-
-
-class SampleState(NamedTuple):
-  """The carry of the loop. Slot t of a response is written at step t."""
-
-  step: jax.Array  # []
-  tokens: jax.Array  # [B, R]
-  logprobs: jax.Array  # [B, R]
-  sampling_logprobs: jax.Array  # [B, R]
-  stop_state: jax.Array  # [B]
-  lengths: jax.Array  # [B]
-  cache: policy_lib.KeyValues  # [L, B, R, K, H], the responses so far
+STOPPED = decoding.STOPPED
+SamplerSettings = decoding.SamplerSettings
 
 
 def make_sampler(
-  policy: policy_lib.Policy, mesh: jax.sharding.Mesh
+  policy: policy_lib.Policy,
+  mesh: jax.sharding.Mesh,
+  *,
+  chunk: int = 32,
+  most_rows: int = 0,
+  static: bool = False,
 ) -> Callable[..., groups.Rollout]:
-  """Builds `sample(params, prompts, keys_QG, settings, *, slots)`.
+  """Builds `sample(params, prompts, keys_QG, settings, *, slots, ...)`.
 
   `keys_QG` are one random key a response; token t is drawn with
   `fold_in(key, t)`. A response therefore depends on its prompt, its key and
-  the settings, and not on what else is in the batch. `slots` is R, the room
-  for a response; prompts, G and R decide the compiled shape, nothing else
-  does.
+  the settings, and not on what else is in the batch or when it had its turn.
+  `slots` is R, the room for a response. Only the first `num_prompts` are
+  continued (default, all); the others fill the shape. The rollout is in host
+  memory, all of it on every process.
+
+  Args:
+    policy: what is sampled from.
+    mesh: rows are split over it.
+    chunk: C, tokens between two looks at who has ended.
+    most_rows: responses that are decoded side by side, while others wait; at
+      least a group's. 0: all.
+    static: keep the rows until the last response in them has ended, as static
+      batching does. To compare with.
   """
+  cast = jax.jit(policy.cast)
+  prefill = decoding.make_prefill(policy, mesh, most_rows=most_rows)
+  decode = decoding.make_decode(policy, mesh)
+  store = decoding.make_store(mesh)
+  take_prompts = decoding.make_take_prompts(mesh)
+  shards = math.prod(mesh.shape[name] for name in sharding.ROW_AXES)
 
-  @functools.partial(jax.jit, static_argnames='slots')
-  def sample(params, prompts, keys_QG, settings, *, slots):
+  def sample(params, prompts, keys_QG, settings, *, slots, num_prompts=None):
     num_groups, group_size = keys_QG.shape
-    rows = num_groups * group_size
-    keys_B = keys_QG.reshape(-1)
-    temperature_B = jnp.tile(settings.temperature, num_groups)
-    top_p_B = jnp.tile(settings.top_p, num_groups)
-
-    def draw_and_write(state, logits_BV):
-      """Draws token `state.step` of every row that has not stopped."""
-      step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.step)
-      uniforms_B = jax.vmap(jax.random.uniform)(step_keys_B)
-      drawn = sampling.draw(
-        uniforms_B, logits_BV, temperature_B=temperature_B, top_p_B=top_p_B
-      )
-      running_B = state.stop_state != STOPPED
-      write = lambda array_BR, new_B: array_BR.at[:, state.step].set(
-        jnp.where(running_B, new_B, 0)
-      )
-      next_state_B = settings.stop_table[state.stop_state, drawn.tokens]
-      return state._replace(
-        step=state.step + 1,
-        tokens=write(state.tokens, drawn.tokens),
-        logprobs=write(state.logprobs, drawn.logprobs),
-        sampling_logprobs=write(
-          state.sampling_logprobs, drawn.sampling_logprobs
-        ),
-        stop_state=jnp.where(running_B, next_state_B, STOPPED),
-        lengths=state.lengths + running_B,
-      )
-
-    def unfinished(state):
-      below_limit = state.step < jnp.minimum(settings.limit, slots)
-      all_stopped = jnp.all(state.stop_state == STOPPED)
-      return below_limit & ~all_stopped
-
-    def advance(state):
-      """Feeds the last token drawn, keeps its keys and values, draws anew."""
-      last_B1 = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, 1)
-      written_B = jnp.full((rows,), state.step - 1)
-      cache = state.cache._replace(lengths=written_B)
-      hidden_B1D, new = policy.forward(
-        params, last_B1, jnp.ones((rows,), jnp.int32), (*context, cache)
-      )
-      append = lambda old, fresh: jax.lax.dynamic_update_slice_in_dim(
-        old, fresh, state.step - 1, 2
-      )
-      cache = cache._replace(
-        keys=append(cache.keys, new.keys),
-        values=append(cache.values, new.values),
-      )
-      logits_BV = policy.logits(params, hidden_B1D[:, 0])
-      return draw_and_write(state._replace(cache=cache), logits_BV)
-
-    params = policy.cast(params)  # not once a token
-    with jax.named_scope('prefill'):
-      context, last_QD = groups.read_prompts(policy, params, prompts)
-      logits_QV = policy.logits(params, last_QD)
-    rows_of = lambda tree, axis=0: sharding.constrain_rows(tree, mesh, axis)
-    empty = lambda dtype: rows_of(jnp.zeros((rows, slots), dtype))
-    cache = policy.init_cache(rows, slots)
-    state = SampleState(
-      step=jnp.zeros((), jnp.int32),
-      tokens=empty(jnp.int32),
-      logprobs=empty(jnp.float32),
-      sampling_logprobs=empty(jnp.float32),
-      stop_state=jnp.zeros((rows,), settings.stop_table.dtype),
-      lengths=jnp.zeros((rows,), jnp.int32),
-      cache=cache._replace(
-        keys=rows_of(cache.keys, 1), values=rows_of(cache.values, 1)
-      ),
+    num_rows = num_groups * group_size
+    limit, width = min(int(settings.limit), slots), min(chunk, slots)
+    repack = functools.partial(
+      schedule.repack,
+      static=static,
+      group_size=group_size,
+      most_rows=max(most_rows, group_size) if most_rows else num_rows,
+      multiple=shards,
     )
-    with jax.named_scope('decode'):
-      state = draw_and_write(state, jnp.repeat(logits_QV, group_size, axis=0))
-      state = jax.lax.while_loop(unfinished, advance, state)
+    record = _Record(num_rows, slots, settings.stop_table.dtype)
+    settings = settings._replace(limit=np.int32(limit))
+    settings = sharding.put_whole(settings, mesh)
+    params = cast(params)  # not once a chunk
+    first = prefill(params, prompts, keys_QG, settings)
+    asked = num_groups if num_prompts is None else num_prompts
+    rows_N = np.arange(num_rows)
+    rows_N[asked * group_size :] = schedule.EMPTY
+    record.add(rows_N, *jax.device_get((first.progress, first.drawn)))
 
-    group = lambda x: x.reshape(num_groups, group_size, *x.shape[1:])
-    return groups.Rollout(
-      tokens=group(state.tokens),
-      logprobs=group(state.logprobs),
-      sampling_logprobs=group(state.sampling_logprobs),
-      lengths=group(state.lengths),
-      finished=group(state.stop_state == STOPPED),
-    )
+    layout = cache = recent = starts = None
+    while (unfinished := record.unfinished(limit)).size:
+      before, layout = layout, repack(layout, unfinished)
+      moved = layout is not before
+      if moved:
+        own = take_prompts(first.prompts, layout.prompts)
+      stay = () if before is None else np.intersect1d(unfinished, before.rows)
+      if not len(stay):
+        cache = None
+      else:
+        cache = store(
+          cache,
+          recent,
+          _one_for_all(starts, np.isin(before.rows.reshape(-1), stay)),
+          schedule.sources(before, layout) if moved else None,
+          slots=_room(record.progress.lengths[stay].max() - 1, width),
+        )
+      rows_B = layout.rows.reshape(-1)
+      progress = record.of(rows_B)
+      starts = progress.lengths - 1
+      *new, recent = decode(
+        params,
+        (*first.shared, own),
+        cache,
+        progress,
+        rows_B,
+        keys_QG,
+        settings,
+        width=width,
+      )
+      record.add(rows_B, *jax.device_get(new))
+    return record.rollout(num_groups)
 
   return sample
 
@@ -161,3 +142,75 @@ def response_keys(
   rows = first_group * group_size + jnp.arange(num_groups * group_size)
   keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
   return keys_B.reshape(num_groups, group_size)
+
+
+class _Record:
+  """All responses of a call, as far as they are; NumPy arrays."""
+
+  def __init__(self, num_rows: int, slots: int, states: np.dtype):
+    wide = (num_rows, slots)
+    self.drawn = decoding.Drawn(
+      np.zeros(wide, np.int32),
+      np.zeros(wide, np.float32),
+      np.zeros(wide, np.float32),
+    )
+    zeros = np.zeros((num_rows,), np.int32)
+    # Stopped, until they are heard of.
+    self.progress = decoding.Progress(
+      zeros, zeros.copy(), np.full((num_rows,), STOPPED, states)
+    )
+
+  def add(
+    self,
+    rows_B: np.ndarray,
+    progress: decoding.Progress,
+    drawn: decoding.Drawn,
+  ) -> None:
+    """Takes in what the responses of `rows_B` have drawn; skips EMPTY."""
+    begun_B1 = self.progress.lengths[rows_B][:, None]
+    slots_BC = begun_B1 + np.arange(drawn.tokens.shape[1])
+    new_BC = slots_BC < progress.lengths[:, None]
+    new_BC &= (rows_B != schedule.EMPTY)[:, None]
+    rows_BC = np.broadcast_to(rows_B[:, None], new_BC.shape)
+    for whole, part in zip(self.drawn, drawn, strict=True):
+      whole[rows_BC[new_BC], slots_BC[new_BC]] = part[new_BC]
+    there_B = rows_B != schedule.EMPTY
+    for whole, part in zip(self.progress, progress, strict=True):
+      whole[rows_B[there_B]] = part[there_B]
+
+  def unfinished(self, limit: int) -> np.ndarray:
+    """The responses that have tokens to go."""
+    stopped_N = self.progress.stop_state == STOPPED
+    return np.flatnonzero(~stopped_N & (self.progress.lengths < limit))
+
+  def of(self, rows_B: np.ndarray) -> decoding.Progress:
+    """The progress of some; EMPTY has stopped."""
+    empty_B = rows_B == schedule.EMPTY
+    last, lengths, stop_state = (x[rows_B] for x in self.progress)
+    return decoding.Progress(
+      last,
+      np.where(empty_B, 1, lengths),
+      np.where(empty_B, np.array(STOPPED, stop_state.dtype), stop_state),
+    )
+
+  def rollout(self, num_groups: int) -> groups.Rollout:
+    group = lambda x: x.reshape(num_groups, -1, *x.shape[1:])
+    return groups.Rollout(
+      *map(group, self.drawn),
+      lengths=group(self.progress.lengths),
+      finished=group(self.progress.stop_state == STOPPED),
+    )
+
+
+def _one_for_all(starts_B: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
+  """The common value of those that count, if there is one; else all."""
+  first, *others = np.unique(starts_B[counts_B])
+  return starts_B if others else first
+
+
+def _room(length: int, chunk: int) -> int:
+  """Slots for so many tokens: 1, 2, 3, 4, 6, 8, 12, ... times a chunk."""
+  sizes = itertools.chain(
+    (1,), (size << k for k in itertools.count() for size in (2, 3))
+  )
+  return next(size * chunk for size in sizes if size * chunk >= length)

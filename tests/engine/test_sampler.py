@@ -8,7 +8,7 @@ import pytest
 from sqlm_jax import sharding
 from sqlm_jax.engine import sampler
 from sqlm_jax.selfplay import batches
-from tests import tiny
+from tests import compilations, tiny
 
 R = 8
 NO_STOPS = np.zeros((16, 300), np.uint8)
@@ -121,17 +121,73 @@ def test_the_stop_token_belongs_to_the_response(sample):
 
 def test_settings_and_lengths_change_without_a_compilation(mesh):
   fresh = sampler.make_sampler(tiny.tiny_policy(), mesh)
-  run(fresh)
-  traces = fresh._cache_size()
   table = NO_STOPS.copy()
   table[0, 7] = sampler.STOPPED
-  run(fresh, temperature=0.3)
-  run(fresh, temperature=0.0)
-  run(fresh, top_p=0.5)
-  run(fresh, limit=3)
-  run(fresh, table=table)
-  run(fresh, [[*COMMON, 1], [*COMMON, 2, 3], [*COMMON, 4]])  # same bucket
-  assert fresh._cache_size() == traces
+  with compilations.count() as first:
+    run(fresh)
+  assert first
+  with compilations.count() as more:
+    run(fresh, temperature=0.3)
+    run(fresh, temperature=0.0)
+    run(fresh, top_p=0.5)
+    run(fresh, limit=3)
+    run(fresh, table=table)
+    run(fresh, [[*COMMON, 1], [*COMMON, 2, 3], [*COMMON, 4]])  # same bucket
+  assert not more
+
+
+def stops_early() -> np.ndarray:
+  """A table that ends two in three responses within eight tokens."""
+  table = NO_STOPS.copy()
+  table[0, ::10] = sampler.STOPPED
+  return table
+
+
+MANY = [[*COMMON, *range(i, i + 1 + i % 3)] for i in range(1, 8)]
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'chunk': 1},
+    {'chunk': 3},
+    {'chunk': 2, 'static': True},
+    {'chunk': 2, 'most_rows': 1},  # a group at a time
+    {'chunk': 3, 'most_rows': 8},
+    {'chunk': 1, 'most_rows': 10},
+    {'chunk': 3, 'most_rows': 8, 'static': True},
+  ],
+  ids=str,
+)
+def test_responses_do_not_depend_on_when_they_had_their_turn(
+  sample, mesh, options
+):
+  other = sampler.make_sampler(tiny.tiny_policy(), mesh, **options)
+  plain = run(sample, MANY, table=stops_early())
+  packed = run(other, MANY, table=stops_early())
+  assert 1 < len(np.unique(plain.lengths))
+  for name in ('tokens', 'lengths', 'finished'):
+    np.testing.assert_array_equal(getattr(packed, name), getattr(plain, name))
+  for name in ('logprobs', 'sampling_logprobs'):
+    np.testing.assert_allclose(
+      getattr(packed, name), getattr(plain, name), atol=1e-5
+    )
+
+
+def test_prompts_that_only_fill_the_shape_are_not_continued(sample):
+  whole = run(sample, num_rows=5)
+  packed = batches.pack_prompts(PROMPTS, 5)
+  part = sample(
+    tiny.tiny_params(),
+    packed,
+    keys(0, 0, groups=5),
+    settings(),
+    slots=R,
+    num_prompts=3,
+  )
+  np.testing.assert_array_equal(part.tokens[:3], whole.tokens[:3])
+  assert not part.tokens[3:].any()
+  assert not part.lengths[3:].any()
 
 
 def test_limit_cuts_and_says_so(sample):

@@ -1,0 +1,95 @@
+"""Random weights in the shapes of published models, and prompts for them."""
+
+import jax
+import numpy as np
+
+from sqlm_jax import sharding
+from sqlm_jax.engine import decoding, groups, sampler
+from sqlm_jax.models import config as model_config
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.selfplay import batches
+
+SHAPES = {
+  'smollm2-135m': model_config.ModelConfig(
+    vocab_size=49152,
+    num_layers=30,
+    width=576,
+    mlp_width=1536,
+    num_heads=9,
+    num_kv_heads=3,
+    head_width=64,
+    rope=model_config.Rope(theta=1e5),
+    context_length=8192,
+  ),
+  'qwen2.5-0.5b': model_config.ModelConfig(
+    vocab_size=151936,
+    num_layers=24,
+    width=896,
+    mlp_width=4864,
+    num_heads=14,
+    num_kv_heads=2,
+    head_width=64,
+    rope=model_config.Rope(theta=1e6),
+    qkv_bias=True,
+    context_length=32768,
+  ),
+  'qwen3-0.6b': model_config.ModelConfig(
+    vocab_size=151936,
+    num_layers=28,
+    width=1024,
+    mlp_width=3072,
+    num_heads=16,
+    num_kv_heads=8,
+    head_width=128,
+    rope=model_config.Rope(theta=1e6),
+    qk_norm='head',
+    context_length=40960,
+  ),
+  'qwen2.5-3b': model_config.ModelConfig(
+    vocab_size=151936,
+    num_layers=36,
+    width=2048,
+    mlp_width=11008,
+    num_heads=16,
+    num_kv_heads=2,
+    head_width=128,
+    rope=model_config.Rope(theta=1e6),
+    qkv_bias=True,
+    context_length=32768,
+  ),
+}
+
+
+def one_device() -> jax.sharding.Mesh:
+  return sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
+
+
+def random_params(policy: policy_lib.Policy, mesh: jax.sharding.Mesh):
+  """Placed as training places them."""
+  abstract = jax.eval_shape(policy.init, jax.random.key(0))
+  init = jax.jit(
+    policy.init, out_shardings=sharding.shard_parameters(abstract, mesh)
+  )
+  return jax.block_until_ready(init(jax.random.key(0)))
+
+
+def prompts(
+  count: int, own: int, *, shared: int = 0, vocab_size: int
+) -> groups.Prompts:
+  """Random prompts of `own` tokens each behind `shared` common ones."""
+  rng = np.random.default_rng(0)
+  common = rng.integers(vocab_size, size=shared).tolist()
+  rows = rng.integers(vocab_size, size=(count, own)).tolist()
+  return batches.pack_prompts([common + row for row in rows])
+
+
+def endless(group_size: int, vocab_size: int, limit: int):
+  """Settings under which nothing but the limit ends a response."""
+  table = np.zeros((16, vocab_size), np.uint8)
+  table[decoding.STOPPED :] = decoding.STOPPED
+  return sampler.SamplerSettings(
+    temperature=np.ones((group_size,), np.float32),
+    top_p=np.ones((group_size,), np.float32),
+    limit=np.int32(limit),
+    stop_table=table,
+  )

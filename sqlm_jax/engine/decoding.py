@@ -1,0 +1,269 @@
+"""The compiled parts of the sampler: read prompts, draw tokens, store them."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sqlm_jax import sharding
+from sqlm_jax.engine import groups
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.ops import sampling
+
+STOPPED = 1  # the state of a stop table in which a response has ended
+
+
+class SamplerSettings(NamedTuple):
+  """What may change from call to call without a compilation."""
+
+  temperature: jax.Array  # [G], 0 is greedy
+  top_p: jax.Array  # [G]
+  limit: jax.Array  # [], tokens a response may have, at most R
+  stop_table: jax.Array  # [states, V], see `text.stopping`
+
+
+class Progress(NamedTuple):
+  """How far B responses are."""
+
+  last: jax.Array  # [B], the token drawn last
+  lengths: jax.Array  # [B], tokens drawn
+  stop_state: jax.Array  # [B]
+
+
+class Drawn(NamedTuple):
+  """Tokens with their log-probabilities; behind a response's end stands 0."""
+
+  tokens: jax.Array  # [B, C]
+  logprobs: jax.Array  # [B, C]
+  sampling_logprobs: jax.Array  # [B, C]
+
+
+class Prefilled(NamedTuple):
+  """What is known of N responses once their Q prompts are read."""
+
+  shared: tuple[policy_lib.KeyValues, ...]  # of the common prefix, if any
+  prompts: policy_lib.KeyValues  # [L, Q, P, K, H]
+  progress: Progress  # [N]
+  drawn: Drawn  # [N, 1]
+
+
+class _Loop(NamedTuple):
+  """The carry of `decode`. Step t writes to slot t."""
+
+  step: jax.Array  # []
+  progress: Progress
+  drawn: Drawn
+  recent: policy_lib.KeyValues
+
+
+def make_prefill(
+  policy: policy_lib.Policy, mesh: jax.sharding.Mesh, *, most_rows: int
+) -> Callable[..., Prefilled]:
+  """Builds `prefill(params, prompts, keys_QG, settings)`.
+
+  Args:
+    policy: what is sampled from.
+    mesh: groups are split over it.
+    most_rows: first tokens that are drawn at once; 0 is no bound.
+  """
+
+  @jax.jit
+  def prefill(params, prompts, keys_QG, settings):
+    num_groups, group_size = keys_QG.shape
+    context, last_QD = groups.read_prompts(policy, params, prompts)
+
+    def draw_first(one):
+      last_D, keys_G = one
+      logits_V = policy.logits(params, last_D)
+      logits_GV = jnp.broadcast_to(logits_V, (group_size, *logits_V.shape))
+      start = _begin(group_size, settings)
+      return _draw_and_stop(start, logits_GV, keys_G, settings)
+
+    at_once = max(most_rows // group_size, 1) if most_rows else num_groups
+    progress, drawn = jax.tree.map(
+      lambda x: x.reshape(-1),
+      jax.lax.map(
+        draw_first, (last_QD, keys_QG), batch_size=min(at_once, num_groups)
+      ),
+    )
+    drawn = jax.tree.map(lambda x: x[:, None], drawn)
+    *shared, own = context
+    own = own._replace(
+      keys=sharding.constrain_cache(own.keys, mesh),
+      values=sharding.constrain_cache(own.values, mesh),
+    )
+    progress, drawn = sharding.constrain_whole((progress, drawn), mesh)
+    return Prefilled(tuple(shared), own, progress, drawn)
+
+  return prefill
+
+
+def make_decode(
+  policy: policy_lib.Policy, mesh: jax.sharding.Mesh
+) -> Callable[..., tuple[Progress, Drawn, policy_lib.KeyValues]]:
+  """Builds `decode(params, context, cache, progress, rows_B, ...)`.
+
+  Its arguments: `context` is (common prefix, prompts [A]), whose rows divide
+  those of the batch; `cache` holds the responses so far but for the last
+  token, [L, B, S, K, H], None where nothing stands before that one; `rows_B`
+  are the numbers of the responses, which pick their keys out of `keys_QG` and
+  their settings; `width` is C. It stops early where nobody has a token to go.
+
+  It returns the progress, what was drawn, and keys and values of the tokens
+  that were read meanwhile, [L, B, C, K, H]: the last one before, and all that
+  were drawn but the last.
+  """
+
+  @functools.partial(jax.jit, static_argnames='width')
+  def decode(
+    params, context, cache, progress, rows_B, keys_QG, settings, *, width
+  ):
+    num_rows = rows_B.shape[0]
+    keys_B = keys_QG.reshape(-1)[rows_B]
+    column_B = rows_B % keys_QG.shape[1]
+    settings_B = settings._replace(
+      temperature=settings.temperature[column_B],
+      top_p=settings.top_p[column_B],
+    )
+    if cache is not None:
+      before = policy_lib.KeyValues(*cache, progress.lengths - 1)
+      context = (*context, before)
+
+    def unfinished(loop):
+      running_B = _running(loop.progress, settings)
+      return (loop.step < width) & jnp.any(running_B)
+
+    def advance(loop):
+      """Reads the last token drawn and draws another."""
+      read_B = jnp.full((num_rows,), loop.step)
+      hidden_B1D, new = policy.forward(
+        params,
+        loop.progress.last[:, None],
+        jnp.ones((num_rows,), jnp.int32),
+        (*context, loop.recent._replace(lengths=read_B)),
+      )
+      write = lambda old, fresh, axis: jax.lax.dynamic_update_slice_in_dim(
+        old, fresh, loop.step, axis
+      )
+      logits_BV = policy.logits(params, hidden_B1D[:, 0])
+      progress, drawn = _draw_and_stop(
+        loop.progress, logits_BV, keys_B, settings_B
+      )
+      return _Loop(
+        step=loop.step + 1,
+        progress=progress,
+        drawn=jax.tree.map(
+          lambda old, fresh: write(old, fresh[:, None], 1), loop.drawn, drawn
+        ),
+        recent=loop.recent._replace(
+          keys=write(loop.recent.keys, new.keys, 2),
+          values=write(loop.recent.values, new.values, 2),
+        ),
+      )
+
+    empty = lambda dtype: jnp.zeros((num_rows, width), dtype)
+    recent = policy.init_cache(num_rows, width)
+    loop = _Loop(
+      step=jnp.zeros((), jnp.int32),
+      progress=progress,
+      drawn=Drawn(empty(jnp.int32), empty(jnp.float32), empty(jnp.float32)),
+      recent=recent._replace(
+        keys=sharding.constrain_cache(recent.keys, mesh),
+        values=sharding.constrain_cache(recent.values, mesh),
+      ),
+    )
+    loop = jax.lax.while_loop(unfinished, advance, loop)
+    progress, drawn = sharding.constrain_whole(
+      (loop.progress, loop.drawn), mesh
+    )
+    return progress, drawn, (loop.recent.keys, loop.recent.values)
+
+  return decode
+
+
+def make_store(mesh: jax.sharding.Mesh) -> Callable[..., tuple]:
+  """Builds `store(cache, recent, starts, sources_B, *, slots)`.
+
+  Its arguments: `cache` is the keys and values so far, each
+  [L, A, S, K, H], or None; `recent` those that `decode` has returned, which
+  belong into the slots from `starts` on, [A] or one for all; `sources_B` are
+  the rows to take, None leaves them where they are. It returns a cache
+  [L, B, slots, K, H]. What stands in it behind a response means nothing.
+  """
+
+  @functools.partial(jax.jit, static_argnames='slots')
+  def store(cache, recent, starts, sources_B, *, slots):
+    if sources_B is not None:
+      cache, recent = jax.tree.map(lambda x: x[:, sources_B], (cache, recent))
+      starts = starts if starts.ndim == 0 else starts[sources_B]
+
+    def join(old, new):
+      num_layers, num_rows, _, *rest = new.shape
+      whole = jnp.zeros((num_layers, num_rows, slots, *rest), new.dtype)
+      if old is not None:
+        whole = jax.lax.dynamic_update_slice_in_dim(
+          whole, old[:, :, :slots], 0, axis=2
+        )
+      write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+      in_axes = (1, 1, 0 if starts.ndim else None)
+      whole = jax.vmap(write, in_axes, 1)(whole, new, starts)
+      return sharding.constrain_cache(whole, mesh)
+
+    return tuple(
+      join(old, new)
+      for old, new in zip(cache or (None, None), recent, strict=True)
+    )
+
+  return store
+
+
+def make_take_prompts(
+  mesh: jax.sharding.Mesh,
+) -> Callable[[policy_lib.KeyValues, jax.Array], policy_lib.KeyValues]:
+  """Builds `take_prompts(prompts [Q], which_A)`, which may repeat."""
+
+  @jax.jit
+  def take_prompts(prompts, which_A):
+    take = lambda x: sharding.constrain_cache(x[:, which_A], mesh)
+    return policy_lib.KeyValues(
+      take(prompts.keys), take(prompts.values), prompts.lengths[which_A]
+    )
+
+  return take_prompts
+
+
+def _begin(num_rows: int, settings: SamplerSettings) -> Progress:
+  zeros = jnp.zeros((num_rows,), jnp.int32)
+  return Progress(zeros, zeros, zeros.astype(settings.stop_table.dtype))
+
+
+def _running(progress: Progress, settings: SamplerSettings) -> jax.Array:
+  below_limit_B = progress.lengths < settings.limit
+  return below_limit_B & (progress.stop_state != STOPPED)
+
+
+def _draw_and_stop(
+  progress: Progress,
+  logits_BV: jax.Array,
+  keys_B: jax.Array,
+  settings: SamplerSettings,
+) -> tuple[Progress, Drawn]:
+  """Draws the next token of every response that has not ended."""
+  step_keys_B = jax.vmap(jax.random.fold_in)(keys_B, progress.lengths)
+  drawn = sampling.draw(
+    jax.vmap(jax.random.uniform)(step_keys_B),
+    logits_BV,
+    temperature_B=settings.temperature,
+    top_p_B=settings.top_p,
+  )
+  running_B = _running(progress, settings)
+  next_state_B = settings.stop_table[progress.stop_state, drawn.tokens]
+  keep = lambda new_B, old_B: jnp.where(running_B, new_B, old_B)
+  progress = Progress(
+    last=keep(drawn.tokens, progress.last),
+    lengths=progress.lengths + running_B,
+    stop_state=keep(next_state_B, progress.stop_state),
+  )
+  return progress, Drawn(*(keep(new_B, 0) for new_B in drawn))

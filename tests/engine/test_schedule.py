@@ -1,0 +1,107 @@
+"""Packing responses into rows."""
+
+import numpy as np
+import pytest
+
+from sqlm_jax.engine import schedule
+
+LIMITS = {'group_size': 4, 'most_rows': 16}
+
+
+def there(layout):
+  return sorted(r for r in layout.rows.flat if r != schedule.EMPTY)
+
+
+def check(layout):
+  """Every row continues the prompt of its slot, and nobody sits twice."""
+  for prompt, rows in zip(layout.prompts, layout.rows, strict=True):
+    live = rows[rows != schedule.EMPTY]
+    assert (live // 4 == prompt).all()
+  assert len(set(there(layout))) == len(there(layout))
+
+
+def test_at_first_a_slot_is_a_group():
+  layout = schedule.pack([], range(16), **LIMITS)
+  np.testing.assert_array_equal(layout.rows, np.arange(16).reshape(4, 4))
+  assert layout.prompts.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  'running, slots, width',
+  [
+    (range(8), 2, 4),
+    ([0, 1, 2, 3, 9], 2, 4),
+    ([0, 5, 10, 15], 4, 1),  # one of each group: narrow slots
+    ([0, 1, 4, 5], 2, 2),
+    ([0, 1, 2, 4, 8, 12], 8, 1),  # six rows do not fit into four
+    ([7], 1, 1),
+  ],
+)
+def test_as_few_rows_as_it_takes_and_then_wide_slots(running, slots, width):
+  layout = schedule.pack(list(running), [], **LIMITS)
+  check(layout)
+  assert layout.rows.shape == (slots, width)
+  assert there(layout) == sorted(running)
+
+
+def test_who_runs_stays_and_others_come_in_their_order():
+  layout = schedule.pack([1, 6, 11], range(16, 64), **LIMITS)
+  check(layout)
+  assert layout.rows.size == 16
+  assert {1, 6, 11} <= set(there(layout))
+  came = [r for r in there(layout) if r >= 16]
+  assert came == list(range(16, 16 + len(came)))
+  assert len(came) >= 10  # in wide slots the three would fill all but one
+
+
+def test_every_division_has_room_for_all_that_run():
+  rng = np.random.default_rng(0)
+  for _ in range(200):
+    running = np.sort(rng.choice(40, rng.integers(1, 17), replace=False))
+    waiting = range(40, 40 + int(rng.integers(0, 30)))
+    layout = schedule.pack(running.tolist(), waiting, **LIMITS)
+    check(layout)
+    assert set(running.tolist()) <= set(there(layout))
+    if layout.rows.size < 16:
+      assert set(waiting) <= set(there(layout))
+
+
+def test_slots_are_shared_by_devices():
+  layout = schedule.pack([0, 1, 2, 3, 4], [], multiple=8, **LIMITS)
+  assert layout.rows.shape[0] == 8
+  check(layout)
+
+
+def test_nothing_moves_for_little():
+  full = schedule.pack([], range(16), **LIMITS)
+  again = lambda left, **kwargs: schedule.repack(
+    full, np.array(left), **LIMITS, **kwargs
+  )
+  assert again(range(16)) is full
+  assert again(range(3, 16)) is full
+  # Nine do not fit into half of the rows.
+  assert again(range(9)) is full
+  assert again(range(8)).rows.size == 8
+  # One has ended and one waits.
+  assert again(range(1, 17)) is full
+  assert len(there(again(range(8, 24)))) == 16
+
+
+def test_static_batching_waits_for_the_last_one():
+  full = schedule.pack([], range(16), **LIMITS)
+  left = lambda *rows: schedule.repack(
+    full, np.array(rows), static=True, **LIMITS
+  )
+  assert left(3, 16, 17) is full
+  assert there(left(16, 17)) == [16, 17]
+
+
+def test_sources_say_where_rows_were():
+  before = schedule.pack([], range(16), **LIMITS)
+  after = schedule.pack([2, 9], range(16, 30), **LIMITS)
+  found = schedule.sources(before, after)
+  for response, source in zip(after.rows.flat, found, strict=True):
+    if response in (2, 9):
+      assert before.rows.reshape(-1)[source] == response
+    else:
+      assert source == 0
