@@ -120,6 +120,9 @@ def get_config() -> config_dict.ConfigDict:
 
   c.sampler = config_dict.ConfigDict()
   c.sampler.max_prompt_tokens = 512  # a longer question is unreadable
+  # Responses decoded side by side, while others wait for their turn; 0: all.
+  c.sampler.max_rows = 0
+  c.sampler.chunk = 32  # tokens from one look at who has ended to the next
 
   c.advantage = config_dict.ConfigDict()
   # grpo, dr_grpo, rloo, reinforce++, reinforce++_baseline, lite_ppo,

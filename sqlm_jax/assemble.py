@@ -304,7 +304,9 @@ def _make_writers(
   policy: policy_lib.Policy,
   mesh: jax.sharding.Mesh,
 ) -> dict[str, responses.Writer]:
-  sample = sampler.make_sampler(policy, mesh)
+  sample = sampler.make_sampler(
+    policy, mesh, chunk=config.sampler.chunk, max_rows=config.sampler.max_rows
+  )
   limit = config.sampler.max_prompt_tokens
   is_chat = config.task.style == 'chat'
 

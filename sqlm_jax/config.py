@@ -141,6 +141,8 @@ class Vote:
 @dataclasses.dataclass(frozen=True)
 class Sampler:
   max_prompt_tokens: int
+  max_rows: int
+  chunk: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +258,7 @@ _OF_EVALUATION = (
   'task.answer_pattern',
   'tests.program',
   'solver.max_tokens',
-  'sampler.max_prompt_tokens',
+  'sampler.',
   'model.dtype',
 )
 

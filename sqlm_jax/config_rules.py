@@ -208,6 +208,8 @@ def _votes(c) -> Iterator[Rule]:
   )
   yield _at_least(c, 'vote.earlier_every', 1)
   yield _at_least(c, 'sampler.max_prompt_tokens', 1)
+  yield _at_least(c, 'sampler.max_rows', 0)
+  yield _at_least(c, 'sampler.chunk', 1)
 
 
 def _loss(c) -> Iterator[Rule]:

@@ -171,6 +171,8 @@ VALUES = [
   ('vote.earlier_answers', -1, 'at least 0'),
   ('vote.earlier_every', 0, 'at least 1'),
   ('sampler.max_prompt_tokens', 0, 'at least 1'),
+  ('sampler.max_rows', -1, 'at least 0'),
+  ('sampler.chunk', 0, 'at least 1'),
   ('loss.clip', -0.1, '0.0 to 1.0'),
   ('loss.kl', -0.001, 'at least 0'),
   ('loss.average', 'batch', 'one of token, sequence'),

@@ -59,14 +59,14 @@ class _Loop(NamedTuple):
 
 
 def make_prefill(
-  policy: policy_lib.Policy, mesh: jax.sharding.Mesh, *, most_rows: int
+  policy: policy_lib.Policy, mesh: jax.sharding.Mesh, *, max_rows: int
 ) -> Callable[..., Prefilled]:
   """Builds `prefill(params, prompts, keys_QG, settings)`.
 
   Args:
     policy: what is sampled from.
     mesh: groups are split over it.
-    most_rows: first tokens that are drawn at once; 0 is no bound.
+    max_rows: first tokens that are drawn at once; 0 is no bound.
   """
 
   @jax.jit
@@ -81,7 +81,7 @@ def make_prefill(
       start = _begin(group_size, settings)
       return _draw_and_stop(start, logits_GV, keys_G, settings)
 
-    at_once = max(most_rows // group_size, 1) if most_rows else num_groups
+    at_once = max(max_rows // group_size, 1) if max_rows else num_groups
     progress, drawn = jax.tree.map(
       lambda x: x.reshape(-1),
       jax.lax.map(

@@ -32,7 +32,7 @@ def make_sampler(
   mesh: jax.sharding.Mesh,
   *,
   chunk: int = 32,
-  most_rows: int = 0,
+  max_rows: int = 0,
   static: bool = False,
 ) -> Callable[..., groups.Rollout]:
   """Builds `sample(params, prompts, keys_QG, settings, *, slots, ...)`.
@@ -48,13 +48,13 @@ def make_sampler(
     policy: what is sampled from.
     mesh: rows are split over it.
     chunk: C, tokens between two looks at who has ended.
-    most_rows: responses that are decoded side by side, while others wait; at
+    max_rows: responses that are decoded side by side, while others wait; at
       least a group's. 0: all.
     static: keep the rows until the last response in them has ended, as static
       batching does. To compare with.
   """
   cast = jax.jit(policy.cast)
-  prefill = decoding.make_prefill(policy, mesh, most_rows=most_rows)
+  prefill = decoding.make_prefill(policy, mesh, max_rows=max_rows)
   decode = decoding.make_decode(policy, mesh)
   store = decoding.make_store(mesh)
   take_prompts = decoding.make_take_prompts(mesh)
@@ -68,7 +68,7 @@ def make_sampler(
       schedule.repack,
       static=static,
       group_size=group_size,
-      most_rows=max(most_rows, group_size) if most_rows else num_rows,
+      max_rows=max(max_rows, group_size) if max_rows else num_rows,
       multiple=shards,
     )
     record = _Record(num_rows, slots, settings.stop_table.dtype)

@@ -31,12 +31,12 @@ def pack(
   waiting: Sequence[int],
   *,
   group_size: int,
-  most_rows: int,
+  max_rows: int,
   multiple: int = 1,
 ) -> Layout:
   """Packs responses into as few rows as possible.
 
-  There are few shapes: `most_rows`, a half of it, a quarter and so on, each in
+  There are few shapes: `max_rows`, a half of it, a quarter and so on, each in
   slots of the group's size, half of it and so on. Among equals the widest
   slots are taken: they hold the fewest copies of a prompt.
 
@@ -45,15 +45,15 @@ def pack(
     waiting: responses that have not; those in front come first. Where there
       is no room for all, as many as possible come along.
     group_size: G; response i belongs to prompt i // G.
-    most_rows: at least G and as many as are running.
+    max_rows: at least G and as many as are running.
     multiple: the number of slots is a multiple of it, if need be with more
-      rows than `most_rows`; devices share them.
+      rows than `max_rows`; devices share them.
   """
   groups = [_by_prompt(part, group_size) for part in (running, waiting)]
   total = len(running) + len(waiting)
   best, most_placed = None, 0
-  for rows in reversed(list(_halves(most_rows))):
-    if rows < total and rows < most_rows:
+  for rows in reversed(list(_halves(max_rows))):
+    if rows < total and rows < max_rows:
       continue
     for width in _halves(min(group_size, rows)):
       slots = -(-rows // width)
@@ -63,7 +63,7 @@ def pack(
       if placed == total:
         return layout
       has_all_running = np.isin(running, layout.rows).all()
-      if rows == most_rows and has_all_running and placed > most_placed:
+      if rows == max_rows and has_all_running and placed > most_placed:
         best, most_placed = layout, placed
   return best  # in slots of width 1 there is room for all that run
 

@@ -17,7 +17,7 @@ class Writer(NamedTuple):
   """One way of writing: fixed at set-up, for a role or an evaluation.
 
   Attributes:
-    sample: the compiled sampler.
+    sample: the sampler.
     encode: `prompt -> token ids`, None for a prompt over the limit.
     decode: `token ids -> text`.
     settings: temperature, top_p, limit, stops.
@@ -94,8 +94,8 @@ def write(
     keys_QG,
     writer.settings,
     slots=writer.slots,
+    num_prompts=len(prompts),
   )
-  rollout = jax.device_get(rollout)
   rollout = jax.tree.map(lambda x: x[: len(prompts)], rollout)
   texts = [
     [

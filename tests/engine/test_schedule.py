@@ -5,7 +5,7 @@ import pytest
 
 from sqlm_jax.engine import schedule
 
-LIMITS = {'group_size': 4, 'most_rows': 16}
+LIMITS = {'group_size': 4, 'max_rows': 16}
 
 
 def there(layout):

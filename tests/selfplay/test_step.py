@@ -60,8 +60,8 @@ def make_parts(**changes) -> assemble.Parts:
 def scripted_writer(writer, texts, seen):
   """Writes `texts` instead of what a model would; no stop: not finished."""
 
-  def sample(params, prompts, keys, settings, slots):
-    del keys
+  def sample(params, prompts, keys, settings, slots, num_prompts):
+    del keys, num_prompts
     seen.append(params)
     shape = (len(prompts.tokens), len(settings.temperature), slots)
     tokens = np.zeros(shape, np.int32)
