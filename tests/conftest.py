@@ -2,6 +2,7 @@
 
 import os
 
+import hypothesis
 import jax
 import pytest
 
@@ -10,6 +11,14 @@ from sqlm_jax.weights import catalog
 # Before anything asks jax for its devices.
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# A machine that does other work, too, is slow and not broken.
+hypothesis.settings.register_profile(
+  'patient',
+  deadline=None,
+  suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile('patient')
 
 
 @pytest.fixture(scope='session')

@@ -273,7 +273,10 @@ NAMES = sorted({name for layout in files.LAYOUTS for name in layout.columns})
 
 @hypothesis.given(row=st.dictionaries(st.sampled_from(NAMES), VALUES))
 @hypothesis.settings(
-  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+  suppress_health_check=[
+    hypothesis.HealthCheck.function_scoped_fixture,
+    hypothesis.HealthCheck.too_slow,
+  ]
 )
 def test_no_row_crashes_a_reader(row, tmp_path):
   path = tmp_path / 'rows.jsonl'

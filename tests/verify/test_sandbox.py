@@ -483,7 +483,8 @@ def test_closing_ends_what_runs():
 
 
 HOST = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from sqlm_jax.game import types
 from sqlm_jax.verify import sandbox
 limits = sandbox.Limits(cpu_seconds=60, wall_seconds=60)
@@ -500,6 +501,8 @@ with sandbox.open_sandbox(workers=2, limits=limits) as judge:
 @needs_bubblewrap
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_a_host_that_is_interrupted_or_killed(number):
+  # Its own handler: who tests in the background passes on that SIGINT is
+  # ignored.
   host = subprocess.Popen(
     [sys.executable, '-c', HOST],
     stdout=subprocess.PIPE,
