@@ -58,21 +58,18 @@ def evaluate_saved(
   What was evaluated before with the same settings is read, not evaluated.
   """
   planned = evaluate.plan(parts, asked, step=saved.step, workdir=workdir)
-  is_new = not planned.is_answered
-  params = saved.load('solver') if is_new else None
-  title = f'Evaluating on {asked.name}'
-  with contextlib.ExitStack() as stack:
-    report_progress = lambda done, total: None
-    if is_new:
-      report_progress = stack.enter_context(
-        display.progress(title, len(asked.examples))
-      )
-    record = evaluate.evaluate(planned, params, progress=report_progress)
-    if workdir and is_new:
-      writer = stack.enter_context(
-        contextlib.closing(writers.RunWriter(workdir))
-      )
-      writer.evaluation(record)
+  if planned.is_answered:
+    record = evaluate.evaluate(planned, None)
+  else:
+    params = saved.load('solver')
+    title = f'Evaluating on {asked.name}'
+    with display.progress(title, len(asked.examples)) as progress:
+      record = evaluate.evaluate(planned, params, progress=progress)
+  if workdir:
+    with contextlib.closing(writers.RunWriter(workdir)) as writer:
+      # It may have been killed between its last answer and this line.
+      if writer.find_evaluation(planned.files.settings) is None:
+        writer.evaluation(record)
   return Evaluated(record, planned.files.rows, dict(planned.files.settings))
 
 

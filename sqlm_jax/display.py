@@ -201,6 +201,8 @@ def progress(
   with rich.progress.Progress(
     *rich.progress.Progress.get_default_columns(),
     console=console,
+    # Rich forgets after 30 seconds: a batch may take longer.
+    speed_estimate_period=float('inf'),
     transient=True,
   ) as bar:
     task = bar.add_task(description, total=total)

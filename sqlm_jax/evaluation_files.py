@@ -57,7 +57,10 @@ def find(workdir: epath.PathLike | None, settings: Mapping[str, Any]) -> Files:
   path = directory / 'answers.jsonl'
   rows = writers.read_jsonl(path) if path.exists() else []
   if [row.get('index') for row in rows] != list(range(len(rows))):
-    raise ValueError(f'{path}: expected one line a question, in order')
+    raise ValueError(
+      f'{path}: expected one line a question, in order; remove '
+      f'{directory.name} to begin anew'
+    )
   return Files(directory, settings, rows)
 
 

@@ -8,7 +8,7 @@ from absl import logging
 
 from sqlm_jax import config as config_lib
 from sqlm_jax.datasets import catalog
-from sqlm_jax.game import types
+from sqlm_jax.game import contamination, types
 from sqlm_jax.tasks import base
 from sqlm_jax.text import prompts
 from sqlm_jax.weights import catalog as weights_catalog
@@ -101,10 +101,13 @@ def check_disjoint(one: EvaluationSet, other: EvaluationSet) -> None:
   """Whoever chooses by questions cannot measure by them.
 
   Raises:
-    ValueError: if a question stands in both, by the first such.
+    ValueError: if a question stands in both, in other words perhaps (see
+      `contamination.key`), by the first such.
   """
-  questions = {example.question for example in other.examples}
-  both = [e.question for e in one.examples if e.question in questions]
+  guard = contamination.make_guard(
+    (e.question for e in other.examples), 'count'
+  )
+  both = [e.question for e in one.examples if guard.has(e.question)]
   if both:
     raise ValueError(
       f'{one.origin} and {other.origin}: expected no question in both, found '

@@ -160,10 +160,10 @@ def _use_model(config: config_lib.Config) -> None:
 
 def _evaluate(parts: assemble.Parts) -> None:
   asked = compare.find_set(parts, _DATASET.value)
+  saved = open_run.find(parts, _WORKDIR.value, _CHECKPOINT.value)
   if _WORKDIR.value and writers.read_config(_WORKDIR.value) is None:
     # So that it can be compared with, by its name.
     writers.write_config(_WORKDIR.value, config_lib.to_dict(parts.config))
-  saved = open_run.find(parts, _WORKDIR.value, _CHECKPOINT.value)
   _note(f'solver {saved.about}')
   record = compare.evaluate_saved(parts, saved, asked, _WORKDIR.value).record
   display.summary('Evaluation', report.rows(record))

@@ -158,9 +158,9 @@ def _evaluate(
     asked = parts.sets(purpose) if is_due else None
     if asked is None:
       continue
-    record = _recorded(writer, step, purpose)
+    planned = evaluate.plan(parts, asked, step=step, workdir=writer.workdir)
+    record = writer.find_evaluation(planned.files.settings)
     if record is None:
-      planned = evaluate.plan(parts, asked, step=step, workdir=writer.workdir)
       title = f'Evaluating after {step} steps ({purpose})'
       with display.progress(title, len(asked.examples)) as progress:
         record = evaluate.evaluate(
@@ -171,15 +171,6 @@ def _evaluate(
       writer.evaluation(record)
     found |= writers.evaluation_metrics(record)
   return found
-
-
-def _recorded(
-  writer: writers.RunWriter, step: int, purpose: str
-) -> dict | None:
-  for record in writer.evaluations():
-    if (record['step'], record.get('set')) == (step, purpose):
-      return record
-  return None
 
 
 def _score(

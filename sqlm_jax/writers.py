@@ -100,6 +100,14 @@ class RunWriter:
     path = self.workdir / 'eval.jsonl'
     return read_jsonl(path) if path.exists() else []
 
+  def find_evaluation(
+    self, settings: Mapping[str, Any]
+  ) -> dict[str, Any] | None:
+    """The line of eval.jsonl with these settings, None if there is none."""
+    settings = _as_stored(settings)
+    lines = self.evaluations()
+    return next((x for x in lines if x.get('settings') == settings), None)
+
   def rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes the responses of a step, replacing an earlier file of the step.
 

@@ -234,6 +234,19 @@ def test_output_survives_a_terminal_without_unicode():
   assert buffer.getvalue() == b'step 0\n  7 + 8 ? 15 (6 of 8)\n'
 
 
+def test_time_left_is_told_however_long_a_batch_takes():
+  times = [0.0]
+  console = log_console(
+    force_terminal=True, color_system=None, get_time=lambda: times[-1]
+  )
+  with display.progress('evaluating', 100, console=console) as report:
+    # 5 were done before. Then 10 a minute, the first ones with a compilation.
+    for minute, done in enumerate((5, 15, 25)):
+      times.append(60.0 * minute)
+      report(done, 100)
+  assert '0:07:30' in shown(console)
+
+
 def test_summary_lines_up_and_does_not_break_commands():
   console = log_console()
   command = 'python -m sqlm_jax.main ' + '--config.some.key=value ' * 5

@@ -191,9 +191,15 @@ def test_a_judge_that_fails_its_test_judges_nothing(parts, params, tmp_path):
   assert not (tmp_path / 'evaluations').exists()
 
 
-def test_greedy_alone(params, tmp_path):
+def test_greedy_alone(whole, tmp_path):
   parts = make_parts(**{'evaluation.samples': 0})
-  record = evaluate.evaluate(plan(parts, tmp_path), params)
+  assert parts.writers['evaluation'].settings.temperature.tolist() == [0.0]
+  planned = plan(parts, tmp_path)
+  lists = ('responses', 'answers', 'right', 'finished')
+  for row in whole[0].files.rows:
+    planned.files.rows.append(row | {name: row[name][:1] for name in lists})
+  planned.files.directory.mkdir(parents=True)
+  record = evaluate.evaluate(planned, None)
   assert list(record['intervals']) == ['greedy', 'unreadable']
   assert 'reliability' not in record
 
@@ -239,7 +245,7 @@ def test_examples_that_cannot_be_judged_are_left_out(parts, tmp_path, caplog):
 
 def test_sets_that_share_a_question_are_refused(parts, tmp_path):
   path = tmp_path / 'mine.jsonl'
-  path.write_text(json.dumps({'question': '2 + 3', 'answer': '5'}))
+  path.write_text(json.dumps({'question': 'What is 2+3?', 'answer': '5'}))
   other = evaluation_sets.of_dataset(parts.config, parts.task, str(path))
   with pytest.raises(ValueError, match=r"found 1, the first: '2 \+ 3'"):
     evaluation_sets.check_disjoint(parts.sets('test'), other)

@@ -8,7 +8,8 @@ A layout is recognised by its columns:
   open-r1        description, official_tests (codeforces)
   open-r1        prompt, verification_info (verifiable coding problems)
 
-A row that is damaged is reported by file and row and left out.
+A row that is damaged is reported by file and row and left out, and so are the
+rows of a group of Parquet from a damaged page on.
 """
 
 import json
@@ -151,6 +152,8 @@ def _codeforces(row: Row) -> types.Example:
     raise ValueError('more than one output is right: it needs its own checker')
   if row.get('input_mode') == 'file':
     raise ValueError('expected standard input, not files')
+  if row.get('interaction_format'):
+    raise ValueError('expected a program that reads once, not a dialogue')
   parts = [row['description']]
   for title, name in (
     ('Input', 'input_format'),
@@ -245,17 +248,25 @@ def _list(path: epath.Path) -> Iterator[tuple[int, Any]]:
   yield from enumerate(rows, start=1)
 
 
-def _table(path: epath.Path) -> Iterator[tuple[int, Any]]:
-  try:
-    with path.open('rb') as file:
-      number = 0
-      # Not at once: tests of a few thousand problems are gigabytes.
-      for batch in parquet.ParquetFile(file).iter_batches(batch_size=64):
-        for i in range(batch.num_rows):
-          number += 1
-          yield number, _row(batch, i)
-  except (pa.ArrowException, OSError) as error:  # OSError: a damaged page
-    raise ValueError(f'{path}: expected Parquet, {error}') from None
+def _table(path: epath.Path) -> Iterator[tuple[int | str, Any]]:
+  with path.open('rb') as file:
+    try:
+      table = parquet.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+      raise ValueError(f'{path}: expected Parquet, {error}') from None
+    end = 0
+    for group in range(table.num_row_groups):
+      number, end = end, end + table.metadata.row_group(group).num_rows
+      try:
+        # Not at once: tests of a few thousand problems are gigabytes.
+        for batch in table.iter_batches(64, row_groups=[group]):
+          for i in range(batch.num_rows):
+            number += 1
+            yield number, _row(batch, i)
+      except (pa.ArrowException, OSError) as error:
+        # A damaged page: what stands behind it in its group is lost.
+        rows = f'{number + 1}-{end}'
+        yield rows, ValueError(f'rows that cannot be read, {error}')
 
 
 def _row(batch: pa.RecordBatch, i: int) -> Any:

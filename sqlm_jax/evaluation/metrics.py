@@ -64,7 +64,7 @@ def by_question(
   if samples:
     right_QSK = right_QA[:, 1:].reshape(len(rows), -1, samples)
     found[f'mean@{samples}'] = right_QSK.mean(axis=2)
-    for k in _powers_of_two(right_QA.shape[1] - 1):
+    for k in _draws(samples, right_QA.shape[1] - 1):
       found[f'pass@{k}'] = pass_at(right_QA[:, 1:], k)[:, None]
     if votes:
       voted = [
@@ -132,15 +132,17 @@ def with_interval(values_Q: np.ndarray) -> dict[str, float]:
   """The mean over questions and its bootstrap interval.
 
   The percentile bootstrap (Efron, 1979) over questions, with a fixed seed.
-  Where all questions have the same value 0 or 1 every resample is the same,
-  and the interval is Wilson's (1927) instead.
+  Where all questions have the same value, every resample is the same: then
+  the interval is Wilson's (1927), as if the value were a share of questions,
+  which is the widest that values from 0 to 1 with this mean can be spread.
+
+  Args:
+    values_Q: from 0 to 1.
   """
   values_Q = np.asarray(values_Q, np.float64)
   value = float(values_Q.mean())
-  if value in (0.0, 1.0):
-    low, high = wilson(int(values_Q.sum()), len(values_Q))
-  elif len(values_Q) == 1 or np.ptp(values_Q) == 0:
-    low, high = value, value
+  if np.ptp(values_Q) == 0:
+    low, high = wilson(value * len(values_Q), len(values_Q))
   else:
     low, high = stats.bootstrap(
       (values_Q,),
@@ -154,14 +156,22 @@ def with_interval(values_Q: np.ndarray) -> dict[str, float]:
   return {'value': value, 'low': float(low), 'high': float(high)}
 
 
-def wilson(count: int, total: int) -> tuple[float, float]:
-  """Wilson's score interval of a share (1927), (0, 1) of nothing."""
+def wilson(count: float, total: int) -> tuple[float, float]:
+  """Wilson's score interval of a share (1927), (0, 1) of nothing.
+
+  The shares p whose distance from count / total is at most z standard errors
+  sqrt(p (1 - p) / total). The count need not be whole.
+  """
   if not total:
     return 0.0, 1.0
-  found = stats.binomtest(count, total).proportion_ci(
-    CONFIDENCE, method='wilson'
-  )
-  return float(found.low), float(found.high)
+  z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+  share, error = count / total, z**2 / total
+  centre = (share + error / 2) / (1 + error)
+  half = np.sqrt(error * share * (1 - share) + error**2 / 4) / (1 + error)
+  # The true ends of 0 and of all are 0 and 1, but for rounding.
+  low = 0.0 if count == 0 else centre - half
+  high = 1.0 if count == total else centre + half
+  return float(low), float(high)
 
 
 def _majority(answers: Sequence[str | None]) -> str | None:
@@ -170,7 +180,7 @@ def _majority(answers: Sequence[str | None]) -> str | None:
   return counts.most_common(1)[0][0] if counts else None
 
 
-def _powers_of_two(most: int) -> list[int]:
-  """2, 4, ... and the most itself; 1 is left out: pass@1 is the mean."""
-  found = {1 << i for i in range(1, most.bit_length())} | {most}
+def _draws(samples: int, most: int) -> list[int]:
+  """2, 4, ..., k and all; 1 is left out: pass@1 is the mean."""
+  found = {1 << i for i in range(1, most.bit_length())} | {samples, most}
   return sorted(found - {1})

@@ -34,8 +34,8 @@ def measure(
     'bins', a list of agreement (mean of the bin), votes, right, accuracy and
     its Wilson interval 'low' and 'high'. 'thresholds', the same for all votes
     of at least an agreement, with the share of votes that this keeps.
-    'suggested_min_agreement', the lowest threshold from which on the low end
-    is at least `target`, None if there is none. 'calibration_error', the mean
+    'suggested_min_agreement', the lowest threshold whose low end is at least
+    `target`, None if there is none. 'calibration_error', the mean
     distance of agreement and accuracy over votes (ECE, Guo et al., 2017).
     'target' and 'samples' as they were given.
   """
@@ -71,16 +71,13 @@ def measure(
 def _suggest(
   thresholds: Sequence[Mapping[str, float]], target: float
 ) -> float | None:
-  """The lowest threshold from which on all are good enough.
+  """The lowest threshold that is good enough.
 
-  Agreement of 0, nothing that could be read, is no threshold.
+  Higher ones may have too few votes to tell. Agreement of 0, nothing that
+  could be read, is no threshold.
   """
-  suggested = None
-  for one in reversed(thresholds):
-    if one['low'] < target or not one['agreement']:
-      break
-    suggested = one['agreement']
-  return suggested
+  good = (t['agreement'] for t in thresholds if t['low'] >= target)
+  return next(filter(None, good), None)
 
 
 def _bins(agreement_V: np.ndarray, samples: int) -> list[np.ndarray]:

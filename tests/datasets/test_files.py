@@ -50,6 +50,7 @@ CODEFORCES = {
   'description': 'Add two numbers.',
   'input_format': 'Two numbers.',
   'output_format': 'One number.',
+  'interaction_format': None,
   'note': None,
   'examples': TESTS[:1],
   'official_tests': TESTS,
@@ -146,6 +147,11 @@ DAMAGED = [
   (CODEFORCES, CODEFORCES | {'input_mode': 'file'}, 'standard input'),
   (
     CODEFORCES,
+    CODEFORCES | {'interaction_format': 'Print ? and read.'},
+    'not a dialogue',
+  ),
+  (
+    CODEFORCES,
     CODEFORCES | {'official_tests': [{'input': '1', 'output': None}]},
     "expected text, not 'None'",
   ),
@@ -226,14 +232,39 @@ def test_what_cannot_be_read_at_all(name, content, message, tmp_path):
   assert str(path) in str(found.value)
 
 
-def test_a_damaged_page_is_said(tmp_path):
-  rows = [{'question': f'{i} * {i * i}', 'answer': '1'} for i in range(5000)]
-  path = write(tmp_path / 'rows.parquet', rows)
+def test_behind_a_damaged_page_the_next_rows_are_read(tmp_path, caplog):
+  """In the layout of Codeforces, in groups of four rows; the second is cut."""
+  rows = [CODEFORCES | {'description': f'Problem {i}.'} for i in range(12)]
+  path = tmp_path / 'rows.parquet'
+  parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=4)
+  column = parquet.ParquetFile(path).metadata.row_group(1).column(2)
+  assert column.path_in_schema == 'description'
+  first = column.dictionary_page_offset
   content = bytearray(path.read_bytes())
-  content[2000:2400] = b'\xff' * 400
+  content[first : first + column.total_compressed_size] = (
+    b'\xff' * column.total_compressed_size
+  )
   path.write_bytes(content)
-  with pytest.raises(ValueError, match='expected Parquet'):
+  asked = [
+    example.question.split('.')[0] for example in files.read_examples(path)
+  ]
+  assert asked == [f'Problem {i}' for i in (0, 1, 2, 3, 8, 9, 10, 11)]
+  (record,) = caplog.records
+  assert f'{path}:5-8: rows that cannot be read' in record.getMessage()
+
+
+@pytest.mark.parametrize('suffix', ['.parquet', '.jsonl'])
+def test_a_file_that_was_cut_off(suffix, tmp_path, caplog):
+  """Parquet has its table of contents at the end, lines stand by themselves."""
+  path = write(tmp_path / f'rows{suffix}', [CODEFORCES] * 3)
+  path.write_bytes(path.read_bytes()[:-20])
+  if suffix == '.jsonl':
+    assert len(files.read_examples(path)) == 2
+    assert f'{path}:3: expected JSON' in caplog.text
+    return
+  with pytest.raises(ValueError, match='expected Parquet') as found:
     files.read_examples(path)
+  assert str(path) in str(found.value)
 
 
 @pytest.mark.parametrize(
@@ -273,10 +304,11 @@ NAMES = sorted({name for layout in files.LAYOUTS for name in layout.columns})
 
 @hypothesis.given(row=st.dictionaries(st.sampled_from(NAMES), VALUES))
 @hypothesis.settings(
+  max_examples=40,
   suppress_health_check=[
     hypothesis.HealthCheck.function_scoped_fixture,
     hypothesis.HealthCheck.too_slow,
-  ]
+  ],
 )
 def test_no_row_crashes_a_reader(row, tmp_path):
   path = tmp_path / 'rows.jsonl'

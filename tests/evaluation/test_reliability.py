@@ -51,6 +51,14 @@ def test_the_lowest_threshold_that_is_good_enough():
   assert found['suggested_min_agreement'] == 0.75
 
 
+def test_few_unanimous_votes_do_not_hide_the_others():
+  # 5 of 5 is 0.57 at the low end, 95 of 95 0.96.
+  rows = rows_of((4, True, 5), (3, True, 90), (2, False, 90))
+  found = reliability.measure(rows, samples=4, target=0.8)
+  assert found['thresholds'][-1]['low'] < 0.8
+  assert found['suggested_min_agreement'] == 0.75
+
+
 def test_a_vote_that_cannot_be_trusted():
   rows = rows_of((4, False, 50), (3, True, 5), (0, False, 3))
   found = reliability.measure(rows, samples=4, target=0.8)

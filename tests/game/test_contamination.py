@@ -1,7 +1,5 @@
 """Which questions count as the same."""
 
-import time
-
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -59,7 +57,6 @@ def test_any_text_has_a_key_and_keeps_it(text):
 
 @pytest.mark.parametrize('piece', ['(', '1 ', '1+', '-', '1-(', ' ', '1.,'])
 def test_a_long_question_takes_no_time(piece):
-  start = time.perf_counter()
-  contamination.key(piece * 20_000)
-  # Hundredths of a second where it is linear, minutes where it is not.
-  assert time.perf_counter() - start < 10
+  """Hundredths of a second where it is linear, hours where it is not."""
+  question = piece * 200_000
+  assert contamination.key(question) == contamination.key(f' {question} ')
