@@ -17,7 +17,7 @@ from sqlm_jax import (
   writers,
 )
 from sqlm_jax import config as config_lib
-from sqlm_jax.evaluation import report
+from sqlm_jax.evaluation import comparison, report
 
 
 class Evaluated(NamedTuple):
@@ -106,7 +106,7 @@ def compare(
     display.message(f'{name}: {saved.about}')
     sides.append(evaluate_saved(own, saved, find_set(parts, dataset), of))
   one, other = sides
-  found = report.compare(
+  found = comparison.compare(
     one.rows,
     other.rows,
     names=tuple(names),

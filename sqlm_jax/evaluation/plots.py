@@ -20,7 +20,7 @@ def comparison(found: Mapping[str, Any]) -> dict[str, bytes]:
   """Every figure of two evaluations side by side, with 95% intervals.
 
   Args:
-    found: of `report.compare`.
+    found: of `comparison.compare`.
 
   Returns:
     The file's content by kind.

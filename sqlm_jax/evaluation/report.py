@@ -12,120 +12,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sqlm_jax.evaluation import metrics, paired, plots
+from sqlm_jax.evaluation import plots
 
-_SHOWN = 10  # examples each way
 _LONGEST = 60  # characters of a text in a table
 
-# Settings in which two sides may differ without being asked differently.
-_OF_THE_MODEL = ('step', 'model', 'seed', 'dtype')
-
-Row = Mapping[str, Any]
 Settings = Mapping[str, Any]
 
 
-def compare(
-  one: Sequence[Row],
-  other: Sequence[Row],
-  *,
-  names: tuple[str, str],
-  settings: tuple[Settings, Settings],
-) -> dict[str, Any]:
-  """Holds two evaluations of the same questions against each other.
-
-  Args:
-    one: rows of the first.
-    other: rows of the second.
-    names: of both.
-    settings: of both.
-
-  Returns:
-    What JSON can hold: 'figures', a name each with both values, their
-    intervals, the paired difference, its interval and p-value; 'changed',
-    counts of what became of the greedy answers; 'gained' and 'lost', examples;
-    'settings_differ', what else was not the same.
-
-  Raises:
-    ValueError: if they are not of the same questions, by the first that
-      differs.
-  """
-  _check_same_questions(one, other, names)
-  samples = [each['samples'] for each in settings]
-  votes = settings[0]['answer_kind'] != 'code'
-  by_question = [
-    metrics.by_question(rows, k, votes=votes)
-    for rows, k in zip((one, other), samples, strict=True)
-  ]
-  figures = {}
-  for name in by_question[0].keys() & by_question[1].keys():
-    values = [found[name].mean(axis=1) for found in by_question]
-    change = paired.difference(*values)
-    if name == 'greedy':
-      change['p'] = paired.mcnemar(*values)
-    figures[name] = {
-      'values': [metrics.with_interval(x) for x in values],
-      'difference': change,
-      'test': 'McNemar, exact' if name == 'greedy' else 'sign flips',
-    }
-  order = [name for name in by_question[0] if name in figures]
-  pairs = list(zip(one, other, strict=True))
-  gained = [p for p in pairs if not p[0]['right'][0] and p[1]['right'][0]]
-  lost = [p for p in pairs if p[0]['right'][0] and not p[1]['right'][0]]
-  wrong = [p for p in pairs if not (p[0]['right'][0] or p[1]['right'][0])]
-  other_wrong = sum(a['answers'][0] != b['answers'][0] for a, b in wrong)
-  return {
-    'names': list(names),
-    'set': settings[0]['set'],
-    'origin': settings[0]['origin'],
-    'questions': len(pairs),
-    'figures': {name: figures[name] for name in order},
-    'changed': {
-      'wrong to right': len(gained),
-      'right to wrong': len(lost),
-      'wrong to another wrong one': other_wrong,
-      'right both times': len(pairs) - len(gained) - len(lost) - len(wrong),
-      'the same wrong one': len(wrong) - other_wrong,
-    },
-    'gained': [_example(*pair) for pair in gained[:_SHOWN]],
-    'lost': [_example(*pair) for pair in lost[:_SHOWN]],
-    'settings_differ': {
-      key: [settings[0].get(key), settings[1].get(key)]
-      for key in sorted(settings[0].keys() | settings[1].keys())
-      if settings[0].get(key) != settings[1].get(key)
-      and key not in _OF_THE_MODEL
-    },
-    'settings': [dict(each) for each in settings],
-  }
-
-
-def _check_same_questions(
-  one: Sequence[Row], other: Sequence[Row], names: tuple[str, str]
-) -> None:
-  if len(one) != len(other):
-    raise ValueError(
-      f'{names[0]} and {names[1]}: expected the same questions, found '
-      f'{len(one)} and {len(other)}'
-    )
-  for a, b in zip(one, other, strict=True):
-    if (a['question'], a['true']) != (b['question'], b['true']):
-      raise ValueError(
-        f'{names[0]} and {names[1]}: expected the same questions, found '
-        f'{a["question"]!r} and {b["question"]!r} at number {a["index"]}'
-      )
-
-
-def _example(one: Row, other: Row) -> dict[str, Any]:
-  """A question, and how both answered it greedily."""
-  return {
-    'question': one['question'],
-    'true': one['true'],
-    'answers': [one['answers'][0], other['answers'][0]],
-    'responses': [one['responses'][0], other['responses'][0]],
-  }
-
-
 def to_markdown(comparison: Mapping[str, Any]) -> str:
-  """The comparison for people."""
+  """The comparison, of `comparison.compare`, for people."""
   names = [code(name) for name in comparison['names']]
   origin = comparison['origin']
   lines = [

@@ -1,0 +1,130 @@
+"""Two evaluations of the same questions, held against each other."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sqlm_jax.evaluation import metrics, paired
+
+_SHOWN = 10  # examples each way
+
+# Settings in which two sides may differ without being asked differently.
+_OF_THE_MODEL = ('step', 'model', 'seed', 'dtype')
+
+Row = Mapping[str, Any]
+Settings = Mapping[str, Any]
+
+
+def compare(
+  one: Sequence[Row],
+  other: Sequence[Row],
+  *,
+  names: tuple[str, str],
+  settings: tuple[Settings, Settings],
+) -> dict[str, Any]:
+  """Holds two evaluations of the same questions against each other.
+
+  Args:
+    one: rows of the first.
+    other: rows of the second.
+    names: of both.
+    settings: of both.
+
+  Returns:
+    What JSON can hold: 'figures', a name each with both values, their
+    intervals, the paired difference, its interval and p-value; 'changed',
+    counts of what became of the greedy answers; 'gained' and 'lost', examples;
+    'settings_differ', what else was not the same.
+
+  Raises:
+    ValueError: if they are not of the same questions, by the first that
+      differs.
+  """
+  _check_same_questions(one, other, names)
+  votes = settings[0]['answer_kind'] != 'code'
+  by_question = [
+    metrics.by_question(rows, each['samples'], votes=votes)
+    for rows, each in zip((one, other), settings, strict=True)
+  ]
+  figures = {
+    name: _figure(name, *(found[name].mean(axis=1) for found in by_question))
+    for name in by_question[0]
+    if name in by_question[1]
+  }
+  return {
+    'names': list(names),
+    'set': settings[0]['set'],
+    'origin': settings[0]['origin'],
+    'questions': len(one),
+    'figures': figures,
+    **_changes(one, other),
+    'settings_differ': {
+      key: [settings[0].get(key), settings[1].get(key)]
+      for key in sorted(settings[0].keys() | settings[1].keys())
+      if settings[0].get(key) != settings[1].get(key)
+      and key not in _OF_THE_MODEL
+    },
+    'settings': [dict(each) for each in settings],
+  }
+
+
+def _figure(
+  name: str, one_Q: np.ndarray, other_Q: np.ndarray
+) -> dict[str, Any]:
+  """A figure of both sides, and how sure it is that they differ."""
+  change = paired.difference(one_Q, other_Q)
+  if name == 'greedy':
+    change['p'] = paired.mcnemar(one_Q, other_Q)
+  return {
+    'values': [metrics.with_interval(x) for x in (one_Q, other_Q)],
+    'difference': change,
+    'test': 'McNemar, exact' if name == 'greedy' else 'sign flips',
+  }
+
+
+def _changes(one: Sequence[Row], other: Sequence[Row]) -> dict[str, Any]:
+  """What became of the greedy answers: counts, and examples each way."""
+  kinds = {(a, b): [] for a in (False, True) for b in (False, True)}
+  for pair in zip(one, other, strict=True):
+    kinds[pair[0]['right'][0], pair[1]['right'][0]].append(pair)
+  gained, lost = kinds[False, True], kinds[True, False]
+  wrong = kinds[False, False]
+  other_wrong = sum(a['answers'][0] != b['answers'][0] for a, b in wrong)
+  return {
+    'changed': {
+      'wrong to right': len(gained),
+      'right to wrong': len(lost),
+      'wrong to another wrong one': other_wrong,
+      'right both times': len(kinds[True, True]),
+      'the same wrong one': len(wrong) - other_wrong,
+    },
+    'gained': [_example(*pair) for pair in gained[:_SHOWN]],
+    'lost': [_example(*pair) for pair in lost[:_SHOWN]],
+  }
+
+
+def _check_same_questions(
+  one: Sequence[Row], other: Sequence[Row], names: tuple[str, str]
+) -> None:
+  if len(one) != len(other):
+    raise ValueError(
+      f'{names[0]} and {names[1]}: expected the same questions, found '
+      f'{len(one)} and {len(other)}'
+    )
+  for a, b in zip(one, other, strict=True):
+    if (a['question'], a['true']) != (b['question'], b['true']):
+      raise ValueError(
+        f'{names[0]} and {names[1]}: expected the same questions, found '
+        f'{a["question"]!r} and {b["question"]!r} at number {a["index"]}'
+      )
+
+
+def _example(one: Row, other: Row) -> dict[str, Any]:
+  """A question, and how both answered it greedily."""
+  return {
+    'question': one['question'],
+    'true': one['true'],
+    'answers': [one['answers'][0], other['answers'][0]],
+    'responses': [one['responses'][0], other['responses'][0]],
+  }
