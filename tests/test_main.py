@@ -285,6 +285,12 @@ def test_an_evaluation_that_was_done_is_shown_not_repeated(
   assert 'solver after 0 steps' in err
   assert 'greedy' in out
   assert '3 of task.evaluation' in out
+  # Killed when all was answered, before its line was written.
+  (workdir / 'eval.jsonl').write_text('')
+  start('--mode=eval', f'--workdir={workdir}')
+  (record,) = writers.read_jsonl(workdir / 'eval.jsonl')
+  assert (record['set'], record['step'], record['questions']) == ('test', 0, 3)
+  (workdir / 'eval.jsonl').write_text(lines)
 
 
 def test_an_evaluation_on_other_questions_adds_its_line(
@@ -338,6 +344,12 @@ def test_two_checkpoints_are_compared(start, workdir, tmp_path, capsys):
 def test_evaluations_that_cannot_be(start, workdir, words, message):
   with pytest.raises(SystemExit, match=message):
     start('--mode=eval', f'--workdir={workdir}', *words)
+
+
+def test_what_cannot_be_evaluated_leaves_no_workdir(start, tmp_path):
+  with pytest.raises(SystemExit, match="checkpoint='7': expected one of"):
+    start(SMOKE, '--mode=eval', f'--workdir={tmp_path}/new', '--checkpoint=7')
+  assert not (tmp_path / 'new').exists()
 
 
 def test_comparing_without_a_place(start):

@@ -94,6 +94,15 @@ def test_evaluation_is_a_record_and_points_of_curves(writer):
   assert curves(writer.workdir) == {'eval/sums/test/greedy': {5: 0.5}}
 
 
+def test_an_evaluation_is_found_by_its_settings(writer):
+  settings = [{'samples': n, 'solver_stop': ('\n',)} for n in (4, 16)]
+  assert writer.find_evaluation(settings[0]) is None
+  for n, each in enumerate(settings):
+    writer.evaluation({'step': 5, 'greedy': n, 'settings': each})
+  assert writer.find_evaluation(settings[1])['greedy'] == 1
+  assert writer.find_evaluation(settings[1] | {'samples': 8}) is None
+
+
 @pytest.mark.parametrize('record', [{}, {'step': None}, {'step': 1.0}])
 def test_evaluation_without_a_step_is_refused(writer, record):
   with pytest.raises(ValueError, match=r'expected a whole "step"'):
