@@ -18,16 +18,10 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x_BTD, rotation, window, context):
     c = self.config
-    heads = (c.width, c.num_heads, c.head_width)
-    kv_heads = (c.width, c.num_kv_heads, c.head_width)
-    project = lambda name, shape: layers.Projection(
-      'btd,dnh->btnh',
-      shape,
-      (0,),
-      self.dtypes,
-      c.qkv_bias,
-      self.lora,
-      name=name,
+    heads = (c.num_heads, c.head_width)
+    kv_heads = (c.num_kv_heads, c.head_width)
+    project = lambda name, outputs: layers.Projection(
+      (c.width,), outputs, self.dtypes, c.qkv_bias, self.lora, name=name
     )(x_BTD)
     query = self._norm('query_norm', project('query', heads))
     query = rope.rotate(query, *rotation)
@@ -38,13 +32,7 @@ class Attention(nn.Module):
     span = attention.Span(scale, c.attention_softcap, window)
     out = attention.attend(query, key, value, context, span=span)
     out = layers.Projection(
-      'btnh,nhd->btd',
-      heads[1:] + heads[:1],
-      (0, 1),
-      self.dtypes,
-      c.output_bias,
-      self.lora,
-      name='output',
+      heads, (c.width,), self.dtypes, c.output_bias, self.lora, name='output'
     )(out)
     return out, (key, value)
 
@@ -137,9 +125,7 @@ class Decoder(nn.Module):
     )(c, self.dtypes, self.lora)
     self.final_norm = layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
     if not c.tied_embeddings:
-      self.unembed = layers.Projection(
-        '...d,dv->...v', (c.width, c.vocab_size), (0,), self.dtypes
-      )
+      self.unembed = layers.Projection((c.width,), (c.vocab_size,), self.dtypes)
 
   def __call__(self, tokens_BT, context=()):
     """See `policy.Policy.forward`."""
