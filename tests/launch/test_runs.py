@@ -1,5 +1,6 @@
 """Lives of runs that scripts of launch/ start, up to the cloud's door."""
 
+import os
 import shlex
 import signal
 import subprocess
@@ -92,18 +93,21 @@ def test_local_tells_how_a_process_ended(machine):
   machine.run('local.sh', '--processes=3', '--', 'x', code=7)
 
 
-def test_local_trains(tmp_path):
-  config = ('--config=configs/smoke.py', '--config.num_steps=1')
-  subprocess.run(
-    ['launch/local.sh', '--', *config, f'--workdir={tmp_path / "a run"}'],
+def test_local_runs_our_program():
+  flags = ('--config=configs/smoke.py', '--mode=sample')
+  found = subprocess.run(
+    ['launch/local.sh', '--devices=2', '--', *flags],
     cwd=ROOT,
-    env={**stand_ins.os.environ, 'PYTHON': sys.executable},
+    env={**os.environ, 'PYTHON': sys.executable},
+    input='1 + 1\n',
     check=True,
-    timeout=300,
+    capture_output=True,
+    text=True,
+    timeout=600,
   )
-  assert (
-    len((tmp_path / 'a run' / 'metrics.jsonl').read_text().split('\n')) == 2
-  )
+  assert found.stderr.startswith('env JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=2')
+  assert '[solver' in found.stderr
+  assert found.stdout
 
 
 TPU = ('--name=t', '--zone=us-a')
