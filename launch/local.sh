@@ -66,7 +66,7 @@ for ((i = 0; i < processes; i++)); do
 done
 [[ ! $dry_run ]] || exit 0
 
-# All of them save and end; a second signal does not wait for it.
+# All of them are told, and have the time to save.
 trap 'interrupted=1; kill -TERM "${pids[@]}" 2> /dev/null || true' INT TERM
 failed=0
 for pid in "${pids[@]}"; do
