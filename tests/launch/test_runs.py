@@ -226,7 +226,9 @@ for SLURM_PROCID in 0 1; do
 done
 wait; wait
 """
-ON_SLURM = {'SLURM_JOB_ID': '1900', 'SLURM_JOB_NUM_NODES': '2'}
+# JAX makes a port of it, which nobody else should have.
+JOB = str(os.getpid())
+ON_SLURM = {'SLURM_JOB_ID': JOB, 'SLURM_JOB_NUM_NODES': '2'}
 
 
 def test_tasks_of_slurm_find_each_other(machine):
@@ -254,8 +256,8 @@ def test_a_job_of_slurm_is_queued_again_when_its_time_is_up(machine):
   assert (out, process.returncode) == ('saved x\n' * 2, 0)
   # In this order: it has saved before it is queued.
   assert machine.calls()[-2:] == [
-    ['scancel', '--signal=TERM', '1900'],
-    ['scontrol', 'requeue', '1900'],
+    ['scancel', '--signal=TERM', JOB],
+    ['scontrol', 'requeue', JOB],
   ]
 
 
