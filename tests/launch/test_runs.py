@@ -113,10 +113,6 @@ def test_local_runs_our_program():
 TPU = ('--name=t', '--zone=us-a')
 
 
-def calls_of_gcloud(machine):
-  return [call[4] for call in machine.calls() if call[0] == 'gcloud']
-
-
 def test_a_life_on_a_tpu_vm(machine, tmp_path, work_tree):
   host = tmp_path / 'host'
   (host / 'venv' / 'bin').mkdir(parents=True)
