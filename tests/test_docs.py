@@ -35,7 +35,9 @@ def commands():
   found = set()
   for page in PAGES:
     text = page.read_text().replace('\\\\\n', ' ').replace('\\\n', ' ')
-    for match in re.finditer(r'python -m sqlm_jax\.main([^`|&\n]*)', text):
+    for match in re.finditer(
+      r'(?:python -m sqlm_jax\.main|launch/[^\n]* -- )([^`|&\n]*)', text
+    ):
       found.add((page.name, ' '.join(match[1].split())))
   return sorted(found)
 
