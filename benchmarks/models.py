@@ -2,14 +2,25 @@
 
 import jax
 import numpy as np
+import optax
 
 from sqlm_jax import sharding
-from sqlm_jax.engine import decoding, groups, sampler
+from sqlm_jax.engine import decoding, groups, learner, sampler
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import batches
 
 SHAPES = {
+  # To check that a benchmark runs.
+  'tiny': model_config.ModelConfig(
+    vocab_size=512,
+    num_layers=2,
+    width=32,
+    mlp_width=64,
+    num_heads=4,
+    num_kv_heads=2,
+    head_width=8,
+  ),
   'smollm2-135m': model_config.ModelConfig(
     vocab_size=49152,
     num_layers=30,
@@ -71,6 +82,21 @@ def random_params(policy: policy_lib.Policy, mesh: jax.sharding.Mesh):
     policy.init, out_shardings=sharding.shard_parameters(abstract, mesh)
   )
   return jax.block_until_ready(init(jax.random.key(0)))
+
+
+def random_state(
+  policy: policy_lib.Policy,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+) -> learner.TrainState:
+  """What training starts from, placed as it is there."""
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+  start = lambda params: learner.init_state(params, optimizer)
+  shardings = sharding.shard_like_parameters(
+    jax.eval_shape(start, params), params, mesh
+  )
+  start = jax.jit(start, out_shardings=shardings, donate_argnums=0)
+  return jax.block_until_ready(start(random_params(policy, mesh)))
 
 
 def prompts(
