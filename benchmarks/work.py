@@ -83,3 +83,45 @@ def forward_flops(config: model_config.ModelConfig, work: Groups) -> int:
 def update_flops(config: model_config.ModelConfig, work: Groups) -> int:
   """Forward and backward: each product once more for either factor."""
   return 3 * forward_flops(config, work)
+
+
+def sampling_flops(config: model_config.ModelConfig, work: Groups) -> int:
+  """Reading every prompt once and drawing all responses."""
+  # The first token's logits are computed once a prompt.
+  saved = work.groups * (work.group_size - 1)
+  return forward_flops(config, work) - saved * unembedding_flops(config)
+
+
+def saved_activations(config: model_config.ModelConfig) -> int:
+  """Numbers a token that the backward pass reads, if none is computed anew.
+
+  The inputs of all products with weights, the two of the activation, and
+  queries, keys and values; of the attention's weights, which a fused attention
+  does not keep, none.
+  """
+  c = config
+  heads = c.num_heads * c.head_width
+  kv_heads = c.num_kv_heads * c.head_width
+  attention = c.width + heads + 2 * kv_heads + heads
+  return c.num_layers * (attention + c.width + 3 * c.mlp_width)
+
+
+def decode_bytes(
+  config: model_config.ModelConfig,
+  *,
+  weight_size: int,
+  cache_size: int,
+  live_tokens: int,
+) -> int:
+  """What one decoded token of every row has to read.
+
+  Args:
+    config: sizes of the model.
+    weight_size: bytes a number of the weights.
+    cache_size: bytes a number of the cache.
+    live_tokens: tokens whose keys and values are read, a shared one once.
+  """
+  c = config
+  weights = block_parameters(c) + c.width * c.vocab_size
+  a_token = 2 * c.num_layers * c.num_kv_heads * c.head_width
+  return weights * weight_size + live_tokens * a_token * cache_size
