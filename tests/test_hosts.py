@@ -31,14 +31,13 @@ SMALL = {
 }
 # Many more steps than are played: the run is stopped.
 TWO = SMALL | {'num_steps': 100_000, 'mesh.data': 1, 'mesh.fsdp': 2}
-# Adapters, a critic, voters and rounds: whatever else two devices may share.
+# Adapters, a critic, an earlier solver: whatever else devices may share.
 FOUR = SMALL | {
   'num_steps': 1,
   'mesh.data': 2,
   'mesh.tensor': 2,
   'model.lora.rank': 2,
   'advantage.estimator': 'gae',
-  'solver.rounds': 2,
   'solver.rewards.random': 0.5,
   'vote.earlier_answers': 2,
   'vote.earlier_every': 1,
