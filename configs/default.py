@@ -16,7 +16,9 @@ def get_config() -> config_dict.ConfigDict:
   c.model.path = 'smollm2-135m-instruct'  # or a GGUF file, a directory, random
   c.model.dtype = 'float32'  # computed in: float32, bfloat16
   c.model.param_dtype = 'float32'  # trained weights are stored in, as above
-  c.model.remat = False  # recompute activations in the backward pass
+  # Computed again in the backward pass: none, full (all activations of a block)
+  # or dots (those that are no product with weights).
+  c.model.remat = 'none'
   c.model.lora = config_dict.ConfigDict()
   c.model.lora.rank = 0  # train adapters of this rank, 0: all weights
   c.model.lora.alpha = 32.0  # adapters are scaled by alpha / rank
@@ -154,6 +156,7 @@ def get_config() -> config_dict.ConfigDict:
   c.optimizer.warmup_steps = 0
   c.optimizer.b1 = 0.9
   c.optimizer.b2 = 0.999
+  c.optimizer.moment_dtype = 'float32'  # or bfloat16, rounded at random
   c.optimizer.weight_decay = 0.01
   c.optimizer.clip_norm = 1.0  # global norm of a gradient; 0 does not clip
   c.optimizer.solver_updates = 8  # minibatches of a step's solver groups

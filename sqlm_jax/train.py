@@ -6,14 +6,16 @@ turn of the loop, `engine.learner` is the gradient.
 
 import contextlib
 import functools
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from sqlm_jax import (
   assemble,
@@ -22,6 +24,7 @@ from sqlm_jax import (
   evaluate,
   evaluation_files,
   evaluation_sets,
+  hosts,
   records,
   writers,
 )
@@ -54,7 +57,11 @@ def train(config: config_lib.Config, workdir: str) -> None:
   if all(sets):
     evaluation_sets.check_disjoint(*sets)
   stored = config_lib.to_dict(config)
-  writers.check_config(directory, stored, may_change=config_lib.MAY_CHANGE)
+  hosts.from_first(
+    lambda: writers.check_config(
+      directory, stored, may_change=config_lib.MAY_CHANGE
+    )
+  )
   with contextlib.ExitStack() as stack:
     stopped = stack.enter_context(_stop_signals())
     manager = stack.enter_context(
@@ -66,18 +73,19 @@ def train(config: config_lib.Config, workdir: str) -> None:
     )
     step, states, memory = _restore_or_start(parts, manager)
     # Last: what does not fit leaves no config behind.
-    writers.write_config(directory, stored)
+    hosts.from_first(lambda: writers.write_config(directory, stored))
     writer = stack.enter_context(
-      contextlib.closing(writers.RunWriter(directory))
+      contextlib.closing(
+        writers.RunWriter(directory, hosts.index(), hosts.count())
+      )
     )
-    writer.rewind(step)
-    evaluation_files.forget_after(directory, step)
+    hosts.from_first(lambda: _forget_after(step, writer))
     game = assemble.make_game(parts)
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
     found = _evaluate(parts, game, states, step, writer)
-    while step < config.num_steps and not stopped.is_set():
+    while step < config.num_steps and not stopped(step):
       start = time.perf_counter()
       policy_steps = {
         role: int(states[owner].step) for role, owner in parts.owner.items()
@@ -99,7 +107,9 @@ def train(config: config_lib.Config, workdir: str) -> None:
       table.update(shown, records.sample_questions(outcome))
       step += 1
       found = _evaluate(parts, game, states, step, writer)
-      score, is_best = _score(config, writer, step)
+      score, is_best = hosts.from_first(
+        functools.partial(_score, config, writer, step)
+      )
       checkpoint.save(
         manager,
         step,
@@ -112,7 +122,8 @@ def train(config: config_lib.Config, workdir: str) -> None:
       table.update(found | {'step': step})
     checkpoint.save(manager, step, states, _host_state(memory), force=True)
     best = checkpoint.best_step(manager)
-  _say_goodbye(parts, directory, step, best)
+  if hosts.is_first():
+    _say_goodbye(parts, directory, step, best)
 
 
 def _restore_or_start(
@@ -127,6 +138,12 @@ def _restore_or_start(
   )
   display.message(f'Going on from the checkpoint of step {step}.')
   return step, states, memory.add(host.get('asked', ()))
+
+
+def _forget_after(step: int, writer: writers.RunWriter) -> None:
+  """What an earlier start wrote after the checkpoint of `step`."""
+  writer.rewind(step)
+  evaluation_files.forget_after(writer.workdir, step)
 
 
 def _host_state(memory: repetition.Memory) -> dict[str, list[str]]:
@@ -159,7 +176,9 @@ def _evaluate(
     if asked is None:
       continue
     planned = evaluate.plan(parts, asked, step=step, workdir=writer.workdir)
-    record = writer.find_evaluation(planned.files.settings)
+    record = hosts.from_first(
+      functools.partial(writer.find_evaluation, planned.files.settings)
+    )
     if record is None:
       title = f'Evaluating after {step} steps ({purpose})'
       with display.progress(title, len(asked.examples)) as progress:
@@ -240,20 +259,30 @@ def _say_goodbye(
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-  """Sets an event on Ctrl-C or SIGTERM; a second one ends the process.
+def _stop_signals() -> Iterator[Callable[[int], bool]]:
+  """Yields `stopped(step)`: whether Ctrl-C or SIGTERM asks to stop before it.
 
-  The step that is being played is finished and saved first.
+  The step that is being played is finished and saved first; a second signal
+  ends the process. Of several processes one is enough: jax, which watches for
+  SIGTERM, finds the next step that none of them has begun.
   """
-  stopped = threading.Event()
+  several = hosts.count() > 1
+  event = threading.Event()
 
   def stop(signum, _):
-    stopped.set()
+    event.set()
     signal.signal(signum, signal.default_int_handler)
     name = signal.Signals(signum).name
     logging.warning('%s: finishing this step, then saving.', name)
+    if several:
+      os.kill(os.getpid(), signal.SIGTERM)
 
-  signals = (signal.SIGINT, signal.SIGTERM)
+  def stopped(step):
+    if several:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return event.is_set()
+
+  signals = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
   if threading.current_thread() is not threading.main_thread():
     yield stopped  # signals reach the main thread alone
     return

@@ -24,6 +24,10 @@ OUR_FLAGS = [
   'export_dir',
   'export_dtype',
   'export_adapter',
+  'distributed',
+  'coordinator_address',
+  'num_processes',
+  'process_id',
   'verbosity',
 ]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]

@@ -1,11 +1,20 @@
 """The one decoder that carries every model family."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from sqlm_jax.models import attention, layers, rope
 from sqlm_jax.models import config as model_config
+
+# What the backward pass finds of a block: all, the products with weights, or
+# the block's input. The rest it computes again.
+REMAT = {
+  'none': None,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class Attention(nn.Module):
@@ -105,7 +114,7 @@ class Decoder(nn.Module):
   config: model_config.ModelConfig
   dtypes: layers.Dtypes
   lora: layers.Lora | None = None
-  remat: bool = False
+  remat: str = 'none'  # of REMAT
 
   def setup(self):
     c = self.config
@@ -115,7 +124,9 @@ class Decoder(nn.Module):
       (c.vocab_size, c.width),
       self.dtypes.params,
     )
-    block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+    block, saved = Block, REMAT[self.remat]
+    if saved is not None:
+      block = nn.remat(Block, prevent_cse=False, policy=saved)
     self.layers = nn.scan(
       block,
       variable_axes={'params': 0},

@@ -43,7 +43,7 @@ def make_policy(
   *,
   dtype: str = 'float32',
   param_dtype: str | None = None,
-  remat: bool = False,
+  remat: str = 'none',
   lora: layers.Lora | None = None,
 ) -> Policy:
   """Builds the policy of `config`.
@@ -52,7 +52,7 @@ def make_policy(
     config: sizes of the model.
     dtype: of activations, cache and products; logits are always float32.
     param_dtype: of parameters where they are stored; default, `dtype`.
-    remat: recompute each block's activations in the backward pass.
+    remat: what the backward pass computes again, of `decoder.REMAT`.
     lora: adapters of all linear maps of the blocks. `init` makes them, too;
       `forward` goes without where the parameters have none.
   """

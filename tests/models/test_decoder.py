@@ -134,7 +134,8 @@ def test_bfloat16():
   np.testing.assert_allclose(logits, expected, atol=0.25)
 
 
-def test_rematerialised_gradients_are_the_same():
+@pytest.mark.parametrize('remat', ['dots', 'full'])
+def test_rematerialised_gradients_are_the_same(remat):
   tokens = texts(2, 6)
 
   def gradients(remat):
@@ -150,9 +151,24 @@ def test_rematerialised_gradients_are_the_same():
     lambda one, other: np.testing.assert_allclose(
       one, other, rtol=1e-4, atol=1e-3
     ),
-    gradients(True),
-    gradients(False),
+    gradients(remat),
+    gradients('none'),
   )
+
+
+def test_what_is_rematerialised_is_not_stored():
+  """All activations of a layer, its products, its input: each less."""
+
+  def stored(remat):
+    p = policy.make_policy(tiny.CONFIG, remat=remat)
+    forward = lambda params: p.forward(params, texts(2, 6), full(2, 6))[0]
+    _, backward = jax.eval_shape(
+      lambda params: jax.vjp(forward, params), tiny.tiny_params()
+    )
+    return sum(x.size for x in jax.tree.leaves(backward))
+
+  everything, products, least = map(stored, ('none', 'dots', 'full'))
+  assert everything > products > least
 
 
 @pytest.mark.parametrize('tied', [True, False])
