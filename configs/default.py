@@ -18,7 +18,7 @@ def get_config() -> config_dict.ConfigDict:
   c.model.param_dtype = 'float32'  # trained weights are stored in, as above
   # Computed again in the backward pass: none, full (all activations of a block)
   # or dots (those that are no product with weights).
-  c.model.remat = 'none'
+  c.model.remat = 'dots'
   c.model.lora = config_dict.ConfigDict()
   c.model.lora.rank = 0  # train adapters of this rank, 0: all weights
   c.model.lora.alpha = 32.0  # adapters are scaled by alpha / rank

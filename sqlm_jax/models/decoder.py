@@ -8,12 +8,16 @@ from flax import linen as nn
 from sqlm_jax.models import attention, layers, rope
 from sqlm_jax.models import config as model_config
 
-# What the backward pass finds of a block: all, the products with weights, or
-# the block's input. The rest it computes again.
+# What the backward pass finds of a block: all, the products with weights and
+# the attention, or the block's input. The rest it computes again.
+_POLICIES = jax.checkpoint_policies
 REMAT = {
   'none': None,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'full': jax.checkpoint_policies.nothing_saveable,
+  'dots': _POLICIES.save_from_both_policies(
+    _POLICIES.dots_with_no_batch_dims_saveable,
+    _POLICIES.save_only_these_names(attention.KEPT),
+  ),
+  'full': _POLICIES.nothing_saveable,
 }
 
 
