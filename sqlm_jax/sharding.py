@@ -238,10 +238,10 @@ def constrain_rows(tree, mesh: Mesh, axis: int = 0):
 
 
 def constrain_cache(array: jax.Array, mesh: Mesh) -> jax.Array:
-  """Inside jit: splits keys or values [L, A, S, K, H] by row and by head."""
+  """Inside jit: splits keys or values [L, A, K, S, H] by row and by head."""
   rows = rows_spec(array.shape[1], mesh).spec
-  heads = 'tensor' if array.shape[3] % mesh.shape['tensor'] == 0 else None
-  spec = P(None, *(rows or (None,)), None, heads)
+  heads = 'tensor' if array.shape[2] % mesh.shape['tensor'] == 0 else None
+  spec = P(None, *(rows or (None,)), heads)
   return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
 
 

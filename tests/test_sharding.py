@@ -111,14 +111,14 @@ def test_every_family_and_its_adapters_have_their_place(name):
 @pytest.mark.parametrize(
   'rows, heads, expected',
   [
-    (8, 2, P(None, ('data', 'fsdp'), None, 'tensor')),
-    (8, 3, P(None, ('data', 'fsdp'), None, None)),
-    (6, 2, P(None, None, None, 'tensor')),
+    (8, 2, P(None, ('data', 'fsdp'), 'tensor')),
+    (8, 3, P(None, ('data', 'fsdp'), None)),
+    (6, 2, P(None, None, 'tensor')),
   ],
 )
 def test_keys_and_values_are_split_by_row_and_head(rows, heads, expected):
   constrain = jax.jit(lambda x: sharding.constrain_cache(x, mesh()))
-  put = constrain(jnp.zeros((2, rows, 4, heads, 8)))
+  put = constrain(jnp.zeros((2, rows, heads, 4, 8)))
   same = jax.sharding.NamedSharding(mesh(), expected)
   assert put.sharding.is_equivalent_to(same, put.ndim)
 

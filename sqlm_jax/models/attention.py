@@ -27,8 +27,8 @@ class KeyValues(NamedTuple):
   Inside a layer the leading L is absent.
   """
 
-  keys: jax.Array  # [L, A, S, K, H], A divides the batch's rows
-  values: jax.Array  # [L, A, S, K, H]
+  keys: jax.Array  # [L, A, K, S, H], A divides the batch's rows
+  values: jax.Array  # [L, A, K, S, H]
   lengths: jax.Array  # [A], how many of the S slots are live
 
 
@@ -63,8 +63,8 @@ def starts(context: tuple[KeyValues, ...], rows: int) -> list[jax.Array]:
 
 def attend(
   query_BTNH: jax.Array,
-  key_BTKH: jax.Array,
-  value_BTKH: jax.Array,
+  key_BKTH: jax.Array,
+  value_BKTH: jax.Array,
   context: tuple[KeyValues, ...] = (),
   *,
   span: Span,
@@ -81,8 +81,8 @@ def attend(
 
   Args:
     query_BTNH: rotated queries of the segment.
-    key_BTKH: rotated keys of the segment.
-    value_BTKH: values of the segment.
+    key_BKTH: rotated keys of the segment.
+    value_BKTH: values of the segment.
     context: earlier segments, without the layer dimension.
     span: scale, soft-cap and window of the layer.
 
@@ -94,7 +94,7 @@ def attend(
   masks = []
   *firsts, first_B = starts(context, rows)
   for segment, first_A in zip(context, firsts, strict=True):
-    shared, slots = segment.keys.shape[:2]
+    shared, _, slots, _ = segment.keys.shape
     mask = masked.up_to(segment.lengths, slots)[:, None]
     if span.window is not None:
       position_AT = (first_B[:, None] + steps_T[None, :]).reshape(shared, -1)
@@ -112,7 +112,7 @@ def attend(
     span.scale,
     span.softcap,
     query_BTNH,
-    (*pairs, (key_BTKH, value_BTKH)),
+    (*pairs, (key_BKTH, value_BKTH)),
     tuple(masks),
   )
 
@@ -170,7 +170,7 @@ def _attend_backward(scale, softcap, kept, d_out_BTNH):
     )
     scores = _scores(query, keys, mask, scale, softcap)
     probs = jnp.exp(scores - lse)
-    d_probs = _einsum('akqh,askh->akqs', d_out, values)
+    d_probs = _einsum('akqh,aksh->akqs', d_out, values)
     d_scores = probs * (d_probs - delta)
     if softcap:
       # Masked scores are far beyond the cap, where probs are 0.
@@ -178,10 +178,10 @@ def _attend_backward(scale, softcap, kept, d_out_BTNH):
       d_scores = d_scores * slope
     d_scores = (d_scores * scale).astype(dtype)
     d_query += _from_rows(
-      _einsum('akqs,askh->akqh', d_scores, keys), query_BTNH.shape
+      _einsum('akqs,aksh->akqh', d_scores, keys), query_BTNH.shape
     )
-    d_keys = _einsum('akqs,akqh->askh', d_scores, query)
-    d_values = _einsum('akqs,akqh->askh', probs.astype(dtype), d_out)
+    d_keys = _einsum('akqs,akqh->aksh', d_scores, query)
+    d_values = _einsum('akqs,akqh->aksh', probs.astype(dtype), d_out)
     d_pairs.append((d_keys.astype(keys.dtype), d_values.astype(values.dtype)))
   return d_query.astype(dtype), tuple(d_pairs), None
 
@@ -193,8 +193,8 @@ _einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 def attend_to_segment(
   query_AKQH: jax.Array,
-  key_ASKH: jax.Array,
-  value_ASKH: jax.Array,
+  key_AKSH: jax.Array,
+  value_AKSH: jax.Array,
   mask_ATS: jax.Array,
   scale: float,
   softcap: float = 0.0,
@@ -203,8 +203,8 @@ def attend_to_segment(
 
   Args:
     query_AKQH: all queries that share a key, see `_to_rows`.
-    key_ASKH: keys.
-    value_ASKH: values.
+    key_AKSH: keys.
+    value_AKSH: values.
     mask_ATS: what may be seen; A and T may be 1, T divides Q.
     scale: times query . key.
     softcap: keeps scores within its bounds, 0 does not.
@@ -213,16 +213,16 @@ def attend_to_segment(
     Output [A, K, Q, H] and log-sum-exp [A, K, Q], both float32. Where nothing
     may be seen the log-sum-exp is very negative and the output finite.
   """
-  scores = _scores(query_AKQH, key_ASKH, mask_ATS, scale, softcap)
+  scores = _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap)
   highest = jnp.max(scores, axis=-1, keepdims=True)
   weights = jnp.exp(scores - highest)
   total = jnp.sum(weights, axis=-1, keepdims=True)
-  out = _einsum('akqs,askh->akqh', weights.astype(value_ASKH.dtype), value_ASKH)
+  out = _einsum('akqs,aksh->akqh', weights.astype(value_AKSH.dtype), value_AKSH)
   return out / total, (highest + jnp.log(total))[..., 0]
 
 
-def _scores(query_AKQH, key_ASKH, mask_ATS, scale, softcap):
-  scores_AKQS = _einsum('akqh,askh->akqs', query_AKQH * scale, key_ASKH)
+def _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap):
+  scores_AKQS = _einsum('akqh,aksh->akqs', query_AKQH * scale, key_AKSH)
   scores_AKQS = layers.softcap(scores_AKQS, softcap)
   lowest = jnp.finfo(jnp.float32).min / 2  # finite: -inf - -inf is nan
   rows, num_kv_heads, num_queries, slots = scores_AKQS.shape
@@ -236,13 +236,13 @@ def _scores(query_AKQH, key_ASKH, mask_ATS, scale, softcap):
   return scores.reshape(scores_AKQS.shape)
 
 
-def _to_rows(x_BTNH: jax.Array, key_ASKH: jax.Array) -> jax.Array:
+def _to_rows(x_BTNH: jax.Array, key_AKSH: jax.Array) -> jax.Array:
   """[B, T, N, H] to [A, K, Q, H]: what shares a row and a head of keys.
 
   Q runs over the query heads of a key head, then over the rows of the batch
   that share the segment, then over their tokens.
   """
-  shared, num_kv_heads = key_ASKH.shape[0], key_ASKH.shape[2]
+  shared, num_kv_heads = key_AKSH.shape[:2]
   rows, width, num_heads, head_width = x_BTNH.shape
   x = x_BTNH.reshape(
     shared,

@@ -41,6 +41,8 @@ class Attention(nn.Module):
     key = self._norm('key_norm', project('key', kv_heads))
     key = rope.rotate(key, *rotation)
     value = project('value', kv_heads)
+    # As they are stored: products with them then copy nothing.
+    key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     scale = c.attention_scale or c.head_width**-0.5
     span = attention.Span(scale, c.attention_softcap, window)
     out = attention.attend(query, key, value, context, span=span)

@@ -76,7 +76,7 @@ def make_policy(
 
   def init_cache(rows, slots):
     c = config
-    shape = (c.num_layers, rows, slots, c.num_kv_heads, c.head_width)
+    shape = (c.num_layers, rows, c.num_kv_heads, slots, c.head_width)
     empty = jnp.zeros(shape, dtype)
     return KeyValues(empty, empty, jnp.zeros((rows,), jnp.int32))
 

@@ -14,7 +14,19 @@ ROWS, WIDTH, HEAD_WIDTH = 4, 3, 8
 CLOSE = {'rtol': 1e-5, 'atol': 1e-5}
 
 SPAN = attention.Span(HEAD_WIDTH**-0.5)
-attend = jax.jit(functools.partial(attention.attend, span=SPAN))
+
+
+def by_token(query, key, value, context=(), *, span):
+  """`attend` with keys and values by token, [.., S, K, H]."""
+  stored = lambda x: jnp.swapaxes(x, 1, 2)
+  context = tuple(
+    part._replace(keys=stored(part.keys), values=stored(part.values))
+    for part in context
+  )
+  return attention.attend(query, stored(key), stored(value), context, span=span)
+
+
+attend = jax.jit(functools.partial(by_token, span=SPAN))
 
 
 def normal(seed, *shape):
@@ -109,7 +121,7 @@ def test_by_hand():
   context = attention.KeyValues(
     jnp.zeros((1, 1, 1, 4)), jnp.zeros((1, 1, 1, 4)), jnp.array([1])
   )
-  out = attention.attend(
+  out = by_token(
     query,
     key,
     jnp.full((1, 1, 1, 4), 8.0),
@@ -177,7 +189,7 @@ def test_caps_and_windows_equal_plain_attention(softcap, window):
 
   args = (query, key, value, context)
   got, got_grads = value_and_gradients(
-    functools.partial(attention.attend, span=span), *args
+    functools.partial(by_token, span=span), *args
   )
   want, want_grads = value_and_gradients(plain, *args)
   np.testing.assert_allclose(got, want, **CLOSE)

@@ -101,12 +101,12 @@ def test_empty_cache_is_no_context():
   params = tiny.tiny_params()
   tokens = texts(2, 3)
   cache = tiny.tiny_policy().init_cache(2, 5)
-  assert cache.keys.shape == cache.values.shape == (2, 2, 5, 2, 8)
+  assert cache.keys.shape == cache.values.shape == (2, 2, 2, 5, 8)
   np.testing.assert_array_equal(cache.lengths, [0, 0])
   with_cache, keys_values = forward(params, tokens, full(2, 3), (cache,))
   without, _ = forward(params, tokens, full(2, 3))
   np.testing.assert_allclose(with_cache, without, **CLOSE)
-  assert keys_values.keys.shape == (2, 2, 3, 2, 8)
+  assert keys_values.keys.shape == (2, 2, 2, 3, 8)
   np.testing.assert_array_equal(keys_values.lengths, [3, 3])
 
 
