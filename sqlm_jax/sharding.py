@@ -237,12 +237,18 @@ def constrain_rows(tree, mesh: Mesh, axis: int = 0):
   )
 
 
+def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+  """Keys or values [L, A, S, K, H] are split by row and by head."""
+  rows = rows_spec(shape[1], mesh).spec
+  heads = 'tensor' if shape[3] % mesh.shape['tensor'] == 0 else None
+  return NamedSharding(mesh, P(None, *(rows or (None,)), None, heads))
+
+
 def constrain_cache(array: jax.Array, mesh: Mesh) -> jax.Array:
-  """Inside jit: splits keys or values [L, A, S, K, H] by row and by head."""
-  rows = rows_spec(array.shape[1], mesh).spec
-  heads = 'tensor' if array.shape[3] % mesh.shape['tensor'] == 0 else None
-  spec = P(None, *(rows or (None,)), None, heads)
-  return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+  """Inside jit: splits keys or values as `cache_sharding` says."""
+  return jax.lax.with_sharding_constraint(
+    array, cache_sharding(array.shape, mesh)
+  )
 
 
 def constrain_whole(tree, mesh: Mesh):
