@@ -90,6 +90,7 @@ def build(
     dtypes=settings.dtypes,
     lora_rank=settings.lora_rank,
     remat=settings.remat,
+    mesh=mesh,
   )
   adam = optimizer.make_optimizer(learning_rate=1e-6, weight_decay=0.01)
   run = trees(policy, adam, mesh, settings)

@@ -3,6 +3,7 @@
 import pathlib
 from typing import NamedTuple
 
+import jax
 from absl import flags
 
 from sqlm_jax.models import config as model_config
@@ -61,6 +62,7 @@ def make_policy(
   dtypes: str,
   lora_rank: int = 0,
   remat: bool = False,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> policy_lib.Policy:
   """The policy of `config`; `dtypes` is a key of `DTYPES`."""
   stored, computed = DTYPES[dtypes]
@@ -69,6 +71,7 @@ def make_policy(
     dtype=computed,
     param_dtype=stored,
     remat=remat,
+    mesh=mesh,
     lora=layers.Lora(lora_rank, 1.0) if lora_rank else None,
   )
 
