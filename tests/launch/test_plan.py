@@ -1,4 +1,4 @@
-"""Plans for eight virtual devices: real programs, and a chip that is made up."""
+"""Plans for eight virtual devices: real programs on a chip that is not."""
 
 import json
 import math
