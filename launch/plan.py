@@ -28,6 +28,7 @@ from jax.experimental import topologies
 
 from launch import programs, sizes, slices, verdict
 from sqlm_jax import sharding
+from sqlm_jax.models import decoder
 
 GIB = 2**30
 # Programs of the sampler; what they need is theirs and the waiting state's.
@@ -258,7 +259,9 @@ def main(argv: list[str]) -> None:
 
 _SLICES = flags.DEFINE_list('slices', list(slices.DEFAULT), 'What is rented.')
 _MESH = flags.DEFINE_list('mesh', None, 'data,fsdp,tensor; default: chosen.')
-_REMAT = flags.DEFINE_bool('remat', True, 'Recompute activations.')
+_REMAT = flags.DEFINE_enum(
+  'remat', 'dots', list(decoder.REMAT), 'What is computed again.'
+)
 _UPDATES = flags.DEFINE_integer('updates', 8, 'Minibatches of a step.', 1)
 _MICROBATCH = flags.DEFINE_integer(
   'groups_per_microbatch', 0, 'Groups in memory at once; 0: one a chip or 8.', 0

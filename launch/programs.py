@@ -27,7 +27,7 @@ class Settings(NamedTuple):
 
   mesh: tuple[int, int, int]  # devices on each of `sharding.AXES`
   dtypes: str = 'mixed'  # a key of `sizes.DTYPES`
-  remat: bool = True
+  remat: str = 'dots'  # of `decoder.REMAT`, the config's default
   lora_rank: int = 0
   updates: int = 8  # minibatches of a step's groups
   groups_per_microbatch: int = 8

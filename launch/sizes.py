@@ -61,7 +61,7 @@ def make_policy(
   *,
   dtypes: str,
   lora_rank: int = 0,
-  remat: bool = False,
+  remat: str = 'none',
   mesh: jax.sharding.Mesh | None = None,
 ) -> policy_lib.Policy:
   """The policy of `config`; `dtypes` is a key of `DTYPES`."""

@@ -34,8 +34,8 @@ def tries(
 
   data, fsdp, _ = settings.mesh
   if worst == 'update':
-    if not settings.remat:
-      yield step('model.remat=True', remat=True)
+    if settings.remat != 'full':
+      yield step('model.remat=full', remat='full')
     least = data * fsdp
     if settings.groups_per_microbatch > least:
       yield step(

@@ -134,20 +134,20 @@ def test_tables_have_a_row_a_plan(row):
 
 
 def test_tries_are_cumulative_and_cheapest_first():
-  big = programs.Settings(mesh=(1, 4, 1), remat=False, groups_per_microbatch=8)
+  big = programs.Settings(mesh=(1, 4, 1), remat='dots', groups_per_microbatch=8)
   words = [words for words, _ in verdict.tries(big, 'update')]
   assert words == [
-    'model.remat=True',
-    'model.remat=True optimizer.groups_per_microbatch=4',
-    'model.remat=True optimizer.groups_per_microbatch=4 '
+    'model.remat=full',
+    'model.remat=full optimizer.groups_per_microbatch=4',
+    'model.remat=full optimizer.groups_per_microbatch=4 '
     'model.param_dtype=bfloat16',
-    'model.remat=True optimizer.groups_per_microbatch=4 '
+    'model.remat=full optimizer.groups_per_microbatch=4 '
     'model.param_dtype=bfloat16 model.lora.rank=16',
   ]
   (_, first), *_, (_, last) = verdict.tries(big, 'decode')
   assert (first.max_rows, first.dtypes) == (1024 // 4, 'mixed')
   assert last.lora_rank == 16
-  assert last.remat is False
+  assert last.remat == 'dots'
 
 
 # Google names v5p by TensorCores, two a chip, and the others by chips.
