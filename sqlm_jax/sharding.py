@@ -219,10 +219,14 @@ def shard_like_parameters(tree, params, mesh: Mesh):
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def row_shards(mesh: Mesh) -> int:
+  """Parts that rows are split into."""
+  return math.prod(mesh.shape[name] for name in ROW_AXES)
+
+
 def rows_spec(size: int, mesh: Mesh, axis: int = 0) -> NamedSharding:
   """Rows split over the batch axes; repeated if they do not divide evenly."""
-  shards = math.prod(mesh.shape[name] for name in ROW_AXES)
-  if size % shards:
+  if size % row_shards(mesh):
     return NamedSharding(mesh, P())
   return NamedSharding(mesh, P(*(None,) * axis, ROW_AXES))
 
@@ -237,12 +241,31 @@ def constrain_rows(tree, mesh: Mesh, axis: int = 0):
   )
 
 
+def keep_rows(array: jax.Array, mesh: Mesh) -> jax.Array:
+  """Inside jit: splits the first dimension, where it divides evenly.
+
+  Said of activations it makes the compiler bring parameters to the rows, a
+  layer at a time. Left alone it may split the width instead, as parameters
+  are, and then every product of a layer moves activations.
+  """
+  spec = rows_spec(array.shape[0], mesh)
+  if not spec.spec:
+    return array
+  return jax.lax.with_sharding_constraint(array, spec)
+
+
+def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+  """Keys or values [L, A, K, S, H] are split by row and by head."""
+  rows = rows_spec(shape[1], mesh).spec
+  heads = 'tensor' if shape[2] % mesh.shape['tensor'] == 0 else None
+  return NamedSharding(mesh, P(None, *(rows or (None,)), heads))
+
+
 def constrain_cache(array: jax.Array, mesh: Mesh) -> jax.Array:
-  """Inside jit: splits keys or values [L, A, K, S, H] by row and by head."""
-  rows = rows_spec(array.shape[1], mesh).spec
-  heads = 'tensor' if array.shape[2] % mesh.shape['tensor'] == 0 else None
-  spec = P(None, *(rows or (None,)), heads)
-  return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+  """Inside jit: splits keys or values as `cache_sharding` says."""
+  return jax.lax.with_sharding_constraint(
+    array, cache_sharding(array.shape, mesh)
+  )
 
 
 def constrain_whole(tree, mesh: Mesh):

@@ -12,7 +12,6 @@ So neither a response that has ended costs much nor room that nobody uses.
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 
 import jax
@@ -59,7 +58,7 @@ def make_sampler(
   decode = decoding.make_decode(policy, mesh)
   store = decoding.make_store(mesh)
   take_prompts = decoding.make_take_prompts(mesh)
-  shards = math.prod(mesh.shape[name] for name in sharding.ROW_AXES)
+  shards = sharding.row_shards(mesh)
 
   def sample(params, prompts, keys_QG, settings, *, slots, num_prompts=None):
     num_groups, group_size = keys_QG.shape

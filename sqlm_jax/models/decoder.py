@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sqlm_jax import sharding
 from sqlm_jax.models import attention, layers, rope
 from sqlm_jax.models import config as model_config
 
@@ -69,6 +70,7 @@ class Block(nn.Module):
   config: model_config.ModelConfig
   dtypes: layers.Dtypes
   lora: layers.Lora | None
+  mesh: jax.sharding.Mesh | None
 
   @nn.compact
   def __call__(self, x_BTD, context, window, rope_index, lengths, rotations):
@@ -77,6 +79,7 @@ class Block(nn.Module):
       attention.KeyValues(keys, values, lengths)
       for (keys, values), lengths in zip(context, lengths, strict=True)
     )
+    x_BTD = _keep_rows(x_BTD, self.mesh)
     rotation = rotations[0]
     if len(rotations) > 1:
       rotation = tuple(
@@ -121,6 +124,7 @@ class Decoder(nn.Module):
   dtypes: layers.Dtypes
   lora: layers.Lora | None = None
   remat: str = 'none'  # of REMAT
+  mesh: jax.sharding.Mesh | None = None  # that rows are split over
 
   def setup(self):
     c = self.config
@@ -139,7 +143,7 @@ class Decoder(nn.Module):
       split_rngs={'params': True},
       in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
       length=c.num_layers,
-    )(c, self.dtypes, self.lora)
+    )(c, self.dtypes, self.lora, self.mesh)
     self.final_norm = layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
     if not c.tied_embeddings:
       self.unembed = layers.Projection((c.width,), (c.vocab_size,), self.dtypes)
@@ -162,10 +166,12 @@ class Decoder(nn.Module):
       tuple(segment.lengths for segment in context),
       tuple(rope.rotation(r, positions_BT, c.head_width) for r in ropes),
     )
-    return self.final_norm(x_BTD), keys, values
+    return self.final_norm(_keep_rows(x_BTD, self.mesh)), keys, values
 
   def logits(self, hidden):
     """Next-token logits [..., V] in float32 of hidden states [..., D]."""
+    if self.mesh is not None and hidden.ndim == 2:
+      hidden = sharding.keep_rows(hidden, self.mesh)
     if self.config.tied_embeddings:
       embed = self.embed.astype(self.dtypes.compute)
       logits = jnp.einsum('...d,vd->...v', hidden, embed)
@@ -176,6 +182,13 @@ class Decoder(nn.Module):
   def initialise(self, tokens_BT):
     """Touches every parameter, for `init`."""
     return self.logits(self(tokens_BT)[0])
+
+
+def _keep_rows(x_BTD: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:
+  """Rows of many tokens stay where they are; one token is soon moved."""
+  if mesh is None or x_BTD.shape[1] == 1:
+    return x_BTD
+  return sharding.keep_rows(x_BTD, mesh)
 
 
 def _of_layers(c: model_config.ModelConfig):

@@ -45,6 +45,7 @@ def make_policy(
   param_dtype: str | None = None,
   remat: str = 'none',
   lora: layers.Lora | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Policy:
   """Builds the policy of `config`.
 
@@ -55,11 +56,12 @@ def make_policy(
     remat: what the backward pass computes again, of `decoder.REMAT`.
     lora: adapters of all linear maps of the blocks. `init` makes them, too;
       `forward` goes without where the parameters have none.
+    mesh: that rows are split over; None leaves it to the compiler.
   """
   dtype = jnp.dtype(dtype)
   stored = jnp.dtype(param_dtype or dtype)
   dtypes = layers.Dtypes(stored, dtype)
-  model = decoder.Decoder(config, dtypes, lora, remat)
+  model = decoder.Decoder(config, dtypes, lora, remat, mesh)
 
   def init(key):
     tokens = jnp.zeros((1, 1), jnp.int32)

@@ -96,6 +96,7 @@ def chosen_in_chunks(
   chex.assert_rank([hidden_MD, tokens_M], [2, 1])
   chex.assert_equal_shape_prefix([hidden_MD, tokens_M], 1)
   rows = hidden_MD.shape[0]
+  chunk = min(chunk, rows)
   padding = -rows % chunk
   hidden_CMD = jnp.pad(hidden_MD, ((0, padding), (0, 0))).reshape(
     -1, chunk, hidden_MD.shape[-1]
