@@ -23,8 +23,12 @@ from sqlm_jax import states as states_lib
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
   'random_model.num_layers': 1,
+  # Most proposals end in time, and most groups of answers differ.
+  'task.proposer_stop': tuple('abcdefghijklmnopqrstuvwxyz0123456789'),
+  'task.validation': (),
   'proposer.max_tokens': 16,
   'solver.max_tokens': 12,
+  'solver.rewards.format': 0.5,
   'evaluation.samples': 1,
   'evaluation.every': 0,
   'checkpoint.every': 0,
@@ -34,6 +38,7 @@ TWO = SMALL | {'num_steps': 100_000, 'mesh.data': 1, 'mesh.fsdp': 2}
 # Adapters, a critic, an earlier solver: whatever else devices may share.
 FOUR = SMALL | {
   'num_steps': 1,
+  'task.evaluation': (),
   'mesh.data': 2,
   'mesh.tensor': 2,
   'model.lora.rank': 2,
@@ -52,18 +57,29 @@ def config_of(changes) -> config_lib.Config:
   return config_lib.from_dict(c.to_dict())
 
 
+CONFIG_FILE = """
+from configs import smoke
+
+def get_config():
+  c = smoke.get_config()
+  c.update_from_flattened_dict({changes!r})
+  return c
+"""
+
+
 def start(count, workdir, changes):
   """As many processes of one device each."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
-  words = [f'--config.{key}={value}' for key, value in changes.items()]
+  config = workdir.parent / 'config.py'
+  config.write_text(CONFIG_FILE.format(changes=changes))
   return [
     subprocess.Popen(
       [
-        *(sys.executable, '-m', 'sqlm_jax.main', '--config=configs/smoke.py'),
+        *(sys.executable, '-m', 'sqlm_jax.main', f'--config={config}'),
         *(f'--workdir={workdir}', f'--coordinator_address={address}'),
-        *(f'--num_processes={count}', f'--process_id={i}', *words),
+        *(f'--num_processes={count}', f'--process_id={i}'),
       ],
       cwd=ROOT,
       stdout=subprocess.PIPE,
@@ -84,7 +100,11 @@ QUICK = {
 
 
 def finish(processes) -> list[str]:
-  outputs = [p.communicate(timeout=600)[0] for p in processes]
+  try:
+    outputs = [p.communicate(timeout=600)[0] for p in processes]
+  finally:
+    for process in processes:
+      process.kill()
   assert [p.returncode for p in processes] == [0] * len(processes), outputs
   return outputs
 
@@ -92,7 +112,7 @@ def finish(processes) -> list[str]:
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
   """Stopped by a signal to the second one."""
-  workdir = tmp_path_factory.mktemp('two')
+  workdir = tmp_path_factory.mktemp('two') / 'run'
   processes = start(2, workdir, TWO)
   path = workdir / 'metrics.jsonl'
   deadline = time.monotonic() + 600
@@ -124,9 +144,13 @@ def assert_same_numbers(found: dict, expected: dict):
 
 def assert_same_run(found: pathlib.Path, expected: pathlib.Path, config):
   for name in ('metrics.jsonl', 'eval.jsonl'):
-    rows = [writers.read_jsonl(path / name) for path in (found, expected)]
+    paths = [path / name for path in (found, expected)]
+    rows = [writers.read_jsonl(path) for path in paths if path.exists()]
     for one, other in zip(*rows, strict=True):
       assert_same_numbers(one, other)
+  metrics = writers.read_jsonl(found / 'metrics.jsonl')
+  for role in ('proposer', 'solver'):
+    assert any(row.get(f'train/{role}/updates') for row in metrics)
   for one, other in zip(rows_of(found), rows_of(expected), strict=True):
     assert_same_numbers(one, other)
   states = [restored(workdir, config) for workdir in (found, expected)]

@@ -236,7 +236,9 @@ def devices_of_slices(count, size):
     types.SimpleNamespace(
       id=i,
       platform='tpu',
-      device_kind='no such kind',
+      device_kind='TPU v4',
+      coords=(i % 2, i // 2 % 2, 0),
+      core_on_chip=0,
       slice_index=i // size,
       process_index=i // size,
     )
