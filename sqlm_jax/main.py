@@ -27,6 +27,7 @@ from sqlm_jax import (
 )
 from sqlm_jax import config as config_lib
 from sqlm_jax.evaluation import report
+from sqlm_jax.weights import catalog
 from sqlm_jax.weights import export as export_files
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -99,6 +100,13 @@ _PROCESS_ID = flags.DEFINE_integer(
   'process_id', None, 'With it: which one this is, counted from 0.'
 )
 
+_COMPILATION_CACHE = flags.DEFINE_string(
+  'compilation_cache',
+  None,
+  "Where programs are kept that took long to compile, or 'off'; default, "
+  "$JAX_COMPILATION_CACHE_DIR, or a directory in the user's cache.",
+)
+
 # What a model wrote is shown on one line, without control characters.
 _LINE = 1000
 
@@ -108,6 +116,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'{argv[1:]}: expected flags only')
   # A shape that is broadcast by accident is an error, not a result.
   jax.config.update('jax_numpy_rank_promotion', 'raise')
+  _keep_compiled()
   try:
     _start_processes()
     config = _read_config()
@@ -123,6 +132,20 @@ def main(argv: Sequence[str]) -> None:
     # What a user can mend is told in one paragraph.
     logging.debug('%s', error, exc_info=True)
     sys.exit(f'sqlm_jax: {error}\n(--verbosity=1 shows where)')
+
+
+def _keep_compiled() -> None:
+  """Lets a later start find what this one compiles."""
+  directory = _COMPILATION_CACHE.value
+  if directory is None:
+    directory = jax.config.jax_compilation_cache_dir or str(
+      catalog.cache_directory() / 'compiled'
+    )
+  elif directory == 'off':
+    directory = None
+  jax.config.update('jax_compilation_cache_dir', directory)
+  # Most of a start are programs that take less than jax's limit of a second.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 def _start_processes() -> None:

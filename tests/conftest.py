@@ -1,12 +1,21 @@
 """What all tests share."""
 
 import os
+import tempfile
 
 import hypothesis
 import jax
 import pytest
 
 from sqlm_jax.weights import catalog
+
+# What one test has compiled the next one need not, and no process that a test
+# starts. Not the user's own cache: a test run begins with nothing.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _COMPILED = tempfile.TemporaryDirectory()
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED.name
+  jax.config.update('jax_compilation_cache_dir', _COMPILED.name)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 # Before anything asks jax for its devices.
 jax.config.update('jax_num_cpu_devices', 8)
