@@ -117,22 +117,22 @@ def of_responses(
 
 
 def of_updates(
-  totals: Sequence[Mapping[str, Any]], prefix: str, step: int
+  totals: Sequence[Mapping[str, Any]], prefix: str
 ) -> dict[str, float]:
-  """Adds up (sum, count) pairs over updates.
+  """Means over updates, of their (sum, count) pairs.
 
-  Raises:
-    FloatingPointError: for one that is not finite, by name and step.
+  What is not finite is left out, and counted by its name: the learner has
+  skipped such an update.
   """
   metrics = {}
   for name in totals[0] if totals else ():
-    total = sum(float(found[name][0]) for found in totals)
-    count = sum(float(found[name][1]) for found in totals)
-    key = f'{prefix}/{name}'
-    if not np.isfinite(total):
-      raise FloatingPointError(f'{key}={total} in step {step}: not finite')
+    pairs = np.array([found[name] for found in totals], np.float64)
+    finite = np.isfinite(pairs[:, 0])
+    total, count = pairs[finite].sum(axis=0)
     if count:
-      metrics[key] = total / count
+      metrics[f'{prefix}/{name}'] = float(total / count)
+    if not finite.all():
+      metrics[f'{prefix}/not_finite/{name}'] = float((~finite).sum())
   return metrics
 
 
