@@ -208,6 +208,15 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class Divergence:
+  skipped_updates: int
+  kl_above: float
+  entropy_below: float
+  action: str
+  rollbacks: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Mesh:
   data: int
   fsdp: int
@@ -236,6 +245,7 @@ class Config:
   optimizer: Optimizer
   evaluation: Evaluation
   checkpoint: Checkpoint
+  divergence: Divergence
   mesh: Mesh
 
 
@@ -243,6 +253,7 @@ class Config:
 # and how often, not what is computed.
 MAY_CHANGE = frozenset(
   {'num_steps', 'checkpoint.every', 'checkpoint.keep', 'evaluation.every'}
+  | {f'divergence.{x.name}' for x in dataclasses.fields(Divergence)}
 )
 
 # Where an evaluation may differ from the training: in how the solver is asked

@@ -28,7 +28,7 @@ def write_text(path: epath.Path, text: str) -> None:
 @contextlib.contextmanager
 def replacing(path: epath.Path) -> Iterator[epath.Path]:
   """Gives another name to write to, and moves the file in place at the end."""
-  with _named(path):
+  with named(path):
     if is_remote(path):
       yield path  # an object is whole, or not there
       return
@@ -41,7 +41,7 @@ def replacing(path: epath.Path) -> Iterator[epath.Path]:
 
 def append(path: epath.Path, text: str) -> None:
   """Adds lines to a file; they are on the disk when this returns."""
-  with _named(path):
+  with named(path):
     if is_remote(path):
       before = path.read_text() if path.exists() else ''
       path.write_text(before + text)
@@ -53,8 +53,8 @@ def append(path: epath.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _named(path: epath.Path) -> Iterator[None]:
-  """Says which file it was, and what is to be done."""
+def named(path: epath.Path) -> Iterator[None]:
+  """Says of an OSError which file it was, and what is to be done."""
   try:
     yield
   except OSError as error:

@@ -10,7 +10,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
@@ -18,11 +20,14 @@ from etils import epath
 from sqlm_jax import (
   assemble,
   checkpoint,
+  config_rules,
   display,
+  divergence,
   evaluate,
   evaluation_files,
   evaluation_sets,
   records,
+  storage,
   writers,
 )
 from sqlm_jax import config as config_lib
@@ -45,6 +50,9 @@ def train(config: config_lib.Config, workdir: str) -> None:
   Raises:
     ValueError: if `workdir` belongs to another config, or model and config do
       not fit.
+    RuntimeError: if another run is writing there.
+    OSError: if something cannot be written; what is saved stays whole.
+    divergence.DivergedError: as `divergence` of the config says.
   """
   directory = epath.Path(workdir)
   parts = assemble.build(config)
@@ -57,6 +65,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
   writers.check_config(directory, stored, may_change=config_lib.MAY_CHANGE)
   with contextlib.ExitStack() as stack:
     stopped = stack.enter_context(_stop_signals())
+    stack.enter_context(storage.locked(directory))
     manager = stack.enter_context(
       checkpoint.open_checkpoints(
         directory / 'checkpoints',
@@ -64,7 +73,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
         every=config.checkpoint.every,
       )
     )
-    step, states, memory = _restore_or_start(parts, manager)
+    step, states, memory, health = _restore_or_start(parts, manager)
     # Last: what does not fit leaves no config behind.
     writers.write_config(directory, stored)
     writer = stack.enter_context(
@@ -76,7 +85,12 @@ def train(config: config_lib.Config, workdir: str) -> None:
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
-    found = _evaluate(parts, game, states, step, writer)
+    found = _evaluate(parts, game, states, step, writer, stopped)
+    if step:
+      # What it was saved without, if it was stopped before it was evaluated.
+      score, _ = _score(config, writer, step)
+      host_state = _host_state(memory, health)
+      checkpoint.save(manager, step, states, host_state, score=score)
     while step < config.num_steps and not stopped.is_set():
       start = time.perf_counter()
       policy_steps = {
@@ -97,41 +111,98 @@ def train(config: config_lib.Config, workdir: str) -> None:
       # An evaluation stands in the line of the step that it came before.
       shown = metrics | found | {'step': step}
       table.update(shown, records.sample_questions(outcome))
+      health = divergence.count_skipped(health, metrics)
+      alarm = _check_health(config, manager, step, health, metrics)
+      if alarm:
+        states, health = _roll_back(parts, manager, states, health)
       step += 1
-      found = _evaluate(parts, game, states, step, writer)
+      found = _evaluate(parts, game, states, step, writer, stopped)
       score, is_best = _score(config, writer, step)
       checkpoint.save(
         manager,
         step,
         states,
-        _host_state(memory),
+        _host_state(memory, health),
         score=score,
-        force=is_best or step == config.num_steps,
+        force=is_best or alarm or step == config.num_steps,
       )
     if found and step:
       table.update(found | {'step': step})
-    checkpoint.save(manager, step, states, _host_state(memory), force=True)
+    checkpoint.save(
+      manager, step, states, _host_state(memory, health), force=True
+    )
+    checkpoint.wait(manager)
     best = checkpoint.best_step(manager)
   _say_goodbye(parts, directory, step, best)
 
 
 def _restore_or_start(
   parts: assemble.Parts, manager: ocp.CheckpointManager
-) -> tuple[int, game_lib.States, repetition.Memory]:
+) -> tuple[int, game_lib.States, repetition.Memory, divergence.Health]:
   memory = assemble.make_memory(parts.config)
   if checkpoint.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
-    return 0, states_lib.initial_states(parts), memory
+    return 0, states_lib.initial_states(parts), memory, divergence.Health()
   step, states, host = checkpoint.restore(
     manager, states_lib.abstract_states(parts)
   )
   display.message(f'Going on from the checkpoint of step {step}.')
-  return step, states, memory.add(host.get('asked', ()))
+  health = divergence.from_host(host['health'])
+  return step, states, memory.add(host['asked']), health
 
 
-def _host_state(memory: repetition.Memory) -> dict[str, list[str]]:
+def _host_state(
+  memory: repetition.Memory, health: divergence.Health
+) -> dict[str, Any]:
   """What a checkpoint holds beside arrays."""
-  return {'asked': list(memory.questions)}
+  return {'asked': list(memory.questions), 'health': health._asdict()}
+
+
+def _check_health(
+  config: config_lib.Config,
+  manager: ocp.CheckpointManager,
+  step: int,
+  health: divergence.Health,
+  metrics: dict[str, float],
+) -> bool:
+  """Whether to roll back; stops the run where that would be of no use."""
+  rules = config.divergence
+  wrong = divergence.not_finite(health, metrics, rules.skipped_updates)
+  alarm = divergence.alarm(metrics, rules)
+  if not wrong and not alarm:
+    return False
+  last = checkpoint.latest_step(manager)
+  if (
+    not wrong
+    and rules.action == config_rules.ROLL_BACK
+    and health.rollbacks < rules.rollbacks
+    and last is not None
+  ):
+    logging.warning('step %d: %s; back to step %d.', step, alarm, last)
+    return True
+  where = 'There is no checkpoint yet.'
+  if last is not None:
+    where = f'The last good checkpoint is {manager.directory / str(last)}.'
+  raise divergence.DivergedError(
+    f'step {step}: {wrong or alarm}. The run has diverged after '
+    f'{health.rollbacks} rollbacks, and stops. {where}'
+  )
+
+
+def _roll_back(
+  parts: assemble.Parts,
+  manager: ocp.CheckpointManager,
+  states: game_lib.States,
+  health: divergence.Health,
+) -> tuple[game_lib.States, divergence.Health]:
+  """The last checkpoint's weights, for the steps to come.
+
+  The same steps once more would end the same way: everything derives from
+  the step. Skipping them is what helped PaLM (Chowdhery et al., 2022, 5.1).
+  """
+  jax.tree.map(jax.Array.delete, states)  # there is room for one of them
+  _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
+  return states, divergence.Health(rollbacks=health.rollbacks + 1)
 
 
 def _evaluate(
@@ -140,11 +211,13 @@ def _evaluate(
   states: game_lib.States,
   step: int,
   writer: writers.RunWriter,
+  stopped: threading.Event,
 ) -> dict[str, float]:
   """The evaluations that are due after so many steps, as metrics.
 
   The test set is looked at before and after the training, the validation set
-  on schedule, too. What was evaluated before is not evaluated again.
+  on schedule, too. What was evaluated before is not evaluated again. Stopped,
+  it leaves the rest of the questions to a later start.
   """
   config = parts.config
   every, ends = config.evaluation.every, (0, config.num_steps)
@@ -153,6 +226,8 @@ def _evaluate(
     or bool(every and step % every == 0),
     evaluation_sets.TEST: step in ends,
   }
+  # Several processes stop between steps, where they agree to.
+  stop_early = stopped.is_set if jax.process_count() == 1 else lambda: False
   found = {}
   for purpose, is_due in due.items():
     asked = parts.sets(purpose) if is_due else None
@@ -167,7 +242,10 @@ def _evaluate(
           planned,
           game_lib.params_of('solver', states, game),
           progress=progress,
+          stopped=stop_early,
         )
+      if record is None:
+        return found
       writer.evaluation(record)
     found |= writers.evaluation_metrics(record)
   return found

@@ -171,23 +171,24 @@ class RunWriter:
 
   def _draw(self, step: int, numbers: Mapping[str, float]):
     """A point on every TensorBoard curve."""
-    if self._events is None:
-      self._events = _open_events(self.workdir / 'tensorboard')
-      if self._purge_step is not None:
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._events.write_event(
-          event_pb2.Event(step=self._purge_step, session_log=start)
-        )
-    for name, value in numbers.items():
-      if math.isfinite(value):
-        self._events.write_event(
-          event_pb2.Event(
-            wall_time=time.time(),
-            step=step,
-            summary=summary.scalar(name, value),
+    with storage.named(self.workdir / 'tensorboard'):
+      if self._events is None:
+        self._events = _open_events(self.workdir / 'tensorboard')
+        if self._purge_step is not None:
+          start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+          self._events.write_event(
+            event_pb2.Event(step=self._purge_step, session_log=start)
           )
-        )
-    self._events.flush()
+      for name, value in numbers.items():
+        if math.isfinite(value):
+          self._events.write_event(
+            event_pb2.Event(
+              wall_time=time.time(),
+              step=step,
+              summary=summary.scalar(name, value),
+            )
+          )
+      self._events.flush()
 
   def _close_events(self):
     if self._events is not None:
