@@ -8,7 +8,7 @@ import numpy as np
 from sqlm_jax.game import contamination, types
 from sqlm_jax.selfplay import responses
 from sqlm_jax.tasks import base
-from sqlm_jax.verify import unit_tests
+from sqlm_jax.verify import sandbox, unit_tests
 
 
 def of_verdicts(
@@ -33,6 +33,8 @@ def of_verdicts(
   metrics |= _counts(
     'proposer/unreadable', [v.problem.why_not for v in verdicts]
   )
+  given_up = task.given_up().items()
+  metrics |= {f'judge/given_up/{why}': float(n) for why, n in given_up}
   if task.run_tests:
     return metrics | _of_tests(asked)
   return metrics | _of_votes(asked, task)
@@ -80,6 +82,8 @@ def _of_tests(asked: Sequence[types.Verdict]) -> dict[str, float]:
       ],
     }
   )
+  if lost := sum(r.detail.startswith(sandbox.LOST) for r in results):
+    metrics['judge/given_up/sandbox'] = float(lost)
   found = unit_tests.statuses(results)
   return metrics | {f'tests/{name}': float(n) for name, n in found.items()}
 
