@@ -41,6 +41,7 @@ setuptools.setup(
   ],
   extras_require={
     'cuda': ['jax[cuda13]'],
+    'gcs': ['etils[epath-gcs]>=1.10', 'google-cloud-storage>=2.18'],
     'tpu': ['jax[tpu]'],
     'test': [
       'hypothesis>=6.100',

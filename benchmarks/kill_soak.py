@@ -148,7 +148,7 @@ def soak(
     # Half of all moments lie behind the first step, on this machine today.
     moment = rng.uniform(0, 2 * first)
     found = kill_once(workdir, moment)
-    first = found or max(first, moment / 2)
+    first = found or 1.1 * first
     last, left = left, look(workdir, config)
     if left.saved < last.saved:
       raise RuntimeError(f'{workdir}: the checkpoint of {last} is gone')

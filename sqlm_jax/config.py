@@ -249,11 +249,12 @@ class Config:
   mesh: Mesh
 
 
-# Keys that a later start of the same workdir may change: they say how long
-# and how often, not what is computed.
+# Keys that a later start of the same workdir may change: they say how long,
+# how often and where, not what is computed.
 MAY_CHANGE = frozenset(
   {'num_steps', 'checkpoint.every', 'checkpoint.keep', 'evaluation.every'}
   | {f'divergence.{x.name}' for x in dataclasses.fields(Divergence)}
+  | {f'mesh.{x.name}' for x in dataclasses.fields(Mesh)}
 )
 
 # Where an evaluation may differ from the training: in how the solver is asked

@@ -66,6 +66,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
   with contextlib.ExitStack() as stack:
     stopped = stack.enter_context(_stop_signals())
     stack.enter_context(storage.locked(directory))
+    _check_not_gone(directory)
     manager = stack.enter_context(
       checkpoint.open_checkpoints(
         directory / 'checkpoints',
@@ -134,6 +135,23 @@ def train(config: config_lib.Config, workdir: str) -> None:
     checkpoint.wait(manager)
     best = checkpoint.best_step(manager)
   _say_goodbye(parts, directory, step, best)
+
+
+def _check_not_gone(directory: epath.Path) -> None:
+  """Refuses to play everything again, should a disk not be mounted, say.
+
+  The directory is made before the first line; in a bucket there is none.
+  """
+  path = directory / 'checkpoints'
+  if (
+    (directory / 'metrics.jsonl').exists()
+    and not storage.is_remote(directory)
+    and not path.exists()
+  ):
+    raise ValueError(
+      f'{path}: expected the checkpoints of the run whose metrics.jsonl is '
+      'beside it, and they are gone. Bring them back, or name another --workdir'
+    )
 
 
 def _restore_or_start(

@@ -430,6 +430,74 @@ def test_a_directory_that_cannot_be(tmp_path):
     pass
 
 
+# On file systems of its own, whoever it runs as: root may write anywhere else.
+DISKS = """
+import json, pathlib, shutil, sys
+import jax
+from sqlm_jax import checkpoint
+
+full, read_only, gone = map(pathlib.Path, sys.argv[1:])
+
+def save(name, directory, *steps, between=lambda: None):
+  told = 'saved'
+  try:
+    with checkpoint.open_checkpoints(directory, keep=9, every=1) as manager:
+      for step in steps:
+        params = jax.random.normal(jax.random.key(step), (50_000,))
+        checkpoint.save(manager, step, {'policy': {'params': params}}, {})
+        checkpoint.wait(manager)
+        between()
+  except OSError as error:
+    told = str(error)
+  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
+    steps = sorted(manager.all_steps())
+  print(json.dumps([name, told, steps]))
+
+def fill():
+  try:
+    with open(full / 'filler', 'wb', 0) as file:
+      while True:
+        file.write(bytes(4096))
+  except OSError:
+    pass
+
+save('full', full / 'c', 1, 2, between=fill)
+save('still full', full / 'c', 2)
+(full / 'filler').unlink()
+save('room again', full / 'c', 2)
+save('gone', gone / 'c', 1, 2, between=lambda: shutil.rmtree(gone / 'c'))
+save('read-only', read_only / 'c', 1)
+"""
+
+
+def test_disks_that_are_full_gone_or_read_only(tmp_path):
+  full, read_only, gone = (tmp_path / x for x in ('full', 'read', 'gone'))
+  for directory in (full, gone, read_only / 'c'):
+    directory.mkdir(parents=True)
+  command = ['bwrap', '--dev-bind', '/', '/', '--size', '1500000']
+  command += ['--tmpfs', full, '--ro-bind', read_only, read_only]
+  found = subprocess.run(
+    [*command, sys.executable, '-c', DISKS, full, read_only, gone],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert found.returncode == 0, found.stderr
+  assert 'Traceback' not in found.stderr
+  rows = list(map(json.loads, found.stdout.splitlines()))
+  told = {name: said for name, said, _ in rows}
+  for name in ('full', 'still full'):
+    assert told[name].startswith(f'{full}/c: a checkpoint could not be saved.')
+    assert 'What was saved before is whole: when this is mended' in told[name]
+    assert 'No space left on device' in told[name]
+  assert told['read-only'].startswith(f'{read_only}/c: ')
+  assert 'Read-only file system' in told['read-only']
+  assert told['room again'] == told['gone'] == 'saved'
+  steps = [found for *_, found in rows]
+  # A directory that is gone is made again, for what is saved from then on.
+  assert steps == [[1], [1], [1, 2], [], []]
+
+
 def test_orbax_does_not_talk_and_others_may(tmp_path):
   heard = io.StringIO()
   handler = std_logging.StreamHandler(heard)

@@ -214,6 +214,31 @@ def test_a_checkpoint_of_another_architecture_is_refused(four_steps, tmp_path):
   assert not (tmp_path / 'config.json').exists()
 
 
+@pytest.mark.parametrize('shape', [(2, 2, 2), (1, 8, 1)])
+def test_a_run_goes_on_with_other_devices(four_steps, shape):
+  axes = zip(('data', 'fsdp', 'tensor'), shape, strict=True)
+  config = smoke_config(**{f'mesh.{axis}': size for axis, size in axes})
+  writers.check_config(
+    four_steps,
+    config_lib.to_dict(config),
+    may_change=config_lib.MAY_CHANGE,
+  )
+  step, states, host = restored(config, four_steps)
+  expected = restored(smoke_config(), four_steps)
+  assert (step, host) == (expected[0], expected[2])
+  jax.tree.map(np.testing.assert_array_equal, states, expected[1])
+  shards = jax.tree.leaves(states['policy'].params)
+  assert {len(x.sharding.device_set) for x in shards} == {8}
+
+
+def test_a_run_without_its_checkpoints_is_not_played_again(tmp_path):
+  line = '{"step": 0}\n'
+  (tmp_path / 'metrics.jsonl').write_text(line)
+  with pytest.raises(ValueError, match='/checkpoints: expected the checkpoi'):
+    train.train(smoke_config(), str(tmp_path))
+  assert (tmp_path / 'metrics.jsonl').read_text() == line
+
+
 def test_two_runs_do_not_write_one_workdir(four_steps):
   before = (four_steps / 'metrics.jsonl').read_text()
   with (
