@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -68,17 +69,19 @@ def finish(workdir: pathlib.Path, num_steps: int) -> None:
     raise RuntimeError(f'{workdir} did not finish: {said[-2000:]}')
 
 
-def kill_once(workdir: pathlib.Path, after: float) -> float | None:
+def kill_once(
+  workdir: pathlib.Path, after: float, at_least: int
+) -> float | None:
   """Starts a run and kills it; returns when its first step was done."""
-  process, begun, first = start(workdir, ENDLESS), time.monotonic(), None
-  before = modified(workdir)
-  while (elapsed := time.monotonic() - begun) < after:
+  process, begun = start(workdir, ENDLESS), time.monotonic()
+  first, steps, last = None, 0, modified(workdir)
+  while (elapsed := time.monotonic() - begun) < after or steps < at_least:
     if process.poll() is not None:
       said = (workdir.parent / f'{workdir.name}.log').read_text()
       raise RuntimeError(f'it ended before it was killed: {said[-2000:]}')
-    if first is None and modified(workdir) > before:
-      first = elapsed
-    time.sleep(min(0.02, max(after - elapsed, 0)))
+    if (now := modified(workdir)) > last:
+      last, steps, first = now, steps + 1, first or elapsed
+    time.sleep(0.02)
   os.killpg(process.pid, signal.SIGKILL)
   process.wait()
   return first
@@ -123,7 +126,13 @@ def abstract(config: config_lib.Config):
 
 
 def soak(
-  output: pathlib.Path, *, kills: int, seed: int = 0, report=lambda line: None
+  output: pathlib.Path,
+  *,
+  kills: int,
+  seed: int = 0,
+  first: float = 30.0,
+  at_least: int = 0,
+  report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, int]:
   """Kills, finishes, compares.
 
@@ -131,6 +140,8 @@ def soak(
     output: a directory; a soak that was begun there goes on.
     kills: how many.
     seed: of the moments.
+    first: seconds that a process may need for its first step; then measured.
+    at_least: steps of a process before it is killed.
     report: gets a line a kill.
 
   Returns:
@@ -142,12 +153,12 @@ def soak(
   output.mkdir(parents=True, exist_ok=True)
   workdir, whole = output / 'killed', output / 'whole'
   config = config_lib.from_dict(smoke.get_config().to_dict())
-  rng, first, left = random.Random(seed), 30.0, Left(0, 0, False)
+  rng, left = random.Random(seed), Left(0, 0, False)
   met = collections.Counter()
   for kill in range(kills):
     # Half of all moments lie behind the first step, on this machine today.
     moment = rng.uniform(0, 2 * first)
-    found = kill_once(workdir, moment)
+    found = kill_once(workdir, moment, at_least)
     first = found or 1.1 * first
     last, left = left, look(workdir, config)
     if left.saved < last.saved:

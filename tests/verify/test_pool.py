@@ -154,7 +154,7 @@ def test_a_call_ends_in_time_whatever_its_tasks_do(act):
     results = workers.map(['hang'] * 1000)
     seconds = time.monotonic() - start
     assert workers.map([5]) == [pool.Result(5)]
-  assert {r.why_not for r in results} == {'timeout', 'late'}
+  assert 'late' in {r.why_not for r in results} <= {'timeout', 'late'}
   assert 1.0 <= seconds < 10
 
 
