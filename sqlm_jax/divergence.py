@@ -8,7 +8,14 @@ too far from where it came from, or has too little left to say.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from sqlm_jax import assemble, checkpoint, config_rules
 from sqlm_jax import config as config_lib
+from sqlm_jax import states as states_lib
+from sqlm_jax.selfplay import game as game_lib
 
 
 class DivergedError(RuntimeError):
@@ -79,3 +86,45 @@ def alarm(
         f'{name}={value:.4g} (divergence.entropy_below={rules.entropy_below})'
       )
   return None
+
+
+def react(
+  parts: assemble.Parts,
+  manager: ocp.CheckpointManager,
+  step: int,
+  states: game_lib.States,
+  health: Health,
+  metrics: Mapping[str, float],
+) -> tuple[game_lib.States, Health, bool]:
+  """Goes on after a step, rolls back, or stops.
+
+  The same steps once more would end the same way: everything derives from
+  the step. So the weights of the last checkpoint go on with the next step, as
+  with PaLM, where it helped (Chowdhery et al., 2022, section 5.1).
+
+  Returns:
+    States, health with this step, and whether they were rolled back.
+
+  Raises:
+    DivergedError: if it stops, with what is wrong and the last checkpoint.
+  """
+  rules = parts.config.divergence
+  health = count_skipped(health, metrics)
+  wrong = not_finite(health, metrics, rules.skipped_updates)
+  alarmed = alarm(metrics, rules)
+  if not wrong and not alarmed:
+    return states, health, False
+  last = checkpoint.latest_step(manager)
+  may = rules.action == config_rules.ROLL_BACK and last is not None
+  if wrong or not may or health.rollbacks >= rules.rollbacks:
+    where = 'There is no checkpoint yet.'
+    if last is not None:
+      where = f'The last good checkpoint is {manager.directory / str(last)}.'
+    raise DivergedError(
+      f'step {step}: {wrong or alarmed}. The run has diverged after '
+      f'{health.rollbacks} rollbacks, and stops. {where}'
+    )
+  logging.warning('step %d: %s; back to step %d.', step, alarmed, last)
+  jax.tree.map(jax.Array.delete, states)  # there is room for one of them
+  _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
+  return states, Health(rollbacks=health.rollbacks + 1), True

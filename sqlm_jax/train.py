@@ -20,7 +20,6 @@ from etils import epath
 from sqlm_jax import (
   assemble,
   checkpoint,
-  config_rules,
   display,
   divergence,
   evaluate,
@@ -66,15 +65,13 @@ def train(config: config_lib.Config, workdir: str) -> None:
   with contextlib.ExitStack() as stack:
     stopped = stack.enter_context(_stop_signals())
     stack.enter_context(storage.locked(directory))
-    _check_not_gone(directory)
-    manager = stack.enter_context(
-      checkpoint.open_checkpoints(
-        directory / 'checkpoints',
-        keep=config.checkpoint.keep,
-        every=config.checkpoint.every,
-      )
-    )
+    manager = stack.enter_context(_open_checkpoints(directory, config))
     step, states, memory, health = _restore_or_start(parts, manager)
+
+    def save(**how):
+      host_state = _host_state(memory, health)
+      checkpoint.save(manager, step, states, host_state, **how)
+
     # Last: what does not fit leaves no config behind.
     writers.write_config(directory, stored)
     writer = stack.enter_context(
@@ -89,9 +86,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
     found = _evaluate(parts, game, states, step, writer, stopped)
     if step:
       # What it was saved without, if it was stopped before it was evaluated.
-      score, _ = _score(config, writer, step)
-      host_state = _host_state(memory, health)
-      checkpoint.save(manager, step, states, host_state, score=score)
+      save(score=_score(config, writer, step)[0])
     while step < config.num_steps and not stopped.is_set():
       start = time.perf_counter()
       policy_steps = {
@@ -101,43 +96,44 @@ def train(config: config_lib.Config, workdir: str) -> None:
         step, states, memory, game
       )
       metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
-      rows = records.rollout_rows(
-        outcome,
-        seed=config.seed,
-        policy_steps=policy_steps,
-        show=functools.partial(parts.tokens.decode, skip_special=False),
-      )
+      rows = _rollout_rows(parts, outcome, policy_steps)
       writer.rollouts(step, rows)
       writer.metrics(step, metrics)
       # An evaluation stands in the line of the step that it came before.
       shown = metrics | found | {'step': step}
       table.update(shown, records.sample_questions(outcome))
-      health = divergence.count_skipped(health, metrics)
-      alarm = _check_health(config, manager, step, health, metrics)
-      if alarm:
-        states, health = _roll_back(parts, manager, states, health)
+      states, health, rolled_back = divergence.react(
+        parts, manager, step, states, health, metrics
+      )
       step += 1
       found = _evaluate(parts, game, states, step, writer, stopped)
       score, is_best = _score(config, writer, step)
-      checkpoint.save(
-        manager,
-        step,
-        states,
-        _host_state(memory, health),
-        score=score,
-        force=is_best or alarm or step == config.num_steps,
-      )
+      last = step == config.num_steps
+      save(score=score, force=is_best or rolled_back or last)
     if found and step:
       table.update(found | {'step': step})
-    checkpoint.save(
-      manager, step, states, _host_state(memory, health), force=True
-    )
+    save(force=True)
     checkpoint.wait(manager)
     best = checkpoint.best_step(manager)
   _say_goodbye(parts, directory, step, best)
 
 
-def _check_not_gone(directory: epath.Path) -> None:
+def _rollout_rows(
+  parts: assemble.Parts,
+  outcome: game_lib.Outcome,
+  policy_steps: dict[str, int],
+) -> list[dict[str, Any]]:
+  return records.rollout_rows(
+    outcome,
+    seed=parts.config.seed,
+    policy_steps=policy_steps,
+    show=functools.partial(parts.tokens.decode, skip_special=False),
+  )
+
+
+def _open_checkpoints(
+  directory: epath.Path, config: config_lib.Config
+) -> contextlib.AbstractContextManager[ocp.CheckpointManager]:
   """Refuses to play everything again, should a disk not be mounted, say.
 
   The directory is made before the first line; in a bucket there is none.
@@ -152,6 +148,8 @@ def _check_not_gone(directory: epath.Path) -> None:
       f'{path}: expected the checkpoints of the run whose metrics.jsonl is '
       'beside it, and they are gone. Bring them back, or name another --workdir'
     )
+  every, keep = config.checkpoint.every, config.checkpoint.keep
+  return checkpoint.open_checkpoints(path, keep=keep, every=every)
 
 
 def _restore_or_start(
@@ -174,53 +172,6 @@ def _host_state(
 ) -> dict[str, Any]:
   """What a checkpoint holds beside arrays."""
   return {'asked': list(memory.questions), 'health': health._asdict()}
-
-
-def _check_health(
-  config: config_lib.Config,
-  manager: ocp.CheckpointManager,
-  step: int,
-  health: divergence.Health,
-  metrics: dict[str, float],
-) -> bool:
-  """Whether to roll back; stops the run where that would be of no use."""
-  rules = config.divergence
-  wrong = divergence.not_finite(health, metrics, rules.skipped_updates)
-  alarm = divergence.alarm(metrics, rules)
-  if not wrong and not alarm:
-    return False
-  last = checkpoint.latest_step(manager)
-  if (
-    not wrong
-    and rules.action == config_rules.ROLL_BACK
-    and health.rollbacks < rules.rollbacks
-    and last is not None
-  ):
-    logging.warning('step %d: %s; back to step %d.', step, alarm, last)
-    return True
-  where = 'There is no checkpoint yet.'
-  if last is not None:
-    where = f'The last good checkpoint is {manager.directory / str(last)}.'
-  raise divergence.DivergedError(
-    f'step {step}: {wrong or alarm}. The run has diverged after '
-    f'{health.rollbacks} rollbacks, and stops. {where}'
-  )
-
-
-def _roll_back(
-  parts: assemble.Parts,
-  manager: ocp.CheckpointManager,
-  states: game_lib.States,
-  health: divergence.Health,
-) -> tuple[game_lib.States, divergence.Health]:
-  """The last checkpoint's weights, for the steps to come.
-
-  The same steps once more would end the same way: everything derives from
-  the step. Skipping them is what helped PaLM (Chowdhery et al., 2022, 5.1).
-  """
-  jax.tree.map(jax.Array.delete, states)  # there is room for one of them
-  _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
-  return states, divergence.Health(rollbacks=health.rollbacks + 1)
 
 
 def _evaluate(
