@@ -75,7 +75,7 @@ def open_checkpoints(
       should_save_fn=lambda step, _: bool(every) and step % every == 0,
       cleanup_tmp_directories=True,
     )
-  directory = epath.Path(directory).absolute()
+  directory = storage.absolute(directory)
   with _opening_named(directory):
     if not read_only:
       _drop_damaged_scores(directory)

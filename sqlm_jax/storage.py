@@ -19,6 +19,12 @@ def is_remote(path: epath.PathLike) -> bool:
   return '://' in os.fspath(path)
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+  """A path from the root; epath takes one of objects for a relative one."""
+  path = epath.Path(path)
+  return path if is_remote(path) else path.absolute()
+
+
 def write_text(path: epath.Path, text: str) -> None:
   """Writes a file whole or not at all."""
   with replacing(path) as temporary:

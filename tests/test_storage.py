@@ -63,6 +63,11 @@ def test_a_file_that_is_replaced_is_never_half(tmp_path):
   assert path.read_text() == 'first and more\n'
 
 
+def test_a_path_of_objects_stays_one():
+  assert f'{storage.absolute("gs://bucket/run")}' == 'gs://bucket/run'
+  assert f'{storage.absolute("runs")}' == f'{os.getcwd()}/runs'
+
+
 def test_a_full_disk_is_an_error_of_the_line(tmp_path):
   """/dev/full is a disk without room: no write to it succeeds."""
   (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
