@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from sqlm_jax import manifest, storage
@@ -77,7 +78,7 @@ def open_checkpoints(
     )
   directory = storage.absolute(directory)
   with _opening_named(directory):
-    if not read_only:
+    if not read_only and jax.process_index() == 0:
       _drop_damaged_scores(directory)
     manager = ocp.CheckpointManager(
       directory,
@@ -160,10 +161,11 @@ def _add_score(manager, step: int, score: float) -> None:
   """As orbax writes it beside the items of a checkpoint."""
   manager.wait_until_finished()
   directory = manager.directory / str(step) / 'metrics'
-  if not (directory / 'metrics').exists():
+  if jax.process_index() == 0 and not (directory / 'metrics').exists():
     directory.mkdir(exist_ok=True)
     storage.write_text(directory / 'metrics', json.dumps({'score': score}))
-    manager.reload()
+  multihost_utils.sync_global_devices('a score is told')
+  manager.reload()
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
@@ -339,6 +341,7 @@ def _move_away(manager, damaged: Mapping[int, Exception], *, instead: int):
       away.parent.mkdir(exist_ok=True)
       (manager.directory / str(step)).rename(away)
   if damaged:
+    multihost_utils.sync_global_devices('damaged checkpoints are moved')
     manager.reload()
 
 

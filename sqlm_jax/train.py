@@ -64,7 +64,8 @@ def train(config: config_lib.Config, workdir: str) -> None:
   writers.check_config(directory, stored, may_change=config_lib.MAY_CHANGE)
   with contextlib.ExitStack() as stack:
     stopped = stack.enter_context(_stop_signals())
-    stack.enter_context(storage.locked(directory))
+    if jax.process_index() == 0:  # the one that writes what all share
+      stack.enter_context(storage.locked(directory))
     manager = stack.enter_context(_open_checkpoints(directory, config))
     step, states, memory, health = _restore_or_start(parts, manager)
 
