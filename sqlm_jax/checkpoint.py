@@ -75,6 +75,11 @@ def open_checkpoints(
       ),
       should_save_fn=lambda step, _: bool(every) and step % every == 0,
       cleanup_tmp_directories=True,
+      # Else threads wait for a directory that a full disk never gets, and the
+      # process does not end.
+      async_options=ocp.options.AsyncOptions(
+        create_directories_asynchronously=False
+      ),
     )
   directory = storage.absolute(directory)
   with _opening_named(directory):
