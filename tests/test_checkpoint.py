@@ -421,15 +421,6 @@ def test_a_newer_format_is_refused_and_not_taken_for_damage(
     assert sorted(manager.all_steps()) == [1]
 
 
-def test_a_directory_that_cannot_be(tmp_path):
-  (tmp_path / 'file').write_text('')
-  with (
-    pytest.raises(OSError, match='file: no checkpoints can be kept or found'),
-    open_in(tmp_path / 'file'),
-  ):
-    pass
-
-
 # On file systems of its own, whoever it runs as: root may write anywhere else.
 DISKS = """
 import json, pathlib, shutil, sys

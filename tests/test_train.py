@@ -39,8 +39,8 @@ def smoke_config(**changes) -> config_lib.Config:
 
 
 def restored(config, workdir):
-  manager = checkpoint.open_checkpoints(workdir / 'checkpoints', read_only=True)
-  with manager:
+  directory = workdir / 'checkpoints'
+  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
     abstract = states_lib.abstract_states(assemble.build(config))
     return checkpoint.restore(manager, abstract)
 
