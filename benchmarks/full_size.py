@@ -78,29 +78,28 @@ class PeakMemory:
       self.total = max(self.total, sum(sizes.values()))
 
 
-def make(path: pathlib.Path) -> None:
-  """Writes the random checkpoint, with a tokenizer that reads bytes."""
+def make(
+  path: pathlib.Path, shape: str = 'qwen2.5-0.5b', letters: int = 256
+) -> None:
+  """Writes a random checkpoint, with a tokenizer that reads bytes.
+
+  Args:
+    path: a new directory.
+    shape: of `models.SHAPES`.
+    letters: it mostly writes bytes below this one.
+  """
   import ml_dtypes
   import numpy as np
   import safetensors.numpy
   import transformers
 
+  from benchmarks import models
   from sqlm_jax.text import tokenizer
   from sqlm_jax.weights import families, names
 
   path.mkdir(parents=True)
-  hf_config = transformers.Qwen2Config(
-    architectures=['Qwen2ForCausalLM'],
-    vocab_size=151936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_hidden_layers=24,
-    num_attention_heads=14,
-    num_key_value_heads=2,
-    tie_word_embeddings=True,
-    rope_parameters={'rope_type': 'default', 'rope_theta': 1e6},
-    eos_token_id=256,
-  )
+  values = models.hf_config(models.SHAPES[shape]) | {'eos_token_id': 256}
+  hf_config = transformers.AutoConfig.for_model(**values)
   config = families.read(hf_config)
   rng = np.random.default_rng(0)
   tensors = {}
@@ -109,9 +108,9 @@ def make(path: pathlib.Path) -> None:
       array = rng.standard_normal(entry.stored, np.float32)
       array *= 1.0 if entry.path[-1] == 'scale' else 0.02
       if entry.path == ('embedding',):
-        # So that what it writes are mostly the 257 tokens that have a text.
+        # So that what it writes mostly has a text, or is the end.
         array *= 10
-        array[257:] = 0
+        array[letters:256] = array[257:] = 0
       array = array.astype(ml_dtypes.bfloat16)
       tensors[entry.name.format(layer)] = array
   safetensors.numpy.save_file(

@@ -1,15 +1,28 @@
 """Random weights in the shapes of published models, and prompts for them."""
 
+from typing import Any
+
 import jax
 import numpy as np
+import optax
 
 from sqlm_jax import sharding
-from sqlm_jax.engine import decoding, groups, sampler
+from sqlm_jax.engine import decoding, groups, learner, sampler
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import batches
 
 SHAPES = {
+  # To check that a benchmark runs.
+  'tiny': model_config.ModelConfig(
+    vocab_size=512,
+    num_layers=2,
+    width=32,
+    mlp_width=64,
+    num_heads=4,
+    num_kv_heads=2,
+    head_width=8,
+  ),
   'smollm2-135m': model_config.ModelConfig(
     vocab_size=49152,
     num_layers=30,
@@ -73,14 +86,37 @@ def random_params(policy: policy_lib.Policy, mesh: jax.sharding.Mesh):
   return jax.block_until_ready(init(jax.random.key(0)))
 
 
-def prompts(
+def random_state(
+  policy: policy_lib.Policy,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+) -> learner.TrainState:
+  """What training starts from, placed as it is there."""
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+  start = lambda params: learner.init_state(params, optimizer)
+  shardings = sharding.shard_like_parameters(
+    jax.eval_shape(start, params), params, mesh
+  )
+  start = jax.jit(start, out_shardings=shardings, donate_argnums=0)
+  return jax.block_until_ready(start(random_params(policy, mesh)))
+
+
+def prompt_ids(
   count: int, own: int, *, shared: int = 0, vocab_size: int
-) -> groups.Prompts:
+) -> list[list[int]]:
   """Random prompts of `own` tokens each behind `shared` common ones."""
   rng = np.random.default_rng(0)
   common = rng.integers(vocab_size, size=shared).tolist()
   rows = rng.integers(vocab_size, size=(count, own)).tolist()
-  return batches.pack_prompts([common + row for row in rows])
+  return [common + row for row in rows]
+
+
+def prompts(
+  count: int, own: int, *, shared: int = 0, vocab_size: int
+) -> groups.Prompts:
+  """The same, as the sampler and the learner take them."""
+  rows = prompt_ids(count, own, shared=shared, vocab_size=vocab_size)
+  return batches.pack_prompts(rows)
 
 
 def endless(group_size: int, vocab_size: int, limit: int):
@@ -93,3 +129,31 @@ def endless(group_size: int, vocab_size: int, limit: int):
     limit=np.int32(limit),
     stop_table=table,
   )
+
+
+def hf_config(config: model_config.ModelConfig) -> dict[str, Any]:
+  """The same shapes in the words of Hugging Face."""
+  kind, name = 'llama', 'LlamaForCausalLM'
+  if config.qkv_bias:
+    kind, name = 'qwen2', 'Qwen2ForCausalLM'
+  elif config.qk_norm == 'head':
+    kind, name = 'qwen3', 'Qwen3ForCausalLM'
+  return {
+    'model_type': kind,
+    'architectures': [name],
+    'vocab_size': config.vocab_size,
+    'hidden_size': config.width,
+    'intermediate_size': config.mlp_width,
+    'num_hidden_layers': config.num_layers,
+    'num_attention_heads': config.num_heads,
+    'num_key_value_heads': config.num_kv_heads,
+    'head_dim': config.head_width,
+    'max_position_embeddings': config.context_length,
+    'rope_parameters': {
+      'rope_type': 'default',
+      'rope_theta': config.rope.theta,
+    },
+    'tie_word_embeddings': config.tied_embeddings,
+    'bos_token_id': None,
+    'eos_token_id': None,
+  }

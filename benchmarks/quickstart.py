@@ -10,13 +10,13 @@ the table in Markdown.
 
 import argparse
 import json
-import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import time
+
+from benchmarks import pairs
 
 CONFIGS = {
   'addition': 'configs/quickstart.py',
@@ -82,26 +82,6 @@ def table(rows: list[dict]) -> str:
   return '\n'.join(lines)
 
 
-def machine() -> str:
-  """The processor and what runs on it."""
-  cpuinfo = pathlib.Path('/proc/cpuinfo')
-  model = platform.processor()
-  if cpuinfo.exists():
-    lines = cpuinfo.read_text().splitlines()
-    named = [line for line in lines if line.startswith('model name')]
-    model = named[0].partition(':')[2].strip() if named else model
-  versions = subprocess.run(
-    [sys.executable, '-c', 'import jax; print(jax.__version__)'],
-    capture_output=True,
-    text=True,
-    check=True,
-  ).stdout.strip()
-  return (
-    f'{model}, {os.cpu_count()} cores, Python {platform.python_version()}, '
-    f'jax {versions}'
-  )
-
-
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--output', default='runs/benchmark', type=pathlib.Path)
@@ -116,7 +96,7 @@ def main() -> None:
         workdir = args.output / f'{task}_{reward}_{seed}'
         rows.append(run_once(CONFIGS[task], reward, seed, workdir))
         print(json.dumps(rows[-1]), flush=True)
-  print(f'\n{machine()}\n\n{table(rows)}')
+  print(f'\n{pairs.machine()}\n\n{table(rows)}')
 
 
 if __name__ == '__main__':

@@ -58,7 +58,7 @@ def get_config():
   c.num_steps = 100
   c.model.path = 'Qwen/Qwen2.5-Coder-3B-Instruct'
   c.model.dtype = 'bfloat16'
-  c.model.remat = True
+  c.model.remat = 'full'
   c.task.name = 'coding'
   c.task.style = 'chat'
   c.task.topics = TOPICS

@@ -16,7 +16,9 @@ def get_config() -> config_dict.ConfigDict:
   c.model.path = 'smollm2-135m-instruct'  # or a GGUF file, a directory, random
   c.model.dtype = 'float32'  # computed in: float32, bfloat16
   c.model.param_dtype = 'float32'  # trained weights are stored in, as above
-  c.model.remat = False  # recompute activations in the backward pass
+  # Computed again in the backward pass: none, full (all activations of a block)
+  # or dots (those that are no product with weights).
+  c.model.remat = 'dots'
   c.model.lora = config_dict.ConfigDict()
   c.model.lora.rank = 0  # train adapters of this rank, 0: all weights
   c.model.lora.alpha = 32.0  # adapters are scaled by alpha / rank
@@ -147,13 +149,14 @@ def get_config() -> config_dict.ConfigDict:
   c.loss.entropy = 0.0  # weight of the entropy bonus
   # Over all tokens; sequence: over responses; constant: over their room.
   c.loss.average = 'token'
-  c.loss.logits_chunk = 256  # rows of logits that exist at the same time
+  c.loss.logits_chunk = 256  # rows of logits at the same time, a device
 
   c.optimizer = config_dict.ConfigDict()
   c.optimizer.learning_rate = 1e-6
   c.optimizer.warmup_steps = 0
   c.optimizer.b1 = 0.9
   c.optimizer.b2 = 0.999
+  c.optimizer.moment_dtype = 'float32'  # or bfloat16, rounded at random
   c.optimizer.weight_decay = 0.01
   c.optimizer.clip_norm = 1.0  # global norm of a gradient; 0 does not clip
   c.optimizer.solver_updates = 8  # minibatches of a step's solver groups

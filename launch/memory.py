@@ -13,62 +13,15 @@ gradients and optimizer once more) or an earlier solver that votes (parameters).
 
 import json
 import math
-import pathlib
-from typing import NamedTuple
 
 import jax
 from absl import app, flags
 
+from launch import sizes
 from sqlm_jax import sharding
 from sqlm_jax.engine import optimizer
 from sqlm_jax.models import config as model_config
-from sqlm_jax.models import layers, lora
-from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.weights import loader
-
-DTYPES = {
-  # parameters are stored in, computed in
-  'mixed': ('float32', 'bfloat16'),
-  'bfloat16': ('bfloat16', 'bfloat16'),
-  'float32': ('float32', 'float32'),
-}
-
-
-def _qwen(layers, width, mlp, heads, kv_heads, vocab, tied):
-  return model_config.ModelConfig(
-    vocab_size=vocab,
-    num_layers=layers,
-    width=width,
-    mlp_width=mlp,
-    num_heads=heads,
-    num_kv_heads=kv_heads,
-    head_width=width // heads,
-    qkv_bias=True,
-    tied_embeddings=tied,
-  )
-
-
-# Qwen2.5, from the config.json of each model.
-MODELS = {
-  '0.5B': _qwen(24, 896, 4864, 14, 2, 151936, True),
-  '1.5B': _qwen(28, 1536, 8960, 12, 2, 151936, True),
-  '3B': _qwen(36, 2048, 11008, 16, 2, 151936, True),
-  '7B': _qwen(28, 3584, 18944, 28, 4, 152064, False),
-  '14B': _qwen(48, 5120, 13824, 40, 8, 152064, False),
-  '32B': _qwen(64, 5120, 27648, 40, 8, 152064, False),
-}
-
-
-class Workload(NamedTuple):
-  """What is sampled at the same time; the defaults are the paper's."""
-
-  questions: int = 256
-  group_size: int = 4
-  prompt_tokens: int = 512
-  tokens: int = 1024
-
-
-PAPER = Workload()
+from sqlm_jax.models import lora
 
 
 def bytes_per_device(tree, shardings) -> int:
@@ -87,22 +40,19 @@ def account(
   *,
   dtypes: str,
   lora_rank: int = 0,
-  workload: Workload = PAPER,
+  workload: sizes.Workload = sizes.PAPER,
 ) -> dict[str, int]:
   """Bytes a device needs, by what they hold.
 
   Args:
     config: sizes of the model.
     mesh: its axes' sizes; devices are not needed.
-    dtypes: a key of `DTYPES`.
+    dtypes: a key of `sizes.DTYPES`.
     lora_rank: of adapters that are trained instead, 0 trains all weights.
     workload: what is sampled at the same time.
   """
-  stored, computed = DTYPES[dtypes]
-  adapter = layers.Lora(lora_rank, 1.0) if lora_rank else None
-  policy = policy_lib.make_policy(
-    config, dtype=computed, param_dtype=stored, lora=adapter
-  )
+  stored, computed = sizes.DTYPES[dtypes]
+  policy = sizes.make_policy(config, dtypes=dtypes, lora_rank=lora_rank)
   whole = jax.eval_shape(policy.init, jax.random.key(0))
   placed = lambda tree: bytes_per_device(
     tree, sharding.shard_parameters(tree, mesh)
@@ -132,7 +82,7 @@ def account(
   return found | {'total': sum(found.values())}
 
 
-def _cache(policy, mesh, workload: Workload) -> int:
+def _cache(policy, mesh, workload: sizes.Workload) -> int:
   """Keys and values of the prompts, one a question, and of the answers."""
   total = 0
   for rows, slots in (
@@ -170,46 +120,31 @@ def _mesh(devices: int) -> jax.sharding.AbstractMesh:
   )
 
 
-def _models() -> dict[str, model_config.ModelConfig]:
-  if _MODEL_PATH.value:
-    path = pathlib.Path(_MODEL_PATH.value)
-    if not path.exists():
-      raise ValueError(
-        f'--model_path={path}: expected a directory or a GGUF file'
-      )
-    return {path.name: loader.open_checkpoint(path).config}
-  for name in _MODELS.value:
-    if name not in MODELS:
-      raise ValueError(f'--models={name}: expected some of {", ".join(MODELS)}')
-  return {name: MODELS[name] for name in _MODELS.value}
-
-
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'{argv[1:]}: expected flags only')
-  workload = Workload(
-    _QUESTIONS.value, _GROUP_SIZE.value, _PROMPT_TOKENS.value, _TOKENS.value
-  )
+  workload, rank = sizes.workload(), sizes.LORA_RANK.value
+  dtypes = sizes.DTYPES_FLAG.value
   try:
     rows = [
       {'model': name, 'devices': devices}
       | account(
         config,
         _mesh(devices),
-        dtypes=_DTYPES.value,
-        lora_rank=_LORA_RANK.value,
+        dtypes=dtypes,
+        lora_rank=rank,
         workload=workload,
       )
-      for name, config in _models().items()
+      for name, config in sizes.models().items()
       for devices in map(int, _DEVICES.value)
     ]
   except ValueError as error:
     raise app.UsageError(str(error)) from None
-  if _FORMAT.value == 'json':
+  if sizes.FORMAT.value == 'json':
     print('\n'.join(map(json.dumps, rows)))
     return
-  stored, computed = DTYPES[_DTYPES.value]
-  trained = f'LoRA, rank {_LORA_RANK.value}' if _LORA_RANK.value else 'AdamW'
+  stored, computed = sizes.DTYPES[dtypes]
+  trained = f'LoRA, rank {rank}' if rank else 'AdamW'
   print(
     f'{trained}; parameters {stored}, computed in {computed}; '
     f'{workload.questions} questions x {workload.group_size} answers, '
@@ -219,25 +154,8 @@ def main(argv: list[str]) -> None:
   print(table(rows))
 
 
-_MODELS = flags.DEFINE_list('models', list(MODELS), 'Sizes of Qwen2.5.')
-_MODEL_PATH = flags.DEFINE_string('model_path', None, 'A model of your own.')
 _DEVICES = flags.DEFINE_list('devices', ['1', '8', '64'], 'Numbers of devices.')
 _TENSOR = flags.DEFINE_integer('tensor', 1, 'Devices on the tensor axis.')
-_DTYPES = flags.DEFINE_enum('dtypes', 'mixed', list(DTYPES), 'Of the weights.')
-_LORA_RANK = flags.DEFINE_integer('lora_rank', 0, 'Of adapters.', lower_bound=0)
-_QUESTIONS = flags.DEFINE_integer(
-  'questions', PAPER.questions, 'Questions at the same time.', 1
-)
-_GROUP_SIZE = flags.DEFINE_integer(
-  'group_size', PAPER.group_size, 'Answers a question.', 1
-)
-_PROMPT_TOKENS = flags.DEFINE_integer(
-  'prompt_tokens', PAPER.prompt_tokens, 'Room for a prompt.', 1
-)
-_TOKENS = flags.DEFINE_integer('tokens', PAPER.tokens, 'Room for an answer.', 1)
-_FORMAT = flags.DEFINE_enum(
-  'format', 'markdown', ('markdown', 'json'), 'Of the table.'
-)
 
 if __name__ == '__main__':
   app.run(main)

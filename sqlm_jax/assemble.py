@@ -120,6 +120,7 @@ def _make_optimizer(
     warmup_steps=o.warmup_steps,
     b1=o.b1,
     b2=o.b2,
+    moment_dtype=o.moment_dtype,
     weight_decay=o.weight_decay,
     clip_norm=o.clip_norm,
   )

@@ -13,6 +13,7 @@ from sqlm_jax import (
   display,
   evaluate,
   evaluation_sets,
+  hosts,
   open_run,
   writers,
 )
@@ -65,7 +66,7 @@ def evaluate_saved(
     title = f'Evaluating on {asked.name}'
     with display.progress(title, len(asked.examples)) as progress:
       record = evaluate.evaluate(planned, params, progress=progress)
-  if workdir:
+  if workdir and hosts.is_first():
     with contextlib.closing(writers.RunWriter(workdir)) as writer:
       # It may have been killed between its last answer and this line.
       if writer.find_evaluation(planned.files.settings) is None:
@@ -116,7 +117,8 @@ def compare(
   slug = '-vs-'.join(re.sub(r'[^\w.@-]+', '_', name) for name in names)
   slug += '-' + re.sub(r'[^\w.-]+', '_', dataset)
   directory = epath.Path(workdir or place) / 'comparisons' / slug[-200:]
-  report.write(directory, found)
+  if hosts.is_first():
+    report.write(directory, found)
   return found, directory
 
 

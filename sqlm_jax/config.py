@@ -25,7 +25,7 @@ class Model:
   path: str
   dtype: str
   param_dtype: str
-  remat: bool
+  remat: str
   lora: Lora
 
 
@@ -178,6 +178,7 @@ class Optimizer:
   warmup_steps: int
   b1: float
   b2: float
+  moment_dtype: str
   weight_decay: float
   clip_norm: float
   solver_updates: int
@@ -252,9 +253,22 @@ class Config:
 # Keys that a later start of the same workdir may change: they say how long,
 # how often and where, not what is computed.
 MAY_CHANGE = frozenset(
-  {'num_steps', 'checkpoint.every', 'checkpoint.keep', 'evaluation.every'}
+  {
+    'num_steps',
+    'checkpoint.every',
+    'checkpoint.keep',
+    'evaluation.every',
+    # Where it runs, and what fits there: the numbers stay, but for rounding.
+    'mesh.data',
+    'mesh.fsdp',
+    'mesh.tensor',
+    'model.remat',
+    'loss.logits_chunk',
+    'optimizer.groups_per_microbatch',
+    'sampler.chunk',
+    'sampler.max_rows',
+  }
   | {f'divergence.{x.name}' for x in dataclasses.fields(Divergence)}
-  | {f'mesh.{x.name}' for x in dataclasses.fields(Mesh)}
 )
 
 # Where an evaluation may differ from the training: in how the solver is asked

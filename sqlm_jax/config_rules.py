@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from sqlm_jax.game import contamination, rewards, vote
+from sqlm_jax.models import decoder
 from sqlm_jax.ops import advantages, losses
 from sqlm_jax.tasks import prompted
 from sqlm_jax.verify import readers, sandbox, unit_tests
@@ -62,6 +63,7 @@ def _regex(c, key: str, *, groups: int = 0) -> Rule:
 def _model(c) -> Iterator[Rule]:
   yield _choice(c, 'model.dtype', DTYPES)
   yield _choice(c, 'model.param_dtype', DTYPES)
+  yield _choice(c, 'model.remat', tuple(decoder.REMAT))
   yield _at_least(c, 'model.lora.rank', 0)
   yield 'model.lora.alpha', c.model.lora.alpha > 0, 'a number above 0'
   for name in dataclasses.asdict(c.random_model):
@@ -250,6 +252,7 @@ def _critic(c) -> Iterator[Rule]:
 
 
 def _optimizer(c) -> Iterator[Rule]:
+  yield _choice(c, 'optimizer.moment_dtype', DTYPES)
   for key in ('optimizer.b1', 'optimizer.b2'):
     yield key, 0 <= lookup(c, key) < 1, 'a number from 0 to below 1'
   for name in ('learning_rate', 'warmup_steps', 'weight_decay', 'clip_norm'):

@@ -246,6 +246,11 @@ def message(text: str, *, console: rich.console.Console | None = None) -> None:
   _print(console or rich.get_console(), text)
 
 
+def mute() -> None:
+  """Shows nothing from here on: another process does."""
+  rich.get_console().quiet = True
+
+
 def _print(console: rich.console.Console, line: str, style: str | None = None):
   # A terminal that cannot write a character shows a question mark instead.
   line = line.encode(console.encoding, 'replace').decode(console.encoding)

@@ -9,13 +9,14 @@
    with figures and intervals made of them (`evaluation.metrics`).
 """
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from sqlm_jax import assemble, evaluation_files, evaluation_sets
+from sqlm_jax import assemble, evaluation_files, evaluation_sets, hosts
 from sqlm_jax.evaluation import metrics, reliability, report
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import responses
@@ -67,8 +68,9 @@ def plan(
   settings = _settings(parts, asked, step) | {
     'first_prompt': parts.tokens.decode(prompts[0], skip_special=False)
   }
-  files = evaluation_files.find(workdir, settings)
-  return Plan(parts, asked, prompts, files)
+  files = evaluation_files.find(workdir if hosts.is_first() else None, settings)
+  rows = hosts.exchange(files.rows)[0]
+  return Plan(parts, asked, prompts, files._replace(rows=rows))
 
 
 def evaluate(
@@ -115,10 +117,13 @@ def evaluate(
 def _answer(
   planned: Plan, params: policy_lib.Params, indices: range
 ) -> list[evaluation_files.Row]:
-  """Asks and grades some questions in a row, all at once."""
+  """Asks and grades some questions in a row, all at once.
+
+  Each process grades its own; the rows are told to all.
+  """
   parts = planned.parts
   size = parts.config.evaluation.batch_questions
-  examples = planned.asked.examples[indices.start : indices.stop]
+  own = hosts.own(len(indices))
   written = responses.write(
     parts.writers['evaluation'],
     params,
@@ -126,23 +131,26 @@ def _answer(
     path=(parts.config.seed, planned.files.settings['step'], _KEY),
     num_rows=min(size, len(planned.prompts)),
     first_row=indices.start,
+    own=own,
   )
-  graded = parts.task.grade(written.texts, examples)
-  return [
+  examples = [planned.asked.examples[indices[i]] for i in own]
+  graded = parts.task.grade([written.texts[i] for i in own], examples)
+  rows = [
     {
-      'index': index,
+      'index': indices[i],
       'question': example.question,
       'true': example.answer,
       'prompt': parts.tokens.decode(written.prompt_ids[i], skip_special=False),
       'responses': written.texts[i],
       'answers': [
-        None if one.answer is None else str(one.answer) for one in graded[i]
+        None if one.answer is None else str(one.answer) for one in group
       ],
-      'right': [one.right for one in graded[i]],
+      'right': [one.right for one in group],
       'finished': written.rollout.finished[i].tolist(),
     }
-    for i, (index, example) in enumerate(zip(indices, examples, strict=True))
+    for i, example, group in zip(own, examples, graded, strict=True)
   ]
+  return list(itertools.chain.from_iterable(hosts.exchange(rows)))
 
 
 def _record(planned: Plan, seconds: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sqlm_jax import (
   divergence,
   evaluation_sets,
   export,
+  hosts,
   open_run,
   sample,
   train,
@@ -80,6 +81,25 @@ _EXPORT_ADAPTER = flags.DEFINE_bool(
   'export_adapter', False, 'Export LoRA adapters for PEFT, not one model.'
 )
 
+_DISTRIBUTED = flags.DEFINE_enum(
+  'distributed',
+  'off',
+  ('off', 'auto'),
+  'auto: this is one of several processes, as Cloud TPU, SLURM or Open MPI '
+  'says.',
+)
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+  'coordinator_address',
+  None,
+  'HOST:PORT of the first of several processes, where no scheduler says so.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'With it: how many there are.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'With it: which one this is, counted from 0.'
+)
+
 # What a model wrote is shown on one line, without control characters.
 _LINE = 1000
 
@@ -90,6 +110,7 @@ def main(argv: Sequence[str]) -> None:
   # A shape that is broadcast by accident is an error, not a result.
   jax.config.update('jax_numpy_rank_promotion', 'raise')
   try:
+    _start_processes()
     config = _read_config()
     if _MODE.value == 'train':
       if not _WORKDIR.value:
@@ -106,6 +127,23 @@ def main(argv: Sequence[str]) -> None:
     # What a user can mend is told in one paragraph.
     logging.debug('%s', error, exc_info=True)
     sys.exit(f'sqlm_jax: {error}\n(--verbosity=1 shows where)')
+
+
+def _start_processes() -> None:
+  """Finds the other processes of the run, if there are any."""
+  given = [_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value]
+  if _DISTRIBUTED.value == 'off' and given == [None] * 3:
+    return
+  if _DISTRIBUTED.value == 'off' and None in given:
+    raise ValueError(
+      '--coordinator_address, --num_processes, --process_id: expected all '
+      'three, or --distributed=auto'
+    )
+  if _MODE.value not in ('train', 'eval'):
+    raise ValueError(f'--mode={_MODE.value}: expected to be one process')
+  hosts.start(*given)
+  if not hosts.is_first():
+    display.mute()
 
 
 def _read_config() -> config_lib.Config:
@@ -165,7 +203,8 @@ def _use_model(config: config_lib.Config) -> None:
 def _evaluate(parts: assemble.Parts) -> None:
   asked = compare.find_set(parts, _DATASET.value)
   saved = open_run.find(parts, _WORKDIR.value, _CHECKPOINT.value)
-  if _WORKDIR.value and writers.read_config(_WORKDIR.value) is None:
+  is_new = _WORKDIR.value and writers.read_config(_WORKDIR.value) is None
+  if is_new and hosts.is_first():
     # So that it can be compared with, by its name.
     writers.write_config(_WORKDIR.value, config_lib.to_dict(parts.config))
   _note(f'solver {saved.about}')
@@ -243,7 +282,8 @@ def _export(parts: assemble.Parts, params, step: int) -> None:
 
 def _note(text: str) -> None:
   """To standard error, so that a pipe holds the answers alone."""
-  sys.stderr.write(f'[{text}]\n')
+  if hosts.is_first():
+    sys.stderr.write(f'[{text}]\n')
 
 
 def _typed_questions():

@@ -54,7 +54,7 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
     )
     return checkpoint.params(place)
 
-  policy = _make_policy(config, checkpoint.config)
+  policy = _make_policy(config, checkpoint.config, mesh)
   hf_config, generation = checkpoint.hf_config, checkpoint.generation
   return Opened(tokens, policy, hf_config, generation, load)
 
@@ -63,7 +63,7 @@ def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   """A random model of bytes."""
   tokens = tokenizer.byte_tokenizer()
   model = config_lib.random_model(config.random_model, tokens.vocab_size)
-  policy = _make_policy(config, model)
+  policy = _make_policy(config, model, mesh)
   key = jax.random.key(config.seed)
 
   @functools.partial(jax.jit, static_argnums=0)
@@ -76,11 +76,14 @@ def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   return Opened(tokens, policy, families.llama(model), {}, load)
 
 
-def _make_policy(config: config_lib.Config, model) -> policy_lib.Policy:
+def _make_policy(
+  config: config_lib.Config, model, mesh: jax.sharding.Mesh
+) -> policy_lib.Policy:
   return policy_lib.make_policy(
     model,
     dtype=config.model.dtype,
     param_dtype=config.model.param_dtype,
     remat=config.model.remat,
     lora=lora_of(config),
+    mesh=mesh,
   )

@@ -25,6 +25,8 @@ def rollout_rows(
 ) -> list[Row]:
   """Rows for `writers.RunWriter.rollouts`, proposals before solutions.
 
+  They are of what this process has read; all processes' are all rows.
+
   Args:
     outcome: of a self-play step.
     seed: of the run.
@@ -72,8 +74,8 @@ def rollout_rows(
 
 
 def sample_questions(outcome: game_lib.Outcome) -> list[display.Sample]:
-  """The step's first questions that were asked, with what came of them."""
-  asked = [v for v in outcome.rounds[0].verdicts if v.problem.ok]
+  """The first questions that were judged here, with what came of them."""
+  judged = [v for v in outcome.rounds[0].verdicts if v.answers]
   return [
     display.Sample(
       question=v.problem.text,
@@ -82,17 +84,20 @@ def sample_questions(outcome: game_lib.Outcome) -> list[display.Sample]:
       size=len(v.answers) + len(v.votes),
       passed=_passed(v, range(len(v.answers))),
     )
-    for v in asked[:_SHOWN_SAMPLES]
+    for v in judged[:_SHOWN_SAMPLES]
   ]
 
 
 def _proposals(one: game_lib.Round, show: Show, counted: bool) -> list[Row]:
   if one.proposals is None:
     return []
-  group_size = len(one.proposals.texts[0])
+  group_size = one.proposals.rollout.lengths.shape[1]
   rows = []
   for i, verdict in enumerate(one.verdicts):
-    row = _response_row(one.proposals, *divmod(i, group_size), show)
+    group, sample = divmod(i, group_size)
+    if one.proposals.texts[group] is None:
+      continue
+    row = _response_row(one.proposals, group, sample, show)
     row |= _judged(verdict) | {
       'role': 'proposer',
       'reward': verdict.proposer_reward,
@@ -111,7 +116,7 @@ def _answers(
   """Yields a row, its question, and the place of its answer in the group.
 
   A question's answers are shared out among its prompts, of which each is a
-  group of the sampler.
+  group of the sampler. There are none to questions of other processes.
   """
   variants = len(written.texts) // len(answers)
   for question, group in enumerate(answers):

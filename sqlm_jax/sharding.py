@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -65,10 +66,42 @@ def make_mesh(
       f'mesh={dict(shape)!r}: expected sizes for {len(devices)} devices, '
       'with -1 for at most one'
     )
+  if jax.process_count() > 1 and count < len(devices):
+    raise ValueError(
+      f'mesh={dict(shape)!r}: expected all {len(devices)} devices, as several '
+      'processes have them'
+    )
   devices = devices[:count]
   # jax.make_mesh defaults to explicit axes in recent versions.
-  return jax.make_mesh(
-    sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices
+  axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
+  if len(_slices(devices)) > 1:
+    return Mesh(across_slices(sizes, devices), AXES, axis_types=axis_types)
+  return jax.make_mesh(sizes, AXES, axis_types=axis_types, devices=devices)
+
+
+def _slices(devices: list[jax.Device]) -> set[int]:
+  """The TPU slices that devices lie on; one for anything else."""
+  on_tpu = devices[0].platform == 'tpu'
+  return {getattr(d, 'slice_index', 0) if on_tpu else 0 for d in devices}
+
+
+def across_slices(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+  """Arranges the devices of several TPU slices, [data, fsdp, tensor].
+
+  The network between slices is slow: `data` crosses it, once an update, or
+  `fsdp` where `data` cannot.
+
+  Raises:
+    ValueError: if neither is a multiple of the number of slices.
+  """
+  slices = len(_slices(devices))
+  for axis in (AXES.index(name) for name in ROW_AXES):
+    if sizes[axis] % slices == 0:
+      outer = [slices if i == axis else 1 for i in range(len(sizes))]
+      inner = [size // n for size, n in zip(sizes, outer, strict=True)]
+      return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+  raise ValueError(
+    f'mesh.data={sizes[0]}: expected a multiple of the {slices} slices'
   )
 
 
@@ -186,10 +219,14 @@ def shard_like_parameters(tree, params, mesh: Mesh):
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def row_shards(mesh: Mesh) -> int:
+  """Parts that rows are split into."""
+  return math.prod(mesh.shape[name] for name in ROW_AXES)
+
+
 def rows_spec(size: int, mesh: Mesh, axis: int = 0) -> NamedSharding:
   """Rows split over the batch axes; repeated if they do not divide evenly."""
-  shards = math.prod(mesh.shape[name] for name in ROW_AXES)
-  if size % shards:
+  if size % row_shards(mesh):
     return NamedSharding(mesh, P())
   return NamedSharding(mesh, P(*(None,) * axis, ROW_AXES))
 
@@ -204,12 +241,31 @@ def constrain_rows(tree, mesh: Mesh, axis: int = 0):
   )
 
 
+def keep_rows(array: jax.Array, mesh: Mesh) -> jax.Array:
+  """Inside jit: splits the first dimension, where it divides evenly.
+
+  Said of activations it makes the compiler bring parameters to the rows, a
+  layer at a time. Left alone it may split the width instead, as parameters
+  are, and then every product of a layer moves activations.
+  """
+  spec = rows_spec(array.shape[0], mesh)
+  if not spec.spec:
+    return array
+  return jax.lax.with_sharding_constraint(array, spec)
+
+
+def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+  """Keys or values [L, A, K, S, H] are split by row and by head."""
+  rows = rows_spec(shape[1], mesh).spec
+  heads = 'tensor' if shape[2] % mesh.shape['tensor'] == 0 else None
+  return NamedSharding(mesh, P(None, *(rows or (None,)), heads))
+
+
 def constrain_cache(array: jax.Array, mesh: Mesh) -> jax.Array:
-  """Inside jit: splits keys or values [L, A, S, K, H] by row and by head."""
-  rows = rows_spec(array.shape[1], mesh).spec
-  heads = 'tensor' if array.shape[3] % mesh.shape['tensor'] == 0 else None
-  spec = P(None, *(rows or (None,)), None, heads)
-  return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+  """Inside jit: splits keys or values as `cache_sharding` says."""
+  return jax.lax.with_sharding_constraint(
+    array, cache_sharding(array.shape, mesh)
+  )
 
 
 def constrain_whole(tree, mesh: Mesh):
@@ -219,14 +275,30 @@ def constrain_whole(tree, mesh: Mesh):
 
 def put_whole(tree, mesh: Mesh):
   """Sends host arrays to every device."""
-  return jax.device_put(tree, NamedSharding(mesh, P()))
+  return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, P())), tree)
 
 
 def put_rows(tree, mesh: Mesh):
   """Sends host arrays to the mesh, rows split where they divide evenly."""
   return jax.tree.map(
-    lambda x: jax.device_put(
+    lambda x: _put(
       x, rows_spec(x.shape[0], mesh) if x.ndim else NamedSharding(mesh, P())
     ),
     tree,
   )
+
+
+def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+  """Every process has all of `x` and sends its devices their part."""
+  if sharding.is_fully_addressable:
+    return jax.device_put(x, sharding)
+  # device_put would first ask all processes whether they have the same.
+  return jax.make_array_from_callback(x.shape, sharding, lambda cut: x[cut])
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+  """All of an array, whoever has its parts, in host memory."""
+  if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    whole = NamedSharding(array.sharding.mesh, P())
+    array = jax.jit(lambda x: x, out_shardings=whole)(array)
+  return np.asarray(array)

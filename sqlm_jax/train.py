@@ -6,16 +6,17 @@ turn of the loop, `engine.learner` is the gradient.
 
 import contextlib
 import functools
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from sqlm_jax import (
   assemble,
@@ -25,6 +26,7 @@ from sqlm_jax import (
   evaluate,
   evaluation_files,
   evaluation_sets,
+  hosts,
   records,
   storage,
   writers,
@@ -61,10 +63,14 @@ def train(config: config_lib.Config, workdir: str) -> None:
   if all(sets):
     evaluation_sets.check_disjoint(*sets)
   stored = config_lib.to_dict(config)
-  writers.check_config(directory, stored, may_change=config_lib.MAY_CHANGE)
+  hosts.from_first(
+    lambda: writers.check_config(
+      directory, stored, may_change=config_lib.MAY_CHANGE
+    )
+  )
   with contextlib.ExitStack() as stack:
     stopped = stack.enter_context(_stop_signals())
-    if jax.process_index() == 0:  # the one that writes what all share
+    if hosts.is_first():  # the one that writes what all share
       stack.enter_context(storage.locked(directory))
     manager = stack.enter_context(_open_checkpoints(directory, config))
     step, states, memory, health = _restore_or_start(parts, manager)
@@ -74,12 +80,13 @@ def train(config: config_lib.Config, workdir: str) -> None:
       checkpoint.save(manager, step, states, host_state, **how)
 
     # Last: what does not fit leaves no config behind.
-    writers.write_config(directory, stored)
+    hosts.from_first(lambda: writers.write_config(directory, stored))
     writer = stack.enter_context(
-      contextlib.closing(writers.RunWriter(directory))
+      contextlib.closing(
+        writers.RunWriter(directory, hosts.index(), hosts.count())
+      )
     )
-    writer.rewind(step)
-    evaluation_files.forget_after(directory, step)
+    hosts.from_first(lambda: _forget_after(step, writer))
     game = assemble.make_game(parts)
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
@@ -87,8 +94,8 @@ def train(config: config_lib.Config, workdir: str) -> None:
     found = _evaluate(parts, game, states, step, writer, stopped)
     if step:
       # What it was saved without, if it was stopped before it was evaluated.
-      save(score=_score(config, writer, step)[0])
-    while step < config.num_steps and not stopped.is_set():
+      save(score=hosts.from_first(lambda: _score(config, writer, step))[0])
+    while step < config.num_steps and not stopped(step):
       start = time.perf_counter()
       policy_steps = {
         role: int(states[owner].step) for role, owner in parts.owner.items()
@@ -108,7 +115,9 @@ def train(config: config_lib.Config, workdir: str) -> None:
       )
       step += 1
       found = _evaluate(parts, game, states, step, writer, stopped)
-      score, is_best = _score(config, writer, step)
+      score, is_best = hosts.from_first(
+        functools.partial(_score, config, writer, step)
+      )
       last = step == config.num_steps
       save(score=score, force=is_best or rolled_back or last)
     if found and step:
@@ -116,7 +125,8 @@ def train(config: config_lib.Config, workdir: str) -> None:
     save(force=True)
     checkpoint.wait(manager)
     best = checkpoint.best_step(manager)
-  _say_goodbye(parts, directory, step, best)
+  if hosts.is_first():
+    _say_goodbye(parts, directory, step, best)
 
 
 def _rollout_rows(
@@ -168,6 +178,12 @@ def _restore_or_start(
   return step, states, memory.add(host['asked']), health
 
 
+def _forget_after(step: int, writer: writers.RunWriter) -> None:
+  """What an earlier start wrote after the checkpoint of `step`."""
+  writer.rewind(step)
+  evaluation_files.forget_after(writer.workdir, step)
+
+
 def _host_state(
   memory: repetition.Memory, health: divergence.Health
 ) -> dict[str, Any]:
@@ -181,7 +197,7 @@ def _evaluate(
   states: game_lib.States,
   step: int,
   writer: writers.RunWriter,
-  stopped: threading.Event,
+  stopped: Callable[[int], bool],
 ) -> dict[str, float]:
   """The evaluations that are due after so many steps, as metrics.
 
@@ -197,14 +213,16 @@ def _evaluate(
     evaluation_sets.TEST: step in ends,
   }
   # Several processes stop between steps, where they agree to.
-  stop_early = stopped.is_set if jax.process_count() == 1 else lambda: False
+  stop_early = lambda: hosts.count() == 1 and stopped(step)
   found = {}
   for purpose, is_due in due.items():
     asked = parts.sets(purpose) if is_due else None
     if asked is None:
       continue
     planned = evaluate.plan(parts, asked, step=step, workdir=writer.workdir)
-    record = writer.find_evaluation(planned.files.settings)
+    record = hosts.from_first(
+      functools.partial(writer.find_evaluation, planned.files.settings)
+    )
     if record is None:
       title = f'Evaluating after {step} steps ({purpose})'
       with display.progress(title, len(asked.examples)) as progress:
@@ -288,20 +306,30 @@ def _say_goodbye(
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-  """Sets an event on Ctrl-C or SIGTERM; a second one ends the process.
+def _stop_signals() -> Iterator[Callable[[int], bool]]:
+  """Yields `stopped(step)`: whether Ctrl-C or SIGTERM asks to stop before it.
 
-  The step that is being played is finished and saved first.
+  The step that is being played is finished and saved first; a second signal
+  ends the process. Of several processes one is enough: jax, which watches for
+  SIGTERM, finds the next step that none of them has begun.
   """
-  stopped = threading.Event()
+  several = hosts.count() > 1
+  event = threading.Event()
 
   def stop(signum, _):
-    stopped.set()
+    event.set()
     signal.signal(signum, signal.default_int_handler)
     name = signal.Signals(signum).name
     logging.warning('%s: finishing this step, then saving.', name)
+    if several:
+      os.kill(os.getpid(), signal.SIGTERM)
 
-  signals = (signal.SIGINT, signal.SIGTERM)
+  def stopped(step):
+    if several:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return event.is_set()
+
+  signals = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
   if threading.current_thread() is not threading.main_thread():
     yield stopped  # signals reach the main thread alone
     return

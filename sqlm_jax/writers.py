@@ -5,7 +5,8 @@
   eval.jsonl       a line an evaluation
   tensorboard/     the metrics once more, as TensorBoard events
   evaluations/     a directory an evaluation, see `evaluation_files`
-  rollouts/        a Parquet file a step, with the columns of `ROLLOUT_SCHEMA`
+  rollouts/        a Parquet file a step, with the columns of `ROLLOUT_SCHEMA`;
+                   of several processes each writes one, -00000-of-00002 and on
 
 A file other than the two that grow by a line is written under another name
 first: whatever moment a run is killed in, the next one finds it whole or not
@@ -63,12 +64,20 @@ ROLLOUT_SCHEMA = pa.schema(
 class RunWriter:
   """Writes down a run, step by step.
 
+  Of several processes the first writes all but the others' rollouts.
+
   Attributes:
     workdir: the run's directory, made if it does not exist.
   """
 
-  def __init__(self, workdir: epath.PathLike):
+  def __init__(
+    self, workdir: epath.PathLike, process: int = 0, num_processes: int = 1
+  ):
     self.workdir = epath.Path(workdir)
+    self._is_first = process == 0
+    self._part = ''
+    if num_processes > 1:
+      self._part = f'-{process:05d}-of-{num_processes:05d}'
     (self.workdir / 'rollouts').mkdir(parents=True, exist_ok=True)
     self._events = None
     self._purge_step = None  # where the events of an earlier start are void
@@ -83,6 +92,8 @@ class RunWriter:
       step: of self-play, counted from 0.
       values: by name; Python numbers or arrays of one element.
     """
+    if not self._is_first:
+      return
     numbers = {name: float(values[name]) for name in sorted(values)}
     line = _line({'step': step} | numbers)
     storage.append(self.workdir / 'metrics.jsonl', line)
@@ -96,6 +107,8 @@ class RunWriter:
     """
     if not isinstance(record.get('step'), int):
       raise ValueError(f'record={dict(record)!r}: expected a whole "step"')
+    if not self._is_first:
+      return
     storage.append(self.workdir / 'eval.jsonl', _line(record))
     self._draw(record['step'], evaluation_metrics(record))
 
@@ -135,7 +148,8 @@ class RunWriter:
     table = pa.Table.from_pylist(
       [{'step': step} | dict(row) for row in rows], schema=ROLLOUT_SCHEMA
     )
-    path = self.workdir / 'rollouts' / f'step_{step:08d}.parquet'
+    name = f'step_{step:08d}{self._part}.parquet'
+    path = self.workdir / 'rollouts' / name
     with storage.replacing(path) as temporary, temporary.open('wb') as file:
       parquet.write_table(table, file, compression='zstd')
 
@@ -150,6 +164,8 @@ class RunWriter:
     Args:
       step: that the run goes on with: its checkpoint has seen as many.
     """
+    if not self._is_first:
+      return
     for name, end in (('metrics.jsonl', step), ('eval.jsonl', step + 1)):
       path = self.workdir / name
       if path.exists():
@@ -212,10 +228,10 @@ def rollout_files(workdir: epath.PathLike, *, before: int) -> list[epath.Path]:
   directory = epath.Path(workdir) / 'rollouts'
   if not directory.exists():
     return []
-  found = {_step_of(path): path for path in directory.glob('*.parquet')}
+  found = [(_step_of(path), path) for path in directory.glob('*.parquet')]
   return [
     path
-    for step, path in sorted((s, p) for s, p in found.items() if s is not None)
+    for step, path in sorted((s, p) for s, p in found if s is not None)
     if step < before
   ]
 
@@ -377,5 +393,5 @@ def _finite(value):
 
 def _step_of(path: epath.Path) -> int | None:
   """The step of a rollout file, None of anything else that lies there."""
-  match = re.fullmatch(r'step_(\d+)\.parquet(\.tmp)?', path.name)
+  match = re.fullmatch(r'step_(\d+)(-\d+-of-\d+)?\.parquet(\.tmp)?', path.name)
   return int(match[1]) if match else None

@@ -184,6 +184,8 @@ VALUES = [
   ('optimizer.warmup_steps', -1, 'at least 0'),
   ('optimizer.b1', 1.0, '0 to below 1'),
   ('optimizer.b2', -0.1, '0 to below 1'),
+  ('optimizer.moment_dtype', 'int8', 'one of float32, bfloat16'),
+  ('model.remat', 'half', 'one of none, dots, full'),
   ('optimizer.clip_norm', -1.0, 'at least 0'),
   ('optimizer.solver_updates', 3, 'a divisor of the 32 groups'),
   ('optimizer.solver_updates', 0, 'at least 1'),

@@ -24,6 +24,10 @@ OUR_FLAGS = [
   'export_dir',
   'export_dtype',
   'export_adapter',
+  'distributed',
+  'coordinator_address',
+  'num_processes',
+  'process_id',
   'verbosity',
 ]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -35,7 +39,9 @@ def commands():
   found = set()
   for page in PAGES:
     text = page.read_text().replace('\\\\\n', ' ').replace('\\\n', ' ')
-    for match in re.finditer(r'python -m sqlm_jax\.main([^`|&\n]*)', text):
+    for match in re.finditer(
+      r'(?:python -m sqlm_jax\.main|launch/[^\n]* -- )([^`|&\n]*)', text
+    ):
       found.add((page.name, ' '.join(match[1].split())))
   return sorted(found)
 

@@ -49,6 +49,7 @@ def start(monkeypatch):
       ('questions_file', None),
       ('checkpoint', 'latest'),
       ('dataset', 'test'),
+      ('coordinator_address', None),
     ):
       holders[f'_{name.upper()}'] = flags.DEFINE_string(
         name, default, '', flag_values=values
@@ -59,9 +60,14 @@ def start(monkeypatch):
     for name, choices in (
       ('mode', ('train', 'eval', 'sample', 'export')),
       ('role', ('solver', 'proposer')),
+      ('distributed', ('off', 'auto')),
     ):
       holders[f'_{name.upper()}'] = flags.DEFINE_enum(
         name, choices[0], choices, '', flag_values=values
+      )
+    for name in ('num_processes', 'process_id'):
+      holders[f'_{name.upper()}'] = flags.DEFINE_integer(
+        name, None, '', flag_values=values
       )
     holders['_EXPORT_ADAPTER'] = flags.DEFINE_bool(
       'export_adapter', False, '', flag_values=values
@@ -165,6 +171,14 @@ def workdir(tmp_path_factory):
     (
       (SMOKE, '--mode=export', '--export_dir=/tmp/x/y', '--workdir=/nowhere'),
       '--workdir=/nowhere: expected a run with checkpoints',
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--num_processes=2'),
+      '--process_id: expected all three, or --distributed=auto',
+    ),
+    (
+      ('--mode=sample', '--workdir=/tmp/x', '--distributed=auto'),
+      '--mode=sample: expected to be one process',
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.loss.kl=nan'),

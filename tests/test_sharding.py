@@ -1,6 +1,7 @@
 """Where every array lives, on eight devices."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from sqlm_jax import sharding
-from sqlm_jax.engine import optimizer
+from sqlm_jax.engine import critic, optimizer
+from sqlm_jax.models import layers, lora, policy
+from sqlm_jax.weights import families as families_lib
 from tests import tiny
+from tests.weights import families
 
 
 @functools.cache
@@ -53,6 +57,70 @@ def test_every_parameter_has_its_place(tied, expected):
   found = by_name(shardings)
   assert {name: s.spec for name, s in found.items()} == expected
   assert {s.mesh for s in found.values()} == {mesh()}
+
+
+# What else some family has, and adapters: biases where their map's outputs are,
+# and no rank is split.
+_HEADS, _MLP = ('query', 'key', 'value'), ('gate', 'up')
+OTHERS = {
+  **{f'layers/attention/{x}/bias': P(None, 'tensor') for x in _HEADS},
+  **{f'layers/mlp/{x}/bias': P(None, 'tensor') for x in _MLP},
+  'layers/attention/output/bias': P(None, 'fsdp'),
+  'layers/mlp/down/bias': P(None, 'fsdp'),
+  'layers/attention_post_norm/scale': P(),
+  'layers/mlp_post_norm/scale': P(),
+  'layers/attention/query_norm/scale': P(),
+  'layers/attention/key_norm/scale': P(),
+}
+ADAPTERS = {
+  **{f'layers/attention/{x}/lora_a': P(None, 'fsdp') for x in _HEADS},
+  **{f'layers/attention/{x}/lora_b': P(None, None, 'tensor') for x in _HEADS},
+  **{f'layers/mlp/{x}/lora_a': P(None, 'fsdp') for x in _MLP},
+  **{f'layers/mlp/{x}/lora_b': P(None, None, 'tensor') for x in _MLP},
+  'layers/attention/output/lora_a': P(None, 'tensor'),
+  'layers/attention/output/lora_b': P(None, None, 'fsdp'),
+  'layers/mlp/down/lora_a': P(None, 'tensor'),
+  'layers/mlp/down/lora_b': P(None, None, 'fsdp'),
+}
+
+
+@pytest.mark.parametrize(
+  'name', [name for name in families.CASES if 'odd' not in name]
+)
+def test_every_family_and_its_adapters_have_their_place(name):
+  hf = families.config_of(name, vocab_size=96)
+  model = policy.make_policy(
+    families_lib.read(hf), lora=layers.Lora(rank=2, alpha=1.0)
+  )
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  expected = UNTIED | OTHERS | ADAPTERS
+  found = by_name(sharding.shard_parameters(params, mesh()))
+  assert found.keys() >= ADAPTERS.keys()
+  for path, placed in found.items():
+    assert placed.spec == expected[path], path
+  # The moments of adapters, and a critic with its head.
+  trained = critic.init_params(lora.adapters(params), hf.hidden_size)
+  state = jax.eval_shape(optax.adam(1e-3).init, trained)
+  moments = sharding.shard_like_parameters(state, trained, mesh())
+  found = by_name(moments[0].mu)
+  assert {path: x.spec for path, x in found.items()} == ADAPTERS | {
+    'value_head/kernel': P()
+  }
+
+
+@pytest.mark.parametrize(
+  'rows, heads, expected',
+  [
+    (8, 2, P(None, ('data', 'fsdp'), 'tensor')),
+    (8, 3, P(None, ('data', 'fsdp'), None)),
+    (6, 2, P(None, None, 'tensor')),
+  ],
+)
+def test_keys_and_values_are_split_by_row_and_head(rows, heads, expected):
+  constrain = jax.jit(lambda x: sharding.constrain_cache(x, mesh()))
+  put = constrain(jnp.zeros((2, rows, heads, 4, 8)))
+  same = jax.sharding.NamedSharding(mesh(), expected)
+  assert put.sharding.is_equivalent_to(same, put.ndim)
 
 
 def test_a_matrix_is_split_over_fsdp_and_tensor():
@@ -160,6 +228,38 @@ def test_impossible_meshes(sizes):
   shape = dict(zip(sharding.AXES, sizes, strict=True))
   with pytest.raises(ValueError, match=r'mesh=.*: expected sizes for 8 dev'):
     sharding.make_mesh(shape)
+
+
+def devices_of_slices(count, size):
+  """TPU devices as far as a mesh looks at them."""
+  return [
+    types.SimpleNamespace(
+      id=i,
+      platform='tpu',
+      device_kind='TPU v4',
+      coords=(i % 2, i // 2 % 2, 0),
+      core_on_chip=0,
+      slice_index=i // size,
+      process_index=i // size,
+    )
+    for i in range(count * size)
+  ]
+
+
+@pytest.mark.parametrize(
+  'sizes, axis', [((2, 2, 2), 0), ((4, 1, 2), 0), ((1, 8, 1), 1)]
+)
+def test_only_one_axis_crosses_slices(sizes, axis):
+  arranged = sharding.across_slices(list(sizes), devices_of_slices(2, 4))
+  assert arranged.shape == sizes
+  slices = np.vectorize(lambda device: device.slice_index)(arranged)
+  halves = np.split(slices, 2, axis)
+  assert [set(half.flat) for half in halves] == [{0}, {1}]
+
+
+def test_slices_that_no_axis_can_cross():
+  with pytest.raises(ValueError, match=r'mesh\.data=1: .* of the 2 slices'):
+    sharding.across_slices([1, 1, 8], devices_of_slices(2, 4))
 
 
 def test_mesh_of_some_devices():

@@ -44,7 +44,7 @@ class Prefilled(NamedTuple):
   """What is known of N responses once their Q prompts are read."""
 
   shared: tuple[policy_lib.KeyValues, ...]  # of the common prefix, if any
-  prompts: policy_lib.KeyValues  # [L, Q, P, K, H]
+  prompts: policy_lib.KeyValues  # [L, Q, K, P, H]
   progress: Progress  # [N]
   drawn: Drawn  # [N, 1]
 
@@ -107,12 +107,12 @@ def make_decode(
 
   Its arguments: `context` is (common prefix, prompts [A]), whose rows divide
   those of the batch; `cache` holds the responses so far but for the last
-  token, [L, B, S, K, H], None where nothing stands before that one; `rows_B`
+  token, [L, B, K, S, H], None where nothing stands before that one; `rows_B`
   are the numbers of the responses, which pick their keys out of `keys_QG` and
   their settings; `width` is C. It stops early where nobody has a token to go.
 
   It returns the progress, what was drawn, and keys and values of the tokens
-  that were read meanwhile, [L, B, C, K, H]: the last one before, and all that
+  that were read meanwhile, [L, B, K, C, H]: the last one before, and all that
   were drawn but the last.
   """
 
@@ -158,8 +158,8 @@ def make_decode(
           lambda old, fresh: write(old, fresh[:, None], 1), loop.drawn, drawn
         ),
         recent=loop.recent._replace(
-          keys=write(loop.recent.keys, new.keys, 2),
-          values=write(loop.recent.values, new.values, 2),
+          keys=write(loop.recent.keys, new.keys, 3),
+          values=write(loop.recent.values, new.values, 3),
         ),
       )
 
@@ -187,10 +187,10 @@ def make_store(mesh: jax.sharding.Mesh) -> Callable[..., tuple]:
   """Builds `store(cache, recent, starts, sources_B, *, slots)`.
 
   Its arguments: `cache` is the keys and values so far, each
-  [L, A, S, K, H], or None; `recent` those that `decode` has returned, which
+  [L, A, K, S, H], or None; `recent` those that `decode` has returned, which
   belong into the slots from `starts` on, [A] or one for all; `sources_B` are
   the rows to take, None leaves them where they are. It returns a cache
-  [L, B, slots, K, H]. What stands in it behind a response means nothing.
+  [L, B, K, slots, H]. What stands in it behind a response means nothing.
   """
 
   @functools.partial(jax.jit, static_argnames='slots')
@@ -200,13 +200,13 @@ def make_store(mesh: jax.sharding.Mesh) -> Callable[..., tuple]:
       starts = starts if starts.ndim == 0 else starts[sources_B]
 
     def join(old, new):
-      num_layers, num_rows, _, *rest = new.shape
-      whole = jnp.zeros((num_layers, num_rows, slots, *rest), new.dtype)
+      *outer, _, head_width = new.shape
+      whole = jnp.zeros((*outer, slots, head_width), new.dtype)
       if old is not None:
         whole = jax.lax.dynamic_update_slice_in_dim(
-          whole, old[:, :, :slots], 0, axis=2
+          whole, old[:, :, :, :slots], 0, axis=3
         )
-      write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+      write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=2)
       in_axes = (1, 1, 0 if starts.ndim else None)
       whole = jax.vmap(write, in_axes, 1)(whole, new, starts)
       return sharding.constrain_cache(whole, mesh)

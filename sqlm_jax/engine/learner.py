@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sqlm_jax import sharding
 from sqlm_jax.engine import groups
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
@@ -35,7 +36,7 @@ class LossSettings(NamedTuple):
   kl: float = 0.0  # weight of the KL to the reference policy
   kl_estimator: str = 'k3'
   entropy: float = 0.0  # weight of the entropy bonus
-  chunk: int = 256  # rows of logits that exist at the same time
+  chunk: int = 256  # rows of logits that exist at the same time, a device
 
 
 def init_state(
@@ -73,6 +74,7 @@ def make_logprobs(
   groups_per_microbatch: int,
 ) -> Callable[..., jax.Array]:
   """Builds `logprobs(texts, params) -> [Q, G, R]`."""
+  chunk *= sharding.row_shards(mesh)
 
   def of_batch(texts, params):
     return response_logprobs(policy, params, texts, chunk=chunk)[0]
@@ -157,6 +159,8 @@ def make_train_step(
   trained parameters are joined with, none where all are trained. See
   `make_update`.
   """
+  chunk = settings.chunk * sharding.row_shards(mesh)
+  settings = settings._replace(chunk=chunk)
 
   def loss_of(trained, batch, reference_params=None, base_params=None):
     params = lora.join(base_params or {}, trained)

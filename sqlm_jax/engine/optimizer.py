@@ -1,7 +1,17 @@
 """The optimizer: optax, put together from a config."""
 
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 import optax
+
+
+class InBfloat16(NamedTuple):
+  """A state whose moments are stored as bfloat16."""
+
+  count: jax.Array  # [], updates so far
+  inner: optax.OptState
 
 
 def make_optimizer(
@@ -10,6 +20,7 @@ def make_optimizer(
   warmup_steps: int = 0,
   b1: float = 0.9,
   b2: float = 0.999,
+  moment_dtype: str = 'float32',
   weight_decay: float = 0.0,
   clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
@@ -20,6 +31,7 @@ def make_optimizer(
     warmup_steps: optimizer steps of linear warm-up from 0.
     b1: decay of the first moment.
     b2: decay of the second moment.
+    moment_dtype: of both where they are stored, float32 or bfloat16.
     weight_decay: decoupled, times the learning rate; matrices only.
     clip_norm: largest global norm of a gradient; 0 does not clip.
   """
@@ -29,9 +41,76 @@ def make_optimizer(
   adamw = optax.adamw(
     schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=matrices
   )
+  adamw = in_float32(adamw)
+  if moment_dtype == 'bfloat16':
+    adamw = in_bfloat16(adamw)
   if not clip_norm:
     return adamw
   return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+
+
+def in_float32(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Computes and stores moments as float32, whatever the parameters are."""
+  whole = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+  return optax.GradientTransformation(
+    lambda params: inner.init(whole(params)),
+    lambda updates, state, params=None: inner.update(
+      whole(updates), state, params
+    ),
+  )
+
+
+def in_bfloat16(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Stores the float32 arrays of a state as bfloat16.
+
+  They are rounded up or down at random, right on average. Rounded to nearest,
+  a second moment would never fall: b2 takes off a thousandth, and bfloat16 has
+  no number that close.
+  """
+
+  def init(params):
+    state = jax.tree.map(_nearest, inner.init(params))
+    return InBfloat16(jnp.zeros((), jnp.int32), state)
+
+  def update(updates, state, params=None):
+    whole = jax.tree.map(
+      lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x,
+      state.inner,
+    )
+    updates, whole = inner.update(updates, whole, params)
+    key = jax.random.fold_in(jax.random.key(0), state.count)
+    leaves, tree = jax.tree.flatten(whole)
+    leaves = [
+      round_at_random(jax.random.fold_in(key, i), x) if _is_float(x) else x
+      for i, x in enumerate(leaves)
+    ]
+    return updates, InBfloat16(state.count + 1, tree.unflatten(leaves))
+
+  return optax.GradientTransformation(init, update)
+
+
+def _is_float(x: jax.Array) -> bool:
+  return x.dtype == jnp.float32
+
+
+def _nearest(x: jax.Array) -> jax.Array:
+  return x.astype(jnp.bfloat16) if _is_float(x) else x
+
+
+def round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:
+  """float32 to one of the two nearest bfloat16, x on average.
+
+  bfloat16 is the upper half of float32: noise as large as the lower half
+  carries into it as often as that is large.
+  """
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+  noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+  rounded = (bits + noise) & jnp.uint32(0xFFFF0000)
+  return jax.lax.bitcast_convert_type(rounded, jnp.float32).astype(jnp.bfloat16)
 
 
 def matrices(params):

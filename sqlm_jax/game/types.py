@@ -64,7 +64,8 @@ class Verdict(NamedTuple):
   """A judged question: its answers, how they fared, and everybody's reward.
 
   Answers are put to a vote, or are programs and run against the question's
-  tests. An unreadable question has neither vote nor results.
+  tests. An unreadable question has neither vote nor results, and of one that
+  another process has judged only the rewards are known.
   """
 
   problem: Problem

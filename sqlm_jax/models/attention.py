@@ -8,13 +8,17 @@ answers is computed and stored once, and a cache for decoding is one more
 segment.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
 
 from sqlm_jax.models import layers
 from sqlm_jax.ops import masked
+
+KEPT = 'attention'  # the name of what a rematerialised block should keep
 
 
 class KeyValues(NamedTuple):
@@ -23,8 +27,8 @@ class KeyValues(NamedTuple):
   Inside a layer the leading L is absent.
   """
 
-  keys: jax.Array  # [L, A, S, K, H], A divides the batch's rows
-  values: jax.Array  # [L, A, S, K, H]
+  keys: jax.Array  # [L, A, K, S, H], A divides the batch's rows
+  values: jax.Array  # [L, A, K, S, H]
   lengths: jax.Array  # [A], how many of the S slots are live
 
 
@@ -59,8 +63,8 @@ def starts(context: tuple[KeyValues, ...], rows: int) -> list[jax.Array]:
 
 def attend(
   query_BTNH: jax.Array,
-  key_BTKH: jax.Array,
-  value_BTKH: jax.Array,
+  key_BKTH: jax.Array,
+  value_BKTH: jax.Array,
   context: tuple[KeyValues, ...] = (),
   *,
   span: Span,
@@ -77,8 +81,8 @@ def attend(
 
   Args:
     query_BTNH: rotated queries of the segment.
-    key_BTKH: rotated keys of the segment.
-    value_BTKH: values of the segment.
+    key_BKTH: rotated keys of the segment.
+    value_BKTH: values of the segment.
     context: earlier segments, without the layer dimension.
     span: scale, soft-cap and window of the layer.
 
@@ -87,87 +91,179 @@ def attend(
   """
   rows, width = query_BTNH.shape[:2]
   steps_T = jnp.arange(width)
-  back_TT = steps_T[:, None] - steps_T[None, :]
-  causal_TT = back_TT >= 0
-  if span.window is not None:
-    causal_TT &= back_TT < span.window
-  parts = [
-    attend_to_segment(query_BTNH, key_BTKH, value_BTKH, causal_TT[None], span)
-  ]
+  masks = []
   *firsts, first_B = starts(context, rows)
   for segment, first_A in zip(context, firsts, strict=True):
-    # Rows that share a context become more queries of one row.
-    shared, slots = segment.keys.shape[:2]
-    query = query_BTNH.reshape(shared, -1, *query_BTNH.shape[2:])
+    shared, _, slots, _ = segment.keys.shape
     mask = masked.up_to(segment.lengths, slots)[:, None]
     if span.window is not None:
       position_AT = (first_B[:, None] + steps_T[None, :]).reshape(shared, -1)
       position_AS = first_A[:, None] + jnp.arange(slots)[None, :]
       back_ATS = position_AT[:, :, None] - position_AS[:, None, :]
       mask = mask & (back_ATS < span.window)
-    out, lse = attend_to_segment(
-      query, segment.keys, segment.values, mask, span
-    )
-    parts.append(
-      (out.reshape(query_BTNH.shape), lse.reshape(query_BTNH.shape[:3]))
-    )
-  if len(parts) == 1:
-    return parts[0][0].astype(query_BTNH.dtype)
-  weights_IBTN = jax.nn.softmax(jnp.stack([lse for _, lse in parts]), axis=0)
-  merged = sum(
-    out * weight[..., None]
-    for (out, _), weight in zip(parts, weights_IBTN, strict=True)
+    masks.append(mask)
+  back_TT = steps_T[:, None] - steps_T[None, :]
+  causal_TT = back_TT >= 0
+  if span.window is not None:
+    causal_TT &= back_TT < span.window
+  masks.append(causal_TT[None])
+  pairs = [(segment.keys, segment.values) for segment in context]
+  return _attend(
+    span.scale,
+    span.softcap,
+    query_BTNH,
+    (*pairs, (key_BKTH, value_BKTH)),
+    tuple(masks),
   )
-  return merged.astype(query_BTNH.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(scale, softcap, query_BTNH, pairs, masks):
+  """Attention over segments of keys and values, each with its mask.
+
+  JAX would differentiate every segment's softmax and their merge one after
+  the other. The backward pass here goes by the merged log-sum-exp l, as that
+  of FlashAttention does (Dao et al., 2022, appendix B.2): with p = exp(s - l)
+  and d = sum_h do_h o_h, ds = p (do v^T - d), whatever the segment.
+  """
+  return _merge(scale, softcap, query_BTNH, pairs, masks)[0]
+
+
+def _merge(scale, softcap, query_BTNH, pairs, masks):
+  """Output [B, T, N, H] and log-sum-exp [B, T, N] over all segments."""
+  rows, width, num_heads, _ = query_BTNH.shape
+  outs, lses = [], []
+  for (keys, values), mask in zip(pairs, masks, strict=True):
+    out, lse = attend_to_segment(
+      _to_rows(query_BTNH, keys), keys, values, mask, scale, softcap
+    )
+    outs.append(_from_rows(out, query_BTNH.shape))
+    lses.append(_from_rows(lse[..., None], (rows, width, num_heads, 1)))
+  if len(outs) == 1:
+    return outs[0].astype(query_BTNH.dtype), lses[0][..., 0]
+  lses_IBTN1 = jnp.stack(lses)
+  lse_BTN1 = jax.nn.logsumexp(lses_IBTN1, axis=0)
+  weights = jnp.exp(lses_IBTN1 - lse_BTN1[None])
+  merged = sum(out * weight for out, weight in zip(outs, weights, strict=True))
+  return merged.astype(query_BTNH.dtype), lse_BTN1[..., 0]
+
+
+def _attend_forward(scale, softcap, query_BTNH, pairs, masks):
+  out_BTNH, lse_BTN = _merge(scale, softcap, query_BTNH, pairs, masks)
+  # What a rematerialised block keeps.
+  out_BTNH = ad_checkpoint.checkpoint_name(out_BTNH, KEPT)
+  lse_BTN = ad_checkpoint.checkpoint_name(lse_BTN, KEPT)
+  return out_BTNH, (query_BTNH, pairs, masks, out_BTNH, lse_BTN)
+
+
+def _attend_backward(scale, softcap, kept, d_out_BTNH):
+  query_BTNH, pairs, masks, out_BTNH, lse_BTN = kept
+  dtype = query_BTNH.dtype
+  delta_BTN1 = jnp.sum(
+    (d_out_BTNH * out_BTNH).astype(jnp.float32), axis=-1, keepdims=True
+  )
+  d_query, d_pairs = 0.0, []
+  for (keys, values), mask in zip(pairs, masks, strict=True):
+    query, d_out, lse, delta = (
+      _to_rows(x, keys)
+      for x in (query_BTNH, d_out_BTNH, lse_BTN[..., None], delta_BTN1)
+    )
+    scores = _scores(query, keys, mask, scale, softcap)
+    probs = jnp.exp(scores - lse)
+    d_probs = _einsum('akqh,aksh->akqs', d_out, values)
+    d_scores = probs * (d_probs - delta)
+    if softcap:
+      # Masked scores are far beyond the cap, where probs are 0.
+      slope = 1 - jnp.square(jnp.clip(scores / softcap, -1, 1))
+      d_scores = d_scores * slope
+    d_scores = (d_scores * scale).astype(dtype)
+    d_query += _from_rows(
+      _einsum('akqs,aksh->akqh', d_scores, keys), query_BTNH.shape
+    )
+    d_keys = _einsum('akqs,akqh->aksh', d_scores, query)
+    d_values = _einsum('akqs,akqh->aksh', probs.astype(dtype), d_out)
+    d_pairs.append((d_keys.astype(keys.dtype), d_values.astype(values.dtype)))
+  return d_query.astype(dtype), tuple(d_pairs), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+_einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def attend_to_segment(
-  query_ATNH: jax.Array,
-  key_ASKH: jax.Array,
-  value_ASKH: jax.Array,
+  query_AKQH: jax.Array,
+  key_AKSH: jax.Array,
+  value_AKSH: jax.Array,
   mask_ATS: jax.Array,
-  span: Span,
+  scale: float,
+  softcap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Softmax attention over one segment, with its log-sum-exp.
 
-  `jax.nn.dot_product_attention` returns the log-sum-exp too, but stops its
-  gradient (jax 0.10), and a merge without that gradient is wrong.
-
   Args:
-    query_ATNH: queries; N is a multiple of K, heads of a group side by side.
-    key_ASKH: keys.
-    value_ASKH: values.
-    mask_ATS: what may be seen; A and T may be 1.
-    span: for its scale and soft-cap.
+    query_AKQH: all queries that share a key, see `_to_rows`.
+    key_AKSH: keys.
+    value_AKSH: values.
+    mask_ATS: what may be seen; A and T may be 1, T divides Q.
+    scale: times query . key.
+    softcap: keeps scores within its bounds, 0 does not.
 
   Returns:
-    Output [A, T, N, H] and log-sum-exp [A, T, N], both float32. Where nothing
+    Output [A, K, Q, H] and log-sum-exp [A, K, Q], both float32. Where nothing
     may be seen the log-sum-exp is very negative and the output finite.
   """
-  rows, width, num_heads, head_width = query_ATNH.shape
-  num_kv_heads = key_ASKH.shape[2]
-  # K is a batch dimension of the products, J the query heads that share it.
-  query_ATKJH = query_ATNH.reshape(
-    rows, width, num_kv_heads, num_heads // num_kv_heads, head_width
-  )
-  scores_AKJTS = jnp.einsum(
-    'atkjh,askh->akjts',
-    query_ATKJH * span.scale,
-    key_ASKH,
-    preferred_element_type=jnp.float32,
-  )
-  scores_AKJTS = layers.softcap(scores_AKJTS, span.softcap)
+  scores = _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap)
+  highest = jnp.max(scores, axis=-1, keepdims=True)
+  weights = jnp.exp(scores - highest)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  out = _einsum('akqs,aksh->akqh', weights.astype(value_AKSH.dtype), value_AKSH)
+  return out / total, (highest + jnp.log(total))[..., 0]
+
+
+def _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap):
+  scores_AKQS = _einsum('akqh,aksh->akqs', query_AKQH * scale, key_AKSH)
+  scores_AKQS = layers.softcap(scores_AKQS, softcap)
   lowest = jnp.finfo(jnp.float32).min / 2  # finite: -inf - -inf is nan
-  scores_AKJTS = jnp.where(mask_ATS[:, None, None], scores_AKJTS, lowest)
-  lse_AKJT = jax.nn.logsumexp(scores_AKJTS, axis=-1)
-  probs_AKJTS = jnp.exp(scores_AKJTS - lse_AKJT[..., None])
-  out_ATKJH = jnp.einsum(
-    'akjts,askh->atkjh',
-    probs_AKJTS.astype(value_ASKH.dtype),
-    value_ASKH,
-    preferred_element_type=jnp.float32,
+  rows, num_kv_heads, num_queries, slots = scores_AKQS.shape
+  steps = mask_ATS.shape[1]
+  if steps == 1:
+    return jnp.where(mask_ATS[:, None], scores_AKQS, lowest)
+  by_step = (rows, num_kv_heads, num_queries // steps, steps, slots)
+  scores = jnp.where(
+    mask_ATS[:, None, None], scores_AKQS.reshape(by_step), lowest
   )
-  return (
-    out_ATKJH.reshape(query_ATNH.shape),
-    jnp.moveaxis(lse_AKJT, 3, 1).reshape(rows, width, num_heads),
+  return scores.reshape(scores_AKQS.shape)
+
+
+def _to_rows(x_BTNH: jax.Array, key_AKSH: jax.Array) -> jax.Array:
+  """[B, T, N, H] to [A, K, Q, H]: what shares a row and a head of keys.
+
+  Q runs over the query heads of a key head, then over the rows of the batch
+  that share the segment, then over their tokens.
+  """
+  shared, num_kv_heads = key_AKSH.shape[:2]
+  rows, width, num_heads, head_width = x_BTNH.shape
+  x = x_BTNH.reshape(
+    shared,
+    (rows // shared) * width,
+    num_kv_heads,
+    num_heads // num_kv_heads,
+    head_width,
   )
+  x = jnp.transpose(x, (0, 2, 3, 1, 4))
+  return x.reshape(shared, num_kv_heads, -1, head_width)
+
+
+def _from_rows(x_AKQH: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """The way back."""
+  rows, width, num_heads, head_width = shape
+  shared, num_kv_heads = x_AKQH.shape[:2]
+  x = x_AKQH.reshape(
+    shared,
+    num_kv_heads,
+    num_heads // num_kv_heads,
+    (rows // shared) * width,
+    head_width,
+  )
+  return jnp.transpose(x, (0, 3, 1, 2, 4)).reshape(shape)

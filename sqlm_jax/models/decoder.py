@@ -1,11 +1,25 @@
 """The one decoder that carries every model family."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sqlm_jax import sharding
 from sqlm_jax.models import attention, layers, rope
 from sqlm_jax.models import config as model_config
+
+# What the backward pass finds of a block: all, the products with weights and
+# the attention, or the block's input. The rest it computes again.
+_POLICIES = jax.checkpoint_policies
+REMAT = {
+  'none': None,
+  'dots': _POLICIES.save_from_both_policies(
+    _POLICIES.dots_with_no_batch_dims_saveable,
+    _POLICIES.save_only_these_names(attention.KEPT),
+  ),
+  'full': _POLICIES.nothing_saveable,
+}
 
 
 class Attention(nn.Module):
@@ -18,33 +32,23 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x_BTD, rotation, window, context):
     c = self.config
-    heads = (c.width, c.num_heads, c.head_width)
-    kv_heads = (c.width, c.num_kv_heads, c.head_width)
-    project = lambda name, shape: layers.Projection(
-      'btd,dnh->btnh',
-      shape,
-      (0,),
-      self.dtypes,
-      c.qkv_bias,
-      self.lora,
-      name=name,
+    heads = (c.num_heads, c.head_width)
+    kv_heads = (c.num_kv_heads, c.head_width)
+    project = lambda name, outputs: layers.Projection(
+      (c.width,), outputs, self.dtypes, c.qkv_bias, self.lora, name=name
     )(x_BTD)
     query = self._norm('query_norm', project('query', heads))
     query = rope.rotate(query, *rotation)
     key = self._norm('key_norm', project('key', kv_heads))
     key = rope.rotate(key, *rotation)
     value = project('value', kv_heads)
+    # As they are stored: products with them then copy nothing.
+    key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     scale = c.attention_scale or c.head_width**-0.5
     span = attention.Span(scale, c.attention_softcap, window)
     out = attention.attend(query, key, value, context, span=span)
     out = layers.Projection(
-      'btnh,nhd->btd',
-      heads[1:] + heads[:1],
-      (0, 1),
-      self.dtypes,
-      c.output_bias,
-      self.lora,
-      name='output',
+      heads, (c.width,), self.dtypes, c.output_bias, self.lora, name='output'
     )(out)
     return out, (key, value)
 
@@ -66,6 +70,7 @@ class Block(nn.Module):
   config: model_config.ModelConfig
   dtypes: layers.Dtypes
   lora: layers.Lora | None
+  mesh: jax.sharding.Mesh | None
 
   @nn.compact
   def __call__(self, x_BTD, context, window, rope_index, lengths, rotations):
@@ -74,6 +79,7 @@ class Block(nn.Module):
       attention.KeyValues(keys, values, lengths)
       for (keys, values), lengths in zip(context, lengths, strict=True)
     )
+    x_BTD = _keep_rows(x_BTD, self.mesh)
     rotation = rotations[0]
     if len(rotations) > 1:
       rotation = tuple(
@@ -117,7 +123,8 @@ class Decoder(nn.Module):
   config: model_config.ModelConfig
   dtypes: layers.Dtypes
   lora: layers.Lora | None = None
-  remat: bool = False
+  remat: str = 'none'  # of REMAT
+  mesh: jax.sharding.Mesh | None = None  # that rows are split over
 
   def setup(self):
     c = self.config
@@ -127,19 +134,19 @@ class Decoder(nn.Module):
       (c.vocab_size, c.width),
       self.dtypes.params,
     )
-    block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+    block, saved = Block, REMAT[self.remat]
+    if saved is not None:
+      block = nn.remat(Block, prevent_cse=False, policy=saved)
     self.layers = nn.scan(
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
       in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
       length=c.num_layers,
-    )(c, self.dtypes, self.lora)
+    )(c, self.dtypes, self.lora, self.mesh)
     self.final_norm = layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
     if not c.tied_embeddings:
-      self.unembed = layers.Projection(
-        '...d,dv->...v', (c.width, c.vocab_size), (0,), self.dtypes
-      )
+      self.unembed = layers.Projection((c.width,), (c.vocab_size,), self.dtypes)
 
   def __call__(self, tokens_BT, context=()):
     """See `policy.Policy.forward`."""
@@ -159,10 +166,12 @@ class Decoder(nn.Module):
       tuple(segment.lengths for segment in context),
       tuple(rope.rotation(r, positions_BT, c.head_width) for r in ropes),
     )
-    return self.final_norm(x_BTD), keys, values
+    return self.final_norm(_keep_rows(x_BTD, self.mesh)), keys, values
 
   def logits(self, hidden):
     """Next-token logits [..., V] in float32 of hidden states [..., D]."""
+    if self.mesh is not None and hidden.ndim == 2:
+      hidden = sharding.keep_rows(hidden, self.mesh)
     if self.config.tied_embeddings:
       embed = self.embed.astype(self.dtypes.compute)
       logits = jnp.einsum('...d,vd->...v', hidden, embed)
@@ -173,6 +182,13 @@ class Decoder(nn.Module):
   def initialise(self, tokens_BT):
     """Touches every parameter, for `init`."""
     return self.logits(self(tokens_BT)[0])
+
+
+def _keep_rows(x_BTD: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:
+  """Rows of many tokens stay where they are; one token is soon moved."""
+  if mesh is None or x_BTD.shape[1] == 1:
+    return x_BTD
+  return sharding.keep_rows(x_BTD, mesh)
 
 
 def _of_layers(c: model_config.ModelConfig):

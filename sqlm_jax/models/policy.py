@@ -43,8 +43,9 @@ def make_policy(
   *,
   dtype: str = 'float32',
   param_dtype: str | None = None,
-  remat: bool = False,
+  remat: str = 'none',
   lora: layers.Lora | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Policy:
   """Builds the policy of `config`.
 
@@ -52,14 +53,15 @@ def make_policy(
     config: sizes of the model.
     dtype: of activations, cache and products; logits are always float32.
     param_dtype: of parameters where they are stored; default, `dtype`.
-    remat: recompute each block's activations in the backward pass.
+    remat: what the backward pass computes again, of `decoder.REMAT`.
     lora: adapters of all linear maps of the blocks. `init` makes them, too;
       `forward` goes without where the parameters have none.
+    mesh: that rows are split over; None leaves it to the compiler.
   """
   dtype = jnp.dtype(dtype)
   stored = jnp.dtype(param_dtype or dtype)
   dtypes = layers.Dtypes(stored, dtype)
-  model = decoder.Decoder(config, dtypes, lora, remat)
+  model = decoder.Decoder(config, dtypes, lora, remat, mesh)
 
   def init(key):
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -76,7 +78,7 @@ def make_policy(
 
   def init_cache(rows, slots):
     c = config
-    shape = (c.num_layers, rows, slots, c.num_kv_heads, c.head_width)
+    shape = (c.num_layers, rows, c.num_kv_heads, slots, c.head_width)
     empty = jnp.zeros(shape, dtype)
     return KeyValues(empty, empty, jnp.zeros((rows,), jnp.int32))
 

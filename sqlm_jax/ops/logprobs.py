@@ -1,10 +1,14 @@
 """Log-probabilities of chosen tokens, without a [tokens, V] array."""
 
+import functools
 from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
+
+_KEPT = 'log-partition'  # the name of what a chunk's backward pass needs
 
 
 def chosen(
@@ -24,13 +28,47 @@ def chosen(
     `(logprobs_M, entropy_M)` in nats.
   """
   chex.assert_rank([logits_MV, tokens_M], [2, 1])
-  logz_M = jax.nn.logsumexp(logits_MV, axis=-1)
+  return _chosen(through_entropy, logits_MV, tokens_M)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chosen(through_entropy, logits_MV, tokens_M):
+  return _chosen_forward(through_entropy, logits_MV, tokens_M)[0]
+
+
+def _chosen_forward(through_entropy, logits_MV, tokens_M):
+  highest_M1 = jnp.max(logits_MV, axis=-1, keepdims=True)
+  weights_MV = jnp.exp(logits_MV - highest_M1)
+  total_M = jnp.sum(weights_MV, axis=-1)
+  logz_M = highest_M1[:, 0] + jnp.log(total_M)
   picked_M = jnp.take_along_axis(logits_MV, tokens_M[:, None], axis=-1)[:, 0]
-  surprise_MV = logz_M[:, None] - logits_MV
-  if not through_entropy:
-    surprise_MV = jax.lax.stop_gradient(surprise_MV)
-  entropy_M = jnp.sum(jnp.exp(-surprise_MV) * surprise_MV, axis=-1)
-  return picked_M - logz_M, entropy_M
+  below_MV = highest_M1 - logits_MV
+  # A logit of -inf has no weight: 0 times inf is nan.
+  below_MV = jnp.where(weights_MV > 0, below_MV, 0)
+  entropy_M = jnp.log(total_M) + jnp.sum(weights_MV * below_MV, -1) / total_M
+  # Kept by `chosen_in_chunks`, so that its backward pass need not sum again.
+  logz_M = ad_checkpoint.checkpoint_name(logz_M, _KEPT)
+  entropy_M = ad_checkpoint.checkpoint_name(entropy_M, _KEPT)
+  found = (picked_M - logz_M, entropy_M)
+  return found, (logits_MV, tokens_M, logz_M, entropy_M)
+
+
+def _chosen_backward(through_entropy, kept, cotangents):
+  """With d log p(t) / dz_v = [v = t] - p_v, dH / dz_v = -p_v (log p_v + H)."""
+  logits_MV, tokens_M, logz_M, entropy_M = kept
+  d_logprob_M1, d_entropy_M1 = (d[:, None] for d in cotangents)
+  logprobs_MV = logits_MV - logz_M[:, None]
+  probs_MV = jnp.exp(logprobs_MV)
+  is_chosen_MV = jnp.arange(logits_MV.shape[-1])[None] == tokens_M[:, None]
+  d_logits_MV = jnp.where(is_chosen_MV, d_logprob_M1, 0.0)
+  d_logits_MV -= d_logprob_M1 * probs_MV
+  if through_entropy:
+    surprise_MV = jnp.where(probs_MV > 0, logprobs_MV, 0)
+    d_logits_MV -= d_entropy_M1 * probs_MV * (surprise_MV + entropy_M[:, None])
+  return d_logits_MV, None
+
+
+_chosen.defvjp(_chosen_forward, _chosen_backward)
 
 
 def chosen_in_chunks(
@@ -58,13 +96,17 @@ def chosen_in_chunks(
   chex.assert_rank([hidden_MD, tokens_M], [2, 1])
   chex.assert_equal_shape_prefix([hidden_MD, tokens_M], 1)
   rows = hidden_MD.shape[0]
+  chunk = min(chunk, rows)
   padding = -rows % chunk
   hidden_CMD = jnp.pad(hidden_MD, ((0, padding), (0, 0))).reshape(
     -1, chunk, hidden_MD.shape[-1]
   )
   tokens_CM = jnp.pad(tokens_M, (0, padding)).reshape(-1, chunk)
 
-  @jax.checkpoint
+  @functools.partial(
+    jax.checkpoint,
+    policy=jax.checkpoint_policies.save_only_these_names(_KEPT),
+  )
   def one_chunk(hidden_and_tokens):
     hidden, tokens = hidden_and_tokens
     return chosen(logits(hidden), tokens, through_entropy=through_entropy)

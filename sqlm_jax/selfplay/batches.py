@@ -155,7 +155,8 @@ def make_batches(
       They count in the average either way.
 
   Returns:
-    The batches from which something can be learned, at most `updates`.
+    The batches from which something can be learned, at most `updates`. Each is
+    as wide as its longest response wants.
   """
   rollout = rows.rollout
   counted_QG = rows.counted.reshape(rollout.lengths.shape)
@@ -180,18 +181,21 @@ def make_batches(
     weights_QG, order = weights_QG[order], part[order]
     num_useful = int(useful.sum())
     live_Q1 = np.arange(len(order))[:, None] < num_useful
-    advantages = estimate.advantages[order]
+    width = _width(rollout.lengths[order[:num_useful]], rollout.tokens)
+    advantages = np.where(
+      live_Q1[..., None], estimate.advantages[order][..., :width], 0
+    )
     batches.append(
       groups.GroupBatch(
         prompts=_take(rows.prompts, order),
-        tokens=rollout.tokens[order],
-        lengths=rollout.lengths[order],
-        old_logprobs=rollout.logprobs[order],
-        advantages=np.where(live_Q1[..., None], advantages, 0),
+        tokens=rollout.tokens[order][..., :width],
+        lengths=np.minimum(rollout.lengths[order], width),
+        old_logprobs=rollout.logprobs[order][..., :width],
+        advantages=advantages,
         weights=np.where(live_Q1, weights_QG, 0),
         num_groups=np.int32(num_useful),
-        old_values=_in_order(estimate.values, order),
-        value_targets=_in_order(estimate.targets, order),
+        old_values=_in_order(estimate.values, order, width),
+        value_targets=_in_order(estimate.targets, order, width),
       )
     )
   return batches
@@ -202,8 +206,18 @@ def _take(prompts: groups.Prompts, order: np.ndarray) -> groups.Prompts:
   return prompts._replace(tokens=tokens, lengths=lengths)
 
 
-def _in_order(x: np.ndarray | None, order: np.ndarray) -> np.ndarray | None:
-  return None if x is None else x[order]
+def _in_order(
+  x: np.ndarray | None, order: np.ndarray, width: int
+) -> np.ndarray | None:
+  return None if x is None else x[order][..., :width]
+
+
+def _width(lengths: np.ndarray, tokens: np.ndarray) -> int:
+  """Room for the longest response that counts, not for the longest there is.
+
+  In buckets: each width costs a compilation.
+  """
+  return min(bucket(int(lengths.max())), tokens.shape[-1])
 
 
 def _whole(order: np.ndarray, groups_per_microbatch: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import functools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.game import repetition, rewards, types, vote
@@ -40,54 +40,64 @@ class Answers(NamedTuple):
 
 def judge(
   problems: Sequence[types.Problem],
-  groups: Sequence[Answers],
+  groups: Sequence[Answers | None],
   task: base.Task,
   rules: Rules,
   *,
   step: int,
-  coin: random.Random,
+  coin: Callable[[int], random.Random],
   asked_before: repetition.Memory,
 ) -> list[types.Verdict]:
   """Judges every problem and pays both roles.
 
   Args:
     problems: of the proposer.
-    groups: the answers to each readable one.
+    groups: the answers to each readable one, None where another process
+      judges them.
     task: how to read and check.
     rules: what is paid for.
     step: of self-play, for the schedules.
-    coin: for random rewards.
+    coin: for random rewards, by number of the readable question.
     asked_before: questions of earlier steps.
 
   Returns:
     A verdict a problem, in order. An unreadable one gets the lowest reward,
-    one of an evaluation set none.
+    one of an evaluation set none. Where another process judges, there are
+    neither answers nor rewards.
   """
   asked = [problem for problem in problems if problem.ok]
+  own = [i for i, group in enumerate(groups) if group is not None]
   rate = _by_tests if task.run_tests else _by_vote
   weights = rewards.weights_at(
     step, rules.solver_rewards, rules.solver_schedule
   )
-  rated = rate(asked, groups, task, rules, weights, coin)
+  rated = rate(
+    [asked[i] for i in own],
+    [groups[i] for i in own],
+    task,
+    rules,
+    weights,
+    map(coin, own),
+  )
   weights = rewards.weights_at(
     step, rules.proposer_rewards, rules.proposer_schedule
   )
   penalties = _penalties(asked, rules, weights, asked_before)
-  paid = (
-    verdict._replace(
+  judged = {
+    i: verdict._replace(
       proposer_reward=max(
         sum(
           weight * difficulty(term)
           for term, weight in weights.items()
           if weight and term in rewards.PROPOSER_TERMS
         )
-        - penalty,
+        - penalties[i],
         # No question is worth less than none.
         rules.unreadable_reward,
       )
     )
-    for (verdict, difficulty), penalty in zip(rated, penalties, strict=True)
-  )
+    for i, (verdict, difficulty) in zip(own, rated, strict=True)
+  }
   # No reward where it could teach what the evaluation asks.
   refused = lambda problem: types.Verdict(
     problem,
@@ -95,8 +105,11 @@ def judge(
     if problem.why_not == types.CONTAMINATED
     else rules.unreadable_reward,
   )
+  of_asked = (
+    judged.get(i, types.Verdict(problem)) for i, problem in enumerate(asked)
+  )
   return [
-    next(paid) if problem.ok else refused(problem) for problem in problems
+    next(of_asked) if problem.ok else refused(problem) for problem in problems
   ]
 
 
@@ -110,9 +123,9 @@ def _by_vote(
   task: base.Task,
   rules: Rules,
   weights: Mapping[str, float],
-  coin: random.Random,
+  coins: Iterable[random.Random],
 ) -> Iterator[_Rated]:
-  for problem, group in zip(problems, groups, strict=True):
+  for problem, group, coin in zip(problems, groups, coins, strict=True):
     # Read together: what an answer equals may depend on the others.
     read = task.read_answers([*group.texts, *group.voter_texts])
     likelihoods = [*group.likelihoods, *group.voter_likelihoods]
@@ -146,11 +159,13 @@ def _by_tests(
   task: base.Task,
   rules: Rules,
   weights: Mapping[str, float],
-  coin: random.Random,
+  coins: Iterable[random.Random],
 ) -> Iterator[_Rated]:
   read = [task.read_answers(group.texts) for group in groups]
   found = task.run_tests(read, [problem.tests for problem in problems])
-  for problem, answers, results in zip(problems, read, found, strict=True):
+  for problem, answers, results, coin in zip(
+    problems, read, found, coins, strict=True
+  ):
     passed = unit_tests.shares_passed(results, unpassed=rules.unpassed)
     solver_rewards = rewards.solver(weights, answers, passed=passed, coin=coin)
     yield (

@@ -120,8 +120,9 @@ def _estimate(
     rows, groups_per_microbatch=game.rules.groups_per_microbatch
   )
   texts = sharding.put_rows(texts, game.mesh)
-  evaluate = lambda program, *params: jax.device_get(program(texts, *params))[
-    : len(rows.rollout.tokens)
+  num_rows = len(rows.rollout.tokens)
+  evaluate = lambda program, *params: sharding.fetch(program(texts, *params))[
+    :num_rows
   ]
   params = states[game_lib.critic_of(owner)].params
   reference_QGR = None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sqlm_jax.game import contamination, types
-from sqlm_jax.selfplay import responses
+from sqlm_jax.selfplay import exchange, responses
 from sqlm_jax.tasks import base
 from sqlm_jax.verify import sandbox, unit_tests
 
@@ -16,7 +16,6 @@ def of_verdicts(
 ) -> dict[str, float]:
   """How both roles fared. A mean over nothing is left out."""
   asked = [v for v in verdicts if v.problem.ok]
-  answers = [answer for v in asked for answer in v.answers]
   metrics = _means(
     {
       'proposer/valid_rate': [v.problem.ok for v in verdicts],
@@ -24,7 +23,6 @@ def of_verdicts(
         v.proposer_reward for v in verdicts if v.proposer_reward is not None
       ],
       'solver/reward': [r for v in asked for r in v.solver_rewards],
-      'solver/blank_rate': [answer is None for answer in answers],
     }
   )
   if asked:
@@ -33,59 +31,64 @@ def of_verdicts(
   metrics |= _counts(
     'proposer/unreadable', [v.problem.why_not for v in verdicts]
   )
+  # What was answered is known to those who have judged it.
+  judged = [v for v in asked if v.answers]
+  means, counts = (_of_tests if task.run_tests else _of_votes)(judged, task)
+  blank = [answer is None for v in judged for answer in v.answers]
+  found = exchange.sums({'solver/blank_rate': blank} | means)
+  metrics |= {name: total / n for name, (total, n) in found.items() if n}
+  if not task.run_tests:
+    metrics['vote/checked'] = float(found['vote/accuracy'][1])
   given_up = task.given_up().items()
-  metrics |= {f'judge/given_up/{why}': float(n) for why, n in given_up}
-  if task.run_tests:
-    return metrics | _of_tests(asked)
-  return metrics | _of_votes(asked, task)
+  counts |= {f'judge/given_up/{why}': float(n) for why, n in given_up}
+  counts = {name: [value] for name, value in counts.items()}
+  counts = exchange.sums(counts)
+  return metrics | {name: total for name, (total, _) in counts.items()}
 
 
 def _of_votes(
-  asked: Sequence[types.Verdict], task: base.Task
-) -> dict[str, float]:
+  judged: Sequence[types.Verdict], task: base.Task
+) -> tuple[dict[str, list[float]], dict[str, float]]:
   """How far the answers agree, and how far that can be trusted.
 
   `vote/accuracy` compares the vote with the task's checker where that can
   tell: a diagnosis that training never sees.
+
+  Returns:
+    What the means are of, and counts.
   """
-  labelled = [v for v in asked if v.vote.answer is not None]
+  labelled = [v for v in judged if v.vote.answer is not None]
   checked = [
     v.vote.answer == true
     for v in labelled
     if (true := task.true_answer(v.problem.text)) is not None
   ]
-  metrics = _means(
-    {
-      'vote/majority_rate': [v.vote.answer is not None for v in asked],
-      'vote/agreement': [v.vote.count / v.vote.size for v in labelled],
-      'vote/unanimous_rate': [v.vote.count == v.vote.size for v in asked],
-      'vote/accuracy': checked,
-    }
-  )
-  metrics['vote/checked'] = float(len(checked))
-  return metrics | _counts('vote/nobody', [v.vote.why_not for v in asked])
+  values = {
+    'vote/majority_rate': [v.vote.answer is not None for v in judged],
+    'vote/agreement': [v.vote.count / v.vote.size for v in labelled],
+    'vote/unanimous_rate': [v.vote.count == v.vote.size for v in judged],
+    'vote/accuracy': checked,
+  }
+  return values, _counts('vote/nobody', [v.vote.why_not for v in judged])
 
 
-def _of_tests(asked: Sequence[types.Verdict]) -> dict[str, float]:
+def _of_tests(
+  judged: Sequence[types.Verdict], _: base.Task
+) -> tuple[dict[str, list[float]], dict[str, float]]:
   """What the programs made of the tests, and so what the tests are worth."""
-  results = [r for v in asked for row in v.results for r in row]
-  metrics = _means(
-    {
-      'tests/pass_rate': [r.status == unit_tests.PASSED for r in results],
-      'tests/nobody_passes': [
-        count == 0 for v in asked for count in unit_tests.passed_by(v.results)
-      ],
-      'tests/everybody_passes': [
-        count == len(v.answers)
-        for v in asked
-        for count in unit_tests.passed_by(v.results)
-      ],
-    }
-  )
+  results = [r for v in judged for row in v.results for r in row]
+  passed = [(n, v) for v in judged for n in unit_tests.passed_by(v.results)]
+  values = {
+    'tests/pass_rate': [r.status == unit_tests.PASSED for r in results],
+    'tests/nobody_passes': [count == 0 for count, _ in passed],
+    'tests/everybody_passes': [count == len(v.answers) for count, v in passed],
+  }
+  counts = {}
   if lost := sum(r.detail.startswith(sandbox.LOST) for r in results):
-    metrics['judge/given_up/sandbox'] = float(lost)
+    counts['judge/given_up/sandbox'] = float(lost)
   found = unit_tests.statuses(results)
-  return metrics | {f'tests/{name}': float(n) for name, n in found.items()}
+  counts |= {f'tests/{name}': float(n) for name, n in found.items()}
+  return values, counts
 
 
 def of_contamination(

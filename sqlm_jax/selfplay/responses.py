@@ -34,11 +34,17 @@ class Writer(NamedTuple):
 
 
 class Responses(NamedTuple):
-  """G responses to each of Q prompts, on the host."""
+  """G responses to each of Q prompts, on the host.
 
-  prompt_ids: Sequence[Sequence[int]]  # [Q]
-  rollout: groups.Rollout  # host arrays
-  texts: list[list[str]]  # [Q][G]
+  Attributes:
+    prompt_ids: [Q].
+    rollout: host arrays, all of them in every process.
+    texts: [Q][G]; None for the prompts of other processes.
+  """
+
+  prompt_ids: Sequence[Sequence[int]]
+  rollout: groups.Rollout
+  texts: list[list[str] | None]
 
 
 def make_settings(
@@ -69,6 +75,7 @@ def write(
   path: tuple[int, ...],
   num_rows: int,
   first_row: int = 0,
+  own: range | None = None,
 ) -> Responses:
   """Samples a group of responses to every prompt.
 
@@ -80,6 +87,7 @@ def write(
     num_rows: prompts are padded to as many, so that the shape stays.
     first_row: the first prompt's number, where calls share a path: a response
       does not depend on how many are written at once.
+    own: the prompts whose responses this process reads; default, all.
   """
   packed = batches.pack_prompts(prompts, num_rows)
   keys_QG = sampler.response_keys(
@@ -97,13 +105,14 @@ def write(
     num_prompts=len(prompts),
   )
   rollout = jax.tree.map(lambda x: x[: len(prompts)], rollout)
-  texts = [
-    [
+  texts = [None] * len(prompts)
+  for row in range(len(prompts)) if own is None else own:
+    texts[row] = [
       writer.decode(tokens[:length].tolist())
-      for tokens, length in zip(group, lengths, strict=True)
+      for tokens, length in zip(
+        rollout.tokens[row], rollout.lengths[row], strict=True
+      )
     ]
-    for group, lengths in zip(rollout.tokens, rollout.lengths, strict=True)
-  ]
   return Responses(prompts, rollout, texts)
 
 

@@ -17,14 +17,16 @@ that tell answers apart.
 """
 
 import contextlib
+import functools
 import itertools
 import random
 import time
 from collections.abc import Iterator, Sequence
 
+from sqlm_jax import hosts
 from sqlm_jax.game import repetition, types, vote
+from sqlm_jax.selfplay import exchange, judging, learning, metrics, responses
 from sqlm_jax.selfplay import game as game_lib
-from sqlm_jax.selfplay import judging, learning, metrics, responses
 
 # A role's number in key paths; evaluation and talking have 2 and 3.
 _KEYS = {'proposer': 0, 'solver': 1, 'voter': 4}
@@ -92,13 +94,16 @@ def play(
   """
   with clock('propose'):
     proposals = propose(step, number, states, game)
-    problems, prompts = read_questions(step, number, proposals, game)
+    problems, prompts, own = exchange.questions(
+      read_questions(step, number, proposals, game)
+    )
   with clock('solve'):
-    solutions = solve('solver', step, number, states, prompts, game)
-    voters = None
+    ask = functools.partial(
+      solve, step=step, number=number, states=states, own=own, game=game
+    )
+    solutions, voters = ask('solver', prompts), None
     if 'voter' in game.writers:
-      first = prompts and [variants[:1] for variants in prompts]
-      voters = solve('voter', step, number, states, first, game)
+      voters = ask('voter', [variants[:1] for variants in prompts])
   with clock('judge'):
     verdicts = judging.judge(
       problems,
@@ -106,9 +111,10 @@ def play(
       game.task,
       game.rules.judging,
       step=step,
-      coin=random.Random(f'{game.rules.seed}/{step}' + f'/{number}' * number),
+      coin=lambda i: random.Random(f'{game.rules.seed}/{step}/{number}/{i}'),
       asked_before=memory,
     )
+    verdicts = exchange.rewards(verdicts)
   return game_lib.Round(proposals, solutions, voters, verdicts)
 
 
@@ -129,6 +135,7 @@ def propose(
     prompts,
     path=_path('proposer', step, number, game),
     num_rows=len(prompts),
+    own=hosts.own(len(prompts)),
   )
 
 
@@ -137,8 +144,8 @@ def read_questions(
   number: int,
   proposals: responses.Responses | None,
   game: game_lib.Game,
-) -> tuple[list[types.Problem], list[list[list[int]]]]:
-  """Reads every proposal; returns the problems and the readable ones' prompts.
+) -> list[tuple[types.Problem, list[list[int]]]]:
+  """Reads this process's proposals, and writes the prompts of their questions.
 
   A question that was cut off, does not have the format, or whose prompt is
   over the limit is unreadable: it never reaches the solver. Nor does one of an
@@ -146,52 +153,64 @@ def read_questions(
   """
   if proposals is None:
     first = (step * game.rules.rounds + number) * game.rules.questions
-    texts = [
-      game.questions[(first + i) % len(game.questions)]
-      for i in range(game.rules.questions)
+    written = [
+      (game.questions[(first + i) % len(game.questions)], True)
+      for i in hosts.own(game.rules.questions)
     ]
-    finished = [True] * len(texts)
   else:
-    texts = [text for group in proposals.texts for text in group]
-    finished = proposals.rollout.finished.reshape(-1)
-  problems, prompts = [], []
-  encode = game.writers['solver'].encode
-  for text, complete in zip(texts, finished, strict=True):
-    problem = game.task.read_question(text)
-    if not complete:
-      problem = problem._replace(ok=False, why_not='unfinished')
-    if problem.ok and game.guard.exclude and game.guard.has(problem.text):
-      problem = problem._replace(ok=False, why_not=types.CONTAMINATED)
-    if problem.ok:
-      variants = [encode(p) for p in game.task.solver_prompts(problem.text)]
-      if None in variants:
-        problem = problem._replace(ok=False, why_not='too_long')
-      else:
-        prompts.append(variants)
-    problems.append(problem)
-  return problems, prompts
+    written = [
+      pair
+      for texts, finished in zip(
+        proposals.texts, proposals.rollout.finished, strict=True
+      )
+      if texts is not None
+      for pair in zip(texts, finished, strict=True)
+    ]
+  return [_read_question(text, finished, game) for text, finished in written]
+
+
+def _read_question(
+  text: str, finished: bool, game: game_lib.Game
+) -> tuple[types.Problem, list[list[int]]]:
+  problem, prompts = game.task.read_question(text), []
+  refused = lambda why_not: problem._replace(ok=False, why_not=why_not)
+  if not finished:
+    problem = refused('unfinished')
+  if problem.ok and game.guard.exclude and game.guard.has(problem.text):
+    problem = refused(types.CONTAMINATED)
+  if problem.ok:
+    encode = game.writers['solver'].encode
+    prompts = [encode(p) for p in game.task.solver_prompts(problem.text)]
+    if None in prompts:
+      problem, prompts = refused('too_long'), []
+  return problem, prompts
 
 
 def solve(
   role: str,
+  prompts: list[exchange.Prompts],
+  *,
   step: int,
   number: int,
   states: game_lib.States,
-  prompts: list[list[list[int]]],
+  own: range,
   game: game_lib.Game,
 ) -> responses.Responses | None:
   """Samples answers to every readable question, if there is one.
 
-  The answers of a question are shared out among its prompts.
+  The answers of a question are shared out among its prompts. Those to `own`
+  questions are read by this process.
   """
   if not prompts:
     return None
+  variants = len(prompts[0])
   return responses.write(
     game.writers[role],
     game_lib.params_of(role, states, game),
-    [prompt for variants in prompts for prompt in variants],
+    list(itertools.chain.from_iterable(prompts)),
     path=_path(role, step, number, game),
-    num_rows=game.rules.questions * len(prompts[0]),
+    num_rows=game.rules.questions * variants,
+    own=range(own.start * variants, own.stop * variants),
   )
 
 
@@ -222,39 +241,43 @@ def _answers(
   num_questions: int,
   solutions: responses.Responses | None,
   voters: responses.Responses | None,
-) -> list[judging.Answers]:
-  """What the solver and an earlier one said to each question."""
-  texts, likelihoods = _by_question(solutions, num_questions)
-  more_texts, more_likelihoods = _by_question(voters, num_questions)
+) -> list[judging.Answers | None]:
+  """What the solver and an earlier one said to each of the own questions."""
+  said = _by_question(solutions, num_questions)
+  if voters is None:
+    return [one and judging.Answers(*one) for one in said]
+  votes = _by_question(voters, num_questions)
   return [
-    judging.Answers(*answers)
-    for answers in zip(
-      texts, likelihoods, more_texts, more_likelihoods, strict=True
-    )
+    one and judging.Answers(*one, *more)
+    for one, more in zip(said, votes, strict=True)
   ]
 
 
 def _by_question(
   written: responses.Responses | None, num_questions: int
-) -> tuple[list[list[str]], list[list[float]]]:
+) -> list[tuple[list[str], list[float]] | None]:
   """Texts and likelihoods, those of a question's prompts put together."""
   if written is None:
-    return [[]] * num_questions, [[]] * num_questions
-  likelihoods = [
-    [
+    return []
+  variants = len(written.texts) // num_questions
+  found = []
+  for first in range(0, len(written.texts), variants):
+    rows = range(first, first + variants)
+    if written.texts[first] is None:
+      found.append(None)
+      continue
+    texts = [text for row in rows for text in written.texts[row]]
+    likelihoods = [
       vote.likelihood(float(logprobs[:length].sum()), length)
-      for logprobs, length in zip(group, lengths.tolist(), strict=True)
+      for row in rows
+      for logprobs, length in zip(
+        written.rollout.logprobs[row],
+        written.rollout.lengths[row].tolist(),
+        strict=True,
+      )
     ]
-    for group, lengths in zip(
-      written.rollout.logprobs, written.rollout.lengths, strict=True
-    )
-  ]
-  size = len(written.texts) // num_questions
-  flat = lambda rows: [
-    list(itertools.chain.from_iterable(rows[first : first + size]))
-    for first in range(0, len(rows), size)
-  ]
-  return flat(written.texts), flat(likelihoods)
+    found.append((texts, likelihoods))
+  return found
 
 
 class _Clock:

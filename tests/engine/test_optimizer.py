@@ -114,3 +114,47 @@ def test_two_steps_by_hand():
   np.testing.assert_allclose(one['kernel'], [[-1]], rtol=1e-6)
   expected = -(7 / 3) / (19 / 3) ** 0.5
   np.testing.assert_allclose(two['kernel'], [[expected]], rtol=1e-6)
+
+
+def test_bfloat16_is_right_on_average():
+  x = jnp.full((20_000,), 1 + 2**-10)  # an eighth of the way to the next
+  rounded = optimizer.round_at_random(jax.random.key(0), x)
+  assert rounded.dtype == jnp.bfloat16
+  found, counts = np.unique(rounded.astype(np.float32), return_counts=True)
+  np.testing.assert_array_equal(found, [1, 1 + 2**-7])
+  # Five standard deviations of a share of 1 in 8 among 20 000.
+  assert counts[1] / len(x) == pytest.approx(1 / 8, abs=0.012)
+  exact = jnp.array([0.0, -1.5, 2.0**-100, -0.0])
+  again = optimizer.round_at_random(jax.random.key(1), exact)
+  np.testing.assert_array_equal(again.astype(jnp.float32), exact)
+
+
+@pytest.mark.parametrize('stored', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('moments', ['float32', 'bfloat16'])
+def test_moments_fall_and_rise_however_they_are_stored(stored, moments):
+  """After 100 steps of gradient 1 and 100 of gradient 0.
+
+  nu = (1 - b2^100) b2^100 = 0.0861, and mu = 0.9^100 (1 - 0.9^100).
+  """
+  adam = optimizer.make_optimizer(
+    learning_rate=1e-3, moment_dtype=moments, clip_norm=0.0
+  )
+  params = {'kernel': jnp.ones((100, 100), stored)}
+
+  def step(state, gradient):
+    gradients = jax.tree.map(lambda x: jnp.full_like(x, gradient), params)
+    return adam.update(gradients, state, params)[1], None
+
+  gradients = jnp.repeat(jnp.array([1.0, 0.0]), 100)
+  state, _ = jax.jit(lambda s: jax.lax.scan(step, s, gradients))(
+    adam.init(params)
+  )
+  (nu,) = [
+    x
+    for path, x in jax.tree_util.tree_leaves_with_path(state)
+    if 'nu' in jax.tree_util.keystr(path)
+  ]
+  assert nu.dtype == moments
+  # bfloat16: 1% of noise an entry, of which there are 10 000.
+  mean = float(nu.astype(jnp.float32).mean())
+  assert mean == pytest.approx(0.0861, rel=3e-3)

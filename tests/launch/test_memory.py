@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch import memory
+from launch import memory, sizes
 from sqlm_jax import sharding
 from sqlm_jax.engine import learner, optimizer
 from sqlm_jax.models import layers, lora, policy
@@ -39,7 +39,7 @@ def test_bytes_are_those_of_real_shards(shape, rank):
     jax.sharding.AbstractMesh(shape, sharding.AXES),
     dtypes='mixed',
     lora_rank=rank,
-    workload=memory.Workload(8, 2, 16, 24),
+    workload=sizes.Workload(8, 2, 16, 24),
   )
   model = policy.make_policy(
     tiny.CONFIG,
@@ -83,7 +83,7 @@ def test_bytes_are_those_of_real_shards(shape, rank):
   ],
 )
 def test_shapes_are_those_of_the_published_models(name, billions):
-  model = policy.make_policy(memory.MODELS[name])
+  model = policy.make_policy(sizes.MODELS[name])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
   assert count / 1e9 == pytest.approx(billions, rel=0.01)

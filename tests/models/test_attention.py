@@ -14,7 +14,19 @@ ROWS, WIDTH, HEAD_WIDTH = 4, 3, 8
 CLOSE = {'rtol': 1e-5, 'atol': 1e-5}
 
 SPAN = attention.Span(HEAD_WIDTH**-0.5)
-attend = jax.jit(functools.partial(attention.attend, span=SPAN))
+
+
+def by_token(query, key, value, context=(), *, span):
+  """`attend` with keys and values by token, [.., S, K, H]."""
+  stored = lambda x: jnp.swapaxes(x, 1, 2)
+  context = tuple(
+    part._replace(keys=stored(part.keys), values=stored(part.values))
+    for part in context
+  )
+  return attention.attend(query, stored(key), stored(value), context, span=span)
+
+
+attend = jax.jit(functools.partial(by_token, span=SPAN))
 
 
 def normal(seed, *shape):
@@ -109,7 +121,7 @@ def test_by_hand():
   context = attention.KeyValues(
     jnp.zeros((1, 1, 1, 4)), jnp.zeros((1, 1, 1, 4)), jnp.array([1])
   )
-  out = attention.attend(
+  out = by_token(
     query,
     key,
     jnp.full((1, 1, 1, 4), 8.0),
@@ -136,20 +148,55 @@ def test_what_is_behind_a_length_may_be_anything():
 
 def test_nothing_to_see_is_finite():
   query, key, value = (normal(i, 1, 2, 2, 4) for i in range(3))
-
-  @jax.jit
-  def both(query, key, value):
-    mask = jnp.zeros((1, 1, 2), bool)
-    return attention.attend_to_segment(query, key, value, mask, SPAN)
-
-  out, lse = both(query, key, value)
+  nothing = jnp.zeros((1, 1, 2), bool)
+  out, lse = attention.attend_to_segment(
+    jnp.swapaxes(query, 1, 2), key, value, nothing, scale=0.5
+  )
   assert jnp.isfinite(out).all()
   assert jnp.isfinite(lse).all()
   assert (lse < -1e37).all()
-  total = lambda *args: jnp.sum(both(*args)[0]) + jnp.sum(both(*args)[1])
-  gradient_of = jax.jit(jax.grad(total, argnums=(0, 1, 2)))
-  for gradient in gradient_of(query, key, value):
+  empty = attention.KeyValues(key, value, jnp.zeros((1,), jnp.int32))
+
+  def total(query, key, value):
+    return jnp.sum(attend(query, key, value, (empty._replace(keys=key),)))
+
+  for gradient in jax.grad(total, argnums=(0, 1, 2))(query, key, value):
     assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize('softcap, window', [(0.5, None), (0.0, 3), (0.5, 2)])
+def test_caps_and_windows_equal_plain_attention(softcap, window):
+  query = normal(1, ROWS, WIDTH, 4, HEAD_WIDTH)
+  key = normal(2, ROWS, WIDTH, 2, HEAD_WIDTH)
+  value = normal(3, ROWS, WIDTH, 2, HEAD_WIDTH)
+  # Two prompts that fill their room: positions are those of the whole text.
+  context = (segment(10, 4, 2, [4, 4]),)
+  span = attention.Span(0.7, softcap, window and jnp.array(window))
+
+  def plain(query, key, value, context):
+    (part,) = context
+    keys = jnp.concatenate([jnp.repeat(part.keys, 2, axis=0), key], axis=1)
+    values = [jnp.repeat(part.values, 2, axis=0), value]
+    values = jnp.repeat(jnp.concatenate(values, axis=1), 2, axis=2)
+    scores = jnp.einsum('btnh,bsnh->bnts', query, jnp.repeat(keys, 2, axis=2))
+    scores = scores * 0.7
+    if softcap:
+      scores = softcap * jnp.tanh(scores / softcap)
+    back = 4 + jnp.arange(WIDTH)[:, None] - jnp.arange(4 + WIDTH)[None]
+    seen = (back >= 0) & (back < (window or 100))
+    scores = jnp.where(seen[None, None], scores, -jnp.inf)
+    return jnp.einsum('bnts,bsnh->btnh', jax.nn.softmax(scores), values)
+
+  args = (query, key, value, context)
+  got, got_grads = value_and_gradients(
+    functools.partial(by_token, span=span), *args
+  )
+  want, want_grads = value_and_gradients(plain, *args)
+  np.testing.assert_allclose(got, want, **CLOSE)
+  for one, other in zip(
+    jax.tree.leaves(got_grads), jax.tree.leaves(want_grads), strict=True
+  ):
+    np.testing.assert_allclose(one, other, **CLOSE)
 
 
 def test_bfloat16_in_bfloat16_out():

@@ -101,12 +101,12 @@ def test_empty_cache_is_no_context():
   params = tiny.tiny_params()
   tokens = texts(2, 3)
   cache = tiny.tiny_policy().init_cache(2, 5)
-  assert cache.keys.shape == cache.values.shape == (2, 2, 5, 2, 8)
+  assert cache.keys.shape == cache.values.shape == (2, 2, 2, 5, 8)
   np.testing.assert_array_equal(cache.lengths, [0, 0])
   with_cache, keys_values = forward(params, tokens, full(2, 3), (cache,))
   without, _ = forward(params, tokens, full(2, 3))
   np.testing.assert_allclose(with_cache, without, **CLOSE)
-  assert keys_values.keys.shape == (2, 2, 3, 2, 8)
+  assert keys_values.keys.shape == (2, 2, 2, 3, 8)
   np.testing.assert_array_equal(keys_values.lengths, [3, 3])
 
 
@@ -134,7 +134,8 @@ def test_bfloat16():
   np.testing.assert_allclose(logits, expected, atol=0.25)
 
 
-def test_rematerialised_gradients_are_the_same():
+@pytest.mark.parametrize('remat', ['dots', 'full'])
+def test_rematerialised_gradients_are_the_same(remat):
   tokens = texts(2, 6)
 
   def gradients(remat):
@@ -150,9 +151,24 @@ def test_rematerialised_gradients_are_the_same():
     lambda one, other: np.testing.assert_allclose(
       one, other, rtol=1e-4, atol=1e-3
     ),
-    gradients(True),
-    gradients(False),
+    gradients(remat),
+    gradients('none'),
   )
+
+
+def test_what_is_rematerialised_is_not_stored():
+  """All activations of a layer, its products, its input: each less."""
+
+  def stored(remat):
+    p = policy.make_policy(tiny.CONFIG, remat=remat)
+    forward = lambda params: p.forward(params, texts(2, 6), full(2, 6))[0]
+    _, backward = jax.eval_shape(
+      lambda params: jax.vjp(forward, params), tiny.tiny_params()
+    )
+    return sum(x.size for x in jax.tree.leaves(backward))
+
+  everything, products, least = map(stored, ('none', 'dots', 'full'))
+  assert everything > products > least
 
 
 @pytest.mark.parametrize('tied', [True, False])

@@ -44,9 +44,7 @@ def test_softcap_by_hand():
 def test_adapter_by_hand():
   # One input, heads [1, 2]: kernel (1, 2), a = 3, b = (5, 7), alpha / r = 2.
   lora = layers.Lora(rank=1, alpha=2.0)
-  model = layers.Projection(
-    'btd,dnh->btnh', (1, 1, 2), (0,), FLOAT32, True, lora
-  )
+  model = layers.Projection((1,), (1, 2), FLOAT32, True, lora)
   params = {
     'kernel': jnp.array([[[1.0, 2.0]]]),
     'bias': jnp.array([[10.0, 20.0]]),

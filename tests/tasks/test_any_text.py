@@ -142,7 +142,7 @@ def test_any_texts_are_judged(name, proposals, responses, votes, rules, data):
     task,
     rules,
     step=0,
-    coin=random.Random(0),
+    coin=random.Random,
     asked_before=repetition.Memory(size=3).add(proposals[:1]),
   )
   assert [verdict.problem for verdict in verdicts] == problems
@@ -199,7 +199,7 @@ def test_any_programs_are_judged(proposals, responses, rules):
     task,
     rules,
     step=0,
-    coin=random.Random(0),
+    coin=random.Random,
     asked_before=repetition.Memory(),
   )
   for verdict in verdicts:

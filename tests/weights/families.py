@@ -96,6 +96,16 @@ CASES = {
 }
 
 
+def config_of(name: str, **changes) -> transformers.PretrainedConfig:
+  """The config of a case."""
+  kind, differing = CASES[name]
+  values = _SIZES | differing | changes
+  if kind in ('qwen2', 'olmo2'):
+    values.pop('head_dim')  # these two always divide the width
+    values |= {'hidden_size': 48, 'num_attention_heads': 6}
+  return transformers.CONFIG_MAPPING[kind](**values)
+
+
 def make(name: str, directory: pathlib.Path | None = None, **changes):
   """A random model in float32, saved if there is a directory.
 
@@ -104,12 +114,7 @@ def make(name: str, directory: pathlib.Path | None = None, **changes):
   """
   import torch
 
-  kind, differing = CASES[name]
-  values = _SIZES | differing | changes
-  if kind in ('qwen2', 'olmo2'):
-    values.pop('head_dim')  # these two always divide the width
-    values |= {'hidden_size': 48, 'num_attention_heads': 6}
-  config = transformers.CONFIG_MAPPING[kind](**values)
+  config = config_of(name, **changes)
   config._attn_implementation = 'eager'
   torch.manual_seed(0)
   model = transformers.AutoModelForCausalLM.from_config(config)

@@ -1,0 +1,176 @@
+"""How long is it from the command to the first step, and what is compiled?
+
+  python -m benchmarks.compile
+
+Runs configs/quickstart.py as a user would, a process a run, and ends it when
+its first step has been played. The model's file is already there. In turn:
+
+- none: without jax's persistent compilation cache
+- cold: with the cache (JAX_COMPILATION_CACHE_DIR) in an empty directory
+- warm: with the cache that `cold` has left
+
+Before the first step the quickstart evaluates the model on its two sets of
+questions, which is part of what the user waits for. Measured: seconds from the
+command until the evaluations are written, and until the first step is.
+
+--steps=20 then plays that many steps in one process (0: none) and counts the
+compilations by the number of steps that had been played by then.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks import pairs
+
+MARKS = {'evaluated': ('eval.jsonl', 2), 'first_step': ('metrics.jsonl', 1)}
+
+
+def cache_variables(
+  directory: pathlib.Path, least_seconds: float
+) -> dict[str, str]:
+  """The environment in which jax keeps what it compiles."""
+  return {
+    'JAX_COMPILATION_CACHE_DIR': str(directory),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': str(least_seconds),
+  }
+
+
+def lines(path: pathlib.Path) -> int:
+  """How many whole lines there are; none without a file."""
+  return path.read_bytes().count(b'\n') if path.exists() else 0
+
+
+def run_to_first_step(
+  flags: list[str], variables: dict[str, str], *, patience: float = 1800
+) -> dict[str, float]:
+  """Seconds from the command to each of `MARKS`; then ends the run.
+
+  Raises:
+    RuntimeError: if the run ends before, or takes too long.
+  """
+  with tempfile.TemporaryDirectory() as temporary:
+    workdir = pathlib.Path(temporary) / 'run'
+    command = [sys.executable, '-m', 'sqlm_jax.main', *flags]
+    command += [f'--workdir={workdir}']
+    start, found = time.perf_counter(), {}
+    process = subprocess.Popen(
+      command, stdout=subprocess.DEVNULL, env=os.environ | variables
+    )
+    try:
+      while len(found) < len(MARKS):
+        seconds = time.perf_counter() - start
+        for name, (file, count) in MARKS.items():
+          if name not in found and lines(workdir / file) >= count:
+            found[name] = seconds
+        if process.poll() is not None or seconds > patience:
+          raise RuntimeError(f'{command}: no first step')
+        time.sleep(0.02)
+    finally:
+      process.kill()
+      process.wait()
+  return found
+
+
+def count(flags: list[str], steps: int) -> dict[str, dict[int, int]]:
+  """Compilations of a whole run, by the steps played before them."""
+  with tempfile.TemporaryDirectory() as temporary:
+    result = pathlib.Path(temporary) / 'result.json'
+    command = [sys.executable, '-m', 'benchmarks.compile']
+    command += ['--count', str(result), f'--workdir={temporary}/run', *flags]
+    command += [f'--config.num_steps={steps}']
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(result.read_text())
+
+
+def count_here(result: pathlib.Path, flags: list[str]) -> None:
+  """Runs the command line in this process, and listens to jax."""
+  import jax
+  from absl import app
+
+  from sqlm_jax import main as program
+
+  # The first fires for what is found in the persistent cache, too.
+  events = {
+    '/jax/core/compile/backend_compile_duration': 'programs',
+    '/jax/compilation_cache/cache_hits': 'found_in_cache',
+  }
+  found = {name: collections.Counter() for name in events.values()}
+  (workdir,) = [
+    pathlib.Path(flag.partition('=')[2])
+    for flag in flags
+    if flag.startswith('--workdir=')
+  ]
+
+  def listen(event, *_, **__):
+    if event in events:
+      found[events[event]][lines(workdir / 'metrics.jsonl')] += 1
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  jax.monitoring.register_event_listener(listen)
+  sys.argv = ['sqlm_jax', *flags]
+  try:
+    app.run(program.main, argv=sys.argv, flags_parser=program.parse_flags)
+  finally:
+    result.write_text(json.dumps(found))
+
+
+def time_to_first_step(args: argparse.Namespace, flags: list[str]) -> None:
+  """Measures and shows the three ways."""
+  found = {name: {mark: [] for mark in MARKS} for name in args.sides}
+  for _ in range(args.repeats):
+    with tempfile.TemporaryDirectory() as temporary:
+      cache = cache_variables(pathlib.Path(temporary), args.cache_seconds)
+      variables = {'none': {}, 'cold': cache, 'warm': cache}
+      for name in args.sides:
+        marks = run_to_first_step(flags, variables[name])
+        for mark, seconds in marks.items():
+          found[name][mark].append(seconds)
+  result = {'flags': flags, 'cache_seconds': args.cache_seconds}
+  for name, marks in found.items():
+    result[name] = {mark: pairs.spread(s) for mark, s in marks.items()}
+  parts = [
+    f'{name} {pairs.tell(marks["first_step"])} s '
+    f'(evaluated after {pairs.tell(marks["evaluated"])} s)'
+    for name, marks in found.items()
+  ]
+  pairs.show('compile', result, f'first step played: {", ".join(parts)}')
+
+
+def main() -> None:
+  if sys.argv[1:2] == ['--count']:
+    count_here(pathlib.Path(sys.argv[2]), sys.argv[3:])
+    return
+  parser = argparse.ArgumentParser(
+    description=__doc__, epilog='Other flags go to sqlm_jax.main.'
+  )
+  add = parser.add_argument
+  add('--sides', default=['none', 'cold', 'warm'], nargs='+')
+  add('--cache_seconds', default=0.0, type=float, help='what is worth keeping')
+  add('--steps', default=20, type=int, help='to count compilations in')
+  add('--repeats', default=5, type=int)
+  args, flags = parser.parse_known_args()
+  if not any(flag.startswith('--config=') for flag in flags):
+    flags.insert(0, '--config=configs/quickstart.py')
+  if args.repeats:
+    time_to_first_step(args, flags)
+  if args.steps:
+    found = count(flags, args.steps)
+    totals = {name: sum(counts.values()) for name, counts in found.items()}
+    late = {step: n for step, n in found['programs'].items() if int(step)}
+    line = (
+      f'{totals["programs"]} programs in {args.steps} steps, of which after '
+      f'so many steps: {late}; {totals["found_in_cache"]} found in a cache'
+    )
+    result = {'flags': flags, 'steps': args.steps, 'counts': found}
+    pairs.show('compile', result | totals, line)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,238 @@
+"""How close to an accelerator's limits are decoding and a whole step?
+
+  python -m benchmarks.gpu --model=qwen2.5-0.5b
+  python -m benchmarks.gpu --model=qwen2.5-3b --remat
+  python -m benchmarks.gpu --model=tiny --check
+
+Random weights in the shapes of published models, bfloat16. Measured:
+
+- decode: 64 prompts with 4 responses each. A token of all 256 rows takes what
+  a call with many tokens takes longer than a call with one, by their number;
+  it has to read the weights once, and keys and values of all live tokens, those
+  of a prompt once for its group (`benchmarks/work.py`). The fraction is the
+  time that these bytes take at the memory's speed, by the time measured
+- memory: the speed at which one large array is read and another written, in
+  the same rounds
+- step: a whole step of self-play with the paper's sizes (64 questions, 4
+  answers, up to 1024 tokens), split into propose, solve, judge and learn, and
+  the share of it in which the accelerator does nothing, as `nvidia-smi` sees
+  it (absent without one)
+
+How close learning comes to the rate of matrix products is told by
+
+  python -m benchmarks.learning --model=qwen2.5-0.5b --dtype=bfloat16 \\
+      --groups=64 --group_size=4 --own=400 --shared=100 --responses=512
+"""
+
+import argparse
+import pathlib
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import full_size, models, pairs, rollouts, work
+
+PARTS = ('propose', 'solve', 'judge', 'learn')
+
+
+def memory_rate(size: int):
+  """A measurement: bytes a second, of reading `size` and writing as much."""
+  x = jnp.zeros((size // 4,), jnp.float32)
+  double = jax.jit(lambda x: x * 2)
+  call = pairs.seconds(lambda: jax.block_until_ready(double(x)))
+  call()
+  return lambda: 2 * size / call()
+
+
+def decode(args: argparse.Namespace) -> None:
+  """Measures and shows decoding against the memory's speed."""
+  config = models.SHAPES[args.model]
+  sampling = rollouts.Sampling(config, args.dtype)
+  prompts = models.prompts(
+    args.groups, args.prompt, vocab_size=config.vocab_size
+  )
+  calls = {}
+  for name, tokens in (('many', args.tokens), ('one', 1)):
+    settings = models.endless(args.group_size, config.vocab_size, tokens)
+    calls[name] = sampling.call(prompts, settings, slots=args.tokens)
+    calls[name]()
+  sides = {name: pairs.seconds(call) for name, call in calls.items()}
+  sides['memory'] = memory_rate(args.memory_bytes)
+  found = pairs.in_turn(sides, args.repeats)
+  tokens = args.tokens - 1
+  a_token = [
+    (many - one) / tokens
+    for many, one in zip(found['many'], found['one'], strict=True)
+  ]
+  rows = args.groups * args.group_size
+  # On average half of a response is there.
+  live = args.groups * args.prompt + rows * args.tokens // 2
+  itemsize = jnp.dtype(args.dtype).itemsize
+  needed = work.decode_bytes(
+    config, weight_size=itemsize, cache_size=itemsize, live_tokens=live
+  )
+  floors = [needed / rate for rate in found['memory']]
+  fractions = pairs.ratios(floors, a_token)
+  result = {
+    'workload': 'decode',
+    'model': args.model,
+    'dtype': args.dtype,
+    'device': jax.devices()[0].device_kind,
+    'rows': rows,
+    'prompt_tokens': args.prompt,
+    'tokens': args.tokens,
+    'bytes_a_token': needed,
+    'seconds': pairs.spread(found['many']),
+    'prefill_seconds': pairs.spread(found['one']),
+    'seconds_a_token': pairs.spread(a_token),
+    'tokens_per_second': pairs.spread([rows / s for s in a_token]),
+    'memory_gb_per_second': pairs.spread([r / 1e9 for r in found['memory']]),
+    'fraction': pairs.spread(fractions),
+  }
+  line = (
+    f'{args.model}, {rows} rows: {pairs.tell([s * 1e3 for s in a_token])} ms '
+    f'a token, {needed / 1e9:.3g} GB at '
+    f'{pairs.tell([r / 1e9 for r in found["memory"]])} GB/s, fraction '
+    f'{pairs.tell(fractions, "{:.2f}")}'
+  )
+  pairs.show('gpu', result, line)
+
+
+def make_game(args: argparse.Namespace, directory: pathlib.Path):
+  """The paper's sizes for a model that writes random letters."""
+  from configs import default
+  from sqlm_jax import assemble, states
+  from sqlm_jax import config as config_lib
+
+  model = directory / 'model'
+  full_size.make(model, args.model, letters=128)
+  c = default.get_config()
+  c.model.path = str(model)
+  c.model.dtype = args.dtype
+  c.model.remat = args.remat
+  c.task.name = 'noise'
+  c.task.topics = ('anything',)
+  c.task.proposer_prompt = 'Write about {topic}: '
+  c.task.solver_prompt = 'Answer {question}: '
+  c.task.answer_kind = 'text'
+  c.proposer.questions = args.groups
+  c.proposer.group_size = args.group_size
+  c.proposer.train_every = 1
+  c.solver.group_size = args.group_size
+  c.proposer.max_tokens = c.solver.max_tokens = args.step_tokens
+  c.sampler.max_prompt_tokens = args.step_tokens + 64
+  # Noise never agrees: coin flips give both roles a gradient.
+  c.solver.rewards.majority, c.solver.rewards.random = 0.0, 1.0
+  c.loss.kl = 0.0
+  c.optimizer.groups_per_microbatch = args.groups_per_microbatch
+  c.optimizer.solver_updates = c.optimizer.proposer_updates = 1
+  parts = assemble.build(config_lib.from_dict(c.to_dict()))
+  return assemble.make_game(parts), states.initial_states(parts)
+
+
+class Utilization:
+  """Follows the share of time in which the accelerator does something."""
+
+  def __init__(self):
+    self._process = None
+    if shutil.which('nvidia-smi'):
+      command = ['nvidia-smi', '--query-gpu=utilization.gpu', '-lms', '200']
+      command += ['--format=csv,noheader,nounits', '--id=0']
+      self._process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True
+      )
+
+  def stop(self) -> float | None:
+    """The mean share since the start, None if there is nobody to ask."""
+    if self._process is None:
+      return None
+    self._process.terminate()
+    lines, _ = self._process.communicate()
+    seen = [float(line) for line in lines.split() if line.strip().isdigit()]
+    return statistics.mean(seen) / 100 if seen else None
+
+
+def play(args: argparse.Namespace) -> None:
+  """Measures and shows whole steps."""
+  from sqlm_jax.game import repetition
+  from sqlm_jax.selfplay import step as selfplay
+
+  with tempfile.TemporaryDirectory() as temporary:
+    game, states = make_game(args, pathlib.Path(temporary))
+  memory, rows = repetition.Memory(size=0), []
+  for step in range(args.warm_steps + args.repeats):
+    busy = Utilization()
+    start = time.perf_counter()
+    states, memory, outcome = selfplay.self_play_step(
+      step, states, memory, game
+    )
+    jax.block_until_ready(states)
+    seconds = time.perf_counter() - start
+    row = {name: outcome.metrics[f'time/{name}'] for name in PARTS}
+    row['seconds'] = seconds
+    for name, written in (
+      ('proposed', outcome.rounds[0].proposals),
+      ('answered', outcome.rounds[0].solutions),
+    ):
+      row[name] = int(written.rollout.lengths.sum()) if written else 0
+    share = busy.stop()
+    if share is not None:
+      row['idle'] = 1 - share
+    rows.append(row)
+  warm = rows[args.warm_steps :]
+  column = {name: [row[name] for row in warm] for name in warm[0]}
+  result = {
+    'workload': 'step',
+    'model': args.model,
+    'dtype': args.dtype,
+    'device': jax.devices()[0].device_kind,
+    'questions': args.groups,
+    'group_size': args.group_size,
+    'max_tokens': args.step_tokens,
+    'first_steps': rows[: args.warm_steps],
+  }
+  result |= {name: pairs.spread(values) for name, values in column.items()}
+  parts = ', '.join(f'{name} {pairs.tell(column[name])} s' for name in PARTS)
+  idle = 'nobody saw how much of it idle'
+  if 'idle' in column:
+    idle = f'idle {pairs.tell(column["idle"], "{:.3f}")} of it'
+  written = [row['proposed'] + row['answered'] for row in warm]
+  line = (
+    f'{args.model}: a step {pairs.tell(column["seconds"])} s ({parts}), '
+    f'{pairs.tell(written)} tokens written, {idle}'
+  )
+  pairs.show('gpu', result, line)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--model', default='qwen2.5-0.5b', choices=models.SHAPES)
+  add('--dtype', default='bfloat16', choices=('float32', 'bfloat16'))
+  add('--remat', action='store_true')
+  add('--workloads', default=['decode', 'step'], nargs='+')
+  add('--groups', default=64, type=int)
+  add('--group_size', default=4, type=int)
+  add('--prompt', default=256, type=int, help='tokens, for decode')
+  add('--tokens', default=512, type=int, help='of a response, for decode')
+  add('--step_tokens', default=1024, type=int, help='at most, for step')
+  add('--groups_per_microbatch', default=4, type=int)
+  add('--memory_bytes', default=2**32, type=int, help='of the array')
+  add('--warm_steps', default=2, type=int, help='that may compile')
+  add('--repeats', default=5, type=int)
+  add('--check', action='store_true', help='tiny sizes: does it run at all?')
+  args = parser.parse_args()
+  if args.check:
+    args.groups, args.prompt, args.tokens, args.step_tokens = 4, 12, 8, 16
+    args.memory_bytes, args.warm_steps, args.repeats = 2**20, 1, 2
+  for name in args.workloads:
+    {'decode': decode, 'step': play}[name](args)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,254 @@
+"""How close to the machine's limit is one update of the learner?
+
+  python -m benchmarks.learning
+  python -m benchmarks.learning --model=qwen2.5-0.5b --dtype=bfloat16
+
+Random weights in the shapes of a published model learn from groups of random
+tokens. Compared, in turn, in one process:
+
+- forward: log-probabilities of all responses (`learner.make_logprobs`)
+- backward: forward and backward, an update whose optimizer does nothing
+- update: the same with AdamW behind a clip, as in training
+- square: one large product of matrices, by jax and (on a CPU) by NumPy
+- own: the model's own products, forward and backward, each alone, with as
+  many rows as a microbatch has response tokens, a chunk's for the logits
+
+A rate is useful operations a second (`benchmarks/work.py` says what counts),
+a fraction that rate by the rate of `square` (the better of the two) or of
+`own` in the same round.
+"""
+
+import argparse
+import collections
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import models, pairs, work
+from sqlm_jax import sharding
+from sqlm_jax.engine import groups, learner, optimizer
+from sqlm_jax.models import config as model_config
+from sqlm_jax.models import policy as policy_lib
+
+LEARNING = ('forward', 'backward', 'update')
+
+
+def make_batch(size: work.Groups, vocab_size: int) -> groups.GroupBatch:
+  """Random tokens and advantages; nothing is padding but the prompts' ends."""
+  rng = np.random.default_rng(1)
+  shape = (size.groups, size.group_size, size.response)
+  return groups.GroupBatch(
+    prompts=models.prompts(
+      size.groups, size.own, shared=size.shared, vocab_size=vocab_size
+    ),
+    tokens=rng.integers(vocab_size, size=shape).astype(np.int32),
+    lengths=np.full(shape[:2], size.response, np.int32),
+    old_logprobs=np.zeros(shape, np.float32),
+    advantages=rng.choice([-1.0, 1.0], (*shape[:2], 1)).astype(np.float32),
+    weights=np.full(shape[:2], 1 / np.prod(shape), np.float32),
+    num_groups=np.int32(size.groups),
+  )
+
+
+def learning_sides(
+  policy: policy_lib.Policy,
+  batch: groups.GroupBatch,
+  *,
+  groups_per_microbatch: int,
+  chunk: int,
+) -> dict[str, Callable]:
+  """Name -> a call that does it once, compiled and warm."""
+  mesh = models.one_device()
+  params = models.random_params(policy, mesh)
+  logprobs = learner.make_logprobs(
+    policy, mesh, chunk=chunk, groups_per_microbatch=groups_per_microbatch
+  )
+  texts = groups.Texts(batch.prompts, batch.tokens, batch.num_groups)
+  # The ratio is 1, as it is in the first update after a rollout.
+  batch = batch._replace(old_logprobs=logprobs(texts, params))
+  batch = sharding.put_rows(batch, mesh)
+
+  def updates(optimize):
+    step = learner.make_train_step(
+      policy,
+      optimize,
+      mesh,
+      learner.LossSettings(chunk=chunk),
+      groups_per_microbatch=groups_per_microbatch,
+    )
+    state = models.random_state(policy, optimize, mesh)
+
+    def call():
+      nonlocal state
+      state, metrics = step(state, batch, None)
+      return jax.block_until_ready((state, metrics))
+
+    return call
+
+  sides = {
+    'forward': lambda: jax.block_until_ready(logprobs(texts, params)),
+    'backward': updates(optax.set_to_zero()),
+    'update': updates(optimizer.make_optimizer(learning_rate=1e-6)),
+  }
+  for call in sides.values():
+    call()
+  return sides
+
+
+def product_rate(rows: int, inner: int, columns: int, dtype, *, least: float):
+  """A measurement: operations a second of [rows, inner] @ [inner, columns]."""
+  a = jnp.ones((rows, inner), dtype)
+  b = jnp.ones((inner, columns), dtype)
+  multiply = jax.jit(jnp.matmul)
+  flops = 2 * rows * inner * columns
+
+  def once(count):
+    start = time.perf_counter()
+    for _ in range(count):
+      last = multiply(a, b)
+    jax.block_until_ready(last)
+    return time.perf_counter() - start
+
+  once(2)
+  count = max(int(least / once(1)), 1)
+  return lambda: count * flops / once(count)
+
+
+def numpy_rate(size: int):
+  """The same of two square float32 matrices, by NumPy."""
+  a = np.ones((size, size), np.float32)
+  np.matmul(a, a)
+  return lambda: 2 * size**3 / pairs.seconds(lambda: np.matmul(a, a))()
+
+
+def own_products(
+  config: model_config.ModelConfig,
+  size: work.Groups,
+  *,
+  at_once: int,
+  chunk: int,
+) -> dict[tuple[int, int, int], float]:
+  """The products of a microbatch's responses: (M, K, N) -> how many."""
+  rows = at_once * size.group_size
+  found = collections.Counter()
+
+  def add(rows, inputs, outputs, count):
+    found[rows, inputs, outputs] += count
+    found[rows, outputs, inputs] += count  # for the gradient of the input
+    found[inputs, rows, outputs] += count  # for that of the weights
+
+  for inputs, outputs in work.layer_products(config).values():
+    read = max(rows * (size.response - 1), 1)
+    add(read, inputs, outputs, config.num_layers)
+  count = rows * size.response / chunk
+  add(chunk, config.width, config.vocab_size, count)
+  return found
+
+
+def own_rate(
+  products: dict[tuple[int, int, int], float], dtype, *, least: float
+):
+  """A measurement: operations a second over all products, each alone."""
+  flops = {one: 2 * math.prod(one) * count for one, count in products.items()}
+  rates = {one: product_rate(*one, dtype, least=least) for one in products}
+  return lambda: (
+    sum(flops.values()) / sum(flops[one] / rates[one]() for one in products)
+  )
+
+
+def measure(args: argparse.Namespace, response: int) -> None:
+  """Measures and shows one length of responses."""
+  config = models.SHAPES[args.model]
+  policy = policy_lib.make_policy(config, dtype=args.dtype, remat=args.remat)
+  size = work.Groups(
+    args.groups, args.group_size, args.shared, args.own, response
+  )
+  calls = learning_sides(
+    policy,
+    make_batch(size, config.vocab_size),
+    groups_per_microbatch=args.groups_per_microbatch,
+    chunk=args.chunk,
+  )
+  at_once = min(args.groups_per_microbatch, size.groups)
+  least = args.least_seconds
+  sides = {name: pairs.seconds(call) for name, call in calls.items()}
+  sides['square'] = product_rate(*[args.square] * 3, args.dtype, least=least)
+  sides['own'] = own_rate(
+    own_products(config, size, at_once=at_once, chunk=args.chunk),
+    args.dtype,
+    least=least / 10,
+  )
+  if jax.default_backend() == 'cpu' and args.dtype == 'float32':
+    sides['numpy'] = numpy_rate(args.square)
+  found = pairs.in_turn(sides, args.repeats)
+  show(args, size, found)
+
+
+def show(
+  args: argparse.Namespace, size: work.Groups, found: dict[str, list[float]]
+) -> None:
+  """Turns seconds into rates and fractions, and prints them."""
+  config = models.SHAPES[args.model]
+  flops = dict.fromkeys(LEARNING, work.update_flops(config, size))
+  flops['forward'] = work.forward_flops(config, size)
+  rates = {name: [flops[name] / s for s in found[name]] for name in LEARNING}
+  square = list(map(max, found['square'], found.get('numpy', found['square'])))
+  result = size._asdict() | {
+    'model': args.model,
+    'dtype': args.dtype,
+    'groups_per_microbatch': args.groups_per_microbatch,
+    'chunk': args.chunk,
+    'device': jax.devices()[0].device_kind,
+  }
+  for name in ('square', 'numpy', 'own'):
+    if name in found:
+      result[f'{name}_gflops'] = pairs.spread([r / 1e9 for r in found[name]])
+  peaks = {'square': square, 'own': found['own']}
+  for name in LEARNING:
+    result[f'{name}_seconds'] = pairs.spread(found[name])
+    result[f'{name}_gflops'] = pairs.spread([r / 1e9 for r in rates[name]])
+    for peak, of in peaks.items():
+      result[f'{name}_of_{peak}'] = pairs.spread(pairs.ratios(rates[name], of))
+  parts = [
+    f'{name} {pairs.tell(found[name])} s, '
+    f'{pairs.tell([r / 1e9 for r in rates[name]])} GFLOP/s, '
+    f'{pairs.tell(pairs.ratios(rates[name], square), "{:.2f}")} of square, '
+    f'{pairs.tell(pairs.ratios(rates[name], found["own"]), "{:.2f}")} of own'
+    for name in LEARNING
+  ]
+  peaks = ', '.join(
+    f'{name} {pairs.tell([r / 1e9 for r in of])} GFLOP/s'
+    for name, of in peaks.items()
+  )
+  line = f'{args.model}, responses of {size.response}: {"; ".join(parts)}'
+  pairs.show('learning', result, f'{line}; {peaks}')
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--model', default='smollm2-135m', choices=models.SHAPES)
+  add('--dtype', default='float32', choices=('float32', 'bfloat16'))
+  add('--remat', action='store_true')
+  add('--groups', default=16, type=int)
+  add('--group_size', default=8, type=int)
+  add('--shared', default=57, type=int, help='tokens common to all prompts')
+  add('--own', default=19, type=int, help='further tokens of a prompt')
+  add('--responses', default=[6, 64], type=int, nargs='+', help='lengths')
+  add('--groups_per_microbatch', default=8, type=int)
+  add('--chunk', default=256, type=int, help='rows of logits at once')
+  add('--square', default=4096, type=int, help='side of the large product')
+  add('--least_seconds', default=1.0, type=float, help='to time a product in')
+  add('--repeats', default=5, type=int)
+  args = parser.parse_args()
+  for response in args.responses:
+    measure(args, response)
+
+
+if __name__ == '__main__':
+  main()

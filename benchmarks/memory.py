@@ -1,0 +1,186 @@
+"""How much memory does an update take, and how much does it need?
+
+  python -m benchmarks.memory
+
+Compiles the update of a model with random weights, without running it, and
+asks XLA what it will hold (`compiled.memory_analysis()`): the arguments, which
+are the train state and the batch, and what exists meanwhile. Beside it stands
+what the update needs (`benchmarks/work.py`): parameters and two moments, the
+gradients, and of one microbatch the activations that the backward pass reads
+and one chunk of logits. `--step` also plays steps of the quickstart, each run
+in a process of its own, and follows the process's memory.
+
+Is there ever an array [tokens, vocabulary]? Also told: how many bytes a
+further response token adds to the peak, by what its logits would take.
+"""
+
+import argparse
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import learning, models, pairs, work
+from sqlm_jax.engine import learner, optimizer
+from sqlm_jax.models import policy as policy_lib
+
+
+def update_bytes(
+  policy: policy_lib.Policy,
+  size: work.Groups,
+  *,
+  groups_per_microbatch: int,
+  chunk: int,
+) -> dict[str, int]:
+  """What XLA will hold during one update, in bytes."""
+  mesh = models.one_device()
+  optimize = optimizer.make_optimizer(learning_rate=1e-6)
+  step = learner.make_train_step(
+    policy,
+    optimize,
+    mesh,
+    learner.LossSettings(chunk=chunk),
+    groups_per_microbatch=groups_per_microbatch,
+  )
+  state = jax.eval_shape(
+    lambda key: learner.init_state(policy.init(key), optimize),
+    jax.random.key(0),
+  )
+  batch = learning.make_batch(size, policy.config.vocab_size)
+  found = step.lower(state, batch, None).compile().memory_analysis()
+  return {
+    'arguments': found.argument_size_in_bytes,
+    'meanwhile': found.temp_size_in_bytes,
+    # Donated arguments are written over.
+    'results': found.output_size_in_bytes - found.alias_size_in_bytes,
+  }
+
+
+def needed_bytes(
+  policy: policy_lib.Policy,
+  size: work.Groups,
+  *,
+  groups_per_microbatch: int,
+  chunk: int,
+  itemsize: int,
+) -> dict[str, int]:
+  """What one update cannot do without, in bytes."""
+  config = policy.config
+  shapes = jax.eval_shape(policy.init, jax.random.key(0))
+  params = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+  at_once = min(groups_per_microbatch, size.groups)
+  tokens = size.shared + at_once * (
+    size.own + size.group_size * (size.response - 1)
+  )
+  return {
+    'parameters': params,
+    'moments': 2 * params,
+    'gradients': params,
+    'activations': tokens * work.saved_activations(config) * itemsize,
+    'logits': chunk * config.vocab_size * 4,
+  }
+
+
+def measure(args: argparse.Namespace) -> None:
+  """Compares what an update holds with what it needs."""
+  config = models.SHAPES[args.model]
+  policy = policy_lib.make_policy(config, dtype=args.dtype, remat=args.remat)
+  how = {
+    'groups_per_microbatch': args.groups_per_microbatch,
+    'chunk': args.chunk,
+  }
+  size = work.Groups(
+    args.groups, args.group_size, args.shared, args.own, args.response
+  )
+  held = update_bytes(policy, size, **how)
+  longer = size._replace(response=2 * size.response)
+  further = sum(update_bytes(policy, longer, **how).values())
+  needed = needed_bytes(
+    policy, size, **how, itemsize=jnp.dtype(args.dtype).itemsize
+  )
+  at_once = min(args.groups_per_microbatch, size.groups)
+  tokens = at_once * size.group_size * size.response
+  a_token = (further - sum(held.values())) / tokens
+  logits = 4 * config.vocab_size
+  totals = sum(held.values()), sum(needed.values())
+  result = size._asdict() | how
+  result |= {'model': args.model, 'dtype': args.dtype, 'remat': args.remat}
+  result |= {'held_bytes': held, 'needed_bytes': needed}
+  result |= {
+    'held_to_needed': totals[0] / totals[1],
+    'bytes_a_token': a_token,
+    'logits_bytes_a_token': logits,
+  }
+  gb = lambda found: ', '.join(f'{k} {v / 1e9:.3g}' for k, v in found.items())
+  line = (
+    f'{args.model}: an update holds {totals[0] / 1e9:.3g} GB ({gb(held)}), '
+    f'needs {totals[1] / 1e9:.3g} GB ({gb(needed)}), '
+    f'ratio {totals[0] / totals[1]:.2f}; a further response token of a '
+    f'microbatch adds {a_token / 1e3:.3g} kB, its logits would be '
+    f'{logits / 1e3:.3g} kB'
+  )
+  pairs.show('memory', result, line)
+
+
+def play(args: argparse.Namespace) -> None:
+  """Plays two steps in this process and tells its peak."""
+  from benchmarks import full_size, selfplay_step
+  from sqlm_jax.game import repetition
+  from sqlm_jax.selfplay import step as selfplay
+
+  with full_size.PeakMemory() as memory:
+    game, states = selfplay_step.make_game(args.play, 'forced', args.response)
+    state = sum(x.nbytes for x in jax.tree.leaves(states))
+    remembered = repetition.Memory(size=0)
+    for step in range(2):
+      states, remembered, _ = selfplay.self_play_step(
+        step, states, remembered, game
+      )
+    jax.block_until_ready(states)
+  result = {
+    'workload': 'step',
+    'model': args.play,
+    'response': args.response,
+    'peak_bytes': memory.anonymous,
+    'state_bytes': state,
+    'ratio': memory.anonymous / state,
+  }
+  line = (
+    f'two steps of 16 x 8 answers of {args.response} tokens: the process had '
+    f'{memory.anonymous / 1e9:.3g} GB of its own at most, parameters and '
+    f'moments are {state / 1e9:.3g} GB, ratio {result["ratio"]:.2f}'
+  )
+  pairs.show('memory', result, line)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--model', default='smollm2-135m', choices=models.SHAPES)
+  add('--dtype', default='float32', choices=('float32', 'bfloat16'))
+  add('--remat', action='store_true')
+  add('--groups', default=16, type=int)
+  add('--group_size', default=8, type=int)
+  add('--shared', default=57, type=int, help='tokens common to all prompts')
+  add('--own', default=19, type=int, help='further tokens of a prompt')
+  add('--response', default=64, type=int)
+  add('--groups_per_microbatch', default=8, type=int)
+  add('--chunk', default=256, type=int, help='rows of logits at once')
+  add('--step', action='store_true', help='also play steps')
+  add('--step_model', default='smollm2-135m-instruct')
+  add('--repeats', default=1, type=int, help='processes that play steps')
+  add('--play', help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.play:
+    play(args)
+    return
+  measure(args)
+  for _ in range(args.repeats if args.step else 0):
+    command = [sys.executable, '-m', 'benchmarks.memory']
+    command += [f'--play={args.step_model}', f'--response={args.response}']
+    subprocess.run(command, check=True)
+
+
+if __name__ == '__main__':
+  main()

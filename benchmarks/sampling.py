@@ -1,0 +1,242 @@
+"""How many tokens a second does the sampler draw?
+
+  python -m benchmarks.sampling
+  python -m benchmarks.sampling --workload=room
+  python -m benchmarks.sampling --workload=field --model=qwen3-0.6b \\
+      --dtype=bfloat16
+
+Random weights in the shapes of a published model, random prompts of which
+most tokens are common to all (as few-shot examples are), temperature 1, and
+responses that nothing but their length ends. Workloads:
+
+- grid: some prompts times some responses each, of one length. Compared, in
+  turn, each in a process of its own: ours (`sampler.make_sampler`),
+  transformers' `generate`, and llama.cpp where --gguf and --llama_python are
+  given: it reads its weights from that file, quantised as they are there
+- room: 64 tokens where a response may have 4,096, and where it may have 128;
+  ours alone, in turn
+- field: 256 different prompts with one response each, lengths of both uniform
+  in 100 to 1024; ours alone
+
+Measured: seconds of a warm call until all tokens are on the host, tokens a
+second, and the ratios of each pair.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import time
+
+import numpy as np
+
+from benchmarks import models, pairs, workers
+
+
+def serve(args: argparse.Namespace) -> None:
+  """Our side of the grid."""
+  parent = workers.Parent()
+  from benchmarks import rollouts
+  from sqlm_jax.selfplay import batches
+
+  config = models.SHAPES[args.model]
+  sampling = rollouts.Sampling(config, args.dtype)
+  parent.tell()
+  while (question := parent.listen()) is not None:
+    tokens = question['tokens']
+    settings = models.endless(question['group_size'], config.vocab_size, tokens)
+    # Packing is part of it: it finds what the prompts have in common.
+    start = time.perf_counter()
+    prompts = batches.pack_prompts(question['prompts'])
+    rollout = sampling.call(prompts, settings, slots=tokens)()
+    seconds = time.perf_counter() - start
+    parent.tell(seconds=seconds, tokens=int(rollout.lengths.sum()))
+
+
+def open_sides(args: argparse.Namespace) -> dict[str, workers.Worker]:
+  """The processes that are there."""
+  ours = [f'--model={args.model}', f'--dtype={args.dtype}', '--serve']
+  config = json.dumps(models.hf_config(models.SHAPES[args.model]))
+  sides = {
+    'ours': workers.Worker('benchmarks.sampling', *ours),
+    'transformers': workers.Worker(
+      'benchmarks.peer_transformers',
+      config,
+      args.dtype,
+      python=args.peer_python,
+    ),
+  }
+  if args.gguf:
+    sides['llama.cpp'] = workers.Worker(
+      'benchmarks.peer_llama_cpp', args.gguf, python=args.llama_python
+    )
+  return sides
+
+
+def grid(args: argparse.Namespace) -> None:
+  """Ours beside the peers, cell by cell."""
+  vocab_size = models.SHAPES[args.model].vocab_size
+  sides = open_sides(args)
+  for cell in itertools.product(args.tokens, args.groups, args.group_sizes):
+    tokens, count, group_size = cell
+    question = {
+      'prompts': models.prompt_ids(
+        count, args.own, shared=args.shared, vocab_size=vocab_size
+      ),
+      'group_size': group_size,
+      'tokens': tokens,
+    }
+
+    def ask(side, question=question):
+      answer = side.ask(**question)
+      expected = len(question['prompts']) * question['group_size']
+      if answer['tokens'] != expected * question['tokens']:
+        raise RuntimeError(f'{answer}: expected all tokens')
+      return answer['seconds']
+
+    measures = {
+      name: lambda side=side: ask(side) for name, side in sides.items()
+    }
+    pairs.in_turn(measures, 1)
+    found = pairs.in_turn(measures, args.repeats)
+    show_cell(args, sides, cell, found)
+  for side in sides.values():
+    side.close()
+
+
+def show_cell(args, sides, cell, found: dict[str, list[float]]) -> None:
+  """One cell of the grid: rates, and ratios of the peers' seconds to ours."""
+  tokens, count, group_size = cell
+  drawn = tokens * count * group_size
+  result = {
+    'workload': 'grid',
+    'model': args.model,
+    'dtype': args.dtype,
+    'groups': count,
+    'group_size': group_size,
+    'tokens': tokens,
+    'prompt_tokens': args.shared + args.own,
+    'about': {name: side.hello for name, side in sides.items()},
+  }
+  parts = []
+  for name, seconds in found.items():
+    rates = [drawn / s for s in seconds]
+    result[name] = {
+      'seconds': pairs.spread(seconds),
+      'tokens_per_second': pairs.spread(rates),
+    }
+    part = f'{name} {pairs.tell(rates)} tokens/s'
+    if name != 'ours':
+      ratios = pairs.ratios(seconds, found['ours'])
+      result[name]['to_ours'] = pairs.spread(ratios)
+      part += f', ratio {pairs.tell(ratios)}'
+    parts.append(part)
+  line = f'{count} x {group_size} x {tokens} tokens: {"; ".join(parts)}'
+  pairs.show('sampling', result, line)
+
+
+def room(args: argparse.Namespace) -> None:
+  """The same responses with much and with little room for longer ones."""
+  from benchmarks import rollouts
+
+  config = models.SHAPES[args.model]
+  sampling = rollouts.Sampling(config, args.dtype)
+  prompts = models.prompts(
+    16, args.own, shared=args.shared, vocab_size=config.vocab_size
+  )
+  tokens = args.room_tokens
+  settings = models.endless(8, config.vocab_size, tokens)
+  calls = {
+    room: sampling.call(prompts, settings, slots=room) for room in args.rooms
+  }
+  for call in calls.values():
+    call()
+  found = pairs.in_turn(
+    {room: pairs.seconds(call) for room, call in calls.items()}, args.repeats
+  )
+  little, much = args.rooms
+  ratios = pairs.ratios(found[much], found[little])
+  result = {
+    'workload': 'room',
+    'model': args.model,
+    'dtype': args.dtype,
+    'rows': 128,
+    'tokens': tokens,
+    'seconds': {room: pairs.spread(s) for room, s in found.items()},
+    'ratio': pairs.spread(ratios),
+  }
+  line = (
+    f'{tokens} tokens with room for {much}: {pairs.tell(found[much])} s, '
+    f'for {little}: {pairs.tell(found[little])} s, ratio {pairs.tell(ratios)}'
+  )
+  pairs.show('sampling', result, line)
+
+
+def field(args: argparse.Namespace) -> None:
+  """Many requests of all lengths."""
+  from benchmarks import rollouts
+  from sqlm_jax.selfplay import batches
+
+  config = models.SHAPES[args.model]
+  sampling = rollouts.Sampling(config, args.dtype)
+  rng = np.random.default_rng(0)
+  low, high = args.lengths
+  reading, writing = rng.integers(low, high + 1, size=(2, args.requests))
+  prompts = batches.pack_prompts(
+    [rng.integers(config.vocab_size, size=n).tolist() for n in reading]
+  )
+  settings = sampling.forced(prompts, writing[:, None])
+  call = sampling.call(prompts, settings, slots=high)
+  drawn = int(call().lengths.sum())
+  found = pairs.in_turn({'ours': pairs.seconds(call)}, args.repeats)['ours']
+  rates = [drawn / s for s in found]
+  result = {
+    'workload': 'field',
+    'model': args.model,
+    'dtype': args.dtype,
+    'requests': args.requests,
+    'lengths': [low, high],
+    'prompt_tokens': int(reading.sum()),
+    'tokens': drawn,
+    'seconds': pairs.spread(found),
+    'tokens_per_second': pairs.spread(rates),
+  }
+  line = (
+    f'{args.model}, {args.requests} requests, {drawn} tokens: '
+    f'{pairs.tell(found)} s, {pairs.tell(rates)} tokens/s'
+  )
+  pairs.show('sampling', result, line)
+
+
+WORKLOADS = {'grid': grid, 'room': room, 'field': field}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--workload', default='grid', choices=WORKLOADS)
+  add('--model', default='smollm2-135m', choices=models.SHAPES)
+  add('--dtype', default='float32', choices=('float32', 'bfloat16'))
+  add('--groups', default=[1, 4, 16], type=int, nargs='+')
+  add('--group_sizes', default=[1, 8], type=int, nargs='+')
+  add('--tokens', default=[8, 128], type=int, nargs='+')
+  add('--shared', default=57, type=int, help='tokens common to all prompts')
+  add('--own', default=19, type=int, help='further tokens of a prompt')
+  add('--room_tokens', default=64, type=int)
+  add('--rooms', default=[128, 4096], type=int, nargs=2)
+  add('--requests', default=256, type=int)
+  add('--lengths', default=[100, 1024], type=int, nargs=2)
+  add('--peer_python', default=sys.executable, help='has transformers')
+  add('--llama_python', default=sys.executable, help='has llama-cpp-python')
+  add('--gguf', help='the file that llama.cpp reads; without, no llama.cpp')
+  add('--repeats', default=5, type=int)
+  add('--serve', action='store_true', help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.serve:
+    serve(args)
+  else:
+    WORKLOADS[args.workload](args)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,181 @@
+"""Does the cost grow faster than the work?
+
+  python -m benchmarks.scaling --output=runs/scaling
+
+Takes one size after the other (answers a question, questions, tokens of a
+prompt, tokens of an answer, width of the model) through a range, the others
+staying where they are, and times sampling and one update at every value of the
+range, in turn. Random weights in float32, few layers.
+
+The exponent is the slope of log seconds over log size; that of the work is
+the same for its operations (`benchmarks/work.py`). Writes a plot (scaling.png,
+scaling.svg) and a line a size.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from benchmarks import learning, models, pairs, rollouts, work
+from sqlm_jax import sharding
+from sqlm_jax.engine import learner, optimizer
+from sqlm_jax.models import config as model_config
+
+# Name -> values, the base among them. Prompts have no common prefix here.
+SIZES = {
+  'group_size': (2, 4, 8, 16, 32),
+  'groups': (4, 8, 16, 32),
+  'own': (32, 64, 128, 256),
+  'response': (16, 32, 64, 128),
+  'width': (256, 512, 768, 1024),
+}
+ABOUT = {
+  'group_size': 'answers a question',
+  'groups': 'questions',
+  'own': 'tokens of a prompt',
+  'response': 'tokens of an answer',
+  'width': 'width of the model',
+}
+BASE = work.Groups(groups=8, group_size=4, shared=0, own=64, response=32)
+BASE_WIDTH = 512
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+  """Slope of log cost over log size, by least squares."""
+  slope, _ = np.polyfit(np.log(sizes), np.log(costs), 1)
+  return float(slope)
+
+
+def make_config(width: int, layers: int) -> model_config.ModelConfig:
+  """A Llama of that width, heads of 64."""
+  return model_config.ModelConfig(
+    vocab_size=16384,
+    num_layers=layers,
+    width=width,
+    mlp_width=3 * width,
+    num_heads=width // 64,
+    num_kv_heads=width // 64,
+    head_width=64,
+  )
+
+
+def make_calls(
+  config: model_config.ModelConfig, size: work.Groups
+) -> dict[str, Callable]:
+  """Sampling and one update of these sizes, warm."""
+  sampling = rollouts.Sampling(config)
+  mesh = models.one_device()
+  sample = sampling.call(
+    models.prompts(size.groups, size.own, vocab_size=config.vocab_size),
+    models.endless(size.group_size, config.vocab_size, size.response),
+    slots=size.response,
+  )
+  optimize = optimizer.make_optimizer(learning_rate=1e-6)
+  step = learner.make_train_step(
+    sampling.policy,
+    optimize,
+    mesh,
+    learner.LossSettings(),
+    groups_per_microbatch=4,
+  )
+  state = models.random_state(sampling.policy, optimize, mesh)
+  batch = sharding.put_rows(learning.make_batch(size, config.vocab_size), mesh)
+
+  def learn():
+    nonlocal state
+    state, metrics = step(state, batch, None)
+    jax.block_until_ready((state, metrics))
+
+  calls = {'sample': sample, 'learn': learn}
+  for call in calls.values():
+    call()
+  return calls
+
+
+def sweep(name: str, values: Sequence[int], args) -> dict:
+  """Times and work along one size."""
+  layouts = {}
+  for value in values:
+    width = value if name == 'width' else BASE_WIDTH
+    size = BASE if name == 'width' else BASE._replace(**{name: value})
+    layouts[value] = (make_config(width, args.layers), size)
+  calls = {value: make_calls(*layout) for value, layout in layouts.items()}
+  flops = {'sample': work.sampling_flops, 'learn': work.update_flops}
+  found = {}
+  for part, count in flops.items():
+    seconds = pairs.in_turn(
+      {value: pairs.seconds(calls[value][part]) for value in values},
+      args.repeats,
+    )
+    medians = [float(np.median(seconds[value])) for value in values]
+    operations = [count(*layouts[value]) for value in values]
+    found[part] = {
+      'seconds': {value: pairs.spread(seconds[value]) for value in values},
+      'medians': medians,
+      'exponent': exponent(values, medians),
+      'work_exponent': exponent(values, operations),
+      'work': operations,
+    }
+  return found
+
+
+def plot(found: dict[str, dict], output: pathlib.Path) -> None:
+  """A panel a size: seconds, and the work from the largest size downwards."""
+  import matplotlib
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  figure, axes = pyplot.subplots(
+    1, len(found), figsize=(3.2 * len(found), 3.4), squeeze=False
+  )
+  for axis, (name, parts) in zip(axes[0], found.items(), strict=True):
+    for part, color in (('sample', 'C0'), ('learn', 'C1')):
+      one = parts[part]
+      values = list(one['seconds'])
+      label = f'{part}: {one["exponent"]:.2f}, work {one["work_exponent"]:.2f}'
+      axis.loglog(values, one['medians'], 'o-', color=color, label=label)
+      scale = one['medians'][-1] / one['work'][-1]
+      line = [scale * operations for operations in one['work']]
+      axis.loglog(values, line, ':', color=color)
+    axis.set_xticks(values, [str(value) for value in values])
+    axis.minorticks_off()
+    axis.set_xlabel(ABOUT[name])
+    axis.legend(fontsize=7)
+  axes[0][0].set_ylabel('seconds; dotted: the work')
+  figure.tight_layout()
+  for kind in ('png', 'svg'):
+    figure.savefig(output / f'scaling.{kind}', dpi=150)
+  pyplot.close(figure)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--output', type=pathlib.Path, required=True, help='for the plot')
+  add('--sizes', default=list(SIZES), nargs='+', choices=SIZES)
+  add('--values', type=int, nargs='+', help='of one size, instead of its own')
+  add('--layers', default=6, type=int)
+  add('--repeats', default=5, type=int)
+  args = parser.parse_args()
+  args.output.mkdir(parents=True, exist_ok=True)
+  found = {}
+  for name in args.sizes:
+    found[name] = sweep(name, args.values or SIZES[name], args)
+    parts = [
+      f'{part} {one["exponent"]:.2f} (work {one["work_exponent"]:.2f})'
+      for part, one in found[name].items()
+    ]
+    pairs.show(
+      'scaling',
+      {'size': name, 'layers': args.layers} | BASE._asdict() | found[name],
+      f'{ABOUT[name]}: exponents {", ".join(parts)}',
+    )
+  plot(found, args.output)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,205 @@
+"""How long does a whole step of the solver take, and how long with TRL?
+
+  python -m benchmarks.selfplay_step --repeats=5
+
+A step is: sample 8 answers to each of 16 sums of digits behind the few-shot
+prompt of configs/quickstart.py, vote, and update all weights. Compared, in
+turn, each in a process of its own:
+
+- ours: `selfplay.step.self_play_step`, as a run plays it
+- TRL: `GRPOTrainer` (`pip install 'trl[...]'`, see docs/benchmarks.md) on the
+  same weights, exported in float32, without gradient checkpointing
+
+Both: float32, the same prompts and number of answers, temperature 1, GRPO with
+one update a step, no KL penalty, AdamW. Two cases:
+
+- forced: every answer has exactly --tokens tokens, nothing stops it, and
+  rewards are random, so that all 128 answers have a gradient on both sides
+- trained: an answer ends with its line or at --tokens, and rewards are the
+  majority's, as in training. We do not compute groups that are paid alike,
+  whose gradient is zero; TRL does
+
+Warm steps are compared; the first one, which compiles, is told apart.
+"""
+
+import argparse
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from benchmarks import pairs, workers
+
+# No two are the same, and the prompt shows none of them.
+QUESTIONS = tuple(f'{a} + {b}' for a in (2, 4, 6, 8) for b in (1, 3, 6, 7))
+GROUP_SIZE = 8
+CASES = ('forced', 'trained')
+
+
+def make_game(model: str, case: str, tokens: int):
+  """The quickstart's game for these questions: parts, game, train states."""
+  from benchmarks import models
+  from configs import quickstart
+  from sqlm_jax import assemble, states
+  from sqlm_jax import config as config_lib
+
+  c = quickstart.get_config()
+  c.model.path = model
+  c.proposer.questions = c.proposer.group_size = len(QUESTIONS)
+  c.proposer.train_every = 0
+  c.solver.group_size = GROUP_SIZE
+  c.solver.max_tokens = tokens
+  if case == 'forced':
+    c.solver.rewards.majority, c.solver.rewards.random = 0.0, 1.0
+  parts = assemble.build(config_lib.from_dict(c.to_dict()))
+  game = assemble.make_game(parts)._replace(questions=QUESTIONS)
+  if case == 'forced':
+    solver = game.writers['solver']
+    vocab_size = solver.settings.stop_table.shape[1]
+    endless = models.endless(GROUP_SIZE, vocab_size, tokens)
+    settings = solver.settings._replace(stop_table=endless.stop_table)
+    game = game._replace(
+      rules=game.rules._replace(keep_neutral=True),
+      writers=game.writers | {'solver': solver._replace(settings=settings)},
+    )
+  return game, states.initial_states(parts)
+
+
+def serve(args: argparse.Namespace) -> None:
+  """Our side: plays a step whenever it is asked to."""
+  parent = workers.Parent()
+  import jax
+
+  from sqlm_jax.game import repetition
+  from sqlm_jax.selfplay import step as selfplay
+  from tests import compilations
+
+  game, states = make_game(args.model, *args.serve)
+  writer = game.writers['solver']
+  ids = [
+    writer.encode(prompt)
+    for question in QUESTIONS
+    for prompt in game.task.solver_prompts(question)
+  ]
+  parent.tell(prompt_ids=ids, threads=len(os.sched_getaffinity(0)))
+  memory = repetition.Memory(size=0)
+  for step in itertools.count():
+    if parent.listen() is None:
+      break
+    with compilations.count() as compiled:
+      start = time.perf_counter()
+      states, memory, outcome = selfplay.self_play_step(
+        step, states, memory, game
+      )
+      jax.block_until_ready(states)
+      seconds = time.perf_counter() - start
+    lengths = outcome.rounds[0].solutions.rollout.lengths
+    parent.tell(
+      seconds=seconds,
+      solve=outcome.metrics['time/solve'],
+      learn=outcome.metrics['time/learn'],
+      compilations=len(compiled),
+      tokens=int(lengths.sum()),
+      groups=_groups_learned(outcome, game.rules.keep_neutral),
+    )
+
+
+def _groups_learned(outcome, keep_neutral: bool) -> int:
+  rewards = [set(v.solver_rewards) for v in outcome.rounds[0].verdicts]
+  return sum(keep_neutral or len(paid) > 1 for paid in rewards)
+
+
+def export(model: str, directory: pathlib.Path) -> None:
+  """Writes the model as a Hugging Face directory, in float32."""
+  command = [sys.executable, '-m', 'sqlm_jax.main', '--mode=export']
+  command += ['--config=configs/quickstart.py', f'--config.model.path={model}']
+  command += [f'--export_dir={directory}', '--export_dtype=float32']
+  subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def measure(
+  args: argparse.Namespace, directory: pathlib.Path, case: str, tokens: int
+) -> None:
+  """Measures and shows one case."""
+  words = [f'--model={args.model}', '--serve', case, str(tokens)]
+  peer_words = [str(directory), case, str(tokens), str(args.trl_rows)]
+  answers = {'ours': [], 'trl': []}
+
+  def ask(worker, name):
+    answers[name].append(worker.ask())
+    return answers[name][-1]['seconds']
+
+  with (
+    workers.Worker('benchmarks.selfplay_step', *words) as ours,
+    workers.Worker(
+      'benchmarks.peer_trl', *peer_words, python=args.peer_python
+    ) as trl,
+  ):
+    if ours.hello['prompt_ids'] != trl.hello['prompt_ids']:
+      raise RuntimeError('the two sides do not read the same prompts')
+    sides = {
+      'ours': lambda: ask(ours, 'ours'),
+      'trl': lambda: ask(trl, 'trl'),
+    }
+    first = pairs.in_turn(sides, 1)
+    sides['ours']()  # shapes that depend on what was sampled
+    answers = {'ours': [], 'trl': []}
+    found = pairs.in_turn(sides, args.repeats)
+  lengths = [len(row) for row in ours.hello.pop('prompt_ids')]
+  result: dict[str, Any] = {
+    'case': case,
+    'tokens': tokens,
+    'model': args.model,
+    'prompt_tokens': [min(lengths), max(lengths)],
+    'threads': {'ours': ours.hello['threads'], 'trl': trl.hello['threads']},
+    'versions': trl.hello['versions'],
+    'trl_rows': args.trl_rows,
+    'first_seconds': {name: value[0] for name, value in first.items()},
+  }
+  for name in found:
+    result[f'{name}_seconds'] = pairs.spread(found[name])
+    for key in ('solve', 'learn', 'tokens', 'groups', 'compilations'):
+      if key in answers[name][0]:
+        values = [answer[key] for answer in answers[name]]
+        result[f'{name}_{key}'] = pairs.spread(values)
+  ratios = pairs.ratios(found['trl'], found['ours'])
+  result['trl_to_ours'] = pairs.spread(ratios)
+  part = lambda key: pairs.tell([one[key] for one in answers['ours']])
+  line = (
+    f'{case}, {tokens} tokens: ours {pairs.tell(found["ours"])} s '
+    f'(solve {part("solve")}, learn {part("learn")}, '
+    f'{part("groups")} of {len(QUESTIONS)} groups), '
+    f'TRL {pairs.tell(found["trl"])} s, ratio {pairs.tell(ratios)}; '
+    f'first step: ours {first["ours"][0]:.3g} s, TRL {first["trl"][0]:.3g} s'
+  )
+  pairs.show('selfplay_step', result, line)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--model', default='smollm2-135m-instruct', help='as config.model.path')
+  add('--cases', default=list(CASES), nargs='+', choices=CASES)
+  add('--tokens', default=[8, 64], type=int, nargs='+', help='of an answer')
+  add('--trl_rows', default=16, type=int, help='answers a TRL microbatch')
+  add('--peer_python', default=sys.executable, help='that has trl')
+  add('--repeats', default=5, type=int)
+  add('--serve', nargs=2, help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.serve:
+    args.serve = (args.serve[0], int(args.serve[1]))
+    serve(args)
+    return
+  with tempfile.TemporaryDirectory() as temporary:
+    directory = pathlib.Path(temporary) / 'model'
+    export(args.model, directory)
+    for case, tokens in itertools.product(args.cases, args.tokens):
+      measure(args, directory, case, tokens)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# One machine with NVIDIA GPUs: one process drives one, some or all of them.
+#
+#   launch/gpu.sh -- --config=configs/multiplication.py --workdir=runs/3b
+#   launch/gpu.sh --gpus=0,1 -- --config=… --workdir=…
+#
+# --gpus=I,J     which GPUs, by the numbers of nvidia-smi (all)
+# --memory=0.75  share of each GPU's memory that JAX takes when it starts
+# --dry_run      prints the command, does not run it
+#
+# Without a GPU that works it fails, where JAX by itself would use the CPU.
+set -euo pipefail
+
+gpus='' memory='' dry_run=''
+
+fail() {
+  echo "launch/gpu.sh: $*" >&2
+  exit 2
+}
+
+# Prints a command as a shell reads it.
+show() {
+  local word line='' tick="'" escaped="'\\''"
+  for word; do
+    [[ $word =~ ^[A-Za-z0-9_.,:/=@%+-]+$ ]] ||
+      word="'${word//$tick/$escaped}'"
+    line+="$word "
+  done
+  printf '%s\n' "${line% }"
+}
+
+while (($#)); do
+  case $1 in
+    --gpus=?*) gpus=${1#*=} ;;
+    --memory=?*) memory=${1#*=} ;;
+    --dry_run) dry_run=1 ;;
+    --) break ;;
+    *) fail "$1: expected one of --gpus=I,J, --memory=SHARE, --dry_run," \
+      'then -- and flags of sqlm_jax.main' ;;
+  esac
+  shift
+done
+(($# > 1)) || fail '--: expected, and flags of sqlm_jax.main after it'
+shift
+[[ -z $gpus || $gpus =~ ^[0-9]+(,[0-9]+)*$ ]] ||
+  fail "--gpus=$gpus: expected numbers such as 0,1"
+[[ -z $memory || $memory =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] ||
+  fail "--memory=$memory: expected a number between 0 and 1"
+
+command=(env "JAX_PLATFORMS=cuda,cpu")
+[[ -z $gpus ]] || command+=("CUDA_VISIBLE_DEVICES=$gpus")
+[[ -z $memory ]] || command+=("XLA_PYTHON_CLIENT_MEM_FRACTION=$memory")
+command+=("${PYTHON:-python}" -m sqlm_jax.main "$@")
+[[ ! $dry_run ]] || { show "${command[@]}" && exit; }
+show "${command[@]}" >&2
+exec "${command[@]}"

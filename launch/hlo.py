@@ -1,0 +1,271 @@
+"""What a compiled program does, read off its text: loops, FLOPs, collectives.
+
+XLA's own `cost_analysis` counts the body of a loop once. Here a body counts as
+often as it runs. All figures are one device's.
+"""
+
+import collections
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+COLLECTIVES = (
+  'all-gather',
+  'all-reduce',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+  'ragged-all-to-all',
+  'collective-broadcast',
+)
+_BITS = {'pred': 8, 'bf16': 16}  # others end with their width
+
+
+class Instruction(NamedTuple):
+  """One line of a computation."""
+
+  name: str
+  shapes: tuple[tuple[str, tuple[int, ...]], ...]  # (dtype, sizes), a result
+  op: str
+  arguments: str  # in brackets
+  rest: str  # attributes
+
+  @property
+  def operands(self) -> list[str]:
+    return re.findall(r'%([\w.\-]+)', self.arguments)
+
+
+class Run(NamedTuple):
+  """An instruction, where it stands, and how often it runs."""
+
+  instruction: Instruction
+  computation: dict[str, Instruction]
+  times: int
+  fused: bool  # inside a fusion, which is one instruction for the device
+
+
+class Moved(NamedTuple):
+  """What collectives of one kind do in a run of the program."""
+
+  count: int
+  bytes: int  # what goes in or what comes out, whichever is more
+
+
+def shapes_of(text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+  """`'(f32[2,3]{1,0}, s32[])'` to `(('f32', (2, 3)), ('s32', ()))`."""
+  return tuple(
+    (dtype, tuple(map(int, filter(None, sizes.split(',')))))
+    for dtype, sizes in re.findall(r'\b([a-z]\w*)\[([\d,]*)\]', text)
+  )
+
+
+def size_in_bytes(shapes) -> int:
+  """Without the padding of a device's layout."""
+  total = 0
+  for dtype, sizes in shapes:
+    digits = re.match(r'[a-z]+(\d+)', dtype)
+    bits = _BITS.get(dtype) or int(digits[1] if digits else 0)
+    total += math.prod(sizes) * bits // 8
+  return total
+
+
+def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
+  """Computations by name, and the name of the one that starts."""
+  computations, entry, current = {}, '', None
+  for line in text.splitlines():
+    head = re.match(r'(ENTRY )?%?([\w.\-]+) \(.*\{$', line)
+    if head:
+      current = computations.setdefault(head[2], {})
+      entry = head[2] if head[1] else entry
+    elif line.startswith('}'):
+      current = None
+    elif current is not None and (found := _instruction(line)):
+      current[found.name] = found
+  if not entry:
+    raise ValueError(f'{text[:80]!r}: expected the text of a compiled program')
+  return computations, entry
+
+
+def _instruction(line: str) -> Instruction | None:
+  head = re.match(r'\s+(?:ROOT )?%?([\w.\-]+) = ', line)
+  if not head:
+    return None
+  body = line[head.end() :]
+  end = _closing(body, 0) if body.startswith('(') else body.index(' ')
+  shape, body = body[:end], body[end:].lstrip(' ')
+  start = body.index('(')
+  end = _closing(body, start)
+  return Instruction(
+    head[1],
+    shapes_of(shape),
+    body[:start],
+    body[start + 1 : end - 1],
+    body[end:],
+  )
+
+
+def _closing(text: str, start: int) -> int:
+  """Where the bracket that opens at `start` is closed."""
+  depth = 0
+  for i in range(start, len(text)):
+    depth += (text[i] == '(') - (text[i] == ')')
+    if not depth:
+      return i + 1
+  raise ValueError(f'{text[:80]!r}: expected a closing bracket')
+
+
+def walk(text: str, *, unknown_trips: int = 1) -> Iterator[Run]:
+  """All that runs, with how often.
+
+  Args:
+    text: `compiled.as_text()`.
+    unknown_trips: of loops whose bound is data.
+  """
+  computations, entry = parse(text)
+
+  def visit(name, times, fused):
+    computation = computations[name]
+    for one in computation.values():
+      yield Run(one, computation, times, fused)
+      often = times
+      if one.op == 'while':
+        often *= _trips(one, computations) or unknown_trips
+      if one.op in ('while', 'fusion', 'call', 'conditional', 'async-start'):
+        for called in _called(one):
+          yield from visit(called, often, fused or one.op == 'fusion')
+
+  yield from visit(entry, 1, False)
+
+
+def _called(one: Instruction) -> list[str]:
+  pattern = r'(?:body|calls|to_apply|\w+_computation)=%?([\w.\-]+)'
+  found = re.findall(pattern, one.rest)
+  for several in re.findall(r'branch_computations=\{([^}]*)\}', one.rest):
+    found += re.findall(r'%?([\w.\-]+)', several)
+  return found
+
+
+def _trips(loop: Instruction, computations) -> int | None:
+  """As the compiler says, or as the condition compares with a constant."""
+  if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+    return int(known[1])
+  name = re.search(r'condition=%?([\w.\-]+)', loop.rest)[1]
+  # A counter that starts from 0 is compared with it.
+  bounds = [
+    int(one.arguments)
+    for one in computations[name].values()
+    if one.op == 'constant' and one.shapes in ((('s32', ()),), (('s64', ()),))
+  ]
+  return max(bounds, default=None)
+
+
+def moved(runs: Sequence[Run]) -> dict[str, Moved]:
+  """Kind of collective -> how often it runs and what a device moves.
+
+  An asynchronous one stands in several fusions under one channel; the first
+  counts.
+  """
+  found, seen = collections.defaultdict(lambda: Moved(0, 0)), set()
+  for one, computation, times, _ in runs:
+    kind = one.op.removesuffix('-start')
+    if kind not in COLLECTIVES:
+      continue
+    channel = re.search(r'channel_id=(\d+)', one.rest)
+    if channel and channel[1] in seen:
+      continue
+    seen.add(channel and channel[1])
+    into = size_in_bytes(_operand_shapes(one, computation))
+    out = size_in_bytes(one.shapes)
+    if kind != one.op and len(one.shapes) > 1:
+      out -= into  # its result repeats what goes in
+    count, total = found[kind]
+    found[kind] = Moved(count + times, total + times * max(into, out))
+  return dict(found)
+
+
+def _operand_shapes(one: Instruction, computation):
+  return tuple(
+    shape
+    for name in one.operands
+    if name in computation
+    for shape in computation[name].shapes
+  )
+
+
+def flops(runs: Sequence[Run]) -> int:
+  """Of matrix products, two a multiplication with its addition."""
+  total = 0
+  for one, computation, times, _ in runs:
+    if one.op == 'dot':
+      (_, left), *_ = _operand_shapes(one, computation)
+      dims = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', one.rest)[1]
+      summed = math.prod(left[int(i)] for i in dims.split(',') if i)
+      total += 2 * times * math.prod(one.shapes[0][1]) * summed
+    elif one.op == 'convolution':
+      total += 2 * times * _convolution(one, computation)
+  return total
+
+
+def _convolution(one: Instruction, computation) -> int:
+  """Multiplications; a product with batch dimensions is one on a TPU."""
+  (_, left), (_, kernel) = _operand_shapes(one, computation)
+  out = one.shapes[0][1]
+  ins, kernels, outs = re.search(
+    r'dim_labels=(\w+)_(\w+)->(\w+)', one.rest
+  ).groups()
+  window = re.search(r'window=\{([^}]*)\}', one.rest)
+  window = dict(x.split('=') for x in window[1].split()) if window else {}
+  split = {k: v.split('x') for k, v in window.items()}
+  count = left[ins.index('b')] * kernel[kernels.index('i')]
+  count *= kernel[kernels.index('o')]
+  for i in range(len(ins) - 2):
+    pick = lambda key, default, i=i: split[key][i] if key in split else default
+    size = left[ins.index(str(i))]
+    at = np.arange(out[outs.index(str(i))])[:, None] * int(pick('stride', 1))
+    steps = np.arange(kernel[kernels.index(str(i))])[None]
+    at = at + steps * int(pick('rhs_dilate', 1))
+    at = at - int(pick('pad', '0_0').split('_')[0])
+    apart = int(pick('lhs_dilate', 1))
+    # Padding and the holes of a dilation are not multiplied.
+    real = (at >= 0) & (at <= (size - 1) * apart) & (at % apart == 0)
+    count *= int(real.sum())
+  groups = re.search(r'batch_group_count=(\d+)', one.rest)
+  return count // int(groups[1] if groups else 1)
+
+
+def cycles(runs: Sequence[Run]) -> int:
+  """The TPU compiler's estimate, of all that is not communication; or 0."""
+  total = 0
+  for one, _, times, fused in runs:
+    found = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
+    if found and not fused:
+      total += times * int(found[1])
+  return total
+
+
+def whole_parameters(
+  text: str, parameters: Sequence[tuple[int, ...]]
+) -> list[str]:
+  """All-gathers of a parameter's whole stack of layers, as they stand.
+
+  A layer's part may be gathered, when its turn comes: that is what splitting
+  parameters means. All layers at once would need the memory that the split
+  has saved.
+
+  Args:
+    text: `compiled.as_text()`.
+    parameters: shapes of stacked parameters, [L, ...].
+  """
+  sizes = {math.prod(shape): shape for shape in parameters}
+  found = {}
+  for one, *_ in walk(text):
+    if one.op.removesuffix('-start') != 'all-gather':
+      continue
+    # The compiler may have merged or turned dimensions: their product stays.
+    _, result = one.shapes[-1]
+    if math.prod(result) in sizes:
+      found[one.name] = f'{one.name}: {sizes[math.prod(result)]}'
+  return list(found.values())

@@ -1,0 +1,299 @@
+"""The programs of a step, compiled for devices that need not exist.
+
+No array is made: parameters, state, batch and cache are shapes with shardings
+on the mesh of a topology.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from launch import hlo, memory, sizes
+from sqlm_jax import sharding
+from sqlm_jax.engine import decoding, groups, learner, optimizer
+from sqlm_jax.models import config as model_config
+from sqlm_jax.models import lora
+from sqlm_jax.models import policy as policy_lib
+
+STOP_STATES = 16  # of a stop table, which has a multiple of it
+
+
+class Settings(NamedTuple):
+  """How a model is trained, as far as memory and time depend on it."""
+
+  mesh: tuple[int, int, int]  # devices on each of `sharding.AXES`
+  dtypes: str = 'mixed'  # a key of `sizes.DTYPES`
+  remat: str = 'dots'  # of `decoder.REMAT`, the config's default
+  lora_rank: int = 0
+  updates: int = 8  # minibatches of a step's groups
+  groups_per_microbatch: int = 8
+  max_rows: int = 0  # responses decoded side by side, 0: all
+  chunk: int = 32  # tokens between two looks at who has ended
+  workload: sizes.Workload = sizes.PAPER
+
+
+class Program(NamedTuple):
+  """What is compiled, and what else is on the devices meanwhile."""
+
+  function: Callable[..., Any]  # jitted
+  arguments: tuple[Any, ...]
+  resident: tuple[Any, ...] = ()  # arrays that are no argument
+  unknown_trips: int = 1  # runs of a loop whose bound is data
+  calls: int = 1  # in a step
+  static: tuple[tuple[str, int], ...] = ()  # static arguments by name
+
+
+class Trees(NamedTuple):
+  """The arrays of a run, abstract and in their places."""
+
+  state: learner.TrainState
+  frozen: Any  # the reference, which adapters are joined with
+  sampled: Any  # what the sampler reads, in the dtype of products
+
+
+def place(tree, shardings):
+  """Shapes with their shardings."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    shardings,
+  )
+
+
+def trees(policy, adam, mesh, settings: Settings) -> Trees:
+  """State, frozen and sampled parameters of a run."""
+  whole = jax.eval_shape(policy.init, jax.random.key(0))
+  trained = lora.adapters(whole) if settings.lora_rank else whole
+  cast = lambda tree: jax.eval_shape(policy.cast, tree)
+  parameters = lambda tree: place(tree, sharding.shard_parameters(tree, mesh))
+  state = jax.eval_shape(lambda p: learner.init_state(p, adam), trained)
+  state = place(state, sharding.shard_like_parameters(state, trained, mesh))
+  return Trees(
+    state, parameters(cast(lora.base(whole))), parameters(cast(whole))
+  )
+
+
+def build(
+  config: model_config.ModelConfig, mesh: jax.sharding.Mesh, settings: Settings
+) -> dict[str, Program]:
+  """The programs that decide about memory and time, by name.
+
+  The sampler's are taken at their largest: every response as long as it may
+  be, the cache full.
+  """
+  policy = sizes.make_policy(
+    config,
+    dtypes=settings.dtypes,
+    lora_rank=settings.lora_rank,
+    remat=settings.remat,
+    mesh=mesh,
+  )
+  adam = optimizer.make_optimizer(learning_rate=1e-6, weight_decay=0.01)
+  run = trees(policy, adam, mesh, settings)
+  return {
+    'update': _update(policy, adam, mesh, settings, run),
+    **_sampler(policy, mesh, settings, run),
+  }
+
+
+def _update(policy, adam, mesh, settings, run: Trees) -> Program:
+  w = settings.workload
+  count = w.questions // settings.updates
+  prompts = _prompts(count, w, mesh)
+  rows = _rows(mesh, count)
+  whole = (w.group_size, w.tokens)
+  batch = groups.GroupBatch(
+    prompts=prompts,
+    tokens=rows(whole, np.int32),
+    lengths=rows(whole[:1], np.int32),
+    old_logprobs=rows(whole, np.float32),
+    advantages=rows((w.group_size, 1), np.float32),
+    weights=rows(whole[:1], np.float32),
+    num_groups=_whole(mesh)((), np.int32),
+  )
+  step = learner.make_train_step(
+    policy,
+    adam,
+    mesh,
+    learner.LossSettings(kl=0.001),
+    groups_per_microbatch=settings.groups_per_microbatch,
+  )
+  base = run.frozen if settings.lora_rank else {}
+  return Program(
+    step,
+    (run.state, batch, run.frozen, base),
+    unknown_trips=max(count // settings.groups_per_microbatch, 1),
+    calls=settings.updates,
+  )
+
+
+def _sampler(policy, mesh, settings, run: Trees) -> dict[str, Program]:
+  w = settings.workload
+  num_rows = w.questions * w.group_size
+  at_once = min(settings.max_rows or num_rows, num_rows)
+  width = min(settings.chunk, w.tokens)
+  whole = _whole(mesh)
+  keys_QG = jax.eval_shape(
+    lambda: jax.random.split(jax.random.key(0), (w.questions, w.group_size))
+  )
+  keys_QG = whole(keys_QG.shape, keys_QG.dtype)
+  settings_G = decoding.SamplerSettings(
+    whole((w.group_size,), np.float32),
+    whole((w.group_size,), np.float32),
+    whole((), np.int32),
+    whole((STOP_STATES, policy.config.vocab_size), np.uint8),
+  )
+  progress = decoding.Progress(
+    *(whole((at_once,), dtype) for dtype in (np.int32, np.int32, np.uint8))
+  )
+  cache = functools.partial(_cache, policy, mesh)
+  all_prompts = cache(w.questions, w.prompt_tokens)
+  own = cache(at_once // w.group_size, w.prompt_tokens)
+  before, recent = cache(at_once, w.tokens)[:2], cache(at_once, width)[:2]
+  prefill = decoding.make_prefill(policy, mesh, max_rows=settings.max_rows)
+  decode = decoding.make_decode(policy, mesh)
+  store = decoding.make_store(mesh)
+  training = (run.state, None if settings.lora_rank else run.frozen)
+  chunks = -(-w.tokens // width) * -(-num_rows // at_once)
+  return {
+    'prefill': Program(
+      prefill,
+      (run.sampled, _prompts(w.questions, w, mesh), keys_QG, settings_G),
+      resident=training,
+    ),
+    'decode': Program(
+      decode,
+      (
+        run.sampled,
+        (own,),
+        before,
+        progress,
+        whole((at_once,), np.int32),
+        keys_QG,
+        settings_G,
+      ),
+      resident=(*training, all_prompts),
+      unknown_trips=width,
+      calls=chunks,
+      static=(('width', width),),
+    ),
+    'store': Program(
+      store,
+      (before, recent, whole((at_once,), np.int32), None),
+      resident=(*training, all_prompts, own, run.sampled),
+      calls=chunks,
+      static=(('slots', w.tokens),),
+    ),
+  }
+
+
+def _whole(mesh):
+  """Makes arrays that every device has all of."""
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return lambda shape, dtype: jax.ShapeDtypeStruct(
+    shape, dtype, sharding=everywhere
+  )
+
+
+def _rows(mesh, count: int):
+  """Makes arrays of `count` rows, placed as `sharding.put_rows` does."""
+  split = sharding.rows_spec(count, mesh)
+  return lambda shape, dtype: jax.ShapeDtypeStruct(
+    (count, *shape), dtype, sharding=split
+  )
+
+
+def _prompts(count: int, workload: sizes.Workload, mesh) -> groups.Prompts:
+  rows = _rows(mesh, count)
+  return groups.Prompts(
+    prefix_tokens=_rows(mesh, 1)((0,), np.int32),
+    prefix_lengths=_rows(mesh, 1)((), np.int32),
+    tokens=rows((workload.prompt_tokens,), np.int32),
+    lengths=rows((), np.int32),
+  )
+
+
+def _cache(policy, mesh, rows: int, slots: int) -> policy_lib.KeyValues:
+  empty = jax.eval_shape(lambda: policy.init_cache(rows, slots))
+  split = sharding.cache_sharding(empty.keys.shape, mesh)
+  lengths = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return place(empty, policy_lib.KeyValues(split, split, lengths))
+
+
+def arrays(program: Program) -> int:
+  """Bytes of arguments and of what else waits on a device."""
+  return _size((program.arguments, program.resident))
+
+
+def measure(program: Program) -> dict[str, Any]:
+  """Compiles a program and reads what it needs and does, a device.
+
+  Returns:
+    Bytes: `arguments`, `outputs` that are not arguments used again,
+    `temporaries`, `code`, `resident` of arrays that are no argument, and
+    their sum, `total`. `flops`, `cycles`, `collectives`, and `gathered`, the
+    parameters that are gathered whole, where it was compiled; where the
+    compiler ran out of memory `total` is what it has asked for.
+  """
+  resident, arguments = _size(program.resident), _size(program.arguments)
+  lowered = program.function.lower(*program.arguments, **dict(program.static))
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    needed = out_of_memory(str(error))
+    if needed is None:
+      raise
+    return {
+      'arguments': arguments,
+      'resident': resident,
+      'total': max(needed, arguments) + resident,
+    }
+  used = compiled.memory_analysis()
+  found = {
+    'arguments': used.argument_size_in_bytes,
+    'outputs': used.output_size_in_bytes - used.alias_size_in_bytes,
+    'temporaries': used.temp_size_in_bytes,
+    'code': used.generated_code_size_in_bytes,
+    'resident': resident,
+  }
+  text = compiled.as_text()
+  runs = list(hlo.walk(text, unknown_trips=program.unknown_trips))
+  return found | {
+    'total': sum(found.values()),
+    'flops': hlo.flops(runs),
+    'cycles': hlo.cycles(runs),
+    'calls': program.calls,
+    'collectives': {k: v._asdict() for k, v in hlo.moved(runs).items()},
+    'gathered': hlo.whole_parameters(text, stacked(program.arguments)),
+  }
+
+
+def stacked(arguments) -> list[tuple[int, ...]]:
+  """Shapes of the matrices among them that are stacked by layer."""
+  return sorted(
+    {
+      x.shape
+      for path, x in jax.tree_util.tree_leaves_with_path(arguments)
+      if 'layers' in jax.tree_util.keystr(path) and len(x.shape) > 2
+    }
+  )
+
+
+def _size(tree) -> int:
+  shardings = jax.tree.map(lambda x: x.sharding, tree)
+  return memory.bytes_per_device(tree, shardings)
+
+
+def out_of_memory(message: str) -> int | None:
+  """Bytes that a compiler asked for in vain; None for another message."""
+  if 'RESOURCE_EXHAUSTED' not in message:
+    return None
+  units = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+  found = re.findall(r'(?:\(|Used )([\d.]+)([KMGT])', message)
+  return max(
+    (int(float(number) * units[unit]) for number, unit in found), default=None
+  )

@@ -1,0 +1,142 @@
+"""Every mesh of eight devices samples and learns like one device."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from sqlm_jax import sharding
+from sqlm_jax.engine import groups, learner, sampler
+from sqlm_jax.models import policy
+from sqlm_jax.selfplay import batches
+from sqlm_jax.weights import families
+
+SHAPES = [
+  (data, fsdp, 8 // data // fsdp)
+  for data in (1, 2, 4, 8)
+  for fsdp in (1, 2, 4, 8)
+  if data * fsdp <= 8
+]
+FAMILIES = {
+  'llama': {'tie_word_embeddings': False},
+  'qwen2': {'tie_word_embeddings': True},
+  'gemma2': {'sliding_window': 6, 'head_dim': 8, 'query_pre_attn_scalar': 20},
+}
+Q, G, R, V = 8, 2, 6, 88
+PROMPTS = [[*range(20, 30), 5 + q, 7, *[q] * (q % 3)] for q in range(Q)]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """What is compiled well rounds no better."""
+  name = 'jax_disable_most_optimizations'
+  jax.config.update(name, True)
+  yield
+  jax.config.update(name, False)
+
+
+@functools.cache
+def make_policy(family):
+  """Two layers; two key heads, which most meshes cannot split."""
+  sizes = {
+    'vocab_size': V,
+    'hidden_size': 32,
+    'intermediate_size': 64,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 8,
+    'num_key_value_heads': 2,
+  }
+  hf = families.make_hf_config(family, sizes | FAMILIES[family])
+  return policy.make_policy(families.read(hf))
+
+
+@functools.cache
+def make_params(family):
+  """Random norms and biases, too: zeros would hide where they are."""
+  rng = np.random.default_rng(0)
+  params = jax.eval_shape(make_policy(family).init, jax.random.key(0))
+  spread = lambda x: 0.3 if len(x.shape) < 3 else 0.2
+  return jax.tree.map(
+    lambda x: rng.normal(0, spread(x), x.shape).astype(np.float32), params
+  )
+
+
+def play(family, shape):
+  """Samples, in two chunks, and learns from the samples."""
+  mesh = sharding.make_mesh(
+    dict(zip(sharding.AXES, shape, strict=True)),
+    jax.devices()[: math.prod(shape)],
+  )
+  params = make_params(family)
+  params = jax.device_put(params, sharding.shard_parameters(params, mesh))
+  reference = jax.tree.map(lambda x: x * 0.99, params)
+  sample = sampler.make_sampler(make_policy(family), mesh, chunk=3)
+  prompts = batches.pack_prompts(PROMPTS)
+  rollout = sample(
+    params,
+    sharding.put_rows(prompts, mesh),
+    sampler.response_keys((0, 1), num_groups=Q, group_size=G),
+    sampler.SamplerSettings(
+      np.ones(G, np.float32),
+      np.ones(G, np.float32),
+      np.int32(R),
+      np.zeros((2, V), np.uint8),
+    ),
+    slots=R,
+  )
+  rng = np.random.default_rng(0)
+  batch = groups.GroupBatch(
+    prompts,
+    rollout.tokens,
+    rollout.lengths,
+    rollout.logprobs,
+    rng.normal(size=(Q, G, 1)).astype(np.float32),
+    np.full((Q, G), 1 / rollout.lengths.sum(), np.float32),
+    np.int32(Q),
+  )
+  # Its momentum is the gradient.
+  sgd = optax.sgd(1.0, momentum=0.9)
+  state = learner.init_state(params, sgd)
+  before = parts_of(state)
+  step = learner.make_train_step(
+    make_policy(family),
+    sgd,
+    mesh,
+    learner.LossSettings(kl=0.1),
+    groups_per_microbatch=Q,
+  )
+  state, metrics = step(state, sharding.put_rows(batch, mesh), reference)
+  assert parts_of(state) == before
+  return rollout, jax.device_get((state, metrics))
+
+
+def parts_of(state):
+  """What a device holds of every array, by shape."""
+  return jax.tree.map(lambda x: x.sharding.shard_shape(x.shape), state)
+
+
+@functools.cache
+def on_one_device(family):
+  return play(family, (1, 1, 1))
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('family', FAMILIES)
+def test_samples_and_update_are_those_of_one_device(family, shape):
+  rollout, learned = play(family, shape)
+  expected_rollout, expected = on_one_device(family)
+  np.testing.assert_array_equal(rollout.tokens, expected_rollout.tokens)
+  np.testing.assert_allclose(
+    rollout.logprobs, expected_rollout.logprobs, atol=1e-4
+  )
+  # float32: 1e-4 of the largest entry of an array.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()) + 1e-9
+    ),
+    learned,
+    expected,
+  )

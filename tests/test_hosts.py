@@ -1,0 +1,245 @@
+"""Several processes, started for real, play the run of one."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from configs import smoke
+from sqlm_jax import assemble, checkpoint, hosts, train, writers
+from sqlm_jax import config as config_lib
+from sqlm_jax import states as states_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = {
+  'random_model.num_layers': 1,
+  # Most proposals end in time, and most groups of answers differ.
+  'task.proposer_stop': tuple('abcdefghijklmnopqrstuvwxyz0123456789'),
+  'task.validation': (),
+  'proposer.max_tokens': 16,
+  'solver.max_tokens': 12,
+  'solver.rewards.format': 0.5,
+  'evaluation.samples': 1,
+  'evaluation.every': 0,
+  'checkpoint.every': 0,
+}
+# Many more steps than are played: the run is stopped.
+TWO = SMALL | {'num_steps': 100_000, 'mesh.data': 1, 'mesh.fsdp': 2}
+# Adapters, a critic, an earlier solver: whatever else devices may share.
+FOUR = SMALL | {
+  'num_steps': 1,
+  'task.evaluation': (),
+  'mesh.data': 2,
+  'mesh.tensor': 2,
+  'model.lora.rank': 2,
+  'advantage.estimator': 'gae',
+  'solver.rewards.random': 0.5,
+  'vote.earlier_answers': 2,
+  'vote.earlier_every': 1,
+  'proposer.train_every': 1,
+}
+ONE_DEVICE = {'mesh.data': 1, 'mesh.fsdp': 1, 'mesh.tensor': 1}
+
+
+def config_of(changes) -> config_lib.Config:
+  c = smoke.get_config()
+  c.update_from_flattened_dict(changes)
+  return config_lib.from_dict(c.to_dict())
+
+
+CONFIG_FILE = """
+from configs import smoke
+
+def get_config():
+  c = smoke.get_config()
+  c.update_from_flattened_dict({changes!r})
+  return c
+"""
+
+
+def start(count, workdir, changes):
+  """As many processes of one device each."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{free.getsockname()[1]}'
+  config = workdir.parent / 'config.py'
+  config.write_text(CONFIG_FILE.format(changes=changes))
+  return [
+    subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'sqlm_jax.main', f'--config={config}'),
+        *(f'--workdir={workdir}', f'--coordinator_address={address}'),
+        *(f'--num_processes={count}', f'--process_id={i}'),
+      ],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      env=os.environ | QUICK,
+    )
+    for i in range(count)
+  ]
+
+
+QUICK = {
+  'JAX_PLATFORMS': 'cpu',
+  'JAX_NUM_CPU_DEVICES': '1',
+  'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+  'XLA_FLAGS': '',
+}
+
+
+def finish(processes) -> list[str]:
+  try:
+    outputs = [p.communicate(timeout=600)[0] for p in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert [p.returncode for p in processes] == [0] * len(processes), outputs
+  return outputs
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+  """Stopped by a signal to the second one."""
+  workdir = tmp_path_factory.mktemp('two') / 'run'
+  processes = start(2, workdir, TWO)
+  path = workdir / 'metrics.jsonl'
+  deadline = time.monotonic() + 600
+  while time.monotonic() < deadline and processes[0].poll() is None:
+    if path.exists() and len(path.read_text().splitlines()) >= 2:
+      break
+    time.sleep(0.1)
+  processes[1].send_signal(signal.SIGTERM)
+  return workdir, finish(processes)
+
+
+def rows_of(workdir):
+  """Everything that was said, in the order of a single process."""
+  rows = parquet.read_table(workdir / 'rollouts').to_pylist()
+  place = lambda row: [row[k] for k in ('step', 'role', 'group', 'sample')]
+  return sorted(rows, key=place)
+
+
+def assert_same_numbers(found: dict, expected: dict):
+  """Equal, but floats to float32 rounding; times apart."""
+  assert found.keys() == expected.keys()
+  for name, value in expected.items():
+    if name.startswith(('time/', 'seconds')):
+      continue
+    if isinstance(value, float):
+      value = pytest.approx(value, rel=1e-3, abs=1e-5)
+    assert found[name] == value, name
+
+
+def assert_same_run(found: pathlib.Path, expected: pathlib.Path, config):
+  for name in ('metrics.jsonl', 'eval.jsonl'):
+    paths = [path / name for path in (found, expected)]
+    rows = [writers.read_jsonl(path) for path in paths if path.exists()]
+    for one, other in zip(*rows, strict=True):
+      assert_same_numbers(one, other)
+  metrics = writers.read_jsonl(found / 'metrics.jsonl')
+  for role in ('proposer', 'solver'):
+    assert any(row.get(f'train/{role}/updates') for row in metrics)
+  for one, other in zip(rows_of(found), rows_of(expected), strict=True):
+    assert_same_numbers(one, other)
+  states = [restored(workdir, config) for workdir in (found, expected)]
+  for name in states[1]:
+    jax.tree.map(
+      # An update moves an entry by 1e-3, whatever its gradient.
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+      *(state[name].params for state in states),
+    )
+
+
+def restored(workdir, config):
+  with checkpoint.open_checkpoints(
+    workdir / 'checkpoints', read_only=True
+  ) as manager:
+    abstract = states_lib.abstract_states(assemble.build(config))
+    return checkpoint.restore(manager, abstract)[1]
+
+
+def test_a_signal_to_one_stops_all_at_the_same_step(two):
+  workdir, outputs = two
+  steps = len(writers.read_jsonl(workdir / 'metrics.jsonl'))
+  assert f'Stopped after {steps} of 100000 steps, and saved' in outputs[0]
+  assert 'steps' not in outputs[1]  # the first one speaks for all
+  saved = [path.name for path in (workdir / 'checkpoints').iterdir()]
+  assert saved == [str(steps)]
+
+
+def test_two_processes_play_the_run_of_one_and_one_goes_on(two, tmp_path):
+  workdir = shutil.copytree(two[0], tmp_path / 'two')
+  steps = len(writers.read_jsonl(workdir / 'metrics.jsonl'))
+  # With the evaluations of the end; the others have only that of step 0.
+  config = config_of(TWO | ONE_DEVICE | {'num_steps': steps + 1})
+  for name in ('one', 'two'):
+    train.train(config, str(tmp_path / name))
+  assert_same_run(workdir, tmp_path / 'one', config)
+
+
+def test_a_group_is_read_by_one_process(two):
+  workdir, _ = two
+  files = sorted((workdir / 'rollouts').glob('*-of-*.parquet'))
+  seen = {}
+  for path in files:
+    part = re.fullmatch(r'step_(\d{8})-(0000[01])-of-00002.parquet', path.name)
+    rows = parquet.read_table(path).to_pylist()
+    asked = {row['question'] for row in rows if row['role'] == 'proposer'}
+    for row in rows:
+      seen.setdefault((part[1], row['role'], row['group']), set()).add(part[2])
+      # Nor do answers leave the process that has read their question.
+      assert row['question'] in asked
+  assert all(len(processes) == 1 for processes in seen.values())
+  assert {tuple(processes) for processes in seen.values()} == {
+    ('00000',),
+    ('00001',),
+  }
+
+
+def test_four_processes_play_the_run_of_one(tmp_path):
+  """Two of them read nothing: there are only two groups of proposals."""
+  finish(start(4, tmp_path / 'four', FOUR))
+  config = config_of(FOUR | ONE_DEVICE)
+  train.train(config, str(tmp_path / 'one'))
+  assert_same_run(tmp_path / 'four', tmp_path / 'one', config)
+
+
+@pytest.mark.parametrize('number', [0, 1, 2, 7, 8])
+@pytest.mark.parametrize('count', [1, 2, 4])
+def test_all_is_somebodys_own(monkeypatch, number, count):
+  monkeypatch.setattr(hosts, 'count', lambda: count)
+  shares = []
+  for index in range(count):
+    monkeypatch.setattr(hosts, 'index', lambda index=index: index)
+    shares.append(hosts.own(number))
+  assert [i for share in shares for i in share] == list(range(number))
+  sizes = [len(share) for share in shares]
+  assert max(sizes) - min(sizes) <= 1
+  assert sizes[0] == max(sizes)
+
+
+def test_what_fails_in_the_first_process_fails_in_all(monkeypatch):
+  monkeypatch.setattr(hosts, 'count', lambda: 2)
+  told = []
+  monkeypatch.setattr(hosts, 'exchange', lambda x: told.append(x) or told)
+
+  def make():
+    raise ValueError('no such thing')
+
+  with pytest.raises(ValueError, match='no such thing'):
+    hosts.from_first(make)
+  monkeypatch.setattr(hosts, 'is_first', lambda: False)
+  with pytest.raises(RuntimeError, match='first process stopped: no such th'):
+    hosts.from_first(make)
