@@ -41,7 +41,8 @@ setuptools.setup(
   ],
   extras_require={
     'cuda': ['jax[cuda13]'],
-    'gs': ['etils[epath-gcs]'],  # for a workdir gs://bucket/…
+    # For a workdir gs://bucket/…
+    'gs': ['etils[epath-gcs]>=1.10', 'google-cloud-storage>=2.18'],
     'tpu': ['jax[tpu]'],
     'test': [
       'hypothesis>=6.100',

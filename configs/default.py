@@ -188,6 +188,18 @@ def get_config() -> config_dict.ConfigDict:
   c.checkpoint.every = 10  # steps; 0 only at the end
   c.checkpoint.keep = 2  # newest checkpoints that are kept
 
+  c.divergence = config_dict.ConfigDict()
+  # Updates in a row that are not finite, and skipped, until the run stops; 0:
+  # it goes on.
+  c.divergence.skipped_updates = 10
+  # Alarms, a token, in nats: a KL to the initial model, and an entropy.
+  c.divergence.kl_above = 0.0  # 0: none
+  c.divergence.entropy_below = 0.0
+  # On an alarm: stop, or roll_back to the last checkpoint's weights, and go on
+  # with the next step.
+  c.divergence.action = 'stop'
+  c.divergence.rollbacks = 3  # then it stops
+
   # Devices along each mesh axis; -1 takes what is left.
   c.mesh = config_dict.ConfigDict()
   c.mesh.data = -1  # copies of the weights

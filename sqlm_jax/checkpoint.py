@@ -5,40 +5,59 @@ states (any NamedTuples and dicts of arrays) and a little host state as JSON.
 Arrays are stored under their paths, 'policy/params/final_norm/scale', so that
 a checkpoint is read without the code that wrote it, and that one which does
 not fit is refused by the names of what does not.
+
+Beside them stands a record of what they were in memory (`manifest`). What
+comes back otherwise, or not at all, is damaged, and the checkpoint before it
+is taken.
 """
 
 import contextlib
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+from sqlm_jax import manifest, storage
+
 Tree = Any  # a pytree of arrays, or of jax.ShapeDtypeStruct with shardings
-Path = tuple[str, ...]  # names from the root to a leaf
+Path = manifest.Path
+
+_log = logging.getLogger('absl')  # which shows warnings of ours
 
 
+class _DamagedError(ValueError):
+  """Of a checkpoint that did not come back as it was."""
+
+
+@contextlib.contextmanager
 def open_checkpoints(
   directory: epath.PathLike,
   *,
   keep: int = 1,
   every: int = 0,
   read_only: bool = False,
-) -> ocp.CheckpointManager:
-  """Opens a directory of checkpoints; to be closed, or used in a `with`.
+) -> Iterator[ocp.CheckpointManager]:
+  """Opens a directory of checkpoints, for a `with`.
 
   What a killed run left half-saved is removed, unless it is opened to read.
+  In the end it waits for what is being saved.
 
   Args:
     directory: made if it does not exist, unless it is opened to read.
     keep: how many of the newest checkpoints stay, beside the best one.
     every: `save` keeps each step that this divides; 0 only forced ones.
     read_only: changes nothing, so that a run may be training there.
+
+  Raises:
+    OSError: if the directory cannot be made, or a save has failed.
   """
-  logging.getLogger('absl').addFilter(_not_orbax_chatter)
+  _log.addFilter(_not_orbax_chatter)
   if read_only:
     options = ocp.CheckpointManagerOptions(
       read_only=True, create=False, save_interval_steps=0, best_fn=_score
@@ -56,15 +75,32 @@ def open_checkpoints(
       ),
       should_save_fn=lambda step, _: bool(every) and step % every == 0,
       cleanup_tmp_directories=True,
+      # Else threads wait for a directory that a full disk never gets, and the
+      # process does not end.
+      async_options=ocp.options.AsyncOptions(
+        create_directories_asynchronously=False
+      ),
     )
-  return ocp.CheckpointManager(
-    epath.Path(directory).absolute(),
-    options=options,
-    item_handlers={
-      'states': ocp.PyTreeCheckpointHandler(),
-      'host': ocp.JsonCheckpointHandler(),
-    },
-  )
+  directory = storage.absolute(directory)
+  with _opening_named(directory):
+    if not read_only and jax.process_index() == 0:
+      _drop_damaged_scores(directory)
+    manager = ocp.CheckpointManager(
+      directory,
+      options=options,
+      item_handlers={
+        'states': ocp.PyTreeCheckpointHandler(),
+        'host': ocp.JsonCheckpointHandler(),
+      },
+    )
+  try:
+    yield manager
+  except BaseException:
+    with contextlib.suppress(Exception):  # what ended us is told
+      manager.close()
+    raise
+  with _failure_named(manager):
+    manager.close()
 
 
 def _score(metrics: Mapping[str, float]) -> float:
@@ -97,24 +133,50 @@ def save(
     step: the next step of the run.
     states: train states by name; may be donated as soon as this returns.
     host_state: what JSON can hold.
-    score: how good it is, the best one is kept; None if nobody knows.
-    force: whether it is time or not; `manager.wait_until_finished()` makes
-      sure that it is on disk.
+    score: how good it is, the best one is kept; None if nobody knows. It may
+      be told later, of a step that is saved.
+    force: whether it is time or not; `wait` makes sure that it is on disk.
 
   Returns:
     Whether this step is saved, or was before.
+
+  Raises:
+    OSError: if it cannot be saved, or the one before could not.
   """
   if step in manager.all_steps():
+    if score is not None:
+      _add_score(manager, step, score)
     return True
-  return manager.save(
-    step,
-    args=ocp.args.Composite(
-      states=ocp.args.PyTreeSave(_nest(_paths(states))),
-      host=ocp.args.JsonSave(dict(host_state)),
-    ),
-    metrics=None if score is None else {'score': score},
-    force=force,
-  )
+  if not force and not manager.should_save(step):
+    return False
+  arrays = _paths(states)
+  with _failure_named(manager):
+    return manager.save(
+      step,
+      args=ocp.args.Composite(
+        states=ocp.args.PyTreeSave(_nest(arrays)),
+        host=ocp.args.JsonSave(manifest.seal(arrays, host_state)),
+      ),
+      metrics=None if score is None else {'score': score},
+      force=force,
+    )
+
+
+def _add_score(manager, step: int, score: float) -> None:
+  """As orbax writes it beside the items of a checkpoint."""
+  manager.wait_until_finished()
+  directory = manager.directory / str(step) / 'metrics'
+  if jax.process_index() == 0 and not (directory / 'metrics').exists():
+    directory.mkdir(exist_ok=True)
+    storage.write_text(directory / 'metrics', json.dumps({'score': score}))
+  multihost_utils.sync_global_devices('a score is told')
+  manager.reload()
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+  """Returns when everything is on disk; raises OSError if it cannot be."""
+  with _failure_named(manager):
+    manager.wait_until_finished()
 
 
 def restore(
@@ -125,28 +187,44 @@ def restore(
 ) -> tuple[int, dict[str, Tree], dict[str, Any]]:
   """Restores a run, each array straight onto its shards.
 
+  A damaged checkpoint is moved away, with a warning, and the one before it
+  is restored.
+
   Args:
     manager: from `open_checkpoints`.
     abstract_states: train states by name; `jax.ShapeDtypeStruct` with their
       shardings instead of arrays.
-    step: of the checkpoint; default, the newest.
+    step: of the checkpoint, and of no other; default, the newest.
 
   Returns:
     The step, the states and the host state.
 
   Raises:
     FileNotFoundError: if there is no such checkpoint.
-    ValueError: if its arrays have other names, shapes or types, or if it is
-      damaged.
+    ValueError: if its arrays have other names, shapes or types, if a newer
+      version has saved it, or if it is damaged and none is left.
   """
-  step = _existing(manager, step)
+  manager.wait_until_finished()  # else the newest is listed, but not there
+  steps = [_existing(manager, step)]
+  if step is None:
+    steps = sorted(manager.all_steps(), reverse=True)
   wanted = _paths(abstract_states)
-  _check(wanted, _stored(manager, step), _where(manager, step))
-  arrays = _read(manager, step, wanted)
-  with _damage_named(manager, step):
-    args = ocp.args.Composite(host=ocp.args.JsonRestore())
-    host = manager.restore(step, args=args).host
-  return step, _fill(abstract_states, arrays), host
+  damaged: dict[int, _DamagedError] = {}
+  for at in steps:
+    try:
+      stored, host = _record(manager, at)
+      manifest.check(wanted, stored, _where(manager, at))
+      arrays = _read(manager, at, wanted, stored)
+    except _DamagedError as error:
+      damaged[at] = error
+      continue
+    _move_away(manager, damaged, instead=at)
+    return at, _fill(abstract_states, arrays), host
+  raise ValueError(
+    '\n'.join(map(str, damaged.values()))
+    + f'\nNo other is left in {manager.directory}. Remove that directory to '
+    'start from the beginning.'
+  )
 
 
 def restore_params(
@@ -168,24 +246,24 @@ def restore_params(
 
   Raises:
     FileNotFoundError: if there is no such checkpoint.
-    ValueError: if its parameters have other names, shapes or types, or if it
-      is damaged.
+    ValueError: if its parameters have other names, shapes or types, if a
+      newer version has saved it, or if it is damaged.
   """
+  manager.wait_until_finished()  # else the newest is listed, but not there
   step = _existing(manager, step)
   trees = {name: {'params': tree} for name, tree in abstract_params.items()}
   wanted = _paths(trees)
   stored = {
     path: x
-    for path, x in _stored(manager, step).items()
+    for path, x in _record(manager, step)[0].items()
     if path[0] in abstract_params and path[1:2] == ('params',)
   }
-  _check(wanted, stored, _where(manager, step))
-  filled = _fill(trees, _read(manager, step, wanted))
+  manifest.check(wanted, stored, _where(manager, step))
+  filled = _fill(trees, _read(manager, step, wanted, stored))
   return step, {name: tree['params'] for name, tree in filled.items()}
 
 
 def _existing(manager: ocp.CheckpointManager, step: int | None) -> int:
-  manager.wait_until_finished()  # else the newest is listed, but not there
   steps = sorted(manager.all_steps())
   if steps and step is None:
     return steps[-1]
@@ -202,24 +280,100 @@ def _where(manager, step: int) -> str:
 
 
 @contextlib.contextmanager
+def _opening_named(directory: epath.Path):
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    raise OSError(
+      f'{directory}: no checkpoints can be kept or found there '
+      f'({_first_lines(error)})'
+    ) from error
+
+
+def _drop_damaged_scores(directory: epath.Path) -> None:
+  """Orbax reads all scores when it opens, and gives up if it cannot."""
+  for path in directory.glob('*/metrics/metrics'):
+    try:
+      float(json.loads(path.read_text())['score'])
+    except (ValueError, KeyError, TypeError):
+      _log.warning('%s is damaged: this checkpoint lost its score.', path)
+      path.parent.rmtree()
+
+
+@contextlib.contextmanager
+def _failure_named(manager):
+  """Orbax and its backends raise anything when a disk is full or gone."""
+  try:
+    yield
+  except Exception as error:
+    raise OSError(
+      f'{manager.directory}: a checkpoint could not be saved. What was saved '
+      'before is whole: when this is mended, the same command goes on from '
+      f'there. ({_first_lines(error)})'
+    ) from error
+
+
+@contextlib.contextmanager
 def _damage_named(manager, step: int):
   """Orbax and its backends raise anything when files are missing or cut."""
   try:
     yield
   except Exception as error:
-    raise ValueError(
-      f'{_where(manager, step)}: a damaged checkpoint, remove it to go on '
-      f'from an earlier one ({str(error)[:200]})'
-    ) from error
+    raise _damage(manager, step, _first_lines(error)) from error
 
 
-def _stored(manager, step: int) -> dict[Path, Any]:
-  """Shape and dtype of what a checkpoint holds."""
+def _damage(manager, step: int, what: str) -> _DamagedError:
+  return _DamagedError(
+    f'{_where(manager, step)}: a damaged checkpoint ({what})'
+  )
+
+
+def _first_lines(error: Exception, most: int = 200) -> str:
+  said = ' '.join(f'{error}'.split())
+  return f'{type(error).__name__}: {said[:most]}'
+
+
+def _move_away(manager, damaged: Mapping[int, Exception], *, instead: int):
+  """Makes room for the steps that will be saved again; loses nothing."""
+  for step, error in damaged.items():
+    away = manager.directory.parent / 'damaged_checkpoints' / str(step)
+    _log.warning(
+      '%s; moved to %s, going on from step %d.', error, away, instead
+    )
+    if jax.process_index() == 0:
+      if away.exists():
+        away.rmtree()
+      away.parent.mkdir(exist_ok=True)
+      (manager.directory / str(step)).rename(away)
+  if damaged:
+    multihost_utils.sync_global_devices('damaged checkpoints are moved')
+    manager.reload()
+
+
+def _record(
+  manager, step: int
+) -> tuple[dict[Path, manifest.Stored], dict[str, Any]]:
+  """What a checkpoint holds, and its host state."""
   with _damage_named(manager, step):
-    return _paths(manager.item_metadata(step)['states'].tree)
+    args = ocp.args.Composite(host=ocp.args.JsonRestore())
+    record = manager.restore(step, args=args).host
+    try:
+      return manifest.unseal(record)
+    except NotImplementedError as error:
+      found = error
+  raise ValueError(
+    f'{_where(manager, step)}: a checkpoint of format {found}, saved by '
+    'another version of sqlm_jax: this one reads format '
+    f'{manifest.FORMAT}, a newer one may read both'
+  )
 
 
-def _read(manager, step: int, wanted: Mapping[Path, Any]):
+def _read(
+  manager,
+  step: int,
+  wanted: Mapping[Path, Any],
+  stored: Mapping[Path, manifest.Stored],
+) -> dict[Path, jax.Array]:
   restore_args = {
     path: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype)
     for path, x in wanted.items()
@@ -229,27 +383,10 @@ def _read(manager, step: int, wanted: Mapping[Path, Any]):
   )
   with _damage_named(manager, step):
     found = manager.restore(step, args=ocp.args.Composite(states=args))
-  return _paths(found.states)
-
-
-def _check(wanted: Mapping, stored: Mapping, where: str, most: int = 5):
-  """Refuses a checkpoint of something else, by what differs."""
-  show = lambda x: f'{x.dtype}{list(x.shape)}'
-  differing = []
-  for path in sorted(wanted.keys() | stored.keys()):
-    found = show(stored[path]) if path in stored else 'nothing'
-    expected = show(wanted[path]) if path in wanted else 'nothing'
-    if found != expected:
-      differing.append(
-        f'  {"/".join(path)}: found {found}, expected {expected}'
-      )
-  if differing:
-    rest = len(differing) - most
-    raise ValueError(
-      f'{where}: a checkpoint of another architecture or optimizer\n'
-      + '\n'.join(differing[:most])
-      + (f'\n  and {rest} more' if rest > 0 else '')
-    )
+    arrays = _paths(found.states)
+  if altered := manifest.altered(arrays, stored):
+    raise _damage(manager, step, f'not as it was: {", ".join(altered[:3])}')
+  return arrays
 
 
 def _paths(tree: Tree) -> dict[Path, Any]:
@@ -279,8 +416,8 @@ def _fill(like: Tree, leaves: Mapping[Path, Any]) -> Tree:
 
 
 def _not_orbax_chatter(record: logging.LogRecord) -> bool:
-  """Orbax tells a page a save through absl's logger: keep the errors.
+  """Orbax tells a page a save through absl's logger.
 
-  Its warnings say that a directory that was opened to read is read-only.
+  What it has to say of failures it raises, too, and then it is named here.
   """
-  return record.levelno >= logging.ERROR or 'orbax' not in record.pathname
+  return 'orbax' not in record.pathname

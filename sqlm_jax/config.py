@@ -209,6 +209,15 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class Divergence:
+  skipped_updates: int
+  kl_above: float
+  entropy_below: float
+  action: str
+  rollbacks: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Mesh:
   data: int
   fsdp: int
@@ -237,11 +246,12 @@ class Config:
   optimizer: Optimizer
   evaluation: Evaluation
   checkpoint: Checkpoint
+  divergence: Divergence
   mesh: Mesh
 
 
-# Keys that a later start of the same workdir may change: they say how long
-# and how often, not what is computed.
+# Keys that a later start of the same workdir may change: they say how long,
+# how often and where, not what is computed.
 MAY_CHANGE = frozenset(
   {
     'num_steps',
@@ -258,6 +268,7 @@ MAY_CHANGE = frozenset(
     'sampler.chunk',
     'sampler.max_rows',
   }
+  | {f'divergence.{x.name}' for x in dataclasses.fields(Divergence)}
 )
 
 # Where an evaluation may differ from the training: in how the solver is asked

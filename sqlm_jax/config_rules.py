@@ -15,6 +15,7 @@ from sqlm_jax.ops import advantages, losses
 from sqlm_jax.tasks import prompted
 from sqlm_jax.verify import readers, sandbox, unit_tests
 
+ACTIONS = STOP, ROLL_BACK = ('stop', 'roll_back')
 DTYPES = ('float32', 'bfloat16')
 BEST_BY = ('mean', 'greedy')
 
@@ -305,6 +306,14 @@ def _evaluation(c) -> Iterator[Rule]:
 def _schedule(c) -> Iterator[Rule]:
   yield _at_least(c, 'checkpoint.every', 0)
   yield _at_least(c, 'checkpoint.keep', 1)
+  for name in ('skipped_updates', 'kl_above', 'entropy_below', 'rollbacks'):
+    yield _at_least(c, f'divergence.{name}', 0)
+  yield _choice(c, 'divergence.action', ACTIONS)
+  yield (
+    'divergence.kl_above',
+    not c.divergence.kl_above or c.loss.kl > 0,
+    '0 where loss.kl is 0, and the KL is not known',
+  )
   for axis in dataclasses.asdict(c.mesh):
     key = f'mesh.{axis}'
     size = lookup(c, key)

@@ -78,16 +78,18 @@ def evaluate(
   params: policy_lib.Params | None,
   *,
   progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
+  stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
   """Answers every question that is not answered yet, and sums up.
 
   Args:
     planned: from `plan`.
     params: of the solver; None if everything is answered.
     progress: is told how many questions of how many are done.
+    stopped: whether to leave the rest to a later start.
 
   Returns:
-    A record for eval.jsonl.
+    A record for eval.jsonl; None if it was stopped.
 
   Raises:
     RuntimeError: if the judge fails its self-test.
@@ -102,6 +104,8 @@ def evaluate(
   size = min(parts.config.evaluation.batch_questions, total)
   progress(len(files.rows), total)
   while not planned.is_answered:
+    if stopped():
+      return None
     first = len(files.rows)
     evaluation_files.append(
       files, _answer(planned, params, range(first, min(first + size, total)))

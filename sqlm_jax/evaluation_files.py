@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from sqlm_jax import writers
+from sqlm_jax import storage, writers
 
 Row = dict[str, Any]
 
@@ -69,20 +69,20 @@ def start(files: Files) -> None:
   if files.directory is None:
     return
   files.directory.mkdir(parents=True, exist_ok=True)
-  writers.write_text(
+  storage.write_text(
     files.directory / 'settings.json',
     json.dumps(files.settings, indent=2) + '\n',
   )
   text = ''.join(json.dumps(row) + '\n' for row in files.rows)
-  writers.write_text(files.directory / 'answers.jsonl', text)
+  storage.write_text(files.directory / 'answers.jsonl', text)
 
 
 def append(files: Files, rows: Sequence[Row]) -> None:
   """Adds the answers to some more questions."""
   files.rows.extend(rows)
   if files.directory is not None:
-    with (files.directory / 'answers.jsonl').open('a') as file:
-      file.write(''.join(json.dumps(row) + '\n' for row in rows))
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    storage.append(files.directory / 'answers.jsonl', text)
 
 
 def forget_after(workdir: epath.PathLike, step: int) -> None:

@@ -17,6 +17,7 @@ from sqlm_jax import (
   assemble,
   compare,
   display,
+  divergence,
   evaluation_sets,
   export,
   hosts,
@@ -126,6 +127,9 @@ def main(argv: Sequence[str]) -> None:
       train.train(config, _WORKDIR.value)
     else:
       _use_model(config)
+  except divergence.DivergedError as error:
+    sys.stderr.write(f'sqlm_jax: {error}\n')
+    sys.exit(3)  # a launcher need not try again
   except jax.errors.JaxRuntimeError:
     raise  # out of memory, say: where it happened matters
   except (ValueError, OSError, RuntimeError) as error:

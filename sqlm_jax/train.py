@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import orbax.checkpoint as ocp
 from absl import logging
@@ -21,11 +22,13 @@ from sqlm_jax import (
   assemble,
   checkpoint,
   display,
+  divergence,
   evaluate,
   evaluation_files,
   evaluation_sets,
   hosts,
   records,
+  storage,
   writers,
 )
 from sqlm_jax import config as config_lib
@@ -48,6 +51,9 @@ def train(config: config_lib.Config, workdir: str) -> None:
   Raises:
     ValueError: if `workdir` belongs to another config, or model and config do
       not fit.
+    RuntimeError: if another run is writing there.
+    OSError: if something cannot be written; what is saved stays whole.
+    divergence.DivergedError: as `divergence` of the config says.
   """
   directory = epath.Path(workdir)
   parts = assemble.build(config)
@@ -64,14 +70,15 @@ def train(config: config_lib.Config, workdir: str) -> None:
   )
   with contextlib.ExitStack() as stack:
     stopped = stack.enter_context(_stop_signals())
-    manager = stack.enter_context(
-      checkpoint.open_checkpoints(
-        directory / 'checkpoints',
-        keep=config.checkpoint.keep,
-        every=config.checkpoint.every,
-      )
-    )
-    step, states, memory = _restore_or_start(parts, manager)
+    if hosts.is_first():  # the one that writes what all share
+      stack.enter_context(storage.locked(directory))
+    manager = stack.enter_context(_open_checkpoints(directory, config))
+    step, states, memory, health = _restore_or_start(parts, manager)
+
+    def save(**how):
+      host_state = _host_state(memory, health)
+      checkpoint.save(manager, step, states, host_state, **how)
+
     # Last: what does not fit leaves no config behind.
     hosts.from_first(lambda: writers.write_config(directory, stored))
     writer = stack.enter_context(
@@ -84,7 +91,10 @@ def train(config: config_lib.Config, workdir: str) -> None:
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
-    found = _evaluate(parts, game, states, step, writer)
+    found = _evaluate(parts, game, states, step, writer, stopped)
+    if step:
+      # What it was saved without, if it was stopped before it was evaluated.
+      save(score=hosts.from_first(lambda: _score(config, writer, step))[0])
     while step < config.num_steps and not stopped(step):
       start = time.perf_counter()
       policy_steps = {
@@ -94,50 +104,78 @@ def train(config: config_lib.Config, workdir: str) -> None:
         step, states, memory, game
       )
       metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
-      rows = records.rollout_rows(
-        outcome,
-        seed=config.seed,
-        policy_steps=policy_steps,
-        show=functools.partial(parts.tokens.decode, skip_special=False),
-      )
+      rows = _rollout_rows(parts, outcome, policy_steps)
       writer.rollouts(step, rows)
       writer.metrics(step, metrics)
       # An evaluation stands in the line of the step that it came before.
       shown = metrics | found | {'step': step}
       table.update(shown, records.sample_questions(outcome))
+      states, health, rolled_back = divergence.react(
+        parts, manager, step, states, health, metrics
+      )
       step += 1
-      found = _evaluate(parts, game, states, step, writer)
+      found = _evaluate(parts, game, states, step, writer, stopped)
       score, is_best = hosts.from_first(
         functools.partial(_score, config, writer, step)
       )
-      checkpoint.save(
-        manager,
-        step,
-        states,
-        _host_state(memory),
-        score=score,
-        force=is_best or step == config.num_steps,
-      )
+      last = step == config.num_steps
+      save(score=score, force=is_best or rolled_back or last)
     if found and step:
       table.update(found | {'step': step})
-    checkpoint.save(manager, step, states, _host_state(memory), force=True)
+    save(force=True)
+    checkpoint.wait(manager)
     best = checkpoint.best_step(manager)
   if hosts.is_first():
     _say_goodbye(parts, directory, step, best)
 
 
+def _rollout_rows(
+  parts: assemble.Parts,
+  outcome: game_lib.Outcome,
+  policy_steps: dict[str, int],
+) -> list[dict[str, Any]]:
+  return records.rollout_rows(
+    outcome,
+    seed=parts.config.seed,
+    policy_steps=policy_steps,
+    show=functools.partial(parts.tokens.decode, skip_special=False),
+  )
+
+
+def _open_checkpoints(
+  directory: epath.Path, config: config_lib.Config
+) -> contextlib.AbstractContextManager[ocp.CheckpointManager]:
+  """Refuses to play everything again, should a disk not be mounted, say.
+
+  The directory is made before the first line; in a bucket there is none.
+  """
+  path = directory / 'checkpoints'
+  if (
+    (directory / 'metrics.jsonl').exists()
+    and not storage.is_remote(directory)
+    and not path.exists()
+  ):
+    raise ValueError(
+      f'{path}: expected the checkpoints of the run whose metrics.jsonl is '
+      'beside it, and they are gone. Bring them back, or name another --workdir'
+    )
+  every, keep = config.checkpoint.every, config.checkpoint.keep
+  return checkpoint.open_checkpoints(path, keep=keep, every=every)
+
+
 def _restore_or_start(
   parts: assemble.Parts, manager: ocp.CheckpointManager
-) -> tuple[int, game_lib.States, repetition.Memory]:
+) -> tuple[int, game_lib.States, repetition.Memory, divergence.Health]:
   memory = assemble.make_memory(parts.config)
   if checkpoint.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
-    return 0, states_lib.initial_states(parts), memory
+    return 0, states_lib.initial_states(parts), memory, divergence.Health()
   step, states, host = checkpoint.restore(
     manager, states_lib.abstract_states(parts)
   )
   display.message(f'Going on from the checkpoint of step {step}.')
-  return step, states, memory.add(host.get('asked', ()))
+  health = divergence.from_host(host['health'])
+  return step, states, memory.add(host['asked']), health
 
 
 def _forget_after(step: int, writer: writers.RunWriter) -> None:
@@ -146,9 +184,11 @@ def _forget_after(step: int, writer: writers.RunWriter) -> None:
   evaluation_files.forget_after(writer.workdir, step)
 
 
-def _host_state(memory: repetition.Memory) -> dict[str, list[str]]:
+def _host_state(
+  memory: repetition.Memory, health: divergence.Health
+) -> dict[str, Any]:
   """What a checkpoint holds beside arrays."""
-  return {'asked': list(memory.questions)}
+  return {'asked': list(memory.questions), 'health': health._asdict()}
 
 
 def _evaluate(
@@ -157,11 +197,13 @@ def _evaluate(
   states: game_lib.States,
   step: int,
   writer: writers.RunWriter,
+  stopped: Callable[[int], bool],
 ) -> dict[str, float]:
   """The evaluations that are due after so many steps, as metrics.
 
   The test set is looked at before and after the training, the validation set
-  on schedule, too. What was evaluated before is not evaluated again.
+  on schedule, too. What was evaluated before is not evaluated again. Stopped,
+  it leaves the rest of the questions to a later start.
   """
   config = parts.config
   every, ends = config.evaluation.every, (0, config.num_steps)
@@ -170,6 +212,8 @@ def _evaluate(
     or bool(every and step % every == 0),
     evaluation_sets.TEST: step in ends,
   }
+  # Several processes stop between steps, where they agree to.
+  stop_early = lambda: hosts.count() == 1 and stopped(step)
   found = {}
   for purpose, is_due in due.items():
     asked = parts.sets(purpose) if is_due else None
@@ -186,7 +230,10 @@ def _evaluate(
           planned,
           game_lib.params_of('solver', states, game),
           progress=progress,
+          stopped=stop_early,
         )
+      if record is None:
+        return found
       writer.evaluation(record)
     found |= writers.evaluation_metrics(record)
   return found

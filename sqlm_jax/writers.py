@@ -22,9 +22,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import tensorboardX
 from etils import epath
 from pyarrow import parquet
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
+
+from sqlm_jax import storage
 
 
 def _column(name: str, kind: pa.DataType, about: str, nullable: bool = False):
@@ -92,7 +95,8 @@ class RunWriter:
     if not self._is_first:
       return
     numbers = {name: float(values[name]) for name in sorted(values)}
-    _append_line(self.workdir / 'metrics.jsonl', {'step': step} | numbers)
+    line = _line({'step': step} | numbers)
+    storage.append(self.workdir / 'metrics.jsonl', line)
     self._draw(step, numbers)
 
   def evaluation(self, record: Mapping[str, Any]) -> None:
@@ -105,7 +109,7 @@ class RunWriter:
       raise ValueError(f'record={dict(record)!r}: expected a whole "step"')
     if not self._is_first:
       return
-    _append_line(self.workdir / 'eval.jsonl', record)
+    storage.append(self.workdir / 'eval.jsonl', _line(record))
     self._draw(record['step'], evaluation_metrics(record))
 
   def evaluations(self) -> list[dict[str, Any]]:
@@ -146,7 +150,7 @@ class RunWriter:
     )
     name = f'step_{step:08d}{self._part}.parquet'
     path = self.workdir / 'rollouts' / name
-    with _replacing(path) as temporary, temporary.open('wb') as file:
+    with storage.replacing(path) as temporary, temporary.open('wb') as file:
       parquet.write_table(table, file, compression='zstd')
 
   def rewind(self, step: int) -> None:
@@ -166,7 +170,7 @@ class RunWriter:
       path = self.workdir / name
       if path.exists():
         kept = [row for row in read_jsonl(path) if row['step'] < end]
-        write_text(path, ''.join(map(_line, kept)))
+        storage.write_text(path, ''.join(map(_line, kept)))
     for path in list((self.workdir / 'rollouts').iterdir()):
       found = _step_of(path)
       if found is not None and (found >= step or path.suffix == '.tmp'):
@@ -178,27 +182,45 @@ class RunWriter:
         self._draw(step, evaluation_metrics(record))
 
   def close(self) -> None:
-    """Ends the TensorBoard events; everything else is written already."""
+    """Ends the TensorBoard events; everything is written already."""
     self._close_events()
 
   def _draw(self, step: int, numbers: Mapping[str, float]):
     """A point on every TensorBoard curve."""
-    if self._events is None:
-      self._events = tensorboardX.SummaryWriter(
-        str(self.workdir / 'tensorboard'),
-        purge_step=self._purge_step,
-        flush_secs=1,
-        # Two starts within a second would write the same file.
-        filename_suffix=f'.{time.time_ns()}',
-      )
-    for name, value in numbers.items():
-      if math.isfinite(value):
-        self._events.add_scalar(name, value, step)
+    with storage.named(self.workdir / 'tensorboard'):
+      if self._events is None:
+        self._events = _open_events(self.workdir / 'tensorboard')
+        if self._purge_step is not None:
+          start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+          self._events.write_event(
+            event_pb2.Event(step=self._purge_step, session_log=start)
+          )
+      for name, value in numbers.items():
+        if math.isfinite(value):
+          self._events.write_event(
+            event_pb2.Event(
+              wall_time=time.time(),
+              step=step,
+              summary=summary.scalar(name, value),
+            )
+          )
+      self._events.flush()
 
   def _close_events(self):
     if self._events is not None:
-      self._events.close()
+      with contextlib.suppress(OSError):  # of a full disk: that was told
+        self._events.close()
       self._events = None
+
+
+def _open_events(directory: epath.Path) -> event_file_writer.EventsWriter:
+  """A file of events, without a thread: one that dies would stop the run."""
+  directory.mkdir(parents=True, exist_ok=True)
+  return event_file_writer.EventsWriter(
+    str(directory / 'events'),
+    # Two starts within a second would write the same file.
+    f'.{time.time_ns()}',
+  )
 
 
 def rollout_files(workdir: epath.PathLike, *, before: int) -> list[epath.Path]:
@@ -317,7 +339,9 @@ def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
   workdir = epath.Path(workdir)
   if read_config(workdir) != _as_stored(config):
     workdir.mkdir(parents=True, exist_ok=True)
-    write_text(workdir / 'config.json', json.dumps(config, indent=2) + '\n')
+    storage.write_text(
+      workdir / 'config.json', json.dumps(config, indent=2) + '\n'
+    )
 
 
 def _as_stored(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,25 +389,6 @@ def _finite(value):
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
-
-
-def _append_line(path: epath.Path, row: Mapping[str, Any]):
-  with path.open('a') as file:
-    file.write(_line(row))
-
-
-def write_text(path: epath.Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  with _replacing(path) as temporary:
-    temporary.write_text(text)
-
-
-@contextlib.contextmanager
-def _replacing(path: epath.Path):
-  """Gives another name to write to, and moves the file in place at the end."""
-  temporary = path.parent / f'{path.name}.tmp'
-  yield temporary
-  temporary.replace(path)
 
 
 def _step_of(path: epath.Path) -> int | None:

@@ -1,7 +1,10 @@
 import functools
 import io
+import json
 import logging as std_logging
 import shutil
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -13,7 +16,7 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sqlm_jax import checkpoint
+from sqlm_jax import checkpoint, manifest
 
 OPTIMIZER = optax.chain(
   optax.clip_by_global_norm(1.0),
@@ -263,22 +266,227 @@ def test_checkpoint_of_two_policies_is_not_one_of_a_shared_one(tmp_path):
       checkpoint.restore(manager, wanted)
 
 
-@pytest.mark.parametrize(
-  'lost', ['states', 'states/d', 'states/_METADATA', 'host']
-)
-def test_damaged_checkpoint_is_an_error_with_its_path(tmp_path, lost):
-  # One array: orbax leaves the reads of others behind when one has failed,
-  # and they complain to the next test.
-  states = {'policy': {'params': jnp.arange(8.0)}}
+# One array: orbax leaves the reads of others behind when one has failed, and
+# they complain to the next test.
+def one_array(step):
+  params = jax.random.normal(jax.random.key(step), (2000,))
+  return {'policy': {'params': params}}
+
+
+@pytest.fixture(scope='module')
+def two_checkpoints(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('two')
+  with open_in(directory) as manager:
+    for step in (1, 2):
+      checkpoint.save(manager, step, one_array(step), {'n': step}, score=step)
+  return directory
+
+
+@pytest.mark.parametrize('lost', ['states', 'states/d', 'host'])
+def test_the_checkpoint_before_a_damaged_one_is_restored(
+  two_checkpoints, tmp_path, lost, caplog
+):
+  here = tmp_path / 'checkpoints'
+  shutil.copytree(two_checkpoints, here)
+  shutil.rmtree(here / '2' / lost)
+  like = abstract(one_array(1))
+  with open_in(here) as manager:
+    with pytest.raises(ValueError, match='/2: a damaged checkpoint'):
+      checkpoint.restore(manager, like, step=2)
+    step, states, host = checkpoint.restore(manager, like)
+    assert (step, host) == (1, {'n': 1})
+    assert_same(states, one_array(1))
+    away = tmp_path / 'damaged_checkpoints' / '2'
+    (said,) = caplog.messages
+    assert said.startswith(f'{here}/2: a damaged checkpoint (')
+    assert said.endswith(f'moved to {away}, going on from step 1.')
+    assert away.is_dir()
+    # The run saves this step again.
+    assert checkpoint.save(manager, 2, one_array(3), {'n': 3})
+    assert checkpoint.restore(manager, like)[2] == {'n': 3}
+  for step in (1, 2):
+    shutil.rmtree(here / f'{step}' / lost)
+  with open_in(here) as manager:
+    with pytest.raises(ValueError, match=r'/1: a damaged(?s:.*)No other is'):
+      checkpoint.restore(manager, like)
+    assert (here / '1').exists()  # nothing is moved if nothing is gained
+
+
+# In a process of its own: a read that has failed leaves others behind, which
+# complain about it whenever they end.
+FLIP = """
+import json, pathlib, shutil, sys
+import jax, numpy
+from sqlm_jax import checkpoint
+
+source, place = map(pathlib.Path, sys.argv[1:])
+with checkpoint.open_checkpoints(source, read_only=True) as manager:
+  like = {'policy': {'params': jax.ShapeDtypeStruct((2000,), 'float32',
+    sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))}}
+  whole = {n: checkpoint.restore(manager, like, step=n) for n in (1, 2)}
+for file in sorted((source / '2').rglob('*')):
+  if not file.is_file():
+    continue
+  here = place / 'checkpoints'
+  shutil.rmtree(place, ignore_errors=True)
+  shutil.copytree(source, here)
+  path = here / file.relative_to(source)
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+  with checkpoint.open_checkpoints(here) as manager:
+    step, states, host = checkpoint.restore(manager, like)
+  expected = whole[step]
+  numpy.testing.assert_array_equal(
+    states['policy']['params'], expected[1]['policy']['params'])
+  assert host == expected[2]
+  print(json.dumps([str(file.relative_to(source)), len(data), step]))
+"""
+
+
+def test_a_flipped_bit_is_noticed_or_means_nothing(two_checkpoints, tmp_path):
+  found = subprocess.run(
+    [sys.executable, '-c', FLIP, two_checkpoints, tmp_path / 'here'],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert found.returncode == 0, found.stderr
+  rows = [json.loads(line) for line in found.stdout.splitlines()]
+  restored = {name: step for name, _, step in rows}
+  biggest, _, _ = max(rows, key=lambda row: row[1])
+  assert restored[biggest] == restored['2/host/metadata'] == 1
+  assert restored['2/metrics/metrics'] == 2  # its score alone is lost
+
+
+def test_an_array_that_came_back_otherwise_is_damage(tmp_path, monkeypatch):
+  """Whatever a file system, a network or a library has done to it."""
   with open_in(tmp_path) as manager:
-    checkpoint.save(manager, 1, states, {})
-  path = tmp_path / '1' / lost
-  shutil.rmtree(path) if path.is_dir() else path.unlink()
+    checkpoint.save(manager, 1, one_array(1), {})
+    checkpoint.wait(manager)
+    read = manager.restore
+
+    def restore(step, args):
+      found = read(step, args=args)
+      if 'states' in found:
+        found.states['policy']['params'] *= -1
+      return found
+
+    monkeypatch.setattr(manager, 'restore', restore)
+    message = r'1: a damaged checkpoint \(not as it was: policy/params\)'
+    with pytest.raises(ValueError, match=message):
+      checkpoint.restore(manager, abstract(one_array(1)))
+
+
+def test_a_score_that_is_damaged_is_no_score(two_checkpoints, tmp_path):
+  here = tmp_path / 'checkpoints'
+  shutil.copytree(two_checkpoints, here)
+  (here / '2' / 'metrics' / 'metrics').write_text('{"sco')
   with (
-    open_in(tmp_path) as manager,
-    pytest.raises(ValueError, match='/1: a damaged checkpoint'),
+    pytest.raises(OSError, match='no checkpoints can be kept or found there'),
+    checkpoint.open_checkpoints(here, read_only=True),
   ):
-    checkpoint.restore(manager, abstract(states))
+    pass
+  with open_in(here) as manager:
+    assert checkpoint.best_step(manager) == 1
+    assert checkpoint.latest_step(manager) == 2
+
+
+def test_a_score_may_be_told_later(tmp_path):
+  with open_in(tmp_path, keep=1) as manager:
+    assert checkpoint.save(manager, 1, one_array(1), {}, score=0.2)
+    assert checkpoint.save(manager, 2, one_array(2), {})
+    for _ in range(2):  # the first word counts
+      assert checkpoint.save(manager, 2, {}, {}, score=0.3)
+    assert checkpoint.best_step(manager) == 2
+    assert checkpoint.save(manager, 3, one_array(3), {}, score=0.1)
+    checkpoint.wait(manager)
+    assert sorted(manager.all_steps()) == [2, 3]
+    found = checkpoint.restore(manager, abstract(one_array(1)), step=2)
+    assert_same(found[1], one_array(2))
+
+
+def test_a_newer_format_is_refused_and_not_taken_for_damage(
+  two_checkpoints, tmp_path, monkeypatch
+):
+  with monkeypatch.context() as patch, open_in(tmp_path) as manager:
+    patch.setattr(manifest, 'FORMAT', 2)
+    checkpoint.save(manager, 1, one_array(1), {})
+  with open_in(tmp_path) as manager:
+    like = abstract(one_array(1))
+    with pytest.raises(ValueError, match='1: a checkpoint of format 2, saved'):
+      checkpoint.restore(manager, like)
+    with pytest.raises(ValueError, match='this one reads format 1'):
+      checkpoint.restore_params(manager, {'policy': like['policy']['params']})
+    assert sorted(manager.all_steps()) == [1]
+
+
+# On file systems of its own, whoever it runs as: root may write anywhere else.
+DISKS = """
+import json, pathlib, shutil, sys
+import jax
+from sqlm_jax import checkpoint
+
+full, read_only, gone = map(pathlib.Path, sys.argv[1:])
+
+def save(name, directory, *steps, between=lambda: None):
+  told = 'saved'
+  try:
+    with checkpoint.open_checkpoints(directory, keep=9, every=1) as manager:
+      for step in steps:
+        params = jax.random.normal(jax.random.key(step), (50_000,))
+        checkpoint.save(manager, step, {'policy': {'params': params}}, {})
+        checkpoint.wait(manager)
+        between()
+  except OSError as error:
+    told = str(error)
+  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
+    steps = sorted(manager.all_steps())
+  print(json.dumps([name, told, steps]))
+
+def fill():
+  try:
+    with open(full / 'filler', 'wb', 0) as file:
+      while True:
+        file.write(bytes(4096))
+  except OSError:
+    pass
+
+save('full', full / 'c', 1, 2, between=fill)
+save('still full', full / 'c', 2)
+(full / 'filler').unlink()
+save('room again', full / 'c', 2)
+save('gone', gone / 'c', 1, 2, between=lambda: shutil.rmtree(gone / 'c'))
+save('read-only', read_only / 'c', 1)
+"""
+
+
+def test_disks_that_are_full_gone_or_read_only(tmp_path):
+  full, read_only, gone = (tmp_path / x for x in ('full', 'read', 'gone'))
+  for directory in (full, gone, read_only / 'c'):
+    directory.mkdir(parents=True)
+  command = ['bwrap', '--dev-bind', '/', '/', '--size', '1500000']
+  command += ['--tmpfs', full, '--ro-bind', read_only, read_only]
+  found = subprocess.run(
+    [*command, sys.executable, '-c', DISKS, full, read_only, gone],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert found.returncode == 0, found.stderr
+  assert 'Traceback' not in found.stderr
+  rows = list(map(json.loads, found.stdout.splitlines()))
+  told = {name: said for name, said, _ in rows}
+  for name in ('full', 'still full'):
+    assert told[name].startswith(f'{full}/c: a checkpoint could not be saved.')
+    assert 'What was saved before is whole: when this is mended' in told[name]
+    assert 'No space left on device' in told[name]
+  assert told['read-only'].startswith(f'{read_only}/c: ')
+  assert 'Read-only file system' in told['read-only']
+  assert told['room again'] == told['gone'] == 'saved'
+  steps = [found for *_, found in rows]
+  # A directory that is gone is made again, for what is saved from then on.
+  assert steps == [[1], [1], [1, 2], [], []]
 
 
 def test_orbax_does_not_talk_and_others_may(tmp_path):

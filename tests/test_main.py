@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from configs import smoke
 from sqlm_jax import config as config_lib
-from sqlm_jax import main, train, writers
+from sqlm_jax import divergence, main, train, writers
 from sqlm_jax.tasks import question_files
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -212,6 +212,19 @@ def test_a_missing_model_leaves_no_workdir_behind(start, tmp_path):
   with pytest.raises(SystemExit, match=r'nosuch\.gguf'):
     start(SMOKE, f'--workdir={tmp_path / "run"}', f'--config.model.path={path}')
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_that_diverged_has_an_exit_code_of_its_own(
+  start, monkeypatch, capsys
+):
+  def diverge(*_):
+    raise divergence.DivergedError('step 7: as it was told')
+
+  monkeypatch.setattr(train, 'train', diverge)
+  with pytest.raises(SystemExit) as caught:
+    start(SMOKE, '--workdir=/tmp/x')
+  assert caught.value.code == 3
+  assert capsys.readouterr().err == 'sqlm_jax: step 7: as it was told\n'
 
 
 def test_overrides_reach_the_config(start, monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """Whole runs on the tiny random model: killed, resumed, refused."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,7 +15,15 @@ import pytest
 from pyarrow import parquet
 
 from configs import smoke
-from sqlm_jax import assemble, checkpoint, train, writers
+from sqlm_jax import (
+  assemble,
+  checkpoint,
+  display,
+  divergence,
+  storage,
+  train,
+  writers,
+)
 from sqlm_jax import config as config_lib
 from sqlm_jax import states as states_lib
 
@@ -30,8 +39,8 @@ def smoke_config(**changes) -> config_lib.Config:
 
 
 def restored(config, workdir):
-  manager = checkpoint.open_checkpoints(workdir / 'checkpoints', read_only=True)
-  with manager:
+  directory = workdir / 'checkpoints'
+  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
     abstract = states_lib.abstract_states(assemble.build(config))
     return checkpoint.restore(manager, abstract)
 
@@ -60,6 +69,7 @@ def test_a_run_leaves_what_the_docs_say(four_steps):
     'rollouts',
     'evaluations',
     'checkpoints',
+    'lock',
   }
   rows = without_times(four_steps)
   assert [row['step'] for row in rows] == [0, 1, 2, 3]
@@ -204,6 +214,132 @@ def test_a_checkpoint_of_another_architecture_is_refused(four_steps, tmp_path):
   assert not (tmp_path / 'config.json').exists()
 
 
+@pytest.mark.parametrize('shape', [(2, 2, 2), (1, 8, 1)])
+def test_a_run_goes_on_with_other_devices(four_steps, shape):
+  axes = zip(('data', 'fsdp', 'tensor'), shape, strict=True)
+  config = smoke_config(**{f'mesh.{axis}': size for axis, size in axes})
+  writers.check_config(
+    four_steps,
+    config_lib.to_dict(config),
+    may_change=config_lib.MAY_CHANGE,
+  )
+  step, states, host = restored(config, four_steps)
+  expected = restored(smoke_config(), four_steps)
+  assert (step, host) == (expected[0], expected[2])
+  jax.tree.map(np.testing.assert_array_equal, states, expected[1])
+  shards = jax.tree.leaves(states['policy'].params)
+  assert {len(x.sharding.device_set) for x in shards} == {8}
+
+
+def test_a_run_without_its_checkpoints_is_not_played_again(tmp_path):
+  line = '{"step": 0}\n'
+  (tmp_path / 'metrics.jsonl').write_text(line)
+  with pytest.raises(ValueError, match='/checkpoints: expected the checkpoi'):
+    train.train(smoke_config(), str(tmp_path))
+  assert (tmp_path / 'metrics.jsonl').read_text() == line
+
+
+def test_two_runs_do_not_write_one_workdir(four_steps):
+  before = (four_steps / 'metrics.jsonl').read_text()
+  with (
+    storage.locked(four_steps),
+    pytest.raises(RuntimeError, match=rf'another run .* {os.getpid()} on'),
+  ):
+    train.train(smoke_config(num_steps=5), str(four_steps))
+  assert (four_steps / 'metrics.jsonl').read_text() == before
+
+
+def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
+  config = smoke_config(
+    **{
+      'optimizer.learning_rate': 1e30,  # the second update meets infinity
+      'divergence.skipped_updates': 1,
+      'checkpoint.every': 1,
+      'evaluation.validation': '',
+      'task.validation': (),
+      'task.evaluation': (),
+    }
+  )
+  with pytest.raises(divergence.DivergedError) as caught:
+    train.train(config, str(tmp_path))
+  step = len(writers.read_jsonl(tmp_path / 'metrics.jsonl')) - 1
+  said = str(caught.value)
+  assert said.startswith(f'step {step}: 1 updates of train/')
+  assert 'in a row were skipped, as not finite: ' in said
+  assert f'good checkpoint is {tmp_path}/checkpoints/{step}.' in said
+  last = without_times(tmp_path)[-1]
+  assert 1 in (
+    last.get('train/proposer/skipped_rate'),
+    last.get('train/solver/skipped_rate'),
+  )
+  # What it stopped with is finite: nothing else was ever kept.
+  _, states, _ = restored(config, tmp_path)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(states))
+
+
+def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
+  """The weights go back, the step does not, and the next alarm stops."""
+  kls = [
+    max(row.get(f'train/{role}/kl', 0.0) for role in ('solver', 'proposer'))
+    for row in without_times(four_steps)[:2]
+  ]
+  assert kls[0] < kls[1]
+  config = smoke_config(
+    **{
+      'num_steps': 2,
+      'checkpoint.every': 1,
+      'divergence.kl_above': sum(kls) / 2,
+      'divergence.action': 'roll_back',
+      'divergence.rollbacks': 1,
+    }
+  )
+  train.train(config, str(tmp_path))
+  assert [row['step'] for row in without_times(tmp_path)] == [0, 1]
+  directory = tmp_path / 'checkpoints'
+  abstract = states_lib.abstract_states(assemble.build(config))
+  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
+    _, before, _ = checkpoint.restore(manager, abstract, step=1)
+    _, after, host = checkpoint.restore(manager, abstract, step=2)
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+  assert host['health'] == {'skipped': {}, 'rollbacks': 1}
+
+
+def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
+  tmp_path, monkeypatch
+):
+  """SIGTERM at the first of three questions: saved, and evaluated later."""
+  config = smoke_config(
+    **{'num_steps': 1, 'evaluation.batch_questions': 1, 'checkpoint.every': 0}
+  )
+  progress = display.progress
+
+  @contextlib.contextmanager
+  def interrupted(title, total):
+    with progress(title, total) as report:
+
+      def report_and_stop(done, total):
+        report(done, total)
+        if 'after 1 steps (validation)' in title and done == 1:
+          os.kill(os.getpid(), signal.SIGTERM)
+
+      yield report_and_stop
+
+  steps = lambda: [
+    (row['step'], row['set'])
+    for row in writers.read_jsonl(tmp_path / 'eval.jsonl')
+  ]
+  with monkeypatch.context() as patch:
+    patch.setattr(display, 'progress', interrupted)
+    train.train(config, str(tmp_path))
+  assert steps() == [(0, 'validation'), (0, 'test')]
+  train.train(config, str(tmp_path))
+  assert steps()[2:] == [(1, 'validation'), (1, 'test')]
+  with checkpoint.open_checkpoints(
+    tmp_path / 'checkpoints', read_only=True
+  ) as manager:
+    assert checkpoint.best_step(manager) == 1
+
+
 def start(workdir, *flags):
   return subprocess.Popen(
     [
@@ -233,21 +369,14 @@ def wait_for_steps(workdir, count, process, seconds=180):
   pytest.fail(f'no {count} steps: {process.communicate()[0]}')
 
 
-def test_kill_terminate_and_go_on(tmp_path):
-  """SIGKILL loses what no checkpoint has; SIGTERM saves; both are resumed."""
+def test_terminate_and_go_on(tmp_path):
+  """SIGTERM saves, and the next start goes on from there."""
   endless = ('--config.num_steps=100000',)
   process = start(tmp_path, *endless)
-  wait_for_steps(tmp_path, 5, process)
-  process.kill()
-  process.communicate()
-
-  process = start(tmp_path, *endless)
-  lines = len((tmp_path / 'metrics.jsonl').read_text().splitlines())
-  wait_for_steps(tmp_path, lines + 3, process)
+  wait_for_steps(tmp_path, 3, process)
   process.send_signal(signal.SIGTERM)
   output, _ = process.communicate(timeout=120)
   assert process.returncode == 0, output
-  assert 'Going on from the checkpoint of step' in output
   assert 'The same command goes on from here' in output
 
   steps = [row['step'] for row in without_times(tmp_path)]
@@ -257,3 +386,7 @@ def test_kill_terminate_and_go_on(tmp_path):
   assert f'Stopped after {len(steps)} of 100000 steps' in output
   stored = json.loads((tmp_path / 'config.json').read_text())
   assert stored['num_steps'] == 100000
+  with checkpoint.open_checkpoints(
+    tmp_path / 'checkpoints', read_only=True
+  ) as manager:
+    assert checkpoint.latest_step(manager) == len(steps)

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import math
 import pathlib
@@ -6,10 +8,13 @@ import struct
 import numpy as np
 import pyarrow as pa
 import pytest
+from etils import epath
 from pyarrow import parquet
+from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2
 
-from sqlm_jax import writers
+from sqlm_jax import evaluation_files, storage, writers
+from tests import buckets
 
 ROW = {
   'role': 'solver',
@@ -292,3 +297,58 @@ def test_damaged_config_is_an_error_with_its_path(tmp_path):
   (tmp_path / 'config.json').write_text('{"seed": ')
   with pytest.raises(ValueError, match=r'config\.json: expected JSON'):
     writers.check_config(tmp_path, CONFIG)
+
+
+def test_a_run_in_a_bucket_leaves_the_same():
+  """Where objects do not grow, and a name appears when it is whole."""
+  workdir = 'gs://bucket/runs/one'
+  config = {'seed': 1, 'model': {'path': 'random'}}
+  with buckets.doubled():
+    with storage.locked(workdir):
+      writers.write_config(workdir, config)
+      with contextlib.closing(writers.RunWriter(workdir)) as writer:
+        for step in range(3):
+          writer.rollouts(step, [ROW])
+          writer.metrics(step, {'solver/reward': step / 2})
+          writer.evaluation({'step': step, 'set': 'test'})
+      with contextlib.closing(writers.RunWriter(workdir)) as writer:
+        writer.rewind(1)
+        writer.metrics(1, {'solver/reward': 0.75})
+    assert writers.read_jsonl(f'{workdir}/metrics.jsonl') == [
+      {'step': 0, 'solver/reward': 0.0},
+      {'step': 1, 'solver/reward': 0.75},
+    ]
+    assert [row['step'] for row in writer.evaluations()] == [0, 1]
+    (file,) = writers.rollout_files(workdir, before=9)
+    assert f'{file}' == f'{workdir}/rollouts/step_00000000.parquet'
+    with file.open('rb') as opened:
+      assert parquet.read_table(opened).num_rows == 1
+    with pytest.raises(ValueError, match=r'seed: 1 -> 2'):
+      writers.check_config(workdir, config | {'seed': 2})
+    files = evaluation_files.find(workdir, {'step': 4, 'set': 'test'})
+    evaluation_files.start(files)
+    for index in range(2):
+      evaluation_files.append(files, [{'index': index}])
+    again = evaluation_files.find(workdir, {'step': 4, 'set': 'test'})
+    assert again.rows == [{'index': 0}, {'index': 1}]
+    evaluation_files.forget_after(workdir, 3)
+    assert not again.directory.exists()
+    left = {path.name for path in epath.Path(workdir).iterdir()}
+  names = {'config.json', 'metrics.jsonl', 'eval.jsonl', 'rollouts'}
+  assert left - {'evaluations'} == names | {'tensorboard'}
+
+
+def test_a_full_disk_ends_the_step_and_hangs_nothing(writer, monkeypatch):
+  """/dev/full is a disk without room: no write to it succeeds."""
+  writer.workdir.mkdir(parents=True, exist_ok=True)
+  pathlib.Path(writer.workdir, 'metrics.jsonl').symlink_to('/dev/full')
+  message = (
+    r'metrics.jsonl could not be (?s:.*)No space left(?s:.*)same command'
+  )
+  with pytest.raises(OSError, match=message):
+    writer.metrics(0, {'solver/reward': 1})
+  with io.FileIO('/dev/full', 'w') as full:
+    monkeypatch.setattr(record_writer, 'open_file', lambda path: full)
+    with pytest.raises(OSError, match='tensorboard could not be written'):
+      writer.evaluation({'step': 1, 'intervals': {'a': 0}, 'a': 1.0})
+  writer.close()

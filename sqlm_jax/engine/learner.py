@@ -184,7 +184,8 @@ def make_update(
 
   Gradients are accumulated over microbatches of groups, as many as
   `batch.num_groups` asks for: groups behind that cost nothing. The state's
-  buffers are donated.
+  buffers are donated. Where the loss, the gradient or a metric is not finite
+  the update is skipped: the state stays as it was, bit for bit.
 
   Args:
     loss_of: `(trained parameters, batch, *frozen) -> (loss, metrics)`, a sum
@@ -224,6 +225,10 @@ def make_update(
       'loss': (loss, one),
       'grad_norm': (optax.tree.norm(grads), one),
     }
-    return TrainState(state.step + 1, params, opt_state), metrics
+    stepped = TrainState(state.step + 1, params, opt_state)
+    finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
+    metrics['skipped_rate'] = (1.0 - finite, one)
+    keep = lambda new, old: jnp.where(finite, new, old)
+    return jax.tree.map(keep, stepped, state), metrics
 
   return update

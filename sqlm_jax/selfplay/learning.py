@@ -67,7 +67,7 @@ def learn(
       if owner not in changed:
         # The weights that sampled: sampler and learner should agree on them.
         gap = jax.device_get([{'logprob_gap': gap}])
-        found |= metrics.of_updates(gap, f'sample/{role}', step)
+        found |= metrics.of_updates(gap, f'sample/{role}')
       changed.add(owner)
       totals.append(one)
       if game.critic:
@@ -81,7 +81,7 @@ def learn(
       found[f'train/{role}/kl'] = kl
     for prefix, these in (('train', totals), ('critic', critic_totals)):
       these = jax.device_get(these)
-      found |= metrics.of_updates(these, f'{prefix}/{role}', step)
+      found |= metrics.of_updates(these, f'{prefix}/{role}')
     trained += [role] if updates else []
   if rules.earlier_every and (step + 1) % rules.earlier_every == 0:
     states[game.owner['voter']] = earlier_solver(states, game.owner)

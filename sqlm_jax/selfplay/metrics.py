@@ -8,7 +8,7 @@ import numpy as np
 from sqlm_jax.game import contamination, types
 from sqlm_jax.selfplay import exchange, responses
 from sqlm_jax.tasks import base
-from sqlm_jax.verify import unit_tests
+from sqlm_jax.verify import sandbox, unit_tests
 
 
 def of_verdicts(
@@ -39,6 +39,8 @@ def of_verdicts(
   metrics |= {name: total / n for name, (total, n) in found.items() if n}
   if not task.run_tests:
     metrics['vote/checked'] = float(found['vote/accuracy'][1])
+  given_up = task.given_up().items()
+  counts |= {f'judge/given_up/{why}': float(n) for why, n in given_up}
   counts = {name: [value] for name, value in counts.items()}
   counts = exchange.sums(counts)
   return metrics | {name: total for name, (total, _) in counts.items()}
@@ -81,8 +83,12 @@ def _of_tests(
     'tests/nobody_passes': [count == 0 for count, _ in passed],
     'tests/everybody_passes': [count == len(v.answers) for count, v in passed],
   }
+  counts = {}
+  if lost := sum(r.detail.startswith(sandbox.LOST) for r in results):
+    counts['judge/given_up/sandbox'] = float(lost)
   found = unit_tests.statuses(results)
-  return values, {f'tests/{name}': float(n) for name, n in found.items()}
+  counts |= {f'tests/{name}': float(n) for name, n in found.items()}
+  return values, counts
 
 
 def of_contamination(
@@ -118,22 +124,22 @@ def of_responses(
 
 
 def of_updates(
-  totals: Sequence[Mapping[str, Any]], prefix: str, step: int
+  totals: Sequence[Mapping[str, Any]], prefix: str
 ) -> dict[str, float]:
-  """Adds up (sum, count) pairs over updates.
+  """Means over updates, of their (sum, count) pairs.
 
-  Raises:
-    FloatingPointError: for one that is not finite, by name and step.
+  What is not finite is left out, and counted by its name: the learner has
+  skipped such an update.
   """
   metrics = {}
   for name in totals[0] if totals else ():
-    total = sum(float(found[name][0]) for found in totals)
-    count = sum(float(found[name][1]) for found in totals)
-    key = f'{prefix}/{name}'
-    if not np.isfinite(total):
-      raise FloatingPointError(f'{key}={total} in step {step}: not finite')
+    pairs = np.array([found[name] for found in totals], np.float64)
+    finite = np.isfinite(pairs[:, 0])
+    total, count = pairs[finite].sum(axis=0)
     if count:
-      metrics[key] = total / count
+      metrics[f'{prefix}/{name}'] = float(total / count)
+    if not finite.all():
+      metrics[f'{prefix}/not_finite/{name}'] = float((~finite).sum())
   return metrics
 
 

@@ -49,9 +49,6 @@ def self_play_step(
 
   Returns:
     States and memory after the step, and its record.
-
-  Raises:
-    FloatingPointError: if a training metric is not finite.
   """
   clock = _Clock()
   rounds = []

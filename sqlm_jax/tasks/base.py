@@ -30,6 +30,8 @@ class Task(NamedTuple):
     run_tests: `(answers, tests) -> results [questions][answers][tests]`, for
       answers of each question and its tests; None where answers are put to a
       vote.
+    given_up: what judging has given up since the last call, by why: its
+      process died or hung, and another one did, too.
     prepare: starts what judging needs, so that a machine which cannot do it
       says so before anything else (RuntimeError).
   """
@@ -52,4 +54,5 @@ class Task(NamedTuple):
   run_tests: (
     Callable[..., list[tuple[tuple[types.Result, ...], ...]]] | None
   ) = None
+  given_up: Callable[[], dict[str, int]] = dict
   prepare: Callable[[], None] = lambda: None

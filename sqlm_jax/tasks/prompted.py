@@ -1,5 +1,6 @@
 """A task from a config alone: prompts, patterns, an answer kind."""
 
+import collections
 import importlib
 from collections.abc import Callable
 
@@ -55,7 +56,8 @@ def make_task(
   Raises:
     ValueError: if there is no such checker.
   """
-  read = readers.make_reader(answer_kind, options)
+  given_up: collections.Counter[str] = collections.Counter()
+  read = readers.make_reader(answer_kind, options, given_up)
 
   def topics_of(step):
     first = step * num_topics
@@ -103,6 +105,7 @@ def make_task(
       read, [example.answer for example in examples], kind=answer_kind
     ),
     true_answer=CHECKERS.get(checker) or _users_checker(checker, read),
+    given_up=lambda: {why: given_up.pop(why) for why in list(given_up)},
   )
 
 

@@ -103,6 +103,7 @@ class Verifier:
     memory_limit: bytes of address space of a worker.
     longest: characters; a longer text is a blank, unread.
     most_comparisons: pairs of one group that are compared symbolically.
+    given_up: counts what no worker came back from, see `pool.Pool`.
   """
 
   def __init__(
@@ -114,6 +115,7 @@ class Verifier:
     memory_limit: int = 2**30,
     longest: int = 400,
     most_comparisons: int = 16,
+    given_up: collections.Counter[str] | None = None,
   ):
     if not 1 <= longest <= notation.LONGEST:
       raise ValueError(f'{longest=}: expected 1 to {notation.LONGEST}')
@@ -126,6 +128,7 @@ class Verifier:
       time_limit=time_limit,
       call_limit=call_limit,
       memory_limit=memory_limit,
+      given_up=given_up,
       warm_up=['same', 'x + sin(x) = 1', 'sqrt(2)*x = 1'],
     )
 

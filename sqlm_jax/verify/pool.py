@@ -35,7 +35,8 @@ class Result(NamedTuple):
 class Pool:
   """Keeps workers warm, between `start` and `close`.
 
-  A worker that exceeds a limit, or dies, costs its one task and is replaced.
+  A worker that exceeds a limit of time, or dies, is replaced, and its one task
+  tried once more: it may have been the machine, or a person, that ended it.
   Any thread may call; calls of several threads wait for each other.
 
   Args:
@@ -45,6 +46,8 @@ class Pool:
     call_limit: seconds for all tasks of a call; those that have not begun by
       then are given up as 'late'.
     memory_limit: bytes of address space of a worker.
+    given_up: counts the tasks that no worker came back from, twice, by why;
+      and those that were 'late'.
     warm_up: a task that a worker does before its first, outside of any limit,
       so that what is imported late counts against nobody. None for no task.
   """
@@ -57,6 +60,7 @@ class Pool:
     time_limit: float = 2.0,
     call_limit: float = 60.0,
     memory_limit: int = 2**30,
+    given_up: collections.Counter[str] | None = None,
     warm_up: Any = None,
   ):
     if workers < 1:
@@ -71,6 +75,7 @@ class Pool:
       str(memory_limit),
       json.dumps(warm_up),
     )
+    self._given_up = collections.Counter() if given_up is None else given_up
     self._call_limit = call_limit
     self._time_limit = time_limit
     self._size = workers
@@ -127,10 +132,12 @@ class Pool:
   def _map(self, lines: Sequence[bytes]) -> list[Result]:
     results: dict[int, Result] = {}
     waiting = collections.deque(enumerate(lines))
+    tried_twice = set()
     end = time.monotonic() + self._call_limit
     while len(results) < len(lines):
       if time.monotonic() > end:
         results.update((index, Result(why_not='late')) for index, _ in waiting)
+        self._given_up['late'] += len(waiting)
         waiting.clear()
       for worker in self._workers:
         if (
@@ -141,7 +148,16 @@ class Pool:
           waiting.popleft()
       self._wait()
       for place, worker in enumerate(self._workers):
-        self._collect(place, worker, results)
+        lost = self._collect(place, worker, results)
+        if lost is None:
+          continue
+        index, why_not = lost
+        if index in tried_twice or time.monotonic() > end:
+          results[index] = Result(why_not=why_not)
+          self._given_up[why_not] += 1
+        else:
+          tried_twice.add(index)
+          waiting.append((index, lines[index]))
     return [results[index] for index in range(len(lines))]
 
   def _wait(self) -> None:
@@ -152,8 +168,14 @@ class Pool:
     late = min(worker.deadline for worker in self._workers)
     poll.poll(max(0.0, min(late - time.monotonic(), 1.0)) * 1000)
 
-  def _collect(self, place: int, worker: '_Worker', results: dict) -> None:
-    """Takes in what one worker has to say, and replaces it if need be."""
+  def _collect(
+    self, place: int, worker: '_Worker', results: dict
+  ) -> tuple[int, str] | None:
+    """Takes in what one worker has to say, and replaces it if need be.
+
+    Returns:
+      The task that was lost with it, and why; None if none was.
+    """
     lines, alive = worker.receive()
     for line in lines:
       if worker.ready:
@@ -166,13 +188,14 @@ class Pool:
         worker.ready = True
     late = time.monotonic() > worker.deadline
     if alive and not late and not worker.spent:
-      return
+      return None
+    lost = None
     if not worker.ready:
       self._count_failed_start()
     elif worker.task is not None:
-      why_not = 'timeout' if alive else 'crash'
-      results[worker.task] = Result(why_not=why_not)
+      lost = worker.task, 'timeout' if alive else 'crash'
     self._replace(place)
+    return lost
 
   def _count_failed_start(self) -> None:
     self._failed_starts += 1

@@ -1,6 +1,7 @@
 """From texts to canonical answers, by the kind of answer that a task has."""
 
 import atexit
+import collections
 import functools
 from collections.abc import Callable, Sequence
 
@@ -14,7 +15,11 @@ Reader = Callable[[Sequence[str | None]], tuple[types.Answer, ...]]
 KINDS = (*answers.KINDS, 'choice', 'expression', 'code')
 
 
-def make_reader(kind: str, options: Sequence[str] = ()) -> Reader:
+def make_reader(
+  kind: str,
+  options: Sequence[str] = (),
+  given_up: collections.Counter[str] | None = None,
+) -> Reader:
   """Builds the reader of a kind of answer.
 
   Args:
@@ -23,9 +28,10 @@ def make_reader(kind: str, options: Sequence[str] = ()) -> Reader:
       own, which are started when they are first needed; 'code', a program,
       which is left as it is.
     options: of 'choice', A first.
+    given_up: counts what no process of 'expression' came back from, by why.
   """
   if kind == 'expression':
-    return _expressions()
+    return _expressions(given_up)
   if kind == 'code':
     read = lambda text: text if text.strip() else None
   elif kind == 'choice':
@@ -37,10 +43,10 @@ def make_reader(kind: str, options: Sequence[str] = ()) -> Reader:
   )
 
 
-def _expressions() -> Reader:
+def _expressions(given_up: collections.Counter[str] | None) -> Reader:
   @functools.cache
   def verifier():
-    started = mathematics.Verifier().start()
+    started = mathematics.Verifier(given_up=given_up).start()
     atexit.register(started.close)
     return started
 

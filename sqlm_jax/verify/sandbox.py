@@ -41,6 +41,7 @@ from sqlm_jax.verify import seccomp, unit_tests
 
 Program = tuple[str, Sequence[types.TestCase]]
 
+LOST = 'lost: '  # begins the detail of a result without a run
 BACKENDS = ('bubblewrap', 'unsafe_subprocess')
 
 _log = logging.getLogger(__name__)
@@ -232,7 +233,7 @@ class Sandbox:
       except OSError as error:
         if self._closed:
           raise RuntimeError('the sandbox was closed') from None
-        lost = types.Result(unit_tests.ERROR, f'lost: {error}')
+        lost = types.Result(unit_tests.ERROR, f'{LOST}{error}')
       finally:
         self._discard(process)
     return [lost] * len(tests)

@@ -228,6 +228,32 @@ def test_padding_does_not_reach_loss_or_gradient():
   )
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf, 3e38])
+def test_an_update_that_is_not_finite_changes_no_bit(bad):
+  """The loss of the last is finite, and the norm of its gradient is not."""
+  optimizer = optax.adamw(0.1)
+  update = learner.make_update(
+    lambda params, batch: (
+      loss := (params['w'] * batch.advantages[0, 0]).sum(),
+      {'loss': (loss, jnp.zeros(()))},
+    ),
+    optimizer,
+    one_device_mesh(),
+    groups_per_microbatch=Q,
+  )
+  start = lambda: learner.init_state({'w': jnp.full(4, -0.0)}, optimizer)
+  good, worse = make_batch(), make_batch()
+  worse.advantages[0, 0] = bad
+  state, metrics = update(start(), good)
+  assert jax.device_get(metrics['skipped_rate']) == (0, 1)
+  before = jax.device_get(state)
+  state, metrics = jax.device_get(update(state, worse))
+  assert metrics['skipped_rate'] == (1, 1)
+  assert not np.isfinite(metrics['grad_norm'][0])
+  assert state.step == 1
+  jax.tree.map(np.testing.assert_array_equal, state, before)
+
+
 def test_metrics_are_means_over_response_tokens():
   batch = make_batch()
   (_, metrics), _ = grouped_loss_and_grad(tiny.tiny_params(), batch, WITH_KL)

@@ -1,5 +1,6 @@
 """Workers that hang, crash or are killed cost one task each."""
 
+import collections
 import os
 import pathlib
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from sqlm_jax.verify import pool
 
+HOW = ('killed', 'hang', 'stopped')  # a worker may end
 MODULE = """
 import os, signal, sys, time
 
@@ -40,6 +42,12 @@ def act(task):
       sys.exit()
     case 'not JSON':
       return object()
+    case ['once', mark, how]:
+      try:
+        os.mkdir(mark)
+      except FileExistsError:
+        return task
+      return act(how)
     case ['sleep', seconds]:
       time.sleep(seconds)
     case 'pid':
@@ -113,6 +121,23 @@ def test_what_goes_wrong_costs_its_one_task(workers, task, why_not):
   assert workers.map(list(range(10))) == [pool.Result(i) for i in range(10)]
 
 
+def test_a_task_is_tried_once_more_and_then_counted(act, tmp_path):
+  given_up = collections.Counter()
+  with pool.Pool(act, workers=2, time_limit=0.5, given_up=given_up) as workers:
+    marks = [str(tmp_path / name) for name in 'abc']
+    tasks = [
+      *(['once', mark, how] for mark, how in zip(marks, HOW, strict=True)),
+      'hang',
+      'killed',
+      7,
+    ]
+    results = workers.map(tasks)
+  # Those that failed once only were done by the second worker.
+  assert [r.value for r in results] == [*tasks[:3], None, None, 7]
+  assert [r.why_not for r in results[3:]] == ['timeout', 'crash', '']
+  assert given_up == {'timeout': 1, 'crash': 1}
+
+
 def test_many_that_hang_are_cut_off_beside_each_other(act):
   with pool.Pool(act, workers=4, time_limit=0.5) as workers:
     workers.map([0] * 40)  # all are up
@@ -129,7 +154,7 @@ def test_a_call_ends_in_time_whatever_its_tasks_do(act):
     results = workers.map(['hang'] * 1000)
     seconds = time.monotonic() - start
     assert workers.map([5]) == [pool.Result(5)]
-  assert {r.why_not for r in results} == {'timeout', 'late'}
+  assert 'late' in {r.why_not for r in results} <= {'timeout', 'late'}
   assert 1.0 <= seconds < 10
 
 
@@ -160,8 +185,9 @@ def test_a_worker_killed_in_the_middle_of_a_task(workers):
   timer.start()
   results = workers.map([['sleep', 0.6], ['sleep', 0.6], 1, 2, 3])
   timer.join()
-  assert sorted(r.why_not for r in results) == ['', '', '', '', 'crash']
-  assert [r.value for r in results[2:]] == [1, 2, 3]
+  # Its task was given to another one.
+  expected = [['sleep', 0.6], ['sleep', 0.6], 1, 2, 3]
+  assert results == [pool.Result(value) for value in expected]
   assert victim not in workers.pids()
 
 

@@ -1,0 +1,130 @@
+"""Notices that a run goes wrong, from its metrics.
+
+An update of which something is not finite was skipped on the device already.
+Here it is counted how many were so in a row, and whether the policy has gone
+too far from where it came from, or has too little left to say.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from sqlm_jax import assemble, checkpoint, config_rules
+from sqlm_jax import config as config_lib
+from sqlm_jax import states as states_lib
+from sqlm_jax.selfplay import game as game_lib
+
+
+class DivergedError(RuntimeError):
+  """Ends a run that a restart would not mend."""
+
+
+class Health(NamedTuple):
+  """What a checkpoint remembers of earlier steps.
+
+  Attributes:
+    skipped: updates in a row that were skipped, by what was to be updated. A
+      step in which one of them was not starts anew.
+    rollbacks: how often the run went back to earlier weights.
+  """
+
+  skipped: Mapping[str, int] = {}
+  rollbacks: int = 0
+
+
+def from_host(state: Mapping[str, Any]) -> Health:
+  """Reads what `Health._asdict` wrote."""
+  return Health(dict(state['skipped']), state['rollbacks'])
+
+
+def count_skipped(health: Health, metrics: Mapping[str, float]) -> Health:
+  """Adds a step."""
+  skipped = dict(health.skipped)
+  for metric, rate in metrics.items():
+    name = metric.removesuffix('/skipped_rate')
+    if name != metric:
+      # A critic learns from the batches of its role.
+      updates = int(metrics[f'train/{name.split("/")[-1]}/updates'])
+      skipped[name] = skipped.get(name, 0) + updates if rate == 1 else 0
+  return health._replace(skipped=skipped)
+
+
+def not_finite(
+  health: Health, metrics: Mapping[str, float], most: int
+) -> str | None:
+  """Says what was not finite for too long, if something was.
+
+  Args:
+    health: with this step.
+    metrics: of this step.
+    most: updates in a row that may be skipped; 0: any number.
+  """
+  for name, count in health.skipped.items():
+    if most and count >= most:
+      prefix = f'{name}/not_finite/'
+      what = [m.removeprefix(prefix) for m in metrics if m.startswith(prefix)]
+      return (
+        f'{count} updates of {name} in a row were skipped, as not finite: '
+        f'{", ".join(what)} (divergence.skipped_updates={most})'
+      )
+  return None
+
+
+def alarm(
+  metrics: Mapping[str, float], rules: config_lib.Divergence
+) -> str | None:
+  """Says which metric of this step is out of bounds, if one is."""
+  for name, value in metrics.items():
+    kind = name.split('/')[-1] if name.startswith('train/') else ''
+    if kind == 'kl' and rules.kl_above and value > rules.kl_above:
+      return f'{name}={value:.4g} (divergence.kl_above={rules.kl_above})'
+    if kind == 'entropy' and value < rules.entropy_below:
+      return (
+        f'{name}={value:.4g} (divergence.entropy_below={rules.entropy_below})'
+      )
+  return None
+
+
+def react(
+  parts: assemble.Parts,
+  manager: ocp.CheckpointManager,
+  step: int,
+  states: game_lib.States,
+  health: Health,
+  metrics: Mapping[str, float],
+) -> tuple[game_lib.States, Health, bool]:
+  """Goes on after a step, rolls back, or stops.
+
+  The same steps once more would end the same way: everything derives from
+  the step. So the weights of the last checkpoint go on with the next step, as
+  with PaLM, where it helped (Chowdhery et al., 2022, section 5.1).
+
+  Returns:
+    States, health with this step, and whether they were rolled back.
+
+  Raises:
+    DivergedError: if it stops, with what is wrong and the last checkpoint.
+  """
+  rules = parts.config.divergence
+  health = count_skipped(health, metrics)
+  wrong = not_finite(health, metrics, rules.skipped_updates)
+  alarmed = alarm(metrics, rules)
+  if not wrong and not alarmed:
+    return states, health, False
+  last = checkpoint.latest_step(manager)
+  may = rules.action == config_rules.ROLL_BACK and last is not None
+  if wrong or not may or health.rollbacks >= rules.rollbacks:
+    where = 'There is no checkpoint yet.'
+    if last is not None:
+      where = f'The last good checkpoint is {manager.directory / str(last)}.'
+    raise DivergedError(
+      f'step {step}: {wrong or alarmed}. The run has diverged after '
+      f'{health.rollbacks} rollbacks, and stops. {where}'
+    )
+  logging.warning('step %d: %s; back to step %d.', step, alarmed, last)
+  jax.tree.map(jax.Array.delete, states)  # there is room for one of them
+  _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
+  return states, Health(rollbacks=health.rollbacks + 1), True

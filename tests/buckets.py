@@ -1,0 +1,70 @@
+"""A local double of Google Cloud Storage, for what goes through epath.
+
+Like the real one it has objects and no directories, replaces an object at once
+when a file is closed, and refuses to append to one.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import fsspec
+from etils import epath
+from etils.epath import backend
+from fsspec.implementations import memory
+from tensorboardX import record_writer
+
+
+class Bucket(memory.MemoryFileSystem):
+  protocol = ('gs', 'gcs')
+  store, pseudo_dirs = {}, ['']
+
+  def __init__(self, *args, finalize_on_close: bool = False, **kwargs):
+    super().__init__(*args, **kwargs)
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    path = str(path).removeprefix('gs://').removeprefix('gcs://')
+    return '/' + path.strip('/') if path.strip('/') else ''
+
+  def _open(self, path, mode='rb', **kwargs):
+    if mode not in ('rb', 'wb', 'xb'):
+      raise NotImplementedError(f'mode={mode!r}: objects do not grow')
+    return super()._open(path, mode, **kwargs)
+
+
+class Events:
+  """In the place of tensorboardX's own client of the real one."""
+
+  def __init__(self, path: str):
+    self._path, self._data = epath.Path(path), b''
+
+  @classmethod
+  def open(cls, path: str) -> 'Events':
+    return cls(path)
+
+  def write(self, data: bytes) -> None:
+    self._data += data
+
+  def flush(self) -> None:
+    self._path.write_bytes(self._data)
+
+  close = flush
+
+
+@contextlib.contextmanager
+def doubled() -> Iterator[type[Bucket]]:
+  """Everything under gs:// is in memory, and empty at first."""
+  known = fsspec.registry.get('gcs')
+  fsspec.register_implementation('gcs', Bucket, clobber=True)
+  backend.fsspec_backend._get_filesystem.cache_clear()
+  Bucket.store.clear()
+  record_writer.register_writer_factory('gs', Events)
+  try:
+    yield Bucket
+  finally:
+    record_writer.register_writer_factory(
+      'gs', record_writer.GCSRecordWriterFactory()
+    )
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    if known:
+      fsspec.register_implementation('gcs', known, clobber=True)
