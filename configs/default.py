@@ -149,7 +149,7 @@ def get_config() -> config_dict.ConfigDict:
   c.loss.entropy = 0.0  # weight of the entropy bonus
   # Over all tokens; sequence: over responses; constant: over their room.
   c.loss.average = 'token'
-  c.loss.logits_chunk = 256  # rows of logits at the same time, a device
+  c.loss.logits_chunk = 512  # rows of logits at the same time, a device
 
   c.optimizer = config_dict.ConfigDict()
   c.optimizer.learning_rate = 1e-6

@@ -1,6 +1,9 @@
 """The learner against plain passes: one sequence a row, nothing shared."""
 
+import dataclasses
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -290,3 +293,45 @@ def test_causality_through_the_gradient():
   grad = jax.jit(jax.grad(logprob))(tiny.tiny_params(tied=False)['embedding'])
   seen = set(np.flatnonzero(np.abs(grad).sum(axis=1)))
   assert seen == set(PROMPTS[0]) | set(batch.tokens[0, 0, :2].tolist())
+
+
+def test_no_array_holds_the_vocabulary_for_every_token():
+  """512 tokens times 150k logits would be 311 MB; a chunk of 16 is 10 MB."""
+  config = dataclasses.replace(
+    tiny.CONFIG, vocab_size=151_936, width=8, num_layers=1
+  )
+  model = policy.make_policy(config)
+  one = sharding.make_mesh(
+    dict.fromkeys(sharding.AXES, 1), devices=jax.devices()[:1]
+  )
+  optimizer = optax.sgd(1.0)
+  step = learner.make_train_step(
+    model,
+    optimizer,
+    one,
+    learner.LossSettings(chunk=16, entropy=0.1),
+    groups_per_microbatch=2,
+  )
+  rows, numbers = np.zeros((2, 4), np.int32), np.zeros((2, 4, 64), np.float32)
+  batch = groups.GroupBatch(
+    prompts=batches.pack_prompts([[1, 2, 3], [4, 5]]),
+    tokens=numbers.astype(np.int32),
+    lengths=rows,
+    old_logprobs=numbers,
+    advantages=numbers[..., :1],
+    weights=rows.astype(np.float32),
+    num_groups=np.int32(2),
+  )
+  state = jax.eval_shape(
+    lambda key: learner.init_state(model.init(key), optimizer),
+    jax.random.key(0),
+  )
+  compiled = step.lower(state, batch, None, None).compile()
+  text = compiled.as_text()
+  sizes = {
+    math.prod(map(int, dims.split(',')))
+    for dims in re.findall(r'[a-z]+\d*\[([\d,]+)\]', text)
+    if '151936' in dims
+  }
+  # A chunk's logits, the embedding, and nothing larger.
+  assert max(sizes) == 16 * 151_936

@@ -153,6 +153,33 @@ def test_useful_groups_come_first_and_keep_their_rows():
   assert batch.old_logprobs[1, 1].tolist() == [-25, -26, -27, -28, -29]
 
 
+def test_a_batch_is_as_wide_as_its_longest_response():
+  """Room for 40 tokens, and responses of 9 at most: the bucket is 12."""
+  rows = make_rows(REWARDS, LENGTHS)
+  wide = np.zeros((*rows.rollout.tokens.shape[:2], 40), np.int32)
+  wide[..., : rows.rollout.tokens.shape[2]] = rows.rollout.tokens
+  lengths = rows.rollout.lengths.copy()
+  lengths[0, 1] = 9
+  lengths[1] = 40  # of a group that teaches nothing
+  rollout = rows.rollout._replace(
+    tokens=wide, logprobs=-wide.astype(np.float32), lengths=lengths
+  )
+  rows = rows._replace(rollout=rollout)
+  (batch,) = batches.make_batches(
+    rows,
+    estimates.of_responses(rows, 'dr_grpo'),
+    updates=1,
+    groups_per_microbatch=1,
+    average='constant',
+    longest=40,
+    keep_neutral=False,
+  )
+  assert batch.tokens.shape[2] == batch.old_logprobs.shape[2] == 12
+  assert batch.lengths.max() == 12
+  assert batch.lengths[0].tolist() == [1, 9]
+  np.testing.assert_array_equal(batch.tokens[0], wide[0, :, :12])
+
+
 def test_advantages_are_rewards_less_the_groups_mean():
   (batch,) = make_batches()
   half = [[0.5, -0.5], [-0.5, 0.5]]
