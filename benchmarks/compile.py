@@ -6,7 +6,7 @@ Runs configs/quickstart.py as a user would, a process a run, and ends it when
 its first step has been played. The model's file is already there. In turn:
 
 - none: without jax's persistent compilation cache
-- cold: with the cache (JAX_COMPILATION_CACHE_DIR) in an empty directory
+- cold: with the cache in an empty directory, as on a first start
 - warm: with the cache that `cold` has left
 
 Before the first step the quickstart evaluates the model on its two sets of
@@ -20,7 +20,6 @@ compilations by the number of steps that had been played by then.
 import argparse
 import collections
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -32,23 +31,13 @@ from benchmarks import pairs
 MARKS = {'evaluated': ('eval.jsonl', 2), 'first_step': ('metrics.jsonl', 1)}
 
 
-def cache_variables(
-  directory: pathlib.Path, least_seconds: float
-) -> dict[str, str]:
-  """The environment in which jax keeps what it compiles."""
-  return {
-    'JAX_COMPILATION_CACHE_DIR': str(directory),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': str(least_seconds),
-  }
-
-
 def lines(path: pathlib.Path) -> int:
   """How many whole lines there are; none without a file."""
   return path.read_bytes().count(b'\n') if path.exists() else 0
 
 
 def run_to_first_step(
-  flags: list[str], variables: dict[str, str], *, patience: float = 1800
+  flags: list[str], *, patience: float = 1800
 ) -> dict[str, float]:
   """Seconds from the command to each of `MARKS`; then ends the run.
 
@@ -60,9 +49,7 @@ def run_to_first_step(
     command = [sys.executable, '-m', 'sqlm_jax.main', *flags]
     command += [f'--workdir={workdir}']
     start, found = time.perf_counter(), {}
-    process = subprocess.Popen(
-      command, stdout=subprocess.DEVNULL, env=os.environ | variables
-    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
       while len(found) < len(MARKS):
         seconds = time.perf_counter() - start
@@ -78,13 +65,13 @@ def run_to_first_step(
   return found
 
 
-def count(flags: list[str], steps: int) -> dict[str, dict[int, int]]:
+def count(flags: list[str], steps: int) -> dict[str, int]:
   """Compilations of a whole run, by the steps played before them."""
   with tempfile.TemporaryDirectory() as temporary:
     result = pathlib.Path(temporary) / 'result.json'
     command = [sys.executable, '-m', 'benchmarks.compile']
     command += ['--count', str(result), f'--workdir={temporary}/run', *flags]
-    command += [f'--config.num_steps={steps}']
+    command += [f'--config.num_steps={steps}', '--compilation_cache=off']
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads(result.read_text())
 
@@ -96,12 +83,7 @@ def count_here(result: pathlib.Path, flags: list[str]) -> None:
 
   from sqlm_jax import main as program
 
-  # The first fires for what is found in the persistent cache, too.
-  events = {
-    '/jax/core/compile/backend_compile_duration': 'programs',
-    '/jax/compilation_cache/cache_hits': 'found_in_cache',
-  }
-  found = {name: collections.Counter() for name in events.values()}
+  found = collections.Counter()
   (workdir,) = [
     pathlib.Path(flag.partition('=')[2])
     for flag in flags
@@ -109,11 +91,10 @@ def count_here(result: pathlib.Path, flags: list[str]) -> None:
   ]
 
   def listen(event, *_, **__):
-    if event in events:
-      found[events[event]][lines(workdir / 'metrics.jsonl')] += 1
+    if event == '/jax/core/compile/backend_compile_duration':
+      found[lines(workdir / 'metrics.jsonl')] += 1
 
   jax.monitoring.register_event_duration_secs_listener(listen)
-  jax.monitoring.register_event_listener(listen)
   sys.argv = ['sqlm_jax', *flags]
   try:
     app.run(program.main, argv=sys.argv, flags_parser=program.parse_flags)
@@ -126,13 +107,14 @@ def time_to_first_step(args: argparse.Namespace, flags: list[str]) -> None:
   found = {name: {mark: [] for mark in MARKS} for name in args.sides}
   for _ in range(args.repeats):
     with tempfile.TemporaryDirectory() as temporary:
-      cache = cache_variables(pathlib.Path(temporary), args.cache_seconds)
-      variables = {'none': {}, 'cold': cache, 'warm': cache}
+      caches = {'none': 'off', 'cold': temporary, 'warm': temporary}
       for name in args.sides:
-        marks = run_to_first_step(flags, variables[name])
+        marks = run_to_first_step(
+          [*flags, f'--compilation_cache={caches[name]}']
+        )
         for mark, seconds in marks.items():
           found[name][mark].append(seconds)
-  result = {'flags': flags, 'cache_seconds': args.cache_seconds}
+  result = {'flags': flags}
   for name, marks in found.items():
     result[name] = {mark: pairs.spread(s) for mark, s in marks.items()}
   parts = [
@@ -152,7 +134,6 @@ def main() -> None:
   )
   add = parser.add_argument
   add('--sides', default=['none', 'cold', 'warm'], nargs='+')
-  add('--cache_seconds', default=0.0, type=float, help='what is worth keeping')
   add('--steps', default=20, type=int, help='to count compilations in')
   add('--repeats', default=5, type=int)
   args, flags = parser.parse_known_args()
@@ -162,14 +143,14 @@ def main() -> None:
     time_to_first_step(args, flags)
   if args.steps:
     found = count(flags, args.steps)
-    totals = {name: sum(counts.values()) for name, counts in found.items()}
-    late = {step: n for step, n in found['programs'].items() if int(step)}
+    late = {step: n for step, n in found.items() if int(step)}
+    total = sum(found.values())
     line = (
-      f'{totals["programs"]} programs in {args.steps} steps, of which after '
-      f'so many steps: {late}; {totals["found_in_cache"]} found in a cache'
+      f'{total} programs in {args.steps} steps, of which after so many steps: '
+      f'{late}'
     )
-    result = {'flags': flags, 'steps': args.steps, 'counts': found}
-    pairs.show('compile', result | totals, line)
+    result = {'flags': flags, 'steps': args.steps, 'programs': total}
+    pairs.show('compile', result | {'after_steps': found}, line)
 
 
 if __name__ == '__main__':
