@@ -17,4 +17,4 @@ def test_whole_lines_count(tmp_path):
 def test_a_run_that_fails_is_told(monkeypatch):
   monkeypatch.setattr(sys, 'executable', 'false')
   with pytest.raises(RuntimeError, match='no first step'):
-    benchmark.run_to_first_step([], {})
+    benchmark.run_to_first_step([])
