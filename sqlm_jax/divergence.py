@@ -125,6 +125,6 @@ def react(
       f'{health.rollbacks} rollbacks, and stops. {where}'
     )
   logging.warning('step %d: %s; back to step %d.', step, alarmed, last)
-  jax.tree.map(jax.Array.delete, states)  # there is room for one of them
+  jax.tree.map(lambda x: x.delete(), states)  # there is room for one of them
   _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
   return states, Health(rollbacks=health.rollbacks + 1), True

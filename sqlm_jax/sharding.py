@@ -219,6 +219,13 @@ def shard_like_parameters(tree, params, mesh: Mesh):
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def constrain_like_parameters(tree, params, mesh: Mesh):
+  """Inside jit: `shard_like_parameters`, of arrays."""
+  return jax.lax.with_sharding_constraint(
+    tree, shard_like_parameters(tree, params, mesh)
+  )
+
+
 def row_shards(mesh: Mesh) -> int:
   """Parts that rows are split into."""
   return math.prod(mesh.shape[name] for name in ROW_AXES)

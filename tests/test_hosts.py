@@ -36,18 +36,6 @@ SMALL = {
 # Many more steps than are played: the run is stopped.
 TWO = SMALL | {'num_steps': 100_000, 'mesh.data': 1, 'mesh.fsdp': 2}
 # Adapters, a critic, an earlier solver: whatever else devices may share.
-FOUR = SMALL | {
-  'num_steps': 1,
-  'task.evaluation': (),
-  'mesh.data': 2,
-  'mesh.tensor': 2,
-  'model.lora.rank': 2,
-  'advantage.estimator': 'gae',
-  'solver.rewards.random': 0.5,
-  'vote.earlier_answers': 2,
-  'vote.earlier_every': 1,
-  'proposer.train_every': 1,
-}
 ONE_DEVICE = {'mesh.data': 1, 'mesh.fsdp': 1, 'mesh.tensor': 1}
 
 
@@ -206,14 +194,6 @@ def test_a_group_is_read_by_one_process(two):
     ('00000',),
     ('00001',),
   }
-
-
-def test_four_processes_play_the_run_of_one(tmp_path):
-  """Two of them read nothing: there are only two groups of proposals."""
-  finish(start(4, tmp_path / 'four', FOUR))
-  config = config_of(FOUR | ONE_DEVICE)
-  train.train(config, str(tmp_path / 'one'))
-  assert_same_run(tmp_path / 'four', tmp_path / 'one', config)
 
 
 @pytest.mark.parametrize('number', [0, 1, 2, 7, 8])

@@ -50,6 +50,7 @@ def start(monkeypatch):
       ('checkpoint', 'latest'),
       ('dataset', 'test'),
       ('coordinator_address', None),
+      ('compilation_cache', None),
     ):
       holders[f'_{name.upper()}'] = flags.DEFINE_string(
         name, default, '', flag_values=values

@@ -264,7 +264,7 @@ def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
     train.train(config, str(tmp_path))
   step = len(writers.read_jsonl(tmp_path / 'metrics.jsonl')) - 1
   said = str(caught.value)
-  assert said.startswith(f'step {step}: 1 updates of train/')
+  assert said.startswith(f'step {step}: 2 updates of train/')
   assert 'in a row were skipped, as not finite: ' in said
   assert f'good checkpoint is {tmp_path}/checkpoints/{step}.' in said
   last = without_times(tmp_path)[-1]

@@ -203,7 +203,8 @@ def make_update(
 
     def one_microbatch(i):
       one = jax.tree.map(lambda x: x[i], micro)
-      return grad(state.params, one, *frozen)
+      grads, metrics = grad(state.params, one, *frozen)
+      return sharding.constrain_like_parameters(grads, grads, mesh), metrics
 
     nothing = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_microbatch, 0)
@@ -229,6 +230,10 @@ def make_update(
     finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
     metrics['skipped_rate'] = (1.0 - finite, one)
     keep = lambda new, old: jnp.where(finite, new, old)
-    return jax.tree.map(keep, stepped, state), metrics
+    stepped = jax.tree.map(keep, stepped, state)
+    # Else the compiler says where they are next, and what is split is whole.
+    return sharding.constrain_like_parameters(
+      stepped, state.params, mesh
+    ), metrics
 
   return update

