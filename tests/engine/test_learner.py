@@ -237,14 +237,16 @@ def test_an_update_that_is_not_finite_changes_no_bit(bad):
   optimizer = optax.adamw(0.1)
   update = learner.make_update(
     lambda params, batch: (
-      loss := (params['w'] * batch.advantages[0, 0]).sum(),
+      loss := (params['embedding'] * batch.advantages[0, 0]).sum(),
       {'loss': (loss, jnp.zeros(()))},
     ),
     optimizer,
     one_device_mesh(),
     groups_per_microbatch=Q,
   )
-  start = lambda: learner.init_state({'w': jnp.full(4, -0.0)}, optimizer)
+  start = lambda: learner.init_state(
+    {'embedding': jnp.full((2, 2), -0.0)}, optimizer
+  )
   good, worse = make_batch(), make_batch()
   worse.advantages[0, 0] = bad
   state, metrics = update(start(), good)
