@@ -156,7 +156,7 @@ def _sampler(policy, mesh, settings, run: Trees) -> dict[str, Program]:
   before, recent = cache(at_once, w.tokens)[:2], cache(at_once, width)[:2]
   prefill = decoding.make_prefill(policy, mesh, max_rows=settings.max_rows)
   decode = decoding.make_decode(policy, mesh)
-  store = decoding.make_store(mesh)
+  store = decoding.make_store(mesh, in_place=True)
   training = (run.state, None if settings.lora_rank else run.frozen)
   chunks = -(-w.tokens // width) * -(-num_rows // at_once)
   return {

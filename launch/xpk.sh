@@ -65,16 +65,18 @@ start() {
   # What is started last has to be the program: it gets the notice.
   command='apt-get -qq update && apt-get -qq install -y bubblewrap'
   command+=" && pip install -q -e '.[tpu,gs]'"
-  command+=" && exec $(show python -m sqlm_jax.main --distributed=auto "$@")"
+  command+=" && exec $(show python -m sqlm_jax.main --distributed=auto \
+    --stopped_exit_code=75 "$@")"
 
   run mkdir -p build
   # All files but those that git ignores, committed or not.
   run bash -c 'export GIT_INDEX_FILE=build/index && rm -rf build/image '\
 '&& git add --all && git checkout-index --all --prefix=build/image/'
-  # 1: Python ended with an error, as it does where another slice was lost.
+  # 1: Python ended with an error, as it does where another slice was lost. 75:
+  # a notice has stopped it. What has diverged (3) would do so again.
   workload create "--workload=$workload" "--tpu-type=$type" \
     "--num-slices=$num_slices" ${spot:+--spot} \
-    "--max-restarts=$max_restarts" --restart-on-exit-codes=1 \
+    "--max-restarts=$max_restarts" --restart-on-exit-codes=1,75 \
     "--termination-grace-period-seconds=$grace" \
     "--base-docker-image=$image" --script-dir=build/image \
     "--command=$command"

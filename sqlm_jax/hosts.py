@@ -14,6 +14,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+# A process that compiles may be silent for longer than jax waits by itself.
+HEARTBEAT_SECONDS = 600
+
 
 def start(
   address: str | None = None,
@@ -32,7 +35,12 @@ def start(
     ValueError: if they are not given, and no scheduler is found.
   """
   try:
-    jax.distributed.initialize(address, num_processes, process_id)
+    jax.distributed.initialize(
+      address,
+      num_processes,
+      process_id,
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
   except ValueError as error:
     if address is not None:
       raise

@@ -108,6 +108,15 @@ _COMPILATION_CACHE = flags.DEFINE_string(
   "$JAX_COMPILATION_CACHE_DIR, or a directory in the user's cache.",
 )
 
+_STOPPED_EXIT_CODE = flags.DEFINE_integer(
+  'stopped_exit_code',
+  0,
+  'Exit code where Ctrl-C or SIGTERM has stopped the training before its last '
+  'step. Schedulers that start again what has failed need another than 0.',
+  lower_bound=0,
+  upper_bound=255,
+)
+
 # What a model wrote is shown on one line, without control characters.
 _LINE = 1000
 
@@ -124,7 +133,8 @@ def main(argv: Sequence[str]) -> None:
     if _MODE.value == 'train':
       if not _WORKDIR.value:
         raise ValueError('--workdir: expected a directory for the run')
-      train.train(config, _WORKDIR.value)
+      if not train.train(config, _WORKDIR.value):
+        sys.exit(_STOPPED_EXIT_CODE.value)
     else:
       _use_model(config)
   except divergence.DivergedError as error:

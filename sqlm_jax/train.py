@@ -38,7 +38,7 @@ from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import step as step_lib
 
 
-def train(config: config_lib.Config, workdir: str) -> None:
+def train(config: config_lib.Config, workdir: str) -> bool:
   """Trains by self-play in `workdir`, from where an earlier start stopped.
 
   Steps are counted from 0. A checkpoint or an evaluation of step n has seen n
@@ -47,6 +47,9 @@ def train(config: config_lib.Config, workdir: str) -> None:
   Args:
     config: what to train, on what, for how long.
     workdir: where everything is kept that the run leaves behind.
+
+  Returns:
+    Whether all steps are done; not, if a signal has stopped it.
 
   Raises:
     ValueError: if `workdir` belongs to another config, or model and config do
@@ -127,6 +130,7 @@ def train(config: config_lib.Config, workdir: str) -> None:
     best = checkpoint.best_step(manager)
   if hosts.is_first():
     _say_goodbye(parts, directory, step, best)
+  return step == config.num_steps
 
 
 def _rollout_rows(

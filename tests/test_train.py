@@ -371,12 +371,12 @@ def wait_for_steps(workdir, count, process, seconds=180):
 
 def test_terminate_and_go_on(tmp_path):
   """SIGTERM saves, and the next start goes on from there."""
-  endless = ('--config.num_steps=100000',)
+  endless = ('--config.num_steps=100000', '--stopped_exit_code=75')
   process = start(tmp_path, *endless)
   wait_for_steps(tmp_path, 3, process)
   process.send_signal(signal.SIGTERM)
   output, _ = process.communicate(timeout=120)
-  assert process.returncode == 0, output
+  assert process.returncode == 75, output
   assert 'The same command goes on from here' in output
 
   steps = [row['step'] for row in without_times(tmp_path)]

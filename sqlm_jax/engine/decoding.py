@@ -183,7 +183,9 @@ def make_decode(
   return decode
 
 
-def make_store(mesh: jax.sharding.Mesh) -> Callable[..., tuple]:
+def make_store(
+  mesh: jax.sharding.Mesh, *, in_place: bool = False
+) -> Callable[..., tuple]:
   """Builds `store(cache, recent, starts, sources_B, *, slots)`.
 
   Its arguments: `cache` is the keys and values so far, each
@@ -191,9 +193,17 @@ def make_store(mesh: jax.sharding.Mesh) -> Callable[..., tuple]:
   belong into the slots from `starts` on, [A] or one for all; `sources_B` are
   the rows to take, None leaves them where they are. It returns a cache
   [L, B, K, slots, H]. What stands in it behind a response means nothing.
+
+  Args:
+    mesh: rows are split over it.
+    in_place: donate the cache. For one that keeps its rows and its slots.
   """
 
-  @functools.partial(jax.jit, static_argnames='slots')
+  @functools.partial(
+    jax.jit,
+    static_argnames='slots',
+    donate_argnames='cache' if in_place else None,
+  )
   def store(cache, recent, starts, sources_B, *, slots):
     if sources_B is not None:
       cache, recent = jax.tree.map(lambda x: x[:, sources_B], (cache, recent))

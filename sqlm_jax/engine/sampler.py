@@ -57,6 +57,7 @@ def make_sampler(
   prefill = decoding.make_prefill(policy, mesh, max_rows=max_rows)
   decode = decoding.make_decode(policy, mesh)
   store = decoding.make_store(mesh)
+  store_in_place = decoding.make_store(mesh, in_place=True)
   take_prompts = decoding.make_take_prompts(mesh)
   shards = sharding.row_shards(mesh)
 
@@ -91,12 +92,14 @@ def make_sampler(
       if not len(stay):
         cache = None
       else:
-        cache = store(
+        room = _room(record.progress.lengths[stay].max() - 1, width)
+        same = not moved and cache and cache[0].shape[3] == room
+        cache = (store_in_place if same else store)(
           cache,
           recent,
           _one_for_all(starts, np.isin(before.rows.reshape(-1), stay)),
           schedule.sources(before, layout) if moved else None,
-          slots=_room(record.progress.lengths[stay].max() - 1, width),
+          slots=room,
         )
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)

@@ -290,4 +290,7 @@ def test_sky_runs_the_flags(machine, env, added):
   assert machine.calls()[-1][-2:] == ['-e', f'.[{envs["EXTRAS"]}]']
   machine.shell(task['run'], **envs)
   (called,) = machine.calls()
+  # What a notice has stopped goes on elsewhere.
+  (code,) = task['resources']['job_recovery']['recover_on_exit_codes']
+  added = (*added, f'--stopped_exit_code={code}')
   assert tuple(called) == ('python', '-m', 'sqlm_jax.main', *added, *NASTY)
