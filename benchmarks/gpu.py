@@ -1,7 +1,7 @@
 """How close to an accelerator's limits are decoding and a whole step?
 
   python -m benchmarks.gpu --model=qwen2.5-0.5b
-  python -m benchmarks.gpu --model=qwen2.5-3b --remat
+  python -m benchmarks.gpu --model=qwen2.5-3b --remat=full
   python -m benchmarks.gpu --model=tiny --check
 
 Random weights in the shapes of published models, bfloat16. Measured:
@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import full_size, models, pairs, rollouts, work
+from sqlm_jax.models import decoder
 
 PARTS = ('propose', 'solve', 'judge', 'learn')
 
@@ -214,7 +215,7 @@ def main() -> None:
   add = parser.add_argument
   add('--model', default='qwen2.5-0.5b', choices=models.SHAPES)
   add('--dtype', default='bfloat16', choices=('float32', 'bfloat16'))
-  add('--remat', action='store_true')
+  add('--remat', default='dots', choices=decoder.REMAT, help='as model.remat')
   add('--workloads', default=['decode', 'step'], nargs='+')
   add('--groups', default=64, type=int)
   add('--group_size', default=4, type=int)

@@ -33,6 +33,7 @@ from benchmarks import models, pairs, work
 from sqlm_jax import sharding
 from sqlm_jax.engine import groups, learner, optimizer
 from sqlm_jax.models import config as model_config
+from sqlm_jax.models import decoder
 from sqlm_jax.models import policy as policy_lib
 
 LEARNING = ('forward', 'backward', 'update')
@@ -201,6 +202,7 @@ def show(
   result = size._asdict() | {
     'model': args.model,
     'dtype': args.dtype,
+    'remat': args.remat,
     'groups_per_microbatch': args.groups_per_microbatch,
     'chunk': args.chunk,
     'device': jax.devices()[0].device_kind,
@@ -234,14 +236,14 @@ def main() -> None:
   add = parser.add_argument
   add('--model', default='smollm2-135m', choices=models.SHAPES)
   add('--dtype', default='float32', choices=('float32', 'bfloat16'))
-  add('--remat', action='store_true')
+  add('--remat', default='dots', choices=decoder.REMAT, help='as model.remat')
   add('--groups', default=16, type=int)
   add('--group_size', default=8, type=int)
   add('--shared', default=57, type=int, help='tokens common to all prompts')
   add('--own', default=19, type=int, help='further tokens of a prompt')
   add('--responses', default=[6, 64], type=int, nargs='+', help='lengths')
   add('--groups_per_microbatch', default=8, type=int)
-  add('--chunk', default=256, type=int, help='rows of logits at once')
+  add('--chunk', default=512, type=int, help='rows of logits at once')
   add('--square', default=4096, type=int, help='side of the large product')
   add('--least_seconds', default=1.0, type=float, help='to time a product in')
   add('--repeats', default=5, type=int)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from benchmarks import learning, models, pairs, work
 from sqlm_jax.engine import learner, optimizer
+from sqlm_jax.models import decoder
 from sqlm_jax.models import policy as policy_lib
 
 
@@ -159,14 +160,14 @@ def main() -> None:
   add = parser.add_argument
   add('--model', default='smollm2-135m', choices=models.SHAPES)
   add('--dtype', default='float32', choices=('float32', 'bfloat16'))
-  add('--remat', action='store_true')
+  add('--remat', default='dots', choices=decoder.REMAT, help='as model.remat')
   add('--groups', default=16, type=int)
   add('--group_size', default=8, type=int)
   add('--shared', default=57, type=int, help='tokens common to all prompts')
   add('--own', default=19, type=int, help='further tokens of a prompt')
   add('--response', default=64, type=int)
   add('--groups_per_microbatch', default=8, type=int)
-  add('--chunk', default=256, type=int, help='rows of logits at once')
+  add('--chunk', default=512, type=int, help='rows of logits at once')
   add('--step', action='store_true', help='also play steps')
   add('--step_model', default='smollm2-135m-instruct')
   add('--repeats', default=1, type=int, help='processes that play steps')
