@@ -317,8 +317,8 @@ def test_what_hangs_is_cut_off_and_the_next_are_right(text):
   assert seconds < 20
 
 
-def test_a_worker_killed_in_the_middle(monkeypatch):
-  with mathematics.Verifier(workers=1, time_limit=20) as verifier:
+def test_a_worker_killed_in_the_middle():
+  with mathematics.Verifier(workers=1, time_limit=3) as verifier:
     verifier.canonical(['sqrt(2)'])
     (victim,) = verifier._pool.pids()
     timer = threading.Timer(0.3, os.kill, (victim, signal.SIGKILL))
@@ -326,7 +326,9 @@ def test_a_worker_killed_in_the_middle(monkeypatch):
     found = verifier.canonical([ENDLESS[0], 'sqrt(8)'])
     timer.join()
   assert found == [None, '2*sqrt(2)']
-  assert verifier.blanks == {'crash': 1}
+  # It was tried once more, by a worker that lived until the time was up.
+  assert set(verifier.blanks) <= {'timeout', 'memory'}
+  assert verifier.blanks.total() == 1
 
 
 def test_it_works_off_the_main_thread():
