@@ -237,7 +237,7 @@ def test_an_update_that_is_not_finite_changes_no_bit(bad):
   optimizer = optax.adamw(0.1)
   update = learner.make_update(
     lambda params, batch: (
-      loss := (params['embedding'] * batch.advantages[0, 0]).sum(),
+      loss := (params['embedding'] * batch.advantages[0, 0, 0]).sum(),
       {'loss': (loss, jnp.zeros(()))},
     ),
     optimizer,

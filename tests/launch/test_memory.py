@@ -32,8 +32,8 @@ def on_first_device(tree) -> int:
 @pytest.mark.parametrize('shape', [(1, 8, 1), (1, 4, 2)])
 @pytest.mark.parametrize('rank', [0, 3])
 def test_bytes_are_those_of_real_shards(shape, rank):
-  sizes = dict(zip(sharding.AXES, shape, strict=True))
-  mesh = sharding.make_mesh(sizes)
+  axes = dict(zip(sharding.AXES, shape, strict=True))
+  mesh = sharding.make_mesh(axes)
   found = memory.account(
     tiny.CONFIG,
     jax.sharding.AbstractMesh(shape, sharding.AXES),

@@ -207,7 +207,8 @@ def test_a_pod_of_xpk_runs_the_clone(machine, work_tree):
   machine.shell(f'({command.removeprefix("--command=")}) & wait $!')
   calls = machine.calls()
   assert [call[0] for call in calls] == ['apt-get', 'apt-get', 'pip', 'python']
-  expected = ('-m', 'sqlm_jax.main', '--distributed=auto', *flags)
+  program = ('-m', 'sqlm_jax.main', '--distributed=auto')
+  expected = (*program, '--stopped_exit_code=75', *flags)
   assert tuple(calls[-1][1:]) == expected
 
 
