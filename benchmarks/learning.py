@@ -243,7 +243,8 @@ def main() -> None:
   add('--own', default=19, type=int, help='further tokens of a prompt')
   add('--responses', default=[6, 64], type=int, nargs='+', help='lengths')
   add('--groups_per_microbatch', default=8, type=int)
-  add('--chunk', default=512, type=int, help='rows of logits at once')
+  chunk = learner.LossSettings().chunk
+  add('--chunk', default=chunk, type=int, help='rows of logits at once')
   add('--square', default=4096, type=int, help='side of the large product')
   add('--least_seconds', default=1.0, type=float, help='to time a product in')
   add('--repeats', default=5, type=int)

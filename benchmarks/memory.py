@@ -167,7 +167,8 @@ def main() -> None:
   add('--own', default=19, type=int, help='further tokens of a prompt')
   add('--response', default=64, type=int)
   add('--groups_per_microbatch', default=8, type=int)
-  add('--chunk', default=512, type=int, help='rows of logits at once')
+  chunk = learner.LossSettings().chunk
+  add('--chunk', default=chunk, type=int, help='rows of logits at once')
   add('--step', action='store_true', help='also play steps')
   add('--step_model', default='smollm2-135m-instruct')
   add('--repeats', default=1, type=int, help='processes that play steps')

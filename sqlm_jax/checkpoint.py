@@ -23,10 +23,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from sqlm_jax import manifest, storage
+from sqlm_jax import chatter, manifest, storage, tree_paths
 
 Tree = Any  # a pytree of arrays, or of jax.ShapeDtypeStruct with shardings
-Path = manifest.Path
+Path = tree_paths.Path
 
 _log = logging.getLogger('absl')  # which shows warnings of ours
 
@@ -57,7 +57,7 @@ def open_checkpoints(
   Raises:
     OSError: if the directory cannot be made, or a save has failed.
   """
-  _log.addFilter(_not_orbax_chatter)
+  chatter.hush_orbax()
   if read_only:
     options = ocp.CheckpointManagerOptions(
       read_only=True, create=False, save_interval_steps=0, best_fn=_score
@@ -149,12 +149,12 @@ def save(
     return True
   if not force and not manager.should_save(step):
     return False
-  arrays = _paths(states)
+  arrays = tree_paths.paths(states)
   with _failure_named(manager):
     return manager.save(
       step,
       args=ocp.args.Composite(
-        states=ocp.args.PyTreeSave(_nest(arrays)),
+        states=ocp.args.PyTreeSave(tree_paths.nest(arrays)),
         host=ocp.args.JsonSave(manifest.seal(arrays, host_state)),
       ),
       metrics=None if score is None else {'score': score},
@@ -208,7 +208,7 @@ def restore(
   steps = [_existing(manager, step)]
   if step is None:
     steps = sorted(manager.all_steps(), reverse=True)
-  wanted = _paths(abstract_states)
+  wanted = tree_paths.paths(abstract_states)
   damaged: dict[int, _DamagedError] = {}
   for at in steps:
     try:
@@ -219,7 +219,7 @@ def restore(
       damaged[at] = error
       continue
     _move_away(manager, damaged, instead=at)
-    return at, _fill(abstract_states, arrays), host
+    return at, tree_paths.fill(abstract_states, arrays), host
   raise ValueError(
     '\n'.join(map(str, damaged.values()))
     + f'\nNo other is left in {manager.directory}. Remove that directory to '
@@ -252,14 +252,14 @@ def restore_params(
   manager.wait_until_finished()  # else the newest is listed, but not there
   step = _existing(manager, step)
   trees = {name: {'params': tree} for name, tree in abstract_params.items()}
-  wanted = _paths(trees)
+  wanted = tree_paths.paths(trees)
   stored = {
     path: x
     for path, x in _record(manager, step)[0].items()
     if path[0] in abstract_params and path[1:2] == ('params',)
   }
   manifest.check(wanted, stored, _where(manager, step))
-  filled = _fill(trees, _read(manager, step, wanted, stored))
+  filled = tree_paths.fill(trees, _read(manager, step, wanted, stored))
   return step, {name: tree['params'] for name, tree in filled.items()}
 
 
@@ -379,45 +379,13 @@ def _read(
     for path, x in wanted.items()
   }
   args = ocp.args.PyTreeRestore(
-    item=_nest(wanted), restore_args=_nest(restore_args), partial_restore=True
+    item=tree_paths.nest(wanted),
+    restore_args=tree_paths.nest(restore_args),
+    partial_restore=True,
   )
   with _damage_named(manager, step):
     found = manager.restore(step, args=ocp.args.Composite(states=args))
-    arrays = _paths(found.states)
+    arrays = tree_paths.paths(found.states)
   if altered := manifest.altered(arrays, stored):
     raise _damage(manager, step, f'not as it was: {", ".join(altered[:3])}')
   return arrays
-
-
-def _paths(tree: Tree) -> dict[Path, Any]:
-  """Leaves by path; the names are those of keys, fields and positions."""
-  return {
-    tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
-def _nest(leaves: Mapping[Path, Any]) -> dict:
-  nested = {}
-  for path, leaf in leaves.items():
-    *parents, name = path
-    place = nested
-    for parent in parents:
-      place = place.setdefault(parent, {})
-    place[name] = leaf
-  return nested
-
-
-def _fill(like: Tree, leaves: Mapping[Path, Any]) -> Tree:
-  """A tree of the same kind with other leaves, found by their paths."""
-  return jax.tree.unflatten(
-    jax.tree.structure(like), [leaves[path] for path in _paths(like)]
-  )
-
-
-def _not_orbax_chatter(record: logging.LogRecord) -> bool:
-  """Orbax tells a page a save through absl's logger.
-
-  What it has to say of failures it raises, too, and then it is named here.
-  """
-  return 'orbax' not in record.pathname

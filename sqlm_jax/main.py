@@ -111,8 +111,8 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 _STOPPED_EXIT_CODE = flags.DEFINE_integer(
   'stopped_exit_code',
   0,
-  'Exit code where Ctrl-C or SIGTERM has stopped the training before its last '
-  'step. Schedulers that start again what has failed need another than 0.',
+  'Exit code where Ctrl-C or SIGTERM has stopped the training before its end. '
+  'Schedulers that start again what has failed need another than 0.',
   lower_bound=0,
   upper_bound=255,
 )

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import jax
 
+from sqlm_jax import tree_paths
 from sqlm_jax.ops import checksum
 
 FORMAT = 1  # of the whole directory of a checkpoint
 
-Path = tuple[str, ...]  # names from the root to a leaf
+Path = tree_paths.Path
 
 
 class Stored(NamedTuple):

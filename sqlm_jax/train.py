@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 from absl import logging
@@ -49,7 +49,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     workdir: where everything is kept that the run leaves behind.
 
   Returns:
-    Whether all steps are done; not, if a signal has stopped it.
+    Whether all is done; not, if a signal has stopped it.
 
   Raises:
     ValueError: if `workdir` belongs to another config, or model and config do
@@ -59,20 +59,9 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     divergence.DivergedError: as `divergence` of the config says.
   """
   directory = epath.Path(workdir)
-  parts = assemble.build(config)
-  parts.task.prepare()
-  # What cannot be read says so before the model is.
-  sets = [parts.sets(purpose) for purpose in evaluation_sets.PURPOSES]
-  if all(sets):
-    evaluation_sets.check_disjoint(*sets)
-  stored = config_lib.to_dict(config)
-  hosts.from_first(
-    lambda: writers.check_config(
-      directory, stored, may_change=config_lib.MAY_CHANGE
-    )
-  )
+  parts = _prepare(config, directory)
   with contextlib.ExitStack() as stack:
-    stopped = stack.enter_context(_stop_signals())
+    stop = stack.enter_context(_stop_signals())
     if hosts.is_first():  # the one that writes what all share
       stack.enter_context(storage.locked(directory))
     manager = stack.enter_context(_open_checkpoints(directory, config))
@@ -83,7 +72,9 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       checkpoint.save(manager, step, states, host_state, **how)
 
     # Last: what does not fit leaves no config behind.
-    hosts.from_first(lambda: writers.write_config(directory, stored))
+    hosts.from_first(
+      lambda: writers.write_config(directory, config_lib.to_dict(config))
+    )
     writer = stack.enter_context(
       contextlib.closing(
         writers.RunWriter(directory, hosts.index(), hosts.count())
@@ -94,11 +85,11 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
-    found = _evaluate(parts, game, states, step, writer, stopped)
+    found = _evaluate(parts, game, states, step, writer, stop.now)
     if step:
       # What it was saved without, if it was stopped before it was evaluated.
       save(score=hosts.from_first(lambda: _score(config, writer, step))[0])
-    while step < config.num_steps and not stopped(step):
+    while step < config.num_steps and not stop.before(step):
       start = time.perf_counter()
       policy_steps = {
         role: int(states[owner].step) for role, owner in parts.owner.items()
@@ -117,7 +108,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
         parts, manager, step, states, health, metrics
       )
       step += 1
-      found = _evaluate(parts, game, states, step, writer, stopped)
+      found = _evaluate(parts, game, states, step, writer, stop.now)
       score, is_best = hosts.from_first(
         functools.partial(_score, config, writer, step)
       )
@@ -130,7 +121,26 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     best = checkpoint.best_step(manager)
   if hosts.is_first():
     _say_goodbye(parts, directory, step, best)
-  return step == config.num_steps
+  # Stopped behind the last step it may have an evaluation left.
+  return step == config.num_steps and not stop.now()
+
+
+def _prepare(
+  config: config_lib.Config, directory: epath.Path
+) -> assemble.Parts:
+  """Everything but arrays; what cannot be read says so before the model is."""
+  parts = assemble.build(config)
+  parts.task.prepare()
+  sets = [parts.sets(purpose) for purpose in evaluation_sets.PURPOSES]
+  if all(sets):
+    evaluation_sets.check_disjoint(*sets)
+  stored = config_lib.to_dict(config)
+  hosts.from_first(
+    lambda: writers.check_config(
+      directory, stored, may_change=config_lib.MAY_CHANGE
+    )
+  )
+  return parts
 
 
 def _rollout_rows(
@@ -201,7 +211,7 @@ def _evaluate(
   states: game_lib.States,
   step: int,
   writer: writers.RunWriter,
-  stopped: Callable[[int], bool],
+  stopped: Callable[[], bool],
 ) -> dict[str, float]:
   """The evaluations that are due after so many steps, as metrics.
 
@@ -216,8 +226,6 @@ def _evaluate(
     or bool(every and step % every == 0),
     evaluation_sets.TEST: step in ends,
   }
-  # Several processes stop between steps, where they agree to.
-  stop_early = lambda: hosts.count() == 1 and stopped(step)
   found = {}
   for purpose, is_due in due.items():
     asked = parts.sets(purpose) if is_due else None
@@ -234,7 +242,7 @@ def _evaluate(
           planned,
           game_lib.params_of('solver', states, game),
           progress=progress,
-          stopped=stop_early,
+          stopped=stopped,
         )
       if record is None:
         return found
@@ -309,9 +317,16 @@ def _say_goodbye(
   display.summary(title, rows)
 
 
+class _Stop(NamedTuple):
+  """Whether Ctrl-C or SIGTERM asks to stop."""
+
+  before: Callable[[int], bool]  # a step
+  now: Callable[[], bool]  # in the middle; several processes never do
+
+
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[int], bool]]:
-  """Yields `stopped(step)`: whether Ctrl-C or SIGTERM asks to stop before it.
+def _stop_signals() -> Iterator[_Stop]:
+  """Yields what knows whether to stop.
 
   The step that is being played is finished and saved first; a second signal
   ends the process. Of several processes one is enough: jax, which watches for
@@ -328,18 +343,17 @@ def _stop_signals() -> Iterator[Callable[[int], bool]]:
     if several:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  def stopped(step):
-    if several:
-      return multihost_utils.reached_preemption_sync_point(step)
-    return event.is_set()
-
+  asked = _Stop(lambda _: event.is_set(), event.is_set)
+  if several:
+    # Between steps, where all agree to.
+    asked = _Stop(multihost_utils.reached_preemption_sync_point, lambda: False)
   signals = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
   if threading.current_thread() is not threading.main_thread():
-    yield stopped  # signals reach the main thread alone
+    yield asked  # signals reach the main thread alone
     return
   before = [signal.signal(signum, stop) for signum in signals]
   try:
-    yield stopped
+    yield asked
   finally:
     for signum, handler in zip(signals, before, strict=True):
       signal.signal(signum, handler)

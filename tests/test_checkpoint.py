@@ -2,6 +2,7 @@ import functools
 import io
 import json
 import logging as std_logging
+import re
 import shutil
 import subprocess
 import sys
@@ -459,6 +460,11 @@ save('room again', full / 'c', 2)
 save('gone', gone / 'c', 1, 2, between=lambda: shutil.rmtree(gone / 'c'))
 save('read-only', read_only / 'c', 1)
 """
+LATE_WORD = (
+  r'Traceback \(most recent call last\):\n'
+  r'(  .*call_soon_threadsafe\n    .*\n)(  .*\n)*'
+  r'RuntimeError: Event loop is closed\n'
+)
 
 
 def test_disks_that_are_full_gone_or_read_only(tmp_path):
@@ -474,7 +480,10 @@ def test_disks_that_are_full_gone_or_read_only(tmp_path):
     timeout=300,
   )
   assert found.returncode == 0, found.stderr
-  assert 'Traceback' not in found.stderr
+  # A thread of tensorstore tells asyncio of a write that failed, and may find
+  # that orbax has gone on: it prints so, past everything that could hush it.
+  said = re.sub(LATE_WORD, '', found.stderr)
+  assert 'Traceback' not in said, said
   rows = list(map(json.loads, found.stdout.splitlines()))
   told = {name: said for name, said, _ in rows}
   for name in ('full', 'still full'):

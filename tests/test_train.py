@@ -330,9 +330,9 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
   ]
   with monkeypatch.context() as patch:
     patch.setattr(display, 'progress', interrupted)
-    train.train(config, str(tmp_path))
+    assert not train.train(config, str(tmp_path))  # all steps, but not all
   assert steps() == [(0, 'validation'), (0, 'test')]
-  train.train(config, str(tmp_path))
+  assert train.train(config, str(tmp_path))
   assert steps()[2:] == [(1, 'validation'), (1, 'test')]
   with checkpoint.open_checkpoints(
     tmp_path / 'checkpoints', read_only=True

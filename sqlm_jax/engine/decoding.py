@@ -122,11 +122,7 @@ def make_decode(
   ):
     num_rows = rows_B.shape[0]
     keys_B = keys_QG.reshape(-1)[rows_B]
-    column_B = rows_B % keys_QG.shape[1]
-    settings_B = settings._replace(
-      temperature=settings.temperature[column_B],
-      top_p=settings.top_p[column_B],
-    )
+    settings_B = _of_columns(settings, rows_B % keys_QG.shape[1])
     if cache is not None:
       before = policy_lib.KeyValues(*cache, progress.lengths - 1)
       context = (*context, before)
@@ -242,6 +238,15 @@ def make_take_prompts(
     )
 
   return take_prompts
+
+
+def _of_columns(
+  settings: SamplerSettings, column_B: jax.Array
+) -> SamplerSettings:
+  return settings._replace(
+    temperature=settings.temperature[column_B],
+    top_p=settings.top_p[column_B],
+  )
 
 
 def _begin(num_rows: int, settings: SamplerSettings) -> Progress:

@@ -36,7 +36,7 @@ class LossSettings(NamedTuple):
   kl: float = 0.0  # weight of the KL to the reference policy
   kl_estimator: str = 'k3'
   entropy: float = 0.0  # weight of the entropy bonus
-  chunk: int = 256  # rows of logits that exist at the same time, a device
+  chunk: int = 512  # rows of logits that exist at the same time, a device
 
 
 def init_state(

@@ -56,8 +56,7 @@ def make_sampler(
   cast = jax.jit(policy.cast)
   prefill = decoding.make_prefill(policy, mesh, max_rows=max_rows)
   decode = decoding.make_decode(policy, mesh)
-  store = decoding.make_store(mesh)
-  store_in_place = decoding.make_store(mesh, in_place=True)
+  keep = _make_keep(mesh)
   take_prompts = decoding.make_take_prompts(mesh)
   shards = sharding.row_shards(mesh)
 
@@ -92,14 +91,12 @@ def make_sampler(
       if not len(stay):
         cache = None
       else:
-        room = _room(record.progress.lengths[stay].max() - 1, width)
-        same = not moved and cache and cache[0].shape[3] == room
-        cache = (store_in_place if same else store)(
+        cache = keep(
           cache,
           recent,
           _one_for_all(starts, np.isin(before.rows.reshape(-1), stay)),
           schedule.sources(before, layout) if moved else None,
-          slots=room,
+          _room(record.progress.lengths[stay].max() - 1, width),
         )
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)
@@ -145,6 +142,21 @@ def response_keys(
   rows = first_group * group_size + jnp.arange(num_groups * group_size)
   keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
   return keys_B.reshape(num_groups, group_size)
+
+
+def _make_keep(mesh: jax.sharding.Mesh) -> Callable[..., tuple]:
+  """Builds `keep`, which stores in place what neither moves nor grows."""
+  store = decoding.make_store(mesh)
+  store_in_place = decoding.make_store(mesh, in_place=True)
+
+  def keep(cache, recent, starts, sources_B, slots):
+    stays = cache is not None and sources_B is None
+    fits = stays and cache[0].shape[3] == slots
+    return (store_in_place if fits else store)(
+      cache, recent, starts, sources_B, slots=slots
+    )
+
+  return keep
 
 
 class _Record:
