@@ -72,15 +72,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       checkpoint.save(manager, step, states, host_state, **how)
 
     # Last: what does not fit leaves no config behind.
-    hosts.from_first(
-      lambda: writers.write_config(directory, config_lib.to_dict(config))
-    )
-    writer = stack.enter_context(
-      contextlib.closing(
-        writers.RunWriter(directory, hosts.index(), hosts.count())
-      )
-    )
-    hosts.from_first(lambda: _forget_after(step, writer))
+    writer = stack.enter_context(_open_writer(directory, config, step))
     game = assemble.make_game(parts)
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
@@ -192,8 +184,20 @@ def _restore_or_start(
   return step, states, memory.add(host['asked']), health
 
 
+@contextlib.contextmanager
+def _open_writer(
+  directory: epath.Path, config: config_lib.Config, step: int
+) -> Iterator[writers.RunWriter]:
+  """Forgets what an earlier start wrote after the checkpoint of `step`."""
+  stored = config_lib.to_dict(config)
+  hosts.from_first(lambda: writers.write_config(directory, stored))
+  writer = writers.RunWriter(directory, hosts.index(), hosts.count())
+  with contextlib.closing(writer):
+    hosts.from_first(lambda: _forget_after(step, writer))
+    yield writer
+
+
 def _forget_after(step: int, writer: writers.RunWriter) -> None:
-  """What an earlier start wrote after the checkpoint of `step`."""
   writer.rewind(step)
   evaluation_files.forget_after(writer.workdir, step)
 

@@ -25,6 +25,8 @@ from sqlm_jax.models import policy as policy_lib
 STOPPED = decoding.STOPPED
 SamplerSettings = decoding.SamplerSettings
 
+_NOBODY = np.zeros((0,), np.int32)
+
 
 def make_sampler(
   policy: policy_lib.Policy,
@@ -84,20 +86,11 @@ def make_sampler(
     layout = cache = recent = starts = None
     while (unfinished := record.unfinished(limit)).size:
       before, layout = layout, repack(layout, unfinished)
-      moved = layout is not before
-      if moved:
+      if layout is not before:
         own = take_prompts(first.prompts, layout.prompts)
-      stay = () if before is None else np.intersect1d(unfinished, before.rows)
-      if not len(stay):
-        cache = None
-      else:
-        cache = keep(
-          cache,
-          recent,
-          _one_for_all(starts, np.isin(before.rows.reshape(-1), stay)),
-          schedule.sources(before, layout) if moved else None,
-          _room(record.progress.lengths[stay].max() - 1, width),
-        )
+      stay = np.intersect1d(unfinished, before.rows if before else _NOBODY)
+      room = _room(record.progress.lengths[stay].max(initial=1) - 1, width)
+      cache = keep(cache, recent, starts, before, layout, stay, slots=room)
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)
       starts = progress.lengths - 1
@@ -144,16 +137,30 @@ def response_keys(
   return keys_B.reshape(num_groups, group_size)
 
 
-def _make_keep(mesh: jax.sharding.Mesh) -> Callable[..., tuple]:
-  """Builds `keep`, which stores in place what neither moves nor grows."""
+def _make_keep(mesh: jax.sharding.Mesh) -> Callable[..., tuple | None]:
+  """Builds `keep(cache, recent, starts, before, layout, stay, *, slots)`.
+
+  It takes the responses `stay` from the rows of one layout to those of the
+  next, with what is `recent` of them; None where none of them stays. What
+  neither moves nor grows is stored in place.
+  """
   store = decoding.make_store(mesh)
   store_in_place = decoding.make_store(mesh, in_place=True)
 
-  def keep(cache, recent, starts, sources_B, slots):
-    stays = cache is not None and sources_B is None
-    fits = stays and cache[0].shape[3] == slots
-    return (store_in_place if fits else store)(
-      cache, recent, starts, sources_B, slots=slots
+  def keep(cache, recent, starts, before, layout, stay, *, slots):
+    if not len(stay):
+      return None
+    sources_B = None
+    if layout is not before:
+      sources_B = schedule.sources(before, layout)
+    same_rows = cache is not None and sources_B is None
+    in_place = same_rows and cache[0].shape[3] == slots
+    return (store_in_place if in_place else store)(
+      cache,
+      recent,
+      _one_for_all(starts, np.isin(before.rows.reshape(-1), stay)),
+      sources_B,
+      slots=slots,
     )
 
   return keep

@@ -67,22 +67,6 @@ def make_task(
     text = parsing.before_stop(response, solver_stop)
     return parsing.find(answer_pattern, text) if answer_pattern else text
 
-  def to_example(example):
-    if read([example.answer]) == (None,):
-      raise ValueError(
-        f'{(example.question, example.answer)!r}: expected a true answer of '
-        f'kind {answer_kind}'
-      )
-    return example
-
-  def grade_one(responses, example):
-    # Read together: what an answer equals may depend on the others.
-    known, *found = read([example.answer, *map(find_answer, responses)])
-    return tuple(
-      types.Graded(answer, known is not None and answer == known)
-      for answer in found
-    )
-
   return base.Task(
     name=name,
     topics=topics_of,
@@ -99,14 +83,42 @@ def make_task(
     read_answers=lambda responses: read(
       [find_answer(response) for response in responses]
     ),
-    to_example=to_example,
-    grade=lambda groups, examples: list(map(grade_one, groups, examples)),
+    to_example=_example_reader(read, answer_kind),
+    grade=_grader(read, find_answer),
     self_test=lambda examples: self_test.check_reader(
       read, [example.answer for example in examples], kind=answer_kind
     ),
     true_answer=CHECKERS.get(checker) or _users_checker(checker, read),
     given_up=lambda: {why: given_up.pop(why) for why in list(given_up)},
   )
+
+
+def _example_reader(
+  read: readers.Reader, answer_kind: str
+) -> Callable[[types.Example], types.Example]:
+  def to_example(example):
+    if read([example.answer]) == (None,):
+      raise ValueError(
+        f'{(example.question, example.answer)!r}: expected a true answer of '
+        f'kind {answer_kind}'
+      )
+    return example
+
+  return to_example
+
+
+def _grader(
+  read: readers.Reader, find_answer: Callable[[str], str]
+) -> Callable[..., list[tuple[types.Graded, ...]]]:
+  def grade_one(responses, example):
+    # Read together: what an answer equals may depend on the others.
+    known, *found = read([example.answer, *map(find_answer, responses)])
+    return tuple(
+      types.Graded(answer, known is not None and answer == known)
+      for answer in found
+    )
+
+  return lambda groups, examples: list(map(grade_one, groups, examples))
 
 
 def _question_reader(

@@ -19,25 +19,20 @@ import concurrent.futures
 import contextlib
 import functools
 import importlib.util
-import json
 import logging
 import marshal
 import os
 import pathlib
-import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, NamedTuple
 
 from sqlm_jax.game import types
-from sqlm_jax.verify import seccomp, unit_tests
+from sqlm_jax.verify import bubblewrap, sandbox_process, seccomp, unit_tests
 
 Program = tuple[str, Sequence[types.TestCase]]
 
@@ -46,21 +41,9 @@ BACKENDS = ('bubblewrap', 'unsafe_subprocess')
 
 _log = logging.getLogger(__name__)
 _WORKER = pathlib.Path(__file__).with_name('sandbox_worker.py')
-_START_LIMIT = 60.0  # seconds; busy machines are slow
 _GRACE = 10.0  # seconds beyond the wall clock until the worker is given up
 _LONGEST_DETAIL = 200  # characters
-_NOBODY = 65534  # whom the kernel takes a program for, if we are root
 _PYTHON = ['-S', '-s', '-P', '-B', '-X', 'utf8']
-# Extension modules that need more of a system than a program is given.
-_NOT_NEEDED = re.compile('_tkinter|readline|_curses|nis|_g?dbm|_ssl|_test')
-_HOW_TO = (
-  'Programs are judged in sandboxes of bubblewrap. Install 0.6 or newer, as '
-  'with `apt-get install bubblewrap`, and allow unprivileged user namespaces '
-  '(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, '
-  'kernel.apparmor_restrict_unprivileged_userns; in a container of Docker: '
-  "--security-opt seccomp=unconfined). backend='unsafe_subprocess' does "
-  'without, for containers that are thrown away.'
-)
 # What the last line of a program's stderr says of a limit.
 _LIMITS_SAID = {
   'MemoryError': 'memory',
@@ -130,7 +113,7 @@ class Sandbox:
 
   def __init__(
     self,
-    launch: Callable[[], '_Process'],
+    launch: Callable[[], sandbox_process.Process],
     *,
     workers: int,
     limits: Limits,
@@ -139,8 +122,10 @@ class Sandbox:
     self._launch_one, self._limits = launch, limits
     self._most_timeouts = most_timeouts
     self._lock = threading.Lock()
-    self._alive: set[_Process] = set()
-    self._spares: collections.deque[_Process] = collections.deque()
+    self._alive: set[sandbox_process.Process] = set()
+    self._spares: collections.deque[sandbox_process.Process] = (
+      collections.deque()
+    )
     self._closed = False
     self._threads = concurrent.futures.ThreadPoolExecutor(workers, 'sandbox')
     try:
@@ -199,7 +184,7 @@ class Sandbox:
       self._alive.add(process)
     self._spares.append(process)
 
-  def _take(self) -> '_Process':
+  def _take(self) -> sandbox_process.Process:
     """A sandbox that is warm, or soon will be; another one takes its place."""
     for last in (False, False, True):
       self._add_spare()
@@ -213,7 +198,7 @@ class Sandbox:
           raise
     raise AssertionError
 
-  def _discard(self, process: '_Process') -> None:
+  def _discard(self, process: sandbox_process.Process) -> None:
     process.close()
     with self._lock:
       self._alive.discard(process)
@@ -239,7 +224,10 @@ class Sandbox:
     return [lost] * len(tests)
 
   def _judge_in(
-    self, process: '_Process', source: str, tests: Sequence[types.TestCase]
+    self,
+    process: sandbox_process.Process,
+    source: str,
+    tests: Sequence[types.TestCase],
   ) -> list[types.Result]:
     """Runs the tests one after the other."""
     results: list[types.Result] = []
@@ -264,16 +252,7 @@ class Sandbox:
     return results
 
 
-class _Answer(NamedTuple):
-  """How one run ended, as the worker tells it."""
-
-  why: bytes
-  status: int  # as of os.waitpid
-  output: bytes
-  errors: bytes
-
-
-def _verdict(answer: _Answer, expected: str) -> types.Result:
+def _verdict(answer: sandbox_process.Answer, expected: str) -> types.Result:
   """What a run is worth."""
   if answer.why in _WHY:
     return _WHY[answer.why]
@@ -300,135 +279,50 @@ def _signal_name(number: int) -> str:
     return f'signal {number}'
 
 
-class _Process:
-  """A worker, as the host sees it: see `sandbox_worker` for what it says."""
-
-  def __init__(self, command: list[str], **how):
-    self._socket, theirs = socket.socketpair()
-    with theirs:
-      self._process = subprocess.Popen(
-        command,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        start_new_session=True,  # Ctrl-C is for the host, which closes us
-        **how,
-      )
-    self._ready = False
-
-  def wait_until_ready(self) -> None:
-    """Waits for the worker's first word.
-
-    Raises:
-      RuntimeError: if it does not come.
-    """
-    if self._ready:
-      return
-    try:
-      self._socket.settimeout(_START_LIMIT)
-      self._ready = self._read(6) == b'ready\n'
-    except OSError:
-      pass
-    if not self._ready:
-      raise RuntimeError(f'{self.last_words()}\n{_HOW_TO}')
-
-  def last_words(self) -> str:
-    """Ends the process and returns what it wrote to stderr."""
-    self._end()
-    return self._process.stderr.read(4096).decode(errors='replace').strip()
-
-  def send(self, text: str, seconds: float) -> None:
-    """Sends a text, or raises TimeoutError or another OSError."""
-    data = text.encode(errors='replace')
-    self._socket.settimeout(seconds)
-    self._socket.sendall(len(data).to_bytes(8, 'big') + data)
-
-  def receive(self, seconds: float, most: int) -> _Answer:
-    """The next answer; raises TimeoutError or another OSError."""
-    self._socket.settimeout(seconds)
-    head = self._read(13)
-    status, *sizes = (int.from_bytes(head[i : i + 4], 'big') for i in (1, 5, 9))
-    if sum(sizes) > most:
-      raise OSError('more than a worker sends')
-    out, err = (self._read(size) for size in sizes)
-    return _Answer(head[:1], status, out, err)
-
-  def _read(self, size: int) -> bytes:
-    chunks = []
-    while size:
-      chunk = self._socket.recv(min(size, 2**20))
-      if not chunk:
-        raise OSError('the sandbox ended')
-      chunks.append(chunk)
-      size -= len(chunk)
-    return b''.join(chunks)
-
-  def hang_up(self) -> None:
-    """Makes the worker end everything inside. Any thread may call."""
-    with contextlib.suppress(OSError):  # it is gone already
-      self._socket.shutdown(socket.SHUT_RDWR)
-
-  def close(self) -> None:
-    """Hangs up and waits until nothing is left.
-
-    bubblewrap ends after the last process of its namespace.
-    """
-    self._end()
-    self._socket.close()
-    self._process.stderr.close()
-
-  def _end(self) -> None:
-    self.hang_up()
-    try:
-      self._process.wait(_START_LIMIT)  # it may not even have started
-    except subprocess.TimeoutExpired:
-      self._process.kill()
-      self._process.wait()
-
-
 def _worker_arguments(backend: str, code: bytes, limits: Limits) -> list[str]:
   return [backend, code.hex(), *map(str, limits)]
 
 
-def _launch_unsafe(limits: Limits) -> _Process:
+def _launch_unsafe(limits: Limits) -> sandbox_process.Process:
   arguments = _worker_arguments('unsafe_subprocess', b'', limits)
-  return _Process(
+  return sandbox_process.Process(
     [sys.executable, *_PYTHON, str(_WORKER), *arguments],
     env={'PYTHONHASHSEED': '0', 'HOME': tempfile.gettempdir()},
     cwd=tempfile.gettempdir(),
   )
 
 
-def _launch_bubblewrap(limits: Limits) -> _Process:
+def _launch_bubblewrap(limits: Limits) -> sandbox_process.Process:
   """Starts a sandbox, without waiting for the interpreter in it."""
   if not shutil.which('bwrap'):
-    raise RuntimeError(f'bwrap is not installed. {_HOW_TO}')
+    raise RuntimeError(f'bwrap is not installed. {sandbox_process.HOW_TO}')
   filters = seccomp.filters()
   with contextlib.ExitStack() as stack:
     descriptors = [
       _readable(stack, data) for data in (filters.supervisor, _worker_code())
     ]
-    command = _bubblewrap(limits, *descriptors)
+    command = bubblewrap.command(limits.file_bytes, *descriptors)
     arguments = _worker_arguments('bubblewrap', filters.program, limits)
     worker = ['--', '/python/bin/python3', *_PYTHON, '/worker.pyc', *arguments]
     if os.geteuid() != 0:
-      return _Process(command + worker, pass_fds=descriptors)
+      return sandbox_process.Process(command + worker, pass_fds=descriptors)
     info, info_in = _pipe(stack)
     go, go_in = _pipe(stack)
     command += ['--info-fd', str(info_in.fileno())]
     command += ['--userns-block-fd', str(go.fileno())]
     # It holds both ends of info, or a pipe that broke with us would kill it.
     descriptors += [info.fileno(), info_in.fileno(), go.fileno()]
-    process = _Process(command + worker, pass_fds=descriptors)
+    process = sandbox_process.Process(command + worker, pass_fds=descriptors)
     info_in.close()
     try:
-      _map_users(info.read())
+      bubblewrap.map_users(info.read())
       go_in.write(b'1')
     except (OSError, ValueError) as error:
       words = process.last_words()
       process.close()
-      raise RuntimeError(f'{words or error}\n{_HOW_TO}') from error
+      raise RuntimeError(
+        f'{words or error}\n{sandbox_process.HOW_TO}'
+      ) from error
     return process
 
 
@@ -453,87 +347,3 @@ def _worker_code() -> bytes:
   """The worker as a .pyc; to compile it would take 3 ms of each start."""
   code = compile(_WORKER.read_bytes(), _WORKER.name, 'exec')
   return importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
-
-
-def _map_users(info: bytes) -> None:
-  """Gives a program of root's another user than root.
-
-  The kernel counts no processes of root, and files of root would be its own,
-  should it ever see one.
-  """
-  pid = json.loads(info)['child-pid']
-  for kind in ('uid_map', 'gid_map'):
-    path = pathlib.Path('/proc', str(pid), kind)
-    path.write_text(f'0 0 1\n1000 {_NOBODY} 1\n')
-
-
-def _bubblewrap(limits: Limits, code: int, worker: int) -> list[str]:
-  """The command, up to what it runs."""
-  command = ['bwrap', '--unshare-user', '--unshare-pid', '--unshare-net']
-  command += ['--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try']
-  # Not --die-with-parent: bwrap would die at once if we did, and its child, if
-  # it still waits for bwrap by then, never. The worker ends without us.
-  command += ['--hostname', 'sandbox', '--new-session', '--as-pid-1']
-  command += ['--clearenv', '--seccomp', str(code)]
-  if os.geteuid() == 0:  # the worker gives that up, see its _become_nobody
-    command += ['--uid', '0', '--gid', '0']
-    command += ['--cap-add', 'CAP_SETUID', '--cap-add', 'CAP_SETGID']
-  else:
-    command += ['--uid', '1000', '--gid', '1000']
-  for name, value in (
-    ('HOME', '/tmp'),
-    ('LD_LIBRARY_PATH', '/lib'),
-    ('PYTHONHOME', '/python'),
-    ('PYTHONHASHSEED', '0'),  # the same verdict every time
-  ):
-    command += ['--setenv', name, value]
-  command += _file_system()
-  command += ['--perms', '0444', '--file', str(worker), '/worker.pyc']
-  size = str(limits.file_bytes)
-  command += ['--perms', '0777', '--size', size, '--tmpfs', '/tmp']
-  return [*command, '--chdir', '/tmp', '--remount-ro', '/']
-
-
-@functools.cache
-def _file_system() -> list[str]:
-  """Options that put an interpreter, and nothing else, into a sandbox.
-
-  Its paths inside are always the same, so that they tell nothing of the host,
-  except for the dynamic loader's, which is written in the binary.
-  """
-  binary = pathlib.Path(sys.executable).resolve()
-  library = pathlib.Path(sysconfig.get_path('stdlib'))
-  inside = '/python' / library.relative_to(pathlib.Path(sys.base_prefix))
-  modules = library / 'lib-dynload'
-  needed = [path for path in modules.glob('*.so') if _is_needed(path)]
-  binds = {
-    '/python/bin/python3': binary,
-    str(inside): library,
-    **_shared_libraries([binary, *needed]),
-  }
-  folders = {'/tmp', '/dev', '/lib'}
-  for path in binds:
-    folders.update(map(str, pathlib.Path(path).parents))
-  options = []
-  for folder in sorted(folders - {'/'}):  # parents first
-    options += ['--perms', '0755', '--dir', folder]
-  for path, source in binds.items():
-    options += ['--ro-bind', str(source), path]
-  for name in ('site-packages', 'dist-packages', 'test'):
-    if (library / name).is_dir():
-      options += ['--tmpfs', str(inside / name)]
-      options += ['--remount-ro', str(inside / name)]
-  return [*options, '--dev-bind', '/dev/null', '/dev/null']
-
-
-def _is_needed(module: pathlib.Path) -> bool:
-  return not _NOT_NEEDED.match(module.name)
-
-
-def _shared_libraries(files: Sequence[pathlib.Path]) -> dict[str, str]:
-  """Path in a sandbox -> path here, for all that the files are linked with."""
-  found = subprocess.run(
-    ['ldd', *files], capture_output=True, text=True, check=False
-  ).stdout
-  lines = re.findall(r'^\s+(?:(\S+) => )?(/\S+) \(0x', found, re.MULTILINE)
-  return {f'/lib/{name}' if name else path: path for name, path in lines}

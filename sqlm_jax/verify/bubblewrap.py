@@ -1,0 +1,105 @@
+"""What bubblewrap is told: what a sandbox holds, and who is in it."""
+
+import functools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+
+_NOBODY = 65534  # whom the kernel takes a program for, if we are root
+# Extension modules that need more of a system than a program is given.
+_NOT_NEEDED = re.compile('_tkinter|readline|_curses|nis|_g?dbm|_ssl|_test')
+
+
+def map_users(info: bytes) -> None:
+  """Gives a program of root's another user than root.
+
+  The kernel counts no processes of root, and files of root would be its own,
+  should it ever see one.
+  """
+  pid = json.loads(info)['child-pid']
+  for kind in ('uid_map', 'gid_map'):
+    path = pathlib.Path('/proc', str(pid), kind)
+    path.write_text(f'0 0 1\n1000 {_NOBODY} 1\n')
+
+
+def command(file_bytes: int, code: int, worker: int) -> list[str]:
+  """The command of bubblewrap, up to what it runs.
+
+  Args:
+    file_bytes: of all that is written in a sandbox.
+    code: a descriptor with the filter of system calls.
+    worker: a descriptor with the program that is put there.
+  """
+  words = ['bwrap', '--unshare-user', '--unshare-pid', '--unshare-net']
+  words += ['--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try']
+  # Not --die-with-parent: bwrap would die at once if we did, and its child, if
+  # it still waits for bwrap by then, never. The worker ends without us.
+  words += ['--hostname', 'sandbox', '--new-session', '--as-pid-1']
+  words += ['--clearenv', '--seccomp', str(code)]
+  if os.geteuid() == 0:  # the worker gives that up, see its _become_nobody
+    words += ['--uid', '0', '--gid', '0']
+    words += ['--cap-add', 'CAP_SETUID', '--cap-add', 'CAP_SETGID']
+  else:
+    words += ['--uid', '1000', '--gid', '1000']
+  for name, value in (
+    ('HOME', '/tmp'),
+    ('LD_LIBRARY_PATH', '/lib'),
+    ('PYTHONHOME', '/python'),
+    ('PYTHONHASHSEED', '0'),  # the same verdict every time
+  ):
+    words += ['--setenv', name, value]
+  words += _file_system()
+  words += ['--perms', '0444', '--file', str(worker), '/worker.pyc']
+  size = str(file_bytes)
+  words += ['--perms', '0777', '--size', size, '--tmpfs', '/tmp']
+  return [*words, '--chdir', '/tmp', '--remount-ro', '/']
+
+
+@functools.cache
+def _file_system() -> list[str]:
+  """Options that put an interpreter, and nothing else, into a sandbox.
+
+  Its paths inside are always the same, so that they tell nothing of the host,
+  except for the dynamic loader's, which is written in the binary.
+  """
+  binary = pathlib.Path(sys.executable).resolve()
+  library = pathlib.Path(sysconfig.get_path('stdlib'))
+  inside = '/python' / library.relative_to(pathlib.Path(sys.base_prefix))
+  modules = library / 'lib-dynload'
+  needed = [path for path in modules.glob('*.so') if _is_needed(path)]
+  binds = {
+    '/python/bin/python3': binary,
+    str(inside): library,
+    **_shared_libraries([binary, *needed]),
+  }
+  folders = {'/tmp', '/dev', '/lib'}
+  for path in binds:
+    folders.update(map(str, pathlib.Path(path).parents))
+  options = []
+  for folder in sorted(folders - {'/'}):  # parents first
+    options += ['--perms', '0755', '--dir', folder]
+  for path, source in binds.items():
+    options += ['--ro-bind', str(source), path]
+  for name in ('site-packages', 'dist-packages', 'test'):
+    if (library / name).is_dir():
+      options += ['--tmpfs', str(inside / name)]
+      options += ['--remount-ro', str(inside / name)]
+  return [*options, '--dev-bind', '/dev/null', '/dev/null']
+
+
+def _is_needed(module: pathlib.Path) -> bool:
+  return not _NOT_NEEDED.match(module.name)
+
+
+def _shared_libraries(files: Sequence[pathlib.Path]) -> dict[str, str]:
+  """Path in a sandbox -> path here, for all that the files are linked with."""
+  found = subprocess.run(
+    ['ldd', *files], capture_output=True, text=True, check=False
+  ).stdout
+  lines = re.findall(r'^\s+(?:(\S+) => )?(/\S+) \(0x', found, re.MULTILINE)
+  return {f'/lib/{name}' if name else path: path for name, path in lines}
