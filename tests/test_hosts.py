@@ -177,6 +177,15 @@ def test_two_processes_play_the_run_of_one_and_one_goes_on(two, tmp_path):
   assert_same_run(workdir, tmp_path / 'one', config)
 
 
+def test_four_processes_play_the_run_of_one(tmp_path):
+  """Each has two of the eight questions."""
+  four = TWO | {'mesh.fsdp': 4, 'num_steps': 2}
+  finish(start(4, tmp_path / 'four', four))
+  config = config_of(four | ONE_DEVICE)
+  train.train(config, str(tmp_path / 'one'))
+  assert_same_run(tmp_path / 'four', tmp_path / 'one', config)
+
+
 def test_a_group_is_read_by_one_process(two):
   workdir, _ = two
   files = sorted((workdir / 'rollouts').glob('*-of-*.parquet'))
