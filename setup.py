@@ -48,6 +48,7 @@ setuptools.setup(
       'hypothesis>=6.100',
       'import-linter>=2.7',
       'pytest>=8.3',
+      'pytest-xdist>=3.6',
       'pyyaml>=6.0',
       'ruff>=0.17,<0.18',  # another version formats in another way
       'sentencepiece>=0.2',
