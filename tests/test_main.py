@@ -66,9 +66,13 @@ def start(monkeypatch):
       holders[f'_{name.upper()}'] = flags.DEFINE_enum(
         name, choices[0], choices, '', flag_values=values
       )
-    for name in ('num_processes', 'process_id'):
+    for name, default in (
+      ('num_processes', None),
+      ('process_id', None),
+      ('stopped_exit_code', 0),
+    ):
       holders[f'_{name.upper()}'] = flags.DEFINE_integer(
-        name, None, '', flag_values=values
+        name, default, '', flag_values=values
       )
     holders['_EXPORT_ADAPTER'] = flags.DEFINE_bool(
       'export_adapter', False, '', flag_values=values
@@ -230,7 +234,7 @@ def test_a_run_that_diverged_has_an_exit_code_of_its_own(
 
 def test_overrides_reach_the_config(start, monkeypatch, tmp_path):
   seen = []
-  monkeypatch.setattr(train, 'train', lambda *args: seen.append(args))
+  monkeypatch.setattr(train, 'train', lambda *args: seen.append(args) or True)
   start(
     SMOKE,
     f'--workdir={tmp_path}',
@@ -244,6 +248,17 @@ def test_overrides_reach_the_config(start, monkeypatch, tmp_path):
   found = config.num_steps, config.policy.shared, config.loss.kl
   assert found == (3, False, 0.0)
   assert config.task.name == 'other'
+
+
+@pytest.mark.parametrize('flags, code', [((), 0), (('75',), 75)])
+def test_a_stopped_training_exits_as_asked(
+  start, monkeypatch, tmp_path, flags, code
+):
+  monkeypatch.setattr(train, 'train', lambda *_: False)
+  flags = [f'--stopped_exit_code={x}' for x in flags]
+  with pytest.raises(SystemExit) as stopped:
+    start(SMOKE, f'--workdir={tmp_path}', *flags)
+  assert stopped.value.code == code
 
 
 def test_the_program_itself_refuses_and_says_why():
