@@ -10,8 +10,10 @@ times the median. Compared, in turn, in one process, on the same random keys:
 - static: the same with `static=True`, where every row is kept until the last
   response has ended, as static batching does
 
-Both draw the same tokens; that is checked. Measured: useful tokens (those of
-the responses) a second, and the ratio of each pair.
+Both write responses of the same lengths; that is checked. (The tokens are not
+quite the same: to random weights tens of thousands of tokens are about equally
+likely, and products of other shapes round otherwise.) Measured: useful tokens
+(those of the responses) a second, and the ratio of each pair.
 """
 
 import argparse
@@ -65,9 +67,9 @@ def main() -> None:
     'static': sampling.call(prompts, settings, slots=slots, sample=static),
   }
   texts = {name: call() for name, call in calls.items()}
-  if not np.array_equal(texts['packed'].tokens, texts['static'].tokens):
-    raise RuntimeError('the two samplers do not draw the same tokens')
   written = texts['packed'].lengths
+  if not np.array_equal(written, texts['static'].lengths):
+    raise RuntimeError('the two samplers do not write the same lengths')
   found = pairs.in_turn(
     {name: pairs.seconds(call) for name, call in calls.items()}, args.repeats
   )
