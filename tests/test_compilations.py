@@ -23,7 +23,8 @@ class _Compiled(logging.Handler):
   def emit(self, record):
     text = record.getMessage()
     if text.startswith('Compiling '):
-      played = len(writers.read_jsonl(self._metrics))
+      metrics = self._metrics
+      played = len(writers.read_jsonl(metrics)) if metrics.exists() else 0
       self.programs[played].append(text)
 
 
