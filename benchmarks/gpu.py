@@ -119,6 +119,9 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
   c.task.name = 'noise'
   c.task.topics = ('anything',)
   c.task.proposer_prompt = 'Write about {topic}: '
+  # A question that the limit cuts off is refused. Two letters of 128 end one:
+  # after some 64 tokens.
+  c.task.proposer_stop = ('a', 'e')
   c.task.solver_prompt = 'Answer {question}: '
   c.task.answer_kind = 'text'
   c.proposer.questions = args.groups
@@ -184,6 +187,8 @@ def play(args: argparse.Namespace) -> None:
     share = busy.stop()
     if share is not None:
       row['idle'] = 1 - share
+    if not row['answered']:
+      raise RuntimeError(f'step {step}: no question to answer')
     rows.append(row)
   warm = rows[args.warm_steps :]
   column = {name: [row[name] for row in warm] for name in warm[0]}
@@ -229,7 +234,7 @@ def main() -> None:
   add('--check', action='store_true', help='tiny sizes: does it run at all?')
   args = parser.parse_args()
   if args.check:
-    args.groups, args.prompt, args.tokens, args.step_tokens = 4, 12, 8, 16
+    args.groups, args.prompt, args.tokens, args.step_tokens = 4, 12, 8, 64
     args.memory_bytes, args.warm_steps, args.repeats = 2**20, 1, 2
   for name in args.workloads:
     {'decode': decode, 'step': play}[name](args)
