@@ -1,7 +1,9 @@
-"""How often XLA compiles."""
+"""How often XLA compiles, and what."""
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 
@@ -22,3 +24,31 @@ def count() -> Iterator[list[float]]:
     yield found
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+class Program(NamedTuple):
+  """What was compiled: `jit(name)`, the shapes it takes, and when."""
+
+  name: str
+  shapes: str
+  steps: int
+
+
+@contextlib.contextmanager
+def programs(steps: Callable[[], int]) -> Iterator[list[Program]]:
+  """Collects every program, with `steps()` as it was at that moment."""
+  found = []
+
+  class Listener(logging.Handler):
+    def emit(self, record):
+      if str(record.msg).startswith('Compiling '):
+        name, shapes, _ = record.args
+        found.append(Program(name, str(shapes), steps()))
+
+  listener, logger = Listener(), logging.getLogger('jax')
+  logger.addHandler(listener)
+  try:
+    with jax.log_compiles():
+      yield found
+  finally:
+    logger.removeHandler(listener)
