@@ -55,15 +55,16 @@ def response_logprobs(
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability and entropy [Q, G, R] of every response token."""
   hidden_QGRD = groups.response_hidden(policy, params, batch)
-  logprobs_M, entropy_M = logprob_ops.chosen_in_chunks(
+  num_groups, *_, width = hidden_QGRD.shape
+  logprobs_QM, entropy_QM = logprob_ops.chosen_in_chunks(
     functools.partial(policy.logits, params),
-    hidden_QGRD.reshape(-1, hidden_QGRD.shape[-1]),
-    batch.tokens.reshape(-1),
+    hidden_QGRD.reshape(num_groups, -1, width),
+    batch.tokens.reshape(num_groups, -1),
     chunk=chunk,
     through_entropy=through_entropy,
   )
   shape = batch.tokens.shape
-  return logprobs_M.reshape(shape), entropy_M.reshape(shape)
+  return logprobs_QM.reshape(shape), entropy_QM.reshape(shape)
 
 
 def make_logprobs(

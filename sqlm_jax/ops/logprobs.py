@@ -73,43 +73,58 @@ _chosen.defvjp(_chosen_forward, _chosen_backward)
 
 def chosen_in_chunks(
   logits: Callable[[jax.Array], jax.Array],
-  hidden_MD: jax.Array,
-  tokens_M: jax.Array,
+  hidden_QMD: jax.Array,
+  tokens_QM: jax.Array,
   *,
   chunk: int,
   through_entropy: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-  """`chosen` of `logits(hidden_MD)`, holding `chunk` rows of logits at once.
+  """`chosen` of `logits(hidden)`, holding few rows of logits at once.
 
-  The backward pass computes each chunk's logits again.
+  The backward pass computes each chunk's logits again. A chunk takes as many
+  tokens of every group, so that groups which are split over devices stay where
+  they are.
 
   Args:
-    logits: the unembedding, [chunk, D] to float32 [chunk, V].
-    hidden_MD: final hidden states.
-    tokens_M: chosen tokens.
-    chunk: rows of logits that exist at the same time.
+    logits: the unembedding, [rows, D] to float32 [rows, V].
+    hidden_QMD: final hidden states, M of each of Q groups.
+    tokens_QM: chosen tokens.
+    chunk: rows of logits that exist at the same time, but one a group at
+      least.
     through_entropy: see `chosen`.
 
   Returns:
-    `(logprobs_M, entropy_M)` in nats.
+    `(logprobs_QM, entropy_QM)` in nats.
   """
-  chex.assert_rank([hidden_MD, tokens_M], [2, 1])
-  chex.assert_equal_shape_prefix([hidden_MD, tokens_M], 1)
-  rows = hidden_MD.shape[0]
-  chunk = min(chunk, rows)
-  padding = -rows % chunk
-  hidden_CMD = jnp.pad(hidden_MD, ((0, padding), (0, 0))).reshape(
-    -1, chunk, hidden_MD.shape[-1]
+  chex.assert_rank([hidden_QMD, tokens_QM], [3, 2])
+  chex.assert_equal_shape_prefix([hidden_QMD, tokens_QM], 2)
+  num_groups, width = tokens_QM.shape
+  count = -(-width // max(chunk // num_groups, 1))
+  size = -(-width // count)
+  hidden_CQMD, tokens_CQM = (
+    _split(x, count, size) for x in (hidden_QMD, tokens_QM)
   )
-  tokens_CM = jnp.pad(tokens_M, (0, padding)).reshape(-1, chunk)
 
   @functools.partial(
     jax.checkpoint,
     policy=jax.checkpoint_policies.save_only_these_names(_KEPT),
   )
   def one_chunk(hidden_and_tokens):
-    hidden, tokens = hidden_and_tokens
-    return chosen(logits(hidden), tokens, through_entropy=through_entropy)
+    hidden_QMD, tokens_QM = hidden_and_tokens
+    found = chosen(
+      logits(hidden_QMD.reshape(-1, hidden_QMD.shape[-1])),
+      tokens_QM.reshape(-1),
+      through_entropy=through_entropy,
+    )
+    return tuple(x.reshape(tokens_QM.shape) for x in found)
 
-  logprobs_CM, entropy_CM = jax.lax.map(one_chunk, (hidden_CMD, tokens_CM))
-  return logprobs_CM.reshape(-1)[:rows], entropy_CM.reshape(-1)[:rows]
+  join = lambda x: jnp.moveaxis(x, 0, 1).reshape(num_groups, -1)[:, :width]
+  return tuple(map(join, jax.lax.map(one_chunk, (hidden_CQMD, tokens_CQM))))
+
+
+def _split(x_QM: jax.Array, count: int, size: int) -> jax.Array:
+  """[Q, M, ...] to [count, Q, size, ...], padded with zeros."""
+  padding = [(0, 0)] * x_QM.ndim
+  padding[1] = (0, count * size - x_QM.shape[1])
+  shape = (x_QM.shape[0], count, size, *x_QM.shape[2:])
+  return jnp.moveaxis(jnp.pad(x_QM, padding).reshape(shape), 1, 0)

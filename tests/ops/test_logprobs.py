@@ -1,6 +1,7 @@
 """Log-probabilities of chosen tokens, whole and in chunks."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ from jax.extend import core
 from sqlm_jax.ops import logprobs
 
 ROWS, WIDTH, VOCABULARY = 10, 6, 37
-CHUNKS = [1, 4, 10, 64]  # 4 and 64 do not divide the rows
+# Two groups of five: chunks of one token a group, two, three (which leaves
+# two), and all.
+GROUPS, CHUNKS = 2, [1, 4, 6, 64]
 # float32: logits near 20 are rounded at 2e-6, an entropy sums 37 of them.
 CLOSE = {'rtol': 1e-5, 'atol': 1e-4}
 
@@ -34,10 +37,16 @@ def reference(weights, hidden, tokens):
   return logps[jnp.arange(tokens.size), tokens], entropy
 
 
-def chunked(weights, hidden, tokens, chunk):
-  return logprobs.chosen_in_chunks(
-    lambda x: x @ weights, hidden, tokens, chunk=chunk
+def chunked(weights, hidden, tokens, chunk, **settings):
+  """As `reference`, which has no groups."""
+  found = logprobs.chosen_in_chunks(
+    lambda x: x @ weights,
+    hidden.reshape(GROUPS, -1, hidden.shape[-1]),
+    tokens.reshape(GROUPS, -1),
+    chunk=chunk,
+    **settings,
   )
+  return tuple(x.reshape(-1) for x in found)
 
 
 def loss(function, weights, hidden, tokens, factors, *args):
@@ -93,9 +102,7 @@ def test_no_gradient_flows_through_the_entropy():
 
 def test_a_gradient_through_the_entropy_if_asked_for():
   weights, hidden, tokens, factors = data()
-  ours = lambda h: logprobs.chosen_in_chunks(
-    lambda x: x @ weights, h, tokens, chunk=4, through_entropy=True
-  )[1]
+  ours = lambda h: chunked(weights, h, tokens, 4, through_entropy=True)[1]
   theirs = lambda h: reference(weights, h, tokens)[1]
   grad = lambda f: jax.jit(jax.grad(lambda h: jnp.sum(f(h) * factors)))(hidden)
   assert np.abs(grad(theirs)).max() > 1e-2
@@ -123,17 +130,14 @@ def rows_of_logits(function, *args):
   )
 
 
-@pytest.mark.parametrize('chunk', [2, 3])
+@pytest.mark.parametrize('chunk', [2, 6])
 def test_never_more_rows_of_logits_than_a_chunk(chunk):
   # Width 1, so that the unembedding itself is as small as a row of logits.
   weights, hidden, tokens, factors = data()
   table, hidden = weights.T[:, :1], hidden[:, :1]
 
   def value(table, hidden):
-    got = logprobs.chosen_in_chunks(
-      lambda x: x @ table.T, hidden, tokens, chunk=chunk
-    )[0]
-    return jnp.sum(got * factors)
+    return jnp.sum(chunked(table.T, hidden, tokens, chunk)[0] * factors)
 
   def whole(table, hidden):
     return jnp.sum(reference(table.T, hidden, tokens)[0] * factors)
@@ -144,3 +148,23 @@ def test_never_more_rows_of_logits_than_a_chunk(chunk):
   # The measure sees what it is meant to see.
   assert rows_of_logits(whole, table, hidden) == ROWS
   assert rows_of_logits(grad(whole), table, hidden) == ROWS
+
+
+def test_groups_stay_where_they_are():
+  """Split over devices, nothing is moved to have its logits computed."""
+  mesh = jax.make_mesh(
+    (8,), ('groups',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('groups'))
+  hidden = jax.ShapeDtypeStruct((16, 12, WIDTH), jnp.float32, sharding=split)
+  tokens = jax.ShapeDtypeStruct((16, 12), jnp.int32, sharding=split)
+
+  def value(hidden, tokens):
+    found = logprobs.chosen_in_chunks(
+      lambda x: x @ jnp.ones((WIDTH, VOCABULARY)), hidden, tokens, chunk=64
+    )
+    return jax.lax.with_sharding_constraint(found, split)
+
+  text = jax.jit(value).lower(hidden, tokens).compile().as_text()
+  assert 'f32[8,37]' in text  # four tokens of each of a device's two groups
+  assert not re.search('all-to-all|all-gather|collective-permute', text)
