@@ -125,6 +125,8 @@ def get_config() -> config_dict.ConfigDict:
   # Responses decoded side by side, while others wait for their turn; 0: all.
   c.sampler.max_rows = 0
   c.sampler.chunk = 32  # tokens from one look at who has ended to the next
+  # With mesh.fsdp: every device holds whole weights while it samples.
+  c.sampler.gather_weights = False
 
   c.advantage = config_dict.ConfigDict()
   # grpo, dr_grpo, rloo, reinforce++, reinforce++_baseline, lite_ppo,

@@ -32,6 +32,7 @@ class Settings(NamedTuple):
   updates: int = 8  # minibatches of a step's groups
   groups_per_microbatch: int = 8
   max_rows: int = 0  # responses decoded side by side, 0: all
+  gather_weights: bool = False  # to sample
   chunk: int = 32  # tokens between two looks at who has ended
   workload: sizes.Workload = sizes.PAPER
 
@@ -72,9 +73,10 @@ def trees(policy, adam, mesh, settings: Settings) -> Trees:
   parameters = lambda tree: place(tree, sharding.shard_parameters(tree, mesh))
   state = jax.eval_shape(lambda p: learner.init_state(p, adam), trained)
   state = place(state, sharding.shard_like_parameters(state, trained, mesh))
-  return Trees(
-    state, parameters(cast(lora.base(whole))), parameters(cast(whole))
-  )
+  sampled = parameters(cast(whole))
+  if settings.gather_weights:
+    sampled = place(sampled, sharding.shard_gathered(sampled, mesh))
+  return Trees(state, parameters(cast(lora.base(whole))), sampled)
 
 
 def build(

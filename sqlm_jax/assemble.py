@@ -306,7 +306,11 @@ def _make_writers(
   mesh: jax.sharding.Mesh,
 ) -> dict[str, responses.Writer]:
   sample = sampler.make_sampler(
-    policy, mesh, chunk=config.sampler.chunk, max_rows=config.sampler.max_rows
+    policy,
+    mesh,
+    chunk=config.sampler.chunk,
+    max_rows=config.sampler.max_rows,
+    gather_weights=config.sampler.gather_weights,
   )
   limit = config.sampler.max_prompt_tokens
   is_chat = config.task.style == 'chat'

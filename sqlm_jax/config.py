@@ -143,6 +143,7 @@ class Sampler:
   max_prompt_tokens: int
   max_rows: int
   chunk: int
+  gather_weights: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +267,7 @@ MAY_CHANGE = frozenset(
     'loss.logits_chunk',
     'optimizer.groups_per_microbatch',
     'sampler.chunk',
+    'sampler.gather_weights',
     'sampler.max_rows',
   }
   | {f'divergence.{x.name}' for x in dataclasses.fields(Divergence)}

@@ -72,17 +72,26 @@ def make_mesh(
       'processes have them'
     )
   devices = devices[:count]
-  # jax.make_mesh defaults to explicit axes in recent versions.
+  arrange = across_slices if len(_slices(devices)) > 1 else within_slice
   axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
-  if len(_slices(devices)) > 1:
-    return Mesh(across_slices(sizes, devices), AXES, axis_types=axis_types)
-  return jax.make_mesh(sizes, AXES, axis_types=axis_types, devices=devices)
+  return Mesh(arrange(sizes, devices), AXES, axis_types=axis_types)
 
 
 def _slices(devices: list[jax.Device]) -> set[int]:
   """The TPU slices that devices lie on; one for anything else."""
   on_tpu = devices[0].platform == 'tpu'
   return {getattr(d, 'slice_index', 0) if on_tpu else 0 for d in devices}
+
+
+def within_slice(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+  """Arranges the devices of one slice, or of no TPU, [data, fsdp, tensor].
+
+  An axis of the mesh may take a part of one of the torus, which
+  `jax.make_mesh` refuses on most chips: 4x4x4 of them are 32 times 2 only so.
+  """
+  return mesh_utils.create_device_mesh(
+    sizes, devices, allow_split_physical_axes=True
+  )
 
 
 def across_slices(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
@@ -99,7 +108,9 @@ def across_slices(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
     if sizes[axis] % slices == 0:
       outer = [slices if i == axis else 1 for i in range(len(sizes))]
       inner = [size // n for size, n in zip(sizes, outer, strict=True)]
-      return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+      return mesh_utils.create_hybrid_device_mesh(
+        inner, outer, devices, allow_split_physical_axes=True
+      )
   raise ValueError(
     f'mesh.data={sizes[0]}: expected a multiple of the {slices} slices'
   )
@@ -150,6 +161,16 @@ def shard_parameters(tree, mesh: Mesh):
   """A tree of NamedShardings for a tree of parameters, arrays or abstract."""
   return jax.tree_util.tree_map_with_path(
     lambda path, x: parameter_sharding(_path_name(path), x.shape, mesh), tree
+  )
+
+
+def shard_gathered(tree, mesh: Mesh):
+  """`shard_parameters`, but whole along `fsdp`."""
+  return jax.tree.map(
+    lambda split: NamedSharding(
+      mesh, P(*(None if axis == 'fsdp' else axis for axis in split.spec))
+    ),
+    shard_parameters(tree, mesh),
   )
 
 

@@ -17,6 +17,16 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   jax.config.update('jax_compilation_cache_dir', _COMPILED.name)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
+# Most of a test is compilation, and what is compiled well computes no better:
+# a third of the time. The real model's tests alone compile as users do.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+jax.config.update(
+  'jax_disable_most_optimizations',
+  os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == '1',
+)
+if jax.__version_info__ < (0, 13):  # XLA ends at a flag that it does not know
+  os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
+
 # Before anything asks jax for its devices.
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')

@@ -257,6 +257,34 @@ def test_only_one_axis_crosses_slices(sizes, axis):
   assert [set(half.flat) for half in halves] == [{0}, {1}]
 
 
+def torus(*sides):
+  """The chips of one slice."""
+  return [
+    types.SimpleNamespace(
+      id=i,
+      platform='tpu',
+      device_kind='TPU v5',
+      coords=coords,
+      core_on_chip=0,
+      slice_index=0,
+      process_index=0,
+    )
+    for i, coords in enumerate(np.ndindex(*sides))
+  ]
+
+
+@pytest.mark.parametrize('sizes', [(1, 32, 2), (2, 16, 2), (8, 8, 1)])
+def test_an_axis_takes_a_part_of_one_of_the_torus(sizes):
+  chips = torus(4, 4, 4)
+  arranged = sharding.within_slice(list(sizes), chips)
+  assert arranged.shape == sizes
+  assert {device.id for device in arranged.flat} == set(range(64))
+  # What talks most, along the last axis, are neighbours.
+  if sizes[-1] == 2:
+    one, other = (device.coords for device in arranged[0, 0])
+    assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) == 1
+
+
 def test_slices_that_no_axis_can_cross():
   with pytest.raises(ValueError, match=r'mesh\.data=1: .* of the 2 slices'):
     sharding.across_slices([1, 1, 8], devices_of_slices(2, 4))

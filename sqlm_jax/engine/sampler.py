@@ -34,6 +34,7 @@ def make_sampler(
   *,
   chunk: int = 32,
   max_rows: int = 0,
+  gather_weights: bool = False,
   static: bool = False,
 ) -> Callable[..., groups.Rollout]:
   """Builds `sample(params, prompts, keys_QG, settings, *, slots, ...)`.
@@ -52,10 +53,12 @@ def make_sampler(
     chunk: C, tokens between two looks at who has ended.
     max_rows: responses that are decoded side by side, while others wait; at
       least a group's. 0: all.
+    gather_weights: give every device whole weights for the time of a call, and
+      not a layer after the other for every token.
     static: keep the rows until the last response in them has ended, as static
       batching does. To compare with.
   """
-  cast = jax.jit(policy.cast)
+  prepare = make_prepare(policy, mesh, gather_weights=gather_weights)
   prefill = decoding.make_prefill(policy, mesh, max_rows=max_rows)
   decode = decoding.make_decode(policy, mesh)
   keep = _make_keep(mesh)
@@ -76,7 +79,7 @@ def make_sampler(
     record = _Record(num_rows, slots, settings.stop_table.dtype)
     settings = settings._replace(limit=np.int32(limit))
     settings = sharding.put_whole(settings, mesh)
-    params = cast(params)  # not once a chunk
+    params = prepare(params)  # not once a chunk
     first = prefill(params, prompts, keys_QG, settings)
     asked = num_groups if num_prompts is None else num_prompts
     rows_N = np.arange(num_rows)
@@ -108,6 +111,23 @@ def make_sampler(
     return record.rollout(num_groups)
 
   return sample
+
+
+def make_prepare(
+  policy: policy_lib.Policy, mesh: jax.sharding.Mesh, *, gather_weights: bool
+) -> Callable[[policy_lib.Params], policy_lib.Params]:
+  """Builds what makes parameters ready for a call: their dtype, their place."""
+
+  @jax.jit
+  def prepare(params):
+    params = policy.cast(params)
+    if not gather_weights:
+      return params
+    return jax.lax.with_sharding_constraint(
+      params, sharding.shard_gathered(params, mesh)
+    )
+
+  return prepare
 
 
 @functools.partial(jax.jit, static_argnames=('num_groups', 'group_size'))
