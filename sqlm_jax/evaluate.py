@@ -68,8 +68,8 @@ def plan(
   settings = _settings(parts, asked, step) | {
     'first_prompt': parts.tokens.decode(prompts[0], skip_special=False)
   }
+  rows = hosts.from_first(lambda: evaluation_files.find(workdir, settings).rows)
   files = evaluation_files.find(workdir if hosts.is_first() else None, settings)
-  rows = hosts.exchange(files.rows)[0]
   return Plan(parts, asked, prompts, files._replace(rows=rows))
 
 

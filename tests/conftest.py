@@ -17,8 +17,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   jax.config.update('jax_compilation_cache_dir', _COMPILED.name)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
-# Most of a test is compilation, and what is compiled well computes no better:
-# a third of the time. The real model's tests alone compile as users do.
+# Most of a test is compilation, and what is compiled badly is right, too: a
+# third of the time. test_quickstart compiles as users do.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 jax.config.update(
   'jax_disable_most_optimizations',

@@ -1,5 +1,6 @@
 """Several processes, started for real, play the run of one."""
 
+import json
 import os
 import pathlib
 import re
@@ -55,7 +56,7 @@ def get_config():
 """
 
 
-def start(count, workdir, changes):
+def start(count, workdir, changes, *flags):
   """As many processes of one device each."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -67,7 +68,7 @@ def start(count, workdir, changes):
       [
         *(sys.executable, '-m', 'sqlm_jax.main', f'--config={config}'),
         *(f'--workdir={workdir}', f'--coordinator_address={address}'),
-        *(f'--num_processes={count}', f'--process_id={i}'),
+        *(f'--num_processes={count}', f'--process_id={i}', *flags),
       ],
       cwd=ROOT,
       stdout=subprocess.PIPE,
@@ -82,8 +83,6 @@ def start(count, workdir, changes):
 QUICK = {
   'JAX_PLATFORMS': 'cpu',
   'JAX_NUM_CPU_DEVICES': '1',
-  'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-  'XLA_FLAGS': '',
 }
 
 
@@ -167,14 +166,50 @@ def test_a_signal_to_one_stops_all_at_the_same_step(two):
   assert saved == [str(steps)]
 
 
-def test_two_processes_play_the_run_of_one_and_one_goes_on(two, tmp_path):
+def test_one_process_and_two_go_on_with_the_run_of_two(two, tmp_path):
+  """Which is the run of one that was never stopped."""
   workdir = shutil.copytree(two[0], tmp_path / 'two')
   steps = len(writers.read_jsonl(workdir / 'metrics.jsonl'))
-  # With the evaluations of the end; the others have only that of step 0.
-  config = config_of(TWO | ONE_DEVICE | {'num_steps': steps + 1})
-  for name in ('one', 'two'):
-    train.train(config, str(tmp_path / name))
+  train.train(
+    config_of(TWO | ONE_DEVICE | {'num_steps': steps + 1}), str(workdir)
+  )
+  # Each run to its end has an evaluation there; the one here has but its own.
+  remove_evaluations(workdir, steps + 1)
+  longer = TWO | {'num_steps': steps + 2}
+  finish(start(2, workdir, longer))
+  config = config_of(longer | ONE_DEVICE)
+  train.train(config, str(tmp_path / 'one'))
   assert_same_run(workdir, tmp_path / 'one', config)
+
+  # Other samples than those of the end, so that nothing is answered yet.
+  other = {'evaluation.samples': 2}
+  outputs = finish(start(2, workdir, longer | other, '--mode=eval'))
+  assert 'greedy' in outputs[0]
+  assert 'greedy' not in outputs[1]
+  finish(start(1, tmp_path / 'one', longer | other | ONE_DEVICE, '--mode=eval'))
+  found, expected = (
+    evaluations(path) for path in (workdir, tmp_path / 'one')
+  )
+  assert found == expected
+  assert len(found) == 3  # before, after, and this one
+
+
+def evaluations(workdir):
+  """All answers, by the evaluation that asked for them."""
+  return {
+    path.parent.name: writers.read_jsonl(path)
+    for path in workdir.glob('evaluations/*/answers.jsonl')
+  }
+
+
+def remove_evaluations(workdir, step):
+  for path in workdir.glob(f'evaluations/{step:08d}-*'):
+    shutil.rmtree(path)
+  path = workdir / 'eval.jsonl'
+  lines = path.read_text().splitlines(keepends=True)
+  others = [line for line in lines if json.loads(line)['step'] != step]
+  assert len(others) == len(lines) - 1
+  path.write_text(''.join(others))
 
 
 def test_four_processes_play_the_run_of_one(tmp_path):

@@ -354,7 +354,6 @@ def start(workdir, *flags):
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-    env=os.environ | {'XLA_FLAGS': ''},
   )
 
 
