@@ -187,9 +187,7 @@ def test_one_process_and_two_go_on_with_the_run_of_two(two, tmp_path):
   assert 'greedy' in outputs[0]
   assert 'greedy' not in outputs[1]
   finish(start(1, tmp_path / 'one', longer | other | ONE_DEVICE, '--mode=eval'))
-  found, expected = (
-    evaluations(path) for path in (workdir, tmp_path / 'one')
-  )
+  found, expected = (evaluations(path) for path in (workdir, tmp_path / 'one'))
   assert found == expected
   assert len(found) == 3  # before, after, and this one
 

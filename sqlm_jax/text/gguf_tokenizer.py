@@ -12,11 +12,12 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import gguf
 import tokenizers
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers import tokenization_utils_base
+
+from sqlm_jax import gguf_file
 
 # tokenizer.ggml.token_type; 5 is an unused one.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
@@ -61,10 +62,7 @@ def read(
     ValueError: for a tokenizer of a kind that is not known here, or tables
       that do not fit.
   """
-  try:
-    fields = gguf.GGUFReader(path).fields
-  except (ValueError, KeyError, IndexError, OverflowError) as error:
-    raise ValueError(f'{path}: expected a whole GGUF file, {error}') from None
+  fields = gguf_file.open_file(path).fields
 
   def get(name, default=None):
     field = fields.get(f'tokenizer.{name}')

@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import transformers
 
+from sqlm_jax import gguf_file
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import rope as rope_lib
 from sqlm_jax.weights import families, names
@@ -39,7 +40,7 @@ class GGUFTensors:
 
   def __init__(self, path: pathlib.Path):
     self.path = path
-    reader = _open(path)
+    reader = gguf_file.open_file(path)
     stored = {tensor.name: tensor for tensor in reader.tensors}
     fields = _Fields(path, reader.fields)
     self.hf_config = _hf_config(fields, stored)
@@ -116,23 +117,6 @@ def _content(field: gguf.ReaderField) -> Any:
     # The shortest decimal is what was meant: 1e-06, not 9.99999997e-07.
     return float(str(np.float32(content)))
   return content
-
-
-def _open(path: pathlib.Path) -> gguf.GGUFReader:
-  with path.open('rb') as file:
-    start = file.read(4)
-  if start != b'GGUF':
-    raise ValueError(
-      f'{path}: expected a GGUF file or a Hugging Face directory, this is a '
-      f'file that begins with {start!r}'
-    )
-  try:
-    return gguf.GGUFReader(path)
-  except (ValueError, KeyError, IndexError, OverflowError) as error:
-    raise ValueError(
-      f'{path}: expected a whole GGUF file, this one is truncated or damaged '
-      f'({error})'
-    ) from None
 
 
 def _dequantize(path: pathlib.Path, tensor: gguf.ReaderTensor) -> np.ndarray:

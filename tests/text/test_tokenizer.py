@@ -310,7 +310,7 @@ def test_another_kind_of_tokenizer_is_named(tmp_path, field, value, message):
 def test_a_damaged_file_is_named(tmp_path, keep):
   path = write(tmp_path / 'tiny.gguf')
   path.write_bytes(path.read_bytes().rstrip(b'\0')[:keep])
-  with pytest.raises(ValueError, match=r'tiny\.gguf: expected a whole GGUF'):
+  with pytest.raises(ValueError, match=r'tiny\.gguf: expected a (whole )?GGUF'):
     tokenizer.load_tokenizer(path)
 
 
