@@ -273,6 +273,9 @@ MAY_CHANGE = frozenset(
   | {f'divergence.{x.name}' for x in dataclasses.fields(Divergence)}
 )
 
+# What a workdir of an earlier version does not say, and what was done there.
+_SINCE = {'sampler': {'gather_weights': False}}
+
 # Where an evaluation may differ from the training: in how the solver is asked
 # and judged, and on what devices.
 _OF_EVALUATION = (
@@ -307,6 +310,16 @@ def from_dict(tree: Mapping) -> Config:
       value = config_rules.lookup(config, key)
       raise ValueError(f'{key}={value!r}: expected {expected}')
   return config
+
+
+def from_stored(tree: Mapping) -> Config:
+  """`from_dict` of a config.json, be it of an earlier version."""
+  later = {
+    group: keys | dict(tree[group])
+    for group, keys in _SINCE.items()
+    if isinstance(tree.get(group), Mapping)
+  }
+  return from_dict({**tree, **later})
 
 
 def to_dict(config: Config) -> dict:

@@ -32,6 +32,19 @@ def changed(**changes) -> dict:
   return tree
 
 
+def test_a_stored_config_of_an_earlier_version():
+  tree = changed(**{'sampler.chunk': 7})
+  now = config_lib.from_dict(tree)
+  assert config_lib.from_stored(tree) == now
+  del tree['sampler']['gather_weights']
+  assert config_lib.from_stored(tree) == now
+  tree['sampler']['gather_weights'] = True
+  assert config_lib.from_stored(tree).sampler.gather_weights
+  del tree['sampler']['chunk']  # was always there
+  with pytest.raises(ValueError, match=r'sampler\.chunk: missing'):
+    config_lib.from_stored(tree)
+
+
 @pytest.mark.parametrize('name', RUNNABLE)
 def test_every_file_of_configs_is_valid(name):
   module = importlib.import_module(f'configs.{name}')
