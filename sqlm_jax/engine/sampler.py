@@ -58,7 +58,7 @@ def make_sampler(
     static: keep the rows until the last response in them has ended, as static
       batching does. To compare with.
   """
-  prepare = make_prepare(policy, mesh, gather_weights=gather_weights)
+  prepare = _make_prepare(policy, mesh, gather_weights=gather_weights)
   prefill = decoding.make_prefill(policy, mesh, max_rows=max_rows)
   decode = decoding.make_decode(policy, mesh)
   keep = _make_keep(mesh)
@@ -113,7 +113,7 @@ def make_sampler(
   return sample
 
 
-def make_prepare(
+def _make_prepare(
   policy: policy_lib.Policy, mesh: jax.sharding.Mesh, *, gather_weights: bool
 ) -> Callable[[policy_lib.Params], policy_lib.Params]:
   """Builds what makes parameters ready for a call: their dtype, their place."""
