@@ -143,6 +143,6 @@ def _other(workdir: epath.PathLike, parts: assemble.Parts) -> assemble.Parts:
   stored = writers.read_config(workdir)
   if stored is None:
     raise ValueError(f'{workdir}: expected a run, with a config.json')
-  config = config_lib.from_stored(stored)
+  config = config_lib.from_dict(stored)
   config = dataclasses.replace(config, evaluation=parts.config.evaluation)
   return assemble.build(config)

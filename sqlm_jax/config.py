@@ -143,7 +143,7 @@ class Sampler:
   max_prompt_tokens: int
   max_rows: int
   chunk: int
-  gather_weights: bool
+  gather_weights: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,9 +273,6 @@ MAY_CHANGE = frozenset(
   | {f'divergence.{x.name}' for x in dataclasses.fields(Divergence)}
 )
 
-# What a workdir of an earlier version does not say, and what was done there.
-_SINCE = {'sampler': {'gather_weights': False}}
-
 # Where an evaluation may differ from the training: in how the solver is asked
 # and judged, and on what devices.
 _OF_EVALUATION = (
@@ -297,6 +294,9 @@ _OF_EVALUATION = (
 def from_dict(tree: Mapping) -> Config:
   """Builds and validates a config.
 
+  A field that came later has a default, which is what was done before:
+  workdirs of earlier versions lack its key.
+
   Args:
     tree: nested mappings with the keys of `configs/default.py`.
 
@@ -310,16 +310,6 @@ def from_dict(tree: Mapping) -> Config:
       value = config_rules.lookup(config, key)
       raise ValueError(f'{key}={value!r}: expected {expected}')
   return config
-
-
-def from_stored(tree: Mapping) -> Config:
-  """`from_dict` of a config.json, be it of an earlier version."""
-  later = {
-    group: keys | dict(tree[group])
-    for group, keys in _SINCE.items()
-    if isinstance(tree.get(group), Mapping)
-  }
-  return from_dict({**tree, **later})
 
 
 def to_dict(config: Config) -> dict:
@@ -344,7 +334,7 @@ def _keys(tree: Mapping, prefix: str) -> Iterator[str]:
 def _build(cls, tree, prefix: str):
   if not isinstance(tree, Mapping):
     raise ValueError(f'{prefix[:-1]}={tree!r}: expected a group of keys')
-  fields = {field.name: field.type for field in dataclasses.fields(cls)}
+  fields = {field.name: field for field in dataclasses.fields(cls)}
   for name in tree:
     if name not in fields:
       raise ValueError(
@@ -352,10 +342,12 @@ def _build(cls, tree, prefix: str):
         f'{", ".join(fields)}'
       )
   values = {}
-  for name, kind in fields.items():
-    key = prefix + name
+  for name, field in fields.items():
+    key, kind = prefix + name, field.type
     if name not in tree:
-      raise ValueError(f'{key}: missing')
+      if field.default is dataclasses.MISSING:
+        raise ValueError(f'{key}: missing')
+      continue
     if dataclasses.is_dataclass(kind):
       values[name] = _build(kind, tree[name], key + '.')
     else:

@@ -200,7 +200,7 @@ def _read_config() -> config_lib.Config:
     raise ValueError(
       '--config: expected a config file, or a --workdir that has a run'
     )
-  return config_lib.from_stored(stored)
+  return config_lib.from_dict(stored)
 
 
 def _use_model(config: config_lib.Config) -> None:

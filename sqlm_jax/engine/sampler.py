@@ -53,8 +53,8 @@ def make_sampler(
     chunk: C, tokens between two looks at who has ended.
     max_rows: responses that are decoded side by side, while others wait; at
       least a group's. 0: all.
-    gather_weights: give every device whole weights for the time of a call, and
-      not a layer after the other for every token.
+    gather_weights: give devices whole weights for a call, not a layer's for
+      every token.
     static: keep the rows until the last response in them has ended, as static
       batching does. To compare with.
   """
@@ -81,9 +81,7 @@ def make_sampler(
     settings = sharding.put_whole(settings, mesh)
     params = prepare(params)  # not once a chunk
     first = prefill(params, prompts, keys_QG, settings)
-    asked = num_groups if num_prompts is None else num_prompts
-    rows_N = np.arange(num_rows)
-    rows_N[asked * group_size :] = schedule.EMPTY
+    rows_N = _asked(num_groups, group_size, num_prompts)
     record.add(rows_N, *jax.device_get((first.progress, first.drawn)))
 
     layout = cache = recent = starts = None
@@ -184,6 +182,16 @@ def _make_keep(mesh: jax.sharding.Mesh) -> Callable[..., tuple | None]:
     )
 
   return keep
+
+
+def _asked(
+  num_groups: int, group_size: int, num_prompts: int | None
+) -> np.ndarray:
+  """Numbers of the responses, EMPTY where the prompt fills the shape."""
+  rows_N = np.arange(num_groups * group_size)
+  if num_prompts is not None:
+    rows_N[num_prompts * group_size :] = schedule.EMPTY
+  return rows_N
 
 
 class _Record:

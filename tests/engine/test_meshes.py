@@ -26,7 +26,7 @@ FAMILIES = {
   'gemma2': {'sliding_window': 6, 'head_dim': 8, 'query_pre_attn_scalar': 20},
 }
 Q, G, R, V = 8, 2, 6, 88
-PROMPTS = [[5 + q, 7, *[q] * (q % 3)] for q in range(Q)]
+PROMPTS = [[*range(20, 30), 5 + q, 7, *[q] * (q % 3)] for q in range(Q)]
 
 
 @functools.cache
@@ -55,17 +55,8 @@ def make_params(family):
   )
 
 
-# What else may depend on the mesh, for one family: it is compiled ten times.
-SETTINGS = {
-  'llama': {'chunk': R // 2, 'kl': 0.1, 'prefix': [*range(20, 30)]},
-  'qwen2': {'gather_weights': True},
-  'gemma2': {},
-}
-
-
 def play(family, shape):
-  """Samples, and learns from the samples."""
-  own = SETTINGS[family]
+  """Samples, in two chunks, and learns from the samples."""
   mesh = sharding.make_mesh(
     dict(zip(sharding.AXES, shape, strict=True)),
     jax.devices()[: math.prod(shape)],
@@ -76,11 +67,10 @@ def play(family, shape):
   sample = sampler.make_sampler(
     make_policy(family),
     mesh,
-    chunk=own.get('chunk', R),
-    gather_weights=own.get('gather_weights', False),
+    chunk=3,
+    gather_weights=family == 'qwen2',
   )
-  prefix = own.get('prefix', [])
-  prompts = batches.pack_prompts([[*prefix, *prompt] for prompt in PROMPTS])
+  prompts = batches.pack_prompts(PROMPTS)
   rollout = sample(
     params,
     sharding.put_rows(prompts, mesh),
@@ -111,7 +101,7 @@ def play(family, shape):
     make_policy(family),
     sgd,
     mesh,
-    learner.LossSettings(kl=own.get('kl', 0.0)),
+    learner.LossSettings(kl=0.1),
     groups_per_microbatch=Q,
   )
   state, metrics = step(state, sharding.put_rows(batch, mesh), reference)

@@ -130,7 +130,7 @@ def rows_of_logits(function, *args):
   )
 
 
-@pytest.mark.parametrize('chunk', [2, 6])
+@pytest.mark.parametrize('chunk', [2, 3, 6])
 def test_never_more_rows_of_logits_than_a_chunk(chunk):
   # Width 1, so that the unembedding itself is as small as a row of logits.
   weights, hidden, tokens, factors = data()
@@ -143,8 +143,9 @@ def test_never_more_rows_of_logits_than_a_chunk(chunk):
     return jnp.sum(reference(table.T, hidden, tokens)[0] * factors)
 
   grad = lambda f: jax.grad(f, argnums=(0, 1))
-  assert rows_of_logits(value, table, hidden) == chunk
-  assert rows_of_logits(grad(value), table, hidden) == chunk
+  most = chunk // GROUPS * GROUPS
+  assert rows_of_logits(value, table, hidden) == most
+  assert rows_of_logits(grad(value), table, hidden) == most
   # The measure sees what it is meant to see.
   assert rows_of_logits(whole, table, hidden) == ROWS
   assert rows_of_logits(grad(whole), table, hidden) == ROWS
