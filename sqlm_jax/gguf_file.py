@@ -1,6 +1,8 @@
 """Opens a GGUF file, for the tokenizer and the weights in it."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 import gguf
 import numpy as np
@@ -22,12 +24,38 @@ class _Reader(gguf.GGUFReader):
     self._plain = mapped.view(np.ndarray)
 
 
+# Readers by path, within `read_once`.
+_opened: dict[pathlib.Path, gguf.GGUFReader] | None = None
+
+
+@contextlib.contextmanager
+def read_once() -> Iterator[None]:
+  """Within, the metadata of a file is read once, however often it is opened.
+
+  That takes seconds, and what it holds is too large to be kept for a run.
+  """
+  global _opened
+  _opened = {}
+  try:
+    yield
+  finally:
+    _opened = None
+
+
 def open_file(path: pathlib.Path) -> gguf.GGUFReader:
   """Reads the metadata of a file; tensors stay on the disk.
 
   Raises:
     ValueError: if it is no GGUF file, or not all of one.
   """
+  if _opened is None:
+    return _read(path)
+  if path not in _opened:
+    _opened[path] = _read(path)
+  return _opened[path]
+
+
+def _read(path: pathlib.Path) -> gguf.GGUFReader:
   with path.open('rb') as file:
     start = file.read(4)
   if start != b'GGUF':

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import transformers
 
 from sqlm_jax import config as config_lib
-from sqlm_jax import sharding
+from sqlm_jax import gguf_file, sharding
 from sqlm_jax.models import layers, lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.text import tokenizer
@@ -37,8 +37,9 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   if config.model.path == 'random':
     return _random_model(config, mesh)
   path = catalog.resolve(config.model.path)
-  checkpoint = loader.open_checkpoint(path)
-  tokens = tokenizer.load_tokenizer(path)
+  with gguf_file.read_once():
+    checkpoint = loader.open_checkpoint(path)
+    tokens = tokenizer.load_tokenizer(path)
   unused = checkpoint.config.vocab_size - tokens.vocab_size
   if unused < 0:
     raise ValueError(

@@ -59,9 +59,9 @@ class Estimate(NamedTuple):
 
 
 def bucket(length: int) -> int:
-  """The next of 8, 12, 16, 24, 32, 48, ...: at most a third is padding."""
+  """The next of 4, 8, 12, 16, 24, 32, ...: from 8 on, at most a third more."""
   sizes = (size << k for k in itertools.count() for size in (8, 12))
-  return next(size for size in sizes if size >= length)
+  return next(size for size in itertools.chain((4,), sizes) if size >= length)
 
 
 def pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:

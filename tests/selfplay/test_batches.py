@@ -12,8 +12,10 @@ from sqlm_jax.selfplay import batches, estimates
 @pytest.mark.parametrize(
   'length, expected',
   [
-    (0, 8),
-    (1, 8),
+    (0, 4),
+    (1, 4),
+    (4, 4),
+    (5, 8),
     (8, 8),
     (9, 12),
     (12, 12),
@@ -87,8 +89,8 @@ def test_pack_prompts(prompts, common, lengths):
 def test_rows_that_only_fill_the_shape_have_one_token():
   packed = batches.pack_prompts([[*COMMON, 20], [*COMMON, 21]], num_rows=5)
   assert packed.lengths.tolist() == [1] * 5
-  assert packed.tokens.shape == (5, 8)
-  assert packed.tokens[2:].tolist() == [[0] * 8] * 3
+  assert packed.tokens.shape == (5, 4)
+  assert packed.tokens[2:].tolist() == [[0] * 4] * 3
   assert packed.prefix_lengths.tolist() == [10]  # they do not shorten it
 
 
@@ -150,7 +152,8 @@ def test_useful_groups_come_first_and_keep_their_rows():
   assert batch.prompts.tokens[:2, 0].tolist() == [10, 12]
   assert batch.lengths[:2].tolist() == [[1, 3], [4, 4]]
   assert batch.tokens[:2, :, 0].tolist() == [[0, 5], [20, 25]]
-  assert batch.old_logprobs[1, 1].tolist() == [-25, -26, -27, -28, -29]
+  # As wide as the longest of them, 4 of 5.
+  assert batch.old_logprobs[1, 1].tolist() == [-25, -26, -27, -28]
 
 
 def test_a_batch_is_as_wide_as_its_longest_response():
@@ -319,8 +322,11 @@ def test_a_unanimous_group_teaches_the_value_function():
   )
   assert batch.num_groups == 3  # the second's rewards are 1 and 1
   assert batch.value_targets[1, :, 0].tolist() == [1, 1]
-  np.testing.assert_array_equal(batch.old_values[:3], values[:3])
-  np.testing.assert_array_equal(batch.advantages[:3], estimate.advantages[:3])
+  # The longest response has 4 of the 5 tokens.
+  np.testing.assert_array_equal(batch.old_values[:3], values[:3, :, :4])
+  np.testing.assert_array_equal(
+    batch.advantages[:3], estimate.advantages[:3, :, :4]
+  )
   assert not batch.advantages[3].any()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
+from sqlm_jax import gguf_file
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.weights import gguf, loader, names
@@ -310,6 +311,14 @@ def test_a_truncated_file_is_refused_wherever_it_ends(path):
     path.write_bytes(whole[:end])
     with pytest.raises(ValueError, match=r'tiny\.gguf: expected a whole GGUF'):
       loader.open_checkpoint(path)
+
+
+def test_a_file_is_read_once_where_that_is_asked_for(path):
+  write(path, random_tensors())
+  with gguf_file.read_once():
+    first = gguf_file.open_file(path)
+    assert gguf_file.open_file(path) is first
+  assert gguf_file.open_file(path) is not first
 
 
 @pytest.mark.parametrize('start', [b'', b'PK\x03\x04', b'GGU'])
