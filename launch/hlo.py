@@ -21,6 +21,7 @@ COLLECTIVES = (
   'ragged-all-to-all',
   'collective-broadcast',
 )
+_COUNTERS = [((x, ()),) for x in ('s32', 's64', 'u32', 'u64')]
 _BITS = {'pred': 8, 'bf16': 16}  # others end with their width
 
 
@@ -153,11 +154,12 @@ def _trips(loop: Instruction, computations) -> int | None:
   if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
     return int(known[1])
   name = re.search(r'condition=%?([\w.\-]+)', loop.rest)[1]
-  # A counter that starts from 0 is compared with it.
+  # A counter that starts from 0 is compared with it; the TPU compiler's own
+  # loops, which multiply while they gather, count without a sign.
   bounds = [
     int(one.arguments)
     for one in computations[name].values()
-    if one.op == 'constant' and one.shapes in ((('s32', ()),), (('s64', ()),))
+    if one.op == 'constant' and one.shapes in _COUNTERS
   ]
   return max(bounds, default=None)
 

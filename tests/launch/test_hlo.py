@@ -71,6 +71,14 @@ def test_a_loop_of_the_tpu_compiler():
   assert hlo.moved(runs) == {'all-gather': hlo.Moved(24, 24 * 128 * 256 * 4)}
 
 
+def test_a_loop_that_counts_without_a_sign():
+  """As those do that the TPU compiler makes of a product and its gather."""
+  text = TPU.replace(
+    's32[]{:T(128)} constant(24)', 'u32[]{:T(128)} constant(8)'
+  )
+  assert hlo.cycles(list(hlo.walk(text, unknown_trips=3))) == 8 * 20784
+
+
 def test_a_loop_whose_bound_is_data():
   text = TPU.replace('s32[]{:T(128)} constant(24)', 's32[]{:T(128)} add()')
   assert hlo.cycles(list(hlo.walk(text, unknown_trips=3))) == 3 * 20784
