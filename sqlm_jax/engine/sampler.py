@@ -12,6 +12,7 @@ So neither a response that has ended costs much nor room that nobody uses.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 
 import jax
@@ -26,6 +27,10 @@ STOPPED = decoding.STOPPED
 SamplerSettings = decoding.SamplerSettings
 
 _NOBODY = np.zeros((0,), np.int32)
+
+
+def _nobody_hears(which_Q, tokens_QGR, lengths_QG) -> None:
+  pass
 
 
 def make_sampler(
@@ -43,9 +48,11 @@ def make_sampler(
   `fold_in(key, t)`. A response therefore depends on its prompt, its key and
   the settings, and not on what else is in the batch or when it had its turn.
   `slots` is R, the room for a response. Only the first `num_prompts` are
-  continued (default, all); the others fill the shape. The rollout is in host
-  memory, all of it in every process: a token is 12 bytes, and whoever knows who
-  has ended packs the same rows.
+  continued (default, all); the others fill the shape. `on_ended(which_Q,
+  tokens_QGR, lengths_QG)` hears of each prompt once, as soon as its responses
+  have all ended; the devices draw those of others meanwhile. The rollout is in
+  host memory, all of it in every process: a token is 12 bytes, and whoever
+  knows who has ended packs the same rows.
 
   Args:
     policy: what is sampled from.
@@ -65,7 +72,16 @@ def make_sampler(
   take_prompts = decoding.make_take_prompts(mesh)
   shards = sharding.row_shards(mesh)
 
-  def sample(params, prompts, keys_QG, settings, *, slots, num_prompts=None):
+  def sample(
+    params,
+    prompts,
+    keys_QG,
+    settings,
+    *,
+    slots,
+    num_prompts=None,
+    on_ended=_nobody_hears,
+  ):
     num_groups, group_size = keys_QG.shape
     num_rows = num_groups * group_size
     limit, width = min(int(settings.limit), slots), min(chunk, slots)
@@ -76,7 +92,7 @@ def make_sampler(
       max_rows=max(max_rows, group_size) if max_rows else num_rows,
       multiple=shards,
     )
-    record = _Record(num_rows, slots, settings.stop_table.dtype)
+    record = _Record(keys_QG.shape, slots, settings.stop_table.dtype)
     settings = settings._replace(limit=np.int32(limit))
     settings = sharding.put_whole(settings, mesh)
     params = prepare(params)  # not once a chunk
@@ -105,8 +121,10 @@ def make_sampler(
         settings,
         width=width,
       )
+      record.tell(unfinished, num_prompts, on_ended)
       record.add(rows_B, *jax.device_get(new))
-    return record.rollout(num_groups)
+    record.tell(unfinished, num_prompts, on_ended)
+    return record.rollout()
 
   return sample
 
@@ -197,8 +215,11 @@ def _asked(
 class _Record:
   """All responses of a call, as far as they are; NumPy arrays."""
 
-  def __init__(self, num_rows: int, slots: int, states: np.dtype):
+  def __init__(self, shape: tuple[int, int], slots: int, states: np.dtype):
+    num_rows = math.prod(shape)
     wide = (num_rows, slots)
+    self._shape = shape  # Q, G
+    self._told_Q = np.zeros(shape[:1], bool)
     self.drawn = decoding.Drawn(
       np.zeros(wide, np.int32),
       np.zeros(wide, np.float32),
@@ -243,8 +264,25 @@ class _Record:
       np.where(empty_B, np.array(STOPPED, stop_state.dtype), stop_state),
     )
 
-  def rollout(self, num_groups: int) -> groups.Rollout:
-    group = lambda x: x.reshape(num_groups, -1, *x.shape[1:])
+  def tell(
+    self,
+    unfinished: np.ndarray,
+    num_prompts: int | None,
+    on_ended: Callable[..., None],
+  ) -> None:
+    """Says whose responses have all ended since the last time."""
+    ended_Q = ~self._told_Q
+    if num_prompts is not None:
+      ended_Q[num_prompts:] = False
+    ended_Q[unfinished // self._shape[1]] = False
+    self._told_Q |= ended_Q
+    if ended_Q.any():
+      which_Q = np.flatnonzero(ended_Q)
+      of = lambda x: x.reshape(*self._shape, *x.shape[1:])[which_Q]
+      on_ended(which_Q, of(self.drawn.tokens), of(self.progress.lengths))
+
+  def rollout(self) -> groups.Rollout:
+    group = lambda x: x.reshape(*self._shape, *x.shape[1:])
     return groups.Rollout(
       *map(group, self.drawn),
       lengths=group(self.progress.lengths),

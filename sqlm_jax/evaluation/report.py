@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sqlm_jax.evaluation import plots
+
 _LONGEST = 60  # characters of a text in a table
 
 Settings = Mapping[str, Any]
@@ -77,8 +79,6 @@ def _examples(examples: Sequence[Mapping], names: Sequence[str]) -> str:
 
 def write(directory: epath.PathLike, comparison: Mapping[str, Any]) -> None:
   """Writes comparison.json, .md, .svg and .png, each whole or not at all."""
-  from sqlm_jax.evaluation import plots  # matplotlib: half a second
-
   directory = epath.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   _write(directory / 'comparison.json', _to_json(comparison))
@@ -117,8 +117,6 @@ def write_result(
     ),
   ]
   if curve is not None:
-    from sqlm_jax.evaluation import plots
-
     lines += ['## Votes', describe_votes(curve), votes(curve)]
     for kind, content in plots.reliability(curve).items():
       _write(directory / f'reliability.{kind}', content)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.game import repetition, rewards, types, vote
+from sqlm_jax.selfplay import reading
 from sqlm_jax.tasks import base
 from sqlm_jax.verify import unit_tests
 
@@ -47,6 +48,7 @@ def judge(
   step: int,
   coin: Callable[[int], random.Random],
   asked_before: repetition.Memory,
+  known: Mapping[int, reading.Read] | None = None,
 ) -> list[types.Verdict]:
   """Judges every problem and pays both roles.
 
@@ -59,6 +61,7 @@ def judge(
     step: of self-play, for the schedules.
     coin: for random rewards, by number of the readable question.
     asked_before: questions of earlier steps.
+    known: what has been read already, by number of the readable question.
 
   Returns:
     A verdict a problem, in order. An unreadable one gets the lowest reward,
@@ -67,6 +70,14 @@ def judge(
   """
   asked = [problem for problem in problems if problem.ok]
   own = [i for i, group in enumerate(groups) if group is not None]
+  known = dict(known or {})
+  left = [i for i in own if i not in known]
+  found = reading.read(
+    [asked[i] for i in left],
+    [[*groups[i].texts, *groups[i].voter_texts] for i in left],
+    task,
+  )
+  known |= zip(left, found, strict=True)
   rate = _by_tests if task.run_tests else _by_vote
   weights = rewards.weights_at(
     step, rules.solver_rewards, rules.solver_schedule
@@ -74,6 +85,7 @@ def judge(
   rated = rate(
     [asked[i] for i in own],
     [groups[i] for i in own],
+    [known[i] for i in own],
     task,
     rules,
     weights,
@@ -120,14 +132,15 @@ _Rated = tuple[types.Verdict, Callable[[str], float]]
 def _by_vote(
   problems: Sequence[types.Problem],
   groups: Sequence[Answers],
+  reads: Sequence[reading.Read],
   task: base.Task,
   rules: Rules,
   weights: Mapping[str, float],
   coins: Iterable[random.Random],
 ) -> Iterator[_Rated]:
-  for problem, group, coin in zip(problems, groups, coins, strict=True):
-    # Read together: what an answer equals may depend on the others.
-    read = task.read_answers([*group.texts, *group.voter_texts])
+  for problem, group, (read, _), coin in zip(
+    problems, groups, reads, coins, strict=True
+  ):
     likelihoods = [*group.likelihoods, *group.voter_likelihoods]
     result = vote.majority(
       read,
@@ -156,15 +169,15 @@ def _by_vote(
 def _by_tests(
   problems: Sequence[types.Problem],
   groups: Sequence[Answers],
+  reads: Sequence[reading.Read],
   task: base.Task,
   rules: Rules,
   weights: Mapping[str, float],
   coins: Iterable[random.Random],
 ) -> Iterator[_Rated]:
-  read = [task.read_answers(group.texts) for group in groups]
-  found = task.run_tests(read, [problem.tests for problem in problems])
-  for problem, answers, results, coin in zip(
-    problems, read, found, coins, strict=True
+  del groups, task
+  for problem, (answers, results), coin in zip(
+    problems, reads, coins, strict=True
   ):
     passed = unit_tests.shares_passed(results, unpassed=rules.unpassed)
     solver_rewards = rewards.solver(weights, answers, passed=passed, coin=coin)

@@ -1,6 +1,6 @@
 """From prompts as text to responses as text, through the sampler."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -76,6 +76,7 @@ def write(
   num_rows: int,
   first_row: int = 0,
   own: range | None = None,
+  on_text: Callable[[Mapping[int, list[str]]], None] = lambda texts: None,
 ) -> Responses:
   """Samples a group of responses to every prompt.
 
@@ -88,7 +89,24 @@ def write(
     first_row: the first prompt's number, where calls share a path: a response
       does not depend on how many are written at once.
     own: the prompts whose responses this process reads; default, all.
+    on_text: hears of the responses to own prompts as soon as a prompt's have
+      all ended, by its number, while others are still being written.
   """
+  texts = [None] * len(prompts)
+  own = range(len(prompts)) if own is None else own
+
+  def on_ended(which_Q, tokens_QGR, lengths_QG):
+    new = {}
+    for row, tokens_GR, lengths_G in zip(
+      which_Q.tolist(), tokens_QGR, lengths_QG, strict=True
+    ):
+      if row in own:
+        new[row] = texts[row] = [
+          writer.decode(tokens[:length].tolist())
+          for tokens, length in zip(tokens_GR, lengths_G, strict=True)
+        ]
+    on_text(new)
+
   packed = batches.pack_prompts(prompts, num_rows)
   keys_QG = sampler.response_keys(
     path,
@@ -103,16 +121,9 @@ def write(
     writer.settings,
     slots=writer.slots,
     num_prompts=len(prompts),
+    on_ended=on_ended,
   )
   rollout = jax.tree.map(lambda x: x[: len(prompts)], rollout)
-  texts = [None] * len(prompts)
-  for row in range(len(prompts)) if own is None else own:
-    texts[row] = [
-      writer.decode(tokens[:length].tolist())
-      for tokens, length in zip(
-        rollout.tokens[row], rollout.lengths[row], strict=True
-      )
-    ]
   return Responses(prompts, rollout, texts)
 
 

@@ -21,11 +21,18 @@ import functools
 import itertools
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from sqlm_jax import hosts
 from sqlm_jax.game import repetition, types, vote
-from sqlm_jax.selfplay import exchange, judging, learning, metrics, responses
+from sqlm_jax.selfplay import (
+  exchange,
+  judging,
+  learning,
+  metrics,
+  reading,
+  responses,
+)
 from sqlm_jax.selfplay import game as game_lib
 
 # A role's number in key paths; evaluation and talking have 2 and 3.
@@ -101,9 +108,16 @@ def play(
     ask = functools.partial(
       solve, step=step, number=number, states=states, own=own, game=game
     )
-    solutions, voters = ask('solver', prompts), None
+    readable = [problem for problem in problems if problem.ok]
+    ahead = reading.Ahead(
+      readable, len(prompts[0]) if prompts else 1, game.task
+    )
     if 'voter' in game.writers:
+      # Their answers are read along with the solver's.
+      solutions = ask('solver', prompts)
       voters = ask('voter', [variants[:1] for variants in prompts])
+    else:
+      solutions, voters = ask('solver', prompts, on_text=ahead.add), None
   with clock('judge'):
     verdicts = judging.judge(
       problems,
@@ -113,6 +127,7 @@ def play(
       step=step,
       coin=lambda i: random.Random(f'{game.rules.seed}/{step}/{number}/{i}'),
       asked_before=memory,
+      known=ahead.finish(),
     )
     verdicts = exchange.rewards(verdicts)
   return game_lib.Round(proposals, solutions, voters, verdicts)
@@ -195,11 +210,13 @@ def solve(
   states: game_lib.States,
   own: range,
   game: game_lib.Game,
+  on_text: Callable[[Mapping[int, list[str]]], None] = lambda texts: None,
 ) -> responses.Responses | None:
   """Samples answers to every readable question, if there is one.
 
   The answers of a question are shared out among its prompts. Those to `own`
-  questions are read by this process.
+  questions are read by this process; `on_text` hears of them, see
+  `responses.write`.
   """
   if not prompts:
     return None
@@ -211,6 +228,7 @@ def solve(
     path=_path(role, step, number, game),
     num_rows=game.rules.questions * variants,
     own=range(own.start * variants, own.stop * variants),
+    on_text=on_text,
   )
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 from sqlm_jax.game import types
-from sqlm_jax.verify import answers, choices
+from sqlm_jax.verify import answers, choices, mathematics
 
 # Texts of one question's answers, None where nothing was found, to canonical
 # answers: two of them mean the same exactly if they are equal.
@@ -44,9 +44,6 @@ def make_reader(
 
 
 def _expressions(given_up: collections.Counter[str] | None) -> Reader:
-  # sympy takes a second of the start of all who do not need it.
-  from sqlm_jax.verify import mathematics
-
   @functools.cache
   def verifier():
     started = mathematics.Verifier(given_up=given_up).start()

@@ -174,6 +174,37 @@ def test_responses_do_not_depend_on_when_they_had_their_turn(
     )
 
 
+def test_each_prompt_is_heard_of_once_as_soon_as_it_has_ended(mesh):
+  sample = sampler.make_sampler(tiny.tiny_policy(), mesh, chunk=1)
+  heard, seen = {}, []
+
+  def on_ended(which_Q, tokens_QGR, lengths_QG):
+    seen.append(len(heard))
+    for q, tokens, lengths in zip(
+      which_Q.tolist(), tokens_QGR, lengths_QG, strict=True
+    ):
+      assert q not in heard
+      heard[q] = tokens, lengths
+
+  rollout = sample(
+    tiny.tiny_params(),
+    batches.pack_prompts(MANY, 9),
+    keys(0, 0, groups=9, size=2),
+    settings(table=stops_early(), size=2),
+    slots=R,
+    num_prompts=7,
+    on_ended=on_ended,
+  )
+  assert sorted(heard) == list(range(7))  # not those that fill the shape
+  for q, (tokens, lengths) in heard.items():
+    np.testing.assert_array_equal(tokens, rollout.tokens[q])
+    np.testing.assert_array_equal(lengths, rollout.lengths[q])
+  # In the order in which they ended, not all at the end.
+  longest = rollout.lengths[:7].max(axis=1)
+  assert [longest[q] for q in heard] == sorted(longest)
+  assert len(seen) == len(set(longest.tolist())) > 1
+
+
 def test_prompts_that_only_fill_the_shape_are_not_continued(sample):
   whole = run(sample, num_rows=5)
   packed = batches.pack_prompts(PROMPTS, 5)

@@ -12,10 +12,8 @@ from sqlm_jax.selfplay import batches, estimates
 @pytest.mark.parametrize(
   'length, expected',
   [
-    (0, 4),
-    (1, 4),
-    (4, 4),
-    (5, 8),
+    (0, 8),
+    (1, 8),
     (8, 8),
     (9, 12),
     (12, 12),
@@ -89,8 +87,8 @@ def test_pack_prompts(prompts, common, lengths):
 def test_rows_that_only_fill_the_shape_have_one_token():
   packed = batches.pack_prompts([[*COMMON, 20], [*COMMON, 21]], num_rows=5)
   assert packed.lengths.tolist() == [1] * 5
-  assert packed.tokens.shape == (5, 4)
-  assert packed.tokens[2:].tolist() == [[0] * 4] * 3
+  assert packed.tokens.shape == (5, 8)
+  assert packed.tokens[2:].tolist() == [[0] * 8] * 3
   assert packed.prefix_lengths.tolist() == [10]  # they do not shorten it
 
 

@@ -16,6 +16,7 @@ from sqlm_jax.engine import groups
 from sqlm_jax.game import repetition, types
 from sqlm_jax.models import lora
 from sqlm_jax.selfplay import game as game_lib
+from sqlm_jax.selfplay import reading
 from sqlm_jax.selfplay import step as step_lib
 
 needs_bubblewrap = pytest.mark.skipif(
@@ -60,8 +61,8 @@ def make_parts(**changes) -> assemble.Parts:
 def scripted_writer(writer, texts, seen):
   """Writes `texts` instead of what a model would; no stop: not finished."""
 
-  def sample(params, prompts, keys, settings, slots, num_prompts):
-    del keys, num_prompts
+  def sample(params, prompts, keys, settings, slots, num_prompts, on_ended):
+    del keys
     seen.append(params)
     shape = (len(prompts.tokens), len(settings.temperature), slots)
     tokens = np.zeros(shape, np.int32)
@@ -73,6 +74,8 @@ def scripted_writer(writer, texts, seen):
         tokens[q, g, : len(ids)] = ids
         lengths[q, g] = len(ids)
         finished[q, g] = text.endswith(('\n', 'END'))
+    for q in range(num_prompts):  # one after the other
+      on_ended(np.array([q]), tokens[q : q + 1], lengths[q : q + 1])
     # About those of the random model: 257 tokens, alike.
     logprobs = np.full(shape, -np.log(257), np.float32)
     return groups.Rollout(tokens, logprobs, logprobs, lengths, finished)
@@ -289,6 +292,14 @@ def test_the_proposer_learns_in_every_kth_step():
   assert trained == [one, one, both, one, one, both]
   never = Script(PROPOSALS, SOLUTIONS).play(5, train_every=0)
   assert never[1].trained == one
+
+
+def test_reading_ahead_changes_nothing(monkeypatch):
+  ahead = Script(PROPOSALS, SOLUTIONS).play()[1]
+  monkeypatch.setattr(reading.Ahead, 'add', lambda self, texts: None)
+  plain = Script(PROPOSALS, SOLUTIONS).play()[1]
+  assert ahead.rounds[0].verdicts == plain.rounds[0].verdicts
+  assert ahead.rounds[0].verdicts[0].answers == (2, 2, 2, 3)
 
 
 def test_likelihoods_can_weigh_the_votes():

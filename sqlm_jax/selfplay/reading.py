@@ -1,0 +1,78 @@
+"""What answers say, read while others are still being written."""
+
+import collections
+import concurrent.futures
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sqlm_jax.game import types
+from sqlm_jax.tasks import base
+
+# One for the life of the process: what it starts may end with its thread.
+_BESIDE = concurrent.futures.ThreadPoolExecutor(1, 'reading')
+
+
+class Read(NamedTuple):
+  """Of one question."""
+
+  answers: tuple[types.Answer, ...]
+  results: tuple[tuple[types.Result, ...], ...] = ()  # of its tests, if any
+
+
+def read(
+  problems: Sequence[types.Problem],
+  texts: Sequence[Sequence[str]],
+  task: base.Task,
+) -> list[Read]:
+  """Reads the answers to each question, and runs its tests on them."""
+  # Together: what an answer equals may depend on the others.
+  answers = [task.read_answers(group) for group in texts]
+  if task.run_tests is None:
+    return [Read(group) for group in answers]
+  results = task.run_tests(answers, [problem.tests for problem in problems])
+  return [Read(*pair) for pair in zip(answers, results, strict=True)]
+
+
+class Ahead:
+  """Reads in a thread of its own: a sandbox must not make a device wait."""
+
+  def __init__(
+    self, problems: Sequence[types.Problem], variants: int, task: base.Task
+  ):
+    """Reads nothing yet.
+
+    Args:
+      problems: the readable ones, in order.
+      variants: prompts of each, whose answers are read together.
+      task: how to read.
+    """
+    self._problems, self._variants, self._task = problems, variants, task
+    self._parts = collections.defaultdict(dict)
+    self._begun: list[concurrent.futures.Future[dict[int, Read]]] = []
+
+  def add(self, texts: Mapping[int, list[str]]) -> None:
+    """Takes answers by the number of their prompt, and begins to read.
+
+    A question has to wait until the answers to all its prompts are there.
+    """
+    whole = {}
+    for row, group in texts.items():
+      number, variant = divmod(row, self._variants)
+      parts = self._parts[number]
+      parts[variant] = group
+      if len(parts) == self._variants:
+        whole[number] = [text for i in sorted(parts) for text in parts[i]]
+    if whole:
+      self._begun.append(_BESIDE.submit(self._read, whole))
+
+  def _read(self, whole: Mapping[int, list[str]]) -> dict[int, Read]:
+    problems = [self._problems[number] for number in whole]
+    found = read(problems, list(whole.values()), self._task)
+    return dict(zip(whole, found, strict=True))
+
+  def finish(self) -> dict[int, Read]:
+    """What has been read by the number of the question, once all is."""
+    found = {}
+    for begun in self._begun:
+      found |= begun.result()
+    return found

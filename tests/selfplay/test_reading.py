@@ -1,0 +1,74 @@
+"""Answers are read while others are still being written."""
+
+import threading
+
+import pytest
+
+from sqlm_jax.game import types
+from sqlm_jax.selfplay import reading
+from sqlm_jax.tasks import base
+
+PROBLEMS = [types.Problem(name) for name in 'abc']
+
+
+def make_task(read_answers=tuple, run_tests=None) -> base.Task:
+  unused = dict.fromkeys(base.Task._fields, None)
+  return base.Task(
+    **unused | {'read_answers': read_answers, 'run_tests': run_tests}
+  )
+
+
+def test_a_question_is_read_before_the_next_one_is_there():
+  was_read = threading.Event()
+
+  def read_answers(texts):
+    was_read.set()
+    return tuple(texts)
+
+  ahead = reading.Ahead(PROBLEMS[:2], 1, make_task(read_answers))
+  ahead.add({1: ['x', 'y']})
+  assert was_read.wait(timeout=60)
+  ahead.add({0: ['z']})
+  assert ahead.finish() == {
+    0: reading.Read(('z',)),
+    1: reading.Read(('x', 'y')),
+  }
+
+
+def test_answers_to_all_prompts_of_a_question_are_read_together():
+  ahead = reading.Ahead(PROBLEMS, 2, make_task())
+  ahead.add({5: ['f'], 0: ['a']})
+  ahead.add({4: ['e'], 2: ['c']})
+  assert ahead.finish() == {2: reading.Read(('e', 'f'))}  # of others one half
+  ahead.add({1: ['b']})
+  assert ahead.finish()[0] == reading.Read(('a', 'b'))
+
+
+def test_tests_are_run_of_all_that_ended_together():
+  calls = []
+
+  def run_tests(answers, tests):
+    calls.append((answers, tests))
+    return [
+      tuple((answer, *case) for answer in group)
+      for group, case in zip(answers, tests, strict=True)
+    ]
+
+  problems = [p._replace(tests=(p.text,)) for p in PROBLEMS]
+  ahead = reading.Ahead(problems, 1, make_task(run_tests=run_tests))
+  ahead.add({2: ['z'], 0: ['x', 'y']})
+  assert ahead.finish() == {
+    0: reading.Read(('x', 'y'), (('x', 'a'), ('y', 'a'))),
+    2: reading.Read(('z',), (('z', 'c'),)),
+  }
+  assert calls == [([('z',), ('x', 'y')], [('c',), ('a',)])]
+
+
+def test_what_fails_in_the_thread_fails_the_step():
+  def read_answers(texts):
+    raise RuntimeError('no sandbox')
+
+  ahead = reading.Ahead(PROBLEMS, 1, make_task(read_answers))
+  ahead.add({0: ['x']})
+  with pytest.raises(RuntimeError, match='no sandbox'):
+    ahead.finish()
