@@ -215,11 +215,9 @@ def _in_order(
 def _width(lengths: np.ndarray, tokens: np.ndarray) -> int:
   """Room for the longest response that counts, not for the longest there is.
 
-  In buckets: each width costs a compilation. One of 4 below the others: an
-  answer of a few tokens is common, and every row has as many.
+  In buckets: each width costs a compilation.
   """
-  longest = int(lengths.max())
-  return min(4 if longest <= 4 else bucket(longest), tokens.shape[-1])
+  return min(bucket(int(lengths.max())), tokens.shape[-1])
 
 
 def _whole(order: np.ndarray, groups_per_microbatch: int) -> np.ndarray:

@@ -34,7 +34,10 @@ def read(
 
 
 class Ahead:
-  """Reads in a thread of its own: a sandbox must not make a device wait."""
+  """Reads in a thread of its own: a sandbox must not make a device wait.
+
+  What has not been begun when the context is left never is.
+  """
 
   def __init__(
     self, problems: Sequence[types.Problem], variants: int, task: base.Task
@@ -48,7 +51,14 @@ class Ahead:
     """
     self._problems, self._variants, self._task = problems, variants, task
     self._parts = collections.defaultdict(dict)
-    self._begun: list[concurrent.futures.Future[dict[int, Read]]] = []
+    self._submitted: list[concurrent.futures.Future[dict[int, Read]]] = []
+
+  def __enter__(self) -> 'Ahead':
+    return self
+
+  def __exit__(self, *error) -> None:
+    for future in self._submitted:
+      future.cancel()
 
   def add(self, texts: Mapping[int, list[str]]) -> None:
     """Takes answers by the number of their prompt, and begins to read.
@@ -63,7 +73,7 @@ class Ahead:
       if len(parts) == self._variants:
         whole[number] = [text for i in sorted(parts) for text in parts[i]]
     if whole:
-      self._begun.append(_BESIDE.submit(self._read, whole))
+      self._submitted.append(_BESIDE.submit(self._read, whole))
 
   def _read(self, whole: Mapping[int, list[str]]) -> dict[int, Read]:
     problems = [self._problems[number] for number in whole]
@@ -73,6 +83,6 @@ class Ahead:
   def finish(self) -> dict[int, Read]:
     """What has been read by the number of the question, once all is."""
     found = {}
-    for begun in self._begun:
-      found |= begun.result()
+    for future in self._submitted:
+      found |= future.result()
     return found

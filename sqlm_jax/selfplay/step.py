@@ -104,32 +104,31 @@ def play(
     problems, prompts, own = exchange.questions(
       read_questions(step, number, proposals, game)
     )
-  with clock('solve'):
-    ask = functools.partial(
-      solve, step=step, number=number, states=states, own=own, game=game
-    )
-    readable = [problem for problem in problems if problem.ok]
-    ahead = reading.Ahead(
-      readable, len(prompts[0]) if prompts else 1, game.task
-    )
-    if 'voter' in game.writers:
-      # Their answers are read along with the solver's.
-      solutions = ask('solver', prompts)
-      voters = ask('voter', [variants[:1] for variants in prompts])
-    else:
-      solutions, voters = ask('solver', prompts, on_text=ahead.add), None
-  with clock('judge'):
-    verdicts = judging.judge(
-      problems,
-      _answers(len(prompts), solutions, voters),
-      game.task,
-      game.rules.judging,
-      step=step,
-      coin=lambda i: random.Random(f'{game.rules.seed}/{step}/{number}/{i}'),
-      asked_before=memory,
-      known=ahead.finish(),
-    )
-    verdicts = exchange.rewards(verdicts)
+  ask = functools.partial(
+    solve, step=step, number=number, states=states, own=own, game=game
+  )
+  readable = [problem for problem in problems if problem.ok]
+  variants = len(prompts[0]) if prompts else 1
+  with reading.Ahead(readable, variants, game.task) as ahead:
+    with clock('solve'):
+      if 'voter' in game.writers:
+        # Their answers are read along with the solver's.
+        solutions = ask('solver', prompts)
+        voters = ask('voter', [some[:1] for some in prompts])
+      else:
+        solutions, voters = ask('solver', prompts, on_text=ahead.add), None
+    with clock('judge'):
+      verdicts = judging.judge(
+        problems,
+        _answers(len(prompts), solutions, voters),
+        game.task,
+        game.rules.judging,
+        step=step,
+        coin=lambda i: random.Random(f'{game.rules.seed}/{step}/{number}/{i}'),
+        asked_before=memory,
+        known=ahead.finish(),
+      )
+      verdicts = exchange.rewards(verdicts)
   return game_lib.Round(proposals, solutions, voters, verdicts)
 
 

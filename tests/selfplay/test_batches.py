@@ -150,8 +150,7 @@ def test_useful_groups_come_first_and_keep_their_rows():
   assert batch.prompts.tokens[:2, 0].tolist() == [10, 12]
   assert batch.lengths[:2].tolist() == [[1, 3], [4, 4]]
   assert batch.tokens[:2, :, 0].tolist() == [[0, 5], [20, 25]]
-  # As wide as the longest of them, 4 of 5.
-  assert batch.old_logprobs[1, 1].tolist() == [-25, -26, -27, -28]
+  assert batch.old_logprobs[1, 1].tolist() == [-25, -26, -27, -28, -29]
 
 
 def test_a_batch_is_as_wide_as_its_longest_response():
@@ -320,11 +319,8 @@ def test_a_unanimous_group_teaches_the_value_function():
   )
   assert batch.num_groups == 3  # the second's rewards are 1 and 1
   assert batch.value_targets[1, :, 0].tolist() == [1, 1]
-  # The longest response has 4 of the 5 tokens.
-  np.testing.assert_array_equal(batch.old_values[:3], values[:3, :, :4])
-  np.testing.assert_array_equal(
-    batch.advantages[:3], estimate.advantages[:3, :, :4]
-  )
+  np.testing.assert_array_equal(batch.old_values[:3], values[:3])
+  np.testing.assert_array_equal(batch.advantages[:3], estimate.advantages[:3])
   assert not batch.advantages[3].any()
 
 

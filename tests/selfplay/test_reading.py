@@ -64,6 +64,31 @@ def test_tests_are_run_of_all_that_ended_together():
   assert calls == [([('z',), ('x', 'y')], [('c',), ('a',)])]
 
 
+def test_what_has_not_begun_never_does_once_the_step_is_left():
+  begun, go_on, seen = threading.Event(), threading.Event(), []
+
+  def read_answers(texts):
+    seen.append(texts)
+    begun.set()
+    go_on.wait(timeout=60)
+    return tuple(texts)
+
+  def interrupted():
+    with reading.Ahead(PROBLEMS, 1, make_task(read_answers)) as ahead:
+      ahead.add({0: ['x']})
+      assert begun.wait(timeout=60)
+      ahead.add({1: ['y']})
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    interrupted()
+  go_on.set()
+  after = reading.Ahead(PROBLEMS, 1, make_task())
+  after.add({2: ['z']})
+  after.finish()  # the thread is through with all before it
+  assert seen == [['x']]
+
+
 def test_what_fails_in_the_thread_fails_the_step():
   def read_answers(texts):
     raise RuntimeError('no sandbox')
