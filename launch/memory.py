@@ -40,6 +40,7 @@ def account(
   *,
   dtypes: str,
   lora_rank: int = 0,
+  gather_weights: bool = False,
   workload: sizes.Workload = sizes.PAPER,
 ) -> dict[str, int]:
   """Bytes a device needs, by what they hold.
@@ -49,6 +50,7 @@ def account(
     mesh: its axes' sizes; devices are not needed.
     dtypes: a key of `sizes.DTYPES`.
     lora_rank: of adapters that are trained instead, 0 trains all weights.
+    gather_weights: as `sampler.gather_weights`.
     workload: what is sampled at the same time.
   """
   stored, computed = sizes.DTYPES[dtypes]
@@ -69,6 +71,11 @@ def account(
   )
   # Only what is trained is kept in the dtype of parameters.
   frozen = placed(cast(base)) if lora_rank else 0
+  copy = placed(cast(trained)) if stored != computed else 0
+  if gather_weights:
+    copy = bytes_per_device(
+      cast(whole), sharding.shard_gathered(cast(whole), mesh)
+    )
   found = {
     'parameters': placed(trained) + frozen,
     # The running sum and one microbatch's, see `engine.learner`.
@@ -76,7 +83,7 @@ def account(
     'optimizer': moment_bytes,
     # Adapters' reference is the base itself.
     'reference': 0 if lora_rank else placed(cast(base)),
-    'sampler copy': placed(cast(trained)) if stored != computed else 0,
+    'sampler copy': copy,
     'cache': _cache(policy, mesh, workload),
   }
   return found | {'total': sum(found.values())}
@@ -133,6 +140,7 @@ def main(argv: list[str]) -> None:
         _mesh(devices),
         dtypes=dtypes,
         lora_rank=rank,
+        gather_weights=sizes.GATHER_WEIGHTS.value,
         workload=workload,
       )
       for name, config in sizes.models().items()

@@ -222,7 +222,7 @@ def _settings(place: slices.Slice) -> programs.Settings:
     updates=_UPDATES.value,
     groups_per_microbatch=min(size, count),
     max_rows=_MAX_ROWS.value,
-    gather_weights=_GATHER_WEIGHTS.value,
+    gather_weights=sizes.GATHER_WEIGHTS.value,
     workload=workload,
   )
 
@@ -269,9 +269,6 @@ _MICROBATCH = flags.DEFINE_integer(
 )
 _MAX_ROWS = flags.DEFINE_integer(
   'max_rows', 0, 'Responses decoded side by side; 0: all.', 0
-)
-_GATHER_WEIGHTS = flags.DEFINE_bool(
-  'gather_weights', False, 'Whole weights on every chip while it samples.'
 )
 _CACHE_DIR = flags.DEFINE_string(
   'cache_dir', None, 'Keeps what was compiled, for a call that goes on.'

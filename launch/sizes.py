@@ -102,6 +102,9 @@ _MODELS = flags.DEFINE_list('models', list(MODELS), 'Sizes of Qwen2.5.')
 _MODEL_PATH = flags.DEFINE_string('model_path', None, 'A model of your own.')
 DTYPES_FLAG = flags.DEFINE_enum('dtypes', 'mixed', list(DTYPES), 'Of weights.')
 LORA_RANK = flags.DEFINE_integer('lora_rank', 0, 'Of adapters.', lower_bound=0)
+GATHER_WEIGHTS = flags.DEFINE_bool(
+  'gather_weights', False, 'Whole weights on every device while it samples.'
+)
 _QUESTIONS = flags.DEFINE_integer(
   'questions', PAPER.questions, 'Questions at the same time.', 1
 )

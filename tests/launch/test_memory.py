@@ -31,7 +31,8 @@ def on_first_device(tree) -> int:
 
 @pytest.mark.parametrize('shape', [(1, 8, 1), (1, 4, 2)])
 @pytest.mark.parametrize('rank', [0, 3])
-def test_bytes_are_those_of_real_shards(shape, rank):
+@pytest.mark.parametrize('gather', [False, True])
+def test_bytes_are_those_of_real_shards(shape, rank, gather):
   axes = dict(zip(sharding.AXES, shape, strict=True))
   mesh = sharding.make_mesh(axes)
   found = memory.account(
@@ -39,6 +40,7 @@ def test_bytes_are_those_of_real_shards(shape, rank):
     jax.sharding.AbstractMesh(shape, sharding.AXES),
     dtypes='mixed',
     lora_rank=rank,
+    gather_weights=gather,
     workload=sizes.Workload(8, 2, 16, 24),
   )
   model = policy.make_policy(
@@ -61,6 +63,10 @@ def test_bytes_are_those_of_real_shards(shape, rank):
   assert found['gradients'] == 2 * on_first_device(state.params)
   assert found['optimizer'] == on_first_device(state.opt_state)
   assert found['reference'] == (0 if rank else on_first_device(base))
+  sampled = model.cast(params if gather else trained)
+  place = sharding.shard_gathered if gather else sharding.shard_parameters
+  sampled = jax.device_put(sampled, place(sampled, mesh))
+  assert found['sampler copy'] == on_first_device(sampled)
   cache = 0
   for rows, slots in ((8, 16), (16, 24)):
     keys = model.init_cache(rows, slots).keys
