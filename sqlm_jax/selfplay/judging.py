@@ -78,19 +78,18 @@ def judge(
     task,
   )
   known |= zip(left, found, strict=True)
-  rate = _by_tests if task.run_tests else _by_vote
   weights = rewards.weights_at(
     step, rules.solver_rewards, rules.solver_schedule
   )
-  rated = rate(
-    [asked[i] for i in own],
-    [groups[i] for i in own],
-    [known[i] for i in own],
-    task,
-    rules,
-    weights,
-    map(coin, own),
-  )
+  own_problems, reads = [asked[i] for i in own], [known[i] for i in own]
+  coins = map(coin, own)
+  if task.run_tests:
+    rated = _by_tests(own_problems, reads, rules, weights, coins)
+  else:
+    own_groups = [groups[i] for i in own]
+    rated = _by_vote(
+      own_problems, own_groups, reads, task, rules, weights, coins
+    )
   weights = rewards.weights_at(
     step, rules.proposer_rewards, rules.proposer_schedule
   )
@@ -168,14 +167,11 @@ def _by_vote(
 
 def _by_tests(
   problems: Sequence[types.Problem],
-  groups: Sequence[Answers],
   reads: Sequence[reading.Read],
-  task: base.Task,
   rules: Rules,
   weights: Mapping[str, float],
   coins: Iterable[random.Random],
 ) -> Iterator[_Rated]:
-  del groups, task
   for problem, (answers, results), coin in zip(
     problems, reads, coins, strict=True
   ):
