@@ -150,18 +150,50 @@ def _called(one: Instruction) -> list[str]:
 
 
 def _trips(loop: Instruction, computations) -> int | None:
-  """As the compiler says, or as the condition compares with a constant."""
+  """As the compiler says, or as the condition compares with a constant.
+
+  A counter that starts from 0 is compared with it. Those of the TPU compiler's
+  own loops, which multiply while they gather, have no sign, and may go in twos.
+  """
   if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
     return int(known[1])
   name = re.search(r'condition=%?([\w.\-]+)', loop.rest)[1]
-  # A counter that starts from 0 is compared with it; the TPU compiler's own
-  # loops, which multiply while they gather, count without a sign.
   bounds = [
     int(one.arguments)
     for one in computations[name].values()
     if one.op == 'constant' and one.shapes in _COUNTERS
   ]
-  return max(bounds, default=None)
+  if not bounds:
+    return None
+  body = re.search(r'body=%?([\w.\-]+)', loop.rest)[1]
+  return -(-max(bounds) // _stride(computations[name], computations[body]))
+
+
+def _stride(condition, body) -> int:
+  """What a run of the body adds to the counter; 1 where it does not say."""
+  read = [_index(one) for one in condition.values() if _index(one) is not None]
+  *_, root = body.values()
+  if len(read) != 1 or root.op != 'tuple':
+    return 1
+
+  def added(name) -> int | None:
+    one = body.get(name)
+    if one is None:
+      return None
+    if one.op == 'add':
+      for constant, other in (one.operands, one.operands[::-1]):
+        if constant in body and body[constant].op == 'constant':
+          rest = added(other)
+          return None if rest is None else rest + int(body[constant].arguments)
+    return 0 if _index(one) == read[0] else None
+
+  return added(root.operands[read[0]]) or 1
+
+
+def _index(one: Instruction) -> int | None:
+  """Of a get-tuple-element."""
+  found = re.search(r'index=(\d+)', one.rest)
+  return int(found[1]) if one.op == 'get-tuple-element' and found else None
 
 
 def moved(runs: Sequence[Run]) -> dict[str, Moved]:

@@ -79,6 +79,21 @@ def test_a_loop_that_counts_without_a_sign():
   assert hlo.cycles(list(hlo.walk(text, unknown_trips=3))) == 8 * 20784
 
 
+def test_a_loop_that_goes_in_twos():
+  text = TPU.replace(
+    '  %rows =',
+    '  %layer.1 = s32[] get-tuple-element(%state), index=0\n'
+    '  %two = s32[] constant(2)\n'
+    '  %next = s32[] add(%layer.1, %two)\n'
+    '  %rows =',
+  ).replace(
+    '}\n\n%condition',
+    '  ROOT %both = (s32[], s32[32,256]{1,0}) tuple(%next, %rows)\n'
+    '}\n\n%condition',
+  )
+  assert hlo.cycles(list(hlo.walk(text))) == 12 * 20784
+
+
 def test_a_loop_whose_bound_is_data():
   text = TPU.replace('s32[]{:T(128)} constant(24)', 's32[]{:T(128)} add()')
   assert hlo.cycles(list(hlo.walk(text, unknown_trips=3))) == 3 * 20784
