@@ -65,11 +65,16 @@ def plan(name, config, place, settings, cache_dir=None) -> dict:
     'try': None,
     'programs': found,
   }
-  if not row['fits']:
-    for words, changed in verdict.tries(settings, worst):
-      if verdict.largest(measure(changed))[1] <= place.chip.hbm:
-        return row | {'try': words}
-  return row
+  keys = {}
+  while needed > place.chip.hbm:
+    step = verdict.next_try(settings, worst)
+    if step is None:
+      return row
+    changes, settings = step
+    keys |= changes
+    worst, needed = verdict.largest(measure(settings))
+  words = [f'{k}={v}' for k, v in keys.items() if v is not None]
+  return row | {'try': ' '.join(words) or None}
 
 
 def _measure_all(name, config, place, settings, cache_dir) -> dict:
@@ -81,11 +86,18 @@ def _measure_all(name, config, place, settings, cache_dir) -> dict:
     if (needed := programs.arrays(program)) > place.chip.hbm:
       found[key] = {'total': needed, 'arrays_alone': True}
       return found
-    what = (name, config, place.topology, settings, key, versions())
+    what = (name, config, place.topology, _of(key, settings), key, versions())
     found[key] = _cached(what, cache_dir, lambda p=program: programs.measure(p))
     if found[key]['total'] > place.chip.hbm:
       return found
   return found
+
+
+def _of(key: str, settings: programs.Settings) -> programs.Settings:
+  """What a program depends on: an update does not on how it is sampled."""
+  if key != 'update':
+    return settings
+  return settings._replace(max_rows=0, gather_weights=False)
 
 
 def _cached(what, cache_dir, compute) -> dict:

@@ -280,7 +280,9 @@ def stacked(arguments) -> list[tuple[int, ...]]:
     {
       x.shape
       for path, x in jax.tree_util.tree_leaves_with_path(arguments)
-      if 'layers' in jax.tree_util.keystr(path) and len(x.shape) > 2
+      if 'layers' in jax.tree_util.keystr(path)
+      and len(x.shape) > 2
+      and 'bias' not in jax.tree_util.keystr(path)
     }
   )
 

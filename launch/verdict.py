@@ -1,6 +1,5 @@
 """Does it fit, and what else would: settings to try, cheapest first."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from launch import programs
@@ -12,45 +11,41 @@ def largest(found: dict[str, dict[str, Any]]) -> tuple[str, int]:
   return name, found[name]['total']
 
 
-def tries(
+def next_try(
   settings: programs.Settings, worst: str
-) -> Iterator[tuple[str, programs.Settings]]:
-  """Settings that need less where it is short, each with the last one's.
+) -> tuple[dict[str, str | None], programs.Settings] | None:
+  """Settings that need less where it is short.
 
   Args:
     settings: those that do not fit.
     worst: the program that needs most.
 
-  Yields:
-    Config keys that differ from `settings`, and the new settings.
+  Returns:
+    Config keys with their new values, None for the default's, and the new
+    settings; None if nothing is left to try.
   """
-  words = []
-
-  def step(word, **changes):
-    nonlocal settings
-    words.append(word)
-    settings = settings._replace(**changes)
-    return ' '.join(words), settings
-
-  data, fsdp, _ = settings.mesh
-  if worst == 'update':
-    if settings.remat != 'full':
-      yield step('model.remat=full', remat='full')
-    least = data * fsdp
-    if settings.groups_per_microbatch > least:
-      yield step(
-        f'optimizer.groups_per_microbatch={least}', groups_per_microbatch=least
-      )
-  else:
-    w = settings.workload
-    rows = settings.max_rows or w.questions * w.group_size
-    for part in (4, 16):
-      # A row a group and a chip is the least.
-      least = max(rows // part, data * fsdp * w.group_size)
-      if least < rows:
-        yield step(f'sampler.max_rows={least}', max_rows=least)
-        rows = least
+  w = settings.workload
+  least = settings.mesh[0] * settings.mesh[1]  # a group a chip
+  rows = settings.max_rows or w.questions * w.group_size
+  fewer = max(rows // 4, least * w.group_size)
+  if worst == 'update' and settings.remat != 'full':
+    return {'model.remat': 'full'}, settings._replace(remat='full')
+  if worst == 'update' and settings.groups_per_microbatch > least:
+    return (
+      {'optimizer.groups_per_microbatch': str(least)},
+      settings._replace(groups_per_microbatch=least),
+    )
+  if worst != 'update' and fewer < rows:
+    return {'sampler.max_rows': str(fewer)}, settings._replace(max_rows=fewer)
+  if settings.lora_rank:
+    return None
   if settings.dtypes != 'bfloat16':
-    yield step('model.param_dtype=bfloat16', dtypes='bfloat16')
-  if not settings.lora_rank:
-    yield step('model.lora.rank=16', dtypes='mixed', lora_rank=16)
+    return (
+      {'model.param_dtype': 'bfloat16'},
+      settings._replace(dtypes='bfloat16'),
+    )
+  # Adapters are small: they can be float32 again.
+  return (
+    {'model.param_dtype': None, 'model.lora.rank': '16'},
+    settings._replace(dtypes='mixed', lora_rank=16),
+  )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from launch import plan, programs, sizes, slices, verdict
@@ -133,21 +134,53 @@ def test_tables_have_a_row_a_plan(row):
   assert {line.count('|') for line in times} == {9}
 
 
+def test_stacked_biases_are_no_matrices():
+  kernel, bias = np.zeros((3, 4, 2, 8)), np.zeros((3, 2, 8))
+  tree = {'layers': {'query': {'kernel': kernel, 'bias': bias}}}
+  assert programs.stacked(tree) == [kernel.shape]
+
+
+def tried(settings, worst):
+  """Keys and settings of all tries in turn, where `worst` stays the worst."""
+  keys = {}
+  while step := verdict.next_try(settings, worst):
+    changes, settings = step
+    keys |= changes
+    yield {k: v for k, v in keys.items() if v is not None}, settings
+
+
 def test_tries_are_cumulative_and_cheapest_first():
-  big = programs.Settings(mesh=(1, 4, 1), remat='dots', groups_per_microbatch=8)
-  words = [words for words, _ in verdict.tries(big, 'update')]
-  assert words == [
-    'model.remat=full',
-    'model.remat=full optimizer.groups_per_microbatch=4',
-    'model.remat=full optimizer.groups_per_microbatch=4 '
-    'model.param_dtype=bfloat16',
-    'model.remat=full optimizer.groups_per_microbatch=4 '
-    'model.param_dtype=bfloat16 model.lora.rank=16',
+  big = SETTINGS._replace(mesh=(1, 4, 1), workload=sizes.PAPER)
+  remat = {'model.remat': 'full'}
+  micro = remat | {'optimizer.groups_per_microbatch': '4'}
+  assert [keys for keys, _ in tried(big, 'update')] == [
+    remat,
+    micro,
+    micro | {'model.param_dtype': 'bfloat16'},
+    micro | {'model.lora.rank': '16'},
   ]
-  (_, first), *_, (_, last) = verdict.tries(big, 'decode')
+  (_, first), *_, (keys, last) = tried(big, 'decode')
   assert (first.max_rows, first.dtypes) == (1024 // 4, 'mixed')
-  assert last.lora_rank == 16
-  assert last.remat == 'dots'
+  # A group a chip is the least.
+  assert keys == {'sampler.max_rows': '16', 'model.lora.rank': '16'}
+  assert (last.dtypes, last.remat) == ('mixed', 'dots')
+
+
+def test_after_the_update_the_sampler_may_be_the_worst(monkeypatch):
+  """Each program needs as much as it does, and the settings say when less."""
+
+  def measured(name, config, place, settings, cache_dir):
+    update = 30 if settings.remat == 'dots' else 10
+    decode = 40 if settings.max_rows == 0 else 15
+    found = {'update': {'total': update}, 'decode': {'total': decode}}
+    return {'update': found['update']} if update > 20 else found
+
+  monkeypatch.setattr(plan, '_measure_all', measured)
+  row = plan.plan('tiny', CONFIG, chip(20), SETTINGS)
+  assert row['fits'] is False
+  assert row['worst'] == 'update'
+  assert row['try'] == 'model.remat=full sampler.max_rows=32'
+  assert plan.plan('tiny', CONFIG, chip(40), SETTINGS)['try'] is None
 
 
 # Google names v5p by TensorCores, two a chip, and the others by chips.
