@@ -184,9 +184,9 @@ def make_update(
   """Builds `update(state, batch, *frozen)`, a step down a loss.
 
   Gradients are accumulated over microbatches of groups, as many as
-  `batch.num_groups` asks for: groups behind that cost nothing. The state's
-  buffers are donated. Where the loss, the gradient or a metric is not finite
-  the update is skipped: the state stays as it was, bit for bit.
+  `batch.num_groups` asks for, at least one: those behind cost nothing. The
+  state's buffers are donated. Where the loss, the gradient or a metric is not
+  finite the update is skipped: the state stays as it was, bit for bit.
 
   Args:
     loss_of: `(trained parameters, batch, *frozen) -> (loss, metrics)`, a sum
@@ -207,15 +207,19 @@ def make_update(
       grads, metrics = grad(state.params, one, *frozen)
       return sharding.constrain_like_parameters(grads, grads, mesh), metrics
 
-    nothing = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_microbatch, 0)
-    )
-    grads, metrics = jax.lax.fori_loop(
-      0,
-      -(-batch.num_groups // size),
-      lambda i, total: jax.tree.map(jnp.add, total, one_microbatch(i)),
-      nothing,
-    )
+    if len(micro.tokens) == 1:
+      # As a loop the TPU compiler may draw parts of it out and do them twice.
+      grads, metrics = one_microbatch(0)
+    else:
+      nothing = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_microbatch, 0)
+      )
+      grads, metrics = jax.lax.fori_loop(
+        0,
+        -(-batch.num_groups // size),
+        lambda i, total: jax.tree.map(jnp.add, total, one_microbatch(i)),
+        nothing,
+      )
     loss = metrics.pop('loss')[0]
     with jax.named_scope('optimizer'):
       updates, opt_state = optimizer.update(
