@@ -75,18 +75,21 @@ def read_prompts(
     state [Q, D] of each prompt's last token, which predicts the first token
     of its responses.
   """
-  context = ()
-  if prompts.prefix_tokens.shape[1]:
-    _, prefix = policy.forward(
-      params, prompts.prefix_tokens, prompts.prefix_lengths
-    )
-    context = (prefix,)
-  hidden_QPD, own = policy.forward(
-    params, prompts.tokens, prompts.lengths, context
-  )
-  last_Q11 = (prompts.lengths - 1)[:, None, None]
-  last_QD = jnp.take_along_axis(hidden_QPD, last_Q11, axis=1)[:, 0]
-  return (*context, own), last_QD
+  hidden, context = policy.forward_chain(params, _segments(prompts))
+  return context, _at_end(hidden[-1], prompts.lengths)
+
+
+def _segments(prompts: Prompts) -> tuple[policy_lib.Segment, ...]:
+  """The common prefix, if any, and the rest of the prompts."""
+  prefix = policy_lib.Segment(prompts.prefix_tokens, prompts.prefix_lengths)
+  own = policy_lib.Segment(prompts.tokens, prompts.lengths)
+  return (prefix, own) if prefix.tokens.shape[1] else (own,)
+
+
+def _at_end(hidden_QPD: jax.Array, lengths_Q: jax.Array) -> jax.Array:
+  """The hidden state [Q, D] of the last token of each row."""
+  last_Q11 = (lengths_Q - 1)[:, None, None]
+  return jnp.take_along_axis(hidden_QPD, last_Q11, axis=1)[:, 0]
 
 
 def response_hidden(
@@ -100,16 +103,20 @@ def response_hidden(
   of G separate sequences.
   """
   num_groups, group_size, width = batch.tokens.shape
-  context, last_QD = read_prompts(policy, params, batch.prompts)
+  segments = _segments(batch.prompts)
+  last = len(segments) - 1
+  if width > 1:
+    # The last token of a response predicts nothing that is learned.
+    tokens_BT = batch.tokens[:, :, :-1].reshape(-1, width - 1)
+    lengths_B = jnp.full((tokens_BT.shape[0],), width - 1)
+    segments = (*segments, policy_lib.Segment(tokens_BT, lengths_B))
+  hidden, _ = policy.forward_chain(params, segments)
+  last_QD = _at_end(hidden[last], batch.prompts.lengths)
   last_QGD = jnp.repeat(last_QD[:, None, None], group_size, axis=1)
   if width == 1:
     return last_QGD
-  # The last token of a response predicts nothing that is learned.
-  tokens_BT = batch.tokens[:, :, :-1].reshape(-1, width - 1)
-  lengths_B = jnp.full((tokens_BT.shape[0],), width - 1)
-  hidden_BTD, _ = policy.forward(params, tokens_BT, lengths_B, context)
-  shape = (num_groups, group_size, width - 1, -1)
-  return jnp.concatenate([last_QGD, hidden_BTD.reshape(shape)], axis=2)
+  hidden_QGTD = hidden[-1].reshape(num_groups, group_size, width - 1, -1)
+  return jnp.concatenate([last_QGD, hidden_QGTD], axis=2)
 
 
 def learned_tokens(batch: GroupBatch) -> jax.Array:

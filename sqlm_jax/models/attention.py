@@ -32,6 +32,13 @@ class KeyValues(NamedTuple):
   lengths: jax.Array  # [A], how many of the S slots are live
 
 
+class Segment(NamedTuple):
+  """Tokens that are read at once, right-padded."""
+
+  tokens: jax.Array  # [A, S]
+  lengths: jax.Array  # [A]
+
+
 class Span(NamedTuple):
   """What of the text before it a layer attends to, and how.
 
@@ -47,17 +54,18 @@ class Span(NamedTuple):
   window: jax.Array | None = None
 
 
-def starts(context: tuple[KeyValues, ...], rows: int) -> list[jax.Array]:
-  """Position of the first token of each segment and of what follows them.
+def starts(lengths: tuple[jax.Array, ...]) -> list[jax.Array]:
+  """Position of the first token of every row of each segment of a chain.
 
-  Returns:
-    For each segment [A] of its rows, and last [B] for a segment of `rows`.
+  Args:
+    lengths: of the rows of each segment, [A]. The last segment's own lengths
+      play no part.
   """
-  found = [jnp.zeros((context[0].lengths.shape[0] if context else rows,), int)]
-  for i, segment in enumerate(context):
-    after = context[i + 1].lengths.shape[0] if i + 1 < len(context) else rows
-    end_A = found[-1] + segment.lengths
-    found.append(jnp.repeat(end_A, after // end_A.shape[0]))
+  first, *later = lengths
+  found = [jnp.zeros_like(first)]
+  for before, after in zip(lengths, later, strict=False):
+    end_A = found[-1] + before
+    found.append(jnp.repeat(end_A, after.shape[0] // end_A.shape[0]))
   return found
 
 
@@ -92,7 +100,8 @@ def attend(
   rows, width = query_BTNH.shape[:2]
   steps_T = jnp.arange(width)
   masks = []
-  *firsts, first_B = starts(context, rows)
+  own = jnp.full((rows,), width)
+  *firsts, first_B = starts((*(segment.lengths for segment in context), own))
   for segment, first_A in zip(context, firsts, strict=True):
     shared, _, slots, _ = segment.keys.shape
     mask = masked.up_to(segment.lengths, slots)[:, None]

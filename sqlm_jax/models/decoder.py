@@ -73,19 +73,9 @@ class Block(nn.Module):
   mesh: jax.sharding.Mesh | None
 
   @nn.compact
-  def __call__(self, x_BTD, context, window, rope_index, lengths, rotations):
+  def __call__(self, x_BTD, rotation, window, context):
     c = self.config
-    context = tuple(
-      attention.KeyValues(keys, values, lengths)
-      for (keys, values), lengths in zip(context, lengths, strict=True)
-    )
     x_BTD = _keep_rows(x_BTD, self.mesh)
-    rotation = rotations[0]
-    if len(rotations) > 1:
-      rotation = tuple(
-        jnp.where(rope_index, local, whole)
-        for whole, local in zip(*rotations, strict=True)
-      )
 
     def norm(name, x, placement):
       if c.norm_placement not in (placement, 'both'):
@@ -118,6 +108,8 @@ class Decoder(nn.Module):
   The blocks are scanned over parameters stacked on a leading L: compile time
   does not grow with depth, and a checkpoint holds a dozen arrays. What else
   differs from layer to layer, window and rope, is scanned along with them.
+  A layer reads all segments of a chain before the next one does: its weights
+  are fetched once, and have one gradient.
   """
 
   config: model_config.ModelConfig
@@ -134,39 +126,51 @@ class Decoder(nn.Module):
       (c.vocab_size, c.width),
       self.dtypes.params,
     )
-    block, saved = Block, REMAT[self.remat]
-    if saved is not None:
-      block = nn.remat(Block, prevent_cse=False, policy=saved)
-    self.layers = nn.scan(
-      block,
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
-      length=c.num_layers,
-    )(c, self.dtypes, self.lora, self.mesh)
+    self.layers = Block(c, self.dtypes, self.lora, self.mesh)
     self.final_norm = layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
     if not c.tied_embeddings:
       self.unembed = layers.Projection((c.width,), (c.vocab_size,), self.dtypes)
 
-  def __call__(self, tokens_BT, context=()):
-    """See `policy.Policy.forward`."""
+  def __call__(self, segments, context=()):
+    """See `policy.Policy.forward_chain`."""
     c = self.config
-    rows, width = tokens_BT.shape
-    first_B = attention.starts(context, rows)[-1]
-    positions_BT = first_B[:, None] + jnp.arange(width)[None, :]
-    x_BTD = jnp.take(self.embed, tokens_BT, axis=0).astype(self.dtypes.compute)
-    if c.scale_embedding:
-      x_BTD = x_BTD * jnp.asarray(c.width**0.5, x_BTD.dtype)
+    lengths = tuple(segment.lengths for segment in (*context, *segments))
     windows_L, rope_index_L, ropes = _of_layers(c)
-    x_BTD, (keys, values) = self.layers(
-      x_BTD,
+    rotations = []
+    firsts = attention.starts(lengths)[len(context) :]
+    for segment, first_A in zip(segments, firsts, strict=True):
+      steps_S = jnp.arange(segment.tokens.shape[1])
+      positions_AS = first_A[:, None] + steps_S[None, :]
+      rotations.append(
+        tuple(rope.rotation(r, positions_AS, c.head_width) for r in ropes)
+      )
+    layer, saved = _read_chain, REMAT[self.remat]
+    if saved is not None:
+      layer = nn.remat(layer, prevent_cse=False, policy=saved)
+    scan = nn.scan(
+      layer,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
+      length=c.num_layers,
+    )
+    x_IASD, keys_values = scan(
+      self.layers,
+      tuple(self._embed(segment.tokens) for segment in segments),
       tuple((segment.keys, segment.values) for segment in context),
       windows_L,
       rope_index_L,
-      tuple(segment.lengths for segment in context),
-      tuple(rope.rotation(r, positions_BT, c.head_width) for r in ropes),
+      lengths,
+      tuple(rotations),
     )
-    return self.final_norm(_keep_rows(x_BTD, self.mesh)), keys, values
+    hidden = [self.final_norm(_keep_rows(x, self.mesh)) for x in x_IASD]
+    return tuple(hidden), keys_values
+
+  def _embed(self, tokens_AS):
+    x_ASD = jnp.take(self.embed, tokens_AS, axis=0).astype(self.dtypes.compute)
+    if self.config.scale_embedding:
+      x_ASD = x_ASD * jnp.asarray(self.config.width**0.5, x_ASD.dtype)
+    return x_ASD
 
   def logits(self, hidden):
     """Next-token logits [..., V] in float32 of hidden states [..., D]."""
@@ -181,7 +185,34 @@ class Decoder(nn.Module):
 
   def initialise(self, tokens_BT):
     """Touches every parameter, for `init`."""
-    return self.logits(self(tokens_BT)[0])
+    segment = attention.Segment(tokens_BT, jnp.ones(len(tokens_BT), jnp.int32))
+    (hidden_BTD,), _ = self((segment,))
+    return self.logits(hidden_BTD)
+
+
+def _read_chain(block, x_IASD, context, window, rope_index, lengths, rotations):
+  """One layer, over segments of which each sees those before it.
+
+  Returns:
+    The outputs, and keys and values of every segment.
+  """
+  seen = [
+    attention.KeyValues(keys, values, lengths_A)
+    for (keys, values), lengths_A in zip(context, lengths, strict=False)
+  ]
+  outs, keys_values = [], []
+  for x_ASD, of_ropes in zip(x_IASD, rotations, strict=True):
+    rotation = of_ropes[0]
+    if len(of_ropes) > 1:
+      rotation = tuple(
+        jnp.where(rope_index, local, whole)
+        for whole, local in zip(*of_ropes, strict=True)
+      )
+    out_ASD, pair = block(x_ASD, rotation, window, tuple(seen))
+    outs.append(out_ASD)
+    keys_values.append(pair)
+    seen.append(attention.KeyValues(*pair, lengths[len(seen)]))
+  return tuple(outs), tuple(keys_values)
 
 
 def _keep_rows(x_BTD: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""A policy is four pure functions over a tree of parameters."""
+"""A policy is a few pure functions over a tree of parameters."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from sqlm_jax.models import config as model_config
 
 Params = Any  # a nested dict of arrays
 KeyValues = attention.KeyValues
+Segment = attention.Segment
 
 
 class Policy(NamedTuple):
@@ -24,6 +25,9 @@ class Policy(NamedTuple):
       segments, whose rows are shared by consecutive rows of the batch.
       Positions continue where the context ends. What stands behind a row's
       length is computed and means nothing.
+    forward_chain: `(params, segments, context) -> (hidden, KeyValues)`, a
+      tuple each: `forward` over several `Segment`s, each the context of those
+      behind it, reading the weights once.
     logits: `(params, hidden) -> logits`, [..., D] to float32 [..., V].
     init_cache: `(rows, slots) -> KeyValues`, an empty segment to decode into.
     cast: `params -> params` in the dtype that they are computed in, once
@@ -33,6 +37,9 @@ class Policy(NamedTuple):
   config: model_config.ModelConfig
   init: Callable[[jax.Array], Params]
   forward: Callable[..., tuple[jax.Array, KeyValues]]
+  forward_chain: Callable[
+    ..., tuple[tuple[jax.Array, ...], tuple[KeyValues, ...]]
+  ]
   logits: Callable[[Params, jax.Array], jax.Array]
   init_cache: Callable[[int, int], KeyValues]
   cast: Callable[[Params], Params]
@@ -68,9 +75,18 @@ def make_policy(
     method = decoder.Decoder.initialise
     return model.init(key, tokens, method=method)['params']
 
+  def forward_chain(params, segments, context=()):
+    hidden, pairs = model.apply({'params': params}, segments, context)
+    return hidden, tuple(
+      KeyValues(*pair, segment.lengths)
+      for pair, segment in zip(pairs, segments, strict=True)
+    )
+
   def forward(params, tokens_BT, lengths_B, context=()):
-    hidden, keys, values = model.apply({'params': params}, tokens_BT, context)
-    return hidden, KeyValues(keys, values, lengths_B)
+    (hidden_BTD,), (own,) = forward_chain(
+      params, (Segment(tokens_BT, lengths_B),), context
+    )
+    return hidden_BTD, own
 
   def logits(params, hidden):
     method = decoder.Decoder.logits
@@ -88,4 +104,4 @@ def make_policy(
       lambda path, x: x if path[-1].key == 'scale' else x.astype(dtype), params
     )
 
-  return Policy(config, init, forward, logits, init_cache, cast)
+  return Policy(config, init, forward, forward_chain, logits, init_cache, cast)

@@ -1,5 +1,8 @@
 """The decoder: who may see whom, and texts in one or in many segments."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +111,52 @@ def test_empty_cache_is_no_context():
   np.testing.assert_allclose(with_cache, without, **CLOSE)
   assert keys_values.keys.shape == (2, 2, 2, 3, 8)
   np.testing.assert_array_equal(keys_values.lengths, [3, 3])
+
+
+@pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
+def test_a_chain_is_its_segments_one_after_the_other(remat):
+  # Two rows of the second segment share the first, three of the third one each
+  # of the second.
+  tokens = texts(1, 3), texts(2, 4), texts(6, 2)
+  lengths = full(1, 3), np.array([4, 2]), full(6, 2)
+  segments = tuple(map(policy.Segment, tokens, lengths))
+  p = policy.make_policy(tiny.CONFIG, remat=remat)
+
+  def in_turn(params):
+    hidden, context = [], ()
+    for segment in segments:
+      states, own = p.forward(params, *segment, context)
+      hidden.append(states)
+      context = (*context, own)
+    return tuple(hidden), context
+
+  together = lambda params: p.forward_chain(params, segments)
+
+  def loss(read, params):
+    return sum(jnp.sum(jnp.sin(states)) for states in read(params)[0])
+
+  params = tiny.tiny_params()
+  chex.assert_trees_all_close(
+    jax.jit(together)(params), jax.jit(in_turn)(params), **CLOSE
+  )
+  grads = [
+    jax.jit(jax.grad(functools.partial(loss, read)))(params)
+    for read in (together, in_turn)
+  ]
+  chex.assert_trees_all_close(*grads, **CLOSE)
+
+
+def test_a_chain_behind_a_context():
+  params, (p, tokens) = tiny.tiny_params(), (tiny.tiny_policy(), texts(2, 9))
+  whole, _ = forward(params, tokens, full(2, 9))
+  _, context = forward(params, tokens[:, :3], full(2, 3))
+  segments = (
+    policy.Segment(tokens[:, 3:7], full(2, 4)),
+    policy.Segment(tokens[:, 7:], full(2, 2)),
+  )
+  hidden, _ = jax.jit(p.forward_chain)(params, segments, (context,))
+  found = jnp.concatenate(hidden, axis=1)
+  np.testing.assert_allclose(found, whole[:, 3:], **CLOSE)
 
 
 def test_bfloat16():
