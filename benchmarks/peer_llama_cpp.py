@@ -8,6 +8,7 @@ are in the file.
 """
 
 import importlib.metadata
+import logging
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ ROWS, SLOTS = 128, 32768
 
 def main() -> None:
   parent = workers.Parent()
+  # Else it tells of every tensor.
+  logging.getLogger('llama-cpp-python').setLevel(logging.ERROR)
   import llama_cpp as llama
 
   llama.llama_backend_init()

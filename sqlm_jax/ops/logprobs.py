@@ -81,9 +81,9 @@ def chosen_in_chunks(
 ) -> tuple[jax.Array, jax.Array]:
   """`chosen` of `logits(hidden)`, holding few rows of logits at once.
 
-  The backward pass computes each chunk's logits again. A chunk takes as many
-  tokens of every group, so that groups which are split over devices stay where
-  they are.
+  The backward pass computes each chunk's logits again, or finds them where one
+  chunk holds all. A chunk takes as many tokens of every group, so that groups
+  which are split over devices stay where they are.
 
   Args:
     logits: the unembedding, [rows, D] to float32 [rows, V].
@@ -100,17 +100,9 @@ def chosen_in_chunks(
   chex.assert_equal_shape_prefix([hidden_QMD, tokens_QM], 2)
   num_groups, width = tokens_QM.shape
   count = -(-width // max(chunk // num_groups, 1))
-  size = -(-width // count)
-  hidden_CQMD, tokens_CQM = (
-    _split(x, count, size) for x in (hidden_QMD, tokens_QM)
-  )
 
-  @functools.partial(
-    jax.checkpoint,
-    policy=jax.checkpoint_policies.save_only_these_names(_KEPT),
-  )
-  def one_chunk(hidden_and_tokens):
-    hidden_QMD, tokens_QM = hidden_and_tokens
+  def one_chunk(chunk):
+    hidden_QMD, tokens_QM = chunk
     found = chosen(
       logits(hidden_QMD.reshape(-1, hidden_QMD.shape[-1])),
       tokens_QM.reshape(-1),
@@ -118,8 +110,15 @@ def chosen_in_chunks(
     )
     return tuple(x.reshape(tokens_QM.shape) for x in found)
 
+  if count == 1:
+    return one_chunk((hidden_QMD, tokens_QM))
+  chunks_C = tuple(
+    _split(x, count, -(-width // count)) for x in (hidden_QMD, tokens_QM)
+  )
+  keep = jax.checkpoint_policies.save_only_these_names(_KEPT)
+  found_C = jax.lax.map(jax.checkpoint(one_chunk, policy=keep), chunks_C)
   join = lambda x: jnp.moveaxis(x, 0, 1).reshape(num_groups, -1)[:, :width]
-  return tuple(map(join, jax.lax.map(one_chunk, (hidden_CQMD, tokens_CQM))))
+  return tuple(map(join, found_C))
 
 
 def _split(x_QM: jax.Array, count: int, size: int) -> jax.Array:

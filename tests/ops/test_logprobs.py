@@ -151,6 +151,18 @@ def test_never_more_rows_of_logits_than_a_chunk(chunk):
   assert rows_of_logits(grad(whole), table, hidden) == ROWS
 
 
+@pytest.mark.parametrize('chunk, products', [(4, 4), (64, 3)])
+def test_logits_are_computed_again_for_several_chunks_alone(chunk, products):
+  # Logits, perhaps again, and the gradients of both factors.
+  weights, hidden, tokens, factors = data()
+  grad = jax.grad(functools.partial(loss, chunked), argnums=(0, 1))
+  of_chunk = lambda weights, hidden: grad(
+    weights, hidden, tokens, factors, chunk
+  )
+  text = str(jax.make_jaxpr(of_chunk)(weights, hidden))
+  assert text.count('dot_general') == products
+
+
 def test_groups_stay_where_they_are():
   """Split over devices, nothing is moved to have its logits computed."""
   mesh = jax.make_mesh(
