@@ -35,53 +35,86 @@ def draw(
   chex.assert_rank(logits_BV, 2)
   chex.assert_equal_shape([uniforms_B, temperature_B, top_p_B])
   greedy_B = temperature_B == 0
-  divisor_B = jnp.where(greedy_B, 1.0, temperature_B)
-  scaled_BV = logits_BV / divisor_B[:, None]
-  cut_BV = jax.lax.cond(
+  coldness_B = 1 / jnp.where(greedy_B, 1.0, temperature_B)
+  # What few settings need is done where a row has them. Each is a number a row,
+  # so that logits are read, and no array of their size is written.
+  lowest_B = jax.lax.cond(
     jnp.any(top_p_B < 1),
-    lambda: jnp.where(nucleus(scaled_BV, top_p_B), scaled_BV, -jnp.inf),
-    lambda: scaled_BV,
+    lambda: _lowest_of_nucleus(logits_BV * coldness_B[:, None], top_p_B),
+    lambda: jnp.full_like(top_p_B, -jnp.inf),
   )
-  drawn_B = inverse_transform(uniforms_B, cut_BV)
-  tokens_B = jnp.where(greedy_B, jnp.argmax(logits_BV, axis=-1), drawn_B)
-
-  def logprob(z_BV):
-    picked_B = jnp.take_along_axis(z_BV, tokens_B[:, None], axis=-1)[:, 0]
-    return picked_B - jax.nn.logsumexp(z_BV, axis=-1)
-
+  drawn_B, logz_B = inverse_transform(
+    uniforms_B, logits_BV, scale_B=coldness_B, lowest_B=lowest_B
+  )
+  tokens_B = jax.lax.cond(
+    jnp.any(greedy_B),
+    lambda: jnp.where(greedy_B, jnp.argmax(logits_BV, axis=-1), drawn_B),
+    lambda: drawn_B,
+  )
+  # Under the policy: the same where nothing is scaled and nothing cut.
+  plain_B = (temperature_B == 1) & (top_p_B >= 1)
+  policy_logz_B = jax.lax.cond(
+    jnp.all(plain_B),
+    lambda: logz_B,
+    lambda: jnp.where(plain_B, logz_B, jax.nn.logsumexp(logits_BV, axis=-1)),
+  )
+  picked_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]
   return Draw(
     tokens_B.astype(jnp.int32),
-    logprob(logits_BV),
-    jnp.where(greedy_B, 0.0, logprob(cut_BV)),
+    picked_B - policy_logz_B,
+    jnp.where(greedy_B, 0.0, picked_B * coldness_B - logz_B),
   )
 
 
-def inverse_transform(uniforms_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
+def _lowest_of_nucleus(logits_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
+  kept_BV = nucleus(logits_BV, top_p_B)
+  return jnp.min(jnp.where(kept_BV, logits_BV, jnp.inf), axis=-1)
+
+
+def inverse_transform(
+  uniforms_B: jax.Array,
+  logits_BV: jax.Array,
+  *,
+  scale_B: jax.Array,
+  lowest_B: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
   """The token whose slice of the cumulative distribution holds the uniform.
 
   One uniform a row costs less than a Gumbel variate a vocabulary entry. In
   two steps, first a block of the vocabulary and then a token in it, so that
-  no cumulative sum is longer than V / 128.
+  no cumulative sum is longer than V / 128, and no array of weights is kept.
 
   Args:
     uniforms_B: in [0, 1).
     logits_BV: -inf has no probability and is never drawn.
+    scale_B: times the logits, positive.
+    lowest_B: scaled logits below it have no probability.
 
   Returns:
-    Tokens [B].
+    Tokens [B], and logsumexp [B] of the scaled logits that are left.
   """
-  peak_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-  weights_BV = jnp.exp(logits_BV - peak_B1)
-  padding = -weights_BV.shape[1] % _BLOCK
-  weights_BCW = jnp.pad(weights_BV, ((0, 0), (0, padding))).reshape(
-    weights_BV.shape[0], -1, _BLOCK
-  )
-  ends_BC = jnp.cumsum(jnp.sum(weights_BCW, axis=-1), axis=-1)
-  target_B = uniforms_B * ends_BC[:, -1]
+  peak_B = jnp.max(logits_BV, axis=-1) * scale_B
+
+  def weigh(logits_B_W):
+    """Their weights, 1 that of the likeliest token."""
+    a_row = lambda x_B: jnp.expand_dims(x_B, range(1, logits_B_W.ndim))
+    scaled_B_W = logits_B_W * a_row(scale_B)
+    weights_B_W = jnp.exp(scaled_B_W - a_row(peak_B))
+    return jnp.where(scaled_B_W >= a_row(lowest_B), weights_B_W, 0)
+
+  padding = -logits_BV.shape[1] % _BLOCK
+  logits_BCW = jnp.pad(
+    logits_BV, ((0, 0), (0, padding)), constant_values=-jnp.inf
+  ).reshape(logits_BV.shape[0], -1, _BLOCK)
+  ends_BC = jnp.cumsum(jnp.sum(weigh(logits_BCW), axis=-1), axis=-1)
+  total_B = ends_BC[:, -1]
+  target_B = uniforms_B * total_B
   block_B = jnp.argmax(ends_BC > target_B[:, None], axis=-1)
   before_BC = jnp.pad(ends_BC, ((0, 0), (1, 0)))[:, :-1]
   rest_B = target_B - jnp.take_along_axis(before_BC, block_B[:, None], 1)[:, 0]
-  inner_BW = jnp.take_along_axis(weights_BCW, block_B[:, None, None], 1)[:, 0]
+  inner_BW = weigh(
+    jnp.take_along_axis(logits_BCW, block_B[:, None, None], 1)[:, 0]
+  )
   inside_BW = jnp.cumsum(inner_BW, axis=-1) > rest_B[:, None]
   # The block's own sum may round below its share: then its likeliest token.
   token_B = jnp.where(
@@ -89,7 +122,7 @@ def inverse_transform(uniforms_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
     jnp.argmax(inside_BW, axis=-1),
     jnp.argmax(inner_BW, axis=-1),
   )
-  return block_B * _BLOCK + token_B
+  return block_B * _BLOCK + token_B, peak_B + jnp.log(total_B)
 
 
 def nucleus(logits_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
