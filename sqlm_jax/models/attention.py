@@ -13,12 +13,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import ad_checkpoint
 
 from sqlm_jax.models import layers
 from sqlm_jax.ops import masked
 
 KEPT = 'attention'  # the name of what a rematerialised block should keep
+_LOWEST = float(np.finfo(np.float32).min) / 2  # finite: -inf - -inf is nan
+# At most so many queries of at least so many keys take the keys first on a CPU,
+# as measured (docs/benchmarks.md, what was tried).
+_FEW, _MANY = 8, 128
 
 
 class KeyValues(NamedTuple):
@@ -222,6 +227,44 @@ def attend_to_segment(
     Output [A, K, Q, H] and log-sum-exp [A, K, Q], both float32. Where nothing
     may be seen the log-sum-exp is very negative and the output finite.
   """
+  num_queries, slots = query_AKQH.shape[2], key_AKSH.shape[2]
+  plain = functools.partial(_attend_to_segment, scale=scale, softcap=softcap)
+  operands = query_AKQH, key_AKSH, value_AKSH, mask_ATS
+  if mask_ATS.shape[1] > 1 or num_queries > _FEW or slots < _MANY:
+    return plain(*operands)
+  keys_first = functools.partial(
+    _attend_keys_first, scale=scale, softcap=softcap
+  )
+  return jax.lax.platform_dependent(*operands, cpu=keys_first, default=plain)
+
+
+def _attend_keys_first(
+  query_AKQH, key_AKSH, value_AKSH, mask_A1S, *, scale, softcap
+):
+  """As `_attend_to_segment`, for few queries and many keys on a CPU.
+
+  XLA there copies the second operand of a product that is summed over its last
+  dimension, which should not be the cache.
+  """
+  scores_AKSQ = _einsum('aksh,akqh->aksq', key_AKSH, query_AKQH * scale)
+  scores_AKSQ = layers.softcap(scores_AKSQ, softcap)
+  mask_A1S1 = mask_A1S[..., None]
+  scores_AKSQ = jnp.where(mask_A1S1, scores_AKSQ, _LOWEST)
+  highest_AK1Q = jnp.max(scores_AKSQ, axis=2, keepdims=True)
+  weights_AKSQ = jnp.exp(scores_AKSQ - highest_AK1Q)
+  total_AKQ = jnp.sum(weights_AKSQ, axis=2)
+  out_AKQH = _einsum(
+    'aksq,aksh->akqh', weights_AKSQ.astype(value_AKSH.dtype), value_AKSH
+  )
+  return (
+    out_AKQH / total_AKQ[..., None],
+    highest_AK1Q[:, :, 0] + jnp.log(total_AKQ),
+  )
+
+
+def _attend_to_segment(
+  query_AKQH, key_AKSH, value_AKSH, mask_ATS, *, scale, softcap
+):
   scores = _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap)
   highest = jnp.max(scores, axis=-1, keepdims=True)
   weights = jnp.exp(scores - highest)
@@ -233,14 +276,13 @@ def attend_to_segment(
 def _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap):
   scores_AKQS = _einsum('akqh,aksh->akqs', query_AKQH * scale, key_AKSH)
   scores_AKQS = layers.softcap(scores_AKQS, softcap)
-  lowest = jnp.finfo(jnp.float32).min / 2  # finite: -inf - -inf is nan
   rows, num_kv_heads, num_queries, slots = scores_AKQS.shape
   steps = mask_ATS.shape[1]
   if steps == 1:
-    return jnp.where(mask_ATS[:, None], scores_AKQS, lowest)
+    return jnp.where(mask_ATS[:, None], scores_AKQS, _LOWEST)
   by_step = (rows, num_kv_heads, num_queries // steps, steps, slots)
   scores = jnp.where(
-    mask_ATS[:, None, None], scores_AKQS.reshape(by_step), lowest
+    mask_ATS[:, None, None], scores_AKQS.reshape(by_step), _LOWEST
   )
   return scores.reshape(scores_AKQS.shape)
 

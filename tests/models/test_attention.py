@@ -164,6 +164,29 @@ def test_nothing_to_see_is_finite():
     assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize('softcap', [0.0, 0.5])
+def test_few_queries_of_a_long_cache_equal_many(softcap):
+  """The way that a CPU decodes with, and that of more queries."""
+  query, slots = normal(1, 3, 2, 3, 8), 150
+  key, value = normal(2, 3, 2, slots, 8), normal(3, 3, 2, slots, 8)
+  lengths = jnp.array([[0], [70], [slots]])
+  mask = jnp.arange(slots)[None, None] < lengths[..., None]
+  read = jax.jit(
+    lambda query: attention.attend_to_segment(
+      query, key, value, mask, scale=0.7, softcap=softcap
+    )
+  )
+  assert 'platform_index' in str(jax.make_jaxpr(read)(query))
+  several = jnp.tile(query, (1, 1, 4, 1))
+  assert 'platform_index' not in str(jax.make_jaxpr(read)(several))
+  out, lse = read(query)
+  expected_out, expected_lse = read(several)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+  close(out, expected_out[:, :, :3])
+  close(lse, expected_lse[:, :, :3])
+  assert jnp.isfinite(out).all()
+
+
 @pytest.mark.parametrize('softcap, window', [(0.5, None), (0.0, 3), (0.5, 2)])
 def test_caps_and_windows_equal_plain_attention(softcap, window):
   query = normal(1, ROWS, WIDTH, 4, HEAD_WIDTH)
