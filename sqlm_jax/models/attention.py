@@ -21,8 +21,8 @@ from sqlm_jax.ops import masked
 
 KEPT = 'attention'  # the name of what a rematerialised block should keep
 _LOWEST = float(np.finfo(np.float32).min) / 2  # finite: -inf - -inf is nan
-# At most so many queries of at least so many keys take the keys first on a CPU,
-# as measured (docs/benchmarks.md, what was tried).
+# For at most so many queries and at least so many keys, products with the keys
+# first are faster on a CPU (measured: docs/benchmarks.md, what was tried).
 _FEW, _MANY = 8, 128
 
 
@@ -227,50 +227,37 @@ def attend_to_segment(
     Output [A, K, Q, H] and log-sum-exp [A, K, Q], both float32. Where nothing
     may be seen the log-sum-exp is very negative and the output finite.
   """
-  num_queries, slots = query_AKQH.shape[2], key_AKSH.shape[2]
-  plain = functools.partial(_attend_to_segment, scale=scale, softcap=softcap)
   operands = query_AKQH, key_AKSH, value_AKSH, mask_ATS
-  if mask_ATS.shape[1] > 1 or num_queries > _FEW or slots < _MANY:
-    return plain(*operands)
-  keys_first = functools.partial(
-    _attend_keys_first, scale=scale, softcap=softcap
-  )
-  return jax.lax.platform_dependent(*operands, cpu=keys_first, default=plain)
+
+  def queries_first(query, key, value, mask):
+    scores_AKQS = _scores(query, key, mask, scale, softcap)
+    return _average(scores_AKQS, value, 'akqs')
+
+  def keys_first(query, key, value, mask_A1S):
+    scores_AKSQ = _einsum('aksh,akqh->aksq', key, query * scale)
+    scores_AKSQ = layers.softcap(scores_AKSQ, softcap)
+    scores_AKSQ = jnp.where(mask_A1S[..., None], scores_AKSQ, _LOWEST)
+    return _average(scores_AKSQ, value, 'aksq')
+
+  few = query_AKQH.shape[2] <= _FEW and mask_ATS.shape[1] == 1
+  if few and key_AKSH.shape[2] >= _MANY:
+    return jax.lax.platform_dependent(
+      *operands, cpu=keys_first, default=queries_first
+    )
+  return queries_first(*operands)
 
 
-def _attend_keys_first(
-  query_AKQH, key_AKSH, value_AKSH, mask_A1S, *, scale, softcap
-):
-  """As `_attend_to_segment`, for few queries and many keys on a CPU.
-
-  XLA there copies the second operand of a product that is summed over its last
-  dimension, which should not be the cache.
-  """
-  scores_AKSQ = _einsum('aksh,akqh->aksq', key_AKSH, query_AKQH * scale)
-  scores_AKSQ = layers.softcap(scores_AKSQ, softcap)
-  mask_A1S1 = mask_A1S[..., None]
-  scores_AKSQ = jnp.where(mask_A1S1, scores_AKSQ, _LOWEST)
-  highest_AK1Q = jnp.max(scores_AKSQ, axis=2, keepdims=True)
-  weights_AKSQ = jnp.exp(scores_AKSQ - highest_AK1Q)
-  total_AKQ = jnp.sum(weights_AKSQ, axis=2)
-  out_AKQH = _einsum(
-    'aksq,aksh->akqh', weights_AKSQ.astype(value_AKSH.dtype), value_AKSH
-  )
-  return (
-    out_AKQH / total_AKQ[..., None],
-    highest_AK1Q[:, :, 0] + jnp.log(total_AKQ),
-  )
-
-
-def _attend_to_segment(
-  query_AKQH, key_AKSH, value_AKSH, mask_ATS, *, scale, softcap
-):
-  scores = _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap)
-  highest = jnp.max(scores, axis=-1, keepdims=True)
+def _average(scores, value_AKSH, order):
+  """Output [A, K, Q, H] and log-sum-exp [A, K, Q] of scores in an order."""
+  axis = order.index('s')
+  highest = jnp.max(scores, axis=axis, keepdims=True)
   weights = jnp.exp(scores - highest)
-  total = jnp.sum(weights, axis=-1, keepdims=True)
-  out = _einsum('akqs,aksh->akqh', weights.astype(value_AKSH.dtype), value_AKSH)
-  return out / total, (highest + jnp.log(total))[..., 0]
+  total_AKQ = jnp.sum(weights, axis=axis)
+  out = _einsum(
+    f'{order},aksh->akqh', weights.astype(value_AKSH.dtype), value_AKSH
+  )
+  lse_AKQ = jnp.squeeze(highest, axis) + jnp.log(total_AKQ)
+  return out / total_AKQ[..., None], lse_AKQ
 
 
 def _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap):

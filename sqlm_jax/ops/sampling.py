@@ -36,8 +36,8 @@ def draw(
   chex.assert_equal_shape([uniforms_B, temperature_B, top_p_B])
   greedy_B = temperature_B == 0
   coldness_B = 1 / jnp.where(greedy_B, 1.0, temperature_B)
-  # What few settings need is done where a row has them. Each is a number a row,
-  # so that logits are read, and no array of their size is written.
+  # What few settings need is done where a row has them. Each is a number a row:
+  # logits are read, and nothing of their size is written (but for padding).
   lowest_B = jax.lax.cond(
     jnp.any(top_p_B < 1),
     lambda: _lowest_of_nucleus(logits_BV * coldness_B[:, None], top_p_B),

@@ -70,14 +70,7 @@ def judge(
   """
   asked = [problem for problem in problems if problem.ok]
   own = [i for i, group in enumerate(groups) if group is not None]
-  known = dict(known or {})
-  left = [i for i in own if i not in known]
-  found = reading.read(
-    [asked[i] for i in left],
-    [[*groups[i].texts, *groups[i].voter_texts] for i in left],
-    task,
-  )
-  known |= zip(left, found, strict=True)
+  known = _read_rest(known or {}, asked, groups, own, task)
   weights = rewards.weights_at(
     step, rules.solver_rewards, rules.solver_schedule
   )
@@ -122,6 +115,17 @@ def judge(
   return [
     next(of_asked) if problem.ok else refused(problem) for problem in problems
   ]
+
+
+def _read_rest(known, asked, groups, own, task) -> dict[int, reading.Read]:
+  """What is known, and what has still to be read of this process's own."""
+  left = [i for i in own if i not in known]
+  found = reading.read(
+    [asked[i] for i in left],
+    [[*groups[i].texts, *groups[i].voter_texts] for i in left],
+    task,
+  )
+  return {**known, **dict(zip(left, found, strict=True))}
 
 
 # A verdict without the proposer's reward, and `term -> value` to pay it by.

@@ -147,14 +147,16 @@ def test_a_chain_is_its_segments_one_after_the_other(remat):
 
 
 def test_a_chain_behind_a_context():
-  params, (p, tokens) = tiny.tiny_params(), (tiny.tiny_policy(), texts(2, 9))
+  params, tokens = tiny.tiny_params(), texts(2, 9)
   whole, _ = forward(params, tokens, full(2, 9))
   _, context = forward(params, tokens[:, :3], full(2, 3))
   segments = (
     policy.Segment(tokens[:, 3:7], full(2, 4)),
     policy.Segment(tokens[:, 7:], full(2, 2)),
   )
-  hidden, _ = jax.jit(p.forward_chain)(params, segments, (context,))
+  hidden, _ = jax.jit(tiny.tiny_policy().forward_chain)(
+    params, segments, (context,)
+  )
   found = jnp.concatenate(hidden, axis=1)
   np.testing.assert_allclose(found, whole[:, 3:], **CLOSE)
 
