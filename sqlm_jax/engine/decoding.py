@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sqlm_jax import sharding
-from sqlm_jax.engine import groups
+from sqlm_jax.engine import distinct, groups
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import sampling
 
@@ -56,6 +56,7 @@ class _Loop(NamedTuple):
   progress: Progress
   drawn: Drawn
   recent: policy_lib.KeyValues
+  first: jax.Array | None  # [B], see `distinct`
 
 
 def make_prefill(
@@ -109,7 +110,9 @@ def make_decode(
   those of the batch; `cache` holds the responses so far but for the last
   token, [L, B, K, S, H], None where nothing stands before that one; `rows_B`
   are the numbers of the responses, which pick their keys out of `keys_QG` and
-  their settings; `width` is C. It stops early where nobody has a token to go.
+  their settings; `first_B` are the first of the rows that are equal so far, to
+  read these once, None reads each; `width` is C. It stops early where nobody
+  has a token to go, or too many rows have become different.
 
   It returns the progress, what was drawn, and keys and values of the tokens
   that were read meanwhile, [L, B, K, C, H]: the last one before, and all that
@@ -118,7 +121,16 @@ def make_decode(
 
   @functools.partial(jax.jit, static_argnames='width')
   def decode(
-    params, context, cache, progress, rows_B, keys_QG, settings, *, width
+    params,
+    context,
+    cache,
+    progress,
+    rows_B,
+    keys_QG,
+    settings,
+    first_B=None,
+    *,
+    width,
   ):
     num_rows = rows_B.shape[0]
     keys_B = keys_QG.reshape(-1)[rows_B]
@@ -129,23 +141,39 @@ def make_decode(
 
     def unfinished(loop):
       running_B = _running(loop.progress, settings)
-      return (loop.step < width) & jnp.any(running_B)
+      go_on = (loop.step < width) & jnp.any(running_B)
+      if loop.first is not None:
+        go_on &= distinct.few(loop.first, running_B)
+      return go_on
+
+    def read_next(last_B, before):
+      ones_B = jnp.ones(last_B.shape, jnp.int32)
+      hidden_B1D, new = policy.forward(params, last_B[:, None], ones_B, before)
+      return policy.logits(params, hidden_B1D[:, 0]), new.keys, new.values
 
     def advance(loop):
       """Reads the last token drawn and draws another."""
       read_B = jnp.full((num_rows,), loop.step)
-      hidden_B1D, new = policy.forward(
-        params,
-        loop.progress.last[:, None],
-        jnp.ones((num_rows,), jnp.int32),
-        (*context, loop.recent._replace(lengths=read_B)),
-      )
+      before = (*context, loop.recent._replace(lengths=read_B))
+      last_B, first_B = loop.progress.last, loop.first
+      if first_B is None:
+        logits_BV, *new = read_next(last_B, before)
+      else:
+        running_B = _running(loop.progress, settings)
+        logits_BV, *new = distinct.read(
+          read_next, last_B, before, first_B, running_B
+        )
       write = lambda old, fresh, axis: jax.lax.dynamic_update_slice_in_dim(
         old, fresh, loop.step, axis
       )
-      logits_BV = policy.logits(params, hidden_B1D[:, 0])
       progress, drawn = _draw_and_stop(
         loop.progress, logits_BV, keys_B, settings_B
+      )
+      if first_B is not None:
+        first_B = distinct.still_equal(first_B, drawn.tokens)
+      keys, values = (
+        write(old, fresh, 3)
+        for old, fresh in zip(loop.recent[:2], new, strict=True)
       )
       return _Loop(
         step=loop.step + 1,
@@ -153,10 +181,8 @@ def make_decode(
         drawn=jax.tree.map(
           lambda old, fresh: write(old, fresh[:, None], 1), loop.drawn, drawn
         ),
-        recent=loop.recent._replace(
-          keys=write(loop.recent.keys, new.keys, 3),
-          values=write(loop.recent.values, new.values, 3),
-        ),
+        recent=loop.recent._replace(keys=keys, values=values),
+        first=first_B,
       )
 
     empty = lambda dtype: jnp.zeros((num_rows, width), dtype)
@@ -169,6 +195,7 @@ def make_decode(
         keys=sharding.constrain_cache(recent.keys, mesh),
         values=sharding.constrain_cache(recent.values, mesh),
       ),
+      first=first_B,
     )
     loop = jax.lax.while_loop(unfinished, advance, loop)
     progress, drawn = sharding.constrain_whole(

@@ -12,7 +12,6 @@ So neither a response that has ended costs much nor room that nobody uses.
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 
 import jax
@@ -20,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax import sharding
-from sqlm_jax.engine import decoding, groups, schedule
+from sqlm_jax.engine import decoding, distinct, groups, schedule
+from sqlm_jax.engine import record as record_lib
 from sqlm_jax.models import policy as policy_lib
 
 STOPPED = decoding.STOPPED
@@ -40,6 +40,7 @@ def make_sampler(
   chunk: int = 32,
   max_rows: int = 0,
   gather_weights: bool = False,
+  share: bool = True,
   static: bool = False,
 ) -> Callable[..., groups.Rollout]:
   """Builds `sample(params, prompts, keys_QG, settings, *, slots, ...)`.
@@ -62,6 +63,7 @@ def make_sampler(
       least a group's. 0: all.
     gather_weights: give devices whole weights for a call, not a layer's for
       every token.
+    share: read rows that are equal so far once; on one CPU, where it pays.
     static: keep the rows until the last response in them has ended, as static
       batching does. To compare with.
   """
@@ -71,6 +73,14 @@ def make_sampler(
   keep = _make_keep(mesh)
   take_prompts = decoding.make_take_prompts(mesh)
   shards = sharding.row_shards(mesh)
+  share = share and mesh.size == 1 and mesh.devices.item().platform == 'cpu'
+
+  def equal_rows(params, own, cache, rows_B, record):
+    slots = own.keys.shape[3] + (cache[0].shape[3] if cache else 0) + chunk
+    if not share or not distinct.pays(params, own, len(rows_B), slots):
+      return None
+    first_B, running_B = record.firsts(rows_B)
+    return first_B if distinct.few(first_B, running_B) else None
 
   def sample(
     params,
@@ -92,12 +102,12 @@ def make_sampler(
       max_rows=max(max_rows, group_size) if max_rows else num_rows,
       multiple=shards,
     )
-    record = _Record(keys_QG.shape, slots, settings.stop_table.dtype)
+    record = record_lib.Record(keys_QG.shape, slots, settings.stop_table.dtype)
     settings = settings._replace(limit=np.int32(limit))
     settings = sharding.put_whole(settings, mesh)
     params = prepare(params)  # not once a chunk
     first = prefill(params, prompts, keys_QG, settings)
-    rows_N = _asked(num_groups, group_size, num_prompts)
+    rows_N = record_lib.asked(num_groups, group_size, num_prompts)
     record.add(rows_N, *jax.device_get((first.progress, first.drawn)))
 
     layout = cache = recent = starts = None
@@ -119,6 +129,7 @@ def make_sampler(
         rows_B,
         keys_QG,
         settings,
+        equal_rows(params, own, cache, rows_B, record),
         width=width,
       )
       record.tell(unfinished, num_prompts, on_ended)
@@ -135,13 +146,19 @@ def _make_prepare(
   """Builds what makes parameters ready for a call: their dtype, their place."""
 
   @jax.jit
-  def prepare(params):
+  def make(params):
     params = policy.cast(params)
     if not gather_weights:
       return params
     return jax.lax.with_sharding_constraint(
       params, sharding.shard_gathered(params, mesh)
     )
+
+  def prepare(params):
+    dtypes = lambda tree: [x.dtype for x in jax.tree.leaves(tree)]
+    ready = dtypes(params) == dtypes(jax.eval_shape(policy.cast, params))
+    # What a jitted function returns is a copy, of what it was given, too.
+    return params if ready and not gather_weights else make(params)
 
   return prepare
 
@@ -200,94 +217,6 @@ def _make_keep(mesh: jax.sharding.Mesh) -> Callable[..., tuple | None]:
     )
 
   return keep
-
-
-def _asked(
-  num_groups: int, group_size: int, num_prompts: int | None
-) -> np.ndarray:
-  """Numbers of the responses, EMPTY where the prompt fills the shape."""
-  rows_N = np.arange(num_groups * group_size)
-  if num_prompts is not None:
-    rows_N[num_prompts * group_size :] = schedule.EMPTY
-  return rows_N
-
-
-class _Record:
-  """All responses of a call, as far as they are; NumPy arrays."""
-
-  def __init__(self, shape: tuple[int, int], slots: int, states: np.dtype):
-    num_rows = math.prod(shape)
-    wide = (num_rows, slots)
-    self._shape = shape  # Q, G
-    self._told_Q = np.zeros(shape[:1], bool)
-    self.drawn = decoding.Drawn(
-      np.zeros(wide, np.int32),
-      np.zeros(wide, np.float32),
-      np.zeros(wide, np.float32),
-    )
-    zeros = np.zeros((num_rows,), np.int32)
-    # Stopped, until they are heard of.
-    self.progress = decoding.Progress(
-      zeros, zeros.copy(), np.full((num_rows,), STOPPED, states)
-    )
-
-  def add(
-    self,
-    rows_B: np.ndarray,
-    progress: decoding.Progress,
-    drawn: decoding.Drawn,
-  ) -> None:
-    """Takes in what the responses of `rows_B` have drawn; skips EMPTY."""
-    begun_B1 = self.progress.lengths[rows_B][:, None]
-    slots_BC = begun_B1 + np.arange(drawn.tokens.shape[1])
-    new_BC = slots_BC < progress.lengths[:, None]
-    new_BC &= (rows_B != schedule.EMPTY)[:, None]
-    rows_BC = np.broadcast_to(rows_B[:, None], new_BC.shape)
-    for whole, part in zip(self.drawn, drawn, strict=True):
-      whole[rows_BC[new_BC], slots_BC[new_BC]] = part[new_BC]
-    there_B = rows_B != schedule.EMPTY
-    for whole, part in zip(self.progress, progress, strict=True):
-      whole[rows_B[there_B]] = part[there_B]
-
-  def unfinished(self, limit: int) -> np.ndarray:
-    """The responses that have tokens to go."""
-    stopped_N = self.progress.stop_state == STOPPED
-    return np.flatnonzero(~stopped_N & (self.progress.lengths < limit))
-
-  def of(self, rows_B: np.ndarray) -> decoding.Progress:
-    """The progress of some; EMPTY has stopped."""
-    empty_B = rows_B == schedule.EMPTY
-    last, lengths, stop_state = (x[rows_B] for x in self.progress)
-    return decoding.Progress(
-      last,
-      np.where(empty_B, 1, lengths),
-      np.where(empty_B, np.array(STOPPED, stop_state.dtype), stop_state),
-    )
-
-  def tell(
-    self,
-    unfinished: np.ndarray,
-    num_prompts: int | None,
-    on_ended: Callable[..., None],
-  ) -> None:
-    """Says whose responses have all ended since the last time."""
-    ended_Q = ~self._told_Q
-    if num_prompts is not None:
-      ended_Q[num_prompts:] = False
-    ended_Q[unfinished // self._shape[1]] = False
-    self._told_Q |= ended_Q
-    if ended_Q.any():
-      which_Q = np.flatnonzero(ended_Q)
-      of = lambda x: x.reshape(*self._shape, *x.shape[1:])[which_Q]
-      on_ended(which_Q, of(self.drawn.tokens), of(self.progress.lengths))
-
-  def rollout(self) -> groups.Rollout:
-    group = lambda x: x.reshape(*self._shape, *x.shape[1:])
-    return groups.Rollout(
-      *map(group, self.drawn),
-      lengths=group(self.progress.lengths),
-      finished=group(self.progress.stop_state == STOPPED),
-    )
 
 
 def _one_for_all(starts_B: np.ndarray, counts_B: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax import sharding
-from sqlm_jax.engine import sampler
+from sqlm_jax.engine import distinct, sampler
 from sqlm_jax.selfplay import batches
 from tests import compilations, tiny
 
@@ -277,3 +277,37 @@ def test_keys_are_derived_from_the_path_and_the_row():
   assert len(np.unique(flat, axis=0)) == 12
   assert not np.array_equal(many, jax.random.key_data(keys(3, 4, 1)))
   assert jnp.issubdtype(keys(*path).dtype, jax.dtypes.prng_key)
+
+
+def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
+  looked = []
+  read = distinct.read
+
+  def watch(read_next, last_B, context, first_B, running_B):
+    look = lambda *x: looked.append([np.asarray(one) for one in x])
+    jax.debug.callback(look, first_B, running_B, ordered=True)
+    return read(read_next, last_B, context, first_B, running_B)
+
+  monkeypatch.setattr(distinct, 'pays', lambda *_: True)
+  monkeypatch.setattr(distinct, 'read', watch)
+  # Cold enough that rows agree for some tokens, and differ in the end.
+  said = settings(temperature=0.3, table=stops_early(), size=32)
+  packed = batches.pack_prompts(PROMPTS, 4)
+  rollouts = [
+    sampler.make_sampler(tiny.tiny_policy(), mesh, chunk=3, share=share)(
+      tiny.tiny_params(),
+      packed,
+      keys(0, 3, groups=4, size=32),
+      said,
+      slots=R,
+      num_prompts=3,
+    )
+    for share in (True, False)
+  ]
+  jax.effects_barrier()
+  for shared, alone in zip(*rollouts, strict=True):
+    np.testing.assert_allclose(shared, alone, rtol=1e-5, atol=1e-5)
+  read_rows = [len(set(first[running])) for first, running in looked]
+  all_rows = [running.sum() for _, running in looked]
+  assert sum(read_rows) < sum(all_rows) / 2
+  assert len(looked) < R - 1  # it gave up when they differed
