@@ -48,7 +48,8 @@ class GroupBatch(NamedTuple):
   A weight is the share of one token's loss in the total, so that the
   weights say how the loss is averaged; 0 leaves a response out. Advantages
   are a response's, or a token's where there is a value function; that one's
-  own fields are None where there is none.
+  own fields are None where there is none. A row may stand for several equal
+  responses, whose weights it bears together.
   """
 
   prompts: Prompts
@@ -60,6 +61,7 @@ class GroupBatch(NamedTuple):
   num_groups: jax.Array  # [], the first so many groups are learned from
   old_values: jax.Array | None = None  # [Q, G, R]
   value_targets: jax.Array | None = None  # [Q, G, R]
+  counts: jax.Array | None = None  # [Q, G], responses of a row; default, 1
 
 
 Batch = TypeVar('Batch', Texts, GroupBatch)

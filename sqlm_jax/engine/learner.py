@@ -124,12 +124,12 @@ def policy_loss(
     dual_clip=settings.dual_clip,
   )
   gap_QGR = jnp.abs(jax.lax.stop_gradient(logprobs_QGR) - old_QGR)
+  times = 1.0 if batch.counts is None else batch.counts[..., None]
+  count = lambda x_QGR: masked.sum_and_count(x_QGR, mask_QGR, times)
   metrics = {
-    'clip_fraction': masked.sum_and_count(clipped_QGR * 1.0, mask_QGR),
-    'entropy': masked.sum_and_count(
-      jax.lax.stop_gradient(entropy_QGR), mask_QGR
-    ),
-    'logprob_gap': masked.sum_and_count(gap_QGR, mask_QGR),
+    'clip_fraction': count(clipped_QGR * 1.0),
+    'entropy': count(jax.lax.stop_gradient(entropy_QGR)),
+    'logprob_gap': count(gap_QGR),
   }
   if settings.kl:
     reference_QGR, _ = response_logprobs(
@@ -139,7 +139,7 @@ def policy_loss(
     estimate = losses.KL_ESTIMATORS[settings.kl_estimator]
     kl_QGR = estimate(logprobs_QGR, reference_QGR)
     loss_QGR = loss_QGR + settings.kl * kl_QGR
-    metrics['kl'] = masked.sum_and_count(kl_QGR, mask_QGR)
+    metrics['kl'] = count(kl_QGR)
   if settings.entropy:
     loss_QGR += losses.entropy_bonus(entropy_QGR, weight=settings.entropy)
   loss = masked.total(loss_QGR * batch.weights[..., None], mask_QGR)

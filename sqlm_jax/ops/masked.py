@@ -17,9 +17,18 @@ def total(x: jax.Array, mask: jax.Array) -> jax.Array:
   return jnp.sum(jnp.where(mask, x, 0))
 
 
-def sum_and_count(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The two numbers of a mean, kept apart so that they can be added up."""
-  return total(x, mask), jnp.sum(mask).astype(jnp.float32)
+def sum_and_count(
+  x: jax.Array, mask: jax.Array, times: jax.Array | float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+  """The two numbers of a mean, kept apart so that they can be added up.
+
+  Args:
+    x: values of any shape.
+    mask: booleans of the same shape.
+    times: how often each value counts.
+  """
+  count = total(jnp.broadcast_to(times, x.shape), mask)
+  return total(x * times, mask), count.astype(jnp.float32)
 
 
 def mean(x: jax.Array, mask: jax.Array, axis: int | None = None) -> jax.Array:

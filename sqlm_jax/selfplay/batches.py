@@ -9,6 +9,7 @@ import numpy as np
 
 from sqlm_jax.engine import groups
 from sqlm_jax.ops import losses
+from sqlm_jax.selfplay import merging
 
 _SHORTEST_PREFIX = 8  # a shorter one is not worth a pass of its own
 
@@ -185,19 +186,20 @@ def make_batches(
     advantages = np.where(
       live_Q1[..., None], estimate.advantages[order][..., :width], 0
     )
-    batches.append(
-      groups.GroupBatch(
-        prompts=_take(rows.prompts, order),
-        tokens=rollout.tokens[order][..., :width],
-        lengths=np.minimum(rollout.lengths[order], width),
-        old_logprobs=rollout.logprobs[order][..., :width],
-        advantages=advantages,
-        weights=np.where(live_Q1, weights_QG, 0),
-        num_groups=np.int32(num_useful),
-        old_values=_in_order(estimate.values, order, width),
-        value_targets=_in_order(estimate.targets, order, width),
-      )
+    batch = groups.GroupBatch(
+      prompts=_take(rows.prompts, order),
+      tokens=rollout.tokens[order][..., :width],
+      lengths=np.minimum(rollout.lengths[order], width),
+      old_logprobs=rollout.logprobs[order][..., :width],
+      advantages=advantages,
+      weights=np.where(live_Q1, weights_QG, 0),
+      num_groups=np.int32(num_useful),
+      old_values=_in_order(estimate.values, order, width),
+      value_targets=_in_order(estimate.targets, order, width),
     )
+    if estimate.values is None:
+      batch = merging.merge(batch, groups_per_microbatch=groups_per_microbatch)
+    batches.append(batch)
   return batches
 
 

@@ -260,7 +260,9 @@ def test_a_group_of_several_prompts_has_one_mean():
   """Four answers to a question, two to each of its two prompts."""
   shape = (4, 2, 3)
   rollout = groups.Rollout(
-    *(np.zeros(shape, np.float32) for _ in range(3)),
+    tokens=np.arange(24, dtype=np.int32).reshape(shape),
+    logprobs=np.zeros(shape, np.float32),
+    sampling_logprobs=np.zeros(shape, np.float32),
     lengths=np.full((4, 2), 3, np.int32),
     finished=np.ones((4, 2), bool),
   )

@@ -204,13 +204,14 @@ def test_questions_of_an_evaluation_set_are_excluded():
   assert outcome.metrics['proposer/unreadable/contaminated'] == 1
   # Of the other three: -1, 1, -1.
   assert outcome.metrics['proposer/reward'] == pytest.approx(-1 / 3)
-  batch = next(b for _, b in script.learned if b.tokens.shape[1] == 2)
+  _, (_, batch) = script.learned  # the solver's, and this
   # Its neighbour has nobody to be compared with: one group is left, and the
   # average is over the 5, 6 and 5 tokens of the other three.
-  assert batch.num_groups == 1
-  np.testing.assert_allclose(batch.weights[0], 1 / 16, rtol=1e-6)
-  assert batch.advantages[0, :, 0].tolist() == [1, -1]
-  assert not np.any(np.asarray(batch.weights)[1:])
+  # Alone in a microbatch of two, it stands there as two of one response.
+  assert batch.num_groups == 2
+  np.testing.assert_allclose(batch.weights[:2], 1 / 16, rtol=1e-6)
+  assert batch.advantages[:2].tolist() == [[[1]], [[-1]]]
+  assert not np.any(np.asarray(batch.weights)[2:])
 
 
 def test_the_solver_learns_from_the_group_that_disagrees():
@@ -220,11 +221,11 @@ def test_the_solver_learns_from_the_group_that_disagrees():
   assert outcome.trained == ('solver',)
   ((_, batch),) = script.learned
   assert batch.num_groups == 1
-  # Rewards 1, 1, 1, 0 less their mean 3/4.
-  expected = [0.25, 0.25, 0.25, -0.75]
-  np.testing.assert_array_equal(batch.advantages[0, :, 0], expected)
+  # Rewards 1, 1, 1, 0 less their mean 3/4; the three are equal, and are one.
+  assert batch.advantages[0, :, 0].tolist() == [0.25, -0.75]
+  assert batch.counts[0].tolist() == [3, 1]
   # The group that agrees counts in the average: 8 responses of 2 tokens.
-  np.testing.assert_allclose(batch.weights[0], 1 / 16, rtol=1e-6)
+  np.testing.assert_allclose(batch.weights[0], [3 / 16, 1 / 16], rtol=1e-6)
   assert not np.any(np.asarray(batch.weights)[1:])
 
 
@@ -635,7 +636,7 @@ def test_an_earlier_solver_votes_and_is_not_paid():
   assert states == {'policy': 'policy+', 'earlier': 'earlier'}
   # Only the solver's own answers are learned from.
   ((_, batch),) = script.learned
-  assert batch.tokens.shape[1] == 4
+  assert batch.counts[0].sum() == 4
 
 
 def test_todays_solver_becomes_the_earlier_one():
@@ -694,7 +695,8 @@ def test_more_rounds_until_enough_questions_tell_answers_apart():
   ((_, batch),) = script.learned
   assert batch.num_groups == 3
   # The groups that agree do not count in the average: 12 answers of 2 tokens.
-  np.testing.assert_allclose(batch.weights[:3], 1 / 24, rtol=1e-6)
+  alone = batch.weights[:3] / batch.counts[:3]
+  np.testing.assert_allclose(alone, 1 / 24, rtol=1e-6)
 
 
 def test_no_more_rounds_than_it_takes():
@@ -773,8 +775,10 @@ def test_programs_are_paid_by_the_tests_they_pass():
   assert metrics['solver/blank_rate'] == 1 / 8
   assert not {key for key in metrics if key.startswith('vote/')}
   ((_, batch),) = script.learned
-  assert batch.num_groups == 1
-  assert batch.advantages[0, :, 0].tolist() == [0.625, 0.125, -0.375, -0.375]
+  # One group of four, in two halves.
+  assert batch.num_groups == 2
+  halves = [[0.625, 0.125], [-0.375, -0.375]]
+  assert batch.advantages[:2, :, 0].tolist() == halves
 
 
 @needs_bubblewrap
