@@ -1,13 +1,13 @@
-"""Responses to a prompt that are equal so far are read once, and not each.
+"""Responses to a prompt that are equal so far are read once, not each.
 
-The answers to a question begin alike, and soon the vote pays for nothing else:
-of the quickstart's 160 answers in its first step 62 differ, of its last ones a
-tenth. Two rows that continue the same prompt with the same tokens have the same
-next token's distribution. So the first of them is read, and all draw from it,
-each with its own key. A row that has ended is not read either.
+The answers to a question begin alike, and for ending alike the vote pays: of
+the quickstart's 160 answers in its first step 69 are different, of the 232 in
+its last one 33. Rows that continue the same prompt with the same tokens have
+the same distribution of the next. So the first of them is read, and all draw
+from it, each with its own key. A row that has ended is not read either.
 
 On a CPU a token's cost grows with the rows. Where it is reading the weights
-that takes the time, an accelerator, fewer rows would gain nothing.
+that takes the time, on an accelerator, fewer rows would gain little.
 """
 
 from collections.abc import Callable

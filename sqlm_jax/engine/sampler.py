@@ -73,14 +73,7 @@ def make_sampler(
   keep = _make_keep(mesh)
   take_prompts = decoding.make_take_prompts(mesh)
   shards = sharding.row_shards(mesh)
-  share = share and mesh.size == 1 and mesh.devices.item().platform == 'cpu'
-
-  def equal_rows(params, own, cache, rows_B, record):
-    slots = own.keys.shape[3] + (cache[0].shape[3] if cache else 0) + chunk
-    if not share or not distinct.pays(params, own, len(rows_B), slots):
-      return None
-    first_B, running_B = record.firsts(rows_B)
-    return first_B if distinct.few(first_B, running_B) else None
+  equal_rows = _make_equal_rows(mesh, chunk, share=share)
 
   def sample(
     params,
@@ -138,6 +131,26 @@ def make_sampler(
     return record.rollout()
 
   return sample
+
+
+def _make_equal_rows(
+  mesh: jax.sharding.Mesh, chunk: int, *, share: bool
+) -> Callable[..., np.ndarray | None]:
+  """Builds `equal_rows(params, own, cache, rows_B, record)`.
+
+  It returns for each row the first that is equal so far; None where each had
+  better be read on its own.
+  """
+  share &= mesh.size == 1 and mesh.devices.item().platform == 'cpu'
+
+  def equal_rows(params, own, cache, rows_B, record):
+    slots = own.keys.shape[3] + (cache[0].shape[3] if cache else 0) + chunk
+    if not share or not distinct.pays(params, own, len(rows_B), slots):
+      return None
+    first_B, running_B = record.firsts(rows_B)
+    return first_B if distinct.few(first_B, running_B) else None
+
+  return equal_rows
 
 
 def _make_prepare(
