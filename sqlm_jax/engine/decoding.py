@@ -133,6 +133,7 @@ def make_decode(
     width,
   ):
     num_rows = rows_B.shape[0]
+    read_next = functools.partial(_read_next, policy, params)
     keys_B = keys_QG.reshape(-1)[rows_B]
     settings_B = _of_columns(settings, rows_B % keys_QG.shape[1])
     if cache is not None:
@@ -145,11 +146,6 @@ def make_decode(
       if loop.first is not None:
         go_on &= distinct.few(loop.first, running_B)
       return go_on
-
-    def read_next(last_B, before):
-      ones_B = jnp.ones(last_B.shape, jnp.int32)
-      hidden_B1D, new = policy.forward(params, last_B[:, None], ones_B, before)
-      return policy.logits(params, hidden_B1D[:, 0]), new.keys, new.values
 
     def advance(loop):
       """Reads the last token drawn and draws another."""
@@ -265,6 +261,18 @@ def make_take_prompts(
     )
 
   return take_prompts
+
+
+def _read_next(
+  policy: policy_lib.Policy,
+  params: policy_lib.Params,
+  last_B: jax.Array,
+  context: tuple[policy_lib.KeyValues, ...],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Reads one token a row: logits of the next [B, V], its keys and values."""
+  ones_B = jnp.ones(last_B.shape, jnp.int32)
+  hidden_B1D, new = policy.forward(params, last_B[:, None], ones_B, context)
+  return policy.logits(params, hidden_B1D[:, 0]), new.keys, new.values
 
 
 def _of_columns(

@@ -18,7 +18,7 @@ import numpy as np
 
 from sqlm_jax.models import policy as policy_lib
 
-# Fewer rows than these cost nearly as much as they do together.
+# With fewer rows there is too little to gain for a program of its own.
 FEWEST = 64
 # They are read in blocks of this part of the rows, and no more than so many.
 _PART, _BLOCKS = 8, 3
