@@ -195,7 +195,8 @@ def make_update(
     mesh: where microbatches are split over.
     groups_per_microbatch: groups in memory at once.
   """
-  grad = jax.grad(loss_of, has_aux=True)
+  # Compiled as a part of the update; on its own it is traced once, not twice.
+  grad = jax.jit(jax.grad(loss_of, has_aux=True))
 
   @functools.partial(jax.jit, donate_argnums=0)
   def update(state: TrainState, batch: groups.GroupBatch, *frozen):

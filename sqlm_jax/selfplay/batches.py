@@ -12,6 +12,9 @@ from sqlm_jax.ops import losses
 from sqlm_jax.selfplay import merging
 
 _SHORTEST_PREFIX = 8  # a shorter one is not worth a pass of its own
+_token_weights = jax.jit(
+  losses.token_weights, static_argnames=('average', 'longest')
+)
 
 
 class Scored(NamedTuple):
@@ -164,7 +167,7 @@ def make_batches(
   batches = []
   for part in np.split(np.arange(len(counted_QG)), updates):
     weights_QG = np.asarray(
-      losses.token_weights(
+      _token_weights(
         rollout.lengths[part],
         counted_QG[part],
         average=average,

@@ -1,5 +1,6 @@
 """From rewards to advantages, on the host: of responses, or of their tokens."""
 
+import jax
 import numpy as np
 
 from sqlm_jax.ops import advantages, losses, masked, returns
@@ -14,7 +15,8 @@ def of_responses(rows: batches.Rows, estimator: str) -> batches.Estimate:
       of one update.
     estimator: a key of `advantages.ESTIMATORS`.
   """
-  estimate = advantages.ESTIMATORS[estimator]
+  # As one program: each of its operations would be compiled on its own.
+  estimate = jax.jit(advantages.ESTIMATORS[estimator])
   advantages_QG = np.asarray(estimate(rows.rewards, rows.counted))
   # From questions to prompts.
   shape = rows.rollout.lengths.shape
