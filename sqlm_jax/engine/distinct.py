@@ -3,8 +3,9 @@
 The answers to a question begin alike, and for ending alike the vote pays: of
 the quickstart's 160 answers in its first step 69 are different, of the 232 in
 its last one 33. Rows that continue the same prompt with the same tokens have
-the same distribution of the next. So the first of them is read, and all draw
-from it, each with its own key. A row that has ended is not read either.
+the same distribution of the next, whether it stands once or twice in the batch.
+So the first of them is read, and all draw from it, each with its own key. A row
+that has ended is not read either.
 
 On a CPU a token's cost grows with the rows. Where it is reading the weights
 that takes the time, on an accelerator, fewer rows would gain little.
@@ -63,12 +64,13 @@ def pays(
     params: what a token reads.
     prompts: of the rows.
     num_rows: B.
-    slots: tokens before one of them, its prompt's included.
+    slots: room for what each has written.
   """
-  layers, _, heads, _, width = prompts.keys.shape
+  layers, _, heads, prompt_slots, width = prompts.keys.shape
   token_bytes = 2 * layers * heads * width * prompts.keys.dtype.itemsize
   weights = sum(x.nbytes for x in jax.tree.leaves(params))
-  return num_rows >= FEWEST and slots * token_bytes <= _COPIED * weights
+  copied = (prompt_slots + slots) * token_bytes
+  return num_rows >= FEWEST and copied <= _COPIED * weights
 
 
 def few(first_B: jax.Array, running_B: jax.Array) -> jax.Array:

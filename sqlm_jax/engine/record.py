@@ -74,18 +74,24 @@ class Record:
       ),
     )
 
-  def firsts(self, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the first that is equal so far, and who runs, [B] each."""
+  def firsts(
+    self, rows_B: np.ndarray, prompts: groups.Prompts
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the first that is equal so far, and who runs, [B] each.
+
+    Prompts that are equal are one: a question may be asked twice.
+    """
     progress = self.of(rows_B)
-    slots_R = np.arange(self.drawn.tokens.shape[1])
-    written_BR = np.where(
-      slots_R < progress.lengths[:, None], self.drawn.tokens[rows_B], _NO_TOKEN
+    prompt_Q = distinct.firsts(
+      np.zeros(self._shape[:1], np.int32),
+      _written(np.asarray(prompts.tokens), np.asarray(prompts.lengths)),
     )
-    prompts_B = np.where(
-      rows_B == schedule.EMPTY, schedule.EMPTY, rows_B // self._shape[1]
+    prompts_B = prompt_Q[rows_B // self._shape[1]]
+    first_B = distinct.firsts(
+      np.where(rows_B == schedule.EMPTY, schedule.EMPTY, prompts_B),
+      _written(self.drawn.tokens[rows_B], progress.lengths),
     )
-    running_B = progress.stop_state != decoding.STOPPED
-    return distinct.firsts(prompts_B, written_BR), running_B
+    return first_B, progress.stop_state != decoding.STOPPED
 
   def tell(
     self,
@@ -111,3 +117,9 @@ class Record:
       lengths=group(self.progress.lengths),
       finished=group(self.progress.stop_state == decoding.STOPPED),
     )
+
+
+def _written(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+  """Tokens [N, S], with no token behind a row's length."""
+  slots_S = np.arange(tokens.shape[1])
+  return np.where(slots_S < lengths[:, None], tokens, _NO_TOKEN)

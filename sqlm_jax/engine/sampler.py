@@ -73,7 +73,7 @@ def make_sampler(
   keep = _make_keep(mesh)
   take_prompts = decoding.make_take_prompts(mesh)
   shards = sharding.row_shards(mesh)
-  equal_rows = _make_equal_rows(mesh, chunk, share=share)
+  equal_rows = _make_equal_rows(mesh, share=share)
 
   def sample(
     params,
@@ -114,6 +114,7 @@ def make_sampler(
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)
       starts = progress.lengths - 1
+      written = (room if cache else 0) + width
       *new, recent = decode(
         params,
         (*first.shared, own),
@@ -122,7 +123,7 @@ def make_sampler(
         rows_B,
         keys_QG,
         settings,
-        equal_rows(params, own, cache, rows_B, record),
+        equal_rows(record, prompts, rows_B, params, own, written),
         width=width,
       )
       record.tell(unfinished, num_prompts, on_ended)
@@ -134,20 +135,20 @@ def make_sampler(
 
 
 def _make_equal_rows(
-  mesh: jax.sharding.Mesh, chunk: int, *, share: bool
+  mesh: jax.sharding.Mesh, *, share: bool
 ) -> Callable[..., np.ndarray | None]:
-  """Builds `equal_rows(params, own, cache, rows_B, record)`.
+  """Builds `equal_rows(record, prompts, rows_B, params, own, slots)`.
 
   It returns for each row the first that is equal so far; None where each had
-  better be read on its own.
+  better be read on its own. `own` are the keys and values of the rows'
+  prompts, `slots` is the room for what they have written.
   """
   share &= mesh.size == 1 and mesh.devices.item().platform == 'cpu'
 
-  def equal_rows(params, own, cache, rows_B, record):
-    slots = own.keys.shape[3] + (cache[0].shape[3] if cache else 0) + chunk
+  def equal_rows(record, prompts, rows_B, params, own, slots):
     if not share or not distinct.pays(params, own, len(rows_B), slots):
       return None
-    first_B, running_B = record.firsts(rows_B)
+    first_B, running_B = record.firsts(rows_B, prompts)
     return first_B if distinct.few(first_B, running_B) else None
 
   return equal_rows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax import sharding
-from sqlm_jax.engine import distinct, sampler
+from sqlm_jax.engine import decoding, distinct, sampler
 from sqlm_jax.selfplay import batches
 from tests import compilations, tiny
 
@@ -292,15 +292,15 @@ def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
   monkeypatch.setattr(distinct, 'read', watch)
   # Cold enough that rows agree for some tokens, and differ in the end.
   said = settings(temperature=0.3, table=stops_early(), size=32)
-  packed = batches.pack_prompts(PROMPTS, 4)
+  packed = batches.pack_prompts([*PROMPTS, PROMPTS[1]], 5)  # one asked twice
   rollouts = [
     sampler.make_sampler(tiny.tiny_policy(), mesh, chunk=3, share=share)(
       tiny.tiny_params(),
       packed,
-      keys(0, 3, groups=4, size=32),
+      keys(0, 3, groups=5, size=32),
       said,
       slots=R,
-      num_prompts=3,
+      num_prompts=4,
     )
     for share in (True, False)
   ]
@@ -311,3 +311,18 @@ def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
   all_rows = [running.sum() for _, running in looked]
   assert sum(read_rows) < sum(all_rows) / 2
   assert len(looked) < R - 1  # it gave up when they differed
+
+
+def test_parameters_that_need_no_cast_are_not_copied(mesh, monkeypatch):
+  make_prefill, given = decoding.make_prefill, []
+
+  def watched(*args, **settings):
+    prefill = make_prefill(*args, **settings)
+    return lambda params, *rest: given.append(params) or prefill(params, *rest)
+
+  monkeypatch.setattr(decoding, 'make_prefill', watched)
+  params = tiny.tiny_params()
+  sampler.make_sampler(tiny.tiny_policy(), mesh)(
+    params, batches.pack_prompts(PROMPTS), keys(0, 0), settings(), slots=R
+  )
+  assert given[0] is params
