@@ -153,8 +153,8 @@ class Decoder(nn.Module):
       split_rngs={'params': True},
       in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
       length=c.num_layers,
-      # Nothing here is the same for all layers: spares a trace of the layer.
-      check_constancy_invariants=False,
+      # It costs a trace of the layer; without, other weights would be drawn.
+      check_constancy_invariants=self.is_initializing(),
     )
     x_IASD, keys_values = scan(
       self.layers,
