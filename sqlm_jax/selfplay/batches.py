@@ -12,6 +12,7 @@ from sqlm_jax.ops import losses
 from sqlm_jax.selfplay import merging
 
 _SHORTEST_PREFIX = 8  # a shorter one is not worth a pass of its own
+# As one program: each of its operations would be compiled on its own.
 _token_weights = jax.jit(
   losses.token_weights, static_argnames=('average', 'longest')
 )
