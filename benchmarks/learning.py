@@ -165,7 +165,9 @@ def own_rate(
 def measure(args: argparse.Namespace, response: int) -> None:
   """Measures and shows one length of responses."""
   config = models.SHAPES[args.model]
-  policy = policy_lib.make_policy(config, dtype=args.dtype, remat=args.remat)
+  policy = policy_lib.make_policy(
+    config, dtype=args.dtype, remat=args.remat, mesh=models.one_device()
+  )
   size = work.Groups(
     args.groups, args.group_size, args.shared, args.own, response
   )

@@ -21,8 +21,8 @@ class Sampling:
 
   def __init__(self, config, dtype: str = 'float32', **options: Any):
     """`options` are those of `make_sampler`."""
-    self.policy = policy_lib.make_policy(config, dtype=dtype)
     self._mesh = models.one_device()
+    self.policy = policy_lib.make_policy(config, dtype=dtype, mesh=self._mesh)
     self.params = models.random_params(self.policy, self._mesh)
     self.sample = sampler.make_sampler(self.policy, self._mesh, **options)
 

@@ -121,6 +121,7 @@ def get_config() -> config_dict.ConfigDict:
   c.vote.earlier_every = 10  # steps until that becomes today's solver
 
   c.sampler = config_dict.ConfigDict()
+  c.sampler.dtype = ''  # what is sampled in, '': as model.dtype
   c.sampler.max_prompt_tokens = 512  # a longer question is unreadable
   # Responses decoded side by side, while others wait for their turn; 0: all.
   c.sampler.max_rows = 0

@@ -31,7 +31,7 @@ class Parts(NamedTuple):
     config: the run's config.
     mesh: the devices.
     tokens: the tokenizer.
-    policy: the model as functions.
+    policy: the model as functions, as it learns.
     hf_config: the model in the words of Hugging Face.
     generation: how the model wants to be sampled, in the same words.
     lora: adapters that are trained instead of the model's own parameters.
@@ -78,9 +78,9 @@ def build(config: config_lib.Config) -> Parts:
   if config.task.questions:
     questions = question_files.read_questions(config.task.questions)
   opened = open_model.open_model(config, mesh)
-  tokens, policy = opened.tokens, opened.policy
+  tokens = opened.tokens
   task = _make_task(config, tokens)
-  writers = _make_writers(config, task, tokens, policy, mesh)
+  writers = _make_writers(config, task, tokens, opened.sampling_policy, mesh)
   for topic in config.task.topics:
     if writers['proposer'].encode(task.proposer_prompt(topic)) is None:
       raise ValueError(
@@ -92,7 +92,7 @@ def build(config: config_lib.Config) -> Parts:
     config=config,
     mesh=mesh,
     tokens=tokens,
-    policy=policy,
+    policy=opened.policy,
     hf_config=opened.hf_config,
     generation=opened.generation,
     lora=open_model.lora_of(config),

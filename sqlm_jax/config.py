@@ -144,6 +144,7 @@ class Sampler:
   max_rows: int
   chunk: int
   gather_weights: bool = False
+  dtype: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

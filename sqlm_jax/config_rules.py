@@ -63,6 +63,11 @@ def _regex(c, key: str, *, groups: int = 0) -> Rule:
 def _model(c) -> Iterator[Rule]:
   yield _choice(c, 'model.dtype', DTYPES)
   yield _choice(c, 'model.param_dtype', DTYPES)
+  yield (
+    'sampler.dtype',
+    c.sampler.dtype in ('', *DTYPES),
+    f"one of {', '.join(DTYPES)}, or '' for that of model.dtype",
+  )
   yield _choice(c, 'model.remat', tuple(decoder.REMAT))
   yield _at_least(c, 'model.lora.rank', 0)
   yield 'model.lora.alpha', c.model.lora.alpha > 0, 'a number above 0'

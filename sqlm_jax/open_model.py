@@ -28,6 +28,7 @@ class Opened(NamedTuple):
 
   tokens: tokenizer.Tokenizer
   policy: policy_lib.Policy
+  sampling_policy: policy_lib.Policy
   hf_config: transformers.PretrainedConfig
   generation: dict[str, Any]
   load_params: Callable[[str], policy_lib.Params]
@@ -55,36 +56,39 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
     )
     return checkpoint.params(place)
 
-  policy = _make_policy(config, checkpoint.config, mesh)
+  policies = _make_policies(config, checkpoint.config, mesh)
   hf_config, generation = checkpoint.hf_config, checkpoint.generation
-  return Opened(tokens, policy, hf_config, generation, load)
+  return Opened(tokens, *policies, hf_config, generation, load)
 
 
 def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   """A random model of bytes."""
   tokens = tokenizer.byte_tokenizer()
   model = config_lib.random_model(config.random_model, tokens.vocab_size)
-  policy = _make_policy(config, model, mesh)
+  policies = _make_policies(config, model, mesh)
   key = jax.random.key(config.seed)
 
   @functools.partial(jax.jit, static_argnums=0)
   def load(dtype):
-    params = lora.base(policy.init(key))
+    params = lora.base(policies[0].init(key))
     params = jax.tree.map(lambda x: x.astype(dtype), params)
     shardings = sharding.shard_parameters(params, mesh)
     return jax.lax.with_sharding_constraint(params, shardings)
 
-  return Opened(tokens, policy, families.llama(model), {}, load)
+  return Opened(tokens, *policies, families.llama(model), {}, load)
 
 
-def _make_policy(
+def _make_policies(
   config: config_lib.Config, model, mesh: jax.sharding.Mesh
-) -> policy_lib.Policy:
-  return policy_lib.make_policy(
+) -> tuple[policy_lib.Policy, policy_lib.Policy]:
+  """To learn with, and to sample with: the same but for the dtype."""
+  make = functools.partial(
+    policy_lib.make_policy,
     model,
-    dtype=config.model.dtype,
     param_dtype=config.model.param_dtype,
     remat=config.model.remat,
     lora=lora_of(config),
     mesh=mesh,
   )
+  dtype = config.model.dtype
+  return make(dtype=dtype), make(dtype=config.sampler.dtype or dtype)

@@ -77,6 +77,11 @@ def make_mesh(
   return Mesh(arrange(sizes, devices), AXES, axis_types=axis_types)
 
 
+def is_on_cpu(mesh: Mesh) -> bool:
+  """Whether the devices of a mesh are processors."""
+  return mesh.devices.flat[0].platform == 'cpu'
+
+
 def _slices(devices: list[jax.Device]) -> set[int]:
   """The TPU slices that devices lie on; one for anything else."""
   on_tpu = devices[0].platform == 'tpu'

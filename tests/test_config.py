@@ -197,6 +197,7 @@ VALUES = [
   ('optimizer.b1', 1.0, '0 to below 1'),
   ('optimizer.b2', -0.1, '0 to below 1'),
   ('optimizer.moment_dtype', 'int8', 'one of float32, bfloat16'),
+  ('sampler.dtype', 'int8', "one of float32, bfloat16, or ''"),
   ('model.remat', 'half', 'one of none, dots, full'),
   ('optimizer.clip_norm', -1.0, 'at least 0'),
   ('optimizer.solver_updates', 3, 'a divisor of the 32 groups'),

@@ -169,7 +169,7 @@ class Decoder(nn.Module):
     return tuple(hidden), keys_values
 
   def _embed(self, tokens_AS):
-    x_ASD = jnp.take(self.embed, tokens_AS, axis=0).astype(self.dtypes.compute)
+    x_ASD = self.dtypes.round(jnp.take(self.embed, tokens_AS, axis=0))
     if self.config.scale_embedding:
       x_ASD = x_ASD * jnp.asarray(self.config.width**0.5, x_ASD.dtype)
     return x_ASD
@@ -179,8 +179,9 @@ class Decoder(nn.Module):
     if self.mesh is not None and hidden.ndim == 2:
       hidden = sharding.keep_rows(hidden, self.mesh)
     if self.config.tied_embeddings:
-      embed = self.embed.astype(self.dtypes.compute)
-      logits = jnp.einsum('...d,vd->...v', hidden, embed)
+      rows = hidden.reshape(-1, hidden.shape[-1])
+      logits = self.dtypes.multiply(rows, self.embed, axis=1)
+      logits = logits.reshape(*hidden.shape[:-1], -1)
     else:
       logits = self.unembed(hidden)
     return layers.softcap(logits.astype(jnp.float32), self.config.logit_softcap)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sqlm_jax.ops import products
+
 ACTIVATIONS = {
   'silu': nn.silu,
   'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
@@ -21,10 +23,27 @@ class Lora(NamedTuple):
 
 
 class Dtypes(NamedTuple):
-  """What parameters are stored in, and what is computed with them."""
+  """Of parameters, and of what is computed with them."""
 
-  params: jnp.dtype
-  compute: jnp.dtype
+  params: jnp.dtype  # where they are stored
+  compute: jnp.dtype  # of activations, keys and values
+  operands: jnp.dtype  # of products with parameters; see `ops.products`
+
+  def round(self, x: jax.Array) -> jax.Array:
+    """Parameters that are added, as exact as those that are multiplied."""
+    if self.operands != self.compute:
+      # A cast there and back is left out by XLA.
+      exact = jnp.finfo(self.operands)
+      x = jax.lax.reduce_precision(x, exact.nexp, exact.nmant)
+    return x.astype(self.compute)
+
+  def multiply(self, x_MK: jax.Array, y: jax.Array, axis: int = 0) -> jax.Array:
+    """`x @ y` with parameters [K, N], or [N, K] where `axis` is 1."""
+    y = products.from_bits(y)
+    if self.operands != self.compute:
+      return products.multiply(x_MK, y, self.operands, axis)
+    inner = ((1,), (axis,))
+    return jax.lax.dot_general(x_MK, y.astype(self.compute), (inner, ((), ())))
 
 
 class RMSNorm(nn.Module):
@@ -67,17 +86,17 @@ class Projection(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     in_axes = tuple(range(len(self.inputs)))
     out_axes = tuple(range(-len(self.outputs), 0))
-    stored, dtype = self.dtypes
+    stored = self.dtypes.params
     kernel = self.param(
       'kernel',
       nn.initializers.lecun_normal(in_axis=in_axes, out_axis=out_axes),
       (*self.inputs, *self.outputs),
       stored,
     )
-    y = self._apply(x, kernel.astype(dtype))
+    y = self._apply(x, kernel)
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, self.outputs, stored)
-      bias = bias.astype(dtype)
+      bias = bias.astype(y.dtype)
       y = y + jnp.expand_dims(bias, range(y.ndim - bias.ndim))
     if self.lora and (
       self.is_initializing() or self.has_variable('params', 'lora_a')
@@ -94,7 +113,7 @@ class Projection(nn.Module):
     kept = x.shape[: x.ndim - len(self.inputs)]
     y = x.reshape(math.prod(kept), -1)
     for factor in factors:
-      y = y @ factor.reshape(y.shape[1], -1)
+      y = self.dtypes.multiply(y, factor.reshape(y.shape[1], -1))
     return y.reshape(*kept, *self.outputs)
 
   def _adapter(self, x: jax.Array, in_axes: tuple[int, ...]) -> jax.Array:
@@ -107,7 +126,7 @@ class Projection(nn.Module):
     a = self.param('lora_a', start, (*self.inputs, rank), jnp.float32)
     zeros = nn.initializers.zeros
     b = self.param('lora_b', zeros, (rank, *self.outputs), jnp.float32)
-    y = self._apply(x, a.astype(x.dtype), b.astype(x.dtype))
+    y = self._apply(x, a, b)
     return y * (alpha / rank)
 
 

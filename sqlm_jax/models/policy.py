@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sqlm_jax import sharding
 from sqlm_jax.models import attention, decoder, layers
 from sqlm_jax.models import config as model_config
+from sqlm_jax.ops import products
 
 Params = Any  # a nested dict of arrays
 KeyValues = attention.KeyValues
@@ -58,16 +60,22 @@ def make_policy(
 
   Args:
     config: sizes of the model.
-    dtype: of activations, cache and products; logits are always float32.
+    dtype: of activations, cache and products; logits are always float32. On a
+      CPU bfloat16 is for the operands of products with parameters, and the
+      rest is float32: see `ops.products`.
     param_dtype: of parameters where they are stored; default, `dtype`.
     remat: what the backward pass computes again, of `decoder.REMAT`.
     lora: adapters of all linear maps of the blocks. `init` makes them, too;
       `forward` goes without where the parameters have none.
-    mesh: that rows are split over; None leaves it to the compiler.
+    mesh: that rows are split over; None leaves it to the compiler, and is no
+      CPU.
   """
-  dtype = jnp.dtype(dtype)
+  operands = dtype = jnp.dtype(dtype)
   stored = jnp.dtype(param_dtype or dtype)
-  dtypes = layers.Dtypes(stored, dtype)
+  narrow = mesh is not None and sharding.is_on_cpu(mesh) and dtype.itemsize < 4
+  if narrow:
+    dtype = jnp.dtype('float32')
+  dtypes = layers.Dtypes(stored, dtype, operands)
   model = decoder.Decoder(config, dtypes, lora, remat, mesh)
 
   def init(key):
@@ -99,9 +107,16 @@ def make_policy(
     return KeyValues(empty, empty, jnp.zeros((rows,), jnp.int32))
 
   def cast(params):
-    # Scales stay as they are: norms are computed in float32.
-    return jax.tree_util.tree_map_with_path(
-      lambda path, x: x if path[-1].key == 'scale' else x.astype(dtype), params
-    )
+    def one(path, x):
+      name = path[-1].key
+      if name == 'scale':
+        return x  # norms are computed in float32
+      if narrow and name == 'bias':
+        return x.astype(dtype)
+      if narrow and name != 'embedding':
+        return products.to_bits(x)
+      return x.astype(operands)
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
   return Policy(config, init, forward, forward_chain, logits, init_cache, cast)

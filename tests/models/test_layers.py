@@ -5,7 +5,7 @@ import numpy as np
 
 from sqlm_jax.models import layers
 
-FLOAT32 = layers.Dtypes(jnp.dtype('float32'), jnp.dtype('float32'))
+FLOAT32 = layers.Dtypes(*[jnp.dtype('float32')] * 3)
 
 
 def test_norm_by_hand():

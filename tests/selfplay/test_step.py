@@ -851,8 +851,7 @@ def test_weights_that_are_not_finite_learn_nothing():
   assert outcome.metrics['train/solver/not_finite/loss'] == 1
 
 
-@pytest.fixture(scope='module')
-def real_step():
+def play_for_real(**changes):
   """Sampled by the random model, which ends half of all texts at a token."""
   stop = tuple(map(chr, range(128)))
   parts = make_parts(
@@ -865,6 +864,7 @@ def real_step():
       'proposer.max_tokens': 6,
       'loss.kl': 0.01,
     }
+    | changes
   )
   states = states_lib.initial_states(parts)
   before = jax.device_get(states)
@@ -872,6 +872,11 @@ def real_step():
     0, states, repetition.Memory(), assemble.make_game(parts)
   )
   return before, jax.device_get(states), outcome
+
+
+@pytest.fixture(scope='module')
+def real_step():
+  return play_for_real()
 
 
 def test_a_real_step(real_step):
@@ -901,6 +906,17 @@ def test_a_real_step(real_step):
 def test_sampler_and_learner_agree_about_log_probabilities(real_step):
   # The limit of the brief for float32.
   assert real_step[2].metrics['sample/solver/logprob_gap'] < 1e-4
+
+
+def test_sampled_in_bfloat16_and_learned_in_float32():
+  """What the two disagree about is told, and is in the ratio of the loss."""
+  before, after, outcome = play_for_real(**{'sampler.dtype': 'bfloat16'})
+  assert 1e-4 < outcome.metrics['sample/solver/logprob_gap'] < 0.05
+  assert outcome.trained == ('solver',)
+  for states in (before, after):
+    assert {x.dtype for x in jax.tree.leaves(states['policy'].params)} == {
+      jnp.dtype('float32')
+    }
 
 
 def test_texts_are_what_the_tokens_say(real_step):
