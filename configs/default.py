@@ -126,6 +126,8 @@ def get_config() -> config_dict.ConfigDict:
   # Responses decoded side by side, while others wait for their turn; 0: all.
   c.sampler.max_rows = 0
   c.sampler.chunk = 32  # tokens from one look at who has ended to the next
+  # Sample a step's first round before the step before it has been learned from.
+  c.sampler.one_step_ahead = False
   # With mesh.fsdp: every device holds whole weights while it samples.
   c.sampler.gather_weights = False
 

@@ -145,6 +145,7 @@ class Sampler:
   chunk: int
   gather_weights: bool = False
   dtype: str = ''
+  one_step_ahead: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -310,6 +310,11 @@ def _evaluation(c) -> Iterator[Rule]:
 
 def _schedule(c) -> Iterator[Rule]:
   yield _at_least(c, 'checkpoint.every', 0)
+  yield (
+    'checkpoint.every',
+    not c.sampler.one_step_ahead or c.checkpoint.every != 1,
+    'another than 1, as sampler.one_step_ahead stops at every checkpoint',
+  )
   yield _at_least(c, 'checkpoint.keep', 1)
   for name in ('skipped_updates', 'kl_above', 'entropy_below', 'rollbacks'):
     yield _at_least(c, f'divergence.{name}', 0)

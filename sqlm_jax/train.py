@@ -78,6 +78,8 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
     found = _evaluate(parts, game, states, step, writer, stop.now)
+    asked = sampled_by = None  # a step's first round, where it is there before
+    stack.callback(lambda: asked and asked.reading.cancel())
     if step:
       # What it was saved without, if it was stopped before it was evaluated.
       save(score=hosts.from_first(lambda: _score(config, writer, step))[0])
@@ -86,11 +88,18 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       policy_steps = {
         role: int(states[owner].step) for role, owner in parts.owner.items()
       }
+      sampled_by = sampled_by if asked else policy_steps
       states, memory, outcome = step_lib.self_play_step(
-        step, states, memory, game
+        step,
+        states,
+        memory,
+        game,
+        asked,
+        look_ahead=_looks_ahead(config, step),
       )
       metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
-      rows = _rollout_rows(parts, outcome, policy_steps)
+      rows = _rollout_rows(parts, outcome, sampled_by)
+      asked, sampled_by = outcome.coming, policy_steps
       writer.rollouts(step, rows)
       writer.metrics(step, metrics)
       # An evaluation stands in the line of the step that it came before.
@@ -99,6 +108,9 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       states, health, rolled_back = divergence.react(
         parts, manager, step, states, health, metrics
       )
+      if rolled_back and asked:
+        asked.reading.cancel()
+        asked = None
       step += 1
       found = _evaluate(parts, game, states, step, writer, stop.now)
       score, is_best = hosts.from_first(
@@ -200,6 +212,19 @@ def _open_writer(
 def _forget_after(step: int, writer: writers.RunWriter) -> None:
   writer.rewind(step)
   evaluation_files.forget_after(writer.workdir, step)
+
+
+def _looks_ahead(config: config_lib.Config, step: int) -> bool:
+  """Whether the step behind `step` is sampled before this one is learned from.
+
+  Not behind a checkpoint, nor behind an evaluation, which may save one: what
+  goes on from there has only the weights that are in it.
+  """
+  after = step + 1
+  stops = (config.checkpoint.every, config.evaluation.every, config.num_steps)
+  return config.sampler.one_step_ahead and not any(
+    every and after % every == 0 for every in stops
+  )
 
 
 def _host_state(

@@ -252,6 +252,13 @@ def test_a_critic_learns_from_every_group():
   )
 
 
+def test_no_step_is_sampled_ahead_where_every_one_is_saved():
+  ahead = {'sampler.one_step_ahead': True}
+  with pytest.raises(ValueError, match=r'^checkpoint\.every=1: expected ano'):
+    config_lib.from_dict(changed(**ahead | {'checkpoint.every': 1}))
+  config_lib.from_dict(changed(**ahead | {'checkpoint.every': 2}))
+
+
 def test_an_unknown_key_is_refused_with_those_there_are():
   tree = changed(**{'solver.groupsize': 4})
   with pytest.raises(ValueError, match=r'^solver\.groupsize=4: unknown key'):

@@ -1,6 +1,7 @@
 """Whole runs on the tiny random model: killed, resumed, refused."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -302,6 +303,60 @@ def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
     _, after, host = checkpoint.restore(manager, abstract, step=2)
   jax.tree.map(np.testing.assert_array_equal, before, after)
   assert host['health'] == {'skipped': {}, 'rollbacks': 1}
+
+
+def sampled_by(workdir) -> list[int]:
+  """Updates that the weights had seen which sampled each step."""
+  found = []
+  for path in sorted((workdir / 'rollouts').iterdir()):
+    (steps,) = set(parquet.read_table(path)['policy_step'].to_pylist())
+    found.append(steps)
+  return found
+
+
+def updates_before(workdir) -> list[int]:
+  """Updates before each step, and at the end."""
+  totals = [0]
+  for row in without_times(workdir):
+    roles = ('solver', 'proposer')
+    these = sum(row.get(f'train/{role}/updates', 0) for role in roles)
+    totals.append(totals[-1] + int(these))
+  return totals
+
+
+def test_one_step_ahead(tmp_path):
+  """Sampled by the weights before, but behind a checkpoint; and resumed."""
+  config = functools.partial(
+    smoke_config, **{'sampler.one_step_ahead': True, 'checkpoint.every': 3}
+  )
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  train.train(config(num_steps=5), str(whole))
+  before = updates_before(whole)
+  assert len(set(before)) == 6
+  assert sampled_by(whole) == [before[i] for i in (0, 0, 1, 3, 3)]
+  for num_steps in (3, 5):
+    train.train(config(num_steps=num_steps), str(parts))
+  assert without_times(parts) == without_times(whole)
+  assert sampled_by(parts) == sampled_by(whole)
+  # The sampler's weights are not the learner's any more, and the loss knows.
+  gaps = [row['sample/solver/logprob_gap'] for row in without_times(whole)]
+  assert gaps[0] < 1e-4 < gaps[1]
+
+
+def test_what_was_sampled_ahead_is_dropped_by_a_rollback(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    divergence,
+    'react',
+    lambda parts, manager, step, states, health, metrics: (
+      states,
+      health,
+      step == 1,
+    ),
+  )
+  changes = {'sampler.one_step_ahead': True, 'checkpoint.every': 0}
+  train.train(smoke_config(**changes), str(tmp_path))
+  before = updates_before(tmp_path)
+  assert sampled_by(tmp_path) == [before[i] for i in (0, 0, 2, 2)]
 
 
 def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(

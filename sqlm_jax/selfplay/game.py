@@ -8,7 +8,7 @@ import jax
 from sqlm_jax.engine import learner
 from sqlm_jax.game import contamination, types
 from sqlm_jax.models import lora
-from sqlm_jax.selfplay import judging, responses
+from sqlm_jax.selfplay import judging, reading, responses
 from sqlm_jax.tasks import base
 
 ROLES = ('proposer', 'solver')
@@ -85,6 +85,16 @@ class Game(NamedTuple):
   mesh: jax.sharding.Mesh
 
 
+class Asked(NamedTuple):
+  """A round that is not judged yet."""
+
+  proposals: responses.Responses | None
+  problems: list[types.Problem]  # read from them
+  solutions: responses.Responses | None
+  voters: responses.Responses | None
+  reading: reading.Ahead  # of what solver and voter said
+
+
 class Round(NamedTuple):
   """What was asked and answered, and how that was judged."""
 
@@ -101,6 +111,7 @@ class Outcome(NamedTuple):
   trained: tuple[str, ...]  # roles that were updated
   learned: frozenset[int]  # which questions, counted as they were asked
   metrics: dict[str, float]
+  coming: Asked | None = None  # the next step's first round
 
 
 def params_of(role: str, states: States, game: Game) -> Any:

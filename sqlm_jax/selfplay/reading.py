@@ -57,6 +57,10 @@ class Ahead:
     return self
 
   def __exit__(self, *error) -> None:
+    self.cancel()
+
+  def cancel(self) -> None:
+    """Leaves what has not been begun."""
     for future in self._submitted:
       future.cancel()
 

@@ -13,7 +13,8 @@
    learns from the same batches.
 
 1 to 3 are a round. A step has one, or as many as it takes to find questions
-that tell answers apart.
+that tell answers apart. The first round of the next step may be sampled before
+this step's is judged: then no device waits for tests to end.
 """
 
 import contextlib
@@ -45,6 +46,9 @@ def self_play_step(
   states: game_lib.States,
   memory: repetition.Memory,
   game: game_lib.Game,
+  asked: game_lib.Asked | None = None,
+  *,
+  look_ahead: bool = False,
 ) -> tuple[game_lib.States, repetition.Memory, game_lib.Outcome]:
   """Plays and learns from one step. Everything random derives from `step`.
 
@@ -53,19 +57,27 @@ def self_play_step(
     states: one TrainState a policy; donated where it is trained.
     memory: questions of earlier steps.
     game: what stays the same.
+    asked: the step's first round, where it was sampled ahead.
+    look_ahead: sample the next step's first round, too, with the weights that
+      this step has not updated yet, while its own answers are being read.
 
   Returns:
     States and memory after the step, and its record.
   """
   clock = _Clock()
-  rounds = []
-  while len(rounds) < game.rules.rounds:
-    rounds.append(play(step, len(rounds), states, memory, game, clock))
+  rounds, coming = [], None
+  while True:
+    asked = asked or ask(step, len(rounds), states, game, clock)
+    with asked.reading:
+      if look_ahead and not rounds:
+        coming = ask(step + 1, 0, states, game, clock)
+      rounds.append(judge(step, len(rounds), asked, memory, game, clock))
+    asked = None
     memory = memory.add(
       v.problem.text for v in rounds[-1].verdicts if v.problem.ok
     )
     useful = sum(learning.tells_apart(v) for r in rounds for v in r.verdicts)
-    if useful >= game.rules.questions:
+    if len(rounds) == game.rules.rounds or useful >= game.rules.questions:
       break
   learned = learning.to_learn(rounds, game.rules)
   with clock('learn'):
@@ -77,25 +89,23 @@ def self_play_step(
   return (
     states,
     memory,
-    game_lib.Outcome(rounds, trained, frozenset(learned), found),
+    game_lib.Outcome(rounds, trained, frozenset(learned), found, coming),
   )
 
 
-def play(
+def ask(
   step: int,
   number: int,
   states: game_lib.States,
-  memory: repetition.Memory,
   game: game_lib.Game,
   clock: '_Clock',
-) -> game_lib.Round:
-  """Asks, answers and judges once; learns nothing.
+) -> game_lib.Asked:
+  """Samples a round: questions, and answers to them.
 
   Args:
     step: counted from 0.
     number: of the round in its step.
     states: one TrainState a policy.
-    memory: questions asked before.
     game: what stays the same.
     clock: adds up the seconds of each part.
   """
@@ -104,32 +114,51 @@ def play(
     problems, prompts, own = exchange.questions(
       read_questions(step, number, proposals, game)
     )
-  ask = functools.partial(
+  answer = functools.partial(
     solve, step=step, number=number, states=states, own=own, game=game
   )
   readable = [problem for problem in problems if problem.ok]
   variants = len(prompts[0]) if prompts else 1
-  with reading.Ahead(readable, variants, game.task) as ahead:
-    with clock('solve'):
-      if 'voter' in game.writers:
-        # Their answers are read along with the solver's.
-        solutions = ask('solver', prompts)
-        voters = ask('voter', [some[:1] for some in prompts])
-      else:
-        solutions, voters = ask('solver', prompts, on_text=ahead.add), None
-    with clock('judge'):
-      verdicts = judging.judge(
-        problems,
-        _answers(len(prompts), solutions, voters),
-        game.task,
-        game.rules.judging,
-        step=step,
-        coin=lambda i: random.Random(f'{game.rules.seed}/{step}/{number}/{i}'),
-        asked_before=memory,
-        known=ahead.finish(),
-      )
-      verdicts = exchange.rewards(verdicts)
-  return game_lib.Round(proposals, solutions, voters, verdicts)
+  with contextlib.ExitStack() as stack, clock('solve'):
+    ahead = stack.enter_context(reading.Ahead(readable, variants, game.task))
+    if 'voter' in game.writers:
+      # Their answers are read along with the solver's.
+      solutions = answer('solver', prompts)
+      voters = answer('voter', [some[:1] for some in prompts])
+    else:
+      solutions, voters = answer('solver', prompts, on_text=ahead.add), None
+    stack.pop_all()  # the reading goes on
+  return game_lib.Asked(proposals, problems, solutions, voters, ahead)
+
+
+def judge(
+  step: int,
+  number: int,
+  asked: game_lib.Asked,
+  memory: repetition.Memory,
+  game: game_lib.Game,
+  clock: '_Clock',
+) -> game_lib.Round:
+  """Judges a round; `memory` are the questions asked before it."""
+  with clock('judge'):
+    verdicts = judging.judge(
+      asked.problems,
+      _answers(
+        sum(problem.ok for problem in asked.problems),
+        asked.solutions,
+        asked.voters,
+      ),
+      game.task,
+      game.rules.judging,
+      step=step,
+      coin=lambda i: random.Random(f'{game.rules.seed}/{step}/{number}/{i}'),
+      asked_before=memory,
+      known=asked.reading.finish(),
+    )
+    verdicts = exchange.rewards(verdicts)
+  return game_lib.Round(
+    asked.proposals, asked.solutions, asked.voters, verdicts
+  )
 
 
 def propose(

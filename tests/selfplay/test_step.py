@@ -110,7 +110,7 @@ class Script:
       },
     )
 
-  def play(self, step=0, memory=EMPTY, **rules):
+  def play(self, step=0, memory=EMPTY, asked=None, look_ahead=False, **rules):
     """Plays with other rules; returns the states and the outcome."""
     before = self.game.rules
     judging = {k: v for k, v in rules.items() if k in before.judging._fields}
@@ -121,7 +121,12 @@ class Script:
       names |= {game_lib.critic_of(name) for name in names}
     states = {name: Name(name) for name in names}
     states, self.memory, outcome = step_lib.self_play_step(
-      step, states, memory, self.game._replace(rules=after)
+      step,
+      states,
+      memory,
+      self.game._replace(rules=after),
+      asked,
+      look_ahead=look_ahead,
     )
     return states, outcome
 
@@ -709,6 +714,20 @@ def test_no_more_rounds_than_it_takes():
   _, outcome = Script(four[:1] + PROPOSALS[1:], telling).play(rounds=3)
   assert len(outcome.rounds) == 2
   assert outcome.learned == {0, 1, 2, 3}
+
+
+def test_the_next_step_is_asked_before_this_one_is_learned_from():
+  script = Script(PROPOSALS, SOLUTIONS)
+  states, outcome = script.play(0, look_ahead=True)
+  assert states == {'policy': 'policy+'}
+  assert script.used['proposer'] == script.used['solver'] == ['policy'] * 2
+  # Nobody is asked again, and verdicts are those of a step on its own.
+  _, then = script.play(1, asked=outcome.coming)
+  assert len(script.used['proposer']) == len(script.used['solver']) == 2
+  assert then.coming is None
+  alone = Script(PROPOSALS, SOLUTIONS).play(1)[1]
+  assert then.rounds[0].verdicts == alone.rounds[0].verdicts
+  assert then.trained == alone.trained == ('solver', 'proposer')
 
 
 def test_rounds_draw_other_samples():
