@@ -1,6 +1,6 @@
 """TRL's side of `benchmarks.selfplay_step`: trains a step when it is asked.
 
-  python -m benchmarks.peer_trl MODEL CASE TOKENS ROWS
+  python -m benchmarks.peer_trl MODEL DTYPE CASE TOKENS ROWS
 
 MODEL is a Hugging Face directory, ROWS the answers of a microbatch. It needs
 torch, transformers, trl and datasets, and not jax.
@@ -38,7 +38,7 @@ def vote(completions: list[str], case: str) -> list[float]:
 
 
 def main() -> None:
-  model_path, case, tokens, rows = sys.argv[1:]
+  model_path, dtype, case, tokens, rows = sys.argv[1:]
   tokens, rows = int(tokens), int(rows)
   parent = workers.Parent()
   import datasets
@@ -96,7 +96,7 @@ def main() -> None:
         lr_scheduler_type='constant',
         weight_decay=0.01,
         max_steps=10**6,
-        bf16=False,
+        bf16=dtype == 'bfloat16',
         # It would cost time to save memory that there is.
         gradient_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),

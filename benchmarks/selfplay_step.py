@@ -10,8 +10,10 @@ turn, each in a process of its own:
 - TRL: `GRPOTrainer` (`pip install 'trl[...]'`, see docs/benchmarks.md) on the
   same weights, exported in float32, without gradient checkpointing
 
-Both: float32, the same prompts and number of answers, temperature 1, GRPO with
-one update a step, no KL penalty, AdamW. Two cases:
+Both: the same prompts and number of answers, temperature 1, GRPO with one
+update a step, no KL penalty, AdamW. float32, or with --dtype=bfloat16 products
+in that and weights in float32 (`model.dtype` here, torch's autocast there). Two
+cases:
 
 - forced: every answer has exactly --tokens tokens, nothing stops it, and
   rewards are random, so that all 128 answers have a gradient on both sides
@@ -40,7 +42,7 @@ GROUP_SIZE = 8
 CASES = ('forced', 'trained')
 
 
-def make_game(model: str, case: str, tokens: int):
+def make_game(model: str, dtype: str, case: str, tokens: int):
   """The quickstart's game for these questions: parts, game, train states."""
   from benchmarks import models
   from configs import quickstart
@@ -49,6 +51,7 @@ def make_game(model: str, case: str, tokens: int):
 
   c = quickstart.get_config()
   c.model.path = model
+  c.model.dtype = dtype
   c.proposer.questions = c.proposer.group_size = len(QUESTIONS)
   c.proposer.train_every = 0
   c.solver.group_size = GROUP_SIZE
@@ -78,7 +81,7 @@ def serve(args: argparse.Namespace) -> None:
   from sqlm_jax.selfplay import step as selfplay
   from tests import compilations
 
-  game, states = make_game(args.model, *args.serve)
+  game, states = make_game(args.model, args.dtype, *args.serve)
   writer = game.writers['solver']
   ids = [
     writer.encode(prompt)
@@ -125,8 +128,10 @@ def measure(
   args: argparse.Namespace, directory: pathlib.Path, case: str, tokens: int
 ) -> None:
   """Measures and shows one case."""
-  words = [f'--model={args.model}', '--serve', case, str(tokens)]
-  peer_words = [str(directory), case, str(tokens), str(args.trl_rows)]
+  words = [f'--model={args.model}', f'--dtype={args.dtype}']
+  words += ['--serve', case, str(tokens)]
+  peer_words = [str(directory), args.dtype, case]
+  peer_words += [str(tokens), str(args.trl_rows)]
   answers = {'ours': [], 'trl': []}
 
   def ask(worker, name):
@@ -154,6 +159,7 @@ def measure(
     'case': case,
     'tokens': tokens,
     'model': args.model,
+    'dtype': args.dtype,
     'prompt_tokens': [min(lengths), max(lengths)],
     'threads': {'ours': ours.hello['threads'], 'trl': trl.hello['threads']},
     'versions': trl.hello['versions'],
@@ -170,7 +176,7 @@ def measure(
   result['trl_to_ours'] = pairs.spread(ratios)
   part = lambda key: pairs.tell([one[key] for one in answers['ours']])
   line = (
-    f'{case}, {tokens} tokens: ours {pairs.tell(found["ours"])} s '
+    f'{case}, {tokens} tokens, {args.dtype}: ours {pairs.tell(found["ours"])} s '
     f'(solve {part("solve")}, learn {part("learn")}, '
     f'{part("groups")} of {len(QUESTIONS)} groups), '
     f'TRL {pairs.tell(found["trl"])} s, ratio {pairs.tell(ratios)}; '
@@ -183,6 +189,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   add = parser.add_argument
   add('--model', default='smollm2-135m-instruct', help='as config.model.path')
+  add('--dtype', default='float32', choices=('float32', 'bfloat16'))
   add('--cases', default=list(CASES), nargs='+', choices=CASES)
   add('--tokens', default=[8, 64], type=int, nargs='+', help='of an answer')
   add('--trl_rows', default=16, type=int, help='answers a TRL microbatch')
