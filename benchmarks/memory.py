@@ -131,7 +131,9 @@ def play(args: argparse.Namespace) -> None:
   from sqlm_jax.selfplay import step as selfplay
 
   with full_size.PeakMemory() as memory:
-    game, states = selfplay_step.make_game(args.play, 'forced', args.response)
+    game, states = selfplay_step.make_game(
+      args.play, 'float32', 'forced', args.response
+    )
     state = sum(x.nbytes for x in jax.tree.leaves(states))
     remembered = repetition.Memory(size=0)
     for step in range(2):

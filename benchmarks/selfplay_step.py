@@ -176,7 +176,8 @@ def measure(
   result['trl_to_ours'] = pairs.spread(ratios)
   part = lambda key: pairs.tell([one[key] for one in answers['ours']])
   line = (
-    f'{case}, {tokens} tokens, {args.dtype}: ours {pairs.tell(found["ours"])} s '
+    f'{case}, {tokens} tokens, {args.dtype}: '
+    f'ours {pairs.tell(found["ours"])} s '
     f'(solve {part("solve")}, learn {part("learn")}, '
     f'{part("groups")} of {len(QUESTIONS)} groups), '
     f'TRL {pairs.tell(found["trl"])} s, ratio {pairs.tell(ratios)}; '
