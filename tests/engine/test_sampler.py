@@ -306,7 +306,8 @@ def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
   ]
   jax.effects_barrier()
   for shared, alone in zip(*rollouts, strict=True):
-    np.testing.assert_allclose(shared, alone, rtol=1e-5, atol=1e-5)
+    # Products of fewer rows sum in another order, and 1/0.3 times as far.
+    np.testing.assert_allclose(shared, alone, rtol=1e-4, atol=1e-4)
   read_rows = [len(set(first[running])) for first, running in looked]
   all_rows = [running.sum() for _, running in looked]
   assert sum(read_rows) < sum(all_rows) / 2
