@@ -67,12 +67,13 @@ def make_policy(
     remat: what the backward pass computes again, of `decoder.REMAT`.
     lora: adapters of all linear maps of the blocks. `init` makes them, too;
       `forward` goes without where the parameters have none.
-    mesh: that rows are split over; None leaves it to the compiler, and is no
-      CPU.
+    mesh: that rows are split over; None leaves it to the compiler, and stands
+      for an accelerator.
   """
   operands = dtype = jnp.dtype(dtype)
   stored = jnp.dtype(param_dtype or dtype)
-  narrow = mesh is not None and sharding.is_on_cpu(mesh) and dtype.itemsize < 4
+  on_cpu = mesh is not None and sharding.is_on_cpu(mesh)
+  narrow = on_cpu and dtype == jnp.bfloat16
   if narrow:
     dtype = jnp.dtype('float32')
   dtypes = layers.Dtypes(stored, dtype, operands)
