@@ -191,7 +191,7 @@ def _settings(
     'questions': len(asked.examples),
     'fingerprint': asked.fingerprint,
     'model': c.model.path,
-    'dtype': c.model.dtype,
+    'dtype': c.sampler.dtype or c.model.dtype,
     'seed': c.seed,
     'style': c.task.style,
     'solver_prompt': c.task.solver_prompt,

@@ -145,6 +145,7 @@ def test_what_is_answered_is_not_asked_again(whole, parts):
     {'task.solver_prompt': 'Now {question}: '},
     {'task.evaluation': PAIRS[:-1]},
     {'seed': 1},
+    {'sampler.dtype': 'bfloat16'},
   ],
 )
 def test_other_settings_are_another_evaluation(whole, changes):
