@@ -19,7 +19,7 @@ from etils import epath
 from sqlm_jax import assemble, evaluation_files, evaluation_sets, hosts
 from sqlm_jax.evaluation import metrics, reliability, report
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.selfplay import responses
+from sqlm_jax.selfplay import reading, responses
 
 _KEY = 2  # the number of evaluation in key paths, beside the roles' 0 and 1
 
@@ -117,38 +117,43 @@ def evaluate(
 def _answer(
   planned: Plan, params: policy_lib.Params, indices: range
 ) -> list[evaluation_files.Row]:
-  """Asks and grades some questions in a row, all at once.
+  """Asks some questions in a row, all at once, and grades them meanwhile.
 
   Each process grades its own; the rows are told to all.
   """
   parts = planned.parts
   size = parts.config.evaluation.batch_questions
   own = hosts.own(len(indices))
-  written = responses.write(
-    parts.writers['evaluation'],
-    params,
-    planned.prompts[indices.start : indices.stop],
-    path=(parts.config.seed, planned.files.settings['step'], _KEY),
-    num_rows=min(size, len(planned.prompts)),
-    first_row=indices.start,
-    own=own,
+  examples = planned.asked.examples[indices.start : indices.stop]
+  grade = lambda numbers, texts: parts.task.grade(
+    texts, [examples[i] for i in numbers]
   )
-  examples = [planned.asked.examples[indices[i]] for i in own]
-  graded = parts.task.grade([written.texts[i] for i in own], examples)
+  with reading.Ahead(grade) as ahead:
+    written = responses.write(
+      parts.writers['evaluation'],
+      params,
+      planned.prompts[indices.start : indices.stop],
+      path=(parts.config.seed, planned.files.settings['step'], _KEY),
+      num_rows=min(size, len(planned.prompts)),
+      first_row=indices.start,
+      own=own,
+      on_text=ahead.add,
+    )
+    graded = ahead.finish()
   rows = [
     {
       'index': indices[i],
-      'question': example.question,
-      'true': example.answer,
+      'question': examples[i].question,
+      'true': examples[i].answer,
       'prompt': parts.tokens.decode(written.prompt_ids[i], skip_special=False),
       'responses': written.texts[i],
       'answers': [
-        None if one.answer is None else str(one.answer) for one in group
+        None if one.answer is None else str(one.answer) for one in graded[i]
       ],
-      'right': [one.right for one in group],
+      'right': [one.right for one in graded[i]],
       'finished': written.rollout.finished[i].tolist(),
     }
-    for i, example, group in zip(own, examples, graded, strict=True)
+    for i in own
   ]
   return list(itertools.chain.from_iterable(hosts.exchange(rows)))
 

@@ -1,6 +1,7 @@
 """Evaluations of the tiny random model: figures, files, interruptions."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -152,6 +153,23 @@ def test_other_settings_are_another_evaluation(whole, changes):
   planned = plan(make_parts(**changes), whole[0].files.directory.parent.parent)
   assert not planned.files.rows
   assert planned.files.directory != whole[0].files.directory
+
+
+def test_answers_are_graded_beside_the_sampler(parts, params, whole):
+  threads, graded = set(), []
+
+  def grade(groups, examples):
+    threads.add(threading.current_thread().name)
+    graded.extend(examples)
+    return parts.task.grade(groups, examples)
+
+  watched = parts._replace(task=parts.task._replace(grade=grade))
+  record = evaluate.evaluate(plan(watched, None), params)
+  assert record | {'seconds': 0} == whole[1] | {'seconds': 0}
+  assert sorted(example.question for example in graded) == sorted(
+    question for question, _ in PAIRS
+  )
+  assert all(name.startswith('reading') for name in threads)
 
 
 def test_nothing_is_kept_without_a_workdir(parts, params, whole):

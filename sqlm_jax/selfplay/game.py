@@ -92,7 +92,7 @@ class Asked(NamedTuple):
   problems: list[types.Problem]  # read from them
   solutions: responses.Responses | None
   voters: responses.Responses | None
-  reading: reading.Ahead  # of what solver and voter said
+  reading: reading.Ahead[reading.Read]  # of what solver and voter said
 
 
 class Round(NamedTuple):

@@ -2,14 +2,18 @@
 
 import collections
 import concurrent.futures
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from sqlm_jax.game import types
 from sqlm_jax.tasks import base
 
 # One for the life of the process: what it starts may end with its thread.
 _BESIDE = concurrent.futures.ThreadPoolExecutor(1, 'reading')
+
+
+T = TypeVar('T')
+ReadThese = Callable[[Sequence[int], Sequence[Sequence[str]]], Sequence[T]]
 
 
 class Read(NamedTuple):
@@ -33,27 +37,24 @@ def read(
   return [Read(*pair) for pair in zip(answers, results, strict=True)]
 
 
-class Ahead:
+class Ahead(Generic[T]):
   """Reads in a thread of its own: a sandbox must not make a device wait.
 
   What has not been begun when the context is left never is.
   """
 
-  def __init__(
-    self, problems: Sequence[types.Problem], variants: int, task: base.Task
-  ):
+  def __init__(self, read: ReadThese[T], variants: int = 1):
     """Reads nothing yet.
 
     Args:
-      problems: the readable ones, in order.
-      variants: prompts of each, whose answers are read together.
-      task: how to read.
+      read: the answers to some questions, by their numbers.
+      variants: prompts of a question, whose answers are read together.
     """
-    self._problems, self._variants, self._task = problems, variants, task
+    self._read, self._variants = read, variants
     self._parts = collections.defaultdict(dict)
-    self._submitted: list[concurrent.futures.Future[dict[int, Read]]] = []
+    self._submitted: list[concurrent.futures.Future[dict[int, T]]] = []
 
-  def __enter__(self) -> 'Ahead':
+  def __enter__(self) -> 'Ahead[T]':
     return self
 
   def __exit__(self, *error) -> None:
@@ -77,14 +78,13 @@ class Ahead:
       if len(parts) == self._variants:
         whole[number] = [text for i in sorted(parts) for text in parts[i]]
     if whole:
-      self._submitted.append(_BESIDE.submit(self._read, whole))
+      self._submitted.append(_BESIDE.submit(self._read_whole, whole))
 
-  def _read(self, whole: Mapping[int, list[str]]) -> dict[int, Read]:
-    problems = [self._problems[number] for number in whole]
-    found = read(problems, list(whole.values()), self._task)
+  def _read_whole(self, whole: Mapping[int, list[str]]) -> dict[int, T]:
+    found = self._read(list(whole), list(whole.values()))
     return dict(zip(whole, found, strict=True))
 
-  def finish(self) -> dict[int, Read]:
+  def finish(self) -> dict[int, T]:
     """What has been read by the number of the question, once all is."""
     found = {}
     for future in self._submitted:

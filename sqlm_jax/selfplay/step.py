@@ -118,9 +118,12 @@ def ask(
     solve, step=step, number=number, states=states, own=own, game=game
   )
   readable = [problem for problem in problems if problem.ok]
+  read = lambda numbers, texts: reading.read(
+    [readable[i] for i in numbers], texts, game.task
+  )
   variants = len(prompts[0]) if prompts else 1
   with contextlib.ExitStack() as stack, clock('solve'):
-    ahead = stack.enter_context(reading.Ahead(readable, variants, game.task))
+    ahead = stack.enter_context(reading.Ahead(read, variants))
     if 'voter' in game.writers:
       # Their answers are read along with the solver's.
       solutions = answer('solver', prompts)

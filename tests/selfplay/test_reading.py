@@ -18,6 +18,15 @@ def make_task(read_answers=tuple, run_tests=None) -> base.Task:
   )
 
 
+def make_ahead(task, problems=PROBLEMS, variants=1):
+  return reading.Ahead(
+    lambda numbers, texts: reading.read(
+      [problems[i] for i in numbers], texts, task
+    ),
+    variants,
+  )
+
+
 def test_a_question_is_read_before_the_next_one_is_there():
   was_read = threading.Event()
 
@@ -25,7 +34,7 @@ def test_a_question_is_read_before_the_next_one_is_there():
     was_read.set()
     return tuple(texts)
 
-  ahead = reading.Ahead(PROBLEMS[:2], 1, make_task(read_answers))
+  ahead = make_ahead(make_task(read_answers))
   ahead.add({1: ['x', 'y']})
   assert was_read.wait(timeout=60)
   ahead.add({0: ['z']})
@@ -36,7 +45,7 @@ def test_a_question_is_read_before_the_next_one_is_there():
 
 
 def test_answers_to_all_prompts_of_a_question_are_read_together():
-  ahead = reading.Ahead(PROBLEMS, 2, make_task())
+  ahead = make_ahead(make_task(), variants=2)
   ahead.add({5: ['f'], 0: ['a']})
   ahead.add({4: ['e'], 2: ['c']})
   assert ahead.finish() == {2: reading.Read(('e', 'f'))}  # of others one half
@@ -55,7 +64,7 @@ def test_tests_are_run_of_all_that_ended_together():
     ]
 
   problems = [p._replace(tests=(p.text,)) for p in PROBLEMS]
-  ahead = reading.Ahead(problems, 1, make_task(run_tests=run_tests))
+  ahead = make_ahead(make_task(run_tests=run_tests), problems)
   ahead.add({2: ['z'], 0: ['x', 'y']})
   assert ahead.finish() == {
     0: reading.Read(('x', 'y'), (('x', 'a'), ('y', 'a'))),
@@ -74,7 +83,7 @@ def test_what_has_not_begun_never_does_once_the_step_is_left():
     return tuple(texts)
 
   def interrupted():
-    with reading.Ahead(PROBLEMS, 1, make_task(read_answers)) as ahead:
+    with make_ahead(make_task(read_answers)) as ahead:
       ahead.add({0: ['x']})
       assert begun.wait(timeout=60)
       ahead.add({1: ['y']})
@@ -83,7 +92,7 @@ def test_what_has_not_begun_never_does_once_the_step_is_left():
   with pytest.raises(KeyboardInterrupt):
     interrupted()
   go_on.set()
-  after = reading.Ahead(PROBLEMS, 1, make_task())
+  after = make_ahead(make_task())
   after.add({2: ['z']})
   after.finish()  # the thread is through with all before it
   assert seen == [['x']]
@@ -93,7 +102,7 @@ def test_what_fails_in_the_thread_fails_the_step():
   def read_answers(texts):
     raise RuntimeError('no sandbox')
 
-  ahead = reading.Ahead(PROBLEMS, 1, make_task(read_answers))
+  ahead = make_ahead(make_task(read_answers))
   ahead.add({0: ['x']})
   with pytest.raises(RuntimeError, match='no sandbox'):
     ahead.finish()
