@@ -85,9 +85,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       save(score=hosts.from_first(lambda: _score(config, writer, step))[0])
     while step < config.num_steps and not stop.before(step):
       start = time.perf_counter()
-      policy_steps = {
-        role: int(states[owner].step) for role, owner in parts.owner.items()
-      }
+      policy_steps = _policy_steps(parts, states)
       sampled_by = sampled_by if asked else policy_steps
       states, memory, outcome = step_lib.self_play_step(
         step,
@@ -145,6 +143,13 @@ def _prepare(
     )
   )
   return parts
+
+
+def _policy_steps(
+  parts: assemble.Parts, states: game_lib.States
+) -> dict[str, int]:
+  """Role -> optimizer steps of the weights that it uses now."""
+  return {role: int(states[owner].step) for role, owner in parts.owner.items()}
 
 
 def _rollout_rows(
