@@ -305,9 +305,11 @@ def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
     for share in (True, False)
   ]
   jax.effects_barrier()
-  for shared, alone in zip(*rollouts, strict=True):
-    # Products of fewer rows sum in another order, and 1/0.3 times as far.
-    np.testing.assert_allclose(shared, alone, rtol=1e-4, atol=1e-4)
+  for name, shared, alone in zip(rollouts[0]._fields, *rollouts, strict=True):
+    close = 1e-5
+    if name == 'sampling_logprobs':
+      close /= 0.3  # as the temperature stretches what rounding leaves
+    np.testing.assert_allclose(shared, alone, rtol=close, atol=close)
   read_rows = [len(set(first[running])) for first, running in looked]
   all_rows = [running.sum() for _, running in looked]
   assert sum(read_rows) < sum(all_rows) / 2

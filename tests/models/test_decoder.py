@@ -145,8 +145,8 @@ def test_a_chain_is_its_segments_one_after_the_other(remat):
     jax.jit(jax.grad(functools.partial(loss, read)))(params)
     for read in (together, in_turn)
   ]
-  # Sums over all tokens: of numbers up to 20, which nearly cancel.
-  chex.assert_trees_all_close(*grads, rtol=1e-4, atol=1e-4)
+  # Entries are up to 20: 1.2e-5 was seen where they cancel, with AVX-512.
+  chex.assert_trees_all_close(*grads, rtol=1e-4, atol=2e-5)
 
 
 def test_a_chain_behind_a_context():
