@@ -6,6 +6,8 @@
 
 Random weights in the shapes of published models, bfloat16. Measured:
 
+- kernels: how far the kernels for GPUs are from the plain path in float32, as
+  the norm of the difference by that of the result; no speed
 - decode: 64 prompts with 4 responses each. A token of all 256 rows takes what
   a call with many tokens takes longer than a call with one, by their number;
   it has to read the weights once, and keys and values of all live tokens, those
@@ -21,10 +23,12 @@ Random weights in the shapes of published models, bfloat16. Measured:
 How close learning comes to the rate of matrix products is told by
 
   python -m benchmarks.learning --model=qwen2.5-0.5b --dtype=bfloat16 \\
-      --groups=64 --group_size=4 --own=400 --shared=100 --responses=512
+      --groups=64 --group_size=4 --own=400 --shared=100 --responses=512 \\
+      --groups_per_microbatch=16 --chunk=2048
 """
 
 import argparse
+import functools
 import pathlib
 import shutil
 import statistics
@@ -36,9 +40,72 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import full_size, models, pairs, rollouts, work
-from sqlm_jax.models import decoder
+from sqlm_jax.models import attention, decoder
 
 PARTS = ('propose', 'solve', 'judge', 'learn')
+
+
+def kernels(args: argparse.Namespace) -> None:
+  """Compares the kernels with the plain path: values, and gradients."""
+  device = jax.devices()[0].device_kind
+  if not device.startswith('NVIDIA'):
+    print(f'gpu: {device} has no kernels')
+    return
+  c = models.SHAPES[args.model]
+  span = attention.Span(c.head_width**-0.5)
+  rows = args.groups * args.group_size
+  keys = iter(jax.random.split(jax.random.key(0), 32))
+  draw = lambda *shape: jax.random.normal(next(keys), shape, jnp.bfloat16)
+  exact = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+  of_keys = lambda count, slots: (count, c.num_kv_heads, slots, c.head_width)
+  before = ((1, 24), (args.groups, args.prompt), (rows, 40))
+  context = [(draw(*of_keys(*size)), draw(*of_keys(*size))) for size in before]
+  lengths = [
+    jax.random.randint(next(keys), (count,), 1, slots + 1)
+    for count, slots in before
+  ]
+
+  def attend(texts, context, **options):
+    segments = (
+      attention.KeyValues(*pair, n)
+      for pair, n in zip(context, lengths, strict=True)
+    )
+    return attention.attend(*texts, tuple(segments), span=span, **options)
+
+  def with_gradients(texts, context, **options):
+    """The output, and the gradients of a random sum of it."""
+
+    def total(texts, context):
+      out = attend(texts, context, **options)
+      weights = jax.random.normal(jax.random.key(1), out.shape)
+      return jnp.sum(out * weights), out
+
+    grads, out = jax.grad(total, (0, 1), has_aux=True)(texts, context)
+    return out, *jax.tree.leaves(grads)
+
+  def compare(call, width, **options):
+    texts = (
+      draw(rows, width, c.num_heads, c.head_width),
+      draw(*of_keys(rows, width)),
+      draw(*of_keys(rows, width)),
+    )
+    stacked = [[x[None] for x in pair] for pair in context]
+    given = context if options.get('layer') is None else stacked
+    fast = functools.partial(call, fused=True, **options)
+    found = jax.jit(fast)(texts, given)
+    expected = jax.jit(call)(*exact((texts, context)))
+    norm = lambda x: float(jnp.linalg.norm(x.reshape(-1)))
+    leaves = zip(*map(jax.tree.leaves, (found, expected)), strict=True)
+    return [norm(a.astype(jnp.float32) - b) / norm(b) for a, b in leaves]
+
+  found = {
+    'decoding': compare(attend, 1, layer=0),
+    'reading': compare(with_gradients, 64),
+    'reading, an odd number': compare(with_gradients, 63),
+  }
+  off = ', '.join(f'{name} {max(x):.2g}' for name, x in found.items())
+  result = {'workload': 'kernels', 'model': args.model, 'device': device}
+  pairs.show('gpu', result | found, f'{args.model}: off by at most {off}')
 
 
 def memory_rate(size: int):
@@ -133,6 +200,7 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
   # Noise never agrees: coin flips give both roles a gradient.
   c.solver.rewards.majority, c.solver.rewards.random = 0.0, 1.0
   c.loss.kl = 0.0
+  c.loss.logits_chunk = args.chunk
   c.optimizer.groups_per_microbatch = args.groups_per_microbatch
   c.optimizer.solver_updates = c.optimizer.proposer_updates = 1
   parts = assemble.build(config_lib.from_dict(c.to_dict()))
@@ -215,19 +283,23 @@ def play(args: argparse.Namespace) -> None:
   pairs.show('gpu', result, line)
 
 
+WORKLOADS = {'kernels': kernels, 'decode': decode, 'step': play}
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   add = parser.add_argument
   add('--model', default='qwen2.5-0.5b', choices=models.SHAPES)
   add('--dtype', default='bfloat16', choices=('float32', 'bfloat16'))
   add('--remat', default='dots', choices=decoder.REMAT, help='as model.remat')
-  add('--workloads', default=['decode', 'step'], nargs='+')
+  add('--workloads', default=list(WORKLOADS), nargs='+', choices=WORKLOADS)
   add('--groups', default=64, type=int)
   add('--group_size', default=4, type=int)
   add('--prompt', default=256, type=int, help='tokens, for decode')
   add('--tokens', default=512, type=int, help='of a response, for decode')
   add('--step_tokens', default=1024, type=int, help='at most, for step')
-  add('--groups_per_microbatch', default=4, type=int)
+  add('--groups_per_microbatch', default=8, type=int)
+  add('--chunk', default=2048, type=int, help='as loss.logits_chunk')
   add('--memory_bytes', default=2**32, type=int, help='of the array')
   add('--warm_steps', default=2, type=int, help='that may compile')
   add('--repeats', default=5, type=int)
@@ -237,7 +309,7 @@ def main() -> None:
     args.groups, args.prompt, args.tokens, args.step_tokens = 4, 12, 8, 64
     args.memory_bytes, args.warm_steps, args.repeats = 2**20, 1, 2
   for name in args.workloads:
-    {'decode': decode, 'step': play}[name](args)
+    WORKLOADS[name](args)
 
 
 if __name__ == '__main__':

@@ -82,6 +82,12 @@ def is_on_cpu(mesh: Mesh) -> bool:
   return mesh.devices.flat[0].platform == 'cpu'
 
 
+def is_one_gpu(mesh: Mesh) -> bool:
+  """Whether a mesh is one GPU of NVIDIA."""
+  device, *others = mesh.devices.flat
+  return device.device_kind.startswith('NVIDIA') and not others
+
+
 def _slices(devices: list[jax.Device]) -> set[int]:
   """The TPU slices that devices lie on; one for anything else."""
   on_tpu = devices[0].platform == 'tpu'

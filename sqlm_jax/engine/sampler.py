@@ -72,6 +72,8 @@ def make_sampler(
   decode = decoding.make_decode(policy, mesh)
   keep = _make_keep(mesh)
   take_prompts = decoding.make_take_prompts(mesh)
+  # Where room costs nothing but memory, fewer sizes are fewer compilations.
+  room_for = functools.partial(_room, steps=(2,) if policy.fused else (2, 3))
   shards = sharding.row_shards(mesh)
   equal_rows = _make_equal_rows(mesh, share=share)
 
@@ -100,6 +102,7 @@ def make_sampler(
     settings = sharding.put_whole(settings, mesh)
     params = prepare(params)  # not once a chunk
     first = prefill(params, prompts, keys_QG, settings)
+    params = policy.take_apart(params)
     rows_N = record_lib.asked(num_groups, group_size, num_prompts)
     record.add(rows_N, *jax.device_get((first.progress, first.drawn)))
 
@@ -109,7 +112,7 @@ def make_sampler(
       if layout is not before:
         own = take_prompts(first.prompts, layout.prompts)
       stay = np.intersect1d(unfinished, before.rows if before else _NOBODY)
-      room = _room(record.progress.lengths[stay].max(initial=1) - 1, width)
+      room = room_for(record.progress.lengths[stay].max(initial=1) - 1, width)
       cache = keep(cache, recent, starts, before, layout, stay, slots=room)
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)
@@ -239,9 +242,12 @@ def _one_for_all(starts_B: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
   return starts_B if others else first
 
 
-def _room(length: int, chunk: int) -> int:
-  """Slots for so many tokens: 1, 2, 3, 4, 6, 8, 12, ... times a chunk."""
+def _room(length: int, chunk: int, *, steps: tuple[int, ...]) -> int:
+  """Slots for so many tokens: 1, 2, 3, 4, 6, 8, 12, ... times a chunk.
+
+  Those are 1 and the `steps` 2 and 3, and both again and again doubled.
+  """
   sizes = itertools.chain(
-    (1,), (size << k for k in itertools.count() for size in (2, 3))
+    (1,), (size << k for k in itertools.count() for size in steps)
   )
   return next(size * chunk for size in sizes if size * chunk >= length)

@@ -17,9 +17,9 @@ import numpy as np
 from jax import ad_checkpoint
 
 from sqlm_jax.models import layers
-from sqlm_jax.ops import masked
+from sqlm_jax.ops import decode_attention, fused_attention, masked
 
-KEPT = 'attention'  # the name of what a rematerialised block should keep
+_KEPT = 'attention'  # the name of what a rematerialised block should keep
 _LOWEST = float(np.finfo(np.float32).min) / 2  # finite: -inf - -inf is nan
 # For at most so many queries and at least so many keys, products with the keys
 # first are faster on a CPU (measured: docs/benchmarks.md, what was tried).
@@ -59,6 +59,19 @@ class Span(NamedTuple):
   window: jax.Array | None = None
 
 
+def has_kernels(head_width: int, dtype: jnp.dtype) -> bool:
+  """Whether there are kernels for GPUs, but for a soft-cap."""
+  # Those for decoding want powers of two.
+  is_power = head_width & (head_width - 1) == 0
+  return is_power and 16 <= head_width <= 128 and jnp.dtype(dtype).itemsize == 2
+
+
+def is_kept(primitive, *args, **params) -> bool:
+  """A policy of `jax.checkpoint`: the output and what its gradient needs."""
+  named = jax.checkpoint_policies.save_only_these_names(_KEPT)
+  return named(primitive, *args, **params) or fused_attention.is_kept(primitive)
+
+
 def starts(lengths: tuple[jax.Array, ...]) -> list[jax.Array]:
   """Position of the first token of every row of each segment of a chain.
 
@@ -81,6 +94,8 @@ def attend(
   context: tuple[KeyValues, ...] = (),
   *,
   span: Span,
+  layer: int | None = None,
+  fused: bool = False,
 ) -> jax.Array:
   """Causal self-attention merged with attention over earlier segments.
 
@@ -96,13 +111,43 @@ def attend(
     query_BTNH: rotated queries of the segment.
     key_BKTH: rotated keys of the segment.
     value_BKTH: values of the segment.
-    context: earlier segments, without the layer dimension.
+    context: earlier segments, without the layer dimension, or with it where
+      `layer` is given.
     span: scale, soft-cap and window of the layer.
+    layer: which of the context's. There is no gradient then.
+    fused: by kernels for GPUs of NVIDIA, where they can do it.
 
   Returns:
     The attention output [B, T, N, H].
   """
   rows, width = query_BTNH.shape[:2]
+  fused &= not span.softcap
+  if layer is not None:
+    if fused and width == 1 and span.window is None:
+      out_BNH = decode_attention.attend(
+        query_BTNH[:, 0],
+        key_BKTH[:, :, 0],
+        value_BKTH[:, :, 0],
+        context,
+        layer=layer,
+        scale=span.scale,
+      )
+      return out_BNH[:, None]
+    context = tuple(
+      KeyValues(x.keys[layer], x.values[layer], x.lengths) for x in context
+    )
+  masks = _masks(context, rows, width, span.window)
+  pairs = [(segment.keys, segment.values) for segment in context]
+  pairs.append((key_BKTH, value_BKTH))
+  if fused and width > 1:
+    return fused_attention.attend(query_BTNH, pairs, masks, scale=span.scale)
+  return _attend(
+    span.scale, span.softcap, query_BTNH, tuple(pairs), tuple(masks)
+  )
+
+
+def _masks(context, rows, width, window) -> list[jax.Array]:
+  """What [A, 1 or (B / A) T, S] of each segment may be seen, the own last."""
   steps_T = jnp.arange(width)
   masks = []
   own = jnp.full((rows,), width)
@@ -110,25 +155,18 @@ def attend(
   for segment, first_A in zip(context, firsts, strict=True):
     shared, _, slots, _ = segment.keys.shape
     mask = masked.up_to(segment.lengths, slots)[:, None]
-    if span.window is not None:
+    if window is not None:
       position_AT = (first_B[:, None] + steps_T[None, :]).reshape(shared, -1)
       position_AS = first_A[:, None] + jnp.arange(slots)[None, :]
       back_ATS = position_AT[:, :, None] - position_AS[:, None, :]
-      mask = mask & (back_ATS < span.window)
+      mask = mask & (back_ATS < window)
     masks.append(mask)
   back_TT = steps_T[:, None] - steps_T[None, :]
   causal_TT = back_TT >= 0
-  if span.window is not None:
-    causal_TT &= back_TT < span.window
+  if window is not None:
+    causal_TT &= back_TT < window
   masks.append(causal_TT[None])
-  pairs = [(segment.keys, segment.values) for segment in context]
-  return _attend(
-    span.scale,
-    span.softcap,
-    query_BTNH,
-    (*pairs, (key_BKTH, value_BKTH)),
-    tuple(masks),
-  )
+  return masks
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -165,8 +203,8 @@ def _merge(scale, softcap, query_BTNH, pairs, masks):
 def _attend_forward(scale, softcap, query_BTNH, pairs, masks):
   out_BTNH, lse_BTN = _merge(scale, softcap, query_BTNH, pairs, masks)
   # What a rematerialised block keeps.
-  out_BTNH = ad_checkpoint.checkpoint_name(out_BTNH, KEPT)
-  lse_BTN = ad_checkpoint.checkpoint_name(lse_BTN, KEPT)
+  out_BTNH = ad_checkpoint.checkpoint_name(out_BTNH, _KEPT)
+  lse_BTN = ad_checkpoint.checkpoint_name(lse_BTN, _KEPT)
   return out_BTNH, (query_BTNH, pairs, masks, out_BTNH, lse_BTN)
 
 

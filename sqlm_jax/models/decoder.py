@@ -1,5 +1,7 @@
 """The one decoder that carries every model family."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,16 +11,30 @@ from sqlm_jax import sharding
 from sqlm_jax.models import attention, layers, rope
 from sqlm_jax.models import config as model_config
 
+_POLICIES = jax.checkpoint_policies
+
+
+def _keep_products(primitive, *args, **params):
+  """Of products with weights, and of the attention, whoever computes it."""
+  return _POLICIES.dots_with_no_batch_dims_saveable(
+    primitive, *args, **params
+  ) or attention.is_kept(primitive, *args, **params)
+
+
 # What the backward pass finds of a block: all, the products with weights and
 # the attention, or the block's input. The rest it computes again.
-_POLICIES = jax.checkpoint_policies
 REMAT = {
   'none': None,
-  'dots': _POLICIES.save_from_both_policies(
-    _POLICIES.dots_with_no_batch_dims_saveable,
-    _POLICIES.save_only_these_names(attention.KEPT),
-  ),
+  'dots': _keep_products,
   'full': _POLICIES.nothing_saveable,
+}
+
+
+_STACKED, _APART = 'layers', 'layers_apart'  # names in a tree of parameters
+# Of a layer's linear maps, those of one input, and the axis of their outputs.
+_JOINED = {
+  'attention': (('query', 'key', 'value'), -2),
+  'mlp': (('gate', 'up'), -1),
 }
 
 
@@ -28,25 +44,35 @@ class Attention(nn.Module):
   config: model_config.ModelConfig
   dtypes: layers.Dtypes
   lora: layers.Lora | None
+  fused: bool
 
   @nn.compact
-  def __call__(self, x_BTD, rotation, window, context):
+  def __call__(self, x_BTD, rotation, window, context, layer):
     c = self.config
     heads = (c.num_heads, c.head_width)
     kv_heads = (c.num_kv_heads, c.head_width)
     project = lambda name, outputs: layers.Projection(
       (c.width,), outputs, self.dtypes, c.qkv_bias, self.lora, name=name
     )(x_BTD)
-    query = self._norm('query_norm', project('query', heads))
-    query = rope.rotate(query, *rotation)
-    key = self._norm('key_norm', project('key', kv_heads))
-    key = rope.rotate(key, *rotation)
-    value = project('value', kv_heads)
+    if self.has_variable('params', 'query_key_value'):
+      together = (c.num_heads + 2 * c.num_kv_heads, c.head_width)
+      query, key, value = jnp.split(
+        project('query_key_value', together),
+        (c.num_heads, c.num_heads + c.num_kv_heads),
+        axis=2,
+      )
+    else:
+      query, key = project('query', heads), project('key', kv_heads)
+      value = project('value', kv_heads)
+    query = rope.rotate(self._norm('query_norm', query), *rotation)
+    key = rope.rotate(self._norm('key_norm', key), *rotation)
     # As they are stored: products with them then copy nothing.
     key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     scale = c.attention_scale or c.head_width**-0.5
     span = attention.Span(scale, c.attention_softcap, window)
-    out = attention.attend(query, key, value, context, span=span)
+    out = attention.attend(
+      query, key, value, context, span=span, layer=layer, fused=self.fused
+    )
     out = layers.Projection(
       heads, (c.width,), self.dtypes, c.output_bias, self.lora, name='output'
     )(out)
@@ -71,9 +97,10 @@ class Block(nn.Module):
   dtypes: layers.Dtypes
   lora: layers.Lora | None
   mesh: jax.sharding.Mesh | None
+  fused: bool
 
   @nn.compact
-  def __call__(self, x_BTD, rotation, window, context):
+  def __call__(self, x_BTD, rotation, window, context, layer=None):
     c = self.config
     x_BTD = _keep_rows(x_BTD, self.mesh)
 
@@ -84,9 +111,9 @@ class Block(nn.Module):
         c.norm_epsilon, c.norm_offset, self.dtypes, name=name
       )(x)
 
-    attend = Attention(c, self.dtypes, self.lora, name='attention')
+    attend = Attention(c, self.dtypes, self.lora, self.fused, name='attention')
     out, keys_values = attend(
-      norm('attention_norm', x_BTD, 'pre'), rotation, window, context
+      norm('attention_norm', x_BTD, 'pre'), rotation, window, context, layer
     )
     x_BTD = x_BTD + norm('attention_post_norm', out, 'post')
     mlp = layers.GatedMLP(
@@ -117,6 +144,7 @@ class Decoder(nn.Module):
   lora: layers.Lora | None = None
   remat: str = 'none'  # of REMAT
   mesh: jax.sharding.Mesh | None = None  # that rows are split over
+  fused: bool = False  # see `attention.attend`
 
   def setup(self):
     c = self.config
@@ -126,7 +154,7 @@ class Decoder(nn.Module):
       (c.vocab_size, c.width),
       self.dtypes.params,
     )
-    self.layers = Block(c, self.dtypes, self.lora, self.mesh)
+    self.layers = Block(c, self.dtypes, self.lora, self.mesh, self.fused)
     self.final_norm = layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
     if not c.tied_embeddings:
       self.unembed = layers.Projection((c.width,), (c.vocab_size,), self.dtypes)
@@ -144,6 +172,17 @@ class Decoder(nn.Module):
       rotations.append(
         tuple(rope.rotation(r, positions_AS, c.head_width) for r in ropes)
       )
+    x_IASD = tuple(self._embed(segment.tokens) for segment in segments)
+    pairs = tuple((segment.keys, segment.values) for segment in context)
+    of_layers = (pairs, windows_L, rope_index_L)
+    apart = self.has_variable('params', _APART)
+    read = self._one_by_one if apart else self._scan
+    x_IASD, keys_values = read(x_IASD, of_layers, lengths, tuple(rotations))
+    hidden = [self.final_norm(_keep_rows(x, self.mesh)) for x in x_IASD]
+    return tuple(hidden), keys_values
+
+  def _scan(self, x_IASD, of_layers, lengths, rotations):
+    """Reads all layers, which are stacked."""
     layer, saved = _read_chain, REMAT[self.remat]
     if saved is not None:
       layer = nn.remat(layer, prevent_cse=False, policy=saved)
@@ -152,21 +191,32 @@ class Decoder(nn.Module):
       variable_axes={'params': 0},
       split_rngs={'params': True},
       in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
-      length=c.num_layers,
+      length=self.config.num_layers,
       # It costs a trace of the layer; without, other weights would be drawn.
       check_constancy_invariants=self.is_initializing(),
     )
-    x_IASD, keys_values = scan(
-      self.layers,
-      tuple(self._embed(segment.tokens) for segment in segments),
-      tuple((segment.keys, segment.values) for segment in context),
-      windows_L,
-      rope_index_L,
-      lengths,
-      tuple(rotations),
-    )
-    hidden = [self.final_norm(_keep_rows(x, self.mesh)) for x in x_IASD]
-    return tuple(hidden), keys_values
+    return scan(self.layers, x_IASD, *of_layers, lengths, rotations)
+
+  def _one_by_one(self, x_IASD, of_layers, lengths, rotations):
+    """Reads all layers, of which each is a tree of its own.
+
+    One segment; the context's arrays stay whole.
+    """
+    pairs, *of_layers = of_layers
+    block = self.layers.clone(parent=None)
+    found = []
+    for i in range(self.config.num_layers):
+      variables = {'params': self.variables['params'][_APART][str(i)]}
+      x_IASD, keys_values = _read_chain(
+        functools.partial(block.apply, variables, layer=i),
+        x_IASD,
+        pairs,
+        *jax.tree.map(lambda x, i=i: x[i], of_layers),
+        lengths,
+        rotations,
+      )
+      found.append(keys_values)
+    return x_IASD, jax.tree.map(lambda *layers: jnp.stack(layers), *found)
 
   def _embed(self, tokens_AS):
     x_ASD = self.dtypes.round(jnp.take(self.embed, tokens_AS, axis=0))
@@ -175,7 +225,11 @@ class Decoder(nn.Module):
     return x_ASD
 
   def logits(self, hidden):
-    """Next-token logits [..., V] in float32 of hidden states [..., D]."""
+    """Next-token logits [..., V] of hidden states [..., D].
+
+    In the dtype that products come out in: whoever reads them makes float32 of
+    them as they come, and no array of that size is written anew.
+    """
     if self.mesh is not None and hidden.ndim == 2:
       hidden = sharding.keep_rows(hidden, self.mesh)
     if self.config.tied_embeddings:
@@ -184,7 +238,8 @@ class Decoder(nn.Module):
       logits = logits.reshape(*hidden.shape[:-1], -1)
     else:
       logits = self.unembed(hidden)
-    return layers.softcap(logits.astype(jnp.float32), self.config.logit_softcap)
+    cap = self.config.logit_softcap
+    return layers.softcap(logits.astype(jnp.float32), cap) if cap else logits
 
   def initialise(self, tokens_BT):
     """Touches every parameter, for `init`."""
@@ -216,6 +271,25 @@ def _read_chain(block, x_IASD, context, window, rope_index, lengths, rotations):
     keys_values.append(pair)
     seen.append(attention.KeyValues(*pair, lengths[len(seen)]))
   return tuple(outs), tuple(keys_values)
+
+
+def take_apart(params):
+  """A tree for each layer instead of one in which they are stacked.
+
+  A slice of stacked weights is copied on a GPU before it is multiplied, for
+  every token anew. Layers apart are read one by one, without a scan. Weights
+  that multiply the same are joined, so that there is one product.
+  """
+  stacked = params[_STACKED]
+  stacked = stacked | {
+    name: layers.join(stacked[name], *which) for name, which in _JOINED.items()
+  }
+  count = len(jax.tree.leaves(stacked)[0])
+  apart = {
+    str(i): jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)
+  }
+  rest = {name: x for name, x in params.items() if name != _STACKED}
+  return rest | {_APART: apart}
 
 
 def _keep_rows(x_BTD: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:

@@ -145,10 +145,35 @@ class GatedMLP(nn.Module):
     project = lambda name, inputs, outputs: Projection(
       (inputs,), (outputs,), self.dtypes, self.bias, self.lora, name=name
     )
-    gate = project('gate', self.width, self.mlp_width)
-    up = project('up', self.width, self.mlp_width)
+    if self.has_variable('params', 'gate_up'):
+      joined = project('gate_up', self.width, 2 * self.mlp_width)
+      gate_BTF, up_BTF = jnp.split(joined(x_BTD), 2, axis=-1)
+    else:
+      gate_BTF = project('gate', self.width, self.mlp_width)(x_BTD)
+      up_BTF = project('up', self.width, self.mlp_width)(x_BTD)
     down = project('down', self.mlp_width, self.width)
-    return down(ACTIVATIONS[self.activation](gate(x_BTD)) * up(x_BTD))
+    return down(ACTIVATIONS[self.activation](gate_BTF) * up_BTF)
+
+
+def join(params, names: tuple[str, ...], axis: int):
+  """Parameters with those of some linear maps as of one.
+
+  Args:
+    params: of the maps, by name; and of others, which stay.
+    names: of maps with the same input. With adapters they stay, too.
+    axis: of their outputs, along which they are joined.
+
+  Returns:
+    The parameters, under the names joined by '_'.
+  """
+  if any('lora_a' in params[name] for name in names):
+    return params
+  others = {name: x for name, x in params.items() if name not in names}
+  joined = jax.tree.map(
+    lambda *parts: jnp.concatenate(parts, axis),
+    *(params[name] for name in names),
+  )
+  return others | {'_'.join(names): joined}
 
 
 def softcap(x: jax.Array, cap: float) -> jax.Array:

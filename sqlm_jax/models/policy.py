@@ -30,10 +30,15 @@ class Policy(NamedTuple):
     forward_chain: `(params, segments, context) -> (hidden, KeyValues)`, a
       tuple each: `forward` over several `Segment`s, each the context of those
       behind it, reading the weights once.
-    logits: `(params, hidden) -> logits`, [..., D] to float32 [..., V].
+    logits: `(params, hidden) -> logits`, [..., D] to [..., V]. In bfloat16 if
+      an accelerator computes in it, to be summed in float32.
     init_cache: `(rows, slots) -> KeyValues`, an empty segment to decode into.
     cast: `params -> params` in the dtype that they are computed in, once
       before they are used many times.
+    take_apart: `params -> params` to decode with, a token a row at a time: see
+      `decoder.take_apart`. As they are where that gains nothing.
+    fused: whether kernels for a GPU compute the attention, which when they
+      decode read what is live, however much room there is.
   """
 
   config: model_config.ModelConfig
@@ -45,6 +50,8 @@ class Policy(NamedTuple):
   logits: Callable[[Params, jax.Array], jax.Array]
   init_cache: Callable[[int, int], KeyValues]
   cast: Callable[[Params], Params]
+  take_apart: Callable[[Params], Params]
+  fused: bool
 
 
 def make_policy(
@@ -60,9 +67,9 @@ def make_policy(
 
   Args:
     config: sizes of the model.
-    dtype: of activations, cache and products; logits are always float32. On a
-      CPU bfloat16 is for the operands of products with parameters, and the
-      rest is float32: see `ops.products`.
+    dtype: of activations, cache and products. On a CPU bfloat16 is for the
+      operands of products with parameters, and the rest is float32: see
+      `ops.products`.
     param_dtype: of parameters where they are stored; default, `dtype`.
     remat: what the backward pass computes again, of `decoder.REMAT`.
     lora: adapters of all linear maps of the blocks. `init` makes them, too;
@@ -77,7 +84,9 @@ def make_policy(
   if narrow:
     dtype = jnp.dtype('float32')
   dtypes = layers.Dtypes(stored, dtype, operands)
-  model = decoder.Decoder(config, dtypes, lora, remat, mesh)
+  fused = mesh is not None and sharding.is_one_gpu(mesh)
+  fused &= attention.has_kernels(config.head_width, dtype)
+  model = decoder.Decoder(config, dtypes, lora, remat, mesh, fused)
 
   def init(key):
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -120,4 +129,14 @@ def make_policy(
 
     return jax.tree_util.tree_map_with_path(one, params)
 
-  return Policy(config, init, forward, forward_chain, logits, init_cache, cast)
+  return Policy(
+    config=config,
+    init=init,
+    forward=forward,
+    forward_chain=forward_chain,
+    logits=logits,
+    init_cache=init_cache,
+    cast=cast,
+    take_apart=jax.jit(decoder.take_apart) if fused else lambda params: params,
+    fused=fused,
+  )

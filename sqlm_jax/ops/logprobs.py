@@ -19,7 +19,7 @@ def chosen(
   log p(t) = z_t - logsumexp(z),  entropy = sum_v p_v (logsumexp(z) - z_v).
 
   Args:
-    logits_MV: float32 logits z.
+    logits_MV: logits z, of any precision; summed in float32.
     tokens_M: chosen tokens t.
     through_entropy: whether a gradient flows through the entropy, which
       costs a second pass over the logits.
@@ -36,7 +36,8 @@ def _chosen(through_entropy, logits_MV, tokens_M):
   return _chosen_forward(through_entropy, logits_MV, tokens_M)[0]
 
 
-def _chosen_forward(through_entropy, logits_MV, tokens_M):
+def _chosen_forward(through_entropy, given_MV, tokens_M):
+  logits_MV = given_MV.astype(jnp.float32)
   highest_M1 = jnp.max(logits_MV, axis=-1, keepdims=True)
   weights_MV = jnp.exp(logits_MV - highest_M1)
   total_M = jnp.sum(weights_MV, axis=-1)
@@ -50,12 +51,13 @@ def _chosen_forward(through_entropy, logits_MV, tokens_M):
   logz_M = ad_checkpoint.checkpoint_name(logz_M, _KEPT)
   entropy_M = ad_checkpoint.checkpoint_name(entropy_M, _KEPT)
   found = (picked_M - logz_M, entropy_M)
-  return found, (logits_MV, tokens_M, logz_M, entropy_M)
+  return found, (given_MV, tokens_M, logz_M, entropy_M)
 
 
 def _chosen_backward(through_entropy, kept, cotangents):
   """With d log p(t) / dz_v = [v = t] - p_v, dH / dz_v = -p_v (log p_v + H)."""
-  logits_MV, tokens_M, logz_M, entropy_M = kept
+  given_MV, tokens_M, logz_M, entropy_M = kept
+  logits_MV = given_MV.astype(jnp.float32)
   d_logprob_M1, d_entropy_M1 = (d[:, None] for d in cotangents)
   logprobs_MV = logits_MV - logz_M[:, None]
   probs_MV = jnp.exp(logprobs_MV)
@@ -65,7 +67,7 @@ def _chosen_backward(through_entropy, kept, cotangents):
   if through_entropy:
     surprise_MV = jnp.where(probs_MV > 0, logprobs_MV, 0)
     d_logits_MV -= d_entropy_M1 * probs_MV * (surprise_MV + entropy_M[:, None])
-  return d_logits_MV, None
+  return d_logits_MV.astype(given_MV.dtype), None
 
 
 _chosen.defvjp(_chosen_forward, _chosen_backward)
@@ -86,7 +88,7 @@ def chosen_in_chunks(
   which are split over devices stay where they are.
 
   Args:
-    logits: the unembedding, [rows, D] to float32 [rows, V].
+    logits: the unembedding, [rows, D] to [rows, V].
     hidden_QMD: final hidden states, M of each of Q groups.
     tokens_QM: chosen tokens.
     chunk: rows of logits that exist at the same time, but one a group at

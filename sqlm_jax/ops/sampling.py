@@ -28,7 +28,7 @@ def draw(
 
   Args:
     uniforms_B: uniform numbers in [0, 1), the only randomness.
-    logits_BV: float32 logits.
+    logits_BV: of any precision; weighed in float32.
     temperature_B: 0 takes the most likely token.
     top_p_B: mass of the nucleus (Holtzman et al., 2020); 1 keeps everything.
   """
@@ -40,7 +40,9 @@ def draw(
   # logits are read, and nothing of their size is written (but for padding).
   lowest_B = jax.lax.cond(
     jnp.any(top_p_B < 1),
-    lambda: _lowest_of_nucleus(logits_BV * coldness_B[:, None], top_p_B),
+    lambda: _lowest_of_nucleus(
+      _exact(logits_BV) * coldness_B[:, None], top_p_B
+    ),
     lambda: jnp.full_like(top_p_B, -jnp.inf),
   )
   drawn_B, logz_B = inverse_transform(
@@ -56,14 +58,21 @@ def draw(
   policy_logz_B = jax.lax.cond(
     jnp.all(plain_B),
     lambda: logz_B,
-    lambda: jnp.where(plain_B, logz_B, jax.nn.logsumexp(logits_BV, axis=-1)),
+    lambda: jnp.where(
+      plain_B, logz_B, jax.nn.logsumexp(_exact(logits_BV), axis=-1)
+    ),
   )
   picked_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]
+  picked_B = _exact(picked_B)
   return Draw(
     tokens_B.astype(jnp.int32),
     picked_B - policy_logz_B,
     jnp.where(greedy_B, 0.0, picked_B * coldness_B - logz_B),
   )
+
+
+def _exact(logits: jax.Array) -> jax.Array:
+  return logits.astype(jnp.float32)
 
 
 def _lowest_of_nucleus(logits_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
@@ -93,12 +102,12 @@ def inverse_transform(
   Returns:
     Tokens [B], and logsumexp [B] of the scaled logits that are left.
   """
-  peak_B = jnp.max(logits_BV, axis=-1) * scale_B
+  peak_B = _exact(jnp.max(logits_BV, axis=-1)) * scale_B
 
   def weigh(logits_B_W):
     """Their weights, 1 that of the likeliest token."""
     a_row = lambda x_B: jnp.expand_dims(x_B, range(1, logits_B_W.ndim))
-    scaled_B_W = logits_B_W * a_row(scale_B)
+    scaled_B_W = _exact(logits_B_W) * a_row(scale_B)
     weights_B_W = jnp.exp(scaled_B_W - a_row(peak_B))
     return jnp.where(scaled_B_W >= a_row(lowest_B), weights_B_W, 0)
 
