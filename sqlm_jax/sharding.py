@@ -83,9 +83,13 @@ def is_on_cpu(mesh: Mesh) -> bool:
 
 
 def is_one_gpu(mesh: Mesh) -> bool:
-  """Whether a mesh is one GPU of NVIDIA."""
+  """Whether a mesh is one GPU of NVIDIA, Ampere or newer."""
   device, *others = mesh.devices.flat
-  return device.device_kind.startswith('NVIDIA') and not others
+  if others or not device.device_kind.startswith('NVIDIA'):
+    return False
+  # A device that need not exist, of a topology, has none.
+  capability = getattr(device, 'compute_capability', '8.0')
+  return float(capability) >= 8.0
 
 
 def _slices(devices: list[jax.Device]) -> set[int]:

@@ -248,6 +248,14 @@ def make_store(
   return store
 
 
+def make_empty(policy: policy_lib.Policy) -> Callable[..., tuple]:
+  """Builds `empty(rows, slots)`, a cache in which nothing stands yet."""
+  return jax.jit(
+    lambda rows, slots: policy.init_cache(rows, slots)[:2],
+    static_argnums=(0, 1),
+  )
+
+
 def make_take_prompts(
   mesh: jax.sharding.Mesh,
 ) -> Callable[[policy_lib.KeyValues, jax.Array], policy_lib.KeyValues]:

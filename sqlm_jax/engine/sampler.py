@@ -72,8 +72,7 @@ def make_sampler(
   decode = decoding.make_decode(policy, mesh)
   keep = _make_keep(mesh)
   take_prompts = decoding.make_take_prompts(mesh)
-  # Where room costs nothing but memory, fewer sizes are fewer compilations.
-  room_for = functools.partial(_room, steps=(2,) if policy.fused else (2, 3))
+  empty = decoding.make_empty(policy)
   shards = sharding.row_shards(mesh)
   equal_rows = _make_equal_rows(mesh, share=share)
 
@@ -112,9 +111,12 @@ def make_sampler(
       if layout is not before:
         own = take_prompts(first.prompts, layout.prompts)
       stay = np.intersect1d(unfinished, before.rows if before else _NOBODY)
-      room = room_for(record.progress.lengths[stay].max(initial=1) - 1, width)
+      longest = record.progress.lengths[stay].max(initial=1) - 1
+      room = _room(longest, width, rarely=policy.fused)
       cache = keep(cache, recent, starts, before, layout, stay, slots=room)
       rows_B = layout.rows.reshape(-1)
+      if cache is None and policy.fused:
+        cache = empty(len(rows_B), room)
       progress = record.of(rows_B)
       starts = progress.lengths - 1
       written = (room if cache else 0) + width
@@ -242,12 +244,14 @@ def _one_for_all(starts_B: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
   return starts_B if others else first
 
 
-def _room(length: int, chunk: int, *, steps: tuple[int, ...]) -> int:
+def _room(length: int, chunk: int, *, rarely: bool) -> int:
   """Slots for so many tokens: 1, 2, 3, 4, 6, 8, 12, ... times a chunk.
 
-  Those are 1 and the `steps` 2 and 3, and both again and again doubled.
+  `rarely`, 4, 8, 16, ... times: where what is not live is not read, room costs
+  memory alone, and a further size another compilation.
   """
+  first, steps = (4, (4,)) if rarely else (1, (2, 3))
   sizes = itertools.chain(
-    (1,), (size << k for k in itertools.count() for size in steps)
+    (first,), (size << k for k in itertools.count() for size in steps)
   )
   return next(size * chunk for size in sizes if size * chunk >= length)

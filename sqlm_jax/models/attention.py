@@ -59,13 +59,6 @@ class Span(NamedTuple):
   window: jax.Array | None = None
 
 
-def has_kernels(head_width: int, dtype: jnp.dtype) -> bool:
-  """Whether there are kernels for GPUs, but for a soft-cap."""
-  # Those for decoding want powers of two.
-  is_power = head_width & (head_width - 1) == 0
-  return is_power and 16 <= head_width <= 128 and jnp.dtype(dtype).itemsize == 2
-
-
 def is_kept(primitive, *args, **params) -> bool:
   """A policy of `jax.checkpoint`: the output and what its gradient needs."""
   named = jax.checkpoint_policies.save_only_these_names(_KEPT)
@@ -115,15 +108,14 @@ def attend(
       `layer` is given.
     span: scale, soft-cap and window of the layer.
     layer: which of the context's. There is no gradient then.
-    fused: by kernels for GPUs of NVIDIA, where they can do it.
+    fused: by kernels for GPUs of NVIDIA, which know no soft-cap and no window.
 
   Returns:
     The attention output [B, T, N, H].
   """
   rows, width = query_BTNH.shape[:2]
-  fused &= not span.softcap
   if layer is not None:
-    if fused and width == 1 and span.window is None:
+    if fused and width == 1:
       out_BNH = decode_attention.attend(
         query_BTNH[:, 0],
         key_BKTH[:, :, 0],

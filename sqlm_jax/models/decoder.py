@@ -10,6 +10,7 @@ from flax import linen as nn
 from sqlm_jax import sharding
 from sqlm_jax.models import attention, layers, rope
 from sqlm_jax.models import config as model_config
+from sqlm_jax.ops import decode_attention
 
 _POLICIES = jax.checkpoint_policies
 
@@ -271,6 +272,19 @@ def _read_chain(block, x_IASD, context, window, rope_index, lengths, rotations):
     keys_values.append(pair)
     seen.append(attention.KeyValues(*pair, lengths[len(seen)]))
   return tuple(outs), tuple(keys_values)
+
+
+def has_kernels(config: model_config.ModelConfig, dtype: jnp.dtype) -> bool:
+  """Whether GPUs of NVIDIA have kernels for all attention of a model."""
+  width = config.head_width
+  return (
+    decode_attention.AVAILABLE
+    and jnp.dtype(dtype).itemsize == 2
+    and 16 <= width <= 128
+    and width & (width - 1) == 0  # a power of two
+    and not config.attention_softcap
+    and not any(config.windows)
+  )
 
 
 def take_apart(params):

@@ -85,7 +85,7 @@ def make_policy(
     dtype = jnp.dtype('float32')
   dtypes = layers.Dtypes(stored, dtype, operands)
   fused = mesh is not None and sharding.is_one_gpu(mesh)
-  fused &= attention.has_kernels(config.head_width, dtype)
+  fused &= decoder.has_kernels(config, dtype)
   model = decoder.Decoder(config, dtypes, lora, remat, mesh, fused)
 
   def init(key):

@@ -13,7 +13,13 @@ import itertools
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
+
+try:
+  from jax.experimental.pallas import triton
+except ImportError:  # JAX 0.11 announces a version without it.
+  triton = None
+
+AVAILABLE = triton is not None
 
 Segment = tuple[jax.Array, jax.Array, jax.Array]
 

@@ -25,7 +25,7 @@ def attend(
     query_BTNH: queries.
     pairs: keys and values [A, K, S, H] of each segment; A divides B, and
       consecutive rows share one.
-    masks: what may be seen, [A, 1, S] or [A, (B / A) T, S] of a segment.
+    masks: what may be seen of each segment, [A, 1 or T, S].
     scale: times query . key.
     implementation: of `jax.nn.dot_product_attention`.
 
@@ -41,12 +41,10 @@ def attend(
     parts = [for_rows(pair[which]) for pair in pairs]
     return jnp.swapaxes(jnp.concatenate(parts, axis=2), 1, 2)
 
-  seen = []
-  for mask in masks:
-    shared, steps, slots = mask.shape
-    if steps > 1:
-      mask = mask.reshape(shared * steps // width, width, slots)
-    seen.append(jnp.broadcast_to(for_rows(mask), (rows, width, slots)))
+  seen = [
+    jnp.broadcast_to(for_rows(mask), (rows, width, mask.shape[2]))
+    for mask in masks
+  ]
   mask_BTS = jnp.concatenate(seen, axis=2)
   keys, values = join(0), join(1)
   # It takes even lengths.

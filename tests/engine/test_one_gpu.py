@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -128,3 +129,48 @@ def test_layers_apart_are_the_same_layers(changes, lora):
   )
   for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'changes, dtype, has',
+  [
+    ({}, 'bfloat16', True),
+    ({}, 'float32', False),
+    ({'head_width': 24}, 'bfloat16', False),
+    ({'attention_softcap': 50.0}, 'bfloat16', False),
+    ({'windows': (8, 0)}, 'bfloat16', False),
+  ],
+)
+def test_what_has_kernels(changes, dtype, has):
+  config = dataclasses.replace(CONFIG, **changes)
+  assert decoder.has_kernels(config, jnp.dtype(dtype)) == has
+
+
+@pytest.mark.parametrize(
+  'kind, capability, count, is_one',
+  [
+    ('NVIDIA H200', '9.0', 1, True),
+    ('NVIDIA B200', '10.0', 1, True),
+    ('NVIDIA H200', '9.0', 2, False),
+    ('Tesla T4', '7.5', 1, False),
+    ('NVIDIA GeForce RTX 2080', '7.5', 1, False),
+    ('TPU v5e', None, 1, False),
+  ],
+)
+def test_is_one_gpu(kind, capability, count, is_one):
+  device = types.SimpleNamespace(device_kind=kind)
+  if capability:
+    device.compute_capability = capability
+  mesh = types.SimpleNamespace(devices=np.array([device] * count))
+  assert sharding.is_one_gpu(mesh) == is_one
+
+
+def test_room_that_costs_nothing_is_given_rarely():
+  room = functools.partial(sampler._room, chunk=32)
+  lengths = [0, 1, 32, 33, 128, 129, 511, 512, 513, 1024]
+  assert [room(n, rarely=False) for n in lengths] == [
+    *(32, 32, 32, 64, 128, 192, 512, 512, 768, 1024)
+  ]
+  assert [room(n, rarely=True) for n in lengths] == [
+    *(128, 128, 128, 128, 128, 256, 512, 512, 1024, 1024)
+  ]
