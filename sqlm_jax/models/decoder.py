@@ -30,7 +30,6 @@ REMAT = {
   'full': _POLICIES.nothing_saveable,
 }
 
-
 _STACKED, _APART = 'layers', 'layers_apart'  # names in a tree of parameters
 # Of a layer's linear maps, those of one input, and the axis of their outputs.
 _JOINED = {
@@ -55,7 +54,7 @@ class Attention(nn.Module):
     project = lambda name, outputs: layers.Projection(
       (c.width,), outputs, self.dtypes, c.qkv_bias, self.lora, name=name
     )(x_BTD)
-    if self.has_variable('params', 'query_key_value'):
+    if self.has_variable('params', 'query_key_value'):  # see `take_apart`
       together = (c.num_heads + 2 * c.num_kv_heads, c.head_width)
       query, key, value = jnp.split(
         project('query_key_value', together),
@@ -137,7 +136,8 @@ class Decoder(nn.Module):
   does not grow with depth, and a checkpoint holds a dozen arrays. What else
   differs from layer to layer, window and rope, is scanned along with them.
   A layer reads all segments of a chain before the next one does: its weights
-  are fetched once, and have one gradient.
+  are fetched once, and have one gradient. What `take_apart` has made of
+  parameters is read block by block.
   """
 
   config: model_config.ModelConfig

@@ -145,7 +145,7 @@ class GatedMLP(nn.Module):
     project = lambda name, inputs, outputs: Projection(
       (inputs,), (outputs,), self.dtypes, self.bias, self.lora, name=name
     )
-    if self.has_variable('params', 'gate_up'):
+    if self.has_variable('params', 'gate_up'):  # see `join`
       joined = project('gate_up', self.width, 2 * self.mlp_width)
       gate_BTF, up_BTF = jnp.split(joined(x_BTD), 2, axis=-1)
     else:
