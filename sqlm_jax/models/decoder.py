@@ -38,6 +38,10 @@ _JOINED = {
 }
 
 
+# Before 0.11, cuDNN is made to compute a gradient of the mask, for nobody.
+_KNOWS_KERNELS = jax.__version_info__ >= (0, 11) and decode_attention.AVAILABLE
+
+
 class Attention(nn.Module):
   """Grouped-query attention, Ainslie et al. (2023)."""
 
@@ -278,7 +282,7 @@ def has_kernels(config: model_config.ModelConfig, dtype: jnp.dtype) -> bool:
   """Whether GPUs of NVIDIA have kernels for all attention of a model."""
   width = config.head_width
   return (
-    decode_attention.AVAILABLE
+    _KNOWS_KERNELS
     and jnp.dtype(dtype).itemsize == 2
     and 16 <= width <= 128
     and width & (width - 1) == 0  # a power of two

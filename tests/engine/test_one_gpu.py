@@ -32,6 +32,7 @@ def mesh():
 def as_on_a_gpu(monkeypatch):
   monkeypatch.setattr(sharding, 'is_one_gpu', lambda mesh: True)
   monkeypatch.setattr(sharding, 'is_on_cpu', lambda mesh: False)
+  monkeypatch.setattr(decoder, '_KNOWS_KERNELS', True)
   for module, options in (
     (decode_attention, {'interpret': True}),
     (fused_attention, {'implementation': 'xla'}),
@@ -141,9 +142,12 @@ def test_layers_apart_are_the_same_layers(changes, lora):
     ({'windows': (8, 0)}, 'bfloat16', False),
   ],
 )
-def test_what_has_kernels(changes, dtype, has):
+def test_what_has_kernels(changes, dtype, has, monkeypatch):
   config = dataclasses.replace(CONFIG, **changes)
+  monkeypatch.setattr(decoder, '_KNOWS_KERNELS', True)
   assert decoder.has_kernels(config, jnp.dtype(dtype)) == has
+  monkeypatch.setattr(decoder, '_KNOWS_KERNELS', False)
+  assert not decoder.has_kernels(config, jnp.dtype(dtype))
 
 
 @pytest.mark.parametrize(
