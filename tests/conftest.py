@@ -24,7 +24,7 @@ jax.config.update(
   'jax_disable_most_optimizations',
   os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == '1',
 )
-if jax.__version_info__ < (0, 13):  # XLA ends at a flag that it does not know
+if jax.__version_info__ < (0, 11):  # XLA ends at a flag that it does not know
   os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
 
 # Before anything asks jax for its devices.
