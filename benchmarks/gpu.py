@@ -111,7 +111,7 @@ def kernels(args: argparse.Namespace) -> None:
 def memory_rate(size: int):
   """A measurement: bytes a second, of reading `size` and writing as much."""
   x = jnp.zeros((size // 4,), jnp.float32)
-  # In place: to ask for memory takes time where it was not taken beforehand.
+  # In place, so that no memory is asked for meanwhile.
   add = jax.jit(lambda x: x + 1, donate_argnums=0)
 
   def call():

@@ -103,7 +103,7 @@ def learning_sides(
 
 def product_rate(rows: int, inner: int, columns: int, dtype, *, least: float):
   """A measurement: operations a second of [rows, inner] @ [inner, columns]."""
-  # Of equal numbers a GPU multiplies more in the same time.
+  # Random, as weights are: a GPU may be faster with equal numbers.
   keys = jax.random.split(jax.random.key(0))
   a = jax.random.normal(keys[0], (rows, inner), dtype)
   b = jax.random.normal(keys[1], (inner, columns), dtype)

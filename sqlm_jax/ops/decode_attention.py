@@ -1,10 +1,10 @@
 """Attention of one token a row to all that stands before it, as one kernel.
 
 Decoding reads every key and value once and computes little with them. On a GPU
-the products, maxima, sums and merges of several segments are two dozen kernels
-a layer, which take longer to start than the keys to arrive. Here they are one,
-in Triton, by the online softmax of FlashAttention (Dao et al., 2022, section
-3.1) over the segments in turn. What lies behind a segment's length is not read.
+XLA makes two dozen kernels a layer of the products, maxima, sums and merges of
+several segments. Here they are one, in Triton, by the online softmax of
+FlashAttention (Dao et al., 2022, section 3.1) over the segments in turn. What
+lies behind a segment's length is not read.
 """
 
 import functools
