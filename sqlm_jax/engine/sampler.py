@@ -70,9 +70,8 @@ def make_sampler(
   prepare = _make_prepare(policy, mesh, gather_weights=gather_weights)
   prefill = decoding.make_prefill(policy, mesh, max_rows=max_rows)
   decode = decoding.make_decode(policy, mesh)
-  keep = _make_keep(mesh)
+  keep = _make_keep(policy, mesh)
   take_prompts = decoding.make_take_prompts(mesh)
-  empty = decoding.make_empty(policy)
   shards = sharding.row_shards(mesh)
   equal_rows = _make_equal_rows(mesh, share=share)
 
@@ -115,8 +114,6 @@ def make_sampler(
       room = _room(longest, width, rarely=policy.fused)
       cache = keep(cache, recent, starts, before, layout, stay, slots=room)
       rows_B = layout.rows.reshape(-1)
-      if cache is None and policy.fused:
-        cache = empty(len(rows_B), room)
       progress = record.of(rows_B)
       starts = progress.lengths - 1
       written = (room if cache else 0) + width
@@ -209,19 +206,23 @@ def response_keys(
   return keys_B.reshape(num_groups, group_size)
 
 
-def _make_keep(mesh: jax.sharding.Mesh) -> Callable[..., tuple | None]:
+def _make_keep(
+  policy: policy_lib.Policy, mesh: jax.sharding.Mesh
+) -> Callable[..., tuple | None]:
   """Builds `keep(cache, recent, starts, before, layout, stay, *, slots)`.
 
   It takes the responses `stay` from the rows of one layout to those of the
-  next, with what is `recent` of them; None where none of them stays. What
+  next, with what is `recent` of them; None where none of them stays, or a cache
+  with nothing in it where that costs nothing: a program less is compiled. What
   neither moves nor grows is stored in place.
   """
+  empty = decoding.make_empty(policy)
   store = decoding.make_store(mesh)
   store_in_place = decoding.make_store(mesh, in_place=True)
 
   def keep(cache, recent, starts, before, layout, stay, *, slots):
     if not len(stay):
-      return None
+      return empty(layout.rows.size, slots) if policy.fused else None
     sources_B = None
     if layout is not before:
       sources_B = schedule.sources(before, layout)
@@ -250,8 +251,8 @@ def _room(length: int, chunk: int, *, rarely: bool) -> int:
   `rarely`, 4, 8, 16, ... times: where what is not live is not read, room costs
   memory alone, and a further size another compilation.
   """
-  first, steps = (4, (4,)) if rarely else (1, (2, 3))
+  first, steps = ((), (4,)) if rarely else ((1,), (2, 3))
   sizes = itertools.chain(
-    (first,), (size << k for k in itertools.count() for size in steps)
+    first, (size << k for k in itertools.count() for size in steps)
   )
   return next(size * chunk for size in sizes if size * chunk >= length)
