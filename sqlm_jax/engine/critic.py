@@ -41,13 +41,15 @@ def response_values(
   the prompt's last token. So V_t never sees the token whose advantage it is
   the baseline of.
   """
-  hidden_QGRD = groups.response_hidden(policy, params, batch)
-  return jnp.einsum(
-    'qgrd,d->qgr',
-    hidden_QGRD.astype(jnp.float32),
+  first_QD, later_AMD = groups.response_hidden(policy, params, batch)
+  value = lambda hidden: jnp.einsum(
+    '...d,d->...',
+    hidden.astype(jnp.float32),
     params['value_head']['kernel'],
     precision=jax.lax.Precision.HIGHEST,
   )
+  values_QG = jnp.broadcast_to(value(first_QD)[:, None], batch.tokens.shape[:2])
+  return groups.by_response(batch, values_QG, value(later_AMD))
 
 
 def value_loss(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from sqlm_jax import sharding
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import masked
+from sqlm_jax.ops import packing as packing_lib
 
 
 class Prompts(NamedTuple):
@@ -40,6 +41,7 @@ class Texts(NamedTuple):
   prompts: Prompts
   tokens: jax.Array  # [Q, G, R]
   num_groups: jax.Array  # [], the first so many groups are evaluated
+  packing: None = None  # all that stands there is read
 
 
 class GroupBatch(NamedTuple):
@@ -49,7 +51,8 @@ class GroupBatch(NamedTuple):
   weights say how the loss is averaged; 0 leaves a response out. Advantages
   are a response's, or a token's where there is a value function; that one's
   own fields are None where there is none. A row may stand for several equal
-  responses, whose weights it bears together.
+  responses, whose weights it bears together. With a packing those tokens are
+  read that stand in one of its parts, of which every microbatch has as many.
   """
 
   prompts: Prompts
@@ -62,6 +65,7 @@ class GroupBatch(NamedTuple):
   old_values: jax.Array | None = None  # [Q, G, R]
   value_targets: jax.Array | None = None  # [Q, G, R]
   counts: jax.Array | None = None  # [Q, G], responses of a row; default, 1
+  packing: packing_lib.Packing | None = None  # of Q G rows of R - 1
 
 
 Batch = TypeVar('Batch', Texts, GroupBatch)
@@ -96,29 +100,58 @@ def _at_end(hidden_QPD: jax.Array, lengths_Q: jax.Array) -> jax.Array:
 
 def response_hidden(
   policy: policy_lib.Policy, params: policy_lib.Params, batch: Batch
-) -> jax.Array:
-  """The hidden state [Q, G, R, D] before every response token.
+) -> tuple[jax.Array, jax.Array]:
+  """The hidden states before every response token.
 
   What a token's distribution and value are read from: the state of the token
   before it, for the first one that of the prompt's last token. Each prompt is
   computed once and shared by its G responses; values and gradients are those
   of G separate sequences.
+
+  Returns:
+    `(first_QD, later_AMD)`: before first tokens, the same for a group; and
+    before those behind, as `side_by_side` has them.
   """
-  num_groups, group_size, width = batch.tokens.shape
   segments = _segments(batch.prompts)
   last = len(segments) - 1
+  num_groups, group_size, width = batch.tokens.shape
   if width > 1:
     # The last token of a response predicts nothing that is learned.
-    tokens_BT = batch.tokens[:, :, :-1].reshape(-1, width - 1)
-    lengths_B = jnp.full((tokens_BT.shape[0],), width - 1)
-    segments = (*segments, policy_lib.Segment(tokens_BT, lengths_B))
+    tokens = side_by_side(batch, batch.tokens[:, :, :-1])
+    if batch.packing is None:
+      tokens = tokens.reshape(-1, width - 1)
+    lengths_B = jnp.full((num_groups * group_size,), width - 1)
+    own = policy_lib.Segment(tokens, lengths_B, batch.packing)
+    segments = (*segments, own)
   hidden, _ = policy.forward_chain(params, segments)
-  last_QD = _at_end(hidden[last], batch.prompts.lengths)
-  last_QGD = jnp.repeat(last_QD[:, None, None], group_size, axis=1)
+  first_QD = _at_end(hidden[last], batch.prompts.lengths)
   if width == 1:
-    return last_QGD
-  hidden_QGTD = hidden[-1].reshape(num_groups, group_size, width - 1, -1)
-  return jnp.concatenate([last_QGD, hidden_QGTD], axis=2)
+    return first_QD, jnp.zeros((num_groups, 0, first_QD.shape[1]))
+  later = hidden[-1]
+  if batch.packing is None:
+    later = later.reshape(num_groups, -1, later.shape[-1])
+  return first_QD, later
+
+
+def side_by_side(batch: Batch, x_QGT: jax.Array) -> jax.Array:
+  """What belongs to the tokens behind the first ones, [A, M].
+
+  A are the parts of the packing, or without one groups, and M their tokens.
+  """
+  if batch.packing is None:
+    return x_QGT.reshape(len(x_QGT), -1)
+  return packing_lib.pack(x_QGT.reshape(-1, x_QGT.shape[-1]), batch.packing)
+
+
+def by_response(
+  batch: Batch, first_QG: jax.Array, later_AM: jax.Array
+) -> jax.Array:
+  """[Q, G, R] of what belongs to first tokens and to those behind."""
+  num_groups, group_size, width = batch.tokens.shape
+  if batch.packing is not None:
+    later_AM = packing_lib.unpack(later_AM, batch.packing)
+  later_QGT = later_AM.reshape(num_groups, group_size, width - 1)
+  return jnp.concatenate([first_QG[..., None], later_QGT], axis=2)
 
 
 def learned_tokens(batch: GroupBatch) -> jax.Array:
@@ -187,7 +220,7 @@ def split(batch: Batch, groups_per_microbatch: int, mesh) -> Batch:
     'prefix_lengths': batch.prompts.prefix_lengths,
   }
   shared = {k: jnp.stack([v] * count) for k, v in shared.items()}
-  cut = lambda x: x.reshape(count, size, *x.shape[1:])
+  cut = lambda x: x.reshape(count, -1, *x.shape[1:])
   rows = jax.tree.map(
     cut,
     batch._replace(

@@ -54,17 +54,23 @@ def response_logprobs(
   through_entropy: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability and entropy [Q, G, R] of every response token."""
-  hidden_QGRD = groups.response_hidden(policy, params, batch)
-  num_groups, *_, width = hidden_QGRD.shape
-  logprobs_QM, entropy_QM = logprob_ops.chosen_in_chunks(
+  first_QD, later_AMD = groups.response_hidden(policy, params, batch)
+  chosen = functools.partial(
+    logprob_ops.chosen_in_chunks,
     functools.partial(policy.logits, params),
-    hidden_QGRD.reshape(num_groups, -1, width),
-    batch.tokens.reshape(num_groups, -1),
     chunk=chunk,
     through_entropy=through_entropy,
   )
-  shape = batch.tokens.shape
-  return logprobs_QM.reshape(shape), entropy_QM.reshape(shape)
+  # The first tokens of a group are drawn from one distribution.
+  tokens_Q1G = batch.tokens[:, None, :, 0]
+  first_Q1G, entropy_Q1 = chosen(first_QD[:, None], tokens_Q1G)
+  tokens_AM = groups.side_by_side(batch, batch.tokens[:, :, 1:])
+  later_AM1, entropy_AM = chosen(later_AMD, tokens_AM[..., None])
+  entropy_QG = jnp.broadcast_to(entropy_Q1, batch.tokens.shape[:2])
+  return (
+    groups.by_response(batch, first_Q1G[:, 0], later_AM1[..., 0]),
+    groups.by_response(batch, entropy_QG, entropy_AM),
+  )
 
 
 def make_logprobs(

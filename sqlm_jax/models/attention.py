@@ -18,6 +18,7 @@ from jax import ad_checkpoint
 
 from sqlm_jax.models import layers
 from sqlm_jax.ops import decode_attention, fused_attention, masked
+from sqlm_jax.ops import packing as packing_lib
 
 _KEPT = 'attention'  # the name of what a rematerialised block should keep
 _LOWEST = float(np.finfo(np.float32).min) / 2  # finite: -inf - -inf is nan
@@ -38,10 +39,22 @@ class KeyValues(NamedTuple):
 
 
 class Segment(NamedTuple):
-  """Tokens that are read at once, right-padded."""
+  """Tokens that are read at once: rows, right-padded, or without padding.
 
-  tokens: jax.Array  # [A, S]
-  lengths: jax.Array  # [A]
+  With a packing tokens and hidden states are those of its parts, while lengths
+  and what other segments see of it are by row.
+  """
+
+  tokens: jax.Array  # [A, S], of rows or of parts
+  lengths: jax.Array  # [A], of rows
+  packing: packing_lib.Packing | None = None
+
+  @property
+  def width(self) -> int:
+    """Tokens that a row has room for."""
+    if self.packing is None:
+      return self.tokens.shape[1]
+    return self.packing.places.shape[2]
 
 
 class Span(NamedTuple):

@@ -11,6 +11,7 @@ from sqlm_jax import sharding
 from sqlm_jax.models import attention, layers, rope
 from sqlm_jax.models import config as model_config
 from sqlm_jax.ops import decode_attention
+from sqlm_jax.ops import packing as packing_lib
 
 _POLICIES = jax.checkpoint_policies
 
@@ -51,7 +52,7 @@ class Attention(nn.Module):
   fused: bool
 
   @nn.compact
-  def __call__(self, x_BTD, rotation, window, context, layer):
+  def __call__(self, x_BTD, rotation, window, context, packing, layer):
     c = self.config
     heads = (c.num_heads, c.head_width)
     kv_heads = (c.num_kv_heads, c.head_width)
@@ -70,6 +71,10 @@ class Attention(nn.Module):
       value = project('value', kv_heads)
     query = rope.rotate(self._norm('query_norm', query), *rotation)
     key = rope.rotate(self._norm('key_norm', key), *rotation)
+    if packing is not None:
+      query, key, value = (
+        packing_lib.unpack(x, packing) for x in (query, key, value)
+      )
     # As they are stored: products with them then copy nothing.
     key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     scale = c.attention_scale or c.head_width**-0.5
@@ -77,6 +82,8 @@ class Attention(nn.Module):
     out = attention.attend(
       query, key, value, context, span=span, layer=layer, fused=self.fused
     )
+    if packing is not None:
+      out = packing_lib.pack(out, packing)
     out = layers.Projection(
       heads, (c.width,), self.dtypes, c.output_bias, self.lora, name='output'
     )(out)
@@ -104,7 +111,9 @@ class Block(nn.Module):
   fused: bool
 
   @nn.compact
-  def __call__(self, x_BTD, rotation, window, context, layer=None):
+  def __call__(
+    self, x_BTD, rotation, window, context, packing=None, layer=None
+  ):
     c = self.config
     x_BTD = _keep_rows(x_BTD, self.mesh)
 
@@ -117,7 +126,12 @@ class Block(nn.Module):
 
     attend = Attention(c, self.dtypes, self.lora, self.fused, name='attention')
     out, keys_values = attend(
-      norm('attention_norm', x_BTD, 'pre'), rotation, window, context, layer
+      norm('attention_norm', x_BTD, 'pre'),
+      rotation,
+      window,
+      context,
+      packing,
+      layer,
     )
     x_BTD = x_BTD + norm('attention_post_norm', out, 'post')
     mlp = layers.GatedMLP(
@@ -172,21 +186,24 @@ class Decoder(nn.Module):
     rotations = []
     firsts = attention.starts(lengths)[len(context) :]
     for segment, first_A in zip(segments, firsts, strict=True):
-      steps_S = jnp.arange(segment.tokens.shape[1])
-      positions_AS = first_A[:, None] + steps_S[None, :]
+      positions_AS = first_A[:, None] + jnp.arange(segment.width)[None, :]
+      if segment.packing is not None:
+        positions_AS = packing_lib.pack(positions_AS, segment.packing)
       rotations.append(
         tuple(rope.rotation(r, positions_AS, c.head_width) for r in ropes)
       )
     x_IASD = tuple(self._embed(segment.tokens) for segment in segments)
     pairs = tuple((segment.keys, segment.values) for segment in context)
     of_layers = (pairs, windows_L, rope_index_L)
+    packings = tuple(segment.packing for segment in segments)
+    of_segments = (lengths, tuple(rotations), packings)
     apart = self.has_variable('params', _APART)
     read = self._one_by_one if apart else self._scan
-    x_IASD, keys_values = read(x_IASD, of_layers, lengths, tuple(rotations))
+    x_IASD, keys_values = read(x_IASD, of_layers, of_segments)
     hidden = [self.final_norm(_keep_rows(x, self.mesh)) for x in x_IASD]
     return tuple(hidden), keys_values
 
-  def _scan(self, x_IASD, of_layers, lengths, rotations):
+  def _scan(self, x_IASD, of_layers, of_segments):
     """Reads all layers, which are stacked."""
     layer, saved = _read_chain, REMAT[self.remat]
     if saved is not None:
@@ -195,14 +212,14 @@ class Decoder(nn.Module):
       layer,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
+      in_axes=(0, 0, 0, nn.broadcast),
       length=self.config.num_layers,
       # It costs a trace of the layer; without, other weights would be drawn.
       check_constancy_invariants=self.is_initializing(),
     )
-    return scan(self.layers, x_IASD, *of_layers, lengths, rotations)
+    return scan(self.layers, x_IASD, *of_layers, of_segments)
 
-  def _one_by_one(self, x_IASD, of_layers, lengths, rotations):
+  def _one_by_one(self, x_IASD, of_layers, of_segments):
     """Reads all layers, of which each is a tree of its own.
 
     One segment; the context's arrays stay whole.
@@ -217,8 +234,7 @@ class Decoder(nn.Module):
         x_IASD,
         pairs,
         *jax.tree.map(lambda x, i=i: x[i], of_layers),
-        lengths,
-        rotations,
+        of_segments,
       )
       found.append(keys_values)
     return x_IASD, jax.tree.map(lambda *layers: jnp.stack(layers), *found)
@@ -253,25 +269,28 @@ class Decoder(nn.Module):
     return self.logits(hidden_BTD)
 
 
-def _read_chain(block, x_IASD, context, window, rope_index, lengths, rotations):
+def _read_chain(block, x_IASD, context, window, rope_index, of_segments):
   """One layer, over segments of which each sees those before it.
+
+  `of_segments` are lengths, also those of the context, ropes and packings.
 
   Returns:
     The outputs, and keys and values of every segment.
   """
+  lengths, rotations, packings = of_segments
   seen = [
     attention.KeyValues(keys, values, lengths_A)
     for (keys, values), lengths_A in zip(context, lengths, strict=False)
   ]
   outs, keys_values = [], []
-  for x_ASD, of_ropes in zip(x_IASD, rotations, strict=True):
+  for x_ASD, of_ropes, packing in zip(x_IASD, rotations, packings, strict=True):
     rotation = of_ropes[0]
     if len(of_ropes) > 1:
       rotation = tuple(
         jnp.where(rope_index, local, whole)
         for whole, local in zip(*of_ropes, strict=True)
       )
-    out_ASD, pair = block(x_ASD, rotation, window, tuple(seen))
+    out_ASD, pair = block(x_ASD, rotation, window, tuple(seen), packing)
     outs.append(out_ASD)
     keys_values.append(pair)
     seen.append(attention.KeyValues(*pair, lengths[len(seen)]))

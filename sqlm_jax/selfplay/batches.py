@@ -9,7 +9,7 @@ import numpy as np
 
 from sqlm_jax.engine import groups
 from sqlm_jax.ops import losses
-from sqlm_jax.selfplay import merging
+from sqlm_jax.selfplay import merging, packing
 
 _SHORTEST_PREFIX = 8  # a shorter one is not worth a pass of its own
 # As one program: each of its operations would be compiled on its own.
@@ -143,6 +143,7 @@ def make_batches(
   average: str,
   longest: int,
   keep_neutral: bool,
+  shards: int = 1,
 ) -> list[groups.GroupBatch]:
   """Makes one batch for each optimizer step.
 
@@ -158,6 +159,7 @@ def make_batches(
       KL penalty, an entropy bonus or a value function has a gradient there;
       without one, leaving them out changes nothing but the time it takes.
       They count in the average either way.
+    shards: devices that the rows of a microbatch are split over.
 
   Returns:
     The batches from which something can be learned, at most `updates`. Each is
@@ -202,7 +204,13 @@ def make_batches(
       value_targets=_in_order(estimate.targets, order, width),
     )
     if estimate.values is None:
-      batch = merging.merge(batch, groups_per_microbatch=groups_per_microbatch)
+      batch = merging.merge(batch)
+    batch = packing.pack(
+      batch,
+      groups_per_microbatch=groups_per_microbatch,
+      parts=shards,
+      bucket=bucket,
+    )
     batches.append(batch)
   return batches
 

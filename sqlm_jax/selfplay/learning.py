@@ -106,6 +106,7 @@ def to_batches(
     average=rules.average,
     longest=game.writers[role].slots,
     keep_neutral=rules.keep_neutral,
+    shards=sharding.row_shards(game.mesh),
   )
   return updates, estimate.kl
 

@@ -14,7 +14,7 @@ import pytest
 from sqlm_jax import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.models import policy
-from sqlm_jax.selfplay import batches
+from sqlm_jax.selfplay import batches, packing
 from tests import tiny
 
 COMMON = list(range(20, 32))
@@ -61,6 +61,13 @@ def make_batch(prompts=PROMPTS, **changes) -> groups.GroupBatch:
     num_groups=np.int32(Q),
   )
   return batch._replace(**changes)
+
+
+def pack(batch: groups.GroupBatch) -> groups.GroupBatch:
+  """The tokens side by side, in two parts with room for two more."""
+  inputs = np.where(batch.weights != 0, batch.lengths - 1, 0).reshape(2, -1)
+  room = int(inputs.sum(axis=1).max()) + 2
+  return batch._replace(packing=packing.make_packing(inputs, R - 1, room))
 
 
 def plain_loss(params, batch, settings, reference=None):
@@ -158,14 +165,15 @@ OTHERS = [
 ]
 
 
+@pytest.mark.parametrize('arrange', [lambda batch: batch, pack])
 @pytest.mark.parametrize(
   'settings, width',
   [(s, 1) for s in (WITH_KL, WITHOUT_KL, *OTHERS)] + [(OTHERS[0], R)],
 )
-def test_loss_and_gradient_equal_the_plain_ones(settings, width):
+def test_loss_and_gradient_equal_the_plain_ones(settings, width, arrange):
   """With advantages of responses, and of tokens (the last one)."""
   advantages = np.random.default_rng(2).normal(size=(Q, G, width))
-  batch = make_batch(advantages=advantages.astype(np.float32))
+  batch = arrange(make_batch(advantages=advantages.astype(np.float32)))
   params = tiny.tiny_params()
   (loss, _), grads = grouped_loss_and_grad(params, batch, settings)
   expected, expected_grads = plain_loss_and_grad(

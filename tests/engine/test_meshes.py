@@ -11,7 +11,7 @@ import pytest
 from sqlm_jax import sharding
 from sqlm_jax.engine import groups, learner, sampler
 from sqlm_jax.models import policy
-from sqlm_jax.selfplay import batches
+from sqlm_jax.selfplay import batches, packing
 from sqlm_jax.weights import families
 
 SHAPES = [
@@ -55,7 +55,7 @@ def make_params(family):
   )
 
 
-def play(family, shape):
+def play(family, shape, packed=True):
   """Samples, in two chunks, and learns from the samples."""
   mesh = sharding.make_mesh(
     dict(zip(sharding.AXES, shape, strict=True)),
@@ -84,15 +84,20 @@ def play(family, shape):
     slots=R,
   )
   rng = np.random.default_rng(0)
+  lengths = rng.integers(1, R, (Q, G))  # of what is learned from
   batch = groups.GroupBatch(
     prompts,
     rollout.tokens,
-    rollout.lengths,
+    lengths,
     rollout.logprobs,
     rng.normal(size=(Q, G, 1)).astype(np.float32),
-    np.full((Q, G), 1 / rollout.lengths.sum(), np.float32),
+    np.full((Q, G), 1 / lengths.sum(), np.float32),
     np.int32(Q),
   )
+  if packed:
+    inputs = (lengths - 1).reshape(sharding.row_shards(mesh), -1)
+    room = int(inputs.sum(axis=1).max()) + 1
+    batch = batch._replace(packing=packing.make_packing(inputs, R - 1, room))
   # Its momentum is the gradient.
   sgd = optax.sgd(1.0, momentum=0.9)
   state = learner.init_state(params, sgd)
@@ -117,7 +122,7 @@ def parts_of(state):
 
 @functools.cache
 def on_one_device(family):
-  return play(family, (1, 1, 1))
+  return play(family, (1, 1, 1), packed=False)
 
 
 @pytest.mark.parametrize('family', FAMILIES)

@@ -11,6 +11,7 @@ import pytest
 
 from sqlm_jax import sharding
 from sqlm_jax.models import policy
+from sqlm_jax.ops import packing as packing_lib
 from tests import tiny
 
 # float32 on CPU, two layers: sums in another order.
@@ -127,7 +128,7 @@ def test_a_chain_is_its_segments_one_after_the_other(remat):
   def in_turn(params):
     hidden, context = [], ()
     for segment in segments:
-      states, own = p.forward(params, *segment, context)
+      states, own = p.forward(params, segment.tokens, segment.lengths, context)
       hidden.append(states)
       context = (*context, own)
     return tuple(hidden), context
@@ -147,6 +148,32 @@ def test_a_chain_is_its_segments_one_after_the_other(remat):
   ]
   # Entries are up to 20: 1.2e-5 was seen where they cancel, with AVX-512.
   chex.assert_trees_all_close(*grads, rtol=1e-4, atol=2e-5)
+
+
+def test_a_chain_of_packed_rows():
+  """Three of four rows have tokens; side by side they are the same."""
+  tokens, lengths = texts(4, 5), np.array([5, 0, 2, 3])
+  places = np.full((2, 2, 5), 6, np.int32)
+  places[0, 0] = range(5)
+  places[1, 0, :2], places[1, 1, :3] = (0, 1), (2, 3, 4)
+  slots = np.array([[0, 1, 2, 3, 4, 99], [0, 1, 5, 6, 7, 99]], np.int32)
+  packing = packing_lib.Packing(slots, places)
+  prompts = policy.Segment(texts(2, 4, seed=1), np.array([4, 3]))
+  rows = policy.Segment(tokens, lengths)
+  parts = policy.Segment(packing_lib.pack(tokens, packing), lengths, packing)
+  params, p = tiny.tiny_params(), tiny.tiny_policy()
+  chain = jax.jit(p.forward_chain)
+  (_, expected), (_, expected_pair) = chain(params, (prompts, rows))
+  (_, found), (_, pair) = chain(params, (prompts, parts))
+  live = np.arange(5) < lengths[:, None]
+  assert found.shape[:2] == (2, 6)
+  np.testing.assert_allclose(
+    packing_lib.unpack(found, packing)[live], expected[live], **CLOSE
+  )
+  for seen, theirs in zip(pair[:2], expected_pair[:2], strict=True):
+    by_token = lambda x: np.moveaxis(x, 3, 2)[:, live]
+    np.testing.assert_allclose(by_token(seen), by_token(theirs), **CLOSE)
+  np.testing.assert_array_equal(pair.lengths, lengths)
 
 
 def test_a_chain_behind_a_context():

@@ -42,7 +42,7 @@ def chunked(weights, hidden, tokens, chunk, **settings):
   found = logprobs.chosen_in_chunks(
     lambda x: x @ weights,
     hidden.reshape(GROUPS, -1, hidden.shape[-1]),
-    tokens.reshape(GROUPS, -1),
+    tokens.reshape(GROUPS, -1, 1),
     chunk=chunk,
     **settings,
   )
@@ -56,8 +56,8 @@ def loss(function, weights, hidden, tokens, factors, *args):
 def test_chosen_by_hand():
   # Odds 1 : 3 and 1 : 1; entropies 2 log 2 - 3/4 log 3 and log 2.
   logits = jnp.log(jnp.array([[1.0, 3.0], [5.0, 5.0]]))
-  logps, entropy = logprobs.chosen(logits, jnp.array([1, 0]))
-  np.testing.assert_allclose(np.exp(logps), [0.75, 0.5], rtol=1e-6)
+  logps, entropy = logprobs.chosen(logits, jnp.array([[1], [0]]))
+  np.testing.assert_allclose(np.exp(logps), [[0.75], [0.5]], rtol=1e-6)
   log2, log3 = np.log(2), np.log(3)
   np.testing.assert_allclose(entropy, [2 * log2 - 0.75 * log3, log2], rtol=1e-6)
 
@@ -66,17 +66,17 @@ def test_chosen_by_hand():
 def test_chosen_does_not_overflow(shift):
   # Differences of 50 are exact beside 1e4: -log(1 + e^-50) is 0 in float32.
   logits = jnp.array([[0.0, -50.0]]) + shift
-  logps, entropy = logprobs.chosen(logits, jnp.array([1]))
-  np.testing.assert_array_equal(logps, [-50.0])
+  logps, entropy = logprobs.chosen(logits, jnp.array([[1]]))
+  np.testing.assert_array_equal(logps, [[-50.0]])
   np.testing.assert_allclose(entropy, [0.0], atol=1e-6)
 
 
 def test_chosen_equals_log_softmax():
   weights, hidden, tokens, _ = data()
-  got = logprobs.chosen(hidden @ weights, tokens)
+  logps, entropy = logprobs.chosen(hidden @ weights, tokens[:, None])
   expected = reference(weights, hidden, tokens)
-  np.testing.assert_allclose(got[0], expected[0], **CLOSE)
-  np.testing.assert_allclose(got[1], expected[1], **CLOSE)
+  np.testing.assert_allclose(logps[:, 0], expected[0], **CLOSE)
+  np.testing.assert_allclose(entropy, expected[1], **CLOSE)
 
 
 @pytest.mark.parametrize('chunk', CHUNKS)
@@ -170,7 +170,7 @@ def test_groups_stay_where_they_are():
   )
   split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('groups'))
   hidden = jax.ShapeDtypeStruct((16, 12, WIDTH), jnp.float32, sharding=split)
-  tokens = jax.ShapeDtypeStruct((16, 12), jnp.int32, sharding=split)
+  tokens = jax.ShapeDtypeStruct((16, 12, 1), jnp.int32, sharding=split)
 
   def value(hidden, tokens):
     found = logprobs.chosen_in_chunks(

@@ -323,7 +323,9 @@ def test_log_probabilities_and_entropy():
   random = np.random.default_rng(0)
   logits = random.normal(scale=4, size=(20, 50)).astype(np.float32)
   tokens = random.integers(50, size=20)
-  logprobs, entropy = logprob_ops.chosen(jnp.array(logits), jnp.array(tokens))
+  logprobs, entropy = logprob_ops.chosen(
+    jnp.array(logits), jnp.array(tokens)[:, None]
+  )
   with internals():
     theirs = (
       functions.selective_log_softmax(
@@ -331,5 +333,5 @@ def test_log_probabilities_and_entropy():
       ),
       functions.entropy_from_logits(torch.tensor(logits)),
     )
-  np.testing.assert_allclose(logprobs, theirs[0].numpy(), **CLOSE)
+  np.testing.assert_allclose(logprobs[:, 0], theirs[0].numpy(), **CLOSE)
   np.testing.assert_allclose(entropy, theirs[1].numpy(), **CLOSE)

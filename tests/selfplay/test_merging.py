@@ -13,6 +13,7 @@ from tests import tiny
 PROMPTS = [[5, 6, 7], [9], [8, 8], [0]]
 R = 3
 A, B, C = [11, 12, 13], [11, 12, 299], [40, 41, 42]
+FEW = [A, B, A, A, A, B], [B, B, A, C, A, A]
 
 
 def make_batch(*tokens, lengths=None, weights=None) -> groups.GroupBatch:
@@ -34,18 +35,13 @@ def make_batch(*tokens, lengths=None, weights=None) -> groups.GroupBatch:
   )
 
 
-FEW = [A, B, A, A, A, B], [B, B, A, C, A, A]
-merge = functools.partial(merging.merge, groups_per_microbatch=2)
-
-
 @pytest.mark.parametrize('ratio', ['token', 'sequence'])
 def test_loss_gradient_and_metrics_stay(ratio):
   batch = make_batch(*FEW)
-  merged = merge(batch)
-  assert batch.tokens.shape == (4, 6, R)
-  assert merged.tokens.shape == (4, 3, R)
-  assert merged.num_groups == 2
-  assert merged.counts[:2].tolist() == [[4, 2, 0], [2, 3, 1]]
+  merged = merging.merge(batch)
+  assert merged.counts[:2].tolist() == [[4, 2, 0, 0, 0, 0], [2, 0, 3, 1, 0, 0]]
+  assert not merged.counts[2:].any()
+  np.testing.assert_allclose(merged.weights, merged.counts / 50, rtol=1e-6)
   loss = functools.partial(
     learner.policy_loss,
     policy=tiny.tiny_policy(),
@@ -67,40 +63,30 @@ def test_what_is_paid_otherwise_stays_apart():
   batch = make_batch([A] * 6, [A] * 6)
   advantages = batch.advantages.copy()
   advantages[0, 3] = 1
-  merged = merge(batch._replace(advantages=advantages))
-  assert merged.counts[0].tolist() == [5, 1, 0]
-  assert merged.advantages[0, :2, 0].tolist() == [-0.25, 1]
+  merged = merging.merge(batch._replace(advantages=advantages))
+  assert merged.counts[0].tolist() == [5, 0, 0, 1, 0, 0]
 
 
 def test_what_stands_behind_an_end_does_not_count():
   lengths = np.full((4, 6), 2)
-  merged = merge(
+  merged = merging.merge(
     make_batch(*FEW, lengths=lengths)._replace(
       advantages=np.ones((4, 6, 1), np.float32)
     )
   )
-  assert merged.counts[0].tolist() == [6, 0, 0]  # A and B end before they part
+  assert merged.counts[0].tolist() == [6, *[0] * 5]  # all end before they part
 
 
-def test_what_weighs_nothing_is_left_out():
+def test_what_weighs_nothing_stays_so():
   weights = np.full((4, 6), 0.02)
   weights[0, 2:] = weights[1, 4:] = 0
-  merged = merge(make_batch(*FEW, weights=weights))
-  assert merged.counts[:2].tolist() == [[1, 1, 0], [2, 1, 1]]
-  np.testing.assert_allclose(merged.weights[1], [0.04, 0.02, 0.02])
+  merged = merging.merge(make_batch(*FEW, weights=weights))
+  assert merged.counts[:2].tolist() == [[1, 1, 0, 0, 0, 0], [2, 0, 1, 1, 0, 0]]
+  np.testing.assert_allclose(merged.weights[1], [0.04, 0, 0.02, 0.02, 0, 0])
 
 
-def test_a_group_of_many_different_ones_becomes_two():
-  many = [A, B, C, [1, 2, 3], A, A]
-  merged = merging.merge(make_batch(many, *FEW), groups_per_microbatch=4)
-  assert merged.num_groups == 4
-  assert merged.prompts.lengths.tolist() == [3, 3, 1, 2]
-  assert merged.counts[:2].tolist() == [[3, 1, 1], [1, 0, 0]]
-
-
-def test_a_batch_stays_where_nothing_would_be_won():
-  different = [[[i, j, 1] for i in range(6)] for j in range(2)]
-  batch = make_batch(*different)
-  assert merge(batch) is batch
-  batch = make_batch(*FEW, *different)  # six groups of three, room for four
-  assert merge(batch) is batch
+def test_a_batch_without_equal_responses_is_as_it_was():
+  batch = make_batch(*[[[i, j, 1] for i in range(6)] for j in range(2)])
+  merged = merging.merge(batch)
+  np.testing.assert_array_equal(merged.weights, batch.weights)
+  np.testing.assert_array_equal(merged.counts, batch.weights > 0)

@@ -1,0 +1,158 @@
+"""Tokens side by side: what a batch holds then, and what is learned from it."""
+
+import functools
+
+import hypothesis
+import jax
+import numpy as np
+import optax
+import pytest
+from hypothesis import strategies as st
+
+from sqlm_jax import sharding
+from sqlm_jax.engine import groups, learner
+from sqlm_jax.ops import packing as packing_ops
+from sqlm_jax.selfplay import batches, packing
+from tests import tiny
+
+PROMPTS = [[5, 6, 7], [9], [8, 8], [4], [0], [0]]
+G, R = 3, 20
+LENGTHS = [[20, 3, 5], [1, 2, 4], [12, 9, 2], [3, 3, 18]]
+
+
+def make_batch() -> groups.GroupBatch:
+  """Four groups that count, of six; one response weighs nothing."""
+  rng = np.random.default_rng(0)
+  size, shape = len(PROMPTS), (len(PROMPTS), G, R)
+  weights = np.full((size, G), 1 / 82, np.float32)
+  weights[4:] = weights[1, 2] = 0
+  return groups.GroupBatch(
+    prompts=batches.pack_prompts(PROMPTS),
+    tokens=rng.integers(300, size=shape).astype(np.int32),
+    lengths=np.array([*LENGTHS, [20] * 3, [20] * 3], np.int32),
+    old_logprobs=rng.normal(-5.7, 0.1, shape).astype(np.float32),
+    advantages=rng.normal(size=(size, G, 1)).astype(np.float32),
+    weights=weights,
+    num_groups=np.int32(4),
+  )
+
+
+pack = functools.partial(packing.pack, bucket=lambda tokens: tokens)
+
+
+def test_there_is_room_for_the_fullest_part():
+  batch = pack(make_batch(), groups_per_microbatch=2, parts=1)
+  # 19 + 2 + 4, 1, 11 + 8 + 1 and 2 + 2 + 17 tokens come before others.
+  assert batch.lengths[:, 0].tolist() == [20, 1, 12, 3, 20, 20]
+  slots, places = batch.packing
+  assert slots.shape == (3, 41)  # three microbatches
+  assert places.shape == (3, 6, 19)
+  assert (slots < 6 * 19).sum(axis=1).tolist() == [26, 41, 0]
+
+
+def test_parts_are_about_as_large():
+  batch = make_batch()
+  batch = batch._replace(lengths=batch.lengths[[0, 2, 1, 3, 4, 5]])
+  found = pack(batch, groups_per_microbatch=2, parts=1)
+  # 25 and 4, 19 and 21 tokens, which came as 25 and 19, 4 and 21.
+  assert found.packing.slots.shape == (3, 40)
+  assert found.lengths[:4, 0].tolist() == [20, 1, 12, 3]
+
+
+@pytest.mark.parametrize('size, parts, shape', [(2, 2, 6), (3, 2, 2)])
+def test_parts_are_those_that_rows_are_split_into(size, parts, shape):
+  """Where they can be: three groups are not split over two devices."""
+  found = pack(make_batch(), groups_per_microbatch=size, parts=parts)
+  assert len(found.packing.slots) == len(found.packing.places) == shape
+
+
+def test_prompts_are_the_least_room():
+  """With what all have in common: each room costs a compilation."""
+  batch = make_batch()
+  batch = batch._replace(lengths=np.minimum(batch.lengths, 2))
+  found = pack(batch, groups_per_microbatch=6, parts=1)
+  assert found.packing.slots.shape == (1, batch.prompts.tokens.size)
+  prompts = batch.prompts._replace(prefix_tokens=np.zeros((1, 8), np.int32))
+  found = pack(
+    batch._replace(prompts=prompts), groups_per_microbatch=6, parts=1
+  )
+  assert found.packing.slots.shape == (1, batch.prompts.tokens.size + 8)
+
+
+def test_full_rows_are_not_packed():
+  batch = make_batch()
+  lengths = np.full_like(batch.lengths, R)
+  weights = np.full_like(batch.weights, 0.1)
+  batch = batch._replace(
+    lengths=lengths, weights=weights, num_groups=np.int32(6)
+  )
+  assert pack(batch, groups_per_microbatch=2, parts=1).packing is None
+
+
+def test_a_response_of_one_token_or_none():
+  batch = make_batch()
+  batch.lengths[:2] = [[1, 0, 0], [0, 1, 1]]
+  found = pack(batch, groups_per_microbatch=6, parts=1)
+  live = found.packing.places < found.packing.slots.shape[1]
+  assert live.sum(axis=-1).reshape(6, G)[:2].tolist() == [[0] * 3] * 2
+
+
+@hypothesis.given(st.data())
+def test_a_packing_holds_every_token_once(data):
+  parts, rows, width = (data.draw(st.integers(1, 4)) for _ in range(3))
+  length = st.integers(0, width)
+  lengths = np.array(
+    data.draw(st.lists(length, min_size=parts * rows, max_size=parts * rows))
+  ).reshape(parts, rows)
+  room = int(lengths.sum(axis=1).max()) + data.draw(st.integers(0, 3))
+  found = packing.make_packing(lengths, width, room)
+  x = np.arange(1, parts * rows * width + 1).reshape(-1, width)
+  packed = packing_ops.pack(x, found)
+  assert packed.shape == (parts, room)
+  expected = np.where(np.arange(width) < lengths.reshape(-1, 1), x, 0)
+  assert sorted(packed[packed > 0].tolist()) == expected[expected > 0].tolist()
+  np.testing.assert_array_equal(packing_ops.unpack(packed, found), expected)
+
+
+@hypothesis.given(
+  st.lists(st.integers(0, 50), min_size=12, max_size=14),
+  st.sampled_from([(1, 12), (2, 6), (3, 4), (12, 1)]),
+)
+def test_groups_are_spread(sizes, shape):
+  """Graham (1969): no part is above 4/3 of the best; one that is full is."""
+  parts, room = shape
+  order = packing.spread(np.array(sizes), parts, room)
+  assert sorted(order) == list(range(len(sizes)))
+  assert order[12:].tolist() == list(range(12, len(sizes)))
+  totals = np.array(sizes)[order[:12]].reshape(parts, room).sum(axis=1)
+  assert totals.max() - totals.min() <= max(sizes[:12])
+
+
+@pytest.mark.parametrize('size', [1, 2, 6])
+@pytest.mark.parametrize('ratio', ['token', 'sequence'])
+def test_the_update_is_that_of_rows(size, ratio):
+  mesh = sharding.make_mesh(
+    dict.fromkeys(sharding.AXES, 1), devices=jax.devices()[:1]
+  )
+  step = learner.make_train_step(
+    tiny.tiny_policy(),
+    optax.sgd(1.0),
+    mesh,
+    learner.LossSettings(ratio=ratio, kl=0.1, entropy=0.01),
+    groups_per_microbatch=size,
+  )
+  reference = jax.tree.map(lambda x: 0.99 * x, tiny.tiny_params())
+
+  def learn(batch):
+    params = jax.tree.map(np.copy, jax.device_get(tiny.tiny_params()))
+    state = learner.init_state(params, optax.sgd(1.0))
+    state, metrics = step(state, batch, reference)
+    return jax.device_get((state.params, metrics))
+
+  batch = make_batch()
+  packed = pack(batch, groups_per_microbatch=size, parts=1)
+  assert packed.packing is not None
+  for found, expected in zip(
+    jax.tree.leaves(learn(packed)), jax.tree.leaves(learn(batch)), strict=True
+  ):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
