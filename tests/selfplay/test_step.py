@@ -212,11 +212,10 @@ def test_questions_of_an_evaluation_set_are_excluded():
   _, (_, batch) = script.learned  # the solver's, and this
   # Its neighbour has nobody to be compared with: one group is left, and the
   # average is over the 5, 6 and 5 tokens of the other three.
-  # Alone in a microbatch of two, it stands there as two of one response.
-  assert batch.num_groups == 2
-  np.testing.assert_allclose(batch.weights[:2], 1 / 16, rtol=1e-6)
-  assert batch.advantages[:2].tolist() == [[[1]], [[-1]]]
-  assert not np.any(np.asarray(batch.weights)[2:])
+  assert batch.num_groups == 1
+  np.testing.assert_allclose(batch.weights[0], 1 / 16, rtol=1e-6)
+  assert batch.advantages[0].tolist() == [[1], [-1]]
+  assert not np.any(np.asarray(batch.weights)[1:])
 
 
 def test_the_solver_learns_from_the_group_that_disagrees():
@@ -227,10 +226,11 @@ def test_the_solver_learns_from_the_group_that_disagrees():
   ((_, batch),) = script.learned
   assert batch.num_groups == 1
   # Rewards 1, 1, 1, 0 less their mean 3/4; the three are equal, and are one.
-  assert batch.advantages[0, :, 0].tolist() == [0.25, -0.75]
-  assert batch.counts[0].tolist() == [3, 1]
+  assert batch.advantages[0, :, 0].tolist() == [0.25, 0.25, 0.25, -0.75]
+  assert batch.counts[0].tolist() == [3, 0, 0, 1]
   # The group that agrees counts in the average: 8 responses of 2 tokens.
-  np.testing.assert_allclose(batch.weights[0], [3 / 16, 1 / 16], rtol=1e-6)
+  weights = [3 / 16, 0, 0, 1 / 16]
+  np.testing.assert_allclose(batch.weights[0], weights, rtol=1e-6)
   assert not np.any(np.asarray(batch.weights)[1:])
 
 
@@ -700,8 +700,9 @@ def test_more_rounds_until_enough_questions_tell_answers_apart():
   ((_, batch),) = script.learned
   assert batch.num_groups == 3
   # The groups that agree do not count in the average: 12 answers of 2 tokens.
-  alone = batch.weights[:3] / batch.counts[:3]
-  np.testing.assert_allclose(alone, 1 / 24, rtol=1e-6)
+  assert batch.counts[:3].sum(axis=1).tolist() == [4, 4, 4]
+  expected = np.asarray(batch.counts[:3]) / 24
+  np.testing.assert_allclose(batch.weights[:3], expected, rtol=1e-6)
 
 
 def test_no_more_rounds_than_it_takes():
@@ -794,10 +795,9 @@ def test_programs_are_paid_by_the_tests_they_pass():
   assert metrics['solver/blank_rate'] == 1 / 8
   assert not {key for key in metrics if key.startswith('vote/')}
   ((_, batch),) = script.learned
-  # One group of four, in two halves.
-  assert batch.num_groups == 2
-  halves = [[0.625, 0.125], [-0.375, -0.375]]
-  assert batch.advantages[:2, :, 0].tolist() == halves
+  assert batch.num_groups == 1
+  expected = [0.625, 0.125, -0.375, -0.375]
+  assert batch.advantages[0, :, 0].tolist() == expected
 
 
 @needs_bubblewrap
