@@ -3,25 +3,36 @@
   python -m benchmarks.long_tail
 
 Random weights in the shapes of a published model write 128 responses whose
-lengths have a heavy tail: quantiles of a Pareto distribution, the longest 10
-times the median. Compared, in turn, in one process, on the same random keys:
+lengths have a heavy tail, and learn from as many: quantiles of a Pareto
+distribution, the longest 10 times the median. Compared, in turn, in one
+process:
 
-- packed: the sampler as it is
-- static: the same with `static=True`, where every row is kept until the last
-  response has ended, as static batching does
+- sampling, packed: the sampler as it is, on the same random keys as
+- sampling, static: the same with `static=True`, where every row is kept until
+  the last response has ended, as static batching does
+- learning, packed: an update with AdamW that reads tokens side by side
+- learning, static: the same of rows that are padded to the longest
 
-Both write responses of the same lengths; that is checked. (The tokens are not
-quite the same: to random weights tens of thousands of tokens are about equally
-likely, and products of other shapes round otherwise.) Measured: useful tokens
-(those of the responses) a second, and the ratio of each pair.
+Both samplers write responses of the same lengths; that is checked. (The tokens
+are not quite the same: to random weights tens of thousands of tokens are about
+equally likely, and products of other shapes round otherwise.) Measured: useful
+tokens (those of the responses) a second, and the ratio of each pair.
 """
 
 import argparse
+import functools
+from collections.abc import Callable
 
+import jax
 import numpy as np
 
-from benchmarks import models, pairs, rollouts
-from sqlm_jax.engine import sampler
+from benchmarks import learning, models, pairs, rollouts, work
+from sqlm_jax import sharding
+from sqlm_jax.engine import learner, optimizer, sampler
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.selfplay import batches, packing
+
+OWN, SHARED = 19, 57  # tokens of a prompt
 
 
 def heavy_tail(count: int, median: int, ratio: float) -> np.ndarray:
@@ -36,27 +47,19 @@ def heavy_tail(count: int, median: int, ratio: float) -> np.ndarray:
   return np.maximum(np.round(lengths), 1).astype(int)
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__)
-  add = parser.add_argument
-  add('--model', default='smollm2-135m', choices=models.SHAPES)
-  add('--dtype', default='float32', choices=('float32', 'bfloat16'))
-  add('--groups', default=16, type=int)
-  add('--group_size', default=8, type=int)
-  add('--median', default=32, type=int, help='tokens of a response')
-  add('--ratio', default=10.0, type=float, help='of the longest to the median')
-  add('--chunk', default=32, type=int, help='as sampler.chunk')
-  add('--repeats', default=5, type=int)
-  args = parser.parse_args()
+def sampling_sides(
+  args: argparse.Namespace, lengths: np.ndarray
+) -> dict[str, Callable]:
+  """Name -> a call that writes all responses, compiled and warm.
+
+  Raises:
+    RuntimeError: if the two do not write the same lengths.
+  """
   config = models.SHAPES[args.model]
   sampling = rollouts.Sampling(config, args.dtype, chunk=args.chunk)
   prompts = models.prompts(
-    args.groups, 19, shared=57, vocab_size=config.vocab_size
+    args.groups, OWN, shared=SHARED, vocab_size=config.vocab_size
   )
-  shape = (args.groups, args.group_size)
-  lengths = heavy_tail(args.groups * args.group_size, args.median, args.ratio)
-  # A long one may be anybody's.
-  lengths = np.random.default_rng(0).permutation(lengths).reshape(shape)
   settings = sampling.forced(prompts, lengths)
   slots = int(settings.limit)
   static = sampler.make_sampler(
@@ -67,32 +70,101 @@ def main() -> None:
     'static': sampling.call(prompts, settings, slots=slots, sample=static),
   }
   texts = {name: call() for name, call in calls.items()}
-  written = texts['packed'].lengths
-  if not np.array_equal(written, texts['static'].lengths):
+  if not np.array_equal(texts['packed'].lengths, texts['static'].lengths):
     raise RuntimeError('the two samplers do not write the same lengths')
-  found = pairs.in_turn(
-    {name: pairs.seconds(call) for name, call in calls.items()}, args.repeats
+  return calls
+
+
+def learning_sides(
+  args: argparse.Namespace, lengths: np.ndarray
+) -> dict[str, Callable]:
+  """Name -> a call that takes one optimizer step, compiled and warm."""
+  config = models.SHAPES[args.model]
+  mesh = models.one_device()
+  policy = policy_lib.make_policy(
+    config, dtype=args.dtype, remat='dots', mesh=mesh
   )
-  rates = {name: [written.sum() / s for s in found[name]] for name in found}
-  ratios = pairs.ratios(found['static'], found['packed'])
-  result = {
-    'model': args.model,
-    'dtype': args.dtype,
-    'groups': args.groups,
-    'group_size': args.group_size,
-    'tokens': int(written.sum()),
-    'median_length': float(np.median(written)),
-    'longest': int(written.max()),
-    'seconds': {name: pairs.spread(s) for name, s in found.items()},
-    'tokens_per_second': {name: pairs.spread(r) for name, r in rates.items()},
-    'ratio': pairs.spread(ratios),
+  size = work.Groups(*lengths.shape, SHARED, OWN, int(lengths.max()))
+  padded = learning.make_batch(size, config.vocab_size)._replace(
+    lengths=lengths.astype(np.int32),
+    weights=np.full(lengths.shape, 1 / lengths.sum(), np.float32),
+  )
+  at_once = args.groups_per_microbatch
+  sides = {
+    'packed': packing.pack(
+      padded, groups_per_microbatch=at_once, parts=1, bucket=batches.bucket
+    ),
+    'static': padded,
   }
-  line = (
-    f'{written.size} responses, median {np.median(written):.0f}, longest '
-    f'{written.max()}: packed {pairs.tell(rates["packed"])} tokens/s, static '
-    f'{pairs.tell(rates["static"])}, ratio {pairs.tell(ratios)}'
+  adam = optimizer.make_optimizer(learning_rate=1e-6)
+  step = learner.make_train_step(
+    policy, adam, mesh, learner.LossSettings(), groups_per_microbatch=at_once
   )
-  pairs.show('long_tail', result, line)
+  # Two of them, each with moments, would not fit where one does.
+  state = models.random_state(policy, adam, mesh)
+
+  def call(batch):
+    nonlocal state
+    state, metrics = step(state, batch, None)
+    jax.block_until_ready((state, metrics))
+
+  calls = {
+    name: functools.partial(call, sharding.put_rows(batch, mesh))
+    for name, batch in sides.items()
+  }
+  for one in calls.values():
+    one()
+  return calls
+
+
+SIDES = {'sampling': sampling_sides, 'learning': learning_sides}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--work', default=list(SIDES), nargs='+', choices=SIDES)
+  add('--model', default='smollm2-135m', choices=models.SHAPES)
+  add('--dtype', default='float32', choices=('float32', 'bfloat16'))
+  add('--groups', default=16, type=int)
+  add('--group_size', default=8, type=int)
+  add('--median', default=32, type=int, help='tokens of a response')
+  add('--ratio', default=10.0, type=float, help='of the longest to the median')
+  add('--chunk', default=32, type=int, help='as sampler.chunk')
+  add('--groups_per_microbatch', default=4, type=int)
+  add('--repeats', default=5, type=int)
+  args = parser.parse_args()
+  lengths = heavy_tail(args.groups * args.group_size, args.median, args.ratio)
+  # A long one may be anybody's.
+  lengths = np.random.default_rng(0).permutation(lengths)
+  lengths = lengths.reshape(args.groups, args.group_size)
+  told = f'{lengths.size} responses, median {np.median(lengths):.0f}, longest'
+  for name in args.work:
+    calls = SIDES[name](args, lengths)
+    found = pairs.in_turn(
+      {side: pairs.seconds(call) for side, call in calls.items()}, args.repeats
+    )
+    rates = {side: [lengths.sum() / s for s in found[side]] for side in found}
+    ratios = pairs.ratios(found['static'], found['packed'])
+    result = {
+      'work': name,
+      'model': args.model,
+      'dtype': args.dtype,
+      'groups': args.groups,
+      'group_size': args.group_size,
+      'tokens': int(lengths.sum()),
+      'median_length': float(np.median(lengths)),
+      'longest': int(lengths.max()),
+      'seconds': {side: pairs.spread(s) for side, s in found.items()},
+      'tokens_per_second': {side: pairs.spread(r) for side, r in rates.items()},
+      'ratio': pairs.spread(ratios),
+    }
+    line = (
+      f'{told} {lengths.max()}: {name}, packed {pairs.tell(rates["packed"])} '
+      f'tokens/s, static {pairs.tell(rates["static"])}, ratio '
+      f'{pairs.tell(ratios)}'
+    )
+    pairs.show('long_tail', result, line)
 
 
 if __name__ == '__main__':

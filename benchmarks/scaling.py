@@ -103,7 +103,7 @@ def sweep(name: str, values: Sequence[int], args) -> dict:
     size = BASE if name == 'width' else BASE._replace(**{name: value})
     layouts[value] = (make_config(width, args.layers), size)
   calls = {value: make_calls(*layout) for value, layout in layouts.items()}
-  flops = {'sample': work.sampling_flops, 'learn': work.update_flops}
+  flops = {'sample': work.forward_flops, 'learn': work.update_flops}
   found = {}
   for part, count in flops.items():
     seconds = pairs.in_turn(

@@ -60,7 +60,9 @@ def unembedding_flops(config: model_config.ModelConfig) -> int:
 def forward_flops(config: model_config.ModelConfig, work: Groups) -> int:
   """Log-probabilities of all response tokens, every prompt read once.
 
-  The last token of a response predicts nothing, so it is not read.
+  So are the logits of a group's first tokens, which all come from the prompt.
+  The last token of a response predicts nothing, so it is not read. Drawing the
+  responses takes the same.
   """
 
   def read(count, after):
@@ -71,25 +73,19 @@ def forward_flops(config: model_config.ModelConfig, work: Groups) -> int:
 
   w = work
   responses = w.groups * w.group_size
+  predicting = w.groups + responses * (w.response - 1)
   prompt = w.shared + w.own
   return (
     read(w.shared, 0)
     + w.groups * read(w.own, w.shared)
     + responses * read(w.response - 1, prompt)
-    + responses * w.response * unembedding_flops(config)
+    + predicting * unembedding_flops(config)
   )
 
 
 def update_flops(config: model_config.ModelConfig, work: Groups) -> int:
   """Forward and backward: each product once more for either factor."""
   return 3 * forward_flops(config, work)
-
-
-def sampling_flops(config: model_config.ModelConfig, work: Groups) -> int:
-  """Reading every prompt once and drawing all responses."""
-  # The first token's logits are computed once a prompt.
-  saved = work.groups * (work.group_size - 1)
-  return forward_flops(config, work) - saved * unembedding_flops(config)
 
 
 def saved_activations(config: model_config.ModelConfig) -> int:

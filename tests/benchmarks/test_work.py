@@ -30,11 +30,9 @@ def test_an_update():
   # Common tokens see 1 and 2: 2 * 480 + 3 * 32 = 1056.
   # Two own tokens see 3: 2 * (480 + 96) = 1152.
   # Of each of 6 responses one token is read, which sees 4: 6 * 608 = 3648.
-  # 12 response tokens have logits: 12 * 80 = 960.
-  assert work.forward_flops(CONFIG, SIZE) == 1056 + 1152 + 3648 + 960
-  assert work.update_flops(CONFIG, SIZE) == 3 * 6816
-  # Sampling has the first logits once a prompt: 2 instead of 6.
-  assert work.sampling_flops(CONFIG, SIZE) == 6816 - 4 * 80
+  # 2 prompts and those 6 tokens have logits: 8 * 80 = 640.
+  assert work.forward_flops(CONFIG, SIZE) == 1056 + 1152 + 3648 + 640
+  assert work.update_flops(CONFIG, SIZE) == 3 * 6496
 
 
 def test_memory():
