@@ -91,8 +91,8 @@ def learning_sides(
   )
   at_once = args.groups_per_microbatch
   sides = {
-    'packed': packing.pack(
-      padded, groups_per_microbatch=at_once, parts=1, bucket=batches.bucket
+    'packed': packing.pack_batch(
+      padded, packing.Layout(at_once, 1, batches.bucket)
     ),
     'static': padded,
   }

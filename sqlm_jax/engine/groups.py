@@ -41,7 +41,7 @@ class Texts(NamedTuple):
   prompts: Prompts
   tokens: jax.Array  # [Q, G, R]
   num_groups: jax.Array  # [], the first so many groups are evaluated
-  packing: None = None  # all that stands there is read
+  packing: packing_lib.Packing | None = None  # as that of `GroupBatch`
 
 
 class GroupBatch(NamedTuple):

@@ -119,19 +119,29 @@ def pad_groups(scored: Scored) -> Rows:
   )
 
 
-def to_evaluate(rows: Rows, *, groups_per_microbatch: int) -> groups.Texts:
+def to_evaluate(
+  rows: Rows, *, groups_per_microbatch: int, shards: int = 1
+) -> groups.Texts:
   """All prompts in order, padded to whole microbatches; host arrays.
 
-  What stands behind the last one that counts is not evaluated.
+  What stands behind the last one that counts, or behind a response's end, is
+  not evaluated.
+
+  Args:
+    rows: what was written.
+    groups_per_microbatch: groups that are evaluated at once.
+    shards: devices that the rows of a microbatch are split over.
   """
   tokens = rows.rollout.tokens
   order = np.arange(len(tokens))
   order = _whole(order, groups_per_microbatch)
   counted_Q = rows.counted.reshape(len(tokens), -1).any(axis=1)
   last = np.flatnonzero(counted_Q).max(initial=-1)
-  return groups.Texts(
+  texts = groups.Texts(
     _take(rows.prompts, order), tokens[order], np.int32(last + 1)
   )
+  layout = packing.Layout(groups_per_microbatch, shards, bucket)
+  return packing.pack_texts(texts, rows.rollout.lengths[order], layout)
 
 
 def make_batches(
@@ -205,13 +215,8 @@ def make_batches(
     )
     if estimate.values is None:
       batch = merging.merge(batch)
-    batch = packing.pack(
-      batch,
-      groups_per_microbatch=groups_per_microbatch,
-      parts=shards,
-      bucket=bucket,
-    )
-    batches.append(batch)
+    layout = packing.Layout(groups_per_microbatch, shards, bucket)
+    batches.append(packing.pack_batch(batch, layout))
   return batches
 
 

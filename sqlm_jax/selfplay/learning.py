@@ -118,7 +118,9 @@ def _estimate(
   if critic is None:
     return estimates.of_responses(rows, game.rules.estimator)
   texts = batches.to_evaluate(
-    rows, groups_per_microbatch=game.rules.groups_per_microbatch
+    rows,
+    groups_per_microbatch=game.rules.groups_per_microbatch,
+    shards=sharding.row_shards(game.mesh),
   )
   texts = sharding.put_rows(texts, game.mesh)
   num_rows = len(rows.rollout.tokens)

@@ -1,6 +1,7 @@
 """Batches in which the learner reads tokens, not the padding between them."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -9,41 +10,79 @@ from sqlm_jax.engine import groups
 from sqlm_jax.ops import packing
 
 
-def pack(
-  batch: groups.GroupBatch,
-  *,
-  groups_per_microbatch: int,
-  parts: int,
-  bucket: Callable[[int], int],
-) -> groups.GroupBatch:
-  """Puts responses side by side, and as much into each microbatch.
+class Layout(NamedTuple):
+  """How batches are computed.
+
+  Attributes:
+    groups_per_microbatch: groups that are computed at once, or all if they are
+      fewer.
+    shards: devices that rows of a microbatch are split over, if they can be.
+    bucket: the room for so many tokens: each room costs a compilation.
+  """
+
+  groups_per_microbatch: int
+  shards: int
+  bucket: Callable[[int], int]
+
+  def at_once(self, num_groups: int) -> int:
+    """Groups of a microbatch."""
+    return min(self.groups_per_microbatch, num_groups)
+
+  def of_a_part(self, num_groups: int) -> int:
+    """Groups whose tokens lie side by side: those that one device computes."""
+    at_once = self.at_once(num_groups)
+    return at_once if at_once % self.shards else at_once // self.shards
+
+
+def pack_batch(batch: groups.GroupBatch, layout: Layout) -> groups.GroupBatch:
+  """Puts responses side by side, and about as much into each microbatch.
 
   Args:
     batch: host arrays of whole microbatches, those groups first that count.
-    groups_per_microbatch: groups that are computed at once.
-    parts: that the rows of a microbatch are split into, if they can be.
-    bucket: the room of each part, from the tokens in the fullest one. As each
-      room costs a compilation there is none for less than the prompts take.
+    layout: of the batch.
 
   Returns:
     The same groups in another order, and their packing; none if there is no
     room to be saved.
   """
-  at_once = min(groups_per_microbatch, len(batch.lengths))
-  parts = parts if at_once % parts == 0 else 1
   # What predicts the tokens behind the first one, of rows that count.
   inputs_QG = np.where(batch.weights != 0, batch.lengths - 1, 0).clip(0)
-  used = -(-int(batch.num_groups) // at_once) * parts
-  order = spread(inputs_QG.sum(axis=1), used, at_once // parts)
+  num_groups = len(inputs_QG)
+  at_once = layout.at_once(num_groups)
+  used = -(-int(batch.num_groups) // at_once) * at_once
+  of_a_part = layout.of_a_part(num_groups)
+  order = spread(inputs_QG.sum(axis=1), used // of_a_part, of_a_part)
   batch = _in_order(batch, order)
-  width = batch.tokens.shape[-1] - 1
-  inputs_AB = inputs_QG[order].reshape(len(order) * parts // at_once, -1)
-  prompts = batch.prompts.prefix_tokens.size
-  prompts += batch.prompts.tokens[: at_once // parts].size
-  room = bucket(max(int(inputs_AB.sum(axis=1).max()), prompts))
+  width = batch.tokens.shape[2] - 1
+  found = _packing(inputs_QG[order], width, batch.prompts, layout)
+  return batch._replace(packing=found)
+
+
+def pack_texts(
+  texts: groups.Texts, lengths_QG: np.ndarray, layout: Layout
+) -> groups.Texts:
+  """Puts responses of those lengths side by side, where that saves room."""
+  asked_Q1 = np.arange(len(lengths_QG))[:, None] < texts.num_groups
+  inputs_QG = np.where(asked_Q1, lengths_QG - 1, 0).clip(0)
+  width = texts.tokens.shape[2] - 1
+  found = _packing(inputs_QG, width, texts.prompts, layout)
+  return texts._replace(packing=found)
+
+
+def _packing(
+  inputs_QG: np.ndarray, width: int, prompts: groups.Prompts, layout: Layout
+) -> packing.Packing | None:
+  """Of all parts, with room for the fullest.
+
+  Not for less than its prompts take, though: beside them it would save little.
+  """
+  of_a_part = layout.of_a_part(len(inputs_QG))
+  inputs_AB = inputs_QG.reshape(len(inputs_QG) // of_a_part, -1)
+  read = prompts.prefix_tokens.size + prompts.tokens[:of_a_part].size
+  room = layout.bucket(max(int(inputs_AB.sum(axis=1).max()), read))
   if room >= inputs_AB.shape[1] * width:
-    return batch
-  return batch._replace(packing=make_packing(inputs_AB, width, room))
+    return None
+  return make_packing(inputs_AB, width, room)
 
 
 def spread(sizes: np.ndarray, parts: int, room: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from sqlm_jax import sharding
 from sqlm_jax.engine import groups, learner, sampler
 from sqlm_jax.models import decoder, layers, policy
 from sqlm_jax.ops import decode_attention, fused_attention
-from sqlm_jax.selfplay import batches
+from sqlm_jax.selfplay import batches, packing
 from tests import tiny
 
 CONFIG = dataclasses.replace(
@@ -77,14 +77,21 @@ def test_rollouts_and_their_logprobs(as_on_a_gpu, mesh):
   )
 
 
-def test_gradients(as_on_a_gpu, mesh):
+@pytest.mark.parametrize('packed', [False, True])
+def test_gradients(as_on_a_gpu, mesh, packed):
   make = functools.partial(policy.make_policy, CONFIG, param_dtype='float32')
   halves = functools.partial(make, dtype='bfloat16', remat='dots')
   params = jax.jit(make().init)(jax.random.key(0))
   rng = np.random.default_rng(0)
   tokens = rng.integers(CONFIG.vocab_size, size=(3, 4, 6)).astype(np.int32)
+  lengths = rng.integers(1, 7, (3, 4))
   weights = rng.normal(size=tokens.shape)
+  weights *= np.arange(6) < lengths[..., None]
   texts = groups.Texts(batches.pack_prompts(PROMPTS), tokens, np.int32(3))
+  if packed:
+    inputs = (lengths - 1).reshape(1, -1)
+    own = packing.make_packing(inputs, 5, int(inputs.sum()) + 1)
+    texts = texts._replace(packing=own)
 
   def gradient(p):
     def total(params):

@@ -1,7 +1,5 @@
 """Tokens side by side: what a batch holds then, and what is learned from it."""
 
-import functools
-
 import hypothesis
 import jax
 import numpy as np
@@ -37,11 +35,19 @@ def make_batch() -> groups.GroupBatch:
   )
 
 
-pack = functools.partial(packing.pack, bucket=lambda tokens: tokens)
+def pack(batch, size, shards=1) -> groups.GroupBatch:
+  layout = packing.Layout(size, shards, bucket=lambda tokens: tokens)
+  return packing.pack_batch(batch, layout)
+
+
+def one_device() -> jax.sharding.Mesh:
+  return sharding.make_mesh(
+    dict.fromkeys(sharding.AXES, 1), devices=jax.devices()[:1]
+  )
 
 
 def test_there_is_room_for_the_fullest_part():
-  batch = pack(make_batch(), groups_per_microbatch=2, parts=1)
+  batch = pack(make_batch(), 2)
   # 19 + 2 + 4, 1, 11 + 8 + 1 and 2 + 2 + 17 tokens come before others.
   assert batch.lengths[:, 0].tolist() == [20, 1, 12, 3, 20, 20]
   slots, places = batch.packing
@@ -53,7 +59,7 @@ def test_there_is_room_for_the_fullest_part():
 def test_parts_are_about_as_large():
   batch = make_batch()
   batch = batch._replace(lengths=batch.lengths[[0, 2, 1, 3, 4, 5]])
-  found = pack(batch, groups_per_microbatch=2, parts=1)
+  found = pack(batch, 2)
   # 25 and 4, 19 and 21 tokens, which came as 25 and 19, 4 and 21.
   assert found.packing.slots.shape == (3, 40)
   assert found.lengths[:4, 0].tolist() == [20, 1, 12, 3]
@@ -62,7 +68,7 @@ def test_parts_are_about_as_large():
 @pytest.mark.parametrize('size, parts, shape', [(2, 2, 6), (3, 2, 2)])
 def test_parts_are_those_that_rows_are_split_into(size, parts, shape):
   """Where they can be: three groups are not split over two devices."""
-  found = pack(make_batch(), groups_per_microbatch=size, parts=parts)
+  found = pack(make_batch(), size, parts)
   assert len(found.packing.slots) == len(found.packing.places) == shape
 
 
@@ -70,12 +76,10 @@ def test_prompts_are_the_least_room():
   """With what all have in common: each room costs a compilation."""
   batch = make_batch()
   batch = batch._replace(lengths=np.minimum(batch.lengths, 2))
-  found = pack(batch, groups_per_microbatch=6, parts=1)
+  found = pack(batch, 6)
   assert found.packing.slots.shape == (1, batch.prompts.tokens.size)
   prompts = batch.prompts._replace(prefix_tokens=np.zeros((1, 8), np.int32))
-  found = pack(
-    batch._replace(prompts=prompts), groups_per_microbatch=6, parts=1
-  )
+  found = pack(batch._replace(prompts=prompts), 6)
   assert found.packing.slots.shape == (1, batch.prompts.tokens.size + 8)
 
 
@@ -86,15 +90,38 @@ def test_full_rows_are_not_packed():
   batch = batch._replace(
     lengths=lengths, weights=weights, num_groups=np.int32(6)
   )
-  assert pack(batch, groups_per_microbatch=2, parts=1).packing is None
+  assert pack(batch, 2).packing is None
 
 
 def test_a_response_of_one_token_or_none():
   batch = make_batch()
   batch.lengths[:2] = [[1, 0, 0], [0, 1, 1]]
-  found = pack(batch, groups_per_microbatch=6, parts=1)
+  found = pack(batch, 6)
   live = found.packing.places < found.packing.slots.shape[1]
   assert live.sum(axis=-1).reshape(6, G)[:2].tolist() == [[0] * 3] * 2
+
+
+def test_texts_keep_their_order():
+  """What is evaluated is read off by row; what nobody asked for is not read."""
+  batch = make_batch()
+  texts = groups.Texts(batch.prompts, batch.tokens, np.int32(3))
+  layout = packing.Layout(2, 1, bucket=lambda tokens: tokens)
+  found = packing.pack_texts(texts, batch.lengths, layout)
+  np.testing.assert_array_equal(found.tokens, texts.tokens)
+  slots, places = found.packing
+  # 19 + 2 + 4 and 0 + 1 + 3, 11 + 8 + 1 and what is not asked for.
+  assert (slots < 6 * 19).sum(axis=1).tolist() == [29, 20, 0]
+  assert places.shape == (3, 6, 19)
+
+  evaluate = learner.make_logprobs(
+    tiny.tiny_policy(), one_device(), chunk=64, groups_per_microbatch=2
+  )
+  params = tiny.tiny_params()
+  expected, given_QGR = evaluate(texts, params), evaluate(found, params)
+  asked = np.arange(R) < batch.lengths[..., None]
+  asked[3:] = False
+  np.testing.assert_allclose(given_QGR[asked], expected[asked], rtol=1e-5)
+  assert np.isfinite(given_QGR).all()
 
 
 @hypothesis.given(st.data())
@@ -131,13 +158,10 @@ def test_groups_are_spread(sizes, shape):
 @pytest.mark.parametrize('size', [1, 2, 6])
 @pytest.mark.parametrize('ratio', ['token', 'sequence'])
 def test_the_update_is_that_of_rows(size, ratio):
-  mesh = sharding.make_mesh(
-    dict.fromkeys(sharding.AXES, 1), devices=jax.devices()[:1]
-  )
   step = learner.make_train_step(
     tiny.tiny_policy(),
     optax.sgd(1.0),
-    mesh,
+    one_device(),
     learner.LossSettings(ratio=ratio, kl=0.1, entropy=0.01),
     groups_per_microbatch=size,
   )
@@ -150,7 +174,7 @@ def test_the_update_is_that_of_rows(size, ratio):
     return jax.device_get((state.params, metrics))
 
   batch = make_batch()
-  packed = pack(batch, groups_per_microbatch=size, parts=1)
+  packed = pack(batch, size)
   assert packed.packing is not None
   for found, expected in zip(
     jax.tree.leaves(learn(packed)), jax.tree.leaves(learn(batch)), strict=True
