@@ -96,7 +96,7 @@ def _measure_all(name, config, place, settings, cache_dir) -> dict:
 def _of(key: str, settings: programs.Settings) -> programs.Settings:
   """What a program depends on: an update does not on how it is sampled."""
   if key != 'update':
-    return settings
+    return settings._replace(filled=1.0)
   return settings._replace(max_rows=0, gather_weights=False)
 
 
@@ -234,6 +234,7 @@ def _settings(place: slices.Slice) -> programs.Settings:
     updates=_UPDATES.value,
     groups_per_microbatch=min(size, count),
     max_rows=_MAX_ROWS.value,
+    filled=_FILLED.value,
     gather_weights=sizes.GATHER_WEIGHTS.value,
     workload=workload,
   )
@@ -281,6 +282,13 @@ _MICROBATCH = flags.DEFINE_integer(
 )
 _MAX_ROWS = flags.DEFINE_integer(
   'max_rows', 0, 'Responses decoded side by side; 0: all.', 0
+)
+_FILLED = flags.DEFINE_float(
+  'filled',
+  1.0,
+  'Tokens of responses, as a share of --tokens each: the learner reads these.',
+  0.01,
+  1.0,
 )
 _CACHE_DIR = flags.DEFINE_string(
   'cache_dir', None, 'Keeps what was compiled, for a call that goes on.'

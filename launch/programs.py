@@ -18,6 +18,8 @@ from sqlm_jax.engine import decoding, groups, learner, optimizer
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.ops import packing as packing_lib
+from sqlm_jax.selfplay import batches, packing
 
 STOP_STATES = 16  # of a stop table, which has a multiple of it
 
@@ -34,6 +36,7 @@ class Settings(NamedTuple):
   max_rows: int = 0  # responses decoded side by side, 0: all
   gather_weights: bool = False  # to sample
   chunk: int = 32  # tokens between two looks at who has ended
+  filled: float = 1.0  # how much of the responses' room the learner reads
   workload: sizes.Workload = sizes.PAPER
 
 
@@ -116,6 +119,7 @@ def _update(policy, adam, mesh, settings, run: Trees) -> Program:
     advantages=rows((w.group_size, 1), np.float32),
     weights=rows(whole[:1], np.float32),
     num_groups=_whole(mesh)((), np.int32),
+    packing=_packing(count, mesh, settings),
   )
   step = learner.make_train_step(
     policy,
@@ -130,6 +134,23 @@ def _update(policy, adam, mesh, settings, run: Trees) -> Program:
     (run.state, batch, run.frozen, base),
     unknown_trips=max(count // settings.groups_per_microbatch, 1),
     calls=settings.updates,
+  )
+
+
+def _packing(count, mesh, settings) -> packing_lib.Packing | None:
+  """Of `count` groups whose responses fill their rows only in part."""
+  if settings.filled == 1:
+    return None
+  layout = packing.Layout(
+    settings.groups_per_microbatch, sharding.row_shards(mesh), batches.bucket
+  )
+  of_a_part = layout.of_a_part(count)
+  rows = of_a_part * settings.workload.group_size
+  width = settings.workload.tokens - 1
+  of_parts = _rows(mesh, count // of_a_part)
+  return packing_lib.Packing(
+    of_parts((int(rows * width * settings.filled),), np.int32),
+    of_parts((rows, width), np.int32),
   )
 
 

@@ -100,6 +100,20 @@ def test_the_update_moves_parameters_and_not_activations(row):
   assert whole < sum(x['bytes'] for x in moved.values()) < 25 * whole
 
 
+def test_an_update_of_shorter_responses(row):
+  """It multiplies what there is, and moves nothing that it did not move."""
+  mesh = sharding.make_mesh(
+    dict(zip(sharding.AXES, SETTINGS.mesh, strict=True))
+  )
+  half = programs.build(CONFIG, mesh, SETTINGS._replace(filled=0.5))
+  found, full = programs.measure(half['update']), row['programs']['update']
+  # Attention goes by rows, and prompts are as long as they were.
+  assert found['flops'] < 0.65 * full['flops']
+  assert found['collectives'].keys() == full['collectives'].keys()
+  for kind, moved in found['collectives'].items():
+    assert moved['bytes'] <= full['collectives'][kind]['bytes'], kind
+
+
 def test_what_was_compiled_is_not_compiled_again(make_plan, row, capfd):
   again = make_plan(2**40)
   assert json.loads(json.dumps(again)) == json.loads(json.dumps(row))
