@@ -52,7 +52,8 @@ class GroupBatch(NamedTuple):
   are a response's, or a token's where there is a value function; that one's
   own fields are None where there is none. A row may stand for several equal
   responses, whose weights it bears together. With a packing those tokens are
-  read that stand in one of its parts, of which every microbatch has as many.
+  read that stand in one of its parts, of which every microbatch has as many;
+  groups that are learned from are then spread over microbatches.
   """
 
   prompts: Prompts
@@ -61,7 +62,7 @@ class GroupBatch(NamedTuple):
   old_logprobs: jax.Array  # [Q, G, R]
   advantages: jax.Array  # [Q, G, R], or [Q, G, 1] for a whole response
   weights: jax.Array  # [Q, G]
-  num_groups: jax.Array  # [], the first so many groups are learned from
+  num_groups: jax.Array  # [], learned from, in as few microbatches as hold them
   old_values: jax.Array | None = None  # [Q, G, R]
   value_targets: jax.Array | None = None  # [Q, G, R]
   counts: jax.Array | None = None  # [Q, G], responses of a row; default, 1

@@ -63,6 +63,7 @@ def _chosen_backward(through_entropy, kept, cotangents):
   probs_MV = jnp.exp(logprobs_MV)
   d_logits_MV = -jnp.sum(d_logprob_MC, axis=1, keepdims=True) * probs_MV
   ids_1V = jnp.arange(logits_MV.shape[-1])[None]
+  # One after the other: no [M, C, V] array, and a scatter may add in any order.
   for c in range(tokens_MC.shape[1]):
     is_chosen_MV = ids_1V == tokens_MC[:, c, None]
     d_logits_MV += jnp.where(is_chosen_MV, d_logprob_MC[:, c, None], 0.0)
@@ -104,6 +105,7 @@ def chosen_in_chunks(
   chex.assert_rank([hidden_QMD, tokens_QMC], 3)
   chex.assert_equal_shape_prefix([hidden_QMD, tokens_QMC], 2)
   num_groups, width, picks = tokens_QMC.shape
+  # One chunk of nothing, if there is nothing.
   count = max(-(-width // max(chunk // num_groups, 1)), 1)
 
   def one_chunk(chunk):

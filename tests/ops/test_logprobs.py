@@ -62,6 +62,43 @@ def test_chosen_by_hand():
   np.testing.assert_allclose(entropy, [2 * log2 - 0.75 * log3, log2], rtol=1e-6)
 
 
+@pytest.mark.parametrize('through_entropy', [False, True])
+def test_several_tokens_of_one_distribution(through_entropy):
+  """As of so many equal ones; one token was chosen twice."""
+  rng = np.random.default_rng(0)
+  logits = jnp.float32(rng.normal(size=(2, 7)))
+  tokens = np.array([[3, 0, 3], [6, 5, 1]])
+  factors = jnp.float32(rng.normal(size=(2, 3)))
+
+  def together(logits):
+    logps, entropy = logprobs.chosen(
+      logits, tokens, through_entropy=through_entropy
+    )
+    bonus = jnp.sum(entropy) if through_entropy else 0.0
+    return jnp.sum(factors * logps) + 3 * bonus
+
+  def apart(logits):
+    repeated = jnp.repeat(logits, 3, axis=0)
+    whole = jax.nn.log_softmax(repeated)
+    picked = whole[np.arange(6), tokens.ravel()]
+    bonus = -jnp.sum(jnp.exp(whole) * whole) if through_entropy else 0.0
+    return jnp.sum(factors.ravel() * picked) + bonus
+
+  found, expected = (jax.value_and_grad(f)(logits) for f in (together, apart))
+  np.testing.assert_allclose(found[0], expected[0], **CLOSE)
+  np.testing.assert_allclose(found[1], expected[1], **CLOSE)
+
+
+def test_no_tokens():
+  found = logprobs.chosen_in_chunks(
+    lambda x: x @ jnp.ones((4, 9)),
+    jnp.ones((2, 0, 4)),
+    jnp.ones((2, 0, 1), jnp.int32),
+    chunk=8,
+  )
+  assert [x.shape for x in found] == [(2, 0, 1), (2, 0)]
+
+
 @pytest.mark.parametrize('shift', [0.0, 1e4, -1e4])
 def test_chosen_does_not_overflow(shift):
   # Differences of 50 are exact beside 1e4: -log(1 + e^-50) is 0 in float32.
