@@ -30,7 +30,7 @@ from benchmarks import learning, models, pairs, rollouts, work
 from sqlm_jax import sharding
 from sqlm_jax.engine import learner, optimizer, sampler
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.selfplay import batches, packing
+from sqlm_jax.selfplay import packing
 
 OWN, SHARED = 19, 57  # tokens of a prompt
 
@@ -91,9 +91,7 @@ def learning_sides(
   )
   at_once = args.groups_per_microbatch
   sides = {
-    'packed': packing.pack_batch(
-      padded, packing.Layout(at_once, 1, batches.bucket)
-    ),
+    'packed': packing.pack_batch(padded, packing.Layout(at_once, shards=1)),
     'static': padded,
   }
   adam = optimizer.make_optimizer(learning_rate=1e-6)

@@ -19,7 +19,7 @@ from sqlm_jax.models import config as model_config
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import packing as packing_lib
-from sqlm_jax.selfplay import batches, packing
+from sqlm_jax.selfplay import packing
 
 STOP_STATES = 16  # of a stop table, which has a multiple of it
 
@@ -142,7 +142,7 @@ def _packing(count, mesh, settings) -> packing_lib.Packing | None:
   if settings.filled == 1:
     return None
   layout = packing.Layout(
-    settings.groups_per_microbatch, sharding.row_shards(mesh), batches.bucket
+    settings.groups_per_microbatch, sharding.row_shards(mesh)
   )
   of_a_part = layout.of_a_part(count)
   rows = of_a_part * settings.workload.group_size

@@ -24,6 +24,10 @@ class Prompts(NamedTuple):
   tokens: jax.Array  # [Q, P]
   lengths: jax.Array  # [Q], at least 1
 
+  def take(self, rows: jax.Array) -> 'Prompts':
+    """Those of the given rows."""
+    return self._replace(tokens=self.tokens[rows], lengths=self.lengths[rows])
+
 
 class Rollout(NamedTuple):
   """G responses to each of Q prompts; beyond a length stands padding."""

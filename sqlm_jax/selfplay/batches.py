@@ -1,6 +1,5 @@
 """Between text and arrays: prompts in, responses out, batches to learn from."""
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -63,12 +62,6 @@ class Estimate(NamedTuple):
   kl: float | None = None
 
 
-def bucket(length: int) -> int:
-  """The next of 8, 12, 16, 24, 32, 48, ...: at most a third is padding."""
-  sizes = (size << k for k in itertools.count() for size in (8, 12))
-  return next(size for size in sizes if size >= length)
-
-
 def pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
   """Rows of token ids, right-padded with 0 to [len(rows), width]."""
   padded = np.zeros((len(rows), width), np.int32)
@@ -96,11 +89,11 @@ def pack_prompts(
     common = 0
   rest = [prompt[common:] for prompt in prompts]
   rest += [[0]] * ((num_rows or 0) - len(rest))
-  width = bucket(common) if common else 0
+  width = packing.bucket(common) if common else 0
   return groups.Prompts(
     prefix_tokens=pad([prompts[0][:common]], width),
     prefix_lengths=np.array([common], np.int32),
-    tokens=pad(rest, bucket(max(map(len, rest)))),
+    tokens=pad(rest, packing.bucket(max(map(len, rest)))),
     lengths=np.array([len(row) for row in rest], np.int32),
   )
 
@@ -119,49 +112,39 @@ def pad_groups(scored: Scored) -> Rows:
   )
 
 
-def to_evaluate(
-  rows: Rows, *, groups_per_microbatch: int, shards: int = 1
-) -> groups.Texts:
+def to_evaluate(rows: Rows, layout: packing.Layout) -> groups.Texts:
   """All prompts in order, padded to whole microbatches; host arrays.
 
   What stands behind the last one that counts, or behind a response's end, is
   not evaluated.
-
-  Args:
-    rows: what was written.
-    groups_per_microbatch: groups that are evaluated at once.
-    shards: devices that the rows of a microbatch are split over.
   """
   tokens = rows.rollout.tokens
-  order = np.arange(len(tokens))
-  order = _whole(order, groups_per_microbatch)
+  order = _whole(np.arange(len(tokens)), layout)
   counted_Q = rows.counted.reshape(len(tokens), -1).any(axis=1)
   last = np.flatnonzero(counted_Q).max(initial=-1)
   texts = groups.Texts(
-    _take(rows.prompts, order), tokens[order], np.int32(last + 1)
+    rows.prompts.take(order), tokens[order], np.int32(last + 1)
   )
-  layout = packing.Layout(groups_per_microbatch, shards, bucket)
   return packing.pack_texts(texts, rows.rollout.lengths[order], layout)
 
 
 def make_batches(
   rows: Rows,
   estimate: Estimate,
+  layout: packing.Layout,
   *,
   updates: int,
-  groups_per_microbatch: int,
   average: str,
   longest: int,
   keep_neutral: bool,
-  shards: int = 1,
 ) -> list[groups.GroupBatch]:
   """Makes one batch for each optimizer step.
 
   Args:
     rows: what was written and paid.
     estimate: its advantages.
+    layout: how many groups are computed at once; batches are padded to it.
     updates: optimizer steps, a divisor of the step's groups.
-    groups_per_microbatch: larger batches are padded to a multiple of it.
     average: over what the loss of an update is averaged, see
       `losses.token_weights`.
     longest: tokens that a response may have.
@@ -169,7 +152,6 @@ def make_batches(
       KL penalty, an entropy bonus or a value function has a gradient there;
       without one, leaving them out changes nothing but the time it takes.
       They count in the average either way.
-    shards: devices that the rows of a microbatch are split over.
 
   Returns:
     The batches from which something can be learned, at most `updates`. Each is
@@ -194,7 +176,7 @@ def make_batches(
       continue
     # Useful groups first: the learner stops behind them.
     order = np.argsort(~useful, kind='stable')
-    order = _whole(order, groups_per_microbatch)
+    order = _whole(order, layout)
     weights_QG, order = weights_QG[order], part[order]
     num_useful = int(useful.sum())
     live_Q1 = np.arange(len(order))[:, None] < num_useful
@@ -203,7 +185,7 @@ def make_batches(
       live_Q1[..., None], estimate.advantages[order][..., :width], 0
     )
     batch = groups.GroupBatch(
-      prompts=_take(rows.prompts, order),
+      prompts=rows.prompts.take(order),
       tokens=rollout.tokens[order][..., :width],
       lengths=np.minimum(rollout.lengths[order], width),
       old_logprobs=rollout.logprobs[order][..., :width],
@@ -215,14 +197,8 @@ def make_batches(
     )
     if estimate.values is None:
       batch = merging.merge(batch)
-    layout = packing.Layout(groups_per_microbatch, shards, bucket)
     batches.append(packing.pack_batch(batch, layout))
   return batches
-
-
-def _take(prompts: groups.Prompts, order: np.ndarray) -> groups.Prompts:
-  tokens, lengths = prompts.tokens[order], prompts.lengths[order]
-  return prompts._replace(tokens=tokens, lengths=lengths)
 
 
 def _in_order(
@@ -236,12 +212,12 @@ def _width(lengths: np.ndarray, tokens: np.ndarray) -> int:
 
   In buckets: each width costs a compilation.
   """
-  return min(bucket(int(lengths.max())), tokens.shape[-1])
+  return min(packing.bucket(int(lengths.max())), tokens.shape[-1])
 
 
-def _whole(order: np.ndarray, groups_per_microbatch: int) -> np.ndarray:
+def _whole(order: np.ndarray, layout: packing.Layout) -> np.ndarray:
   """Row numbers, filled up to whole microbatches."""
-  size = min(groups_per_microbatch, len(order))
+  size = layout.at_once(len(order))
   return np.pad(order, (0, -len(order) % size))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from sqlm_jax import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import types
-from sqlm_jax.selfplay import batches, estimates, metrics, responses
+from sqlm_jax.selfplay import batches, estimates, metrics, packing, responses
 from sqlm_jax.selfplay import game as game_lib
 
 
@@ -101,14 +101,18 @@ def to_batches(
   updates = batches.make_batches(
     rows,
     estimate,
+    _layout(game),
     updates=rules.updates[role],
-    groups_per_microbatch=rules.groups_per_microbatch,
     average=rules.average,
     longest=game.writers[role].slots,
     keep_neutral=rules.keep_neutral,
-    shards=sharding.row_shards(game.mesh),
   )
   return updates, estimate.kl
+
+
+def _layout(game: game_lib.Game) -> packing.Layout:
+  shards = sharding.row_shards(game.mesh)
+  return packing.Layout(game.rules.groups_per_microbatch, shards)
 
 
 def _estimate(
@@ -117,11 +121,7 @@ def _estimate(
   critic = game.critic
   if critic is None:
     return estimates.of_responses(rows, game.rules.estimator)
-  texts = batches.to_evaluate(
-    rows,
-    groups_per_microbatch=game.rules.groups_per_microbatch,
-    shards=sharding.row_shards(game.mesh),
-  )
+  texts = batches.to_evaluate(rows, _layout(game))
   texts = sharding.put_rows(texts, game.mesh)
   num_rows = len(rows.rollout.tokens)
   evaluate = lambda program, *params: sharding.fetch(program(texts, *params))[

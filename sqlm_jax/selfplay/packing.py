@@ -1,6 +1,6 @@
 """Batches in which the learner reads tokens, not the padding between them."""
 
-from collections.abc import Callable
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -10,6 +10,12 @@ from sqlm_jax.engine import groups
 from sqlm_jax.ops import packing
 
 
+def bucket(length: int) -> int:
+  """The next of 8, 12, 16, 24, 32, 48, ...: at most a third is padding."""
+  sizes = (size << k for k in itertools.count() for size in (8, 12))
+  return next(size for size in sizes if size >= length)
+
+
 class Layout(NamedTuple):
   """How batches are computed.
 
@@ -17,12 +23,10 @@ class Layout(NamedTuple):
     groups_per_microbatch: groups that are computed at once, or all if they are
       fewer.
     shards: devices that rows of a microbatch are split over, if they can be.
-    bucket: the room for so many tokens: each room costs a compilation.
   """
 
   groups_per_microbatch: int
   shards: int
-  bucket: Callable[[int], int]
 
   def at_once(self, num_groups: int) -> int:
     """Groups of a microbatch."""
@@ -74,12 +78,13 @@ def _packing(
 ) -> packing.Packing | None:
   """Of all parts, with room for the fullest.
 
-  Not for less than its prompts take, though: beside them it would save little.
+  Each room costs a compilation. So there is none for less than the prompts of a
+  part take: beside them it would save little.
   """
   of_a_part = layout.of_a_part(len(inputs_QG))
   inputs_AB = inputs_QG.reshape(len(inputs_QG) // of_a_part, -1)
   read = prompts.prefix_tokens.size + prompts.tokens[:of_a_part].size
-  room = layout.bucket(max(int(inputs_AB.sum(axis=1).max()), read))
+  room = bucket(max(int(inputs_AB.sum(axis=1).max()), read))
   if room >= inputs_AB.shape[1] * width:
     return None
   return make_packing(inputs_AB, width, room)
@@ -136,10 +141,8 @@ def make_packing(
 
 def _in_order(batch: groups.GroupBatch, order: np.ndarray) -> groups.GroupBatch:
   """The same groups in another order."""
-  prompts = batch.prompts
-  prompts = prompts._replace(
-    tokens=prompts.tokens[order], lengths=prompts.lengths[order]
-  )
   of_groups = batch._replace(prompts=None, num_groups=None)
   ordered = jax.tree.map(lambda x: x[order], of_groups)
-  return ordered._replace(prompts=prompts, num_groups=batch.num_groups)
+  return ordered._replace(
+    prompts=batch.prompts.take(order), num_groups=batch.num_groups
+  )

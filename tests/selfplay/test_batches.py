@@ -6,37 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from sqlm_jax.engine import groups
-from sqlm_jax.selfplay import batches, estimates
-
-
-@pytest.mark.parametrize(
-  'length, expected',
-  [
-    (0, 8),
-    (1, 8),
-    (8, 8),
-    (9, 12),
-    (12, 12),
-    (13, 16),
-    (17, 24),
-    (25, 32),
-    (33, 48),
-    (49, 64),
-    (1000, 1024),
-    (1025, 1536),
-  ],
-)
-def test_bucket(length, expected):
-  assert batches.bucket(length) == expected
-
-
-def test_from_8_on_a_bucket_is_at_most_a_third_padding():
-  # 2n + 1 in a bucket of 3n is the worst: 9 of 12, 17 of 24, ...
-  for length in range(8, 2000):
-    size = batches.bucket(length)
-    assert length <= size
-    assert size - length < size / 3
-
+from sqlm_jax.selfplay import batches, estimates, packing
 
 COMMON = list(range(1, 11))  # 10 tokens, over the 8 that are worth a pass
 
@@ -74,12 +44,12 @@ def unpacked(packed: groups.Prompts) -> list[list[int]]:
 def test_pack_prompts(prompts, common, lengths):
   packed = batches.pack_prompts(prompts)
   assert packed.prefix_lengths.tolist() == [common]
-  width = batches.bucket(common) if common else 0
+  width = packing.bucket(common) if common else 0
   assert packed.prefix_tokens.shape == (1, width)
   assert packed.lengths.tolist() == lengths
   assert packed.tokens.shape == (
     len(prompts),
-    batches.bucket(max(lengths)),
+    packing.bucket(max(lengths)),
   )
   assert unpacked(packed) == prompts
 
@@ -133,8 +103,8 @@ def make_batches(
   rewards=REWARDS, lengths=LENGTHS, estimator='dr_grpo', **changes
 ):
   settings = {
+    'layout': packing.Layout(1, shards=1),
     'updates': 1,
-    'groups_per_microbatch': 1,
     'average': 'token',
     'longest': 5,
     'keep_neutral': False,
@@ -168,8 +138,8 @@ def test_a_batch_is_as_wide_as_its_longest_response():
   (batch,) = batches.make_batches(
     rows,
     estimates.of_responses(rows, 'dr_grpo'),
+    packing.Layout(1, shards=1),
     updates=1,
-    groups_per_microbatch=1,
     average='constant',
     longest=40,
     keep_neutral=False,
@@ -273,8 +243,8 @@ def test_a_group_of_several_prompts_has_one_mean():
   (batch,) = batches.make_batches(
     rows,
     estimates.of_responses(rows, 'dr_grpo'),
+    packing.Layout(1, shards=1),
     updates=1,
-    groups_per_microbatch=1,
     average='token',
     longest=3,
     keep_neutral=False,
@@ -292,7 +262,7 @@ def test_a_group_of_several_prompts_has_one_mean():
 
 
 def test_batches_are_padded_to_whole_microbatches():
-  (batch,) = make_batches(groups_per_microbatch=3)
+  (batch,) = make_batches(layout=packing.Layout(3, shards=1))
   assert batch.lengths.shape == (6, 2)
   assert batch.num_groups == 2
   assert not batch.weights[2:].any()
@@ -313,8 +283,8 @@ def test_a_unanimous_group_teaches_the_value_function():
   (batch,) = batches.make_batches(
     rows,
     estimate,
+    packing.Layout(1, shards=1),
     updates=1,
-    groups_per_microbatch=1,
     average='token',
     longest=5,
     keep_neutral=True,
@@ -328,7 +298,7 @@ def test_a_unanimous_group_teaches_the_value_function():
 
 def test_texts_to_evaluate():
   rows = make_rows()
-  texts = batches.to_evaluate(rows, groups_per_microbatch=3)
+  texts = batches.to_evaluate(rows, packing.Layout(3, shards=1))
   assert texts.num_groups == 3  # of four, the last fills the shape
   assert texts.prompts.tokens[:3, 0].tolist() == [10, 11, 12]
   np.testing.assert_array_equal(texts.tokens[:4], rows.rollout.tokens)
