@@ -76,7 +76,8 @@ def size_in_bytes(shapes) -> int:
 def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
   """Computations by name, and the name of the one that starts."""
   computations, entry, current = {}, '', None
-  for line in text.splitlines():
+  # What a kernel of Pallas says of itself stands on lines of its own.
+  for line in re.sub(r'\n(?="|\}\})', '', text).splitlines():
     head = re.match(r'(ENTRY )?%?([\w.\-]+) \(.*\{$', line)
     if head:
       current = computations.setdefault(head[2], {})

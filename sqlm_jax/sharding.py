@@ -82,10 +82,15 @@ def is_on_cpu(mesh: Mesh) -> bool:
   return mesh.devices.flat[0].platform == 'cpu'
 
 
-def is_one_gpu(mesh: Mesh) -> bool:
-  """Whether a mesh is one GPU of NVIDIA, Ampere or newer."""
-  device, *others = mesh.devices.flat
-  if others or not device.device_kind.startswith('NVIDIA'):
+def are_tpus(mesh: Mesh) -> bool:
+  """Whether the devices of a mesh are TPUs."""
+  return mesh.devices.flat[0].platform == 'tpu'
+
+
+def are_gpus(mesh: Mesh) -> bool:
+  """Whether the devices of a mesh are GPUs of NVIDIA, Ampere or newer."""
+  device = mesh.devices.flat[0]
+  if not device.device_kind.startswith('NVIDIA'):
     return False
   # A device that need not exist, of a topology, has none.
   capability = getattr(device, 'compute_capability', '8.0')
@@ -295,6 +300,35 @@ def keep_rows(array: jax.Array, mesh: Mesh) -> jax.Array:
   if not spec.spec:
     return array
   return jax.lax.with_sharding_constraint(array, spec)
+
+
+def splits_vocabulary(size: int, mesh: Mesh) -> bool:
+  """Whether devices that share rows' parameters may share a vocabulary."""
+  parts = mesh.shape['tensor'] * mesh.shape['fsdp']
+  return mesh.shape['fsdp'] > 1 and size % parts == 0
+
+
+def split_vocabulary(array: jax.Array, mesh: Mesh, axis: int) -> jax.Array:
+  """Inside jit: splits a parameter by entries of the vocabulary alone."""
+  spec = P(*(None,) * axis, ('tensor', 'fsdp'))
+  return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+
+def share_rows(hidden_MD: jax.Array, mesh: Mesh) -> jax.Array:
+  """Inside jit: rows go to all devices that share a vocabulary."""
+  spec = P(_data(len(hidden_MD), mesh))
+  return jax.lax.with_sharding_constraint(hidden_MD, NamedSharding(mesh, spec))
+
+
+def split_logits(logits_MV: jax.Array, mesh: Mesh) -> jax.Array:
+  """Inside jit: splits logits of shared rows by entries of the vocabulary."""
+  spec = P(_data(len(logits_MV), mesh), ('tensor', 'fsdp'))
+  return jax.lax.with_sharding_constraint(logits_MV, NamedSharding(mesh, spec))
+
+
+def _data(rows: int, mesh: Mesh) -> str | None:
+  """The axis that rows which share parameters are split over."""
+  return 'data' if rows % mesh.shape['data'] == 0 else None
 
 
 def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:

@@ -248,12 +248,17 @@ def make_store(
   return store
 
 
-def make_empty(policy: policy_lib.Policy) -> Callable[..., tuple]:
+def make_empty(
+  policy: policy_lib.Policy, mesh: jax.sharding.Mesh
+) -> Callable[..., tuple]:
   """Builds `empty(rows, slots)`, a cache in which nothing stands yet."""
-  return jax.jit(
-    lambda rows, slots: policy.init_cache(rows, slots)[:2],
-    static_argnums=(0, 1),
-  )
+
+  @functools.partial(jax.jit, static_argnums=(0, 1))
+  def empty(rows, slots):
+    keys, values, _ = policy.init_cache(rows, slots)
+    return tuple(sharding.constrain_cache(x, mesh) for x in (keys, values))
+
+  return empty
 
 
 def make_take_prompts(

@@ -57,7 +57,7 @@ def response_logprobs(
   first_QD, later_AMD = groups.response_hidden(policy, params, batch)
   chosen = functools.partial(
     logprob_ops.chosen_in_chunks,
-    functools.partial(policy.logits, params),
+    policy.split_logits(params),
     chunk=chunk,
     through_entropy=through_entropy,
   )

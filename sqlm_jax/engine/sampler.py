@@ -111,7 +111,7 @@ def make_sampler(
         own = take_prompts(first.prompts, layout.prompts)
       stay = np.intersect1d(unfinished, before.rows if before else _NOBODY)
       longest = record.progress.lengths[stay].max(initial=1) - 1
-      room = _room(longest, width, rarely=policy.fused)
+      room = _room(longest, width, rarely=policy.reads_live)
       cache = keep(cache, recent, starts, before, layout, stay, slots=room)
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)
@@ -216,13 +216,13 @@ def _make_keep(
   with nothing in it where that costs nothing: a program less is compiled. What
   neither moves nor grows is stored in place.
   """
-  empty = decoding.make_empty(policy)
+  empty = decoding.make_empty(policy, mesh)
   store = decoding.make_store(mesh)
   store_in_place = decoding.make_store(mesh, in_place=True)
 
   def keep(cache, recent, starts, before, layout, stay, *, slots):
     if not len(stay):
-      return empty(layout.rows.size, slots) if policy.fused else None
+      return empty(layout.rows.size, slots) if policy.reads_live else None
     sources_B = None
     if layout is not before:
       sources_B = schedule.sources(before, layout)

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import ad_checkpoint
 
+from sqlm_jax.models import kernels as kernels_lib
 from sqlm_jax.models import layers
-from sqlm_jax.ops import decode_attention, fused_attention, masked
+from sqlm_jax.ops import fused_attention, masked
 from sqlm_jax.ops import packing as packing_lib
 
-_KEPT = 'attention'  # the name of what a rematerialised block should keep
 _LOWEST = float(np.finfo(np.float32).min) / 2  # finite: -inf - -inf is nan
 # For at most so many queries and at least so many keys, products with the keys
 # first are faster on a CPU (measured: docs/benchmarks.md, what was tried).
@@ -74,7 +74,7 @@ class Span(NamedTuple):
 
 def is_kept(primitive, *args, **params) -> bool:
   """A policy of `jax.checkpoint`: the output and what its gradient needs."""
-  named = jax.checkpoint_policies.save_only_these_names(_KEPT)
+  named = jax.checkpoint_policies.save_only_these_names(kernels_lib.KEPT)
   return named(primitive, *args, **params) or fused_attention.is_kept(primitive)
 
 
@@ -101,7 +101,7 @@ def attend(
   *,
   span: Span,
   layer: int | None = None,
-  fused: bool = False,
+  kernels: kernels_lib.Kernels | None = None,
 ) -> jax.Array:
   """Causal self-attention merged with attention over earlier segments.
 
@@ -121,15 +121,15 @@ def attend(
       `layer` is given.
     span: scale, soft-cap and window of the layer.
     layer: which of the context's. There is no gradient then.
-    fused: by kernels for GPUs of NVIDIA, which know no soft-cap and no window.
+    kernels: that compute it, which know no soft-cap and no window.
 
   Returns:
     The attention output [B, T, N, H].
   """
   rows, width = query_BTNH.shape[:2]
   if layer is not None:
-    if fused and width == 1:
-      out_BNH = decode_attention.attend(
+    if kernels and width == 1 and kernels.decodes(rows, context):
+      out_BNH = kernels.decode(
         query_BTNH[:, 0],
         key_BKTH[:, :, 0],
         value_BKTH[:, :, 0],
@@ -141,11 +141,13 @@ def attend(
     context = tuple(
       KeyValues(x.keys[layer], x.values[layer], x.lengths) for x in context
     )
+  if kernels and kernels.reads(width):
+    return kernels.read(
+      query_BTNH, key_BKTH, value_BKTH, context, scale=span.scale
+    )
   masks = _masks(context, rows, width, span.window)
   pairs = [(segment.keys, segment.values) for segment in context]
   pairs.append((key_BKTH, value_BKTH))
-  if fused and width > 1:
-    return fused_attention.attend(query_BTNH, pairs, masks, scale=span.scale)
   return _attend(
     span.scale, span.softcap, query_BTNH, tuple(pairs), tuple(masks)
   )
@@ -208,8 +210,8 @@ def _merge(scale, softcap, query_BTNH, pairs, masks):
 def _attend_forward(scale, softcap, query_BTNH, pairs, masks):
   out_BTNH, lse_BTN = _merge(scale, softcap, query_BTNH, pairs, masks)
   # What a rematerialised block keeps.
-  out_BTNH = ad_checkpoint.checkpoint_name(out_BTNH, _KEPT)
-  lse_BTN = ad_checkpoint.checkpoint_name(lse_BTN, _KEPT)
+  out_BTNH = ad_checkpoint.checkpoint_name(out_BTNH, kernels_lib.KEPT)
+  lse_BTN = ad_checkpoint.checkpoint_name(lse_BTN, kernels_lib.KEPT)
   return out_BTNH, (query_BTNH, pairs, masks, out_BTNH, lse_BTN)
 
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 from sqlm_jax import sharding
 from sqlm_jax.models import attention, layers, rope
 from sqlm_jax.models import config as model_config
-from sqlm_jax.ops import decode_attention
+from sqlm_jax.models import kernels as kernels_lib
 from sqlm_jax.ops import packing as packing_lib
 
 _POLICIES = jax.checkpoint_policies
@@ -39,17 +39,13 @@ _JOINED = {
 }
 
 
-# Before 0.11, cuDNN is made to compute a gradient of the mask, for nobody.
-_KNOWS_KERNELS = jax.__version_info__ >= (0, 11) and decode_attention.AVAILABLE
-
-
 class Attention(nn.Module):
   """Grouped-query attention, Ainslie et al. (2023)."""
 
   config: model_config.ModelConfig
   dtypes: layers.Dtypes
   lora: layers.Lora | None
-  fused: bool
+  kernels: kernels_lib.Kernels | None
 
   @nn.compact
   def __call__(self, x_BTD, rotation, window, context, packing, layer):
@@ -80,7 +76,7 @@ class Attention(nn.Module):
     scale = c.attention_scale or c.head_width**-0.5
     span = attention.Span(scale, c.attention_softcap, window)
     out = attention.attend(
-      query, key, value, context, span=span, layer=layer, fused=self.fused
+      query, key, value, context, span=span, layer=layer, kernels=self.kernels
     )
     if packing is not None:
       out = packing_lib.pack(out, packing)
@@ -108,7 +104,7 @@ class Block(nn.Module):
   dtypes: layers.Dtypes
   lora: layers.Lora | None
   mesh: jax.sharding.Mesh | None
-  fused: bool
+  kernels: kernels_lib.Kernels | None
 
   @nn.compact
   def __call__(
@@ -124,7 +120,9 @@ class Block(nn.Module):
         c.norm_epsilon, c.norm_offset, self.dtypes, name=name
       )(x)
 
-    attend = Attention(c, self.dtypes, self.lora, self.fused, name='attention')
+    attend = Attention(
+      c, self.dtypes, self.lora, self.kernels, name='attention'
+    )
     out, keys_values = attend(
       norm('attention_norm', x_BTD, 'pre'),
       rotation,
@@ -163,7 +161,7 @@ class Decoder(nn.Module):
   lora: layers.Lora | None = None
   remat: str = 'none'  # of REMAT
   mesh: jax.sharding.Mesh | None = None  # that rows are split over
-  fused: bool = False  # see `attention.attend`
+  kernels: kernels_lib.Kernels | None = None  # of the attention
 
   def setup(self):
     c = self.config
@@ -173,7 +171,7 @@ class Decoder(nn.Module):
       (c.vocab_size, c.width),
       self.dtypes.params,
     )
-    self.layers = Block(c, self.dtypes, self.lora, self.mesh, self.fused)
+    self.layers = Block(c, self.dtypes, self.lora, self.mesh, self.kernels)
     self.final_norm = layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
     if not c.tied_embeddings:
       self.unembed = layers.Projection((c.width,), (c.vocab_size,), self.dtypes)
@@ -245,13 +243,13 @@ class Decoder(nn.Module):
       x_ASD = x_ASD * jnp.asarray(self.config.width**0.5, x_ASD.dtype)
     return x_ASD
 
-  def logits(self, hidden):
+  def logits(self, hidden, *, keep_rows=True):
     """Next-token logits [..., V] of hidden states [..., D].
 
     In the dtype that products come out in: whoever reads them makes float32 of
     them as they come, and no array of that size is written anew.
     """
-    if self.mesh is not None and hidden.ndim == 2:
+    if self.mesh is not None and hidden.ndim == 2 and keep_rows:
       hidden = sharding.keep_rows(hidden, self.mesh)
     if self.config.tied_embeddings:
       rows = hidden.reshape(-1, hidden.shape[-1])
@@ -297,20 +295,7 @@ def _read_chain(block, x_IASD, context, window, rope_index, of_segments):
   return tuple(outs), tuple(keys_values)
 
 
-def has_kernels(config: model_config.ModelConfig, dtype: jnp.dtype) -> bool:
-  """Whether GPUs of NVIDIA have kernels for all attention of a model."""
-  width = config.head_width
-  return (
-    _KNOWS_KERNELS
-    and jnp.dtype(dtype).itemsize == 2
-    and 16 <= width <= 128
-    and width & (width - 1) == 0  # a power of two
-    and not config.attention_softcap
-    and not any(config.windows)
-  )
-
-
-def take_apart(params):
+def take_apart(params, *, join: bool = True):
   """A tree for each layer instead of one in which they are stacked.
 
   A slice of stacked weights is copied on a GPU before it is multiplied, for

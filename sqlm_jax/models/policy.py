@@ -1,5 +1,6 @@
 """A policy is a few pure functions over a tree of parameters."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from sqlm_jax import sharding
 from sqlm_jax.models import attention, decoder, layers
 from sqlm_jax.models import config as model_config
+from sqlm_jax.models import kernels as kernels_lib
 from sqlm_jax.ops import products
 
 Params = Any  # a nested dict of arrays
@@ -32,13 +34,16 @@ class Policy(NamedTuple):
       behind it, reading the weights once.
     logits: `(params, hidden) -> logits`, [..., D] to [..., V]. In bfloat16 if
       an accelerator computes in it, to be summed in float32.
+    split_logits: `params -> hidden_MD -> logits_MV`, for many rows at a time.
+      Devices that share parameters (`fsdp`) read all their rows, each for its
+      part of the vocabulary: what moves is rows, not the unembedding.
     init_cache: `(rows, slots) -> KeyValues`, an empty segment to decode into.
     cast: `params -> params` in the dtype that they are computed in, once
       before they are used many times.
     take_apart: `params -> params` to decode with, a token a row at a time: see
       `decoder.take_apart`. As they are where that gains nothing.
-    fused: whether kernels for a GPU compute the attention, which when they
-      decode read what is live, however much room there is.
+    reads_live: whether decoding reads of the cache what is live, however much
+      room there is.
   """
 
   config: model_config.ModelConfig
@@ -48,10 +53,11 @@ class Policy(NamedTuple):
     ..., tuple[tuple[jax.Array, ...], tuple[KeyValues, ...]]
   ]
   logits: Callable[[Params, jax.Array], jax.Array]
+  split_logits: Callable[[Params], Callable[[jax.Array], jax.Array]]
   init_cache: Callable[[int, int], KeyValues]
   cast: Callable[[Params], Params]
   take_apart: Callable[[Params], Params]
-  fused: bool
+  reads_live: bool
 
 
 def make_policy(
@@ -84,9 +90,12 @@ def make_policy(
   if narrow:
     dtype = jnp.dtype('float32')
   dtypes = layers.Dtypes(stored, dtype, operands)
-  fused = mesh is not None and sharding.is_one_gpu(mesh)
-  fused &= decoder.has_kernels(config, dtype)
-  model = decoder.Decoder(config, dtypes, lora, remat, mesh, fused)
+  kernels = kernels_lib.find(config, dtype, mesh)
+  model = decoder.Decoder(config, dtypes, lora, remat, mesh, kernels)
+  take_apart = lambda params: params
+  if kernels and kernels.can_decode:
+    join = mesh.shape['tensor'] == 1
+    take_apart = jax.jit(functools.partial(decoder.take_apart, join=join))
 
   def init(key):
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -135,8 +144,31 @@ def make_policy(
     forward=forward,
     forward_chain=forward_chain,
     logits=logits,
+    split_logits=_make_split_logits(model, logits),
     init_cache=init_cache,
     cast=cast,
-    take_apart=jax.jit(decoder.take_apart) if fused else lambda params: params,
-    fused=fused,
+    take_apart=take_apart,
+    reads_live=bool(kernels and kernels.can_decode),
   )
+
+
+def _make_split_logits(model: decoder.Decoder, logits):
+  """See `Policy.split_logits`; `logits` are those of one device's rows."""
+  config, mesh = model.config, model.mesh
+  if mesh is None or not sharding.splits_vocabulary(config.vocab_size, mesh):
+    return lambda params: functools.partial(logits, params)
+  name, axis = ('embedding', 0) if config.tied_embeddings else ('unembed', 1)
+  method = functools.partial(decoder.Decoder.logits, keep_rows=False)
+
+  def split_logits(params):
+    split = lambda x: sharding.split_vocabulary(x, mesh, axis)
+    params = params | {name: jax.tree.map(split, params[name])}
+
+    def of_rows(hidden_MD):
+      hidden_MD = sharding.share_rows(hidden_MD, mesh)
+      logits_MV = model.apply({'params': params}, hidden_MD, method=method)
+      return sharding.split_logits(logits_MV, mesh)
+
+    return of_rows
+
+  return split_logits

@@ -30,7 +30,7 @@ PROMPTS = [[*range(20, 30), 5 + q, 7, *[q] * (q % 3)] for q in range(Q)]
 
 
 @functools.cache
-def make_policy(family):
+def make_policy(family, mesh=None):
   """Two layers; two key heads, which most meshes cannot split."""
   sizes = {
     'vocab_size': V,
@@ -41,7 +41,7 @@ def make_policy(family):
     'num_key_value_heads': 2,
   }
   hf = families.make_hf_config(family, sizes | FAMILIES[family])
-  return policy.make_policy(families.read(hf))
+  return policy.make_policy(families.read(hf), mesh=mesh)
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def play(family, shape, packed=True):
   params = jax.device_put(params, sharding.shard_parameters(params, mesh))
   reference = jax.tree.map(lambda x: x * 0.99, params)
   sample = sampler.make_sampler(
-    make_policy(family),
+    make_policy(family, mesh),
     mesh,
     chunk=3,
     gather_weights=family == 'qwen2',
@@ -103,7 +103,7 @@ def play(family, shape, packed=True):
   state = learner.init_state(params, sgd)
   before = parts_of(state)
   step = learner.make_train_step(
-    make_policy(family),
+    make_policy(family, mesh),
     sgd,
     mesh,
     learner.LossSettings(kl=0.1),
