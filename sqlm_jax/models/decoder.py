@@ -299,13 +299,19 @@ def take_apart(params, *, join: bool = True):
   """A tree for each layer instead of one in which they are stacked.
 
   A slice of stacked weights is copied on a GPU before it is multiplied, for
-  every token anew. Layers apart are read one by one, without a scan. Weights
-  that multiply the same are joined, so that there is one product.
+  every token anew. Layers apart are read one by one, without a scan.
+
+  Args:
+    params: of the policy.
+    join: weights that multiply the same become one, so that there is one
+      product. Not where devices share their outputs: what belongs to the parts
+      would move between them.
   """
   stacked = params[_STACKED]
-  stacked = stacked | {
-    name: layers.join(stacked[name], *which) for name, which in _JOINED.items()
-  }
+  if join:
+    stacked = stacked | {
+      name: layers.join(stacked[name], *how) for name, how in _JOINED.items()
+    }
   count = len(jax.tree.leaves(stacked)[0])
   apart = {
     str(i): jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)

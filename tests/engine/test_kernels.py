@@ -76,6 +76,8 @@ def test_rollouts_on_gpus(as_on, shape):
   assert fast.reads_live
   params = jax.jit(plain.init)(jax.random.key(0))
   params = jax.device_put(params, sharding.shard_parameters(params, mesh))
+  of_mlp = fast.take_apart(params)['layers_apart']['0']['mlp']
+  assert ('gate_up' in of_mlp) == (mesh.shape['tensor'] == 1)
   sample = sampler.make_sampler(fast, mesh, chunk=2)
   keys_QG = sampler.response_keys((0,), num_groups=4, group_size=4)
   prompts = batches.pack_prompts(PROMPTS)
@@ -143,23 +145,24 @@ def test_gradients(as_on, platform, shape, packed):
 
 
 @pytest.mark.parametrize(
-  'changes, lora',
+  'changes, lora, join',
   [
-    ({'qkv_bias': True, 'mlp_bias': True}, None),
-    ({'qk_norm': 'flat', 'tied_embeddings': False}, None),
-    ({'windows': (3, 0), 'attention_softcap': 5.0}, None),
-    ({}, layers.Lora(2, 4.0)),
+    ({'qkv_bias': True, 'mlp_bias': True}, None, True),
+    ({'qk_norm': 'flat', 'tied_embeddings': False}, None, True),
+    ({'windows': (3, 0), 'attention_softcap': 5.0}, None, True),
+    ({'qkv_bias': True, 'mlp_bias': True}, None, False),
+    ({}, layers.Lora(2, 4.0), True),
   ],
 )
-def test_layers_apart_are_the_same_layers(changes, lora):
+def test_layers_apart_are_the_same_layers(changes, lora, join):
   config = dataclasses.replace(tiny.CONFIG, **changes)
   p = policy.make_policy(config, lora=lora)
   params = jax.jit(p.init)(jax.random.key(0))
   fill = lambda x: x if x.ndim > 2 else x + 0.1  # biases start with zeros
   params = jax.tree.map(fill, params)
-  apart = jax.jit(decoder.take_apart)(params)
+  apart = jax.jit(functools.partial(decoder.take_apart, join=join))(params)
   joined = 'gate_up' in apart['layers_apart']['0']['mlp']
-  assert joined == (lora is None)
+  assert joined == (join and lora is None)
   lengths = np.array([5, 3], np.int32)
   tokens = np.arange(10, dtype=np.int32).reshape(2, 5)
   _, context = p.forward(params, tokens, lengths)
