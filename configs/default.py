@@ -19,6 +19,8 @@ def get_config() -> config_dict.ConfigDict:
   # Computed again in the backward pass: none, full (all activations of a block)
   # or dots (those that are no product with weights).
   c.model.remat = 'dots'
+  # Attention by kernels on GPUs and TPUs, where these have some for the model.
+  c.model.kernels = True
   c.model.lora = config_dict.ConfigDict()
   c.model.lora.rank = 0  # train adapters of this rank, 0: all weights
   c.model.lora.alpha = 32.0  # adapters are scaled by alpha / rank

@@ -230,6 +230,7 @@ def _settings(place: slices.Slice) -> programs.Settings:
     mesh=shape,
     dtypes=sizes.DTYPES_FLAG.value,
     remat=_REMAT.value,
+    kernels=_KERNELS.value,
     lora_rank=sizes.LORA_RANK.value,
     updates=_UPDATES.value,
     groups_per_microbatch=min(size, count),
@@ -276,6 +277,7 @@ _MESH = flags.DEFINE_list('mesh', None, 'data,fsdp,tensor; default: chosen.')
 _REMAT = flags.DEFINE_enum(
   'remat', 'dots', list(decoder.REMAT), 'What is computed again.'
 )
+_KERNELS = flags.DEFINE_bool('kernels', True, 'Attention by kernels.')
 _UPDATES = flags.DEFINE_integer('updates', 8, 'Minibatches of a step.', 1)
 _MICROBATCH = flags.DEFINE_integer(
   'groups_per_microbatch', 0, 'Groups in memory at once; 0: one a chip or 8.', 0

@@ -30,6 +30,7 @@ class Settings(NamedTuple):
   mesh: tuple[int, int, int]  # devices on each of `sharding.AXES`
   dtypes: str = 'mixed'  # a key of `sizes.DTYPES`
   remat: str = 'dots'  # of `decoder.REMAT`, the config's default
+  kernels: bool = True  # compute attention, where there are some
   lora_rank: int = 0
   updates: int = 8  # minibatches of a step's groups
   groups_per_microbatch: int = 8
@@ -95,6 +96,7 @@ def build(
     dtypes=settings.dtypes,
     lora_rank=settings.lora_rank,
     remat=settings.remat,
+    kernels=settings.kernels,
     mesh=mesh,
   )
   adam = optimizer.make_optimizer(learning_rate=1e-6, weight_decay=0.01)

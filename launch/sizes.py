@@ -62,6 +62,7 @@ def make_policy(
   dtypes: str,
   lora_rank: int = 0,
   remat: str = 'none',
+  kernels: bool = True,
   mesh: jax.sharding.Mesh | None = None,
 ) -> policy_lib.Policy:
   """The policy of `config`; `dtypes` is a key of `DTYPES`."""
@@ -71,6 +72,7 @@ def make_policy(
     dtype=computed,
     param_dtype=stored,
     remat=remat,
+    kernels=kernels,
     mesh=mesh,
     lora=layers.Lora(lora_rank, 1.0) if lora_rank else None,
   )

@@ -27,6 +27,7 @@ class Model:
   param_dtype: str
   remat: str
   lora: Lora
+  kernels: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +267,7 @@ MAY_CHANGE = frozenset(
     'mesh.fsdp',
     'mesh.tensor',
     'model.remat',
+    'model.kernels',
     'loss.logits_chunk',
     'optimizer.groups_per_microbatch',
     'sampler.chunk',

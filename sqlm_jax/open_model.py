@@ -87,6 +87,7 @@ def _make_policies(
     model,
     param_dtype=config.model.param_dtype,
     remat=config.model.remat,
+    kernels=config.model.kernels,
     lora=lora_of(config),
     mesh=mesh,
   )

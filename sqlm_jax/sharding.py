@@ -302,6 +302,11 @@ def keep_rows(array: jax.Array, mesh: Mesh) -> jax.Array:
   return jax.lax.with_sharding_constraint(array, spec)
 
 
+def shares_outputs(mesh: Mesh) -> bool:
+  """Whether devices share the outputs of a layer's products."""
+  return mesh.shape['tensor'] > 1
+
+
 def splits_vocabulary(size: int, mesh: Mesh) -> bool:
   """Whether devices that share rows' parameters may share a vocabulary."""
   parts = mesh.shape['tensor'] * mesh.shape['fsdp']

@@ -66,6 +66,7 @@ def make_policy(
   dtype: str = 'float32',
   param_dtype: str | None = None,
   remat: str = 'none',
+  kernels: bool = True,
   lora: layers.Lora | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Policy:
@@ -78,6 +79,7 @@ def make_policy(
       `ops.products`.
     param_dtype: of parameters where they are stored; default, `dtype`.
     remat: what the backward pass computes again, of `decoder.REMAT`.
+    kernels: compute attention where `kernels.find` has some.
     lora: adapters of all linear maps of the blocks. `init` makes them, too;
       `forward` goes without where the parameters have none.
     mesh: that rows are split over; None leaves it to the compiler, and stands
@@ -90,11 +92,12 @@ def make_policy(
   if narrow:
     dtype = jnp.dtype('float32')
   dtypes = layers.Dtypes(stored, dtype, operands)
-  kernels = kernels_lib.find(config, dtype, mesh)
-  model = decoder.Decoder(config, dtypes, lora, remat, mesh, kernels)
+  found = kernels_lib.find(config, dtype, mesh) if kernels else None
+  model = decoder.Decoder(config, dtypes, lora, remat, mesh, found)
   take_apart = lambda params: params
-  if kernels and kernels.can_decode:
-    join = mesh.shape['tensor'] == 1
+  can_decode = bool(found and found.can_decode)
+  if can_decode:
+    join = not sharding.shares_outputs(mesh)
     take_apart = jax.jit(functools.partial(decoder.take_apart, join=join))
 
   def init(key):
@@ -148,7 +151,7 @@ def make_policy(
     init_cache=init_cache,
     cast=cast,
     take_apart=take_apart,
-    reads_live=bool(kernels and kernels.can_decode),
+    reads_live=can_decode,
   )
 
 

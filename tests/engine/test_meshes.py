@@ -142,3 +142,31 @@ def test_samples_and_update_are_those_of_one_device(family, shape):
     learned,
     expected,
   )
+
+
+@pytest.mark.parametrize('family', ['llama', 'qwen2'])
+def test_no_device_holds_all_of_the_unembedding(family):
+  """What moves are rows: of a large vocabulary much less."""
+  mesh = sharding.make_mesh(dict(zip(sharding.AXES, (1, 8, 1), strict=True)))
+  p = make_policy(family, mesh)
+  params = jax.eval_shape(p.init, jax.random.key(0))
+  place = lambda tree, to: jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, to
+  )
+  params = place(params, sharding.shard_parameters(params, mesh))
+  row = lambda dtype, *shape: jax.ShapeDtypeStruct(
+    shape, dtype, sharding=sharding.rows_spec(Q, mesh)
+  )
+  texts = groups.Texts(
+    batches.pack_prompts(PROMPTS), row(np.int32, Q, G, R), np.int32(Q)
+  )
+
+  def loss(params, texts):
+    logprobs_QGR, _ = learner.response_logprobs(p, params, texts, chunk=2 * Q)
+    return logprobs_QGR.sum()
+
+  compiled = jax.jit(jax.grad(loss)).lower(params, texts)
+  compiled = compiled.compile().as_text()
+  assert 'f32[11,32]' in compiled or 'f32[32,11]' in compiled  # a part
+  assert f'f32[{V},32]' not in compiled
+  assert f'f32[32,{V}]' not in compiled
