@@ -5,10 +5,11 @@
   python -m launch.memory --model_path=/models/mine --devices=1
 
 Counts parameters, gradients, optimizer, reference policy, the sampler's copy in
-the compute dtype, and the key/value cache, from the shapes of the program that
-would run and from its own table of shardings. No device is needed. Activations
-and the compiler's temporaries are not counted, nor is PPO's critic (parameters,
-gradients and optimizer once more) or an earlier solver that votes (parameters).
+its dtype, with --gpus the layers laid out once more to decode with, and the
+key/value cache, from the shapes of the program that would run and from its own
+table of shardings. No device is needed. Activations and the compiler's
+temporaries are not counted, nor is PPO's critic (parameters, gradients and
+optimizer once more) or an earlier solver that votes (parameters).
 """
 
 import json
@@ -21,7 +22,8 @@ from launch import sizes
 from sqlm_jax import sharding
 from sqlm_jax.engine import optimizer
 from sqlm_jax.models import config as model_config
-from sqlm_jax.models import lora
+from sqlm_jax.models import kernels, lora
+from sqlm_jax.models import policy as policy_lib
 
 
 def bytes_per_device(tree, shardings) -> int:
@@ -41,6 +43,8 @@ def account(
   dtypes: str,
   lora_rank: int = 0,
   gather_weights: bool = False,
+  sampler_dtype: str = '',
+  gpus: bool = False,
   workload: sizes.Workload = sizes.PAPER,
 ) -> dict[str, int]:
   """Bytes a device needs, by what they hold.
@@ -51,6 +55,8 @@ def account(
     dtypes: a key of `sizes.DTYPES`.
     lora_rank: of adapters that are trained instead, 0 trains all weights.
     gather_weights: as `sampler.gather_weights`.
+    sampler_dtype: as `sampler.dtype`.
+    gpus: of NVIDIA, for which layers are laid out once more to decode with.
     workload: what is sampled at the same time.
   """
   stored, computed = sizes.DTYPES[dtypes]
@@ -60,6 +66,12 @@ def account(
     tree, sharding.shard_parameters(tree, mesh)
   )
   cast = lambda tree: jax.eval_shape(policy.cast, tree)
+  sampled_in = sampler_dtype or computed
+  sampler = policy_lib.make_policy(config, dtype=sampled_in)
+  sampled = jax.eval_shape(sampler.cast, whole)
+  place_sampled = (
+    sharding.shard_gathered if gather_weights else sharding.shard_parameters
+  )
   base, trained = lora.base(whole), whole
   if lora_rank:
     trained = lora.adapters(whole)
@@ -71,11 +83,15 @@ def account(
   )
   # Only what is trained is kept in the dtype of parameters.
   frozen = placed(cast(base)) if lora_rank else 0
-  copy = placed(cast(trained)) if stored != computed else 0
-  if gather_weights:
-    copy = bytes_per_device(
-      cast(whole), sharding.shard_gathered(cast(whole), mesh)
-    )
+  copied = sampled
+  if sampled_in == computed and not gather_weights:
+    copied = cast(trained) if stored != computed else {}
+  elif sampled_in == stored and not (gather_weights or lora_rank):
+    copied = {}
+  apart = {}
+  if gpus and kernels.known(config, sampled_in, 'gpu'):
+    apart = {'layers': sampled['layers']}
+  sampling = lambda tree: bytes_per_device(tree, place_sampled(tree, mesh))
   found = {
     'parameters': placed(trained) + frozen,
     # The running sum and one microbatch's, see `engine.learner`.
@@ -83,8 +99,9 @@ def account(
     'optimizer': moment_bytes,
     # Adapters' reference is the base itself.
     'reference': 0 if lora_rank else placed(cast(base)),
-    'sampler copy': copy,
-    'cache': _cache(policy, mesh, workload),
+    'sampler copy': sampling(copied),
+    'layers apart': sampling(apart),
+    'cache': _cache(sampler, mesh, workload),
   }
   return found | {'total': sum(found.values())}
 
@@ -105,7 +122,10 @@ def _cache(policy, mesh, workload: sizes.Workload) -> int:
 
 def table(rows: list[dict]) -> str:
   """Markdown, in GiB."""
-  names = [name for name in rows[0] if name not in ('model', 'devices')]
+  left_out = {'model', 'devices'}
+  if not any(row['layers apart'] for row in rows):
+    left_out.add('layers apart')
+  names = [name for name in rows[0] if name not in left_out]
   lines = ['| model | devices | ' + ' | '.join(names) + ' |']
   lines.append('|---' * (len(names) + 2) + '|')
   for row in rows:
@@ -141,6 +161,8 @@ def main(argv: list[str]) -> None:
         dtypes=dtypes,
         lora_rank=rank,
         gather_weights=sizes.GATHER_WEIGHTS.value,
+        sampler_dtype=_SAMPLER_DTYPE.value,
+        gpus=_GPUS.value,
         workload=workload,
       )
       for name, config in sizes.models().items()
@@ -163,6 +185,14 @@ def main(argv: list[str]) -> None:
 
 
 _DEVICES = flags.DEFINE_list('devices', ['1', '8', '64'], 'Numbers of devices.')
+_SAMPLER_DTYPE = flags.DEFINE_enum(
+  'sampler_dtype', '', ('', 'bfloat16', 'float32'), 'As sampler.dtype.'
+)
+_GPUS = flags.DEFINE_bool(
+  'gpus',
+  False,
+  'Of NVIDIA, from JAX 0.11 on: layers are laid out once more to decode with.',
+)
 _TENSOR = flags.DEFINE_integer('tensor', 1, 'Devices on the tensor axis.')
 
 if __name__ == '__main__':

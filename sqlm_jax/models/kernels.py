@@ -128,20 +128,36 @@ class Kernels(NamedTuple):
     return jax.shard_map(function, mesh=self.mesh, check_vma=False, **specs)
 
 
+def known(
+  config: model_config.ModelConfig, dtype: jnp.dtype, platform: str
+) -> bool:
+  """Whether a platform has kernels for all attention of a model.
+
+  Those for GPUs want JAX 0.11, which is not asked here.
+  """
+  if jnp.dtype(dtype).itemsize != 2:
+    return False
+  if config.attention_softcap or any(config.windows):
+    return False
+  if platform == 'tpu':
+    return True
+  width = config.head_width
+  is_power_of_two = width & (width - 1) == 0
+  return 16 <= width <= 128 and is_power_of_two
+
+
 def find(
   config: model_config.ModelConfig,
   dtype: jnp.dtype,
   mesh: jax.sharding.Mesh | None,
 ) -> Kernels | None:
-  """The kernels for all attention of a model, None where there are none."""
-  if mesh is None or jnp.dtype(dtype).itemsize != 2:
-    return None
-  if config.attention_softcap or any(config.windows):
+  """The kernels for a model on a mesh, None where there are none."""
+  if mesh is None:
     return None
   if sharding.are_tpus(mesh):
-    return Kernels(mesh, 'tpu')
-  width = config.head_width
-  fits = 16 <= width <= 128 and width & (width - 1) == 0  # a power of two
-  if sharding.are_gpus(mesh) and _ON_GPUS and fits:
-    return Kernels(mesh, 'gpu')
-  return None
+    platform = 'tpu'
+  elif sharding.are_gpus(mesh) and _ON_GPUS:
+    platform = 'gpu'
+  else:
+    return None
+  return Kernels(mesh, platform) if known(config, dtype, platform) else None

@@ -1,5 +1,6 @@
 """What is predicted, held against arrays that exist."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -13,9 +14,10 @@ import pytest
 from launch import memory, sizes
 from sqlm_jax import sharding
 from sqlm_jax.engine import learner, optimizer
-from sqlm_jax.models import layers, lora, policy
+from sqlm_jax.models import decoder, layers, lora, policy
 from tests import tiny
 
+CONFIG = dataclasses.replace(tiny.CONFIG, head_width=16)
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
@@ -32,19 +34,22 @@ def on_first_device(tree) -> int:
 @pytest.mark.parametrize('shape', [(1, 8, 1), (1, 4, 2)])
 @pytest.mark.parametrize('rank', [0, 3])
 @pytest.mark.parametrize('gather', [False, True])
-def test_bytes_are_those_of_real_shards(shape, rank, gather):
+@pytest.mark.parametrize('sampler_dtype', ['', 'float32'])
+def test_bytes_are_those_of_real_shards(shape, rank, gather, sampler_dtype):
   axes = dict(zip(sharding.AXES, shape, strict=True))
   mesh = sharding.make_mesh(axes)
   found = memory.account(
-    tiny.CONFIG,
+    CONFIG,
     jax.sharding.AbstractMesh(shape, sharding.AXES),
     dtypes='mixed',
     lora_rank=rank,
     gather_weights=gather,
+    sampler_dtype=sampler_dtype,
+    gpus=True,
     workload=sizes.Workload(8, 2, 16, 24),
   )
   model = policy.make_policy(
-    tiny.CONFIG,
+    CONFIG,
     dtype='bfloat16',
     param_dtype='float32',
     lora=layers.Lora(rank, 1.0) if rank else None,
@@ -63,13 +68,18 @@ def test_bytes_are_those_of_real_shards(shape, rank, gather):
   assert found['gradients'] == 2 * on_first_device(state.params)
   assert found['optimizer'] == on_first_device(state.opt_state)
   assert found['reference'] == (0 if rank else on_first_device(base))
-  sampled = model.cast(params if gather else trained)
+  sampler = policy.make_policy(CONFIG, dtype=sampler_dtype or 'bfloat16')
   place = sharding.shard_gathered if gather else sharding.shard_parameters
-  sampled = jax.device_put(sampled, place(sampled, mesh))
-  assert found['sampler copy'] == on_first_device(sampled)
+  put = lambda tree: jax.device_put(tree, place(tree, mesh))
+  copied = sampler.cast(params if gather or sampler_dtype else trained)
+  if sampler_dtype and not rank and not gather:
+    copied = {}  # float32 is what is trained
+  assert found['sampler copy'] == on_first_device(put(copied))
+  apart = {} if sampler_dtype else decoder.take_apart(put(sampler.cast(params)))
+  assert found['layers apart'] == on_first_device(apart.get('layers_apart', {}))
   cache = 0
   for rows, slots in ((8, 16), (16, 24)):
-    keys = model.init_cache(rows, slots).keys
+    keys = sampler.init_cache(rows, slots).keys
     keys = jax.device_put(keys, sharding.rows_spec(rows, mesh, axis=1))
     cache += 2 * on_first_device(keys)
   assert found['cache'] == cache
