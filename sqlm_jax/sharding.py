@@ -331,6 +331,13 @@ def split_logits(logits_MV: jax.Array, mesh: Mesh) -> jax.Array:
   return jax.lax.with_sharding_constraint(logits_MV, NamedSharding(mesh, spec))
 
 
+def logits_by_row(logits_MV: jax.Array, mesh: Mesh) -> jax.Array:
+  """Inside jit: of logits that were split so each device gets its rows'."""
+  rows = rows_spec(len(logits_MV), mesh).spec or (None,)
+  spec = NamedSharding(mesh, P(*rows, 'tensor'))
+  return jax.lax.with_sharding_constraint(logits_MV, spec)
+
+
 def _data(rows: int, mesh: Mesh) -> str | None:
   """The axis that rows which share parameters are split over."""
   return 'data' if rows % mesh.shape['data'] == 0 else None

@@ -133,7 +133,8 @@ def make_decode(
     width,
   ):
     num_rows = rows_B.shape[0]
-    read_next = functools.partial(_read_next, policy, params)
+    logits = policy.split_logits(params, by_row=True)
+    read_next = functools.partial(_read_next, policy, params, logits)
     keys_B = keys_QG.reshape(-1)[rows_B]
     settings_B = _of_columns(settings, rows_B % keys_QG.shape[1])
     if cache is not None:
@@ -279,13 +280,14 @@ def make_take_prompts(
 def _read_next(
   policy: policy_lib.Policy,
   params: policy_lib.Params,
+  logits: Callable[[jax.Array], jax.Array],
   last_B: jax.Array,
   context: tuple[policy_lib.KeyValues, ...],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Reads one token a row: logits of the next [B, V], its keys and values."""
   ones_B = jnp.ones(last_B.shape, jnp.int32)
   hidden_B1D, new = policy.forward(params, last_B[:, None], ones_B, context)
-  return policy.logits(params, hidden_B1D[:, 0]), new.keys, new.values
+  return logits(hidden_B1D[:, 0]), new.keys, new.values
 
 
 def _of_columns(

@@ -34,9 +34,10 @@ class Policy(NamedTuple):
       behind it, reading the weights once.
     logits: `(params, hidden) -> logits`, [..., D] to [..., V]. In bfloat16 if
       an accelerator computes in it, to be summed in float32.
-    split_logits: `params -> hidden_MD -> logits_MV`, for many rows at a time.
-      Devices that share parameters (`fsdp`) read all their rows, each for its
-      part of the vocabulary: what moves is rows, not the unembedding.
+    split_logits: `(params, by_row) -> hidden_MD -> logits_MV`. Devices that
+      share parameters (`fsdp`) compute all their rows, each for its part of the
+      vocabulary: what moves is rows, not the unembedding. `by_row` hands each
+      its own rows then.
     init_cache: `(rows, slots) -> KeyValues`, an empty segment to decode into.
     cast: `params -> params` in the dtype that they are computed in, once
       before they are used many times.
@@ -53,7 +54,7 @@ class Policy(NamedTuple):
     ..., tuple[tuple[jax.Array, ...], tuple[KeyValues, ...]]
   ]
   logits: Callable[[Params, jax.Array], jax.Array]
-  split_logits: Callable[[Params], Callable[[jax.Array], jax.Array]]
+  split_logits: Callable[..., Callable[[jax.Array], jax.Array]]
   init_cache: Callable[[int, int], KeyValues]
   cast: Callable[[Params], Params]
   take_apart: Callable[[Params], Params]
@@ -159,18 +160,19 @@ def _make_split_logits(model: decoder.Decoder, logits):
   """See `Policy.split_logits`; `logits` are those of one device's rows."""
   config, mesh = model.config, model.mesh
   if mesh is None or not sharding.splits_vocabulary(config.vocab_size, mesh):
-    return lambda params: functools.partial(logits, params)
+    return lambda params, *, by_row=False: functools.partial(logits, params)
   name, axis = ('embedding', 0) if config.tied_embeddings else ('unembed', 1)
   method = functools.partial(decoder.Decoder.logits, keep_rows=False)
 
-  def split_logits(params):
+  def split_logits(params, *, by_row=False):
     split = lambda x: sharding.split_vocabulary(x, mesh, axis)
     params = params | {name: jax.tree.map(split, params[name])}
 
     def of_rows(hidden_MD):
       hidden_MD = sharding.share_rows(hidden_MD, mesh)
       logits_MV = model.apply({'params': params}, hidden_MD, method=method)
-      return sharding.split_logits(logits_MV, mesh)
+      logits_MV = sharding.split_logits(logits_MV, mesh)
+      return sharding.logits_by_row(logits_MV, mesh) if by_row else logits_MV
 
     return of_rows
 
