@@ -83,7 +83,7 @@ def account(
   )
   # Only what is trained is kept in the dtype of parameters.
   frozen = placed(cast(base)) if lora_rank else 0
-  copied = sampled
+  copied = sampled  # or what of it is not there already
   if sampled_in == computed and not gather_weights:
     copied = cast(trained) if stored != computed else {}
   elif sampled_in == stored and not (gather_weights or lora_rank):

@@ -308,7 +308,7 @@ def shares_outputs(mesh: Mesh) -> bool:
 
 
 def splits_vocabulary(size: int, mesh: Mesh) -> bool:
-  """Whether devices that share rows' parameters may share a vocabulary."""
+  """Whether devices that share parameters can share the vocabulary as well."""
   parts = mesh.shape['tensor'] * mesh.shape['fsdp']
   return mesh.shape['fsdp'] > 1 and size % parts == 0
 

@@ -62,6 +62,29 @@ condition=%condition, body=%body
 }
 """
 
+# The same compiler about a kernel of Pallas, shortened: what the kernel says of
+# itself has lines of its own.
+KERNEL = """\
+ENTRY %main (arg: bf16[4,14,1024,64]) -> f32[8] {
+  %arg = bf16[4,14,1024,64]{3,2,1,0} parameter(0)
+  %kernel = bf16[4,14,1024,64]{3,2,1,0:T(8,128)(2,1)S(1)} custom-call(%arg), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512, \\"block_kv\\": 512}"
+}}, metadata={op_name="jit(update)/pallas_call"}
+  ROOT %sum = f32[8]{0} all-reduce(%kernel), channel_id=3, to_apply=%add
+}
+"""
+
+
+def test_a_kernel_does_not_end_a_computation():
+  computations, entry = hlo.parse(KERNEL)
+  assert list(computations[entry]) == ['arg', 'kernel', 'sum']
+  kernel = computations[entry]['kernel']
+  assert kernel.shapes == (('bf16', (4, 14, 1024, 64)),)
+  assert kernel.operands == ['arg']
+  assert kernel.rest.endswith('metadata={op_name="jit(update)/pallas_call"}')
+  assert set(hlo.moved(list(hlo.walk(KERNEL)))) == {'all-reduce'}
+
 
 def test_a_loop_of_the_tpu_compiler():
   runs = list(hlo.walk(TPU))
