@@ -154,7 +154,7 @@ def find(
   """The kernels for a model on a mesh, None where there are none."""
   if mesh is None:
     return None
-  if sharding.are_tpus(mesh):
+  if sharding.are_tpus(mesh) and fused_attention.HAS_SPLASH:
     platform = 'tpu'
   elif sharding.are_gpus(mesh) and _ON_GPUS:
     platform = 'gpu'

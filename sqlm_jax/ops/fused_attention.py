@@ -9,10 +9,15 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import splash_attention
 
 from sqlm_jax.ops import masked
 
+try:
+  from jax.experimental.pallas.ops.tpu import splash_attention
+except ImportError:  # An example of JAX's, which it may move elsewhere.
+  splash_attention = None
+
+HAS_SPLASH = splash_attention is not None
 LANES = 128  # of a TPU: splash attention takes multiples of it
 _BLOCK = 512  # queries, and keys, at a time
 

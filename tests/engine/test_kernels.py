@@ -198,9 +198,15 @@ def test_what_has_kernels(as_on, changes, dtype, platform, has):
   assert bool(kernels.find(config, jnp.dtype(dtype), mesh)) == has
 
 
-def test_gpus_go_without_kernels_that_are_not_known(as_on, monkeypatch):
-  as_on('gpu')
-  monkeypatch.setattr(kernels, '_ON_GPUS', False)
+@pytest.mark.parametrize(
+  'platform, module, name',
+  [('gpu', kernels, '_ON_GPUS'), ('tpu', fused_attention, 'HAS_SPLASH')],
+)
+def test_kernels_that_jax_does_not_have(
+  as_on, platform, module, name, monkeypatch
+):
+  as_on(platform)
+  monkeypatch.setattr(module, name, False)
   assert kernels.find(CONFIG, jnp.bfloat16, make_mesh(1, 1, 1)) is None
 
 
