@@ -88,12 +88,10 @@ def test_rollouts_on_gpus(as_on, shape):
     plain, mesh, chunk=64, groups_per_microbatch=4
   )(texts, params)
   live_QGR = np.arange(R) < rollout.lengths[..., None]
-  # Logits deviate by about 1, of which 8 bits are kept.
-  np.testing.assert_allclose(
-    np.where(live_QGR, rollout.logprobs, 0),
-    np.where(live_QGR, logprobs, 0),
-    atol=0.05,
-  )
+  off = np.asarray(rollout.logprobs - logprobs)[live_QGR]
+  # Logits deviate by about 1, of which 8 bits are kept: 0.013 to 0.017 by seed,
+  # without kernels 0.014 to 0.016.
+  assert np.sqrt(np.mean(np.square(off))) < 0.022
 
 
 @pytest.mark.parametrize(
