@@ -6,7 +6,7 @@
 
 Random weights in the shapes of published models, bfloat16. Measured:
 
-- kernels: how far the kernels of a GPU, or of a TPU, are from the plain path in
+- kernels: how far the kernels of all GPUs, or TPUs, are from the plain path in
   float32, as the norm of the difference by that of the result; no speed
 - decode: 64 prompts with 4 responses each. A token of all 256 rows takes what
   a call with many tokens takes longer than a call with one, by their number;
@@ -40,6 +40,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import full_size, models, pairs, rollouts, work
+from sqlm_jax import sharding
 from sqlm_jax.models import attention, decoder
 from sqlm_jax.models import kernels as kernels_lib
 
@@ -50,7 +51,7 @@ def kernels(args: argparse.Namespace) -> None:
   """Compares the kernels with the plain path: values, and gradients."""
   device = jax.devices()[0].device_kind
   c = models.SHAPES[args.model]
-  mesh = models.one_device()
+  mesh = sharding.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1})
   known = kernels_lib.find(c, jnp.bfloat16, mesh)
   if known is None:
     print(f'gpu: {device} has no kernels for {args.model}')

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ('data', 'fsdp', 'tensor')
 ROW_AXES = ('data', 'fsdp')  # a batch is split over both
+VOCABULARY_AXES = ('tensor', 'fsdp')  # logits are, where rows are shared
 
 # Parameter path -> how its dimensions are split. The first match counts.
 # Layer parameters have a leading L, which is never split.
@@ -309,38 +310,39 @@ def shares_outputs(mesh: Mesh) -> bool:
 
 def splits_vocabulary(size: int, mesh: Mesh) -> bool:
   """Whether devices that share parameters can share the vocabulary as well."""
-  parts = mesh.shape['tensor'] * mesh.shape['fsdp']
+  parts = math.prod(mesh.shape[name] for name in VOCABULARY_AXES)
   return mesh.shape['fsdp'] > 1 and size % parts == 0
 
 
 def split_vocabulary(array: jax.Array, mesh: Mesh, axis: int) -> jax.Array:
   """Inside jit: splits a parameter by entries of the vocabulary alone."""
-  spec = P(*(None,) * axis, ('tensor', 'fsdp'))
-  return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+  return _constrain(array, mesh, *(None,) * axis, VOCABULARY_AXES)
 
 
 def share_rows(hidden_MD: jax.Array, mesh: Mesh) -> jax.Array:
   """Inside jit: rows go to all devices that share a vocabulary."""
-  spec = P(_data(len(hidden_MD), mesh))
-  return jax.lax.with_sharding_constraint(hidden_MD, NamedSharding(mesh, spec))
+  return _constrain(hidden_MD, mesh, _data(len(hidden_MD), mesh))
 
 
 def split_logits(logits_MV: jax.Array, mesh: Mesh) -> jax.Array:
   """Inside jit: splits logits of shared rows by entries of the vocabulary."""
-  spec = P(_data(len(logits_MV), mesh), ('tensor', 'fsdp'))
-  return jax.lax.with_sharding_constraint(logits_MV, NamedSharding(mesh, spec))
+  rows = _data(len(logits_MV), mesh)
+  return _constrain(logits_MV, mesh, rows, VOCABULARY_AXES)
 
 
 def logits_by_row(logits_MV: jax.Array, mesh: Mesh) -> jax.Array:
   """Inside jit: of logits that were split so each device gets its rows'."""
   rows = rows_spec(len(logits_MV), mesh).spec or (None,)
-  spec = NamedSharding(mesh, P(*rows, 'tensor'))
-  return jax.lax.with_sharding_constraint(logits_MV, spec)
+  return _constrain(logits_MV, mesh, *rows, 'tensor')
 
 
 def _data(rows: int, mesh: Mesh) -> str | None:
   """The axis that rows which share parameters are split over."""
   return 'data' if rows % mesh.shape['data'] == 0 else None
+
+
+def _constrain(array: jax.Array, mesh: Mesh, *spec) -> jax.Array:
+  return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, P(*spec)))
 
 
 def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
