@@ -86,9 +86,9 @@ def _prepared(
   make = lambda place: cls(
     data_dir=str(place), config=config, file_format='array_record'
   )
-  builder = make(directory)
-  if not builder.is_prepared():
-    place = pathlib.Path(builder.data_dir)
+  absent = make(directory)
+  if not absent.is_prepared():
+    place = pathlib.Path(absent.data_dir)
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as own:
       made = make(own)
@@ -100,8 +100,9 @@ def _prepared(
       except OSError:
         if not make(directory).is_prepared():
           raise  # else another process was faster
-    builder = make(directory)
-  return builder
+  # Anew, for a builder knows only what was there when it was made: another
+  # process may have moved the dataset in since.
+  return make(directory)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import json
 import pathlib
 import random
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,12 @@ import sympy
 from scipy import stats
 from sympy.parsing import sympy_parser
 
-from sqlm_jax.datasets import catalog, linear_equations, multiplication
+from sqlm_jax.datasets import (
+  catalog,
+  linear_equations,
+  multiplication,
+  programs,
+)
 from sqlm_jax.verify import sandbox, unit_tests
 from tests.verify.test_sandbox import needs_bubblewrap
 
@@ -108,6 +114,20 @@ def test_no_tensorflow_and_no_noise(tmp_path):
     for _ in range(2)
   ]
   assert [p.communicate(timeout=120) for p in both] == [('12\n', '')] * 2
+
+
+def test_another_process_is_faster(tmp_path, monkeypatch):
+  """By the time that this one asks whether the dataset is there, it is."""
+  theirs, ours = tmp_path / 'theirs', tmp_path / 'ours'
+  expected = catalog.read('programs/validation', theirs)
+  asked = programs.Programs.is_prepared
+
+  def is_prepared(builder):
+    shutil.copytree(theirs, ours, dirs_exist_ok=True)
+    return asked(builder)
+
+  monkeypatch.setattr(programs.Programs, 'is_prepared', is_prepared)
+  assert catalog.read('programs/validation', ours) == expected
 
 
 def test_a_generation_that_was_killed_is_begun_anew(tmp_path):
