@@ -83,6 +83,11 @@ def is_on_cpu(mesh: Mesh) -> bool:
   return mesh.devices.flat[0].platform == 'cpu'
 
 
+def is_one_cpu(mesh: Mesh) -> bool:
+  """Whether there is a single device, and it is a processor."""
+  return mesh.size == 1 and is_on_cpu(mesh)
+
+
 def are_tpus(mesh: Mesh) -> bool:
   """Whether the devices of a mesh are TPUs."""
   return mesh.devices.flat[0].platform == 'tpu'

@@ -145,7 +145,7 @@ def _make_equal_rows(
   better be read on its own. `own` are the keys and values of the rows'
   prompts, `slots` is the room for what they have written.
   """
-  share &= mesh.size == 1 and sharding.is_on_cpu(mesh)
+  share &= sharding.is_one_cpu(mesh)
 
   def equal_rows(record, prompts, rows_B, params, own, slots):
     if not share or not distinct.pays(params, own, len(rows_B), slots):

@@ -1,6 +1,7 @@
 """The one decoder that carries every model family."""
 
-import functools
+import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -40,33 +41,94 @@ _JOINED = {
 
 
 class Attention(nn.Module):
-  """Grouped-query attention, Ainslie et al. (2023)."""
+  """The linear maps of grouped-query attention, Ainslie et al. (2023)."""
 
   config: model_config.ModelConfig
   dtypes: layers.Dtypes
   lora: layers.Lora | None
-  kernels: kernels_lib.Kernels | None
 
-  @nn.compact
-  def __call__(self, x_BTD, rotation, window, context, packing, layer):
+  def setup(self):
     c = self.config
-    heads = (c.num_heads, c.head_width)
-    kv_heads = (c.num_kv_heads, c.head_width)
-    project = lambda name, outputs: layers.Projection(
-      (c.width,), outputs, self.dtypes, c.qkv_bias, self.lora, name=name
-    )(x_BTD)
-    if self.has_variable('params', 'query_key_value'):  # see `take_apart`
-      together = (c.num_heads + 2 * c.num_kv_heads, c.head_width)
+
+    def project(heads):
+      outputs = heads, c.head_width
+      return layers.Projection(
+        (c.width,), outputs, self.dtypes, c.qkv_bias, self.lora
+      )
+
+    def norm():
+      return layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
+
+    self.query = project(c.num_heads)
+    self.key = project(c.num_kv_heads)
+    self.value = project(c.num_kv_heads)
+    # Instead of the three, see `take_apart`.
+    self.query_key_value = project(c.num_heads + 2 * c.num_kv_heads)
+    self.query_norm, self.key_norm = norm(), norm()
+    heads = c.num_heads, c.head_width
+    self.output = layers.Projection(
+      heads, (c.width,), self.dtypes, c.output_bias, self.lora
+    )
+
+  def project(self, x_BTD, rotation):
+    """Queries, keys and values, [B, T, heads, H], rotated."""
+    c = self.config
+    if self.has_variable('params', 'query_key_value'):
       query, key, value = jnp.split(
-        project('query_key_value', together),
+        self.query_key_value(x_BTD),
         (c.num_heads, c.num_heads + c.num_kv_heads),
         axis=2,
       )
     else:
-      query, key = project('query', heads), project('key', kv_heads)
-      value = project('value', kv_heads)
-    query = rope.rotate(self._norm('query_norm', query), *rotation)
-    key = rope.rotate(self._norm('key_norm', key), *rotation)
+      query, key = self.query(x_BTD), self.key(x_BTD)
+      value = self.value(x_BTD)
+    query = rope.rotate(self._normed(self.query_norm, query), *rotation)
+    key = rope.rotate(self._normed(self.key_norm, key), *rotation)
+    return query, key, value
+
+  def _normed(self, norm, x_BTNH):
+    if self.config.qk_norm == 'none':
+      return x_BTNH
+    if self.config.qk_norm == 'head':
+      return norm(x_BTNH)
+    return norm(x_BTNH.reshape(*x_BTNH.shape[:2], -1)).reshape(x_BTNH.shape)
+
+
+class Block(nn.Module):
+  """Attention and MLP, each with norms and a residual connection.
+
+  In two halves, of which each looks at one token at a time: what the attention
+  compares, and what is made of its output.
+  """
+
+  config: model_config.ModelConfig
+  dtypes: layers.Dtypes
+  lora: layers.Lora | None
+  mesh: jax.sharding.Mesh | None
+  kernels: kernels_lib.Kernels | None
+
+  def setup(self):
+    c = self.config
+
+    def norm():
+      return layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
+
+    self.attention_norm, self.attention_post_norm = norm(), norm()
+    self.mlp_norm, self.mlp_post_norm = norm(), norm()
+    self.attention = Attention(c, self.dtypes, self.lora)
+    self.mlp = layers.GatedMLP(
+      c.width, c.mlp_width, c.activation, c.mlp_bias, self.dtypes, self.lora
+    )
+
+  def before(self, x_BTD, rotation):
+    """Queries, keys and values of tokens, see `Attention.project`."""
+    x_BTD = _keep_rows(x_BTD, self.mesh)
+    x_BTD = self._normed(self.attention_norm, x_BTD, 'pre')
+    return self.attention.project(x_BTD, rotation)
+
+  def attend(self, query, key, value, context, window, packing, layer):
+    """The attention's output [B, T, N, H], and keys and values as kept."""
+    c = self.config
     if packing is not None:
       query, key, value = (
         packing_lib.unpack(x, packing) for x in (query, key, value)
@@ -80,69 +142,20 @@ class Attention(nn.Module):
     )
     if packing is not None:
       out = packing_lib.pack(out, packing)
-    out = layers.Projection(
-      heads, (c.width,), self.dtypes, c.output_bias, self.lora, name='output'
-    )(out)
     return out, (key, value)
 
-  def _norm(self, name, x_BTNH):
-    c = self.config
-    norm = lambda: layers.RMSNorm(
-      c.norm_epsilon, c.norm_offset, self.dtypes, name=name
-    )
-    if c.qk_norm == 'none':
-      return x_BTNH
-    if c.qk_norm == 'head':
-      return norm()(x_BTNH)
-    return norm()(x_BTNH.reshape(*x_BTNH.shape[:2], -1)).reshape(x_BTNH.shape)
-
-
-class Block(nn.Module):
-  """Attention and MLP, each with norms and a residual connection."""
-
-  config: model_config.ModelConfig
-  dtypes: layers.Dtypes
-  lora: layers.Lora | None
-  mesh: jax.sharding.Mesh | None
-  kernels: kernels_lib.Kernels | None
-
-  @nn.compact
-  def __call__(
-    self, x_BTD, rotation, window, context, packing=None, layer=None
-  ):
-    c = self.config
+  def behind(self, x_BTD, out_BTNH):
+    """The block's output, from its input and that of the attention."""
     x_BTD = _keep_rows(x_BTD, self.mesh)
+    out_BTD = self.attention.output(out_BTNH)
+    x_BTD = x_BTD + self._normed(self.attention_post_norm, out_BTD, 'post')
+    out_BTD = self.mlp(self._normed(self.mlp_norm, x_BTD, 'pre'))
+    return x_BTD + self._normed(self.mlp_post_norm, out_BTD, 'post')
 
-    def norm(name, x, placement):
-      if c.norm_placement not in (placement, 'both'):
-        return x
-      return layers.RMSNorm(
-        c.norm_epsilon, c.norm_offset, self.dtypes, name=name
-      )(x)
-
-    attend = Attention(
-      c, self.dtypes, self.lora, self.kernels, name='attention'
-    )
-    out, keys_values = attend(
-      norm('attention_norm', x_BTD, 'pre'),
-      rotation,
-      window,
-      context,
-      packing,
-      layer,
-    )
-    x_BTD = x_BTD + norm('attention_post_norm', out, 'post')
-    mlp = layers.GatedMLP(
-      c.width,
-      c.mlp_width,
-      c.activation,
-      c.mlp_bias,
-      self.dtypes,
-      self.lora,
-      name='mlp',
-    )
-    out = mlp(norm('mlp_norm', x_BTD, 'pre'))
-    return x_BTD + norm('mlp_post_norm', out, 'post'), keys_values
+  def _normed(self, norm, x_BTD, placement):
+    if self.config.norm_placement not in (placement, 'both'):
+      return x_BTD
+    return norm(x_BTD)
 
 
 class Decoder(nn.Module):
@@ -152,8 +165,9 @@ class Decoder(nn.Module):
   does not grow with depth, and a checkpoint holds a dozen arrays. What else
   differs from layer to layer, window and rope, is scanned along with them.
   A layer reads all segments of a chain before the next one does: its weights
-  are fetched once, and have one gradient. What `take_apart` has made of
-  parameters is read block by block.
+  are fetched once, and have one gradient. On one CPU the segments stand in one
+  row, but for the attention. What `take_apart` has made of parameters is read
+  block by block.
   """
 
   config: model_config.ModelConfig
@@ -191,15 +205,32 @@ class Decoder(nn.Module):
         tuple(rope.rotation(r, positions_AS, c.head_width) for r in ropes)
       )
     x_IASD = tuple(self._embed(segment.tokens) for segment in segments)
+    one_row = self._one_row(segments)
+    if one_row:
+      x_IASD = (one_row.join(x_IASD),)
+      rotations = [jax.tree.map(lambda *parts: one_row.join(parts), *rotations)]
     pairs = tuple((segment.keys, segment.values) for segment in context)
     of_layers = (pairs, windows_L, rope_index_L)
     packings = tuple(segment.packing for segment in segments)
-    of_segments = (lengths, tuple(rotations), packings)
+    of_segments = (lengths, tuple(rotations), packings, one_row)
     apart = self.has_variable('params', _APART)
     read = self._one_by_one if apart else self._scan
     x_IASD, keys_values = read(x_IASD, of_layers, of_segments)
+    if one_row:
+      x_IASD = one_row.split(*x_IASD)
     hidden = [self.final_norm(_keep_rows(x, self.mesh)) for x in x_IASD]
     return tuple(hidden), keys_values
+
+  def _one_row(self, segments):
+    """Puts segments in one row, or None where they stay as they are.
+
+    Devices that share rows would have to move them. One GPU has no need to,
+    but what it gains was not measured.
+    """
+    if self.mesh is None or not sharding.is_one_cpu(self.mesh):
+      return None
+    shapes = tuple(segment.tokens.shape for segment in segments)
+    return _OneRow(shapes) if len(shapes) > 1 else None
 
   def _scan(self, x_IASD, of_layers, of_segments):
     """Reads all layers, which are stacked."""
@@ -228,11 +259,12 @@ class Decoder(nn.Module):
     for i in range(self.config.num_layers):
       variables = {'params': self.variables['params'][_APART][str(i)]}
       x_IASD, keys_values = _read_chain(
-        functools.partial(block.apply, variables, layer=i),
+        block.bind(variables),
         x_IASD,
         pairs,
         *jax.tree.map(lambda x, i=i: x[i], of_layers),
         of_segments,
+        layer=i,
       )
       found.append(keys_values)
     return x_IASD, jax.tree.map(lambda *layers: jnp.stack(layers), *found)
@@ -267,32 +299,69 @@ class Decoder(nn.Module):
     return self.logits(hidden_BTD)
 
 
-def _read_chain(block, x_IASD, context, window, rope_index, of_segments):
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _OneRow:
+  """The tokens of all segments in one row, for what looks at each alone.
+
+  There is then one product with a weight, and one gradient of it, instead of
+  as many as segments, some of which are short.
+  """
+
+  shapes: tuple[tuple[int, int], ...]  # [A, S] of the segments' tokens
+
+  def join(self, x_IAS):
+    """[A, S, ...] of every segment to [1, M, ...]."""
+    rows = [x_AS.reshape(1, -1, *x_AS.shape[2:]) for x_AS in x_IAS]
+    return jnp.concatenate(rows, axis=1)
+
+  def split(self, x_1M):
+    """The way back."""
+    sizes = [math.prod(shape) for shape in self.shapes]
+    parts = jax.lax.split(x_1M, sizes, axis=1)
+    return tuple(
+      part.reshape(*shape, *x_1M.shape[2:])
+      for part, shape in zip(parts, self.shapes, strict=True)
+    )
+
+
+def _read_chain(
+  block, x_IASD, context, window, rope_index, of_segments, layer=None
+):
   """One layer, over segments of which each sees those before it.
 
-  `of_segments` are lengths, also those of the context, ropes and packings.
+  `of_segments` are lengths, also those of the context, ropes, packings, and
+  what has put the segments in one row, if they are.
 
   Returns:
     The outputs, and keys and values of every segment.
   """
-  lengths, rotations, packings = of_segments
+  lengths, rotations, packings, one_row = of_segments
   seen = [
     attention.KeyValues(keys, values, lengths_A)
     for (keys, values), lengths_A in zip(context, lengths, strict=False)
   ]
-  outs, keys_values = [], []
-  for x_ASD, of_ropes, packing in zip(x_IASD, rotations, packings, strict=True):
+  projected = []
+  for x_ASD, of_ropes in zip(x_IASD, rotations, strict=True):
     rotation = of_ropes[0]
     if len(of_ropes) > 1:
       rotation = tuple(
         jnp.where(rope_index, local, whole)
         for whole, local in zip(*of_ropes, strict=True)
       )
-    out_ASD, pair = block(x_ASD, rotation, window, tuple(seen), packing)
-    outs.append(out_ASD)
+    projected.append(block.before(x_ASD, rotation))
+  if one_row:
+    projected = zip(*map(one_row.split, *projected), strict=True)
+  outs, keys_values = [], []
+  for of_segment, packing in zip(projected, packings, strict=True):
+    out, pair = block.attend(*of_segment, tuple(seen), window, packing, layer)
+    outs.append(out)
     keys_values.append(pair)
     seen.append(attention.KeyValues(*pair, lengths[len(seen)]))
-  return tuple(outs), tuple(keys_values)
+  if one_row:
+    outs = [one_row.join(outs)]
+  x_IASD = tuple(map(block.behind, x_IASD, outs))
+  return x_IASD, tuple(keys_values)
 
 
 def take_apart(params, *, join: bool = True):

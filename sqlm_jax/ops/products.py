@@ -2,9 +2,10 @@
 
 XLA has kernels for them that are twice as fast as those for float32 where the
 processor multiplies bfloat16 (AVX-512 BF16): for products that come out in
-float32, of two rows or more, summed over the last dimension on the left. What
-else a program does in bfloat16 it does in float32, between conversions. So the
-operands alone are bfloat16 here (measured: docs/benchmarks.md, what was tried).
+float32, of two rows or more, summed over the last dimension on the left, if all
+is laid out as usual. What else a program does in bfloat16 it does in float32,
+between conversions. So the operands alone are bfloat16 here (measured:
+docs/benchmarks.md, what was tried).
 """
 
 import functools
@@ -19,8 +20,7 @@ def multiply(
 ) -> jax.Array:
   """`x @ y` of operands rounded to `dtype`, summed in float32.
 
-  In the backward pass it is the same for x. That of y is a product over rows,
-  for which there is no such kernel: it is computed in float32.
+  The products of the backward pass are of the same kind.
 
   Args:
     x_MK: left operand.
@@ -42,7 +42,7 @@ def _multiply_backward(dtype, axis, kept, d_MN):
   x_MK, y = kept
   d_x_MK = _product(d_MN, y, dtype, 1 - axis)
   left, right = (d_MN, x_MK) if axis else (x_MK, d_MN)
-  d_y = jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
+  d_y = _product(_transpose(left.astype(dtype)), right, dtype, 0)
   return d_x_MK.astype(x_MK.dtype), d_y.astype(y.dtype)
 
 
@@ -60,6 +60,15 @@ def _product(x, y, dtype, axis):
     preferred_element_type=jnp.float32,
   )
   return found[:rows]
+
+
+def _transpose(x):
+  """`x.T`, in a way that XLA takes for an array of its own.
+
+  A transposition of two dimensions it notes as another layout of x, for which
+  it looks for a kernel, finds none, and multiplies in float32.
+  """
+  return jnp.transpose(x[None], (2, 0, 1)).reshape(x.shape[::-1])
 
 
 def to_bits(x: jax.Array) -> jax.Array:

@@ -29,6 +29,16 @@ def full(rows, length):
   return jnp.full((rows,), length)
 
 
+def one_cpu():
+  """Where the segments of a chain stand in one row; without a mesh, apart."""
+  return sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
+
+
+MESHES = pytest.mark.parametrize(
+  'make_mesh', [lambda: None, one_cpu], ids=['apart', 'in one row']
+)
+
+
 def test_gradient_flows_to_earlier_tokens_of_the_same_row_only():
   rows, width = 2, 4
   params = tiny.tiny_params()
@@ -116,14 +126,15 @@ def test_empty_cache_is_no_context():
   np.testing.assert_array_equal(keys_values.lengths, [3, 3])
 
 
+@MESHES
 @pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
-def test_a_chain_is_its_segments_one_after_the_other(remat):
+def test_a_chain_is_its_segments_one_after_the_other(remat, make_mesh):
   # Two rows of the second segment share the first, three of the third one each
   # of the second.
   tokens = texts(1, 3), texts(2, 4), texts(6, 2)
   lengths = full(1, 3), np.array([4, 2]), full(6, 2)
   segments = tuple(map(policy.Segment, tokens, lengths))
-  p = policy.make_policy(tiny.CONFIG, remat=remat)
+  p = policy.make_policy(tiny.CONFIG, remat=remat, mesh=make_mesh())
 
   def in_turn(params):
     hidden, context = [], ()
@@ -150,7 +161,8 @@ def test_a_chain_is_its_segments_one_after_the_other(remat):
   chex.assert_trees_all_close(*grads, rtol=1e-4, atol=2e-5)
 
 
-def test_a_chain_of_packed_rows():
+@MESHES
+def test_a_chain_of_packed_rows(make_mesh):
   """Three of four rows have tokens; side by side they are the same."""
   tokens, lengths = texts(4, 5), np.array([5, 0, 2, 3])
   places = np.full((2, 2, 5), 6, np.int32)
@@ -161,7 +173,8 @@ def test_a_chain_of_packed_rows():
   prompts = policy.Segment(texts(2, 4, seed=1), np.array([4, 3]))
   rows = policy.Segment(tokens, lengths)
   parts = policy.Segment(packing_lib.pack(tokens, packing), lengths, packing)
-  params, p = tiny.tiny_params(), tiny.tiny_policy()
+  params = tiny.tiny_params()
+  p = policy.make_policy(tiny.CONFIG, mesh=make_mesh())
   chain = jax.jit(p.forward_chain)
   (_, expected), (_, expected_pair) = chain(params, (prompts, rows))
   (_, found), (_, pair) = chain(params, (prompts, parts))
@@ -176,7 +189,8 @@ def test_a_chain_of_packed_rows():
   np.testing.assert_array_equal(pair.lengths, lengths)
 
 
-def test_a_chain_behind_a_context():
+@MESHES
+def test_a_chain_behind_a_context(make_mesh):
   params, tokens = tiny.tiny_params(), texts(2, 9)
   whole, _ = forward(params, tokens, full(2, 9))
   _, context = forward(params, tokens[:, :3], full(2, 3))
@@ -184,11 +198,26 @@ def test_a_chain_behind_a_context():
     policy.Segment(tokens[:, 3:7], full(2, 4)),
     policy.Segment(tokens[:, 7:], full(2, 2)),
   )
-  hidden, _ = jax.jit(tiny.tiny_policy().forward_chain)(
-    params, segments, (context,)
-  )
+  p = policy.make_policy(tiny.CONFIG, mesh=make_mesh())
+  hidden, _ = jax.jit(p.forward_chain)(params, segments, (context,))
   found = jnp.concatenate(hidden, axis=1)
   np.testing.assert_allclose(found, whole[:, 3:], **CLOSE)
+
+
+def test_in_one_row_a_weight_is_multiplied_once():
+  """By all three segments; each looks at itself and at those before it."""
+  segments = tuple(
+    policy.Segment(texts(2, width), full(2, width)) for width in (3, 5, 2)
+  )
+  weights, looks = 7, 1 + 2 + 3
+
+  def products(mesh):
+    p = policy.make_policy(tiny.CONFIG, mesh=mesh)
+    chain = functools.partial(p.forward_chain, segments=segments)
+    return str(jax.make_jaxpr(chain)(tiny.tiny_params())).count('dot_general[')
+
+  assert products(None) == len(segments) * weights + 2 * looks
+  assert products(one_cpu()) == weights + 2 * looks
 
 
 def test_bfloat16():
@@ -217,11 +246,10 @@ def test_bfloat16():
 
 @pytest.mark.parametrize('tied', [True, False])
 def test_bfloat16_on_a_cpu_is_for_operands_of_products(tied):
-  mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
   config = dataclasses.replace(
     tiny.CONFIG, tied_embeddings=tied, qkv_bias=True, mlp_bias=True
   )
-  make = functools.partial(policy.make_policy, config, mesh=mesh)
+  make = functools.partial(policy.make_policy, config, mesh=one_cpu())
   whole, halves = make(), make(dtype='bfloat16', param_dtype='float32')
   params = jax.jit(whole.init)(jax.random.key(0))
   assert halves.init_cache(1, 1).keys.dtype == jnp.float32

@@ -35,7 +35,7 @@ def test_only_the_operands_are_rounded(rows, axis):
 @pytest.mark.parametrize('stored', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('axis', [0, 1])
 def test_gradients(axis, stored):
-  """With cotangent d: dx = d y^T of rounded numbers, dy = x^T d of others."""
+  """With cotangent d: dx = d y^T and dy = x^T d, of rounded numbers."""
   x_MK, y_KN, d_MN = numbers(6, 64), numbers(64, 48), numbers(6, 48)
   y_KN = rounded(y_KN)  # the same however it is stored
   y = jnp.asarray(y_KN.T if axis else y_KN, stored)
@@ -46,7 +46,7 @@ def test_gradients(axis, stored):
   assert (d_x.dtype, d_y.dtype) == (jnp.float32, jnp.dtype(stored))
   expected = rounded(d_MN) @ y_KN.T
   np.testing.assert_allclose(d_x, expected, rtol=1e-5, atol=1e-5)
-  expected = x_MK.T @ d_MN
+  expected = rounded(x_MK).T @ rounded(d_MN)
   np.testing.assert_allclose(
     np.asarray(d_y, np.float64),
     expected.T if axis else expected,
