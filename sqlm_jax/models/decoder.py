@@ -1,8 +1,5 @@
 """The one decoder that carries every model family."""
 
-import dataclasses
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -230,7 +227,7 @@ class Decoder(nn.Module):
     if self.mesh is None or not sharding.is_one_cpu(self.mesh):
       return None
     shapes = tuple(segment.tokens.shape for segment in segments)
-    return _OneRow(shapes) if len(shapes) > 1 else None
+    return packing_lib.OneRow(shapes) if len(shapes) > 1 else None
 
   def _scan(self, x_IASD, of_layers, of_segments):
     """Reads all layers, which are stacked."""
@@ -297,32 +294,6 @@ class Decoder(nn.Module):
     segment = attention.Segment(tokens_BT, jnp.ones(len(tokens_BT), jnp.int32))
     (hidden_BTD,), _ = self((segment,))
     return self.logits(hidden_BTD)
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class _OneRow:
-  """The tokens of all segments in one row, for what looks at each alone.
-
-  There is then one product with a weight, and one gradient of it, instead of
-  as many as segments, some of which are short.
-  """
-
-  shapes: tuple[tuple[int, int], ...]  # [A, S] of the segments' tokens
-
-  def join(self, x_IAS):
-    """[A, S, ...] of every segment to [1, M, ...]."""
-    rows = [x_AS.reshape(1, -1, *x_AS.shape[2:]) for x_AS in x_IAS]
-    return jnp.concatenate(rows, axis=1)
-
-  def split(self, x_1M):
-    """The way back."""
-    sizes = [math.prod(shape) for shape in self.shapes]
-    parts = jax.lax.split(x_1M, sizes, axis=1)
-    return tuple(
-      part.reshape(*shape, *x_1M.shape[2:])
-      for part, shape in zip(parts, self.shapes, strict=True)
-    )
 
 
 def _read_chain(

@@ -1,10 +1,11 @@
-"""Rows of different lengths side by side, without the padding between them.
+"""Rows side by side: without the padding between them, or of many segments.
 
 What a model does to each token alone then costs what there is of tokens. What
 looks from token to token, the attention, goes by rows: they are unpacked before
 and packed behind. Both only read, and so do their gradients.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -62,3 +63,29 @@ def _move_backward(kept, d):
 
 
 _move.defvjp(_move_forward, _move_backward)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class OneRow:
+  """The tokens of all segments in one row, for what looks at each alone.
+
+  There is then one product with a weight, and one gradient of it, instead of
+  as many as segments, some of which are short.
+  """
+
+  shapes: tuple[tuple[int, int], ...]  # [A, S] of the segments' tokens
+
+  def join(self, x_IAS):
+    """[A, S, ...] of every segment to [1, M, ...]."""
+    rows = [x_AS.reshape(1, -1, *x_AS.shape[2:]) for x_AS in x_IAS]
+    return jnp.concatenate(rows, axis=1)
+
+  def split(self, x_1M):
+    """The way back."""
+    sizes = [math.prod(shape) for shape in self.shapes]
+    parts = jax.lax.split(x_1M, sizes, axis=1)
+    return tuple(
+      part.reshape(*shape, *x_1M.shape[2:])
+      for part, shape in zip(parts, self.shapes, strict=True)
+    )
