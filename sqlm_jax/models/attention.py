@@ -22,9 +22,9 @@ from sqlm_jax.ops import fused_attention, masked
 from sqlm_jax.ops import packing as packing_lib
 
 _LOWEST = float(np.finfo(np.float32).min) / 2  # finite: -inf - -inf is nan
-# For at most so many queries and at least so many keys, products with the keys
-# first are faster on a CPU (measured: docs/benchmarks.md, what was tried).
-_FEW, _MANY = 8, 128
+# Of keys that are copied at once: with their values they stay in the caches of
+# a processor (measured: docs/benchmarks.md, what was tried).
+_NEAR_BYTES = 3 << 19
 
 
 class KeyValues(NamedTuple):
@@ -100,7 +100,7 @@ def attend(
   context: tuple[KeyValues, ...] = (),
   *,
   span: Span,
-  layer: int | None = None,
+  layer: int | jax.Array | None = None,
   kernels: kernels_lib.Kernels | None = None,
 ) -> jax.Array:
   """Causal self-attention merged with attention over earlier segments.
@@ -120,15 +120,16 @@ def attend(
     context: earlier segments, without the layer dimension, or with it where
       `layer` is given.
     span: scale, soft-cap and window of the layer.
-    layer: which of the context's. There is no gradient then.
+    layer: which of the context's; may be traced where no kernels are given.
+      There is no gradient then.
     kernels: that compute it, which know no soft-cap and no window.
 
   Returns:
     The attention output [B, T, N, H].
   """
   rows, width = query_BTNH.shape[:2]
-  if layer is not None:
-    if kernels and width == 1 and kernels.decodes(rows, context):
+  if layer is not None and kernels:
+    if width == 1 and kernels.decodes(rows, context):
       out_BNH = kernels.decode(
         query_BTNH[:, 0],
         key_BKTH[:, :, 0],
@@ -148,9 +149,10 @@ def attend(
   masks = _masks(context, rows, width, span.window)
   pairs = [(segment.keys, segment.values) for segment in context]
   pairs.append((key_BKTH, value_BKTH))
-  return _attend(
-    span.scale, span.softcap, query_BTNH, tuple(pairs), tuple(masks)
-  )
+  operands = span.scale, span.softcap, query_BTNH, tuple(pairs), tuple(masks)
+  if layer is not None and not kernels:
+    return _merge(*operands, layer)[0]
+  return _attend(*operands)
 
 
 def _masks(context, rows, width, window) -> list[jax.Array]:
@@ -160,7 +162,7 @@ def _masks(context, rows, width, window) -> list[jax.Array]:
   own = jnp.full((rows,), width)
   *firsts, first_B = starts((*(segment.lengths for segment in context), own))
   for segment, first_A in zip(context, firsts, strict=True):
-    shared, _, slots, _ = segment.keys.shape
+    shared, _, slots, _ = segment.keys.shape[-4:]
     mask = masked.up_to(segment.lengths, slots)[:, None]
     if window is not None:
       position_AT = (first_B[:, None] + steps_T[None, :]).reshape(shared, -1)
@@ -188,12 +190,18 @@ def _attend(scale, softcap, query_BTNH, pairs, masks):
   return _merge(scale, softcap, query_BTNH, pairs, masks)[0]
 
 
-def _merge(scale, softcap, query_BTNH, pairs, masks):
-  """Output [B, T, N, H] and log-sum-exp [B, T, N] over all segments."""
+def _merge(scale, softcap, query_BTNH, pairs, masks, layer=None):
+  """Output [B, T, N, H] and log-sum-exp [B, T, N] over all segments.
+
+  Of pairs that still have all layers it reads one, a block of rows at a time.
+  """
   rows, width, num_heads, _ = query_BTNH.shape
   outs, lses = [], []
   for (keys, values), mask in zip(pairs, masks, strict=True):
-    out, lse = attend_to_segment(
+    read = attend_to_segment
+    if keys.ndim == 5:
+      read = functools.partial(_attend_by_block, layer)
+    out, lse = read(
       _to_rows(query_BTNH, keys), keys, values, mask, scale, softcap
     )
     outs.append(_from_rows(out, query_BTNH.shape))
@@ -272,37 +280,56 @@ def attend_to_segment(
     Output [A, K, Q, H] and log-sum-exp [A, K, Q], both float32. Where nothing
     may be seen the log-sum-exp is very negative and the output finite.
   """
-  operands = query_AKQH, key_AKSH, value_AKSH, mask_ATS
-
-  def queries_first(query, key, value, mask):
-    scores_AKQS = _scores(query, key, mask, scale, softcap)
-    return _average(scores_AKQS, value, 'akqs')
-
-  def keys_first(query, key, value, mask_A1S):
-    scores_AKSQ = _einsum('aksh,akqh->aksq', key, query * scale)
-    scores_AKSQ = layers.softcap(scores_AKSQ, softcap)
-    scores_AKSQ = jnp.where(mask_A1S[..., None], scores_AKSQ, _LOWEST)
-    return _average(scores_AKSQ, value, 'aksq')
-
-  few = query_AKQH.shape[2] <= _FEW and mask_ATS.shape[1] == 1
-  if few and key_AKSH.shape[2] >= _MANY:
-    return jax.lax.platform_dependent(
-      *operands, cpu=keys_first, default=queries_first
-    )
-  return queries_first(*operands)
-
-
-def _average(scores, value_AKSH, order):
-  """Output [A, K, Q, H] and log-sum-exp [A, K, Q] of scores in an order."""
-  axis = order.index('s')
-  highest = jnp.max(scores, axis=axis, keepdims=True)
-  weights = jnp.exp(scores - highest)
-  total_AKQ = jnp.sum(weights, axis=axis)
-  out = _einsum(
-    f'{order},aksh->akqh', weights.astype(value_AKSH.dtype), value_AKSH
+  scores_AKQS = _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap)
+  highest = jnp.max(scores_AKQS, axis=-1, keepdims=True)
+  weights = jnp.exp(scores_AKQS - highest)
+  total_AKQ1 = jnp.sum(weights, axis=-1, keepdims=True)
+  out_AKQH = _einsum(
+    'akqs,aksh->akqh', weights.astype(value_AKSH.dtype), value_AKSH
   )
-  lse_AKQ = jnp.squeeze(highest, axis) + jnp.log(total_AKQ)
-  return out / total_AKQ[..., None], lse_AKQ
+  lse_AKQ = jnp.squeeze(highest + jnp.log(total_AKQ1), axis=-1)
+  return out_AKQH / total_AKQ1, lse_AKQ
+
+
+def _attend_by_block(
+  layer, query_AKQH, key_LAKSH, value_LAKSH, mask_ATS, scale, softcap
+):
+  """`attend_to_segment` of a layer's keys and values, a few rows at a time.
+
+  XLA copies what it slices out of all layers before it multiplies it on a CPU,
+  and reads it twice. A block's copy does not leave the processor meanwhile.
+  """
+  rows = key_LAKSH.shape[1]
+  size = _near_rows(key_LAKSH)
+
+  def read(first):
+    of_rows = lambda x: jax.lax.dynamic_slice_in_dim(x, first, size)
+
+    def of_layer(x):
+      start = (layer, first, 0, 0, 0)
+      return jax.lax.dynamic_slice(x, start, (1, size, *x.shape[2:]))[0]
+
+    return attend_to_segment(
+      of_rows(query_AKQH),
+      of_layer(key_LAKSH),
+      of_layer(value_LAKSH),
+      of_rows(mask_ATS),
+      scale,
+      softcap,
+    )
+
+  if size == rows:
+    return read(0)
+  found = jax.lax.map(read, jnp.arange(0, rows, size))
+  return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), found)
+
+
+def _near_rows(key_LAKSH: jax.Array) -> int:
+  """How many rows, of those that divide all, stay near a processor."""
+  layers, rows = key_LAKSH.shape[:2]
+  row_bytes = key_LAKSH.nbytes // (layers * rows)
+  divisors = (n for n in range(rows, 1, -1) if rows % n == 0)
+  return next((n for n in divisors if n * row_bytes <= _NEAR_BYTES), 1)
 
 
 def _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap):
@@ -325,7 +352,7 @@ def _to_rows(x_BTNH: jax.Array, key_AKSH: jax.Array) -> jax.Array:
   Q runs over the query heads of a key head, then over the rows of the batch
   that share the segment, then over their tokens.
   """
-  shared, num_kv_heads = key_AKSH.shape[:2]
+  shared, num_kv_heads = key_AKSH.shape[-4:-2]
   rows, width, num_heads, head_width = x_BTNH.shape
   x = x_BTNH.reshape(
     shared,

@@ -231,19 +231,31 @@ class Decoder(nn.Module):
 
   def _scan(self, x_IASD, of_layers, of_segments):
     """Reads all layers, which are stacked."""
-    layer, saved = _read_chain, REMAT[self.remat]
+    read, saved = _read_chain, REMAT[self.remat]
     if saved is not None:
-      layer = nn.remat(layer, prevent_cse=False, policy=saved)
+      read = nn.remat(read, prevent_cse=False, policy=saved)
+    layers_L, of_context = None, 0
+    if self._keeps_context_whole(x_IASD):
+      layers_L, of_context = np.arange(self.config.num_layers), nn.broadcast
     scan = nn.scan(
-      layer,
+      read,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=(0, 0, 0, nn.broadcast),
+      in_axes=(of_context, 0, 0, nn.broadcast, 0),
       length=self.config.num_layers,
       # It costs a trace of the layer; without, other weights would be drawn.
       check_constancy_invariants=self.is_initializing(),
     )
-    return scan(self.layers, x_IASD, *of_layers, of_segments)
+    return scan(self.layers, x_IASD, *of_layers, of_segments, layers_L)
+
+  def _keeps_context_whole(self, x_IASD) -> bool:
+    """Whether a layer picks what it sees of all layers' context itself.
+
+    To decode on one CPU, see `attention._attend_by_block`.
+    """
+    if self.mesh is None or not sharding.is_one_cpu(self.mesh):
+      return False
+    return len(x_IASD) == 1 and x_IASD[0].shape[1] == 1
 
   def _one_by_one(self, x_IASD, of_layers, of_segments):
     """Reads all layers, of which each is a tree of its own.

@@ -33,6 +33,10 @@ def normal(seed, *shape):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
+def key_shape(rows, slots):
+  return rows, 2, slots, HEAD_WIDTH
+
+
 def segment(seed, slots, num_kv_heads, lengths):
   shape = (len(lengths), slots, num_kv_heads, HEAD_WIDTH)
   return attention.KeyValues(
@@ -164,27 +168,48 @@ def test_nothing_to_see_is_finite():
     assert jnp.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize('softcap', [0.0, 0.5])
-def test_few_queries_of_a_long_cache_equal_many(softcap):
-  """The way that a CPU decodes with, and that of more queries."""
-  query, slots = normal(1, 3, 2, 3, 8), 150
-  key, value = normal(2, 3, 2, slots, 8), normal(3, 3, 2, slots, 8)
-  lengths = jnp.array([[0], [70], [slots]])
-  mask = jnp.arange(slots)[None, None] < lengths[..., None]
-  read = jax.jit(
-    lambda query: attention.attend_to_segment(
-      query, key, value, mask, scale=0.7, softcap=softcap
+@pytest.mark.parametrize('near_bytes', [pytest.param(1, id='row-by-row'), 512])
+@pytest.mark.parametrize(
+  'softcap, window', [(0.0, None), (0.5, None), (0.0, 3)]
+)
+def test_blocks_of_whole_caches_equal_slices(
+  monkeypatch, near_bytes, softcap, window
+):
+  """A token, as one CPU decodes it, and layers sliced out of their stack."""
+  query = normal(1, ROWS, 1, 4, HEAD_WIDTH)
+  key, value = (normal(i, *key_shape(ROWS, 1)) for i in (2, 3))
+  layers = 3
+  whole = tuple(
+    attention.KeyValues(
+      normal(10 * i, layers, *key_shape(len(lengths), slots)),
+      normal(10 * i + 1, layers, *key_shape(len(lengths), slots)),
+      jnp.array(lengths),
     )
+    for i, (slots, lengths) in enumerate(CHAIN, start=1)
   )
-  assert 'platform_index' in str(jax.make_jaxpr(read)(query))
-  several = jnp.tile(query, (1, 1, 4, 1))
-  assert 'platform_index' not in str(jax.make_jaxpr(read)(several))
-  out, lse = read(query)
-  expected_out, expected_lse = read(several)
-  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-  close(out, expected_out[:, :, :3])
-  close(lse, expected_lse[:, :, :3])
-  assert jnp.isfinite(out).all()
+  span = attention.Span(0.7, softcap, window and jnp.array(window))
+  read = functools.partial(attention.attend, query, key, value, span=span)
+  by_block = jax.jit(lambda layer: read(whole, layer=layer))
+  monkeypatch.setattr(attention, '_NEAR_BYTES', near_bytes)
+  # The rows' own caches, two or four blocks of them, and maybe the prompts.
+  loops = str(jax.make_jaxpr(by_block)(0)).count('scan[')
+  assert loops == (2 if near_bytes == 1 else 1)
+  for layer in range(layers):
+    sliced = tuple(
+      attention.KeyValues(x.keys[layer], x.values[layer], x.lengths)
+      for x in whole
+    )
+    np.testing.assert_allclose(by_block(layer), read(sliced), **CLOSE)
+
+
+@pytest.mark.parametrize(
+  'rows, near_rows, expected',
+  [(8, 8, 8), (8, 7, 4), (12, 5, 4), (7, 6, 1), (1, 0, 1)],
+)
+def test_a_block_divides_the_rows(monkeypatch, rows, near_rows, expected):
+  keys = jnp.zeros((2, rows, 3, 5, 4))
+  monkeypatch.setattr(attention, '_NEAR_BYTES', near_rows * 3 * 5 * 4 * 4)
+  assert attention._near_rows(keys) == expected
 
 
 @pytest.mark.parametrize('softcap, window', [(0.5, None), (0.0, 3), (0.5, 2)])
