@@ -150,9 +150,9 @@ def attend(
   pairs = [(segment.keys, segment.values) for segment in context]
   pairs.append((key_BKTH, value_BKTH))
   operands = span.scale, span.softcap, query_BTNH, tuple(pairs), tuple(masks)
-  if layer is not None and not kernels:
-    return _merge(*operands, layer)[0]
-  return _attend(*operands)
+  if layer is None or kernels:
+    return _attend(*operands)
+  return _merge(*operands, layer)[0]
 
 
 def _masks(context, rows, width, window) -> list[jax.Array]:
@@ -296,8 +296,8 @@ def _attend_by_block(
 ):
   """`attend_to_segment` of a layer's keys and values, a few rows at a time.
 
-  XLA copies what it slices out of all layers before it multiplies it on a CPU,
-  and reads it twice. A block's copy does not leave the processor meanwhile.
+  On a CPU XLA copies what it slices out of all layers before it multiplies it.
+  The copy of few rows is still in the processor's caches then.
   """
   rows = key_LAKSH.shape[1]
   size = _near_rows(key_LAKSH)

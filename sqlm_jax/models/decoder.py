@@ -119,7 +119,6 @@ class Block(nn.Module):
 
   def before(self, x_BTD, rotation):
     """Queries, keys and values of tokens, see `Attention.project`."""
-    x_BTD = _keep_rows(x_BTD, self.mesh)
     x_BTD = self._normed(self.attention_norm, x_BTD, 'pre')
     return self.attention.project(x_BTD, rotation)
 
@@ -143,7 +142,6 @@ class Block(nn.Module):
 
   def behind(self, x_BTD, out_BTNH):
     """The block's output, from its input and that of the attention."""
-    x_BTD = _keep_rows(x_BTD, self.mesh)
     out_BTD = self.attention.output(out_BTNH)
     x_BTD = x_BTD + self._normed(self.attention_post_norm, out_BTD, 'post')
     out_BTD = self.mlp(self._normed(self.mlp_norm, x_BTD, 'pre'))
@@ -320,6 +318,7 @@ def _read_chain(
     The outputs, and keys and values of every segment.
   """
   lengths, rotations, packings, one_row = of_segments
+  x_IASD = tuple(_keep_rows(x, block.mesh) for x in x_IASD)
   seen = [
     attention.KeyValues(keys, values, lengths_A)
     for (keys, values), lengths_A in zip(context, lengths, strict=False)
