@@ -236,9 +236,12 @@ def make_store(
         whole = jax.lax.dynamic_update_slice_in_dim(
           whole, old[:, :, :, :slots], 0, axis=3
         )
-      write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=2)
-      in_axes = (1, 1, 0 if starts.ndim else None)
-      whole = jax.vmap(write, in_axes, 1)(whole, new, starts)
+      write = jax.lax.dynamic_update_slice_in_dim
+      if starts.ndim:
+        by_row = functools.partial(write, axis=2)
+        whole = jax.vmap(by_row, (1, 1, 0), 1)(whole, new, starts)
+      else:
+        whole = write(whole, new, starts, axis=3)
       return sharding.constrain_cache(whole, mesh)
 
     return tuple(
