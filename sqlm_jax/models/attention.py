@@ -142,6 +142,7 @@ def attend(
     context = tuple(
       KeyValues(x.keys[layer], x.values[layer], x.lengths) for x in context
     )
+    layer = None
   if kernels and kernels.reads(width):
     return kernels.read(
       query_BTNH, key_BKTH, value_BKTH, context, scale=span.scale
@@ -150,7 +151,7 @@ def attend(
   pairs = [(segment.keys, segment.values) for segment in context]
   pairs.append((key_BKTH, value_BKTH))
   operands = span.scale, span.softcap, query_BTNH, tuple(pairs), tuple(masks)
-  if layer is None or kernels:
+  if layer is None:
     return _attend(*operands)
   return _merge(*operands, layer)[0]
 

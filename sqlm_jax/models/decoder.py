@@ -222,7 +222,7 @@ class Decoder(nn.Module):
     Devices that share rows would have to move them. One GPU has no need to,
     but what it gains was not measured.
     """
-    if self.mesh is None or not sharding.is_one_cpu(self.mesh):
+    if not self._is_on_one_cpu():
       return None
     shapes = tuple(segment.tokens.shape for segment in segments)
     return packing_lib.OneRow(shapes) if len(shapes) > 1 else None
@@ -251,9 +251,11 @@ class Decoder(nn.Module):
 
     To decode on one CPU, see `attention._attend_by_block`.
     """
-    if self.mesh is None or not sharding.is_one_cpu(self.mesh):
-      return False
-    return len(x_IASD) == 1 and x_IASD[0].shape[1] == 1
+    one_token = len(x_IASD) == 1 and x_IASD[0].shape[1] == 1
+    return one_token and self._is_on_one_cpu()
+
+  def _is_on_one_cpu(self) -> bool:
+    return self.mesh is not None and sharding.is_one_cpu(self.mesh)
 
   def _one_by_one(self, x_IASD, of_layers, of_segments):
     """Reads all layers, of which each is a tree of its own.

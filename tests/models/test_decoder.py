@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax import sharding
-from sqlm_jax.models import policy
+from sqlm_jax.models import attention, policy
 from sqlm_jax.ops import packing as packing_lib
 from tests import tiny
 
@@ -124,6 +124,29 @@ def test_empty_cache_is_no_context():
   np.testing.assert_allclose(with_cache, without, **CLOSE)
   assert keys_values.keys.shape == (2, 2, 2, 3, 8)
   np.testing.assert_array_equal(keys_values.lengths, [3, 3])
+
+
+def test_one_cpu_decodes_by_blocks_of_rows(monkeypatch):
+  """A token behind a context; several tokens read all of its rows at once."""
+  monkeypatch.setattr(attention, '_NEAR_BYTES', 1)
+  params, lengths = tiny.tiny_params(), jnp.array([2, 3])
+  plain, in_blocks = (
+    policy.make_policy(tiny.CONFIG, mesh=mesh) for mesh in (None, one_cpu())
+  )
+  _, context = plain.forward(params, texts(2, 3), lengths)
+
+  def loops(p, width):
+    args = params, texts(4, width), full(4, width), (context,)
+    return str(jax.make_jaxpr(p.forward)(*args)).count('scan[')
+
+  assert loops(in_blocks, 1) == loops(plain, 1) + 1
+  assert loops(in_blocks, 2) == loops(plain, 2)
+  hidden, own = in_blocks.forward(params, texts(4, 1), full(4, 1), (context,))
+  expected, expected_own = plain.forward(
+    params, texts(4, 1), full(4, 1), (context,)
+  )
+  np.testing.assert_allclose(hidden, expected, **CLOSE)
+  chex.assert_trees_all_close(own, expected_own, **CLOSE)
 
 
 @MESHES
