@@ -26,8 +26,6 @@ from sqlm_jax.models import policy as policy_lib
 STOPPED = decoding.STOPPED
 SamplerSettings = decoding.SamplerSettings
 
-_NOBODY = np.zeros((0,), np.int32)
-
 
 def _nobody_hears(which_Q, tokens_QGR, lengths_QG) -> None:
   pass
@@ -104,15 +102,18 @@ def make_sampler(
     rows_N = record_lib.asked(num_groups, group_size, num_prompts)
     record.add(rows_N, *jax.device_get((first.progress, first.drawn)))
 
-    layout = cache = recent = starts = None
+    layout = cache = recent = starts = stays_B = None
+    written_to = 0
     while (unfinished := record.unfinished(limit)).size:
       before, layout = layout, repack(layout, unfinished)
       if layout is not before:
         own = take_prompts(first.prompts, layout.prompts)
-      stay = np.intersect1d(unfinished, before.rows if before else _NOBODY)
-      longest = record.progress.lengths[stay].max(initial=1) - 1
-      room = _room(longest, width, rarely=policy.reads_live)
-      cache = keep(cache, recent, starts, before, layout, stay, slots=room)
+      if before:
+        stays_B = np.isin(before.rows.reshape(-1), unfinished)
+        # A chunk is written whole, also where it has ended early.
+        written_to = (starts + width)[stays_B].max(initial=0)
+      room = _room(written_to, width, rarely=policy.reads_live)
+      cache = keep(cache, recent, starts, before, layout, stays_B, slots=room)
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)
       starts = progress.lengths - 1
@@ -209,19 +210,19 @@ def response_keys(
 def _make_keep(
   policy: policy_lib.Policy, mesh: jax.sharding.Mesh
 ) -> Callable[..., tuple | None]:
-  """Builds `keep(cache, recent, starts, before, layout, stay, *, slots)`.
+  """Builds `keep(cache, recent, starts, before, layout, stays_B, *, slots)`.
 
-  It takes the responses `stay` from the rows of one layout to those of the
-  next, with what is `recent` of them; None where none of them stays, or a cache
-  with nothing in it where that costs nothing: a program less is compiled. What
-  neither moves nor grows is stored in place.
+  It takes the responses of the rows that stay from one layout to the next, with
+  what is `recent` of them; None where none stays, or a cache with nothing in it
+  where that costs nothing: a program less is compiled. What neither moves nor
+  grows is stored in place.
   """
   empty = decoding.make_empty(policy, mesh)
   store = decoding.make_store(mesh)
   store_in_place = decoding.make_store(mesh, in_place=True)
 
-  def keep(cache, recent, starts, before, layout, stay, *, slots):
-    if not len(stay):
+  def keep(cache, recent, starts, before, layout, stays_B, *, slots):
+    if stays_B is None or not stays_B.any():
       return empty(layout.rows.size, slots) if policy.reads_live else None
     sources_B = None
     if layout is not before:
@@ -231,7 +232,7 @@ def _make_keep(
     return (store_in_place if in_place else store)(
       cache,
       recent,
-      _one_for_all(starts, np.isin(before.rows.reshape(-1), stay)),
+      _one_for_all(starts, stays_B),
       sources_B,
       slots=slots,
     )

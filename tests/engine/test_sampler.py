@@ -316,6 +316,29 @@ def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
   assert len(looked) < R - 1  # it gave up when they differed
 
 
+def test_reading_equal_rows_may_end_within_any_chunk(mesh, monkeypatch):
+  monkeypatch.setattr(distinct, 'pays', lambda *_: True)
+  monkeypatch.setattr(distinct, '_PART', 1)
+  monkeypatch.setattr(distinct, '_BLOCKS', 1)
+  # By turns, as rows end: chunks then begin where they may.
+  some = lambda first_B, running_B: running_B.sum() % 2 == 1
+  monkeypatch.setattr(distinct, 'few', some)
+  table = NO_STOPS.copy()
+  table[0, ::60] = sampler.STOPPED
+  shared, alone = (
+    sampler.make_sampler(tiny.tiny_policy(), mesh, chunk=4, share=share)(
+      tiny.tiny_params(),
+      batches.pack_prompts(PROMPTS),
+      keys(0, 3, groups=3, size=8),
+      settings(limit=20, table=table, size=8),
+      slots=20,
+    )
+    for share in (True, False)
+  )
+  np.testing.assert_array_equal(shared.tokens, alone.tokens)
+  np.testing.assert_allclose(shared.logprobs, alone.logprobs, atol=1e-4)
+
+
 def test_parameters_that_need_no_cast_are_not_copied(mesh, monkeypatch):
   make_prefill, given = decoding.make_prefill, []
 
