@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jax import ad_checkpoint
 
 _KEPT = 'log-partition'  # the name of what a chunk's backward pass needs
+# Of logits that one loop adds up. XLA takes a loop over more of them for long,
+# and then does not vectorise (measured: docs/benchmarks.md, what was tried).
+_COLUMNS = 24
 
 
 def chosen(
@@ -38,20 +41,49 @@ def _chosen(through_entropy, logits_MV, tokens_MC):
 
 def _chosen_forward(through_entropy, given_MV, tokens_MC):
   logits_MV = given_MV.astype(jnp.float32)
-  highest_M1 = jnp.max(logits_MV, axis=-1, keepdims=True)
-  weights_MV = jnp.exp(logits_MV - highest_M1)
-  total_M = jnp.sum(weights_MV, axis=-1)
-  logz_M = highest_M1[:, 0] + jnp.log(total_M)
+  highest_M = jnp.max(logits_MV, axis=-1)
+  total_M, below_M = jax.lax.platform_dependent(
+    logits_MV, highest_M, cpu=_sums_in_one_pass, default=_sums
+  )
+  logz_M = highest_M + jnp.log(total_M)
   picked_MC = jnp.take_along_axis(logits_MV, tokens_MC, axis=-1)
-  below_MV = highest_M1 - logits_MV
-  # A logit of -inf has no weight: 0 times inf is nan.
-  below_MV = jnp.where(weights_MV > 0, below_MV, 0)
-  entropy_M = jnp.log(total_M) + jnp.sum(weights_MV * below_MV, -1) / total_M
+  entropy_M = jnp.log(total_M) + below_M / total_M
   # Kept by `chosen_in_chunks`, so that its backward pass need not sum again.
   logz_M = ad_checkpoint.checkpoint_name(logz_M, _KEPT)
   entropy_M = ad_checkpoint.checkpoint_name(entropy_M, _KEPT)
   found = (picked_MC - logz_M[:, None], entropy_M)
   return found, (given_MV, tokens_MC, logz_M, entropy_M)
+
+
+def _sums(logits_MV, highest_M):
+  """Of weights w = exp(z - highest), and of w (highest - z), [M] each."""
+  weights_MV, below_MV = _weigh(logits_MV, highest_M[:, None])
+  return jnp.sum(weights_MV, axis=-1), jnp.sum(below_MV, axis=-1)
+
+
+def _sums_in_one_pass(logits_MV, highest_M):
+  """The same for a CPU: what is summed is not written.
+
+  XLA does not look from one sum to the other. Together, over a few columns at a
+  time, they are a loop over rows and columns that it vectorises.
+  """
+  rows, vocab_size = logits_MV.shape
+  columns = max(n for n in range(1, _COLUMNS + 1) if vocab_size % n == 0)
+  logits_MNW = logits_MV.reshape(rows, columns, vocab_size // columns)
+  sums = jax.lax.reduce(
+    _weigh(logits_MNW, highest_M[:, None, None]),
+    (jnp.zeros(()), jnp.zeros(())),
+    lambda a, b: (a[0] + b[0], a[1] + b[1]),
+    dimensions=(1,),
+  )
+  return tuple(jnp.sum(x_MW, axis=-1) for x_MW in sums)
+
+
+def _weigh(logits, highest):
+  weights = jnp.exp(logits - highest)
+  # A logit of -inf has no weight: 0 times inf is nan. And not a constant 0, of
+  # which XLA may make an array that every chunk of logits reads as well.
+  return weights, weights * jnp.where(weights > 0, highest - logits, weights)
 
 
 def _chosen_backward(through_entropy, kept, cotangents):
@@ -68,7 +100,7 @@ def _chosen_backward(through_entropy, kept, cotangents):
     is_chosen_MV = ids_1V == tokens_MC[:, c, None]
     d_logits_MV += jnp.where(is_chosen_MV, d_logprob_MC[:, c, None], 0.0)
   if through_entropy:
-    surprise_MV = jnp.where(probs_MV > 0, logprobs_MV, 0)
+    surprise_MV = jnp.where(probs_MV > 0, logprobs_MV, probs_MV)
     d_entropy_M1, entropy_M1 = d_entropy_M[:, None], entropy_M[:, None]
     d_logits_MV -= d_entropy_M1 * probs_MV * (surprise_MV + entropy_M1)
   return d_logits_MV.astype(given_MV.dtype), None
