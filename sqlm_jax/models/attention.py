@@ -56,6 +56,17 @@ class Segment(NamedTuple):
       return self.tokens.shape[1]
     return self.packing.places.shape[2]
 
+  def even(self) -> 'Segment':
+    """The same, if need be with a token of padding more.
+
+    Kernels take even widths: else queries, keys and values were padded, each.
+    """
+    if self.width % 2 == 0:
+      return self
+    if self.packing is not None:
+      return self._replace(packing=packing_lib.lengthen(self.packing))
+    return self._replace(tokens=jnp.pad(self.tokens, ((0, 0), (0, 1))))
+
 
 class Span(NamedTuple):
   """What of the text before it a layer attends to, and how.

@@ -188,6 +188,8 @@ class Decoder(nn.Module):
   def __call__(self, segments, context=()):
     """See `policy.Policy.forward_chain`."""
     c = self.config
+    widths = [segment.tokens.shape[1] for segment in segments]
+    segments = tuple(map(self._as_read, segments))
     lengths = tuple(segment.lengths for segment in (*context, *segments))
     windows_L, rope_index_L, ropes = _of_layers(c)
     rotations = []
@@ -213,8 +215,14 @@ class Decoder(nn.Module):
     x_IASD, keys_values = read(x_IASD, of_layers, of_segments)
     if one_row:
       x_IASD = one_row.split(*x_IASD)
+    x_IASD = (x[:, :width] for x, width in zip(x_IASD, widths, strict=True))
     hidden = [self.final_norm(_keep_rows(x, self.mesh)) for x in x_IASD]
     return tuple(hidden), keys_values
+
+  def _as_read(self, segment):
+    """As a kernel takes it, if one will read it."""
+    by_kernel = self.kernels is not None and self.kernels.reads(segment.width)
+    return segment.even() if by_kernel else segment
 
   def _one_row(self, segments):
     """Puts segments in one row, or None where they stay as they are.
@@ -264,16 +272,20 @@ class Decoder(nn.Module):
     """
     pairs, *of_layers = of_layers
     block = self.layers.clone(parent=None)
+
+    @jax.jit  # traced once, not once a layer
+    def read(params, x_IASD, pairs, of_layer, of_segments, layer):
+      bound = block.bind({'params': params})
+      return _read_chain(
+        bound, x_IASD, pairs, *of_layer, of_segments, layer=layer
+      )
+
     found = []
     for i in range(self.config.num_layers):
-      variables = {'params': self.variables['params'][_APART][str(i)]}
-      x_IASD, keys_values = _read_chain(
-        block.bind(variables),
-        x_IASD,
-        pairs,
-        *jax.tree.map(lambda x, i=i: x[i], of_layers),
-        of_segments,
-        layer=i,
+      params = self.variables['params'][_APART][str(i)]
+      of_layer = jax.tree.map(lambda x, i=i: x[i], of_layers)
+      x_IASD, keys_values = read(
+        params, x_IASD, pairs, of_layer, of_segments, i
       )
       found.append(keys_values)
     return x_IASD, jax.tree.map(lambda *layers: jnp.stack(layers), *found)

@@ -39,6 +39,17 @@ def unpack(x: jax.Array, packing: Packing) -> jax.Array:
   return x.reshape(parts * rows, width, *x.shape[2:])
 
 
+def lengthen(packing: Packing) -> Packing:
+  """The same for rows of T + 1, whose last token is padding."""
+  slots, places = packing
+  width = places.shape[2]
+  # Each row before a token moves it by one; what is nowhere stays so.
+  slots = slots + slots // width
+  nowhere = slots.shape[1]
+  places = jnp.pad(places, ((0, 0), (0, 0), (0, 1)), constant_values=nowhere)
+  return Packing(slots, places)
+
+
 @jax.custom_vjp
 def _move(x, index, back):
   """x[a, index[a]], 0 where there is no such.

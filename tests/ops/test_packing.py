@@ -42,6 +42,15 @@ def test_there_and_back(shape):
   np.testing.assert_array_equal(packing.pack(found, PACKING), packed)
 
 
+def test_longer_rows():
+  packed = packing.pack(np.arange(1, 13).reshape(4, 3), PACKING)
+  longer = packing.lengthen(PACKING)
+  found = packing.unpack(packed, longer)
+  assert found[:, :3].tolist() == packing.unpack(packed, PACKING).tolist()
+  assert not found[:, 3].any()
+  assert packing.pack(found, longer).tolist() == packed.tolist()
+
+
 def plain(x, index):
   """The same reading, whose gradient JAX finds."""
   parts = len(index)
