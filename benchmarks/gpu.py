@@ -18,7 +18,8 @@ Random weights in the shapes of published models, bfloat16. Measured:
 - step: a whole step of self-play with the paper's sizes (64 questions, 4
   answers, up to 1024 tokens), split into propose, solve, judge and learn, and
   the share of it in which the accelerator does nothing, as `nvidia-smi` sees
-  it (absent without one)
+  it (absent without one). Each step is played twice, since the first time
+  compiles; what that one took, and how many programs, is told besides
 
 How close learning comes to the rate of matrix products is told by
 
@@ -33,6 +34,7 @@ import pathlib
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -45,6 +47,7 @@ from sqlm_jax.models import attention, decoder
 from sqlm_jax.models import kernels as kernels_lib
 
 PARTS = ('propose', 'solve', 'judge', 'learn')
+COMPILED = []  # an event each
 
 
 def kernels(args: argparse.Namespace) -> None:
@@ -243,34 +246,18 @@ class Utilization:
 def play(args: argparse.Namespace) -> None:
   """Measures and shows whole steps."""
   from sqlm_jax.game import repetition
-  from sqlm_jax.selfplay import step as selfplay
 
   with tempfile.TemporaryDirectory() as temporary:
     game, states = make_game(args, pathlib.Path(temporary))
-  memory, rows = repetition.Memory(size=0), []
-  for step in range(args.warm_steps + args.repeats):
-    busy = Utilization()
-    start = time.perf_counter()
-    states, memory, outcome = selfplay.self_play_step(
-      step, states, memory, game
-    )
-    jax.block_until_ready(states)
-    seconds = time.perf_counter() - start
-    row = {name: outcome.metrics[f'time/{name}'] for name in PARTS}
-    row['seconds'] = seconds
-    for name, written in (
-      ('proposed', outcome.rounds[0].proposals),
-      ('answered', outcome.rounds[0].solutions),
-    ):
-      row[name] = int(written.rollout.lengths.sum()) if written else 0
-    share = busy.stop()
-    if share is not None:
-      row['idle'] = 1 - share
-    if not row['answered']:
-      raise RuntimeError(f'step {step}: no question to answer')
-    rows.append(row)
-  warm = rows[args.warm_steps :]
-  column = {name: [row[name] for row in warm] for name in warm[0]}
+  memory, first, again = repetition.Memory(size=0), [], []
+  for step in range(args.steps):
+    # Twice: with the same keys the shapes are the same, and there is nothing
+    # left to compile.
+    for rows in (first, again):
+      states, memory, row = play_once(step, states, memory, game)
+      rows.append(row)
+      print(f'step {step}: {row}', file=sys.stderr, flush=True)
+  column = {name: [row[name] for row in again] for name in again[0]}
   result = {
     'workload': 'step',
     'model': args.model,
@@ -279,19 +266,52 @@ def play(args: argparse.Namespace) -> None:
     'questions': args.groups,
     'group_size': args.group_size,
     'max_tokens': args.step_tokens,
-    'first_steps': rows[: args.warm_steps],
+    'first_time': first,
   }
   result |= {name: pairs.spread(values) for name, values in column.items()}
   parts = ', '.join(f'{name} {pairs.tell(column[name])} s' for name in PARTS)
   idle = 'nobody saw how much of it idle'
   if 'idle' in column:
     idle = f'idle {pairs.tell(column["idle"], "{:.3f}")} of it'
-  written = [row['proposed'] + row['answered'] for row in warm]
+  written = [row['proposed'] + row['answered'] for row in again]
   line = (
     f'{args.model}: a step {pairs.tell(column["seconds"])} s ({parts}), '
-    f'{pairs.tell(written)} tokens written, {idle}'
+    f'{pairs.tell(written)} tokens written, {idle}; the first time '
+    f'{pairs.tell([row["seconds"] for row in first])} s, with '
+    f'{pairs.tell([row["compiled"] for row in first])} programs compiled'
   )
   pairs.show('gpu', result, line)
+
+
+def play_once(step: int, states, memory, game):
+  """One step of self-play, and what was seen of it."""
+  from sqlm_jax.selfplay import step as selfplay
+
+  compiled = len(COMPILED)
+  busy = Utilization()
+  start = time.perf_counter()
+  states, memory, outcome = selfplay.self_play_step(step, states, memory, game)
+  jax.block_until_ready(states)
+  row = {'seconds': time.perf_counter() - start}
+  share = busy.stop()
+  if share is not None:
+    row['idle'] = 1 - share
+  row |= {name: outcome.metrics[f'time/{name}'] for name in PARTS}
+  for name, written in (
+    ('proposed', outcome.rounds[0].proposals),
+    ('answered', outcome.rounds[0].solutions),
+  ):
+    row[name] = int(written.rollout.lengths.sum()) if written else 0
+  if not row['answered']:
+    raise RuntimeError(f'step {step}: no question to answer')
+  row['compiled'] = len(COMPILED) - compiled
+  return states, memory, row
+
+
+def listen(event: str, *_, **__) -> None:
+  """Takes down a compilation, one that the persistent cache held too."""
+  if event == '/jax/core/compile/backend_compile_duration':
+    COMPILED.append(event)
 
 
 WORKLOADS = {'kernels': kernels, 'decode': decode, 'step': play}
@@ -312,13 +332,14 @@ def main() -> None:
   add('--groups_per_microbatch', default=8, type=int)
   add('--chunk', default=2048, type=int, help='as loss.logits_chunk')
   add('--memory_bytes', default=2**32, type=int, help='of the array')
-  add('--warm_steps', default=2, type=int, help='that may compile')
+  add('--steps', default=5, type=int, help='for step, each played twice')
   add('--repeats', default=5, type=int)
   add('--check', action='store_true', help='tiny sizes: does it run at all?')
   args = parser.parse_args()
   if args.check:
     args.groups, args.prompt, args.tokens, args.step_tokens = 4, 12, 8, 64
-    args.memory_bytes, args.warm_steps, args.repeats = 2**20, 1, 2
+    args.memory_bytes, args.steps, args.repeats = 2**20, 2, 2
+  jax.monitoring.register_event_duration_secs_listener(listen)
   for name in args.workloads:
     WORKLOADS[name](args)
 

@@ -267,12 +267,20 @@ def make_empty(
 
 def make_take_prompts(
   mesh: jax.sharding.Mesh,
-) -> Callable[[policy_lib.KeyValues, jax.Array], policy_lib.KeyValues]:
-  """Builds `take_prompts(prompts [Q], which_A)`, which may repeat."""
+) -> Callable[..., policy_lib.KeyValues]:
+  """Builds `take_prompts(prompts [Q], which_A, *, slots)`.
 
-  @jax.jit
-  def take_prompts(prompts, which_A):
-    take = lambda x: sharding.constrain_cache(x[:, which_A], mesh)
+  They may repeat. `slots` are at least as many as there are.
+  """
+
+  @functools.partial(jax.jit, static_argnames='slots')
+  def take_prompts(prompts, which_A, *, slots):
+    more = slots - prompts.keys.shape[3]
+
+    def take(x):
+      x = jnp.pad(x[:, which_A], [(0, more * (i == 3)) for i in range(x.ndim)])
+      return sharding.constrain_cache(x, mesh)
+
     return policy_lib.KeyValues(
       take(prompts.keys), take(prompts.values), prompts.lengths[which_A]
     )

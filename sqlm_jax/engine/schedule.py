@@ -33,6 +33,8 @@ def pack(
   group_size: int,
   max_rows: int,
   multiple: int = 1,
+  part: int = 2,
+  fewest: int = 1,
 ) -> Layout:
   """Packs responses into as few rows as possible.
 
@@ -48,14 +50,16 @@ def pack(
     max_rows: at least G and as many as are running.
     multiple: the number of slots is a multiple of it, if need be with more
       rows than `max_rows`; devices share them.
+    part: of its size that is left of a shape in the next one, 2 is a half.
+    fewest: rows, where there are as many: fewer would not be faster.
   """
   groups = [_by_prompt(part, group_size) for part in (running, waiting)]
   total = len(running) + len(waiting)
   best, most_placed = None, 0
-  for rows in reversed(list(_halves(max_rows))):
-    if rows < total and rows < max_rows:
+  for rows in reversed(list(_parts(max_rows, part))):
+    if rows < min(max(total, fewest), max_rows):
       continue
-    for width in _halves(min(group_size, rows)):
+    for width in _parts(min(group_size, rows), part):
       slots = -(-rows // width)
       slots += -slots % multiple
       layout = _fill(*groups, width, slots)
@@ -105,11 +109,11 @@ def sources(before: Layout, after: Layout) -> np.ndarray:
   return np.array([seats.get(r, 0) for r in after.rows.flat], np.int32)
 
 
-def _halves(number: int) -> Iterator[int]:
-  """The number, half of it rounded up, half of that, ..., 1."""
+def _parts(number: int, part: int) -> Iterator[int]:
+  """The number, a part of it rounded up, a part of that, ..., 1."""
   while number > 1:
     yield number
-    number = -(-number // 2)
+    number = -(-number // part)
   yield 1
 
 

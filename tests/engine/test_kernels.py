@@ -263,5 +263,5 @@ def test_room_that_costs_nothing_is_given_rarely():
     *(32, 32, 32, 64, 128, 192, 512, 512, 768, 1024)
   ]
   assert [room(n, rarely=True) for n in lengths] == [
-    *(128, 128, 128, 128, 128, 256, 512, 512, 1024, 1024)
+    *(128, 128, 128, 128, 128, 512, 512, 512, 2048, 2048)
   ]

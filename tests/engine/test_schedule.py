@@ -72,6 +72,23 @@ def test_slots_are_shared_by_devices():
   check(layout)
 
 
+@pytest.mark.parametrize(
+  'running, shape',
+  [
+    (range(16), (4, 4)),
+    ([0, 1, 2, 3, 4], (4, 4)),  # no room in a quarter
+    ([0, 4, 8, 12], (4, 1)),
+    ([7], (1, 4)),  # not in one row, which would not be faster
+    ([0, 1, 2], (1, 4)),
+  ],
+)
+def test_fewer_shapes(running, shape):
+  layout = schedule.pack(list(running), [], part=4, fewest=4, **LIMITS)
+  check(layout)
+  assert layout.rows.shape == shape
+  assert there(layout) == sorted(running)
+
+
 def test_nothing_moves_for_little():
   full = schedule.pack([], range(16), **LIMITS)
   again = lambda left, **kwargs: schedule.repack(
