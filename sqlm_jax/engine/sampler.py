@@ -11,7 +11,6 @@ So neither a response that has ended costs much nor room that nobody uses.
 """
 
 import functools
-import itertools
 from collections.abc import Callable
 
 import jax
@@ -25,9 +24,6 @@ from sqlm_jax.models import policy as policy_lib
 
 STOPPED = decoding.STOPPED
 SamplerSettings = decoding.SamplerSettings
-
-# Rows that a device decodes as fast as fewer, where weights are what it reads.
-_FEWEST = 16
 
 
 def _nobody_hears(which_Q, tokens_QGR, lengths_QG) -> None:
@@ -75,9 +71,7 @@ def make_sampler(
   take_prompts = decoding.make_take_prompts(mesh)
   shards = sharding.row_shards(mesh)
   equal_rows = _make_equal_rows(mesh, share=share)
-  # Where what is not live is not read, room costs memory alone, and a further
-  # shape costs another compilation.
-  few_shapes = policy.reads_live
+  shapes = schedule.FEW if policy.reads_live else schedule.FINE
 
   def sample(
     params,
@@ -98,10 +92,8 @@ def make_sampler(
       group_size=group_size,
       max_rows=max(max_rows, group_size) if max_rows else num_rows,
       multiple=shards,
-      part=4 if few_shapes else 2,
-      fewest=_FEWEST * shards if few_shapes else 1,
+      shapes=shapes,
     )
-    room_for = functools.partial(_room, chunk=width, rarely=few_shapes)
     record = record_lib.Record(keys_QG.shape, slots, settings.stop_table.dtype)
     settings = settings._replace(limit=np.int32(limit))
     settings = sharding.put_whole(settings, mesh)
@@ -111,8 +103,8 @@ def make_sampler(
     rows_N = record_lib.asked(num_groups, group_size, num_prompts)
     record.add(rows_N, *jax.device_get((first.progress, first.drawn)))
     prompt_room = first.prompts.keys.shape[3]
-    if few_shapes:
-      prompt_room = room_for(prompt_room)
+    if policy.reads_live:
+      prompt_room = shapes.room(prompt_room, width)
 
     layout = cache = recent = starts = stays_B = None
     written_to = 0
@@ -125,7 +117,7 @@ def make_sampler(
         # A chunk is written whole, also where it has ended early.
         written_to = (starts + width)[stays_B].max(initial=0)
       # Nobody begins a chunk behind the last slot.
-      room = min(room_for(written_to), slots + width)
+      room = min(shapes.room(written_to, width), slots + width)
       cache = keep(cache, recent, starts, before, layout, stays_B, slots=room)
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)
@@ -257,15 +249,3 @@ def _one_for_all(starts_B: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
   """The common value of those that count, if there is one; else all."""
   first, *others = np.unique(starts_B[counts_B])
   return starts_B if others else first
-
-
-def _room(length: int, *, chunk: int, rarely: bool) -> int:
-  """Slots for so many tokens: 1, 2, 3, 4, 6, 8, 12, ... times a chunk.
-
-  `rarely`, 4, 16, 64, ... times.
-  """
-  first, steps, factor = ((), (4,), 4) if rarely else ((1,), (2, 3), 2)
-  sizes = itertools.chain(
-    first, (size * factor**k for k in itertools.count() for size in steps)
-  )
-  return next(size * chunk for size in sizes if size * chunk >= length)

@@ -8,6 +8,7 @@ costs as much as one that has not, so that responses are packed anew as soon as
 that pays.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -26,6 +27,40 @@ class Layout(NamedTuple):
   rows: np.ndarray  # [A, J], the response of each row, or EMPTY
 
 
+class Shapes(NamedTuple):
+  """Which shapes there are of what is decoded.
+
+  Attributes:
+    part: rows that are left of a number in the next lower one, 2 is a half;
+      and a slot's, too.
+    fewest: rows of a device beside which fewer would save little.
+    rooms: the first ones for keys and values, in chunks.
+    factor: by which those behind them grow.
+  """
+
+  part: int
+  fewest: int
+  rooms: tuple[int, ...]
+  factor: int
+
+  def room(self, length: int, chunk: int) -> int:
+    """The least room for so many tokens."""
+    first, *steps = self.rooms
+    sizes = itertools.chain(
+      [first],
+      (size * self.factor**k for k in itertools.count() for size in steps),
+    )
+    return next(size * chunk for size in sizes if size * chunk >= length)
+
+
+# Rooms for 1, 2, 3, 4, 6, 8, 12, ... chunks.
+FINE = Shapes(part=2, fewest=1, rooms=(1, 2, 3), factor=2)
+# 4, 16, 64, ... chunks, where what is not live is not read: room costs memory
+# alone, a further shape another compilation. 64 rows take a GPU 1.5 ms a token,
+# and 256 take it 2.0 (docs/benchmarks.md).
+FEW = Shapes(part=4, fewest=64, rooms=(4, 16), factor=4)
+
+
 def pack(
   running: Sequence[int],
   waiting: Sequence[int],
@@ -33,13 +68,12 @@ def pack(
   group_size: int,
   max_rows: int,
   multiple: int = 1,
-  part: int = 2,
-  fewest: int = 1,
+  shapes: Shapes = FINE,
 ) -> Layout:
   """Packs responses into as few rows as possible.
 
-  There are few shapes: `max_rows`, a half of it, a quarter and so on, each in
-  slots of the group's size, half of it and so on. Among equals the widest
+  There are few shapes: `max_rows`, a part of it, a part of that and so on, each
+  in slots of the group's size, a part of it and so on. Among equals the widest
   slots are taken: they hold the fewest copies of a prompt.
 
   Args:
@@ -50,16 +84,16 @@ def pack(
     max_rows: at least G and as many as are running.
     multiple: the number of slots is a multiple of it, if need be with more
       rows than `max_rows`; devices share them.
-    part: of its size that is left of a shape in the next one, 2 is a half.
-    fewest: rows, where there are as many: fewer would not be faster.
+    shapes: which there are.
   """
   groups = [_by_prompt(part, group_size) for part in (running, waiting)]
   total = len(running) + len(waiting)
   best, most_placed = None, 0
-  for rows in reversed(list(_parts(max_rows, part))):
-    if rows < min(max(total, fewest), max_rows):
+  least = min(max(total, shapes.fewest * multiple), max_rows)
+  for rows in reversed(list(_parts(max_rows, shapes.part))):
+    if rows < least:
       continue
-    for width in _parts(min(group_size, rows), part):
+    for width in _parts(min(group_size, rows), shapes.part):
       slots = -(-rows // width)
       slots += -slots % multiple
       layout = _fill(*groups, width, slots)

@@ -160,9 +160,9 @@ class Decoder(nn.Module):
   does not grow with depth, and a checkpoint holds a dozen arrays. What else
   differs from layer to layer, window and rope, is scanned along with them.
   A layer reads all segments of a chain before the next one does: its weights
-  are fetched once, and have one gradient. On one CPU the segments stand in one
-  row, but for the attention. What `take_apart` has made of parameters is read
-  block by block.
+  are fetched once, and have one gradient. On a device alone the segments stand
+  in one row, but for the attention. What `take_apart` has made of parameters is
+  read block by block.
   """
 
   config: model_config.ModelConfig
@@ -227,13 +227,13 @@ class Decoder(nn.Module):
   def _one_row(self, segments):
     """Puts segments in one row, or None where they stay as they are.
 
-    Devices that share rows would have to move them. One GPU has no need to,
-    but what it gains was not measured.
+    Devices that share rows would have to move them. What one TPU would gain was
+    not measured.
     """
-    if not self._is_on_one_cpu():
+    alone = self.mesh is not None and self.mesh.size == 1
+    if not alone or sharding.are_tpus(self.mesh) or len(segments) == 1:
       return None
-    shapes = tuple(segment.tokens.shape for segment in segments)
-    return packing_lib.OneRow(shapes) if len(shapes) > 1 else None
+    return packing_lib.OneRow(tuple(x.tokens.shape for x in segments))
 
   def _scan(self, x_IASD, of_layers, of_segments):
     """Reads all layers, which are stacked."""
@@ -260,10 +260,8 @@ class Decoder(nn.Module):
     To decode on one CPU, see `attention._attend_by_block`.
     """
     one_token = len(x_IASD) == 1 and x_IASD[0].shape[1] == 1
-    return one_token and self._is_on_one_cpu()
-
-  def _is_on_one_cpu(self) -> bool:
-    return self.mesh is not None and sharding.is_one_cpu(self.mesh)
+    on_one_cpu = self.mesh is not None and sharding.is_one_cpu(self.mesh)
+    return one_token and on_one_cpu
 
   def _one_by_one(self, x_IASD, of_layers, of_segments):
     """Reads all layers, of which each is a tree of its own.

@@ -254,14 +254,3 @@ def test_are_gpus(kind, capability, are):
     device.compute_capability = capability
   mesh = types.SimpleNamespace(devices=np.array([[device], [device]]))
   assert sharding.are_gpus(mesh) == are
-
-
-def test_room_that_costs_nothing_is_given_rarely():
-  room = functools.partial(sampler._room, chunk=32)
-  lengths = [0, 1, 32, 33, 128, 129, 511, 512, 513, 1024]
-  assert [room(n, rarely=False) for n in lengths] == [
-    *(32, 32, 32, 64, 128, 192, 512, 512, 768, 1024)
-  ]
-  assert [room(n, rarely=True) for n in lengths] == [
-    *(128, 128, 128, 128, 128, 512, 512, 512, 2048, 2048)
-  ]

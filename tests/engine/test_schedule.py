@@ -82,11 +82,29 @@ def test_slots_are_shared_by_devices():
     ([0, 1, 2], (1, 4)),
   ],
 )
-def test_fewer_shapes(running, shape):
-  layout = schedule.pack(list(running), [], part=4, fewest=4, **LIMITS)
+def test_few_shapes(running, shape):
+  few = schedule.FEW._replace(fewest=4)
+  layout = schedule.pack(list(running), [], shapes=few, **LIMITS)
   check(layout)
   assert layout.rows.shape == shape
   assert there(layout) == sorted(running)
+
+
+@pytest.mark.parametrize('devices, rows', [(1, 4), (2, 8), (8, 16)])
+def test_fewest_rows_are_those_of_a_device(devices, rows):
+  few = schedule.FEW._replace(fewest=4)
+  layout = schedule.pack([7], [], shapes=few, multiple=devices, **LIMITS)
+  assert layout.rows.size >= rows
+
+
+def test_rooms():
+  lengths = [0, 1, 32, 33, 128, 129, 511, 512, 513, 1024]
+  assert [schedule.FINE.room(n, 32) for n in lengths] == [
+    *(32, 32, 32, 64, 128, 192, 512, 512, 768, 1024)
+  ]
+  assert [schedule.FEW.room(n, 32) for n in lengths] == [
+    *(128, 128, 128, 128, 128, 512, 512, 512, 2048, 2048)
+  ]
 
 
 def test_nothing_moves_for_little():
