@@ -251,10 +251,14 @@ def play(args: argparse.Namespace) -> None:
     game, states = make_game(args, pathlib.Path(temporary))
   memory, first, again = repetition.Memory(size=0), [], []
   for step in range(args.steps):
-    # Twice: with the same keys the shapes are the same, and there is nothing
-    # left to compile.
+    # Twice from the same states: then there is nothing left to compile.
+    where = jax.tree.map(lambda x: x.sharding, states)
+    before = jax.device_get(states), memory
     for rows in (first, again):
-      states, memory, row = play_once(step, states, memory, game)
+      states = None  # so that they are not there twice
+      states, memory, row = play_once(
+        step, jax.device_put(before[0], where), before[1], game
+      )
       rows.append(row)
       print(f'step {step}: {row}', file=sys.stderr, flush=True)
   column = {name: [row[name] for row in again] for name in again[0]}
