@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sqlm_jax import sharding
 from sqlm_jax.engine import distinct, groups
@@ -18,10 +19,22 @@ STOPPED = 1  # the state of a stop table in which a response has ended
 class SamplerSettings(NamedTuple):
   """What may change from call to call without a compilation."""
 
-  temperature: jax.Array  # [G], 0 is greedy
-  top_p: jax.Array  # [G]
+  temperature: jax.Array | None  # [G], 0 is greedy; see `simplest`
+  top_p: jax.Array | None  # [G]
   limit: jax.Array  # [], tokens a response may have, at most R
   stop_table: jax.Array  # [states, V], see `text.stopping`
+
+
+def simplest(settings: SamplerSettings) -> SamplerSettings:
+  """Without temperatures and nuclei, where the policy itself is drawn from.
+
+  Else every token asks its device whether there are any: another program, but
+  one that a GPU need not ask thrice a token what to do next.
+  """
+  plain = (settings.temperature == 1) & (settings.top_p >= 1)
+  if not np.all(plain):
+    return settings
+  return settings._replace(temperature=None, top_p=None)
 
 
 class Progress(NamedTuple):
@@ -304,6 +317,8 @@ def _read_next(
 def _of_columns(
   settings: SamplerSettings, column_B: jax.Array
 ) -> SamplerSettings:
+  if settings.temperature is None:
+    return settings
   return settings._replace(
     temperature=settings.temperature[column_B],
     top_p=settings.top_p[column_B],

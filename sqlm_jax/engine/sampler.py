@@ -95,7 +95,7 @@ def make_sampler(
       shapes=shapes,
     )
     record = record_lib.Record(keys_QG.shape, slots, settings.stop_table.dtype)
-    settings = settings._replace(limit=np.int32(limit))
+    settings = decoding.simplest(settings._replace(limit=np.int32(limit)))
     settings = sharding.put_whole(settings, mesh)
     params = prepare(params)  # not once a chunk
     first = prefill(params, prompts, keys_QG, settings)

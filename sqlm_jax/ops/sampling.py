@@ -21,18 +21,23 @@ def draw(
   uniforms_B: jax.Array,
   logits_BV: jax.Array,
   *,
-  temperature_B: jax.Array,
-  top_p_B: jax.Array,
+  temperature_B: jax.Array | None = None,
+  top_p_B: jax.Array | None = None,
 ) -> Draw:
   """Draws from softmax(logits / temperature), cut to the nucleus.
 
   Args:
     uniforms_B: uniform numbers in [0, 1), the only randomness.
     logits_BV: of any precision; weighed in float32.
-    temperature_B: 0 takes the most likely token.
+    temperature_B: 0 takes the most likely token. Without it, nor `top_p_B`, the
+      draws are from softmax(logits), and nothing is asked at run time.
     top_p_B: mass of the nucleus (Holtzman et al., 2020); 1 keeps everything.
   """
   chex.assert_rank(logits_BV, 2)
+  if temperature_B is None:
+    tokens_B, logz_B = inverse_transform(uniforms_B, logits_BV)
+    logprobs_B = _pick(logits_BV, tokens_B) - logz_B
+    return Draw(tokens_B.astype(jnp.int32), logprobs_B, logprobs_B)
   chex.assert_equal_shape([uniforms_B, temperature_B, top_p_B])
   greedy_B = temperature_B == 0
   coldness_B = 1 / jnp.where(greedy_B, 1.0, temperature_B)
@@ -62,8 +67,7 @@ def draw(
       plain_B, logz_B, jax.nn.logsumexp(_exact(logits_BV), axis=-1)
     ),
   )
-  picked_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]
-  picked_B = _exact(picked_B)
+  picked_B = _pick(logits_BV, tokens_B)
   return Draw(
     tokens_B.astype(jnp.int32),
     picked_B - policy_logz_B,
@@ -75,6 +79,11 @@ def _exact(logits: jax.Array) -> jax.Array:
   return logits.astype(jnp.float32)
 
 
+def _pick(logits_BV: jax.Array, tokens_B: jax.Array) -> jax.Array:
+  picked_B1 = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)
+  return _exact(picked_B1[:, 0])
+
+
 def _lowest_of_nucleus(logits_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
   kept_BV = nucleus(logits_BV, top_p_B)
   return jnp.min(jnp.where(kept_BV, logits_BV, jnp.inf), axis=-1)
@@ -84,8 +93,8 @@ def inverse_transform(
   uniforms_B: jax.Array,
   logits_BV: jax.Array,
   *,
-  scale_B: jax.Array,
-  lowest_B: jax.Array,
+  scale_B: jax.Array | None = None,
+  lowest_B: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """The token whose slice of the cumulative distribution holds the uniform.
 
@@ -96,19 +105,28 @@ def inverse_transform(
   Args:
     uniforms_B: in [0, 1).
     logits_BV: -inf has no probability and is never drawn.
-    scale_B: times the logits, positive.
-    lowest_B: scaled logits below it have no probability.
+    scale_B: times the logits, positive; default, 1.
+    lowest_B: scaled logits below it have no probability; default, none.
 
   Returns:
     Tokens [B], and logsumexp [B] of the scaled logits that are left.
   """
-  peak_B = _exact(jnp.max(logits_BV, axis=-1)) * scale_B
+
+  def scale(x):
+    """Times what its row is scaled by."""
+    if scale_B is None:
+      return _exact(x)
+    return _exact(x) * jnp.expand_dims(scale_B, range(1, x.ndim))
+
+  peak_B = scale(jnp.max(logits_BV, axis=-1))
 
   def weigh(logits_B_W):
     """Their weights, 1 that of the likeliest token."""
     a_row = lambda x_B: jnp.expand_dims(x_B, range(1, logits_B_W.ndim))
-    scaled_B_W = _exact(logits_B_W) * a_row(scale_B)
+    scaled_B_W = scale(logits_B_W)
     weights_B_W = jnp.exp(scaled_B_W - a_row(peak_B))
+    if lowest_B is None:
+      return weights_B_W
     return jnp.where(scaled_B_W >= a_row(lowest_B), weights_B_W, 0)
 
   padding = -logits_BV.shape[1] % _BLOCK

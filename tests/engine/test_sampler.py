@@ -126,8 +126,12 @@ def test_settings_and_lengths_change_without_a_compilation(mesh):
   with compilations.count() as first:
     run(fresh)
   assert first
-  with compilations.count() as more:
+  with compilations.count() as others:  # of the policy itself, and of others
     run(fresh, temperature=0.3)
+  assert others
+  with compilations.count() as more:
+    run(fresh)
+    run(fresh, temperature=0.9)
     run(fresh, temperature=0.0)
     run(fresh, top_p=0.5)
     run(fresh, limit=3)

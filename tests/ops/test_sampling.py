@@ -36,6 +36,20 @@ def draw(uniforms, logits, temperature, top_p):
   )
 
 
+def test_from_the_policy_itself():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(0, 3, (64, VOCABULARY)).astype('f')
+  logits[:, 7] = -INF
+  uniforms, ones = rng.uniform(size=64).astype('f'), np.ones(64, 'f')
+  found = jax.jit(sampling.draw)(uniforms, logits)
+  expected = draw(uniforms, logits, ones, ones)
+  np.testing.assert_array_equal(found.tokens, expected.tokens)
+  for name in ('logprobs', 'sampling_logprobs'):
+    np.testing.assert_allclose(
+      getattr(found, name), getattr(expected, name), rtol=1e-6
+    )
+
+
 @functools.cache
 def logits_of(seed):
   return np.random.default_rng(seed).normal(0, 1.5, VOCABULARY).astype('f')
