@@ -19,18 +19,20 @@ STOPPED = 1  # the state of a stop table in which a response has ended
 class SamplerSettings(NamedTuple):
   """What may change from call to call without a compilation."""
 
-  temperature: jax.Array | None  # [G], 0 is greedy; see `simplest`
+  temperature: jax.Array | None  # [G], 0 is greedy; None with top_p, 1
   top_p: jax.Array | None  # [G]
   limit: jax.Array  # [], tokens a response may have, at most R
   stop_table: jax.Array  # [states, V], see `text.stopping`
 
 
 def simplest(settings: SamplerSettings) -> SamplerSettings:
-  """Without temperatures and nuclei, where the policy itself is drawn from.
+  """Without temperatures and nuclei where the policy itself is drawn from.
 
-  Else every token asks its device whether there are any: another program, but
-  one that a GPU need not ask thrice a token what to do next.
+  It makes another program, in which no token looks whether there are any: for
+  that a GPU asks its host.
   """
+  if settings.temperature is None:
+    return settings
   plain = (settings.temperature == 1) & (settings.top_p >= 1)
   if not np.all(plain):
     return settings

@@ -108,6 +108,20 @@ def test_chosen_does_not_overflow(shift):
   np.testing.assert_allclose(entropy, [0.0], atol=1e-6)
 
 
+@pytest.mark.parametrize('vocab_size', [1, 37, 48, 300])
+@pytest.mark.parametrize('sums', [logprobs._sums, logprobs._sums_in_one_pass])
+def test_sums_over_logits(sums, vocab_size):
+  logits = np.random.default_rng(0).normal(0, 3, (5, vocab_size)).astype('f')
+  logits[:, 1::7] = -np.inf
+  highest = logits.max(axis=1)
+  below = highest[:, None] - logits.astype('d')
+  weights = np.exp(-below)
+  total, of_entropy = jax.jit(sums)(logits, highest)
+  np.testing.assert_allclose(total, weights.sum(axis=1), rtol=1e-6)
+  expected = (weights * np.where(weights > 0, below, 0)).sum(axis=1)
+  np.testing.assert_allclose(of_entropy, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_chosen_equals_log_softmax():
   weights, hidden, tokens, _ = data()
   logps, entropy = logprobs.chosen(hidden @ weights, tokens[:, None])
