@@ -5,11 +5,11 @@
   python -m launch.memory --model_path=/models/mine --devices=1
 
 Counts parameters, gradients, optimizer, reference policy, the sampler's copy in
-its dtype, with --gpus the layers laid out once more to decode with, and the
-key/value cache, from the shapes of the program that would run and from its own
-table of shardings. No device is needed. Activations and the compiler's
-temporaries are not counted, nor is PPO's critic (parameters, gradients and
-optimizer once more) or an earlier solver that votes (parameters).
+its dtype, the key/value cache, with --gpus the room that this has there and the
+layers laid out once more to decode with, from the shapes of the program that
+would run and from its own table of shardings. No device is needed. Activations
+and the compiler's temporaries are not counted, nor is PPO's critic (parameters,
+gradients and optimizer once more) or an earlier solver that votes (parameters).
 """
 
 import json
@@ -20,7 +20,7 @@ from absl import app, flags
 
 from launch import sizes
 from sqlm_jax import sharding
-from sqlm_jax.engine import optimizer
+from sqlm_jax.engine import optimizer, schedule
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import kernels, lora
 from sqlm_jax.models import policy as policy_lib
@@ -46,6 +46,7 @@ def account(
   sampler_dtype: str = '',
   gpus: bool = False,
   workload: sizes.Workload = sizes.PAPER,
+  chunk: int = 32,
 ) -> dict[str, int]:
   """Bytes a device needs, by what they hold.
 
@@ -56,8 +57,10 @@ def account(
     lora_rank: of adapters that are trained instead, 0 trains all weights.
     gather_weights: as `sampler.gather_weights`.
     sampler_dtype: as `sampler.dtype`.
-    gpus: of NVIDIA, for which layers are laid out once more to decode with.
+    gpus: of NVIDIA, for which layers are laid out once more to decode with, and
+      caches come in few sizes.
     workload: what is sampled at the same time.
+    chunk: as `sampler.chunk`.
   """
   stored, computed = sizes.DTYPES[dtypes]
   policy = sizes.make_policy(config, dtypes=dtypes, lora_rank=lora_rank)
@@ -88,9 +91,12 @@ def account(
     copied = cast(trained) if stored != computed else {}
   elif sampled_in == stored and not (gather_weights or lora_rank):
     copied = {}
-  apart = {}
+  apart, of_prompt, of_answer = {}, workload.prompt_tokens, workload.tokens
   if gpus and kernels.known(config, sampled_in, 'gpu'):
     apart = {'layers': sampled['layers']}
+    # As the sampler has it, where what is not live is not read.
+    of_prompt = schedule.FEW.room(of_prompt, chunk)
+    of_answer = min(schedule.FEW.room(of_answer, chunk), of_answer + chunk)
   sampling = lambda tree: bytes_per_device(tree, place_sampled(tree, mesh))
   found = {
     'parameters': placed(trained) + frozen,
@@ -101,18 +107,20 @@ def account(
     'reference': 0 if lora_rank else placed(cast(base)),
     'sampler copy': sampling(copied),
     'layers apart': sampling(apart),
-    'cache': _cache(sampler, mesh, workload),
+    'cache': _cache(
+      sampler,
+      mesh,
+      (workload.questions, of_prompt),
+      (workload.questions * workload.group_size, of_answer),
+    ),
   }
   return found | {'total': sum(found.values())}
 
 
-def _cache(policy, mesh, workload: sizes.Workload) -> int:
-  """Keys and values of the prompts, one a question, and of the answers."""
+def _cache(policy, mesh, *segments: tuple[int, int]) -> int:
+  """Keys and values of segments, so many rows with so many slots each."""
   total = 0
-  for rows, slots in (
-    (workload.questions, workload.prompt_tokens),
-    (workload.questions * workload.group_size, workload.tokens),
-  ):
+  for rows, slots in segments:
     segment = jax.eval_shape(lambda r=rows, s=slots: policy.init_cache(r, s))
     for array in (segment.keys, segment.values):
       split = sharding.rows_spec(rows, mesh, axis=1)

@@ -131,8 +131,7 @@ def attend(
     context: earlier segments, without the layer dimension, or with it where
       `layer` is given.
     span: scale, soft-cap and window of the layer.
-    layer: which of the context's; may be traced where no kernels are given.
-      There is no gradient then.
+    layer: which of the context's; may be traced. There is no gradient then.
     kernels: that compute it, which know no soft-cap and no window.
 
   Returns:

@@ -93,7 +93,7 @@ class Kernels(NamedTuple):
     value_BKH: jax.Array,
     context: Context,
     *,
-    layer: int,
+    layer: int | jax.Array,
     scale: float,
   ) -> jax.Array:
     """Attention [B, N, H] of one token a row: see `decode_attention.attend`."""

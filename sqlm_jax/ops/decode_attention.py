@@ -33,7 +33,7 @@ def attend(
   value_BKH: jax.Array,
   segments: tuple[Segment, ...],
   *,
-  layer: int,
+  layer: int | jax.Array,
   scale: float,
   interpret: bool = False,
 ) -> jax.Array:
@@ -45,7 +45,7 @@ def attend(
     value_BKH: its own values.
     segments: keys and values [L, A, K, S, H] and lengths [A]; A divides B,
       and consecutive rows share one.
-    layer: which of L. A slice of them would be a copy.
+    layer: which of L; may be traced. A slice of them would be a copy.
     scale: times query . key.
     interpret: without a GPU, slowly.
 
