@@ -1,6 +1,7 @@
 """Log-probabilities of chosen tokens, without a [tokens, V] array."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import chex
@@ -11,7 +12,9 @@ from jax import ad_checkpoint
 _KEPT = 'log-partition'  # the name of what a chunk's backward pass needs
 # Of logits that one loop adds up. XLA takes a loop over more of them for long,
 # and then does not vectorise (measured: docs/benchmarks.md, what was tried).
-_COLUMNS = 24
+_COLUMNS = 16
+# Of the vocabulary, each summed by itself: devices that share it keep theirs.
+_PARTS = 8
 
 
 def chosen(
@@ -68,15 +71,19 @@ def _sums_in_one_pass(logits_MV, highest_M):
   time, they are a loop over rows and columns that it vectorises.
   """
   rows, vocab_size = logits_MV.shape
-  columns = max(n for n in range(1, _COLUMNS + 1) if vocab_size % n == 0)
-  logits_MNW = logits_MV.reshape(rows, columns, vocab_size // columns)
+  parts = math.gcd(vocab_size, _PARTS)
+  width = vocab_size // parts
+  columns = max(n for n in range(1, _COLUMNS + 1) if width % n == 0)
   sums = jax.lax.reduce(
-    _weigh(logits_MNW, highest_M[:, None, None]),
+    _weigh(
+      logits_MV.reshape(rows, parts, columns, width // columns),
+      highest_M[:, None, None, None],
+    ),
     (jnp.zeros(()), jnp.zeros(())),
     lambda a, b: (a[0] + b[0], a[1] + b[1]),
-    dimensions=(1,),
+    dimensions=(2,),
   )
-  return tuple(jnp.sum(x_MW, axis=-1) for x_MW in sums)
+  return tuple(jnp.sum(x_MPW, axis=(1, 2)) for x_MPW in sums)
 
 
 def _weigh(logits, highest):
