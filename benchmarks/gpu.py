@@ -47,7 +47,6 @@ from sqlm_jax.models import attention, decoder
 from sqlm_jax.models import kernels as kernels_lib
 
 PARTS = ('propose', 'solve', 'judge', 'learn')
-COMPILED = []  # an event each
 
 
 def kernels(args: argparse.Namespace) -> None:
@@ -290,12 +289,15 @@ def play(args: argparse.Namespace) -> None:
 def play_once(step: int, states, memory, game):
   """One step of self-play, and what was seen of it."""
   from sqlm_jax.selfplay import step as selfplay
+  from tests import compilations
 
-  compiled = len(COMPILED)
   busy = Utilization()
   start = time.perf_counter()
-  states, memory, outcome = selfplay.self_play_step(step, states, memory, game)
-  jax.block_until_ready(states)
+  with compilations.count() as compiled:
+    states, memory, outcome = selfplay.self_play_step(
+      step, states, memory, game
+    )
+    jax.block_until_ready(states)
   row = {'seconds': time.perf_counter() - start}
   share = busy.stop()
   if share is not None:
@@ -308,14 +310,8 @@ def play_once(step: int, states, memory, game):
     row[name] = int(written.rollout.lengths.sum()) if written else 0
   if not row['answered']:
     raise RuntimeError(f'step {step}: no question to answer')
-  row['compiled'] = len(COMPILED) - compiled
+  row['compiled'] = len(compiled)
   return states, memory, row
-
-
-def listen(event: str, *_, **__) -> None:
-  """Takes down a compilation, one that the persistent cache held too."""
-  if event == '/jax/core/compile/backend_compile_duration':
-    COMPILED.append(event)
 
 
 WORKLOADS = {'kernels': kernels, 'decode': decode, 'step': play}
@@ -343,7 +339,6 @@ def main() -> None:
   if args.check:
     args.groups, args.prompt, args.tokens, args.step_tokens = 4, 12, 8, 64
     args.memory_bytes, args.steps, args.repeats = 2**20, 2, 2
-  jax.monitoring.register_event_duration_secs_listener(listen)
   for name in args.workloads:
     WORKLOADS[name](args)
 

@@ -96,7 +96,7 @@ def account(
     apart = {'layers': sampled['layers']}
     # As the sampler has it, where what is not live is not read.
     of_prompt = schedule.FEW.room(of_prompt, chunk)
-    of_answer = min(schedule.FEW.room(of_answer, chunk), of_answer + chunk)
+    of_answer = schedule.FEW.room(of_answer, chunk, most=of_answer)
   sampling = lambda tree: bytes_per_device(tree, place_sampled(tree, mesh))
   found = {
     'parameters': placed(trained) + frozen,

@@ -116,8 +116,7 @@ def make_sampler(
         stays_B = np.isin(before.rows.reshape(-1), unfinished)
         # A chunk is written whole, also where it has ended early.
         written_to = (starts + width)[stays_B].max(initial=0)
-      # Nobody begins a chunk behind the last slot.
-      room = min(shapes.room(written_to, width), slots + width)
+      room = shapes.room(written_to, width, most=slots)
       cache = keep(cache, recent, starts, before, layout, stays_B, slots=room)
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)

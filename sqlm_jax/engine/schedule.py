@@ -9,6 +9,7 @@ that pays.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -43,14 +44,18 @@ class Shapes(NamedTuple):
   rooms: tuple[int, ...]
   factor: int
 
-  def room(self, length: int, chunk: int) -> int:
-    """The least room for so many tokens."""
+  def room(self, length: int, chunk: int, most: float = math.inf) -> int:
+    """The least room for so many tokens.
+
+    No more than it takes where no chunk begins behind so many at `most`.
+    """
     first, *steps = self.rooms
     sizes = itertools.chain(
       [first],
       (size * self.factor**k for k in itertools.count() for size in steps),
     )
-    return next(size * chunk for size in sizes if size * chunk >= length)
+    room = next(size * chunk for size in sizes if size * chunk >= length)
+    return min(room, most + chunk)
 
 
 # Rooms for 1, 2, 3, 4, 6, 8, 12, ... chunks.

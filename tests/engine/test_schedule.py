@@ -105,6 +105,7 @@ def test_rooms():
   assert [schedule.FEW.room(n, 32) for n in lengths] == [
     *(128, 128, 128, 128, 128, 512, 512, 512, 2048, 2048)
   ]
+  assert schedule.FEW.room(513, 32, most=1024) == 1056
 
 
 def test_nothing_moves_for_little():
