@@ -156,13 +156,6 @@ def make_decode(
       before = policy_lib.KeyValues(*cache, progress.lengths - 1)
       context = (*context, before)
 
-    def unfinished(loop):
-      running_B = _running(loop.progress, settings)
-      go_on = (loop.step < width) & jnp.any(running_B)
-      if loop.first is not None:
-        go_on &= distinct.few(loop.first, running_B)
-      return go_on
-
     def advance(loop):
       """Reads the last token drawn and draws another."""
       read_B = jnp.full((num_rows,), loop.step)
@@ -197,25 +190,49 @@ def make_decode(
         first=first_B,
       )
 
-    empty = lambda dtype: jnp.zeros((num_rows, width), dtype)
-    recent = policy.init_cache(num_rows, width)
-    loop = _Loop(
-      step=jnp.zeros((), jnp.int32),
-      progress=progress,
-      drawn=Drawn(empty(jnp.int32), empty(jnp.float32), empty(jnp.float32)),
-      recent=recent._replace(
-        keys=sharding.constrain_cache(recent.keys, mesh),
-        values=sharding.constrain_cache(recent.values, mesh),
-      ),
-      first=first_B,
+    loop = jax.lax.while_loop(
+      lambda loop: (loop.step < width) & _goes_on(loop, settings),
+      advance,
+      _start(policy, mesh, progress, first_B, width),
     )
-    loop = jax.lax.while_loop(unfinished, advance, loop)
     progress, drawn = sharding.constrain_whole(
       (loop.progress, loop.drawn), mesh
     )
     return progress, drawn, (loop.recent.keys, loop.recent.values)
 
   return decode
+
+
+def _start(
+  policy: policy_lib.Policy,
+  mesh: jax.sharding.Mesh,
+  progress: Progress,
+  first_B: jax.Array | None,
+  width: int,
+) -> _Loop:
+  """Before the first of `width` tokens."""
+  num_rows = progress.last.shape[0]
+  empty = lambda dtype: jnp.zeros((num_rows, width), dtype)
+  recent = policy.init_cache(num_rows, width)
+  return _Loop(
+    step=jnp.zeros((), jnp.int32),
+    progress=progress,
+    drawn=Drawn(empty(jnp.int32), empty(jnp.float32), empty(jnp.float32)),
+    recent=recent._replace(
+      keys=sharding.constrain_cache(recent.keys, mesh),
+      values=sharding.constrain_cache(recent.values, mesh),
+    ),
+    first=first_B,
+  )
+
+
+def _goes_on(loop: _Loop, settings: SamplerSettings) -> jax.Array:
+  """Whether somebody has a token to go, and few rows are different."""
+  running_B = _running(loop.progress, settings)
+  any_left = jnp.any(running_B)
+  if loop.first is None:
+    return any_left
+  return any_left & distinct.few(loop.first, running_B)
 
 
 def make_store(

@@ -12,6 +12,7 @@ So neither a response that has ended costs much nor room that nobody uses.
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,22 @@ from sqlm_jax.models import policy as policy_lib
 
 STOPPED = decoding.STOPPED
 SamplerSettings = decoding.SamplerSettings
+
+
+class _Chunk(NamedTuple):
+  """What a call of `decode` leaves on the devices.
+
+  Attributes:
+    layout: the rows.
+    cache: what was stored of them before, [L, B, K, S, H]; None if nothing.
+    recent: keys and values of the tokens that it has read, [L, B, K, C, H].
+    starts: the slots that these belong into, [B].
+  """
+
+  layout: schedule.Layout
+  cache: tuple | None
+  recent: tuple
+  starts: np.ndarray
 
 
 def _nobody_hears(which_Q, tokens_QGR, lengths_QG) -> None:
@@ -67,11 +84,11 @@ def make_sampler(
   prepare = _make_prepare(policy, mesh, gather_weights=gather_weights)
   prefill = decoding.make_prefill(policy, mesh, max_rows=max_rows)
   decode = decoding.make_decode(policy, mesh)
-  keep = _make_keep(policy, mesh)
+  shapes = schedule.FEW if policy.reads_live else schedule.FINE
+  keep = _make_keep(policy, mesh, shapes)
   take_prompts = decoding.make_take_prompts(mesh)
   shards = sharding.row_shards(mesh)
   equal_rows = _make_equal_rows(mesh, share=share)
-  shapes = schedule.FEW if policy.reads_live else schedule.FINE
 
   def sample(
     params,
@@ -106,22 +123,14 @@ def make_sampler(
     if policy.reads_live:
       prompt_room = shapes.room(prompt_room, width)
 
-    layout = cache = recent = starts = stays_B = None
-    written_to = 0
+    last = None
     while (unfinished := record.unfinished(limit)).size:
-      before, layout = layout, repack(layout, unfinished)
-      if layout is not before:
+      layout = repack(last and last.layout, unfinished)
+      if last is None or layout is not last.layout:
         own = take_prompts(first.prompts, layout.prompts, slots=prompt_room)
-      if before:
-        stays_B = np.isin(before.rows.reshape(-1), unfinished)
-        # A chunk is written whole, also where it has ended early.
-        written_to = (starts + width)[stays_B].max(initial=0)
-      room = shapes.room(written_to, width, most=slots)
-      cache = keep(cache, recent, starts, before, layout, stays_B, slots=room)
+      cache = keep(last, layout, unfinished, width=width, slots=slots)
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)
-      starts = progress.lengths - 1
-      written = (room if cache else 0) + width
       *new, recent = decode(
         params,
         (*first.shared, own),
@@ -130,9 +139,10 @@ def make_sampler(
         rows_B,
         keys_QG,
         settings,
-        equal_rows(record, prompts, rows_B, params, own, written),
+        equal_rows(record, prompts, rows_B, params, own, cache, width),
         width=width,
       )
+      last = _Chunk(layout, cache, recent, progress.lengths - 1)
       record.tell(unfinished, num_prompts, on_ended)
       record.add(rows_B, *jax.device_get(new))
     record.tell(unfinished, num_prompts, on_ended)
@@ -144,16 +154,19 @@ def make_sampler(
 def _make_equal_rows(
   mesh: jax.sharding.Mesh, *, share: bool
 ) -> Callable[..., np.ndarray | None]:
-  """Builds `equal_rows(record, prompts, rows_B, params, own, slots)`.
+  """Builds `equal_rows(record, prompts, rows_B, params, own, cache, width)`.
 
   It returns for each row the first that is equal so far; None where each had
   better be read on its own. `own` are the keys and values of the rows'
-  prompts, `slots` is the room for what they have written.
+  prompts, `cache` those of what they have written.
   """
   share &= sharding.is_one_cpu(mesh)
 
-  def equal_rows(record, prompts, rows_B, params, own, slots):
-    if not share or not distinct.pays(params, own, len(rows_B), slots):
+  def equal_rows(record, prompts, rows_B, params, own, cache, width):
+    if not share:
+      return None
+    slots = width + (cache[0].shape[3] if cache else 0)
+    if not distinct.pays(params, own, len(rows_B), slots):
       return None
     first_B, running_B = record.firsts(rows_B, prompts)
     return first_B if distinct.few(first_B, running_B) else None
@@ -212,33 +225,38 @@ def response_keys(
 
 
 def _make_keep(
-  policy: policy_lib.Policy, mesh: jax.sharding.Mesh
+  policy: policy_lib.Policy, mesh: jax.sharding.Mesh, shapes: schedule.Shapes
 ) -> Callable[..., tuple | None]:
-  """Builds `keep(cache, recent, starts, before, layout, stays_B, *, slots)`.
+  """Builds `keep(last, layout, unfinished, *, width, slots)`.
 
-  It takes the responses of the rows that stay from one layout to the next, with
-  what is `recent` of them; None where none stays, or a cache with nothing in it
-  where that costs nothing: a program less is compiled. What neither moves nor
-  grows is stored in place.
+  It takes the unfinished responses from the `last` chunk of `width` tokens to
+  the next layout, into a cache with room for them, of at most `slots`. Where
+  none stays, it is None, or a cache with nothing in it where that costs
+  nothing: a program less is compiled. What neither moves nor grows is stored in
+  place.
   """
   empty = decoding.make_empty(policy, mesh)
   store = decoding.make_store(mesh)
   store_in_place = decoding.make_store(mesh, in_place=True)
 
-  def keep(cache, recent, starts, before, layout, stays_B, *, slots):
+  def keep(last, layout, unfinished, *, width, slots):
+    stays_B = last and np.isin(last.layout.rows.reshape(-1), unfinished)
     if stays_B is None or not stays_B.any():
-      return empty(layout.rows.size, slots) if policy.reads_live else None
+      room = shapes.room(0, width, most=slots)
+      return empty(layout.rows.size, room) if policy.reads_live else None
+    # A chunk is written whole, also where it has ended early.
+    room = shapes.room(last.starts[stays_B].max() + width, width, most=slots)
     sources_B = None
-    if layout is not before:
-      sources_B = schedule.sources(before, layout)
-    same_rows = cache is not None and sources_B is None
-    in_place = same_rows and cache[0].shape[3] == slots
+    if layout is not last.layout:
+      sources_B = schedule.sources(last.layout, layout)
+    same_rows = last.cache is not None and sources_B is None
+    in_place = same_rows and last.cache[0].shape[3] == room
     return (store_in_place if in_place else store)(
-      cache,
-      recent,
-      _one_for_all(starts, stays_B),
+      last.cache,
+      last.recent,
+      _one_for_all(last.starts, stays_B),
       sources_B,
-      slots=slots,
+      slots=room,
     )
 
   return keep

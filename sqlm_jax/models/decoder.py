@@ -1,12 +1,14 @@
 """The one decoder that carries every model family."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from sqlm_jax import sharding
-from sqlm_jax.models import attention, layers, rope
+from sqlm_jax.models import apart, attention, layers, rope
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import kernels as kernels_lib
 from sqlm_jax.ops import packing as packing_lib
@@ -29,12 +31,9 @@ REMAT = {
   'full': _POLICIES.nothing_saveable,
 }
 
-_STACKED, _APART = 'layers', 'layers_apart'  # names in a tree of parameters
-# Of a layer's linear maps, those of one input, and the axis of their outputs.
-_JOINED = {
-  'attention': (('query', 'key', 'value'), -2),
-  'mlp': (('gate', 'up'), -1),
-}
+
+def _norm(c: model_config.ModelConfig, dtypes: layers.Dtypes) -> layers.RMSNorm:
+  return layers.RMSNorm(c.norm_epsilon, c.norm_offset, dtypes)
 
 
 class Attention(nn.Module):
@@ -46,6 +45,7 @@ class Attention(nn.Module):
 
   def setup(self):
     c = self.config
+    norm = functools.partial(_norm, c, self.dtypes)
 
     def project(heads):
       outputs = heads, c.head_width
@@ -53,13 +53,10 @@ class Attention(nn.Module):
         (c.width,), outputs, self.dtypes, c.qkv_bias, self.lora
       )
 
-    def norm():
-      return layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
-
     self.query = project(c.num_heads)
     self.key = project(c.num_kv_heads)
     self.value = project(c.num_kv_heads)
-    # Instead of the three, see `take_apart`.
+    # Instead of the three, see `apart`.
     self.query_key_value = project(c.num_heads + 2 * c.num_kv_heads)
     self.query_norm, self.key_norm = norm(), norm()
     heads = c.num_heads, c.head_width
@@ -106,10 +103,7 @@ class Block(nn.Module):
 
   def setup(self):
     c = self.config
-
-    def norm():
-      return layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
-
+    norm = functools.partial(_norm, c, self.dtypes)
     self.attention_norm, self.attention_post_norm = norm(), norm()
     self.mlp_norm, self.mlp_post_norm = norm(), norm()
     self.attention = Attention(c, self.dtypes, self.lora)
@@ -161,8 +155,8 @@ class Decoder(nn.Module):
   differs from layer to layer, window and rope, is scanned along with them.
   A layer reads all segments of a chain before the next one does: its weights
   are fetched once, and have one gradient. On a device alone the segments stand
-  in one row, but for the attention. What `take_apart` has made of parameters is
-  read block by block.
+  in one row, but for the attention. What `apart` has made of parameters is read
+  block by block.
   """
 
   config: model_config.ModelConfig
@@ -181,7 +175,7 @@ class Decoder(nn.Module):
       self.dtypes.params,
     )
     self.layers = Block(c, self.dtypes, self.lora, self.mesh, self.kernels)
-    self.final_norm = layers.RMSNorm(c.norm_epsilon, c.norm_offset, self.dtypes)
+    self.final_norm = _norm(c, self.dtypes)
     if not c.tied_embeddings:
       self.unembed = layers.Projection((c.width,), (c.vocab_size,), self.dtypes)
 
@@ -210,8 +204,8 @@ class Decoder(nn.Module):
     of_layers = (pairs, windows_L, rope_index_L)
     packings = tuple(segment.packing for segment in segments)
     of_segments = (lengths, tuple(rotations), packings, one_row)
-    apart = self.has_variable('params', _APART)
-    read = self._one_by_one if apart else self._scan
+    is_apart = self.has_variable('params', apart.NAME)
+    read = self._one_by_one if is_apart else self._scan
     x_IASD, keys_values = read(x_IASD, of_layers, of_segments)
     if one_row:
       x_IASD = one_row.split(*x_IASD)
@@ -280,7 +274,7 @@ class Decoder(nn.Module):
 
     found = []
     for i in range(self.config.num_layers):
-      params = self.variables['params'][_APART][str(i)]
+      params = self.variables['params'][apart.NAME][str(i)]
       of_layer = jax.tree.map(lambda x, i=i: x[i], of_layers)
       x_IASD, keys_values = read(
         params, x_IASD, pairs, of_layer, of_segments, i
@@ -356,31 +350,6 @@ def _read_chain(
     outs = [one_row.join(outs)]
   x_IASD = tuple(map(block.behind, x_IASD, outs))
   return x_IASD, tuple(keys_values)
-
-
-def take_apart(params, *, join: bool = True):
-  """A tree for each layer instead of one in which they are stacked.
-
-  A slice of stacked weights is copied on a GPU before it is multiplied, for
-  every token anew. Layers apart are read one by one, without a scan.
-
-  Args:
-    params: of the policy.
-    join: weights that multiply the same become one, so that there is one
-      product. Not where devices share their outputs: what belongs to the parts
-      would move between them.
-  """
-  stacked = params[_STACKED]
-  if join:
-    stacked = stacked | {
-      name: layers.join(stacked[name], *how) for name, how in _JOINED.items()
-    }
-  count = len(jax.tree.leaves(stacked)[0])
-  apart = {
-    str(i): jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)
-  }
-  rest = {name: x for name, x in params.items() if name != _STACKED}
-  return rest | {_APART: apart}
 
 
 def _keep_rows(x_BTD: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:

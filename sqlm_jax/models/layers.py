@@ -29,9 +29,14 @@ class Dtypes(NamedTuple):
   compute: jnp.dtype  # of activations, keys and values
   operands: jnp.dtype  # of products with parameters; see `ops.products`
 
+  @property
+  def rounds(self) -> bool:
+    """Whether products round what is computed in more bits."""
+    return self.operands != self.compute
+
   def round(self, x: jax.Array) -> jax.Array:
     """Parameters that are added, as exact as those that are multiplied."""
-    if self.operands != self.compute:
+    if self.rounds:
       # A cast there and back is left out by XLA.
       exact = jnp.finfo(self.operands)
       x = jax.lax.reduce_precision(x, exact.nexp, exact.nmant)
@@ -40,7 +45,7 @@ class Dtypes(NamedTuple):
   def multiply(self, x_MK: jax.Array, y: jax.Array, axis: int = 0) -> jax.Array:
     """`x @ y` with parameters [K, N], or [N, K] where `axis` is 1."""
     y = products.from_bits(y)
-    if self.operands != self.compute:
+    if self.rounds:
       return products.multiply(x_MK, y, self.operands, axis)
     inner = ((1,), (axis,))
     return jax.lax.dot_general(x_MK, y.astype(self.compute), (inner, ((), ())))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sqlm_jax import sharding
-from sqlm_jax.models import attention, decoder, layers
+from sqlm_jax.models import apart, attention, decoder, layers
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import kernels as kernels_lib
 from sqlm_jax.ops import products
@@ -42,7 +42,7 @@ class Policy(NamedTuple):
     cast: `params -> params` in the dtype that they are computed in, once
       before they are used many times.
     take_apart: `params -> params` to decode with, a token a row at a time: see
-      `decoder.take_apart`. As they are where that gains nothing.
+      `apart.take_apart`. As they are where that gains nothing.
     reads_live: whether decoding reads of the cache what is live, however much
       room there is.
   """
@@ -86,20 +86,17 @@ def make_policy(
     mesh: that rows are split over; None leaves it to the compiler, and stands
       for an accelerator.
   """
-  operands = dtype = jnp.dtype(dtype)
-  stored = jnp.dtype(param_dtype or dtype)
-  on_cpu = mesh is not None and sharding.is_on_cpu(mesh)
-  narrow = on_cpu and dtype == jnp.bfloat16
-  if narrow:
-    dtype = jnp.dtype('float32')
-  dtypes = layers.Dtypes(stored, dtype, operands)
-  found = kernels_lib.find(config, dtype, mesh) if kernels else None
+  compute = operands = jnp.dtype(dtype)
+  if mesh is not None and sharding.is_on_cpu(mesh):
+    compute = jnp.dtype('float32')
+  dtypes = layers.Dtypes(jnp.dtype(param_dtype or dtype), compute, operands)
+  found = kernels_lib.find(config, compute, mesh) if kernels else None
   model = decoder.Decoder(config, dtypes, lora, remat, mesh, found)
   take_apart = lambda params: params
   can_decode = bool(found and found.can_decode)
   if can_decode:
     join = not sharding.shares_outputs(mesh)
-    take_apart = jax.jit(functools.partial(decoder.take_apart, join=join))
+    take_apart = jax.jit(functools.partial(apart.take_apart, join=join))
 
   def init(key):
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -126,21 +123,8 @@ def make_policy(
   def init_cache(rows, slots):
     c = config
     shape = (c.num_layers, rows, c.num_kv_heads, slots, c.head_width)
-    empty = jnp.zeros(shape, dtype)
+    empty = jnp.zeros(shape, compute)
     return KeyValues(empty, empty, jnp.zeros((rows,), jnp.int32))
-
-  def cast(params):
-    def one(path, x):
-      name = path[-1].key
-      if name == 'scale':
-        return x  # norms are computed in float32
-      if narrow and name == 'bias':
-        return x.astype(dtype)
-      if narrow and name != 'embedding':
-        return products.to_bits(x)
-      return x.astype(operands)
-
-    return jax.tree_util.tree_map_with_path(one, params)
 
   return Policy(
     config=config,
@@ -150,10 +134,26 @@ def make_policy(
     logits=logits,
     split_logits=_make_split_logits(model, logits),
     init_cache=init_cache,
-    cast=cast,
+    cast=functools.partial(_cast, dtypes),
     take_apart=take_apart,
     reads_live=can_decode,
   )
+
+
+def _cast(dtypes: layers.Dtypes, params: Params) -> Params:
+  """See `Policy.cast`."""
+
+  def one(path, x):
+    name = path[-1].key
+    if name == 'scale':
+      return x  # norms are computed in float32
+    if dtypes.rounds and name == 'bias':
+      return x.astype(dtypes.compute)
+    if dtypes.rounds and name != 'embedding':
+      return products.to_bits(x)
+    return x.astype(dtypes.operands)
+
+  return jax.tree_util.tree_map_with_path(one, params)
 
 
 def _make_split_logits(model: decoder.Decoder, logits):

@@ -12,7 +12,8 @@ import pytest
 
 from sqlm_jax import sharding
 from sqlm_jax.engine import groups, learner, sampler
-from sqlm_jax.models import decoder, kernels, layers, policy
+from sqlm_jax.models import apart as apart_lib
+from sqlm_jax.models import kernels, layers, policy
 from sqlm_jax.ops import decode_attention, fused_attention
 from sqlm_jax.selfplay import batches, packing
 from tests import tiny
@@ -158,7 +159,7 @@ def test_layers_apart_are_the_same_layers(changes, lora, join):
   params = jax.jit(p.init)(jax.random.key(0))
   fill = lambda x: x if x.ndim > 2 else x + 0.1  # biases start with zeros
   params = jax.tree.map(fill, params)
-  apart = jax.jit(functools.partial(decoder.take_apart, join=join))(params)
+  apart = jax.jit(functools.partial(apart_lib.take_apart, join=join))(params)
   joined = 'gate_up' in apart['layers_apart']['0']['mlp']
   assert joined == (join and lora is None)
   lengths = np.array([5, 3], np.int32)

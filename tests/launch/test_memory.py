@@ -14,7 +14,8 @@ import pytest
 from launch import memory, sizes
 from sqlm_jax import sharding
 from sqlm_jax.engine import learner, optimizer
-from sqlm_jax.models import decoder, layers, lora, policy
+from sqlm_jax.models import apart as apart_lib
+from sqlm_jax.models import layers, lora, policy
 from tests import tiny
 
 CONFIG = dataclasses.replace(tiny.CONFIG, head_width=16)
@@ -76,7 +77,9 @@ def test_bytes_are_those_of_real_shards(shape, rank, gather, sampler_dtype):
   if sampler_dtype and not rank and not gather:
     copied = {}  # float32 is what is trained
   assert found['sampler copy'] == on_first_device(put(copied))
-  apart = {} if sampler_dtype else decoder.take_apart(put(sampler.cast(params)))
+  apart = (
+    {} if sampler_dtype else apart_lib.take_apart(put(sampler.cast(params)))
+  )
   assert found['layers apart'] == on_first_device(apart.get('layers_apart', {}))
   # Whoever decodes by a kernel has room for 4, 16, 64, ... chunks, and none
   # behind the last token.
