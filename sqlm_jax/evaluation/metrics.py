@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from etils import epy
+
+with epy.lazy_imports():  # half a second
+  from scipy import stats
 
 CONFIDENCE = 0.95
 _RESAMPLES = 2000

@@ -7,9 +7,12 @@ say anything, so a paired test sees differences that two intervals hide.
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from etils import epy
 
 from sqlm_jax.evaluation import metrics
+
+with epy.lazy_imports():  # half a second
+  from scipy import stats
 
 _RESAMPLES = 2000
 _RESAMPLED_AT_ONCE = 100

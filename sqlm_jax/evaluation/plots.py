@@ -4,16 +4,15 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib import figure
-from matplotlib.backends import backend_agg, backend_svg
+from etils import epy
+
+with epy.lazy_imports():  # half a second
+  import matplotlib as mpl
+  from matplotlib import figure
+  from matplotlib.backends import backend_agg, backend_svg
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _ONE, _OTHER, _GREY = '#0072B2', '#D55E00', '#666666'
-_KINDS = {
-  'svg': (backend_svg.FigureCanvasSVG, {'Date': None}),
-  'png': (backend_agg.FigureCanvasAgg, {}),
-}
 
 
 def comparison(found: Mapping[str, Any]) -> dict[str, bytes]:
@@ -121,11 +120,15 @@ def _plain(text: str) -> str:
   return text.replace('$', r'\$')
 
 
-def _files(drawn: figure.Figure) -> dict[str, bytes]:
+def _files(drawn) -> dict[str, bytes]:
+  kinds = {
+    'svg': (backend_svg.FigureCanvasSVG, {'Date': None}),
+    'png': (backend_agg.FigureCanvasAgg, {}),
+  }
   files = {}
   # The same figure is the same file.
   with mpl.rc_context({'svg.hashsalt': 'sqlm_jax'}):
-    for kind, (canvas, metadata) in _KINDS.items():
+    for kind, (canvas, metadata) in kinds.items():
       buffer = io.BytesIO()
       canvas(drawn)
       drawn.savefig(buffer, format=kind, dpi=120, metadata=metadata)

@@ -5,8 +5,13 @@ import collections
 import functools
 from collections.abc import Callable, Sequence
 
+from etils import epy
+
 from sqlm_jax.game import types
-from sqlm_jax.verify import answers, choices, mathematics
+from sqlm_jax.verify import answers, choices
+
+with epy.lazy_imports():  # sympy takes half a second
+  from sqlm_jax.verify import mathematics
 
 # Texts of one question's answers, None where nothing was found, to canonical
 # answers: two of them mean the same exactly if they are equal.
