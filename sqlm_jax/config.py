@@ -11,7 +11,6 @@ import typing
 from collections.abc import Iterator, Mapping
 
 from sqlm_jax import config_rules
-from sqlm_jax.models import config as model_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,17 +388,3 @@ def _describe(kind) -> str:
     return f'a tuple, each element {_describe(parts[0])}'
   group = 'a pair' if len(parts) == 2 else 'a group'
   return f'{group} of {" and ".join(map(_describe, parts))}'
-
-
-def random_model(config: RandomModel, vocab_size: int):
-  """The `ModelConfig` of a randomly initialised model.
-
-  Raises:
-    ValueError: with the key, where the sizes do not fit together.
-  """
-  try:
-    return model_config.ModelConfig(
-      vocab_size=vocab_size, **dataclasses.asdict(config)
-    )
-  except ValueError as error:
-    raise ValueError(f'random_model.{error}') from None

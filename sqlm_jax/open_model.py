@@ -1,5 +1,6 @@
 """Opens a model: from a path, or a random one, to functions and a loader."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import transformers
 
 from sqlm_jax import config as config_lib
 from sqlm_jax import gguf_file, sharding
+from sqlm_jax.models import config as model_config
 from sqlm_jax.models import layers, lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.text import tokenizer
@@ -64,7 +66,11 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
 def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   """A random model of bytes."""
   tokens = tokenizer.byte_tokenizer()
-  model = config_lib.random_model(config.random_model, tokens.vocab_size)
+  sizes = dataclasses.asdict(config.random_model)
+  try:
+    model = model_config.ModelConfig(vocab_size=tokens.vocab_size, **sizes)
+  except ValueError as error:
+    raise ValueError(f'random_model.{error}') from None
   policies = _make_policies(config, model, mesh)
   key = jax.random.key(config.seed)
 
@@ -79,7 +85,9 @@ def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
 
 
 def _make_policies(
-  config: config_lib.Config, model, mesh: jax.sharding.Mesh
+  config: config_lib.Config,
+  model: model_config.ModelConfig,
+  mesh: jax.sharding.Mesh,
 ) -> tuple[policy_lib.Policy, policy_lib.Policy]:
   """To learn with, and to sample with: the same but for the dtype."""
   make = functools.partial(

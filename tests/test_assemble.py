@@ -36,6 +36,13 @@ def test_rows_of_the_embedding_without_a_token_add_nothing(tmp_path, rows):
   parts.load_params('float32')
 
 
+def test_sizes_that_do_not_fit_together_are_named():
+  c = smoke.get_config()
+  c.random_model.num_kv_heads = 3
+  with pytest.raises(ValueError, match=r'^random_model\..*num_(kv_)?heads'):
+    assemble.build(config_lib.from_dict(c.to_dict()))
+
+
 def test_the_answers_of_a_group_take_turns_in_temperatures():
   c = smoke.get_config()
   c.solver.group_size = 5

@@ -319,12 +319,6 @@ def test_a_config_dict_and_its_dict_are_the_same():
   )
 
 
-def test_sizes_that_do_not_fit_together_are_named():
-  config = config_lib.from_dict(changed(**{'random_model.num_kv_heads': 3}))
-  with pytest.raises(ValueError, match=r'^random_model\..*num_(kv_)?heads'):
-    config_lib.random_model(config.random_model, 300)
-
-
 @pytest.mark.parametrize(
   'changes, told',
   [

@@ -129,6 +129,7 @@ def make_sampler(
       if last is None or layout is not last.layout:
         own = take_prompts(first.prompts, layout.prompts, slots=prompt_room)
       cache = keep(last, layout, unfinished, width=width, slots=slots)
+      last = None  # else an old cache stays in memory beside the new one
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)
       *new, recent = decode(
