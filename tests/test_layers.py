@@ -59,6 +59,20 @@ def test_imports_stand_at_the_top():
   assert not hidden
 
 
+def test_a_start_imports_no_library_that_it_may_not_need():
+  found = subprocess.run(
+    [sys.executable, '-c', 'import sys, sqlm_jax.main; print(*sys.modules)'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert found.returncode == 0, found.stderr
+  loaded = set(found.stdout.split())
+  assert 'sqlm_jax.main' in loaded
+  assert not loaded & {'math_verify', 'matplotlib', 'scipy.stats'}
+
+
 def test_only_sharding_names_the_axes_of_the_mesh():
   found = {
     name
