@@ -127,8 +127,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'{argv[1:]}: expected flags only')
   # A shape that is broadcast by accident is an error, not a result.
   jax.config.update('jax_numpy_rank_promotion', 'raise')
-  # Tracing makes many objects that stay: not to look through them so often
-  # saves a second of a start.
+  # Tracing makes many objects that stay: to look through them took a second.
   gc.set_threshold(10_000)
   _keep_compiled()
   try:
