@@ -203,38 +203,6 @@ def make_decode(
   return decode
 
 
-def _start(
-  policy: policy_lib.Policy,
-  mesh: jax.sharding.Mesh,
-  progress: Progress,
-  first_B: jax.Array | None,
-  width: int,
-) -> _Loop:
-  """Before the first of `width` tokens."""
-  num_rows = progress.last.shape[0]
-  empty = lambda dtype: jnp.zeros((num_rows, width), dtype)
-  recent = policy.init_cache(num_rows, width)
-  return _Loop(
-    step=jnp.zeros((), jnp.int32),
-    progress=progress,
-    drawn=Drawn(empty(jnp.int32), empty(jnp.float32), empty(jnp.float32)),
-    recent=recent._replace(
-      keys=sharding.constrain_cache(recent.keys, mesh),
-      values=sharding.constrain_cache(recent.values, mesh),
-    ),
-    first=first_B,
-  )
-
-
-def _goes_on(loop: _Loop, settings: SamplerSettings) -> jax.Array:
-  """Whether somebody has a token to go, and few rows are different."""
-  running_B = _running(loop.progress, settings)
-  any_left = jnp.any(running_B)
-  if loop.first is None:
-    return any_left
-  return any_left & distinct.few(loop.first, running_B)
-
-
 def make_store(
   mesh: jax.sharding.Mesh, *, in_place: bool = False
 ) -> Callable[..., tuple]:
@@ -318,6 +286,38 @@ def make_take_prompts(
     )
 
   return take_prompts
+
+
+def _start(
+  policy: policy_lib.Policy,
+  mesh: jax.sharding.Mesh,
+  progress: Progress,
+  first_B: jax.Array | None,
+  width: int,
+) -> _Loop:
+  """Before the first of `width` tokens."""
+  num_rows = progress.last.shape[0]
+  empty = lambda dtype: jnp.zeros((num_rows, width), dtype)
+  recent = policy.init_cache(num_rows, width)
+  return _Loop(
+    step=jnp.zeros((), jnp.int32),
+    progress=progress,
+    drawn=Drawn(empty(jnp.int32), empty(jnp.float32), empty(jnp.float32)),
+    recent=recent._replace(
+      keys=sharding.constrain_cache(recent.keys, mesh),
+      values=sharding.constrain_cache(recent.values, mesh),
+    ),
+    first=first_B,
+  )
+
+
+def _goes_on(loop: _Loop, settings: SamplerSettings) -> jax.Array:
+  """Whether somebody has a token to go, and few rows are different."""
+  running_B = _running(loop.progress, settings)
+  any_left = jnp.any(running_B)
+  if loop.first is None:
+    return any_left
+  return any_left & distinct.few(loop.first, running_B)
 
 
 def _read_next(

@@ -231,18 +231,19 @@ def _make_keep(
   """Builds `keep(last, layout, unfinished, *, width, slots)`.
 
   It takes the unfinished responses from the `last` chunk of `width` tokens to
-  the next layout, into a cache with room for them, of at most `slots`. Where
-  none stays, it is None, or a cache with nothing in it where that costs
-  nothing: a program less is compiled. What neither moves nor grows is stored in
-  place.
+  the next layout, into a cache with room for them; no chunk begins behind slot
+  `slots`. Where none stays it returns None, or a cache with nothing in it where
+  that costs nothing: a program less is compiled. What neither moves nor grows
+  is stored in place.
   """
   empty = decoding.make_empty(policy, mesh)
   store = decoding.make_store(mesh)
   store_in_place = decoding.make_store(mesh, in_place=True)
 
   def keep(last, layout, unfinished, *, width, slots):
-    stays_B = last and np.isin(last.layout.rows.reshape(-1), unfinished)
-    if stays_B is None or not stays_B.any():
+    if last is not None:
+      stays_B = np.isin(last.layout.rows.reshape(-1), unfinished)
+    if last is None or not stays_B.any():
       room = shapes.room(0, width, most=slots)
       return empty(layout.rows.size, room) if policy.reads_live else None
     # A chunk is written whole, also where it has ended early.
