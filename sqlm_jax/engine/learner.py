@@ -204,7 +204,9 @@ def make_update(
   # Compiled as a part of the update; on its own it is traced once, not twice.
   grad = jax.jit(jax.grad(loss_of, has_aux=True))
 
-  @functools.partial(jax.jit, donate_argnums=0)
+  @functools.partial(
+    jax.jit, donate_argnums=0, compiler_options=_in_place(mesh)
+  )
   def update(state: TrainState, batch: groups.GroupBatch, *frozen):
     micro = groups.split(batch, groups_per_microbatch, mesh)
     size = micro.tokens.shape[1]
@@ -249,3 +251,26 @@ def make_update(
     ), metrics
 
   return update
+
+
+def _in_place(mesh: jax.sharding.Mesh) -> dict[str, bool]:
+  """Compiler options with which a donated state is really written in place.
+
+  XLA for processors copies both moments first: parameters are computed from
+  what they were, and it leaves open what is written when. By region analysis,
+  as for TPUs, it puts the parameters first.
+  """
+  option = 'xla_cpu_copy_insertion_use_region_analysis'
+  is_known = sharding.is_on_cpu(mesh) and _compiler_knows(option)
+  return {option: True} if is_known else {}
+
+
+@functools.cache
+def _compiler_knows(option: str) -> bool:
+  """XLA's options come and go, and one that is unknown is an error."""
+  program = jax.jit(lambda: 0, compiler_options={option: True})
+  try:
+    program.lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True

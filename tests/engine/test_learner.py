@@ -13,6 +13,7 @@ import pytest
 
 from sqlm_jax import sharding
 from sqlm_jax.engine import groups, learner
+from sqlm_jax.engine import optimizer as optimizer_lib
 from sqlm_jax.models import policy
 from sqlm_jax.selfplay import batches, packing
 from tests import tiny
@@ -265,6 +266,33 @@ def test_an_update_that_is_not_finite_changes_no_bit(bad):
   assert not np.isfinite(metrics['grad_norm'][0])
   assert state.step == 1
   jax.tree.map(np.testing.assert_array_equal, state, before)
+
+
+def test_a_state_is_written_in_place_to_the_same_bits(monkeypatch):
+  """XLA for processors would copy both moments first."""
+  optimizer = optimizer_lib.make_optimizer(learning_rate=0.1, weight_decay=0.1)
+  batch, found = make_batch(), []
+  for knows in (learner._compiler_knows, lambda option: False):
+    monkeypatch.setattr(learner, '_compiler_knows', knows)
+    update = learner.make_update(
+      lambda params, batch: (
+        loss := (params['embedding'] * batch.advantages[0, 0, 0]).sum(),
+        {'loss': (loss, jnp.zeros(()))},
+      ),
+      optimizer,
+      one_device_mesh(),
+      groups_per_microbatch=Q,
+    )
+    params = {'embedding': jnp.linspace(-1, 1, 64 * 32).reshape(64, 32)}
+    state = learner.init_state(params, optimizer)
+    text = update.lower(state, batch).compile().as_text()
+    for _ in range(3):
+      state, metrics = update(state, batch)
+    copies = len(re.findall(r'= f32\[64,32\]\S* copy\(', text))
+    found.append((copies, jax.device_get((state, metrics))))
+  (copies, stepped), (plain_copies, plain) = found
+  assert (copies, plain_copies) == (0, 2)
+  jax.tree.map(np.testing.assert_array_equal, stepped, plain)
 
 
 def test_metrics_are_means_over_response_tokens():
