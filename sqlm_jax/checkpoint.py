@@ -23,7 +23,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from sqlm_jax import chatter, manifest, storage, tree_paths
+from sqlm_jax import chatter, hosts, manifest, storage, tree_paths
 
 Tree = Any  # a pytree of arrays, or of jax.ShapeDtypeStruct with shardings
 Path = tree_paths.Path
@@ -315,11 +315,18 @@ def _failure_named(manager):
 
 @contextlib.contextmanager
 def _damage_named(manager, step: int):
-  """Orbax and its backends raise anything when files are missing or cut."""
+  """Orbax and its backends raise anything when files are missing or cut.
+
+  What one process finds all raise: the others would wait for it.
+  """
+  failure = None
   try:
     yield
   except Exception as error:
-    raise _damage(manager, step, _first_lines(error)) from error
+    failure = error
+  found = hosts.exchange(failure and _first_lines(failure))
+  if why := next(filter(None, found), None):
+    raise _damage(manager, step, why) from failure
 
 
 def _damage(manager, step: int, what: str) -> _DamagedError:

@@ -315,6 +315,14 @@ def from_dict(tree: Mapping) -> Config:
   return config
 
 
+def complete(tree: Mapping) -> Mapping:
+  """A stored config with the fields that came later, if it can be read."""
+  try:
+    return to_dict(_build(Config, tree, ''))
+  except ValueError:
+    return tree
+
+
 def to_dict(config: Config) -> dict:
   """Plain nested dicts, as they are stored in config.json."""
   return dataclasses.asdict(config)

@@ -9,7 +9,9 @@
    with figures and intervals made of them (`evaluation.metrics`).
 """
 
+import contextlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -92,26 +94,29 @@ def evaluate(
     A record for eval.jsonl; None if it was stopped.
 
   Raises:
-    RuntimeError: if the judge fails its self-test.
+    RuntimeError: if the judge fails its self-test, or another process asks the
+      same.
   """
   parts, files = planned.parts, planned.files
   started = time.perf_counter()
-  if not planned.is_answered:
-    parts.task.prepare()
-    parts.task.self_test(planned.asked.examples)
-    evaluation_files.start(files)
+  if planned.is_answered:
+    return _record(planned, 0.0)
+  parts.task.prepare()
+  parts.task.self_test(planned.asked.examples)
   total = len(planned.prompts)
   size = min(parts.config.evaluation.batch_questions, total)
-  progress(len(files.rows), total)
-  while not planned.is_answered:
-    if stopped():
-      return None
-    first = len(files.rows)
-    evaluation_files.append(
-      files, _answer(planned, params, range(first, min(first + size, total)))
-    )
+  with contextlib.ExitStack() as stack:
+    hosts.from_first(lambda: evaluation_files.start(files, stack))
     progress(len(files.rows), total)
-  return _record(planned, time.perf_counter() - started)
+    while not planned.is_answered:
+      if stopped():
+        return None
+      first = len(files.rows)
+      evaluation_files.append(
+        files, _answer(planned, params, range(first, min(first + size, total)))
+      )
+      progress(len(files.rows), total)
+    return _record(planned, time.perf_counter() - started)
 
 
 def _answer(
@@ -181,6 +186,17 @@ def _record(planned: Plan, seconds: float) -> dict[str, Any]:
   if curve is not None:
     record['reliability'] = curve
   return record
+
+
+def asks_the_same(
+  record: Mapping[str, Any],
+  parts: assemble.Parts,
+  asked: evaluation_sets.EvaluationSet,
+) -> bool:
+  """Whether a line of eval.jsonl is of these questions, asked as now."""
+  stored = record.get('settings', {})
+  now = json.loads(json.dumps(_settings(parts, asked, record['step'])))
+  return stored | now == stored
 
 
 def _settings(

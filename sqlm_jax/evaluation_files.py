@@ -2,6 +2,7 @@
 
   evaluations/00000012-test-4f1c09ab/
     settings.json    what was asked, of whom, how: the name ends in its hash
+    lock             held by the process that asks
     answers.jsonl    a line a question: responses, answers, which are right
     result.json      the figures, when all is answered
     ...              the same for people, as Markdown and plots
@@ -10,6 +11,7 @@ An evaluation with the same settings is the same evaluation: what is answered
 already is not asked again.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -64,11 +66,15 @@ def find(workdir: epath.PathLike | None, settings: Mapping[str, Any]) -> Files:
   return Files(directory, settings, rows)
 
 
-def start(files: Files) -> None:
-  """Makes the directory; a line that was cut off goes."""
+def start(files: Files, stack: contextlib.ExitStack) -> None:
+  """Makes the directory, locked until `stack` ends; a cut line goes.
+
+  Raises:
+    RuntimeError: if another process asks the same.
+  """
   if files.directory is None:
     return
-  files.directory.mkdir(parents=True, exist_ok=True)
+  stack.enter_context(storage.locked(files.directory))
   storage.write_text(
     files.directory / 'settings.json',
     json.dumps(files.settings, indent=2) + '\n',

@@ -19,6 +19,7 @@ from sqlm_jax.evaluation import report
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.weights import catalog, export, hub
+from sqlm_jax.weights.safetensors import has_images
 
 
 def export_policy(
@@ -62,8 +63,16 @@ def export_policy(
   try:
     config, adapters = parts.policy.config, lora.adapters(trained)
     if as_adapter:
-      base = parts.config.model.path
-      export.write_adapter(temporary, config, adapters, parts.lora, base=base)
+      path = parts.config.model.path
+      on_hub, revision = _on_hub(path)
+      export.write_adapter(
+        temporary,
+        config,
+        adapters,
+        parts.lora,
+        base=on_hub or path,
+        revision=revision,
+      )
     else:
       if adapters:
         trained = lora.merge(trained, parts.lora)
@@ -110,6 +119,12 @@ def check_target(
     raise ValueError(
       '--export_adapter: expected a run with model.lora.rank above 0'
     )
+  path = parts.config.model.path
+  if as_adapter and path != 'random' and has_images(catalog.resolve(path)):
+    raise ValueError(
+      f'--export_adapter: {path} is of images, too, and PEFT '
+      'would find none of its layers; export the whole model'
+    )
 
 
 def model_card(
@@ -123,9 +138,7 @@ def model_card(
   """What the model is, how good, and what exactly it was trained on."""
   path = config.model.path
   packaged = catalog.MODELS.get(path)
-  base_model = packaged.hub_id if packaged else None
-  if hub.is_id(path) and not pathlib.Path(path).exists():
-    base_model = path.partition('@')[0]
+  base_model, _ = _on_hub(path)
   data = huggingface_hub.ModelCardData(
     library_name='peft' if as_adapter else 'transformers',
     pipeline_tag='text-generation',
@@ -146,6 +159,16 @@ def model_card(
     + '\n```',
   ]
   return huggingface_hub.ModelCard('\n\n'.join(sections) + '\n')
+
+
+def _on_hub(path: str) -> tuple[str | None, str | None]:
+  """What the hub calls a model, None if it does not, and the revision."""
+  if path in catalog.MODELS:
+    return catalog.MODELS[path].hub_id, None
+  if not hub.is_id(path) or pathlib.Path(path).exists():
+    return None, None
+  name, _, revision = path.partition('@')
+  return name, revision or None
 
 
 def _results(workdir: str | None, step: int) -> str:

@@ -193,6 +193,7 @@ def _read_config() -> config_lib.Config:
         _WORKDIR.value,
         config_lib.to_dict(config),
         may_change=config_lib.may_change_to_evaluate(config),
+        complete=config_lib.complete,
       )
     return config
   stored = writers.read_config(_WORKDIR.value) if _WORKDIR.value else None

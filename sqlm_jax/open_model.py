@@ -43,12 +43,11 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   with gguf_file.read_once():
     checkpoint = loader.open_checkpoint(path)
     tokens = tokenizer.load_tokenizer(path)
+  try:
+    tokens = tokenizer.cut(tokens, checkpoint.config.vocab_size)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
   unused = checkpoint.config.vocab_size - tokens.vocab_size
-  if unused < 0:
-    raise ValueError(
-      f'{path}: a tokenizer of {tokens.vocab_size} tokens: expected at most '
-      f'the {checkpoint.config.vocab_size} rows of the embedding'
-    )
   # Embeddings are padded; what has no token adds nothing to a text.
   tokens = tokens._replace(token_bytes=tokens.token_bytes + (b'',) * unused)
 

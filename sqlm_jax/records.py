@@ -20,6 +20,7 @@ def rollout_rows(
   outcome: game_lib.Outcome,
   *,
   seed: int,
+  sampled_by: Mapping[str, int],
   policy_steps: Mapping[str, int],
   show: Show,
 ) -> list[Row]:
@@ -30,7 +31,9 @@ def rollout_rows(
   Args:
     outcome: of a self-play step.
     seed: of the run.
-    policy_steps: role -> optimizer steps of the weights that it used.
+    sampled_by: role -> optimizer steps of the weights that it used in the first
+      round, which may have been sampled a step ahead.
+    policy_steps: the same of the other rounds.
     show: turns a prompt's token ids into text, special tokens included.
   """
   rows = []
@@ -40,6 +43,7 @@ def rollout_rows(
     found = _proposals(one, show, 'proposer' in outcome.trained and not number)
     for row in found:
       row['group'] += groups.get('proposer', 0)
+    first_row = len(rows)
     rows += found
     asked = [v for v in one.verdicts if v.problem.ok]
     for role, written, answers in (
@@ -68,8 +72,9 @@ def rollout_rows(
       count = len(one.proposals.prompt_ids)
       groups['proposer'] = groups.get('proposer', 0) + count
     asked_before += len(asked)
-  for row in rows:
-    row |= {'seed': seed, 'policy_step': policy_steps[row['role']]}
+    used = policy_steps if number else sampled_by
+    for row in rows[first_row:]:
+      row |= {'seed': seed, 'policy_step': used[row['role']]}
   return rows
 
 

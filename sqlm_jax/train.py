@@ -82,7 +82,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     stack.callback(lambda: asked and asked.reading.cancel())
     if step:
       # What it was saved without, if it was stopped before it was evaluated.
-      save(score=hosts.from_first(lambda: _score(config, writer, step))[0])
+      save(score=hosts.from_first(lambda: _score(parts, writer, step))[0])
     while step < config.num_steps and not stop.before(step):
       start = time.perf_counter()
       policy_steps = _policy_steps(parts, states)
@@ -96,7 +96,13 @@ def train(config: config_lib.Config, workdir: str) -> bool:
         look_ahead=_looks_ahead(config, step),
       )
       metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
-      rows = _rollout_rows(parts, outcome, sampled_by)
+      rows = records.rollout_rows(
+        outcome,
+        seed=config.seed,
+        sampled_by=sampled_by,
+        policy_steps=policy_steps,
+        show=functools.partial(parts.tokens.decode, skip_special=False),
+      )
       asked, sampled_by = outcome.coming, policy_steps
       writer.rollouts(step, rows)
       writer.metrics(step, metrics)
@@ -112,7 +118,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       step += 1
       found = _evaluate(parts, game, states, step, writer, stop.now)
       score, is_best = hosts.from_first(
-        functools.partial(_score, config, writer, step)
+        functools.partial(_score, parts, writer, step)
       )
       last = step == config.num_steps
       save(score=score, force=is_best or rolled_back or last)
@@ -124,7 +130,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
   if hosts.is_first():
     _say_goodbye(parts, directory, step, best)
   # Stopped behind the last step it may have an evaluation left.
-  return step == config.num_steps and not stop.now()
+  return step >= config.num_steps and not stop.now()
 
 
 def _prepare(
@@ -139,7 +145,10 @@ def _prepare(
   stored = config_lib.to_dict(config)
   hosts.from_first(
     lambda: writers.check_config(
-      directory, stored, may_change=config_lib.MAY_CHANGE
+      directory,
+      stored,
+      may_change=config_lib.MAY_CHANGE,
+      complete=config_lib.complete,
     )
   )
   return parts
@@ -150,19 +159,6 @@ def _policy_steps(
 ) -> dict[str, int]:
   """Role -> optimizer steps of the weights that it uses now."""
   return {role: int(states[owner].step) for role, owner in parts.owner.items()}
-
-
-def _rollout_rows(
-  parts: assemble.Parts,
-  outcome: game_lib.Outcome,
-  policy_steps: dict[str, int],
-) -> list[dict[str, Any]]:
-  return records.rollout_rows(
-    outcome,
-    seed=parts.config.seed,
-    policy_steps=policy_steps,
-    show=functools.partial(parts.tokens.decode, skip_special=False),
-  )
 
 
 def _open_checkpoints(
@@ -286,20 +282,24 @@ def _evaluate(
 
 
 def _score(
-  config: config_lib.Config, writer: writers.RunWriter, step: int
+  parts: assemble.Parts, writer: writers.RunWriter, step: int
 ) -> tuple[float | None, bool]:
   """How good the solver is after a step, and whether it is better than ever.
 
   Told by the validation set alone: whoever chooses a checkpoint by the test
-  set has nothing left to measure it by.
+  set has nothing left to measure it by. What --mode=eval has asked in another
+  way beside the run does not count.
   """
-  samples = config.evaluation.samples
-  by_mean = config.evaluation.best_by == 'mean' and samples
+  asked = parts.sets(evaluation_sets.VALIDATION)
+  if asked is None:
+    return None, False
+  samples = parts.config.evaluation.samples
+  by_mean = parts.config.evaluation.best_by == 'mean' and samples
   name = f'mean@{samples}' if by_mean else 'greedy'
   scores = {
     record['step']: record[name]
     for record in writer.evaluations()
-    if record.get('set') == evaluation_sets.VALIDATION and name in record
+    if evaluate.asks_the_same(record, parts, asked) and name in record
   }
   score = scores.pop(step, None)
   earlier = [value for at, value in scores.items() if 0 < at < step]

@@ -18,7 +18,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -109,7 +109,11 @@ class RunWriter:
       raise ValueError(f'record={dict(record)!r}: expected a whole "step"')
     if not self._is_first:
       return
-    storage.append(self.workdir / 'eval.jsonl', _line(record))
+    path = self.workdir / 'eval.jsonl'
+    if path.exists() and not path.read_bytes().endswith(b'\n'):
+      # A killed evaluation left half a line, which must stay the last one.
+      storage.write_text(path, ''.join(map(_line, read_jsonl(path))))
+    storage.append(path, _line(record))
     self._draw(record['step'], evaluation_metrics(record))
 
   def evaluations(self) -> list[dict[str, Any]]:
@@ -299,6 +303,7 @@ def check_config(
   config: Mapping[str, Any],
   *,
   may_change: Collection[str] = (),
+  complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda old: old,
 ) -> None:
   """Makes sure that a workdir holds no other run; changes nothing.
 
@@ -306,6 +311,7 @@ def check_config(
     workdir: the run's directory; it need not exist.
     config: nested dicts of what JSON can hold.
     may_change: dotted keys in which a later start may differ from the first.
+    complete: adds what keys of an older version stand for by default.
 
   Raises:
     ValueError: if another key differs, by key, old and new value.
@@ -314,7 +320,9 @@ def check_config(
   old = read_config(workdir)
   if old is None:
     return
-  before, after = dict(_flatten(old)), dict(_flatten(_as_stored(config)))
+  before, after = (
+    dict(_flatten(_as_stored(tree))) for tree in (complete(old), config)
+  )
   differing = [
     f'  {key}: {_differ(before, after, key)}'
     for key in sorted(before.keys() | after.keys())

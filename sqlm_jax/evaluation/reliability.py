@@ -30,29 +30,36 @@ def measure(
     samples: k, at least 2.
     target: how often votes should be right.
 
+  Votes of several seeds on one question are not independent: intervals are as
+  wide as if each question had been voted on once.
+
   Returns:
-    'bins', a list of agreement (mean of the bin), votes, right, accuracy and
-    its Wilson interval 'low' and 'high'. 'thresholds', the same for all votes
-    of at least an agreement, with the share of votes that this keeps.
-    'suggested_min_agreement', the lowest threshold whose low end is at least
-    `target`, None if there is none. 'calibration_error', the mean
+    'bins', a list of agreement (mean of the bin, and the 'least' in it), votes,
+    right, accuracy and its Wilson interval 'low' and 'high'. 'thresholds', the
+    same for all votes of at least an agreement, with the share of votes that
+    this keeps. 'suggested_min_agreement', the lowest threshold whose low end is
+    at least `target`, None if there is none. 'calibration_error', the mean
     distance of agreement and accuracy over votes (ECE, Guo et al., 2017).
     'target' and 'samples' as they were given.
   """
   votes = [
-    (metrics.agreement(answers), metrics.majority_is_right(answers, right))
-    for row in rows
+    (
+      metrics.agreement(answers),
+      metrics.majority_is_right(answers, right),
+      question,
+    )
+    for question, row in enumerate(rows)
     for answers, right in metrics.sampled(row, samples)
   ]
-  agreement_V, right_V = np.array(votes, np.float64).reshape(-1, 2).T
-  bins = [
-    _describe(agreement_V[in_bin_V], right_V[in_bin_V])
-    for in_bin_V in _bins(agreement_V, samples)
-  ]
+  agreement_V, right_V, question_V = np.array(votes).reshape(-1, 3).T
+  describe = lambda chosen_V: _describe(
+    agreement_V[chosen_V], right_V[chosen_V], question_V[chosen_V]
+  )
+  bins = [describe(in_bin_V) for in_bin_V in _bins(agreement_V, samples)]
   thresholds = []
   for least in np.unique(agreement_V):
     kept_V = agreement_V >= least
-    found = _describe(agreement_V[kept_V], right_V[kept_V])
+    found = describe(kept_V)
     found |= {'agreement': float(least), 'kept': float(kept_V.mean())}
     thresholds.append(found)
   error = sum(
@@ -88,11 +95,15 @@ def _bins(agreement_V: np.ndarray, samples: int) -> list[np.ndarray]:
   return [bin_V == number for number in np.unique(bin_V)]
 
 
-def _describe(agreement_V: np.ndarray, right_V: np.ndarray) -> dict[str, Any]:
+def _describe(
+  agreement_V: np.ndarray, right_V: np.ndarray, question_V: np.ndarray
+) -> dict[str, Any]:
   right, votes = int(right_V.sum()), len(right_V)
-  low, high = metrics.wilson(right, votes)
+  questions = len(np.unique(question_V))
+  low, high = metrics.wilson(right / votes * questions, questions)
   return {
     'agreement': float(agreement_V.mean()),
+    'least': float(agreement_V.min()),
     'votes': votes,
     'right': right,
     'accuracy': right / votes,

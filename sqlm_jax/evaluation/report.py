@@ -5,6 +5,7 @@ in code quotes that they cannot close.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -137,10 +138,10 @@ def describe_votes(curve: Mapping[str, Any]) -> str:
     )
   (found,) = (t for t in curve['thresholds'] if t['agreement'] == least)
   return (
-    f'From an agreement of {least:.2f} on votes of {curve["samples"]} answers '
+    f'From an agreement of {least:.2f} on, votes of {curve["samples"]} answers '
     f'are right in at least {target:.0%} of all cases, with 95% confidence: '
     f'{found["right"]} of {found["votes"]}, {found["kept"]:.0%} of all votes. '
-    f'Suggested: vote.min_agreement={least:.2f}'
+    f'Suggested: vote.min_agreement={_at_most(least)}'
   )
 
 
@@ -163,13 +164,14 @@ def votes(curve: Mapping[str, Any]) -> str:
 
 def _bins_and_thresholds(curve: Mapping[str, Any]) -> Iterable[tuple]:
   """Each bin with the threshold at which it begins."""
+  at = {least['agreement']: least for least in curve['thresholds']}
   for one in curve['bins']:
-    below = [
-      t
-      for t in curve['thresholds']
-      if t['agreement'] <= one['agreement'] + 1e-9
-    ]
-    yield one, below[-1] if below else curve['thresholds'][0]
+    yield one, at[one['least']]
+
+
+def _at_most(share: float) -> str:
+  """Rounded down: 7 of 8 answers do not agree in 0.88."""
+  return f'{math.floor(share * 1e4) / 1e4:g}'
 
 
 def rows(record: Mapping[str, Any]) -> dict[str, str]:
@@ -186,7 +188,7 @@ def rows(record: Mapping[str, Any]) -> dict[str, str]:
   if 'reliability' in record:
     least = record['reliability']['suggested_min_agreement']
     shown['suggested vote.min_agreement'] = (
-      'none is enough' if least is None else f'{least:.2f}'
+      'none is enough' if least is None else _at_most(least)
     )
   return shown
 

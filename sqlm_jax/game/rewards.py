@@ -5,6 +5,7 @@ role's reward is the sum of its terms, each times its weight, and
 `weights_at` lets a weight change from step to step.
 """
 
+import operator
 import random
 from collections.abc import Callable, Mapping, Sequence
 
@@ -42,13 +43,16 @@ def coin_flips(
 
 
 def right(
-  answers: Sequence[types.Answer], true: types.Answer
+  answers: Sequence[types.Answer],
+  true: types.Answer,
+  is_true: Callable[[types.Answer, types.Answer], bool] = operator.eq,
 ) -> tuple[float, ...]:
   """1 for the true answer: the control that shows what a label would teach.
 
   Where the truth is not known (None) nobody is paid.
   """
-  return tuple(float(true is not None and answer == true) for answer in answers)
+  paid = {a: true is not None and is_true(a, true) for a in set(answers)}
+  return tuple(float(paid[answer]) for answer in answers)
 
 
 def solver(
@@ -59,6 +63,7 @@ def solver(
   passed: Sequence[float] = (),
   coin: random.Random,
   true: Callable[[], types.Answer] = lambda: None,
+  is_true: Callable[[types.Answer, types.Answer], bool] = operator.eq,
 ) -> tuple[float, ...]:
   """The reward of each answer to a question.
 
@@ -70,13 +75,14 @@ def solver(
       of 'tests' (SQLM, its coding reward).
     coin: for 'random'.
     true: looks the true answer up, for 'true' and for nothing else.
+    is_true: `(answer, true) -> bool`.
   """
   terms = {
     'majority': lambda: majority(answers, vote),
     'tests': lambda: passed,
     'format': lambda: well_formed(answers),
     'random': lambda: coin_flips(answers, coin),
-    'true': lambda: right(answers, true()),
+    'true': lambda: right(answers, true(), is_true),
   }
   total = [0.0] * len(answers)
   for name, weight in weights.items():

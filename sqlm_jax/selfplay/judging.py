@@ -158,6 +158,7 @@ def _by_vote(
       vote=result,
       coin=coin,
       true=functools.partial(task.true_answer, problem.text),
+      is_true=task.is_true,
     )
     yield (
       types.Verdict(

@@ -59,7 +59,7 @@ def _of_votes(
   """
   labelled = [v for v in judged if v.vote.answer is not None]
   checked = [
-    v.vote.answer == true
+    task.is_true(v.vote.answer, true)
     for v in labelled
     if (true := task.true_answer(v.problem.text)) is not None
   ]
@@ -84,7 +84,7 @@ def _of_tests(
     'tests/everybody_passes': [count == len(v.answers) for count, v in passed],
   }
   counts = {}
-  if lost := sum(r.detail.startswith(sandbox.LOST) for r in results):
+  if lost := sum(map(sandbox.is_lost, results)):
     counts['judge/given_up/sandbox'] = float(lost)
   found = unit_tests.statuses(results)
   counts |= {f'tests/{name}': float(n) for name, n in found.items()}

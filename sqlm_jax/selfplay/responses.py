@@ -56,8 +56,12 @@ def make_settings(
   stop_strings: Sequence[str],
 ) -> sampler.SamplerSettings:
   """Sampler settings for groups of `len(temperatures)` responses."""
+  # A special token adds nothing to the text in which strings are looked for.
+  named = [i for i, text in tokens.special.items() if text in stop_strings]
   table = stopping.stop_table(
-    tokens.token_bytes, tokens.stop_ids, tuple(stop_strings)
+    tokens.token_bytes,
+    [*tokens.stop_ids, *(i for i in named if i < tokens.vocab_size)],
+    tuple(stop_strings),
   )
   return sampler.SamplerSettings(
     temperature=np.array(temperatures, np.float32),

@@ -1,5 +1,6 @@
 """What a task is: how to ask, how to read, how to check."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ class Task(NamedTuple):
       RuntimeError if they are not graded so.
     true_answer: `question -> Answer`, the checker behind the diagnosis of
       votes; None if it cannot tell. Training never sees it.
+    is_true: `(answer, true) -> bool`, whether an answer means the true one; not
+      as equal ones, it does not depend on the other answers of its group.
     run_tests: `(answers, tests) -> results [questions][answers][tests]`, for
       answers of each question and its tests; None where answers are put to a
       vote.
@@ -51,6 +54,7 @@ class Task(NamedTuple):
   ]
   self_test: Callable[[Sequence[types.Example]], None]
   true_answer: Callable[[str], types.Answer]
+  is_true: Callable[[types.Answer, types.Answer], bool] = operator.eq
   run_tests: (
     Callable[..., list[tuple[tuple[types.Result, ...], ...]]] | None
   ) = None

@@ -2,6 +2,7 @@
 
 import collections
 import importlib
+import operator
 from collections.abc import Callable
 
 from sqlm_jax.game import types
@@ -89,6 +90,7 @@ def make_task(
       read, [example.answer for example in examples], kind=answer_kind
     ),
     true_answer=CHECKERS.get(checker) or _users_checker(checker, read),
+    is_true=_comparer(read, answer_kind),
     given_up=lambda: {why: given_up.pop(why) for why in list(given_up)},
   )
 
@@ -111,14 +113,32 @@ def _grader(
   read: readers.Reader, find_answer: Callable[[str], str]
 ) -> Callable[..., list[tuple[types.Graded, ...]]]:
   def grade_one(responses, example):
-    # Read together: what an answer equals may depend on the others.
-    known, *found = read([example.answer, *map(find_answer, responses)])
+    texts = [find_answer(response) for response in responses]
+    # Read together, as for a vote: what one equals may depend on the others.
+    # Whether it is right may not.
+    right = {text: _same(read, text, example.answer) for text in set(texts)}
     return tuple(
-      types.Graded(answer, known is not None and answer == known)
-      for answer in found
+      types.Graded(answer, right[text])
+      for answer, text in zip(read(texts), texts, strict=True)
     )
 
   return lambda groups, examples: list(map(grade_one, groups, examples))
+
+
+def _same(read: readers.Reader, text: str | None, true: str) -> bool:
+  answer, known = read([text, true])
+  return known is not None and answer == known
+
+
+def _comparer(
+  read: readers.Reader, answer_kind: str
+) -> Callable[[types.Answer, types.Answer], bool]:
+  """Canonical expressions read back to themselves, and only they need it."""
+  if answer_kind != 'expression':
+    return operator.eq
+  return lambda answer, true: (
+    None not in (answer, true) and _same(read, str(answer), str(true))
+  )
 
 
 def _question_reader(

@@ -44,8 +44,9 @@ class Tokenizer(NamedTuple):
       are dropped, as transformers does.
     decode: `(ids, skip_special=True) -> text`, as a continuation: a space in
       front stays, which a decoder of whole texts would take away.
-    token_bytes: what each token adds to the text, b'' for special ones.
-    special_strings: texts of special tokens.
+    token_bytes: what each token adds to the text, b'' for special ones and for
+      those that end a response.
+    special: id -> text of the special tokens.
     prefix_ids: tokens that the model expects before a text (BOS), if any. A
       chat template may write them itself.
     stop_ids: tokens that end a response.
@@ -56,7 +57,7 @@ class Tokenizer(NamedTuple):
   encode: Callable[..., list[int]]
   decode: Callable[..., str]
   token_bytes: tuple[bytes, ...]
-  special_strings: tuple[str, ...]
+  special: Mapping[int, str]
   prefix_ids: tuple[int, ...]
   stop_ids: tuple[int, ...]
   chat: Callable[[Sequence[Mapping[str, str]]], str]
@@ -66,6 +67,10 @@ class Tokenizer(NamedTuple):
   def vocab_size(self) -> int:
     return len(self.token_bytes)
 
+  @property
+  def special_strings(self) -> tuple[str, ...]:
+    return tuple(self.special.values())
+
   def __repr__(self) -> str:
     # All tables would fill a hundred screens of an error message.
     return f'Tokenizer(vocab_size={self.vocab_size})'
@@ -74,6 +79,39 @@ class Tokenizer(NamedTuple):
 def load_tokenizer(path: pathlib.Path) -> Tokenizer:
   """The tokenizer of a GGUF file or of a Hugging Face directory."""
   return from_directory(path) if path.is_dir() else from_gguf(path)
+
+
+def cut(tokens: Tokenizer, num_rows: int) -> Tokenizer:
+  """A tokenizer without special tokens that an embedding has no rows for.
+
+  Gemma 3 has one for images, which its models of text alone do not know.
+
+  Args:
+    tokens: the tokenizer.
+    num_rows: of the embedding.
+
+  Raises:
+    ValueError: if it has more tokens and some are not special. Later, if a
+      text to encode holds one of those that were cut.
+  """
+  if not tokens.special.keys() >= set(range(num_rows, tokens.vocab_size)):
+    raise ValueError(
+      f'a tokenizer of {tokens.vocab_size} tokens: expected at most the '
+      f'{num_rows} rows of the embedding'
+    )
+
+  def encode(text, allow_special=False):
+    ids = tokens.encode(text, allow_special)
+    if cut_off := {i for i in ids if i >= num_rows}:
+      names = ', '.join(tokens.special[i] for i in sorted(cut_off))
+      raise ValueError(f'{names}: the model has no embedding of it')
+    return ids
+
+  return tokens._replace(
+    encode=encode,
+    token_bytes=tokens.token_bytes[:num_rows],
+    stop_ids=tuple(i for i in tokens.stop_ids if i < num_rows),
+  )
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -161,6 +199,9 @@ def _wrap(
   fast: transformers.PreTrainedTokenizerFast, stops: Collection[int] = ()
 ) -> Tokenizer:
   backend = fast.backend_tokenizer
+  # What a file says of them is for training in batches.
+  backend.no_truncation()
+  backend.no_padding()
   special = {
     i: token.content
     for i, token in fast.added_tokens_decoder.items()
@@ -168,8 +209,12 @@ def _wrap(
   }
   unsplit = tokenizers.Tokenizer.from_str(backend.to_str())
   unsplit.encode_special_tokens = True
-  token_bytes = _token_bytes(fast, special)
-  special_bytes = {i: text.encode() for i, text in special.items()}
+  all_bytes = _token_bytes(fast, special)
+  silent = {i: all_bytes[i] for i in stops}
+  silent |= {i: text.encode() for i, text in special.items()}
+  token_bytes = tuple(
+    b'' if i in silent else text for i, text in enumerate(all_bytes)
+  )
 
   def encode(text, allow_special=False):
     chosen = backend if allow_special else unsplit
@@ -177,7 +222,7 @@ def _wrap(
     return chosen.encode(text, add_special_tokens=False).ids
 
   def decode(ids, skip_special=True):
-    shown = {} if skip_special else special_bytes
+    shown = {} if skip_special else silent
     # Embeddings are padded: a model may sample what has no token.
     pieces = (shown.get(i, token_bytes[i]) for i in ids if i < len(token_bytes))
     return b''.join(pieces).decode(errors='replace')
@@ -191,7 +236,7 @@ def _wrap(
     encode=encode,
     decode=decode,
     token_bytes=token_bytes,
-    special_strings=tuple(special.values()),
+    special=special,
     prefix_ids=_prefix_ids(backend),
     stop_ids=tuple(sorted(ends.union(stops))),
     chat=functools.partial(_chat, fast),

@@ -34,16 +34,21 @@ def choice(text: str, options: Sequence[str] = ()) -> str | None:
   """
   if len(text) > _LONGEST:
     return None
-  words = answers.short_text(text.replace('*', ' '))
+  words = _words(text)
   if words is None:
     return None
-  texts = [answers.short_text(option) for option in options]
+  texts = [_words(option) for option in options]
   if texts.count(words) == 1:  # first: the text of an option may be a letter
     return string.ascii_uppercase[texts.index(words)]
   letters = string.ascii_lowercase[: len(options) or None]
   if match := _LETTER.fullmatch(words):
     return match['letter'].upper() if match['letter'] in letters else None
   return _letter_and_text(words, texts)
+
+
+def _words(text: str) -> str | None:
+  """Without the stars of what is bold."""
+  return answers.short_text(text.replace('*', ' '))
 
 
 def _letter_and_text(words: str, texts: Sequence[str | None]) -> str | None:

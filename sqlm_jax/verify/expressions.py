@@ -105,7 +105,8 @@ _NO_BRACES = str.maketrans('', '', '{}')
 
 def _words(word: str, below: str) -> list[_Token]:
   if word in ('log', 'frac') and below:
-    return [_Token('word', word), _Token('sign', '_'), _term(below[1:])]
+    inside = _Token('sign', '{'), _term(below[1:]), _Token('sign', '}')
+    return [_Token('word', word), _Token('sign', '_'), *inside]
   if word in FUNCTIONS or word in CONSTANTS or word in _TWO_ARGUMENTS:
     return [_Token('word', word + below)]
   if len(word) > 1 and not is_product(word):
@@ -174,26 +175,27 @@ class Parser:
     kind, text = self._peek()
     return kind == 'word' or (kind == 'sign' and text in ('(', '{', '['))
 
-  def _signed(self) -> sympy.Expr:
+  def _signed(self, mixed: bool = True) -> sympy.Expr:
+    """Not `mixed` where a number ends with its digits: x^2\\frac{1}{2}."""
     if sign := self._take('+', '-'):
-      value = self._signed()
+      value = self._signed(mixed)
       return -value if sign == '-' else value
-    return self._power()
+    return self._power(mixed)
 
-  def _power(self) -> sympy.Expr:
-    base = self._postfix()
-    return _power(base, self._signed()) if self._take('^') else base
+  def _power(self, mixed: bool = True) -> sympy.Expr:
+    base = self._postfix(mixed)
+    return _power(base, self._signed(mixed=False)) if self._take('^') else base
 
-  def _postfix(self) -> sympy.Expr:
-    value = self._atom()
+  def _postfix(self, mixed: bool) -> sympy.Expr:
+    value = self._atom(mixed)
     while self._take('!'):
       value = _factorial(value)
     return value
 
-  def _atom(self) -> sympy.Expr:
+  def _atom(self, mixed: bool = True) -> sympy.Expr:
     kind, text = self._next()
     if kind == 'number':
-      return self._mixed(_rational(text))
+      return self._mixed(_rational(text)) if mixed else _rational(text)
     if kind == 'word':
       return self._word(text)
     if text == '|':
@@ -208,13 +210,14 @@ class Parser:
 
   def _mixed(self, whole: sympy.Expr) -> sympy.Expr:
     """3\\frac{1}{2} is 7/2, but 3\\frac{x}{2} a product."""
-    place = self._place
+    # An argument may cut a token in two.
+    before = self._place, list(self._tokens)
     if whole.is_Integer and self._peek() == _Token('word', 'frac'):
       self._next()
       above, below = self._argument(), self._argument()
       if above.is_Integer and below.is_Integer and 0 < above < below:
         return whole + above / below
-    self._place = place
+    self._place, self._tokens = before
     return whole
 
   def _argument(self) -> sympy.Expr:
@@ -223,7 +226,7 @@ class Parser:
     if kind == 'number' and text.isdigit() and len(text) > 1:
       self._tokens[self._place] = _Token('number', text[1:])
       return sympy.Integer(text[0])
-    return self._atom()
+    return self._atom(mixed=False)
 
   def _word(self, text: str) -> sympy.Expr:
     if text == 'frac':
@@ -240,7 +243,7 @@ class Parser:
     if name == 'sqrt':
       return self._root()
     base = self._argument() if self._take('_') else None
-    exponent = self._signed() if self._take('^') else None
+    exponent = self._signed(mixed=False) if self._take('^') else None
     value = FUNCTIONS[name](self._call_argument())
     if base is not None:
       value = value / sympy.log(base)

@@ -36,7 +36,7 @@ from sqlm_jax.verify import bubblewrap, sandbox_process, seccomp, unit_tests
 
 Program = tuple[str, Sequence[types.TestCase]]
 
-LOST = 'lost: '  # begins the detail of a result without a run
+_LOST = 'lost: '  # begins the detail of a result without a run
 BACKENDS = ('bubblewrap', 'unsafe_subprocess')
 
 _log = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class Sandbox:
       except OSError as error:
         if self._closed:
           raise RuntimeError('the sandbox was closed') from None
-        lost = types.Result(unit_tests.ERROR, f'{LOST}{error}')
+        lost = types.Result(unit_tests.ERROR, f'{_LOST}{error}')
       finally:
         self._discard(process)
     return [lost] * len(tests)
@@ -252,6 +252,11 @@ class Sandbox:
     return results
 
 
+def is_lost(result: types.Result) -> bool:
+  """Whether the sandbox was lost, and so there was no run."""
+  return result.status == unit_tests.ERROR and result.detail.startswith(_LOST)
+
+
 def _verdict(answer: sandbox_process.Answer, expected: str) -> types.Result:
   """What a run is worth."""
   if answer.why in _WHY:
@@ -264,6 +269,8 @@ def _verdict(answer: sandbox_process.Answer, expected: str) -> types.Result:
     return types.Result(unit_tests.WRONG, output[:_LONGEST_DETAIL])
   lines = answer.errors.decode(errors='replace').strip().splitlines()
   said = lines[-1][:_LONGEST_DETAIL] if lines else f'exit status {code}'
+  if said.startswith(_LOST):
+    said = f'said {said}'  # by the program itself
   for words, limit in _LIMITS_SAID.items():
     if words in said:
       return types.Result(unit_tests.LIMIT, limit)

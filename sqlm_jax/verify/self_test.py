@@ -5,14 +5,15 @@ other forms, wrong answers and no answers are graded first; if one of them is
 graded falsely nothing else is.
 """
 
-import fractions
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction as F
 
 from sqlm_jax.game import types
 from sqlm_jax.verify import readers, unit_tests
 
 _MOST_ANSWERS = 16
 _MOST_PROGRAMS = 4
+_LONGEST_ANSWER = 64  # characters; what is longer is no number
 _LONGEST_TESTS = 10_000  # characters of an example's tests
 
 
@@ -32,11 +33,11 @@ def check_reader(
   chosen = _spread(list(dict.fromkeys(truths)), _MOST_ANSWERS)
   for i, true in enumerate(chosen):
     (known,) = read([true])
-    same = [true, *_same_answers(known, true, kind)]
-    # The next one may say the same in other words: then it is no wrong one.
+    others = _same_answers(known, true, kind)
+    same = [true, *(text for text in others if len(text) <= _LONGEST_ANSWER)]
     following = chosen[(i + 1) % len(chosen)]
     other = ['', ' \n', *_other_answers(known)]
-    other += [following] * (read([following]) != (known,))
+    other += [following] * _differ(known, *read([following]), kind)
     for expected, answers in ((True, same), (False, other)):
       for answer in answers:
         for pair in ([true, answer], [answer, true]):
@@ -87,7 +88,7 @@ def check_sandbox(
 
 def _same_answers(known: types.Answer, true: str, kind: str) -> Iterator[str]:
   """The same in other words."""
-  if isinstance(known, fractions.Fraction):
+  if isinstance(known, F):
     above, below = known.as_integer_ratio()
     yield f'{2 * above}/{2 * below}'
     yield f' {above}/{below} '
@@ -104,19 +105,26 @@ def _same_answers(known: types.Answer, true: str, kind: str) -> Iterator[str]:
     yield f'  {true.upper()}. '
 
 
+def _differ(one: types.Answer, other: types.Answer, kind: str) -> bool:
+  """Whether they are surely not equal: 5 and x = 5 are, with each other."""
+  are_numbers = isinstance(one, F) and isinstance(other, F)
+  return one != other and (are_numbers or kind != 'expression')
+
+
 def _other_answers(known: types.Answer) -> Iterator[str]:
-  if isinstance(known, fractions.Fraction):
+  if isinstance(known, F):
     yield str(known + 1)
-    yield str(known + fractions.Fraction(1, 1000))
+    yield str(known + F(1, 1000))
     if known:
       yield str(-known)
 
 
 def _programs(example: types.Example) -> Iterator[tuple[str, float]]:
   """Programs, and the share of the tests that each of them passes."""
-  table = {case.input.strip(): case.output for case in example.tests}
+  # As bytes: Python would end lines in its own way.
+  table = {case.input.encode(): case.output for case in example.tests}
   yield (
-    f'import sys\nsys.stdout.write({table!r}[sys.stdin.read().strip()])',
+    f'import sys\nsys.stdout.write({table!r}[sys.stdin.buffer.read()])',
     1.0,
   )
   if example.solution:

@@ -65,6 +65,7 @@ def write_adapter(
   lora: layers.Lora,
   *,
   base: str,
+  revision: str | None = None,
 ) -> None:
   """Writes adapters in float32, as the library PEFT loads them.
 
@@ -74,11 +75,13 @@ def write_adapter(
     adapters: see `models.lora`.
     lora: their rank and scale.
     base: where the model under the adapters is found.
+    revision: of it on the hub.
   """
   values = {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
     'base_model_name_or_path': base,
+    'revision': revision,
     'r': lora.rank,
     'lora_alpha': lora.alpha,
     'lora_dropout': 0.0,

@@ -21,8 +21,11 @@ ARCHITECTURES = {
   'gemma3_text': 'Gemma3ForCausalLM',
   'olmo2': 'Olmo2ForCausalLM',
 }
+_GEMMAS = ('gemma2', 'gemma3_text')
 _ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
 _QK_NORMS = {'qwen3': 'head', 'gemma3_text': 'head', 'olmo2': 'flat'}
+_WINDOWED = ('mistral', 'qwen2', 'qwen3', 'gemma2', 'gemma3_text')
+_ATTENTION_BIASES = ('llama', 'qwen3', 'gemma2', 'gemma3_text', 'olmo2')
 _NORM_PLACEMENTS = {'gemma2': 'both', 'gemma3_text': 'both', 'olmo2': 'post'}
 
 
@@ -61,12 +64,15 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
   for key in ('quantization_config', 'use_bidirectional_attention'):
     if getattr(hf, key, None):
       _expect(key, getattr(hf, key), (None,))
-  is_gemma = kind in ('gemma2', 'gemma3_text')
+  _expect('is_causal', getattr(hf, 'is_causal', True), (True,))
+  is_gemma = kind in _GEMMAS
   activation = hf.hidden_activation if is_gemma else hf.hidden_act
   _expect('hidden_act', activation, _ACTIVATIONS)
   num_heads, width = hf.num_attention_heads, hf.hidden_size
   rope, local_rope = _ropes(hf)
-  attention_bias = getattr(hf, 'attention_bias', False)
+  # A key of another family is not read, as transformers does not read it.
+  own = lambda key, *kinds: getattr(hf, key, None) if kind in kinds else None
+  attention_bias = bool(own('attention_bias', *_ATTENTION_BIASES))
   return model_config.ModelConfig(
     vocab_size=hf.vocab_size,
     num_layers=hf.num_hidden_layers,
@@ -79,11 +85,11 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
     local_rope=local_rope,
     windows=_windows(hf),
     attention_scale=hf.query_pre_attn_scalar**-0.5 if is_gemma else 0.0,
-    attention_softcap=getattr(hf, 'attn_logit_softcapping', None) or 0.0,
-    logit_softcap=getattr(hf, 'final_logit_softcapping', None) or 0.0,
+    attention_softcap=own('attn_logit_softcapping', 'gemma2') or 0.0,
+    logit_softcap=own('final_logit_softcapping', *_GEMMAS) or 0.0,
     qkv_bias=kind == 'qwen2' or attention_bias,
     output_bias=attention_bias,
-    mlp_bias=getattr(hf, 'mlp_bias', False),
+    mlp_bias=bool(own('mlp_bias', 'llama')),
     qk_norm=_QK_NORMS.get(kind, 'none'),
     norm_placement=_NORM_PLACEMENTS.get(kind, 'pre'),
     norm_offset=1.0 if is_gemma else 0.0,
@@ -124,7 +130,7 @@ def _expect(key: str, value: Any, allowed) -> None:
 def _windows(hf) -> tuple[int, ...]:
   """How far each layer sees, () where all see everything."""
   window = getattr(hf, 'sliding_window', None)
-  if not window:
+  if not window or hf.model_type not in _WINDOWED:
     return ()
   # Mistral has a window in every layer or in none.
   kinds = getattr(hf, 'layer_types', None)
@@ -137,6 +143,8 @@ def _windows(hf) -> tuple[int, ...]:
 
 def _ropes(hf) -> tuple[model_config.Rope, model_config.Rope | None]:
   """The rope, and that of layers with a window where it is another."""
+  # A length beside the rope's own keys comes before the one in them.
+  hf.standardize_rope_params()
   parameters = hf.rope_parameters
   if 'full_attention' not in parameters:
     return _rope(hf, parameters), None

@@ -1,6 +1,7 @@
 """Hugging Face tensor names and layouts of a decoder, as one table."""
 
 import functools
+import hashlib
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +15,9 @@ from sqlm_jax.models import config as model_config
 Pieces = Iterator[tuple[tuple[int, ...], np.ndarray]]
 # (path, shape, pieces) -> array: puts a parameter where it belongs.
 Place = Callable[[str, tuple[int, ...], Pieces], Any]
+
+
+_UNEMBEDDING = 'lm_head.weight'
 
 
 class Tensors(Protocol):
@@ -178,6 +182,8 @@ def build_params(
   """
   entries = table(config)
   _check_names(config, entries, tensors)
+  if config.tied_embeddings and _UNEMBEDDING in tensors.names():
+    _check_tied(entries, tensors)
 
   def read(entry, layer=0):
     name = entry.name.format(layer)
@@ -209,7 +215,7 @@ def _check_names(config, entries, tensors: Tensors) -> None:
   expected = {e.name.format(i) for e in entries for i in layers}
   harmless = {n for n in tensors.names() if n.endswith('rotary_emb.inv_freq')}
   if config.tied_embeddings:
-    harmless.add('lm_head.weight')
+    harmless.add(_UNEMBEDDING)  # see `_check_tied`
   for name in sorted(tensors.names() - expected - harmless):
     raise ValueError(
       f'{tensors.path}: tensor {name}: unexpected, a model of {config} has '
@@ -217,6 +223,21 @@ def _check_names(config, entries, tensors: Tensors) -> None:
     )
   for name in sorted(expected - tensors.names()):
     raise ValueError(f'{tensors.path}: tensor {name}: missing')
+
+
+def _check_tied(entries, tensors: Tensors) -> None:
+  """That an unembedding which the config does not know is no other one."""
+  (name,) = (e.name for e in entries if e.path == ('embedding',))
+  # By sums: there is never a second tensor of this size in memory.
+  one, other = (
+    hashlib.sha256(np.ascontiguousarray(tensors.read(n)).tobytes()).digest()
+    for n in (name, _UNEMBEDDING)
+  )
+  if one != other:
+    raise ValueError(
+      f'{tensors.path}: tensor {_UNEMBEDDING}: is not {name}, expected '
+      'tie_word_embeddings=false in config.json'
+    )
 
 
 def file_tensors(

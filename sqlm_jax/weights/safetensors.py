@@ -11,6 +11,9 @@ import transformers
 
 from sqlm_jax.weights import families
 
+_IMAGES = 'gemma3'
+# What a config of images and text says of both.
+_OF_THE_WHOLE = ('tie_word_embeddings', 'quantization_config')
 _REQUIRED = (
   'vocab_size',
   'hidden_size',
@@ -105,6 +108,12 @@ def read_generation_config(directory: pathlib.Path) -> dict:
   return _read_json(path) if path.exists() else {}
 
 
+def has_images(directory: pathlib.Path) -> bool:
+  """Whether a model is the text part of one of images and text."""
+  path = directory / 'config.json'
+  return path.exists() and _read_json(path).get('model_type') == _IMAGES
+
+
 def read_config(path: pathlib.Path) -> transformers.PretrainedConfig:
   """Reads a config.json with the class of its family.
 
@@ -115,12 +124,13 @@ def read_config(path: pathlib.Path) -> transformers.PretrainedConfig:
   found = _read_json(path)
   kind = found.get('model_type')
   text = found
-  if kind == 'gemma3':  # a model of images and text, of which this is the text
+  if kind == _IMAGES:  # a model of images and text, of which this is the text
     text = found.get('text_config', {}) | {'model_type': 'gemma3_text'}
+    text |= {key: found[key] for key in _OF_THE_WHOLE if key in found}
   elif kind not in families.ARCHITECTURES:
     raise ValueError(
       f'{path}: model_type={kind!r}: expected one of '
-      f'{", ".join((*families.ARCHITECTURES, "gemma3"))}'
+      f'{", ".join((*families.ARCHITECTURES, _IMAGES))}'
     )
   else:
     # Else they would silently be those of some other model.

@@ -55,7 +55,7 @@ def test_a_single_evaluation(tmp_path):
   assert '| greedy | 0.550 (' in text
   # Each vote is of 1 and 2, and the first one is right.
   assert '| 0.50 | 20 | 100.0% (83.9%-100.0%) |' in text
-  assert 'vote.min_agreement=0.50' in text
+  assert 'vote.min_agreement=0.5' in text
 
 
 def test_votes_that_are_never_good_enough():
