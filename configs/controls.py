@@ -26,6 +26,7 @@ proposer writes, too.
 """
 
 import importlib
+import pathlib
 
 INTERVALS = {'frozen_proposer': 0, 'every_1': 1, 'every_5': 5, 'every_10': 10}
 REWARDS = ('format', 'random', 'true')
@@ -39,6 +40,13 @@ def get_config(name='quickstart,random'):
     raise ValueError(
       f'--config=configs/controls.py:{name}: expected CONFIG,CONTROL with '
       f'CONTROL one of {", ".join(CONTROLS)}'
+    )
+  files = pathlib.Path(__file__).parent.glob('*.py')
+  bases = {file.stem for file in files} - {'controls'}
+  if base not in bases:
+    raise ValueError(
+      f'--config=configs/controls.py:{name}: expected CONFIG,CONTROL with '
+      f'CONFIG one of {", ".join(sorted(bases))}'
     )
   c = importlib.import_module(f'configs.{base}').get_config()
   if control in REWARDS:

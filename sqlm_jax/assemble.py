@@ -333,10 +333,8 @@ def _make_writers(
       limit=max_tokens,
       stop_strings=stop,
     )
-    # The first token of a response is learned apart from those behind it.
-    slots = max(max_tokens, 2)
     return responses.Writer(
-      sample, encode, tokens.decode, settings, slots, mesh
+      sample, encode, tokens.decode, settings, max_tokens, mesh
     )
 
   p, s, v, e = (

@@ -43,6 +43,10 @@ def _at_least(c, key: str, least: float) -> Rule:
   return key, lookup(c, key) >= least, f'at least {least}'
 
 
+def _share(c, key: str) -> Rule:
+  return key, 0 < lookup(c, key) <= 1, 'a number above 0, at most 1'
+
+
 def _within(c, key: str, low: float, high: float) -> Rule:
   good = low <= lookup(c, key) <= high
   return key, good, f'a number from {low} to {high}'
@@ -61,6 +65,7 @@ def _regex(c, key: str, *, groups: int = 0) -> Rule:
 
 
 def _model(c) -> Iterator[Rule]:
+  yield 'model.path', bool(c.model.path), 'a file, a directory or a hub id'
   yield _choice(c, 'model.dtype', DTYPES)
   yield _choice(c, 'model.param_dtype', DTYPES)
   yield (
@@ -108,7 +113,7 @@ def _task(c) -> Iterator[Rule]:
 def _roles(c) -> Iterator[Rule]:
   for role in ('proposer', 'solver'):
     yield _within(c, f'{role}.temperature', 0.0, 100.0)
-    yield _within(c, f'{role}.top_p', 0.0, 1.0)
+    yield _share(c, f'{role}.top_p')
     yield _at_least(c, f'{role}.max_tokens', 1)
     # A group of one has nobody to agree with or to be compared with.
     yield _at_least(c, f'{role}.group_size', 2)
@@ -302,7 +307,7 @@ def _evaluation(c) -> Iterator[Rule]:
   yield _at_least(c, 'evaluation.samples', 0)
   yield _at_least(c, 'evaluation.seeds', 1)
   yield _within(c, 'evaluation.temperature', 0.0, 100.0)
-  yield _within(c, 'evaluation.top_p', 0.0, 1.0)
+  yield _share(c, 'evaluation.top_p')
   yield _at_least(c, 'evaluation.batch_questions', 1)
   yield _choice(c, 'evaluation.contaminated', contamination.CHOICES)
   yield _within(c, 'evaluation.vote_precision', 0.0, 1.0)

@@ -7,12 +7,11 @@ import gc
 import json
 import sys
 from collections.abc import Sequence
-from unittest import mock
 
 import jax
 from absl import app, flags, logging
 from etils import epath
-from ml_collections import config_dict, config_flags
+from ml_collections import config_flags
 
 from sqlm_jax import (
   assemble,
@@ -23,6 +22,7 @@ from sqlm_jax import (
   export,
   hosts,
   open_run,
+  overrides,
   sample,
   train,
   writers,
@@ -196,13 +196,19 @@ def _read_config() -> config_lib.Config:
         complete=config_lib.complete,
       )
     return config
-  stored = writers.read_config(_WORKDIR.value) if _WORKDIR.value else None
-  if stored is None and _COMPARE.value:
+  flag, workdir = '--workdir', _WORKDIR.value
+  if not workdir and _COMPARE.value:
+    flag = '--compare'
     workdir, _ = compare.parse(_COMPARE.value[0], None)
-    stored = writers.read_config(workdir)
-  if stored is None:
+  if not workdir:
     raise ValueError(
       '--config: expected a config file, or a --workdir that has a run'
+    )
+  stored = writers.read_config(workdir)
+  if stored is None:
+    raise ValueError(
+      f'{flag}={workdir}: expected a run in it, with its config.json, or '
+      '--config=FILE'
     )
   return config_lib.from_dict(stored)
 
@@ -268,8 +274,11 @@ def _check_questions_file(role: str) -> None:
     raise ValueError(
       f'--questions_file={path}: expected --mode=sample --role=proposer'
     )
-  if path.suffix != '.jsonl' or path.exists():
-    raise ValueError(f'--questions_file={path}: expected a new .jsonl file')
+  if path.suffix != '.jsonl' or path.exists() or not path.parent.is_dir():
+    raise ValueError(
+      f'--questions_file={path}: expected a new .jsonl file in a directory '
+      'that is there'
+    )
 
 
 def _write_questions(parts: assemble.Parts, params) -> None:
@@ -338,63 +347,16 @@ def _typed_questions():
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses flags; what a config does not know or cannot hold is named.
-
-  ml_collections reports an unknown key as a KeyError without its path, so
-  the config file is read without overrides first.
-  """
-  overrides = [arg for arg in argv if arg.startswith('--config.')]
-  named = [arg for arg in argv if arg.startswith('--config=')]
+  """Parses flags; what is wrong with one is told in a line."""
   try:
-    for arg in named:
-      if not epath.Path(arg.removeprefix('--config=').split(':')[0]).exists():
-        raise ValueError(f'{arg}: expected a config file, there is none')
-    if overrides:
-      if not named:
-        raise ValueError(f'{overrides[0]}: expected --config=FILE beside it')
-      base = _config_file([argv[0], *named])
-      for override in overrides:
-        key, _, value = override.removeprefix('--config.').partition('=')
-        _check_override(base, key, value)
+    overrides.check(argv)
     rest = flags.FLAGS(argv)
   except (flags.Error, ValueError, OSError) as error:
-    sys.exit(f'sqlm_jax: {error}')
+    sys.exit(f'sqlm_jax: {overrides.tell(error)}')
   if flags.FLAGS['verbosity'].using_default_value:
     # absl would show INFO, and libraries are talkative.
     flags.FLAGS.verbosity = logging.WARNING
   return rest
-
-
-def _config_file(argv: Sequence[str]) -> config_dict.ConfigDict:
-  """The config of `--config=FILE`, without overrides."""
-  holder = flags.FlagValues()
-  base = config_flags.DEFINE_config_file('config', flag_values=holder)
-  # ml_collections looks for overrides in sys.argv, whatever it is given.
-  with mock.patch.object(sys, 'argv', list(argv)):
-    holder(argv)
-  return base.value
-
-
-def _check_override(base: config_dict.ConfigDict, key: str, value: str) -> None:
-  place = base
-  for name in key.split('.'):
-    known = tuple(place) if isinstance(place, config_dict.ConfigDict) else ()
-    if name not in known:
-      raise ValueError(
-        f'{key}={value!r}: unknown key'
-        + (f', expected one of {", ".join(known)}' if known else '')
-      )
-    place = place[name]
-  kinds = {bool: 'true or false', int: 'a whole number', float: 'a number'}
-  if type(place) not in kinds:
-    return
-  parse = {'true': True, 'false': False} if isinstance(place, bool) else None
-  try:
-    _ = parse[value.lower()] if parse else type(place)(value)
-  except (KeyError, ValueError):
-    raise ValueError(
-      f'{key}={value!r}: expected {kinds[type(place)]}'
-    ) from None
 
 
 if __name__ == '__main__':

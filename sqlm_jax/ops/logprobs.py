@@ -144,8 +144,9 @@ def chosen_in_chunks(
   chex.assert_rank([hidden_QMD, tokens_QMC], 3)
   chex.assert_equal_shape_prefix([hidden_QMD, tokens_QMC], 2)
   num_groups, width, picks = tokens_QMC.shape
-  # One chunk of nothing, if there is nothing.
-  count = max(-(-width // max(chunk // num_groups, 1)), 1)
+  if not width:
+    return jnp.zeros(tokens_QMC.shape), jnp.zeros(tokens_QMC.shape[:2])
+  count = -(-width // max(chunk // num_groups, 1))
 
   def one_chunk(chunk):
     hidden_QMD, tokens_QMC = chunk

@@ -133,7 +133,11 @@ def inverse_transform(
   logits_BCW = jnp.pad(
     logits_BV, ((0, 0), (0, padding)), constant_values=-jnp.inf
   ).reshape(logits_BV.shape[0], -1, _BLOCK)
-  ends_BC = jnp.cumsum(jnp.sum(weigh(logits_BCW), axis=-1), axis=-1)
+  sums_BC = jnp.sum(weigh(logits_BCW), axis=-1)
+  # A sum of prefixes may round up where nothing is added: only where something
+  # is does it rise here.
+  ends_BC = jnp.where(sums_BC > 0, jnp.cumsum(sums_BC, axis=-1), 0)
+  ends_BC = jax.lax.cummax(ends_BC, axis=1)
   total_B = ends_BC[:, -1]
   target_B = uniforms_B * total_B
   block_B = jnp.argmax(ends_BC > target_B[:, None], axis=-1)
@@ -143,6 +147,7 @@ def inverse_transform(
     jnp.take_along_axis(logits_BCW, block_B[:, None, None], 1)[:, 0]
   )
   inside_BW = jnp.cumsum(inner_BW, axis=-1) > rest_B[:, None]
+  inside_BW &= inner_BW > 0
   # The block's own sum may round below its share: then its likeliest token.
   token_B = jnp.where(
     jnp.any(inside_BW, axis=-1),

@@ -184,6 +184,28 @@ def test_loss_and_gradient_equal_the_plain_ones(settings, width, arrange):
   assert_close(grads, expected_grads)
 
 
+@pytest.mark.parametrize('settings', [WITH_KL, WITHOUT_KL])
+@pytest.mark.parametrize('tied', [True, False])
+def test_responses_of_one_token(settings, tied):
+  """A letter of a multiple choice, say: nothing is read behind it."""
+  batch = make_batch(lengths=np.ones((Q, G), np.int32))
+  one = batch._replace(
+    tokens=batch.tokens[..., :1], old_logprobs=batch.old_logprobs[..., :1]
+  )
+  of = lambda batch: jax.jit(
+    jax.value_and_grad(
+      lambda params: learner.policy_loss(
+        params,
+        batch,
+        params,
+        policy=tiny.tiny_policy(tied),
+        settings=settings,
+      )[0]
+    )
+  )(tiny.tiny_params(tied))
+  assert_close(of(one), of(batch))
+
+
 @functools.cache
 def one_device_step(size: int, remat: str = 'none'):
   """A train step of plain SGD in microbatches of `size` groups."""

@@ -27,6 +27,7 @@ def test_a_curve_worked_by_hand():
   assert found['bins'] == [
     {
       'agreement': share,
+      'least': share,
       'votes': votes,
       'right': right,
       'accuracy': right / votes,
@@ -90,3 +91,18 @@ def test_many_samples_share_ten_bins():
   found = reliability.measure(rows, samples=64, target=0.8)
   assert 10 <= len(found['bins']) <= 11  # and those without any answer
   assert sum(one['votes'] for one in found['bins']) == 65
+
+
+def test_votes_on_one_question_are_not_independent():
+  """The same answers from more seeds say nothing new."""
+  rows = rows_of((4, True, 30), (4, False, 10))
+  again = [
+    {name: row[name][:1] + row[name][1:] * 5 for name in ('answers', 'right')}
+    for row in rows
+  ]
+  one, five = (
+    reliability.measure(some, samples=4, target=0.9)['thresholds'][-1]
+    for some in (rows, again)
+  )
+  assert (one['votes'], five['votes']) == (40, 200)
+  assert (five['low'], five['high']) == (one['low'], one['high'])

@@ -1,12 +1,14 @@
 """Reports of evaluations and comparisons."""
 
 import json
+import re
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
 from sqlm_jax.evaluation import metrics, reliability, report
+from sqlm_jax.game import vote as voting
 from tests.evaluation.test_comparison import SETTINGS, compare, row, sides
 
 
@@ -106,3 +108,26 @@ def test_any_text_stays_in_its_cell(text):
   assert shown.count('\n') == 2
   assert line.endswith(' | end |')
   assert line.replace(r'\|', '').count('|') == 3
+
+
+def test_a_suggested_agreement_keeps_the_votes_that_it_is_of():
+  """7 of 8 is 0.875: rounded to 0.88 it would exclude them."""
+  votes = [['a'] * 7 + ['b']] * 60 + [['a'] + ['c'] * 5 + ['b'] * 2] * 60
+  rows = [
+    {'answers': ['a', *vote], 'right': [True] + [x == 'a' for x in vote]}
+    for vote in votes
+  ]
+  curve = reliability.measure(rows, samples=8, target=0.9)
+  (said,) = re.findall(
+    r'vote.min_agreement=(\S+)', report.describe_votes(curve)
+  )
+  assert voting.majority(votes[0], min_agreement=float(said)).answer == 'a'
+
+
+def test_a_bin_shows_what_is_kept_from_its_lowest_agreement_on():
+  """Of 32 answers 20, 21 and 22 are one bin of ten."""
+  votes = [['a'] * n + ['b'] * (32 - n) for n in (20, 21, 22)]
+  rows = [{'answers': ['a', *v], 'right': [True] * 33} for v in votes]
+  curve = reliability.measure(rows, samples=32, target=0.9)
+  assert len(curve['bins']) == 1
+  assert report.votes(curve).endswith('| 100% |')

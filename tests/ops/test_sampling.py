@@ -222,3 +222,24 @@ def test_a_row_does_not_depend_on_its_neighbours():
   )
   for x, y in zip(alone, beside, strict=True):
     assert x[0] == y[0]
+
+
+def test_a_sum_that_rounds_up_over_nothing_draws_nothing_there():
+  """Sums of prefixes are not added in order: they may rise by an ulp."""
+  drawn, rose = jax.jit(sampling.draw), 0
+  for seed in range(12):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, 49152).astype(np.float32)
+    logits[rng.random(len(logits)) < 0.999] = -INF
+    sums = np.exp(logits - logits.max()).reshape(-1, 128).sum(axis=1)
+    ends = np.asarray(jnp.cumsum(sums))
+    (rising,) = np.nonzero((np.diff(ends) > 0) & (sums[1:] == 0))
+    near = np.rint(ends[rising] / ends[-1] * 2**23)[:, None] + np.arange(-3, 4)
+    near = np.clip(np.unique(near), 0, 2**23 - 1)
+    if not len(near):
+      continue
+    rose += 1
+    uniforms = np.resize(near / 2**23, 64).astype(np.float32)
+    rows = np.repeat(logits[None], 64, axis=0)
+    assert np.isfinite(logits[np.asarray(drawn(uniforms, rows).tokens)]).all()
+  assert rose

@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax.game import types
+from sqlm_jax.game import rewards, types
 from sqlm_jax.tasks import prompted
 from sqlm_jax.verify import answers
 
@@ -114,6 +114,31 @@ def test_the_checker_is_for_diagnosis():
   assert make_task().true_answer('3 + 4') == 7
   assert make_task().true_answer('three') is None
   assert make_task(checker='none').true_answer('3 + 4') is None
+
+
+@pytest.mark.parametrize(
+  'texts', [['20', 'x = 20', '20'], ['x = 20', '$20', '20'], ['x = 20'] * 3]
+)
+def test_an_answer_is_true_whatever_its_group_is_called_by(texts):
+  task = make_task(answer_kind='expression')
+  true = task.true_answer('12 + 8')
+  answers = task.read_answers(texts)
+  assert all(task.is_true(answer, true) for answer in answers)
+  assert rewards.right(answers, true, task.is_true) == (1, 1, 1)
+  assert grade(task, texts, '20') == (True, True, True)
+  assert not task.is_true(None, true)
+  assert not task.is_true(answers[0], fractions.Fraction(21))
+
+
+def test_what_is_right_does_not_depend_on_other_answers():
+  task = make_task(answer_kind='expression')
+  assert grade(task, ['5 cm', '5 cm'], '5') == (True, True)
+  assert grade(task, ['5 cm', '5 m', '6', ''], '5') == (
+    True,
+    True,
+    False,
+    False,
+  )
 
 
 def test_answers_are_graded_by_what_they_mean():

@@ -148,3 +148,8 @@ def expressions():
 def test_value_equals_that_of_fractions(pair):
   text, value = pair
   assert arithmetic.value(text) == value
+
+
+def test_decimals_are_exact_however_long():
+  found = arithmetic.value('12345678901234567.5 + 0.1')
+  assert found == fractions.Fraction('12345678901234567.6')

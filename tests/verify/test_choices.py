@@ -31,6 +31,7 @@ def test_letters(text):
     (' "Paris" ', 'B'),
     ('new  york', 'C'),
     ('B) Paris', 'B'),
+    ('B) **Paris**', 'B'),
     ('(c) New York', 'C'),
     ('C: new york.', 'C'),
     ('d. Rome', 'D'),
@@ -97,3 +98,9 @@ def test_a_letter_is_its_own_canonical_form(text):
   found = choices.choice(text)
   if found is not None:
     assert choices.choice(found) == found
+
+
+def test_stars_that_are_a_part_of_an_option():
+  options = ('2*3', '2+3')
+  found = [choices.choice(text, options) for text in ('2*3', '2+3', 'A) 2*3')]
+  assert found == ['A', 'B', 'A']

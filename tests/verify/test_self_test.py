@@ -3,7 +3,7 @@
 import pytest
 
 from sqlm_jax.game import types
-from sqlm_jax.verify import readers, self_test, unit_tests
+from sqlm_jax.verify import readers, sandbox, self_test, unit_tests
 
 NUMBERS = ['408', '-3', '0', '1/2', '0.25', '1,234', '12%']
 
@@ -13,6 +13,10 @@ NUMBERS = ['408', '-3', '0', '1/2', '0.25', '1,234', '12%']
   [
     ('number', (), NUMBERS),
     ('number', (), ['7'] * 5),
+    # No longer forms of these are read.
+    ('number', (), ['1' * 49, '0.' + '3' * 40]),
+    # Equal with each other, though not alone.
+    ('expression', (), ['5', 'x = 5', '90', r'90^\circ']),
     ('text', (), ['Paris', 'The blue one.', 'straße']),
     ('choice', ('a dent', 'a scratch'), ['A', 'B', 'a dent']),
     ('choice', (), ['C']),
@@ -117,3 +121,11 @@ def test_a_good_sandbox_passes():
 def test_a_broken_sandbox_is_found(status_of, why):
   with pytest.raises(RuntimeError, match=why):
     self_test.check_sandbox(judge_of(status_of), EXAMPLES)
+
+
+def test_programs_read_what_is_written_to_the_byte():
+  """Inputs that differ in spaces, and in how a line ends."""
+  cases = (('  a', '1'), ('a', '2'), ('a\r\n', '3'), ('a\n', '4'))
+  tests = tuple(types.TestCase(*case) for case in cases)
+  with sandbox.open_sandbox(workers=1) as judge:
+    self_test.check_sandbox(judge.run, [types.Example('Indent.', tests=tests)])

@@ -1,0 +1,103 @@
+"""The config file of a command line, and what is overridden in it.
+
+ml_collections reports an unknown key as a KeyError without its path, and a file
+that is no config by whatever Python says of it: both are looked at before.
+"""
+
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from unittest import mock
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+
+def check(argv: Sequence[str]) -> None:
+  """Refuses a config file or an override that cannot be.
+
+  Args:
+    argv: the program, and its flags in any spelling that absl takes.
+
+  Raises:
+    ValueError: by flag and value, with what is allowed.
+  """
+  given = list(_given(argv[1:]))
+  files = [value for key, value in given if key == 'config']
+  for value in files:
+    _check_file(value)
+  overrides = [pair for pair in given if pair[0] != 'config']
+  if not overrides:
+    return
+  if not files:
+    key, value = overrides[0]
+    raise ValueError(f'--{key}={value}: expected --config=FILE beside it')
+  base = _load([argv[0], f'--config={files[-1]}'])
+  for key, value in overrides:
+    _check_override(base, key.removeprefix('config.'), value)
+
+
+def tell(error: Exception) -> str:
+  """What was wrong, without where in the libraries it was found."""
+  said = str(error)
+  if 'Traceback (most recent call last)' in said:
+    return said.strip().splitlines()[-1].removeprefix('ValueError: ')
+  return said
+
+
+def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+  """`config` and `config.key`, each with its value."""
+  args = iter(args)
+  for arg in args:
+    if arg == '--':
+      return
+    key, equals, value = arg.lstrip('-').partition('=')
+    if not arg.startswith('-') or key.partition('.')[0] != 'config':
+      continue
+    if not equals:
+      value = next(args, None)
+    if value is not None:
+      yield key, value
+
+
+def _check_file(value: str) -> None:
+  path = pathlib.Path(value.partition(':')[0])
+  if not path.exists():
+    raise ValueError(f'--config={value}: expected a config file, there is none')
+  if path.suffix != '.py' or path.is_dir():
+    hint = ''
+    if path.name == 'config.json':
+      hint = ', or --workdir alone, whose run knows its config'
+    raise ValueError(f'--config={value}: expected a file *.py{hint}')
+
+
+def _load(argv: Sequence[str]) -> config_dict.ConfigDict:
+  """The config of `--config=FILE`, without overrides."""
+  holder = flags.FlagValues()
+  base = config_flags.DEFINE_config_file('config', flag_values=holder)
+  # ml_collections looks for overrides in sys.argv, whatever it is given.
+  with mock.patch.object(sys, 'argv', list(argv)):
+    holder(argv)
+  return base.value
+
+
+def _check_override(base: config_dict.ConfigDict, key: str, value: str) -> None:
+  place = base
+  for name in key.split('.'):
+    known = tuple(place) if isinstance(place, config_dict.ConfigDict) else ()
+    if name not in known:
+      raise ValueError(
+        f'{key}={value!r}: unknown key'
+        + (f', expected one of {", ".join(known)}' if known else '')
+      )
+    place = place[name]
+  kinds = {bool: 'true or false', int: 'a whole number', float: 'a number'}
+  if type(place) not in kinds:
+    return
+  parse = {'true': True, 'false': False} if isinstance(place, bool) else None
+  try:
+    _ = parse[value.lower()] if parse else type(place)(value)
+  except (KeyError, ValueError):
+    raise ValueError(
+      f'{key}={value!r}: expected {kinds[type(place)]}'
+    ) from None
