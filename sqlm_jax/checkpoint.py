@@ -357,13 +357,29 @@ def _move_away(manager, damaged: Mapping[int, Exception], *, instead: int):
     manager.reload()
 
 
+def _read_alone(manager, step: int, item: str, handler, args) -> Any:
+  """Reads without waiting for other processes, which may have failed."""
+  path = manager.directory / str(step) / item
+  if not path.exists():
+    raise FileNotFoundError(f'{path}: missing')
+  own = ocp.options.MultiprocessingOptions(
+    primary_host=hosts.index(),
+    active_processes={hosts.index()},
+    barrier_sync_key_prefix=f'process_{hosts.index()}',
+  )
+  handler = handler(multiprocessing_options=own)
+  with ocp.Checkpointer(handler, multiprocessing_options=own) as reader:
+    return reader.restore(path, args=args)
+
+
 def _record(
   manager, step: int
 ) -> tuple[dict[Path, manifest.Stored], dict[str, Any]]:
   """What a checkpoint holds, and its host state."""
   with _damage_named(manager, step):
-    args = ocp.args.Composite(host=ocp.args.JsonRestore())
-    record = manager.restore(step, args=args).host
+    record = _read_alone(
+      manager, step, 'host', ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
+    )
     try:
       return manifest.unseal(record)
     except NotImplementedError as error:
@@ -391,8 +407,10 @@ def _read(
     partial_restore=True,
   )
   with _damage_named(manager, step):
-    found = manager.restore(step, args=ocp.args.Composite(states=args))
-    arrays = tree_paths.paths(found.states)
+    states = _read_alone(
+      manager, step, 'states', ocp.PyTreeCheckpointHandler, args
+    )
+    arrays = tree_paths.paths(states)
   if altered := manifest.altered(arrays, stored):
     raise _damage(manager, step, f'not as it was: {", ".join(altered[:3])}')
   return arrays

@@ -90,9 +90,12 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
     workdir: made if it does not exist.
 
   Raises:
+    ValueError: if it is a file.
     RuntimeError: if another run has it, with its process and host.
   """
   directory = epath.Path(workdir)
+  if directory.exists() and not directory.is_dir():
+    raise ValueError(f'{directory}: expected a directory, and it is a file')
   directory.mkdir(parents=True, exist_ok=True)
   if is_remote(directory):
     yield

@@ -2,8 +2,10 @@ import functools
 import io
 import json
 import logging as std_logging
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from typing import NamedTuple
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from absl import logging
 from jax.sharding import Mesh, NamedSharding
@@ -365,15 +368,15 @@ def test_an_array_that_came_back_otherwise_is_damage(tmp_path, monkeypatch):
   with open_in(tmp_path) as manager:
     checkpoint.save(manager, 1, one_array(1), {})
     checkpoint.wait(manager)
-    read = manager.restore
+    read = ocp.Checkpointer.restore
 
-    def restore(step, args):
-      found = read(step, args=args)
-      if 'states' in found:
-        found.states['policy']['params'] *= -1
+    def restore(self, path, args):
+      found = read(self, path, args=args)
+      if path.name == 'states':
+        found['policy']['params'] *= -1
       return found
 
-    monkeypatch.setattr(manager, 'restore', restore)
+    monkeypatch.setattr(ocp.Checkpointer, 'restore', restore)
     message = r'1: a damaged checkpoint \(not as it was: policy/params\)'
     with pytest.raises(ValueError, match=message):
       checkpoint.restore(manager, abstract(one_array(1)))
@@ -512,3 +515,73 @@ def test_orbax_does_not_talk_and_others_may(tmp_path):
     logging.get_absl_logger().removeHandler(handler)
     logging.set_verbosity(verbosity)
   assert heard.getvalue() == 'a line of ours\n'
+
+
+# One array in two processes' files, of which one is cut short: that process
+# alone sees the damage, when it reads what is its own.
+PROCESSES = """
+import json, sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from sqlm_jax import checkpoint, hosts
+
+directory, address, number, mode = sys.argv[1:]
+hosts.start(address, 2, int(number))
+sharding = NamedSharding(Mesh(np.array(jax.devices()), 'x'), PartitionSpec('x'))
+size = 1 << 16
+
+def states(step):
+  whole = np.random.default_rng(step).normal(size=size).astype(np.float32)
+  make = lambda index: whole[index]
+  array = jax.make_array_from_callback((size,), sharding, make)
+  return {'policy': {'params': {'w': array}}}
+
+with checkpoint.open_checkpoints(directory, keep=2, every=1) as manager:
+  if mode == 'save':
+    for step in (1, 2):
+      checkpoint.save(manager, step, states(step), {}, force=True)
+    checkpoint.wait(manager)
+  else:
+    like = jax.ShapeDtypeStruct((size,), np.float32, sharding=sharding)
+    like = {'policy': {'params': {'w': like}}}
+    step, found, _ = checkpoint.restore(manager, like)
+    same = jax.tree.map(lambda x, y: bool((x == y).all()), found, states(step))
+    print(json.dumps([step, same]))
+"""
+
+
+def test_damage_that_one_process_sees_is_damage_to_all(tmp_path):
+  """The others would wait for it for ever."""
+
+  def play(mode):
+    with socket.socket() as free:
+      free.bind(('127.0.0.1', 0))
+      address = f'127.0.0.1:{free.getsockname()[1]}'
+    command = [sys.executable, '-c', PROCESSES, tmp_path / 'c', address]
+    one_device = {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '1'}
+    processes = [
+      subprocess.Popen(
+        [*command, str(number), mode],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | one_device,
+      )
+      for number in range(2)
+    ]
+    try:
+      told = [process.communicate(timeout=120) for process in processes]
+    finally:
+      for process in processes:
+        process.kill()
+    assert [p.returncode for p in processes] == [0, 0], told
+    return told
+
+  play('save')
+  own = (tmp_path / 'c' / '2' / 'states' / 'ocdbt.process_1' / 'd').iterdir()
+  data = max(own, key=lambda path: path.stat().st_size)
+  os.truncate(data, 5000)
+  for said, warned in play('restore'):
+    same = {'policy': {'params': {'w': True}}}
+    assert json.loads(said.splitlines()[-1]) == [1, same]
+    assert '/2: a damaged checkpoint' in warned

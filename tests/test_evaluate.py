@@ -1,5 +1,6 @@
 """Evaluations of the tiny random model: figures, files, interruptions."""
 
+import contextlib
 import json
 import threading
 
@@ -90,6 +91,7 @@ def test_rows_hold_every_answer_and_its_grade(whole):
   assert names == {
     'answers.jsonl',
     'settings.json',
+    'lock',
     'result.json',
     'result.md',
     'reliability.png',
@@ -180,7 +182,8 @@ def test_nothing_is_kept_without_a_workdir(parts, params, whole):
 
 def test_damaged_answers_are_named(parts, tmp_path):
   files = plan(parts, tmp_path).files
-  evaluation_files.start(files)
+  with contextlib.ExitStack() as stack:
+    evaluation_files.start(files, stack)
   path = files.directory / 'answers.jsonl'
   path.write_text('{"index": 0}\n{"index": 2}\n')
   with pytest.raises(ValueError, match='one line a question, in order'):
@@ -190,9 +193,19 @@ def test_damaged_answers_are_named(parts, tmp_path):
     plan(parts, tmp_path)
 
 
+def test_two_do_not_ask_the_same_at_once(parts, params, tmp_path):
+  """Their answers would stand in one file, twice."""
+  with contextlib.ExitStack() as stack:
+    evaluation_files.start(plan(parts, tmp_path).files, stack)
+    with pytest.raises(RuntimeError, match='another run is writing there'):
+      evaluate.evaluate(plan(parts, tmp_path), params)
+  assert evaluate.evaluate(plan(parts, tmp_path), params)
+
+
 def test_evaluations_of_steps_that_are_repeated_are_forgotten(parts, tmp_path):
-  for step in (0, 2, 4):
-    evaluation_files.start(plan(parts, tmp_path, step).files)
+  with contextlib.ExitStack() as stack:
+    for step in (0, 2, 4):
+      evaluation_files.start(plan(parts, tmp_path, step).files, stack)
   evaluation_files.forget_after(tmp_path, 2)
   left = sorted(p.name[:8] for p in (tmp_path / 'evaluations').iterdir())
   assert left == ['00000000', '00000002']

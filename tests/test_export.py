@@ -1,6 +1,8 @@
 """Runs that go out to transformers and peft, with a card that tells of them."""
 
+import dataclasses
 import hashlib
+import json
 import pathlib
 import shutil
 
@@ -16,6 +18,7 @@ from sqlm_jax import config as config_lib
 from sqlm_jax import states as states_lib
 from sqlm_jax.selfplay import responses
 from sqlm_jax.text import tokenizer
+from sqlm_jax.weights import catalog
 from tests.weights import families
 
 torch = pytest.importorskip('torch')
@@ -150,6 +153,55 @@ def test_adapters_for_peft(run, tmp_path):
   with torch.no_grad():
     torch.testing.assert_close(
       adapted(text).logits, whole(text).logits, atol=1e-4, rtol=0
+    )
+
+
+def named(parts, path):
+  """The same parts, had the model been found under another name."""
+  model = dataclasses.replace(parts.config.model, path=path)
+  return parts._replace(config=dataclasses.replace(parts.config, model=model))
+
+
+@pytest.mark.parametrize(
+  'path, base, revision',
+  [
+    ('org/tiny@v1', 'org/tiny', 'v1'),
+    ('org/tiny', 'org/tiny', None),
+    ('smollm2-135m-instruct', 'HuggingFaceTB/SmolLM2-135M-Instruct', None),
+    ('/some/where', '/some/where', None),
+  ],
+)
+def test_an_adapter_names_a_base_that_peft_can_find(
+  run, tmp_path, monkeypatch, path, base, revision
+):
+  workdir, parts = run
+  if not parts.lora:
+    return
+  step, params = trained(workdir, parts, 'solver')
+  monkeypatch.setattr(catalog, 'resolve', pathlib.Path)
+  export.export_policy(
+    named(parts, path),
+    params,
+    str(tmp_path / 'out'),
+    step=step,
+    role='solver',
+    dtype='float32',
+    as_adapter=True,
+  )
+  written = json.loads((tmp_path / 'out' / 'adapter_config.json').read_text())
+  assert written['base_model_name_or_path'] == base
+  assert written['revision'] == revision
+
+
+def test_adapters_of_a_model_that_has_images_are_refused(run, tmp_path):
+  """PEFT would look for the layers under another name, and find none."""
+  _, parts = run
+  (tmp_path / 'config.json').write_text('{"model_type": "gemma3"}')
+  with pytest.raises(
+    ValueError, match='is of images' if parts.lora else 'lora'
+  ):
+    export.check_target(
+      named(parts, str(tmp_path)), str(tmp_path / 'out'), as_adapter=True
     )
 
 

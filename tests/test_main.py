@@ -109,7 +109,39 @@ def workdir(tmp_path_factory):
   [
     ((SMOKE,), '--workdir: expected a directory for the run'),
     ((), '--config: expected a config file, or a --workdir that has a run'),
-    (('--workdir=/nowhere/at/all',), '--config: expected a config file'),
+    (
+      ('--workdir=/nowhere/at/all',),
+      '--workdir=/nowhere/at/all: expected a run',
+    ),
+    (
+      ('--mode=eval', '--compare=/no/where@0,/tmp/x@0'),
+      '--compare=/no/where: expected a run in it, with its config.json',
+    ),
+    (
+      ('--config', 'configs/nosuch.py'),
+      '--config=configs/nosuch.py: expected a config file, there is none',
+    ),
+    (('--config=README.md',), '--config=README.md: expected a file *.py'),
+    (
+      ('--config', 'configs/smoke.py', '--config.num_steps', 'many'),
+      "num_steps='many': expected a whole number",
+    ),
+    (
+      ('--config=configs/controls.py:nosuch,random',),
+      'controls.py:nosuch,random: expected CONFIG,CONTROL with CONFIG one of',
+    ),
+    (
+      ('--config=configs/controls.py:quickstart,nosuch',),
+      'quickstart,nosuch: expected CONFIG,CONTROL with CONTROL one of format',
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.model.path='),
+      "model.path='': expected a file, a directory or a hub id",
+    ),
+    (
+      (SMOKE, '--workdir=README.md'),
+      'README.md: expected a directory, and it is a file',
+    ),
     (
       ('--config=configs/nosuch.py',),
       '--config=configs/nosuch.py: expected a config file, there is none',

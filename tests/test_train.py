@@ -129,6 +129,8 @@ def test_a_finished_run_is_not_touched_again(four_steps, capsys):
   assert 'Trained 4 steps.' in shown
   assert (four_steps / 'metrics.jsonl').read_text() == lines
   assert (four_steps / 'eval.jsonl').read_text() == evaluations
+  # Fewer steps than it has are done, too: a launcher need not try again.
+  assert train.train(smoke_config(num_steps=2), str(four_steps))
 
 
 def test_two_and_two_steps_equal_four_bit_for_bit(four_steps, tmp_path):
@@ -165,6 +167,13 @@ def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
     best = checkpoint.best_step(manager)
     assert set(manager.all_steps()) == {best, 4}
   assert scores[best] == max(scores.values())
+  # What --mode=eval asks in another way beside the run is no score of it.
+  parts, writer = assemble.build(config), writers.RunWriter(tmp_path)
+  told = train._score(parts, writer, 4)
+  assert told[0] == scores[4]
+  other = validated[-1]['settings'] | {'temperature': 0.1}
+  writer.evaluation(validated[-1] | {'settings': other, 'mean@4': 2.0})
+  assert train._score(parts, writer, 4) == told
 
 
 def test_what_a_step_remembers_survives_a_restart(tmp_path):
@@ -305,12 +314,13 @@ def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
   assert host['health'] == {'skipped': {}, 'rollbacks': 1}
 
 
-def sampled_by(workdir) -> list[int]:
-  """Updates that the weights had seen which sampled each step."""
+def sampled_by(workdir, role='proposer') -> list[list[int]]:
+  """Updates that the weights had seen which sampled each step's rounds."""
   found = []
   for path in sorted((workdir / 'rollouts').iterdir()):
-    (steps,) = set(parquet.read_table(path)['policy_step'].to_pylist())
-    found.append(steps)
+    rows = parquet.read_table(path).to_pylist()
+    steps = [row['policy_step'] for row in rows if row['role'] == role]
+    found.append(list(dict.fromkeys(steps)))
   return found
 
 
@@ -333,7 +343,8 @@ def test_one_step_ahead(tmp_path):
   train.train(config(num_steps=5), str(whole))
   before = updates_before(whole)
   assert len(set(before)) == 6
-  assert sampled_by(whole) == [before[i] for i in (0, 0, 1, 3, 3)]
+  assert sampled_by(whole) == [[before[i]] for i in (0, 0, 1, 3, 3)]
+  assert sampled_by(whole, 'solver') == sampled_by(whole)
   for num_steps in (3, 5):
     train.train(config(num_steps=num_steps), str(parts))
   assert without_times(parts) == without_times(whole)

@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import io
 import json
 import math
@@ -13,6 +14,8 @@ from pyarrow import parquet
 from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2
 
+from configs import smoke
+from sqlm_jax import config as config_lib
 from sqlm_jax import evaluation_files, storage, writers
 from tests import buckets
 
@@ -233,6 +236,19 @@ def test_half_written_last_line_is_left_out(tmp_path, half):
   assert writers.read_jsonl(path) == [{'step': 0}]
 
 
+@pytest.mark.parametrize('cut', [7, 1])
+def test_an_evaluation_behind_half_a_line(writer, cut):
+  """Killed in the middle of the second line, or before its end was written."""
+  for step in (0, 2):
+    writer.evaluation({'step': step, 'settings': {'step': step}})
+  path = writer.workdir / 'eval.jsonl'
+  path.write_text(path.read_text()[:-cut])
+  if writer.find_evaluation({'step': 2}) is None:
+    writer.evaluation({'step': 2, 'settings': {'step': 2}})
+  writer.evaluation({'step': 4, 'settings': {'step': 4}})
+  assert [row['step'] for row in writer.evaluations()] == [0, 2, 4]
+
+
 def test_damaged_line_inside_is_an_error_with_its_number(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"step": 0}\n{"st\n{"step": 2}\n')
@@ -293,6 +309,25 @@ def test_config_may_change_where_it_is_told_to(tmp_path):
   assert writers.read_config(tmp_path)['num_steps'] == 40
 
 
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+  """Its config lacks keys that came later, and that changed nothing."""
+  config = config_lib.to_dict(
+    config_lib.from_dict(smoke.get_config().to_dict())
+  )
+  old = json.loads(json.dumps(config))
+  del old['sampler']['one_step_ahead'], old['sampler']['dtype']
+  writers.write_config(tmp_path, old)
+  check = functools.partial(writers.check_config, complete=config_lib.complete)
+  check(tmp_path, config)
+  config['sampler']['one_step_ahead'] = True
+  with pytest.raises(ValueError, match=r'sampler\.one_step_ahead: False'):
+    check(tmp_path, config)
+  # What it cannot read, of a later version say, is told as it stands.
+  writers.write_config(tmp_path, old | {'later': 1})
+  with pytest.raises(ValueError, match='later: 1 -> no such key'):
+    check(tmp_path, config)
+
+
 def test_damaged_config_is_an_error_with_its_path(tmp_path):
   (tmp_path / 'config.json').write_text('{"seed": ')
   with pytest.raises(ValueError, match=r'config\.json: expected JSON'):
@@ -326,7 +361,8 @@ def test_a_run_in_a_bucket_leaves_the_same():
     with pytest.raises(ValueError, match=r'seed: 1 -> 2'):
       writers.check_config(workdir, config | {'seed': 2})
     files = evaluation_files.find(workdir, {'step': 4, 'set': 'test'})
-    evaluation_files.start(files)
+    with contextlib.ExitStack() as stack:
+      evaluation_files.start(files, stack)
     for index in range(2):
       evaluation_files.append(files, [{'index': index}])
     again = evaluation_files.find(workdir, {'step': 4, 'set': 'test'})

@@ -1,11 +1,14 @@
 """Stop tables against a search in the text so far."""
 
+import functools
+
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax.text import stopping
+from sqlm_jax.selfplay import responses
+from sqlm_jax.text import stopping, tokenizer
 
 BYTES = tuple(bytes([i]) for i in range(256))
 
@@ -144,3 +147,17 @@ def test_errors():
     stopping.stop_table([b'a'], [], ['a' * 256])
   with pytest.raises(IndexError):
     stopping.stop_table([b'a'], [1], [])
+
+
+def test_a_stop_string_may_be_a_special_token():
+  """Which adds nothing to the text that strings are looked for in."""
+  tokens = tokenizer.byte_tokenizer()
+  (end,) = tokens.special
+  special = {end: '<|user|>', 300: '<|lost|>'}
+  tokens = tokens._replace(special=special, stop_ids=())
+  make = functools.partial(
+    responses.make_settings, tokens, temperatures=[1.0], top_p=1.0, limit=4
+  )
+  assert make(stop_strings=['<|user|>']).stop_table[0, end] == stopping.STOPPED
+  assert make(stop_strings=['user']).stop_table[0, end] != stopping.STOPPED
+  make(stop_strings=['<|lost|>'])  # no row of the embedding is of it

@@ -554,3 +554,55 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
   (tmp_path / 'config.json').write_text('{"model_type": "qwen2"}')
   with pytest.raises(ValueError, match=r'expected a tokenizer, one of token'):
     tokenizer.from_directory(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'batching',
+  [
+    lambda backend: backend.enable_truncation(8),
+    lambda backend: backend.enable_padding(length=64),
+    lambda backend: backend.enable_padding(pad_to_multiple_of=8),
+  ],
+)
+def test_what_a_file_says_of_batches_is_not_for_prompts(tmp_path, batching):
+  """Trainers leave it in tokenizer.json; transformers takes it back, too."""
+  theirs = llama3()
+  text = 'The quick brown fox jumps over the lazy dog, again and again.'
+  expected = theirs.encode(text, add_special_tokens=False)
+  batching(theirs.backend_tokenizer)
+  theirs.save_pretrained(tmp_path)
+  found = tokenizer.from_directory(tmp_path)
+  assert found.encode(text) == expected
+  assert len(found.prefix_ids) == 1
+
+
+def test_a_stop_adds_no_text_though_it_is_not_special(tmp_path):
+  theirs = qwen2()
+  theirs.add_tokens([tokenizers.AddedToken('<|end|>', special=False)])
+  theirs.save_pretrained(tmp_path)
+  end = theirs.convert_tokens_to_ids('<|end|>')
+  config = {'eos_token_id': [end]}
+  (tmp_path / 'generation_config.json').write_text(json.dumps(config))
+  found = tokenizer.load_tokenizer(tmp_path)
+  ids = [*found.encode('42'), end]
+  assert found.decode(ids) == '42'
+  assert found.decode(ids, skip_special=False) == '42<|end|>'
+  assert found.token_bytes[end] == b''
+
+
+def test_special_tokens_without_an_embedding_are_cut_off(tmp_path):
+  """Gemma 3 has one for images; a word without an embedding is an error."""
+  theirs = qwen2()
+  theirs.save_pretrained(tmp_path)
+  whole = tokenizer.load_tokenizer(tmp_path)
+  last = whole.vocab_size - 1
+  assert last in whole.special
+  found = tokenizer.cut(whole, last)
+  assert found.vocab_size == last
+  assert last not in found.stop_ids
+  assert found.encode('Some words.') == whole.encode('Some words.')
+  with pytest.raises(ValueError, match='has no embedding of it'):
+    found.encode(whole.special[last], allow_special=True)
+  words = min(whole.special) - 1
+  with pytest.raises(ValueError, match=f'expected at most the {words} rows'):
+    tokenizer.cut(whole, words)

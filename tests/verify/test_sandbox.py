@@ -605,3 +605,12 @@ def test_unsafe_is_loud_and_still_limits(caplog):
 def test_arguments_that_mean_nothing(arguments):
   with pytest.raises(ValueError, match='expected'):
     sandbox.open_sandbox(**arguments)
+
+
+@needs_bubblewrap
+def test_a_program_cannot_pretend_that_its_sandbox_was_lost(patient):
+  source = 'import sys; sys.exit("lost: my way")'
+  ((result,),) = patient.run([(source, [types.TestCase('', '1')])])
+  assert result.status == 'error'
+  assert 'my way' in result.detail
+  assert not sandbox.is_lost(result)

@@ -1,11 +1,13 @@
 """Every family against transformers (torch, CPU, float32)."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import transformers
 
 from sqlm_jax import sharding
 from sqlm_jax.engine import groups, learner, sampler
@@ -25,6 +27,54 @@ PROMPTS = [
   TEXT_BT[0, :8].tolist() + TEXT_BT[1, :n].tolist() for n in (1, 3, 11)
 ]
 NEW = 48
+
+
+@pytest.mark.parametrize(
+  'name, changes',
+  [
+    ('llama2', {'sliding_window': 7}),
+    ('olmo2', {'sliding_window': 7}),
+    ('gemma3', {'attn_logit_softcapping': 1.0}),
+    ('qwen2', {'attention_bias': True, 'final_logit_softcapping': 1.0}),
+    ('mistral', {'attention_bias': True}),
+    ('qwen3', {'mlp_bias': True}),
+    (
+      'qwen2',
+      {
+        'rope_parameters': None,
+        'rope_theta': 100.0,
+        'rope_scaling': {'type': 'yarn', 'factor': 4.0},
+        'original_max_position_embeddings': 16,
+        'max_position_embeddings': 64,
+      },
+    ),
+  ],
+)
+def test_keys_are_read_where_transformers_reads_them(tmp_path, name, changes):
+  """Those of another family are not; a length beside the rope's own is."""
+  families.make(name, tmp_path)
+  path = tmp_path / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path, attn_implementation='eager', dtype=torch.float32
+  )
+  with torch.no_grad():
+    expected = theirs(torch.from_numpy(TEXT_BT)).logits.numpy()
+  checkpoint = loader.open_checkpoint(tmp_path)
+  params = checkpoint.params(names.in_memory(np.float32))
+  policy = policy_lib.make_policy(checkpoint.config)
+  hidden, _ = policy.forward(params, TEXT_BT, np.full(2, TEXT_BT.shape[1]))
+  np.testing.assert_allclose(policy.logits(params, hidden), expected, atol=1e-4)
+
+
+def test_a_model_that_sees_what_comes_is_refused(tmp_path):
+  families.make('llama2', tmp_path)
+  path = tmp_path / 'config.json'
+  path.write_text(
+    json.dumps(json.loads(path.read_text()) | {'is_causal': False})
+  )
+  with pytest.raises(ValueError, match='is_causal=False: expected one of True'):
+    loader.open_checkpoint(tmp_path)
 
 
 @pytest.fixture(scope='module', params=families.CASES)

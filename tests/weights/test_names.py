@@ -183,7 +183,15 @@ def test_what_can_be_ignored_is(tensors):
   jax.tree.map(np.testing.assert_array_equal, build(tensors), wanted)
   # Some writers store the head of a tied model a second time.
   config = model_config.ModelConfig(**{**vars(CONFIG), 'tied_embeddings': True})
+  head = tensors['lm_head.weight']
+  tensors['lm_head.weight'] = tensors['model.embed_tokens.weight'].copy()
   assert 'unembed' not in build(tensors, config=config)
+  # Another head is no second one: transformers would not tie it either.
+  tensors['lm_head.weight'] = head
+  with pytest.raises(
+    ValueError, match=r'lm_head.weight: is not model.embed_to'
+  ):
+    build(tensors, config=config)
 
 
 @pytest.mark.parametrize(
