@@ -88,6 +88,12 @@ def _task(c) -> Iterator[Rule]:
   )
   yield _choice(c, 'task.style', ('plain', 'chat'))
   yield 'task.topics', bool(c.task.topics), 'at least one topic'
+  takes_turns = '{topic}' in c.task.proposer_prompt
+  yield (
+    'task.topics',
+    len(c.task.topics) == 1 or takes_turns or bool(c.task.questions),
+    'one topic, or {topic} in task.proposer_prompt',
+  )
   has_text = bool(c.task.proposer_prompt.strip())
   yield 'task.proposer_prompt', has_text, 'a template'
   for key, templates in (

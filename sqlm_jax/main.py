@@ -6,7 +6,9 @@ python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+from unittest import mock
 
 import jax
 from absl import app, flags, logging
@@ -346,10 +348,21 @@ def _typed_questions():
       yield line
 
 
+def _load_config(flag: str) -> Mapping[str, Any]:
+  """The config of `--config=FILE`, as it stands there."""
+  argv = [sys.argv[0], flag]
+  holder = flags.FlagValues()
+  base = config_flags.DEFINE_config_file('config', flag_values=holder)
+  # ml_collections looks for overrides in sys.argv, whatever it is given.
+  with mock.patch.object(sys, 'argv', argv):
+    holder(argv)
+  return base.value.to_dict()
+
+
 def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses flags; what is wrong with one is told in a line."""
   try:
-    overrides.check(argv)
+    overrides.check(argv, _load_config)
     rest = flags.FLAGS(argv)
   except (flags.Error, ValueError, OSError) as error:
     sys.exit(f'sqlm_jax: {overrides.tell(error)}')

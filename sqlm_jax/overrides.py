@@ -5,19 +5,18 @@ that is no config by whatever Python says of it: both are looked at before.
 """
 
 import pathlib
-import sys
-from collections.abc import Iterator, Sequence
-from unittest import mock
-
-from absl import flags
-from ml_collections import config_dict, config_flags
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 
-def check(argv: Sequence[str]) -> None:
+def check(
+  argv: Sequence[str], load: Callable[[str], Mapping[str, Any]]
+) -> None:
   """Refuses a config file or an override that cannot be.
 
   Args:
     argv: the program, and its flags in any spelling that absl takes.
+    load: `--config=FILE -> config`, without overrides, as nested dicts.
 
   Raises:
     ValueError: by flag and value, with what is allowed.
@@ -32,7 +31,7 @@ def check(argv: Sequence[str]) -> None:
   if not files:
     key, value = overrides[0]
     raise ValueError(f'--{key}={value}: expected --config=FILE beside it')
-  base = _load([argv[0], f'--config={files[-1]}'])
+  base = load(f'--config={files[-1]}')
   for key, value in overrides:
     _check_override(base, key.removeprefix('config.'), value)
 
@@ -71,20 +70,10 @@ def _check_file(value: str) -> None:
     raise ValueError(f'--config={value}: expected a file *.py{hint}')
 
 
-def _load(argv: Sequence[str]) -> config_dict.ConfigDict:
-  """The config of `--config=FILE`, without overrides."""
-  holder = flags.FlagValues()
-  base = config_flags.DEFINE_config_file('config', flag_values=holder)
-  # ml_collections looks for overrides in sys.argv, whatever it is given.
-  with mock.patch.object(sys, 'argv', list(argv)):
-    holder(argv)
-  return base.value
-
-
-def _check_override(base: config_dict.ConfigDict, key: str, value: str) -> None:
+def _check_override(base: Mapping[str, Any], key: str, value: str) -> None:
   place = base
   for name in key.split('.'):
-    known = tuple(place) if isinstance(place, config_dict.ConfigDict) else ()
+    known = tuple(place) if isinstance(place, Mapping) else ()
     if name not in known:
       raise ValueError(
         f'{key}={value!r}: unknown key'

@@ -171,7 +171,7 @@ VALUES = [
   ('proposer.train_every', -1, 'at least 0'),
   ('proposer.unreadable_reward', 0.5, 'at most 0'),
   ('proposer.temperature', -0.1, '0.0 to 100.0'),
-  ('proposer.top_p', 1.1, '0.0 to 1.0'),
+  ('proposer.top_p', 1.1, 'above 0, at most 1'),
   ('proposer.max_tokens', 0, 'at least 1'),
   ('solver.group_size', 1, 'at least 2'),
   ('solver.rewards.random', -0.1, 'at least 0'),
@@ -179,7 +179,7 @@ VALUES = [
   ('solver.schedule', (('truth', 0, 1.0),), 'the reward one of majority'),
   ('solver.rounds', 0, 'at least 1'),
   ('solver.temperature', 101.0, '0.0 to 100.0'),
-  ('solver.top_p', -0.5, '0.0 to 1.0'),
+  ('solver.top_p', 0.0, 'above 0, at most 1'),
   ('solver.max_tokens', 0, 'at least 1'),
   ('vote.ties', 'last', 'one of nobody, first'),
   ('vote.min_agreement', 1.5, '0.0 to 1.0'),
@@ -208,7 +208,7 @@ VALUES = [
   ('evaluation.samples', -1, 'at least 0'),
   ('evaluation.seeds', 0, 'at least 1'),
   ('evaluation.temperature', -1.0, 'a number from 0'),
-  ('evaluation.top_p', 1.5, 'a number from 0'),
+  ('evaluation.top_p', 1.5, 'above 0, at most 1'),
   ('evaluation.best_by', 'luck', 'one of mean, greedy'),
   ('evaluation.contaminated', 'ignore', 'one of count, exclude'),
   ('evaluation.vote_precision', 2.0, 'a number from 0'),
@@ -222,6 +222,18 @@ VALUES = [
   ('mesh.data', 0, 'at least 1, or -1'),
   ('mesh.tensor', -2, 'at least 1, or -1'),
 ]
+
+
+def test_topics_that_no_prompt_names_are_refused():
+  """A misspelt {topic}: all of them would be asked the same."""
+  topics = {'task.topics': ('sums', 'products')}
+  config_lib.from_dict(changed(**topics))
+  with pytest.raises(
+    ValueError, match=r'or \{topic\} in task\.proposer_prompt'
+  ):
+    config_lib.from_dict(
+      changed(**topics | {'task.proposer_prompt': 'About {topc}: '})
+    )
 
 
 @pytest.mark.parametrize('key, value, allowed', TYPES + VALUES)
