@@ -367,7 +367,7 @@ def test_what_was_sampled_ahead_is_dropped_by_a_rollback(tmp_path, monkeypatch):
   changes = {'sampler.one_step_ahead': True, 'checkpoint.every': 0}
   train.train(smoke_config(**changes), str(tmp_path))
   before = updates_before(tmp_path)
-  assert sampled_by(tmp_path) == [before[i] for i in (0, 0, 2, 2)]
+  assert sampled_by(tmp_path) == [[before[i]] for i in (0, 0, 2, 2)]
 
 
 def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
