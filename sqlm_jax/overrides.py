@@ -46,17 +46,18 @@ def tell(error: Exception) -> str:
 
 def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
   """`config` and `config.key`, each with its value."""
-  args = iter(args)
-  for arg in args:
+  for number, arg in enumerate(args, start=1):
     if arg == '--':
       return
     key, equals, value = arg.lstrip('-').partition('=')
     if not arg.startswith('-') or key.partition('.')[0] != 'config':
       continue
     if not equals:
-      value = next(args, None)
-    if value is not None:
-      yield key, value
+      behind = args[number : number + 1]
+      if not behind or behind[0].startswith('-'):
+        continue  # true by being named; absl knows better
+      (value,) = behind
+    yield key, value
 
 
 def _check_file(value: str) -> None:

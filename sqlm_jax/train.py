@@ -96,13 +96,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
         look_ahead=_looks_ahead(config, step),
       )
       metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
-      rows = records.rollout_rows(
-        outcome,
-        seed=config.seed,
-        sampled_by=sampled_by,
-        policy_steps=policy_steps,
-        show=functools.partial(parts.tokens.decode, skip_special=False),
-      )
+      rows = _rollout_rows(parts, outcome, sampled_by, policy_steps)
       asked, sampled_by = outcome.coming, policy_steps
       writer.rollouts(step, rows)
       writer.metrics(step, metrics)
@@ -159,6 +153,21 @@ def _policy_steps(
 ) -> dict[str, int]:
   """Role -> optimizer steps of the weights that it uses now."""
   return {role: int(states[owner].step) for role, owner in parts.owner.items()}
+
+
+def _rollout_rows(
+  parts: assemble.Parts,
+  outcome: game_lib.Outcome,
+  sampled_by: dict[str, int],
+  policy_steps: dict[str, int],
+) -> list[dict[str, Any]]:
+  return records.rollout_rows(
+    outcome,
+    seed=parts.config.seed,
+    sampled_by=sampled_by,
+    policy_steps=policy_steps,
+    show=functools.partial(parts.tokens.decode, skip_special=False),
+  )
 
 
 def _open_checkpoints(

@@ -229,11 +229,10 @@ def _check_tied(entries, tensors: Tensors) -> None:
   """That an unembedding which the config does not know is no other one."""
   (name,) = (e.name for e in entries if e.path == ('embedding',))
   # By sums: there is never a second tensor of this size in memory.
-  one, other = (
-    hashlib.sha256(np.ascontiguousarray(tensors.read(n)).tobytes()).digest()
-    for n in (name, _UNEMBEDDING)
-  )
-  if one != other:
+  digest = lambda name: hashlib.sha256(
+    np.ascontiguousarray(tensors.read(name)).view(np.uint8)
+  ).digest()
+  if digest(name) != digest(_UNEMBEDDING):
     raise ValueError(
       f'{tensors.path}: tensor {_UNEMBEDDING}: is not {name}, expected '
       'tie_word_embeddings=false in config.json'
