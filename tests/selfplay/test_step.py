@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import smoke
-from sqlm_jax import assemble
+from sqlm_jax import assemble, records
 from sqlm_jax import config as config_lib
 from sqlm_jax import states as states_lib
 from sqlm_jax.engine import groups
@@ -703,6 +703,21 @@ def test_more_rounds_until_enough_questions_tell_answers_apart():
   assert batch.counts[:3].sum(axis=1).tolist() == [4, 4, 4]
   expected = np.asarray(batch.counts[:3]) / 24
   np.testing.assert_allclose(batch.weights[:3], expected, rtol=1e-6)
+
+
+def test_a_row_names_the_weights_that_sampled_its_round():
+  """The first round alone may have been sampled a step ahead."""
+  _, outcome = Script(PROPOSALS, SOLUTIONS).play(rounds=3)
+  rows = records.rollout_rows(
+    outcome,
+    seed=0,
+    sampled_by={'proposer': 1, 'solver': 1},
+    policy_steps={'proposer': 5, 'solver': 5},
+    show=str,
+  )
+  for role in ('proposer', 'solver'):
+    found = [row['policy_step'] for row in rows if row['role'] == role]
+    assert found == [1] * (len(found) // 3) + [5] * (len(found) // 3 * 2)
 
 
 def test_no_more_rounds_than_it_takes():
