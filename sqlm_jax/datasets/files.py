@@ -13,6 +13,7 @@ rows of a group of Parquet from a damaged page on.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def read_examples(path: epath.PathLike) -> tuple[types.Example, ...]:
   if not path.exists():
     raise FileNotFoundError(f'{path}: no such file')
   readers = {'.jsonl': _lines, '.json': _list, '.parquet': _table}
-  if path.suffix not in readers:
+  if path.suffix not in readers or path.is_dir():
     raise ValueError(f'{path}: expected a file {", ".join(SUFFIXES)}')
   found, damaged, columns, layout = [], [], set(), None
   for number, row in readers[path.suffix](path):
@@ -122,6 +123,8 @@ def _ours(row: Row) -> types.Example:
   tests = row.get('tests') or ()
   answer = row.get('answer')
   if isinstance(answer, int | float) and not isinstance(answer, bool):
+    if not math.isfinite(answer):
+      raise ValueError(f'expected a finite answer, not {answer}')
     answer = str(answer)
   return types.Example(
     row['question'],
@@ -204,6 +207,8 @@ def _cases(tests: Iterable[Any]) -> tuple[types.TestCase, ...]:
   for test in tests:
     if isinstance(test, Mapping):
       test = (test['input'], test['output'])
+    elif isinstance(test, str):
+      raise TypeError(f'expected an input and an output, not {test[:60]!r}')
     given, expected = test
     cases.append(types.TestCase(given, expected))
   return tuple(cases[:_MOST_TESTS])

@@ -88,11 +88,12 @@ def _rows(path: epath.Path, columns: list[str]) -> list[dict]:
   try:
     with path.open('rb') as file:
       rows = parquet.read_table(file, columns=columns).to_pylist()
-  except pa.ArrowException as error:
+  except (pa.ArrowException, UnicodeDecodeError) as error:
     raise ValueError(
       f'{path}: expected Parquet with the columns {columns}, {error}'
     ) from None
   rows = [row for row in rows if row.get('question') is not None]
-  if rows and not all(isinstance(row['question'], str) for row in rows):
-    raise ValueError(f'{path}: expected text in the column "question"')
+  for name in columns:
+    if not all(isinstance(row[name], str) for row in rows):
+      raise ValueError(f'{path}: expected text in the column "{name}"')
   return rows

@@ -182,6 +182,30 @@ def test_a_damaged_row_is_named_and_the_rest_is_read(
   assert why in record.getMessage()
 
 
+@pytest.mark.parametrize(
+  'row, why',
+  [
+    ('{"question": "a", "answer": NaN}', 'a finite answer, not nan'),
+    ('{"question": "a", "answer": -Infinity}', 'a finite answer, not -inf'),
+    (
+      '{"question": "a", "tests": ["ab"]}',
+      "an input and an output, not 'ab'",
+    ),
+  ],
+)
+def test_what_json_would_let_pass(tmp_path, row, why):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text(row)
+  with pytest.raises(ValueError, match=f'jsonl:1: expected {why}'):
+    files.read_examples(path)
+
+
+def test_a_directory_is_no_file(tmp_path):
+  (tmp_path / 'rows.jsonl').mkdir()
+  with pytest.raises(ValueError, match='expected a file'):
+    files.read_examples(tmp_path / 'rows.jsonl')
+
+
 def test_lines_that_are_no_json_and_no_utf8(tmp_path, caplog):
   good = json.dumps(OURS).encode()
   lines = [good, b'{"question": ', b'\xff\xfe', b'[]', b'7', b'', good]

@@ -91,6 +91,14 @@ def test_other_columns(tmp_path):
   numbers = table(tmp_path / 'q.parquet', question=[1, 2])
   with pytest.raises(ValueError, match=r'expected text in the column'):
     question_files.read_questions(numbers)
+  silent = table(
+    tmp_path / 'step_00000001.parquet',
+    role=['proposer'],
+    question=['a'],
+    response=pa.array([None], pa.string()),
+  )
+  with pytest.raises(ValueError, match=r'text in the column "response"'):
+    question_files.read_questions(silent)
   none = table(tmp_path / 'p.parquet', text=['a'])
   with pytest.raises(ValueError, match=r"with the columns \['question'\]"):
     question_files.read_questions(none)
