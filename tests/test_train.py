@@ -168,12 +168,13 @@ def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
     assert set(manager.all_steps()) == {best, 4}
   assert scores[best] == max(scores.values())
   # What --mode=eval asks in another way beside the run is no score of it.
-  parts, writer = assemble.build(config), writers.RunWriter(tmp_path)
-  told = train._score(parts, writer, 4)
-  assert told[0] == scores[4]
-  other = validated[-1]['settings'] | {'temperature': 0.1}
-  writer.evaluation(validated[-1] | {'settings': other, 'mean@4': 2.0})
-  assert train._score(parts, writer, 4) == told
+  parts = assemble.build(config)
+  with contextlib.closing(writers.RunWriter(tmp_path)) as writer:
+    told = train._score(parts, writer, 4)
+    assert told[0] == scores[4]
+    other = validated[-1]['settings'] | {'temperature': 0.1}
+    writer.evaluation(validated[-1] | {'settings': other, 'mean@4': 2.0})
+    assert train._score(parts, writer, 4) == told
 
 
 def test_what_a_step_remembers_survives_a_restart(tmp_path):

@@ -4,7 +4,6 @@ V_t is what the response's reward is expected to be before token t is written.
 It is read off the decoder's hidden state there by one linear map.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -120,15 +119,18 @@ def make_critic_step(
     loss_of, optimizer, mesh, groups_per_microbatch=groups_per_microbatch
   )
 
-  @functools.partial(jax.jit, donate_argnums=0)
+  @jax.jit
+  def explained_variance(batch: groups.GroupBatch):
+    return returns.explained_variance(
+      batch.old_values, batch.value_targets, groups.learned_tokens(batch)
+    )
+
   def critic_step(
     state: learner.TrainState, batch: groups.GroupBatch, base_params=None
   ):
-    state, metrics = update(state, batch, base_params)
     # Not a sum over microbatches: of the values that advantages came from.
-    metrics['explained_variance'] = returns.explained_variance(
-      batch.old_values, batch.value_targets, groups.learned_tokens(batch)
-    )
-    return state, metrics
+    explained = explained_variance(batch)
+    state, metrics = update(state, batch, base_params)
+    return state, metrics | {'explained_variance': explained}
 
   return critic_step

@@ -192,27 +192,25 @@ def _centre_groups(
 ) -> tuple[jax.Array, jax.Array]:
   """Rewards less their group's mean, and the group's count [Q, 1]."""
   _check(rewards_QG, counted_QG)
-  rewards_QG = _from_highest(rewards_QG, counted_QG, axis=1)
+  rewards_QG = jnp.asarray(rewards_QG, jnp.float32)
   count_Q1 = jnp.sum(counted_QG, axis=1, keepdims=True)
   mean_Q1 = masked.mean(rewards_QG, counted_QG, axis=1)[:, None]
   usable_QG = counted_QG & (count_Q1 > 1)
+  usable_QG &= ~_are_equal(rewards_QG, counted_QG, axis=1)
   return jnp.where(usable_QG, rewards_QG - mean_Q1, 0), count_Q1
 
 
-def _from_highest(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
-  """Less the highest that counts: equal values are 0, and so is their mean.
-
-  The mean of n times x is not x in float32.
-  """
-  x = jnp.asarray(x, jnp.float32)
+def _are_equal(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
+  """Whether all that counts is the same; in float32 its mean may differ."""
   highest = jnp.max(jnp.where(mask, x, -jnp.inf), axis=axis, keepdims=True)
-  return x - jnp.where(jnp.isfinite(highest), highest, 0)
+  lowest = jnp.min(jnp.where(mask, x, jnp.inf), axis=axis, keepdims=True)
+  return highest == lowest
 
 
 def _centre(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Values less their mean, 0 where the mask keeps fewer than two."""
-  x = _from_highest(x, mask)
-  usable = mask & (jnp.sum(mask) > 1)
+  x = jnp.asarray(x, jnp.float32)
+  usable = mask & (jnp.sum(mask) > 1) & ~_are_equal(x, mask)
   return jnp.where(usable, x - masked.mean(x, mask), 0)
 
 

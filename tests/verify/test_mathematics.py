@@ -37,7 +37,7 @@ CLASSES = [
   ['0.75', r'\frac{3}{4}', '3/4', '75%', r'\frac34', r'\tfrac{3}{4}', '6/8'],
   # A number that ends with its digits takes no fraction behind it as its own.
   ['3/8', r'\frac12\frac34', r'\frac{1}{2}\frac{3}{4}'],
-  ['x^2/7', r'x^2\frac{1}{7}'], ['3*x/7', r'2\frac37\cdot\frac{x}{2}'],
+  ['x^2/7', r'x^2\frac{1}{7}'], ['3*x/7', r'2\frac32\frac{x}{7}'],
   [r'\cos^2\frac{1}{2}', r'(\cos(1/2))^2'],
   [r'\log_{10}x', r'\frac{\ln x}{\ln 10}'],
   ['1024', '2^10', '2^{10}', '2**10', '1,024', r'2^{5} \cdot 2^5', '4^5'],
