@@ -24,15 +24,12 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from sqlm_jax import chatter, hosts, manifest, storage, tree_paths
+from sqlm_jax import checkpoint_errors as errors
 
 Tree = Any  # a pytree of arrays, or of jax.ShapeDtypeStruct with shardings
 Path = tree_paths.Path
 
 _log = logging.getLogger('absl')  # which shows warnings of ours
-
-
-class _DamagedError(ValueError):
-  """Of a checkpoint that did not come back as it was."""
 
 
 @contextlib.contextmanager
@@ -82,7 +79,7 @@ def open_checkpoints(
       ),
     )
   directory = storage.absolute(directory)
-  with _opening_named(directory):
+  with errors.opening(directory):
     if not read_only and jax.process_index() == 0:
       _drop_damaged_scores(directory)
     manager = ocp.CheckpointManager(
@@ -99,7 +96,7 @@ def open_checkpoints(
     with contextlib.suppress(Exception):  # what ended us is told
       manager.close()
     raise
-  with _failure_named(manager):
+  with errors.saving(manager.directory):
     manager.close()
 
 
@@ -150,7 +147,7 @@ def save(
   if not force and not manager.should_save(step):
     return False
   arrays = tree_paths.paths(states)
-  with _failure_named(manager):
+  with errors.saving(manager.directory):
     return manager.save(
       step,
       args=ocp.args.Composite(
@@ -175,7 +172,7 @@ def _add_score(manager, step: int, score: float) -> None:
 
 def wait(manager: ocp.CheckpointManager) -> None:
   """Returns when everything is on disk; raises OSError if it cannot be."""
-  with _failure_named(manager):
+  with errors.saving(manager.directory):
     manager.wait_until_finished()
 
 
@@ -209,13 +206,13 @@ def restore(
   if step is None:
     steps = sorted(manager.all_steps(), reverse=True)
   wanted = tree_paths.paths(abstract_states)
-  damaged: dict[int, _DamagedError] = {}
+  damaged: dict[int, errors.DamagedError] = {}
   for at in steps:
     try:
       stored, host = _record(manager, at)
       manifest.check(wanted, stored, _where(manager, at))
       arrays = _read(manager, at, wanted, stored)
-    except _DamagedError as error:
+    except errors.DamagedError as error:
       damaged[at] = error
       continue
     _move_away(manager, damaged, instead=at)
@@ -279,17 +276,6 @@ def _where(manager, step: int) -> str:
   return f'{manager.directory / str(step)}'
 
 
-@contextlib.contextmanager
-def _opening_named(directory: epath.Path):
-  try:
-    yield
-  except (OSError, ValueError) as error:
-    raise OSError(
-      f'{directory}: no checkpoints can be kept or found there '
-      f'({_first_lines(error)})'
-    ) from error
-
-
 def _drop_damaged_scores(directory: epath.Path) -> None:
   """Orbax reads all scores when it opens, and gives up if it cannot."""
   for path in directory.glob('*/metrics/metrics'):
@@ -298,46 +284,6 @@ def _drop_damaged_scores(directory: epath.Path) -> None:
     except (ValueError, KeyError, TypeError):
       _log.warning('%s is damaged: this checkpoint lost its score.', path)
       path.parent.rmtree()
-
-
-@contextlib.contextmanager
-def _failure_named(manager):
-  """Orbax and its backends raise anything when a disk is full or gone."""
-  try:
-    yield
-  except Exception as error:
-    raise OSError(
-      f'{manager.directory}: a checkpoint could not be saved. What was saved '
-      'before is whole: when this is mended, the same command goes on from '
-      f'there. ({_first_lines(error)})'
-    ) from error
-
-
-@contextlib.contextmanager
-def _damage_named(manager, step: int):
-  """Orbax and its backends raise anything when files are missing or cut.
-
-  What one process finds all raise: the others would wait for it.
-  """
-  failure = None
-  try:
-    yield
-  except Exception as error:
-    failure = error
-  found = hosts.exchange(failure and _first_lines(failure))
-  if why := next(filter(None, found), None):
-    raise _damage(manager, step, why) from failure
-
-
-def _damage(manager, step: int, what: str) -> _DamagedError:
-  return _DamagedError(
-    f'{_where(manager, step)}: a damaged checkpoint ({what})'
-  )
-
-
-def _first_lines(error: Exception, most: int = 200) -> str:
-  said = ' '.join(f'{error}'.split())
-  return f'{type(error).__name__}: {said[:most]}'
 
 
 def _move_away(manager, damaged: Mapping[int, Exception], *, instead: int):
@@ -376,7 +322,7 @@ def _record(
   manager, step: int
 ) -> tuple[dict[Path, manifest.Stored], dict[str, Any]]:
   """What a checkpoint holds, and its host state."""
-  with _damage_named(manager, step):
+  with errors.reading(_where(manager, step)):
     record = _read_alone(
       manager, step, 'host', ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
     )
@@ -406,11 +352,12 @@ def _read(
     restore_args=tree_paths.nest(restore_args),
     partial_restore=True,
   )
-  with _damage_named(manager, step):
+  with errors.reading(_where(manager, step)):
     states = _read_alone(
       manager, step, 'states', ocp.PyTreeCheckpointHandler, args
     )
     arrays = tree_paths.paths(states)
   if altered := manifest.altered(arrays, stored):
-    raise _damage(manager, step, f'not as it was: {", ".join(altered[:3])}')
+    why = f'not as it was: {", ".join(altered[:3])}'
+    raise errors.damage(_where(manager, step), why)
   return arrays

@@ -295,16 +295,14 @@ def _score(
 ) -> tuple[float | None, bool]:
   """How good the solver is after a step, and whether it is better than ever.
 
-  Told by the validation set alone: whoever chooses a checkpoint by the test
-  set has nothing left to measure it by. What --mode=eval has asked in another
-  way beside the run does not count.
+  Told by the validation set alone, asked as the run asks: whoever chooses a
+  checkpoint by the test set has nothing left to measure it by.
   """
   asked = parts.sets(evaluation_sets.VALIDATION)
   if asked is None:
     return None, False
-  samples = parts.config.evaluation.samples
-  by_mean = parts.config.evaluation.best_by == 'mean' and samples
-  name = f'mean@{samples}' if by_mean else 'greedy'
+  c = parts.config.evaluation
+  name = f'mean@{c.samples}' if c.best_by == 'mean' and c.samples else 'greedy'
   scores = {
     record['step']: record[name]
     for record in writer.evaluations()
