@@ -75,7 +75,7 @@ def export_policy(
       )
     else:
       if adapters:
-        trained = lora.merge(trained, parts.lora)
+        trained = lora.merge(trained, parts.lora, dtype)
       export.write_model(
         temporary, config, parts.hf_config, trained, dtype=dtype
       )

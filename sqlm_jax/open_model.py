@@ -52,9 +52,12 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   tokens = tokens._replace(token_bytes=tokens.token_bytes + (b'',) * unused)
 
   def load(dtype):
-    place = functools.partial(
-      sharding.place_parameter, dtype=jnp.dtype(dtype), mesh=mesh
-    )
+    def place(path, shape, pieces):
+      kept = _stored_as(path.split('/')[-1], dtype, config.model.param_dtype)
+      return sharding.place_parameter(
+        path, shape, pieces, dtype=kept, mesh=mesh
+      )
+
     return checkpoint.params(place)
 
   policies = _make_policies(config, checkpoint.config, mesh)
@@ -75,12 +78,27 @@ def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
 
   @functools.partial(jax.jit, static_argnums=0)
   def load(dtype):
-    params = lora.base(policies[0].init(key))
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    params = jax.tree_util.tree_map_with_path(
+      lambda path, x: x.astype(
+        _stored_as(path[-1].key, dtype, config.model.param_dtype)
+      ),
+      lora.base(policies[0].init(key)),
+    )
     shardings = sharding.shard_parameters(params, mesh)
     return jax.lax.with_sharding_constraint(params, shardings)
 
   return Opened(tokens, *policies, families.llama(model), {}, load)
+
+
+def _stored_as(name: str, dtype: str, param_dtype: str) -> jnp.dtype:
+  """Of a parameter: frozen scales and biases are no narrower than trained ones.
+
+  They are computed with as they are, so that a reference in bfloat16 would
+  else not be the policy before its first update.
+  """
+  if name in ('scale', 'bias'):
+    return jnp.promote_types(dtype, param_dtype)
+  return jnp.dtype(dtype)
 
 
 def _make_policies(

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -34,6 +35,25 @@ def test_rows_of_the_embedding_without_a_token_add_nothing(tmp_path, rows):
   assert parts.tokens.vocab_size == rows  # as wide as the logits
   assert set(parts.tokens.token_bytes[264:]) <= {b''}
   parts.load_params('float32')
+
+
+@pytest.mark.parametrize('path', ['random', 'tiny.gguf'])
+def test_frozen_scales_are_as_wide_as_trained_ones(tmp_path, path):
+  """Else a reference in bfloat16 would not be the policy before any update."""
+  if path == 'random':
+    parts = assemble.build(config_lib.from_dict(smoke.get_config().to_dict()))
+  else:
+    parts = build(tmp_path / path, 264)
+  frozen, trained = map(parts.load_params, ('bfloat16', 'float32'))
+  scales = []
+  for (path, x), y in zip(
+    jax.tree.leaves_with_path(frozen), jax.tree.leaves(trained), strict=True
+  ):
+    name = path[-1].key
+    assert x.dtype == ('float32' if name in ('scale', 'bias') else 'bfloat16')
+    np.testing.assert_array_equal(x, y.astype(x.dtype))
+    scales += [path] * (name == 'scale')
+  assert scales
 
 
 def test_sizes_that_do_not_fit_together_are_named():

@@ -34,14 +34,20 @@ def join(base: Params, adapters: Params) -> Params:
   return joined
 
 
-def merge(params: Params, lora: layers.Lora) -> Params:
+def merge(
+  params: Params, lora: layers.Lora, dtype: str | None = None
+) -> Params:
   """Folds the adapters into their kernels: kernel + alpha / r a b.
 
-  The sum is made in float32 and rounded to the kernel's dtype.
+  Args:
+    params: of a model with adapters.
+    lora: their rank and scale.
+    dtype: what the sum, made in float32, is rounded to; default, the kernel's.
+      A frozen kernel may be stored in fewer bits than a small change needs.
   """
   if 'lora_a' not in params:
     return {
-      name: merge(leaf, lora) if isinstance(leaf, dict) else leaf
+      name: merge(leaf, lora, dtype) if isinstance(leaf, dict) else leaf
       for name, leaf in params.items()
     }
   kernel, a, b = (params[name] for name in ('kernel', *_NAMES))
@@ -51,7 +57,7 @@ def merge(params: Params, lora: layers.Lora) -> Params:
   delta = jnp.matmul(flat_a, flat_b, precision=jax.lax.Precision.HIGHEST)
   delta = delta.reshape(kernel.shape) * (lora.alpha / lora.rank)
   merged = kernel.astype(jnp.float32) + delta
-  return base(params) | {'kernel': merged.astype(kernel.dtype)}
+  return base(params) | {'kernel': merged.astype(dtype or kernel.dtype)}
 
 
 def _filter(params: Params, keep) -> Params:

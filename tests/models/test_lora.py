@@ -68,6 +68,23 @@ def test_merged_and_adapted_are_one_model(params):
   assert abs(likelihood(lora.base(params), {})[0] - apart) > 0.1
 
 
+def test_a_small_change_of_a_frozen_kernel_survives_in_more_bits(params):
+  """In bfloat16, as frozen kernels are stored, most of it would vanish."""
+  frozen = jax.tree.map(lambda x: x.astype(jnp.bfloat16), lora.base(params))
+  small = jax.tree.map(lambda x: x * 1e-2, lora.adapters(params))
+  merged = lora.merge(lora.join(frozen, small), LORA, 'float32')
+  wider = jax.tree.map(lambda x: x.astype(jnp.float32), frozen)
+  expected = lora.merge(lora.join(wider, small), LORA)
+  for name in ('gate', 'down'):
+    found, whole = (
+      tree['layers']['mlp'][name]['kernel'] for tree in (merged, expected)
+    )
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, whole)
+    narrow = lora.merge(lora.join(frozen, small), LORA)
+    assert narrow['layers']['mlp'][name]['kernel'].dtype == jnp.bfloat16
+
+
 def test_gradients_are_those_of_the_merged_kernel(params):
   """W = K + alpha / r A B, so dA = alpha / r dW B' and dB = alpha / r A' dW."""
   merged = lora.merge(params, LORA)
