@@ -16,6 +16,8 @@ from jax.experimental import multihost_utils
 
 # A process that compiles may be silent for longer than jax waits by itself.
 HEARTBEAT_SECONDS = 600
+# One that has failed alone waits so long for the others to end, too.
+SHUTDOWN_SECONDS = 60
 
 
 def start(
@@ -40,6 +42,7 @@ def start(
       num_processes,
       process_id,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
   except ValueError as error:
     if address is not None:

@@ -109,7 +109,8 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
         f'workdir={str(workdir)!r}: another run is writing there '
         f'({file.read().strip()}). Stop it, or name another --workdir.'
       ) from None
-    file.truncate(0)
-    file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-    file.flush()
+    with named(directory / 'lock'):
+      file.truncate(0)
+      file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+      file.flush()
     yield

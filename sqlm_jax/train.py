@@ -62,8 +62,8 @@ def train(config: config_lib.Config, workdir: str) -> bool:
   parts = _prepare(config, directory)
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(_stop_signals())
-    if hosts.is_first():  # the one that writes what all share
-      stack.enter_context(storage.locked(directory))
+    # By the one that writes what all share; refused, all are.
+    hosts.from_first(lambda: stack.enter_context(storage.locked(directory)))
     manager = stack.enter_context(_open_checkpoints(directory, config))
     step, states, memory, health = _restore_or_start(parts, manager)
 

@@ -17,7 +17,7 @@ import pytest
 from pyarrow import parquet
 
 from configs import smoke
-from sqlm_jax import assemble, checkpoint, hosts, train, writers
+from sqlm_jax import assemble, checkpoint, hosts, storage, train, writers
 from sqlm_jax import config as config_lib
 from sqlm_jax import states as states_lib
 
@@ -208,6 +208,21 @@ def remove_evaluations(workdir, step):
   others = [line for line in lines if json.loads(line)['step'] != step]
   assert len(others) == len(lines) - 1
   path.write_text(''.join(others))
+
+
+def test_a_workdir_that_is_taken_is_refused_to_both(tmp_path):
+  """The second would else wait for the first, which has left."""
+  workdir = tmp_path / 'run'
+  with storage.locked(workdir):
+    processes = start(2, workdir, TWO)
+    try:
+      outputs = [p.communicate(timeout=200)[0] for p in processes]
+    finally:
+      for process in processes:
+        process.kill()
+  assert [p.returncode for p in processes] == [1, 1], outputs
+  for said in outputs:
+    assert 'another run is writing there' in said
 
 
 def test_four_processes_play_the_run_of_one(tmp_path):

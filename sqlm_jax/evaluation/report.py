@@ -243,5 +243,8 @@ def _number(x: Any) -> Any:
 
 def _write(path: epath.Path, content: bytes) -> None:
   temporary = path.parent / f'{path.name}.tmp'
-  temporary.write_bytes(content)
-  temporary.replace(path)
+  try:
+    temporary.write_bytes(content)
+    temporary.replace(path)
+  except OSError as error:
+    raise OSError(f'{path} could not be written: {error}') from error
