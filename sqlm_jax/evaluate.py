@@ -11,14 +11,19 @@
 
 import contextlib
 import itertools
-import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from sqlm_jax import assemble, evaluation_files, evaluation_sets, hosts
+from sqlm_jax import (
+  assemble,
+  evaluation_files,
+  evaluation_sets,
+  hosts,
+  writers,
+)
 from sqlm_jax.evaluation import metrics, reliability, report
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import reading, responses
@@ -195,7 +200,7 @@ def asks_the_same(
 ) -> bool:
   """Whether a line of eval.jsonl is of these questions, asked as now."""
   stored = record.get('settings', {})
-  now = json.loads(json.dumps(_settings(parts, asked, record['step'])))
+  now = writers.as_stored(_settings(parts, asked, record['step']))
   return stored | now == stored
 
 

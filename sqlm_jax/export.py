@@ -18,8 +18,7 @@ from sqlm_jax import config as config_lib
 from sqlm_jax.evaluation import report
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.weights import catalog, export, hub
-from sqlm_jax.weights.safetensors import has_images
+from sqlm_jax.weights import catalog, export, hub, safetensors
 
 
 def export_policy(
@@ -120,7 +119,8 @@ def check_target(
       '--export_adapter: expected a run with model.lora.rank above 0'
     )
   path = parts.config.model.path
-  if as_adapter and path != 'random' and has_images(catalog.resolve(path)):
+  is_file = as_adapter and path != 'random'
+  if is_file and safetensors.has_images(catalog.resolve(path)):
     raise ValueError(
       f'--export_adapter: {path} is of images, too, and PEFT '
       'would find none of its layers; export the whole model'

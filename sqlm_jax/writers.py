@@ -125,7 +125,7 @@ class RunWriter:
     self, settings: Mapping[str, Any]
   ) -> dict[str, Any] | None:
     """The line of eval.jsonl with these settings, None if there is none."""
-    settings = _as_stored(settings)
+    settings = as_stored(settings)
     lines = self.evaluations()
     return next((x for x in lines if x.get('settings') == settings), None)
 
@@ -321,7 +321,7 @@ def check_config(
   if old is None:
     return
   before, after = (
-    dict(_flatten(_as_stored(tree))) for tree in (complete(old), config)
+    dict(_flatten(as_stored(tree))) for tree in (complete(old), config)
   )
   differing = [
     f'  {key}: {_differ(before, after, key)}'
@@ -345,14 +345,14 @@ def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
     config: nested dicts of what JSON can hold.
   """
   workdir = epath.Path(workdir)
-  if read_config(workdir) != _as_stored(config):
+  if read_config(workdir) != as_stored(config):
     workdir.mkdir(parents=True, exist_ok=True)
     storage.write_text(
       workdir / 'config.json', json.dumps(config, indent=2) + '\n'
     )
 
 
-def _as_stored(config: Mapping[str, Any]) -> dict[str, Any]:
+def as_stored(config: Mapping[str, Any]) -> dict[str, Any]:
   """Through JSON and back: tuples become lists."""
   return json.loads(json.dumps(config))
 

@@ -14,7 +14,7 @@ _NUMBER = re.compile(
   r'(?:/(?P<below>\d+))?'
   r'(?P<percent>%?)'
 )
-_LONGEST_NUMBER = 64  # characters; more is no answer that a person would give
+LONGEST_NUMBER = 64  # characters; more is no answer that a person would give
 
 
 def number(text: str) -> fractions.Fraction | None:
@@ -28,7 +28,7 @@ def number(text: str) -> fractions.Fraction | None:
   text = unicodedata.normalize('NFKC', text).replace('\u2212', '-')
   # Spaces around a fraction's slash only: 1 2/3 is not 12/3.
   text = '/'.join(part.strip() for part in text.split('/'))
-  match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
+  match = _NUMBER.fullmatch(text) if len(text) <= LONGEST_NUMBER else None
   if match is None or not text.isascii():
     return None
   whole = match['whole'].replace(',', '') or '0'

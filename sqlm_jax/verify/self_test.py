@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction as F
 
 from sqlm_jax.game import types
+from sqlm_jax.verify import answers as answers_lib
 from sqlm_jax.verify import readers, unit_tests
 
 _MOST_ANSWERS = 16
 _MOST_PROGRAMS = 4
-_LONGEST_ANSWER = 64  # characters; what is longer is no number
 _LONGEST_TESTS = 10_000  # characters of an example's tests
 
 
@@ -33,8 +33,11 @@ def check_reader(
   chosen = _spread(list(dict.fromkeys(truths)), _MOST_ANSWERS)
   for i, true in enumerate(chosen):
     (known,) = read([true])
-    others = _same_answers(known, true, kind)
-    same = [true, *(text for text in others if len(text) <= _LONGEST_ANSWER)]
+    same = [
+      text
+      for text in (true, *_same_answers(known, true, kind))
+      if kind != 'number' or len(text) <= answers_lib.LONGEST_NUMBER
+    ]
     following = chosen[(i + 1) % len(chosen)]
     other = ['', ' \n', *_other_answers(known)]
     other += [following] * _differ(known, *read([following]), kind)

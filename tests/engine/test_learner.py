@@ -262,19 +262,23 @@ def test_padding_does_not_reach_loss_or_gradient():
   )
 
 
+def linear_update(optimizer):
+  """Of one parameter, whose gradient is an advantage everywhere."""
+
+  def loss_of(params, batch):
+    loss = (params['embedding'] * batch.advantages[0, 0, 0]).sum()
+    return loss, {'loss': (loss, jnp.zeros(()))}
+
+  return learner.make_update(
+    loss_of, optimizer, one_device_mesh(), groups_per_microbatch=Q
+  )
+
+
 @pytest.mark.parametrize('bad', [np.nan, np.inf, 3e38])
 def test_an_update_that_is_not_finite_changes_no_bit(bad):
   """The loss of the last is finite, and the norm of its gradient is not."""
   optimizer = optax.adamw(0.1)
-  update = learner.make_update(
-    lambda params, batch: (
-      loss := (params['embedding'] * batch.advantages[0, 0, 0]).sum(),
-      {'loss': (loss, jnp.zeros(()))},
-    ),
-    optimizer,
-    one_device_mesh(),
-    groups_per_microbatch=Q,
-  )
+  update = linear_update(optimizer)
   start = lambda: learner.init_state(
     {'embedding': jnp.full((2, 2), -0.0)}, optimizer
   )
@@ -296,15 +300,7 @@ def test_a_state_is_written_in_place_to_the_same_bits(monkeypatch):
   batch, found = make_batch(), []
   for knows in (learner._compiler_knows, lambda option: False):
     monkeypatch.setattr(learner, '_compiler_knows', knows)
-    update = learner.make_update(
-      lambda params, batch: (
-        loss := (params['embedding'] * batch.advantages[0, 0, 0]).sum(),
-        {'loss': (loss, jnp.zeros(()))},
-      ),
-      optimizer,
-      one_device_mesh(),
-      groups_per_microbatch=Q,
-    )
+    update = linear_update(optimizer)
     params = {'embedding': jnp.linspace(-1, 1, 64 * 32).reshape(64, 32)}
     state = learner.init_state(params, optimizer)
     text = update.lower(state, batch).compile().as_text()
