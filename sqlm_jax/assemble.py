@@ -97,7 +97,15 @@ def build(config: config_lib.Config) -> Parts:
     generation=opened.generation,
     lora=open_model.lora_of(config),
     load_params=opened.load_params,
-    optimizer=_make_optimizer(config, config.optimizer.learning_rate),
+    optimizer=_make_optimizer(
+      config,
+      config.optimizer.learning_rate,
+      # Adapters start at zero, so their size says nothing about a rate.
+      multiply_by_parameter_scale=(
+        config.optimizer.multiply_by_parameter_scale
+        and not config.model.lora.rank
+      ),
+    ),
     critic_optimizer=_make_optimizer(config, config.critic.learning_rate)
     if uses_critic
     else None,
@@ -112,7 +120,10 @@ def build(config: config_lib.Config) -> Parts:
 
 
 def _make_optimizer(
-  config: config_lib.Config, learning_rate: float
+  config: config_lib.Config,
+  learning_rate: float,
+  *,
+  multiply_by_parameter_scale: bool = False,
 ) -> optax.GradientTransformation:
   o = config.optimizer
   return optimizer.make_optimizer(
@@ -123,6 +134,7 @@ def _make_optimizer(
     moment_dtype=o.moment_dtype,
     weight_decay=o.weight_decay,
     clip_norm=o.clip_norm,
+    multiply_by_parameter_scale=multiply_by_parameter_scale,
   )
 
 

@@ -187,6 +187,8 @@ class Optimizer:
   solver_updates: int
   proposer_updates: int
   groups_per_microbatch: int
+  multiply_by_parameter_scale: bool = False
+  small_updates: str = 'follow'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +220,7 @@ class Divergence:
   entropy_below: float
   action: str
   rollbacks: int
+  update_ratio_above: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sqlm_jax.verify import readers, sandbox, unit_tests
 
 ACTIONS = STOP, ROLL_BACK = ('stop', 'roll_back')
 DTYPES = ('float32', 'bfloat16')
+SMALL_UPDATES = FOLLOW, HOLD = ('follow', 'hold')
 BEST_BY = ('mean', 'greedy')
 
 Rule = tuple[str, bool, str]
@@ -269,6 +270,18 @@ def _critic(c) -> Iterator[Rule]:
 
 def _optimizer(c) -> Iterator[Rule]:
   yield _choice(c, 'optimizer.moment_dtype', DTYPES)
+  small_updates = c.optimizer.small_updates
+  yield _choice(c, 'optimizer.small_updates', SMALL_UPDATES)
+  yield (
+    'optimizer.small_updates',
+    small_updates != HOLD
+    or (
+      (c.model.dtype, c.model.param_dtype) == ('bfloat16', 'float32')
+      and not c.model.lora.rank
+    ),
+    f'{FOLLOW}; {HOLD} needs --config.model.dtype=bfloat16 '
+    '--config.model.param_dtype=float32 --config.model.lora.rank=0',
+  )
   for key in ('optimizer.b1', 'optimizer.b2'):
     yield key, 0 <= lookup(c, key) < 1, 'a number from 0 to below 1'
   for name in ('learning_rate', 'warmup_steps', 'weight_decay', 'clip_norm'):
@@ -327,7 +340,13 @@ def _schedule(c) -> Iterator[Rule]:
     'another than 1, as sampler.one_step_ahead stops at every checkpoint',
   )
   yield _at_least(c, 'checkpoint.keep', 1)
-  for name in ('skipped_updates', 'kl_above', 'entropy_below', 'rollbacks'):
+  for name in (
+    'skipped_updates',
+    'kl_above',
+    'entropy_below',
+    'update_ratio_above',
+    'rollbacks',
+  ):
     yield _at_least(c, f'divergence.{name}', 0)
   yield _choice(c, 'divergence.action', ACTIONS)
   yield (

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import jax
 import optax
 
-from sqlm_jax import assemble, sharding
-from sqlm_jax.engine import critic, learner
+from sqlm_jax import assemble, config_rules, sharding
+from sqlm_jax import config as config_lib
+from sqlm_jax.engine import critic, learner, optimizer
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.ops import rounding
 from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import learning
 
@@ -25,6 +27,9 @@ def initial_states(parts: assemble.Parts) -> game_lib.States:
       # Donated: there is never a second copy of a model.
       start = jax.jit(init, out_shardings=sharded, donate_argnums=0)
       params = parts.load_params(parts.config.model.param_dtype)
+      if rounds_weights(parts.config.model):
+        hold = parts.config.optimizer.small_updates == config_rules.HOLD
+        params = prepare_for_small_updates(params, hold=hold)
       return start(trained.prepare(params))
     key = jax.random.fold_in(jax.random.key(parts.config.seed), index)
     start = lambda key: init(
@@ -39,6 +44,44 @@ def initial_states(parts: assemble.Parts) -> game_lib.States:
   if 'voter' in parts.owner:
     states[parts.owner['voter']] = learning.earlier_solver(states, parts.owner)
   return states
+
+
+def rounds_weights(model: config_lib.Model) -> bool:
+  """Whether products round weights that are stored in more bits."""
+  return (model.dtype, model.param_dtype) == ('bfloat16', 'float32')
+
+
+def prepare_for_small_updates(
+  params: policy_lib.Params, *, hold: bool
+) -> policy_lib.Params:
+  """Moves weights within the interval that rounds to one bfloat16 number.
+
+  In bfloat16 the model stays the same. What its products see of an update then
+  depends on `hold` alone, not on where the weights of a file lie between two
+  bfloat16 numbers: on them, half-way, or anywhere.
+
+  Args:
+    params: parameters to be trained in float32; donated.
+    hold: move weights to the middle of the interval, so that a product sees a
+      weight move only once it has moved by half the distance between two
+      bfloat16 numbers. Otherwise to a random place, so that products see any
+      update on average.
+  """
+  key = jax.random.key(0)  # the same for every seed of a run
+
+  def move(index, x):
+    moved = functools.partial(rounding.spread, jax.random.fold_in(key, index))
+    if hold:
+      moved = rounding.center
+    return jax.jit(moved, donate_argnums=0, out_shardings=x.sharding)(x)
+
+  # One array at a time: the noise is as large as the array.
+  leaves, tree = jax.tree.flatten(params)
+  are_matrices = jax.tree.leaves(optimizer.matrices(params))
+  return tree.unflatten(
+    move(i, x) if is_matrix else x
+    for i, (x, is_matrix) in enumerate(zip(leaves, are_matrices, strict=True))
+  )
 
 
 def abstract_states(parts: assemble.Parts) -> game_lib.States:

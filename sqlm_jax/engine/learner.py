@@ -10,6 +10,7 @@ import optax
 
 from sqlm_jax import sharding
 from sqlm_jax.engine import groups
+from sqlm_jax.engine import optimizer as optimizer_lib
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import logprobs as logprob_ops
@@ -234,11 +235,15 @@ def make_update(
       updates, opt_state = optimizer.update(
         grads, state.opt_state, state.params
       )
-      params = optax.apply_updates(state.params, updates)
+      params = optimizer_lib.apply_updates(state.params, updates, state.step)
     one = jnp.ones(())
     metrics |= {
       'loss': (loss, one),
       'grad_norm': (optax.tree.norm(grads), one),
+      'update_ratio': (
+        optimizer_lib.update_ratio(updates, state.params),
+        one,
+      ),
     }
     stepped = TrainState(state.step + 1, params, opt_state)
     finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sqlm_jax.ops import rounding
+
 
 class InBfloat16(NamedTuple):
   """A state whose moments are stored as bfloat16."""
@@ -23,30 +25,89 @@ def make_optimizer(
   moment_dtype: str = 'float32',
   weight_decay: float = 0.0,
   clip_norm: float = 1.0,
+  multiply_by_parameter_scale: bool = False,
 ) -> optax.GradientTransformation:
-  """AdamW (Loshchilov and Hutter, 2019) behind a global-norm clip.
+  """AdamW (Loshchilov and Hutter, 2019) after clipping by the global norm.
 
   Args:
     learning_rate: constant after the warm-up.
     warmup_steps: optimizer steps of linear warm-up from 0.
     b1: decay of the first moment.
     b2: decay of the second moment.
-    moment_dtype: of both where they are stored, float32 or bfloat16.
+    moment_dtype: dtype that both moments are stored in, float32 or bfloat16.
     weight_decay: decoupled, times the learning rate; matrices only.
     clip_norm: largest global norm of a gradient; 0 does not clip.
+    multiply_by_parameter_scale: multiply Adam's update of each parameter array
+      by the root mean square of the array, as Adafactor does (Shazeer and
+      Stern, 2018, section 8). The learning rate is then relative, so that one
+      rate fits models whose weights differ in size.
   """
   schedule = learning_rate
   if warmup_steps:
     schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-  adamw = optax.adamw(
-    schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=matrices
-  )
-  adamw = in_float32(adamw)
+  transforms = [
+    optax.scale_by_adam(b1=b1, b2=b2),
+    optax.add_decayed_weights(weight_decay, matrices),
+    optax.scale_by_learning_rate(schedule),
+  ]
+  if multiply_by_parameter_scale:
+    transforms.insert(1, optax.scale_by_param_block_rms())
+  adamw = in_float32(optax.chain(*transforms))
   if moment_dtype == 'bfloat16':
     adamw = in_bfloat16(adamw)
   if not clip_norm:
     return adamw
   return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+
+
+def apply_updates(
+  params: optax.Params, updates: optax.Updates, step: jax.Array
+) -> optax.Params:
+  """Adds updates to parameters, as `optax.apply_updates`.
+
+  Sums that are stored as bfloat16 are rounded at random, so that they move by
+  the update on average. Rounded to nearest, they would not move at all: most
+  updates are smaller than half the distance to the next bfloat16 number.
+
+  Args:
+    params: parameters in float32 or bfloat16.
+    updates: float32 updates of the same structure.
+    step: [], the number of earlier updates; the noise derives from it.
+  """
+  key = jax.random.fold_in(jax.random.key(1), step)
+  leaves, tree = jax.tree.flatten(params)
+  moved = []
+  for i, (x, update) in enumerate(
+    zip(leaves, tree.flatten_up_to(updates), strict=True)
+  ):
+    total = x + update
+    if x.dtype == jnp.bfloat16:
+      leaf_key = jax.random.fold_in(key, i)
+      total = rounding.round_at_random(leaf_key, total.astype(jnp.float32))
+    moved.append(total.astype(x.dtype))
+  return tree.unflatten(moved)
+
+
+def update_ratio(updates: optax.Updates, params: optax.Params) -> jax.Array:
+  """Returns how large an update is relative to the weights.
+
+  Args:
+    updates: what is added to the parameters.
+    params: the parameters before the update.
+
+  Returns:
+    The largest quotient of norms, of the update to the weights, among all
+    matrices that are not zero.
+  """
+
+  def ratio(update, x, is_matrix):
+    if not is_matrix:
+      return jnp.zeros(())
+    norm = optax.tree.norm(x.astype(jnp.float32))
+    return jnp.where(norm > 0, optax.tree.norm(update) / norm, 0.0)
+
+  ratios = jax.tree.map(ratio, updates, params, matrices(params))
+  return jnp.stack(jax.tree.leaves(ratios)).max()
 
 
 def in_float32(
@@ -85,7 +146,9 @@ def in_bfloat16(
     key = jax.random.fold_in(jax.random.key(0), state.count)
     leaves, tree = jax.tree.flatten(whole)
     leaves = [
-      round_at_random(jax.random.fold_in(key, i), x) if _is_float(x) else x
+      rounding.round_at_random(jax.random.fold_in(key, i), x)
+      if _is_float(x)
+      else x
       for i, x in enumerate(leaves)
     ]
     return updates, InBfloat16(state.count + 1, tree.unflatten(leaves))
@@ -99,18 +162,6 @@ def _is_float(x: jax.Array) -> bool:
 
 def _nearest(x: jax.Array) -> jax.Array:
   return x.astype(jnp.bfloat16) if _is_float(x) else x
-
-
-def round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:
-  """float32 to one of the two nearest bfloat16, x on average.
-
-  bfloat16 is the upper half of float32: noise as large as the lower half
-  carries into it as often as that is large.
-  """
-  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-  noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-  rounded = (bits + noise) & jnp.uint32(0xFFFF0000)
-  return jax.lax.bitcast_convert_type(rounded, jnp.float32).astype(jnp.bfloat16)
 
 
 def matrices(params):

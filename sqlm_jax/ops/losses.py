@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from sqlm_jax.ops import masked
 
+# Bound of log-ratios before exp(), which overflows float32 at 89. As in verl.
+MAX_LOG_RATIO = 20.0
+
 
 def clipped_surrogate(
   logprobs: jax.Array,
@@ -39,6 +42,9 @@ def clipped_surrogate(
     dual_clip: the constant c of dual-clip PPO (Ye et al., 2020, arXiv
       1912.09729), larger than 1 + clip_high; 3 there and in verl.
 
+  Log-ratios above `MAX_LOG_RATIO` are clamped, and their gradient is 0: at 89
+  exp() overflows float32, and the gradient of the whole batch would be NaN.
+
   Returns:
     `(loss, clipped)`: the loss a token, and whether its gradient was cut.
 
@@ -48,7 +54,8 @@ def clipped_surrogate(
   chex.assert_equal_shape([logprobs, old_logprobs])
   clip_high = clip if clip_high is None else clip_high
   log_ratio = logprobs - old_logprobs
-  far = jnp.zeros_like(log_ratio, bool)
+  far = log_ratio > MAX_LOG_RATIO
+  log_ratio = jnp.minimum(log_ratio, MAX_LOG_RATIO)
   if dual_clip is not None:
     if not dual_clip > 1 + clip_high:
       raise ValueError(f'{dual_clip=}: expected more than {1 + clip_high}')
@@ -119,9 +126,10 @@ def kl_k3(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
   k3 = exp(d) - d - 1,  d = reference_logp - logp: unbiased under samples of
   the policy, and never negative. GRPO's (Shao et al., 2024, eq. 4). Its
   gradient under samples of the policy is that of KL(reference || policy).
+  d is clamped at `MAX_LOG_RATIO`, where exp(d) would soon overflow.
   """
   chex.assert_equal_shape([logprobs, reference_logprobs])
-  difference = reference_logprobs - logprobs
+  difference = jnp.minimum(reference_logprobs - logprobs, MAX_LOG_RATIO)
   return jnp.expm1(difference) - difference
 
 

@@ -176,6 +176,28 @@ def test_dual_clip_bears_a_ratio_that_overflows(advantage):
   np.testing.assert_allclose(got, (loss, advantage != 0, 0), rtol=1e-6)
 
 
+@pytest.mark.parametrize('log_ratio', [21.0, 89.0, 200.0, INF])
+@pytest.mark.parametrize(
+  'advantage, loss',
+  # Clamped at 1.25 where A > 0; the unclipped term counts where A < 0.
+  [(1.0, -1.25), (0.0, 0.0), (-1.0, np.exp(20.0))],
+)
+def test_ratios_that_overflow_have_a_loss_and_no_gradient(
+  log_ratio, advantage, loss
+):
+  got = loss_and_gradient(log_ratio, advantage, clip=0.25)
+  np.testing.assert_allclose(got, (loss, advantage != 0, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize('difference', [21.0, 89.0, 200.0])
+def test_k3_that_overflows_is_bounded(difference):
+  value, gradient = jax.value_and_grad(losses.kl_k3)(
+    jnp.zeros(()), jnp.array(difference)
+  )
+  np.testing.assert_allclose(value, np.exp(20.0) - 21, rtol=1e-6)
+  assert gradient == 0
+
+
 @pytest.mark.parametrize('dual_clip', [0.5, 1.0, 1.3, float('nan')])
 def test_dual_clip_lies_outside_of_the_range(dual_clip):
   with pytest.raises(ValueError, match='dual_clip='):
