@@ -166,9 +166,9 @@ def get_config() -> config_dict.ConfigDict:
   c.optimizer.moment_dtype = 'float32'  # or bfloat16, rounded at random
   c.optimizer.weight_decay = 0.01
   c.optimizer.clip_norm = 1.0  # global norm of a gradient; 0 does not clip
-  # Multiply the learning rate by the root mean square of each parameter array,
-  # so that one rate fits models whose weights differ in size. Not for adapters.
-  c.optimizer.multiply_by_parameter_scale = False
+  # Largest KL from the policy that sampled to the updated one, in nats a token.
+  # A larger update is shortened. 0: no bound, and the KL is not measured.
+  c.optimizer.max_update_kl = 0.0
   # With model.dtype=bfloat16: products follow updates that are small beside
   # the spacing of bfloat16 (follow), or see a weight move only once it has
   # moved by half a spacing (hold).
@@ -209,10 +209,6 @@ def get_config() -> config_dict.ConfigDict:
   # Alarms, a token, in nats: a KL to the initial model, and an entropy.
   c.divergence.kl_above = 0.0  # 0: none
   c.divergence.entropy_below = 0.0
-  # Stop when an update changes a weight matrix by more than this, relative to
-  # the matrix (metric train/<role>/update_ratio): the learning rate is too high
-  # for the model. 0: never. Not for adapters.
-  c.divergence.update_ratio_above = 2e-4
   # On an alarm: stop, or roll_back to the last checkpoint's weights, and go on
   # with the next step.
   c.divergence.action = 'stop'

@@ -36,7 +36,6 @@ def get_config():
   c.optimizer.solver_updates = 2
   c.optimizer.proposer_updates = 1
   c.optimizer.groups_per_microbatch = 4
-  c.divergence.update_ratio_above = 0.0  # it has nothing to unlearn
   c.evaluation.every = 2
   c.checkpoint.every = 2
   return c

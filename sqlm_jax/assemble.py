@@ -97,15 +97,7 @@ def build(config: config_lib.Config) -> Parts:
     generation=opened.generation,
     lora=open_model.lora_of(config),
     load_params=opened.load_params,
-    optimizer=_make_optimizer(
-      config,
-      config.optimizer.learning_rate,
-      # Adapters start at zero, so their size says nothing about a rate.
-      multiply_by_parameter_scale=(
-        config.optimizer.multiply_by_parameter_scale
-        and not config.model.lora.rank
-      ),
-    ),
+    optimizer=_make_optimizer(config, config.optimizer.learning_rate),
     critic_optimizer=_make_optimizer(config, config.critic.learning_rate)
     if uses_critic
     else None,
@@ -120,10 +112,7 @@ def build(config: config_lib.Config) -> Parts:
 
 
 def _make_optimizer(
-  config: config_lib.Config,
-  learning_rate: float,
-  *,
-  multiply_by_parameter_scale: bool = False,
+  config: config_lib.Config, learning_rate: float
 ) -> optax.GradientTransformation:
   o = config.optimizer
   return optimizer.make_optimizer(
@@ -134,7 +123,6 @@ def _make_optimizer(
     moment_dtype=o.moment_dtype,
     weight_decay=o.weight_decay,
     clip_norm=o.clip_norm,
-    multiply_by_parameter_scale=multiply_by_parameter_scale,
   )
 
 
@@ -171,6 +159,7 @@ def make_game(parts: Parts) -> game_lib.Game:
       chunk=c.loss.logits_chunk,
     ),
     groups_per_microbatch=c.optimizer.groups_per_microbatch,
+    max_update_kl=c.optimizer.max_update_kl,
   )
   return game_lib.Game(
     rules=_rules(c),

@@ -187,7 +187,7 @@ class Optimizer:
   solver_updates: int
   proposer_updates: int
   groups_per_microbatch: int
-  multiply_by_parameter_scale: bool = False
+  max_update_kl: float = 0.0
   small_updates: str = 'follow'
 
 
@@ -220,7 +220,6 @@ class Divergence:
   entropy_below: float
   action: str
   rollbacks: int
-  update_ratio_above: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -270,6 +270,7 @@ def _critic(c) -> Iterator[Rule]:
 
 def _optimizer(c) -> Iterator[Rule]:
   yield _choice(c, 'optimizer.moment_dtype', DTYPES)
+  yield _at_least(c, 'optimizer.max_update_kl', 0.0)
   small_updates = c.optimizer.small_updates
   yield _choice(c, 'optimizer.small_updates', SMALL_UPDATES)
   yield (
@@ -340,13 +341,7 @@ def _schedule(c) -> Iterator[Rule]:
     'another than 1, as sampler.one_step_ahead stops at every checkpoint',
   )
   yield _at_least(c, 'checkpoint.keep', 1)
-  for name in (
-    'skipped_updates',
-    'kl_above',
-    'entropy_below',
-    'update_ratio_above',
-    'rollbacks',
-  ):
+  for name in ('skipped_updates', 'kl_above', 'entropy_below', 'rollbacks'):
     yield _at_least(c, f'divergence.{name}', 0)
   yield _choice(c, 'divergence.action', ACTIONS)
   yield (

@@ -17,9 +17,6 @@ from sqlm_jax import config as config_lib
 from sqlm_jax import states as states_lib
 from sqlm_jax.selfplay import game as game_lib
 
-# An update that Qwen2.5, SmolLM2 and Gemma 3 learn from without harm.
-_REASONABLE_RATIO = 5e-5
-
 
 class DivergedError(RuntimeError):
   """Ends a run that a restart would not mend."""
@@ -76,25 +73,6 @@ def not_finite(
   return None
 
 
-def too_large(
-  metrics: Mapping[str, float], rules: config_lib.Divergence
-) -> str | None:
-  """Says which update changed the weights too much at once, if one did."""
-  bound = rules.update_ratio_above
-  for name, value in metrics.items():
-    is_ratio = name.startswith('train/') and name.endswith('/update_ratio')
-    if is_ratio and bound and value > bound:
-      return (
-        f'{name}={value:.2g} (divergence.update_ratio_above={bound}): the '
-        'learning rate is too high for weights of this size. Try '
-        'a --config.optimizer.learning_rate that is '
-        f'{value / _REASONABLE_RATIO:.0f} times smaller, or '
-        '--config.optimizer.multiply_by_parameter_scale=True with a '
-        f'learning rate of {_REASONABLE_RATIO:g}'
-      )
-  return None
-
-
 def alarm(
   metrics: Mapping[str, float], rules: config_lib.Divergence
 ) -> str | None:
@@ -133,9 +111,6 @@ def react(
   rules = parts.config.divergence
   health = count_skipped(health, metrics)
   wrong = not_finite(health, metrics, rules.skipped_updates)
-  if not wrong and not parts.lora:
-    # Adapters start at zero: the first updates are large beside them.
-    wrong = too_large(metrics, rules)
   alarmed = alarm(metrics, rules)
   if not wrong and not alarmed:
     return states, health, False

@@ -79,7 +79,8 @@ _EXPORT_DTYPE = flags.DEFINE_enum(
   'export_dtype',
   None,
   export_files.DTYPES,
-  'Of exported tensors; default, model.param_dtype of the run.',
+  'Of exported tensors. By default bfloat16 if the run computes in it or '
+  'stores weights in it, float32 otherwise and for adapters.',
 )
 _EXPORT_ADAPTER = flags.DEFINE_bool(
   'export_adapter', False, 'Export LoRA adapters for PEFT, not one model.'
@@ -317,7 +318,7 @@ def _export(parts: assemble.Parts, params, step: int) -> None:
     _EXPORT_DIR.value,
     step=step,
     role=_ROLE.value,
-    dtype=_EXPORT_DTYPE.value or parts.config.model.param_dtype,
+    dtype=_EXPORT_DTYPE.value or export.default_dtype(parts.config),
     as_adapter=_EXPORT_ADAPTER.value,
     workdir=_WORKDIR.value,
   )

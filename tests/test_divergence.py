@@ -76,28 +76,3 @@ def test_too_many_in_a_row_are_named_with_what_was_not_finite():
 def test_alarms(bounds, metric, said):
   rules = dataclasses.replace(RULES, **bounds)
   assert divergence.alarm({metric: 5.0}, rules) == said
-
-
-@pytest.mark.parametrize(
-  'metric, value, bound, stops',
-  [
-    ('train/solver/update_ratio', 4e-4, 2e-4, True),
-    ('train/proposer/update_ratio', 4e-4, 2e-4, True),
-    ('train/solver/update_ratio', 1e-4, 2e-4, False),
-    ('train/solver/update_ratio', 4e-4, 0.0, False),
-    ('critic/solver/update_ratio', 4e-4, 2e-4, False),
-    ('train/solver/kl', 4e-4, 2e-4, False),
-  ],
-)
-def test_an_update_that_is_too_large_for_the_weights(
-  metric, value, bound, stops
-):
-  rules = dataclasses.replace(RULES, update_ratio_above=bound)
-  reason = divergence.too_large({metric: value}, rules)
-  assert bool(reason) == stops
-  if stops:
-    assert reason.startswith(
-      f'{metric}=0.0004 (divergence.update_ratio_above=0.0002): the learning '
-      'rate is too high for weights of this size. Try a '
-      '--config.optimizer.learning_rate that is 8 times smaller'
-    )

@@ -280,3 +280,22 @@ def test_the_card_says_where_questions_came_from_and_what_was_paid(model_path):
   assert 'All questions came from `mine.jsonl`.' in given
   assert 'right or wrong (a control) and nothing: by coin flips' in given
   assert 'outside' not in given
+
+
+@pytest.mark.parametrize(
+  'dtype, param_dtype, rank, exported',
+  [
+    ('float32', 'float32', 0, 'float32'),
+    ('bfloat16', 'float32', 0, 'bfloat16'),
+    ('float32', 'bfloat16', 0, 'bfloat16'),
+    ('bfloat16', 'float32', 2, 'float32'),
+  ],
+)
+def test_what_is_exported_is_what_was_evaluated(
+  dtype, param_dtype, rank, exported
+):
+  c = smoke.get_config()
+  c.model.dtype, c.model.param_dtype = dtype, param_dtype
+  c.model.lora.rank = rank
+  config = config_lib.from_dict(c.to_dict())
+  assert export.default_dtype(config) == exported

@@ -16,6 +16,8 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import logprobs as logprob_ops
 from sqlm_jax.ops import losses, masked
 
+_MAX_MEASUREMENTS = 6  # of the KL of one update
+
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 
 
@@ -153,6 +155,28 @@ def policy_loss(
   return loss, metrics | {'loss': (loss, jnp.zeros(()))}
 
 
+def policy_kl(
+  params: policy_lib.Params,
+  batch: groups.GroupBatch,
+  *,
+  policy: policy_lib.Policy,
+  chunk: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Estimates the KL from the policy that sampled a batch to `params`.
+
+  Returns:
+    The sum of the k3 estimates of all learned tokens, and their number.
+  """
+  mask_QGR = groups.learned_tokens(batch)
+  logprobs_QGR, _ = response_logprobs(policy, params, batch, chunk=chunk)
+  # Padding must not overflow exp().
+  old_QGR = jnp.where(mask_QGR, batch.old_logprobs, logprobs_QGR)
+  times = 1.0 if batch.counts is None else batch.counts[..., None]
+  return masked.sum_and_count(
+    losses.kl_k3(old_QGR, logprobs_QGR), mask_QGR, times
+  )
+
+
 def make_train_step(
   policy: policy_lib.Policy,
   optimizer: optax.GradientTransformation,
@@ -160,12 +184,14 @@ def make_train_step(
   settings: LossSettings,
   *,
   groups_per_microbatch: int,
+  max_update_kl: float = 0.0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Builds `train_step(state, batch, reference_params, base_params)`.
 
   `reference_params` is None without a KL penalty; `base_params` are what the
-  trained parameters are joined with, none where all are trained. See
-  `make_update`.
+  trained parameters are joined with, none where all are trained. With a
+  `max_update_kl`, updates that move the policy further are shortened, see
+  `KLBound`. See `make_update`.
   """
   chunk = settings.chunk * sharding.row_shards(mesh)
   settings = settings._replace(chunk=chunk)
@@ -176,9 +202,32 @@ def make_train_step(
       params, batch, reference_params, policy=policy, settings=settings
     )
 
+  def kl_of(trained, batch, reference_params=None, base_params=None):
+    del reference_params
+    params = lora.join(base_params or {}, trained)
+    return policy_kl(params, batch, policy=policy, chunk=settings.chunk)
+
   return make_update(
-    loss_of, optimizer, mesh, groups_per_microbatch=groups_per_microbatch
+    loss_of,
+    optimizer,
+    mesh,
+    groups_per_microbatch=groups_per_microbatch,
+    bound=KLBound(max_update_kl, kl_of) if max_update_kl else None,
   )
+
+
+class KLBound(NamedTuple):
+  """A bound on how far an update moves a policy.
+
+  Attributes:
+    max_kl: largest KL, in nats a token, from the policy that sampled the batch
+      to the policy after the update. A larger update is shortened.
+    kl: `(trained parameters, batch, *frozen) -> (sum, number of tokens)`. It
+      is called with the first microbatch of an update.
+  """
+
+  max_kl: float
+  kl: Callable[..., tuple[jax.Array, jax.Array]]
 
 
 def make_update(
@@ -187,6 +236,7 @@ def make_update(
   mesh: jax.sharding.Mesh,
   *,
   groups_per_microbatch: int,
+  bound: KLBound | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Builds `update(state, batch, *frozen)`, a step down a loss.
 
@@ -201,6 +251,7 @@ def make_update(
     optimizer: of the trained parameters.
     mesh: where microbatches are split over.
     groups_per_microbatch: groups in memory at once.
+    bound: how far an update may move the policy; None does not measure it.
   """
   # Compiled as a part of the update; on its own it is traced once, not twice.
   grad = jax.jit(jax.grad(loss_of, has_aux=True))
@@ -231,20 +282,27 @@ def make_update(
         nothing,
       )
     loss = metrics.pop('loss')[0]
-    with jax.named_scope('optimizer'):
-      updates, opt_state = optimizer.update(
-        grads, state.opt_state, state.params
-      )
-      params = optimizer_lib.apply_updates(state.params, updates, state.step)
     one = jnp.ones(())
     metrics |= {
       'loss': (loss, one),
       'grad_norm': (optax.tree.norm(grads), one),
-      'update_ratio': (
-        optimizer_lib.update_ratio(updates, state.params),
-        one,
-      ),
     }
+    with jax.named_scope('optimizer'):
+      updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params
+      )
+      scaled = lambda scale: optimizer_lib.apply_updates(
+        state.params, jax.tree.map(lambda x: scale * x, updates), state.step
+      )
+      if bound:
+        first = jax.tree.map(lambda x: x[0], micro)
+        scale, kl = _shorten(
+          lambda scale: bound.kl(scaled(scale), first, *frozen), bound.max_kl
+        )
+        metrics |= {'update_kl': (kl, one), 'update_scale': (scale, one)}
+        params = scaled(scale)
+      else:
+        params = scaled(1.0)
     stepped = TrainState(state.step + 1, params, opt_state)
     finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
     metrics['skipped_rate'] = (1.0 - finite, one)
@@ -256,6 +314,37 @@ def make_update(
     ), metrics
 
   return update
+
+
+def _shorten(
+  measure: Callable[[jax.Array], tuple[jax.Array, jax.Array]], max_kl: float
+) -> tuple[jax.Array, jax.Array]:
+  """Finds how much of an update keeps a KL within its bound.
+
+  Args:
+    measure: `scale -> (sum, number of tokens)`, the KL after `scale` times the
+      update.
+    max_kl: the bound, held to a tenth.
+
+  Returns:
+    The scale, 1 for the whole update, and the mean KL there. The bound can be
+    exceeded after `_MAX_MEASUREMENTS`, or if earlier updates have spent it.
+  """
+
+  def shorten(carry):
+    scale, kl, number = carry
+    # For small updates the KL grows with the square of the update.
+    scale *= jnp.where(number == 0, 1.0, jnp.sqrt(max_kl / kl))
+    kl_sum, count = measure(scale)
+    return scale, kl_sum / jnp.maximum(count, 1), number + 1
+
+  def is_too_large(carry):
+    _, kl, number = carry
+    return (kl > 1.1 * max_kl) & (number < _MAX_MEASUREMENTS)
+
+  start = jnp.ones(()), jnp.full((), jnp.inf), 0
+  scale, kl, _ = jax.lax.while_loop(is_too_large, shorten, start)
+  return scale, kl
 
 
 def _in_place(mesh: jax.sharding.Mesh) -> dict[str, bool]:

@@ -25,7 +25,6 @@ def make_optimizer(
   moment_dtype: str = 'float32',
   weight_decay: float = 0.0,
   clip_norm: float = 1.0,
-  multiply_by_parameter_scale: bool = False,
 ) -> optax.GradientTransformation:
   """AdamW (Loshchilov and Hutter, 2019) after clipping by the global norm.
 
@@ -37,22 +36,14 @@ def make_optimizer(
     moment_dtype: dtype that both moments are stored in, float32 or bfloat16.
     weight_decay: decoupled, times the learning rate; matrices only.
     clip_norm: largest global norm of a gradient; 0 does not clip.
-    multiply_by_parameter_scale: multiply Adam's update of each parameter array
-      by the root mean square of the array, as Adafactor does (Shazeer and
-      Stern, 2018, section 8). The learning rate is then relative, so that one
-      rate fits models whose weights differ in size.
   """
   schedule = learning_rate
   if warmup_steps:
     schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-  transforms = [
-    optax.scale_by_adam(b1=b1, b2=b2),
-    optax.add_decayed_weights(weight_decay, matrices),
-    optax.scale_by_learning_rate(schedule),
-  ]
-  if multiply_by_parameter_scale:
-    transforms.insert(1, optax.scale_by_param_block_rms())
-  adamw = in_float32(optax.chain(*transforms))
+  adamw = optax.adamw(
+    schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=matrices
+  )
+  adamw = in_float32(adamw)
   if moment_dtype == 'bfloat16':
     adamw = in_bfloat16(adamw)
   if not clip_norm:
@@ -86,28 +77,6 @@ def apply_updates(
       total = rounding.round_at_random(leaf_key, total.astype(jnp.float32))
     moved.append(total.astype(x.dtype))
   return tree.unflatten(moved)
-
-
-def update_ratio(updates: optax.Updates, params: optax.Params) -> jax.Array:
-  """Returns how large an update is relative to the weights.
-
-  Args:
-    updates: what is added to the parameters.
-    params: the parameters before the update.
-
-  Returns:
-    The largest quotient of norms, of the update to the weights, among all
-    matrices that are not zero.
-  """
-
-  def ratio(update, x, is_matrix):
-    if not is_matrix:
-      return jnp.zeros(())
-    norm = optax.tree.norm(x.astype(jnp.float32))
-    return jnp.where(norm > 0, optax.tree.norm(update) / norm, 0.0)
-
-  ratios = jax.tree.map(ratio, updates, params, matrices(params))
-  return jnp.stack(jax.tree.leaves(ratios)).max()
 
 
 def in_float32(

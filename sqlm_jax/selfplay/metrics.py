@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sqlm_jax.game import contamination, types
+from sqlm_jax.ops import masked
 from sqlm_jax.selfplay import exchange, responses
 from sqlm_jax.tasks import base
 from sqlm_jax.verify import sandbox, unit_tests
@@ -113,11 +114,14 @@ def of_contamination(
 def of_responses(
   role: str, written: responses.Responses | None
 ) -> dict[str, float]:
-  """How long they are, and how many ended by themselves."""
+  """Lengths, share that ended by themselves, and mean -log p of a token."""
   if written is None:
     return {}
   rollout, rows = written.rollout, len(written.prompt_ids)
+  lengths, logprobs = rollout.lengths[:rows], rollout.logprobs[:rows]
+  mask = masked.up_to(lengths, logprobs.shape[-1])
   return {
+    f'sample/{role}/surprisal': float(-masked.mean(logprobs, mask)),
     f'sample/{role}/tokens': float(np.mean(rollout.lengths[:rows])),
     f'sample/{role}/finished_rate': float(np.mean(rollout.finished[:rows])),
   }

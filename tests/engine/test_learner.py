@@ -230,6 +230,67 @@ def whole_step():
   return run_step(one_device_step(Q), make_batch())
 
 
+def bounded_step(max_update_kl: float):
+  step = learner.make_train_step(
+    tiny.tiny_policy(),
+    optax.sgd(1.0),
+    one_device_mesh(),
+    learner.LossSettings(),
+    groups_per_microbatch=Q,
+    max_update_kl=max_update_kl,
+  )
+  return run_step(step, make_batch(old_logprobs=sampled_logprobs()))
+
+
+def plain_kl(params, batch):
+  """Mean of exp(d) - 1 - d, d = logp - old_logp, over learned tokens."""
+  values = []
+  for q, prompt in enumerate(PROMPTS):
+    for g in range(G):
+      if not batch.weights[q, g]:
+        continue
+      response = batch.tokens[q, g, : batch.lengths[q, g]].tolist()
+      logps = tiny.plain_logprobs(params, prompt, response)
+      d = np.asarray(logps) - batch.old_logprobs[q, g, : len(response)]
+      values += (np.exp(d) - 1 - d).tolist()
+  return np.mean(values)
+
+
+def test_an_update_that_moves_the_policy_too_far_is_shortened():
+  batch = make_batch(old_logprobs=sampled_logprobs())
+  free, metrics = bounded_step(1e3)
+  kl, _ = metrics['update_kl']
+  assert metrics['update_scale'][0] == 1
+  # Differences of two passes in float32, squared.
+  assert kl == pytest.approx(plain_kl(free, batch), rel=1e-2)
+  max_kl = float(kl) / 100
+  bounded, metrics = bounded_step(max_kl)
+  scale, _ = metrics['update_scale']
+  assert 0 < scale < 0.1
+  jax.tree.map(
+    lambda x, full, short: np.testing.assert_allclose(
+      short - x, scale * (full - x), atol=1e-5
+    ),
+    tiny.tiny_params(),
+    free,
+    bounded,
+  )
+  assert metrics['update_kl'][0] <= 1.1 * max_kl
+  bounded_kl = plain_kl(bounded, batch)
+  assert bounded_kl == pytest.approx(metrics['update_kl'][0], rel=1e-2)
+
+
+def test_a_bound_that_is_not_reached_changes_nothing():
+  step = one_device_step(Q)
+  batch = make_batch(old_logprobs=sampled_logprobs())
+  expected, _ = run_step(step, batch)
+  free, _ = bounded_step(1e3)
+  # Another program, so equal to float32 rounding.
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), free, expected
+  )
+
+
 @pytest.mark.parametrize('size, remat', [(1, 'none'), (Q, 'full')])
 def test_microbatches_and_remat_do_not_change_the_update(size, remat):
   step = one_device_step(size, remat)

@@ -140,31 +140,6 @@ def test_float32_parameters_are_updated_as_by_optax():
   jax.tree.map(np.testing.assert_array_equal, moved, expected)
 
 
-def test_updates_are_as_large_as_the_weights_allow():
-  # Adam's first update is the learning rate in every element. Times the root
-  # mean square: sqrt((64 + 64) / 2) and sqrt((64 + 16) / 2).
-  adam = optimizer.make_optimizer(
-    learning_rate=0.25, multiply_by_parameter_scale=True
-  )
-  gradient = jax.tree.map(lambda x: jnp.full_like(x, -2.0), PARAMS)
-  (update,) = updates_of(adam, [gradient], PARAMS)
-  np.testing.assert_allclose(update['embedding'], [[2, 2]], rtol=1e-5)
-  kernel = update['mlp']['kernel']
-  np.testing.assert_allclose(kernel, [[0.25 * 40**0.5] * 2], rtol=1e-5)
-
-
-def test_update_ratio_is_that_of_the_matrix_that_moves_most():
-  params = PARAMS | {'lora_b': jnp.zeros((1, 2))}
-  updates = {
-    'embedding': jnp.array([[2.0, 2.0]]),  # 2 / 8
-    'mlp': {'kernel': jnp.array([[3.0, 4.0]])},  # 5 / sqrt(80)
-    'norm': {'scale': jnp.array([100.0, 100.0])},  # not a matrix
-    'lora_b': jnp.ones((1, 2)),  # zero before
-  }
-  ratio = optimizer.update_ratio(updates, params)
-  assert float(ratio) == pytest.approx(5 / 80**0.5)
-
-
 @pytest.mark.parametrize('stored', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('moments', ['float32', 'bfloat16'])
 def test_moments_fall_and_rise_however_they_are_stored(stored, moments):

@@ -1,0 +1,44 @@
+"""What the diagnosis of updates in bfloat16 says of a tiny model."""
+
+import pytest
+
+from benchmarks import bfloat16
+
+RATE = 1e-4
+
+
+@pytest.fixture(scope='module')
+def measured():
+  model = bfloat16.open_model('random')
+  directions = bfloat16.signs_of_gradients(model)
+  measure = bfloat16.make_measure(model)
+  return {
+    (on_grid, how): measure(
+      bfloat16.start(model, how, on_grid=on_grid), directions, RATE, 2
+    )
+    for on_grid in (False, True)
+    for how in bfloat16.STARTS
+  }
+
+
+@pytest.mark.parametrize('on_grid', [False, True])
+def test_spread_weights_follow_updates(measured, on_grid):
+  found = measured[on_grid, 'follow']
+  # 100,000 weights, of which a fifth moves by a whole step.
+  assert found['weights'] == pytest.approx(1, abs=0.1)
+  assert found['learner'] == pytest.approx(1, abs=0.2)
+  assert found['learner correlation'] > 0.8
+
+
+@pytest.mark.parametrize('on_grid', [False, True])
+def test_held_weights_do_not_follow_small_updates(measured, on_grid):
+  assert measured[on_grid, 'hold']['weights'] < 0.5
+
+
+def test_weights_on_bfloat16_numbers_are_held_as_they_are(measured):
+  assert measured[True, 'as stored'] == measured[True, 'hold']
+
+
+def test_sampler_and_learner_see_the_same(measured):
+  for found in measured.values():
+    assert found['sampler'] == pytest.approx(found['learner'], rel=1e-3)
