@@ -47,6 +47,7 @@ _SIGNS = str.maketrans(
   | {'➕': '+', '➖': '-'}
 )
 _LATEX_SIGN = re.compile(r'\\(times|cdot|ast|div)(?![A-Za-z])')
+_LATEX_DELIMITER = re.compile(r'\\[()\[\]]')
 _LATEX_SIGNS = {'times': '*', 'cdot': '*', 'ast': '*', 'div': '/'}
 # `$12 * 3$`, by pandoc's rule, which leaves prices alone.
 _DOLLARS = re.compile(r'\$(?=\S)([^$\n]*[-+*/=^][^$\n]*)(?<=\S)\$(?!\d)')
@@ -107,7 +108,7 @@ def comparable(question: str) -> str:
   """
   text = plain(question).translate(_SIGNS)
   text = _LATEX_SIGN.sub(lambda match: _LATEX_SIGNS[match[1]], text)
-  text = _DOLLARS.sub(r'\1', text)
+  text = _LATEX_DELIMITER.sub(' ', _DOLLARS.sub(r'\1', text))
   text = _TIMES.sub(' * ', text)
   for sign, pattern in _BETWEEN_NUMBERS.items():
     text = pattern.sub(f' {sign} ', text)
