@@ -218,6 +218,7 @@ class Divergence:
   entropy_below: float
   action: str
   rollbacks: int
+  unreadable_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
