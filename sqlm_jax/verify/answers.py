@@ -68,7 +68,7 @@ def stated_number(text: str) -> fractions.Fraction | None:
 
 
 def words(text: str) -> str | None:
-  """Words without case, surrounding punctuation or repeated spaces."""
+  """Returns words without case, surrounding punctuation, repeated spaces."""
   before = None
   while text != before:
     before, text = text, normalize.plain(normalize.plain(text).casefold())

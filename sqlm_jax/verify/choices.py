@@ -3,7 +3,7 @@
 import functools
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlm_jax.text import normalize
 from sqlm_jax.verify import answers, wrappings
@@ -33,7 +33,7 @@ _LABEL_LAST = re.compile(
 _CLOSING = ' )]}>.:,;="\''
 _DASHES = '-–—→/|'  # between a letter and its text, or the sign of a number
 
-# Beside the introductions of `wrappings`.
+# In addition to the introductions of `wrappings`.
 _INTRODUCTION = re.compile(
   r'\A(?:(?:(?:the |my )?(?:(?:correct|final|right|best) )*answer'
   r"|i(?:'d| would| will)? (?:choose|pick|select|say|go with)"
@@ -79,19 +79,23 @@ def choice(text: str, options: Sequence[str] = ()) -> str | None:
     return None
   # Typesetting that is a part of an option, as in 2*3, is removed only if
   # the text is not one of the options with it.
-  for normalized in (answers.words, _without_typesetting):
-    place = _read(normalized(text), _normalize_all(tuple(options), normalized))
+  for normalize_one in (answers.words, _without_typesetting):
+    texts = _normalize_all(tuple(options), normalize_one)
+    place = _read(normalize_one(text), texts)
     if place is not None:
       return string.ascii_uppercase[place]
   return None
 
 
 @functools.lru_cache(maxsize=16)
-def _normalize_all(options: tuple[str, ...], normalized) -> list[str | None]:
-  return [normalized(option) for option in options]
+def _normalize_all(
+  options: tuple[str, ...], normalize_one: Callable[[str], str | None]
+) -> tuple[str | None, ...]:
+  return tuple(map(normalize_one, options))
 
 
 def _without_typesetting(text: str) -> str | None:
+  """Returns the words of a text without LaTeX, Markdown and HTML."""
   before = None
   while text != before:
     before, text = text, _LATEX.sub(r'\1', text)
@@ -122,7 +126,7 @@ def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
 def _beside_its_text(
   match: re.Match, texts: Sequence[str | None]
 ) -> int | None:
-  """The place of a letter whose option has the text that stands beside it."""
+  """Returns the place of a letter if its option has the text beside it."""
   place = string.ascii_lowercase.index(match['letter'])
   rest = match['rest'].lstrip(_CLOSING)
   without_dash = rest.lstrip(_CLOSING + _DASHES)
