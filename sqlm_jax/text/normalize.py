@@ -11,7 +11,7 @@ import unicodedata
 
 # Characters of scripts that are written without spaces between words.
 _IDEOGRAPHIC = (
-  '\u3005-\u3007\u303b\u3040-\u30fa\u30fc-\u30ff\u3100-\u312f\u31a0-\u31bf'
+  '\u3005-\u3007\u303b\u3040-\u3096\u309d-\u30fa\u30fc-\u30ff\u3100-\u312f\u31a0-\u31bf'
   '\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff'
   '\U0001b000-\U0001b16f\U00020000-\U0003ffff'
 )
@@ -97,7 +97,8 @@ def plain(text: str) -> str:
   character, where it only breaks a line.
   """
   text = _INVISIBLE.sub('', fold(text).translate(_PUNCTUATION))
-  return _NO_SPACE.sub('', ' '.join(text.split()))
+  text = _NO_SPACE.sub('', ' '.join(text.split()))
+  return unicodedata.normalize('NFC', text)  # of what has become neighbors
 
 
 def comparable(question: str) -> str:
