@@ -65,7 +65,9 @@ _PHRASE = rf"(?:(?![\d_])[\w .'{normalize.UNSPACED}])+"
 _BARE_NUMBER = r'[-+]?[\d./%]+'
 # In mathematics these separate, too, and a line break is not a space.
 _IN_MATHEMATICS = str.maketrans(
-  dict.fromkeys('。｡', '. ') | dict.fromkeys('、､', ', ')
+  dict.fromkeys('。｡', '. ')
+  | dict.fromkeys('、､', ', ')
+  | {'：': ':', '＝': '='}
 )
 _QUOTED = re.compile(r'\A[「『【〔](.*)[」』】〕]\s*\.?\Z', re.DOTALL)
 _WRAPPERS = tuple(
