@@ -39,7 +39,7 @@ class Health(NamedTuple):
 
 
 def from_host(state: Mapping[str, Any]) -> Health:
-  """Reads what `Health._asdict` wrote, also before all fields were there."""
+  """Reads what `Health._asdict` wrote, also by an earlier version."""
   return Health(**{**state, 'skipped': dict(state['skipped'])})
 
 
@@ -141,7 +141,7 @@ def react(
 def _unreadable(
   step: int, steps: int, config: config_lib.Config, outcome: game_lib.Outcome
 ) -> str | None:
-  """Warns about unreadable questions, and says so if that is an alarm."""
+  """Warns about unreadable questions, or returns the text of an alarm."""
   most = config.divergence.unreadable_steps
   is_alarm = bool(most) and steps >= most
   if not is_alarm and steps != unreadable.WARN_AFTER:

@@ -1,9 +1,9 @@
 """Warns about prompts that end in a space.
 
-Most tokenizers join a space with the word after it. Behind a prompt that ends
-in a space of its own a model has to continue a text of a kind that it has
-hardly ever seen, and small models then write noise. Where a tokenizer splits
-numbers into digits, a space before a number is a token of its own anyway.
+Most tokenizers join a space with the word after it. A prompt that ends in a
+space therefore has tokens that a model has hardly ever seen before a word, and
+small models then write noise. Where a tokenizer splits numbers into digits, a
+space before a number is a separate token anyway.
 """
 
 import re
@@ -26,8 +26,8 @@ def warn(
     templates: the templates of each key, of text that a model continues.
     encode: from text to token ids.
   """
-  for key, those in templates.items():
-    for template in those:
+  for key, key_templates in templates.items():
+    for template in key_templates:
       if is_harmful(template, encode) and hosts.is_first():
         logging.warning(
           '%s=%s%r: ends in a space. Most tokenizers join a space with the '
