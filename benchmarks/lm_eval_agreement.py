@@ -29,8 +29,8 @@ def our_answers(args: argparse.Namespace) -> tuple[list[dict], dict]:
   # The newest one: a settings.json is written when an evaluation starts, the
   # result when it is shown.
   newest = max(where.glob('*/result.json'), key=lambda p: p.stat().st_mtime)
-  lines = (newest.parent / 'answers.jsonl').read_text().splitlines()
-  settings = json.loads((newest.parent / 'settings.json').read_text())
+  lines = (newest.parent / 'answers.jsonl').read_bytes().splitlines()
+  settings = json.loads((newest.parent / 'settings.json').read_bytes())
   return [json.loads(line) for line in lines], settings
 
 
@@ -48,7 +48,8 @@ def write_task(
   questions = directory / 'questions.jsonl'
   keys = ('index', 'prompt', 'true')
   questions.write_text(
-    ''.join(json.dumps({k: row[k] for k in keys}) + '\n' for row in rows)
+    ''.join(json.dumps({k: row[k] for k in keys}) + '\n' for row in rows),
+    encoding='utf-8',
   )
   text = TEMPLATE.read_text()
   for name, value in (

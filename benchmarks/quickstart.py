@@ -42,7 +42,7 @@ def run_once(
   start = time.perf_counter()
   subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
   seconds = time.perf_counter() - start
-  lines = (workdir / 'eval.jsonl').read_text().splitlines()
+  lines = (workdir / 'eval.jsonl').read_bytes().splitlines()
   records = [json.loads(line) for line in lines]
   records = [record for record in records if record['set'] == 'test']
   row = {'config': config, 'reward': reward, 'seed': seed}

@@ -209,6 +209,9 @@ def get_config() -> config_dict.ConfigDict:
   # Alarms, a token, in nats: a KL to the initial model, and an entropy.
   c.divergence.kl_above = 0.0  # 0: none
   c.divergence.entropy_below = 0.0
+  # An alarm after so many steps in a row in which more than half of the
+  # questions were unreadable; 0: none. After three steps there is a warning.
+  c.divergence.unreadable_steps = 0
   # On an alarm: stop, or roll_back to the last checkpoint's weights, and go on
   # with the next step.
   c.divergence.action = 'stop'

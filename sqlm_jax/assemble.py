@@ -19,7 +19,13 @@ from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import judging, responses
-from sqlm_jax.tasks import base, coding, prompted, question_files
+from sqlm_jax.tasks import (
+  base,
+  coding,
+  prompt_ends,
+  prompted,
+  question_files,
+)
 from sqlm_jax.text import tokenizer
 from sqlm_jax.verify import sandbox
 
@@ -80,6 +86,8 @@ def build(config: config_lib.Config) -> Parts:
   opened = open_model.open_model(config, mesh)
   tokens = opened.tokens
   task = _make_task(config, tokens)
+  if config.task.style == 'plain':  # a chat template ends in its own way
+    prompt_ends.warn(_continued(config.task), tokens.encode)
   writers = _make_writers(config, task, tokens, opened.sampling_policy, mesh)
   for topic in config.task.topics:
     if writers['proposer'].encode(task.proposer_prompt(topic)) is None:
@@ -109,6 +117,18 @@ def build(config: config_lib.Config) -> Parts:
     writers=writers,
     owner=_owners(config),
   )
+
+
+def _continued(task: config_lib.Task) -> dict[str, tuple[str, ...]]:
+  """Returns the templates whose text a model continues, by config key."""
+  templates = {
+    'task.proposer_prompt': (task.proposer_prompt,),
+    'task.solver_prompt': (task.solver_prompt,),
+    'task.solver_variants': task.solver_variants,
+  }
+  if task.questions:  # then nobody proposes any
+    del templates['task.proposer_prompt']
+  return templates
 
 
 def _make_optimizer(

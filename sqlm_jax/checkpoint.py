@@ -280,7 +280,7 @@ def _drop_damaged_scores(directory: epath.Path) -> None:
   """Orbax reads all scores when it opens, and gives up if it cannot."""
   for path in directory.glob('*/metrics/metrics'):
     try:
-      float(json.loads(path.read_text())['score'])
+      float(json.loads(path.read_bytes())['score'])
     except (ValueError, KeyError, TypeError):
       _log.warning('%s is damaged: this checkpoint lost its score.', path)
       path.parent.rmtree()

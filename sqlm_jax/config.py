@@ -220,6 +220,7 @@ class Divergence:
   entropy_below: float
   action: str
   rollbacks: int
+  unreadable_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -341,7 +341,10 @@ def _schedule(c) -> Iterator[Rule]:
     'another than 1, as sampler.one_step_ahead stops at every checkpoint',
   )
   yield _at_least(c, 'checkpoint.keep', 1)
-  for name in ('skipped_updates', 'kl_above', 'entropy_below', 'rollbacks'):
+  for name in (
+    *('skipped_updates', 'kl_above', 'entropy_below', 'rollbacks'),
+    'unreadable_steps',
+  ):
     yield _at_least(c, f'divergence.{name}', 0)
   yield _choice(c, 'divergence.action', ACTIONS)
   yield (

@@ -2,7 +2,8 @@
 
 An update of which something is not finite was skipped on the device already.
 Here it is counted how many were so in a row, and whether the policy has gone
-too far from where it came from, or has too little left to say.
+too far from where it came from, or has too little left to say. Steps in a row
+in which most questions are unreadable are counted and told, too.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from sqlm_jax import assemble, checkpoint, config_rules
+from sqlm_jax import assemble, checkpoint, config_rules, hosts, unreadable
 from sqlm_jax import config as config_lib
 from sqlm_jax import states as states_lib
 from sqlm_jax.selfplay import game as game_lib
@@ -29,15 +30,17 @@ class Health(NamedTuple):
     skipped: updates in a row that were skipped, by what was to be updated. A
       step in which one of them was not starts anew.
     rollbacks: how often the run went back to earlier weights.
+    unreadable: steps in a row in which most questions could not be used.
   """
 
   skipped: Mapping[str, int] = {}
   rollbacks: int = 0
+  unreadable: int = 0
 
 
 def from_host(state: Mapping[str, Any]) -> Health:
-  """Reads what `Health._asdict` wrote."""
-  return Health(dict(state['skipped']), state['rollbacks'])
+  """Reads what `Health._asdict` wrote, also by an earlier version."""
+  return Health(**{**state, 'skipped': dict(state['skipped'])})
 
 
 def count_skipped(health: Health, metrics: Mapping[str, float]) -> Health:
@@ -94,7 +97,7 @@ def react(
   step: int,
   states: game_lib.States,
   health: Health,
-  metrics: Mapping[str, float],
+  outcome: game_lib.Outcome,
 ) -> tuple[game_lib.States, Health, bool]:
   """Goes on after a step, rolls back, or stops.
 
@@ -108,10 +111,15 @@ def react(
   Raises:
     DivergedError: if it stops, with what is wrong and the last checkpoint.
   """
-  rules = parts.config.divergence
+  rules, metrics = parts.config.divergence, outcome.metrics
   health = count_skipped(health, metrics)
+  health = health._replace(
+    unreadable=unreadable.count(health.unreadable, metrics)
+  )
   wrong = not_finite(health, metrics, rules.skipped_updates)
-  alarmed = alarm(metrics, rules)
+  alarmed = alarm(metrics, rules) or _unreadable(
+    step, health.unreadable, parts.config, outcome
+  )
   if not wrong and not alarmed:
     return states, health, False
   last = checkpoint.latest_step(manager)
@@ -128,3 +136,20 @@ def react(
   jax.tree.map(lambda x: x.delete(), states)  # there is room for one of them
   _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
   return states, Health(rollbacks=health.rollbacks + 1), True
+
+
+def _unreadable(
+  step: int, steps: int, config: config_lib.Config, outcome: game_lib.Outcome
+) -> str | None:
+  """Warns about unreadable questions, or returns the text of an alarm."""
+  most = config.divergence.unreadable_steps
+  is_alarm = bool(most) and steps >= most
+  if not is_alarm and steps != unreadable.WARN_AFTER:
+    return None
+  problems = [v.problem for one in outcome.rounds for v in one.verdicts]
+  said = unreadable.describe(problems, config, steps)
+  if is_alarm:
+    return f'{said} (divergence.unreadable_steps={most})'
+  if hosts.is_first():
+    logging.warning('step %d: %s.', step, said)
+  return None

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from sqlm_jax import storage, writers
+from sqlm_jax import json_text, storage, writers
 
 Row = dict[str, Any]
 
@@ -77,9 +77,9 @@ def start(files: Files, stack: contextlib.ExitStack) -> None:
   stack.enter_context(storage.locked(files.directory))
   storage.write_text(
     files.directory / 'settings.json',
-    json.dumps(files.settings, indent=2) + '\n',
+    json_text.dumps(files.settings, indent=2) + '\n',
   )
-  text = ''.join(json.dumps(row) + '\n' for row in files.rows)
+  text = ''.join(json_text.dumps(row) + '\n' for row in files.rows)
   storage.write_text(files.directory / 'answers.jsonl', text)
 
 
@@ -87,7 +87,7 @@ def append(files: Files, rows: Sequence[Row]) -> None:
   """Adds the answers to some more questions."""
   files.rows.extend(rows)
   if files.directory is not None:
-    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    text = ''.join(json_text.dumps(row) + '\n' for row in rows)
     storage.append(files.directory / 'answers.jsonl', text)
 
 

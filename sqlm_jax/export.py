@@ -1,7 +1,6 @@
 """Export: a trained policy as a directory that other tools load."""
 
 import hashlib
-import json
 import pathlib
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 from etils import epath
 from pyarrow import parquet
 
-from sqlm_jax import assemble, writers
+from sqlm_jax import assemble, json_text, writers
 from sqlm_jax import config as config_lib
 from sqlm_jax.evaluation import report
 from sqlm_jax.models import lora
@@ -168,7 +167,7 @@ def model_card(
     '## Results\n\nOf the solver.\n\n' + _results(workdir, step),
     '## Data\n\n' + _provenance(config, workdir, step),
     '## Config\n\n```json\n'
-    + json.dumps(config_lib.to_dict(config), indent=2)
+    + json_text.dumps(config_lib.to_dict(config), indent=2)
     + '\n```',
   ]
   return huggingface_hub.ModelCard('\n\n'.join(sections) + '\n')

@@ -4,7 +4,6 @@ python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 """
 
 import gc
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from sqlm_jax import (
   evaluation_sets,
   export,
   hosts,
+  json_text,
   open_run,
   overrides,
   sample,
@@ -287,11 +287,15 @@ def _check_questions_file(role: str) -> None:
 def _write_questions(parts: assemble.Parts, params) -> None:
   path, count = epath.Path(_QUESTIONS_FILE.value), 0
   num_steps = parts.config.num_steps
-  with path.open('w') as file, display.progress('Asking', num_steps) as report:
+  with (
+    path.open('w', encoding='utf-8') as file,
+    display.progress('Asking', num_steps) as report,
+  ):
     for step in range(num_steps):
       for proposal in sample.questions(parts, params, step):
         if not proposal.why_not:
-          file.write(json.dumps({'question': proposal.response}) + '\n')
+          line = json_text.dumps({'question': proposal.response})
+          file.write(f'{line}\n')
           count += 1
       report(step + 1, num_steps)
   _note(f'{count} questions in {path}')

@@ -1,10 +1,9 @@
 """From the outcome of a step to what is written down and shown of it."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlm_jax import display
+from sqlm_jax import display, json_text
 from sqlm_jax.game import types
 from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import responses
@@ -160,7 +159,7 @@ def _judged(verdict: types.Verdict) -> Row:
   why_not = problem.why_not or (vote.why_not if vote else '')
   return {
     'question': problem.text if problem.ok else None,
-    'tests': json.dumps(problem.tests) if problem.tests else None,
+    'tests': json_text.dumps(problem.tests) if problem.tests else None,
     'vote': str(vote.answer) if labelled else None,
     'vote_share': vote.count / vote.size if labelled else None,
     'why_not': why_not or None,

@@ -28,7 +28,7 @@ def absolute(path: epath.PathLike) -> epath.Path:
 def write_text(path: epath.Path, text: str) -> None:
   """Writes a file whole or not at all."""
   with replacing(path) as temporary:
-    temporary.write_text(text)
+    temporary.write_text(text, encoding='utf-8')
 
 
 @contextlib.contextmanager
@@ -49,10 +49,10 @@ def append(path: epath.Path, text: str) -> None:
   """Adds lines to a file; they are on the disk when this returns."""
   with named(path):
     if is_remote(path):
-      before = path.read_text() if path.exists() else ''
-      path.write_text(before + text)
+      before = path.read_bytes() if path.exists() else b''
+      path.write_bytes(before + text.encode())
       return
-    with path.open('a') as file:
+    with path.open('a', encoding='utf-8') as file:
       file.write(text)
       file.flush()
       os.fsync(file.fileno())
@@ -100,7 +100,7 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
   if is_remote(directory):
     yield
     return
-  with open(directory / 'lock', 'a+') as file:
+  with open(directory / 'lock', 'a+', encoding='utf-8') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -104,7 +104,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       shown = metrics | found | {'step': step}
       table.update(shown, records.sample_questions(outcome))
       states, health, rolled_back = divergence.react(
-        parts, manager, step, states, health, metrics
+        parts, manager, step, states, health, outcome
       )
       if rolled_back and asked:
         asked.reading.cancel()

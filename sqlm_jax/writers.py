@@ -27,7 +27,7 @@ from pyarrow import parquet
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from sqlm_jax import storage
+from sqlm_jax import json_text, storage
 
 
 def _column(name: str, kind: pa.DataType, about: str, nullable: bool = False):
@@ -248,11 +248,12 @@ def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
   Raises:
     ValueError: for any other line that is not a JSON object.
   """
-  lines = epath.Path(path).read_text().split('\n')
+  # As bytes: a line may have been cut in the middle of a character.
+  lines = epath.Path(path).read_bytes().split(b'\n')
   rows = []
   for number, line in enumerate(lines, start=1):
     try:
-      row = json.loads(line)
+      row = json.loads(line.decode())
     except ValueError:
       row = None
     if isinstance(row, dict):
@@ -293,7 +294,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{path}: expected JSON, {error}') from None
 
@@ -348,7 +349,7 @@ def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
   if read_config(workdir) != as_stored(config):
     workdir.mkdir(parents=True, exist_ok=True)
     storage.write_text(
-      workdir / 'config.json', json.dumps(config, indent=2) + '\n'
+      workdir / 'config.json', json_text.dumps(config, indent=2) + '\n'
     )
 
 
@@ -388,7 +389,7 @@ def _differ(before: Mapping, after: Mapping, key: str, width: int = 50) -> str:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-  return json.dumps(_finite(row), allow_nan=False) + '\n'
+  return json_text.dumps(_finite(row), allow_nan=False) + '\n'
 
 
 def _finite(value):

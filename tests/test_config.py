@@ -136,6 +136,7 @@ VALUES = [
   ('random_model.num_layers', 0, 'at least 1'),
   ('divergence.skipped_updates', -1, 'at least 0'),
   ('divergence.entropy_below', -1.0, 'at least 0'),
+  ('divergence.unreadable_steps', -1, 'at least 0'),
   ('divergence.action', 'restart', 'one of stop, roll_back'),
   ('task.name', 'two words', 'letters, digits, _ and -'),
   ('task.name', 'a/b', 'letters, digits, _ and -'),

@@ -37,6 +37,10 @@ def test_skipped_updates_are_counted_in_a_row_and_by_role():
   assert health.skipped['train/proposer'] == 1
   assert health.skipped['critic/solver'] == 2
   assert divergence.from_host(health._asdict()) == health
+  # As a checkpoint has it that was written before questions were counted.
+  assert divergence.from_host({'skipped': {}, 'rollbacks': 2}) == (
+    divergence.Health(rollbacks=2)
+  )
 
 
 def test_too_many_in_a_row_are_named_with_what_was_not_finite():

@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from configs import smoke
 from sqlm_jax import config as config_lib
-from sqlm_jax import divergence, main, train, writers
+from sqlm_jax import divergence, main, sample, train, writers
 from sqlm_jax.tasks import question_files
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -338,6 +338,18 @@ def test_questions_are_written_beforehand(start, workdir, tmp_path, capsys):
     start(*ask, f'--workdir={workdir}')
   with pytest.raises(SystemExit, match='expected --mode=sample --role=prop'):
     start('--mode=sample', f'--questions_file={path}', f'--workdir={workdir}')
+
+
+def test_questions_are_written_as_a_person_reads_them(
+  start, tmp_path, monkeypatch
+):
+  proposals = [sample.Proposal('炉の温度は？', '炉の温度は？', '')]
+  monkeypatch.setattr(sample, 'questions', lambda *_: proposals)
+  path = tmp_path / 'questions.jsonl'
+  ask = ('--mode=sample', '--role=proposer', f'--questions_file={path}')
+  start(SMOKE, *ask, '--config.num_steps=1')
+  assert path.read_bytes().decode() == '{"question": "炉の温度は？"}\n'
+  assert question_files.read_questions(path) == ('炉の温度は？',)
 
 
 def test_sampling_twice_says_the_same(start, workdir, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """The hand that the project is written in, as far as a machine can tell."""
 
+import ast
 import pathlib
 import subprocess
 import sys
@@ -41,3 +42,26 @@ def test_the_library_does_not_print():
   for path in (ROOT / 'sqlm_jax').rglob('*.py'):
     text = path.read_text()
     assert 'print(' not in text.replace('_print(', '').replace('.print(', '')
+
+
+def test_every_text_file_has_an_encoding():
+  """Elsewhere the default is another than UTF-8."""
+  for path in sorted((ROOT / 'sqlm_jax').rglob('*.py')):
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+      if isinstance(node, ast.Call) and _opens_text(node):
+        names = [keyword.arg for keyword in node.keywords]
+        assert 'encoding' in names, f'{path}:{node.lineno}'
+
+
+def _opens_text(call: ast.Call) -> bool:
+  name = getattr(call.func, 'attr', getattr(call.func, 'id', ''))
+  if name in ('read_text', 'write_text'):
+    # `storage.write_text` gives one itself.
+    return ast.unparse(call.func) != 'storage.write_text'
+  if name != 'open' or ast.unparse(call.func) == 'os.open':
+    return False
+  # `open(file, mode)`, or `path.open(mode)`.
+  is_method = isinstance(call.func, ast.Attribute)
+  modes = [ast.unparse(x) for x in call.args[0 if is_method else 1 :]]
+  modes += [ast.unparse(x.value) for x in call.keywords if x.arg == 'mode']
+  return "'w'" in modes or "'a'" in modes or not any('b' in m for m in modes)

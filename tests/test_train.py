@@ -312,7 +312,58 @@ def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
     _, before, _ = checkpoint.restore(manager, abstract, step=1)
     _, after, host = checkpoint.restore(manager, abstract, step=2)
   jax.tree.map(np.testing.assert_array_equal, before, after)
-  assert host['health'] == {'skipped': {}, 'rollbacks': 1}
+  assert host['health'] == {'skipped': {}, 'rollbacks': 1, 'unreadable': 0}
+
+
+def unreadable(tmp_path, **changes):
+  """A run none of whose questions have the format."""
+  config = smoke_config(
+    **{
+      'task.question_pattern': '問題：.*',
+      'proposer.max_tokens': 8,
+      'evaluation.validation': '',
+      'task.validation': (),
+      'task.evaluation': (),
+      'checkpoint.every': 1,
+    }
+    | changes
+  )
+  return train.train(config, str(tmp_path))
+
+
+def told(caplog) -> list[str]:
+  return [
+    message for message in caplog.messages if 'could not be used' in message
+  ]
+
+
+def test_unreadable_questions_are_told_once(tmp_path, caplog):
+  """After the third step, though the run was resumed in between."""
+  unreadable(tmp_path, num_steps=2)
+  assert told(caplog) == []
+  unreadable(tmp_path, num_steps=4)
+  (message,) = told(caplog)
+  assert message.startswith(
+    'step 2: most questions could not be used in 3 steps in a row. '
+    '8 of 8 in this step: '
+  )
+  assert "did not match task.question_pattern='問題：.*'" in message
+  assert message.count("', '") >= 2  # three of them are shown
+  rows = parquet.read_table(tmp_path / 'rollouts' / 'step_00000002.parquet')
+  shown = [display.clip(x, 70) for x in rows['response'].to_pylist()]
+  assert any(repr(text) in message for text in shown)
+  _, _, host = restored(smoke_config(num_steps=4), tmp_path)
+  assert host['health']['unreadable'] == 4
+
+
+def test_unreadable_questions_can_stop_a_run(tmp_path, caplog):
+  with pytest.raises(
+    divergence.DivergedError,
+    match=r'step 1: most .* in 2 steps .*\(divergence\.unreadable_steps=2\)',
+  ) as caught:
+    unreadable(tmp_path, **{'divergence.unreadable_steps': 2})
+  assert f'good checkpoint is {tmp_path}/checkpoints/1.' in str(caught.value)
+  assert told(caplog) == []
 
 
 def sampled_by(workdir, role='proposer') -> list[list[int]]:

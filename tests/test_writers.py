@@ -3,8 +3,11 @@ import functools
 import io
 import json
 import math
+import os
 import pathlib
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +22,7 @@ from sqlm_jax import config as config_lib
 from sqlm_jax import evaluation_files, storage, writers
 from tests import buckets
 
+ROOT = pathlib.Path(__file__).parent.parent
 ROW = {
   'role': 'solver',
   'group': 3,
@@ -234,6 +238,71 @@ def test_half_written_last_line_is_left_out(tmp_path, half):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"step": 0}\n' + half)
   assert writers.read_jsonl(path) == [{'step': 0}]
+
+
+def test_a_line_that_ends_within_a_character_is_left_out(writer):
+  for step in (0, 2):
+    writer.evaluation({'step': step, 'set': '温度'})
+  path = writer.workdir / 'eval.jsonl'
+  whole = path.read_bytes()
+  for end in range(len(whole) - 1, whole.index(b'\n'), -1):
+    path.write_bytes(whole[:end])
+    steps = [row['step'] for row in writer.evaluations()]
+    assert steps == ([0, 2] if end == len(whole) - 1 else [0])
+  writer.evaluation({'step': 4, 'set': '温度'})
+  assert [row['step'] for row in writer.evaluations()] == [0, 4]
+
+
+def test_a_damaged_character_inside_is_an_error(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(b'{"step": "\xe6\xb8"}\n{"step": 2}\n')
+  with pytest.raises(ValueError, match=r'metrics\.jsonl:1: expected a JSON'):
+    writers.read_jsonl(path)
+
+
+WRITES = """
+import contextlib, locale, pathlib, sys
+from sqlm_jax import evaluation_files, writers
+assert locale.getpreferredencoding() != 'UTF-8'
+workdir = pathlib.Path(sys.argv[1])
+text = '注文 \\ud800 \\u2028'
+config = {'task': {'topics': [text]}}
+writers.write_config(workdir, config)
+assert writers.read_config(workdir) == config
+writers.check_config(workdir, config)
+writer = writers.RunWriter(workdir)
+writer.evaluation({'step': 1, 'set': text})
+writer.rewind(1)
+assert writer.evaluations() == [{'step': 1, 'set': text}]
+settings = {'step': 1, 'set': 'test', 'origin': text}
+files = evaluation_files.find(workdir, settings)
+files.directory.mkdir(parents=True)
+with contextlib.ExitStack() as stack:
+  evaluation_files.start(files, stack)
+  evaluation_files.append(files, [{'index': 0, 'question': text}])
+found = evaluation_files.find(workdir, settings)
+assert found.rows == [{'index': 0, 'question': text}]
+"""
+
+
+def test_japanese_is_readable_whatever_the_locale(tmp_path):
+  """The default of this one is ASCII; Windows has one for each country."""
+  program = tmp_path / 'writes.py'
+  program.write_text(WRITES, encoding='utf-8')
+  environment = os.environ | {'LC_ALL': 'C', 'PYTHONCOERCECLOCALE': '0'}
+  subprocess.run(
+    [sys.executable, '-X', 'utf8=0', str(program), str(tmp_path)],
+    check=True,
+    env=environment | {'PYTHONPATH': str(ROOT)},
+    timeout=120,
+  )
+  (answers,) = tmp_path.glob('evaluations/*/answers.jsonl')
+  (settings,) = tmp_path.glob('evaluations/*/settings.json')
+  written = (tmp_path / 'config.json', tmp_path / 'eval.jsonl')
+  for path in (*written, answers, settings):
+    text = path.read_text(encoding='utf-8')
+    assert '注文 \\ud800 \\u2028' in text, path
+    assert len(text.splitlines()) == text.count('\n')
 
 
 @pytest.mark.parametrize('cut', [7, 1])

@@ -37,7 +37,8 @@ class Programs(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # nothing is downloaded
-    rows = [json.loads(line) for line in _FILE.read_text().splitlines()]
+    lines = _FILE.read_text(encoding='utf-8').splitlines()
+    rows = [json.loads(line) for line in lines]
     return {
       split: self._generate_examples([r for r in rows if r['split'] == split])
       for split in ('test', 'validation')

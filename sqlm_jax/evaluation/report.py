@@ -4,7 +4,6 @@ Models write what they like: in Markdown their texts stand on one line, clipped,
 in code quotes that they cannot close.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sqlm_jax import json_text
 from sqlm_jax.evaluation import plots
 
 _LONGEST = 60  # characters of a text in a table
@@ -123,7 +123,7 @@ def write_result(
       _write(directory / f'reliability.{kind}', content)
   lines += [
     '## Settings',
-    '```json\n' + json.dumps(settings, indent=2) + '\n```',
+    '```json\n' + json_text.dumps(settings, indent=2) + '\n```',
   ]
   _write(directory / 'result.md', ('\n\n'.join(lines) + '\n').encode())
 
@@ -232,7 +232,7 @@ def _p_value(p: float) -> str:
 
 
 def _to_json(tree: Any) -> bytes:
-  return (json.dumps(tree, indent=2, default=_number) + '\n').encode()
+  return (json_text.dumps(tree, indent=2, default=_number) + '\n').encode()
 
 
 def _number(x: Any) -> Any:

@@ -9,20 +9,27 @@ is a word, and so is every sign:
   30 words          two of them new     28/30
 
 By characters 123 + 456 would be closer to 123 + 457 than two word problems that
-differ in a name. It sees the surface alone, not what is asked: a paraphrase is
-no repetition, and a long problem with other numbers is one.
+differ in a name. Scripts without spaces between words (Japanese, Chinese, Thai,
+Lao, Burmese, Khmer) are compared by characters, all the same, but their numbers
+are words. Only the surface is compared, not what is asked: a paraphrase is no
+repetition, and a long problem with other numbers is one.
 """
 
+import functools
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from rapidfuzz import fuzz, process
 
+from sqlm_jax.text import normalize
+
 _LONGEST = 2000  # characters that are compared
-_WORD = re.compile(r'\d+(?:[.,]\d+)*|[^\W\d_]+|\S')
+_UNSPACED = f'[{normalize.UNSPACED}]'
+_WORD = re.compile(
+  rf'\d+(?:[.,]\d+)*|{_UNSPACED}|(?:(?!{_UNSPACED})[^\W\d_])+|\S'
+)
 # Words become characters of their own, which are fast to compare.
 _FIRST, _MOST = 0x10000, 0x100000
 
@@ -73,10 +80,14 @@ class Memory(NamedTuple):
     return self._replace(questions=kept)
 
 
-def words(question: str) -> list[str]:
-  """Words, numbers and signs, without case; cut if there are very many."""
-  text = unicodedata.normalize('NFKC', question[:_LONGEST]).casefold()
-  return _WORD.findall(text)
+# Those of the memory are compared in every step.
+@functools.lru_cache(maxsize=2**15)
+def words(question: str) -> tuple[str, ...]:
+  """Splits a question into words, numbers and signs, without case.
+
+  A long question is cut. In scripts without spaces every character is a word.
+  """
+  return tuple(_WORD.findall(normalize.comparable(question[:_LONGEST])))
 
 
 def _alike(

@@ -2,25 +2,66 @@
 
 import re
 
+_LOOKBEHIND = re.compile(r'(?:\(\?[a-z]+\))?\(\?<=([^()]*)\)')
+_FIRST_WORD = re.compile(r'\W*\w*')
+_TAG = re.compile(r'[<\[({\\]')
+_TAG_OR_WORD = re.compile(r'[<\[({\\#]|[^\W\d_]')
+
 
 def find(pattern: str, text: str) -> str | None:
-  """The last match of a pattern, as models think first and conclude last.
+  """Finds the last match of a pattern: models think first, conclude last.
+
+  A lazy pattern such as `<answer>(.*?)</answer>` matches from the first opening
+  tag to the next closing one, over any opening tag in between. Of the matches
+  that end there, the one that opens last counts.
 
   Args:
-    pattern: a regular expression; its first group counts if it has one.
+    pattern: a regular expression; its first group counts if it has one. What
+      it matches before that group, or a lookbehind at its start, opens it.
     text: a response.
 
   Returns:
     The stripped match, or None if there is none or it is empty.
   """
+  regex = re.compile(pattern, re.DOTALL)
   found = None
-  for match in re.finditer(pattern, text, re.DOTALL):
+  for match in regex.finditer(text):
     found = match
   if found is None:
     return None
+  chosen = _opened_last(regex, found)
   # A group that is optional may be in no part of the match.
-  chosen = found[1] if found.re.groups else found[0]
-  return (chosen or '').strip() or None
+  group = chosen[1] if regex.groups else chosen[0]
+  return (group or '').strip() or None
+
+
+def _opened_last(regex: re.Pattern, match: re.Match) -> re.Match:
+  """Returns the match with the same end whose opening comes last."""
+  last = match
+  while opening := _opening(regex, last):
+    begin = max(last.start(1) if regex.groups else 0, last.start() + 1)
+    later = regex.search(last.string, begin)
+    if later is None or later.end() != match.end():
+      break
+    if _opening(regex, later) != opening:
+      break
+    last = later
+  return last
+
+
+def _opening(regex: re.Pattern, match: re.Match) -> str:
+  """Returns what opens a match, up to its first word: '<answer', 'Answer'.
+
+  Returns '' if that is no tag and no word: a number or a colon opens nothing.
+  """
+  if lookbehind := _LOOKBEHIND.match(regex.pattern):
+    text, signs = lookbehind[1], _TAG_OR_WORD
+  elif regex.groups and match.start(1) > match.start():
+    text, signs = match.string[match.start() : match.start(1)], _TAG_OR_WORD
+  else:  # the tag is a part of what is found
+    text, signs = match[0], _TAG
+  opening = _FIRST_WORD.match(text.strip().casefold())[0]
+  return opening if signs.search(opening) else ''
 
 
 def before_stop(text: str, stop_strings: tuple[str, ...]) -> str:

@@ -2,10 +2,11 @@
 
 import fractions
 import re
-import unicodedata
 from collections.abc import Callable
 
 from sqlm_jax.game import types
+from sqlm_jax.text import normalize
+from sqlm_jax.verify import wrappings
 
 _NUMBER = re.compile(
   r'(?P<sign>[+-]?)'
@@ -15,6 +16,15 @@ _NUMBER = re.compile(
   r'(?P<percent>%?)'
 )
 LONGEST_NUMBER = 64  # characters; more is no answer that a person would give
+_LONGEST = 1000  # characters of which introductions are looked for
+# An ideographic comma or full stop separates; it is no part of a number.
+_CUT_BY_PUNCTUATION = re.compile(r'\d\s*[、。､｡]\s*\d')
+_HYPHENS = str.maketrans(dict.fromkeys('‐‑‒–−', '-'))
+
+# Punctuation at the ends of a text. The point of .5 and the factorial of 5!
+# are no punctuation.
+_START = re.compile(r"""(?:[\s,;:!?"'・]|\.(?!\d))+""")
+_END = re.compile(r"""(?:[\s.,;:?"'・]|(?<!\d)!)+\Z""")
 
 
 def number(text: str) -> fractions.Fraction | None:
@@ -23,9 +33,7 @@ def number(text: str) -> fractions.Fraction | None:
   Thousands separators are read where they stand in groups of three. Anything
   before or after the number makes it a blank.
   """
-  if any(char.isdigit() and not char.isdecimal() for char in text):
-    return None  # NFKC would read 5² as 52
-  text = unicodedata.normalize('NFKC', text).replace('\u2212', '-')
+  text = normalize.fold(text).translate(_HYPHENS)
   # Spaces around a fraction's slash only: 1 2/3 is not 12/3.
   text = '/'.join(part.strip() for part in text.split('/'))
   match = _NUMBER.fullmatch(text) if len(text) <= LONGEST_NUMBER else None
@@ -42,14 +50,50 @@ def number(text: str) -> fractions.Fraction | None:
   return -value if match['sign'] == '-' else value
 
 
+def stated_number(text: str) -> fractions.Fraction | None:
+  """Reads a number with or without an introduction and what typesets it.
+
+  5, **5**, \\boxed{5}, "5", 'The answer is 5.', 答え：５ and 5です。 are equal.
+  """
+  value = number(text)
+  if value is not None or len(text) > _LONGEST:
+    return value
+  if _CUT_BY_PUNCTUATION.search(text):
+    return None
+  text = normalize.plain(text)
+  while value is None and (shorter := wrappings.peel(text)) != text:
+    text = shorter
+    value = number(text)
+  return value if value is not None else number(text)
+
+
+def words(text: str) -> str | None:
+  """Returns words without case, surrounding punctuation, repeated spaces."""
+  before = None
+  while text != before:
+    before, text = text, normalize.plain(normalize.plain(text).casefold())
+    text = _END.sub('', text)
+    text = text[match.end() :] if (match := _START.match(text)) else text
+  return text or None
+
+
 def short_text(text: str) -> str | None:
-  """Words without case, surrounding punctuation or repeated spaces."""
-  words = unicodedata.normalize('NFKC', text).casefold().split()
-  return ' '.join(words).strip(' .,;:!?"\'') or None
+  """Reads words, without an introduction and what typesets them.
+
+  Paris, **Paris**, "Paris" and 'Answer: Paris.' are equal, and so are 摩耗,
+  「摩耗」 and 答えは摩耗です。
+  """
+  found = words(text)
+  if found is None or len(found) > _LONGEST:
+    return found
+  # An introduction to nothing is the answer itself.
+  while (shorter := words(wrappings.peel(found))) not in (None, found):
+    found = shorter
+  return found
 
 
 # Answer kind of a config -> text to canonical answer.
 KINDS: dict[str, Callable[[str], types.Answer]] = {
-  'number': number,
+  'number': stated_number,
   'text': short_text,
 }

@@ -24,7 +24,7 @@ def map_users(info: bytes) -> None:
   pid = json.loads(info)['child-pid']
   for kind in ('uid_map', 'gid_map'):
     path = pathlib.Path('/proc', str(pid), kind)
-    path.write_text(f'0 0 1\n1000 {_NOBODY} 1\n')
+    path.write_text(f'0 0 1\n1000 {_NOBODY} 1\n', encoding='ascii')
 
 
 def command(file_bytes: int, code: int, worker: int) -> list[str]:

@@ -1,28 +1,71 @@
 """Canonical answers to multiple-choice questions: the letter of an option."""
 
+import functools
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from sqlm_jax.verify import answers
+from sqlm_jax.text import normalize
+from sqlm_jax.verify import answers, wrappings
 
-_LETTER = re.compile(
-  r'(?:the )?(?:correct |final |right |best )*'
-  r'(?:answer|option|choice)?(?: is)?[:\s]*'
-  r'[(\[]?(?P<letter>[a-z])[)\].:]*',
-)
-_LETTER_AND_MORE = re.compile(
-  r'[(\[]?(?P<letter>[a-z])(?:[)\].:]+)\s*(?P<rest>.+)'
-)
 _LONGEST = 1000  # characters; no option is longer
+
+# Words that say that a letter is meant, in the languages of `wrappings`.
+_OPTION = (
+  r'(?:(?:the )?(?:(?:correct|final|right|best) )*'
+  r'(?:option|choice|letter|alternative)|buchstabe|opción|alternativa|opzione'
+  r'|opção|lettre|letra|選択肢|選択|記号|选项|選項|옵션|보기)'
+  r'(?: is)? ?[:=]? ?(?:は|是)?'
+)
+_OPEN, _CLOSE = r'[(\[{<"\']{0,3} ?', r' ?[)\]}>"\'.:,;!?]*'
+_LABEL = re.compile(rf'(?:{_OPTION})?{_OPEN}(?P<letter>[a-z]){_CLOSE}')
+# A letter, then no further letter of the same word, unless the script has no
+# spaces.
+_LABEL_FIRST = re.compile(
+  rf'(?:{_OPTION})?{_OPEN}(?P<letter>[a-z])'
+  rf'(?=[^\w]|[{normalize.UNSPACED}\uac00-\ud7a3])(?P<rest>.+)'
+)
+_LABEL_LAST = re.compile(
+  r'(?P<rest>.+?) ?'
+  rf'(?:[,.:;=] ?(?:{_OPTION})?{_OPEN}|(?:{_OPTION})?[(\[{{<"]+ ?)'
+  rf'(?P<letter>[a-z]){_CLOSE}'
+)
+_CLOSING = ' )]}>.:,;="\''
+_DASHES = '-–—→/|'  # between a letter and its text, or the sign of a number
+
+# In addition to the introductions of `wrappings`.
+_INTRODUCTION = re.compile(
+  r'\A(?:(?:(?:the |my )?(?:(?:correct|final|right|best) )*answer'
+  r"|i(?:'d| would| will)? (?:choose|pick|select|say|go with)"
+  r"|(?:it|that)(?:'s| is)|antwort|réponse|respuesta|risposta|resposta) "
+  r'|(?:la|le|die) (?=\W*[a-z]\b)'
+  r'|(?:所以|因此|故|我|应该|應該|,)*[选選](?:择|擇)?:? ?'
+  r'|(?:答え?|解答|回答|正解|正答|答案|정답) ?)+'
+)
+_ENDING = re.compile(
+  r'(?: is (?:(?:the )?(?:correct|right|best|final)'
+  r'(?: (?:answer|option|choice|one))?|the answer)'
+  r'|[.,]? ?i hope it is correct'
+  r'|が(?:正解|正答|答え|正しい|最も適切|適切)(?:です|だ|である|と思います)?'
+  r'|を選(?:びます|ぶ|択します)|だ|である|でしょう|(?:だ)?と思います'
+  r'|(?:に|と)なります'
+  r'|(?:是|为|為)?(?:正确|正確|对|對)(?:的|答案|选项|選項)*)+\.?\Z'
+)
+_WRAPPED = re.compile(r'\A[(\[{]([^()\[\]{}]+)[)\]}]\Z')
+_LATEX = re.compile(rf'{wrappings.LATEX_COMMAND}\s*\{{([^{{}}]*)\}}')
+_TYPESETTING = re.compile(
+  r'\\[()\[\] ,;:!]|[$`*~]|</?(?:b|strong|em)>|\b__?|__?\b'
+)
 
 
 def choice(text: str, options: Sequence[str] = ()) -> str | None:
   """Reads the option that was chosen.
 
-  Read are a letter, with or without brackets and 'Answer:', the text of an
-  option, and a letter with the text of its option: 'B', '(b)', 'Answer: B',
-  'Paris', 'B) Paris'. A letter beside the text of another option is a blank.
+  Read are a letter, the text of an option, and a letter beside the text of its
+  option, with or without brackets, an introduction, emphasis or LaTeX: 'B',
+  '(b)', 'Answer: B', '答えはBです。', 'Paris', 'B) Paris', 'The answer is (B)
+  Paris.', '$\\boxed{B}$'. A letter beside the text of another option is a
+  blank, and so is everything that names two options.
 
   Args:
     text: the answer.
@@ -34,29 +77,75 @@ def choice(text: str, options: Sequence[str] = ()) -> str | None:
   """
   if len(text) > _LONGEST:
     return None
-  words = _words(text)
-  if words is None:
-    return None
-  texts = [_words(option) for option in options]
-  if texts.count(words) == 1:  # first: the text of an option may be a letter
-    return string.ascii_uppercase[texts.index(words)]
-  letters = string.ascii_lowercase[: len(options) or None]
-  if match := _LETTER.fullmatch(words):
-    return match['letter'].upper() if match['letter'] in letters else None
-  return _letter_and_text(words, texts)
-
-
-def _words(text: str) -> str | None:
-  """Without the stars of what is bold."""
-  return answers.short_text(text.replace('*', ' '))
-
-
-def _letter_and_text(words: str, texts: Sequence[str | None]) -> str | None:
-  match = _LETTER_AND_MORE.fullmatch(words)
-  if match is None or match['letter'] not in string.ascii_lowercase:
-    return None
-  place = string.ascii_lowercase.index(match['letter'])
-  rest = answers.short_text(match['rest'])
-  if place < len(texts) and rest is not None and texts[place] == rest:
-    return match['letter'].upper()
+  # Typesetting that is a part of an option, as in 2*3, is removed only if
+  # the text is not one of the options with it.
+  for normalize_one in (answers.words, _without_typesetting):
+    texts = _normalize_all(tuple(options), normalize_one)
+    place = _read(normalize_one(text), texts)
+    if place is not None:
+      return string.ascii_uppercase[place]
   return None
+
+
+@functools.lru_cache(maxsize=16)
+def _normalize_all(
+  options: tuple[str, ...], normalize_one: Callable[[str], str | None]
+) -> tuple[str | None, ...]:
+  return tuple(map(normalize_one, options))
+
+
+def _without_typesetting(text: str) -> str | None:
+  """Returns the words of a text without LaTeX, Markdown and HTML."""
+  before = None
+  while text != before:
+    before, text = text, _LATEX.sub(r'\1', text)
+  return answers.words(_TYPESETTING.sub(' ', text))
+
+
+def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
+  """Finds the one option that a text names, layer by layer."""
+  num_letters = len(texts) or len(string.ascii_lowercase)
+  while said:
+    # First: the text of an option may be a letter.
+    if texts.count(said) == 1:
+      return texts.index(said)
+    if match := _LABEL.fullmatch(said):
+      place = string.ascii_lowercase.index(match['letter'])
+      return place if place < num_letters else None
+    for pattern in (_LABEL_FIRST, _LABEL_LAST):
+      match = pattern.fullmatch(said)
+      if match and (place := _beside_its_text(match, texts)) is not None:
+        return place
+    shorter = _peel(said)
+    if shorter == said:
+      return None
+    said = shorter
+  return None
+
+
+def _beside_its_text(
+  match: re.Match, texts: Sequence[str | None]
+) -> int | None:
+  """Returns the place of a letter if its option has the text beside it."""
+  place = string.ascii_lowercase.index(match['letter'])
+  rest = match['rest'].lstrip(_CLOSING)
+  without_dash = rest.lstrip(_CLOSING + _DASHES)
+  without_particle = re.sub(r'\A[のは]', '', without_dash)
+  for beside in (rest, without_dash, without_particle):
+    for text in (answers.words(beside), answers.short_text(beside)):
+      if text is not None and text in texts:
+        return place if place < len(texts) and texts[place] == text else None
+  return None
+
+
+def _peel(said: str) -> str | None:
+  """Removes one layer of what stands around a letter or an option's text."""
+  shorter = wrappings.peel(said)
+  for pattern, inside in (
+    (_INTRODUCTION, ''),
+    (_ENDING, ''),
+    (_WRAPPED, r'\1'),
+  ):
+    if shorter == said:
+      shorter = pattern.sub(inside, said)
+  return answers.words(shorter)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from etils import epy
 
 from sqlm_jax.game import types
-from sqlm_jax.verify import answers, choices
+from sqlm_jax.verify import answers, choices, wrappings
 
 with epy.lazy_imports():  # sympy takes half a second
   from sqlm_jax.verify import mathematics
@@ -56,4 +56,6 @@ def _expressions(given_up: collections.Counter[str] | None) -> Reader:
     return started
 
   # An empty text is a blank.
-  return lambda texts: tuple(verifier().group([text or '' for text in texts]))
+  return lambda texts: tuple(
+    verifier().group([wrappings.around_mathematics(t or '') for t in texts])
+  )

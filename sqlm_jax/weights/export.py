@@ -1,6 +1,5 @@
 """Writes parameters as Hugging Face and PEFT directories."""
 
-import json
 import math
 import pathlib
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ import safetensors.numpy
 import transformers
 from huggingface_hub import serialization
 
+from sqlm_jax import json_text
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import layers
 from sqlm_jax.weights import families, names
@@ -95,7 +95,8 @@ def write_adapter(
 
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-  path.write_text(json.dumps(values, indent=2, sort_keys=True) + '\n')
+  text = json_text.dumps(values, indent=2, sort_keys=True) + '\n'
+  path.write_text(text, encoding='utf-8')
 
 
 def _save(path: pathlib.Path, tensors: Iterable[names.Tensor], dtype: str):

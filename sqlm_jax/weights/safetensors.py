@@ -88,7 +88,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 
 def _read_json(path: pathlib.Path) -> dict:
   try:
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
     raise ValueError(f'{path}: missing') from None
   except ValueError as error:

@@ -9,6 +9,8 @@ from sqlm_jax.game import repetition
 ANN = 'Ann has 12 apples and gives 5 of them to Bob. How many has she left?'
 EVE = 'Eve has 17 apples and gives 5 of them to Bob. How many has she left?'
 
+FURNACE = '第二工程の炉の温度が高すぎて表面に気泡が出た。'
+
 
 @pytest.mark.parametrize(
   'questions, similarity, expected',
@@ -28,6 +30,22 @@ EVE = 'Eve has 17 apples and gives 5 of them to Bob. How many has she left?'
     # The first and the last share 2 of 4: one cluster by what is between.
     (['a b c d', 'a b c e', 'a b f e'], 0.75, (1, 1, 1)),
     (['', ''], 0.9, (1, 1)),
+    (['12 x 3', '12 * 3', '１２　×　３'], 1.0, (1, 1, 1)),
+    (['7 \u2212 4', '7 - 4', '７－４', '7 + 4'], 1.0, (2 / 3,) * 3 + (0,)),
+    (['12 × 3 = ？', '12 * 4 = ?'], 0.85, (0, 0)),  # 4 of 5: a number is a word
+    # 22 of 24 characters, 0.92; the full stop is one.
+    ([FURNACE, FURNACE.replace('温度', '圧力')], 0.9, (1, 1)),
+    ([FURNACE, FURNACE.replace('温度', '圧力')], 0.93, (0, 0)),
+    ([FURNACE, FURNACE.replace('。', '．')], 1.0, (1, 1)),
+    ([FURNACE, FURNACE.replace('の炉', '　の\n炉')], 1.0, (1, 1)),
+    ([FURNACE, 'センサーが断線し、値が０のままになった。'], 0.5, (0, 0)),
+    # 10 of 11: 2号炉 and 12号炉 differ in a number, not in a digit.
+    (['2号炉の温度が高すぎる', '12号炉の温度が高すぎる'], 0.9, (1, 1)),
+    (['2号炉の温度が高すぎる', '12号炉の温度が高すぎる'], 0.91, (0, 0)),
+    (['炉内压力过高的原因是什么？', '炉内温度过高的原因是什么？'], 0.8, (1, 1)),
+    (['เครื่องจักรร้อนเกินไป', 'เครื่องจักรร้อนเกินไปมาก'], 0.9, (1, 1)),
+    # Korean has spaces: 3 of 4 words.
+    (['이 기계는 너무 뜨겁다', '저 기계는 너무 뜨겁다'], 0.76, (0, 0)),
     (['a', 'b', 'c'], 0.0, (1, 1, 1)),
   ],
 )

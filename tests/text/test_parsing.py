@@ -37,6 +37,84 @@ def test_find(pattern, text, expected):
   assert parsing.find(pattern, text) == expected
 
 
+ANSWER = '<answer>(.*?)</answer>'
+
+
+@pytest.mark.parametrize(
+  'pattern, text, expected',
+  [
+    (
+      ANSWER,
+      '<think>It goes into the <answer> tags.</think> <answer>5</answer>',
+      '5',
+    ),
+    (ANSWER, '<answer>1<answer>2<answer> 3 </answer>', '3'),
+    (ANSWER, '<answer>1</answer> so <answer>2</answer>', '2'),
+    (ANSWER, '<answer>5</answer> is in the <answer> tags', '5'),
+    (ANSWER, 'use <answer> and </answer>: <answer>5</answer>', '5'),
+    (ANSWER, 'the <answer> tags: <answer></answer>', None),
+    (ANSWER, 'a < b <answer>a < b</answer>', 'a < b'),
+    ('<answer[^>]*>(.*?)</answer>', '<answer> <answer id=1>5</answer>', '5'),
+    ('(?i)<answer>(.*?)</answer>', '<ANSWER> <answer>5</Answer>', '5'),
+    (r'<answer>\s*(\d+)\s*</answer>', '<answer> <answer> 5 </answer>', '5'),
+    (r'<(?:q|question)>(.*?)</', '<question> tags. <question>Why?</', 'Why?'),
+    (r'\\boxed\{(.*?)\}', r'in \boxed{ ... \boxed{5}', '5'),
+    (r'\[\[(.*?)\]\]', 'in [[ and [[B]]', 'B'),
+    (
+      r'<code>\n(.*?)</code>',
+      'a <code>\nblock: <code>\nx = 1\n</code>',
+      'x = 1',
+    ),
+    (
+      'CHOSEN PROBLEM:(.+)$',
+      'After CHOSEN PROBLEM: CHOSEN PROBLEM: 1+1',
+      '1+1',
+    ),
+    ('Final answer: (.*)', 'I write Final answer: and Final answer: 5', '5'),
+    ('(?:The|the) answer is (.*)', 'The answer is: the answer is 5', '5'),
+    ('答え：(.*?)。', '「答え：」と書く。答え：5。', '5'),
+    (
+      '(?<=<answer>).*?(?=</answer>)',
+      'the <answer> tag <answer>5</answer>',
+      '5',
+    ),
+    ('(?s)(?<=<a>)(.*?)(?=</a>)', 'the <a> tag <a>5</a>', '5'),
+    ('<a>.*?</a>', 'the <a> tag <a>5</a>', '<a>5</a>'),
+    ('(<a>.*?</a>)', 'the <a> tag <a>5</a>', '<a>5</a>'),
+    # What looks alike and opens nothing.
+    (r':\s*(.+)$', 'Answer: 3:45', '3:45'),
+    (r':(.*?)$', 'Answer: 3:45', '3:45'),
+    (r'=(.*)', 'x = y = 5', 'y = 5'),
+    (r'(?<=: )(.+)$', 'Time: noon: 12', 'noon: 12'),
+    (r'.(\d+)', ' 123', '123'),
+    (r'-?(\d+)', 'it is -123', '123'),
+    (r'(\d+)', 'a 123', '123'),
+    (r'\s*(\d+)', 'a  123', '123'),
+    (r'[A-Z].*', 'Paris is in France', 'Paris is in France'),
+    (r'[A-Za-z]+ (.+)', 'foo bar baz', 'bar baz'),
+    (r'x(y+)', 'xyy', 'yy'),
+    ('(?:<a>)?(.*)', '', None),
+  ],
+)
+def test_the_last_opening_counts(pattern, text, expected):
+  assert parsing.find(pattern, text) == expected
+
+
+@hypothesis.given(
+  st.lists(st.sampled_from(['<answer>', '</answer>', 'x', ' ']), max_size=9),
+  st.text('0123456789+- ', min_size=1),
+)
+def test_no_answer_runs_over_an_opening_tag(before, answer):
+  text = ''.join(before) + f'<answer>{answer}</answer>'
+  assert parsing.find(ANSWER, text) == (answer.strip() or None)
+
+
+def test_many_openings_take_no_time():
+  text = '<answer>' * 500
+  assert parsing.find(ANSWER, f'{text}5</answer>') == '5'
+  assert parsing.find(ANSWER, text) is None
+
+
 @hypothesis.given(st.text())
 def test_no_text_crashes_find(text):
   found = parsing.find(TAGGED, text)

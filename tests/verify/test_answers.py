@@ -118,6 +118,106 @@ def test_what_is_no_number_is_a_blank(text):
   assert answers.number(text) is None
 
 
+@pytest.mark.parametrize(
+  'text',
+  [
+    '12', '12。', '12．', '12｡', '「12」', '『１２』', '【12】', '（１２）',
+    '"12"', '答え：12', '答えは12', '答えは12です。', '答えは、12です。',
+    '12です。', '正解は12だ', '解答：１２。', '答え：「12」', '答案是12',
+    '答案：１２。', '정답은 12입니다.', 'Answer: 12', 'The answer is 12.',
+    '**12**', '`12`', 'The final answer is: $12$.', '$12$', r'\boxed{12}',
+    r'$\boxed{12}$', '(12)', '[12]', '#### 12', '**Answer:** 12', 'Antwort: 12',
+    'Answer = 12', '<answer>12</answer>', '２４／２', '１２００％', '１２．０',
+    '\ufeff12',
+  ],
+)  # fmt: skip
+def test_what_stands_around_a_number(text):
+  assert answers.KINDS['number'](text) == 12
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '1、000', '1。5', '12、', '12,', ',5', '5!', '5²', '３½', '①', '12個',
+    '12?', '(1,000)', '(1, 2)', '5"', "5'", '答え：5または6', '答え：', 'ー5',
+    '1・5', 'not 12', '12 or 13', '答えは5²', '２０２６年', '$5$6',
+    'Answer: 5 apples', 'The answer is not 5', '答え：1、000', '十二',
+  ],
+)  # fmt: skip
+def test_no_number_is_guessed(text):
+  assert answers.KINDS['number'](text) is None
+
+
+@pytest.mark.parametrize('sign', '-\u2212\u2010\u2011\u2012\u2013－﹣')
+def test_signs_of_a_negative_number(sign):
+  assert answers.number(f'{sign}3') == -3
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '摩耗', '摩耗。', '摩耗．', '摩耗､', '摩耗！', '「摩耗」', '『摩耗』。',
+    '「摩耗。」', '“摩耗”', '〈摩耗〉', '《摩耗》', '【摩耗】', '（摩耗）',
+    '・摩耗', '　摩耗　', '摩\n耗', '摩耗です', '摩耗です。', '答え：摩耗',
+    '答えは摩耗', '答えは摩耗です。', '答え：「摩耗」', '正解は摩耗である。',
+    '答案是摩耗', '答案：摩耗。', '**摩耗**', '`摩耗`', r'\boxed{摩耗}',
+    r'\text{摩耗}', '$摩耗$', 'Answer: 摩耗', 'The answer is 摩耗.',
+    '【答え】摩耗',
+  ],
+)  # fmt: skip
+def test_one_answer_in_japanese(text):
+  assert answers.short_text(text) == '摩耗'
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'Paris', '**Paris**', '(Paris)', '“Paris”', 'Answer: Paris',
+    'The answer is Paris.', '**Answer:** Paris', r'\boxed{\text{Paris}}',
+    'Antwort: Paris', 'La réponse est Paris.', 'Ｐａｒｉｓ。', '«Paris»',
+  ],
+)  # fmt: skip
+def test_one_answer_in_english(text):
+  assert answers.short_text(text) == 'paris'
+
+
+@pytest.mark.parametrize(
+  'one, other',
+  [
+    ('摩耗', '摩擦'),
+    ('5²', '52'),
+    ('x²', 'x2'),
+    ('3½', '31/2'),
+    ('½', '1/2'),
+    ('①', '1'),
+    ('H₂O', 'H2O'),
+    ('.5', '5'),
+    ('5!', '5'),
+    ('-5', '5'),
+    ('10%', '10'),
+    ('5℃', '5'),
+    ('[0, 1]', '(0, 1)'),
+    ('(0, 1)', '0, 1'),
+    ('[a-z]', 'a-z'),
+    ('2*3*4', '234'),
+    ('2**3**4', '234'),
+    ('C++', 'C'),
+    ('C#', 'C'),
+    ('$5 and $10', '5 and 10'),
+    ('a or b', 'a'),
+    ('not Paris', 'Paris'),
+    ('まだ', 'ま'),
+    ('答えはまだ', '答えはま'),
+    ('東京、大阪', '東京'),
+    ('12x3', '12*3'),
+    ('0x10', '10'),
+    ('온도 이상', '온도이상'),
+  ],
+)
+def test_other_answers_stay_apart(one, other):
+  assert answers.short_text(one) != answers.short_text(other)
+
+
 @hypothesis.given(st.text())
 def test_no_text_crashes_any_kind(text):
   for kind in answers.KINDS.values():
@@ -177,7 +277,31 @@ def test_short_text(text, expected):
   assert answers.short_text(text) == expected
 
 
-@hypothesis.given(st.text())
+PIECES = (
+  *(
+    '答え：',
+    '答えは',
+    'です',
+    '。',
+    '、',
+    '「',
+    '」',
+    '（',
+    '）',
+    '【',
+    '】',
+    '　',
+  ),
+  *('Answer: ', 'The answer is ', '**', '$', '`', r'\\boxed{', '}', '(', ')'),
+  *('摩耗', 'Paris', '5', '.', '!', '"', "'", ' ', '²', 'だ', '#', '\\n'),
+)
+
+
+@hypothesis.given(
+  st.one_of(
+    st.text(), st.lists(st.sampled_from(PIECES), max_size=8).map(''.join)
+  )
+)
 def test_short_text_is_its_own_canonical_form(text):
   once = answers.short_text(text)
   if once is not None:

@@ -1,0 +1,64 @@
+"""Warns about prompts that end in a space.
+
+Most tokenizers join a space with the word after it. A prompt that ends in a
+space therefore has tokens that a model has hardly ever seen before a word, and
+small models then write noise. Where a tokenizer splits numbers into digits, a
+space before a number is a separate token anyway.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from absl import logging
+
+from sqlm_jax import hosts
+
+_SPACES = ' \t\u00a0\u3000'
+_SHOWN = 30  # characters of the end of a prompt
+
+
+def warn(
+  templates: Mapping[str, Sequence[str]], encode: Callable[[str], list[int]]
+) -> None:
+  """Warns about each config key that has a template with a harmful end.
+
+  Args:
+    templates: the templates of each key, of text that a model continues.
+    encode: from text to token ids.
+  """
+  for key, key_templates in templates.items():
+    for template in key_templates:
+      if is_harmful(template, encode) and hosts.is_first():
+        logging.warning(
+          '%s=%s%r: ends in a space. Most tokenizers join a space with the '
+          'word after it, so the model continues a text unlike those that it '
+          'knows, and may write noise. Remove the space.',
+          key,
+          '…' * (len(template) > _SHOWN),
+          template[-_SHOWN:],
+        )
+
+
+def is_harmful(template: str, encode: Callable[[str], list[int]]) -> bool:
+  """Returns whether a template ends in a space that its responses lack.
+
+  The space does no harm if the template itself shows what comes next, as
+  'Question: 7 + 4' does for 'Question: ', and that is no word, and has the
+  same tokens with the space before it.
+  """
+  if not template.endswith(tuple(_SPACES)):
+    return False
+  shown = _shown_responses(template)
+  before = encode(template)
+  return not shown or any(
+    text[0].isalpha() or encode(template + text)[: len(before)] != before
+    for text in shown
+  )
+
+
+def _shown_responses(template: str) -> list[str]:
+  """Returns what follows earlier copies of the template's last words."""
+  last_words = re.split(r'\n|\{\w+\}', template)[-1]
+  if not last_words.strip():
+    return []
+  return re.findall(re.escape(last_words) + r'(\S.*)', template)
