@@ -120,6 +120,11 @@ def _whole(token: str) -> int | None:
   return None
 
 
+def as_lines(text: str) -> str:
+  """Ends lines as Python does when it reads a text: a newline, nothing else."""
+  return text.replace('\r\n', '\n').replace('\r', '\n')
+
+
 def fraction_passed(results: Sequence[types.Result]) -> float:
   """The share of a program's tests that passed; 0.0 without any test."""
   passed = sum(result.status == PASSED for result in results)
