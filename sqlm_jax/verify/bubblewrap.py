@@ -25,7 +25,7 @@ def map_users(info: bytes) -> None:
   pid = json.loads(info)['child-pid']
   for kind in ('uid_map', 'gid_map'):
     path = pathlib.Path('/proc', str(pid), kind)
-    path.write_text(f'0 0 1\n1000 {_NOBODY} 1\n')
+    path.write_text(f'0 0 1\n1000 {_NOBODY} 1\n', encoding='ascii')
 
 
 def command(file_bytes: int, code: int, worker: int) -> list[str]:
@@ -90,9 +90,10 @@ def _file_system() -> list[str]:
     if (library / name).is_dir():
       options += ['--tmpfs', str(inside / name)]
       options += ['--remount-ro', str(inside / name)]
-  # The worker fills it and closes it, so its size need not be limited.
+  # Without a limit, for inputs may be large. The worker closes the directory.
   options += ['--perms', '0755', '--tmpfs', STREAMS]
-  options += ['--dev-bind', '/dev/null', '/dev/null', '--dir', '/dev/fd']
+  options += ['--dev-bind', '/dev/null', '/dev/null']
+  options += ['--perms', '0555', '--dir', '/dev/fd']
   for descriptor, name in enumerate(('stdin', 'stdout', 'stderr')):
     options += ['--symlink', f'{STREAMS}/{name}', f'/dev/fd/{descriptor}']
   return options

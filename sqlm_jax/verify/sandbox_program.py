@@ -97,8 +97,9 @@ class Run:
       setattr(builtins, name, _sitebuiltins.Quitter(name, 'Ctrl-D (i.e. EOF)'))
     builtins.help = _sitebuiltins._Helper()
     module = type(sys)('__main__')
-    names = {'__file__': path, '__cached__': None, '__builtins__': builtins}
-    module.__dict__.update(names)
+    module.__dict__.update(
+      __builtins__=builtins, __annotations__={}, __file__=path, __cached__=None
+    )
     sys.modules['__main__'] = module
     source = source.removeprefix('\ufeff')
     _save(path, source.encode())
@@ -115,17 +116,26 @@ class Run:
       self.status = error.code & 255 if abs(error.code) < 2**63 else 255
 
   def _end(self) -> None:
-    if self.status is None:
-      return
-    flushed = _flush()
-    # Finalizers run, and files that were left open are flushed.
+    if self.status is None or not _flush():
+      return  # the interpreter flushes again, and says what is wrong
+    for file in _files():
+      file.flush()
     self.held = []
     sys.modules['__main__'] = None
     sys.last_type = sys.last_value = sys.last_traceback = sys.last_exc = None
     for name, *_ in _STREAMS:
       setattr(sys, name, getattr(sys, f'__{name}__'))
-    gc.collect()
-    os._exit(self.status if _flush() and flushed else 120)
+    gc.collect()  # finalizers run
+    os._exit(self.status if _flush() else 120)
+
+
+def _files() -> list:
+  """Returns the files that a program has left open to write."""
+  # Those of the worker are not among them: it has frozen them.
+  writers = io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom
+  files = [x for x in gc.get_objects() if issubclass(type(x), writers)]
+  files.sort(key=lambda file: not isinstance(file, io.TextIOWrapper))
+  return [file for file in files if not file.closed and file.writable()]
 
 
 def _text_stream(descriptor: int, name: str, mode: str, errors: str):
@@ -151,7 +161,7 @@ def _save(path: str, source: bytes) -> None:
 def _flush() -> bool:
   """Flushes stdout and stderr, as `flush_std_files` of the interpreter."""
   try:
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (getattr(sys, name, None) for name, *_ in _STREAMS[1:]):
       if stream is not None and not stream.closed:
         stream.flush()
   except Exception:

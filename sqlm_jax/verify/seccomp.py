@@ -52,6 +52,11 @@ _SUPERVISOR = """
   mknod 133 -; mknodat 259 33; chmod 90 -; fchmodat 268 53;
   setgroups 116 159; setresgid 119 149; setresuid 117 147; setpgid 109 154
 """
+# Denied to a program as to somebody whose files these are not (EPERM): the
+# directories that it must not change or close belong to its own user.
+_DENIED = """
+  chmod 90 -; fchmod 91 52; fchmodat 268 53
+"""
 # Allowed by what their arguments say.
 _CHECKED = """
   clone 56 220; ioctl 16 29; prlimit64 302 261; fcntl 72 25
@@ -78,6 +83,7 @@ _MACHINES = {
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
 _ALLOW = 0x7FFF0000
 _REFUSE = 0x00050000 | 38  # ENOSYS, for which libraries have a plan
+_DENY = 0x00050000 | 1  # EPERM
 _KILL = 0x80000000
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # in struct seccomp_data
 
@@ -115,10 +121,16 @@ def filters(machine: str | None = None) -> Filters:
     checked['prlimit64']: _one_of(0, [0]),  # of the calling process only
   }
   clone = checked['clone']
+  denied = {
+    number: [(_RETURN, 0, 0, _DENY)]
+    for number in _numbers(_DENIED, column).values()
+  }
   return Filters(
     _assemble(audit, supervisor.values(), common | {clone: _flags(0, 0)}),
     _assemble(
-      audit, program.values(), common | {clone: _flags(0, _CLONE_THREAD)}
+      audit,
+      program.values(),
+      common | denied | {clone: _flags(0, _CLONE_THREAD)},
     ),
   )
 
