@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sqlm_jax.game import types
 from sqlm_jax.tasks import base
-from sqlm_jax.text import parsing, prompts
+from sqlm_jax.text import code_blocks, parsing, prompts
 from sqlm_jax.verify import arithmetic, readers, self_test
 
 # Checker of a config -> question to its true answer. Diagnosis only.
@@ -45,6 +45,7 @@ def make_task(
     solver_prompts: templates of the request for an answer, with `{question}`.
     solver_stop: strings that end an answer.
     answer_pattern: regex that finds the answer, '' for the whole response.
+      Programs are found by `text.code_blocks.find`.
     answer_kind: one of `verify.readers.KINDS`.
     options: of the kind 'choice', A first.
     checker: a key of `CHECKERS`, or 'module:function': from a question to its
@@ -66,6 +67,8 @@ def make_task(
 
   def find_answer(response):
     text = parsing.before_stop(response, solver_stop)
+    if answer_kind == 'code':
+      return code_blocks.find(answer_pattern, text)
     return parsing.find(answer_pattern, text) if answer_pattern else text
 
   return base.Task(
