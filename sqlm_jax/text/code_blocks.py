@@ -14,7 +14,8 @@ from typing import NamedTuple
 from sqlm_jax.text import parsing
 
 _FENCE = re.compile(
-  r'(?P<before>.*?)(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*?)[ \t]*'
+  r'(?P<before>.*?)(?<![`~])(?P<fence>`{3,}+|~{3,}+)[ \t]*'
+  r'(?P<info>[^`\n]*?)[ \t]*'
 )
 _FENCES = re.compile('`{3,}|~{3,}')
 _HIDDEN = '\ue000\ue001\ue000'  # for private use: in no text of a model
