@@ -27,7 +27,7 @@ _DECIMAL = re.compile(
   r'[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)'
 )
 # A whole number as Python prints a large float, 1e+16, or a Decimal, 1E+2.
-_LARGE = re.compile(r'[+-]?\d(?:\.\d+)?[eE]\+\d+')
+_LARGE = re.compile(r'[+-]?\d(?:\.\d+)?[eE]\+\d{1,2}')
 _LONGEST_NUMBER = 64  # characters; longer tokens are compared as text
 _LIST = re.compile(r'\[[^\[\]]*\]')
 
@@ -123,8 +123,7 @@ def _whole(token: str) -> int | None:
   """Returns the integer that a token is, `1.0` included, exactly."""
   if _LARGE.fullmatch(token):
     value = decimal.Decimal(token)
-    is_whole = value.adjusted() < _LONGEST_NUMBER and value == int(value)
-    return int(value) if is_whole else None
+    return int(value) if value == int(value) else None
   whole, _, decimals = token.partition('.')
   if _INTEGER.fullmatch(whole) and not decimals.strip('0'):
     return int(whole)
