@@ -59,7 +59,8 @@ def find(pattern: str, text: str) -> str | None:
   if not blocks or not _FENCES.search(pattern):
     return parsing.find(pattern, text)
   prose = [
-    _FENCES.sub('', part) if isinstance(part, str) else '' for part in parts
+    _FENCES.sub('', part) if isinstance(part, str) else _HIDDEN
+    for part in parts
   ]
   for i in reversed(range(len(parts))):
     if isinstance(parts[i], Block):
