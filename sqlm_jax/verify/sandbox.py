@@ -49,7 +49,7 @@ _WORKER, _CHILD = (
   for name in ('worker', 'program')
 )
 _GRACE = 10.0  # seconds beyond the wall clock until the worker is given up
-_PAUSES = (0.1, 1.0)  # seconds before a sandbox is started again
+_PAUSES = (0.1, 1.0, 4.0)  # seconds before a sandbox is started again
 _LONGEST_DETAIL = 200  # characters
 _PYC_HEAD = importlib.util.MAGIC_NUMBER + bytes(12)
 _PYTHON = ['-S', '-s', '-P', '-B', '-X', 'utf8']
@@ -208,7 +208,7 @@ class Sandbox:
     """Returns a sandbox that is ready; another one is started in its place.
 
     A start can fail because the user has too many processes or descriptors
-    at the moment. It is tried again twice, after a pause.
+    at the moment. It is tried again after a pause, three times.
     """
     for pause in (*_PAUSES, None):
       process = None
