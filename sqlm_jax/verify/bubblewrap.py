@@ -106,7 +106,7 @@ def _is_needed(module: pathlib.Path) -> bool:
 def _shared_libraries(files: Sequence[pathlib.Path]) -> dict[str, str]:
   """Path in a sandbox -> path here, for all that the files are linked with."""
   found = subprocess.run(
-    ['ldd', *files], capture_output=True, text=True, check=False
+    ['ldd', *files], capture_output=True, text=True, check=False, timeout=60
   ).stdout
   lines = re.findall(r'^\s+(?:(\S+) => )?(/\S+) \(0x', found, re.MULTILINE)
   return {f'/lib/{name}' if name else path: path for name, path in lines}

@@ -28,6 +28,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -189,7 +190,12 @@ class Sandbox:
     self.close()
 
   def _add_spare(self) -> None:
-    process = self._launch_one()
+    try:
+      process = self._launch_one()
+    except (OSError, subprocess.SubprocessError) as error:
+      raise RuntimeError(
+        f'a sandbox does not start: {error}\n{sandbox_process.HOW_TO}'
+      ) from error
     with self._lock:  # so that `close` misses none
       closed = self._closed.is_set()
       if not closed:
@@ -244,10 +250,9 @@ class Sandbox:
       except OSError as error:
         if self._closed.is_set():
           raise RuntimeError('the sandbox was closed') from None
-        *_, words = [str(error), *process.last_words().splitlines()]
-        lost = types.Result(
-          unit_tests.ERROR, f'{_LOST}{words}'[:_LONGEST_DETAIL]
-        )
+        words = (process.last_words() or str(error)).splitlines()[-1]
+        detail = f'{_LOST}{words}'[:_LONGEST_DETAIL]
+        lost = types.Result(unit_tests.ERROR, detail)
       finally:
         self._discard(process)
     return [lost] * len(tests)
@@ -274,20 +279,18 @@ class Sandbox:
         process.send(unit_tests.as_lines(test.input), seconds)
         results.append(_verdict(process.receive(seconds, most), test.output))
       except TimeoutError:
-        missing = len(tests) - len(results)
-        return (
-          results + [types.Result(unit_tests.TIMEOUT, 'no answer')] * missing
-        )
+        missing = types.Result(unit_tests.TIMEOUT, 'no answer')
+        return results + [missing] * (len(tests) - len(results))
     return results
 
 
 def is_lost(result: types.Result) -> bool:
-  """Whether the sandbox was lost, and so there was no run."""
+  """Returns whether the sandbox was lost, so that there was no run."""
   return result.status == unit_tests.ERROR and result.detail.startswith(_LOST)
 
 
 def _verdict(answer: sandbox_process.Answer, expected: str) -> types.Result:
-  """What a run is worth."""
+  """Returns the result of a run."""
   if answer.why in _WHY:
     return _WHY[answer.why]
   code = os.waitstatus_to_exitcode(answer.status)

@@ -59,7 +59,7 @@ class Process:
     **how: options of subprocess.Popen.
 
   Raises:
-    RuntimeError: if the command does not start.
+    OSError: if the command does not start.
   """
 
   def __init__(
@@ -76,23 +76,18 @@ class Process:
     self._hung_up: float | None = None  # when
     with contextlib.ExitStack() as stack:
       stack.callback(cleanup)
-      try:
-        self._errors = stack.enter_context(file_with(b''))
-        self._socket, theirs = map(stack.enter_context, socket.socketpair())
-        with theirs:
-          self._process = subprocess.Popen(
-            command,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=self._errors,
-            start_new_session=True,  # Ctrl-C is for the host, which closes us
-            **how,
-          )
-      except OSError as error:
-        raise RuntimeError(
-          f'a sandbox does not start: {error}\n{HOW_TO}'
-        ) from error
-      stack.pop_all()
+      self._errors = stack.enter_context(file_with(b''))
+      self._socket, theirs = map(stack.enter_context, socket.socketpair())
+      with theirs:
+        self._process = subprocess.Popen(
+          command,
+          stdin=theirs,
+          stdout=theirs,
+          stderr=self._errors,
+          start_new_session=True,  # Ctrl-C is for the host, which closes us
+          **how,
+        )
+      stack.pop_all()  # from here on `close` does it
 
   def begin(self) -> None:
     """Gives the worker what it needs to become ready.
