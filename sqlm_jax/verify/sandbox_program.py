@@ -60,9 +60,9 @@ def _limit(limits) -> None:
 
 
 def _bound_stacks(most: int) -> None:
-  """Makes larger stacks of threads than memory allows as large as it allows.
+  """Cuts the size of stacks that a program asks for to `most` bytes.
 
-  Programs ask for 512 MiB by habit, where only what they touch is counted.
+  Many programs ask for 512 MiB, since contests count only what is touched.
   """
   set_size = _thread.stack_size
   _thread.stack_size = lambda size=0, /: set_size(min(size, most))
@@ -88,6 +88,7 @@ class Run:
       stream = _text_stream(descriptor, f'<{name}>', mode, errors)
       setattr(sys, name, stream)
       setattr(sys, f'__{name}__', stream)
+    gc.freeze()  # what a program did not make is not looked at in `_end`
     folder = os.getcwd()
     path = os.path.join(folder, _SCRIPT)
     sys.argv = [_SCRIPT]
@@ -130,11 +131,13 @@ class Run:
 
 
 def _files() -> list:
-  """Returns the files that a program has left open to write."""
-  # Those of the worker are not among them: it has frozen them.
-  writers = io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom
-  files = [x for x in gc.get_objects() if issubclass(type(x), writers)]
-  files.sort(key=lambda file: not isinstance(file, io.TextIOWrapper))
+  """Returns the files that a program has left open to write, texts first."""
+  objects = gc.get_objects()
+  kinds = set(map(type, objects))  # few, however many objects there are
+  files = []
+  for writer in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+    if any(issubclass(kind, writer) for kind in kinds):
+      files += [x for x in objects if issubclass(type(x), writer)]
   return [file for file in files if not file.closed and file.writable()]
 
 
