@@ -78,7 +78,7 @@ def main(backend: str, streams: str, code: str, *numbers: str):
   gc.freeze()  # so that the end of each child does not visit what it shares
   while True:
     files.set_input(_receive(channel))
-    descriptors = files.open()
+    descriptors = files.open_streams()
     pid = os.fork()
     if not pid:
       child.give_up_everything(descriptors, limits)
@@ -118,8 +118,8 @@ class _Files:
     os.lseek(self._input, 0, os.SEEK_SET)
     _write(self._input, text)
 
-  def open(self) -> list[int]:
-    """New descriptors for the stdin, stdout and stderr of one run."""
+  def open_streams(self) -> list[int]:
+    """Returns new descriptors of the stdin, stdout and stderr of one run."""
     path_in, *paths_out = self._paths
     return [
       os.open(path_in, os.O_RDONLY),

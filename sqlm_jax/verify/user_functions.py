@@ -16,7 +16,7 @@ import traceback
 from sqlm_jax.verify import pool
 
 TIME_LIMIT = 10.0  # seconds for a call
-_IMPORT_LIMIT = 60  # seconds; some modules import much
+_IMPORT_LIMIT = 30  # seconds; less than the pool gives a worker to start
 _LONGEST = 200  # characters of what an error shows
 
 _ENDS = {  # `pool.Result.why_not` in words
