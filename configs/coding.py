@@ -64,7 +64,7 @@ def get_config():
   c.task.topics = TOPICS
   c.task.proposer_prompt = PROPOSER_PROMPT
   c.task.solver_prompt = SOLVER_PROMPT
-  c.task.answer_pattern = r'```(?:[Pp]ython3?)?[ \t]*\n(.*?)```'
+  c.task.answer_pattern = ''  # the last fenced block of Python
   c.task.answer_kind = 'code'
   c.tests.pattern = r'(?m)^[ \t]*(-?\d[-\d ]*?)[ \t]*=>[ \t]*(-?\d[-\d, ]*)$'
   c.solver.rewards.majority = 0.0

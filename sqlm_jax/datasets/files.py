@@ -23,6 +23,7 @@ from etils import epath
 from pyarrow import parquet
 
 from sqlm_jax.game import types
+from sqlm_jax.text import code_blocks
 
 SUFFIXES = ('.json', '.jsonl', '.parquet')
 _MOST_TESTS = 10  # of a program, as in the paper's code
@@ -181,16 +182,9 @@ def _verifiable(row: Row) -> types.Example:
   return types.Example(
     row['prompt'],
     tests=_cases(cases),
-    solution=_program(row.get('gold_standard_solution')),
+    solution=code_blocks.find('', row.get('gold_standard_solution') or '')
+    or '',
   )
-
-
-def _program(text: str | None) -> str:
-  """Without the fence of a code block."""
-  lines = (text or '').strip().split('\n')
-  if lines[0].startswith('```'):
-    lines = lines[1:-1] if lines[-1].startswith('```') else lines[1:]
-  return '\n'.join(lines)
 
 
 def _asked(messages: Iterable[Row]) -> str:

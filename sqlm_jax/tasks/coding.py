@@ -57,7 +57,7 @@ def with_programs(
   def run_tests(answers, cases):
     """Results [questions][answers][tests], all programs in one go."""
     programs = [
-      (prompts.fill(program, answer=answer), case)
+      (prompts.fill(program, answer=answer), [_as_file(test) for test in case])
       for group, case in zip(answers, cases, strict=True)
       for answer in group
       if answer is not None
@@ -136,6 +136,12 @@ def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
   if unit_tests.has_constant_output(cases):
     return refuse('constant_output')
   return problem._replace(text=description, tests=cases)
+
+
+def _as_file(test: types.TestCase) -> types.TestCase:
+  """Ends the last line of an input, as in a file: `readline()[:-1]` counts."""
+  ends = not test.input or test.input.endswith(('\n', '\r'))
+  return test if ends else test._replace(input=f'{test.input}\n')
 
 
 def _no_program(cases: Sequence[types.TestCase]) -> tuple[types.Result, ...]:

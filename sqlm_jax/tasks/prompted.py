@@ -1,14 +1,14 @@
 """A task from a config alone: prompts, patterns, an answer kind."""
 
 import collections
-import importlib
 import operator
+import re
 from collections.abc import Callable
 
 from sqlm_jax.game import types
 from sqlm_jax.tasks import base
-from sqlm_jax.text import parsing, prompts
-from sqlm_jax.verify import arithmetic, readers, self_test
+from sqlm_jax.text import code_blocks, parsing, prompts
+from sqlm_jax.verify import arithmetic, readers, self_test, user_functions
 
 # Checker of a config -> question to its true answer. Diagnosis only.
 CHECKERS: dict[str, Callable[[str], types.Answer]] = {
@@ -45,17 +45,19 @@ def make_task(
     solver_prompts: templates of the request for an answer, with `{question}`.
     solver_stop: strings that end an answer.
     answer_pattern: regex that finds the answer, '' for the whole response.
+      Programs are found by `text.code_blocks.find`.
     answer_kind: one of `verify.readers.KINDS`.
     options: of the kind 'choice', A first.
     checker: a key of `CHECKERS`, or 'module:function': from a question to its
-      true answer as text, None if it is not known.
+      true answer as text, None if it is not known. See `user_functions`.
     num_topics: topics a step, one proposer group each.
     wrap: turns a filled template into the prompt, a chat template say.
     forbidden: strings that no question may hold: special tokens, with which
       it could write the solver's prompt.
 
   Raises:
-    ValueError: if there is no such checker.
+    ValueError: if there is no such checker. `true_answer` raises one, too, if
+      a function of a user fails.
   """
   given_up: collections.Counter[str] = collections.Counter()
   read = readers.make_reader(answer_kind, options, given_up)
@@ -66,6 +68,8 @@ def make_task(
 
   def find_answer(response):
     text = parsing.before_stop(response, solver_stop)
+    if answer_kind == 'code':
+      return code_blocks.find(answer_pattern, text)
     return parsing.find(answer_pattern, text) if answer_pattern else text
 
   return base.Task(
@@ -159,13 +163,11 @@ def _question_reader(
 def _users_checker(
   name: str, read: readers.Reader
 ) -> Callable[[str], types.Answer]:
-  """Finds 'module:function', whose answers are read like the solver's."""
-  module, _, function = name.partition(':')
-  try:
-    check = getattr(importlib.import_module(module), function)
-  except (ImportError, AttributeError, ValueError) as error:
+  """Builds a checker that reads what a user's function says as an answer."""
+  if not re.fullmatch(r'[\w.]+:\w+', name):
     raise ValueError(
       f'task.checker={name!r}: expected one of {", ".join(CHECKERS)}, or '
-      f'module:function of yours ({error})'
-    ) from None
-  return lambda question: read([check(question)])[0]
+      'module:function of yours'
+    )
+  function = user_functions.Function('task.checker', name)
+  return lambda question: read([function(question)])[0]

@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Sequence
 
 _NOBODY = 65534  # whom the kernel takes a program for, if we are root
+STREAMS = '/dev'  # where the worker puts the files of the standard streams
 # Extension modules that need more of a system than a program is given.
 _NOT_NEEDED = re.compile('_tkinter|readline|_curses|nis|_g?dbm|_ssl|_test')
 
@@ -77,7 +78,7 @@ def _file_system() -> list[str]:
     str(inside): library,
     **_shared_libraries([binary, *needed]),
   }
-  folders = {'/tmp', '/dev', '/lib'}
+  folders = {'/tmp', STREAMS, '/lib'}
   for path in binds:
     folders.update(map(str, pathlib.Path(path).parents))
   options = []
@@ -89,7 +90,13 @@ def _file_system() -> list[str]:
     if (library / name).is_dir():
       options += ['--tmpfs', str(inside / name)]
       options += ['--remount-ro', str(inside / name)]
-  return [*options, '--dev-bind', '/dev/null', '/dev/null']
+  # Without a limit, for inputs may be large. The worker closes the directory.
+  options += ['--perms', '0755', '--tmpfs', STREAMS]
+  options += ['--dev-bind', '/dev/null', '/dev/null']
+  options += ['--perms', '0555', '--dir', '/dev/fd']
+  for descriptor, name in enumerate(('stdin', 'stdout', 'stderr')):
+    options += ['--symlink', f'{STREAMS}/{name}', f'/dev/fd/{descriptor}']
+  return options
 
 
 def _is_needed(module: pathlib.Path) -> bool:
@@ -99,7 +106,7 @@ def _is_needed(module: pathlib.Path) -> bool:
 def _shared_libraries(files: Sequence[pathlib.Path]) -> dict[str, str]:
   """Path in a sandbox -> path here, for all that the files are linked with."""
   found = subprocess.run(
-    ['ldd', *files], capture_output=True, text=True, check=False
+    ['ldd', *files], capture_output=True, text=True, check=False, timeout=60
   ).stdout
   lines = re.findall(r'^\s+(?:(\S+) => )?(/\S+) \(0x', found, re.MULTILINE)
   return {f'/lib/{name}' if name else path: path for name, path in lines}

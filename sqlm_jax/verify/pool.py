@@ -1,11 +1,14 @@
 """Worker processes that can be killed: for work that may hang or crash.
 
-A worker is a fresh interpreter with one pipe in and one pipe out, a JSON line
-a task each way. It is not a fork, for JAX has threads by then, and nothing of
-multiprocessing, which would import the main script, and JAX, into every worker.
+A worker is a fresh interpreter with a socket, on which it reads and answers
+tasks, a line of JSON each. It is not a fork, for JAX has threads by then, and
+nothing of multiprocessing, which would import the main script, and JAX, into
+every worker. It is not a pipe either: a user's pipes can be used up by others,
+and then hold less than a task.
 """
 
 import collections
+import contextlib
 import importlib
 import json
 import os
@@ -13,6 +16,7 @@ import resource
 import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,8 +24,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-_LONGEST_TASK = 16 * 1024  # bytes; a write of it never blocks on a fresh pipe
+_LONGEST_TASK = 256 * 1024  # bytes
 _START_LIMIT = 60.0  # seconds to import and say so; busy machines are slow
+_END_LIMIT = 10.0  # seconds for the kernel to end what was killed
 _MOST_FAILED_STARTS = 3  # in a row, before it is a bug and not bad luck
 
 
@@ -45,7 +50,8 @@ class Pool:
     time_limit: seconds for a task.
     call_limit: seconds for all tasks of a call; those that have not begun by
       then are given up as 'late'.
-    memory_limit: bytes of address space of a worker.
+    memory_limit: bytes of address space of a worker, which can then write no
+      file either. None for code that is trusted with both.
     given_up: counts the tasks that no worker came back from, twice, by why;
       and those that were 'late'.
     warm_up: a task that a worker does before its first, outside of any limit,
@@ -59,7 +65,7 @@ class Pool:
     workers: int = 2,
     time_limit: float = 2.0,
     call_limit: float = 60.0,
-    memory_limit: int = 2**30,
+    memory_limit: int | None = 2**30,
     given_up: collections.Counter[str] | None = None,
     warm_up: Any = None,
   ):
@@ -72,7 +78,7 @@ class Pool:
     self._arguments = (
       function,
       str(time_limit),
-      str(memory_limit),
+      str(memory_limit or 0),
       json.dumps(warm_up),
     )
     self._given_up = collections.Counter() if given_up is None else given_up
@@ -115,7 +121,7 @@ class Pool:
 
     Raises:
       RuntimeError: if the pool is closed, or if workers do not start.
-      ValueError: if a task is longer than a pipe holds.
+      ValueError: if a task is too long.
     """
     lines = [json.dumps(task).encode() + b'\n' for task in tasks]
     if any(len(line) > _LONGEST_TASK for line in lines):
@@ -164,7 +170,7 @@ class Pool:
     """Sleeps until a worker speaks, dies or is late."""
     poll = select.poll()  # unlike select, it takes any file descriptor
     for worker in self._workers:
-      poll.register(worker.process.stdout, select.POLLIN)
+      poll.register(worker.socket, select.POLLIN)
     late = min(worker.deadline for worker in self._workers)
     poll.poll(max(0.0, min(late - time.monotonic(), 1.0)) * 1000)
 
@@ -222,16 +228,16 @@ class _Worker:
 
   def __init__(self, arguments: Sequence[str]):
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    self.process = subprocess.Popen(
-      _command(arguments),
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.DEVNULL,
-      bufsize=0,
-      env={**os.environ, 'PYTHONPATH': path},
-      start_new_session=True,  # Ctrl-C is for the parent, which closes us
-    )
-    os.set_blocking(self.process.stdout.fileno(), False)
+    self.socket, theirs = socket.socketpair()
+    with theirs:
+      self.process = subprocess.Popen(
+        _command(arguments),
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, 'PYTHONPATH': path},
+        start_new_session=True,  # Ctrl-C is for the parent, which closes us
+      )
     self.ready = False
     self.spent = False  # it ran out of memory: what is left is not trusted
     self.task: int | None = None
@@ -245,44 +251,57 @@ class _Worker:
     self.task, self.deadline = None, float('inf')
 
   def send(self, task: int, line: bytes, *, time_limit: float) -> bool:
-    """Hands over a task, unless the worker died while it was idle."""
+    """Hands over a task; False if the worker died or stopped when idle."""
     try:
-      self.process.stdin.write(line)
-    except BrokenPipeError:
+      self.socket.settimeout(time_limit)
+      self.socket.sendall(line)
+    except TimeoutError:  # it is stopped: to be replaced
+      self.deadline = 0.0
+      return False
+    except OSError:
       return False
     self.task, self.deadline = task, time.monotonic() + time_limit
     return True
 
   def receive(self) -> tuple[list[bytes], bool]:
-    """Reads whole lines without waiting; whether the worker lives."""
-    while chunk := self.process.stdout.read(_LONGEST_TASK):
-      self._unread += chunk
+    """Returns whole lines, without waiting, and whether the worker lives."""
+    self.socket.setblocking(False)
+    alive = False
+    try:
+      while chunk := self.socket.recv(_LONGEST_TASK):
+        self._unread += chunk
+    except BlockingIOError:
+      alive = True
+    except ConnectionResetError:  # it has left a task unread
+      pass
     *lines, self._unread = self._unread.split(b'\n')
-    return lines, chunk is None  # b'' is the end of the pipe
+    return lines, alive
 
   def kill(self) -> None:
     self.process.kill()
-    self.process.wait()
-    self.process.stdin.close()
-    self.process.stdout.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      self.process.wait(_END_LIMIT)
+    self.socket.close()
 
 
 def main(name: str, time_limit: str, memory_limit: str, warm_up: str) -> None:
   """A worker: answers lines until its input ends."""
-  output = os.fdopen(os.dup(1), 'wb', buffering=0)
-  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries may print
+  channel = socket.socket(fileno=os.dup(0))
+  null = os.open(os.devnull, os.O_RDWR)
+  os.dup2(null, 0)  # a function may read or print
   module, attribute = name.split(':')
   function = getattr(importlib.import_module(module), attribute)
   if (task := json.loads(warm_up)) is not None:
     function(task)
-  _limit_resources(int(memory_limit))
-  output.write(b'ready\n')
-  for line in sys.stdin.buffer:
+  if int(memory_limit):
+    _limit_resources(int(memory_limit))
+  channel.sendall(b'ready\n')
+  for line in channel.makefile('rb'):
     # Should the parent be gone, the kernel ends a task that hangs.
     signal.setitimer(signal.ITIMER_REAL, 2 * float(time_limit) + 1)
     result = _call(function, json.loads(line))
     signal.setitimer(signal.ITIMER_REAL, 0)
-    output.write(json.dumps(result).encode() + b'\n')
+    channel.sendall(json.dumps(result).encode() + b'\n')
 
 
 def _call(function, task: Any) -> Result:

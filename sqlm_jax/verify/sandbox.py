@@ -10,8 +10,10 @@ expected output never enters a sandbox.
   with sandbox.open_sandbox(workers=2) as judge:
     results = judge.run([(source, tests), ...])  # [programs][tests]
 
-A program computes, in as many threads as its limits say. It can start no
-process, open no socket and see no /proc; outside its /tmp it writes nothing.
+A program gets what `python program.py < input` gives it: a file as standard
+input, and the end of an interpreter. It computes, in as many threads as its
+limits say. It can start no process, open no socket and no pipe and see no
+/proc; outside its /tmp it writes nothing. See docs/sandbox.md.
 """
 
 import collections
@@ -25,11 +27,14 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from sqlm_jax.game import types
 from sqlm_jax.verify import bubblewrap, sandbox_process, seccomp, unit_tests
@@ -40,9 +45,14 @@ _LOST = 'lost: '  # begins the detail of a result without a run
 BACKENDS = ('bubblewrap', 'unsafe_subprocess')
 
 _log = logging.getLogger(__name__)
-_WORKER = pathlib.Path(__file__).with_name('sandbox_worker.py')
+_WORKER, _CHILD = (
+  pathlib.Path(__file__).with_name(f'sandbox_{name}.py')
+  for name in ('worker', 'program')
+)
 _GRACE = 10.0  # seconds beyond the wall clock until the worker is given up
+_PAUSES = (0.1, 1.0, 4.0)  # seconds before a sandbox is started again
 _LONGEST_DETAIL = 200  # characters
+_PYC_HEAD = importlib.util.MAGIC_NUMBER + bytes(12)
 _PYTHON = ['-S', '-s', '-P', '-B', '-X', 'utf8']
 # What the last line of a program's stderr says of a limit.
 _LIMITS_SAID = {
@@ -56,6 +66,7 @@ _WHY = {  # letters of `sandbox_worker`
   b'c': types.Result(unit_tests.TIMEOUT, 'processor time'),
   b'o': types.Result(unit_tests.LIMIT, 'output'),
   b'f': types.Result(unit_tests.LIMIT, 'number of files'),
+  b'x': types.Result(unit_tests.ERROR, 'the program broke its sandbox'),
 }
 
 
@@ -126,7 +137,7 @@ class Sandbox:
     self._spares: collections.deque[sandbox_process.Process] = (
       collections.deque()
     )
-    self._closed = False
+    self._closed = threading.Event()
     self._threads = concurrent.futures.ThreadPoolExecutor(workers, 'sandbox')
     try:
       self._threads.submit(self._add_spare).result()
@@ -147,7 +158,7 @@ class Sandbox:
     Raises:
       RuntimeError: if it is closed, or if sandboxes no longer start.
     """
-    if self._closed:
+    if self._closed.is_set():
       raise RuntimeError('the sandbox is closed')
     futures = [self._threads.submit(self._judge, *p) for p in programs]
     try:
@@ -161,11 +172,13 @@ class Sandbox:
   def close(self) -> None:
     """Ends what runs, and returns when no process is left."""
     with self._lock:
-      self._closed = True
+      self._closed.set()
       alive = list(self._alive)
     self._threads.shutdown(wait=False, cancel_futures=True)
     for process in alive:
       process.hang_up()
+    for process in alive:
+      process.end()
     self._threads.shutdown()  # those who use one have closed it
     for process in alive:
       process.close()
@@ -177,24 +190,43 @@ class Sandbox:
     self.close()
 
   def _add_spare(self) -> None:
-    with self._lock:  # so that `close` misses none
-      if self._closed:
-        raise RuntimeError('the sandbox was closed')
+    try:
       process = self._launch_one()
-      self._alive.add(process)
+    except (OSError, subprocess.SubprocessError) as error:
+      raise RuntimeError(
+        f'a sandbox does not start: {error}\n{sandbox_process.HOW_TO}'
+      ) from error
+    with self._lock:  # so that `close` misses none
+      closed = self._closed.is_set()
+      if not closed:
+        self._alive.add(process)
+    if closed:
+      process.close()
+      raise RuntimeError('the sandbox was closed')
+    try:
+      process.begin()
+    except RuntimeError:
+      self._discard(process)
+      raise
     self._spares.append(process)
 
   def _take(self) -> sandbox_process.Process:
-    """A sandbox that is warm, or soon will be; another one takes its place."""
-    for last in (False, False, True):
-      self._add_spare()
-      process = self._spares.popleft()
+    """Returns a sandbox that is ready; another one is started in its place.
+
+    A start can fail because the user has too many processes or descriptors
+    at the moment. It is tried again after a pause, three times.
+    """
+    for pause in (*_PAUSES, None):
+      process = None
       try:
+        self._add_spare()
+        process = self._spares.popleft()
         process.wait_until_ready()
         return process
       except RuntimeError:
-        self._discard(process)
-        if last:
+        if process is not None:
+          self._discard(process)
+        if pause is None or self._closed.wait(pause):
           raise
     raise AssertionError
 
@@ -209,16 +241,18 @@ class Sandbox:
     """Runs a program in one sandbox, or in a second one if that is lost.
 
     A program cannot end its sandbox, but people and a kernel without memory
-    can. Should it happen twice, the program has to do with it.
+    can.
     """
     for _ in range(2):
       process = self._take()
       try:
         return self._judge_in(process, source, tests)
       except OSError as error:
-        if self._closed:
+        if self._closed.is_set():
           raise RuntimeError('the sandbox was closed') from None
-        lost = types.Result(unit_tests.ERROR, f'{_LOST}{error}')
+        words = (process.last_words() or str(error)).splitlines()[-1]
+        detail = f'{_LOST}{words}'[:_LONGEST_DETAIL]
+        lost = types.Result(unit_tests.ERROR, detail)
       finally:
         self._discard(process)
     return [lost] * len(tests)
@@ -242,23 +276,21 @@ class Sandbox:
         )
         continue
       try:
-        process.send(test.input, seconds)
+        process.send(unit_tests.as_lines(test.input), seconds)
         results.append(_verdict(process.receive(seconds, most), test.output))
       except TimeoutError:
-        missing = len(tests) - len(results)
-        return (
-          results + [types.Result(unit_tests.TIMEOUT, 'no answer')] * missing
-        )
+        missing = types.Result(unit_tests.TIMEOUT, 'no answer')
+        return results + [missing] * (len(tests) - len(results))
     return results
 
 
 def is_lost(result: types.Result) -> bool:
-  """Whether the sandbox was lost, and so there was no run."""
+  """Returns whether the sandbox was lost, so that there was no run."""
   return result.status == unit_tests.ERROR and result.detail.startswith(_LOST)
 
 
 def _verdict(answer: sandbox_process.Answer, expected: str) -> types.Result:
-  """What a run is worth."""
+  """Returns the result of a run."""
   if answer.why in _WHY:
     return _WHY[answer.why]
   code = os.waitstatus_to_exitcode(answer.status)
@@ -286,16 +318,24 @@ def _signal_name(number: int) -> str:
     return f'signal {number}'
 
 
-def _worker_arguments(backend: str, code: bytes, limits: Limits) -> list[str]:
-  return [backend, code.hex(), *map(str, limits)]
+def _worker_arguments(
+  backend: str, streams: str, code: bytes, limits: Limits
+) -> list[str]:
+  return [backend, streams, code.hex(), *map(str, limits)]
 
 
 def _launch_unsafe(limits: Limits) -> sandbox_process.Process:
-  arguments = _worker_arguments('unsafe_subprocess', b'', limits)
+  folder = tempfile.mkdtemp(prefix='unsafe_sandbox_')
+  work, streams = (os.path.join(folder, name) for name in ('tmp', 'dev'))
+  os.mkdir(work)
+  os.mkdir(streams)
+  arguments = _worker_arguments('unsafe_subprocess', streams, b'', limits)
   return sandbox_process.Process(
     [sys.executable, *_PYTHON, str(_WORKER), *arguments],
-    env={'PYTHONHASHSEED': '0', 'HOME': tempfile.gettempdir()},
-    cwd=tempfile.gettempdir(),
+    first=_compiled(_CHILD),
+    cleanup=functools.partial(shutil.rmtree, folder, ignore_errors=True),
+    env={'PYTHONHASHSEED': '0', 'HOME': work},
+    cwd=work,
   )
 
 
@@ -306,51 +346,53 @@ def _launch_bubblewrap(limits: Limits) -> sandbox_process.Process:
   filters = seccomp.filters()
   with contextlib.ExitStack() as stack:
     descriptors = [
-      _readable(stack, data) for data in (filters.supervisor, _worker_code())
+      stack.enter_context(sandbox_process.file_with(data)).fileno()
+      for data in (filters.supervisor, _PYC_HEAD + _compiled(_WORKER))
     ]
     command = bubblewrap.command(limits.file_bytes, *descriptors)
-    arguments = _worker_arguments('bubblewrap', filters.program, limits)
+    arguments = _worker_arguments(
+      'bubblewrap', bubblewrap.STREAMS, filters.program, limits
+    )
     worker = ['--', '/python/bin/python3', *_PYTHON, '/worker.pyc', *arguments]
     if os.geteuid() != 0:
-      return sandbox_process.Process(command + worker, pass_fds=descriptors)
-    info, info_in = _pipe(stack)
-    go, go_in = _pipe(stack)
-    command += ['--info-fd', str(info_in.fileno())]
-    command += ['--userns-block-fd', str(go.fileno())]
-    # It holds both ends of info, or a pipe that broke with us would kill it.
-    descriptors += [info.fileno(), info_in.fileno(), go.fileno()]
-    process = sandbox_process.Process(command + worker, pass_fds=descriptors)
-    info_in.close()
-    try:
-      bubblewrap.map_users(info.read())
-      go_in.write(b'1')
-    except (OSError, ValueError) as error:
-      words = process.last_words()
-      process.close()
-      raise RuntimeError(
-        f'{words or error}\n{sandbox_process.HOW_TO}'
-      ) from error
-    return process
+      return sandbox_process.Process(
+        command + worker, first=_compiled(_CHILD), pass_fds=descriptors
+      )
+    info, its_info = socket.socketpair()
+    go, its_go = socket.socketpair()
+    ours = contextlib.ExitStack()
+    for end in (info, go):
+      ours.enter_context(end)
+    for end in (its_info, its_go):
+      stack.enter_context(end)
+    command += ['--info-fd', str(its_info.fileno())]
+    command += ['--userns-block-fd', str(its_go.fileno())]
+    # bwrap holds both ends of info, or one that broke with us would kill it.
+    ends = [end.fileno() for end in (info, its_info, its_go)]
+    return sandbox_process.Process(
+      command + worker,
+      first=_compiled(_CHILD),
+      begin=functools.partial(_map_users, info, go),
+      cleanup=ours.close,
+      pass_fds=descriptors + ends,
+    )
 
 
-def _pipe(stack: contextlib.ExitStack) -> tuple[BinaryIO, BinaryIO]:
-  ends = os.pipe()
-  return tuple(
-    stack.enter_context(os.fdopen(end, mode, buffering=0))
-    for end, mode in zip(ends, ('rb', 'wb'), strict=True)
-  )
-
-
-def _readable(stack: contextlib.ExitStack, data: bytes) -> int:
-  """A descriptor to read the data from, up to what a pipe holds: 64 KiB."""
-  out, into = _pipe(stack)
-  into.write(data)
-  into.close()
-  return out.fileno()
+def _map_users(info: socket.socket, go: socket.socket, seconds: float) -> None:
+  """Maps users for a bwrap that waits for it; raises OSError or ValueError."""
+  end = time.monotonic() + seconds
+  said = b''
+  while not said.endswith(b'}\n'):
+    info.settimeout(max(end - time.monotonic(), 0.001))
+    chunk = info.recv(4096)
+    if not chunk:
+      raise OSError('bwrap does not say which process it has started')
+    said += chunk
+  bubblewrap.map_users(said)
+  go.sendall(b'1')
 
 
 @functools.cache
-def _worker_code() -> bytes:
-  """The worker as a .pyc; to compile it would take 3 ms of each start."""
-  code = compile(_WORKER.read_bytes(), _WORKER.name, 'exec')
-  return importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
+def _compiled(path: pathlib.Path) -> bytes:
+  """Compiled here, for it would take 3 ms of each start."""
+  return marshal.dumps(compile(path.read_bytes(), path.name, 'exec'))

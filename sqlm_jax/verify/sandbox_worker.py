@@ -1,35 +1,40 @@
 """Runs inside a sandbox: starts one program, once a test, and watches it.
 
-The host sends the source and then one input after the other; what comes back
-is how the program ended and what it wrote. A program is a forked child that
-holds three pipes and nothing else, so that no word of it can be mistaken for
-one of this process. As this process is the first of its namespace, no signal
-of a program reaches it either. It knows no expected output.
+The host sends the source and then one input after the other. The worker sends
+back how the program ended and what it wrote. A program is a forked child that
+holds its three standard streams and nothing else, so the host never mistakes
+its output for a message of the worker. The worker is the first process of its
+namespace, so no signal of a program reaches it. It knows no expected output.
 
-A message from the host is 8 bytes of length and the bytes. An answer is a
-letter (why it was ended: see `_watch`), the wait status, two lengths, and what
-was written to stdout and to stderr.
+The child returns from `main` and runs the program at the top level of the
+interpreter, which therefore ends a program as it ends any script: it prints
+what was not caught, waits for threads, calls what is registered with atexit,
+flushes files and computes the exit status. `sandbox_program` does the rest.
+
+A message from the host is 8 bytes of length and the bytes; the first one is the
+compiled `sandbox_program`, for a sandbox has no sqlm_jax. An answer is a
+letter (why the program was ended, see `_why`), the wait status, two lengths,
+and what was written to stdout and to stderr.
 """
 
 import _signal  # the module signal would take longer to import than bwrap
-import atexit
-import builtins
 import ctypes
+import gc
+import marshal
 import os
-import resource
 import select
 import sys
 import time
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
 _MODE_FILTER = 2
+_M_ARENA_MAX = -8  # of mallopt
 _USER = 1000  # in the sandbox, where root has another user mapped for it
 _TICK = 0.02  # seconds between two looks at clocks and counts
 _SHORT_TICK = 0.001  # once a program has closed its output: it is about to end
 _MOST_FILES = 256  # a file system limits bytes, but empty files cost, too
-_MOST_DESCRIPTORS = 64
-_STACK = 64 * 2**20
 _ERROR_BYTES = 4096  # of stderr that are kept, the last ones
+_STREAMS = 'stdin', 'stdout', 'stderr'
 
 
 class _Limits:
@@ -39,30 +44,87 @@ class _Limits:
     self.files, self.output = int(files), int(output)
 
 
-def main(backend: str, code: str, *numbers: str) -> None:
-  """Answers the host until it hangs up.
+def main(backend: str, streams: str, code: str, *numbers: str):
+  """Answers the host until it hangs up. Returns in the child of each test.
 
   Args:
     backend: 'bubblewrap', or whatever does not protect this process.
+    streams: an empty directory for the files of the standard streams.
     code: a filter of system calls for the program in hexadecimal digits.
     *numbers: the limits of `sandbox.Limits`.
+
+  Returns:
+    The program as a `sandbox_program.Run`.
   """
   channel = os.dup(0)  # a socket
   null = os.open('/dev/null', os.O_RDWR)
   os.dup2(null, 0)
   os.dup2(null, 1)
   libc = ctypes.CDLL(None, use_errno=True)
+  if hasattr(libc, 'mallopt'):
+    # Each thread would claim 64 MiB of address space for an arena of its own.
+    libc.mallopt(_M_ARENA_MAX, 1)
   _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+  files = _Files(streams)
   if backend == 'bubblewrap':
+    files.protect()
     _become_nobody(libc)
   sys.dont_write_bytecode = True
   limits = _Limits(*numbers)
-  start = lambda: _forbid(libc, bytes.fromhex(code))
+  child = type(sys)('sandbox_program')
+  exec(marshal.loads(_receive(channel)), child.__dict__)
   os.write(channel, b'ready\n')
-  source = _receive(channel).decode()
+  source = _receive(channel)
+  gc.freeze()  # so that the end of each child does not visit what it shares
   while True:
-    answer = _run(source, _receive(channel), limits, start, channel)
-    _send(channel, *answer)
+    files.set_input(_receive(channel))
+    descriptors = files.open_streams()
+    pid = os.fork()
+    if not pid:
+      child.give_up_everything(descriptors, limits)
+      _forbid(libc, bytes.fromhex(code))
+      return child.Run(source.decode())
+    for descriptor in descriptors:
+      os.close(descriptor)
+    _send(channel, *_watch(pid, files, limits, channel))
+
+
+class _Files:
+  """The files behind the standard streams of the programs.
+
+  They have names, as /dev/stdin and /dev/stdout have where there is a /proc.
+  A program opens them anew for every test.
+  """
+
+  def __init__(self, directory: str):
+    self.directory = directory
+    self.work = os.open('.', os.O_RDONLY)  # statvfs works whatever its mode is
+    self._paths = [os.path.join(directory, name) for name in _STREAMS]
+    path_in, *paths_out = self._paths
+    mask = os.umask(0)
+    self._input = os.open(path_in, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+    for path in paths_out:
+      os.mkfifo(path, 0o622)
+    os.umask(mask)
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    self.output, self.error = (os.open(path, flags) for path in paths_out)
+
+  def protect(self) -> None:
+    """Keeps programs from changing the files; they cannot call chmod."""
+    os.chmod(self.directory, 0o555)
+
+  def set_input(self, text: bytes) -> None:
+    os.ftruncate(self._input, 0)
+    os.lseek(self._input, 0, os.SEEK_SET)
+    _write(self._input, text)
+
+  def open_streams(self) -> list[int]:
+    """Returns new descriptors of the stdin, stdout and stderr of one run."""
+    path_in, *paths_out = self._paths
+    return [
+      os.open(path_in, os.O_RDONLY),
+      *(os.open(path, os.O_WRONLY) for path in paths_out),
+    ]
 
 
 def _become_nobody(libc: ctypes.CDLL) -> None:
@@ -108,49 +170,43 @@ def _read(channel: int, size: int) -> bytes:
 def _send(channel: int, why: bytes, status: int, out: bytes, err: bytes):
   numbers = (status, len(out), len(err))
   head = why + b''.join(n.to_bytes(4, 'big') for n in numbers)
-  left = memoryview(head + out + err)
+  _write(channel, head + out + err)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+  left = memoryview(data)
   while left:
-    left = left[os.write(channel, left) :]
+    left = left[os.write(descriptor, left) :]
 
 
-def _run(source, text, limits, start, channel) -> tuple:
-  """One run of the program: why it was ended, its status, out and err."""
-  pipes = [os.pipe() for _ in range(3)]
-  inner = pipes[0][0], pipes[1][1], pipes[2][1]
-  outer = pipes[0][1], pipes[1][0], pipes[2][0]
-  pid = os.fork()
-  if not pid:
-    try:
-      _become_program(source, inner, limits, start)
-    finally:
-      os._exit(1)
-  for descriptor in inner:
-    os.close(descriptor)
-  for descriptor in outer:
-    os.set_blocking(descriptor, False)
-  watch = _Watch(pid, text, outer, limits, channel)
-  why = watch.until_the_end()
-  watch.close()
-  if len(watch.out) > limits.output:
+def _watch(pid: int, files: _Files, limits: _Limits, channel: int) -> tuple:
+  """Waits for the end of a run; returns an answer as `_send` takes it."""
+  run = _Watch(pid, files, limits, channel)
+  try:
+    why = run.until_the_end()
+    run.close()
+  except OSError as error:
+    # Nobody but the program has been here since it started.
+    run.kill()
+    return b'x', run.status, b'', str(error).encode()
+  if len(run.out) > limits.output:
     why = b'o'
-  return why, watch.status, bytes(watch.out[: limits.output]), bytes(watch.err)
+  return why, run.status, bytes(run.out[: limits.output]), bytes(run.err)
 
 
 class _Watch:
-  """A program that runs."""
+  """A program that runs, as its supervisor sees it."""
 
-  def __init__(self, pid, text, descriptors, limits, channel):
-    self.pid, self.limits, self.channel = pid, limits, channel
-    self.text = memoryview(text)
-    self.input, self.output, self.error = descriptors
+  def __init__(self, pid, files, limits, channel):
+    self.pid, self.files = pid, files
+    self.limits, self.channel = limits, channel
     self.out, self.err = bytearray(), bytearray()
     self.error_bytes = 0
     self.status = None
     self.clock = (~pid << 3) | 2  # processor time of a process, clock_gettime
     self.poll = select.poll()
     self.poll.register(channel, 0)  # tells only that the host hung up
-    self.poll.register(self.input, select.POLLOUT)
-    self.open = {self.output, self.error}
+    self.open = {files.output, files.error}
     for descriptor in self.open:
       self.poll.register(descriptor, select.POLLIN)
 
@@ -161,8 +217,12 @@ class _Watch:
       if why := self._why(end):
         return why
       tick = _TICK if self.open else _SHORT_TICK
-      for descriptor, _ in self.poll.poll(tick * 1000):
-        self._serve(descriptor)
+      ready = self.poll.poll(tick * 1000)
+      if any(descriptor == self.channel for descriptor, _ in ready):
+        self.kill()
+        os._exit(0)
+      for descriptor in (self.files.output, self.files.error):
+        self._read(descriptor)
     return b'-'
 
   def _has_ended(self) -> bool:
@@ -179,7 +239,7 @@ class _Watch:
       return b'w'
     if self._seconds() > self.limits.cpu:
       return b'c'
-    system = os.statvfs('.')
+    system = os.fstatvfs(self.files.work)
     if os.getpid() == 1 and system.f_files - system.f_ffree > _MOST_FILES:
       return b'f'
     return b''
@@ -191,41 +251,17 @@ class _Watch:
     except OSError:  # it has just ended
       return 0.0
 
-  def _serve(self, descriptor: int) -> None:
-    if descriptor == self.channel:
-      self.kill()
-      os._exit(0)
-    elif descriptor == self.input:
-      self._write()
-    else:
-      self._read(descriptor)
-
-  def _write(self) -> None:
-    try:
-      self.text = self.text[os.write(self.input, self.text) :]
-    except BlockingIOError:
-      return
-    except OSError:  # it has closed its stdin
-      self.text = self.text[:0]
-    if not self.text:
-      self._end_input()
-
-  def _end_input(self) -> None:
-    if self.input is not None:
-      self.poll.unregister(self.input)
-      os.close(self.input)
-      self.input = None
-
   def _read(self, descriptor: int) -> bool:
     """Takes what is there, and returns whether there may be more."""
     try:
       chunk = os.read(descriptor, 2**16)
     except BlockingIOError:
       return False
-    if not chunk:
+    if not chunk and descriptor in self.open:
+      # Closed, which need not be for ever: it can be opened again by name.
       self.open.discard(descriptor)
       self.poll.unregister(descriptor)
-    elif descriptor == self.output:
+    elif descriptor == self.files.output:
       self.out += chunk
     else:
       self.error_bytes += len(chunk)
@@ -243,87 +279,18 @@ class _Watch:
       _, self.status = os.waitpid(self.pid, 0)
 
   def close(self) -> None:
-    """Ends the program, and takes what its pipes still hold."""
+    """Ends the program, and takes what its streams still hold."""
     self.kill()
-    self._end_input()
-    for descriptor in (self.output, self.error):
-      while descriptor in self.open and self._read(descriptor):
+    for descriptor in (self.files.output, self.files.error):
+      while self._read(descriptor):
         pass  # no more than a pipe holds: nobody writes any more
-      os.close(descriptor)
-
-
-def _become_program(source, descriptors, limits, start) -> None:
-  """Gives up everything, and runs the source. Does not return."""
-  os.setpgid(0, 0)
-  for target, descriptor in enumerate(descriptors):
-    os.dup2(descriptor, target)
-  os.closerange(3, 1024)
-  _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-  _limit(limits)
-  start()
-  os._exit(_execute(source))
-
-
-def _limit(limits: _Limits) -> None:
-  seconds = int(limits.cpu) + 2  # the supervisor is more exact
-  for kind, most in (
-    (resource.RLIMIT_CPU, seconds),
-    (resource.RLIMIT_NPROC, limits.processes + 1),  # and the supervisor
-    (resource.RLIMIT_FSIZE, limits.files),
-    (resource.RLIMIT_STACK, _STACK),
-    (resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS),
-    (resource.RLIMIT_CORE, 0),
-    (resource.RLIMIT_MEMLOCK, 0),
-    (resource.RLIMIT_MSGQUEUE, 0),
-    (resource.RLIMIT_SIGPENDING, _MOST_DESCRIPTORS),
-    (resource.RLIMIT_AS, limits.memory),
-  ):
-    _, hard = resource.getrlimit(kind)
-    if hard != resource.RLIM_INFINITY:
-      most = min(most, hard)
-    resource.setrlimit(kind, (most, most))
-
-
-def _execute(source: str) -> int:
-  """Runs the source as a script would run, and returns its exit status."""
-  module = type(sys)('__main__')
-  sys.modules['__main__'] = module
-  sys.argv = ['program.py']
-  sys.path[:] = [path for path in sys.path if path]
-  # What the module site would have added, and programs do call.
-  builtins.exit = builtins.quit = sys.exit
-  try:
-    exec(compile(source, 'program.py', 'exec'), module.__dict__)
-    status = 0
-  except SystemExit as end:
-    status = _status(end.code)
-  except BaseException:
-    sys.excepthook(*sys.exc_info())
-    status = 1
-  return status | _finish()
-
-
-def _status(code) -> int:
-  if code is None:
-    return 0
-  if isinstance(code, int):
-    return code & 255
-  sys.stderr.write(f'{code}\n')
-  return 1
-
-
-def _finish() -> int:
-  """What the end of an interpreter does: threads, atexit, buffers."""
-  try:
-    if 'threading' in sys.modules:
-      sys.modules['threading']._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-  except BaseException:
-    return 1
-  return 0
 
 
 if __name__ == '__main__':
-  main(*sys.argv[1:])
+  _run = main(*sys.argv[1:])
+  try:
+    exec(*_run.held)
+    _run.status = 0
+  except BaseException as _error:
+    _run.fail(_error)
+    raise

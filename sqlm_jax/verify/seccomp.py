@@ -3,7 +3,9 @@
 Lists what a Python interpreter needs to compute, to read and to print. It is
 no list of what is dangerous, which would be out of date with the next kernel:
 sockets, mounts, namespaces, ptrace, bpf, keys, io_uring, shared memory and
-everything else outside the lists does not exist (ENOSYS) for a program.
+everything else outside the lists does not exist (ENOSYS) for a program. That
+includes pipes, epoll and eventfd: the kernel counts them for the user who runs
+the judge, and a program can keep more of them than it has descriptors.
 
 The filters are classic BPF, see seccomp(2) and bpf(4) of FreeBSD. Numbers are
 those of the kernel's asm/unistd_64.h and asm-generic/unistd.h.
@@ -24,15 +26,13 @@ _PROGRAM = """
   rt_sigaction 13 134; rt_sigprocmask 14 135; rt_sigreturn 15 139;
   rt_sigpending 127 136; rt_sigtimedwait 128 137; rt_sigsuspend 130 133;
   sigaltstack 131 132; poll 7 -; ppoll 271 73; select 23 -; pselect6 270 72;
-  epoll_create1 291 20; epoll_ctl 233 21; epoll_wait 232 -;
-  epoll_pwait 281 22; eventfd2 290 19; pipe 22 -; pipe2 293 59; dup 32 23;
-  dup2 33 -; dup3 292 24; fcntl 72 25; flock 73 32; fsync 74 82;
+  dup 32 23; dup2 33 -; dup3 292 24; flock 73 32; fsync 74 82;
   fdatasync 75 83; truncate 76 45; ftruncate 77 46; getdents64 217 61;
   getcwd 79 17; chdir 80 49; fchdir 81 50; rename 82 -; renameat 264 38;
   renameat2 316 276; mkdir 83 -; mkdirat 258 34; rmdir 84 -; unlink 87 -;
   unlinkat 263 35; symlink 88 -; symlinkat 266 36; readlink 89 -;
-  readlinkat 267 78; chmod 90 -; fchmod 91 52; fchmodat 268 53; umask 95 166;
-  utimensat 280 88; statfs 137 43; fstatfs 138 44; getpid 39 172;
+  readlinkat 267 78; umask 95 166; utimensat 280 88; statfs 137 43;
+  fstatfs 138 44; getpid 39 172;
   gettid 186 178; getppid 110 173; getuid 102 174; geteuid 107 175;
   getgid 104 176; getegid 108 177; getgroups 115 158; getresuid 118 148;
   getresgid 120 150; getpgrp 111 -; getpgid 121 155; getsid 124 156;
@@ -49,11 +49,17 @@ _PROGRAM = """
 # What starting and ending a program takes, beyond that.
 _SUPERVISOR = """
   execve 59 221; wait4 61 260; prctl 157 167; seccomp 317 277;
+  mknod 133 -; mknodat 259 33; chmod 90 -; fchmodat 268 53;
   setgroups 116 159; setresgid 119 149; setresuid 117 147; setpgid 109 154
+"""
+# Denied to a program as to somebody whose files these are not (EPERM): the
+# directories that it must not change or close belong to its own user.
+_DENIED = """
+  chmod 90 -; fchmod 91 52; fchmodat 268 53
 """
 # Allowed by what their arguments say.
 _CHECKED = """
-  clone 56 220; ioctl 16 29; prlimit64 302 261
+  clone 56 220; ioctl 16 29; prlimit64 302 261; fcntl 72 25
 """
 
 
@@ -77,6 +83,7 @@ _MACHINES = {
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
 _ALLOW = 0x7FFF0000
 _REFUSE = 0x00050000 | 38  # ENOSYS, for which libraries have a plan
+_DENY = 0x00050000 | 1  # EPERM
 _KILL = 0x80000000
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # in struct seccomp_data
 
@@ -85,6 +92,9 @@ _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020080
 _TERMINAL_OR_NOT = 0x5401  # TCGETS, which is how isatty asks
 _IOCTLS = (_TERMINAL_OR_NOT, 0x5450, 0x5451, 0x5421, 0x541B)  # FIO*
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. Others take
+# memory of the kernel that is counted for the user: pipes, locks, leases.
+_FCNTLS = (0, 1, 2, 3, 4, 1030)
 
 _Code = list[tuple[int, int, int, int]]  # code, jump if so, if not, operand
 
@@ -107,13 +117,20 @@ def filters(machine: str | None = None) -> Filters:
   checked = _numbers(_CHECKED, column)
   common = {
     checked['ioctl']: _one_of(1, _IOCTLS),
+    checked['fcntl']: _one_of(1, _FCNTLS),
     checked['prlimit64']: _one_of(0, [0]),  # of the calling process only
   }
   clone = checked['clone']
+  denied = {
+    number: [(_RETURN, 0, 0, _DENY)]
+    for number in _numbers(_DENIED, column).values()
+  }
   return Filters(
     _assemble(audit, supervisor.values(), common | {clone: _flags(0, 0)}),
     _assemble(
-      audit, program.values(), common | {clone: _flags(0, _CLONE_THREAD)}
+      audit,
+      program.values(),
+      common | denied | {clone: _flags(0, _CLONE_THREAD)},
     ),
   )
 

@@ -125,7 +125,10 @@ def _other_answers(known: types.Answer) -> Iterator[str]:
 def _programs(example: types.Example) -> Iterator[tuple[str, float]]:
   """Programs, and the share of the tests that each of them passes."""
   # As bytes: Python would end lines in its own way.
-  table = {case.input.encode(): case.output for case in example.tests}
+  table = {
+    unit_tests.as_lines(case.input).encode(): case.output
+    for case in example.tests
+  }
   yield (
     f'import sys\nsys.stdout.write({table!r}[sys.stdin.buffer.read()])',
     1.0,

@@ -5,6 +5,7 @@ one is decided as programming contests decide it, see `same_output`.
 """
 
 import collections
+import decimal
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,11 @@ PASSED, WRONG, ERROR, TIMEOUT, LIMIT = STATUSES = (
 UNPASSED = ('count', 'leave_out')  # see `shares_passed`
 
 _INTEGER = re.compile(r'[+-]?\d+')
-_DECIMAL = re.compile(r'[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?')
+_DECIMAL = re.compile(
+  r'[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)'
+)
+# A whole number as Python prints a large float, 1e+16, or a Decimal, 1E+2.
+_LARGE = re.compile(r'[+-]?\d(?:\.\d+)?[eE]\+\d{1,2}')
 _LONGEST_NUMBER = 64  # characters; longer tokens are compared as text
 _LIST = re.compile(r'\[[^\[\]]*\]')
 
@@ -34,16 +39,18 @@ def same_output(
   absolute: float = 1e-6,
   relative: float = 1e-6,
 ) -> bool:
-  """Whether a program's output is the expected one.
+  """Returns whether a program's output is the expected one.
 
   Lines are compared in order, and tokens within a line; spaces between and
-  behind them and empty lines at the end do not count. Two tokens are the same
+  after them and empty lines at the end do not count. Two tokens are the same
   if they are the same text, or the same number:
 
     expected `1`: an integer allows no tolerance: `1`, `+1`, `01` and `1.0`
-      are the same, `1.0000001` is not.
-    expected `1.0`: a decimal point allows |expected - actual| to be up to
-      max(absolute, relative * |expected|). nan and inf are no numbers.
+      are the same, `1.0000001` is not. Neither is `1e0`, but a whole number
+      may be printed as Python prints a float: `1e+16`.
+    expected `1.0` or `1e-05`: a decimal point or an exponent allows
+      |expected - actual| to be up to max(absolute, relative * |expected|),
+      however either of them is printed. nan and inf are no numbers.
 
   A line that is a flat list, `[1, 2, 3]`, is the same as `1 2 3`, whichever of
   the two is expected; `[]` is not the same as nothing. Commas and quotes
@@ -52,7 +59,7 @@ def same_output(
   Args:
     expected: what the test says.
     actual: what the program wrote.
-    absolute: tolerance beside a decimal point.
+    absolute: tolerance of a number with a decimal point or an exponent.
     relative: the same as a fraction of the expected number.
   """
   lines = _lines(expected), _lines(actual)
@@ -63,7 +70,7 @@ def same_output(
 
 
 def _lines(text: str) -> list[str]:
-  lines = [line.strip() for line in text.rstrip().split('\n')]
+  lines = [line.strip() for line in as_lines(text).rstrip().split('\n')]
   return lines if text.strip() else []
 
 
@@ -113,11 +120,19 @@ def _is_number(token: str) -> bool:
 
 
 def _whole(token: str) -> int | None:
-  """The integer that a token is, `1.0` included, exactly."""
+  """Returns the integer that a token is, `1.0` included, exactly."""
+  if _LARGE.fullmatch(token):
+    value = decimal.Decimal(token)
+    return int(value) if value == int(value) else None
   whole, _, decimals = token.partition('.')
   if _INTEGER.fullmatch(whole) and not decimals.strip('0'):
     return int(whole)
   return None
+
+
+def as_lines(text: str) -> str:
+  """Ends lines as Python does when it reads a text: a newline, nothing else."""
+  return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
 def fraction_passed(results: Sequence[types.Result]) -> float:
@@ -153,12 +168,14 @@ def contradictions(
   """Pairs of tests with the same input and another output.
 
   No deterministic program passes both. Inputs are the same if only trailing
-  white space differs; each test is paired with the first of its input.
+  white space or the ends of lines differ; each test is paired with the first
+  of its input.
   """
   first: dict[str, int] = {}
   pairs = []
   for index, test in enumerate(tests):
-    key = '\n'.join(line.rstrip() for line in test.input.rstrip().split('\n'))
+    lines = as_lines(test.input).rstrip().split('\n')
+    key = '\n'.join(line.rstrip() for line in lines)
     earlier = first.setdefault(key, index)
     if not same_output(tests[earlier].output, test.output):
       pairs.append((earlier, index))

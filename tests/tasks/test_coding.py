@@ -19,7 +19,7 @@ DOUBLE = 'Double the number.\n1 => 2\n3 => 6'
 BLOCK = r'```(?:python)?\n(.*?)```'
 
 
-def make_task(open_sandbox=None, **changes):
+def make_task(open_sandbox=None, answer_pattern=BLOCK, **changes):
   task = prompted.make_task(
     name='programs',
     topics=('a',),
@@ -28,7 +28,7 @@ def make_task(open_sandbox=None, **changes):
     question_pattern='',
     solver_prompts=('{question}',),
     solver_stop=(),
-    answer_pattern=BLOCK,
+    answer_pattern=answer_pattern,
     answer_kind='code',
     checker='none',
     num_topics=1,
@@ -84,6 +84,22 @@ def test_a_program_is_the_last_block():
     ['```python\nprint(1)\n```\nno, ```\nprint(2)```', 'print(3)', '```\n\n```']
   )
   assert read == ('print(2)', None, None)
+
+
+@pytest.mark.parametrize('pattern', ['', BLOCK])
+def test_a_program_is_found_in_paired_fences(pattern):
+  read = make_task(answer_pattern=pattern).read_answers
+  in_list = '1. So:\n\n   ```python\n   if 1:\n     print(1)\n   ```'
+  other = '```text\n5\n```\nI print it:\n```python\nprint(5)\n```'
+  assert read([in_list, other]) == ('if 1:\n  print(1)', 'print(5)')
+
+
+@needs_bubblewrap
+def test_the_last_line_of_an_input_ends():
+  task = make_task(bubblewrap)
+  cut = 'import sys\nprint(sys.stdin.readline()[:-1])'
+  found = task.run_tests([(cut,)], [(types.TestCase('a 12', 'a 12'),)])
+  assert found[0][0][0].status == 'passed'
 
 
 @needs_bubblewrap

@@ -1,6 +1,7 @@
 """A task out of templates and patterns: what it asks and what it reads."""
 
 import fractions
+import os
 
 import hypothesis
 import pytest
@@ -217,3 +218,32 @@ def test_no_text_crashes_the_readers(text):
   assert isinstance(task.read_answers([text])[0], fractions.Fraction | None)
   if problem.ok:
     assert task.true_answer(problem.text) is not None
+
+
+def test_a_function_of_the_user_is_called_in_a_process_of_its_own(
+  tmp_path, monkeypatch
+):
+  monkeypatch.syspath_prepend(str(tmp_path))
+  (tmp_path / 'my_rules.py').write_text(
+    'import os\n'
+    'def answer(question): return f"{len(question)}" if question else None\n'
+    'def process(question): return str(os.getpid())\n'
+    'def number(question): return 7\n'
+  )
+  task = make_task(checker='my_rules:answer')
+  assert task.true_answer('3 + 4') == 5
+  assert task.true_answer('') is None
+  assert make_task(checker='my_rules:process').true_answer('') != os.getpid()
+  task = make_task(checker='my_rules:number')
+  with pytest.raises(
+    ValueError, match=r"checker='my_rules:number'.*'3 \+ 4', it returned 7"
+  ):
+    task.true_answer('3 + 4')
+
+
+@pytest.mark.parametrize(
+  'checker', ['arithmetics', 'a:b:c', 'my rules:f', ':f']
+)
+def test_checkers_that_are_no_name_of_a_function(checker):
+  with pytest.raises(ValueError, match='one of none, arithmetic, or module'):
+    make_task(checker=checker)

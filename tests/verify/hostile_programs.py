@@ -199,6 +199,49 @@ _WRITING = [
       open(json.__file__, 'a').write('raise SystemExit')
     """),
   ),
+  *(
+    Hostile(
+      f'chmod_{path.replace("/", "_")}',
+      f'closes or opens {path} to everybody',
+      attempt(f"os.chmod('{path}', {mode})"),
+    )
+    for path, mode in (
+      ('/tmp', 0),
+      ('.', 0),
+      ('/dev', 0o777),
+      ('/dev/fd', 0o777),
+      ('/dev/stdin', 0o666),
+    )
+  ),
+  Hostile(
+    'chmod_descriptor',
+    'closes the directory that it is in',
+    attempt("os.fchmod(os.open('.', os.O_RDONLY), 0)"),
+  ),
+  Hostile(
+    'change_stdin',
+    'changes the input of the next test',
+    attempt("""
+      for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+        try:
+          os.open('/dev/stdin', flags)
+          break
+        except OSError as error:
+          refused = error
+      else:
+        raise refused
+    """),
+  ),
+  Hostile(
+    'remove_stdin',
+    'takes the input from the next test',
+    attempt("os.unlink('/dev/stdin')"),
+  ),
+  Hostile(
+    'plant_in_dev_fd',
+    'plants a file where no limit holds',
+    attempt("open('/dev/fd/planted', 'w').write('x')"),
+  ),
   Hostile(
     'chmod_interpreter',
     'makes the interpreter writable, and removes it',
@@ -589,6 +632,36 @@ while True:
   os.write(end, bytes(2**19))
 """,
     ('error', 'limit'),
+  ),
+  Hostile(
+    'larger_pipes',
+    'takes the pages of pipes that its user may have',
+    attempt("""
+      import fcntl
+      for descriptor in (1, 2, os.open('/dev/stdout', os.O_WRONLY)):
+        try:
+          fcntl.fcntl(descriptor, 1031, 2**20)
+          break
+        except OSError as error:
+          refused = error
+      else:
+        raise refused
+    """),
+  ),
+  *(
+    Hostile(f'many_{name}', f'takes {name} of its user', attempt(source))
+    for name, source in (
+      ('pipes', 'os.pipe()'),
+      ('watches_of_epoll', 'import select; select.epoll()'),
+      ('counters', 'os.eventfd(0)'),
+      ('locks', 'import fcntl; fcntl.lockf(1, fcntl.LOCK_EX)'),
+      ('leases', 'import fcntl; fcntl.fcntl(0, 1024, 0)'),
+      ('files_in_memory', "os.memfd_create('x')"),
+      (
+        'descriptors',
+        "x = [open('/dev/null') for _ in range(65)]",
+      ),
+    )
   ),
 ]
 

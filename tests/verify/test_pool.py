@@ -199,6 +199,17 @@ def test_workers_killed_while_idle_cost_nothing(workers):
   assert workers.map([1, 2, 3]) == [pool.Result(i) for i in (1, 2, 3)]
 
 
+def test_a_worker_that_is_stopped_while_idle_is_replaced(act):
+  # It takes no part of a task that is longer than what a socket holds.
+  with pool.Pool(act, workers=1, time_limit=1.0) as one:
+    one.map([0])
+    (stopped,) = one.pids()
+    os.kill(stopped, signal.SIGSTOP)
+    long = 'x' * 250_000
+    assert one.map([long, 1]) == [pool.Result(long), pool.Result(1)]
+    assert one.pids() != (stopped,)
+
+
 def test_it_works_from_many_threads(workers):
   found = {}
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from sqlm_jax.game import types
-from sqlm_jax.verify import sandbox, seccomp
+from sqlm_jax.verify import sandbox, sandbox_process, seccomp
 from tests.verify import hostile_programs
 
 needs_bubblewrap = pytest.mark.skipif(
@@ -318,6 +318,20 @@ def test_every_test_is_a_run_of_its_own(patient):
 
 
 @needs_bubblewrap
+def test_lines_of_an_input_end_as_in_python(patient):
+  source = 'import sys\nprint(len(input()), [*sys.stdin])'
+  tests = [
+    types.TestCase(given, f'3 {expected}')
+    for given, expected in (
+      ('abc\r\nd\r\n', ['d\n']),
+      ('abc\rd', ['d']),
+      ('abc\nd', ['d']),
+    )
+  ]
+  assert statuses(patient, source, tests) == ['passed'] * 3
+
+
+@needs_bubblewrap
 def test_a_failure_in_one_test_leaves_the_others(patient):
   source = 'n = int(input())\nprint([1, 2][n])'
   tests = [types.TestCase(i, o) for i, o in ('01', '19', 'x1', '51', '12')]
@@ -449,6 +463,14 @@ def test_a_sandbox_that_dies_is_no_exception():
       assert [r.status for r in rows[1]] == ['passed'] * 2
 
 
+def test_a_program_that_breaks_its_sandbox_is_named():
+  answer = sandbox_process.Answer(b'x', 9, b'', b'cannot look at /tmp')
+  result = sandbox._verdict(answer, '')
+  assert result.status == 'error'
+  assert 'the program broke its sandbox' in result.detail
+  assert not sandbox.is_lost(result)
+
+
 def kill_what_runs(judge, kills):
   for _ in range(kills):
     time.sleep(0.3)
@@ -572,6 +594,35 @@ def test_without_namespaces_it_repeats_what_bubblewrap_says(
   monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
   with pytest.raises(RuntimeError, match=r'No permissions[^$]*sysctl'):
     sandbox.open_sandbox()
+
+
+def test_a_bubblewrap_that_does_nothing_is_given_up(monkeypatch, tmp_path):
+  command = tmp_path / 'bwrap'
+  command.write_text('#!/bin/sh\nexec sleep 600\n')
+  command.chmod(0o755)
+  monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+  monkeypatch.setattr(sandbox_process, 'START_LIMIT', 0.5)
+  monkeypatch.setattr(sandbox_process, '_END_LIMIT', 0.5)
+  before = descendants(os.getpid())
+  with pytest.raises(RuntimeError, match='bubblewrap'):
+    sandbox.open_sandbox()
+  assert descendants(os.getpid()) <= before
+
+
+@needs_bubblewrap
+def test_closing_does_not_wait_for_a_start(monkeypatch, tmp_path):
+  judge = sandbox.open_sandbox(workers=1, limits=LIMITS)
+  command = tmp_path / 'bwrap'
+  command.write_text('#!/bin/sh\nexec sleep 600\n')
+  command.chmod(0o755)
+  monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+  monkeypatch.setattr(sandbox_process, '_END_LIMIT', 0.5)
+  threading.Timer(0.5, judge.close).start()
+  start = time.perf_counter()
+  with pytest.raises(RuntimeError):
+    judge.run([(SUM, SUM_TESTS)] * 5)
+  judge.close()
+  assert time.perf_counter() - start < 20  # and not 60 s, the limit of a start
 
 
 def test_unsafe_is_loud_and_still_limits(caplog):

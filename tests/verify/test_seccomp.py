@@ -7,6 +7,7 @@ import pytest
 from sqlm_jax.verify import seccomp
 
 ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050026, 0x80000000
+DENY = 0x00050001  # EPERM
 X86, ARM = 0xC000003E, 0xC00000B7
 
 
@@ -52,6 +53,17 @@ def test_a_filter_lets_through_what_it_lists(machine, audit, column):
     ((302, 261), (1,), REFUSE, REFUSE),  # of its supervisor
     ((16, 29), (0, 0x5401), ALLOW, ALLOW),  # ioctl TCGETS
     ((16, 29), (0, 0x5412), REFUSE, REFUSE),  # TIOCSTI
+    ((72, 25), (1, 4), ALLOW, ALLOW),  # fcntl F_SETFL
+    ((72, 25), (1, 1030), ALLOW, ALLOW),  # F_DUPFD_CLOEXEC
+    ((72, 25), (1, 1031), REFUSE, REFUSE),  # F_SETPIPE_SZ
+    ((72, 25), (1, 6), REFUSE, REFUSE),  # F_SETLK
+    ((72, 25), (1, 1024), REFUSE, REFUSE),  # F_SETLEASE
+    ((293, 59), (), REFUSE, REFUSE),  # pipe2
+    ((291, 20), (), REFUSE, REFUSE),  # epoll_create1
+    ((290, 19), (), REFUSE, REFUSE),  # eventfd2
+    ((268, 53), (), ALLOW, DENY),  # fchmodat
+    ((91, 52), (), REFUSE, DENY),  # fchmod
+    ((259, 33), (), ALLOW, REFUSE),  # mknodat
     ((101, 117), (), REFUSE, REFUSE),  # ptrace
     ((41, 198), (1,), REFUSE, REFUSE),  # socket
     ((272, 97), (user,), REFUSE, REFUSE),  # unshare
@@ -90,7 +102,12 @@ def test_numbers_are_those_of_the_headers(header, column):
   found = dict(
     re.findall(r'#define __NR3?2?6?4?_(\w+) (\d+)', path.read_text())
   )
-  tables = seccomp._PROGRAM, seccomp._SUPERVISOR, seccomp._CHECKED
+  tables = (
+    seccomp._PROGRAM,
+    seccomp._SUPERVISOR,
+    seccomp._DENIED,
+    seccomp._CHECKED,
+  )
   numbers = {
     k: v for t in tables for k, v in seccomp._numbers(t, column).items()
   }

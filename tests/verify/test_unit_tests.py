@@ -25,6 +25,17 @@ from sqlm_jax.verify import unit_tests
     ('1000000.0', '1000000.9'),  # 0.9 <= 1e-6 * 1e6
     ('.5', '0.5'),
     ('2.5', '2.5e0'),
+    ('0.00001', '1e-05'),  # print(1e-5)
+    ('1e-05', '0.00001'),
+    ('-0.00002', '-2e-05'),
+    ('[0.00001, 2]', '[1e-05, 2]'),
+    ('0.0000001', '1E-7'),  # print(Decimal('0.0000001'))
+    ('12345678901234567000.0', '1.2345678901234567e+19'),
+    ('10000000000000000', '1e+16'),  # print(1e16)
+    ('123456789012345680000', '1.2345678901234568e+20'),
+    ('1e5', '100000'),
+    ('1\r\n2\r\n', '1\n2\n'),
+    ('1\r2', '1\n2'),
     ('[1, 2, 3]', '1 2 3'),
     ('1 2 3', '[1, 2, 3]'),
     ('[1,2,3]', '[1, 2, 3]'),
@@ -52,6 +63,12 @@ def test_same(expected, actual):
     ('Yes', 'yes'),
     ('1', '1.0000001'),  # an integer is exact
     ('1', '1e0'),
+    ('10000000000000001', '1e+16'),
+    ('1', '1.5e+00'),
+    ('1', '1e+' + '9' * 60),
+    ('0.00001', '1e-03'),
+    ('0.1', '1e-05'),
+    ('0.5', '5e'),
     ('100000000000000000000', '100000000000000000001'),
     ('9007199254740993', '9007199254740992.0'),  # not as floats
     ('1.0', '1.00001'),  # 1e-5 apart
@@ -144,6 +161,7 @@ def case(text: str, output: str) -> types.TestCase:
     ([('1 ', '1'), ('2', '2'), ('1', '3'), ('1', '4')], ((0, 2), (0, 3))),
     ([('1', '1'), (' 1', '2')], ()),  # leading space is another input
     ([('a\nb', '1'), ('a \nb\n\n', '2')], ((0, 1),)),
+    ([('a\nb', '1'), ('a\r\nb\r\n', '2')], ((0, 1),)),
   ],
 )
 def test_contradictions(tests, pairs):
@@ -178,3 +196,11 @@ def test_shares_passed(table, count, leave_out):
   table = [results(row) for row in table]
   assert unit_tests.shares_passed(table) == count
   assert unit_tests.shares_passed(table, unpassed='leave_out') == leave_out
+
+
+@pytest.mark.parametrize(
+  'text, lines',
+  [('a\r\nb\r\n', 'a\nb\n'), ('a\rb', 'a\nb'), ('\n\r\n', '\n\n'), ('', '')],
+)
+def test_lines_end_as_python_reads_them(text, lines):
+  assert unit_tests.as_lines(text) == lines

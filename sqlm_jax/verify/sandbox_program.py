@@ -1,0 +1,172 @@
+"""Makes the child of a sandbox's worker an interpreter that runs a script.
+
+`sandbox_worker` gets this module, compiled, from the host and calls it in the
+child that it forks for each test.
+"""
+
+import _signal
+import _sitebuiltins
+import _thread
+import atexit
+import builtins
+import gc
+import io
+import os
+import resource
+import sys
+
+_MOST_DESCRIPTORS = 64
+_STACK = 64 * 2**20
+_SCRIPT = 'program.py'
+_STREAMS = (  # name, mode and error handler of each standard stream
+  ('stdin', 'r', 'surrogateescape'),
+  ('stdout', 'w', 'surrogateescape'),
+  ('stderr', 'w', 'backslashreplace'),
+)
+
+
+def give_up_everything(descriptors: list[int], limits) -> None:
+  """Leaves a child nothing but its standard streams, and limits it."""
+  os.setpgid(0, 0)
+  for target, descriptor in enumerate(descriptors):
+    os.dup2(descriptor, target)
+  os.closerange(3, 1024)
+  _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+  _limit(limits)
+  _bound_stacks(limits.memory // 2)
+
+
+def _limit(limits) -> None:
+  seconds = int(limits.cpu) + 2  # the supervisor is more exact
+  for kind, most in (
+    (resource.RLIMIT_CPU, seconds),
+    (resource.RLIMIT_NPROC, limits.processes + 1),  # and the supervisor
+    (resource.RLIMIT_FSIZE, limits.files),
+    (resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS),
+    (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_MEMLOCK, 0),
+    (resource.RLIMIT_MSGQUEUE, 0),
+    (resource.RLIMIT_SIGPENDING, _MOST_DESCRIPTORS),
+    (resource.RLIMIT_AS, limits.memory),
+  ):
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+      most = min(most, hard)
+    resource.setrlimit(kind, (most, most))
+  # Programs that recurse raise this one; memory is limited above.
+  _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+  soft = _STACK if hard == resource.RLIM_INFINITY else min(_STACK, hard)
+  resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
+
+
+def _bound_stacks(most: int) -> None:
+  """Cuts the size of stacks that a program asks for to `most` bytes.
+
+  Many programs ask for 512 MiB, since contests count only what is touched.
+  """
+  set_size = _thread.stack_size
+  _thread.stack_size = lambda size=0, /: set_size(min(size, most))
+
+
+class Run:
+  """A program that is about to run as the script of this interpreter.
+
+  Also ends the process, once the interpreter would only free memory. Freeing
+  takes longer than most programs do, for every page is copied that the child
+  shares with the worker. So `_end` is called as the last one of what is
+  registered with atexit, and takes the few steps that a program can notice.
+
+  Attributes:
+    status: the exit status; None to leave the end to the interpreter.
+    held: the compiled program and the namespace of its module `__main__`.
+  """
+
+  def __init__(self, source: str):
+    self.status: int | None = 1
+    atexit.register(self._end)
+    for descriptor, (name, mode, errors) in enumerate(_STREAMS):
+      stream = _text_stream(descriptor, f'<{name}>', mode, errors)
+      setattr(sys, name, stream)
+      setattr(sys, f'__{name}__', stream)
+    gc.freeze()  # what a program did not make is not looked at in `_end`
+    folder = os.getcwd()
+    path = os.path.join(folder, _SCRIPT)
+    sys.argv = [_SCRIPT]
+    sys.path[:] = [folder, *(entry for entry in sys.path if entry)]
+    # What the module site adds, which takes too long to import.
+    for name in ('exit', 'quit'):
+      setattr(builtins, name, _sitebuiltins.Quitter(name, 'Ctrl-D (i.e. EOF)'))
+    builtins.help = _sitebuiltins._Helper()
+    module = type(sys)('__main__')
+    module.__dict__.update(
+      __builtins__=builtins, __annotations__={}, __file__=path, __cached__=None
+    )
+    sys.modules['__main__'] = module
+    source = source.removeprefix('\ufeff')
+    _save(path, source.encode())
+    program = compile(source, path, 'exec', dont_inherit=True)
+    self.held = [program, module.__dict__]
+
+  def fail(self, error: BaseException) -> None:
+    """Takes the exit status that the interpreter gives to an exception."""
+    if isinstance(error, KeyboardInterrupt):
+      self.status = None  # it ends by a signal
+    elif isinstance(error, SystemExit) and error.code is None:
+      self.status = 0
+    elif isinstance(error, SystemExit) and isinstance(error.code, int):
+      self.status = error.code & 255 if abs(error.code) < 2**63 else 255
+
+  def _end(self) -> None:
+    if self.status is None or not _flush():
+      return  # the interpreter flushes again, and says what is wrong
+    for file in _files():
+      file.flush()
+    self.held = []
+    sys.modules['__main__'] = None
+    sys.last_type = sys.last_value = sys.last_traceback = sys.last_exc = None
+    for name, *_ in _STREAMS:
+      setattr(sys, name, getattr(sys, f'__{name}__'))
+    gc.collect()  # finalizers run
+    os._exit(self.status if _flush() else 120)
+
+
+def _files() -> list:
+  """Returns the files that a program has left open to write, texts first."""
+  objects = gc.get_objects()
+  kinds = set(map(type, objects))  # few, however many objects there are
+  files = []
+  for writer in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+    if any(issubclass(kind, writer) for kind in kinds):
+      files += [x for x in objects if issubclass(type(x), writer)]
+  return [file for file in files if not file.closed and file.writable()]
+
+
+def _text_stream(descriptor: int, name: str, mode: str, errors: str):
+  """A standard stream as the interpreter makes it, see `create_stdio` there."""
+  buffer = open(descriptor, mode + 'b', closefd=False)  # noqa: SIM115
+  buffer.raw.name = name
+  stream = io.TextIOWrapper(
+    buffer, 'utf-8', errors, '\n', line_buffering=name == '<stderr>'
+  )
+  stream.mode = mode
+  return stream
+
+
+def _save(path: str, source: bytes) -> None:
+  """Writes the script where `__file__` says that it is."""
+  try:
+    with open(path, 'wb') as file:
+      file.write(source)
+  except OSError:
+    pass  # an earlier test has left something in its way
+
+
+def _flush() -> bool:
+  """Flushes stdout and stderr, as `flush_std_files` of the interpreter."""
+  try:
+    for stream in (getattr(sys, name, None) for name, *_ in _STREAMS[1:]):
+      if stream is not None and not stream.closed:
+        stream.flush()
+  except Exception:
+    return False
+  return True
