@@ -1,18 +1,19 @@
-"""LaTeX and Unicode to plain ASCII, and what an answer is read into."""
+"""LaTeX and Unicode to plain text, and what an answer is read into."""
 
 import fractions
 import re
 from typing import NamedTuple
 
 from sqlm_jax.game import types
+from sqlm_jax.verify import signs
 
 F = fractions.Fraction
 Value = F | str
-LONGEST = 1000  # characters of an answer
+LONGEST = 1000  # characters of a canonical answer
 
 
 class Unreadable(ValueError):
-  """The text is no mathematics; the message is a word to count."""
+  """The text cannot be read; the message is one word, which is counted."""
 
 
 class TooHard(Exception):
@@ -27,55 +28,136 @@ class Reading(NamedTuple):
   unit: str = ''
 
   def answer(self) -> types.Answer:
-    """The canonical answer."""
+    """Returns the canonical answer."""
     if not self.label and not self.unit:
       return self.value
     label = f'{self.label} = ' if self.label else ''
     return f'{label}{self.value}{" " if self.unit else ""}{self.unit}'
 
 
+def clean(text: str) -> str:
+  """Returns plain text without what only typesets.
+
+  Line breaks remain (`\\\\` and `\\quad` are line breaks, too): they separate
+  statements.
+
+  Raises:
+    Unreadable: for an empty text, a character that is not in `signs`, and
+      several boxes with different contents.
+  """
+  text = _unwrap(_plain(text))
+  text = _unwrap(_boxed(text))
+  for pattern, new in _LATEX:
+    text = pattern.sub(new, text)
+  text = _unwrap(text)
+  text = _CONTINUED.sub(' =', _BREAK.sub('\n', _SPACE.sub(' ', text)))
+  if text[:1] in ('=', '≈'):
+    text = text[1:].strip()
+  if not text:
+    raise Unreadable('empty')
+  if len(text) > LONGEST:
+    raise Unreadable('long')
+  if _UNEQUAL.search(text):  # x != 3 is not a factorial
+    raise Unreadable('syntax')
+  return text
+
+
+_SPACE = re.compile(r'[^\S\n]+')
+_BREAK = re.compile(r' ?\n\s*')
+_CONTINUED = re.compile(r'\n=')
+_UNEQUAL = re.compile(r'(?:^|[\sA-Za-z)\]}])!=')
+_SUPERSCRIPTS = re.compile(f'[{"".join(signs.SUPERSCRIPTS)}]+')
+_SUBSCRIPTS = re.compile(f'[{"".join(signs.SUBSCRIPTS)}]+')
+_ROOT_WITH_INDEX = re.compile(rf'{_SUPERSCRIPTS.pattern}\s*√')
+_TABLE = str.maketrans(signs.SIGNS)
+_SUPERSCRIPT_TABLE = str.maketrans(signs.SUPERSCRIPTS)
+_SUBSCRIPT_TABLE = str.maketrans(signs.SUBSCRIPTS)
+_ALLOWED = re.compile(rf'[\t-\r\x20-\x7e{signs.MARKS}]*')
+_QUOTES = ('「」', '『』', '【】')
+
+
+def _plain(text: str) -> str:
+  """Brings Unicode into ASCII and the marks."""
+  text = text.strip()
+  while text.endswith(('。', '｡', '、', '､')):
+    text = text[:-1].strip()
+  while len(text) > 1 and text[0] + text[-1] in _QUOTES:
+    text = text[1:-1].strip()
+  if _ROOT_WITH_INDEX.search(text):  # 3⁴√16: an exponent, or an index?
+    raise Unreadable('syntax')
+  text = _SUPERSCRIPTS.sub(
+    lambda match: f'^{{{match[0].translate(_SUPERSCRIPT_TABLE)}}}', text
+  )
+  text = _SUBSCRIPTS.sub(
+    lambda match: f'_{{{match[0].translate(_SUBSCRIPT_TABLE)}}}', text
+  )
+  for word, new in signs.WORDS.items():
+    text = text.replace(word, new)
+  text = text.translate(_TABLE).strip()
+  if not text:
+    raise Unreadable('empty')
+  if not _ALLOWED.fullmatch(text):
+    raise Unreadable('characters')
+  return text.replace('\r\n', '\n').replace('\r', '\n')
+
+
 def _rows(match: re.Match) -> str:
-  """A matrix as a list of its rows: [[1, 2], [3, 4]]."""
-  rows = match[1].strip().removesuffix(r'\\').split(r'\\')
+  """Writes a matrix as a list of its rows: [[1, 2], [3, 4]]."""
+  if ',' in match[2]:
+    raise Unreadable('syntax')
+  rows = match[2].strip().removesuffix(r'\\').split(r'\\')
   return '[' + ', '.join(f'[{row.replace("&", ",")}]' for row in rows) + ']'
 
 
-_SIGNS = {
-  **{chr(0xFF01 + i): chr(0x21 + i) for i in range(94)},  # full width
-  '−': '-', '–': '-', '×': '*', '·': '*', '⋅': '*', '∙': '*',
-  '÷': '/', '⁄': '/', '∕': '/', '²': '^2', '³': '^3', 'π': ' pi ',
-  '√': ' sqrt ', '∞': ' oo ', '≤': '<=', '≥': '>=', '°': ' degrees ',
-  '±': ' \\pm ', '€': ' EUR ', '£': ' GBP ', '¥': ' JPY ', '₹': ' INR ',
-  '∪': ' or ', '∈': '=', '≈': '=', '½': ' 1/2', '¼': ' 1/4', '¾': ' 3/4',
-  '⅓': ' 1/3', '⅔': ' 2/3',
-  '\u00a0': ' ', '\u202f': ' ', '\u2009': ' ', '\u3000': ' ',
-}  # fmt: skip
-_TABLE = str.maketrans(_SIGNS)
-_COMMANDS = {  # of LaTeX, in plain text; what is not here stays
-  'left': '', 'right': '', 'big': '', 'Big': '', 'bigl': '', 'bigr': '',
-  'displaystyle': ' ', 'quad': ' ', 'qquad': ' ', 'in': '=', 'approx': '=',
-  'cdot': '*', 'times': '*', 'ast': '*', 'lvert': '|', 'rvert': '|',
-  'le': '<=', 'leq': '<=', 'leqslant': '<=', 'ge': '>=', 'geq': '>=',
-  'geqslant': '>=', 'dfrac': r'\frac', 'tfrac': r'\frac', 'cfrac': r'\frac',
-  'cup': ' or ', 'lt': '<', 'gt': '>', 'div': '/', 'infty': ' oo ',
-  'lbrace': '{', 'rbrace': '}', 'degree': ' degrees ', 'percent': '%',
-}  # fmt: skip
+def _join_digits(match: re.Match) -> str:
+  return ''.join(filter(str.isdigit, match[0]))
+
+
+def _angle(match: re.Match) -> str:
+  """Writes degrees, minutes and seconds of arc as degrees."""
+  degrees, minutes, seconds = (part or '0' for part in match.groups())
+  return f'({degrees}+{minutes}/60+{seconds}/3600)°'
+
+
+_SYSTEMS = (
+  r'cases|dcases|aligned|align\*?|alignat\*?|array|gathered|gather\*?|split|'
+  r'equation\*?'
+)
+_RELATIONS = '[=<>≠≈∈]'
 _LATEX = tuple(
   (re.compile(pattern, re.S), new)
   for pattern, new in (
-    (r'(?<=\d)(?:\\[,!]|\{,\})(?=\d{3})', ''),  # 56\,088
+    (r'\\begin\{([pb]matrix)\}((?:(?!\\begin).)*?)\\end\{\1\}', _rows),
+    (rf'(?:\\left\s*)?(?:\\\{{\s*)?\\begin\{{({_SYSTEMS})\}}'
+     r'(?:\s*\{[lcr\s]*\})?((?:(?!\\begin).)*?)\\end\{\1\}'
+     r'(?:\s*\\right\s*\.)?', r'\n\2\n'),
     (r'\$([^$]*[^$\s])\$(?!\d)', r' \1 '),  # $5$ cm, but not $5,$6
-    (r'\^\s*\{?\s*\\circ\s*\}?', ' degrees '),
-    (r'\\begin\{[pb]matrix\}(.*)\\end\{[pb]matrix\}', _rows),
-    (r'\\(?:text|math|operatorname|mbox)[a-z]*\s*\{([^{}]*)\}', r' \1 '),
-    (r'\\([A-Za-z]+)', lambda match: _COMMANDS.get(match[1], match[0])),
+    (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"),
+    (r"\^\s*\{?\s*\\prime\s*\}?", "'"),
+    (r'(?:\{\s*\})?\^\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![A-Za-z])'
+     r'|\\degree(?![A-Za-z])|°)', '°'),
+    *[(r'\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf|tt|normal)'
+       r'|operatorname\*?|[mh]box|boldsymbol|bm)\s*\{([^{}]*)\}',
+       r' \1 ')] * 2,
+    (r'\\mathbb\s*\{?\s*R\s*\}?', ' (-oo, oo) '),
+    (r'\\\\(?:\[-?[\d.]+ ?[a-z]{2}\])?|\\(?:newline|q?quad)(?![A-Za-z])',
+     '\n'),
+    (r'(?<![\d.,])[1-9]\d{0,2}(?:(?:\{,\}|,\\!|\\[,! ])\s?\d{3})+(?!\d)',
+     _join_digits),
+    (r'\\([A-Za-z]+)',
+     lambda match: signs.MACROS.get(match[1], match[0])),
     (r'\\[,;:! ]|~', ' '),
-    (r'\\([%$#&{}])', r'\1'),
-    (r'(?<=\d)\s+thousand(?![a-z])', '*1000'),
-    (r'(?<=\d)\s+million(?![a-z])', '*1000000'),
-    (r'(?<=\d)\s+billion(?![a-z])', '*1000000000'),
+    (r'\\([%$&{}])', r'\1'),
+    (rf'&\s*(?={_RELATIONS})|(?<={_RELATIONS})\s*&', ' '),
+    (r'\bdeg(?:rees?)?\b', '°'),
+    (r"(?<![\d.])(\d+)\s*°\s*(\d+(?:\.\d+)?)\s*'(?!')(?:\s*(\d+(?:\.\d+)?)\s*'')?",
+     _angle),
+    *((rf'(?<=\d)\s+{word}(?![A-Za-z])', f'*{value}')
+      for word, value in (('hundred', 100), ('thousand', 10**3),
+                          ('million', 10**6), ('billion', 10**9),
+                          ('trillion', 10**12))),
   )
-)
+)  # fmt: skip
 _WRAPPERS = (
   re.compile(r'\$\$(.+)\$\$', re.S),
   re.compile(r'\$([^$]+)\$', re.S),
@@ -86,35 +168,21 @@ _WRAPPERS = (
 )
 
 
-def clean(text: str) -> str:
-  """One line of ASCII without what only typesets."""
-  text = text.strip().translate(_TABLE)
-  if not text:
-    raise Unreadable('empty')
-  if not text.isascii() or re.search(r'[\x00-\x08\x0e-\x1f\x7f]', text):
-    raise Unreadable('characters')
-  text = _unwrap(_boxed(text))
-  for pattern, new in _LATEX:
-    text = pattern.sub(new, text)
-  text = ' '.join(_unwrap(text).split()).removeprefix('=')
-  if not text:
-    raise Unreadable('empty')
-  if len(text) > LONGEST:
-    raise Unreadable('long')
-  return text
-
-
 def _boxed(text: str) -> str:
-  """What stands in the last \\boxed{}, or all of it if there is none."""
-  start = max(text.rfind('\\boxed{'), text.rfind('\\fbox{'))
-  if start < 0:
-    return text
-  start = text.index('{', start)
-  end = closing(text, start)
-  return text[start + 1 : end] if end is not None else text
+  r"""Returns the content of \boxed{}, or the text if there is no box."""
+  contents = set()
+  for match in re.finditer(r'\\f?box(?:ed)?\s*\{', text):
+    end = closing(text, match.end() - 1)
+    if end is None:
+      return text
+    contents.add(text[match.end() : end].strip())
+  if len(contents) > 1:
+    raise Unreadable('boxes')
+  return contents.pop() if contents else text
 
 
 def _unwrap(text: str) -> str:
+  """Removes dollars, stars and final punctuation around the text."""
   before = None
   while text != before:
     before, text = text, text.strip()
@@ -127,7 +195,10 @@ def _unwrap(text: str) -> str:
 
 
 def closing(text: str, start: int) -> int | None:
-  """Where the bracket that opens at `start` closes. (1, 2] is a pair, too."""
+  """Finds where the bracket that opens at `start` closes.
+
+  (1, 2] is a pair of brackets, too.
+  """
   depth = 0
   for place in range(start, len(text)):
     depth += (text[place] in '([{') - (text[place] in ')]}')
