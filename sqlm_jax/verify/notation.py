@@ -57,7 +57,7 @@ def clean(text: str) -> str:
     raise Unreadable('empty')
   if len(text) > LONGEST:
     raise Unreadable('long')
-  if _UNEQUAL.search(text):  # x != 3 is not a factorial
+  if _AMBIGUOUS.search(text):
     raise Unreadable('syntax')
   return text
 
@@ -65,10 +65,13 @@ def clean(text: str) -> str:
 _SPACE = re.compile(r'[^\S\n]+')
 _BREAK = re.compile(r' ?\n\s*')
 _CONTINUED = re.compile(r'\n=')
-_UNEQUAL = re.compile(r'(?:^|[\sA-Za-z)\]}])!=')
+# x != 3 is not a factorial, and 45^o perhaps an angle.
+_AMBIGUOUS = re.compile(
+  r'(?:^|[\sA-Za-z)\]}])!=|\d\s*\^\s*\{?\s*o\s*(?:\}|(?![A-Za-z]))'
+)
 _SUPERSCRIPTS = re.compile(f'[{"".join(signs.SUPERSCRIPTS)}]+')
 _SUBSCRIPTS = re.compile(f'[{"".join(signs.SUBSCRIPTS)}]+')
-_ROOT_WITH_INDEX = re.compile(rf'{_SUPERSCRIPTS.pattern}\s*√')
+_ROOT_WITH_INDEX = re.compile(rf'(.?)({_SUPERSCRIPTS.pattern})\s*√')
 _TABLE = str.maketrans(signs.SIGNS)
 _SUPERSCRIPT_TABLE = str.maketrans(signs.SUPERSCRIPTS)
 _SUBSCRIPT_TABLE = str.maketrans(signs.SUBSCRIPTS)
@@ -83,8 +86,7 @@ def _plain(text: str) -> str:
     text = text[:-1].strip()
   while len(text) > 1 and text[0] + text[-1] in _QUOTES:
     text = text[1:-1].strip()
-  if _ROOT_WITH_INDEX.search(text):  # 3⁴√16: an exponent, or an index?
-    raise Unreadable('syntax')
+  text = _ROOT_WITH_INDEX.sub(_root, text)
   text = _SUPERSCRIPTS.sub(
     lambda match: f'^{{{match[0].translate(_SUPERSCRIPT_TABLE)}}}', text
   )
@@ -96,9 +98,18 @@ def _plain(text: str) -> str:
   text = text.translate(_TABLE).strip()
   if not text:
     raise Unreadable('empty')
+  if text[0] == '~':  # about so much
+    raise Unreadable('syntax')
   if not _ALLOWED.fullmatch(text):
     raise Unreadable('characters')
   return text.replace('\r\n', '\n').replace('\r', '\n')
+
+
+def _root(match: re.Match) -> str:
+  before, index = match.groups()
+  if before.isalnum() or before in tuple(')]}'):
+    raise Unreadable('syntax')  # 3⁴√16: an exponent, or an index?
+  return rf'{before}\sqrt[{index.translate(_SUPERSCRIPT_TABLE)}] '
 
 
 def _rows(match: re.Match) -> str:

@@ -63,8 +63,8 @@ def _answer(text: str, leaf: units.Leaf) -> Part:
   parts, joiners = split(text)
   if len(parts) == 1:
     return _part(text, leaf)
-  if any(re.fullmatch(r'\s*0\d\d\s*', part) for part in parts):
-    raise notation.Unreadable('syntax')  # 1, 000: a thousand, or two numbers?
+  if any(re.fullmatch(r'\s*0\d+\s*', part) for part in parts):
+    raise notation.Unreadable('syntax')  # 1, 000: one number, or two?
   return _join([_part(part, leaf) for part in parts], joiners)
 
 
@@ -223,8 +223,16 @@ def _bounds(texts: set[str]) -> set[str]:
   for one, other in itertools.permutations(texts):
     found = [re.fullmatch(r'([^<]+) (<=?) ([^<]+)', t) for t in (one, other)]
     if all(found) and found[0][3] == found[1][1]:
+      if _decreases([found[0][1], found[1][3]]):
+        raise notation.Unreadable('false')  # x < 1, x > 2: rather an 'or'
       return {f'{one} {found[1][2]} {found[1][3]}'}
   return texts
+
+
+def _decreases(terms: Sequence[str]) -> bool:
+  """Returns whether a number is followed by a smaller one."""
+  numbers = [notation.F(t) for t in terms if re.fullmatch(r'-?\d+(/\d+)?', t)]
+  return numbers != sorted(numbers)
 
 
 def _relation(text: str) -> Part:
@@ -361,7 +369,7 @@ def _statement(
   if signs == ['∈']:
     return _membership(*sides, leaf)
   if signs == ['≠']:
-    terms = [str(_value(side, leaf).answer()) for side in sides]
+    terms = _scalars([_value(side, leaf) for side in sides])
     terms.sort(key=lambda term: (not _NAME.fullmatch(term), term))
     return _relation(' ≠ '.join(terms))
   return _inequality(sides, signs, leaf)
@@ -376,13 +384,19 @@ def _inequality(
     readings, signs = readings[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
   if not set(signs) <= {'<', '<='}:
     raise notation.Unreadable('mixed')
-  values = [reading.answer() for reading in readings]
-  for one, sign, other in zip(values, signs, values[1:], strict=False):
-    are_numbers = isinstance(one, notation.F) and isinstance(other, notation.F)
-    if are_numbers and (one > other or (one == other and sign == '<')):
-      raise notation.Unreadable('false')
-  terms = itertools.chain(*zip(map(str, values), [*signs, ''], strict=True))
+  values = _scalars(readings)
+  if _decreases(values) or ('<' in signs and len(set(values)) < len(values)):
+    raise notation.Unreadable('false')
+  terms = itertools.chain(*zip(values, [*signs, ''], strict=True))
   return _relation(' '.join(terms).strip())
+
+
+def _scalars(readings: Sequence[notation.Reading]) -> list[str]:
+  """Returns the sides of a relation as text; none may be a collection."""
+  texts = [str(reading.answer()) for reading in readings]
+  if any(text[0] in '[{' or ', ' in text or ' or ' in text for text in texts):
+    raise notation.Unreadable('mixed')
+  return texts
 
 
 def _membership(side: str, collection: str, leaf: units.Leaf) -> Part:
@@ -482,7 +496,7 @@ def _equation(sides: Sequence[str], leaf: units.Leaf) -> Part:
   for name, value in ((left, right), (right, left)):
     if _NAME.fullmatch(str(name.value)):
       return _assigned(str(name.value), value)
-  return _relation(' = '.join(sorted(map(str, values))))
+  return _relation(' = '.join(sorted(_scalars([left, right]))))
 
 
 def _agreed(

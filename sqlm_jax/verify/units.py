@@ -119,21 +119,21 @@ _CURRENCY = re.compile(
   r'(-?.*\d.*)',
   re.S,
 )
-_WORD = r'(?:°|[A-Za-z]+)(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?'
-_UNIT = (
-  rf'(?P<unit>%|\$|per ?cent|{_WORD}(?:(?:\s*[*/]\s*|\s+|(?<=°)){_WORD})*)'
-)
+_WORD = r'(?:[°$]|[A-Za-z]+)(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?'
+_UNIT = rf'(?P<unit>%|per ?cent|{_WORD}(?:(?:\s*[*/]\s*|\s+|(?<=°)){_WORD})*)'
 _WITH_UNIT = (  # 5 square meters, and then 2 pi meters
   re.compile(rf'(?P<value>.*?[\d)}}!.\s])\s*{_UNIT}', re.S),
   re.compile(rf'(?P<value>.*[\d)}}!.\s])\s*{_UNIT}', re.S),
 )
-_UNIT_TOKEN = re.compile(rf'[*/]|\$|{_WORD}')
+_UNIT_TOKEN = re.compile(rf'[*/]|{_WORD}')
 
 
 def with_unit(text: str, leaf: Leaf) -> notation.Reading:
   """Reads 5 cm, $12.50, 50 percent, or an expression without a unit."""
   if match := _CURRENCY.fullmatch(text):
     sign, unit, rest = match.groups()
+    if per := re.fullmatch(r'(.*\d)\s+per\s+([a-z]+)', rest):  # $5 per hour
+      return with_unit(f'{sign}{per[1]} {unit} per {per[2]}', leaf)
     if _letters(rest):
       raise notation.Unreadable('word')
     value = _value(sign + rest, leaf)
