@@ -4,6 +4,7 @@ sympify, parse_expr and latex2sympy are not used: they evaluate the text as
 Python, or guess (2(3) would be 5, and 3 1/2 would be 2).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import sympy
@@ -11,7 +12,7 @@ import sympy
 from sqlm_jax.verify import notation, words
 
 _FUNCTIONS = {
-  'cbrt': sympy.cbrt,
+  'cbrt': lambda value: _root(value, sympy.Integer(3)),
   'abs': sympy.Abs,
   'exp': sympy.exp,
   'ln': sympy.log,
@@ -237,7 +238,7 @@ class Parser:
     if self._take('['):
       degree = self._sum()
       self._expect(']')
-    return _power(self._argument_of_root(), _ratio(sympy.S.One, degree))
+    return _root(self._argument_of_root(), degree)
 
   def _argument_of_root(self) -> sympy.Expr:
     kind, text = self._peek()
@@ -300,11 +301,19 @@ def _ratio(above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
   if base.is_zero and not exponent.is_positive:
     raise notation.Unreadable('division')
-  if base.is_Rational and exponent.is_Rational and base not in (0, 1, -1):
-    bits = max(abs(base.p), base.q).bit_length()
-    if abs(exponent) * bits > MOST_BITS:
+  are_rational = base.is_Rational and exponent.is_Rational
+  if are_rational and base not in (0, 1, -1):
+    bits = abs(exponent) * math.log2(max(abs(base.p), base.q))
+    if bits > MOST_BITS:
       raise notation.Unreadable('too_large')
   return base**exponent
+
+
+def _root(value: sympy.Expr, degree: sympy.Expr) -> sympy.Expr:
+  exponent = _ratio(sympy.S.One, degree)
+  if degree.is_odd and value.is_negative:  # the real root: \sqrt[3]{-8} is -2
+    return -_power(-value, exponent)
+  return _power(value, exponent)
 
 
 def _factorial(value: sympy.Expr) -> sympy.Expr:

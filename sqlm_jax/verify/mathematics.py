@@ -206,9 +206,12 @@ def _comparable(one: notation.Reading, other: notation.Reading) -> bool:
     return False
   if any(_JOINED.search(str(value)) for value in values):
     return False
-  if one.label != other.label:
-    return any(' = ' in str(value) for value in values)
-  return True
+  if one.label == other.label or any(' = ' in str(value) for value in values):
+    return True
+  # x = 2y and y = x/2 are one equation.
+  return bool(one.label and other.label) and all(
+    not isinstance(value, notation.F) for value in values
+  )
 
 
 # A list, a set, and statements that are joined have no other form.

@@ -5,8 +5,8 @@ import sympy
 from sqlm_jax.verify import (
   answers,
   expressions,
+  joining,
   notation,
-  readings,
   units,
   words,
 )
@@ -88,7 +88,7 @@ def _parts(text: str):
     and notation.closing(text, 0) == len(text) - 1
     and ', ' in text
   ):
-    elements, _ = readings.split(text[1:-1])
+    elements, _ = joining.split(text[1:-1])
     return tuple(_parts(element.strip()) for element in elements)
   for sign in (' <= ', ' < ', ' = '):
     if text.count(sign) == 1:
@@ -119,7 +119,12 @@ def _equal(one: sympy.Expr, other: sympy.Expr) -> bool:
     first, second = _at(one, values), _at(other, values)
     if first is not None and second is not None and not _near(first, second):
       return False
-  return sympy.simplify(one - other) == 0
+  difference = sympy.simplify(one - other)
+  # Of numbers, sympy knows minimal polynomials.
+  return difference == 0 or (
+    not difference.free_symbols
+    and sympy.expand_complex(difference).equals(0) is True
+  )
 
 
 def _is_multiple(one: sympy.Expr, other: sympy.Expr, positive: bool) -> bool:

@@ -124,6 +124,14 @@ def _join_digits(match: re.Match) -> str:
   return ''.join(filter(str.isdigit, match[0]))
 
 
+def _repeating(match: re.Match) -> str:
+  """Writes a repeating decimal as a fraction."""
+  whole, fixed, repeated = match.groups()
+  value = F(int(f'{whole}{fixed}{repeated}') - int(f'0{whole}{fixed}'))
+  value /= (10 ** len(repeated) - 1) * 10 ** len(fixed)
+  return f'({value})'
+
+
 def _angle(match: re.Match) -> str:
   """Writes degrees, minutes and seconds of arc as degrees."""
   degrees, minutes, seconds = (part or '0' for part in match.groups())
@@ -148,20 +156,21 @@ _LATEX = tuple(
     (r'(?:\{\s*\})?\^\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![A-Za-z])'
      r'|\\degree(?![A-Za-z])|°)', '°'),
     *[(r'\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf|tt|normal)'
-       r'|operatorname\*?|[mh]box|boldsymbol|bm)\s*\{([^{}]*)\}',
+       r'|operatorname\*?|[mh]box|boldsymbol|bm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}',
        r' \1 ')] * 2,
     (r'\\mathbb\s*\{?\s*R\s*\}?', ' (-oo, oo) '),
     (r'\\\\(?:\[-?[\d.]+ ?[a-z]{2}\])?|\\(?:newline|q?quad)(?![A-Za-z])',
      '\n'),
     (r'(?<![\d.,])[1-9]\d{0,2}(?:(?:\{,\}|,\\!|\\[,! ])\s?\d{3})+(?!\d)',
      _join_digits),
+    (r'(\d*)\.(\d*)\\overline\s*\{(\d+)\}', _repeating),
     (r'\\([A-Za-z]+)',
      lambda match: signs.MACROS.get(match[1], match[0])),
     (r'\\[,;:! ]|~', ' '),
     (r'\\([%$&{}])', r'\1'),
     (rf'&\s*(?={_RELATIONS})|(?<={_RELATIONS})\s*&', ' '),
     (r'\bdeg(?:rees?)?\b', '°'),
-    (r"(?<![\d.])(\d+)\s*°\s*(\d+(?:\.\d+)?)\s*'(?!')(?:\s*(\d+(?:\.\d+)?)\s*'')?",
+    (r"(?<![\d.])(\d+)\s*°\s*(\d+(?:\.\d+)?)\s*'(?!')(?:\s*(\d+(?:\.\d+)?)\s*(?:''|\"))?",
      _angle),
     *((rf'(?<=\d)\s+{word}(?![A-Za-z])', f'*{value}')
       for word, value in (('hundred', 100), ('thousand', 10**3),
