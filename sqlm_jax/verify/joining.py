@@ -120,6 +120,8 @@ def as_set(readings: Sequence[notation.Reading]) -> notation.Reading:
   elements = sorted({str(reading.answer()) for reading in readings})
   if len(elements) == 1:
     return readings[0]
+  if any(' or ' in element for element in elements):  # a union is no element
+    raise notation.Unreadable('mixed')
   return notation.Reading('{' + ', '.join(elements) + '}')
 
 

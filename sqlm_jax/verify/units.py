@@ -96,24 +96,32 @@ _UNIT_OF = {
 }
 _POWERS = {'square': 2, 'sq': 2, 'cubic': 3, 'cu': 3, 'squared': 2, 'cubed': 3}
 _AFTER = ('squared', 'cubed')
-# A word that is not a unit, and changes what the number before it means.
-_NO_UNITS = frozenset((
-  'plus', 'minus', 'times', 'over', 'divided', 'multiplied', 'by', 'modulo',
-  'mod', 'root', 'choose', 'dozen', 'dozens', 'score', 'gross', 'half',
-  'halves', 'third', 'thirds', 'quarter', 'quarters', 'fourth', 'fourths',
-  'fifth', 'fifths', 'sixth', 'sixths', 'seventh', 'eighth', 'eighths',
-  'ninth', 'ninths', 'tenth', 'tenths', 'hundredth', 'hundredths',
-  'thousandth', 'thousandths', 'hundreds', 'thousands', 'millions',
-  'billions', 'trillions', 'quadrillion', 'hundred', 'thousand', 'million',
-  'billion', 'trillion', 'one', 'two', 'three', 'four', 'five', 'six',
-  'seven', 'eight', 'nine', 'ten', 'eleven', 'twelve', 'twenty', 'point',
-  'factorial', 'remainder', 'not', 'nor', 'but', 'the', 'than', 'more',
-  'less', 'fewer', 'about', 'around', 'approximately', 'roughly', 'nearly',
-  'almost', 'exactly', 'least', 'most', 'through', 'from', 'with', 'without',
-  'where', 'when', 'then', 'for', 'all', 'any', 'none', 'true', 'false',
-  'yes', 'wrong', 'right', 'correct', 'incorrect', 'percentage', 'per',
-  'base', 'undefined', 'infinity', 'infinite',
-))  # fmt: skip
+# Words that are not units. Some change what the number before them means.
+_NO_UNITS_TEXT = """
+  plus minus times over divided multiplied modulo mod root choose dozen
+  dozens score gross half halves third thirds quarter quarters fourth
+  fourths fifth fifths sixth sixths seventh eighth eighths ninth ninths
+  tenth tenths hundredth hundredths thousandth thousandths hundreds
+  thousands millions billions trillions quadrillion hundred thousand million
+  billion trillion one two three four five six seven eight nine ten eleven
+  twelve twenty point factorial remainder not nor but the than more less
+  fewer about around approximately roughly nearly almost exactly least most
+  through from with without where when then for all any none true false yes
+  wrong right correct incorrect percentage per base undefined infinity
+  infinite because since therefore hence thus are was were been being has
+  have had does did will would can could should may might must shall this
+  that these those there here its they them their she his her you your our
+  who whom whose which what why how into onto upon down off out also too
+  very just only even still yet again already always never ever often
+  sometimes maybe perhaps possibly probably certainly surely however
+  although though while until unless except instead otherwise both either
+  neither each every some many much few several other another same such own
+  first last next answer result solution total sum difference product
+  quotient equal equals unknown nothing something anything everything
+  between among under above below after before during against respectively
+  actually simply finally together altogether overall combined
+"""
+_NO_UNITS = frozenset(_NO_UNITS_TEXT.split())
 _CURRENCY = re.compile(
   r'([-+]?)\s*(\$|(?:US\$|USD|EUR|GBP|JPY|CNY|INR|KRW|RUB)(?![A-Za-z]))\s*'
   r'(-?.*\d.*)',

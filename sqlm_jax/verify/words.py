@@ -24,7 +24,7 @@ CONSTANTS = {'pi', 'e', 'E', 'i', 'I', 'oo', 'infinity'}
 _TWO_ARGUMENTS = {'frac', 'binom'}
 _MACROS = FUNCTIONS | SYMBOLS | _TWO_ARGUMENTS | {'pi'}
 
-SUBSCRIPT = r'\s*_\s*(?:[A-Za-z0-9]|\{\s*[A-Za-z0-9]+\s*\})'
+SUBSCRIPT = r'\s*_\s*(?:\d+|[A-Za-z]|\{\s*[A-Za-z0-9]+\s*\})'
 _TOKEN = re.compile(
   r'\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)'
   rf'|(?P<macro>\\?)(?P<word>[A-Za-z]+)(?P<below>{SUBSCRIPT})?'
@@ -68,8 +68,11 @@ def tokens(text: str) -> list[Token]:
 
 
 def plain_subscript(text: str) -> str:
-  """Writes '_ {1}' as '_1'."""
-  return re.sub(r'[\s{}]', '', text)
+  """Writes '_ {1}' as '_1', but '_{max}' as it is."""
+  plain = re.sub(r'[\s{}]', '', text)
+  if len(plain) > 2 and not plain[1:].isdigit():
+    return f'_{{{plain[1:]}}}'
+  return plain
 
 
 def _words(word: str, below: str) -> list[Token]:
@@ -92,4 +95,6 @@ def _words(word: str, below: str) -> list[Token]:
 
 
 def _term(text: str) -> Token:
+  if len(text) > 1 and not text.isdigit():
+    raise notation.Unreadable('syntax')
   return Token('number' if text.isdigit() else 'word', text)
