@@ -255,9 +255,9 @@ def test_plain_answers_need_no_worker():
     (['x = 2, y = 3', '(2, 3)'], ['x = 2, y = 3', '(2, 3)']),
     (['50%', '1/2', '0.5 m'], [F(1, 2)] * 3),
     (['1/3', '0.333333333'], [F(1, 3), F(333333333, 10**9)]),
-    (['9%', '9'], [F(9, 100), F(9)]),  # math_verify alone would merge them
+    (['9%', '9'], [F(9, 100), F(9)]),
     (['sqrt(8)', r'2\sqrt{2} cm', '2.83'], ['2*sqrt(2)'] * 2 + [F(283, 100)]),
-    # Merged by math_verify: different normal forms.
+    # Merged by comparison: different normal forms.
     (['y - 2x = 1', 'y = 2x + 1'], ['-2*x + y = 1'] * 2),
     (['x^2 + y^2 = 4', '4 - y^2 = x^2'], ['4 = x**2 + y**2'] * 2),
     (['x + y = 1', 'x + y = 2'], ['1 = x + y', '2 = x + y']),
@@ -402,7 +402,7 @@ def test_neither_reading_nor_comparing_evaluates_an_answer(monkeypatch):
   texts = [text for members in CLASSES for text in members]
   texts += [text for text in BLANKS if len(text) < 300]
   for text in texts:
-    _work(text)  # sympy and math_verify import what they need
+    _work(text)  # sympy imports what it needs
   mathematics.work(['same', '-2*x + y = 1', 'y = 2*x + 1'])
   sources = []
 
