@@ -37,6 +37,7 @@ _FUNCTIONS = {
   'acosh': sympy.acosh,
   'atanh': sympy.atanh,
 }
+_FUNCTION_NAMES = ('f', 'g', 'h')  # f(x) is not a product
 _OF_ANGLES = ('sin', 'cos', 'tan', 'cot', 'sec', 'csc')
 _CONSTANTS = {
   'pi': sympy.pi,
@@ -141,7 +142,13 @@ class Parser:
 
   def _power(self, mixed: bool = True) -> sympy.Expr:
     base = self._postfix(mixed)
-    return _power(base, self._signed(mixed=False)) if self._take('^') else base
+    if not self._take('^'):
+      return base
+    exponent = self._signed(mixed=False)
+    is_name = base.is_Symbol and self._peek() == ('sign', '(')
+    if is_name and exponent == -1:  # the inverse of f, or 1/f?
+      raise notation.Unreadable('function')
+    return _power(base, exponent)
 
   def _postfix(self, mixed: bool) -> sympy.Expr:
     is_call = self._peek().text in _FUNCTIONS
@@ -198,6 +205,8 @@ class Parser:
       return self._root()
     if text in _FUNCTIONS:
       return self._call(text)
+    if text in _FUNCTION_NAMES and self._peek() == ('sign', '('):
+      raise notation.Unreadable('function')
     return _CONSTANTS.get(text) or sympy.Symbol(text, real=True)
 
   def _call(self, name: str) -> sympy.Expr:

@@ -77,7 +77,10 @@ def same(one: str, other: str) -> bool:
   asked; only what sympy finds to be exactly 0 is equal. Two equations are
   equal if their differences of sides are multiples of each other.
   """
-  return _same(_parts(one), _parts(other))
+  try:
+    return _same(_parts(one), _parts(other))
+  except notation.Unreadable:  # the name of a function is no expression
+    return False
 
 
 def _parts(text: str):

@@ -65,13 +65,24 @@ def clean(text: str) -> str:
 _SPACE = re.compile(r'[^\S\n]+')
 _BREAK = re.compile(r' ?\n\s*')
 _CONTINUED = re.compile(r'\n=')
-# x != 3 is not a factorial, and 45^o perhaps an angle.
 _AMBIGUOUS = re.compile(
-  r'(?:^|[\sA-Za-z)\]}])!=|\d\s*\^\s*\{?\s*o\s*(?:\}|(?![A-Za-z]))'
+  '|'.join(
+    (
+      r'(?:^|[\sA-Za-z)\]}])!=',  # x != 3 is not a factorial
+      r'\d\s*\^\s*\{?\s*o\s*(?:\}|(?![A-Za-z]))',  # 45^o: an angle?
+      r'(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d',  # 1.234,56
+      # The number of an equation, or of a line: (2) y = 2
+      r'(?:^|[\n,;])\s*\(\s*(?:\d+|[a-z])\s*\)\s+[A-Za-z\\]',
+      r'^- .*\n- ',
+      r'^[Nn]/[Aa]$',
+    )
+  )
 )
 _SUPERSCRIPTS = re.compile(f'[{"".join(signs.SUPERSCRIPTS)}]+')
 _SUBSCRIPTS = re.compile(f'[{"".join(signs.SUBSCRIPTS)}]+')
 _ROOT_WITH_INDEX = re.compile(rf'(.?)({_SUPERSCRIPTS.pattern})\s*√')
+_UNITS = '|'.join((*signs.UNIT_WORDS, '円', '元'))
+_TWO_UNITS = re.compile(rf'(?>{_UNITS})(?>{_UNITS})')
 _TABLE = str.maketrans(signs.SIGNS)
 _SUPERSCRIPT_TABLE = str.maketrans(signs.SUPERSCRIPTS)
 _SUBSCRIPT_TABLE = str.maketrans(signs.SUBSCRIPTS)
@@ -93,6 +104,8 @@ def _plain(text: str) -> str:
   text = _SUBSCRIPTS.sub(
     lambda match: f'_{{{match[0].translate(_SUBSCRIPT_TABLE)}}}', text
   )
+  if _TWO_UNITS.search(text):
+    raise Unreadable('word')
   for word, new in signs.WORDS.items():
     text = text.replace(word, new)
   text = text.translate(_TABLE).strip()
@@ -150,6 +163,7 @@ _LATEX = tuple(
     (rf'(?:\\left\s*)?(?:\\\{{\s*)?\\begin\{{({_SYSTEMS})\}}'
      r'(?:\s*\{[lcr\s]*\})?((?:(?!\\begin).)*?)\\end\{\1\}'
      r'(?:\s*\\right\s*\.)?', r'\n\2\n'),
+    (r'\$\$([^$]+)\$\$', r'\n\1\n'),
     (r'\$([^$]*[^$\s])\$(?!\d)', r' \1 '),  # $5$ cm, but not $5,$6
     (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"),
     (r"\^\s*\{?\s*\\prime\s*\}?", "'"),
@@ -161,6 +175,8 @@ _LATEX = tuple(
     (r'\\mathbb\s*\{?\s*R\s*\}?', ' (-oo, oo) '),
     (r'\\\\(?:\[-?[\d.]+ ?[a-z]{2}\])?|\\(?:newline|q?quad)(?![A-Za-z])',
      '\n'),
+    (r'\\[()]', ' '),
+    (r'\\[\[\]]', '\n'),
     (r'(?<![\d.,])[1-9]\d{0,2}(?:(?:\{,\}|,\\!|\\[,! ])\s?\d{3})+(?!\d)',
      _join_digits),
     (r'(\d*)\.(\d*)\\overline\s*\{(\d+)\}', _repeating),
@@ -169,7 +185,8 @@ _LATEX = tuple(
     (r'\\[,;:! ]|~', ' '),
     (r'\\([%$&{}])', r'\1'),
     (rf'&\s*(?={_RELATIONS})|(?<={_RELATIONS})\s*&', ' '),
-    (r'\bdeg(?:rees?)?\b', '°'),
+    (r'(?<![A-Za-z\\])deg(?:rees?)?(?![A-Za-z])', '°'),
+    (r'(?<=\S)\.[ \t]*\n', '\n'),
     (r"(?<![\d.])(\d+)\s*°\s*(\d+(?:\.\d+)?)\s*'(?!')(?:\s*(\d+(?:\.\d+)?)\s*(?:''|\"))?",
      _angle),
     *((rf'(?<=\d)\s+{word}(?![A-Za-z])', f'*{value}')

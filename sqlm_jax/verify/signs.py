@@ -15,10 +15,14 @@ _GREEK_LETTERS = {
   'τ': 'tau', 'υ': 'upsilon', 'φ': 'phi', 'χ': 'chi', 'ψ': 'psi',
   'ω': 'omega', 'Γ': 'Gamma', 'Δ': 'Delta', 'Θ': 'Theta', 'Λ': 'Lambda',
   'Ξ': 'Xi', 'Π': 'Pi', 'Σ': 'Sigma', 'Υ': 'Upsilon', 'Φ': 'Phi', 'Ψ': 'Psi',
-  'Ω': 'Omega',
+  'Ω': 'Omega', 'Α': 'Alpha', 'Β': 'Beta', 'Ε': 'Epsilon', 'Ζ': 'Zeta',
+  'Η': 'Eta', 'Ι': 'Iota', 'Κ': 'Kappa', 'Μ': 'Mu', 'Ν': 'Nu',
+  'Ο': 'Omicron', 'Ρ': 'Rho', 'Τ': 'Tau', 'Χ': 'Chi', 'ο': 'omicron',
 }  # fmt: skip
 GREEK = frozenset(_GREEK_LETTERS.values())
-_GREEK_VARIANTS = {'ϵ': 'epsilon', 'ϑ': 'theta', 'ϱ': 'rho', 'ϕ': 'phi'}
+_GREEK_VARIANTS = {
+  'ς': 'sigma', 'ϵ': 'epsilon', 'ϑ': 'theta', 'ϱ': 'rho', 'ϕ': 'phi',
+}  # fmt: skip
 
 SUPERSCRIPTS = dict(zip('⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ', '0123456789+-()ni', strict=True))
 SUBSCRIPTS = dict(
@@ -34,12 +38,19 @@ DIVIDED_BY = '÷∕⁄➗'
 
 _FRACTIONS = {
   char: unicodedata.normalize('NFKC', char).split('⁄')
-  for char in '½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒'
+  for char in '↉½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒'
 }
 # Its exclamation mark ends a sentence more often than it is a factorial, and
 # its tilde is a range.
 _FULL_WIDTH = {
   chr(0xFF01 + i): chr(0x21 + i) for i in range(94) if chr(0x21 + i) not in '!~'
+}
+_SMALL_FORMS = {
+  chr(code): plain
+  for code in range(0xFE50, 0xFE6C)
+  if len(plain := unicodedata.normalize('NFKC', chr(code))) == 1
+  and plain.isascii()
+  and plain != '!'
 }
 _LETTERS = {  # bold and italic letters and digits
   chr(code): plain
@@ -55,7 +66,7 @@ _SPACES = dict.fromkeys(
 _THIN_SPACES = dict.fromkeys('\u00a0\u2009\u202f', '\\,')
 
 SIGNS = {
-  **_FULL_WIDTH, **_LETTERS, **_SPACES, **_THIN_SPACES,
+  **_FULL_WIDTH, **_SMALL_FORMS, **_LETTERS, **_SPACES, **_THIN_SPACES,
   **dict.fromkeys(DASHES, '-'),
   **dict.fromkeys(TIMES, '*'),
   **dict.fromkeys(DIVIDED_BY, '/'),
@@ -75,10 +86,13 @@ SIGNS = {
   # A full stop, but not a decimal point.
   '。': '. ', '｡': '. ', '、': ', ', '､': ', ',
 }  # fmt: skip
-WORDS = {  # longer words first
-  'または': ' or ', '或者': ' or ', '或': ' or ',
-  'かつ': ' and ', '并且': ' and ', '且': ' and ',
-  '平方': ' square ', '立方': ' cubic ',
+_JOINERS = {  # longer words first, here and below
+  'または': ' or ', '又は': ' or ', 'もしくは': ' or ', 'あるいは': ' or ',
+  '或者': ' or ', '或': ' or ', '또는': ' or ',
+  'かつ': ' and ', 'および': ' and ', '及び': ' and ', '并且': ' and ',
+  '且': ' and ', '和': ' and ', '그리고': ' and ',
+}  # fmt: skip
+UNIT_WORDS = {
   'キロメートル': ' km ', 'センチメートル': ' cm ', 'ミリメートル': ' mm ',
   'メートル': ' m ', 'センチ': ' cm ', '千米': ' km ', '公里': ' km ',
   '厘米': ' cm ', '毫米': ' mm ', '米': ' m ',
@@ -89,6 +103,9 @@ WORDS = {  # longer words first
   '日': ' day ', '天': ' day ', '年': ' yr ', '度': '°',
   'パーセント': '%', 'ドル': ' $ ', '美元': ' $ ', 'ユーロ': ' EUR ',
   '欧元': ' EUR ', '個': ' pieces ', '个': ' pieces ', '人': ' people ',
+}  # fmt: skip
+WORDS = {
+  **_JOINERS, '平方': ' square ', '立方': ' cubic ', **UNIT_WORDS,
 }  # fmt: skip
 
 # LaTeX macros that stand for something else. What typesets only is ''.

@@ -26,7 +26,7 @@ _MACROS = FUNCTIONS | SYMBOLS | _TWO_ARGUMENTS | {'pi'}
 
 SUBSCRIPT = r'\s*_\s*(?:\d+|[A-Za-z]|\{\s*[A-Za-z0-9]+\s*\})'
 _TOKEN = re.compile(
-  r'\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)'
+  r'\s*(?:(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?)'
   rf'|(?P<macro>\\?)(?P<word>[A-Za-z]+)(?P<below>{SUBSCRIPT})?'
   r'|(?P<sign>\*\*|[-+*/^!|(){}\[\]_°]))\s*'
 )

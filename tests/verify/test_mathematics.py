@@ -213,6 +213,8 @@ def test_a_long_text_is_a_blank_unread(text):
 @pytest.mark.parametrize(
   'part',
   ['(', '1 cm/', '1 ', '°\\', '√cm/', '\\pm', '1,', 'x=', ' and ', '1 a ', '$',
+   '|', '∪', "°1'", '0.1\\overline{', '1{,}', '\\text{a{', '.', '1^{', 'x_{',
+   '人', 'x = ', '\n', '(x, y)', '- a\n',
    '{', '&', '\\text{', '((1)', '1<', '\\begin{pmatrix}', '1/1 ', 'per '],
 )  # fmt: skip
 def test_no_text_costs_the_parent_time(part):
@@ -441,13 +443,16 @@ def test_no_text_crashes_it(verifier, texts):
 
 
 SYNTAX = st.text(
-  string.digits + 'xyabie=+-*/^(){}[],.;|!%$<>_\\ √π²\u2212\u0665', max_size=14
+  string.digits + 'xyabie=+-*/^(){}[],.;|!%$<>_\\ √π²\u2212\u0665'
+  "°≠≈∈∪±¹⁻₂½θ円。、\n'f",
+  max_size=14,
 )
 WORDS = st.lists(
   st.sampled_from(
     [r'\frac', r'\sqrt', r'\pi', r'\left(', r'\right)', r'\boxed{', r'\text{',
      *'{}()012.,xy=<+-*/^$%_!|ei', 'and', 'or', 'cm', 'm', 'sin', 'log', 'sqrt',
-     r'\pm', '10', '3.5', '1,000']
+     r'\pm', '10', '3.5', '1,000', r'\quad', r'\\', '°', r'\sin', '^{-1}', '|',
+     r'\cup', '∈', '≠', '≈', r'\circ', '\n', 'f(x)', "'", '_{10}', r'\theta']
   ),
   max_size=8,
 ).map(' '.join)  # fmt: skip
