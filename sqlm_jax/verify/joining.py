@@ -190,6 +190,9 @@ def assigned(label: str, reading: notation.Reading) -> Part:
 
 def _joined_systems(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
   """Joins x = 1, y = 2; x = 1 or y = 2; x = 1, y = 2 or x = 3, y = 4."""
+  names = {frozenset(dict(part.values)) for part in parts}
+  if len(names) == 1 and parts[0].kind == 'system':
+    return either(parts)  # (x, y) = (1, 2), (x, y) = (3, 4)
   if 'or' not in joiners:
     return system(parts)
   if set(joiners) == {'or'}:

@@ -50,7 +50,7 @@ def clean(text: str) -> str:
   for pattern, new in _LATEX:
     text = pattern.sub(new, text)
   text = _unwrap(text)
-  text = _CONTINUED.sub(' =', _BREAK.sub('\n', _SPACE.sub(' ', text)))
+  text = _CONTINUED.sub(r' \1', _BREAK.sub('\n', _SPACE.sub(' ', text)))
   if text[:1] in ('=', '≈'):
     text = text[1:].strip()
   if not text:
@@ -64,7 +64,7 @@ def clean(text: str) -> str:
 
 _SPACE = re.compile(r'[^\S\n]+')
 _BREAK = re.compile(r' ?\n\s*')
-_CONTINUED = re.compile(r'\n=')
+_CONTINUED = re.compile(r'\n([=≈])')
 _AMBIGUOUS = re.compile(
   '|'.join(
     (
@@ -179,7 +179,7 @@ _LATEX = tuple(
     (r'\\[\[\]]', '\n'),
     (r'(?<![\d.,])[1-9]\d{0,2}(?:(?:\{,\}|,\\!|\\[,! ])\s?\d{3})+(?!\d)',
      _join_digits),
-    (r'(\d*)\.(\d*)\\overline\s*\{(\d+)\}', _repeating),
+    (r'(?<![A-Za-z)])(\d*)\.(\d*)\\overline\s*\{(\d+)\}', _repeating),
     (r'\\([A-Za-z]+)',
      lambda match: signs.MACROS.get(match[1], match[0])),
     (r'\\[,;:! ]|~', ' '),
@@ -187,8 +187,8 @@ _LATEX = tuple(
     (rf'&\s*(?={_RELATIONS})|(?<={_RELATIONS})\s*&', ' '),
     (r'(?<![A-Za-z\\])deg(?:rees?)?(?![A-Za-z])', '°'),
     (r'(?<=\S)\.[ \t]*\n', '\n'),
-    (r"(?<![\d.])(\d+)\s*°\s*(\d+(?:\.\d+)?)\s*'(?!')(?:\s*(\d+(?:\.\d+)?)\s*(?:''|\"))?",
-     _angle),
+    (r"(?<![\d.])(\d+)\s*°\s*(\d+(?:\.\d+)?)\s*'(?!')"
+     r"(?:\s*(\d+(?:\.\d+)?)\s*(?:''|\"))?", _angle),
     *((rf'(?<=\d)\s+{word}(?![A-Za-z])', f'*{value}')
       for word, value in (('hundred', 100), ('thousand', 10**3),
                           ('million', 10**6), ('billion', 10**9),

@@ -39,6 +39,7 @@ def read(text: str, leaf: units.Leaf) -> notation.Reading:
 
 
 def _answer(text: str, leaf: units.Leaf) -> joining.Part:
+  """Reads the parts of an answer and joins them."""
   text = text.strip()
   if not text:
     raise notation.Unreadable('empty')
@@ -77,12 +78,14 @@ def _at_top(pattern: re.Pattern, text: str) -> list[re.Match]:
 
 
 def _cut(text: str, matches: Sequence[re.Match]) -> list[str]:
+  """Returns what is between the matches."""
   starts = [0, *(match.end() for match in matches)]
   ends = [*(match.start() for match in matches), len(text)]
   return [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
 
 
 def _part(text: str, leaf: units.Leaf) -> joining.Part:
+  """Reads one statement or value."""
   text = text.strip()
   if not text:
     raise notation.Unreadable('empty')
@@ -130,6 +133,7 @@ def _bracketed(text: str, leaf: units.Leaf) -> joining.Part | None:
 
 
 def _value(text: str, leaf: units.Leaf) -> notation.Reading:
+  """Reads a collection or a quantity."""
   text = text.strip()
   if not text:
     raise notation.Unreadable('empty')
@@ -249,6 +253,8 @@ def _label(text: str) -> str:
     return ''
   name = match['name']
   if name in words.FUNCTIONS or name in ('pi', 'oo', 'infinity', 'frac'):
+    return ''
+  if text.strip()[0] == '\\' and name not in words.SYMBOLS:
     return ''
   is_plain = not (match['below'] or match['primes'] or match['arguments'])
   if is_plain and len(name) > 1 and words.is_product(name):
