@@ -205,17 +205,41 @@ _WRAPPERS = (
 )
 
 
+_BOX = re.compile(r'\\f?box(?:ed)?\s*\{')
+_WORD_BETWEEN = r'(?:and|or|\\text\s*\{\s*(?:and|or)\s*\})'
+_SPACE_BETWEEN = r'(?:[\s$]|\\q?quad|\\[()\[\]\\])*'
+_BETWEEN_BOXES = re.compile(
+  rf'{_SPACE_BETWEEN}(?:[,;]{_SPACE_BETWEEN}{_WORD_BETWEEN}?|{_WORD_BETWEEN})'
+  rf'{_SPACE_BETWEEN}'
+)
+
+
 def _boxed(text: str) -> str:
-  r"""Returns the content of \boxed{}, or the text if there is no box."""
-  contents = set()
-  for match in re.finditer(r'\\f?box(?:ed)?\s*\{', text):
+  r"""Returns the content of \boxed{}, or the text if there is no box.
+
+  Several boxes are read together if nothing but joiners is between them.
+  """
+  starts, contents, ends = [], [], [0]
+  for match in _BOX.finditer(text):
+    if match.start() < ends[-1]:
+      continue  # a box in a box
     end = closing(text, match.end() - 1)
     if end is None:
       return text
-    contents.add(text[match.end() : end].strip())
-  if len(contents) > 1:
-    raise Unreadable('boxes')
-  return contents.pop() if contents else text
+    starts.append(match.start())
+    contents.append(_boxed(text[match.end() : end].strip()))
+    ends.append(end + 1)
+  if len(set(contents)) < 2:
+    return contents[0] if contents else text
+  joined = contents[0]
+  for start, end, content in zip(
+    starts[1:], ends[1:-1], contents[1:], strict=True
+  ):
+    between = text[end:start]
+    if not _BETWEEN_BOXES.fullmatch(between):
+      raise Unreadable('boxes')
+    joined += f' {between.replace("$", " ")} {content}'
+  return joined
 
 
 def _unwrap(text: str) -> str:

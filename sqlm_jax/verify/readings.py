@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from sqlm_jax.verify import answers, joining, notation, units, words
 
 _THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
+_NOT_THOUSANDS = re.compile(r'(?<![\d.,])0\d{0,2}(?:,\d{3})+(?![\d,])')
 _RELATION = re.compile(r'<=|>=|[=<>≠≈∈]')
 _FLIPPED = {'>': '<', '>=': '<='}
 _LABEL = re.compile(
@@ -45,6 +46,8 @@ def _answer(text: str, leaf: units.Leaf) -> joining.Part:
     raise notation.Unreadable('empty')
   if bracketed := _bracketed(text, leaf):
     return bracketed
+  if _at_top(_NOT_THOUSANDS, text):  # 0,111
+    raise notation.Unreadable('syntax')
   if answers.number(text) is not None:
     return _part(text, leaf)
   text = _join_thousands(text)
