@@ -226,6 +226,8 @@ class Parser:
     argument = self._call_argument()
     if name in _OF_ANGLES:
       argument = argument.subs(DEGREE, sympy.pi / 180)
+    if name == 'arccot' and argument.is_negative:  # conventions differ
+      raise notation.Unreadable('function')
     value = _FUNCTIONS[name](argument)
     if base is not None:
       value = _ratio(value, sympy.log(base))

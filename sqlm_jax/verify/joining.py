@@ -24,7 +24,7 @@ class Part(NamedTuple):
   choices: tuple[notation.Reading, ...] = ()  # of ±2: -2 and 2
 
 
-_SEPARATOR = re.compile(r'[\n,;]|\b(?:and|or)\b')
+_SEPARATOR = re.compile(r'[\n,;]|\b(?:and|or|AND|OR)\b')
 _CODES = {'\n': 'b', ',': 'c', ';': 'c', 'and': 'a', 'or': 'o'}
 _RUN = re.compile('b*c?b*[ao]?b*')  # as in ', and'
 
@@ -43,10 +43,10 @@ def split(text: str) -> tuple[list[str], list[str]]:
       continue
     part = text[start : match.start()]
     if not part.strip() and runs:
-      runs[-1] += _CODES[match[0]]
+      runs[-1] += _CODES[match[0].lower()]
     else:
       parts.append(part)
-      runs.append(_CODES[match[0]])
+      runs.append(_CODES[match[0].lower()])
     start = match.end()
   return [*parts, text[start:]], [_joiner(run) for run in runs]
 

@@ -153,13 +153,15 @@ def _angle(match: re.Match) -> str:
 
 _SYSTEMS = (
   r'cases|dcases|aligned|align\*?|alignat\*?|array|gathered|gather\*?|split|'
-  r'equation\*?'
+  r'equation\*?|eqnarray\*?'
 )
 _RELATIONS = '[=<>≠≈∈]'
 _LATEX = tuple(
   (re.compile(pattern, re.S), new)
   for pattern, new in (
     (r'\\begin\{([pb]matrix)\}((?:(?!\\begin).)*?)\\end\{\1\}', _rows),
+    (r'\\left\s*\\\{\s*\\begin\{matrix\}((?:(?!\\begin).)*?)\\end\{matrix\}'
+     r'\s*\\right\s*\.?', r'\n\1\n'),
     (rf'(?:\\left\s*)?(?:\\\{{\s*)?\\begin\{{({_SYSTEMS})\}}'
      r'(?:\s*\{[lcr\s]*\})?((?:(?!\\begin).)*?)\\end\{\1\}'
      r'(?:\s*\\right\s*\.)?', r'\n\2\n'),
