@@ -171,6 +171,9 @@ _LATEX = tuple(
     (r"\^\s*\{?\s*\\prime\s*\}?", "'"),
     (r'(?:\{\s*\})?\^\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![A-Za-z])'
      r'|\\degree(?![A-Za-z])|°)', '°'),
+    (r'\\[dt]?frac\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}'
+     r'\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*((?:\^\s*\{?\d\}?)?)\s*\}',
+     r' \1/\2\3 '),
     *[(r'\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf|tt|normal)'
        r'|operatorname\*?|[mh]box|boldsymbol|bm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}',
        r' \1 ')] * 2,

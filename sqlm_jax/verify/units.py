@@ -36,7 +36,7 @@ _UNITS = {
   'mg': 'milligram',
   'g': 'gram gramme',
   'kg': 'kilogram kilo Kg KG',
-  't': 'tonne',
+  'tonne': '',
   'lb': 'pound',
   'oz': 'ounce',
   'ml': 'milliliter millilitre mL',
