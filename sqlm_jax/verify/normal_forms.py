@@ -1,5 +1,7 @@
 """Normal forms of expressions, and exact comparison. It runs in workers."""
 
+import re
+
 import sympy
 
 from sqlm_jax.verify import (
@@ -93,10 +95,14 @@ def _parts(text: str):
   ):
     elements, _ = joining.split(text[1:-1])
     return tuple(_parts(element.strip()) for element in elements)
-  for sign in (' <= ', ' < ', ' = '):
-    if text.count(sign) == 1:
-      left, right = map(_parts, text.split(sign))
-      return [sign, left - right]
+  signs = re.findall(' (?:<=?|=) ', text)
+  if len(signs) > 1:  # 1 < x <= 2
+    raise notation.Unreadable('mixed')
+  if signs:
+    left, right = map(_parts, text.split(signs[0]))
+    if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
+      return [signs[0], left - right]
+    raise notation.Unreadable('mixed')
   return expressions.Parser(text).parse()
 
 
