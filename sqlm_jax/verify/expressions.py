@@ -297,6 +297,7 @@ def _rational(text: str) -> sympy.Expr:
 
 
 def bounded(value: sympy.Expr) -> sympy.Expr:
+  """Returns the value; raises if it is a number with too many digits."""
   bits = value.is_Rational and value.p.bit_length() + value.q.bit_length()
   if bits > MOST_BITS:
     raise notation.Unreadable('too_large')

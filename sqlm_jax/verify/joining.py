@@ -52,6 +52,7 @@ def split(text: str) -> tuple[list[str], list[str]]:
 
 
 def _joiner(run: str) -> str:
+  """Returns the joiner that a run of separators stands for."""
   if not _RUN.fullmatch(run):
     raise notation.Unreadable('syntax')
   for code, joiner in (('o', 'or'), ('a', 'and'), ('c', ',')):
@@ -145,6 +146,7 @@ def union(readings: Sequence[notation.Reading]) -> notation.Reading:
 
 
 def _joined_relations(parts: Sequence[Part], joined: set[str]) -> Part:
+  """Joins relations by 'and' or by 'or', but not by both."""
   texts = {str(part.reading.value) for part in parts}
   compound = any(' and ' in text or ' or ' in text for text in texts)
   if 'or' in joined and (len(joined) > 1 or compound):
@@ -177,10 +179,12 @@ def decreases(terms: Sequence[str]) -> bool:
 
 
 def relation(text: str) -> Part:
+  """Returns the part of a relation in normal form."""
   return Part('relation', notation.Reading(text))
 
 
 def assigned(label: str, reading: notation.Reading) -> Part:
+  """Returns the part that gives a label a value."""
   if reading.label:
     raise notation.Unreadable('mixed')
   reading = reading._replace(label=label)
@@ -211,6 +215,7 @@ def _joined_systems(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
 
 
 def system(parts: Sequence[Part]) -> Part:
+  """Joins assignments to different names, which all hold."""
   values = tuple(itertools.chain(*(part.values for part in parts)))
   if len(dict(values)) < len(values):
     raise notation.Unreadable('mixed')
@@ -222,6 +227,7 @@ def _system_text(values: Sequence[tuple[str, str]]) -> str:
 
 
 def either(parts: Sequence[Part]) -> Part:
+  """Joins assignments and systems of which one holds."""
   texts = sorted({_system_text(part.values) for part in parts})
   if len(texts) == 1:
     return parts[0]

@@ -157,7 +157,7 @@ _HARD = object()
 
 
 def _read_cheaply(text: str, longest: int) -> Any:
-  """A reading, a word that says why it is a blank, or `_HARD`."""
+  """Returns a reading, a word that says why there is none, or `_HARD`."""
   if len(text) > longest:
     return 'long'
   try:

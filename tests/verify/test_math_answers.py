@@ -2,6 +2,7 @@
 
 import fractions
 import pathlib
+import re
 import string
 
 import hypothesis
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from sqlm_jax.verify import mathematics, signs, words
 
 F = fractions.Fraction
+CONTRACT = pathlib.Path(__file__).parents[2] / 'docs' / 'math_answers.md'
 TABLE = pathlib.Path(__file__).with_name('math_pairs.tsv')
 
 
@@ -93,6 +95,33 @@ def test_what_the_table_reads_reads_back_to_itself(verifier):
   found = [text for text in found if len(text) <= 400]
   again = verifier.canonical(found)
   assert dict(zip(found, map(str, again), strict=True)) == {t: t for t in found}
+
+
+def _examples(heading):
+  """Returns what stands in backticks in a section of the contract."""
+  section = CONTRACT.read_text(encoding='utf-8').split(f'## {heading}')[1]
+  spans = re.findall(r'`([^`\n]+)`', section.split('## ')[0])
+  return [span.replace(r'\|', '|') for span in spans]
+
+
+def test_the_examples_of_the_contract(verifier):
+  refused = _examples('What is refused')
+  assert len(refused) > 15
+  assert set(verifier.canonical(refused)) == {None}
+  joined = [
+    text
+    for text in _examples('How statements are joined')
+    if re.search('[=<>]', text)
+  ]
+  cells = [text for text in _examples('What is read') if text[-1:].isalnum()]
+  read = [text for text in cells if re.search(r'\d', text)] + joined
+  assert len(read) > 40
+  unread = [
+    text
+    for text, answer in zip(read, verifier.canonical(read), strict=True)
+    if answer is None
+  ]
+  assert not unread
 
 
 # Values: a text, and the number that mpmath makes of it.
