@@ -158,7 +158,8 @@ class Parser:
       if self._take('!'):  # 3!! is a double factorial, or that of 6
         raise notation.Unreadable('syntax')
     if self._take('°'):
-      if is_call:  # \sin(30)°: of the angle, or of the sine?
+      # sin(30)°: of the angle, or of the sine? And 3°C is a temperature.
+      if is_call or self._peek().text in ('C', 'F', 'K'):
         raise notation.Unreadable('syntax')
       value = value * DEGREE
     return value

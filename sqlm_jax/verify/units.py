@@ -148,7 +148,7 @@ def with_unit(text: str, leaf: Leaf) -> notation.Reading:
     return notation.Reading(value, unit=_UNIT_OF[unit])
   for pattern in _WITH_UNIT:
     match = pattern.fullmatch(text)
-    if match is None or '°' in match['value'] or _letters(match['value']):
+    if match is None or not _is_quantity(match['value']):
       continue
     if match['unit'].lower() in ('%', 'percent', 'per cent', 'pct'):
       return notation.Reading(_percent(_value(match['value'], leaf), leaf))
@@ -168,13 +168,21 @@ def _angle(text: str, leaf: Leaf) -> notation.Reading:
   except notation.Unreadable as error:
     if str(error) != 'degrees':
       raise
-  return notation.Reading(leaf.expression(f'({text})/(1°)'), unit='degree')
+  value = leaf.expression(f'({text})/(1°)')
+  if isinstance(value, str) and not value.isalpha():
+    value = f'({value})'  # of b**2 °, the degrees would be those of 2
+  return notation.Reading(value, unit='degree')
 
 
 def _percent(value: notation.Value, leaf: Leaf) -> notation.Value:
   if isinstance(value, notation.F):
     return value / 100
   return leaf.expression(f'({value})/100')
+
+
+def _is_quantity(text: str) -> bool:
+  """Returns whether what is before a unit may be its value."""
+  return not ('°' in text or _letters(text) or text.rstrip()[-1:] in '+-*/^(')
 
 
 def _letters(text: str) -> bool:
@@ -242,17 +250,17 @@ def _unit_word(word: str) -> tuple[str | None, bool]:
   for name in (lower, lower.removesuffix('s')):
     if name in _UNIT_OF and len(name) > 1 and _is_word(word):
       return _UNIT_OF[name], True
-  if (
-    len(word) < 3
-    or lower in _NO_UNITS
-    or word in words.FUNCTIONS
-    or word in words.CONSTANTS
-    or word in words.SYMBOLS
-    or words.is_product(word)
-    or not _is_word(word)
-  ):
+  if not _is_word(word):
     return None, False
-  return lower.removesuffix('s'), False
+  name = lower
+  while name.endswith('s') and len(name) > 3:
+    name = name[:-1]
+  is_other = (
+    {lower, name} & (_NO_UNITS | _UNIT_OF.keys())
+    or name in words.FUNCTIONS | words.CONSTANTS | words.SYMBOLS
+    or words.is_product(name)
+  )
+  return (None if is_other else name), False
 
 
 def _is_word(word: str) -> bool:
