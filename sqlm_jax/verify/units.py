@@ -256,7 +256,7 @@ def _unit_word(word: str) -> tuple[str | None, bool]:
   while name.endswith('s') and len(name) > 3:
     name = name[:-1]
   is_other = (
-    {lower, name} & (_NO_UNITS | _UNIT_OF.keys())
+    {lower, name, name.removesuffix('s')} & (_NO_UNITS | _UNIT_OF.keys())
     or name in words.FUNCTIONS | words.CONSTANTS | words.SYMBOLS
     or words.is_product(name)
   )
