@@ -22,7 +22,6 @@ setuptools.setup(
     'importlib_resources',  # which tensorflow-datasets uses, and does not name
     'jax>=0.10',
     'jinja2>=3.1',  # chat templates
-    'math-verify>=0.9',
     'matplotlib>=3.9',
     'ml-collections>=1.1',
     'numpy>=2.0',

@@ -70,7 +70,7 @@ def test_a_start_imports_no_library_that_it_may_not_need():
   assert found.returncode == 0, found.stderr
   loaded = set(found.stdout.split())
   assert 'sqlm_jax.main' in loaded
-  assert not loaded & {'math_verify', 'matplotlib', 'scipy.stats'}
+  assert not loaded & {'sympy', 'matplotlib', 'scipy.stats'}
 
 
 def test_only_sharding_names_the_axes_of_the_mesh():

@@ -7,6 +7,9 @@ import ast
 import fractions
 import math
 import operator
+import re
+
+from sqlm_jax.verify import notation
 
 _OPERATORS = {
   ast.Add: operator.add,
@@ -15,18 +18,37 @@ _OPERATORS = {
   ast.Div: operator.truediv,
 }
 _LONGEST = 200  # characters; keeps hostile text from costing time
+_ALLOWED = re.compile(r'[\d\s.+\-*/()eE]*', re.ASCII)
+_PLAIN = tuple(
+  (re.compile(pattern), new)
+  for pattern, new in (
+    (r'\s*=\s*[?_]*$', ''),  # 3 + 4 = ?
+    (r'(?<=[\d)])\s+[xX]\s+(?=[\d(])', '*'),
+    (r'(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])',
+     lambda match: match[0].replace(',', '')),
+    (r'(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}', r'(\1+\2/\3)'),
+    (r'\\frac\{(\d+)\}\{(\d+)\}', r'(\1/\2)'),
+  )
+)  # fmt: skip
 
 
 def value(expression: str) -> fractions.Fraction | None:
-  """The exact value of digits joined by + - * / and parentheses.
+  """Returns the exact value of numbers joined by + - * / and parentheses.
+
+  The signs may be those of Unicode or LaTeX, and full width. The text may end
+  in '= ?'.
 
   Returns:
     None for anything else, and for a division by zero.
   """
-  text = expression.replace('×', '*').replace('\u2212', '-').strip()
-  if len(text) > _LONGEST:
+  if len(expression.strip()) > _LONGEST:
     return None
   try:
+    text = notation.clean(expression)
+    for pattern, new in _PLAIN:
+      text = pattern.sub(new, text)
+    if not _ALLOWED.fullmatch(text):
+      return None
     return _value(ast.parse(text, mode='eval').body, text)
   except (SyntaxError, ValueError, ZeroDivisionError, RecursionError):
     return None
@@ -34,8 +56,6 @@ def value(expression: str) -> fractions.Fraction | None:
 
 def _value(node: ast.expr, text: str) -> fractions.Fraction:
   match node:
-    case ast.Constant(value=bool()):
-      pass
     case ast.Constant(value=int() as constant):
       return fractions.Fraction(constant)
     case ast.Constant(value=float() as constant) if math.isfinite(constant):
@@ -45,4 +65,6 @@ def _value(node: ast.expr, text: str) -> fractions.Fraction:
       return _OPERATORS[type(op)](_value(left, text), _value(right, text))
     case ast.UnaryOp(op=ast.USub(), operand=operand):
       return -_value(operand, text)
+    case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+      return _value(operand, text)
   raise ValueError(f'{ast.dump(node)}: expected + - * / of numbers')

@@ -1,57 +1,45 @@
-"""Expressions: our own parser, and what sympy makes of them. Runs in workers.
+"""Our own parser of expressions. It runs in workers.
 
 sympify, parse_expr and latex2sympy are not used: they evaluate the text as
 Python, or guess (2(3) would be 5, and 3 1/2 would be 2).
 """
 
-import re
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Sequence
 
 import sympy
 
-from sqlm_jax.verify import answers, notation
+from sqlm_jax.verify import notation, words
 
-FUNCTIONS = {
-  'sqrt': sympy.sqrt,
-  'cbrt': sympy.cbrt,
+_FUNCTIONS = {
+  'cbrt': lambda value: _root(value, sympy.Integer(3)),
   'abs': sympy.Abs,
   'exp': sympy.exp,
   'ln': sympy.log,
   'log': sympy.log,
+  'factorial': sympy.factorial,
   'sin': sympy.sin,
   'cos': sympy.cos,
   'tan': sympy.tan,
   'cot': sympy.cot,
   'sec': sympy.sec,
   'csc': sympy.csc,
-  'asin': sympy.asin,
-  'acos': sympy.acos,
-  'atan': sympy.atan,
   'arcsin': sympy.asin,
   'arccos': sympy.acos,
   'arctan': sympy.atan,
-  'Abs': sympy.Abs,  # as sympy writes it
-  'factorial': sympy.factorial,
+  'arccot': sympy.acot,
+  'arcsec': sympy.asec,
+  'arccsc': sympy.acsc,
   'sinh': sympy.sinh,
   'cosh': sympy.cosh,
   'tanh': sympy.tanh,
+  'asinh': sympy.asinh,
+  'acosh': sympy.acosh,
+  'atanh': sympy.atanh,
 }
-_GREEK = (
-  'alpha',
-  'beta',
-  'gamma',
-  'delta',
-  'epsilon',
-  'theta',
-  'lambda',
-  'mu',
-  'rho',
-  'sigma',
-  'tau',
-  'phi',
-  'omega',
-)
-CONSTANTS = {
+_FUNCTION_NAMES = ('f', 'g', 'h')  # f(x) is not a product
+_OF_ANGLES = ('sin', 'cos', 'tan', 'cot', 'sec', 'csc')
+_CONSTANTS = {
   'pi': sympy.pi,
   'e': sympy.E,
   'E': sympy.E,
@@ -59,64 +47,10 @@ CONSTANTS = {
   'I': sympy.I,
   'oo': sympy.oo,
   'infinity': sympy.oo,
-  **{name: sympy.Symbol(name, real=True) for name in _GREEK},
 }
-_TOKEN = re.compile(
-  r'\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)'
-  r'|\\?(?P<word>[A-Za-z]+)(?P<below>_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?'
-  r'|(?P<sign>\*\*|[-+*/^!|(){}\[\]_]))\s*'
-)
-_TWO_ARGUMENTS = ('frac', 'binom')
-_MOST_PASSES = 4
-_MOST_BITS = 1200  # of a number: 360 digits
-
-
-class _Token(NamedTuple):
-  kind: str  # 'number', 'word', 'sign' or 'end'
-  text: str
-
-
-_END = _Token('end', '')
-
-
-def is_product(word: str) -> bool:
-  """Whether letters in a row are factors, as in 2xy; 'no' is a word."""
-  return len(word) < 4 and set(word) <= set('abcxyz')
-
-
-def tokens(text: str) -> list[_Token]:
-  """Takes an expression apart. Raises `Unreadable` at an unknown word."""
-  found, place = [], 0
-  while place < len(text):
-    match = _TOKEN.match(text, place)
-    if match is None:
-      raise notation.Unreadable('syntax')
-    place = match.end()
-    if word := match['word']:
-      found += _words(word, (match['below'] or '').translate(_NO_BRACES))
-    else:
-      kind = match.lastgroup
-      found.append(_Token(kind, match[kind].replace('**', '^')))
-  return found
-
-
-_NO_BRACES = str.maketrans('', '', '{}')
-
-
-def _words(word: str, below: str) -> list[_Token]:
-  if word in ('log', 'frac') and below:
-    inside = _Token('sign', '{'), _term(below[1:]), _Token('sign', '}')
-    return [_Token('word', word), _Token('sign', '_'), *inside]
-  if word in FUNCTIONS or word in CONSTANTS or word in _TWO_ARGUMENTS:
-    return [_Token('word', word + below)]
-  if len(word) > 1 and not is_product(word):
-    raise notation.Unreadable('word')
-  *factors, last = word
-  return [_Token('word', factor) for factor in (*factors, last + below)]
-
-
-def _term(text: str) -> _Token:
-  return _Token('number' if text.isdigit() else 'word', text)
+DEGREE = sympy.Symbol('°', positive=True)
+_MOST_BARS = 8
+MOST_BITS = 1200  # of a number: 360 digits
 
 
 class Parser:
@@ -124,28 +58,47 @@ class Parser:
 
   sum = product {(+ | -) product};  product = signed {[* | /] signed}
   signed = {- | +} power;           power = postfix [^ signed]
-  postfix = atom {!};               atom = number | symbol | call | (sum)
+  postfix = atom [!] [°];           atom = number | symbol | call | (sum)
+
+  A bar is read as an opening or a closing one, whichever makes sense. If two
+  pairings of the bars make sense, and mean different things, the text is
+  unreadable.
   """
 
   def __init__(self, text: str):
-    self._tokens = [*tokens(text), _END]
+    self._text = [*words.tokens(text), words.END]
+    self._tokens: list[words.Token] = []
     self._place = 0
 
   def parse(self) -> sympy.Expr:
+    found, error = [], notation.Unreadable('syntax')
+    for pairing in _pairings(self._text):
+      self._tokens, self._place = pairing, 0
+      try:
+        found.append(self._all())
+      except notation.Unreadable as problem:
+        error = problem
+    if not found:
+      raise error
+    if any(other != found[0] for other in found):
+      raise notation.Unreadable('bars')
+    return found[0]
+
+  def _all(self) -> sympy.Expr:
     result = self._sum()
-    if self._next() != _END:
+    if self._next() != words.END:
       raise notation.Unreadable('syntax')
     return result
 
-  def _peek(self) -> _Token:
+  def _peek(self) -> words.Token:
     return self._tokens[self._place]
 
-  def _next(self) -> _Token:
+  def _next(self) -> words.Token:
     self._place += self._place < len(self._tokens)
     return self._tokens[self._place - 1]
 
   def _take(self, *signs: str) -> str:
-    """The next sign, if it is one of these."""
+    """Returns the next sign and passes it, if it is one of these."""
     kind, text = self._peek()
     return self._next().text if kind == 'sign' and text in signs else ''
 
@@ -173,10 +126,15 @@ class Parser:
 
   def _starts_factor(self) -> bool:
     kind, text = self._peek()
-    return kind == 'word' or (kind == 'sign' and text in ('(', '{', '['))
+    return kind == 'word' or (kind == 'sign' and text in _OPENING)
 
   def _signed(self, mixed: bool = True) -> sympy.Expr:
-    """Not `mixed` where a number ends with its digits: x^2\\frac{1}{2}."""
+    """Reads a signed power.
+
+    Args:
+      mixed: whether a fraction after a number may be a part of it, as in
+        3\\frac{1}{2}, but not in x^2\\frac{1}{2}.
+    """
     if sign := self._take('+', '-'):
       value = self._signed(mixed)
       return -value if sign == '-' else value
@@ -184,12 +142,26 @@ class Parser:
 
   def _power(self, mixed: bool = True) -> sympy.Expr:
     base = self._postfix(mixed)
-    return _power(base, self._signed(mixed=False)) if self._take('^') else base
+    if not self._take('^'):
+      return base
+    exponent = self._signed(mixed=False)
+    is_name = base.is_Symbol and self._peek() == ('sign', '(')
+    if is_name and exponent == -1:  # the inverse of f, or 1/f?
+      raise notation.Unreadable('function')
+    return _power(base, exponent)
 
   def _postfix(self, mixed: bool) -> sympy.Expr:
+    is_call = self._peek().text in _FUNCTIONS
     value = self._atom(mixed)
-    while self._take('!'):
+    if self._take('!'):
       value = _factorial(value)
+      if self._take('!'):  # 3!! is a double factorial, or that of 6
+        raise notation.Unreadable('syntax')
+    if self._take('°'):
+      # sin(30)°: of the angle, or of the sine? And 3°C is a temperature.
+      if is_call or self._peek().text in ('C', 'F', 'K'):
+        raise notation.Unreadable('syntax')
+      value = value * DEGREE
     return value
 
   def _atom(self, mixed: bool = True) -> sympy.Expr:
@@ -198,21 +170,17 @@ class Parser:
       return self._mixed(_rational(text)) if mixed else _rational(text)
     if kind == 'word':
       return self._word(text)
-    if text == '|':
+    if kind == 'sign' and text in _OPENING:
       value = self._sum()
-      self._expect('|')
-      return sympy.Abs(value)
-    if kind == 'sign' and text in '([{':
-      value = self._sum()
-      self._expect({'(': ')', '[': ']', '{': '}'}[text])
-      return value
+      self._expect(_OPENING[text])
+      return sympy.Abs(value) if text == _OPEN_BAR else value
     raise notation.Unreadable('syntax')
 
   def _mixed(self, whole: sympy.Expr) -> sympy.Expr:
-    """3\\frac{1}{2} is 7/2, but 3\\frac{x}{2} a product."""
+    """Reads 3\\frac{1}{2} as 7/2, but 3\\frac{x}{2} as a product."""
     # An argument may cut a token in two.
     before = self._place, list(self._tokens)
-    if whole.is_Integer and self._peek() == _Token('word', 'frac'):
+    if whole.is_Integer and self._peek() == words.Token('word', 'frac'):
       self._next()
       above, below = self._argument(), self._argument()
       if above.is_Integer and below.is_Integer and 0 < above < below:
@@ -221,10 +189,10 @@ class Parser:
     return whole
 
   def _argument(self) -> sympy.Expr:
-    """{...}, or one digit or letter: \\frac12."""
+    """Reads {...}, or one digit or letter: \\frac12."""
     kind, text = self._peek()
     if kind == 'number' and text.isdigit() and len(text) > 1:
-      self._tokens[self._place] = _Token('number', text[1:])
+      self._tokens[self._place] = words.Token('number', text[1:])
       return sympy.Integer(text[0])
     return self._atom(mixed=False)
 
@@ -234,27 +202,47 @@ class Parser:
     if text == 'binom':
       above, below = self._argument(), self._argument()
       return _binomial(above, below)
-    if text in FUNCTIONS:
+    if text == 'sqrt':
+      return self._root()
+    if text in _FUNCTIONS:
       return self._call(text)
-    return CONSTANTS.get(text) or sympy.Symbol(text, real=True)
+    if text in _FUNCTION_NAMES and self._peek() == ('sign', '('):
+      raise notation.Unreadable('function')
+    return _CONSTANTS.get(text) or sympy.Symbol(text, real=True)
 
   def _call(self, name: str) -> sympy.Expr:
-    """sin(x), \\sin 2x, \\sin^2 x, \\sqrt[3]{x}, \\log_2 8."""
-    if name == 'sqrt':
-      return self._root()
-    base = self._argument() if self._take('_') else None
+    """Reads sin(x), \\sin 2x, \\sin^2 x, \\sin^{-1} x and \\log_2 8."""
+    base = None
+    if self._take('_'):
+      if name != 'log':
+        raise notation.Unreadable('syntax')
+      base = self._argument()
     exponent = self._signed(mixed=False) if self._take('^') else None
-    value = FUNCTIONS[name](self._call_argument())
+    if exponent == -1 and name in words.INVERSES:
+      name, exponent = words.INVERSES[name], None
+    elif exponent is not None and not (
+      exponent.is_Integer and exponent.is_positive
+    ):
+      raise notation.Unreadable('syntax')
+    argument = self._call_argument()
+    if name in _OF_ANGLES:
+      argument = argument.subs(DEGREE, sympy.pi / 180)
+    if name == 'arccot' and argument.is_negative:  # conventions differ
+      raise notation.Unreadable('function')
+    value = _FUNCTIONS[name](argument)
     if base is not None:
-      value = value / sympy.log(base)
+      value = _ratio(value, sympy.log(base))
     return value if exponent is None else _power(value, exponent)
 
   def _call_argument(self) -> sympy.Expr:
-    if self._peek() in (_Token('sign', '('), _Token('sign', '{')):
+    if self._peek().kind == 'sign' and self._peek().text in _OPENING:
       return self._atom()
     value = self._power()
-    while self._peek().kind == 'word' and self._peek().text not in FUNCTIONS:
+    while self._peek().kind == 'word' and self._peek().text not in _FUNCTIONS:
       value = value * self._power()
+    kind, text = self._peek()
+    if kind == 'sign' and (text == '/' or text in _OPENING):
+      raise notation.Unreadable('syntax')  # \sin x/2: of x, or of x/2?
     return value
 
   def _root(self) -> sympy.Expr:
@@ -262,7 +250,7 @@ class Parser:
     if self._take('['):
       degree = self._sum()
       self._expect(']')
-    return _power(self._argument_of_root(), 1 / degree)
+    return _root(self._argument_of_root(), degree)
 
   def _argument_of_root(self) -> sympy.Expr:
     kind, text = self._peek()
@@ -272,18 +260,47 @@ class Parser:
     return self._atom()
 
 
+_OPEN_BAR, _CLOSE_BAR = '|<', '>|'
+_OPENING = {'(': ')', '[': ']', '{': '}', _OPEN_BAR: _CLOSE_BAR}
+
+
+def _pairings(tokens: Sequence[words.Token]) -> Iterator[list[words.Token]]:
+  """Yields the tokens with every bar as an opening or a closing one."""
+  bars = [i for i, token in enumerate(tokens) if token == ('sign', '|')]
+  if len(bars) > _MOST_BARS:
+    raise notation.Unreadable('bars')
+  for signs in _balanced(len(bars), 0):
+    paired = list(tokens)
+    for i, sign in zip(bars, signs, strict=True):
+      paired[i] = words.Token('sign', sign)
+    yield paired
+
+
+def _balanced(remaining: int, depth: int) -> Iterator[tuple[str, ...]]:
+  if not remaining:
+    if not depth:
+      yield ()
+    return
+  for rest in _balanced(remaining - 1, depth + 1):
+    yield (_OPEN_BAR, *rest)
+  if depth:
+    for rest in _balanced(remaining - 1, depth - 1):
+      yield (_CLOSE_BAR, *rest)
+
+
 def _rational(text: str) -> sympy.Expr:
-  """An exact number. Exponents are bounded before they are worked out."""
+  """Reads an exact number. Exponents are bounded before they are used."""
   _, _, exponent = text.lower().partition('e')
   if len(exponent.lstrip('+-')) > 3:
     raise notation.Unreadable('too_large')
   value = notation.F(text)
-  return _bounded(sympy.Rational(value.numerator, value.denominator))
+  return bounded(sympy.Rational(value.numerator, value.denominator))
 
 
-def _bounded(value: sympy.Expr) -> sympy.Expr:
+def bounded(value: sympy.Expr) -> sympy.Expr:
+  """Returns the value; raises if it is a number with too many digits."""
   bits = value.is_Rational and value.p.bit_length() + value.q.bit_length()
-  if bits > _MOST_BITS:
+  if bits > MOST_BITS:
     raise notation.Unreadable('too_large')
   return value
 
@@ -297,11 +314,19 @@ def _ratio(above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
   if base.is_zero and not exponent.is_positive:
     raise notation.Unreadable('division')
-  if base.is_Rational and exponent.is_Rational and base not in (0, 1, -1):
-    bits = max(abs(base.p), base.q).bit_length()
-    if abs(exponent) * bits > _MOST_BITS:
+  are_rational = base.is_Rational and exponent.is_Rational
+  if are_rational and base not in (0, 1, -1):
+    bits = abs(exponent) * math.log2(max(abs(base.p), base.q))
+    if bits > MOST_BITS:
       raise notation.Unreadable('too_large')
   return base**exponent
+
+
+def _root(value: sympy.Expr, degree: sympy.Expr) -> sympy.Expr:
+  exponent = _ratio(sympy.S.One, degree)
+  if degree.is_odd and value.is_negative:  # the real root: \sqrt[3]{-8} is -2
+    return -_power(-value, exponent)
+  return _power(value, exponent)
 
 
 def _factorial(value: sympy.Expr) -> sympy.Expr:
@@ -314,38 +339,3 @@ def _binomial(above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
   if not all(x.is_Integer and abs(x) <= 300 for x in (above, below)):
     raise notation.Unreadable('too_large')
   return sympy.binomial(above, below)
-
-
-def expression(text: str) -> notation.Value:
-  """The leaf of a worker: the normal form of an expression."""
-  number = answers.number(text)
-  return _normal(Parser(text).parse()) if number is None else number
-
-
-def _normal(value: sympy.Expr) -> notation.Value:
-  """A Fraction, or the text of what sympy simplifies it to."""
-  for _ in range(_MOST_PASSES):  # one is not always its own fixed point
-    before, value = value, _simplified(value).rewrite(sympy.factorial)
-    if value == before:
-      break
-  if value.has(sympy.nan, sympy.zoo):
-    raise notation.Unreadable('undefined')
-  if value.is_Rational:
-    value = _bounded(value)
-    return notation.F(int(value.p), int(value.q))
-  return sympy.sstr(value)
-
-
-def _simplified(value: sympy.Expr) -> sympy.Expr:
-  """Quotients of polynomials have one form, p/q expanded and cancelled."""
-  if not value.free_symbols:
-    return sympy.radsimp(sympy.sqrtdenest(sympy.expand(sympy.simplify(value))))
-  if value.is_rational_function():
-    return sympy.cancel(value)
-  return sympy.expand(sympy.simplify(value))
-
-
-def short(reading: notation.Reading) -> notation.Reading:
-  if len(str(reading.answer())) > notation.LONGEST:
-    raise notation.Unreadable('too_large')
-  return reading

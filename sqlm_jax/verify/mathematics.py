@@ -1,40 +1,30 @@
 """Answers compared as mathematics: 1/2, 0.5, 50% and \\frac{1}{2} are equal.
 
-1. `notation.clean` brings LaTeX and Unicode into plain ASCII.
-2. `readings.read` takes the text apart: tuples, sets, assignments,
-   inequalities, units. What is left are expressions.
+`docs/math_answers.md` is the contract: what is read, what is refused, and what
+is equal to what.
+
+1. `notation.clean` brings LaTeX and Unicode into plain text.
+2. `readings.read` takes the text apart into statements and values; `units`
+   reads the values' units. What is left are expressions.
 3. Expressions that are numbers are read at once, exactly. Others go to a
-   worker of a `Verifier`: `expressions.Parser` builds what sympy simplifies.
+   worker of a `Verifier`: `expressions.Parser` builds what sympy simplifies to
+   a normal form.
 4. The canonical answer is a Fraction, or a text in normal form, which reads
    back to itself: 'x = 3', '(2, 3)', '{1, 2}', '2*sqrt(2)', '5 cm'.
-5. `Verifier.groups` merges the answers of one question that sympy could not
-   bring into one form, although `math_verify` finds them equal.
+5. `Verifier.groups` merges the answers of one question whose normal forms
+   differ, although sympy proves them equal.
 
-What counts as equal:
-
-- Decimals are exact: 0.333 is not 1/3. A percent is 1/100.
-- A unit is part of an answer, and so is the x of x = 5, but within a group a
-  bare 5 is equal to the only answer that says more, see `Verifier.groups`.
-  Nothing is converted: 60 minutes is not 1 hour. A currency is a unit.
-- (1, 2) and [1, 2] have an order, {1, 2} and a bare 1, 2 have none.
-- Outside of brackets 1,000 is a number, (1,000) is the pair of 1 and 0.
-- 1/2x is x/2, from left to right. i and e are constants, no is a word, xy a
-  product. Other symbols are real numbers.
-
-No text is ever evaluated as Python: our own parser reads it, for sympify,
-parse_expr and latex2sympy either evaluate it or guess (2(3) would be 5).
+No text is ever evaluated as Python: our own parser reads it.
 """
 
 import collections
 import itertools
-from collections.abc import Sequence
-from typing import Any
-
-import sympy
-from math_verify import grader
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from sqlm_jax.game import types
-from sqlm_jax.verify import expressions, notation, pool, readings
+from sqlm_jax.verify import normal_forms, notation, pool, readings
 
 
 def work(task: list[str]) -> Any:
@@ -42,14 +32,18 @@ def work(task: list[str]) -> Any:
   match task:
     case ['read', text]:
       try:
-        return _encode(
-          expressions.short(readings.read(text, expressions.expression))
-        )
+        return _encode(_short(readings.read(text, normal_forms.LEAF)))
       except notation.Unreadable as error:
         return str(error)
     case ['same', one, other]:
-      return _same(_object(one), _object(other))
+      return normal_forms.same(one, other)
   raise ValueError(f'{task=}: expected read or same')
+
+
+def _short(reading: notation.Reading) -> notation.Reading:
+  if len(str(reading.answer())) > notation.LONGEST:
+    raise notation.Unreadable('too_large')
+  return reading
 
 
 def _encode(reading: notation.Reading) -> list:
@@ -60,35 +54,6 @@ def _decode(said: list) -> notation.Reading:
   is_number, value, label, unit = said
   return notation.Reading(
     notation.F(value) if is_number else value, label, unit
-  )
-
-
-def _object(text: str) -> sympy.Basic:
-  """A canonical answer as sympy and math_verify know it."""
-  if (
-    text[0] == '('
-    and text[-1] == ')'  # not an interval, (1, 2]
-    and notation.closing(text, 0) == len(text) - 1
-    and ', ' in text
-  ):
-    return sympy.Tuple(*map(_object, readings.split(text[1:-1])))
-  for sign, relation in (
-    (' <= ', sympy.Le),
-    (' < ', sympy.Lt),
-    (' = ', sympy.Eq),
-  ):
-    if text.count(sign) == 1:
-      return relation(*map(_object, text.split(sign)), evaluate=False)
-  return expressions.Parser(text).parse()
-
-
-def _same(one: sympy.Basic, other: sympy.Basic) -> bool:
-  """Whether math_verify finds them equal, whichever is the reference."""
-  if one.free_symbols != other.free_symbols:
-    return False
-  return all(
-    grader.verify(gold, target, timeout_seconds=None, raise_on_error=True)
-    for gold, target in ((one, other), (other, one))
   )
 
 
@@ -156,24 +121,23 @@ class Verifier:
   def groups(self, groups: Sequence[Sequence[str]]) -> list[list[types.Answer]]:
     """The answers of several questions, merged within each question.
 
-    Equal to each other are: equal canonical answers; answers that math_verify
-    finds equal in both directions; 5 and x = 5, unless the group knows another
-    label of 5; 5 and 5 cm, unless the group knows another unit of 5. The first
-    of a class names it.
+    Equal are: equal canonical answers; answers that sympy proves equal; 5 and
+    x = 5, unless the group has another label of 5; 5 and 5 cm, unless the group
+    has another unit of 5. Every class is named by its first answer.
     """
     readings = iter(
       self._readings([text for group in groups for text in group])
     )
     split = [list(itertools.islice(readings, len(group))) for group in groups]
-    pairs = [
+    pairs_of = [
       list(itertools.islice(_pairs(group), self._most_comparisons))
       for group in split
     ]
-    asked = [['same', *pair] for group in pairs for pair in group]
-    said = iter(self._pool.map(asked) if asked else ())
+    tasks = [pair.task for pairs in pairs_of for pair in pairs]
+    results = iter(self._pool.map(tasks) if tasks else ())
     return [
-      _merge(group, [pair for pair in asked if next(said).value is True])
-      for group, asked in zip(split, pairs, strict=True)
+      _merge(group, [pair for pair in pairs if next(results).value is True])
+      for group, pairs in zip(split, pairs_of, strict=True)
     ]
 
   def _readings(self, texts: Sequence[str]) -> list[notation.Reading | None]:
@@ -193,13 +157,11 @@ _HARD = object()
 
 
 def _read_cheaply(text: str, longest: int) -> Any:
-  """A reading, a word that says why it is a blank, or `_HARD`."""
+  """Returns a reading, a word that says why there is none, or `_HARD`."""
   if len(text) > longest:
     return 'long'
   try:
-    return expressions.short(
-      readings.read(notation.clean(text), readings.number_or_too_hard)
-    )
+    return _short(readings.read(notation.clean(text), readings.CHEAP))
   except notation.Unreadable as error:
     return str(error)
   except RecursionError:
@@ -209,34 +171,55 @@ def _read_cheaply(text: str, longest: int) -> Any:
 
 
 def _key(reading: notation.Reading) -> str:
-  """An answer without its unit, as text."""
+  """Returns an answer without its unit, as text."""
   return str(reading._replace(unit='').answer())
 
 
-def _pairs(group: Sequence[notation.Reading | None]):
-  """Pairs of a group that differ in form, and might yet be equal."""
+class _Pair(NamedTuple):
+  """Two answers of a group, by their keys, and what is to be compared."""
+
+  one: str
+  other: str
+  task: list[str]
+
+
+def _pairs(group: Sequence[notation.Reading | None]) -> Iterator[_Pair]:
+  """Yields the pairs of a group that differ in form and may yet be equal."""
   seen = {_key(r): r for r in group if r is not None}
   for one, other in itertools.combinations(seen, 2):
-    if _comparable(seen[one], seen[other]):
-      yield one, other
+    first, second = seen[one], seen[other]
+    if not _comparable(first, second):
+      continue
+    if first.label == second.label:  # a label is a name, not an expression
+      yield _Pair(one, other, ['same', str(first.value), str(second.value)])
+    else:
+      yield _Pair(one, other, ['same', one, other])
 
 
 def _comparable(one: notation.Reading, other: notation.Reading) -> bool:
+  """Returns whether two answers are worth the time of a worker."""
   values = (one.value, other.value)
   if (
     all(isinstance(value, notation.F) for value in values)
     or one.value == other.value
   ):
     return False
-  if any(str(value)[0] in '[{' for value in values):
+  if any(_JOINED.search(str(value)) for value in values):
     return False
-  if one.label != other.label:
-    return any(' = ' in str(value) for value in values)
-  return True
+  if one.label == other.label or any(' = ' in str(value) for value in values):
+    return True
+  # x = 2y and y = x/2 are one equation.
+  return bool(one.label and other.label) and all(
+    not isinstance(value, notation.F) for value in values
+  )
+
+
+# A list, a set, and statements that are joined have no other form.
+_JOINED = re.compile(r'^[\[{]| and | or |≠| = .* = ')
 
 
 def _merge(
-  group: Sequence[notation.Reading | None], same: Sequence[tuple[str, str]]
+  group: Sequence[notation.Reading | None], same: Sequence[_Pair]
 ) -> list[types.Answer]:
   """Names every answer by the first one of its class."""
   read = [reading for reading in group if reading is not None]
@@ -246,7 +229,9 @@ def _merge(
     kept, gone = class_of[one], class_of[other]
     class_of.update({k: kept for k, v in class_of.items() if v == gone})
 
-  for one, other in (*same, *_bare_pairs(read)):
+  for pair in same:
+    join(pair.one, pair.other)
+  for one, other in _bare_pairs(read):
     join(one, other)
   units = collections.defaultdict(set)
   for r in read:

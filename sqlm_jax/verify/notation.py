@@ -1,18 +1,19 @@
-"""LaTeX and Unicode to plain ASCII, and what an answer is read into."""
+"""LaTeX and Unicode to plain text, and what an answer is read into."""
 
 import fractions
 import re
 from typing import NamedTuple
 
 from sqlm_jax.game import types
+from sqlm_jax.verify import signs
 
 F = fractions.Fraction
 Value = F | str
-LONGEST = 1000  # characters of an answer
+LONGEST = 1000  # characters of a canonical answer
 
 
 class Unreadable(ValueError):
-  """The text is no mathematics; the message is a word to count."""
+  """The text cannot be read; the message is one word, which is counted."""
 
 
 class TooHard(Exception):
@@ -27,55 +28,178 @@ class Reading(NamedTuple):
   unit: str = ''
 
   def answer(self) -> types.Answer:
-    """The canonical answer."""
+    """Returns the canonical answer."""
     if not self.label and not self.unit:
       return self.value
     label = f'{self.label} = ' if self.label else ''
     return f'{label}{self.value}{" " if self.unit else ""}{self.unit}'
 
 
+def clean(text: str) -> str:
+  """Returns plain text without what only typesets.
+
+  Line breaks remain (`\\\\` and `\\quad` are line breaks, too): they separate
+  statements.
+
+  Raises:
+    Unreadable: for an empty text, a character that is not in `signs`, and
+      several boxes with different contents.
+  """
+  text = _unwrap(_plain(text))
+  text = _unwrap(_boxed(text))
+  for pattern, new in _LATEX:
+    text = pattern.sub(new, text)
+  text = _unwrap(text)
+  text = _CONTINUED.sub(r' \1', _BREAK.sub('\n', _SPACE.sub(' ', text)))
+  if text[:1] in ('=', '≈'):
+    text = text[1:].strip()
+  if not text:
+    raise Unreadable('empty')
+  if len(text) > LONGEST:
+    raise Unreadable('long')
+  if _AMBIGUOUS.search(text):
+    raise Unreadable('syntax')
+  return text
+
+
+_SPACE = re.compile(r'[^\S\n]+')
+_BREAK = re.compile(r' ?\n\s*')
+_CONTINUED = re.compile(r'\n([=≈])')
+_AMBIGUOUS = re.compile(
+  '|'.join(
+    (
+      r'(?:^|[\sA-Za-z)\]}])!=',  # x != 3 is not a factorial
+      r'\d\s*\^\s*\{?\s*o\s*(?:\}|(?![A-Za-z]))',  # 45^o: an angle?
+      r'(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d',  # 1.234,56
+      # The number of an equation, or of a line: (2) y = 2
+      r'(?:^|[\n,;])\s*\(\s*(?:\d+|[a-z])\s*\)\s+[A-Za-z\\]',
+      r'^- .*\n- ',
+      r'^[Nn]/[Aa]$',
+    )
+  )
+)
+_SUPERSCRIPTS = re.compile(f'[{"".join(signs.SUPERSCRIPTS)}]+')
+_SUBSCRIPTS = re.compile(f'[{"".join(signs.SUBSCRIPTS)}]+')
+_ROOT_WITH_INDEX = re.compile(rf'(.?)({_SUPERSCRIPTS.pattern})\s*√')
+_UNITS = '|'.join((*signs.UNIT_WORDS, '円', '元'))
+_TWO_UNITS = re.compile(rf'(?>{_UNITS})(?>{_UNITS})')
+_TABLE = str.maketrans(signs.SIGNS)
+_SUPERSCRIPT_TABLE = str.maketrans(signs.SUPERSCRIPTS)
+_SUBSCRIPT_TABLE = str.maketrans(signs.SUBSCRIPTS)
+_ALLOWED = re.compile(rf'[\t-\r\x20-\x7e{signs.MARKS}]*')
+_QUOTES = ('「」', '『』', '【】')
+
+
+def _plain(text: str) -> str:
+  """Brings Unicode into ASCII and the marks."""
+  text = text.strip()
+  while text.endswith(('。', '｡', '、', '､')):
+    text = text[:-1].strip()
+  while len(text) > 1 and text[0] + text[-1] in _QUOTES:
+    text = text[1:-1].strip()
+  text = _ROOT_WITH_INDEX.sub(_root, text)
+  text = _SUPERSCRIPTS.sub(
+    lambda match: f'^{{{match[0].translate(_SUPERSCRIPT_TABLE)}}}', text
+  )
+  text = _SUBSCRIPTS.sub(
+    lambda match: f'_{{{match[0].translate(_SUBSCRIPT_TABLE)}}}', text
+  )
+  if _TWO_UNITS.search(text):
+    raise Unreadable('word')
+  for word, new in signs.WORDS.items():
+    text = text.replace(word, new)
+  text = text.translate(_TABLE).strip()
+  if not text:
+    raise Unreadable('empty')
+  if text[0] == '~':  # about so much
+    raise Unreadable('syntax')
+  if not _ALLOWED.fullmatch(text):
+    raise Unreadable('characters')
+  return text.replace('\r\n', '\n').replace('\r', '\n')
+
+
+def _root(match: re.Match) -> str:
+  before, index = match.groups()
+  if before.isalnum() or before in tuple(')]}'):
+    raise Unreadable('syntax')  # 3⁴√16: an exponent, or an index?
+  return rf'{before}\sqrt[{index.translate(_SUPERSCRIPT_TABLE)}] '
+
+
 def _rows(match: re.Match) -> str:
-  """A matrix as a list of its rows: [[1, 2], [3, 4]]."""
-  rows = match[1].strip().removesuffix(r'\\').split(r'\\')
+  """Writes a matrix as a list of its rows: [[1, 2], [3, 4]]."""
+  if ',' in match[2]:
+    raise Unreadable('syntax')
+  rows = match[2].strip().removesuffix(r'\\').split(r'\\')
   return '[' + ', '.join(f'[{row.replace("&", ",")}]' for row in rows) + ']'
 
 
-_SIGNS = {
-  **{chr(0xFF01 + i): chr(0x21 + i) for i in range(94)},  # full width
-  '−': '-', '–': '-', '×': '*', '·': '*', '⋅': '*', '∙': '*',
-  '÷': '/', '⁄': '/', '∕': '/', '²': '^2', '³': '^3', 'π': ' pi ',
-  '√': ' sqrt ', '∞': ' oo ', '≤': '<=', '≥': '>=', '°': ' degrees ',
-  '±': ' \\pm ', '€': ' EUR ', '£': ' GBP ', '¥': ' JPY ', '₹': ' INR ',
-  '∪': ' or ', '∈': '=', '≈': '=', '½': ' 1/2', '¼': ' 1/4', '¾': ' 3/4',
-  '⅓': ' 1/3', '⅔': ' 2/3',
-  '\u00a0': ' ', '\u202f': ' ', '\u2009': ' ', '\u3000': ' ',
-}  # fmt: skip
-_TABLE = str.maketrans(_SIGNS)
-_COMMANDS = {  # of LaTeX, in plain text; what is not here stays
-  'left': '', 'right': '', 'big': '', 'Big': '', 'bigl': '', 'bigr': '',
-  'displaystyle': ' ', 'quad': ' ', 'qquad': ' ', 'in': '=', 'approx': '=',
-  'cdot': '*', 'times': '*', 'ast': '*', 'lvert': '|', 'rvert': '|',
-  'le': '<=', 'leq': '<=', 'leqslant': '<=', 'ge': '>=', 'geq': '>=',
-  'geqslant': '>=', 'dfrac': r'\frac', 'tfrac': r'\frac', 'cfrac': r'\frac',
-  'cup': ' or ', 'lt': '<', 'gt': '>', 'div': '/', 'infty': ' oo ',
-  'lbrace': '{', 'rbrace': '}', 'degree': ' degrees ', 'percent': '%',
-}  # fmt: skip
+def _join_digits(match: re.Match) -> str:
+  return ''.join(filter(str.isdigit, match[0]))
+
+
+def _repeating(match: re.Match) -> str:
+  """Writes a repeating decimal as a fraction."""
+  whole, fixed, repeated = match.groups()
+  value = F(int(f'{whole}{fixed}{repeated}') - int(f'0{whole}{fixed}'))
+  value /= (10 ** len(repeated) - 1) * 10 ** len(fixed)
+  return f'({value})'
+
+
+def _angle(match: re.Match) -> str:
+  """Writes degrees, minutes and seconds of arc as degrees."""
+  degrees, minutes, seconds = (part or '0' for part in match.groups())
+  return f'({degrees}+{minutes}/60+{seconds}/3600)°'
+
+
+_SYSTEMS = (
+  r'cases|dcases|aligned|align\*?|alignat\*?|array|gathered|gather\*?|split|'
+  r'equation\*?|eqnarray\*?'
+)
+_RELATIONS = '[=<>≠≈∈]'
 _LATEX = tuple(
   (re.compile(pattern, re.S), new)
   for pattern, new in (
-    (r'(?<=\d)(?:\\[,!]|\{,\})(?=\d{3})', ''),  # 56\,088
+    (r'\\begin\{([pb]matrix)\}((?:(?!\\begin).)*?)\\end\{\1\}', _rows),
+    (r'\\left\s*\\\{\s*\\begin\{matrix\}((?:(?!\\begin).)*?)\\end\{matrix\}'
+     r'\s*\\right\s*\.?', r'\n\1\n'),
+    (rf'(?:\\left\s*)?(?:\\\{{\s*)?\\begin\{{({_SYSTEMS})\}}'
+     r'(?:\s*\{[lcr\s]*\})?((?:(?!\\begin).)*?)\\end\{\1\}'
+     r'(?:\s*\\right\s*\.)?', r'\n\2\n'),
+    (r'\$\$([^$]+)\$\$', r'\n\1\n'),
     (r'\$([^$]*[^$\s])\$(?!\d)', r' \1 '),  # $5$ cm, but not $5,$6
-    (r'\^\s*\{?\s*\\circ\s*\}?', ' degrees '),
-    (r'\\begin\{[pb]matrix\}(.*)\\end\{[pb]matrix\}', _rows),
-    (r'\\(?:text|math|operatorname|mbox)[a-z]*\s*\{([^{}]*)\}', r' \1 '),
-    (r'\\([A-Za-z]+)', lambda match: _COMMANDS.get(match[1], match[0])),
+    (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"),
+    (r"\^\s*\{?\s*\\prime\s*\}?", "'"),
+    (r'(?:\{\s*\})?\^\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![A-Za-z])'
+     r'|\\degree(?![A-Za-z])|°)', '°'),
+    (r'\\[dt]?frac\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}'
+     r'\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*((?:\^\s*\{?\d\}?)?)\s*\}',
+     r' \1/\2\3 '),
+    *[(r'\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf|tt|normal)'
+       r'|operatorname\*?|[mh]box|boldsymbol|bm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}',
+       r' \1 ')] * 2,
+    (r'\\mathbb\s*\{?\s*R\s*\}?', ' (-oo, oo) '),
+    (r'\\\\(?:\[-?[\d.]+ ?[a-z]{2}\])?|\\(?:newline|q?quad)(?![A-Za-z])',
+     '\n'),
+    (r'\\[()]', ' '),
+    (r'\\[\[\]]', '\n'),
+    (r'(?<![\d.,])[1-9]\d{0,2}(?:(?:\{,\}|,\\!|\\[,! ])\s?\d{3})+(?!\d)',
+     _join_digits),
+    (r'(?<![A-Za-z)])(\d*)\.(\d*)\\overline\s*\{(\d+)\}', _repeating),
+    (r'\\([A-Za-z]+)',
+     lambda match: signs.MACROS.get(match[1], match[0])),
     (r'\\[,;:! ]|~', ' '),
-    (r'\\([%$#&{}])', r'\1'),
-    (r'(?<=\d)\s+thousand(?![a-z])', '*1000'),
-    (r'(?<=\d)\s+million(?![a-z])', '*1000000'),
-    (r'(?<=\d)\s+billion(?![a-z])', '*1000000000'),
+    (r'\\([%$&{}])', r'\1'),
+    (rf'&\s*(?={_RELATIONS})|(?<={_RELATIONS})\s*&', ' '),
+    (r'(?<![A-Za-z\\])deg(?:rees?)?(?![A-Za-z])', '°'),
+    (r'(?<=\S)\.[ \t]*\n', '\n'),
+    (r"(?<![\d.])(\d+)\s*°\s*(\d+(?:\.\d+)?)\s*'(?!')"
+     r"(?:\s*(\d+(?:\.\d+)?)\s*(?:''|\"))?", _angle),
+    *((rf'(?<=\d)\s+{word}(?![A-Za-z])', f'*{value}')
+      for word, value in (('hundred', 100), ('thousand', 10**3),
+                          ('million', 10**6), ('billion', 10**9),
+                          ('trillion', 10**12))),
   )
-)
+)  # fmt: skip
 _WRAPPERS = (
   re.compile(r'\$\$(.+)\$\$', re.S),
   re.compile(r'\$([^$]+)\$', re.S),
@@ -86,35 +210,45 @@ _WRAPPERS = (
 )
 
 
-def clean(text: str) -> str:
-  """One line of ASCII without what only typesets."""
-  text = text.strip().translate(_TABLE)
-  if not text:
-    raise Unreadable('empty')
-  if not text.isascii() or re.search(r'[\x00-\x08\x0e-\x1f\x7f]', text):
-    raise Unreadable('characters')
-  text = _unwrap(_boxed(text))
-  for pattern, new in _LATEX:
-    text = pattern.sub(new, text)
-  text = ' '.join(_unwrap(text).split()).removeprefix('=')
-  if not text:
-    raise Unreadable('empty')
-  if len(text) > LONGEST:
-    raise Unreadable('long')
-  return text
+_BOX = re.compile(r'\\f?box(?:ed)?\s*\{')
+_WORD_BETWEEN = r'(?:and|or|\\text\s*\{\s*(?:and|or)\s*\})'
+_SPACE_BETWEEN = r'(?:[\s$]|\\q?quad|\\[()\[\]\\])*'
+_BETWEEN_BOXES = re.compile(
+  rf'{_SPACE_BETWEEN}(?:[,;]{_SPACE_BETWEEN}{_WORD_BETWEEN}?|{_WORD_BETWEEN})'
+  rf'{_SPACE_BETWEEN}'
+)
 
 
 def _boxed(text: str) -> str:
-  """What stands in the last \\boxed{}, or all of it if there is none."""
-  start = max(text.rfind('\\boxed{'), text.rfind('\\fbox{'))
-  if start < 0:
-    return text
-  start = text.index('{', start)
-  end = closing(text, start)
-  return text[start + 1 : end] if end is not None else text
+  r"""Returns the content of \boxed{}, or the text if there is no box.
+
+  Several boxes are read together if nothing but joiners is between them.
+  """
+  starts, contents, ends = [], [], [0]
+  for match in _BOX.finditer(text):
+    if match.start() < ends[-1]:
+      continue  # a box in a box
+    end = closing(text, match.end() - 1)
+    if end is None:
+      return text
+    starts.append(match.start())
+    contents.append(_boxed(text[match.end() : end].strip()))
+    ends.append(end + 1)
+  if len(set(contents)) < 2:
+    return contents[0] if contents else text
+  joined = contents[0]
+  for start, end, content in zip(
+    starts[1:], ends[1:-1], contents[1:], strict=True
+  ):
+    between = text[end:start]
+    if not _BETWEEN_BOXES.fullmatch(between):
+      raise Unreadable('boxes')
+    joined += f' {between.replace("$", " ")} {content}'
+  return joined
 
 
 def _unwrap(text: str) -> str:
+  """Removes dollars, stars and final punctuation around the text."""
   before = None
   while text != before:
     before, text = text, text.strip()
@@ -127,7 +261,10 @@ def _unwrap(text: str) -> str:
 
 
 def closing(text: str, start: int) -> int | None:
-  """Where the bracket that opens at `start` closes. (1, 2] is a pair, too."""
+  """Finds where the bracket that opens at `start` closes.
+
+  (1, 2] is a pair of brackets, too.
+  """
   depth = 0
   for place in range(start, len(text)):
     depth += (text[place] in '([{') - (text[place] in ')]}')

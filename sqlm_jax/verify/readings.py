@@ -1,132 +1,114 @@
-"""Takes an answer apart: tuples, sets, assignments, inequalities, units."""
+"""The grammar of answers: statements, and how they are joined.
+
+answer     = part {joiner part}
+joiner     = ',' | ';' | 'and' | 'or' | line break
+part       = '(' answer ')' | statement | value
+statement  = side {relation side}
+relation   = '=' | '≈' | '∈' | '≠' | '<' | '<=' | '>' | '>='
+value      = tuple | list | set | union | [expression] '±' expression | quantity
+quantity   = expression [unit]
+
+Tuples, expressions and units end in a `Leaf`. `docs/math_answers.md` says what
+the joiners mean; what it does not name raises `notation.Unreadable`.
+"""
 
 import itertools
 import re
 from collections.abc import Sequence
 
-from sqlm_jax.verify import answers, expressions, notation, units
+from sqlm_jax.verify import answers, joining, notation, units, words
 
 _THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
+_NOT_THOUSANDS = re.compile(r'(?<![\d.,])0\d{0,2}(?:,\d{3})+(?![\d,])')
+_RELATION = re.compile(r'<=|>=|[=<>≠≈∈]')
+_FLIPPED = {'>': '<', '>=': '<='}
 _LABEL = re.compile(
-  r'(?P<label>[A-Za-z]\w*(?:\([a-z]\))?|\\[a-z]+(?:_\w)?)\s*=\s*(?P<rest>[^=<>].*)'
+  rf'\\?(?P<name>[A-Za-z]+)(?P<below>{words.SUBSCRIPT})?'
+  r"(?P<primes>'{0,3})"
+  r'(?:(?P<inverse>\s*\^\s*(?:\{\s*-\s*1\s*\}|-1))?'
+  r'\s*(?P<arguments>\(\s*-?\w+(?:\s*,\s*-?\w+)*\s*\)))?'
 )
 _NAME = re.compile(r'[A-Za-z]\w*')
-_RELATION = re.compile(r'(<=|>=|<|>)')
-_FLIPPED = {'>': '<', '>=': '<='}
+_DECIMAL = re.compile(
+  r'-?\d*(?:\.(?P<decimals>\d+))?\s*(?P<rest>[A-Za-z°$%].*)?'
+)
 
 
 def read(text: str, leaf: units.Leaf) -> notation.Reading:
-  """Takes a cleaned text apart; `leaf` reads the expressions in it."""
+  """Reads a cleaned answer; `leaf` reads the expressions in it."""
+  return _answer(text, leaf).reading
+
+
+def _answer(text: str, leaf: units.Leaf) -> joining.Part:
+  """Reads the parts of an answer and joins them."""
   text = text.strip()
   if not text:
     raise notation.Unreadable('empty')
   if bracketed := _bracketed(text, leaf):
     return bracketed
-  if answers.number(text) is None:  # outside of brackets, 1,000 is a number
-    text = _join_thousands(text)
-    parts = split(text)
-    if len(parts) > 1:
-      return _several([read(part, leaf) for part in parts])
-  match = _LABEL.fullmatch(text)
-  if match and match['label'].partition('(')[0] not in expressions.FUNCTIONS:
-    return _assignment(match['label'], match['rest'], leaf)
-  if '=' in _RELATION.sub('', text):
-    return _equation(text, leaf)
-  if _RELATION.search(text):
-    return notation.Reading(_inequality(text, leaf))
-  if '\\pm' in text:
-    return _several([read(text.replace('\\pm', sign), leaf) for sign in '+-'])
-  return units.with_unit(text, leaf)
+  if _at_top(_NOT_THOUSANDS, text):  # 0,111
+    raise notation.Unreadable('syntax')
+  if answers.number(text) is not None:
+    return _part(text, leaf)
+  text = _join_thousands(text)
+  parts, joiners = joining.split(text)
+  if len(parts) == 1:
+    return _part(text, leaf)
+  if any(re.fullmatch(r'\s*0\d+\s*', part) for part in parts):
+    raise notation.Unreadable('syntax')  # 1, 000: one number, or two?
+  return joining.join([_part(part, leaf) for part in parts], joiners)
 
 
 def _join_thousands(text: str) -> str:
   """Drops the commas of 1,000, but keeps those of (100,200)."""
   place, found = 0, []
   for match in _THOUSANDS.finditer(text):
-    if not _depth(text[: match.start()]):
+    if not joining.depth_of(text[: match.start()]):
       found.append(text[place : match.start()] + match[0].replace(',', ''))
       place = match.end()
   return ''.join(found) + text[place:]
 
 
-def _depth(text: str) -> int:
-  return sum((char in '([{') - (char in ')]}') for char in text)
+def _at_top(pattern: re.Pattern, text: str) -> list[re.Match]:
+  """Finds the matches outside of brackets."""
+  found, depth, seen = [], 0, 0
+  for match in pattern.finditer(text):
+    depth += joining.depth_of(text[seen : match.start()])
+    seen = match.end()
+    if not depth:
+      found.append(match)
+  return found
 
 
-_SEPARATOR = re.compile(r'\s*(?:[,;]\s*(?:and|or)\b|[,;]|\band\b|\bor\b)\s*')
+def _cut(text: str, matches: Sequence[re.Match]) -> list[str]:
+  """Returns what is between the matches."""
+  starts = [0, *(match.end() for match in matches)]
+  ends = [*(match.start() for match in matches), len(text)]
+  return [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
 
 
-def split(text: str) -> list[str]:
-  """Splits at commas, 'and' and 'or' outside of brackets."""
-  parts, start = [], 0
-  for match in _SEPARATOR.finditer(text):
-    if not _depth(text[: match.start()]):
-      parts.append(text[start : match.start()])
-      start = match.end()
-  return [*parts, text[start:]]
+def _part(text: str, leaf: units.Leaf) -> joining.Part:
+  """Reads one statement or value."""
+  text = text.strip()
+  if not text:
+    raise notation.Unreadable('empty')
+  if bracketed := _bracketed(text, leaf):
+    return bracketed
+  if relations := _at_top(_RELATION, text):
+    signs = [match[0] for match in relations]
+    part = _statement(_cut(text, relations), signs, leaf)
+  else:
+    part = joining.Part('value', _value(text, leaf))
+  value = str(part.reading.value)
+  if '±' in text and part.kind in ('value', 'assignment') and value[0] == '{':
+    elements, _ = joining.split(value[1:-1])
+    choices = tuple(notation.Reading(element.strip()) for element in elements)
+    part = part._replace(choices=choices)
+  return part
 
 
-def _several(readings: Sequence[notation.Reading]) -> notation.Reading:
-  """A system, as x = 2, y = 3; x = 2 or 3; a set, as 2, 3."""
-  labels = [reading.label for reading in readings if reading.label]
-  if len(set(labels)) == len(readings):
-    parts = sorted(str(reading.answer()) for reading in readings)
-    return notation.Reading(', '.join(parts))
-  label = readings[0].label
-  if set(labels) - {label}:
-    raise notation.Unreadable('mixed')
-  if label and any(' = ' in str(reading.value) for reading in readings):
-    raise notation.Unreadable('mixed')
-  return notation.Reading(_set([r._replace(label='') for r in readings]), label)
-
-
-def _set(readings: Sequence[notation.Reading]) -> notation.Value:
-  """A set has no order, and a set of one is that one."""
-  elements = {str(r.answer()): r for r in readings}
-  if len(elements) == 1 and not readings[0].unit:
-    return readings[0].value
-  return '{' + ', '.join(sorted(elements)) + '}'
-
-
-def _assignment(label: str, rest: str, leaf: units.Leaf) -> notation.Reading:
-  """Reads x = 5 cm; of a chain, x = 2 + 3 = 5, the last."""
-  reading = read(rest.rsplit('=', 1)[-1], leaf)
-  if reading.label:
-    raise notation.Unreadable('mixed')
-  return reading._replace(label=label.lstrip('\\').replace(' ', ''))
-
-
-def _equation(text: str, leaf: units.Leaf) -> notation.Reading:
-  """2*x + 1 = y assigns y; other equations have their sides in order."""
-  sides = text.split('=')
-  if len(sides) != 2:
-    raise notation.Unreadable('mixed')
-  left, right = (leaf(side) for side in sides)
-  if isinstance(left, notation.F) and isinstance(right, notation.F):
-    if left != right:
-      raise notation.Unreadable('false')
-    return notation.Reading(right)  # 2 + 3 = 5
-  for name, value in ((left, right), (right, left)):
-    if _NAME.fullmatch(str(name)):
-      return notation.Reading(value, label=str(name))
-  return notation.Reading(' = '.join(sorted((str(left), str(right)))))
-
-
-def _inequality(text: str, leaf: units.Leaf) -> str:
-  """A chain of < and <=, whichever way it was written."""
-  sides = _RELATION.split(text)
-  terms, signs = [str(leaf(side)) for side in sides[::2]], sides[1::2]
-  if all(sign in _FLIPPED for sign in signs):
-    terms, signs = terms[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
-  if any(sign in _FLIPPED for sign in signs):
-    raise notation.Unreadable('mixed')
-  return ' '.join(
-    itertools.chain(*zip(terms, [*signs, ''], strict=True))
-  ).strip()
-
-
-def _bracketed(text: str, leaf: units.Leaf) -> notation.Reading | None:
-  """(2, 3) and [2, 3) keep their order and brackets, {2, 3} has none.
+def _bracketed(text: str, leaf: units.Leaf) -> joining.Part | None:
+  """Reads (2, 3) and [2, 3), which have an order, and {2, 3}, which has none.
 
   Inside of brackets every comma separates: (100,200) is a pair.
   """
@@ -134,23 +116,257 @@ def _bracketed(text: str, leaf: units.Leaf) -> notation.Reading | None:
     return None
   if (text[0] == '{') != (text[-1] == '}'):
     raise notation.Unreadable('syntax')
-  elements = [read(part, leaf) for part in split(text[1:-1])]
-  if len(elements) == 1:
+  texts, joiners = joining.split(text[1:-1])
+  parts = [_part(part, leaf) for part in texts]
+  if len(parts) == 1:
     if text[0] + text[-1] in ('(]', '[)'):
       raise notation.Unreadable('syntax')
-    return elements[0]
+    return parts[0]
+  if any(part.kind != 'value' for part in parts):
+    return joining.join(parts, joiners)
+  readings = [part.reading for part in parts]
   if text[0] == '{':
-    return notation.Reading(_set(elements))
-  if any(element.label for element in elements):
-    return _several(elements)
-  inside = ', '.join(str(element.answer()) for element in elements)
-  return notation.Reading(f'{text[0]}{inside}{text[-1]}')
+    if not set(joiners) <= {',', 'and'}:
+      raise notation.Unreadable('syntax')
+    return joining.Part('value', joining.as_set(readings))
+  if set(joiners) != {','}:
+    raise notation.Unreadable('syntax')
+  inside = ', '.join(str(reading.answer()) for reading in readings)
+  return joining.Part('value', notation.Reading(f'{text[0]}{inside}{text[-1]}'))
 
 
-def number_or_too_hard(text: str) -> notation.F:
-  """The cheap leaf: plain numbers, and words that are no mathematics."""
+def _value(text: str, leaf: units.Leaf) -> notation.Reading:
+  """Reads a collection or a quantity."""
+  text = text.strip()
+  if not text:
+    raise notation.Unreadable('empty')
+  if bracketed := _bracketed(text, leaf):
+    if bracketed.kind != 'value':
+      raise notation.Unreadable('mixed')
+    return bracketed.reading
+  if cups := _at_top(re.compile('∪'), text):
+    pieces = _cut(text, cups)
+    if not all(piece and piece[0] in '([{' for piece in pieces):
+      raise notation.Unreadable('syntax')
+    return joining.union([_value(piece, leaf) for piece in pieces])
+  if '±' in text:
+    if text.count('±') > 1:
+      raise notation.Unreadable('syntax')
+    return joining.as_set(
+      [_value(text.replace('±', sign), leaf) for sign in '+-']
+    )
+  return units.with_unit(text, leaf)
+
+
+# Statements
+
+
+def _statement(
+  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+) -> joining.Part:
+  found = set(signs)
+  if found <= {'=', '≈'}:
+    return _chain(sides, signs, leaf)
+  if signs == ['∈']:
+    return _membership(*sides, leaf)
+  if signs == ['≠']:
+    terms = _scalars([_value(side, leaf) for side in sides])
+    terms.sort(key=lambda term: (not _NAME.fullmatch(term), term))
+    return joining.relation(' ≠ '.join(terms))
+  return _inequality(sides, signs, leaf)
+
+
+def _inequality(
+  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+) -> joining.Part:
+  """Reads a chain of < and <=, whichever way it was written."""
+  readings = [_value(side, leaf) for side in sides]
+  if all(sign in _FLIPPED for sign in signs):
+    readings, signs = readings[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
+  if not set(signs) <= {'<', '<='}:
+    raise notation.Unreadable('mixed')
+  values = _scalars(readings)
+  if joining.decreases(values) or (
+    '<' in signs and len(set(values)) < len(values)
+  ):
+    raise notation.Unreadable('false')
+  terms = itertools.chain(*zip(values, [*signs, ''], strict=True))
+  return joining.relation(' '.join(terms).strip())
+
+
+def _scalars(readings: Sequence[notation.Reading]) -> list[str]:
+  """Returns the sides of a relation as text; none may be a collection."""
+  texts = [str(reading.answer()) for reading in readings]
+  if any(text[0] in '[{' or ', ' in text or ' or ' in text for text in texts):
+    raise notation.Unreadable('mixed')
+  return texts
+
+
+def _membership(side: str, collection: str, leaf: units.Leaf) -> joining.Part:
+  """Reads x ∈ {1, 2} and (x, y) ∈ {(1, 2), (3, 4)}."""
+  reading = _value(collection, leaf)
+  text = str(reading.answer())
+  if collection[0] not in '([{':
+    raise notation.Unreadable('mixed')
+  if names := _names(side):
+    elements = joining.split(text[1:-1])[0] if text[0] == '{' else [text]
+    return joining.either(
+      [
+        joining.solution(names, notation.Reading(element.strip()))
+        for element in elements
+      ]
+    )
+  if label := _label(side):
+    return joining.assigned(label, reading)
+  raise notation.Unreadable('mixed')
+
+
+def _chain(
+  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+) -> joining.Part:
+  """Reads x = 3, x = y = 3, x = 2 + 3 = 5, x = 1/3 ≈ 0.33 and x + y = 3."""
+  tuples = [names for side in sides if (names := _names(side))]
+  labels = [label for side in sides if (label := _label(side))]
+  if len(sides) == 2 and tuples and not labels:
+    return _tuple_equation(sides, leaf)
+  exact, rounded = [], []
+  for sign, side in zip(('=', *signs), sides, strict=True):
+    if not _label(side):
+      (rounded if sign == '≈' else exact).append(side)
+  if not exact and not rounded:
+    if len(labels) == 2:  # x = y
+      return joining.assigned(labels[0], _value(sides[1], leaf))
+    *labels, last = sorted(set(labels))
+    exact = [last]
+  if not labels and not rounded and len(exact) == 2:
+    return _equation(exact, leaf)
+  value = _agreed(exact, rounded, leaf)
+  if not labels:
+    return joining.Part('value', value)
+  if len(set(labels)) < len(labels):
+    raise notation.Unreadable('mixed')
+  assigned = [joining.assigned(label, value) for label in labels]
+  return assigned[0] if len(assigned) == 1 else joining.system(assigned)
+
+
+def _label(text: str) -> str:
+  """Returns the name that is given a value, as in f(x) = 2x, or ''."""
+  match = _LABEL.fullmatch(text.strip())
+  if not match:
+    return ''
+  name = match['name']
+  if name in words.FUNCTIONS or name in ('pi', 'oo', 'infinity', 'frac'):
+    return ''
+  if text.strip()[0] == '\\' and name not in words.SYMBOLS:
+    return ''
+  is_plain = not (match['below'] or match['primes'] or match['arguments'])
+  if is_plain and len(name) > 1 and words.is_product(name):
+    return ''
+  inverse = '^{-1}' if match['inverse'] else ''
+  arguments = re.sub(r'\s', '', match['arguments'] or '').replace(',', ', ')
+  below = words.plain_subscript(match['below'] or '')
+  return name + below + match['primes'] + inverse + arguments
+
+
+def _names(text: str) -> list[str]:
+  """Returns x and y of '(x, y)', [] for anything else."""
+  text = text.strip()
+  if not text or text[0] + text[-1] != '()' or ',' not in text:
+    return []
+  names = [
+    part.strip() if _NAME.fullmatch(part.strip()) else _label(part)
+    for part in text[1:-1].split(',')
+  ]
+  is_given = all(names) and all('(' not in name for name in names)
+  return names if is_given and len(set(names)) == len(names) else []
+
+
+def _tuple_equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
+  left, right = sides
+  if not _names(left):
+    left, right = right, left
+  return joining.solution(_names(left), _value(right, leaf))
+
+
+def _equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
+  """Reads 2*x + 1 = y, which assigns y; 2 + 3 = 5; x + y = 3."""
+  left, right = (_value(side, leaf) for side in sides)
+  values = [left.value, right.value]
+  if all(isinstance(value, notation.F) for value in values):
+    return joining.Part('value', _agreed(sides, [], leaf))
+  if left.unit or right.unit:
+    raise notation.Unreadable('mixed')
+  if left.value == right.value:  # x = x says nothing
+    raise notation.Unreadable('mixed')
+  for name, value in ((left, right), (right, left)):
+    if _NAME.fullmatch(str(name.value)):
+      return joining.assigned(str(name.value), value)
+  return joining.relation(' = '.join(sorted(_scalars([left, right]))))
+
+
+def _agreed(
+  exact: Sequence[str], rounded: Sequence[str], leaf: units.Leaf
+) -> notation.Reading:
+  """Returns the value that all sides have; a rounded one only says it again.
+
+  Raises:
+    notation.Unreadable: for sides that are not surely equal.
+  """
+  if not exact:
+    exact, rounded = rounded[:1], rounded[1:]
+  first, *rest = [_value(side, leaf) for side in exact]
+  found_units = {reading.unit for reading in (first, *rest)}
+  for side, reading in zip(exact[1:], rest, strict=True):
+    if reading.value != first.value and not _is_zero(
+      first, reading, exact[0], side, leaf
+    ):
+      raise notation.Unreadable('false')
+  for side in rounded:
+    reading = _value(side, leaf)
+    found_units.add(reading.unit)
+    if not _is_rounding(side, reading, first, leaf):
+      raise notation.Unreadable('false')
+  found_units -= {''}
+  if len(found_units) > 1:
+    raise notation.Unreadable('mixed')
+  return first._replace(unit=found_units.pop() if found_units else '')
+
+
+def _is_zero(one, other, one_text: str, other_text: str, leaf) -> bool:
+  """Returns whether the difference of two expressions is 0."""
+  if all(isinstance(reading.value, notation.F) for reading in (one, other)):
+    return False
+  if one.unit or other.unit:
+    return False
+  return leaf.expression(f'({one_text})-({other_text})') == 0
+
+
+def _is_rounding(
+  text: str, rounded: notation.Reading, exact: notation.Reading, leaf
+) -> bool:
+  """Returns whether 0.33 is 1/3, rounded to two decimals."""
+  match = _DECIMAL.fullmatch(text.strip().lstrip('$'))
+  if match is None or not isinstance(rounded.value, notation.F):
+    return False
+  half = notation.F(1, 2 * 10 ** len(match['decimals'] or ''))
+  if (match['rest'] or '').startswith('%'):
+    half /= 100
+  return leaf.is_close(exact.value, rounded.value, half)
+
+
+def number_only(text: str) -> notation.F:
+  """Reads plain numbers; raises `TooHard` for what may be an expression."""
   number = answers.number(text)
   if number is None:
-    expressions.tokens(text)
+    words.tokens(text)
     raise notation.TooHard
   return number
+
+
+def _is_close(value: notation.Value, target, distance) -> bool:
+  if not isinstance(value, notation.F):
+    raise notation.TooHard
+  return abs(value - target) <= distance
+
+
+CHEAP = units.Leaf(number_only, _is_close)

@@ -213,6 +213,8 @@ def test_a_long_text_is_a_blank_unread(text):
 @pytest.mark.parametrize(
   'part',
   ['(', '1 cm/', '1 ', '°\\', '√cm/', '\\pm', '1,', 'x=', ' and ', '1 a ', '$',
+   '|', '∪', "°1'", '0.1\\overline{', '1{,}', '\\text{a{', '.', '1^{', 'x_{',
+   '人', 'x = ', '\n', '(x, y)', '- a\n',
    '{', '&', '\\text{', '((1)', '1<', '\\begin{pmatrix}', '1/1 ', 'per '],
 )  # fmt: skip
 def test_no_text_costs_the_parent_time(part):
@@ -255,9 +257,9 @@ def test_plain_answers_need_no_worker():
     (['x = 2, y = 3', '(2, 3)'], ['x = 2, y = 3', '(2, 3)']),
     (['50%', '1/2', '0.5 m'], [F(1, 2)] * 3),
     (['1/3', '0.333333333'], [F(1, 3), F(333333333, 10**9)]),
-    (['9%', '9'], [F(9, 100), F(9)]),  # math_verify alone would merge them
+    (['9%', '9'], [F(9, 100), F(9)]),
     (['sqrt(8)', r'2\sqrt{2} cm', '2.83'], ['2*sqrt(2)'] * 2 + [F(283, 100)]),
-    # Merged by math_verify: different normal forms.
+    # Merged by comparison: different normal forms.
     (['y - 2x = 1', 'y = 2x + 1'], ['-2*x + y = 1'] * 2),
     (['x^2 + y^2 = 4', '4 - y^2 = x^2'], ['4 = x**2 + y**2'] * 2),
     (['x + y = 1', 'x + y = 2'], ['1 = x + y', '2 = x + y']),
@@ -402,7 +404,7 @@ def test_neither_reading_nor_comparing_evaluates_an_answer(monkeypatch):
   texts = [text for members in CLASSES for text in members]
   texts += [text for text in BLANKS if len(text) < 300]
   for text in texts:
-    _work(text)  # sympy and math_verify import what they need
+    _work(text)  # sympy imports what it needs
   mathematics.work(['same', '-2*x + y = 1', 'y = 2*x + 1'])
   sources = []
 
@@ -441,13 +443,16 @@ def test_no_text_crashes_it(verifier, texts):
 
 
 SYNTAX = st.text(
-  string.digits + 'xyabie=+-*/^(){}[],.;|!%$<>_\\ √π²\u2212\u0665', max_size=14
+  string.digits + 'xyabie=+-*/^(){}[],.;|!%$<>_\\ √π²\u2212\u0665'
+  "°≠≈∈∪±¹⁻₂½θ円。、\n'f",
+  max_size=14,
 )
 WORDS = st.lists(
   st.sampled_from(
     [r'\frac', r'\sqrt', r'\pi', r'\left(', r'\right)', r'\boxed{', r'\text{',
      *'{}()012.,xy=<+-*/^$%_!|ei', 'and', 'or', 'cm', 'm', 'sin', 'log', 'sqrt',
-     r'\pm', '10', '3.5', '1,000']
+     r'\pm', '10', '3.5', '1,000', r'\quad', r'\\', '°', r'\sin', '^{-1}', '|',
+     r'\cup', '∈', '≠', '≈', r'\circ', '\n', 'f(x)', "'", '_{10}', r'\theta']
   ),
   max_size=8,
 ).map(' '.join)  # fmt: skip

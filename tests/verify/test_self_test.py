@@ -15,6 +15,7 @@ NUMBERS = ['408', '-3', '0', '1/2', '0.25', '1,234', '12%']
     ('number', (), ['7'] * 5),
     # No longer forms of these are read.
     ('number', (), ['1' * 49, '0.' + '3' * 40]),
+    ('expression', (), ['170!', '-170!', '1/170!', '10^{350}', '1' * 349]),
     # Equal with each other, though not alone.
     ('expression', (), ['5', 'x = 5', '90', r'90^\circ']),
     ('text', (), ['Paris', 'The blue one.', 'straße']),
