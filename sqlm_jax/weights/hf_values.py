@@ -59,6 +59,7 @@ _TRUTH_VALUES = (
   'use_sliding_window',
 )
 _TEXTS = ('hidden_act', 'hidden_activation', 'rope_type', 'type')
+_LISTS = ('architectures', 'layer_types')  # of strings
 # Objects of the config, with keys of this module; ropes are given for each
 # type of layer in some families.
 _OBJECTS = (
@@ -72,18 +73,18 @@ _OBJECTS = (
 def check(values: Mapping[str, Any], within: str = '') -> None:
   """Checks types and ranges of the keys that the decoder is built of.
 
-  None is left to transformers, for which it is the default of some keys.
+  None is left to transformers, for which it is the default of many keys.
 
   Args:
     values: of a config, or of an object in it.
-    within: the names that lead to that object, each with a dot behind it.
+    within: the keys that lead to that object, each followed by a dot.
 
   Raises:
-    ValueError: by key and value, and what is allowed.
+    ValueError: for a value that is not allowed, with its key and what is.
   """
   for key, value in values.items():
     name = within + key
-    if value is None:
+    if value is None and key != 'rope_theta':
       continue
     if key in _INTEGERS:
       least, most = _INTEGERS[key]
@@ -97,9 +98,9 @@ def check(values: Mapping[str, Any], within: str = '') -> None:
       raise _error(name, value, 'true or false')
     elif key in _TEXTS and not isinstance(value, str):
       raise _error(name, value, 'a string')
-    elif key == 'layer_types':
+    elif key in _LISTS:
       is_list = isinstance(value, list)
-      if not is_list or not all(isinstance(kind, str) for kind in value):
+      if not is_list or not all(isinstance(entry, str) for entry in value):
         raise _error(name, value, 'a list of strings')
     elif key in _OBJECTS:
       if not isinstance(value, dict):

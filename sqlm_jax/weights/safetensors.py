@@ -147,8 +147,8 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
   shards = model_files.read_json(path / index).get('weight_map')
   if not isinstance(shards, dict) or not shards:
     raise ValueError(
-      f'{path / index}: weight_map={reprlib.repr(shards)}: expected a '
-      'weight_map of tensors to files'
+      f'{path / index}: expected a weight_map from tensors to files, found '
+      f'{reprlib.repr(shards)}'
     )
   for tensor, file in shards.items():
     # A path would lead out of the directory that the user named.
@@ -174,10 +174,14 @@ def read_generation_config(
   found = model_files.read_json(path)
   try:
     hf_values.check_token_ids(found, vocab_size)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+  try:
     transformers.GenerationConfig.from_dict(dict(found))
-  except Exception as error:  # transformers raises anything
-    reason = ' '.join(str(error).split())
-    raise ValueError(f'{path}: {reason}') from None
+  except Exception as error:  # of any type: transformers checks little itself
+    raise ValueError(
+      f'{path}: expected settings that transformers reads, {error!r}'
+    ) from None
   return found
 
 
