@@ -14,11 +14,11 @@ import numpy as np
 from sqlm_jax import model_files
 
 _VERSIONS = (2, 3)
-# Bounds on the metadata. The largest vocabularies have 262,144 tokens with as
-# many scores and types, and half a million merges; the deepest models have
-# about a thousand tensors. Each entry costs the reader half a kilobyte.
+# Bounds on the metadata. Gemma 3 has 262,144 tokens with a score and a type
+# each, and the deepest models have about a thousand tensors. Each entry costs
+# the reader half a kilobyte.
 _MAX_HEADER_BYTES = 2**27
-_MAX_ARRAY_ENTRIES = 2**21  # in all arrays together
+_MAX_ARRAY_ENTRIES = 6 * 2**18  # in all arrays together: two of Gemma 3's
 _MAX_KEYS = _MAX_TENSORS = 2**14
 _MAX_NAME_BYTES = 2**16 - 1
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS

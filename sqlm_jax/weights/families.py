@@ -8,10 +8,12 @@ import math
 import reprlib
 from typing import Any
 
+import numpy as np
 import transformers
 from huggingface_hub import errors
 
 from sqlm_jax.models import config as model_config
+from sqlm_jax.models import rope as rope_lib
 from sqlm_jax.weights import hf_values
 
 # Bounds that leave no room for a hang: transformers lists all layers.
@@ -110,6 +112,8 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
   _expect('hidden_act', activation, _ACTIVATIONS)
   num_heads, width = hf.num_attention_heads, hf.hidden_size
   rope, local_rope = _ropes(hf)
+  head_width = getattr(hf, 'head_dim', None) or width // num_heads
+  _check_frequencies(head_width, rope, local_rope)
   # A key of another family is not read, as transformers does not read it.
   own = lambda key, *kinds: getattr(hf, key, None) if kind in kinds else None
   attention_bias = bool(own('attention_bias', *_ATTENTION_BIASES))
@@ -120,7 +124,7 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
     mlp_width=hf.intermediate_size,
     num_heads=num_heads,
     num_kv_heads=hf.num_key_value_heads or num_heads,
-    head_width=getattr(hf, 'head_dim', None) or width // num_heads,
+    head_width=head_width,
     rope=rope,
     local_rope=local_rope,
     windows=_windows(hf),
@@ -195,6 +199,22 @@ def _ropes(hf) -> tuple[model_config.Rope, model_config.Rope | None]:
       raise ValueError(f'rope_parameters.{kind}: missing')
   whole, local = (_rope(hf, parameters[kind]) for kind in layer_kinds)
   return whole, local if local != whole else None
+
+
+def _check_frequencies(
+  head_width: int, *ropes: model_config.Rope | None
+) -> None:
+  if head_width > hf_values.MAX_HEAD_WIDTH:
+    raise ValueError(
+      f'head_dim={head_width}: expected at most {hf_values.MAX_HEAD_WIDTH}'
+    )
+  for rope in filter(None, ropes):
+    with np.errstate(all='ignore'):
+      frequencies = rope_lib.frequencies(rope, head_width)
+    if not np.isfinite(frequencies).all():
+      raise ValueError(
+        f'rope_parameters={rope}: expected numbers that give finite frequencies'
+      )
 
 
 def _rope(hf, parameters: dict) -> model_config.Rope:

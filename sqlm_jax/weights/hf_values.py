@@ -11,7 +11,7 @@ import numpy as np
 
 MAX_LAYERS = 1000  # the deepest published model has 126
 MAX_SIZE = 2**31 - 1  # of anything that is counted; JAX indexes with int32
-_MAX_HEAD_WIDTH = 2**16
+MAX_HEAD_WIDTH = 2**16
 _MAX_LABELS = 2**20
 _MAX_FLOAT = float(np.finfo(np.float32).max)  # the decoder computes in float32
 
@@ -23,7 +23,7 @@ _INTEGERS = {
   'num_hidden_layers': (1, MAX_LAYERS),
   'num_attention_heads': (1, MAX_SIZE),
   'num_key_value_heads': (1, MAX_SIZE),
-  'head_dim': (1, _MAX_HEAD_WIDTH),
+  'head_dim': (1, MAX_HEAD_WIDTH),
   'max_position_embeddings': (1, MAX_SIZE),
   'original_max_position_embeddings': (1, MAX_SIZE),
   'sliding_window': (0, MAX_SIZE),
