@@ -16,9 +16,6 @@ from sqlm_jax.models import config as model_config
 from sqlm_jax.models import rope as rope_lib
 from sqlm_jax.weights import hf_values
 
-# Bounds that leave no room for a hang: transformers lists all layers.
-MAX_LAYERS = hf_values.MAX_LAYERS
-MAX_SIZE = hf_values.MAX_SIZE
 # model_type -> the class that loads it.
 ARCHITECTURES = {
   'llama': 'LlamaForCausalLM',

@@ -6,8 +6,6 @@ read off its loader (llama-model.cpp) and its converter (convert_hf_to_gguf.py).
 
 import functools
 import pathlib
-import reprlib
-from collections.abc import Iterable
 from typing import Any
 
 import gguf
@@ -17,7 +15,7 @@ import transformers
 from sqlm_jax import gguf_file
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import rope as rope_lib
-from sqlm_jax.weights import families, names
+from sqlm_jax.weights import families, gguf_fields, hf_values, names
 
 # general.architecture -> Hugging Face's model_type.
 _MODEL_TYPES = {
@@ -35,7 +33,6 @@ _LLAMA3 = {
   'original_max_position_embeddings': 8192,
 }
 _LLAMA3_TENSOR = 'rope_freqs.weight'
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 class GGUFTensors:
@@ -45,7 +42,7 @@ class GGUFTensors:
     self.path = path
     reader = gguf_file.open_file(path)
     stored = {tensor.name: tensor for tensor in reader.tensors}
-    fields = _Fields(path, reader.fields)
+    fields = gguf_fields.Fields(path, reader.fields, _MODEL_TYPES)
     self.hf_config = _hf_config(fields, stored)
     try:
       self.config = families.read(self.hf_config)
@@ -82,82 +79,6 @@ class GGUFTensors:
       # llama.cpp multiplies by it as it is: its converter adds the offset.
       return array - np.float32(self.config.norm_offset)
     return array
-
-
-class _Fields:
-  """Metadata of a file, with checked types.
-
-  Names are given without the architecture that they begin with in the file.
-  Only the names that all architectures share are given in full.
-  """
-
-  _SHARED = ('general.', 'split.', 'tokenizer.')
-
-  def __init__(self, path: pathlib.Path, fields: dict[str, gguf.ReaderField]):
-    self.path = path
-    self._fields = fields
-    self.architecture = None
-    self.expect('general.architecture', _MODEL_TYPES)
-    self.architecture = self.get('general.architecture')
-
-  def get(self, name: str, default: Any = None) -> Any:
-    field = self._fields.get(self._key(name))
-    if field is None:
-      return default
-    try:
-      return _content(field)
-    except UnicodeDecodeError as error:
-      raise ValueError(
-        f'{self.path}: {self._key(name)}: expected UTF-8, {error}'
-      ) from None
-
-  def number(
-    self, name: str, default: float | None = None, *, may_be_0: bool = False
-  ) -> float:
-    value = self.get(name, default)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # The decoder computes in float32.
-    if not is_number or not 0 <= value <= _LARGEST or not (value or may_be_0):
-      kind = 'number from 0 on' if may_be_0 else 'positive number'
-      raise self.error(name, value, f'a {kind}')
-    return float(value)
-
-  def integer(
-    self,
-    name: str,
-    default: int | None = None,
-    *,
-    least: int = 1,
-    most: int = families.MAX_SIZE,
-  ) -> int:
-    value = self.get(name, default)
-    # Some models have one number a layer, which our decoder does not support.
-    if type(value) is not int or not least <= value <= most:
-      raise self.error(name, value, f'an integer from {least} to {most}')
-    return value
-
-  def expect(self, name: str, allowed: Iterable, default: Any = None) -> None:
-    value = self.get(name, default)
-    if isinstance(value, list) or value not in allowed:
-      raise self.error(name, value, ' or '.join(map(repr, allowed)))
-
-  def error(self, name: str, value: Any, expected: str) -> ValueError:
-    shown = reprlib.repr(value)  # an array may be long
-    return ValueError(
-      f'{self.path}: {self._key(name)}={shown}: expected {expected}'
-    )
-
-  def _key(self, name: str) -> str:
-    shared = name.startswith(self._SHARED)
-    return name if shared else f'{self.architecture}.{name}'
-
-
-def _content(field: gguf.ReaderField) -> Any:
-  content = field.contents()
-  if field.types == [gguf.GGUFValueType.FLOAT32]:
-    # The shortest decimal is what was meant: 1e-06, not 9.99999997e-07.
-    return float(str(np.float32(content)))
-  return content
 
 
 @functools.cache
@@ -213,7 +134,7 @@ def _hf_names(
 
 
 def _hf_config(
-  fields: _Fields, stored: dict[str, gguf.ReaderTensor]
+  fields: gguf_fields.Fields, stored: dict[str, gguf.ReaderTensor]
 ) -> transformers.PretrainedConfig:
   model_type = _MODEL_TYPES[fields.architecture]
   _refuse_unknown(fields)
@@ -230,7 +151,7 @@ def _hf_config(
     raise ValueError(f'{fields.path}: {error}') from None
 
 
-def _refuse_unknown(fields: _Fields) -> None:
+def _refuse_unknown(fields: gguf_fields.Fields) -> None:
   """What these architectures may have, and our decoder has not."""
   fields.expect('split.count', (0, 1), default=1)  # one file of several
   fields.expect('expert_count', (0,), default=0)
@@ -238,14 +159,14 @@ def _refuse_unknown(fields: _Fields) -> None:
 
 
 def _sizes(
-  fields: _Fields, stored: dict[str, gguf.ReaderTensor]
+  fields: gguf_fields.Fields, stored: dict[str, gguf.ReaderTensor]
 ) -> dict[str, Any]:
   """What all families have, as arguments of a Hugging Face config."""
   if 'token_embd.weight' not in stored:
     raise ValueError(f'{fields.path}: tensor token_embd.weight: missing')
   width = fields.integer('embedding_length')
   num_heads = fields.integer('attention.head_count')
-  num_layers = fields.integer('block_count', most=families.MAX_LAYERS)
+  num_layers = fields.integer('block_count', most=hf_values.MAX_LAYERS)
   head_width = fields.integer('attention.key_length', width // num_heads)
   fields.expect('attention.value_length', (head_width,), default=head_width)
   fields.expect('rope.dimension_count', (head_width,), default=head_width)
@@ -283,7 +204,9 @@ def _sizes(
 
 
 def _rope(
-  fields: _Fields, stored: dict[str, gguf.ReaderTensor], head_width: int
+  fields: gguf_fields.Fields,
+  stored: dict[str, gguf.ReaderTensor],
+  head_width: int,
 ) -> dict[str, Any]:
   """The rope_parameters of Hugging Face."""
   theta = fields.number('rope.freq_base', 10_000.0)
@@ -308,7 +231,7 @@ def _rope(
   return scaled if kind == 'linear' else scaled | _yarn(fields)
 
 
-def _yarn(fields: _Fields) -> dict[str, Any]:
+def _yarn(fields: gguf_fields.Fields) -> dict[str, Any]:
   # Of other families, which weigh what is stretched in another way.
   fields.expect('rope.scaling.yarn_ext_factor', (1.0,), default=1.0)
   fields.expect('rope.scaling.yarn_log_multiplier', (0.0,), default=0.0)
@@ -355,7 +278,7 @@ def _llama3(
 
 
 def _gemma(
-  fields: _Fields, values: dict[str, Any], rope: dict[str, Any]
+  fields: gguf_fields.Fields, values: dict[str, Any], rope: dict[str, Any]
 ) -> dict[str, Any]:
   """Returns what Gemma adds: windows, two ropes, a scale and soft caps."""
   is_2 = fields.architecture == 'gemma2'
@@ -393,7 +316,7 @@ def _gemma(
 
 
 def _layer_types(
-  fields: _Fields, num_layers: int, window: int, period: int
+  fields: gguf_fields.Fields, num_layers: int, window: int, period: int
 ) -> list[str]:
   """Returns the layers' types: one in a period is global, or as stored."""
   name = 'attention.sliding_window_pattern'

@@ -90,9 +90,9 @@ def check(values: Mapping[str, Any], within: str = '') -> None:
       least, most = _INTEGERS[key]
       if type(value) is not int or not least <= value <= most:
         raise _error(name, value, f'an integer from {least} to {most}')
-    elif key in _POSITIVE and not (_is_number(value) and value > 0):
+    elif key in _POSITIVE and not (is_number(value) and value > 0):
       raise _error(name, value, 'a positive number')
-    elif key in _NOT_NEGATIVE and not _is_number(value):
+    elif key in _NOT_NEGATIVE and not is_number(value):
       raise _error(name, value, 'a number from 0 on')
     elif key in _TRUTH_VALUES and not isinstance(value, bool):
       raise _error(name, value, 'true or false')
@@ -123,7 +123,8 @@ def check_token_ids(values: Mapping[str, Any], vocab_size: int) -> None:
         raise _error(key, value, f'ids less than {vocab_size}, the vocab_size')
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+  """Returns True for a number from 0 on that float32 holds."""
   return (
     isinstance(value, int | float)
     and not isinstance(value, bool)
