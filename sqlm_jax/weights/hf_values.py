@@ -1,4 +1,4 @@
-"""Checks the values of a Hugging Face config before anything is built of them.
+"""Checks the values of a Hugging Face config before anything is built from it.
 
 transformers checks types, but believes every size and takes NaN for a number.
 """
@@ -71,16 +71,17 @@ _OBJECTS = (
 
 
 def check(values: Mapping[str, Any], within: str = '') -> None:
-  """Checks types and ranges of the keys that the decoder is built of.
+  """Checks the types and ranges of the keys that the decoder is built from.
 
   None is left to transformers, for which it is the default of many keys.
 
   Args:
-    values: of a config, or of an object in it.
+    values: the keys and values of a config, or of an object in it.
     within: the keys that lead to that object, each followed by a dot.
 
   Raises:
-    ValueError: for a value that is not allowed, with its key and what is.
+    ValueError: if a value is not allowed; names the key, the value and what is
+      allowed.
   """
   for key, value in values.items():
     name = within + key

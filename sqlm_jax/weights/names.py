@@ -168,19 +168,21 @@ def in_memory(dtype: np.dtype) -> Place:
 def check_tensors(config: model_config.ModelConfig, tensors: Tensors) -> None:
   """Checks that a file has the tensors of a model, without reading them.
 
-  A config may claim sizes that no memory holds. After this they are those of
-  the file.
+  A config may claim sizes that no memory holds; a config that passes claims the
+  sizes of the file.
 
   Raises:
     ValueError: for a missing, unexpected or misshapen tensor, or one whose type
       cannot be read, by name.
   """
+  # Types first: scales of quantized weights are unexpected tensors, too.
+  shapes = {name: tensors.shape(name) for name in sorted(tensors.names())}
   entries = table(config)
   _check_names(config, entries, tensors)
   for entry in entries:
     for layer in range(config.num_layers if entry.is_layered else 1):
       name = entry.name.format(layer)
-      _check_shape(tensors, name, tensors.shape(name), entry.stored)
+      _check_shape(tensors, name, shapes[name], entry.stored)
 
 
 def build_params(
@@ -253,7 +255,7 @@ def _check_shape(
 
 
 def _check_tied(tensors: Tensors) -> None:
-  """Checks that a head which the config does not know is the embedding."""
+  """Checks that the head stored with a tied model equals the embedding."""
   # Digests are compared, so that one tensor of this size is in memory.
   digest = lambda name: hashlib.sha256(
     np.ascontiguousarray(tensors.read(name)).view(np.uint8)

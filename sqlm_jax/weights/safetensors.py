@@ -16,6 +16,7 @@ from sqlm_jax.weights import families, hf_values, names
 _IMAGES = 'gemma3'
 # What a config of images and text says of both.
 _OF_THE_WHOLE = ('tie_word_embeddings', 'quantization_config')
+_ADAPTER = 'adapter_config.json'  # of PEFT
 _REQUIRED = (
   'vocab_size',
   'hidden_size',
@@ -50,6 +51,12 @@ class DirectoryTensors:
 
   def __init__(self, path: pathlib.Path):
     self.path = path
+    is_whole = model_files.is_present(path / 'config.json')
+    if not is_whole and model_files.is_present(path / _ADAPTER):
+      raise ValueError(
+        f'{path}: expected a whole model, this is an adapter ({_ADAPTER}): '
+        'merge it into its base first'
+      )
     self.hf_config = read_config(path / 'config.json')
     try:
       self.config = families.read(self.hf_config)

@@ -251,6 +251,12 @@ def test_a_directory_without_a_model_is_refused(directory):
     loader.open_checkpoint(directory)
 
 
+def test_an_adapter_without_its_base_is_no_model(tmp_path):
+  (tmp_path / 'adapter_config.json').write_text('{"peft_type": "LORA"}')
+  with pytest.raises(ValueError, match=r'this is an adapter .*: merge it'):
+    loader.open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize('length', [0, 4, 100, -1])
 def test_a_truncated_file_is_refused(directory, length):
   path = directory / 'model.safetensors'
@@ -340,6 +346,16 @@ def test_a_type_that_is_no_weight_is_named(directory, dtype, label):
   rewrite(directory, change)
   message = rf'model\.safetensors: tensor {DOWN}: {label}, expected one of F64'
   with pytest.raises(ValueError, match=message):
+    loader.open_checkpoint(directory)
+
+
+def test_fp8_weights_are_named_before_their_scales(directory):
+  def change(tensors):
+    tensors[DOWN] = tensors[DOWN].astype(jnp.float8_e4m3fn)
+    tensors[f'{DOWN}_scale_inv'] = np.ones((1, 1), np.float32)
+
+  rewrite(directory, change)
+  with pytest.raises(ValueError, match=rf'tensor {DOWN}: F8_E4M3, expected'):
     loader.open_checkpoint(directory)
 
 
