@@ -2,8 +2,8 @@
 
 import hashlib
 import pathlib
+import secrets
 import shutil
-import tempfile
 from typing import Any
 
 import huggingface_hub
@@ -55,9 +55,10 @@ def export_policy(
   target = pathlib.Path(directory).expanduser().absolute()
   check_target(parts, directory, as_adapter=as_adapter)
   target.parent.mkdir(parents=True, exist_ok=True)
-  temporary = pathlib.Path(
-    tempfile.mkdtemp(prefix=f'.{target.name}.', dir=target.parent)
-  )
+  # Not `tempfile.mkdtemp`, whose directory nobody else may read, whatever the
+  # user's umask says.
+  temporary = target.with_name(f'.{target.name}.{secrets.token_hex(4)}')
+  temporary.mkdir()
   try:
     config, adapters = parts.policy.config, lora.adapters(trained)
     if as_adapter:
@@ -89,7 +90,6 @@ def export_policy(
       workdir=workdir,
     )
     card.save(temporary / 'README.md')
-    temporary.chmod(0o755)  # mkdtemp keeps it from everyone else
     if target.exists():
       target.rmdir()
     temporary.rename(target)

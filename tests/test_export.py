@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import shutil
+import stat
 
 import jax
 import numpy as np
@@ -223,6 +225,27 @@ def test_the_card_says_what_it_was_trained_on(run, tmp_path):
   assert '| 2 | ' in card
   assert f'"path": "{parts.config.model.path}"' in card
   assert parts.config.task.topics[0] in card
+
+
+@pytest.mark.parametrize('mask', [0o022, 0o077, 0o002])
+@pytest.mark.parametrize('as_adapter', [False, True])
+def test_whom_an_export_is_for_is_what_the_umask_says(
+  run, tmp_path, mask, as_adapter
+):
+  if as_adapter and not run[1].lora:
+    return
+  before = os.umask(mask)
+  try:
+    export_role(run, 'solver', tmp_path / 'out', as_adapter=as_adapter)
+  finally:
+    os.umask(before)
+  modes = {
+    path.name: stat.S_IMODE(path.stat().st_mode)
+    for path in (tmp_path / 'out').iterdir()
+  }
+  assert modes == dict.fromkeys(modes, 0o666 & ~mask)
+  assert any(name.endswith('.safetensors') for name in modes)
+  assert stat.S_IMODE((tmp_path / 'out').stat().st_mode) == 0o777 & ~mask
 
 
 def test_a_directory_that_is_not_empty_is_left_alone(run, tmp_path):

@@ -1,6 +1,7 @@
 """What a decoder is made of: frozen dataclasses that fit every family."""
 
 import dataclasses
+import math
 
 ROPE_KINDS = ('default', 'linear', 'llama3', 'yarn')
 NORM_PLACEMENTS = ('pre', 'post', 'both')
@@ -8,12 +9,17 @@ QK_NORMS = ('none', 'head', 'flat')
 ACTIVATIONS = ('silu', 'gelu_tanh')
 
 
-def _positive(config, may_be_0=frozenset()) -> None:
+def _check_numbers(config, may_be_0=frozenset()) -> None:
+  """Checks the types and signs of all fields that are numbers or flags."""
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    kind = field.type
+    if kind in (bool, int) and type(value) is not kind:
+      raise ValueError(f'{field.name}={value!r}: expected {kind.__name__}')
+    if kind not in (int, float) or (value == 0 and field.name in may_be_0):
       continue
-    if not (value > 0 or (value == 0 and field.name in may_be_0)):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
       raise ValueError(f'{field.name}={value!r}: expected a positive number')
 
 
@@ -42,7 +48,15 @@ class Rope:
 
   def __post_init__(self):
     _one_of('kind', self.kind, ROPE_KINDS)
-    _positive(self)
+    _check_numbers(self)
+    if self.kind == 'yarn' and self.theta <= 1:  # divides by its logarithm
+      raise ValueError(f'theta={self.theta!r}: expected more than 1 for yarn')
+    low, high = self.low_frequency_factor, self.high_frequency_factor
+    if self.kind == 'llama3' and low >= high:
+      raise ValueError(
+        f'low_frequency_factor={low!r}: expected less than '
+        f'high_frequency_factor={high!r}'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +106,7 @@ class ModelConfig:
       'logit_softcap',
       'norm_offset',
     }
-    _positive(self, may_be_0)
+    _check_numbers(self, may_be_0)
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads}: expected a multiple of '

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from absl import logging
 
+from sqlm_jax import model_files
 from sqlm_jax.weights import hub
 
 
@@ -59,8 +60,8 @@ def resolve(path: str) -> pathlib.Path:
   """
   if path in MODELS:
     return _cached(MODELS[path])
-  found = pathlib.Path(path).expanduser()
-  if found.exists():
+  found = pathlib.Path(os.path.expanduser(path))  # ~nobody stays as it is
+  if model_files.is_present(found):
     return found
   if hub.is_id(path):
     return hub.fetch(path)
@@ -83,7 +84,7 @@ def _cached(model: Packaged) -> pathlib.Path:
   """The model's file, whole: from the cache, the package, or the network."""
   name = pathlib.PurePosixPath(model.member).name
   cached = cache_directory() / name
-  if cached.exists():
+  if cached.is_file():
     if _sha256(cached) == model.sha256:
       return cached
     logging.warning('%s is damaged: fetching it again.', cached)

@@ -103,8 +103,11 @@ def _save(path: pathlib.Path, tensors: Iterable[names.Tensor], dtype: str):
   arrays = {
     t.name: np.ascontiguousarray(t.read(), jnp.dtype(dtype)) for t in tensors
   }
+  path.touch()
+  mode = path.stat().st_mode  # as the user's umask says
   # Without the format transformers refuses the file.
   safetensors.numpy.save_file(arrays, path, metadata={'format': 'pt'})
+  path.chmod(mode)  # safetensors lets nobody else read it
 
 
 def _older_rope_keys(hf_config: transformers.PretrainedConfig) -> dict:

@@ -3,13 +3,18 @@
 A family is what this file says about it; the decoder is one for all.
 """
 
+import dataclasses
 import math
+import reprlib
 from typing import Any
 
+import numpy as np
 import transformers
 from huggingface_hub import errors
 
 from sqlm_jax.models import config as model_config
+from sqlm_jax.models import rope as rope_lib
+from sqlm_jax.weights import hf_values
 
 # model_type -> the class that loads it.
 ARCHITECTURES = {
@@ -26,19 +31,51 @@ _ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
 _QK_NORMS = {'qwen3': 'head', 'gemma3_text': 'head', 'olmo2': 'flat'}
 _WINDOWED = ('mistral', 'qwen2', 'qwen3', 'gemma2', 'gemma3_text')
 _ATTENTION_BIASES = ('llama', 'qwen3', 'gemma2', 'gemma3_text', 'olmo2')
+# Keys that are read although they are no fields of every config class: those
+# that older versions wrote, and those that are refused.
+_OTHER_KEYS = {
+  'is_causal',
+  'layer_types',
+  'original_max_position_embeddings',
+  'partial_rotary_factor',
+  'quantization_config',
+  'rope_local_base_freq',
+  'rope_scaling',
+  'rope_theta',
+  'sliding_window_pattern',
+  'use_bidirectional_attention',
+}
+# Fields of every config class that say nothing about the decoder.
+_UNUSED_KEYS = {
+  'dtype',
+  'id2label',
+  'label2id',
+  'problem_type',
+  'transformers_version',
+}
 _NORM_PLACEMENTS = {'gemma2': 'both', 'gemma3_text': 'both', 'olmo2': 'post'}
 
 
 def make_hf_config(
   model_type: str, values: dict[str, Any]
 ) -> transformers.PretrainedConfig:
-  """The config of a family, with transformers' defaults and checks.
+  """Returns the config of a family, with transformers' defaults and checks.
+
+  Keys that say nothing about the decoder are left out: transformers would set
+  each as an attribute of the config, even in place of a method, and would make
+  up a name for each of `num_labels` labels.
 
   Raises:
     ValueError: for values that make no sense, on one line.
   """
+  hf_values.check(values)
+  if values.get('per_layer_config'):
+    _expect('per_layer_config', values['per_layer_config'], (None,))
+  config_class = transformers.CONFIG_MAPPING[model_type]
+  fields = {field.name for field in dataclasses.fields(config_class)}
+  known = (fields | _OTHER_KEYS) - _UNUSED_KEYS
   try:
-    return transformers.CONFIG_MAPPING[model_type].from_dict(values)
+    hf = config_class.from_dict({k: v for k, v in values.items() if k in known})
   except (
     errors.StrictDataclassError,
     ArithmeticError,  # of sizes that are 0
@@ -48,10 +85,12 @@ def make_hf_config(
     ValueError,
   ) as error:
     raise ValueError(' '.join(str(error).split())) from None
+  hf_values.check_token_ids(hf.to_dict(), hf.vocab_size)
+  return hf
 
 
 def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
-  """The decoder that a Hugging Face config describes.
+  """Returns the decoder that a Hugging Face config describes.
 
   Raises:
     ValueError: for a family or a choice that the decoder does not have, by
@@ -70,6 +109,8 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
   _expect('hidden_act', activation, _ACTIVATIONS)
   num_heads, width = hf.num_attention_heads, hf.hidden_size
   rope, local_rope = _ropes(hf)
+  head_width = getattr(hf, 'head_dim', None) or width // num_heads
+  _check_frequencies(head_width, rope, local_rope)
   # A key of another family is not read, as transformers does not read it.
   own = lambda key, *kinds: getattr(hf, key, None) if kind in kinds else None
   attention_bias = bool(own('attention_bias', *_ATTENTION_BIASES))
@@ -80,7 +121,7 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
     mlp_width=hf.intermediate_size,
     num_heads=num_heads,
     num_kv_heads=hf.num_key_value_heads or num_heads,
-    head_width=getattr(hf, 'head_dim', None) or width // num_heads,
+    head_width=head_width,
     rope=rope,
     local_rope=local_rope,
     windows=_windows(hf),
@@ -124,7 +165,8 @@ def llama(c: model_config.ModelConfig) -> transformers.PretrainedConfig:
 def _expect(key: str, value: Any, allowed) -> None:
   if value not in allowed:
     choices = ', '.join(map(str, allowed))
-    raise ValueError(f'{key}={value!r}: expected one of {choices}')
+    shown = reprlib.repr(value)
+    raise ValueError(f'{key}={shown}: expected one of {choices}')
 
 
 def _windows(hf) -> tuple[int, ...]:
@@ -146,11 +188,30 @@ def _ropes(hf) -> tuple[model_config.Rope, model_config.Rope | None]:
   # A length beside the rope's own keys comes before the one in them.
   hf.standardize_rope_params()
   parameters = hf.rope_parameters
-  if 'full_attention' not in parameters:
+  layer_kinds = ('full_attention', 'sliding_attention')
+  if not parameters.keys() & set(layer_kinds):
     return _rope(hf, parameters), None
-  whole = _rope(hf, parameters['full_attention'])
-  local = _rope(hf, parameters['sliding_attention'])
+  for kind in layer_kinds:
+    if parameters.get(kind) is None:
+      raise ValueError(f'rope_parameters.{kind}: missing')
+  whole, local = (_rope(hf, parameters[kind]) for kind in layer_kinds)
   return whole, local if local != whole else None
+
+
+def _check_frequencies(
+  head_width: int, *ropes: model_config.Rope | None
+) -> None:
+  if head_width > hf_values.MAX_HEAD_WIDTH:
+    raise ValueError(
+      f'head_dim={head_width}: expected at most {hf_values.MAX_HEAD_WIDTH}'
+    )
+  for rope in filter(None, ropes):
+    with np.errstate(all='ignore'):
+      frequencies = rope_lib.frequencies(rope, head_width)
+    if not np.isfinite(frequencies).all():
+      raise ValueError(
+        f'rope_parameters={rope}: expected numbers that give finite frequencies'
+      )
 
 
 def _rope(hf, parameters: dict) -> model_config.Rope:

@@ -4,8 +4,8 @@ What the fields mean, and what llama.cpp assumes where a file is silent, was
 read off its loader (llama-model.cpp) and its converter (convert_hf_to_gguf.py).
 """
 
+import functools
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
 import gguf
@@ -15,7 +15,7 @@ import transformers
 from sqlm_jax import gguf_file
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import rope as rope_lib
-from sqlm_jax.weights import families, names
+from sqlm_jax.weights import families, gguf_fields, hf_values, names
 
 # general.architecture -> Hugging Face's model_type.
 _MODEL_TYPES = {
@@ -42,11 +42,11 @@ class GGUFTensors:
     self.path = path
     reader = gguf_file.open_file(path)
     stored = {tensor.name: tensor for tensor in reader.tensors}
-    fields = _Fields(path, reader.fields)
+    fields = gguf_fields.Fields(path, reader.fields, _MODEL_TYPES)
     self.hf_config = _hf_config(fields, stored)
     try:
       self.config = families.read(self.hf_config)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
     self._is_llama = fields.architecture == 'llama'
     if self._is_llama:
@@ -57,6 +57,17 @@ class GGUFTensors:
 
   def names(self) -> set[str]:
     return set(self._tensors)
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Returns the shape of a tensor without reading it.
+
+    Raises:
+      ValueError: if the tensor's type cannot be dequantized.
+    """
+    tensor = self._tensors[name]
+    if not _is_readable(tensor.tensor_type):
+      raise _unreadable(self.path, tensor)
+    return tuple(tensor.shape.tolist()[::-1])  # GGUF counts backwards
 
   def read(self, name: str) -> np.ndarray:
     """Dequantises a tensor to float32, in the Hugging Face layout."""
@@ -70,63 +81,28 @@ class GGUFTensors:
     return array
 
 
-class _Fields:
-  """Metadata of a file.
-
-  Names are without the architecture that they begin with in a file, but for
-  those that all architectures share.
-  """
-
-  _SHARED = ('general.', 'split.', 'tokenizer.')
-
-  def __init__(self, path: pathlib.Path, fields: dict[str, gguf.ReaderField]):
-    self.path = path
-    self._fields = fields
-    self.architecture = self.get('general.architecture')
-    self.expect('general.architecture', _MODEL_TYPES)
-
-  def get(self, name: str, default: Any = None) -> Any:
-    field = self._fields.get(self._key(name))
-    return default if field is None else _content(field)
-
-  def number(self, name: str, default: float | None = None) -> Any:
-    value = self.get(name, default)
-    # Some models have one number a layer, which our decoder has not.
-    if not isinstance(value, int | float) or not value > 0:
-      raise ValueError(
-        f'{self.path}: {self._key(name)}={value!r}: expected a positive number'
-      )
-    return value
-
-  def expect(self, name: str, allowed: Iterable, default: Any = None) -> None:
-    value = self.get(name, default)
-    if isinstance(value, list) or value not in allowed:
-      raise ValueError(
-        f'{self.path}: {self._key(name)}={value!r}: expected '
-        f'{" or ".join(map(repr, allowed))}'
-      )
-
-  def _key(self, name: str) -> str:
-    shared = name.startswith(self._SHARED)
-    return name if shared else f'{self.architecture}.{name}'
-
-
-def _content(field: gguf.ReaderField) -> Any:
-  content = field.contents()
-  if field.types == [gguf.GGUFValueType.FLOAT32]:
-    # The shortest decimal is what was meant: 1e-06, not 9.99999997e-07.
-    return float(str(np.float32(content)))
-  return content
+@functools.cache
+def _is_readable(kind: gguf.GGMLQuantizationType) -> bool:
+  """Returns True if the gguf library dequantizes a type."""
+  _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+  try:
+    gguf.quants.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
+  except NotImplementedError:
+    return False
+  return True
 
 
 def _dequantize(path: pathlib.Path, tensor: gguf.ReaderTensor) -> np.ndarray:
-  try:
-    return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-  except NotImplementedError:
-    raise ValueError(
-      f'{path}: tensor {tensor.name}: {tensor.tensor_type.name}, '
-      'expected a quantization that the gguf library dequantizes'
-    ) from None
+  if not _is_readable(tensor.tensor_type):
+    raise _unreadable(path, tensor)
+  return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+
+
+def _unreadable(path: pathlib.Path, tensor: gguf.ReaderTensor) -> ValueError:
+  return ValueError(
+    f'{path}: tensor {tensor.name}: {tensor.tensor_type.name}, '
+    'expected a quantization that the gguf library dequantizes'
+  )
 
 
 def _to_half_split(array: np.ndarray, head_width: int) -> np.ndarray:
@@ -158,7 +134,7 @@ def _hf_names(
 
 
 def _hf_config(
-  fields: _Fields, stored: dict[str, gguf.ReaderTensor]
+  fields: gguf_fields.Fields, stored: dict[str, gguf.ReaderTensor]
 ) -> transformers.PretrainedConfig:
   model_type = _MODEL_TYPES[fields.architecture]
   _refuse_unknown(fields)
@@ -175,7 +151,7 @@ def _hf_config(
     raise ValueError(f'{fields.path}: {error}') from None
 
 
-def _refuse_unknown(fields: _Fields) -> None:
+def _refuse_unknown(fields: gguf_fields.Fields) -> None:
   """What these architectures may have, and our decoder has not."""
   fields.expect('split.count', (0, 1), default=1)  # one file of several
   fields.expect('expert_count', (0,), default=0)
@@ -183,28 +159,32 @@ def _refuse_unknown(fields: _Fields) -> None:
 
 
 def _sizes(
-  fields: _Fields, stored: dict[str, gguf.ReaderTensor]
+  fields: gguf_fields.Fields, stored: dict[str, gguf.ReaderTensor]
 ) -> dict[str, Any]:
   """What all families have, as arguments of a Hugging Face config."""
   if 'token_embd.weight' not in stored:
     raise ValueError(f'{fields.path}: tensor token_embd.weight: missing')
-  width = fields.number('embedding_length')
-  num_heads = fields.number('attention.head_count')
-  num_layers = fields.number('block_count')
-  if num_layers > len(stored):
-    raise ValueError(
-      f'{fields.path}: {fields.architecture}.block_count={num_layers}: '
-      f'expected no more than the {len(stored)} tensors of the file'
-    )
-  head_width = fields.number('attention.key_length', width // num_heads)
+  width = fields.integer('embedding_length')
+  num_heads = fields.integer('attention.head_count')
+  num_layers = fields.integer('block_count', most=hf_values.MAX_LAYERS)
+  head_width = fields.integer('attention.key_length', width // num_heads)
   fields.expect('attention.value_length', (head_width,), default=head_width)
   fields.expect('rope.dimension_count', (head_width,), default=head_width)
-  # GGUF counts dimensions backwards.
-  values = {'vocab_size': int(stored['token_embd.weight'].shape[-1])}
-  values |= {
-    f'{token}_token_id': fields.get(f'tokenizer.ggml.{stored_as}_token_id')
-    for token, stored_as in (('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding'))
-  }
+  shape = stored['token_embd.weight'].shape
+  if len(shape) != 2:
+    raise ValueError(
+      f'{fields.path}: tensor token_embd.weight: {len(shape)} dimensions, '
+      'expected 2'
+    )
+  vocab_size = int(shape[1])  # GGUF counts dimensions backwards
+  values = {'vocab_size': vocab_size}
+  for token, stored_as in (('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding')):
+    name = f'tokenizer.ggml.{stored_as}_token_id'
+    values[f'{token}_token_id'] = (
+      None
+      if fields.get(name) is None
+      else fields.integer(name, least=0, most=vocab_size - 1)
+    )
   if fields.architecture != 'qwen2':  # biased as it is
     biased = {name.split('.')[-2] for name in stored if name.endswith('.bias')}
     values['attention_bias'] = any(n.startswith('attn_') for n in biased)
@@ -212,26 +192,28 @@ def _sizes(
       values['mlp_bias'] = any(n.startswith('ffn_') for n in biased)
   return values | {
     'hidden_size': width,
-    'intermediate_size': fields.number('feed_forward_length'),
+    'intermediate_size': fields.integer('feed_forward_length'),
     'num_hidden_layers': num_layers,
     'num_attention_heads': num_heads,
-    'num_key_value_heads': fields.number('attention.head_count_kv', num_heads),
+    'num_key_value_heads': fields.integer('attention.head_count_kv', num_heads),
     'head_dim': head_width,
     'rms_norm_eps': fields.number('attention.layer_norm_rms_epsilon'),
-    'max_position_embeddings': fields.number('context_length'),
+    'max_position_embeddings': fields.integer('context_length'),
     'tie_word_embeddings': 'output.weight' not in stored,
   }
 
 
 def _rope(
-  fields: _Fields, stored: dict[str, gguf.ReaderTensor], head_width: int
+  fields: gguf_fields.Fields,
+  stored: dict[str, gguf.ReaderTensor],
+  head_width: int,
 ) -> dict[str, Any]:
   """The rope_parameters of Hugging Face."""
-  theta = float(fields.number('rope.freq_base', 10_000.0))
+  theta = fields.number('rope.freq_base', 10_000.0)
   plain = {'rope_type': 'default', 'rope_theta': theta}
   # The older name of the factor; and without a type llama.cpp is linear.
   factor = fields.number('rope.scale_linear', 1.0)
-  factor = float(fields.number('rope.scaling.factor', factor))
+  factor = fields.number('rope.scaling.factor', factor)
   fields.expect('rope.scaling.type', ('none', 'linear', 'yarn'), 'linear')
   kind = fields.get('rope.scaling.type', 'linear')
   is_plain = kind == 'none' or factor == 1.0
@@ -249,14 +231,14 @@ def _rope(
   return scaled if kind == 'linear' else scaled | _yarn(fields)
 
 
-def _yarn(fields: _Fields) -> dict[str, Any]:
+def _yarn(fields: gguf_fields.Fields) -> dict[str, Any]:
   # Of other families, which weigh what is stretched in another way.
   fields.expect('rope.scaling.yarn_ext_factor', (1.0,), default=1.0)
   fields.expect('rope.scaling.yarn_log_multiplier', (0.0,), default=0.0)
   fields.expect('rope.scaling.attn_factor', (1.0,), default=1.0)
-  context = fields.number('context_length')
+  context = fields.integer('context_length')
   found = {
-    'original_max_position_embeddings': fields.number(
+    'original_max_position_embeddings': fields.integer(
       'rope.scaling.original_context_length', context
     )
   }
@@ -266,7 +248,7 @@ def _yarn(fields: _Fields) -> dict[str, Any]:
     ('beta_slow', 'yarn_beta_slow'),
   ):
     if fields.get(f'rope.scaling.{theirs}') is not None:
-      found[ours] = float(fields.number(f'rope.scaling.{theirs}'))
+      found[ours] = fields.number(f'rope.scaling.{theirs}')
   return found
 
 
@@ -296,29 +278,31 @@ def _llama3(
 
 
 def _gemma(
-  fields: _Fields, values: dict[str, Any], rope: dict[str, Any]
+  fields: gguf_fields.Fields, values: dict[str, Any], rope: dict[str, Any]
 ) -> dict[str, Any]:
-  """What Gemma has on top: windows, two ropes, a scale and soft caps."""
+  """Returns what Gemma adds: windows, two ropes, a scale and soft caps."""
   is_2 = fields.architecture == 'gemma2'
   num_layers = values['num_hidden_layers']
-  window = fields.get('attention.sliding_window', 4096 if is_2 else 0)
+  window = fields.integer(
+    'attention.sliding_window', 4096 if is_2 else 0, least=0
+  )
   # The scale is not stored. llama.cpp tells the 27B models, which alone scale
   # by the width, by their number of layers.
   scalar = values['head_dim']
   if num_layers == (46 if is_2 else 62):
     scalar = values['hidden_size'] // values['num_attention_heads']
   caps = {
-    f'{name}_softcapping': fields.get(f'{name}_softcapping', default) or None
-    for name, default in (
-      ('attn_logit', 50.0 if is_2 else None),
-      ('final_logit', 30.0 if is_2 else None),
+    f'{name}_softcapping': fields.number(
+      f'{name}_softcapping', default if is_2 else 0.0, may_be_0=True
     )
+    or None
+    for name, default in (('attn_logit', 50.0), ('final_logit', 30.0))
   }
   theta = rope['rope_theta']
   if is_2:
     fields.expect('rope.freq_base_swa', (theta,), default=theta)
   else:
-    local = float(fields.number('rope.freq_base_swa', 10_000.0))
+    local = fields.number('rope.freq_base_swa', 10_000.0)
     rope = {
       'full_attention': rope,
       'sliding_attention': {'rope_type': 'default', 'rope_theta': local},
@@ -332,18 +316,19 @@ def _gemma(
 
 
 def _layer_types(
-  fields: _Fields, num_layers: int, window: int, period: int
+  fields: gguf_fields.Fields, num_layers: int, window: int, period: int
 ) -> list[str]:
-  """Every so many layers one without a window, or as the file has it."""
+  """Returns the layers' types: one in a period is global, or as stored."""
   name = 'attention.sliding_window_pattern'
   pattern = fields.get(name, period)
   if not isinstance(pattern, list):
-    period = fields.number(name, period)
+    period = fields.integer(name, period)
     pattern = [layer % period < period - 1 for layer in range(num_layers)]
-  elif len(pattern) != num_layers:
-    raise ValueError(
-      f'{fields.path}: {fields.architecture}.{name}={pattern!r}: expected a '
-      f'period, or one truth value for each of {num_layers} layers'
+  elif len(pattern) != num_layers or not set(pattern) <= {0, 1}:
+    raise fields.error(
+      name,
+      pattern,
+      f'a period, or one truth value for each of {num_layers} layers',
     )
   kinds = ('full_attention', 'sliding_attention')
   return [kinds[bool(window and is_local)] for is_local in pattern]

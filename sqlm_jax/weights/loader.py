@@ -30,6 +30,9 @@ class Checkpoint(NamedTuple):
 def open_checkpoint(path: pathlib.Path) -> Checkpoint:
   """Opens a GGUF file or a Hugging Face directory.
 
+  Nothing is read but headers and configs, and nothing is allocated by what
+  they claim before it is checked against the files.
+
   Raises:
     ValueError: if it is damaged, or of an architecture that is not known.
   """
@@ -37,9 +40,10 @@ def open_checkpoint(path: pathlib.Path) -> Checkpoint:
     tensors = safetensors.DirectoryTensors(path)
   else:
     tensors = gguf.GGUFTensors(path)
+  names.check_tensors(tensors.config, tensors)
   return Checkpoint(
     tensors.config,
     tensors.hf_config,
-    safetensors.read_generation_config(path),
+    safetensors.read_generation_config(path, tensors.config.vocab_size),
     functools.partial(names.build_params, tensors.config, tensors),
   )

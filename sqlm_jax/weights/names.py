@@ -17,7 +17,8 @@ Pieces = Iterator[tuple[tuple[int, ...], np.ndarray]]
 Place = Callable[[str, tuple[int, ...], Pieces], Any]
 
 
-_UNEMBEDDING = 'lm_head.weight'
+EMBEDDING = 'model.embed_tokens.weight'
+UNEMBEDDING = 'lm_head.weight'
 
 
 class Tensors(Protocol):
@@ -26,6 +27,8 @@ class Tensors(Protocol):
   path: pathlib.Path
 
   def names(self) -> set[str]: ...
+
+  def shape(self, name: str) -> tuple[int, ...]: ...
 
   def read(self, name: str) -> np.ndarray: ...
 
@@ -67,9 +70,7 @@ def table(c: model_config.ModelConfig) -> list[Entry]:
   """All parameters of a decoder; families differ in which of them they have."""
   vocabulary = (c.vocab_size, c.width)
   entries = [
-    Entry(
-      ('embedding',), 'model.embed_tokens.weight', vocabulary, vocabulary, False
-    ),
+    Entry(('embedding',), EMBEDDING, vocabulary, vocabulary, False),
     _scale(('final_norm',), 'model.norm', c.width),
     *_attention(c),
     *_mlp(c),
@@ -164,6 +165,26 @@ def in_memory(dtype: np.dtype) -> Place:
   return place
 
 
+def check_tensors(config: model_config.ModelConfig, tensors: Tensors) -> None:
+  """Checks that a file has the tensors of a model, without reading them.
+
+  A config may claim sizes that no memory holds; a config that passes claims the
+  sizes of the file.
+
+  Raises:
+    ValueError: for a missing, unexpected or misshapen tensor, or one whose type
+      cannot be read, by name.
+  """
+  # Types first: scales of quantized weights are unexpected tensors, too.
+  shapes = {name: tensors.shape(name) for name in sorted(tensors.names())}
+  entries = table(config)
+  _check_names(config, entries, tensors)
+  for entry in entries:
+    for layer in range(config.num_layers if entry.is_layered else 1):
+      name = entry.name.format(layer)
+      _check_shape(tensors, name, shapes[name], entry.stored)
+
+
 def build_params(
   config: model_config.ModelConfig, tensors: Tensors, place: Place
 ) -> dict:
@@ -182,17 +203,13 @@ def build_params(
   """
   entries = table(config)
   _check_names(config, entries, tensors)
-  if config.tied_embeddings and _UNEMBEDDING in tensors.names():
-    _check_tied(entries, tensors)
+  if config.tied_embeddings and UNEMBEDDING in tensors.names():
+    _check_tied(tensors)
 
   def read(entry, layer=0):
     name = entry.name.format(layer)
     array = tensors.read(name)
-    if array.shape != entry.stored:
-      raise ValueError(
-        f'{tensors.path}: tensor {name}: shape {array.shape}, expected '
-        f'{entry.stored}'
-      )
+    _check_shape(tensors, name, array.shape, entry.stored)
     return entry.from_file(array)
 
   params = {}
@@ -215,7 +232,7 @@ def _check_names(config, entries, tensors: Tensors) -> None:
   expected = {e.name.format(i) for e in entries for i in layers}
   harmless = {n for n in tensors.names() if n.endswith('rotary_emb.inv_freq')}
   if config.tied_embeddings:
-    harmless.add(_UNEMBEDDING)  # see `_check_tied`
+    harmless.add(UNEMBEDDING)  # see `_check_tied`
   for name in sorted(tensors.names() - expected - harmless):
     raise ValueError(
       f'{tensors.path}: tensor {name}: unexpected, a model of {config} has '
@@ -225,16 +242,27 @@ def _check_names(config, entries, tensors: Tensors) -> None:
     raise ValueError(f'{tensors.path}: tensor {name}: missing')
 
 
-def _check_tied(entries, tensors: Tensors) -> None:
-  """That an unembedding which the config does not know is no other one."""
-  (name,) = (e.name for e in entries if e.path == ('embedding',))
-  # By sums: there is never a second tensor of this size in memory.
+def _check_shape(
+  tensors: Tensors,
+  name: str,
+  shape: tuple[int, ...],
+  expected: tuple[int, ...],
+) -> None:
+  if shape != expected:
+    raise ValueError(
+      f'{tensors.path}: tensor {name}: shape {shape}, expected {expected}'
+    )
+
+
+def _check_tied(tensors: Tensors) -> None:
+  """Checks that the head stored with a tied model equals the embedding."""
+  # Digests are compared, so that one tensor of this size is in memory.
   digest = lambda name: hashlib.sha256(
     np.ascontiguousarray(tensors.read(name)).view(np.uint8)
   ).digest()
-  if digest(name) != digest(_UNEMBEDDING):
+  if digest(EMBEDDING) != digest(UNEMBEDDING):
     raise ValueError(
-      f'{tensors.path}: tensor {_UNEMBEDDING}: is not {name}, expected '
+      f'{tensors.path}: tensor {UNEMBEDDING}: is not {EMBEDDING}, expected '
       'tie_word_embeddings=false in config.json'
     )
 

@@ -23,6 +23,12 @@ from tests import tiny
     ('num_kv_heads', 3, 'num_heads=4: expected a multiple of num_kv_heads=3'),
     ('num_kv_heads', 8, 'num_heads=4: expected a multiple of num_kv_heads=8'),
     ('head_width', 7, 'head_width=7: expected an even number'),
+    ('num_layers', 2.0, 'num_layers=2.0: expected int'),
+    ('num_layers', True, 'num_layers=True: expected int'),
+    ('qkv_bias', 'false', "qkv_bias='false': expected bool"),
+    ('norm_epsilon', '1e-5', "norm_epsilon='1e-5': expected a positive"),
+    ('norm_epsilon', float('inf'), 'norm_epsilon=inf: expected a positive'),
+    ('attention_scale', 1j, 'attention_scale=1j: expected a positive'),
   ],
 )
 def test_errors_name_the_field(field, value, message):
@@ -36,6 +42,13 @@ def test_errors_name_the_field(field, value, message):
     ({'theta': 0.0}, 'theta=0.0: expected a positive number'),
     ({'kind': 'dynamic'}, "kind='dynamic': expected one of default, linear"),
     ({'factor': -2.0}, 'factor=-2.0: expected a positive number'),
+    ({'theta': None}, 'theta=None: expected a positive number'),
+    ({'theta': '1e4'}, "theta='1e4': expected a positive number"),
+    ({'theta': 1.0, 'kind': 'yarn'}, 'theta=1.0: expected more than 1'),
+    (
+      {'kind': 'llama3', 'low_frequency_factor': 4.0},
+      'low_frequency_factor=4.0: expected less than high_frequency_factor=4.0',
+    ),
   ],
 )
 def test_a_rope_that_cannot_be(values, message):

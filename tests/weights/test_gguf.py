@@ -232,6 +232,24 @@ YARN = {
     ('llama.block_count', None, {}),
     ('llama.block_count', 10**9, {}),  # more than there are tensors
     ('llama.embedding_length', 0, {}),
+    ('llama.embedding_length', 32.0, {}),
+    ('llama.embedding_length', True, {}),
+    ('llama.embedding_length', '32', {}),
+    ('llama.context_length', 2**32 - 1, {}),
+    ('llama.context_length', 128.5, {}),
+    ('llama.attention.layer_norm_rms_epsilon', math.nan, {}),
+    ('llama.attention.layer_norm_rms_epsilon', math.inf, {}),
+    ('llama.attention.layer_norm_rms_epsilon', '1e-6', {}),
+    ('llama.attention.layer_norm_rms_epsilon', True, {}),
+    ('llama.rope.freq_base', 'ten', {}),
+    ('llama.rope.freq_base', [1.0, 2.0], {}),
+    ('llama.rope.scaling.type', ['yarn'], {}),
+    ('llama.rope.scaling.original_context_length', 16.5, YARN),
+    ('llama.rope.scaling.yarn_beta_fast', 'fast', YARN),
+    ('tokenizer.ggml.bos_token_id', 3 * 10**9, {}),
+    ('tokenizer.ggml.padding_token_id', VOCAB, {}),
+    ('tokenizer.ggml.eos_token_id', '2', {}),
+    ('tokenizer.ggml.eos_token_id', 2.0, {}),
     ('split.count', 3, {}),
   ],
 )
@@ -280,6 +298,25 @@ def test_an_unexpected_tensor_is_named(path, name):
   tensors = random_tensors() | {name: np.ones(64, np.float32)}
   with pytest.raises(ValueError, match=f'tiny.gguf: tensor {name}: unexpected'):
     params(write(path, tensors))
+
+
+@pytest.mark.parametrize('shape', [(), (32,), (2, 40, 32)])
+def test_an_embedding_that_is_no_matrix_is_refused(path, shape):
+  tensors = {'token_embd.weight': np.ones(shape, np.float32)}
+  with pytest.raises(ValueError, match=r'token_embd\.weight: . dimensions'):
+    loader.open_checkpoint(write(path, random_tensors() | tensors))
+
+
+def test_text_that_is_not_utf8_is_named(path):
+  write(path, random_tensors())
+  content = path.read_bytes()
+  # The value of general.architecture, behind its length.
+  old = b'general.architecture' + bytes([8, 0, 0, 0, 5]) + bytes(7) + b'llama'
+  assert old in content
+  path.write_bytes(content.replace(old, old[:-1] + b'\xff'))
+  message = r'tiny\.gguf: general\.architecture: expected UTF-8'
+  with pytest.raises(ValueError, match=message):
+    loader.open_checkpoint(path)
 
 
 def test_a_bias_without_the_others_is_refused(path):
@@ -366,9 +403,11 @@ def test_every_type_is_read_or_named(path, kind):
   except NotImplementedError:
     assert kind.name not in COMMON
     message = rf'tiny\.gguf: tensor blk\.0\.ffn_up\.weight: {kind.name}, exp'
-    with pytest.raises(ValueError, match=message):
-      tensors.read(f'{layer}mlp.up_proj.weight')
+    for look in (tensors.shape, tensors.read):
+      with pytest.raises(ValueError, match=message):
+        look(f'{layer}mlp.up_proj.weight')
     return
+  assert tensors.shape(f'{layer}mlp.up_proj.weight') == (6, 256)
   found = tensors.read(f'{layer}mlp.up_proj.weight')
   assert found.dtype == np.float32
   assert np.abs(found).max() > 0
@@ -807,6 +846,13 @@ def test_what_files_leave_to_the_reader(path, architecture, fields, expected):
   [
     ('gemma3', PERIOD, [True, False]),
     ('gemma3', PERIOD, 0),
+    ('gemma3', PERIOD, 2.5),
+    ('gemma3', PERIOD, ['local'] * 7),
+    ('gemma3', 'attention.sliding_window', 9.5),
+    ('gemma3', 'attention.sliding_window', 'far'),
+    ('gemma2', 'attn_logit_softcapping', 'hard'),
+    ('gemma2', 'final_logit_softcapping', -30.0),
+    ('gemma2', 'final_logit_softcapping', math.nan),
     ('gemma2', 'rope.freq_base_swa', 5000.0),  # one rope in all layers
     ('qwen3', 'attention.sliding_window', 9),
   ],
