@@ -47,6 +47,7 @@ def write_bytes(path, *, specials=(), eos=None, **fields) -> pathlib.Path:
   vocab, merges = files.trained(*specials)
   fields = {
     'model': 'gpt2',
+    'pre': 'gpt-2',
     'tokens': list(vocab),
     'token_type': [CONTROL if t in specials else NORMAL for t in vocab],
     'merges': [' '.join(merge) for merge in merges],
@@ -406,6 +407,7 @@ def test_a_users_token_is_text_and_no_letters(tmp_path):
   path = write(
     tmp_path / 'tiny.gguf',
     model='gpt2',
+    pre='gpt-2',
     tokens=['é', 'a', 'aa'],
     token_type=[USER_DEFINED, NORMAL, NORMAL],
     merges=['a a'],
