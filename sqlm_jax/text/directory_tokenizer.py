@@ -285,12 +285,16 @@ def _sentencepiece_fields(
   if not proto.pieces:
     raise ValueError('expected a SentencePiece model, it has no pieces')
   trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+  prefix = normalizer.add_dummy_prefix
   for key, found, expected in (
     ('model_type', trainer.model_type, _BPE),
     ('byte_fallback', trainer.byte_fallback, True),
     ('treat_whitespace_as_suffix', trainer.treat_whitespace_as_suffix, False),
     ('escape_whitespaces', normalizer.escape_whitespaces, True),
     ('precompiled_charsmap', bool(normalizer.precompiled_charsmap), False),
+    # Classes put no space before a text, or only before its first part.
+    ('legacy', config.get('legacy') is not False or not prefix, True),
+    ('add_prefix_space', config.get('add_prefix_space', prefix), prefix),
   ):
     if found != expected:
       raise ValueError(f'{key}={found!r}: expected {expected!r}. {_SAVE_JSON}')
@@ -309,7 +313,7 @@ def _sentencepiece_fields(
     'ggml.tokens': tokens,
     'ggml.token_type': types,
     'ggml.scores': scores + [0.0] * (len(tokens) - len(scores)),
-    'ggml.add_space_prefix': normalizer.add_dummy_prefix,
+    'ggml.add_space_prefix': prefix,
     'ggml.remove_extra_whitespaces': normalizer.remove_extra_whitespaces,
     'ggml.add_bos_token': config.get('add_bos_token', trainer.bos_id >= 0),
     **{f'ggml.{key}_token_id': i if i >= 0 else None for key, i in ids.items()},

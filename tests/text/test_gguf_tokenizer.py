@@ -232,7 +232,7 @@ SPECIALS = {True: ('<s>', '</s>'), False: ('<bos>', '<eos>', '<end_of_turn>')}
 
 
 class Pieces:
-  """A SentencePiece model, and ours of a file with its tables."""
+  """A SentencePiece model, and ours of a GGUF and of a directory with it."""
 
   def __init__(self, directory: pathlib.Path, *, has_prefix: bool):
     model = files.sentencepiece_model(
@@ -244,6 +244,7 @@ class Pieces:
     )
     kind = 'LlamaTokenizer' if has_prefix else 'GemmaTokenizer'
     self.fast = files.of_sentencepiece(kind, directory)
+    self.of_directory = tokenizer.load_tokenizer(directory)
     self.has_prefix = has_prefix
 
 
@@ -261,6 +262,7 @@ def test_a_file_has_the_tokens_of_sentencepiece(pieces, text):
     text = text.replace('<tool>', '<too>')
   ids = pieces.ours.encode(text)
   assert ids == pieces.theirs.encode(text)
+  assert ids == pieces.of_directory.encode(text)
   # Both spell a space and ▁ alike. SentencePiece takes a space in front away.
   expected = text.replace('▁', ' ')
   assert pieces.theirs.decode(ids) == expected
@@ -285,6 +287,15 @@ def test_a_file_has_the_tokens_of_transformers(pieces, text):
   decoded = pieces.ours.decode(ids, skip_special=False)
   expected = pieces.fast.decode(ids)
   assert decoded == ' ' * pieces.has_prefix + expected
+
+
+def test_a_directory_of_pieces_is_that_of_the_file(pieces):
+  """The directory has a tokenizer.model, and no tokenizer.json."""
+  ours, found = pieces.ours, pieces.of_directory
+  assert found.token_bytes == ours.token_bytes
+  assert found.special == ours.special
+  assert found.prefix_ids == ours.prefix_ids
+  assert found.stop_ids == ours.stop_ids
 
 
 def test_a_space_stands_in_front_of_each_part(tmp_path):
