@@ -226,6 +226,7 @@ def _wrap(
     pieces = (shown.get(i, token_bytes[i]) for i in ids if i < len(token_bytes))
     return b''.join(pieces).decode(errors='replace')
 
+  _check_decoding(backend, encode, decode)
   eos = stored.named.get('eos_token')
   ends = {
     i for i, text in special.items() if text == eos or text in _END_OF_TURN
@@ -241,6 +242,28 @@ def _wrap(
     save=stored.save,
     uses_date=chat.uses_date(stored.template),
   )
+
+
+# What decoders treat in a way of their own: spaces, bytes, composed letters.
+_DECODED = ('The dog, 12 + 3 = 15.', '  two\n\n\tx', 'naïve 日本語 🙂 e\u0301')
+
+
+def _check_decoding(
+  backend: tokenizers.Tokenizer, encode: Callable, decode: Callable
+) -> None:
+  """Refuses a decoder that writes other texts than its tokens' bytes.
+
+  A decoder may remove the space that was put before a text.
+  """
+  for text in _DECODED:
+    ids = encode(text)
+    expected = backend.decode(ids, skip_special_tokens=False)
+    found = decode(ids, skip_special=False)
+    if expected not in (found, found.removeprefix(' ')):
+      raise ValueError(
+        f'decoder: expected the text of the tokens, {found!r}, it writes '
+        f'{expected!r}'
+      )
 
 
 def _without_special(

@@ -23,11 +23,15 @@ import tokenizers
 
 from sqlm_jax.text import chat
 
-_CPU_SECONDS = 30
+_CPU_SECONDS = {'tokenizer': 30, 'template': 10}
 _WALL_SECONDS = 300.0  # a machine may be busy
 _MEMORY_BYTES = 4 * 2**30
 _MAX_PROMPT = 2**20  # characters that a template may make of one short message
 _MESSAGES = ({'role': 'user', 'content': 'What is 2 + 3?'},)
+_DATE = '2000-01-01'
+
+_ANOTHER_PROMPT = 'expected the same prompt every time, it writes another one'
+_TOO_MUCH_MEMORY = f'needs more than {_MEMORY_BYTES >> 30} GiB of memory'
 
 _SOME_TEXTS = (
   '',
@@ -51,12 +55,6 @@ def try_tokenizer(path: pathlib.Path) -> None:
   _run(['tokenizer', str(path)], b'')
 
 
-@functools.lru_cache(maxsize=64)
-def _try_template(template: str, variables: tuple[tuple[str, str], ...]) -> str:
-  payload = {'template': template, 'variables': dict(variables)}
-  return _run(['template'], json.dumps(payload).encode())
-
-
 def try_template(template: str, variables: Mapping[str, str]) -> None:
   """Renders a chat template for one question of a user.
 
@@ -64,13 +62,15 @@ def try_template(template: str, variables: Mapping[str, str]) -> None:
     ValueError: if the template raises, takes too long, needs too much memory,
       loses the question, or does not write the same prompt every time.
   """
-  date = '2000-01-01'
   tried = _try_template(template, tuple(sorted(variables.items())))
-  if tried != chat.render(template, variables, _MESSAGES, date):
+  if tried != chat.render(template, variables, _MESSAGES, _DATE):
     raise ValueError(_ANOTHER_PROMPT)
 
 
-_ANOTHER_PROMPT = 'expected the same prompt every time, it writes another one'
+@functools.lru_cache(maxsize=64)
+def _try_template(template: str, variables: tuple[tuple[str, str], ...]) -> str:
+  payload = {'template': template, 'variables': dict(variables)}
+  return _run(['template'], json.dumps(payload).encode())
 
 
 def _run(arguments: list[str], payload: bytes) -> Any:
@@ -100,24 +100,21 @@ def _run(arguments: list[str], payload: bytes) -> Any:
   try:
     result = json.loads(process.stdout)
   except ValueError:
-    raise ValueError(_why_killed(process)) from None
+    raise ValueError(_why_killed(process, arguments[0])) from None
   if 'error' in result:
     raise ValueError(result['error'])
   return result['value']
 
 
-def _why_killed(process: subprocess.CompletedProcess) -> str:
+def _why_killed(process: subprocess.CompletedProcess, kind: str) -> str:
   """Explains why the process ended without a result."""
   said = process.stderr.decode(errors='replace').strip().splitlines()
   if 'memory allocation of' in ''.join(said):
     return _TOO_MUCH_MEMORY
   # The kernel sends SIGXCPU, and SIGKILL a second later.
   if -process.returncode in (24, 9):
-    return f'takes more than {_CPU_SECONDS} seconds'
+    return f'takes more than {_CPU_SECONDS[kind]} seconds'
   return f'ended its process ({process.returncode}): ' + ' '.join(said[:2])
-
-
-_TOO_MUCH_MEMORY = f'needs more than {_MEMORY_BYTES >> 30} GiB of memory'
 
 
 def _tokenize(path: str) -> None:
@@ -145,9 +142,8 @@ def _texts() -> Iterator[str]:
 def _render(payload: Mapping[str, Any]) -> str:
   """Renders a template twice, and checks what it writes."""
   template, variables = payload['template'], payload['variables']
-  date = '2000-01-01'
   prompt, again = (
-    chat.render(template, variables, _MESSAGES, date) for _ in range(2)
+    chat.render(template, variables, _MESSAGES, _DATE) for _ in range(2)
   )
   if len(prompt) > _MAX_PROMPT:
     raise ValueError(
@@ -161,12 +157,12 @@ def _render(payload: Mapping[str, Any]) -> str:
   return prompt
 
 
-def _limit_resources() -> None:
+def _limit_resources(cpu_seconds: int) -> None:
   import resource  # not on Windows, which has no such limits
 
   for kind, limit in (
     (resource.RLIMIT_AS, _MEMORY_BYTES),
-    (resource.RLIMIT_CPU, _CPU_SECONDS),
+    (resource.RLIMIT_CPU, cpu_seconds),
     (resource.RLIMIT_CORE, 0),
   ):
     _, most = resource.getrlimit(kind)
@@ -178,7 +174,7 @@ def _limit_resources() -> None:
 def main(kind: str, *arguments: str) -> None:
   """Tries one thing and writes a line of JSON: its value or its error."""
   if os.name == 'posix':
-    _limit_resources()
+    _limit_resources(_CPU_SECONDS[kind])
   try:
     if kind == 'tokenizer':
       result = {'value': _tokenize(*arguments)}
