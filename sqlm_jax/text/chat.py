@@ -56,6 +56,8 @@ def render(
       strftime_now=_moment(date).strftime,
       **variables,
     )
+  except MemoryError:
+    raise
   # A template is a program: it may raise anything.
   except Exception as error:
     raise ValueError(f'{type(error).__name__}: {error}') from None

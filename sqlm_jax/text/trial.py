@@ -6,8 +6,8 @@ hours, or abort inside the `tokenizers` library. The process has limits of
 processor time and memory, so that such a file is refused by its name before
 this process opens it.
 
-  python -m sqlm_jax.text.trial tokenizer FILE
-  python -m sqlm_jax.text.trial template < JSON
+  python -m sqlm_jax.text.trial tokenizer SECONDS FILE
+  python -m sqlm_jax.text.trial template SECONDS < JSON
 """
 
 import functools
@@ -16,14 +16,14 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
 from sqlm_jax.text import chat
 
-_CPU_SECONDS = {'tokenizer': 30, 'template': 10}
+_LIMITS = {'tokenizer': 30, 'template': 10}  # seconds of processor time
 _WALL_SECONDS = 300.0  # a machine may be busy
 _MEMORY_BYTES = 4 * 2**30
 _MAX_PROMPT = 2**20  # characters that a template may make of one short message
@@ -52,7 +52,7 @@ def try_tokenizer(path: pathlib.Path) -> None:
   Raises:
     ValueError: if that fails, takes too long or needs too much memory.
   """
-  _run(['tokenizer', str(path)], b'')
+  _run('tokenizer', [str(path)])
 
 
 def try_template(template: str, variables: Mapping[str, str]) -> None:
@@ -70,10 +70,10 @@ def try_template(template: str, variables: Mapping[str, str]) -> None:
 @functools.lru_cache(maxsize=64)
 def _try_template(template: str, variables: tuple[tuple[str, str], ...]) -> str:
   payload = {'template': template, 'variables': dict(variables)}
-  return _run(['template'], json.dumps(payload).encode())
+  return _run('template', payload=json.dumps(payload).encode())
 
 
-def _run(arguments: list[str], payload: bytes) -> Any:
+def _run(kind: str, arguments: Sequence[str] = (), payload: bytes = b'') -> Any:
   """Runs this module as a process and returns its result.
 
   Raises:
@@ -86,9 +86,11 @@ def _run(arguments: list[str], payload: bytes) -> Any:
     'RAYON_NUM_THREADS': '1',
     'TOKENIZERS_PARALLELISM': 'false',
   }
+  command = [sys.executable, '-W', 'ignore', '-m', __name__]
+  command += [kind, str(_LIMITS[kind]), *arguments]
   try:
     process = subprocess.run(
-      [sys.executable, '-W', 'ignore', '-m', __name__, *arguments],
+      command,
       input=payload,
       capture_output=True,
       timeout=_WALL_SECONDS,
@@ -100,7 +102,7 @@ def _run(arguments: list[str], payload: bytes) -> Any:
   try:
     result = json.loads(process.stdout)
   except ValueError:
-    raise ValueError(_why_killed(process, arguments[0])) from None
+    raise ValueError(_why_killed(process, kind)) from None
   if 'error' in result:
     raise ValueError(result['error'])
   return result['value']
@@ -113,7 +115,7 @@ def _why_killed(process: subprocess.CompletedProcess, kind: str) -> str:
     return _TOO_MUCH_MEMORY
   # The kernel sends SIGXCPU, and SIGKILL a second later.
   if -process.returncode in (24, 9):
-    return f'takes more than {_CPU_SECONDS[kind]} seconds'
+    return f'takes more than {_LIMITS[kind]} seconds'
   return f'ended its process ({process.returncode}): ' + ' '.join(said[:2])
 
 
@@ -171,10 +173,10 @@ def _limit_resources(cpu_seconds: int) -> None:
     resource.setrlimit(kind, (limit, most))
 
 
-def main(kind: str, *arguments: str) -> None:
+def main(kind: str, cpu_seconds: str, *arguments: str) -> None:
   """Tries one thing and writes a line of JSON: its value or its error."""
   if os.name == 'posix':
-    _limit_resources(_CPU_SECONDS[kind])
+    _limit_resources(int(cpu_seconds))
   try:
     if kind == 'tokenizer':
       result = {'value': _tokenize(*arguments)}

@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 import regex
 import sentencepiece
+import transformers
 from hypothesis import strategies
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import models, pre_tokenizers
@@ -20,9 +21,11 @@ from tests.text import test_tokenizer_files as files
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 
 
-def write(path: pathlib.Path, **fields) -> pathlib.Path:
-  """Writes fields behind `tokenizer.`; one that is None is left out."""
-  writer = gguf.GGUFWriter(path, 'llama')
+def write(
+  path: pathlib.Path, *, architecture: str = 'llama', **fields
+) -> pathlib.Path:
+  """Writes fields by their names after `tokenizer.ggml.`, but for None."""
+  writer = gguf.GGUFWriter(path, architecture)
   for name, value in fields.items():
     key = f'tokenizer.ggml.{name}'
     match value:
@@ -226,6 +229,82 @@ def test_numbers_by_three_and_one_by_one(tmp_path):
     'tekken': ['1', '2', '3', '4', '5'],
     'gpt-4o': ['1', '2', '3', '45'],
   }
+
+
+@pytest.mark.parametrize('pre', [None, 'default'])
+@pytest.mark.parametrize('architecture', ['qwen2', 'qwen3', 'gpt2'])
+def test_a_file_without_a_rule_takes_that_of_its_architecture(
+  tmp_path, architecture, pre, caplog
+):
+  rule = 'gpt-2' if architecture == 'gpt2' else 'qwen2'
+  path = tmp_path / 'tiny.gguf'
+  texts = ['Solve:\n\n12 + 3', "I'LL 12345e\u0301", ' \n\n x']
+  write_bytes(path, pre=rule)
+  expected = [*map(tokenizer.load_tokenizer(path).encode, texts)]
+  write_bytes(path, pre=pre, architecture=architecture)
+  assert [*map(tokenizer.load_tokenizer(path).encode, texts)] == expected
+  assert f'{path}: tokenizer.ggml.pre={pre!r} does not say' in caplog.text
+  assert f'taking {rule!r}' in caplog.text
+
+
+@pytest.mark.parametrize('architecture', ['llama', 'gemma3', 'olmo2', 'phi3'])
+def test_a_file_without_a_rule_is_refused(tmp_path, architecture):
+  path = tmp_path / 'tiny.gguf'
+  write_bytes(path, pre=None, architecture=architecture)
+  expected = (
+    rf'tiny\.gguf: tokenizer\.ggml\.pre: missing, and .*{architecture}.*: '
+    'expected one of default, gpt-2'
+  )
+  with pytest.raises(ValueError, match=expected):
+    tokenizer.load_tokenizer(path)
+
+
+def test_a_default_rule_is_warned_of(tmp_path, caplog):
+  path = write_bytes(tmp_path / 'tiny.gguf', pre='default')
+  tokenizer.load_tokenizer(path)
+  assert "pre='default': a text is cut as by GPT-2" in caplog.text
+
+
+def test_special_tokens_of_a_file_are_kept(tmp_path):
+  """Gemma's are so: other tools pad with the token of the file."""
+  path = write_pieces(
+    tmp_path / 'tiny.gguf',
+    files.sentencepiece_model(
+      has_prefix=False, specials=('<bos>', '<eos>', '<pad>', '<mask>')
+    ),
+    unknown_token_id=0,
+    padding_token_id=3,
+    mask_token_id=4,
+    seperator_token_id=2,
+    cls_token_id=2**32 - 1,  # how some files say that there is none
+  )
+  tokenizer.load_tokenizer(path).save(tmp_path / 'out')
+  saved = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  assert saved.special_tokens_map == {
+    'bos_token': '<bos>',
+    'eos_token': '<eos>',
+    'unk_token': '<unk>',
+    'sep_token': '<eos>',
+    'pad_token': '<pad>',
+    'mask_token': '<mask>',
+    **{
+      key: value
+      for key, value in saved.special_tokens_map.items()
+      if key in ('additional_special_tokens', 'extra_special_tokens')
+    },
+  }
+  short, long = saved(['the', 'the thing is'], padding=True).input_ids
+  assert {saved.pad_token_id} == {*short} - {*long}
+  again = tokenizer.load_tokenizer(tmp_path / 'out')
+  assert again.special_strings == ('<unk>', '<bos>', '<eos>', '<pad>', '<mask>')
+
+
+@pytest.mark.parametrize('key', ['padding', 'unknown', 'eot'])
+def test_a_special_token_that_is_none_is_named(tmp_path, key):
+  field = f'{key}_token_id'
+  path = write_bytes(tmp_path / 'tiny.gguf', **{field: 10**6})
+  with pytest.raises(ValueError, match=rf'tokenizer\.ggml\.{field}=1000000'):
+    tokenizer.load_tokenizer(path)
 
 
 SPECIALS = {True: ('<s>', '</s>'), False: ('<bos>', '<eos>', '<end_of_turn>')}
