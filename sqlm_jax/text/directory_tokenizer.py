@@ -173,9 +173,12 @@ def _known(
   """
   eos = named.get('eos_token')
   if eos is not None and backend.token_to_id(eos) is None:
+    name = stored_tokenizer.CONFIG_FILE
+    if not config.get('eos_token'):
+      name = _NAMED_FILE
     raise ValueError(
-      f'{directory / stored_tokenizer.CONFIG_FILE}: eos_token={eos!r}: '
-      'expected a token of the tokenizer'
+      f'{directory / name}: eos_token={eos!r}: expected a token of the '
+      'tokenizer'
     )
   stated = [(content, None) for content in named.values()]
   stated += [(text, i) for i, (text, _) in _added(directory, config).items()]
@@ -205,7 +208,7 @@ def _added(
 ) -> dict[int, tuple[str, bool]]:
   """Tokens that were added: id -> text, and if it is special."""
   path = directory / stored_tokenizer.CONFIG_FILE
-  listed = config.get('added_tokens_decoder', {})
+  listed = config.get('added_tokens_decoder') or {}
   special = _special(path, config)
   try:
     found = {

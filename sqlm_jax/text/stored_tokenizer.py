@@ -57,7 +57,7 @@ class StoredTokenizer(NamedTuple):
         for _, token in sorted(added.items())
         if token.special and token.content not in self.named.values()
       ],
-      **self.named,
+      **self._safely_named(),
     }
     if self.templates.keys() == {DEFAULT_TEMPLATE}:
       config['chat_template'] = self.template
@@ -69,6 +69,24 @@ class StoredTokenizer(NamedTuple):
     text = json.dumps(config, indent=2, ensure_ascii=False)
     path = directory / CONFIG_FILE
     path.write_text(text + '\n', encoding='utf-8')
+
+  def _safely_named(self) -> dict[str, str]:
+    """Drops names of ordinary text, such as a pad token '!'.
+
+    transformers would find such a token in every text, before the text is cut.
+    """
+    backend = self.backend
+    added = {
+      token.content for token in backend.get_added_tokens_decoder().values()
+    }
+    return {
+      role: text
+      for role, text in self.named.items()
+      if role in ('bos_token', 'eos_token')
+      or text in added
+      or backend.encode(text, add_special_tokens=False).ids
+      != [backend.token_to_id(text)]
+    }
 
   def _adds_prefix_space(self) -> bool:
     first = self.backend.pre_tokenizer

@@ -295,15 +295,20 @@ def _special(stored: stored_tokenizer.StoredTokenizer) -> dict[int, str]:
 
 def _prefix_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
   """Returns what the post-processor puts before a text, but not after it."""
-  bare = backend.encode('a', add_special_tokens=False).ids
-  whole = backend.encode('a').ids
+  whole = bare = []
+  for text in ('a', '0', '.', '▁', ' '):  # a small vocabulary may lack some
+    bare = backend.encode(text, add_special_tokens=False).ids
+    whole = backend.encode(text).ids
+    if bare:
+      break
   for start in range(len(whole) - len(bare) + 1):
     if bare and whole[start:][: len(bare)] == bare:
       return tuple(whole[:start])
   if whole == bare:
     return ()
   raise ValueError(
-    "post_processor: expected the tokens of 'a' among the tokens that it makes"
+    f'post_processor: expected the tokens of a text, {bare}, among those that '
+    f'it makes of them, {whole}'
   )
 
 

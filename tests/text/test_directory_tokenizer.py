@@ -286,6 +286,34 @@ def test_named_templates(tmp_path):
   assert theirs.apply_chat_template(turn, tokenize=False) == f'{SPECIAL}Hi'
 
 
+def test_a_pad_token_that_is_ordinary_text_is_text(tmp_path):
+  """Some pad with '!', which transformers then finds in every text."""
+  backend = smollm()
+  config = {'pad_token': '!', 'eos_token': SPECIAL}
+  ours = tokenizer.load_tokenizer(write(tmp_path, backend, config))
+  assert '!' not in ours.special_strings
+  assert ours.decode(ours.encode('the!')) == 'the!'
+  ours.save(tmp_path / 'out')
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  text = 'the !! the!'
+  assert theirs.encode(text) == ours.encode(text) == backend.encode(text).ids
+  ids = theirs.encode(text)
+  assert theirs.decode(ids, skip_special_tokens=True) == text
+
+
+def test_a_vocabulary_without_letters_has_its_prefix(tmp_path):
+  backend = tokenizers.Tokenizer(
+    models.BPE(vocab={'<s>': 0, '0': 1, '1': 2}, merges=[])
+  )
+  backend.decoder = decoders.ByteLevel()
+  backend.add_special_tokens(['<s>'])
+  backend.post_processor = processors.TemplateProcessing(
+    single='<s> $A <s>', special_tokens=[('<s>', 0)]
+  )
+  found = tokenizer.load_tokenizer(write(tmp_path, backend))
+  assert found.prefix_ids == (0,)
+
+
 # Directories without a tokenizer.json.
 
 
