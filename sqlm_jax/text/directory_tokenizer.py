@@ -277,7 +277,7 @@ def _templates(
 def _sentencepiece_fields(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What tokenizer.model says, in the words of GGUF."""
+  """Reads tokenizer.model as the fields of a GGUF file."""
   try:
     proto = _sentencepiece_proto()
     proto.ParseFromString((directory / _SENTENCEPIECE_FILE).read_bytes())
@@ -333,7 +333,7 @@ def _sentencepiece_proto():
 def _vocabulary_fields(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What vocab.json and merges.txt say, in the words of GGUF."""
+  """Reads vocab.json and merges.txt as the fields of a GGUF file."""
   kind = config.get('tokenizer_class')
   if kind not in _RULES:
     raise ValueError(

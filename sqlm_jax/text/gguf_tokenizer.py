@@ -43,7 +43,7 @@ Get = Callable[..., Any]
 
 
 class _Tables(NamedTuple):
-  """What both kinds of tokenizer have: token i is of type i."""
+  """Tables of both kinds of tokenizer: token i is of type i."""
 
   tokens: Sequence[str]
   types: Sequence[int]

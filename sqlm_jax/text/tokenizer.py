@@ -244,7 +244,7 @@ def _wrap(
   )
 
 
-# What decoders treat in a way of their own: spaces, bytes, composed letters.
+# Texts with spaces, bytes and composed letters, which decoders may change.
 _DECODED = ('The dog, 12 + 3 = 15.', '  two\n\n\tx', 'naïve 日本語 🙂 e\u0301')
 
 
