@@ -13,7 +13,7 @@ DEFAULT_TEMPLATE = 'default'
 
 
 class StoredTokenizer(NamedTuple):
-  """What a file or a directory says of a tokenizer.
+  """Content of the file or directory that holds a tokenizer.
 
   Attributes:
     backend: cuts texts into tokens, and nothing else decides how.
