@@ -40,6 +40,9 @@ def get_config() -> config_dict.ConfigDict:
   c.task = config_dict.ConfigDict()
   c.task.name = ''  # as it stands in metric names
   c.task.style = 'plain'  # plain text, or chat through the model's template
+  # The day, YYYY-MM-DD, that a chat template is told is today, if it asks. '':
+  # the day on which the run begins, which is kept in its config.json.
+  c.task.date = ''
   c.task.topics = ('',)  # fill {topic}; more than one take turns
   c.task.proposer_prompt = ''  # asks for one question, may use {topic}
   c.task.proposer_stop = ()  # strings that end a question

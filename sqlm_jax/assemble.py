@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import optax
 import transformers
+from etils import epath
 
 from sqlm_jax import config as config_lib
-from sqlm_jax import evaluation_sets, open_model, sharding
+from sqlm_jax import evaluation_sets, open_model, run_date, sharding
 from sqlm_jax.engine import critic, learner, optimizer, sampler
 from sqlm_jax.game import contamination, repetition
 from sqlm_jax.models import layers
@@ -70,8 +71,14 @@ class Parts(NamedTuple):
   owner: dict[str, str]
 
 
-def build(config: config_lib.Config) -> Parts:
+def build(
+  config: config_lib.Config, workdir: epath.PathLike | None = None
+) -> Parts:
   """Opens the model and prepares everything that does not need a state.
+
+  Args:
+    config: of the run.
+    workdir: of the run, whose date its chat template goes on to write.
 
   Raises:
     ValueError: for a model, mesh or prompt that does not fit, by name.
@@ -85,6 +92,7 @@ def build(config: config_lib.Config) -> Parts:
     questions = question_files.read_questions(config.task.questions)
   opened = open_model.open_model(config, mesh)
   tokens = opened.tokens
+  config = run_date.fix(config, tokens, workdir)
   task = _make_task(config, tokens)
   if config.task.style == 'plain':  # a chat template ends in its own way
     prompt_ends.warn(_continued(config.task), tokens.encode)
@@ -279,7 +287,9 @@ def _make_task(
   t = config.task
   wrap = lambda prompt: prompt
   if t.style == 'chat':
-    wrap = lambda prompt: tokens.chat([{'role': 'user', 'content': prompt}])
+    wrap = lambda prompt: tokens.chat(
+      [{'role': 'user', 'content': prompt}], t.date or None
+    )
   task = prompted.make_task(
     name=t.name,
     topics=t.topics,

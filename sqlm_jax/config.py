@@ -62,6 +62,7 @@ class Task:
   evaluation: tuple[tuple[str, str], ...]
   validation: tuple[tuple[str, str], ...]
   questions: str
+  date: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +288,7 @@ _OF_EVALUATION = (
   'mesh.',
   'task.evaluation',
   'task.validation',
+  'task.date',
   'task.solver_prompt',
   'task.solver_stop',
   'task.answer_pattern',

@@ -13,6 +13,7 @@ from sqlm_jax.game import contamination, rewards, vote
 from sqlm_jax.models import decoder
 from sqlm_jax.ops import advantages, losses
 from sqlm_jax.tasks import prompted
+from sqlm_jax.text import chat
 from sqlm_jax.verify import readers, sandbox, unit_tests
 
 ACTIONS = STOP, ROLL_BACK = ('stop', 'roll_back')
@@ -88,6 +89,8 @@ def _task(c) -> Iterator[Rule]:
     'a name of letters, digits, _ and -',
   )
   yield _choice(c, 'task.style', ('plain', 'chat'))
+  good = not c.task.date or chat.is_date(c.task.date)
+  yield 'task.date', good, "a date as YYYY-MM-DD, or ''"
   yield 'task.topics', bool(c.task.topics), 'at least one topic'
   takes_turns = '{topic}' in c.task.proposer_prompt
   yield (

@@ -9,6 +9,8 @@ from typing import Any
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.compute as pc
+import transformers
+from absl import logging
 from etils import epath
 from pyarrow import parquet
 
@@ -17,6 +19,7 @@ from sqlm_jax import config as config_lib
 from sqlm_jax.evaluation import report
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.text import tokenizer
 from sqlm_jax.weights import catalog, export, hub, safetensors
 
 
@@ -82,6 +85,7 @@ def export_policy(
       generation = parts.generation | stops
       export.write_json(temporary / 'generation_config.json', generation)
     parts.tokens.save(temporary)
+    _check_tokenizer(temporary, parts.tokens)
     card = model_card(
       parts.config,
       step=step,
@@ -110,6 +114,33 @@ def default_dtype(config: config_lib.Config) -> str:
     return config.model.param_dtype
   dtypes = (config.model.dtype, config.model.param_dtype)
   return 'bfloat16' if 'bfloat16' in dtypes else 'float32'
+
+
+# Texts that tokenizers cut in different ways.
+_TEXTS = ('Solve:\n\n12 + 3', '  two\n\n\tx', "I'LL naïve e\u0301 日本語 🙂")
+
+
+def _check_tokenizer(
+  directory: pathlib.Path, tokens: tokenizer.Tokenizer
+) -> None:
+  """Warns if the installed transformers cuts texts in another way.
+
+  Some versions replace the rules of tokenizer.json by those of a class, which
+  they choose by the type of the model and not by what the directory says.
+  """
+  try:
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    found = [theirs.encode(text, add_special_tokens=False) for text in _TEXTS]
+  except Exception as error:  # a check must not cost the export
+    logging.warning('The exported tokenizer could not be checked: %r', error)
+    return
+  if found != [tokens.encode(text, allow_special=True) for text in _TEXTS]:
+    logging.warning(
+      'AutoTokenizer of transformers %s does not cut a text as tokenizer.json '
+      'says, which is how the model was trained: load the exported tokenizer '
+      'with transformers.PreTrainedTokenizerFast.',
+      transformers.__version__,
+    )
 
 
 def check_target(

@@ -218,7 +218,7 @@ def _read_config() -> config_lib.Config:
 
 def _use_model(config: config_lib.Config) -> None:
   """Evaluates, talks to or exports a checkpoint, or the initial model."""
-  parts = assemble.build(config)
+  parts = assemble.build(config, _WORKDIR.value)
   if _MODE.value == 'eval':
     evaluate_one = _compare if _COMPARE.value else _evaluate
     evaluate_one(parts)

@@ -42,7 +42,9 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   path = catalog.resolve(config.model.path)
   with gguf_file.read_once():
     checkpoint = loader.open_checkpoint(path)
-    tokens = tokenizer.load_tokenizer(path)
+    tokens = tokenizer.load_tokenizer(
+      path, trusted=config.model.path in catalog.MODELS
+    )
   try:
     tokens = tokenizer.cut(tokens, checkpoint.config.vocab_size)
   except ValueError as error:

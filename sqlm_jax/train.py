@@ -72,7 +72,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       checkpoint.save(manager, step, states, host_state, **how)
 
     # Last: what does not fit leaves no config behind.
-    writer = stack.enter_context(_open_writer(directory, config, step))
+    writer = stack.enter_context(_open_writer(directory, parts.config, step))
     game = assemble.make_game(parts)
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
@@ -131,12 +131,12 @@ def _prepare(
   config: config_lib.Config, directory: epath.Path
 ) -> assemble.Parts:
   """Everything but arrays; what cannot be read says so before the model is."""
-  parts = assemble.build(config)
+  parts = assemble.build(config, directory)
   parts.task.prepare()
   sets = [parts.sets(purpose) for purpose in evaluation_sets.PURPOSES]
   if all(sets):
     evaluation_sets.check_disjoint(*sets)
-  stored = config_lib.to_dict(config)
+  stored = config_lib.to_dict(parts.config)
   hosts.from_first(
     lambda: writers.check_config(
       directory,

@@ -1,33 +1,49 @@
-"""The tokenizer that a GGUF file carries, as one of transformers.
+"""The tokenizer that a GGUF file carries.
 
 A file holds tables: tokens, their types, and merges or scores. The rules that
-read them are known by a name only, `tokenizer.ggml.model` for the kind and
-`tokenizer.ggml.pre` for the cut into words; they stand here. transformers can
-read such a file, too, but without what Llama 3 does to whole words, Qwen to
-composed characters, and SentencePiece to spaces in front.
+read the tables are given by name only: `tokenizer.ggml.model` names the kind
+and `tokenizer.ggml.pre` names the cut into words (see `gguf_rules`).
+transformers reads such a file, too, but without what Llama 3 does to whole
+words, Qwen to composed characters, and SentencePiece to spaces in front.
+
+Directories that have no tokenizer.json hold the same tables in other files, so
+`directory_tokenizer` builds theirs here as well.
 """
 
-import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tokenizers
-import transformers
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, processors
 from transformers import tokenization_utils_base
 
 from sqlm_jax import gguf_file
+from sqlm_jax.text import gguf_rules, stored_tokenizer
 
 # tokenizer.ggml.token_type; 5 is an unused one.
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
-# Looks a field up by the name behind `tokenizer.`: `(name, default=None)`.
-_Get = Callable[..., Any]
+# `tokenizer.ggml.<key>_token_id` -> the name in Hugging Face's files. GGUF
+# misspells the separator.
+_NAMED = {
+  'bos': 'bos_token',
+  'eos': 'eos_token',
+  'unknown': 'unk_token',
+  'seperator': 'sep_token',
+  'padding': 'pad_token',
+  'cls': 'cls_token',
+  'mask': 'mask_token',
+}
+_ENDS = ('eos', 'eot', 'eom')
+_NO_ID = 2**32 - 1  # how some writers say that there is no such token
+
+# Looks up a field by its name without `tokenizer.`: `(name, default=None)`.
+Get = Callable[..., Any]
 
 
 class _Tables(NamedTuple):
-  """What both kinds of tokenizer have: token i is of type i."""
+  """Tables of both kinds of tokenizer: token i is of type i."""
 
   tokens: Sequence[str]
   types: Sequence[int]
@@ -37,25 +53,9 @@ class _Tables(NamedTuple):
     return {token: i for i, token in enumerate(self.tokens)}
 
 
-class _Rule(NamedTuple):
-  """How text is treated before it is merged.
-
-  Attributes:
-    cut: cuts text into words and writes their bytes in GPT-2's letters.
-    composes: whether characters are composed first (NFC).
-    whole_words: whether a word that is a token is not merged at all.
-    bos: whether a text begins with BOS if the file says nothing.
-  """
-
-  cut: pre_tokenizers.PreTokenizer
-  composes: bool = False
-  whole_words: bool = False
-  bos: bool = False
-
-
 def read(
   path: pathlib.Path,
-) -> tuple[transformers.PreTrainedTokenizerFast, tuple[int, ...]]:
+) -> tuple[stored_tokenizer.StoredTokenizer, tuple[int, ...]]:
   """Reads the tokenizer, and the ids of tokens that end a turn.
 
   Raises:
@@ -63,21 +63,36 @@ def read(
       that do not fit.
   """
   fields = gguf_file.open_file(path).fields
+  architecture = fields.get('general.architecture')
 
   def get(name, default=None):
     field = fields.get(f'tokenizer.{name}')
     return default if field is None else field.contents()
 
   try:
-    return _read(get)
+    return build(
+      get, architecture and architecture.contents(), source=str(path)
+    )
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
 
 
-def _read(get: _Get):
+def build(
+  get: Get, architecture: str | None = None, *, source: str
+) -> tuple[stored_tokenizer.StoredTokenizer, tuple[int, ...]]:
+  """Builds a tokenizer from tables, and the ids of tokens that end a turn.
+
+  Args:
+    get: looks up a field by its name without `tokenizer.`.
+    architecture: of the model, for a file that does not name its rule.
+    source: name of the file, for warnings.
+
+  Raises:
+    ValueError: as `read`, without the name of the file.
+  """
   kind = get('ggml.model')
   if kind == 'gpt2':
-    rule = _rule(get)
+    rule = gguf_rules.find(get('ggml.pre'), architecture, source)
     tables = _tables(get)
     backend, add_bos = _byte_level(get, tables, rule), rule.bos
   elif kind == 'llama':
@@ -88,37 +103,50 @@ def _read(get: _Get):
       f'tokenizer.ggml.model={kind!r}: expected gpt2 (byte-level BPE) or '
       'llama (SentencePiece)'
     )
-  add_bos = get('ggml.add_bos_token', add_bos)
-  # What llama.cpp assumes of a SentencePiece file.
+  # llama.cpp assumes these ids of a SentencePiece file that names none.
   assumed = {'bos': 1, 'eos': 2} if kind == 'llama' else {}
   ids = {
     name: _token_id(get, name, assumed.get(name), len(tables.tokens))
-    for name in ('bos', 'eos', 'eot', 'eom')
+    for name in (*_NAMED, *_ENDS)
   }
-  if add_bos and ids['bos'] is None:
+  if get('ggml.add_bos_token', add_bos):
+    backend.post_processor = _bos_first(backend, ids['bos'])
+  template = get('chat_template')
+  stored = stored_tokenizer.StoredTokenizer(
+    backend,
+    named={
+      name: backend.id_to_token(ids[key])
+      for key, name in _NAMED.items()
+      if ids[key] is not None
+    },
+    templates={stored_tokenizer.DEFAULT_TEMPLATE: template} if template else {},
+  )
+  ends = (ids[name] for name in _ENDS)
+  return stored, tuple(i for i in ends if i is not None)
+
+
+def _bos_first(
+  backend: tokenizers.Tokenizer, bos: int | None
+) -> processors.TemplateProcessing:
+  """Puts BOS before a text."""
+  if bos is None:
     raise ValueError(
       'tokenizer.ggml.bos_token_id: missing, but a text begins with it'
     )
-  fast = transformers.PreTrainedTokenizerFast(
-    tokenizer_object=backend,
-    chat_template=get('chat_template'),
-    clean_up_tokenization_spaces=False,
-    add_bos_token=add_bos,
-    **{
-      f'{name}_token': backend.id_to_token(ids[name])
-      for name in ('bos', 'eos')
-      if ids[name] is not None
-    },
+  token = backend.id_to_token(bos)
+  # A list and not one string, because a token may contain a space.
+  return processors.TemplateProcessing(
+    single=[token, '$A'],
+    pair=[token, '$A', f'{token}:1', '$B:1'],
+    special_tokens=[(token, bos)],
   )
-  stops = (ids[name] for name in ('eos', 'eot', 'eom'))
-  return fast, tuple(i for i in stops if i is not None)
 
 
-def _tables(get: _Get) -> _Tables:
+def _tables(get: Get) -> _Tables:
   tokens = get('ggml.tokens')
   if tokens is None:
     raise ValueError('tokenizer.ggml.tokens: missing')
-  types = get('ggml.token_type', [_NORMAL] * len(tokens))
+  types = get('ggml.token_type', [NORMAL] * len(tokens))
   if len(types) != len(tokens):
     raise ValueError(
       f'tokenizer.ggml.token_type: {len(types)} types for {len(tokens)} tokens'
@@ -136,16 +164,18 @@ def _refuse_repeated(tables: _Tables) -> None:
 
 
 def _token_id(
-  get: _Get, name: str, assumed: int | None, num_tokens: int
+  get: Get, name: str, assumed: int | None, num_tokens: int
 ) -> int | None:
   key = f'ggml.{name}_token_id'
   i = get(key, assumed)
-  if i is not None and i >= num_tokens:
+  if i is None or i == _NO_ID:
+    return None
+  if not 0 <= i < num_tokens:
     raise ValueError(f'tokenizer.{key}={i}: expected less than {num_tokens}')
-  return i
+  return int(i)
 
 
-def _byte_level(get: _Get, tables: _Tables, rule: _Rule):
+def _byte_level(get: Get, tables: _Tables, rule: gguf_rules.Rule):
   """BPE on bytes, which are written in GPT-2's letters."""
   vocabulary = tables.ids
   merges = get('ggml.merges')
@@ -168,7 +198,7 @@ def _byte_level(get: _Get, tables: _Tables, rule: _Rule):
   return _with_added(backend, tables)
 
 
-def _sentencepiece(get: _Get, tables: _Tables):
+def _sentencepiece(get: Get, tables: _Tables):
   """BPE on characters, ▁ for a space, bytes for what has no token."""
   key = 'ggml.remove_extra_whitespaces'
   if get(key):
@@ -183,7 +213,7 @@ def _sentencepiece(get: _Get, tables: _Tables):
   # in them as SentencePiece does.
   tables = tables._replace(
     tokens=[
-      token.replace('▁', ' ') if type_ == _USER_DEFINED else token
+      token.replace('▁', ' ') if type_ == USER_DEFINED else token
       for token, type_ in zip(tables.tokens, tables.types, strict=True)
     ]
   )
@@ -198,7 +228,7 @@ def _sentencepiece(get: _Get, tables: _Tables):
         (
           token
           for token, type_ in zip(tables.tokens, tables.types, strict=True)
-          if type_ == _UNKNOWN
+          if type_ == UNKNOWN
         ),
         None,
       ),
@@ -227,7 +257,7 @@ def _merges(tables: _Tables, scores: Sequence[float]) -> list[tuple[str, str]]:
   Other tokens are never merged: users' own are found before, and typed text
   becomes no control token.
   """
-  normal = [i for i, type_ in enumerate(tables.types) if type_ == _NORMAL]
+  normal = [i for i, type_ in enumerate(tables.types) if type_ == NORMAL]
   return tokenization_utils_base.generate_merges(
     {tables.tokens[i]: i for i in normal},
     {tables.tokens[i]: scores[i] for i in normal},
@@ -241,97 +271,10 @@ def _with_added(
   backend.add_tokens(
     [
       tokenizers.AddedToken(
-        token, normalized=False, special=type_ != _USER_DEFINED
+        token, normalized=False, special=type_ != USER_DEFINED
       )
       for token, type_ in zip(tables.tokens, tables.types, strict=True)
-      if type_ in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+      if type_ in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
   )
   return backend
-
-
-def _rule(get: _Get) -> _Rule:
-  name = get('ggml.pre', 'default')
-  rules = _rules()
-  if name not in rules:
-    raise ValueError(
-      f'tokenizer.ggml.pre={name!r}: expected one of {", ".join(rules)}'
-    )
-  return rules[name]
-
-
-@functools.cache
-def _rules() -> dict[str, _Rule]:
-  """`tokenizer.ggml.pre` -> the rule of the family's own tokenizer.
-
-  llama.cpp names them (`llama-vocab.cpp`), and knows who begins with BOS and
-  who takes whole words; NFC, which it leaves out, is of the Hugging Face
-  tokenizers.
-  """
-  gpt2 = _Rule(pre_tokenizers.ByteLevel(add_prefix_space=False))
-  digits = pre_tokenizers.Digits(individual_digits=True)
-  smollm = _Rule(pre_tokenizers.Sequence([digits, gpt2.cut]))
-  llama3 = _Rule(_cut(_words(_L, numbers=_UP_TO_3)), whole_words=True, bos=True)
-  # Llama 3's words, by models that did not take over the rest.
-  dbrx = _Rule(llama3.cut)
-  qwen2 = _Rule(_cut(_words(_L, numbers=_ONE)), composes=True)
-  qwen35 = _Rule(_cut(_words(_LM, numbers=_ONE)), composes=True)
-  tekken = _Rule(
-    _cut(_cased_words(numbers=_ONE, contraction='')),
-    whole_words=True,
-    bos=True,
-  )
-  gpt4o = _Rule(
-    _cut(_cased_words(numbers=_UP_TO_3, contraction=f'{_CONTRACTION}?'))
-  )
-  return {
-    'default': gpt2,
-    'gpt-2': gpt2,
-    'smollm': smollm,
-    'llama-bpe': llama3,
-    'llama3': llama3,
-    'llama-v3': llama3,
-    'dbrx': dbrx,
-    'smaug-bpe': dbrx,
-    'qwen2': qwen2,
-    'deepseek-r1-qwen': qwen2,
-    'qwen35': qwen35,
-    'tekken': tekken,
-    'gpt-4o': gpt4o,
-  }
-
-
-_L, _LM = r'\p{L}', r'\p{L}\p{M}'  # letters, and with the marks on them
-_ONE, _UP_TO_3 = r'\p{N}', r'\p{N}{1,3}'
-_CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_SPACES = r'\s*[\r\n]+|\s+(?!\S)|\s+'
-
-
-def _words(letters: str, *, numbers: str) -> str:
-  """The pattern of cl100k and of those that followed it."""
-  letter = letters if letters == _L else f'[{letters}]'
-  return (
-    rf'{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?{letter}+|{numbers}'
-    rf'| ?[^\s{letters}\p{{N}}]+[\r\n]*|{_SPACES}'
-  )
-
-
-def _cased_words(*, numbers: str, contraction: str) -> str:
-  """The pattern of o200k, where a capital begins a word."""
-  upper = r'[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]'
-  lower = r'[\p{Ll}\p{Lm}\p{Lo}\p{M}]'
-  before = r'[^\r\n\p{L}\p{N}]?'
-  return (
-    f'{before}{upper}*{lower}+{contraction}'
-    f'|{before}{upper}+{lower}*{contraction}'
-    rf'|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}'
-  )
-
-
-def _cut(pattern: str) -> pre_tokenizers.PreTokenizer:
-  return pre_tokenizers.Sequence(
-    [
-      pre_tokenizers.Split(tokenizers.Regex(pattern), behavior='isolated'),
-      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ]
-  )

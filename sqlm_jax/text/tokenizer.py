@@ -1,8 +1,8 @@
 """Tokenizers: text to token ids and back, with the bytes of every token.
 
-The work is done by the `tokenizers` library, and chat templates are rendered
-by transformers. What stands here is how a run sees them; what a GGUF file says
-is read by `gguf_tokenizer`.
+The `tokenizers` library does the work. `gguf_tokenizer` and
+`directory_tokenizer` read what is stored; this module makes of it what a run
+needs.
 """
 
 import functools
@@ -13,10 +13,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import tokenizers
-import transformers
 from tokenizers import decoders, models, pre_tokenizers
 
-from sqlm_jax.text import gguf_tokenizer
+from sqlm_jax.text import (
+  chat,
+  directory_tokenizer,
+  gguf_tokenizer,
+  stored_tokenizer,
+  trial,
+)
 
 # Tokens that end a turn or a text, by the families that have them.
 _END_OF_TURN = (
@@ -25,9 +30,7 @@ _END_OF_TURN = (
   *('<end_of_turn>', '<eos>'),  # Gemma
   '</s>',  # Llama 2, Mistral
 )
-# What holds a vocabulary.
-_FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
-# A model of bytes knows no template; so chat tasks can be tried.
+# A model of bytes has no template of its own, but chat tasks need one.
 _PLAIN_CHAT = (
   "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}"
   "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -50,8 +53,10 @@ class Tokenizer(NamedTuple):
     prefix_ids: tokens that the model expects before a text (BOS), if any. A
       chat template may write them itself.
     stop_ids: tokens that end a response.
-    chat: `messages -> prompt`, by the model's template, open for the answer.
+    chat: `(messages, date=None) -> prompt`, by the model's template, open for
+      the answer. The date, YYYY-MM-DD, is what a template is told is today.
     save: writes the tokenizer into a directory, in the files of Hugging Face.
+    uses_date: True if the chat template may write the date.
   """
 
   encode: Callable[..., list[int]]
@@ -60,8 +65,9 @@ class Tokenizer(NamedTuple):
   special: Mapping[int, str]
   prefix_ids: tuple[int, ...]
   stop_ids: tuple[int, ...]
-  chat: Callable[[Sequence[Mapping[str, str]]], str]
+  chat: Callable[..., str]
   save: Callable[[pathlib.Path], None]
+  uses_date: bool = False
 
   @property
   def vocab_size(self) -> int:
@@ -76,9 +82,20 @@ class Tokenizer(NamedTuple):
     return f'Tokenizer(vocab_size={self.vocab_size})'
 
 
-def load_tokenizer(path: pathlib.Path) -> Tokenizer:
-  """The tokenizer of a GGUF file or of a Hugging Face directory."""
-  return from_directory(path) if path.is_dir() else from_gguf(path)
+def load_tokenizer(path: pathlib.Path, *, trusted: bool = False) -> Tokenizer:
+  """Loads the tokenizer of a GGUF file or of a Hugging Face directory.
+
+  Args:
+    path: the file or the directory.
+    trusted: if its content is known. Otherwise its tokenizer.json and its chat
+      template are tried in a process that can be killed first.
+
+  Raises:
+    ValueError: if the tokenizer is damaged, does harm, or is of a kind that is
+      not known here.
+  """
+  read = from_directory if path.is_dir() else from_gguf
+  return read(path, trusted=trusted)
 
 
 def cut(tokens: Tokenizer, num_rows: int) -> Tokenizer:
@@ -122,68 +139,55 @@ def byte_tokenizer() -> Tokenizer:
     add_prefix_space=False, use_regex=False
   )
   backend.decoder = decoders.ByteLevel()
+  end = '<|endoftext|>'  # the next id, 256
+  backend.add_special_tokens([end])
   return _wrap(
-    transformers.PreTrainedTokenizerFast(
-      tokenizer_object=backend,
-      eos_token='<|endoftext|>',  # the next id, 256
-      chat_template=_PLAIN_CHAT,
-      clean_up_tokenization_spaces=False,
+    stored_tokenizer.StoredTokenizer(
+      backend,
+      named={'eos_token': end},
+      templates={stored_tokenizer.DEFAULT_TEMPLATE: _PLAIN_CHAT},
     )
   )
 
 
-def from_gguf(path: pathlib.Path) -> Tokenizer:
-  """Builds the tokenizer that a GGUF file carries.
+def from_gguf(path: pathlib.Path, *, trusted: bool = False) -> Tokenizer:
+  """Builds the tokenizer that a GGUF file carries; see `load_tokenizer`."""
+  stored, stops = gguf_tokenizer.read(path)
+  if not trusted:
+    _try_template(stored, f'{path}: tokenizer.chat_template')
+  return _wrap(stored, stops)
 
-  Raises:
-    ValueError: for a tokenizer of a kind that is not known here.
-  """
-  return _wrap(*gguf_tokenizer.read(path))
 
-
-def from_directory(path: pathlib.Path) -> Tokenizer:
-  """The fast tokenizer of a Hugging Face directory.
-
-  Raises:
-    ValueError: if there is none that transformers can read, or the model's
-      configs name tokens that it does not have.
-  """
-  # Without any, transformers makes an empty one of some families.
-  if not any((path / name).exists() for name in _FILES):
-    raise ValueError(
-      f'{path}: expected a tokenizer, one of {", ".join(_FILES)}'
-    )
-  try:
-    fast = transformers.AutoTokenizer.from_pretrained(
-      path, local_files_only=True, trust_remote_code=False
-    )
-  except Exception as error:  # a damaged file raises anything
-    raise ValueError(f'{path}: expected a tokenizer, {error!r}') from None
-  if not fast.is_fast:
-    raise ValueError(f'{path}: expected a fast tokenizer (tokenizer.json)')
-  size = max(fast.get_vocab().values()) + 1
+def from_directory(path: pathlib.Path, *, trusted: bool = False) -> Tokenizer:
+  """Reads the tokenizer of a Hugging Face directory; see `load_tokenizer`."""
+  stored = directory_tokenizer.read(path, trusted=trusted)
+  if not trusted:
+    _try_template(stored, directory_tokenizer.template_file(path))
+  size = max(stored.backend.get_vocab().values()) + 1
   stops = [
     i
     for name in ('generation_config.json', 'config.json')
     for i in _eos_ids(path / name, size)
   ]
   try:
-    return _wrap(fast, stops)
+    return _wrap(stored, stops)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
 
 
+def _try_template(
+  stored: stored_tokenizer.StoredTokenizer, source: str
+) -> None:
+  if stored.template is not None:
+    try:
+      trial.try_template(stored.template, stored.named)
+    except ValueError as error:
+      raise ValueError(f'{source}: {error}') from None
+
+
 def _eos_ids(path: pathlib.Path, vocab_size: int) -> list[int]:
-  """What a model's config says of its last tokens, in any of three ways."""
-  if not path.exists():
-    return []
-  try:
-    config = json.loads(path.read_bytes())
-  except ValueError as error:
-    raise ValueError(f'{path}: expected JSON, {error}') from None
-  if not isinstance(config, dict):
-    raise ValueError(f'{path}: expected a JSON object')
-  found = config.get('eos_token_id')
+  """Reads the ids that end a text, of which a config may name any number."""
+  found = directory_tokenizer.read_json(path).get('eos_token_id')
   if found is None:
     return []
   ids = found if isinstance(found, list) else [found]
@@ -196,20 +200,15 @@ def _eos_ids(path: pathlib.Path, vocab_size: int) -> list[int]:
 
 
 def _wrap(
-  fast: transformers.PreTrainedTokenizerFast, stops: Collection[int] = ()
+  stored: stored_tokenizer.StoredTokenizer, stops: Collection[int] = ()
 ) -> Tokenizer:
-  backend = fast.backend_tokenizer
-  # What a file says of them is for training in batches.
+  backend = stored.backend
+  # A file may say how texts are padded and truncated to train in batches.
   backend.no_truncation()
   backend.no_padding()
-  special = {
-    i: token.content
-    for i, token in fast.added_tokens_decoder.items()
-    if token.special
-  }
-  unsplit = tokenizers.Tokenizer.from_str(backend.to_str())
-  unsplit.encode_special_tokens = True
-  all_bytes = _token_bytes(fast, special)
+  special = _special(stored)
+  unsplit = _without_special(backend, special)
+  all_bytes = _token_bytes(backend, special)
   silent = {i: all_bytes[i] for i in stops}
   silent |= {i: text.encode() for i, text in special.items()}
   token_bytes = tuple(
@@ -223,14 +222,14 @@ def _wrap(
 
   def decode(ids, skip_special=True):
     shown = {} if skip_special else silent
-    # Embeddings are padded: a model may sample what has no token.
+    # Embeddings are padded: a model may sample an id that has no token.
     pieces = (shown.get(i, token_bytes[i]) for i in ids if i < len(token_bytes))
     return b''.join(pieces).decode(errors='replace')
 
+  _check_decoding(backend, encode, decode)
+  eos = stored.named.get('eos_token')
   ends = {
-    i
-    for i, text in special.items()
-    if text == fast.eos_token or text in _END_OF_TURN
+    i for i, text in special.items() if text == eos or text in _END_OF_TURN
   }
   return Tokenizer(
     encode=encode,
@@ -239,18 +238,78 @@ def _wrap(
     special=special,
     prefix_ids=_prefix_ids(backend),
     stop_ids=tuple(sorted(ends.union(stops))),
-    chat=functools.partial(_chat, fast),
-    save=functools.partial(_save, fast),
+    chat=functools.partial(_chat, stored),
+    save=stored.save,
+    uses_date=chat.uses_date(stored.template),
   )
 
 
+# Texts with spaces, bytes and composed letters, which decoders may change.
+_DECODED = ('The dog, 12 + 3 = 15.', '  two\n\n\tx', 'naïve 日本語 🙂 e\u0301')
+
+
+def _check_decoding(
+  backend: tokenizers.Tokenizer, encode: Callable, decode: Callable
+) -> None:
+  """Refuses a decoder that writes other texts than its tokens' bytes.
+
+  A decoder may remove the space that was put before a text.
+  """
+  for text in _DECODED:
+    ids = encode(text)
+    expected = backend.decode(ids, skip_special_tokens=False)
+    found = decode(ids, skip_special=False)
+    if expected not in (found, found.removeprefix(' ')):
+      raise ValueError(
+        f'decoder: expected the text of the tokens, {found!r}, it writes '
+        f'{expected!r}'
+      )
+
+
+def _without_special(
+  backend: tokenizers.Tokenizer, special: Mapping[int, str]
+) -> tokenizers.Tokenizer:
+  """Copies a tokenizer, so that no text becomes a special token."""
+  copy = tokenizers.Tokenizer.from_str(backend.to_str())
+  # A file may have BOS or EOS as tokens that are not special.
+  for i, token in backend.get_added_tokens_decoder().items():
+    if i in special and not token.special:
+      token.special = True
+      copy.add_special_tokens([token])
+  copy.encode_special_tokens = True
+  return copy
+
+
+def _special(stored: stored_tokenizer.StoredTokenizer) -> dict[int, str]:
+  """Special tokens by id: those the file calls so, and BOS and EOS."""
+  special = {
+    i: token.content
+    for i, token in stored.backend.get_added_tokens_decoder().items()
+    if token.special
+  }
+  for role in ('bos_token', 'eos_token'):
+    if text := stored.named.get(role):
+      special[stored.backend.token_to_id(text)] = text
+  return dict(sorted(special.items()))
+
+
 def _prefix_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
-  """What the post-processor puts before a text; not what it puts behind."""
-  bare = backend.encode('a', add_special_tokens=False).ids
-  whole = backend.encode('a').ids
-  starts = range(len(whole) - len(bare) + 1)
-  start = next(i for i in starts if whole[i:][: len(bare)] == bare)
-  return tuple(whole[:start])
+  """Returns what the post-processor puts before a text, but not after it."""
+  whole = bare = []
+  for text in ('a', '0', '.', '▁', ' '):  # a small vocabulary may lack some
+    bare = backend.encode(text, add_special_tokens=False).ids
+    whole = backend.encode(text).ids
+    if bare:
+      break
+  for start in range(len(whole) - len(bare) + 1):
+    if bare and whole[start:][: len(bare)] == bare:
+      return tuple(whole[:start])
+  if whole == bare:
+    return ()
+  raise ValueError(
+    f'post_processor: expected the tokens of a text, {bare}, among those that '
+    f'it makes of them, {whole}'
+  )
 
 
 def _without_surrogates(text: str) -> str:
@@ -261,13 +320,14 @@ def _without_surrogates(text: str) -> str:
   return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
 
-def _token_bytes(fast, special: Mapping[int, str]) -> tuple[bytes, ...]:
-  """What each token adds to the text; ids that stand for nothing add none."""
-  backend = fast.backend_tokenizer
+def _token_bytes(
+  backend: tokenizers.Tokenizer, special: Mapping[int, str]
+) -> tuple[bytes, ...]:
+  """Returns what each token adds to the text, b'' for special tokens."""
   decoder = json.loads(backend.to_str())['decoder'] or {}
   to_bytes = _piece_to_bytes(decoder)
   pieces = {i: piece for piece, i in backend.get_vocab().items()}
-  added = fast.added_tokens_decoder
+  added = backend.get_added_tokens_decoder()
 
   def bytes_of(i):
     if i in special or i not in pieces:
@@ -313,15 +373,16 @@ def _byte_alphabet() -> dict[int, str]:
   }
 
 
-def _chat(fast, messages) -> str:
-  if not fast.chat_template:
+def _chat(
+  stored: stored_tokenizer.StoredTokenizer,
+  messages: Sequence[Mapping[str, str]],
+  date: str | None = None,
+) -> str:
+  if not stored.template:
     raise ValueError(
       "task.style='chat': expected a model with a chat template, use 'plain'"
     )
-  return fast.apply_chat_template(
-    messages, tokenize=False, add_generation_prompt=True
-  )
-
-
-def _save(fast, directory: pathlib.Path) -> None:
-  fast.save_pretrained(directory)
+  try:
+    return chat.render(stored.template, stored.named, messages, date)
+  except ValueError as error:
+    raise ValueError(f"the model's chat template: {error}") from None

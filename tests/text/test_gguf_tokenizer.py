@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 import regex
 import sentencepiece
+import transformers
 from hypothesis import strategies
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import models, pre_tokenizers
@@ -20,9 +21,11 @@ from tests.text import test_tokenizer_files as files
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 
 
-def write(path: pathlib.Path, **fields) -> pathlib.Path:
-  """Writes fields behind `tokenizer.`; one that is None is left out."""
-  writer = gguf.GGUFWriter(path, 'llama')
+def write(
+  path: pathlib.Path, *, architecture: str = 'llama', **fields
+) -> pathlib.Path:
+  """Writes fields by their names after `tokenizer.ggml.`, but for None."""
+  writer = gguf.GGUFWriter(path, architecture)
   for name, value in fields.items():
     key = f'tokenizer.ggml.{name}'
     match value:
@@ -47,6 +50,7 @@ def write_bytes(path, *, specials=(), eos=None, **fields) -> pathlib.Path:
   vocab, merges = files.trained(*specials)
   fields = {
     'model': 'gpt2',
+    'pre': 'gpt-2',
     'tokens': list(vocab),
     'token_type': [CONTROL if t in specials else NORMAL for t in vocab],
     'merges': [' '.join(merge) for merge in merges],
@@ -227,11 +231,87 @@ def test_numbers_by_three_and_one_by_one(tmp_path):
   }
 
 
+@pytest.mark.parametrize('pre', [None, 'default'])
+@pytest.mark.parametrize('architecture', ['qwen2', 'qwen3', 'gpt2'])
+def test_a_file_without_a_rule_takes_that_of_its_architecture(
+  tmp_path, architecture, pre, caplog
+):
+  rule = 'gpt-2' if architecture == 'gpt2' else 'qwen2'
+  path = tmp_path / 'tiny.gguf'
+  texts = ['Solve:\n\n12 + 3', "I'LL 12345e\u0301", ' \n\n x']
+  write_bytes(path, pre=rule)
+  expected = [*map(tokenizer.load_tokenizer(path).encode, texts)]
+  write_bytes(path, pre=pre, architecture=architecture)
+  assert [*map(tokenizer.load_tokenizer(path).encode, texts)] == expected
+  assert f'{path}: tokenizer.ggml.pre={pre!r} does not say' in caplog.text
+  assert f'taking {rule!r}' in caplog.text
+
+
+@pytest.mark.parametrize('architecture', ['llama', 'gemma3', 'olmo2', 'phi3'])
+def test_a_file_without_a_rule_is_refused(tmp_path, architecture):
+  path = tmp_path / 'tiny.gguf'
+  write_bytes(path, pre=None, architecture=architecture)
+  expected = (
+    rf'tiny\.gguf: tokenizer\.ggml\.pre: missing, and .*{architecture}.*: '
+    'expected one of default, gpt-2'
+  )
+  with pytest.raises(ValueError, match=expected):
+    tokenizer.load_tokenizer(path)
+
+
+def test_a_default_rule_is_warned_of(tmp_path, caplog):
+  path = write_bytes(tmp_path / 'tiny.gguf', pre='default')
+  tokenizer.load_tokenizer(path)
+  assert "pre='default': a text is cut as by GPT-2" in caplog.text
+
+
+def test_special_tokens_of_a_file_are_kept(tmp_path):
+  """Gemma's are so: other tools pad with the token of the file."""
+  path = write_pieces(
+    tmp_path / 'tiny.gguf',
+    files.sentencepiece_model(
+      has_prefix=False, specials=('<bos>', '<eos>', '<pad>', '<mask>')
+    ),
+    unknown_token_id=0,
+    padding_token_id=3,
+    mask_token_id=4,
+    seperator_token_id=2,
+    cls_token_id=2**32 - 1,  # how some files say that there is none
+  )
+  tokenizer.load_tokenizer(path).save(tmp_path / 'out')
+  saved = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  assert saved.special_tokens_map == {
+    'bos_token': '<bos>',
+    'eos_token': '<eos>',
+    'unk_token': '<unk>',
+    'sep_token': '<eos>',
+    'pad_token': '<pad>',
+    'mask_token': '<mask>',
+    **{
+      key: value
+      for key, value in saved.special_tokens_map.items()
+      if key in ('additional_special_tokens', 'extra_special_tokens')
+    },
+  }
+  short, long = saved(['the', 'the thing is'], padding=True).input_ids
+  assert {saved.pad_token_id} == {*short} - {*long}
+  again = tokenizer.load_tokenizer(tmp_path / 'out')
+  assert again.special_strings == ('<unk>', '<bos>', '<eos>', '<pad>', '<mask>')
+
+
+@pytest.mark.parametrize('key', ['padding', 'unknown', 'eot'])
+def test_a_special_token_that_is_none_is_named(tmp_path, key):
+  field = f'{key}_token_id'
+  path = write_bytes(tmp_path / 'tiny.gguf', **{field: 10**6})
+  with pytest.raises(ValueError, match=rf'tokenizer\.ggml\.{field}=1000000'):
+    tokenizer.load_tokenizer(path)
+
+
 SPECIALS = {True: ('<s>', '</s>'), False: ('<bos>', '<eos>', '<end_of_turn>')}
 
 
 class Pieces:
-  """A SentencePiece model, and ours of a file with its tables."""
+  """A SentencePiece model, and ours of a GGUF and of a directory with it."""
 
   def __init__(self, directory: pathlib.Path, *, has_prefix: bool):
     model = files.sentencepiece_model(
@@ -243,6 +323,7 @@ class Pieces:
     )
     kind = 'LlamaTokenizer' if has_prefix else 'GemmaTokenizer'
     self.fast = files.of_sentencepiece(kind, directory)
+    self.of_directory = tokenizer.load_tokenizer(directory)
     self.has_prefix = has_prefix
 
 
@@ -260,6 +341,7 @@ def test_a_file_has_the_tokens_of_sentencepiece(pieces, text):
     text = text.replace('<tool>', '<too>')
   ids = pieces.ours.encode(text)
   assert ids == pieces.theirs.encode(text)
+  assert ids == pieces.of_directory.encode(text)
   # Both spell a space and ▁ alike. SentencePiece takes a space in front away.
   expected = text.replace('▁', ' ')
   assert pieces.theirs.decode(ids) == expected
@@ -284,6 +366,15 @@ def test_a_file_has_the_tokens_of_transformers(pieces, text):
   decoded = pieces.ours.decode(ids, skip_special=False)
   expected = pieces.fast.decode(ids)
   assert decoded == ' ' * pieces.has_prefix + expected
+
+
+def test_a_directory_of_pieces_is_that_of_the_file(pieces):
+  """The directory has a tokenizer.model, and no tokenizer.json."""
+  ours, found = pieces.ours, pieces.of_directory
+  assert found.token_bytes == ours.token_bytes
+  assert found.special == ours.special
+  assert found.prefix_ids == ours.prefix_ids
+  assert found.stop_ids == ours.stop_ids
 
 
 def test_a_space_stands_in_front_of_each_part(tmp_path):
@@ -406,6 +497,7 @@ def test_a_users_token_is_text_and_no_letters(tmp_path):
   path = write(
     tmp_path / 'tiny.gguf',
     model='gpt2',
+    pre='gpt-2',
     tokens=['é', 'a', 'aa'],
     token_type=[USER_DEFINED, NORMAL, NORMAL],
     merges=['a a'],

@@ -424,6 +424,7 @@ def family(request, tmp_path_factory):
   name, directory = request.param, tmp_path_factory.mktemp(request.param)
   if name.endswith('Tokenizer'):
     theirs = of_sentencepiece(name, directory)
+    theirs.save_pretrained(directory)  # tokenizer.json beside tokenizer.model
   else:
     theirs = {'qwen2': qwen2, 'llama3': llama3, 'gpt2': gpt2}[name]()
     theirs.save_pretrained(directory)

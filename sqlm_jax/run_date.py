@@ -1,0 +1,45 @@
+"""The date that a chat template writes into the prompts of a run."""
+
+import dataclasses
+
+from etils import epath
+
+from sqlm_jax import config as config_lib
+from sqlm_jax import hosts, writers
+from sqlm_jax.text import chat, tokenizer
+
+
+def fix(
+  config: config_lib.Config,
+  tokens: tokenizer.Tokenizer,
+  workdir: epath.PathLike | None,
+) -> config_lib.Config:
+  """Fixes the date of a run whose chat template writes it.
+
+  Otherwise a run that is resumed tomorrow would have other prompts, and an
+  interrupted evaluation would begin again.
+
+  Args:
+    config: of the run.
+    tokens: the tokenizer with the chat template.
+    workdir: of the run, None for no run.
+
+  Returns:
+    The config, with `task.date` if the date matters.
+  """
+  task = config.task
+  if task.style != 'chat' or task.date or not tokens.uses_date:
+    return config
+  date = hosts.from_first(lambda: _date_of_run(workdir))
+  return dataclasses.replace(config, task=dataclasses.replace(task, date=date))
+
+
+def _date_of_run(workdir: epath.PathLike | None) -> str:
+  """Returns the date of the run in `workdir`, or today for a new run.
+
+  A run of an earlier version has none: it writes the day of each start.
+  """
+  stored = writers.read_config(workdir) if workdir else None
+  if stored is None:
+    return chat.today()
+  return stored.get('task', {}).get('date', '')
