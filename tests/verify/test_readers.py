@@ -15,7 +15,7 @@ def test_expressions_with_what_stands_around_them():
   )  # fmt: skip
   assert read(twelve) == (fractions.Fraction(12),) * len(twelve)
   # An ideographic comma separates, and a full stop is no decimal point.
-  assert read(['1、2', '1、000', '1。5']) == ('{1, 2}', '{0, 1}', None)
+  assert read(['1、2', '1、000', '1。5']) == ('{1, 2}', None, None)
   assert read(['答え：x = 5', None, '']) == ('x = 5', None, None)
 
 
