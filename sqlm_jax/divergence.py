@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
 from absl import logging
 
 from sqlm_jax import assemble, checkpoint, config_rules
@@ -90,7 +89,7 @@ def alarm(
 
 def react(
   parts: assemble.Parts,
-  manager: ocp.CheckpointManager,
+  manager: checkpoint.Manager,
   step: int,
   states: game_lib.States,
   health: Health,
@@ -119,7 +118,7 @@ def react(
   if wrong or not may or health.rollbacks >= rules.rollbacks:
     where = 'There is no checkpoint yet.'
     if last is not None:
-      where = f'The last good checkpoint is {manager.directory / str(last)}.'
+      where = f'The last good checkpoint is {manager.place / str(last)}.'
     raise DivergedError(
       f'step {step}: {wrong or alarmed}. The run has diverged after '
       f'{health.rollbacks} rollbacks, and stops. {where}'
