@@ -67,10 +67,14 @@ class Parts(NamedTuple):
 def build(config: config_lib.Config) -> Parts:
   """Opens the model and prepares everything that does not need a state.
 
+  Args:
+    config: of the run; may be a ConfigDict.
+
   Raises:
     ValueError: for a model, mesh or prompt that does not fit, by name.
     FileNotFoundError: if there is no model at the path.
   """
+  config = config_lib.of(config)
   mesh = sharding.make_mesh(
     {axis: getattr(config.mesh, axis) for axis in sharding.AXES}
   )
@@ -109,6 +113,18 @@ def build(config: config_lib.Config) -> Parts:
     writers=writers,
     owner=_owners(config),
   )
+
+
+def check(parts: Parts) -> None:
+  """Makes sure that a function of the Python API was given a run's parts.
+
+  Raises:
+    ValueError: if it was given something else, such as a config.
+  """
+  if not isinstance(parts, Parts):
+    raise ValueError(
+      f'parts: expected assemble.build(config), not a {type(parts).__name__}'
+    )
 
 
 def _make_optimizer(

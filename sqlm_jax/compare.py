@@ -41,6 +41,7 @@ def find_set(
   Raises:
     ValueError: if there is none.
   """
+  assemble.check(parts)
   if dataset not in evaluation_sets.PURPOSES:
     return evaluation_sets.of_dataset(parts.config, parts.task, dataset)
   asked = parts.sets(dataset)
@@ -62,6 +63,7 @@ def evaluate_saved(
 
   What was evaluated before with the same settings is read, not evaluated.
   """
+  assemble.check(parts)
   planned = evaluate.plan(parts, asked, step=saved.step, workdir=workdir)
   if planned.is_answered:
     record = evaluate.evaluate(planned, None)
@@ -99,6 +101,7 @@ def compare(
   Raises:
     ValueError: if there are not two names, or no such checkpoints.
   """
+  assemble.check(parts)
   names = pair(names)
   sides = []
   for name in names:

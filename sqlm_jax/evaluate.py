@@ -72,6 +72,7 @@ def plan(
   Raises:
     ValueError: for a question whose prompt is over the limit.
   """
+  assemble.check(parts)
   prompts = [_encode(parts, example.question) for example in asked.examples]
   settings = _settings(parts, asked, step) | {
     'first_prompt': parts.tokens.decode(prompts[0], skip_special=False)

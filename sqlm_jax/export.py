@@ -53,6 +53,7 @@ def export_policy(
   Raises:
     ValueError: if the directory is not empty, or there are no adapters.
   """
+  assemble.check(parts)
   target = pathlib.Path(directory).expanduser().absolute()
   check_target(parts, directory, as_adapter=as_adapter)
   target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +109,7 @@ def check_target(
   Raises:
     ValueError: if the directory is not empty, or there are no adapters.
   """
+  assemble.check(parts)
   target = pathlib.Path(directory).expanduser()
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise ValueError(

@@ -48,6 +48,7 @@ def find(
   Raises:
     ValueError: if there is no such checkpoint, with those that there are.
   """
+  assemble.check(parts)
   if which not in (LATEST, BEST) and not re.fullmatch(r'[0-9]{1,18}', which):
     raise ValueError(
       f'checkpoint={which!r}: expected latest, best or a number of steps'

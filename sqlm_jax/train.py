@@ -45,7 +45,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
   steps: the evaluation before training is number 0.
 
   Args:
-    config: what to train, on what, for how long.
+    config: what to train, on what, for how long; may be a ConfigDict.
     workdir: where everything is kept that the run leaves behind.
 
   Returns:
@@ -58,6 +58,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     OSError: if something cannot be written; what is saved stays whole.
     divergence.DivergedError: as `divergence` of the config says.
   """
+  config = config_lib.of(config)
   storage.check(workdir)
   directory = epath.Path(workdir)
   parts = _prepare(config, directory)
