@@ -133,17 +133,24 @@ def main(argv: Sequence[str]) -> None:
   # Tracing makes many objects that stay: to look through them took a second.
   gc.set_threshold(10_000)
   _keep_compiled()
+  with hosts.ending_all():
+    is_done = _run()
+  if not is_done:  # all processes have stopped at the same step
+    sys.exit(_STOPPED_EXIT_CODE.value)
+
+
+def _run() -> bool:
+  """Does what the flags say; False if a signal has stopped the training."""
   try:
     _check_paths()
     _start_processes()
     config = _read_config()
-    if _MODE.value == 'train':
-      if not _WORKDIR.value:
-        raise ValueError('--workdir: expected a directory for the run')
-      if not train.train(config, _WORKDIR.value):
-        sys.exit(_STOPPED_EXIT_CODE.value)
-    else:
+    if _MODE.value != 'train':
       _use_model(config)
+      return True
+    if not _WORKDIR.value:
+      raise ValueError('--workdir: expected a directory for the run')
+    return train.train(config, _WORKDIR.value)
   except divergence.DivergedError as error:
     sys.stderr.write(f'sqlm_jax: {error}\n')
     sys.exit(3)  # a launcher need not try again
