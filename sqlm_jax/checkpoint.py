@@ -36,6 +36,9 @@ from sqlm_jax import checkpoint_errors as errors
 Tree = Any  # a pytree of arrays, or of jax.ShapeDtypeStruct with shardings
 Manager = checkpoint_manager.Manager
 
+# The score of a checkpoint that cannot be the best, below every real one.
+NOT_ELIGIBLE = -1.0
+
 
 @contextlib.contextmanager
 def open_checkpoints(
@@ -91,18 +94,21 @@ def best_step(manager: Manager) -> int | None:
   """The step with the highest score, None without scores.
 
   It is 0 if no checkpoint has a higher score than the start of the run, whose
-  weights are the initial model's. Of equal checkpoints it is the newest.
+  weights are the initial model's. Of equal checkpoints it is the newest. All
+  processes have to call it.
   """
-  scores = {
-    step: metrics
-    for step in all_steps(manager)
-    if (metrics := manager.metrics(step))
-  }
-  if not scores:
+  metrics = {step: manager.metrics(step) for step in all_steps(manager)}
+  rank = lambda step: (metrics[step]['score'], step)
+  scored = sorted((step for step in metrics if metrics[step]), key=rank)
+  while scored and _without_record(manager, scored[-1:]):
+    scored.pop()  # copied in part, say
+  if not scored:
     return None
-  best = max(scores, key=lambda step: (scores[step]['score'], step))
-  start = scores[best].get('start')
-  return 0 if start is not None and scores[best]['score'] <= start else best
+  best = scored[-1]
+  score, start = metrics[best]['score'], metrics[best].get('start')
+  if start is not None and score <= start:
+    return 0
+  return best if score > NOT_ELIGIBLE else None
 
 
 def save(

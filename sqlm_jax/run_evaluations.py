@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlm_jax import (
   assemble,
+  checkpoint,
   display,
   evaluate,
   evaluation_sets,
@@ -14,8 +15,8 @@ from sqlm_jax import (
 )
 from sqlm_jax.models import policy as policy_lib
 
-# The score of an evaluation that does not count, below every real one.
-NOT_ELIGIBLE = -1.0
+# The score of an evaluation that does not count.
+NOT_ELIGIBLE = checkpoint.NOT_ELIGIBLE
 
 
 class Choice(NamedTuple):
