@@ -15,8 +15,10 @@ from collections.abc import Iterator
 import fsspec
 from etils import epath
 
-# Scheme -> the extra of setup.py that brings its file system.
+# Scheme -> the extra of setup.py that brings its file system, and the name by
+# which epath asks fsspec for it.
 _EXTRAS = {'gs': 'gs', 's3': 's3'}
+_FILE_SYSTEMS = {'gs': 'gcs', 's3': 's3'}
 
 
 def check(path: epath.PathLike, name: str = 'workdir') -> None:
@@ -49,7 +51,7 @@ def check(path: epath.PathLike, name: str = 'workdir') -> None:
   if importlib.util.find_spec('tensorflow'):
     return  # which has file systems of its own, and epath prefers them
   try:
-    fsspec.get_filesystem_class(scheme)
+    fsspec.get_filesystem_class(_FILE_SYSTEMS[scheme])
   except (ImportError, ValueError) as error:
     raise ValueError(
       f'{name}={text!r}: expected the file system of {scheme}://, which is not '

@@ -654,12 +654,13 @@ with checkpoint.open_checkpoints(directory, keep=2, every=1) as manager:
 
 def test_damage_that_one_process_sees_is_damage_to_all(tmp_path):
   """The others would wait for it for ever."""
+  directory = tmp_path / 'seeds=[0,1]' / 'c'  # each has an alias of its own
 
   def play(mode):
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
       address = f'127.0.0.1:{free.getsockname()[1]}'
-    command = [sys.executable, '-c', PROCESSES, tmp_path / 'c', address]
+    command = [sys.executable, '-c', PROCESSES, directory, address]
     one_device = {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '1'}
     processes = [
       subprocess.Popen(
@@ -680,7 +681,7 @@ def test_damage_that_one_process_sees_is_damage_to_all(tmp_path):
     return told
 
   play('save')
-  own = (tmp_path / 'c' / '2' / 'states' / 'ocdbt.process_1' / 'd').iterdir()
+  own = (directory / '2' / 'states' / 'ocdbt.process_1' / 'd').iterdir()
   data = max(own, key=lambda path: path.stat().st_size)
   os.truncate(data, 5000)
   for said, warned in play('restore'):
