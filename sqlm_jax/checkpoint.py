@@ -97,6 +97,7 @@ def best_step(manager: Manager) -> int | None:
   weights are the initial model's. Of equal checkpoints it is the newest. All
   processes have to call it.
   """
+  manager.wait_until_finished()  # otherwise the newest has no score yet
   metrics = {step: manager.metrics(step) for step in all_steps(manager)}
   rank = lambda step: (metrics[step]['score'], step)
   scored = sorted((step for step in metrics if metrics[step]), key=rank)

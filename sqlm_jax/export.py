@@ -56,6 +56,11 @@ def export_policy(
   assemble.check(parts)
   target = pathlib.Path(directory).expanduser().absolute()
   check_target(parts, directory, as_adapter=as_adapter)
+  if as_adapter and not lora.adapters(trained):
+    raise ValueError(
+      '--export_adapter: expected a checkpoint that has adapters; the model of '
+      f'step {step}, before any training, has none. Name another --checkpoint'
+    )
   target.parent.mkdir(parents=True, exist_ok=True)
   temporary = pathlib.Path(
     tempfile.mkdtemp(prefix=f'.{target.name}.', dir=target.parent)
