@@ -49,7 +49,7 @@ def _nothing_better(parts: assemble.Parts, writer: writers.RunWriter) -> str:
   """Says why no checkpoint is better than the start."""
   scores = run_evaluations.validation_scores(parts, writer)
   name = run_evaluations.score_name(parts)
-  start = scores.pop(0)
+  start = scores.pop(0, None)
   counted = {
     at: score
     for at, score in scores.items()
@@ -57,7 +57,8 @@ def _nothing_better(parts: assemble.Parts, writer: writers.RunWriter) -> str:
   }
   text = (
     'the model before any training (step 0): on the validation set no '
-    f'checkpoint is above its {start:.1%} {name}'
+    'checkpoint is above its '
+    + (name if start is None else f'{start:.1%} {name}')
   )
   if counted:
     at = max(counted, key=counted.__getitem__)

@@ -69,40 +69,19 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     manager = stack.enter_context(_open_checkpoints(directory, config))
     step, states, memory, health = _restore_or_start(parts, manager)
 
-    def save(*, choice=None, force=False):
-      checkpoint.save(
-        manager,
-        step,
-        states,
-        _host_state(memory, health),
-        score=choice.score if choice else None,
-        start_score=choice.start if choice else None,
-        force=force or bool(choice and choice.is_best),
-      )
-
-    def evaluate():
-      return run_evaluations.evaluate_due(
-        parts,
-        lambda: game_lib.params_of('solver', states, game),
-        step,
-        writer,
-        stopped=stop.now,
-        # A kill in the evaluation does not lose the steps before it.
-        before=lambda: checkpoint.wait(manager),
-      )
-
     # After all checks: a run that does not fit leaves no config.json.
     writer = stack.enter_context(_open_writer(directory, config, step))
     game = assemble.make_game(parts)
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
-    found = evaluate()
+    found = _evaluate(parts, game, states, step, writer, manager, stop)
     asked = sampled_by = None  # a step's first round, where it is there before
     stack.callback(lambda: asked and asked.reading.cancel())
     if step:
       # A run that was ended in an evaluation has saved without the score.
-      save(choice=run_evaluations.choose(parts, writer, step))
+      choice = run_evaluations.choose(parts, writer, step)
+      _save(manager, step, states, memory, health, choice=choice)
     while step < config.num_steps and not stop.before(step):
       start = time.perf_counter()
       policy_steps = _policy_steps(parts, states)
@@ -130,12 +109,14 @@ def train(config: config_lib.Config, workdir: str) -> bool:
         asked.reading.cancel()
         asked = None
       step += 1
-      save(force=rolled_back or step == config.num_steps)
-      found = evaluate()
-      save(choice=run_evaluations.choose(parts, writer, step))
+      due = rolled_back or step == config.num_steps
+      _save(manager, step, states, memory, health, force=due)
+      found = _evaluate(parts, game, states, step, writer, manager, stop)
+      choice = run_evaluations.choose(parts, writer, step)
+      _save(manager, step, states, memory, health, choice=choice)
     if found and step:
       table.update(found | {'step': step})
-    save(force=True)
+    _save(manager, step, states, memory, health, force=True)
     checkpoint.wait(manager)
     best = checkpoint.best_step(manager)
   if hosts.is_first():
@@ -254,11 +235,48 @@ def _looks_ahead(config: config_lib.Config, step: int) -> bool:
   )
 
 
-def _host_state(
-  memory: repetition.Memory, health: divergence.Health
-) -> dict[str, Any]:
-  """What a checkpoint holds beside arrays."""
-  return {'asked': list(memory.questions), 'health': health._asdict()}
+def _save(
+  manager: checkpoint.Manager,
+  step: int,
+  states: game_lib.States,
+  memory: repetition.Memory,
+  health: divergence.Health,
+  *,
+  choice: run_evaluations.Choice | None = None,
+  force: bool = False,
+) -> None:
+  """Saves a checkpoint if it is due, forced or the best so far."""
+  host_state = {'asked': list(memory.questions), 'health': health._asdict()}
+  checkpoint.save(
+    manager,
+    step,
+    states,
+    host_state,
+    score=choice.score if choice else None,
+    start_score=choice.start if choice else None,
+    force=force or bool(choice and choice.is_best),
+  )
+
+
+def _evaluate(
+  parts: assemble.Parts,
+  game: game_lib.Game,
+  states: game_lib.States,
+  step: int,
+  writer: writers.RunWriter,
+  manager: checkpoint.Manager,
+  stop: '_Stop',
+) -> dict[str, float]:
+  """Runs the evaluations that are due; returns their figures as metrics."""
+  return run_evaluations.evaluate_due(
+    parts,
+    lambda: game_lib.params_of('solver', states, game),
+    step,
+    writer,
+    stopped=stop.now,
+    # A kill in the evaluation does not lose the steps before it.
+    before=lambda: checkpoint.wait(manager),
+  )
 
 
 def _columns(parts: assemble.Parts) -> tuple[display.Column, ...]:
