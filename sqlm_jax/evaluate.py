@@ -210,8 +210,8 @@ def _warn_of_collapse(
   for name, one in collapsed.items():
     if hosts.is_first():
       logging.warning(
-        '%s after %d steps: %s. The solver has collapsed to one answer; this '
-        'evaluation cannot make the checkpoint the best one.',
+        '%s after %d steps: %s. The solver has collapsed to one answer. Such '
+        'an evaluation on the validation set makes no checkpoint the best.',
         settings['set'],
         settings['step'],
         collapse.describe(name, one),
