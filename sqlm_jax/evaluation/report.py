@@ -68,17 +68,17 @@ def to_markdown(comparison: Mapping[str, Any]) -> str:
 def _constant_differences(
   figures: Mapping[str, Mapping[str, Any]], questions: int
 ) -> list[str]:
-  """Says which intervals are no bootstrap, as all questions changed alike."""
+  """Names the figures in which all questions differ alike."""
   names = [
     name for name, one in figures.items() if one['difference'].get('constant')
   ]
   if not names:
     return []
   return [
-    f'The difference of {", ".join(names)} is the same on all {questions} '
-    'questions, so that resampling them tells nothing. Its interval is that of '
-    'questions not seen, of which a share up to the upper end of '
-    f"Wilson's interval of 0 of {questions} may have any other difference."
+    f'All {questions} questions differ alike in {", ".join(names)}, so that a '
+    'bootstrap would give an interval without a width. The interval of this '
+    'difference allows for any other difference in a share of the questions, '
+    f"up to the upper end of Wilson's interval of 0 of {questions}."
   ]
 
 
