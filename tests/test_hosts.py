@@ -162,8 +162,8 @@ def test_a_signal_to_one_stops_all_at_the_same_step(two):
   steps = len(writers.read_jsonl(workdir / 'metrics.jsonl'))
   assert f'Stopped after {steps} of 100000 steps, and saved' in outputs[0]
   assert 'steps' not in outputs[1]  # the first one speaks for all
-  saved = [path.name for path in (workdir / 'checkpoints').iterdir()]
-  assert saved == [str(steps)]
+  saved = {path.name for path in (workdir / 'checkpoints').iterdir()}
+  assert saved == {str(steps), 'run_id'}
 
 
 def test_one_process_and_two_go_on_with_the_run_of_two(two, tmp_path):
