@@ -42,6 +42,8 @@ setuptools.setup(
     'cuda': ['jax[cuda13]'],
     # For a workdir gs://bucket/…
     'gs': ['etils[epath-gcs]>=1.10', 'google-cloud-storage>=2.18'],
+    # For a workdir s3://bucket/…; boto3 is for TensorBoard's events.
+    's3': ['boto3>=1.34', 'etils[epath-s3]>=1.10'],
     'tpu': ['jax[tpu]'],
     'test': [
       'hypothesis>=6.100',

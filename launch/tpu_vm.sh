@@ -52,8 +52,22 @@ on_all() {  # command, arguments
   tpu ssh "$name" --worker=all "--command=$1" "${@:2}"
 }
 
+# Prints the state of the slice, or none if gcloud says that there is none.
+# After any other failure, such as one of the network, nobody knows.
 find_state() {
-  tpu describe "$name" '--format=value(state)' || echo none
+  local state errors code=0
+  if [[ $dry_run ]]; then
+    tpu describe "$name" '--format=value(state)'
+    return
+  fi
+  errors=$(mktemp)
+  state=$(tpu describe "$name" '--format=value(state)' 2> "$errors") || code=$?
+  cat "$errors" >&2
+  if ((code)) && grep -q NOT_FOUND "$errors"; then state=none code=0; fi
+  rm -f "$errors"
+  ((code == 0)) ||
+    fail "$name: gcloud could not say whether it exists (exit code $code)"
+  echo "$state"
 }
 
 create() {

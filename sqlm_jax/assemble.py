@@ -77,13 +77,14 @@ def build(
   """Opens the model and prepares everything that does not need a state.
 
   Args:
-    config: of the run.
+    config: of the run; may be a ConfigDict.
     workdir: of the run, whose date its chat template goes on to write.
 
   Raises:
     ValueError: for a model, mesh or prompt that does not fit, by name.
     FileNotFoundError: if there is no model at the path.
   """
+  config = config_lib.of(config)
   mesh = sharding.make_mesh(
     {axis: getattr(config.mesh, axis) for axis in sharding.AXES}
   )
@@ -137,6 +138,18 @@ def _continued(task: config_lib.Task) -> dict[str, tuple[str, ...]]:
   if task.questions:  # then nobody proposes any
     del templates['task.proposer_prompt']
   return templates
+
+
+def check(parts: Parts) -> None:
+  """Makes sure that a function of the Python API was given a run's parts.
+
+  Raises:
+    ValueError: if it was given something else, such as a config.
+  """
+  if not isinstance(parts, Parts):
+    raise ValueError(
+      f'parts: expected assemble.build(config), not a {type(parts).__name__}'
+    )
 
 
 def _make_optimizer(

@@ -13,23 +13,31 @@ is taken.
 
 import contextlib
 import json
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from sqlm_jax import chatter, hosts, manifest, storage, tree_paths
+from sqlm_jax import (
+  chatter,
+  checkpoint_directory,
+  checkpoint_files,
+  checkpoint_manager,
+  manifest,
+  storage,
+  tree_paths,
+)
 from sqlm_jax import checkpoint_errors as errors
 
 Tree = Any  # a pytree of arrays, or of jax.ShapeDtypeStruct with shardings
-Path = tree_paths.Path
+Manager = checkpoint_manager.Manager
 
-_log = logging.getLogger('absl')  # which shows warnings of ours
+# The score of a checkpoint that cannot be the best, below every real one.
+NOT_ELIGIBLE = -1.0
 
 
 @contextlib.contextmanager
@@ -39,88 +47,79 @@ def open_checkpoints(
   keep: int = 1,
   every: int = 0,
   read_only: bool = False,
-) -> Iterator[ocp.CheckpointManager]:
+) -> Iterator[Manager]:
   """Opens a directory of checkpoints, for a `with`.
 
-  What a killed run left half-saved is removed, unless it is opened to read.
-  In the end it waits for what is being saved.
+  Unless it is opened to read, half-saved checkpoints of a killed run are
+  removed, and entries that are no checkpoints of the run are set aside. At
+  the end it waits for what is being saved. All processes have to call it.
 
   Args:
     directory: made if it does not exist, unless it is opened to read.
-    keep: how many of the newest checkpoints stay, beside the best one.
+    keep: how many of the newest checkpoints stay, in addition to the best.
     every: `save` keeps each step that this divides; 0 only forced ones.
     read_only: changes nothing, so that a run may be training there.
 
   Raises:
     OSError: if the directory cannot be made, or a save has failed.
+    ValueError: if it has checkpoints, but none of the run.
   """
   chatter.hush_orbax()
-  if read_only:
-    options = ocp.CheckpointManagerOptions(
-      read_only=True, create=False, save_interval_steps=0, best_fn=_score
-    )
-  else:
-    options = ocp.CheckpointManagerOptions(
-      best_fn=_score,
-      preservation_policy=policies.AnyPreservationPolicy(
-        [
-          policies.LatestN(keep),
-          policies.BestN(
-            get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
-          ),
-        ]
-      ),
-      should_save_fn=lambda step, _: bool(every) and step % every == 0,
-      cleanup_tmp_directories=True,
-      # Else threads wait for a directory that a full disk never gets, and the
-      # process does not end.
-      async_options=ocp.options.AsyncOptions(
-        create_directories_asynchronously=False
-      ),
-    )
   directory = storage.absolute(directory)
-  with errors.opening(directory):
-    if not read_only and jax.process_index() == 0:
-      _drop_damaged_scores(directory)
-    manager = ocp.CheckpointManager(
-      directory,
-      options=options,
-      item_handlers={
-        'states': ocp.PyTreeCheckpointHandler(),
-        'host': ocp.JsonCheckpointHandler(),
-      },
+  with contextlib.ExitStack() as stack:
+    manager = checkpoint_manager.open_manager(
+      directory, stack, keep=keep, every=every, read_only=read_only
     )
-  try:
-    yield manager
-  except BaseException:
-    with contextlib.suppress(Exception):  # what ended us is told
+    try:
+      yield manager
+    except BaseException:
+      with contextlib.suppress(Exception):  # the first error is reported
+        manager.close()
+      raise
+    with errors.saving(directory):
       manager.close()
-    raise
-  with errors.saving(manager.directory):
-    manager.close()
 
 
-def _score(metrics: Mapping[str, float]) -> float:
-  return metrics['score']
+def all_steps(manager: Manager) -> list[int]:
+  """The steps of the run's whole checkpoints, oldest first."""
+  return sorted(set(manager.all_steps()) - manager.strange)
 
 
-def latest_step(manager: ocp.CheckpointManager) -> int | None:
+def latest_step(manager: Manager) -> int | None:
   """The step of the newest whole checkpoint, None if there is none."""
-  return manager.latest_step()
+  return max(all_steps(manager), default=None)
 
 
-def best_step(manager: ocp.CheckpointManager) -> int | None:
-  """The step of the checkpoint with the highest score, None without scores."""
-  return manager.best_step()
+def best_step(manager: Manager) -> int | None:
+  """The step with the highest score, None without scores.
+
+  It is 0 if no checkpoint has a higher score than the start of the run, whose
+  weights are the initial model's. Of equal checkpoints it is the newest. All
+  processes have to call it.
+  """
+  manager.wait_until_finished()  # otherwise the newest has no score yet
+  metrics = {step: manager.metrics(step) for step in all_steps(manager)}
+  rank = lambda step: (metrics[step]['score'], step)
+  scored = sorted((step for step in metrics if metrics[step]), key=rank)
+  while scored and _without_record(manager, scored[-1:]):
+    scored.pop()  # copied in part, say
+  if not scored:
+    return None
+  best = scored[-1]
+  score, start = metrics[best]['score'], metrics[best].get('start')
+  if start is not None and score <= start:
+    return 0
+  return best if score > NOT_ELIGIBLE else None
 
 
 def save(
-  manager: ocp.CheckpointManager,
+  manager: Manager,
   step: int,
   states: Mapping[str, Tree],
   host_state: Mapping[str, Any],
   *,
   score: float | None = None,
+  start_score: float | None = None,
   force: bool = False,
 ) -> bool:
   """Saves if it is time to, in the background once the arrays are copied.
@@ -130,54 +129,69 @@ def save(
     step: the next step of the run.
     states: train states by name; may be donated as soon as this returns.
     host_state: what JSON can hold.
-    score: how good it is, the best one is kept; None if nobody knows. It may
-      be told later, of a step that is saved.
-    force: whether it is time or not; `wait` makes sure that it is on disk.
+    score: how good it is, the best one is kept; None if unknown. It may be
+      added later, to a step that is saved.
+    start_score: how good the run was before its first step, to which `score`
+      is compared; None if unknown.
+    force: saves even if it is not time to.
 
   Returns:
-    Whether this step is saved, or was before.
+    True if this step is saved now, or was before.
 
   Raises:
     OSError: if it cannot be saved, or the one before could not.
   """
+  metrics = None if score is None else {'score': score}
+  if metrics and start_score is not None:
+    metrics['start'] = start_score
   if step in manager.all_steps():
-    if score is not None:
-      _add_score(manager, step, score)
+    if metrics:
+      _add_metrics(manager, step, metrics)
     return True
   if not force and not manager.should_save(step):
     return False
   arrays = tree_paths.paths(states)
-  with errors.saving(manager.directory):
+  record = manifest.seal(arrays, host_state, step=step, run_id=manager.run_id)
+  with errors.saving(manager.place):
     return manager.save(
       step,
       args=ocp.args.Composite(
         states=ocp.args.PyTreeSave(tree_paths.nest(arrays)),
-        host=ocp.args.JsonSave(manifest.seal(arrays, host_state)),
+        host=ocp.args.JsonSave(record),
       ),
-      metrics=None if score is None else {'score': score},
+      metrics=metrics,
       force=force,
     )
 
 
-def _add_score(manager, step: int, score: float) -> None:
-  """As orbax writes it beside the items of a checkpoint."""
+def _add_metrics(
+  manager: Manager, step: int, metrics: Mapping[str, float]
+) -> None:
+  """Adds the score of a saved checkpoint, as orbax writes it.
+
+  Then it removes an earlier best checkpoint that this one beats.
+  """
   manager.wait_until_finished()
   directory = manager.directory / str(step) / 'metrics'
   if jax.process_index() == 0 and not (directory / 'metrics').exists():
     directory.mkdir(exist_ok=True)
-    storage.write_text(directory / 'metrics', json.dumps({'score': score}))
-  multihost_utils.sync_global_devices('a score is told')
+    storage.write_text(directory / 'metrics', json.dumps(metrics))
+  multihost_utils.sync_global_devices('a score is added')
   manager.reload()
+  steps = all_steps(manager)
+  kept = {*steps[-manager.keep :], manager.best_step()}
+  for other in set(steps) - kept:
+    manager.delete(other)
 
 
-def wait(manager: ocp.CheckpointManager) -> None:
+def wait(manager: Manager) -> None:
   """Returns when everything is on disk; raises OSError if it cannot be."""
-  with errors.saving(manager.directory):
+  with errors.saving(manager.place):
     manager.wait_until_finished()
 
 
 def restore(
-  manager: ocp.CheckpointManager,
+  manager: Manager,
   abstract_states: Mapping[str, Tree],
   *,
   step: int | None = None,
@@ -204,28 +218,30 @@ def restore(
   manager.wait_until_finished()  # else the newest is listed, but not there
   steps = [_existing(manager, step)]
   if step is None:
-    steps = sorted(manager.all_steps(), reverse=True)
+    steps = all_steps(manager)[::-1]
   wanted = tree_paths.paths(abstract_states)
   damaged: dict[int, errors.DamagedError] = {}
-  for at in steps:
+  for place, at in enumerate(steps):
+    where = _where(manager, at)
     try:
-      stored, host = _record(manager, at)
-      manifest.check(wanted, stored, _where(manager, at))
-      arrays = _read(manager, at, wanted, stored)
+      record = checkpoint_files.read_record(where)
+      manifest.check(wanted, record.arrays, where.shown)
+      arrays = checkpoint_files.read_arrays(where, wanted, record.arrays)
     except errors.DamagedError as error:
       damaged[at] = error
       continue
+    damaged |= _without_record(manager, steps[place + 1 :])
     _move_away(manager, damaged, instead=at)
-    return at, tree_paths.fill(abstract_states, arrays), host
+    return at, tree_paths.fill(abstract_states, arrays), record.host
   raise ValueError(
     '\n'.join(map(str, damaged.values()))
-    + f'\nNo other is left in {manager.directory}. Remove that directory to '
+    + f'\nNo other is left in {manager.place}. Remove that directory to '
     'start from the beginning.'
   )
 
 
 def restore_params(
-  manager: ocp.CheckpointManager,
+  manager: Manager,
   abstract_params: Mapping[str, Tree],
   *,
   step: int | None = None,
@@ -248,116 +264,80 @@ def restore_params(
   """
   manager.wait_until_finished()  # else the newest is listed, but not there
   step = _existing(manager, step)
+  where = _where(manager, step)
   trees = {name: {'params': tree} for name, tree in abstract_params.items()}
   wanted = tree_paths.paths(trees)
   stored = {
     path: x
-    for path, x in _record(manager, step)[0].items()
+    for path, x in checkpoint_files.read_record(where).arrays.items()
     if path[0] in abstract_params and path[1:2] == ('params',)
   }
-  manifest.check(wanted, stored, _where(manager, step))
-  filled = tree_paths.fill(trees, _read(manager, step, wanted, stored))
+  manifest.check(wanted, stored, where.shown)
+  arrays = checkpoint_files.read_arrays(where, wanted, stored)
+  filled = tree_paths.fill(trees, arrays)
   return step, {name: tree['params'] for name, tree in filled.items()}
 
 
-def _existing(manager: ocp.CheckpointManager, step: int | None) -> int:
-  steps = sorted(manager.all_steps())
+def newest_readable(manager: Manager) -> int | None:
+  """The newest step whose record can be read, None if there is none.
+
+  Checkpoints without a record, such as one that was copied in part, are left
+  out with a warning.
+  """
+  steps = all_steps(manager)[::-1]
+  for place, step in enumerate(steps):
+    damaged = _without_record(manager, [step])
+    if not damaged:
+      return step
+    instead = 'trying the one before it' if steps[place + 1 :] else 'none left'
+    logging.warning('%s; %s.', damaged[step], instead)
+  return None
+
+
+def _existing(manager: Manager, step: int | None) -> int:
+  steps = all_steps(manager)
   if steps and step is None:
     return steps[-1]
   if step not in steps:
     raise FileNotFoundError(
-      f'{manager.directory}: expected a checkpoint'
+      f'{manager.place}: expected a checkpoint'
       + (f' of step {step}, found {steps}' if steps else ', found none')
     )
   return step
 
 
-def _where(manager, step: int) -> str:
-  return f'{manager.directory / str(step)}'
+def _where(manager: Manager, step: int) -> checkpoint_files.Where:
+  return checkpoint_files.Where(
+    manager.directory / str(step), f'{manager.place / str(step)}'
+  )
 
 
-def _drop_damaged_scores(directory: epath.Path) -> None:
-  """Orbax reads all scores when it opens, and gives up if it cannot."""
-  for path in directory.glob('*/metrics/metrics'):
+def _without_record(
+  manager: Manager, steps: Sequence[int]
+) -> dict[int, errors.DamagedError]:
+  """The steps among `steps` whose record cannot be read, and why."""
+  damaged = {}
+  for step in steps:
     try:
-      float(json.loads(path.read_bytes())['score'])
-    except (ValueError, KeyError, TypeError):
-      _log.warning('%s is damaged: this checkpoint lost its score.', path)
-      path.parent.rmtree()
+      checkpoint_files.read_record(_where(manager, step))
+    except errors.DamagedError as error:
+      damaged[step] = error
+    except ValueError:
+      pass  # of another format
+  return damaged
 
 
-def _move_away(manager, damaged: Mapping[int, Exception], *, instead: int):
-  """Makes room for the steps that will be saved again; loses nothing."""
+def _move_away(
+  manager: Manager, damaged: Mapping[int, Exception], *, instead: int
+) -> None:
+  """Moves damaged checkpoints out of the way of steps saved again."""
   for step, error in damaged.items():
-    away = manager.directory.parent / 'damaged_checkpoints' / str(step)
-    _log.warning(
+    away = manager.place.parent / 'damaged_checkpoints' / str(step)
+    logging.warning(
       '%s; moved to %s, going on from step %d.', error, away, instead
     )
     if jax.process_index() == 0:
-      if away.exists():
-        away.rmtree()
-      away.parent.mkdir(exist_ok=True)
-      (manager.directory / str(step)).rename(away)
+      checkpoint_directory.set_aside(manager.place, str(step))
   if damaged:
     multihost_utils.sync_global_devices('damaged checkpoints are moved')
     manager.reload()
-
-
-def _read_alone(manager, step: int, item: str, handler, args) -> Any:
-  """Reads without waiting for other processes, which may have failed."""
-  path = manager.directory / str(step) / item
-  if not path.exists():
-    raise FileNotFoundError(f'{path}: missing')
-  own = ocp.options.MultiprocessingOptions(
-    primary_host=hosts.index(),
-    active_processes={hosts.index()},
-    barrier_sync_key_prefix=f'process_{hosts.index()}',
-  )
-  handler = handler(multiprocessing_options=own)
-  with ocp.Checkpointer(handler, multiprocessing_options=own) as reader:
-    return reader.restore(path, args=args)
-
-
-def _record(
-  manager, step: int
-) -> tuple[dict[Path, manifest.Stored], dict[str, Any]]:
-  """What a checkpoint holds, and its host state."""
-  with errors.reading(_where(manager, step)):
-    record = _read_alone(
-      manager, step, 'host', ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
-    )
-    try:
-      return manifest.unseal(record)
-    except NotImplementedError as error:
-      found = error
-  raise ValueError(
-    f'{_where(manager, step)}: a checkpoint of format {found}, saved by '
-    'another version of sqlm_jax: this one reads format '
-    f'{manifest.FORMAT}, a newer one may read both'
-  )
-
-
-def _read(
-  manager,
-  step: int,
-  wanted: Mapping[Path, Any],
-  stored: Mapping[Path, manifest.Stored],
-) -> dict[Path, jax.Array]:
-  restore_args = {
-    path: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype)
-    for path, x in wanted.items()
-  }
-  args = ocp.args.PyTreeRestore(
-    item=tree_paths.nest(wanted),
-    restore_args=tree_paths.nest(restore_args),
-    partial_restore=True,
-  )
-  with errors.reading(_where(manager, step)):
-    states = _read_alone(
-      manager, step, 'states', ocp.PyTreeCheckpointHandler, args
-    )
-    arrays = tree_paths.paths(states)
-  if altered := manifest.altered(arrays, stored):
-    why = f'not as it was: {", ".join(altered[:3])}'
-    raise errors.damage(_where(manager, step), why)
-  return arrays

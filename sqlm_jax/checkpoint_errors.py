@@ -13,11 +13,14 @@ class DamagedError(ValueError):
 
 
 @contextlib.contextmanager
-def opening(directory: epath.Path) -> Iterator[None]:
-  """Where a directory of checkpoints is opened."""
+def opening(
+  directory: epath.Path,
+  kinds: tuple[type[Exception], ...] = (OSError, ValueError),
+) -> Iterator[None]:
+  """Names the directory in errors of opening it."""
   try:
     yield
-  except (OSError, ValueError) as error:
+  except kinds as error:
     raise OSError(
       f'{directory}: no checkpoints can be kept or found there '
       f'({_first_lines(error)})'

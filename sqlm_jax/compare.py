@@ -15,10 +15,14 @@ from sqlm_jax import (
   evaluation_sets,
   hosts,
   open_run,
+  storage,
   writers,
 )
 from sqlm_jax import config as config_lib
 from sqlm_jax.evaluation import comparison, report
+
+# How the name of a checkpoint ends, if it is one and not a part of a workdir.
+_CHECKPOINT = re.compile(r'(^|@)(latest|best|[0-9]+)$')
 
 
 class Evaluated(NamedTuple):
@@ -37,6 +41,7 @@ def find_set(
   Raises:
     ValueError: if there is none.
   """
+  assemble.check(parts)
   if dataset not in evaluation_sets.PURPOSES:
     return evaluation_sets.of_dataset(parts.config, parts.task, dataset)
   asked = parts.sets(dataset)
@@ -58,6 +63,7 @@ def evaluate_saved(
 
   What was evaluated before with the same settings is read, not evaluated.
   """
+  assemble.check(parts)
   planned = evaluate.plan(parts, asked, step=saved.step, workdir=workdir)
   if planned.is_answered:
     record = evaluate.evaluate(planned, None)
@@ -95,10 +101,8 @@ def compare(
   Raises:
     ValueError: if there are not two names, or no such checkpoints.
   """
-  if len(names) != 2:
-    raise ValueError(
-      f'--compare={",".join(names)}: expected two checkpoints A,B'
-    )
+  assemble.check(parts)
+  names = pair(names)
   sides = []
   for name in names:
     of, which = parse(name, workdir)
@@ -122,6 +126,26 @@ def compare(
   return found, directory
 
 
+def pair(pieces: Sequence[str]) -> tuple[str, str]:
+  """Joins the pieces of `--compare` to two names of checkpoints.
+
+  Commas separate the two, and workdirs may have commas of their own.
+
+  Raises:
+    ValueError: if there are not two names, or in more than one way.
+  """
+  splits = [
+    (','.join(pieces[:i]), ','.join(pieces[i:])) for i in range(1, len(pieces))
+  ]
+  if len(pieces) > 2:
+    splits = [names for names in splits if all(map(_CHECKPOINT.search, names))]
+  if len(splits) != 1:
+    raise ValueError(
+      f'--compare={",".join(pieces)}: expected two checkpoints A,B'
+    )
+  return splits[0]
+
+
 def parse(
   name: str, workdir: epath.PathLike | None
 ) -> tuple[epath.PathLike, str]:
@@ -135,6 +159,9 @@ def parse(
     raise ValueError(
       f'--compare={name}: expected WORKDIR@CHECKPOINT, or a --workdir'
     )
+  if at:
+    of = storage.expand(of)
+    storage.check(of, '--compare')
   return (of if at else workdir), which
 
 

@@ -5,12 +5,11 @@ value and what is allowed. Meanings of keys stand in `configs/default.py`.
 """
 
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Iterator, Mapping
 
-from sqlm_jax import config_rules
+from ml_collections import config_dict
+
+from sqlm_jax import config_build, config_limits, config_rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,28 +301,48 @@ _OF_EVALUATION = (
 def from_dict(tree: Mapping) -> Config:
   """Builds and validates a config.
 
-  A field that came later has a default, which is what was done before:
+  A field that was added later has a default, which is what was done before:
   workdirs of earlier versions lack its key.
 
   Args:
-    tree: nested mappings with the keys of `configs/default.py`.
+    tree: a ConfigDict, or nested mappings with the keys of
+      `configs/default.py`.
 
   Raises:
     ValueError: for a missing or unknown key, a value of the wrong type, or
       one that makes no sense, by key, value and what is expected.
   """
-  config = _build(Config, tree, '')
-  for key, good, expected in config_rules.rules(config):
-    if not good:
-      value = config_rules.lookup(config, key)
-      raise ValueError(f'{key}={value!r}: expected {expected}')
+  if isinstance(tree, config_dict.ConfigDict):
+    tree = tree.to_dict()
+  config = config_build.build(Config, tree)
+  for rules in (config_rules.rules, config_limits.rules):
+    for key, good, expected in rules(config):
+      if not good:
+        value = config_build.show(config_rules.lookup(config, key))
+        raise ValueError(f'{key}={value}: expected {expected}')
   return config
 
 
+def of(config: Config | Mapping) -> Config:
+  """Returns a config as it is, and builds one of a `ConfigDict` or a dict.
+
+  Raises:
+    ValueError: if it is something else, or as `from_dict` raises.
+  """
+  if isinstance(config, Config):
+    return config
+  if isinstance(config, Mapping | config_dict.ConfigDict):
+    return from_dict(config)
+  raise ValueError(
+    f'config={config_build.show(config)}: expected a config.Config, or the '
+    'ConfigDict that get_config() of a config file returns'
+  )
+
+
 def complete(tree: Mapping) -> Mapping:
-  """A stored config with the fields that came later, if it can be read."""
+  """Adds the fields that were added later to a stored config."""
   try:
-    return to_dict(_build(Config, tree, ''))
+    return to_dict(config_build.build(Config, tree))
   except ValueError:
     return tree
 
@@ -345,59 +364,3 @@ def _keys(tree: Mapping, prefix: str) -> Iterator[str]:
       yield from _keys(value, f'{prefix}{name}.')
     else:
       yield prefix + name
-
-
-def _build(cls, tree, prefix: str):
-  if not isinstance(tree, Mapping):
-    raise ValueError(f'{prefix[:-1]}={tree!r}: expected a group of keys')
-  fields = {field.name: field for field in dataclasses.fields(cls)}
-  for name in tree:
-    if name not in fields:
-      raise ValueError(
-        f'{prefix}{name}={tree[name]!r}: unknown key, expected one of '
-        f'{", ".join(fields)}'
-      )
-  values = {}
-  for name, field in fields.items():
-    key, kind = prefix + name, field.type
-    if name not in tree:
-      if field.default is dataclasses.MISSING:
-        raise ValueError(f'{key}: missing')
-      continue
-    if dataclasses.is_dataclass(kind):
-      values[name] = _build(kind, tree[name], key + '.')
-    else:
-      values[name] = _convert(kind, tree[name], key)
-  return cls(**values)
-
-
-def _convert(kind, value, key: str):
-  """Checks a leaf's type; lists of a file or a flag become tuples."""
-  if isinstance(kind, types.GenericAlias):
-    *parts, last = typing.get_args(kind)
-    if isinstance(value, list | tuple):
-      if last is Ellipsis:
-        return tuple(_convert(parts[0], v, key) for v in value)
-      if len(value) == len(parts) + 1:
-        kinds = (*parts, last)
-        pairs = zip(kinds, value, strict=True)
-        return tuple(_convert(k, v, key) for k, v in pairs)
-    raise ValueError(f'{key}={value!r}: expected {_describe(kind)}')
-  if kind is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
-  # Nothing infinite or NaN: it would reach every weight.
-  if type(value) is not kind or (kind is float and not math.isfinite(value)):
-    raise ValueError(f'{key}={value!r}: expected {_describe(kind)}')
-  return value
-
-
-def _describe(kind) -> str:
-  names = {int: 'a whole number', float: 'a finite number', str: 'text'}
-  names[bool] = 'True or False'
-  if kind in names:
-    return names[kind]
-  parts = typing.get_args(kind)
-  if parts[-1] is Ellipsis:
-    return f'a tuple, each element {_describe(parts[0])}'
-  group = 'a pair' if len(parts) == 2 else 'a group'
-  return f'{group} of {" and ".join(map(_describe, parts))}'

@@ -96,7 +96,8 @@ def _task(c) -> Iterator[Rule]:
   yield (
     'task.topics',
     len(c.task.topics) == 1 or takes_turns or bool(c.task.questions),
-    'one topic, or {topic} in task.proposer_prompt',
+    'one topic, or {topic} in task.proposer_prompt: without it all topics ask '
+    'the same',
   )
   has_text = bool(c.task.proposer_prompt.strip())
   yield 'task.proposer_prompt', has_text, 'a template'
@@ -183,19 +184,21 @@ def _rewards(c) -> Iterator[Rule]:
   yield (
     'solver.rewards.true',
     'true' not in used or c.task.checker != 'none',
-    'a task.checker that knows the true answer, for this control',
+    'a task.checker that knows the true answer, for this control: add '
+    '--config.task.checker=arithmetic, or module:function of yours',
   )
   is_code = c.task.answer_kind == 'code'
   yield (
     'solver.rewards.tests',
     is_code or 'tests' not in used,
-    '0 unless task.answer_kind is code',
+    '0 unless task.answer_kind is code: add --config.task.answer_kind=code',
   )
   for name in ('majority', 'true'):
     yield (
       f'solver.rewards.{name}',
       not is_code or name not in used,
-      '0 for task.answer_kind=code, whose answers are not put to a vote',
+      '0 for task.answer_kind=code, whose answers are not put to a vote; '
+      '--config.solver.rewards.tests=1.0 rewards the tests that pass',
     )
   yield _choice(c, 'proposer.reward_over', rewards.OVER)
   yield _within(c, 'proposer.similarity', 0.0, 1.0)
@@ -252,7 +255,8 @@ def _loss(c) -> Iterator[Rule]:
   yield (
     'loss.kl_in',
     c.loss.kl_in == 'loss' or c.advantage.estimator == 'gae',
-    'loss, unless advantage.estimator is gae: others have no rewards of tokens',
+    'loss, unless advantage.estimator is gae, since others have no rewards '
+    'of tokens: add --config.advantage.estimator=gae',
   )
   yield _at_least(c, 'loss.entropy', 0.0)
   yield _choice(c, 'loss.average', losses.AVERAGES)
@@ -267,7 +271,8 @@ def _critic(c) -> Iterator[Rule]:
   yield (
     'solver.rounds',
     c.solver.rounds == 1 or c.advantage.estimator != 'gae',
-    '1 for advantage.estimator=gae, which learns from every group',
+    '1 for advantage.estimator=gae, which learns from every group: add '
+    '--config.solver.rounds=1',
   )
 
 
@@ -308,17 +313,23 @@ def _evaluation(c) -> Iterator[Rule]:
   for purpose, pairs in (('test', 'evaluation'), ('validation', 'validation')):
     key = f'evaluation.{purpose}'
     both = lookup(c, key) and lookup(c, f'task.{pairs}')
-    yield key, not both, f"'', or no task.{pairs} beside it"
+    yield (
+      key,
+      not both,
+      f"'', or no task.{pairs} beside it: add --config.task.{pairs}='()'",
+    )
   yield (
     'evaluation.validation',
     not c.evaluation.validation or c.evaluation.validation != c.evaluation.test,
-    'other questions than those of evaluation.test',
+    'other questions than those of evaluation.test, such as another split; '
+    "--config.evaluation.validation='' drops the validation set",
   )
   tested = {question for question, _ in c.task.evaluation}
   yield (
     'task.validation',
     not any(question in tested for question, _ in c.task.validation),
-    'no question of task.evaluation',
+    'no question of task.evaluation; '
+    "--config.task.validation='()' drops the validation set",
   )
   yield (
     'evaluation.question',
@@ -341,7 +352,9 @@ def _schedule(c) -> Iterator[Rule]:
   yield (
     'checkpoint.every',
     not c.sampler.one_step_ahead or c.checkpoint.every != 1,
-    'another than 1, as sampler.one_step_ahead stops at every checkpoint',
+    'another than 1, as sampler.one_step_ahead stops at every checkpoint: add '
+    '--config.checkpoint.every=10, say, or '
+    '--config.sampler.one_step_ahead=False',
   )
   yield _at_least(c, 'checkpoint.keep', 1)
   for name in (
@@ -353,7 +366,8 @@ def _schedule(c) -> Iterator[Rule]:
   yield (
     'divergence.kl_above',
     not c.divergence.kl_above or c.loss.kl > 0,
-    '0 where loss.kl is 0, and the KL is not known',
+    '0 where loss.kl is 0, and the KL is not known: add '
+    '--config.loss.kl=0.001, say',
   )
   for axis in dataclasses.asdict(c.mesh):
     key = f'mesh.{axis}'

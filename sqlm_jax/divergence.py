@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
 from absl import logging
 
 from sqlm_jax import assemble, checkpoint, config_rules, hosts, unreadable
@@ -93,7 +92,7 @@ def alarm(
 
 def react(
   parts: assemble.Parts,
-  manager: ocp.CheckpointManager,
+  manager: checkpoint.Manager,
   step: int,
   states: game_lib.States,
   health: Health,
@@ -127,7 +126,7 @@ def react(
   if wrong or not may or health.rollbacks >= rules.rollbacks:
     where = 'There is no checkpoint yet.'
     if last is not None:
-      where = f'The last good checkpoint is {manager.directory / str(last)}.'
+      where = f'The last good checkpoint is {manager.place / str(last)}.'
     raise DivergedError(
       f'step {step}: {wrong or alarmed}. The run has diverged after '
       f'{health.rollbacks} rollbacks, and stops. {where}'

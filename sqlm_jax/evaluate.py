@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from absl import logging
 from etils import epath
 
 from sqlm_jax import (
@@ -24,7 +25,7 @@ from sqlm_jax import (
   hosts,
   writers,
 )
-from sqlm_jax.evaluation import metrics, reliability, report
+from sqlm_jax.evaluation import collapse, metrics, reliability, report
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import reading, responses
 
@@ -71,6 +72,7 @@ def plan(
   Raises:
     ValueError: for a question whose prompt is over the limit.
   """
+  assemble.check(parts)
   prompts = [_encode(parts, example.question) for example in asked.examples]
   settings = _settings(parts, asked, step) | {
     'first_prompt': parts.tokens.decode(prompts[0], skip_special=False)
@@ -169,21 +171,30 @@ def _answer(
 
 
 def _record(planned: Plan, seconds: float) -> dict[str, Any]:
-  """Figures, intervals and how they came about."""
+  """The record of a finished evaluation; also writes its files."""
   c, files = planned.parts.config.evaluation, planned.files
   votes = planned.parts.task.run_tests is None
   result = metrics.summarize(files.rows, c.samples, votes=votes)
+  collapsed = collapse.find(files.rows, c.samples)
+  _warn_of_collapse(files.settings, collapsed)
   curve = None
   if votes and c.samples > 1:
     curve = reliability.measure(
-      files.rows, samples=c.samples, target=c.vote_precision
+      files.rows,
+      samples=c.samples,
+      target=c.vote_precision,
+      # Nothing may be chosen by the questions that the run is measured by.
+      suggest=planned.asked.name == evaluation_sets.VALIDATION,
     )
   if files.directory is not None:
-    report.write_result(files.directory, result, curve, files.settings)
+    report.write_result(
+      files.directory, result, curve, files.settings, collapsed
+    )
   record = {name: files.settings[name] for name in ('step', 'task', 'set')}
-  record |= {name: found['value'] for name, found in result.items()}
+  record |= {name: figure['value'] for name, figure in result.items()}
   record |= {
     'intervals': {n: [x['low'], x['high']] for n, x in result.items()},
+    'collapsed': collapsed,
     'questions': len(files.rows),
     'settings': dict(files.settings),
     'seconds': seconds,
@@ -191,6 +202,20 @@ def _record(planned: Plan, seconds: float) -> dict[str, Any]:
   if curve is not None:
     record['reliability'] = curve
   return record
+
+
+def _warn_of_collapse(
+  settings: Mapping[str, Any], collapsed: Mapping[str, Mapping[str, Any]]
+) -> None:
+  for name, one in collapsed.items():
+    if hosts.is_first():
+      logging.warning(
+        '%s after %d steps: %s. The solver has collapsed to one answer. Such '
+        'an evaluation on the validation set makes no checkpoint the best.',
+        settings['set'],
+        settings['step'],
+        collapse.describe(name, one),
+      )
 
 
 def asks_the_same(

@@ -93,7 +93,7 @@ def append(files: Files, rows: Sequence[Row]) -> None:
 
 def forget_after(workdir: epath.PathLike, step: int) -> None:
   """Removes evaluations of weights that have seen more than `step` steps."""
-  for path in (epath.Path(workdir) / 'evaluations').glob('*'):
-    found = re.match(r'(\d{8,})-', path.name)
-    if found and int(found[1]) > step:
+  directory = epath.Path(workdir) / 'evaluations'
+  for path in storage.entries(directory, r'\d{8,}-.*'):
+    if int(path.name.partition('-')[0]) > step:
       path.rmtree()

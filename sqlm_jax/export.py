@@ -55,8 +55,14 @@ def export_policy(
   Raises:
     ValueError: if the directory is not empty, or there are no adapters.
   """
+  assemble.check(parts)
   target = pathlib.Path(directory).expanduser().absolute()
   check_target(parts, directory, as_adapter=as_adapter)
+  if as_adapter and not lora.adapters(trained):
+    raise ValueError(
+      '--export_adapter: expected a checkpoint that has adapters; the model of '
+      f'step {step}, before any training, has none. Name another --checkpoint'
+    )
   target.parent.mkdir(parents=True, exist_ok=True)
   # Not `tempfile.mkdtemp`, whose directory nobody else may read, whatever the
   # user's umask says.
@@ -151,6 +157,7 @@ def check_target(
   Raises:
     ValueError: if the directory is not empty, or there are no adapters.
   """
+  assemble.check(parts)
   target = pathlib.Path(directory).expanduser()
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise ValueError(

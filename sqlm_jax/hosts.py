@@ -6,8 +6,15 @@ its own, and they tell each other what the rest needs to know. Files that all
 share are written by the first process alone.
 """
 
+import contextlib
+import ctypes
 import json
-from collections.abc import Callable
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,8 +23,11 @@ from jax.experimental import multihost_utils
 
 # A process that compiles may be silent for longer than jax waits by itself.
 HEARTBEAT_SECONDS = 600
-# One that has failed alone waits so long for the others to end, too.
+# At the end a process waits so long for the others to end, too.
 SHUTDOWN_SECONDS = 60
+# A process that has failed waits less: the others may not know of it before it
+# has ended.
+FAILED_SECONDS = 10
 
 
 def start(
@@ -51,6 +61,61 @@ def start(
       f'--distributed=auto: found no scheduler that jax knows ({error}), '
       'expected --coordinator_address, --num_processes and --process_id'
     ) from None
+  _exit_on_abort()
+
+
+def _exit_on_abort() -> None:
+  """Makes SIGABRT end the process with exit code 6, the signal's number.
+
+  A thread of jax's, which Python code cannot reach, calls abort() when it
+  hears that another process has gone. A handler in Python would never run:
+  abort() does not return to the interpreter.
+  """
+  if os.name == 'nt':
+    return
+  libc = ctypes.CDLL(None)
+  libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+  libc.signal.restype = ctypes.c_void_p
+  libc.signal(signal.SIGABRT, ctypes.cast(libc._exit, ctypes.c_void_p))
+
+
+@contextlib.contextmanager
+def ending_all() -> Iterator[None]:
+  """Ends this process at an error, so that the others end, too.
+
+  One process alone raises what was raised. Of several processes this one
+  reports the error, waits shortly for the others, which may have the same
+  error, and ends with the error's exit code. Otherwise jax would wait for the
+  others, which wait for this one, and abort all of them in the end.
+  """
+  try:
+    yield
+  except BaseException as error:
+    if not jax.distributed.is_initialized():
+      raise
+    code = _report(error)
+    end = threading.Timer(FAILED_SECONDS, os._exit, [code])
+    end.daemon = True
+    end.start()
+    with contextlib.suppress(Exception):
+      jax.distributed.shutdown()
+    os._exit(code)
+
+
+def _report(error: BaseException) -> int:
+  """Writes an error as Python does at the end, and returns the exit code."""
+  code = 1
+  if not isinstance(error, SystemExit):
+    traceback.print_exception(error)
+    code = 130 if isinstance(error, KeyboardInterrupt) else 1
+  elif isinstance(error.code, int):
+    code = error.code
+  elif error.code is not None:
+    sys.stderr.write(f'{error.code}\n')
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError):
+      stream.flush()
+  return code
 
 
 def count() -> int:

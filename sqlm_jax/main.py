@@ -26,6 +26,7 @@ from sqlm_jax import (
   open_run,
   overrides,
   sample,
+  storage,
   train,
   writers,
 )
@@ -133,16 +134,24 @@ def main(argv: Sequence[str]) -> None:
   # Tracing makes many objects that stay: to look through them took a second.
   gc.set_threshold(10_000)
   _keep_compiled()
+  with hosts.ending_all():
+    is_done = _run()
+  if not is_done:  # all processes have stopped at the same step
+    sys.exit(_STOPPED_EXIT_CODE.value)
+
+
+def _run() -> bool:
+  """Does what the flags say; False if a signal has stopped the training."""
   try:
+    _check_paths()
     _start_processes()
     config = _read_config()
-    if _MODE.value == 'train':
-      if not _WORKDIR.value:
-        raise ValueError('--workdir: expected a directory for the run')
-      if not train.train(config, _WORKDIR.value):
-        sys.exit(_STOPPED_EXIT_CODE.value)
-    else:
+    if _MODE.value != 'train':
       _use_model(config)
+      return True
+    if not _WORKDIR.value:
+      raise ValueError('--workdir: expected a directory for the run')
+    return train.train(config, _WORKDIR.value)
   except divergence.DivergedError as error:
     sys.stderr.write(f'sqlm_jax: {error}\n')
     sys.exit(3)  # a launcher need not try again
@@ -152,6 +161,18 @@ def main(argv: Sequence[str]) -> None:
     # What a user can mend is told in one paragraph.
     logging.debug('%s', error, exc_info=True)
     sys.exit(f'sqlm_jax: {error}\n(--verbosity=1 shows where)')
+
+
+def _check_paths() -> None:
+  """Expands ~ in paths, and refuses those that nothing can be written to."""
+  for flag in (_WORKDIR, _EXPORT_DIR, _QUESTIONS_FILE):
+    if flag.value:
+      flags.FLAGS[flag.name].value = storage.expand(flag.value)
+      storage.check(flag.value, f'--{flag.name}')
+  if _EXPORT_DIR.value and storage.is_remote(_EXPORT_DIR.value):
+    raise ValueError(
+      f'--export_dir={_EXPORT_DIR.value}: expected a directory of this machine'
+    )
 
 
 def _keep_compiled() -> None:
@@ -202,7 +223,7 @@ def _read_config() -> config_lib.Config:
   flag, workdir = '--workdir', _WORKDIR.value
   if not workdir and _COMPARE.value:
     flag = '--compare'
-    workdir, _ = compare.parse(_COMPARE.value[0], None)
+    workdir, _ = compare.parse(compare.pair(_COMPARE.value)[0], None)
   if not workdir:
     raise ValueError(
       '--config: expected a config file, or a --workdir that has a run'

@@ -1,6 +1,7 @@
 """The record of what a checkpoint holds, so that damage to it shows.
 
-  {"format": 1, "arrays": {"policy/params/...": ["float32", [8, 4], 12345]},
+  {"format": 1, "step": 12, "run_id": "5f0c...",
+   "arrays": {"policy/params/...": ["float32", [8, 4], 12345]},
    "host": {...}, "sha256": "..."}
 
 Arrays are recorded as they were in memory, with their checksums: what was
@@ -30,13 +31,35 @@ class Stored(NamedTuple):
   checksum: int
 
 
+class Record(NamedTuple):
+  """The record of a checkpoint.
+
+  Attributes:
+    arrays: the stored arrays by path.
+    host: the host state.
+    step: the step that was saved; None in records of earlier versions.
+    run_id: the run that saved it; '' in records of earlier versions.
+  """
+
+  arrays: dict[Path, Stored]
+  host: dict[str, Any]
+  step: int | None
+  run_id: str
+
+
 def seal(
-  arrays: Mapping[Path, jax.Array], host_state: Mapping[str, Any]
+  arrays: Mapping[Path, jax.Array],
+  host_state: Mapping[str, Any],
+  *,
+  step: int,
+  run_id: str,
 ) -> dict[str, Any]:
-  """The record of arrays and of what JSON can hold beside them."""
+  """Returns the record of a checkpoint as JSON, with a checksum of itself."""
   sums = _checksums(arrays)
   content = {
     'format': FORMAT,
+    'step': step,
+    'run_id': run_id,
     'arrays': {
       '/'.join(path): [f'{x.dtype}', list(x.shape), sums[path]]
       for path, x in arrays.items()
@@ -46,16 +69,14 @@ def seal(
   return content | {'sha256': _digest(content)}
 
 
-def unseal(
-  record: Mapping[str, Any],
-) -> tuple[dict[Path, Stored], dict[str, Any]]:
-  """The arrays by path and the host state of a record.
+def unseal(sealed: Mapping[str, Any]) -> Record:
+  """Reads a record.
 
   Raises:
     ValueError: if it is not as it was sealed.
     NotImplementedError: if it has another format.
   """
-  content = dict(record)
+  content = dict(sealed)
   if content.pop('sha256', None) != _digest(content):
     raise ValueError('its record is not as it was, or older than format 1')
   if content['format'] != FORMAT:
@@ -64,7 +85,9 @@ def unseal(
     tuple(path.split('/')): Stored(*described)
     for path, described in content['arrays'].items()
   }
-  return arrays, content['host']
+  return Record(
+    arrays, content['host'], content.get('step'), content.get('run_id', '')
+  )
 
 
 def altered(

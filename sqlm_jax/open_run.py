@@ -12,6 +12,11 @@ from sqlm_jax.models import policy as policy_lib
 
 LATEST, BEST = 'latest', 'best'
 
+_HOW_BEST = (
+  ' (the best one is chosen on a validation set, task.validation or '
+  'evaluation.validation, after evaluation.every steps)'
+)
+
 
 class Saved(NamedTuple):
   """A model at one point of a run.
@@ -37,35 +42,43 @@ def find(
     workdir: of the run, or None; without checkpoints it is the model before
       any training.
     which: 'latest', 'best' by the validation set, or a number of steps; 0 is
-      the model before any training.
+      the model before any training, and so is 'best' if no checkpoint is
+      better on the validation set.
 
   Raises:
     ValueError: if there is no such checkpoint, with those that there are.
   """
-  if which not in (LATEST, BEST) and not re.fullmatch(r'\d+', which):
+  assemble.check(parts)
+  if which not in (LATEST, BEST) and not re.fullmatch(r'[0-9]{1,18}', which):
     raise ValueError(
       f'checkpoint={which!r}: expected latest, best or a number of steps'
     )
   directory = epath.Path(workdir or '') / 'checkpoints'
-  steps, best = [], None
+  steps, best, latest = [], None, None
   if workdir and directory.exists():
     # A training that is going on in the same workdir is not disturbed.
     with checkpoint.open_checkpoints(directory, read_only=True) as manager:
-      steps = sorted(manager.all_steps())
+      steps = checkpoint.all_steps(manager)
       best = checkpoint.best_step(manager)
-  step = {LATEST: max(steps, default=0), BEST: best}.get(which)
-  if which.isdigit():
-    step = int(which)
+      if which == LATEST:
+        latest = checkpoint.newest_readable(manager)
+  if which == LATEST:
+    step = latest if steps else 0
+  else:
+    step = best if which == BEST else int(which)
   if step is None or (step and step not in steps):
     raise ValueError(
       f'checkpoint={which!r}: expected one of {directory}, which has '
       f'{", ".join(map(str, steps)) or "none"}'
       + ('' if best is None else f', the best one is {best}')
-      + ' (the best one is chosen on a validation set)' * (which == BEST)
+      + _HOW_BEST * (which == BEST)
     )
   if step not in steps:
     load = lambda role: parts.load_params(parts.config.model.param_dtype)
-    return Saved(0, 'before any training', load)
+    about = 'before any training'
+    if which == BEST:
+      about += ': no checkpoint is better on the validation set'
+    return Saved(0, about, load)
 
   def load(role):
     owner = parts.owner[role]

@@ -23,6 +23,7 @@ def answers(
     `(response, answer)`: what the model wrote, and what is read from it, ''
     for a blank. A question over the limit gets a response that says so.
   """
+  assemble.check(parts)
   writer = parts.writers['solver']
   one_greedy = writer.settings._replace(
     temperature=np.zeros(1, np.float32), top_p=np.ones(1, np.float32)
@@ -57,6 +58,7 @@ def questions(
   parts: assemble.Parts, params: policy_lib.Params, step: int
 ) -> list[Proposal]:
   """What the proposer asks in a step."""
+  assemble.check(parts)
   task, writer = parts.task, parts.writers['proposer']
   topics = task.topics(step)
   written = responses.write(

@@ -6,12 +6,62 @@ grow: what is a line more on a disk is a new object there.
 """
 
 import contextlib
-import fcntl
+import importlib.util
 import os
+import re
 import socket
 from collections.abc import Iterator
 
+import fsspec
 from etils import epath
+
+# Scheme -> the extra of setup.py that brings its file system, and the name by
+# which epath asks fsspec for it.
+_EXTRAS = {'gs': 'gs', 's3': 's3'}
+_FILE_SYSTEMS = {'gs': 'gcs', 's3': 's3'}
+
+
+def check(path: epath.PathLike, name: str = 'workdir') -> None:
+  """Makes sure that a path is one of files, or of a known bucket.
+
+  Args:
+    path: as the user gave it.
+    name: of the flag or argument.
+
+  Raises:
+    ValueError: if there is no file system for its scheme, by what to install.
+  """
+  text = os.fspath(path)
+  known = ' or '.join(f'{scheme}://bucket/…' for scheme in _EXTRAS)
+  scheme, separator, place = text.partition('://')
+  if not separator:
+    # One slash is missing: this would be a directory named 'gs:'.
+    if re.match(rf'({"|".join(_EXTRAS)}|file|https?):/', text):
+      raise ValueError(f'{name}={text!r}: expected a directory, {known}')
+    if not text.strip():
+      raise ValueError(f'{name}={text!r}: expected a directory')
+    return
+  if scheme not in _EXTRAS:
+    raise ValueError(
+      f'{name}={text!r}: expected a directory, {known}; there is no file '
+      f'system for {scheme}://'
+    )
+  if not place.strip('/'):
+    raise ValueError(f'{name}={text!r}: expected {scheme}://bucket/…')
+  if importlib.util.find_spec('tensorflow'):
+    return  # which has file systems of its own, and epath prefers them
+  try:
+    fsspec.get_filesystem_class(_FILE_SYSTEMS[scheme])
+  except (ImportError, ValueError) as error:
+    raise ValueError(
+      f'{name}={text!r}: expected the file system of {scheme}://, which is not '
+      f"installed: pip install -e '.[{_EXTRAS[scheme]}]' ({error})"
+    ) from None
+
+
+def expand(path: str) -> str:
+  """Expands a leading ~, as the shell does not after `--workdir=`."""
+  return path if is_remote(path) else os.path.expanduser(path)
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -23,6 +73,19 @@ def absolute(path: epath.PathLike) -> epath.Path:
   """A path from the root; epath takes one of objects for a relative one."""
   path = epath.Path(path)
   return path if is_remote(path) else path.absolute()
+
+
+def entries(directory: epath.Path, pattern: str) -> list[epath.Path]:
+  """Entries of a directory whose names match a regular expression, sorted.
+
+  A glob pattern would read characters of the directory's own path, such as
+  those of `seeds=[0,1]`, as a part of the pattern.
+  """
+  if not directory.is_dir():
+    return []
+  return sorted(
+    path for path in directory.iterdir() if re.fullmatch(pattern, path.name)
+  )
 
 
 def write_text(path: epath.Path, text: str) -> None:
@@ -71,8 +134,11 @@ def named(path: epath.Path) -> Iterator[None]:
 
 
 def _sync(path: epath.Path) -> None:
-  """So that even a machine that loses power keeps the order of writes."""
-  descriptor = os.open(path, os.O_RDONLY)
+  """Keeps the order of writes even if the machine loses power."""
+  if os.name == 'nt' and path.is_dir():
+    return  # Windows opens no directories
+  # Windows syncs only what is open to write.
+  descriptor = os.open(path, os.O_RDWR if os.name == 'nt' else os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:
@@ -101,16 +167,39 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
     yield
     return
   with open(directory / 'lock', 'a+', encoding='utf-8') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _lock(file.fileno()):
       file.seek(0)
       raise RuntimeError(
         f'workdir={str(workdir)!r}: another run is writing there '
         f'({file.read().strip()}). Stop it, or name another --workdir.'
-      ) from None
+      )
     with named(directory / 'lock'):
       file.truncate(0)
       file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
       file.flush()
     yield
+
+
+def _lock(descriptor: int) -> bool:
+  """Locks an open file until it is closed; False if another process has it."""
+  if os.name == 'nt':
+    return _lock_on_windows(descriptor)
+  import fcntl  # Windows has none
+
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return True
+
+
+def _lock_on_windows(descriptor: int) -> bool:
+  import msvcrt
+
+  # A byte far beyond the text: a locked byte cannot be read by others.
+  os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+  try:
+    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+  except OSError:
+    return False
+  return True

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
@@ -21,13 +20,14 @@ from jax.experimental import multihost_utils
 from sqlm_jax import (
   assemble,
   checkpoint,
+  closing,
   display,
   divergence,
-  evaluate,
   evaluation_files,
   evaluation_sets,
   hosts,
   records,
+  run_evaluations,
   storage,
   writers,
 )
@@ -45,11 +45,11 @@ def train(config: config_lib.Config, workdir: str) -> bool:
   steps: the evaluation before training is number 0.
 
   Args:
-    config: what to train, on what, for how long.
+    config: what to train, on what, for how long; may be a ConfigDict.
     workdir: where everything is kept that the run leaves behind.
 
   Returns:
-    Whether all is done; not, if a signal has stopped it.
+    True if the run is done, False if a signal has stopped it.
 
   Raises:
     ValueError: if `workdir` belongs to another config, or model and config do
@@ -58,6 +58,8 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     OSError: if something cannot be written; what is saved stays whole.
     divergence.DivergedError: as `divergence` of the config says.
   """
+  config = config_lib.of(config)
+  storage.check(workdir)
   directory = epath.Path(workdir)
   parts = _prepare(config, directory)
   with contextlib.ExitStack() as stack:
@@ -67,22 +69,19 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     manager = stack.enter_context(_open_checkpoints(directory, config))
     step, states, memory, health = _restore_or_start(parts, manager)
 
-    def save(**how):
-      host_state = _host_state(memory, health)
-      checkpoint.save(manager, step, states, host_state, **how)
-
-    # Last: what does not fit leaves no config behind.
+    # After all checks: a run that does not fit leaves no config.json.
     writer = stack.enter_context(_open_writer(directory, parts.config, step))
     game = assemble.make_game(parts)
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
-    found = _evaluate(parts, game, states, step, writer, stop.now)
+    found = _evaluate(parts, game, states, step, writer, manager, stop)
     asked = sampled_by = None  # a step's first round, where it is there before
     stack.callback(lambda: asked and asked.reading.cancel())
     if step:
-      # What it was saved without, if it was stopped before it was evaluated.
-      save(score=hosts.from_first(lambda: _score(parts, writer, step))[0])
+      # A run that was ended in an evaluation has saved without the score.
+      choice = run_evaluations.choose(parts, writer, step)
+      _save(manager, step, states, memory, health, choice=choice)
     while step < config.num_steps and not stop.before(step):
       start = time.perf_counter()
       policy_steps = _policy_steps(parts, states)
@@ -110,20 +109,19 @@ def train(config: config_lib.Config, workdir: str) -> bool:
         asked.reading.cancel()
         asked = None
       step += 1
-      found = _evaluate(parts, game, states, step, writer, stop.now)
-      score, is_best = hosts.from_first(
-        functools.partial(_score, parts, writer, step)
-      )
-      last = step == config.num_steps
-      save(score=score, force=is_best or rolled_back or last)
+      due = rolled_back or step == config.num_steps
+      _save(manager, step, states, memory, health, force=due)
+      found = _evaluate(parts, game, states, step, writer, manager, stop)
+      choice = run_evaluations.choose(parts, writer, step)
+      _save(manager, step, states, memory, health, choice=choice)
     if found and step:
       table.update(found | {'step': step})
-    save(force=True)
+    _save(manager, step, states, memory, health, force=True)
     checkpoint.wait(manager)
     best = checkpoint.best_step(manager)
   if hosts.is_first():
-    _say_goodbye(parts, directory, step, best)
-  # Stopped behind the last step it may have an evaluation left.
+    closing.report(parts, writer, step, best)
+  # A run that is stopped after its last step may have an evaluation left.
   return step >= config.num_steps and not stop.now()
 
 
@@ -172,7 +170,7 @@ def _rollout_rows(
 
 def _open_checkpoints(
   directory: epath.Path, config: config_lib.Config
-) -> contextlib.AbstractContextManager[ocp.CheckpointManager]:
+) -> contextlib.AbstractContextManager[checkpoint.Manager]:
   """Refuses to play everything again, should a disk not be mounted, say.
 
   The directory is made before the first line; in a bucket there is none.
@@ -192,7 +190,7 @@ def _open_checkpoints(
 
 
 def _restore_or_start(
-  parts: assemble.Parts, manager: ocp.CheckpointManager
+  parts: assemble.Parts, manager: checkpoint.Manager
 ) -> tuple[int, game_lib.States, repetition.Memory, divergence.Health]:
   memory = assemble.make_memory(parts.config)
   if checkpoint.latest_step(manager) is None:
@@ -237,11 +235,27 @@ def _looks_ahead(config: config_lib.Config, step: int) -> bool:
   )
 
 
-def _host_state(
-  memory: repetition.Memory, health: divergence.Health
-) -> dict[str, Any]:
-  """What a checkpoint holds beside arrays."""
-  return {'asked': list(memory.questions), 'health': health._asdict()}
+def _save(
+  manager: checkpoint.Manager,
+  step: int,
+  states: game_lib.States,
+  memory: repetition.Memory,
+  health: divergence.Health,
+  *,
+  choice: run_evaluations.Choice | None = None,
+  force: bool = False,
+) -> None:
+  """Saves a checkpoint if it is due, forced or the best so far."""
+  host_state = {'asked': list(memory.questions), 'health': health._asdict()}
+  checkpoint.save(
+    manager,
+    step,
+    states,
+    host_state,
+    score=choice.score if choice else None,
+    start_score=choice.start if choice else None,
+    force=force or bool(choice and choice.is_best),
+  )
 
 
 def _evaluate(
@@ -250,67 +264,19 @@ def _evaluate(
   states: game_lib.States,
   step: int,
   writer: writers.RunWriter,
-  stopped: Callable[[], bool],
+  manager: checkpoint.Manager,
+  stop: '_Stop',
 ) -> dict[str, float]:
-  """The evaluations that are due after so many steps, as metrics.
-
-  The test set is looked at before and after the training, the validation set
-  on schedule, too. What was evaluated before is not evaluated again. Stopped,
-  it leaves the rest of the questions to a later start.
-  """
-  config = parts.config
-  every, ends = config.evaluation.every, (0, config.num_steps)
-  due = {
-    evaluation_sets.VALIDATION: step in ends
-    or bool(every and step % every == 0),
-    evaluation_sets.TEST: step in ends,
-  }
-  found = {}
-  for purpose, is_due in due.items():
-    asked = parts.sets(purpose) if is_due else None
-    if asked is None:
-      continue
-    planned = evaluate.plan(parts, asked, step=step, workdir=writer.workdir)
-    record = hosts.from_first(
-      functools.partial(writer.find_evaluation, planned.files.settings)
-    )
-    if record is None:
-      title = f'Evaluating after {step} steps ({purpose})'
-      with display.progress(title, len(asked.examples)) as progress:
-        record = evaluate.evaluate(
-          planned,
-          game_lib.params_of('solver', states, game),
-          progress=progress,
-          stopped=stopped,
-        )
-      if record is None:
-        return found
-      writer.evaluation(record)
-    found |= writers.evaluation_metrics(record)
-  return found
-
-
-def _score(
-  parts: assemble.Parts, writer: writers.RunWriter, step: int
-) -> tuple[float | None, bool]:
-  """How good the solver is after a step, and whether it is better than ever.
-
-  Told by the validation set alone, asked as the run asks: whoever chooses a
-  checkpoint by the test set has nothing left to measure it by.
-  """
-  asked = parts.sets(evaluation_sets.VALIDATION)
-  if asked is None:
-    return None, False
-  c = parts.config.evaluation
-  name = f'mean@{c.samples}' if c.best_by == 'mean' and c.samples else 'greedy'
-  scores = {
-    record['step']: record[name]
-    for record in writer.evaluations()
-    if evaluate.asks_the_same(record, parts, asked) and name in record
-  }
-  score = scores.pop(step, None)
-  earlier = [value for at, value in scores.items() if 0 < at < step]
-  return score, score is not None and score > max(earlier, default=-1.0)
+  """Runs the evaluations that are due; returns their figures as metrics."""
+  return run_evaluations.evaluate_due(
+    parts,
+    lambda: game_lib.params_of('solver', states, game),
+    step,
+    writer,
+    stopped=stop.now,
+    # A kill in the evaluation does not lose the steps before it.
+    before=lambda: checkpoint.wait(manager),
+  )
 
 
 def _columns(parts: assemble.Parts) -> tuple[display.Column, ...]:
@@ -320,42 +286,6 @@ def _columns(parts: assemble.Parts) -> tuple[display.Column, ...]:
   return display.columns(
     f'{parts.config.task.name}/{shown}', parts.config.evaluation.samples
   )
-
-
-def _say_goodbye(
-  parts: assemble.Parts, directory: epath.Path, step: int, best: int | None
-) -> None:
-  """Before, after, and where everything is."""
-  config, rows = parts.config, {}
-  evaluations = []
-  if (directory / 'eval.jsonl').exists():
-    evaluations = writers.read_jsonl(directory / 'eval.jsonl')
-  tested = [r for r in evaluations if r.get('set') == evaluation_sets.TEST]
-  for name, record in zip(
-    ('before', 'after'), (tested[:1] + tested[1:][-1:]), strict=False
-  ):
-    rows[name] = (
-      f'{writers.accuracies(record)} '
-      f'on {record["questions"]} questions ({record["step"]} steps)'
-    )
-  rows['checkpoint'] = str(directory / 'checkpoints' / str(step))
-  if best is not None:
-    rows['best'] = (
-      f'{directory / "checkpoints" / str(best)} (on the validation set)'
-    )
-  rows |= {
-    'metrics': str(directory / 'metrics.jsonl'),
-    'rollouts': str(directory / 'rollouts'),
-    'talk to it': 'python -m sqlm_jax.main --mode=sample '
-    f'--workdir={directory}',
-  }
-  title = f'Trained {step} steps.'
-  if step < config.num_steps:
-    title = (
-      f'Stopped after {step} of {config.num_steps} steps, and saved. '
-      'The same command goes on from here.'
-    )
-  display.summary(title, rows)
 
 
 class _Stop(NamedTuple):

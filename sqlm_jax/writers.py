@@ -29,6 +29,8 @@ from tensorboardX.proto import event_pb2
 
 from sqlm_jax import json_text, storage
 
+_ROLLOUT_FILE = r'step_(\d+)(-\d+-of-\d+)?\.parquet'
+
 
 def _column(name: str, kind: pa.DataType, about: str, nullable: bool = False):
   return pa.field(name, kind, nullable, metadata={'about': about})
@@ -160,10 +162,8 @@ class RunWriter:
   def rewind(self, step: int) -> None:
     """Forgets what comes after a restored checkpoint, before a resume.
 
-    Steps from `step` on, which the run is about to repeat, lose their metrics
-    and rollouts. Evaluations of weights that have seen more than `step` steps
-    go, too; the one of the restored weights stays. A line that a killed run
-    left half-written goes in any case.
+    Removes metrics and rollouts of steps from `step` on, evaluations of weights
+    that have seen more than `step` steps, and half-written lines.
 
     Args:
       step: that the run goes on with: its checkpoint has seen as many.
@@ -175,9 +175,9 @@ class RunWriter:
       if path.exists():
         kept = [row for row in read_jsonl(path) if row['step'] < end]
         storage.write_text(path, ''.join(map(_line, kept)))
-    for path in list((self.workdir / 'rollouts').iterdir()):
-      found = _step_of(path)
-      if found is not None and (found >= step or path.suffix == '.tmp'):
+    pattern = _ROLLOUT_FILE + r'(\.tmp)?'
+    for path in storage.entries(self.workdir / 'rollouts', pattern):
+      if _step_of(path) >= step or path.suffix == '.tmp':
         path.unlink()
     self._close_events()
     self._purge_step = step
@@ -230,14 +230,11 @@ def _open_events(directory: epath.Path) -> event_file_writer.EventsWriter:
 def rollout_files(workdir: epath.PathLike, *, before: int) -> list[epath.Path]:
   """The rollout files of the steps before a step, oldest first."""
   directory = epath.Path(workdir) / 'rollouts'
-  if not directory.exists():
-    return []
-  found = [(_step_of(path), path) for path in directory.glob('*.parquet')]
-  return [
-    path
-    for step, path in sorted((s, p) for s, p in found if s is not None)
-    if step < before
-  ]
+  files = storage.entries(directory, _ROLLOUT_FILE)
+  return sorted(
+    (path for path in files if _step_of(path) < before),
+    key=lambda path: (_step_of(path), path),
+  )
 
 
 def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -400,7 +397,5 @@ def _finite(value):
   return value
 
 
-def _step_of(path: epath.Path) -> int | None:
-  """The step of a rollout file, None of anything else that lies there."""
-  match = re.fullmatch(r'step_(\d+)(-\d+-of-\d+)?\.parquet(\.tmp)?', path.name)
-  return int(match[1]) if match else None
+def _step_of(path: epath.Path) -> int:
+  return int(re.match(_ROLLOUT_FILE, path.name)[1])

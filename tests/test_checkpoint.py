@@ -410,6 +410,108 @@ def test_a_score_may_be_told_later(tmp_path):
     assert_same(found[1], one_array(2))
 
 
+@pytest.mark.parametrize(
+  'scores, start, best',
+  [
+    ({1: 0.4, 2: 0.5}, 0.45, 2),
+    ({1: 0.4, 2: 0.5}, 0.5, 0),  # nothing is above the start
+    ({1: 0.4, 2: 0.3}, 0.7, 0),
+    ({1: 0.4, 2: 0.5}, None, 2),
+    ({1: -1.0, 2: -1.0}, 0.2, 0),  # no evaluation counts
+    ({1: -1.0, 2: 0.1}, None, 2),
+    ({1: -1.0, 2: -1.0}, None, None),
+    ({1: None, 2: None}, 0.2, None),
+  ],
+)
+def test_the_start_takes_part_in_the_choice(tmp_path, scores, start, best):
+  with open_in(tmp_path) as manager:
+    for step, score in scores.items():
+      checkpoint.save(
+        manager, step, one_array(step), {}, score=score, start_score=start
+      )
+    assert checkpoint.best_step(manager) == best
+
+
+@pytest.mark.parametrize(
+  'disturb',
+  [
+    lambda here: (here / '9').symlink_to('2'),
+    lambda here: (here / '9').symlink_to('nowhere'),
+    lambda here: (here / '9').write_text('a file'),
+    lambda here: shutil.copytree(here / '2', here / '9'),
+    # Half-copied, with and without its record.
+    lambda here: shutil.copytree(here / '2' / 'host', here / '9' / 'host'),
+    lambda here: shutil.copytree(here / '2' / 'states', here / '9' / 'states'),
+    lambda here: (here / '9').mkdir(),
+    lambda here: shutil.copytree(here / '1', here / '0'),
+    lambda here: shutil.copytree(here / '2', here / '999999999999999999999'),
+  ],
+)
+def test_what_is_no_checkpoint_of_the_run_is_set_aside(
+  two_checkpoints, tmp_path, disturb
+):
+  here = tmp_path / 'checkpoints'
+  shutil.copytree(two_checkpoints, here)
+  disturb(here)
+  before = sorted(path.name for path in here.iterdir())
+  with checkpoint.open_checkpoints(here, read_only=True) as manager:
+    assert checkpoint.newest_readable(manager) == 2
+    assert checkpoint.best_step(manager) == 2
+  assert sorted(path.name for path in here.iterdir()) == before
+  with open_in(here) as manager:
+    assert checkpoint.restore(manager, abstract(one_array(1)))[2] == {'n': 2}
+    assert checkpoint.best_step(manager) == 2
+    # What is saved now stays the newest.
+    for step in (3, 9):
+      assert checkpoint.save(manager, step, one_array(step), {'n': step})
+    assert checkpoint.all_steps(manager)[-2:] == [3, 9]
+  with open_in(here) as manager:
+    assert checkpoint.restore(manager, abstract(one_array(1)))[2] == {'n': 9}
+  (away,) = (tmp_path / 'damaged_checkpoints').iterdir()
+  assert away.name in {'9', '0', '999999999999999999999'}
+
+
+def test_the_checkpoint_of_another_run_is_set_aside(two_checkpoints, tmp_path):
+  here, other = tmp_path / 'checkpoints', tmp_path / 'other'
+  shutil.copytree(two_checkpoints, here)
+  with open_in(other) as manager:
+    checkpoint.save(manager, 7, one_array(7), {'n': 7}, score=9.0)
+  shutil.copytree(other / '7', here / '7')
+  with open_in(here) as manager:
+    assert checkpoint.restore(manager, abstract(one_array(1)))[2] == {'n': 2}
+    assert checkpoint.best_step(manager) == 2
+  assert (tmp_path / 'damaged_checkpoints' / '7').is_dir()
+  # Without the file that names the run nobody knows whose directory it is.
+  shutil.copytree(other / '7', here / '7')
+  (here / 'run_id').unlink()
+  with (
+    pytest.raises(ValueError, match='expected checkpoints of one run, found'),
+    open_in(here),
+  ):
+    pass
+  shutil.rmtree(here / '7')
+  with open_in(here) as manager:  # of one run: it is theirs
+    assert checkpoint.restore(manager, abstract(one_array(1)))[2] == {'n': 2}
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['seeds=[0,1]', '[!a]', 'a\\b', 'a\\', 'a?b', 'a*b', '{a,b}', '~', ' ü 日本'],
+)
+def test_a_directory_may_have_any_name(tmp_path, name):
+  here = tmp_path / name / 'checkpoints'
+  with open_in(here) as manager:
+    checkpoint.save(manager, 1, one_array(1), {'n': 1})
+  with open_in(here) as manager:
+    _, states, host = checkpoint.restore(manager, abstract(one_array(1)))
+    assert host == {'n': 1}
+    assert_same(states, one_array(1))
+    with pytest.raises(FileNotFoundError) as caught:
+      checkpoint.restore(manager, abstract(one_array(1)), step=3)
+    assert str(here) in str(caught.value)  # not the name that orbax is given
+  assert {path.name for path in (tmp_path / name).iterdir()} == {'checkpoints'}
+
+
 def test_a_newer_format_is_refused_and_not_taken_for_damage(
   two_checkpoints, tmp_path, monkeypatch
 ):
@@ -552,12 +654,13 @@ with checkpoint.open_checkpoints(directory, keep=2, every=1) as manager:
 
 def test_damage_that_one_process_sees_is_damage_to_all(tmp_path):
   """The others would wait for it for ever."""
+  directory = tmp_path / 'seeds=[0,1]' / 'c'  # each has an alias of its own
 
   def play(mode):
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
       address = f'127.0.0.1:{free.getsockname()[1]}'
-    command = [sys.executable, '-c', PROCESSES, tmp_path / 'c', address]
+    command = [sys.executable, '-c', PROCESSES, directory, address]
     one_device = {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '1'}
     processes = [
       subprocess.Popen(
@@ -578,7 +681,7 @@ def test_damage_that_one_process_sees_is_damage_to_all(tmp_path):
     return told
 
   play('save')
-  own = (tmp_path / 'c' / '2' / 'states' / 'ocdbt.process_1' / 'd').iterdir()
+  own = (directory / '2' / 'states' / 'ocdbt.process_1' / 'd').iterdir()
   data = max(own, key=lambda path: path.stat().st_size)
   os.truncate(data, 5000)
   for said, warned in play('restore'):

@@ -258,6 +258,106 @@ def test_a_bad_value_is_refused(key, value, allowed):
   assert allowed in expected
 
 
+BILLION = 10**9
+TOKENS = 'tokens of a batch, not'
+
+
+@pytest.mark.parametrize(
+  'key, value, allowed',
+  [
+    ('evaluation.samples', BILLION, 'at most 1048576'),
+    ('evaluation.seeds', BILLION, 'at most 1048576'),
+    ('evaluation.batch_questions', 2**31, 'at most 2147483647'),
+    ('proposer.max_tokens', 2**31, 'at most 2147483647'),
+    ('proposer.max_tokens', 2**31 - 1, TOKENS),
+    ('solver.max_tokens', 2**30, TOKENS),
+    ('proposer.questions', 32 * BILLION, 'at most 2147483647'),
+    ('proposer.questions', 2**30, TOKENS),
+    ('solver.group_size', BILLION, TOKENS),
+    ('vote.earlier_answers', BILLION, TOKENS),
+    ('solver.rounds', BILLION, 'at most 1000'),
+    ('sandbox.workers', BILLION, 'at most 1024'),
+    ('sandbox.memory_mib', 2**40, 'at most 2147483647'),
+    ('sandbox.wall_seconds', 1e30, 'at most 86400'),
+    ('model.lora.rank', BILLION, 'at most 65536'),
+    ('random_model.width', BILLION, 'at most 1048576'),
+    ('random_model.num_layers', 2**31, 'at most 2147483647'),
+    ('mesh.data', BILLION, 'at most 1048576'),
+    ('mesh.tensor', 2**63, 'at most 2147483647'),
+    ('checkpoint.keep', 2**31, 'at most 2147483647'),
+    ('num_steps', 2**31, 'at most 2147483647'),
+    ('optimizer.warmup_steps', 2**31, 'at most 2147483647'),
+    ('optimizer.learning_rate', 1e39, 'a finite number'),
+    ('loss.kl', 10**400, 'a finite number'),
+    ('loss.kl', float('nan'), 'a finite number'),
+    ('solver.temperatures', (1.0, float('inf')), 'a finite number'),
+    ('proposer.schedule', (('sqlm', 2**31, 1.0),), 'at most 2147483647'),
+  ],
+)
+def test_what_no_array_can_have_is_refused(key, value, allowed):
+  sizes = {
+    'proposer.questions': 32,
+    'proposer.group_size': 32,
+    'optimizer.solver_updates': 1,
+    'optimizer.proposer_updates': 1,
+  }
+  config_lib.from_dict(changed(**sizes))
+  with pytest.raises(ValueError, match=r'.') as caught:
+    config_lib.from_dict(changed(**sizes | {key: value}))
+  told, _, expected = str(caught.value).partition(': expected ')
+  assert told.startswith(f'{key}=')
+  assert allowed in expected
+
+
+def test_two_numbers_that_no_array_can_have_together():
+  each = {'evaluation.samples': 2**18, 'evaluation.seeds': 2**18}
+  for key, value in each.items():
+    config_lib.from_dict(changed(**{key: value}))
+  with pytest.raises(
+    ValueError, match=r'^evaluation\.samples=.* \* evaluation'
+  ):
+    config_lib.from_dict(changed(**each))
+  sizes = ('num_layers', 'width', 'mlp_width')
+  with pytest.raises(
+    ValueError, match=r'^random_model\.num_layers=.*parameter'
+  ):
+    config_lib.from_dict(
+      changed(**{f'random_model.{name}': 2**20 for name in sizes})
+    )
+
+
+def test_a_limit_that_is_above_all_there_is_may_be_large():
+  keys = (
+    'sampler.chunk',
+    'sampler.max_rows',
+    'sampler.max_prompt_tokens',
+    'loss.logits_chunk',
+    'optimizer.groups_per_microbatch',
+    'evaluation.batch_questions',
+    'proposer.memory',
+    'checkpoint.keep',
+  )
+  config_lib.from_dict(changed(**dict.fromkeys(keys, 2**31 - 1)))
+
+
+def test_two_sets_of_test_questions_name_the_way_out():
+  """The flag that the error names makes the config good."""
+  both = {'evaluation.test': 'multiplication/test'}
+  with pytest.raises(ValueError, match=r'^evaluation\.test=') as caught:
+    config_lib.from_dict(changed(**both))
+  assert "add --config.task.evaluation='()'" in str(caught.value)
+  config_lib.from_dict(changed(**both, **{'task.evaluation': ()}))
+
+
+def test_a_config_dict_is_built_and_a_config_is_left_alone():
+  c = quickstart.get_config()
+  config = config_lib.of(c)
+  assert config == config_lib.from_dict(c) == config_lib.of(c.to_dict())
+  assert config_lib.of(config) is config
+  with pytest.raises(ValueError, match=r"^config='x': expected a config.Con"):
+    config_lib.of('x')
+
+
 def test_a_critic_learns_from_every_group():
   with pytest.raises(ValueError, match=r'^solver\.rounds=2: expected 1 for'):
     config_lib.from_dict(

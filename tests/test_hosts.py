@@ -162,8 +162,8 @@ def test_a_signal_to_one_stops_all_at_the_same_step(two):
   steps = len(writers.read_jsonl(workdir / 'metrics.jsonl'))
   assert f'Stopped after {steps} of 100000 steps, and saved' in outputs[0]
   assert 'steps' not in outputs[1]  # the first one speaks for all
-  saved = [path.name for path in (workdir / 'checkpoints').iterdir()]
-  assert saved == [str(steps)]
+  saved = {path.name for path in (workdir / 'checkpoints').iterdir()}
+  assert saved == {str(steps), 'run_id'}
 
 
 def test_one_process_and_two_go_on_with_the_run_of_two(two, tmp_path):
@@ -223,6 +223,70 @@ def test_a_workdir_that_is_taken_is_refused_to_both(tmp_path):
   assert [p.returncode for p in processes] == [1, 1], outputs
   for said in outputs:
     assert 'another run is writing there' in said
+
+
+# Exchanges with the other process until one of them fails in its own way.
+FAILS = """
+import os, signal, sys
+from sqlm_jax import hosts
+
+address, index, failing, how = sys.argv[1:]
+hosts.start(address, 2, int(index))
+with hosts.ending_all():
+  hosts.exchange(index)
+  if how == 'both':
+    sys.exit(3)
+  if index == failing:
+    if how == 'kill':
+      os.kill(os.getpid(), signal.SIGKILL)
+    if how == 'abort':
+      os.abort()
+    sys.exit('this one has failed')
+  while True:
+    hosts.exchange(index)
+"""
+
+
+@pytest.mark.parametrize(
+  'failing, how, codes',
+  [
+    (0, 'exit', {1}),
+    (1, 'exit', {1}),
+    (0, 'kill', {-signal.SIGKILL}),
+    (1, 'kill', {-signal.SIGKILL}),
+    (1, 'abort', {6}),
+    (0, 'both', {3}),
+  ],
+)
+def test_a_failed_process_ends_the_others(failing, how, codes):
+  """With an exit code, which a scheduler understands, and not by SIGABRT."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{free.getsockname()[1]}'
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', FAILS, address, str(i), str(failing), how],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      env=os.environ | QUICK,
+    )
+    for i in range(2)
+  ]
+  try:
+    outputs = [p.communicate(timeout=200)[0] for p in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  found = [process.returncode for process in processes]
+  assert found[failing] in codes, outputs
+  if how == 'exit':
+    assert 'this one has failed' in outputs[failing]
+  if how == 'both':
+    assert found == [3, 3]
+  # 1 if its own collective failed first, 6 if jax told it.
+  assert found[1 - failing] in {1, 6} | codes - {-signal.SIGKILL}, outputs
 
 
 def test_four_processes_play_the_run_of_one(tmp_path):

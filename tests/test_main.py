@@ -226,6 +226,30 @@ def workdir(tmp_path_factory):
       'random_model.num_heads=4: expected a multiple of num_kv_heads=3',
     ),
     (
+      (SMOKE, '--workdir=foo://bucket/run'),
+      "--workdir='foo://bucket/run': expected a directory, gs://bucket",
+    ),
+    (
+      ('--mode=eval', '--workdir=file:///tmp/x'),
+      'there is no file system for file://',
+    ),
+    (
+      ('--mode=eval', '--compare=foo://a@0,foo://a@1'),
+      "--compare='foo://a': expected a directory",
+    ),
+    (
+      (SMOKE, '--mode=export', '--export_dir=foo://a'),
+      "--export_dir='foo://a': expected a directory",
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.evaluation.samples=1000000000'),
+      'evaluation.samples=1000000000: expected at most 1048576',
+    ),
+    (
+      (SMOKE, '--workdir=/tmp/x', '--config.evaluation.test=a/test'),
+      "add --config.task.evaluation='()'",
+    ),
+    (
       (SMOKE, '--workdir=/tmp/x', '--config.mesh.tensor=3'),
       'expected sizes for 8 devices',
     ),
@@ -462,6 +486,31 @@ def test_export_writes_what_it_says(start, workdir, tmp_path, capsys):
   # It is a model like any other.
   with pytest.raises(SystemExit, match='expected a directory that does not'):
     start('--mode=export', f'--workdir={workdir}', f'--export_dir={target}')
+
+
+def test_every_mode_works_on_a_workdir_of_any_name(
+  start, workdir, tmp_path, capsys, monkeypatch
+):
+  """Characters of patterns, commas, spaces, and the home directory as ~."""
+  monkeypatch.setenv('HOME', str(tmp_path))
+  run, name = tmp_path / 'seeds=[0,1] \\ü', '~/seeds=[0,1] \\ü'
+  shutil.copytree(workdir, run)
+  at = f'--workdir={name}'
+  start('--mode=eval', at, '--dataset=validation')
+  assert 'suggested vote.min_agreement' not in capsys.readouterr().out  # k = 1
+  start('--mode=eval', f'--compare={name}@0,{name}@latest')
+  assert (run / 'comparisons').is_dir()
+  start('--mode=export', at, f'--export_dir={name}/exported')
+  assert (run / 'exported' / 'model.safetensors').exists()
+  start(
+    '--mode=sample', at, '--role=proposer', f'--questions_file={name}/q.jsonl'
+  )
+  assert (run / 'q.jsonl').exists()
+  monkeypatch.setattr(sys, 'stdin', io.StringIO('1 + 1\n'))
+  start('--mode=sample', at)
+  # The run itself, which has nothing left to do.
+  c = json.loads((run / 'config.json').read_text())
+  assert train.train(config_lib.from_dict(c), str(run))
 
 
 def test_sampling_without_a_run_uses_the_initial_model(start, capsys, tmp_path):

@@ -75,3 +75,91 @@ def test_a_full_disk_is_an_error_of_the_line(tmp_path):
   message = r'metrics\.jsonl could not be written: .* No space left on device'
   with pytest.raises(OSError, match=message):
     storage.append(path, 'a line\n')
+
+
+@pytest.mark.parametrize(
+  'path, message',
+  [
+    ('foo://bucket/run', r'a directory, gs://bucket/… or s3://bucket/…; there'),
+    ('file:///tmp/run', 'no file system for file://'),
+    ('http://host/run', 'no file system for http://'),
+    ('GS://bucket/run', 'no file system for GS://'),
+    ('runs/a://b', 'no file system for runs/a://'),
+    ('gs:/bucket/run', 'expected a directory, gs://bucket'),
+    ('gs://', r'expected gs://bucket/…'),
+    ('s3:///', r'expected s3://bucket/…'),
+    ('', 'expected a directory'),
+    ('  ', 'expected a directory'),
+  ],
+)
+def test_a_path_without_a_file_system_is_refused(path, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    storage.check(path, '--workdir')
+  assert str(caught.value).startswith(f'--workdir={path!r}: expected')
+
+
+@pytest.mark.parametrize(
+  'scheme, extra', [('gs', r"'\.\[gs\]'"), ('s3', r"'\.\[s3\]'")]
+)
+def test_the_extra_of_a_bucket_is_named(scheme, extra, monkeypatch):
+  def missing(protocol):
+    raise ImportError(f'no {protocol}')
+
+  monkeypatch.setattr(storage.fsspec, 'get_filesystem_class', missing)
+  message = rf'{scheme}://, which is not installed: pip install -e {extra}'
+  with pytest.raises(ValueError, match=message):
+    storage.check(f'{scheme}://bucket/run')
+
+
+@pytest.mark.parametrize(
+  'path', ['runs/a', '/tmp/a b', 'a:b/c', 'runs/seeds=[0,1]', '~', '-']
+)
+def test_a_path_of_files_is_accepted(path):
+  storage.check(path)
+
+
+def test_entries_are_not_sought_by_a_pattern_in_the_path(tmp_path):
+  directory = epath.Path(tmp_path) / 'seeds=[0,1]'
+  (tmp_path / 'seeds=0').mkdir()
+  (tmp_path / 'seeds=0' / 'step_1').touch()
+  assert storage.entries(directory, 'step_.*') == []
+  directory.mkdir()
+  for name in ('step_2', 'step_1', 'other'):
+    (directory / name).touch()
+  found = storage.entries(directory, r'step_\d+')
+  assert found == [directory / 'step_1', directory / 'step_2']
+
+
+def test_a_leading_tilde_is_the_home(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  assert storage.expand('~/runs/a') == '/home/me/runs/a'
+  assert storage.expand('runs/~') == 'runs/~'
+  assert storage.expand('gs://bucket/~') == 'gs://bucket/~'
+
+
+WITHOUT_POSIX = """
+import sys
+
+class Without:
+  names = 'fcntl', 'resource', 'pwd', 'grp', 'termios', 'readline', 'syslog'
+
+  def find_spec(self, name, path=None, target=None):
+    if name in self.names:
+      raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+for name in Without.names:
+  sys.modules.pop(name, None)
+sys.meta_path.insert(0, Without())
+import sqlm_jax.main
+import sqlm_jax.verify.pool
+"""
+
+
+def test_nothing_imports_what_windows_lacks():
+  found = subprocess.run(
+    [sys.executable, '-c', WITHOUT_POSIX],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert found.returncode == 0, found.stderr

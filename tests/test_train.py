@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +20,14 @@ from configs import smoke
 from sqlm_jax import (
   assemble,
   checkpoint,
+  compare,
   display,
   divergence,
+  evaluate,
+  export,
+  open_run,
+  run_evaluations,
+  sample,
   storage,
   train,
   writers,
@@ -159,22 +166,23 @@ def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
   assert [r['step'] for r in records if r['set'] == 'test'] == [0, 4]
   validated = [r for r in records if r['set'] == 'validation']
   assert [r['step'] for r in validated] == [0, 1, 2, 3, 4]
-  scores = {r['step']: r['mean@4'] for r in validated if r['step']}
-  assert len(set(scores.values())) > 1
+  scores = {r['step']: r['mean@4'] for r in validated}
+  assert len({score for step, score in scores.items() if step}) > 1
   with checkpoint.open_checkpoints(
     tmp_path / 'checkpoints', read_only=True
   ) as manager:
     best = checkpoint.best_step(manager)
-    assert set(manager.all_steps()) == {best, 4}
+    assert set(manager.all_steps()) == {best, 4} - {0}
   assert scores[best] == max(scores.values())
-  # What --mode=eval asks in another way beside the run is no score of it.
+  assert best or scores[0] >= max(scores.values())
+  # What --mode=eval asks in another way is no score of the run.
   parts = assemble.build(config)
   with contextlib.closing(writers.RunWriter(tmp_path)) as writer:
-    told = train._score(parts, writer, 4)
-    assert told[0] == scores[4]
+    choice = run_evaluations.choose(parts, writer, 4)
+    assert choice.score == scores[4]
     other = validated[-1]['settings'] | {'temperature': 0.1}
     writer.evaluation(validated[-1] | {'settings': other, 'mean@4': 2.0})
-    assert train._score(parts, writer, 4) == told
+    assert run_evaluations.choose(parts, writer, 4) == choice
 
 
 def test_what_a_step_remembers_survives_a_restart(tmp_path):
@@ -455,7 +463,142 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
   with checkpoint.open_checkpoints(
     tmp_path / 'checkpoints', read_only=True
   ) as manager:
-    assert checkpoint.best_step(manager) == 1
+    best = checkpoint.best_step(manager)
+  before, after = (
+    row['mean@4']
+    for row in writers.read_jsonl(tmp_path / 'eval.jsonl')
+    if row['set'] == 'validation'
+  )
+  # Its score was added when it was evaluated.
+  assert best == (1 if after > before else 0)
+
+
+def test_a_kill_in_an_evaluation_loses_no_step(
+  four_steps, tmp_path, monkeypatch
+):
+  """The checkpoint that is due is saved before the evaluation begins."""
+
+  class KilledError(BaseException):
+    pass
+
+  progress = display.progress
+
+  def killed(title, total):
+    if 'after 4 steps' in title:
+      raise KilledError
+    return progress(title, total)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(display, 'progress', killed)
+    with pytest.raises(KilledError):
+      train.train(smoke_config(), str(tmp_path))
+  step, states, _ = restored(smoke_config(), tmp_path)
+  assert step == 4
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    states,
+    restored(smoke_config(), four_steps)[1],
+  )
+  assert train.train(smoke_config(), str(tmp_path))
+  assert without_times(tmp_path) == without_times(four_steps)
+  with open_read_only(tmp_path) as manager:
+    assert 'score' in manager.metrics(4)
+
+
+def open_read_only(workdir):
+  return checkpoint.open_checkpoints(workdir / 'checkpoints', read_only=True)
+
+
+def test_only_checkpoints_of_the_run_in_a_workdir_of_any_name(
+  four_steps, tmp_path, caplog
+):
+  """A run goes on from its own newest checkpoint, whatever lies beside it."""
+  workdir = tmp_path / 'seeds=[0,1] \\ ?* {a,b} ~ ü'
+  shutil.copytree(four_steps, workdir)
+  checkpoints = workdir / 'checkpoints'
+  (checkpoints / '98').symlink_to('4')
+  shutil.copytree(checkpoints / '4', checkpoints / '50')
+  (checkpoints / '5').write_text('a file in the way of the next one')
+  (checkpoints / 'notes').mkdir()
+  parts = assemble.build(smoke_config())
+  for which in ('latest', 'best', '4'):
+    assert open_run.find(parts, workdir, which).step in (0, 4)
+  for which in ('98', '50'):
+    with pytest.raises(ValueError, match=f"'{which}': expected one of"):
+      open_run.find(parts, workdir, which)
+
+  assert train.train(smoke_config(num_steps=5), str(workdir))
+  told = [m for m in caplog.messages if 'no checkpoint of this run' in m]
+  assert len(told) == 3
+  away = workdir / 'damaged_checkpoints'
+  assert {path.name for path in away.iterdir()} == {'98', '50', '5'}
+  step, states, _ = restored(smoke_config(), workdir)
+  assert step == 5
+  found = open_run.find(parts, workdir, 'latest').load('solver')
+  jax.tree.map(np.testing.assert_array_equal, found, states['policy'].params)
+  assert {row['step'] for row in without_times(workdir)} == {0, 1, 2, 3, 4}
+
+
+def test_checkpoints_of_another_run_alone_are_refused(four_steps, tmp_path):
+  other = tmp_path / 'other'
+  config = smoke_config(num_steps=0)
+  train.train(config, str(other))
+  # That of step 0, saved by another run, in the place of all others.
+  checkpoints = tmp_path / 'run' / 'checkpoints'
+  shutil.copytree(four_steps, tmp_path / 'run')
+  for step in ('2', '4'):
+    shutil.rmtree(checkpoints / step)
+  shutil.copytree(other / 'checkpoints' / '0', checkpoints / '0')
+  with pytest.raises(ValueError, match=r'found\n  0: saved by another'):
+    train.train(smoke_config(), str(tmp_path / 'run'))
+  assert (checkpoints / '0').is_dir()
+
+
+def test_a_config_dict_trains(four_steps, tmp_path, capsys):
+  c = smoke.get_config()
+  c.mesh.data = 1
+  c.evaluation.every = 0
+  shutil.copytree(four_steps, tmp_path / 'run')
+  assert train.train(c, str(tmp_path / 'run'))
+  assert 'Trained 4 steps.' in capsys.readouterr().out
+  with pytest.raises(ValueError, match=r"^config='smoke': expected a config"):
+    train.train('smoke', str(tmp_path / 'other'))
+  asked = assemble.build(c).sets('test')
+  for call in (
+    lambda: evaluate.plan(c, asked, step=0, workdir=None),
+    lambda: compare.compare(c, ['0', '4'], dataset='test', workdir=four_steps),
+    lambda: open_run.find(c, four_steps),
+    lambda: next(sample.answers(c, {}, ['1 + 1'])),
+    lambda: sample.questions(c, {}, 0),
+    lambda: export.check_target(c, str(tmp_path / 'x'), as_adapter=False),
+  ):
+    with pytest.raises(ValueError, match=r'parts: expected assemble.build'):
+      call()
+
+
+@pytest.mark.parametrize(
+  'workdir, message',
+  [
+    ('foo://bucket/run', 'no file system for foo://'),
+    ('file:///tmp/run', 'no file system for file://'),
+    ('gs:/bucket/run', 'expected a directory, gs://bucket'),
+    ('gs://', 'expected gs://bucket'),
+    ('', 'expected a directory'),
+  ],
+)
+def test_a_workdir_without_a_file_system_is_named(workdir, message):
+  with pytest.raises(ValueError, match=f'^workdir={workdir!r}: .*{message}'):
+    train.train(smoke_config(), workdir)
+
+
+@pytest.mark.parametrize('scheme', ['gs', 's3'])
+def test_a_bucket_names_the_extra_to_install(scheme, monkeypatch):
+  def missing(protocol):
+    raise ImportError(f'Install the file system of {protocol}')
+
+  monkeypatch.setattr(storage.fsspec, 'get_filesystem_class', missing)
+  with pytest.raises(ValueError, match=rf"pip install -e '\.\[{scheme}\]'"):
+    train.train(smoke_config(), f'{scheme}://bucket/run')
 
 
 def start(workdir, *flags):

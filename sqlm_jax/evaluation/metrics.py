@@ -144,7 +144,7 @@ def with_interval(values_Q: np.ndarray) -> dict[str, float]:
   """
   values_Q = np.asarray(values_Q, np.float64)
   value = float(values_Q.mean())
-  if np.ptp(values_Q) == 0:
+  if np.ptp(values_Q.round(12)) == 0:
     low, high = wilson(value * len(values_Q), len(values_Q))
   else:
     low, high = stats.bootstrap(

@@ -40,24 +40,31 @@ def mcnemar(one_Q: np.ndarray, other_Q: np.ndarray) -> float:
 
 
 def difference(one_Q: np.ndarray, other_Q: np.ndarray) -> dict[str, Any]:
-  """How much higher the other's mean is, with an interval and a p-value.
+  """Computes how much higher the other's mean is, with interval and p-value.
 
   The interval is a bootstrap over questions, pairs kept together. The p-value
   is that of a sign-flipping permutation test (Fisher, 1935): if neither is
   better, each question's difference could as well have the other sign.
 
+  If all questions differ alike, every resample is the same, and the bootstrap
+  interval would have no width. Then up to a share w of all questions, the
+  upper end of Wilson's interval of 0 of Q, may have any difference from -1 to
+  1 instead: from d - w (1 + d) to d + w (1 - d). For d = 0 this is the score
+  interval of a paired difference of shares (Tango, 1998).
+
   Args:
-    one_Q: a value for each question.
+    one_Q: a value from 0 to 1 for each question.
     other_Q: the same for the other one.
+
+  Returns:
+    'value', 'low', 'high', 'p', and 'constant', True if all questions differ
+    alike.
   """
   change_Q = np.asarray(other_Q, np.float64) - np.asarray(one_Q, np.float64)
   value = float(change_Q.mean())
-  if np.ptp(change_Q) == 0:
-    same = not change_Q.any()
-    # All changed alike: half of the signs' 2^n flips are as far from 0 as
-    # the two extremes, no others.
-    p = 1.0 if same else 2.0 ** (1 - len(change_Q))
-    return {'value': value, 'low': value, 'high': value, 'p': p}
+  # Rounded: 0.7 - 0.6 and 0.4 - 0.3 are the same difference.
+  if np.ptp(change_Q.round(12)) == 0:
+    return _constant_difference(value, len(change_Q))
   low, high = stats.bootstrap(
     (change_Q,),
     np.mean,
@@ -81,4 +88,18 @@ def difference(one_Q: np.ndarray, other_Q: np.ndarray) -> dict[str, Any]:
     'low': float(low),
     'high': float(high),
     'p': float(test.pvalue),
+    'constant': False,
+  }
+
+
+def _constant_difference(value: float, questions: int) -> dict[str, Any]:
+  _, unseen = metrics.wilson(0, questions)
+  return {
+    'value': value,
+    'low': value - unseen * (1 + value),
+    'high': value + unseen * (1 - value),
+    # Of the 2^Q flips of signs, the two that flip none or all are as far from
+    # 0 as what was found, and no others.
+    'p': 2.0 ** (1 - questions) if round(value, 12) else 1.0,
+    'constant': True,
   }

@@ -80,7 +80,7 @@ def reliability(curve: Mapping[str, Any]) -> dict[str, bytes]:
     linestyle='--',
     label=f'target {curve["target"]:g}',
   )
-  least = curve['suggested_min_agreement']
+  least = curve.get('suggested_min_agreement')
   if least is not None:
     axes.axvline(
       least,

@@ -19,28 +19,30 @@ def measure(
   *,
   samples: int,
   target: float,
+  suggest: bool = True,
 ) -> dict[str, Any]:
-  """The reliability curve of the votes, and what follows for training.
+  """Measures how often votes of each agreement are right.
 
-  A vote is k answers to a question from one seed. It is cast by whoever
-  answers most often, as in maj@k; its agreement is the share of the k.
+  A vote is k answers to a question from one seed. Its winner is the most
+  frequent answer, as in maj@k; its agreement is the winner's share of the k.
+  Votes of several seeds on one question are not independent: intervals are as
+  wide as if each question had been voted on once.
 
   Args:
     rows: of an evaluation.
     samples: k, at least 2.
     target: how often votes should be right.
-
-  Votes of several seeds on one question are not independent: intervals are as
-  wide as if each question had been voted on once.
+    suggest: suggests a threshold; False for test questions, since a run that
+      is tuned on them cannot be measured by them.
 
   Returns:
     'bins', a list of agreement (mean of the bin, and the 'least' in it), votes,
     right, accuracy and its Wilson interval 'low' and 'high'. 'thresholds', the
     same for all votes of at least an agreement, with the share of votes that
-    this keeps. 'suggested_min_agreement', the lowest threshold whose low end is
-    at least `target`, None if there is none. 'calibration_error', the mean
-    distance of agreement and accuracy over votes (ECE, Guo et al., 2017).
-    'target' and 'samples' as they were given.
+    this keeps. If `suggest`, 'suggested_min_agreement', the lowest threshold
+    whose low end is at least `target`, None if there is none.
+    'calibration_error', the mean distance of agreement and accuracy over votes
+    (ECE, Guo et al., 2017). 'target' and 'samples' as they were given.
   """
   votes = [
     (
@@ -59,20 +61,22 @@ def measure(
   thresholds = []
   for least in np.unique(agreement_V):
     kept_V = agreement_V >= least
-    found = describe(kept_V)
-    found |= {'agreement': float(least), 'kept': float(kept_V.mean())}
-    thresholds.append(found)
+    threshold = describe(kept_V)
+    threshold |= {'agreement': float(least), 'kept': float(kept_V.mean())}
+    thresholds.append(threshold)
   error = sum(
     one['votes'] * abs(one['agreement'] - one['accuracy']) for one in bins
   )
-  return {
+  curve = {
     'samples': samples,
     'target': target,
     'bins': bins,
     'thresholds': thresholds,
-    'suggested_min_agreement': _suggest(thresholds, target),
     'calibration_error': error / max(len(votes), 1),
   }
+  if suggest:
+    curve['suggested_min_agreement'] = _suggest(thresholds, target)
+  return curve
 
 
 def _suggest(

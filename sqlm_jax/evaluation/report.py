@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from sqlm_jax import json_text
-from sqlm_jax.evaluation import plots
+from sqlm_jax.evaluation import collapse, plots
 
 _LONGEST = 60  # characters of a text in a table
 
@@ -41,6 +41,7 @@ def to_markdown(comparison: Mapping[str, Any]) -> str:
         for name, found in comparison['figures'].items()
       ],
     ),
+    *_constant_differences(comparison['figures'], comparison['questions']),
     'What became of the greedy answers:',
     table(
       ['from the first to the second', 'questions'],
@@ -62,6 +63,23 @@ def to_markdown(comparison: Mapping[str, Any]) -> str:
       ),
     ]
   return '\n\n'.join(lines) + '\n'
+
+
+def _constant_differences(
+  figures: Mapping[str, Mapping[str, Any]], questions: int
+) -> list[str]:
+  """Names the figures in which all questions differ alike."""
+  names = [
+    name for name, one in figures.items() if one['difference'].get('constant')
+  ]
+  if not names:
+    return []
+  return [
+    f'All {questions} questions differ alike in {", ".join(names)}, so that a '
+    'bootstrap would give an interval without a width. The interval of this '
+    'difference allows for any other difference in a share of the questions, '
+    f"up to the upper end of Wilson's interval of 0 of {questions}."
+  ]
 
 
 def _examples(examples: Sequence[Mapping], names: Sequence[str]) -> str:
@@ -93,6 +111,7 @@ def write_result(
   result: Mapping[str, Mapping[str, Any]],
   curve: Mapping[str, Any] | None,
   settings: Settings,
+  collapsed: Mapping[str, Mapping[str, Any]] = {},
 ) -> None:
   """Writes result.json and .md, and the curve as reliability.svg and .png.
 
@@ -101,9 +120,15 @@ def write_result(
     result: of `metrics.summarize`.
     curve: of `reliability.measure`, None without votes.
     settings: of the evaluation.
+    collapsed: of `collapse.find`.
   """
   directory = epath.Path(directory)
-  stored = {'figures': result, 'reliability': curve, 'settings': settings}
+  stored = {
+    'figures': result,
+    'reliability': curve,
+    'collapsed': collapsed,
+    'settings': settings,
+  }
   _write(directory / 'result.json', _to_json(stored))
   lines = [
     f'# {settings["set"]}, after {settings["step"]} steps',
@@ -117,6 +142,12 @@ def write_result(
       ],
     ),
   ]
+  for name, one in collapsed.items():
+    lines.append(
+      f'**Collapsed ({name}):** {one["share"]:.0%} of the answers are '
+      f'{code(one["answer"])}, which is right for {one["true_share"]:.0%} of '
+      'the questions.'
+    )
   if curve is not None:
     lines += ['## Votes', describe_votes(curve), votes(curve)]
     for kind, content in plots.reliability(curve).items():
@@ -129,7 +160,13 @@ def write_result(
 
 
 def describe_votes(curve: Mapping[str, Any]) -> str:
-  """What follows from the reliability curve, in a sentence."""
+  """Says in a sentence which agreement makes votes right often enough."""
+  if 'suggested_min_agreement' not in curve:
+    return (
+      'A vote.min_agreement is suggested for the validation set alone '
+      '(--dataset=validation): a run that is tuned on other questions cannot '
+      'be measured by them.'
+    )
   least, target = curve['suggested_min_agreement'], curve['target']
   if least is None:
     return (
@@ -185,11 +222,14 @@ def rows(record: Mapping[str, Any]) -> dict[str, str]:
       f'; {settings["samples"]} answers of {settings["seeds"]} seeds at '
       f'temperature {settings["temperature"]}, top_p {settings["top_p"]}'
     )
-  if 'reliability' in record:
-    least = record['reliability']['suggested_min_agreement']
+  curve = record.get('reliability', {})
+  if 'suggested_min_agreement' in curve:
+    least = curve['suggested_min_agreement']
     shown['suggested vote.min_agreement'] = (
       'none is enough' if least is None else _at_most(least)
     )
+  for name, one in record.get('collapsed', {}).items():
+    shown[f'collapsed ({name})'] = collapse.describe(name, one)
   return shown
 
 

@@ -28,7 +28,12 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
   if path.is_dir():
     inside = path / 'rollouts'
     directory = inside if inside.is_dir() else path
-    files = sorted(directory.glob('step_*.parquet'))
+    # No glob: the path itself may have characters of a pattern.
+    files = sorted(
+      file
+      for file in directory.iterdir()
+      if re.fullmatch(r'step_.*\.parquet', file.name)
+    )
     questions = [question for file in files for question in _asked(file)]
   else:
     readers = {'.txt': _lines, '.jsonl': _objects, '.parquet': _column}

@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import json
 import os
-import resource
 import select
 import shlex
 import signal
@@ -314,6 +313,8 @@ def _call(function, task: Any) -> Result:
 
 
 def _limit_resources(memory_limit: int) -> None:
+  import resource  # Windows has none
+
   for kind, limit in (
     (resource.RLIMIT_AS, memory_limit),
     (resource.RLIMIT_CORE, 0),

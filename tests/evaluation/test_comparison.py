@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sqlm_jax.evaluation import comparison
+from sqlm_jax.evaluation import comparison, report
 
 SETTINGS = {
   'step': 0,
@@ -72,6 +72,19 @@ def test_a_comparison_worked_by_hand():
   assert len(found['gained']) == 5
   assert found['settings_differ'] == {}
   assert json.loads(json.dumps(found)) == found
+
+
+def test_a_difference_that_is_everywhere_the_same_says_so():
+  """In sides() the sampled answers are the same, and half of them right."""
+  found = compare(*sides())
+  difference = found['figures']['mean@2']['difference']
+  # 1.96^2 / (20 + 1.96^2)
+  assert difference['value'] == 0
+  assert difference['high'] == pytest.approx(0.1611, abs=1e-4)
+  assert not found['figures']['greedy']['difference']['constant']
+  said = report.to_markdown(found)
+  assert 'All 20 questions differ alike in mean@2, pass@2, maj@2, so' in said
+  assert 'nan' not in said
 
 
 def test_ten_examples_each_way():

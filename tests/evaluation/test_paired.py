@@ -53,7 +53,49 @@ def test_few_questions_are_permuted_exactly():
   assert found['p'] == pytest.approx(2 / 8)
 
 
-@pytest.mark.parametrize('change, p', [(0.0, 1.0), (1.0, 2 / 2**4)])
-def test_all_changed_alike(change, p):
-  found = paired.difference(np.zeros(4), np.full(4, change))
-  assert found == {'value': change, 'low': change, 'high': change, 'p': p}
+def tango(differences: float, z: float = 1.959963984540054) -> float:
+  """The score interval's upper end where no question differs (Tango, 1998).
+
+  With no discordant pair among n, the score of a difference d > 0 is
+  n d / sqrt(n d (1 - d)), which is z at d = z^2 / (n + z^2).
+  """
+  return z**2 / (differences + z**2)
+
+
+@pytest.mark.parametrize(
+  'change, low, high, p',
+  [
+    (0.0, -tango(4), tango(4), 1.0),
+    # From 0.25: up to a share w of -1 or of 1 instead.
+    (0.25, 0.25 - 1.25 * tango(4), 0.25 + 0.75 * tango(4), 2 / 2**4),
+    (1.0, 1 - 2 * tango(4), 1.0, 2 / 2**4),
+    (-1.0, -1.0, -1 + 2 * tango(4), 2 / 2**4),
+  ],
+)
+def test_an_interval_has_a_width_if_all_changed_alike(change, low, high, p):
+  start = max(-change, 0.0)
+  found = paired.difference(np.full(4, start), np.full(4, start + change))
+  assert found == {
+    'value': change,
+    'low': pytest.approx(low),
+    'high': pytest.approx(high),
+    'p': p,
+    'constant': True,
+  }
+
+
+def test_equal_differences_are_constant_whatever_their_rounding():
+  # 0.3 - 0.2 and 0.7 - 0.6 differ in the last bit.
+  found = paired.difference(np.array([0.2, 0.6]), np.array([0.3, 0.7]))
+  assert found['constant']
+  assert found['low'] < found['value'] < found['high']
+  assert found['value'] == pytest.approx(0.1)
+  other = paired.difference(np.array([0.2, 0.5]), np.array([0.3, 0.7]))
+  assert not other['constant']
+
+
+def test_many_equal_questions_leave_little_doubt():
+  found = paired.difference(np.zeros(1000), np.zeros(1000))
+  assert (found['low'], found['high']) == pytest.approx(
+    (-0.00383, 0.00383), 1e-2
+  )

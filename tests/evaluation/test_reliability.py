@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sqlm_jax.evaluation import metrics, reliability
+from sqlm_jax.evaluation import metrics, reliability, report
 
 
 def rows_of(*votes):
@@ -66,6 +66,15 @@ def test_a_vote_that_cannot_be_trusted():
   assert found['suggested_min_agreement'] is None
   found = reliability.measure(rows_of((0, False, 3)), samples=4, target=0.0)
   assert found['suggested_min_agreement'] is None
+
+
+def test_nothing_is_suggested_by_test_questions():
+  rows = rows_of((4, True, 90), (3, True, 30), (2, False, 90))
+  found = reliability.measure(rows, samples=4, target=0.9, suggest=False)
+  assert 'suggested_min_agreement' not in found
+  assert 'validation set alone' in report.describe_votes(found)
+  suggested = reliability.measure(rows, samples=4, target=0.9)
+  assert found['thresholds'] == suggested['thresholds']
 
 
 def test_each_seed_is_a_vote():

@@ -21,6 +21,12 @@ trap 'sleep 0.2; echo saved "${@: -1}"; exit ${CODE:-0}' TERM
 echo training "$PWD" "${@: -1}"
 for i in {1..600}; do sleep 0.1; done
 """
+NOT_FOUND = (
+  'ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource '
+  "'projects/p/locations/us-a/nodes/t' was not found"
+)
+DESCRIBE = f"""if [[ ${{STATE-}} ]]; then echo "$STATE"; else
+  echo "{NOT_FOUND}" >&2; exit 1; fi"""
 # One host: ssh runs a command in its home, scp copies into it.
 GCLOUD = """
 for word; do
@@ -30,11 +36,11 @@ for word; do
   esac
 done
 case $4 in
-  describe) [[ $STATE ]] && echo "$STATE" ;;
+  describe) DESCRIBE ;;
   scp) cp "$5" "$HOST" ;;
   ssh) cd "$HOST" && HOME=$HOST bash -c "$command" > "${out-/dev/stdout}" ;;
 esac
-"""
+""".replace('DESCRIBE', DESCRIBE)
 
 
 @pytest.fixture
@@ -156,9 +162,7 @@ def test_a_life_on_a_tpu_vm(machine, tmp_path, work_tree):
   ],
 )
 def test_a_tpu_vm_is_created_used_or_replaced(machine, work_tree, state, verbs):
-  machine.add(
-    'gcloud', '[[ $4 != describe ]] || { [[ $STATE ]] && echo "$STATE"; }'
-  )
+  machine.add('gcloud', f'[[ $4 != describe ]] || {{ {DESCRIBE}; }}')
   start = ('tpu_vm.sh', 'start', *TPU, '--type=v6e-16', '--spot')
   machine.run(*start, '--', 'x', STATE=state)
   ran = machine.calls()
@@ -182,6 +186,26 @@ def test_a_tpu_vm_in_another_state_is_left_alone(machine):
     'tpu_vm.sh', 'start', *TPU, '--type=v6e-16', '--', 'x', code=2
   )
   assert 't is STOPPING: expected READY, PREEMPTED' in found.stderr
+  assert [call[4] for call in machine.calls()] == ['describe']
+
+
+@pytest.mark.parametrize(
+  'said',
+  [
+    'ERROR: (gcloud.auth) There was a problem refreshing your access token',
+    'ERROR: PERMISSION_DENIED: Permission tpu.nodes.get denied',
+    'ERROR: UNAVAILABLE: The service is currently unavailable.',
+    '',
+  ],
+)
+@pytest.mark.parametrize('code', [1, 130])
+def test_no_tpu_vm_is_created_while_nobody_knows_of_one(machine, said, code):
+  """A second slice would cost money, and its name might be taken."""
+  machine.add('gcloud', f'echo "{said}" >&2; exit {code}')
+  start = ('start', *TPU, '--type=v6e-16', '--', 'x')
+  found = machine.run('tpu_vm.sh', *start, code=2)
+  assert said in found.stderr
+  assert 't: gcloud could not say whether it exists' in found.stderr
   assert [call[4] for call in machine.calls()] == ['describe']
 
 

@@ -139,7 +139,7 @@ CASES = [
       "git add --all && git checkout-index --all --prefix=build/image/'",
       'xpk workload create --cluster=c --project=p --zone=us-a --workload=w '
       '--tpu-type=v6e-16 --num-slices=2 --spot --max-restarts=100 '
-      '--restart-on-exit-codes=1,75 --termination-grace-period-seconds=120 '
+      '--restart-on-exit-codes=1,6,75 --termination-grace-period-seconds=120 '
       '--base-docker-image=python:3.12 --script-dir=build/image '
       "'--command=apt-get -qq update && apt-get -qq install -y bubblewrap && "
       r"pip install -q -e '\''.[tpu,gs]'\'' && "

@@ -55,6 +55,16 @@ def test_a_run(tmp_path):
   assert question_files.read_questions(tmp_path / 'rollouts') == expected
 
 
+def test_the_workdir_of_a_run_may_have_any_name(tmp_path):
+  table = pa.table(
+    {'question': ['1 + 2'], 'role': ['proposer'], 'response': ['1 + 2']}
+  )
+  rollouts = tmp_path / 'seeds=[0,1]*' / 'rollouts'
+  rollouts.mkdir(parents=True)
+  parquet.write_table(table, rollouts / 'step_00000000.parquet')
+  assert question_files.read_questions(rollouts.parent) == ('1 + 2',)
+
+
 def test_a_byte_order_mark_is_no_text(tmp_path):
   lines = write(tmp_path / 'q.txt', '\ufeff1 + 1\n')
   assert question_files.read_questions(lines) == ('1 + 1',)

@@ -1,0 +1,166 @@
+"""The directory of a run's checkpoints, and which entries belong to the run.
+
+Orbax takes every directory with a number for a name for a checkpoint of the
+run, and the largest number for the newest one. A symbolic link, a copied
+directory or a checkpoint of another run would be restored in place of the
+newest checkpoint, and the checkpoints saved later would be deleted as older
+ones. So the record of each checkpoint names its step and its run, and the
+entries that do not fit are set aside.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from etils import epath
+
+from sqlm_jax import hosts, manifest, storage
+
+RUN_ID = 'run_id'  # a file in the directory
+
+# Orbax looks for files by glob patterns, and TensorStore reads a backslash as
+# a slash: both would look elsewhere.
+_MISREAD = re.compile(r'[\[\]*?]' if os.name == 'nt' else r'[\[\]*?\\]')
+_STEP = re.compile(r'0|[1-9]\d*')
+
+_log = logging.getLogger('absl')  # which shows warnings of ours
+
+
+class Contents(NamedTuple):
+  """What a directory of checkpoints holds.
+
+  Attributes:
+    run_id: the run that the checkpoints belong to, '' if unknown.
+    strangers: names of entries that look like checkpoints and are not the
+      run's -> why they are not.
+  """
+
+  run_id: str
+  strangers: Mapping[str, str]
+
+
+def look(directory: epath.Path) -> Contents:
+  """Reads what is in a directory, and changes nothing."""
+  if not directory.is_dir():
+    return Contents('', {})
+  path = directory / RUN_ID
+  run_id = path.read_text(encoding='utf-8').strip() if path.exists() else ''
+  return Contents(run_id, _strangers(directory, run_id))
+
+
+def prepare(directory: epath.Path) -> str:
+  """Makes the directory, sets strangers aside and returns the run's id.
+
+  All processes have to call it.
+
+  Raises:
+    ValueError: if none of its checkpoints belongs to the run, or nobody can
+      tell to which of several runs they belong.
+  """
+  return hosts.from_first(lambda: _prepare(directory))
+
+
+def set_aside(directory: epath.Path, name: str) -> epath.Path:
+  """Moves an entry to `damaged_checkpoints` beside the directory."""
+  away = directory.parent / 'damaged_checkpoints' / name
+  if os.path.islink(away) or (away.exists() and not away.is_dir()):
+    away.unlink()
+  elif away.exists():
+    away.rmtree()
+  away.parent.mkdir(exist_ok=True)
+  (directory / name).rename(away)
+  return away
+
+
+@contextlib.contextmanager
+def alias(directory: epath.Path) -> Iterator[epath.Path]:
+  """Yields another path to the directory that orbax reads correctly.
+
+  A path without characters that orbax or TensorStore misreads is yielded as
+  it is. The parent of any other one gets a temporary symbolic link.
+  """
+  parent = f'{directory.parent}'
+  if storage.is_remote(directory) or not _MISREAD.search(parent):
+    yield directory
+    return
+  with tempfile.TemporaryDirectory(prefix='sqlm_jax_') as temporary:
+    link = os.path.join(temporary, 'workdir')
+    os.symlink(parent, link, target_is_directory=True)
+    yield epath.Path(link) / directory.name
+
+
+def _prepare(directory: epath.Path) -> str:
+  directory.mkdir(parents=True, exist_ok=True)
+  run_id, strangers = look(directory)
+  steps = [path for path in directory.iterdir() if _STEP.fullmatch(path.name)]
+  if steps and len(strangers) == len(steps):
+    told = ''.join(f'\n  {name}: {why}' for name, why in strangers.items())
+    raise ValueError(
+      f'{directory}: expected checkpoints of this run, found{told}\nRemove '
+      'them to start from the beginning, or bring back those of this run.'
+    )
+  if not run_id:
+    run_id = _adopt(directory, steps)
+    storage.write_text(directory / RUN_ID, f'{run_id}\n')
+  for name, why in strangers.items():
+    away = set_aside(directory, name)
+    _log.warning(
+      '%s: no checkpoint of this run (%s); moved to %s.',
+      directory / name,
+      why,
+      away,
+    )
+  return run_id
+
+
+def _adopt(directory: epath.Path, steps: list[epath.Path]) -> str:
+  """The id that all checkpoints name, or a new one if they name none."""
+  found = {_origin(path)[1] for path in steps} - {''}
+  if len(found) > 1:
+    raise ValueError(
+      f'{directory}: expected checkpoints of one run, found those of '
+      f'{len(found)}, and no file {RUN_ID}. Leave those of one run there.'
+    )
+  return found.pop() if found else uuid.uuid4().hex
+
+
+def _strangers(directory: epath.Path, run_id: str) -> dict[str, str]:
+  strangers = {}
+  for path in directory.iterdir():
+    if _STEP.fullmatch(path.name) and (why := _why_not(path, run_id)):
+      strangers[path.name] = why
+  return strangers
+
+
+def _why_not(path: epath.Path, run_id: str) -> str:
+  """Says why an entry is no checkpoint of the run; '' if it may be one."""
+  if os.path.islink(path):
+    return 'a symbolic link'
+  if not path.is_dir():
+    return 'a file'
+  step, run = _origin(path)
+  if step is not None and step != int(path.name):
+    return f'a copy of the checkpoint of step {step}'
+  if run and run_id and run != run_id:
+    return 'saved by another run'
+  return ''
+
+
+def _origin(path: epath.Path) -> tuple[int | None, str]:
+  """Step and run of a checkpoint, (None, '') if its record does not tell."""
+  try:
+    record = json.loads(
+      (path / 'host' / 'metadata').read_text(encoding='utf-8')
+    )
+    found = manifest.unseal(record)
+  except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    return None, ''  # damaged: for `checkpoint.restore` to judge
+  except NotImplementedError:
+    return None, ''  # of another format
+  return found.step, found.run_id

@@ -1,0 +1,72 @@
+"""What a training run reports when it ends."""
+
+from sqlm_jax import assemble, display, run_evaluations, writers
+
+
+def report(
+  parts: assemble.Parts, writer: writers.RunWriter, step: int, best: int | None
+) -> None:
+  """Shows how good the solver was before and is now, and where everything is.
+
+  Args:
+    parts: of the run.
+    writer: of the run.
+    step: self-play steps that were played.
+    best: the best step on the validation set, 0 for the start; None if there
+      is no such choice.
+  """
+  config, directory, rows = parts.config, writer.workdir, {}
+  for name, at in (('before', 0), ('after', step)):
+    record = run_evaluations.find_test(parts, writer, at)
+    if record is not None and (at or name == 'before'):
+      rows[name] = (
+        f'{writers.accuracies(record)} '
+        f'on {record["questions"]} questions ({at} steps)'
+      )
+  rows['checkpoint'] = str(directory / 'checkpoints' / str(step))
+  if best:
+    rows['best'] = (
+      f'{directory / "checkpoints" / str(best)} (on the validation set)'
+    )
+  elif best == 0 and step:
+    rows['best'] = _nothing_better(parts, writer)
+  rows |= {
+    'metrics': str(directory / 'metrics.jsonl'),
+    'rollouts': str(directory / 'rollouts'),
+    'talk to it': 'python -m sqlm_jax.main --mode=sample '
+    f'--workdir={directory}',
+  }
+  title = f'Trained {step} steps.'
+  if step < config.num_steps:
+    title = (
+      f'Stopped after {step} of {config.num_steps} steps, and saved. '
+      'The same command goes on from here.'
+    )
+  display.summary(title, rows)
+
+
+def _nothing_better(parts: assemble.Parts, writer: writers.RunWriter) -> str:
+  """Says why no checkpoint is better than the start."""
+  scores = run_evaluations.validation_scores(parts, writer)
+  name = run_evaluations.score_name(parts)
+  start = scores.pop(0, None)
+  counted = {
+    at: score
+    for at, score in scores.items()
+    if score != run_evaluations.NOT_ELIGIBLE
+  }
+  text = (
+    'the model before any training (step 0): on the validation set no '
+    'checkpoint is above its '
+    + (name if start is None else f'{start:.1%} {name}')
+  )
+  if counted:
+    at = max(counted, key=counted.__getitem__)
+    text += f', the highest is {counted[at]:.1%} after {at} steps'
+  if left_out := sorted(scores.keys() - counted.keys()):
+    steps = ', '.join(map(str, left_out))
+    text += (
+      f'; after {steps} steps nearly all answers were the same, which does '
+      'not count'
+    )
+  return text

@@ -1,0 +1,149 @@
+"""The evaluations of a training run, and the choice of its best checkpoint."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sqlm_jax import (
+  assemble,
+  checkpoint,
+  display,
+  evaluate,
+  evaluation_sets,
+  hosts,
+  writers,
+)
+from sqlm_jax.models import policy as policy_lib
+
+# The score of an evaluation that does not count.
+NOT_ELIGIBLE = checkpoint.NOT_ELIGIBLE
+
+
+class Choice(NamedTuple):
+  """How good the solver is after a step.
+
+  Attributes:
+    score: on the validation set; `NOT_ELIGIBLE` if the evaluation does not
+      count, None if there is none.
+    start: the score before the first step, None if there is none that counts.
+    is_best: True if `score` is above the start's and every earlier one.
+  """
+
+  score: float | None
+  start: float | None
+  is_best: bool
+
+
+def evaluate_due(
+  parts: assemble.Parts,
+  params: Callable[[], policy_lib.Params],
+  step: int,
+  writer: writers.RunWriter,
+  *,
+  stopped: Callable[[], bool],
+  before: Callable[[], None],
+) -> dict[str, float]:
+  """Runs the evaluations that are due after `step` steps.
+
+  The test set is evaluated before and after the training, the validation set
+  on schedule, too. An evaluation that was done before is not repeated. If the
+  run is stopped, the remaining questions are left to a later start.
+
+  Args:
+    parts: of the run.
+    params: returns those of the solver.
+    step: self-play steps that the parameters have seen.
+    writer: of the run.
+    stopped: returns True if the run was asked to stop.
+    before: called before an evaluation begins.
+
+  Returns:
+    The figures of all due evaluations, as metrics.
+  """
+  config = parts.config
+  every, ends = config.evaluation.every, (0, config.num_steps)
+  due = {
+    evaluation_sets.VALIDATION: step in ends
+    or bool(every and step % every == 0),
+    evaluation_sets.TEST: step in ends,
+  }
+  metrics = {}
+  for purpose, is_due in due.items():
+    asked = parts.sets(purpose) if is_due else None
+    if asked is None:
+      continue
+    planned = evaluate.plan(parts, asked, step=step, workdir=writer.workdir)
+    record = hosts.from_first(
+      functools.partial(writer.find_evaluation, planned.files.settings)
+    )
+    if record is None:
+      before()
+      title = f'Evaluating after {step} steps ({purpose})'
+      with display.progress(title, len(asked.examples)) as progress:
+        record = evaluate.evaluate(
+          planned, params(), progress=progress, stopped=stopped
+        )
+      if record is None:
+        return metrics
+      writer.evaluation(record)
+    metrics |= writers.evaluation_metrics(record)
+  return metrics
+
+
+def choose(
+  parts: assemble.Parts, writer: writers.RunWriter, step: int
+) -> Choice:
+  """Compares the solver after `step` steps with the run so far.
+
+  Only the validation set counts, asked as the run asks: a checkpoint that was
+  chosen on the test set cannot be measured by it. All processes have to call
+  it.
+  """
+
+  def read():
+    scores = validation_scores(parts, writer)
+    score, start = scores.get(step), scores.get(0)
+    earlier = [value for at, value in scores.items() if at < step]
+    best_before = max([*earlier, NOT_ELIGIBLE])
+    is_best = step > 0 and score is not None and score > best_before
+    return score, None if start == NOT_ELIGIBLE else start, is_best
+
+  return Choice(*hosts.from_first(read))
+
+
+def validation_scores(
+  parts: assemble.Parts, writer: writers.RunWriter
+) -> dict[int, float]:
+  """Step -> score of every evaluation on the validation set, oldest first."""
+  asked = parts.sets(evaluation_sets.VALIDATION)
+  if asked is None:
+    return {}
+  name = score_name(parts)
+  return {
+    record['step']: NOT_ELIGIBLE
+    if name in record.get('collapsed', {})
+    else record[name]
+    for record in writer.evaluations()
+    if evaluate.asks_the_same(record, parts, asked) and name in record
+  }
+
+
+def score_name(parts: assemble.Parts) -> str:
+  """The figure that the best checkpoint is chosen by."""
+  c = parts.config.evaluation
+  return f'mean@{c.samples}' if c.best_by == 'mean' and c.samples else 'greedy'
+
+
+def find_test(
+  parts: assemble.Parts, writer: writers.RunWriter, step: int
+) -> dict[str, Any] | None:
+  """The evaluation on the test set after `step` steps, as the run asks."""
+  asked = parts.sets(evaluation_sets.TEST)
+  if asked is None:
+    return None
+  records = [
+    record
+    for record in writer.evaluations()
+    if record['step'] == step and evaluate.asks_the_same(record, parts, asked)
+  ]
+  return records[0] if records else None
