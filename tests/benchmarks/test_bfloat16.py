@@ -1,17 +1,46 @@
 """What the diagnosis of updates in bfloat16 says of a tiny model."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import bfloat16
+from sqlm_jax.ops import rounding
 
 RATE = 1e-4
 
 
 @pytest.fixture(scope='module')
-def measured():
+def opened():
   model = bfloat16.open_model('random')
   directions = bfloat16.signs_of_gradients(model)
-  measure = bfloat16.make_measure(model)
+  return model, directions, bfloat16.make_measure(model)
+
+
+def half_way(x: jax.Array) -> jax.Array:
+  """Moves numbers half-way to the next bfloat16 number, as in GGUF files."""
+  bits = jax.lax.bitcast_convert_type(rounding.center(x), jnp.uint32)
+  return jax.lax.bitcast_convert_type(bits | jnp.uint32(0x8000), jnp.float32)
+
+
+def test_weights_half_way_between_two_numbers_tip_unless_they_are_spread(
+  opened,
+):
+  model, directions, measure = opened
+  model = model._replace(trained=jax.tree.map(half_way, model.trained))
+  tipped, followed = (
+    measure(
+      bfloat16.start(model, how, on_grid=False), directions, RATE, number=1
+    )
+    for how in ('as stored', 'follow')
+  )
+  assert tipped['weights'] > 2
+  assert followed['weights'] == pytest.approx(1, abs=0.1)
+
+
+@pytest.fixture(scope='module')
+def measured(opened):
+  model, directions, measure = opened
   return {
     (on_grid, how): measure(
       bfloat16.start(model, how, on_grid=on_grid), directions, RATE, 2
