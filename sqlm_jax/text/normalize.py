@@ -112,7 +112,8 @@ def comparable(question: str) -> str:
   """Brings a question into the form in which questions are compared.
 
   The form has no upper case, and the signs of a calculation are in ASCII:
-  12 × 3, 12 · 3, 12 x 3 and １２＊３ become 12 * 3, up to spaces, and 5² is 5^2.
+  12 × 3, 12 · 3, 12 x 3 and １２＊３ become 12 * 3, up to spaces, and 5²
+  becomes 5^2.
   """
   text = plain(question).translate(_SIGNS)
   text = _LATEX_SIGN.sub(lambda match: _LATEX_SIGNS[match[1]], text)

@@ -54,8 +54,8 @@ def _answer(text: str, leaf: units.Leaf) -> joining.Part:
   parts, joiners = joining.split(text)
   if len(parts) == 1:
     return _part(text, leaf)
-  if any(re.fullmatch(r'\s*0\d+\s*', part) for part in parts):
-    raise notation.Unreadable('syntax')  # 1, 000: one number, or two?
+  if any(re.match(r'\s*0\d', part) for part in parts):
+    raise notation.Unreadable('syntax')  # 1, 000 and 3,05 m: one number or two?
   return joining.join([_part(part, leaf) for part in parts], joiners)
 
 

@@ -116,7 +116,7 @@ _NO_UNITS_TEXT = """
   sometimes maybe perhaps possibly probably certainly surely however
   although though while until unless except instead otherwise both either
   neither each every some many much few several other another same such own
-  first last next answer result solution total sum difference product
+  first last next and or answer result solution total sum difference product
   quotient equal equals unknown nothing something anything everything
   between among under above below after before during against respectively
   actually simply finally together altogether overall combined
