@@ -10,7 +10,7 @@ from sqlm_jax.verify import answers, wrappings
 
 _LONGEST = 1000  # characters; no option is longer
 
-# Words that say that a letter is meant, in the languages of `wrappings`.
+# Words that announce a letter, in the languages of `wrappings`.
 _OPTION = (
   r'(?:(?:the )?(?:(?:correct|final|right|best) )*'
   r'(?:option|choice|letter|alternative)|buchstabe|opción|alternativa|opzione'
@@ -19,8 +19,7 @@ _OPTION = (
 )
 _OPEN, _CLOSE = r'[(\[{<"\']{0,3} ?', r' ?[)\]}>"\'.:,;!?]*'
 _LABEL = re.compile(rf'(?:{_OPTION})?{_OPEN}(?P<letter>[a-z]){_CLOSE}')
-# A letter, then no further letter of the same word, unless the script has no
-# spaces.
+# A letter that is a word, in scripts with spaces between words.
 _LABEL_FIRST = re.compile(
   rf'(?:{_OPTION})?{_OPEN}(?P<letter>[a-z])'
   rf'(?=[^\w]|[{normalize.UNSPACED}\uac00-\ud7a3])(?P<rest>.+)'
@@ -61,16 +60,16 @@ _TYPESETTING = re.compile(
 def choice(text: str, options: Sequence[str] = ()) -> str | None:
   """Reads the option that was chosen.
 
-  Read are a letter, the text of an option, and a letter beside the text of its
-  option, with or without brackets, an introduction, emphasis or LaTeX: 'B',
-  '(b)', 'Answer: B', '答えはBです。', 'Paris', 'B) Paris', 'The answer is (B)
-  Paris.', '$\\boxed{B}$'. A letter beside the text of another option is a
-  blank, and so is everything that names two options.
+  An answer may be a letter, the text of an option, or a letter with the text of
+  its option. Brackets, an introduction, emphasis and LaTeX may stand around it:
+  'B', '(b)', 'Answer: B', '答えはBです。', 'Paris', 'B) Paris', 'The answer is
+  (B) Paris.', '$\\boxed{B}$'. A letter with the text of another option is a
+  blank, and so is any other text that names two options.
 
   Args:
     text: the answer.
-    options: texts of the options, A first; () if they are not known, and
-      then every letter is one.
+    options: texts of the options, A first; () if they are not known, so that
+      every letter is an option.
 
   Returns:
     A capital letter, or None for a blank.
@@ -103,10 +102,10 @@ def _without_typesetting(text: str) -> str | None:
 
 
 def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
-  """Finds the one option that a text names, layer by layer."""
+  """Returns the index of the option that a text names, None if unclear."""
   num_letters = len(texts) or len(string.ascii_lowercase)
   while said:
-    # First: the text of an option may be a letter.
+    # This comes before letters: the text of an option may be a letter.
     if texts.count(said) == 1:
       return texts.index(said)
     if match := _LABEL.fullmatch(said):
@@ -126,7 +125,7 @@ def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
 def _beside_its_text(
   match: re.Match, texts: Sequence[str | None]
 ) -> int | None:
-  """Returns the place of a letter if its option has the text beside it."""
+  """Returns the index of a letter whose option has the text beside it."""
   place = string.ascii_lowercase.index(match['letter'])
   rest = match['rest'].lstrip(_CLOSING)
   without_dash = rest.lstrip(_CLOSING + _DASHES)

@@ -60,9 +60,8 @@ class Parser:
   signed = {- | +} power;           power = postfix [^ signed]
   postfix = atom [!] [°];           atom = number | symbol | call | (sum)
 
-  A bar is read as an opening or a closing one, whichever makes sense. If two
-  pairings of the bars make sense, and mean different things, the text is
-  unreadable.
+  All pairings of the bars are tried. The text is unreadable if no pairing
+  makes sense, or if two of them make sense and mean different things.
   """
 
   def __init__(self, text: str):
@@ -71,18 +70,18 @@ class Parser:
     self._place = 0
 
   def parse(self) -> sympy.Expr:
-    found, error = [], notation.Unreadable('syntax')
+    results, error = [], notation.Unreadable('syntax')
     for pairing in _pairings(self._text):
       self._tokens, self._place = pairing, 0
       try:
-        found.append(self._all())
+        results.append(self._all())
       except notation.Unreadable as problem:
         error = problem
-    if not found:
+    if not results:
       raise error
-    if any(other != found[0] for other in found):
+    if any(result != results[0] for result in results):
       raise notation.Unreadable('bars')
-    return found[0]
+    return results[0]
 
   def _all(self) -> sympy.Expr:
     result = self._sum()
@@ -98,7 +97,7 @@ class Parser:
     return self._tokens[self._place - 1]
 
   def _take(self, *signs: str) -> str:
-    """Returns the next sign and passes it, if it is one of these."""
+    """Passes and returns the next token if it is one of the signs, else ''."""
     kind, text = self._peek()
     return self._next().text if kind == 'sign' and text in signs else ''
 
@@ -176,17 +175,17 @@ class Parser:
       return sympy.Abs(value) if text == _OPEN_BAR else value
     raise notation.Unreadable('syntax')
 
-  def _mixed(self, whole: sympy.Expr) -> sympy.Expr:
+  def _mixed(self, number: sympy.Expr) -> sympy.Expr:
     """Reads 3\\frac{1}{2} as 7/2, but 3\\frac{x}{2} as a product."""
     # An argument may cut a token in two.
     before = self._place, list(self._tokens)
-    if whole.is_Integer and self._peek() == words.Token('word', 'frac'):
+    if number.is_Integer and self._peek() == words.Token('word', 'frac'):
       self._next()
       above, below = self._argument(), self._argument()
       if above.is_Integer and below.is_Integer and 0 < above < below:
-        return whole + above / below
+        return number + above / below
     self._place, self._tokens = before
-    return whole
+    return number
 
   def _argument(self) -> sympy.Expr:
     """Reads {...}, or one digit or letter: \\frac12."""

@@ -1,4 +1,4 @@
-"""LaTeX and Unicode to plain text, and what an answer is read into."""
+"""Brings LaTeX and Unicode into plain text, and defines `Reading`."""
 
 import fractions
 import re
@@ -13,7 +13,7 @@ LONGEST = 1000  # characters of a canonical answer
 
 
 class Unreadable(ValueError):
-  """The text cannot be read; the message is one word, which is counted."""
+  """The text cannot be read. The message is one word, counted in metrics."""
 
 
 class TooHard(Exception):
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
 
 
 def clean(text: str) -> str:
-  """Returns plain text without what only typesets.
+  """Returns plain text without typesetting.
 
   Line breaks remain (`\\\\` and `\\quad` are line breaks, too): they separate
   statements.
@@ -111,7 +111,7 @@ def _plain(text: str) -> str:
   text = text.translate(_TABLE).strip()
   if not text:
     raise Unreadable('empty')
-  if text[0] == '~':  # about so much
+  if text[0] == '~':  # approximately
     raise Unreadable('syntax')
   if not _ALLOWED.fullmatch(text):
     raise Unreadable('characters')
@@ -139,8 +139,8 @@ def _join_digits(match: re.Match) -> str:
 
 def _repeating(match: re.Match) -> str:
   """Writes a repeating decimal as a fraction."""
-  whole, fixed, repeated = match.groups()
-  value = F(int(f'{whole}{fixed}{repeated}') - int(f'0{whole}{fixed}'))
+  integer, fixed, repeated = match.groups()
+  value = F(int(f'{integer}{fixed}{repeated}') - int(f'0{integer}{fixed}'))
   value /= (10 ** len(repeated) - 1) * 10 ** len(fixed)
   return f'({value})'
 

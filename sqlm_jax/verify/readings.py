@@ -8,8 +8,8 @@ relation   = '=' | '≈' | '∈' | '≠' | '<' | '<=' | '>' | '>='
 value      = tuple | list | set | union | [expression] '±' expression | quantity
 quantity   = expression [unit]
 
-Tuples, expressions and units end in a `Leaf`. `docs/math_answers.md` says what
-the joiners mean; what it does not name raises `notation.Unreadable`.
+A `Leaf` reads the expressions. `docs/math_answers.md` says what the joiners
+mean; anything that it does not name raises `notation.Unreadable`.
 """
 
 import itertools
@@ -61,27 +61,26 @@ def _answer(text: str, leaf: units.Leaf) -> joining.Part:
 
 def _join_thousands(text: str) -> str:
   """Drops the commas of 1,000, but keeps those of (100,200)."""
-  place, found = 0, []
-  for match in _THOUSANDS.finditer(text):
-    if not joining.depth_of(text[: match.start()]):
-      found.append(text[place : match.start()] + match[0].replace(',', ''))
-      place = match.end()
-  return ''.join(found) + text[place:]
+  start, pieces = 0, []
+  for match in _at_top(_THOUSANDS, text):
+    pieces.append(text[start : match.start()] + match[0].replace(',', ''))
+    start = match.end()
+  return ''.join(pieces) + text[start:]
 
 
 def _at_top(pattern: re.Pattern, text: str) -> list[re.Match]:
   """Finds the matches outside of brackets."""
-  found, depth, seen = [], 0, 0
+  matches, depth, seen = [], 0, 0
   for match in pattern.finditer(text):
     depth += joining.depth_of(text[seen : match.start()])
     seen = match.end()
     if not depth:
-      found.append(match)
-  return found
+      matches.append(match)
+  return matches
 
 
 def _cut(text: str, matches: Sequence[re.Match]) -> list[str]:
-  """Returns what is between the matches."""
+  """Returns the pieces of a text before, between and after the matches."""
   starts = [0, *(match.end() for match in matches)]
   ends = [*(match.start() for match in matches), len(text)]
   return [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
@@ -164,8 +163,7 @@ def _value(text: str, leaf: units.Leaf) -> notation.Reading:
 def _statement(
   sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
 ) -> joining.Part:
-  found = set(signs)
-  if found <= {'=', '≈'}:
+  if set(signs) <= {'=', '≈'}:
     return _chain(sides, signs, leaf)
   if signs == ['∈']:
     return _membership(*sides, leaf)
@@ -250,7 +248,7 @@ def _chain(
 
 
 def _label(text: str) -> str:
-  """Returns the name that is given a value, as in f(x) = 2x, or ''."""
+  """Returns the name in a label such as f(x) of f(x) = 2x, '' for no label."""
   match = _LABEL.fullmatch(text.strip())
   if not match:
     return ''
@@ -289,7 +287,7 @@ def _tuple_equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
 
 
 def _equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
-  """Reads 2*x + 1 = y, which assigns y; 2 + 3 = 5; x + y = 3."""
+  """Reads 2*x + 1 = y, which assigns y, and 2 + 3 = 5 and x + y = 3."""
   left, right = (_value(side, leaf) for side in sides)
   values = [left.value, right.value]
   if all(isinstance(value, notation.F) for value in values):
@@ -307,42 +305,52 @@ def _equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
 def _agreed(
   exact: Sequence[str], rounded: Sequence[str], leaf: units.Leaf
 ) -> notation.Reading:
-  """Returns the value that all sides have; a rounded one only says it again.
+  """Returns the exact value that all sides have.
 
   Raises:
-    notation.Unreadable: for sides that are not surely equal.
+    notation.Unreadable: for exact sides that are not surely equal, and rounded
+      sides that are not roundings of them.
   """
   if not exact:
     exact, rounded = rounded[:1], rounded[1:]
   first, *rest = [_value(side, leaf) for side in exact]
-  found_units = {reading.unit for reading in (first, *rest)}
+  unit_names = {reading.unit for reading in (first, *rest)}
   for side, reading in zip(exact[1:], rest, strict=True):
-    if reading.value != first.value and not _is_zero(
+    if reading.value != first.value and not _is_same(
       first, reading, exact[0], side, leaf
     ):
       raise notation.Unreadable('false')
   for side in rounded:
     reading = _value(side, leaf)
-    found_units.add(reading.unit)
+    unit_names.add(reading.unit)
     if not _is_rounding(side, reading, first, leaf):
       raise notation.Unreadable('false')
-  found_units -= {''}
-  if len(found_units) > 1:
+  unit_names -= {''}
+  if len(unit_names) > 1:
     raise notation.Unreadable('mixed')
-  return first._replace(unit=found_units.pop() if found_units else '')
+  return first._replace(unit=unit_names.pop() if unit_names else '')
 
 
-def _is_zero(one, other, one_text: str, other_text: str, leaf) -> bool:
+def _is_same(
+  left: notation.Reading,
+  right: notation.Reading,
+  left_text: str,
+  right_text: str,
+  leaf: units.Leaf,
+) -> bool:
   """Returns whether the difference of two expressions is 0."""
-  if all(isinstance(reading.value, notation.F) for reading in (one, other)):
+  if all(isinstance(reading.value, notation.F) for reading in (left, right)):
     return False
-  if one.unit or other.unit:
+  if left.unit or right.unit:
     return False
-  return leaf.expression(f'({one_text})-({other_text})') == 0
+  return leaf.expression(f'({left_text})-({right_text})') == 0
 
 
 def _is_rounding(
-  text: str, rounded: notation.Reading, exact: notation.Reading, leaf
+  text: str,
+  rounded: notation.Reading,
+  exact: notation.Reading,
+  leaf: units.Leaf,
 ) -> bool:
   """Returns whether 0.33 is 1/3, rounded to two decimals."""
   match = _DECIMAL.fullmatch(text.strip().lstrip('$'))
@@ -355,7 +363,7 @@ def _is_rounding(
 
 
 def number_only(text: str) -> notation.F:
-  """Reads plain numbers; raises `TooHard` for what may be an expression."""
+  """Reads a plain number; raises `TooHard` if it may be an expression."""
   number = answers.number(text)
   if number is None:
     words.tokens(text)

@@ -8,13 +8,13 @@ from sqlm_jax.verify import notation, words
 
 
 class Leaf(NamedTuple):
-  """How expressions are read: by sympy, or only if they are plain numbers.
+  """Functions that read expressions: with sympy, or plain numbers alone.
 
   Both functions raise `notation.Unreadable` or `notation.TooHard`.
   """
 
   expression: Callable[[str], notation.Value]
-  # Whether a value lies within a distance of a number.
+  # Takes a value, a number and a distance.
   is_close: Callable[[notation.Value, notation.F, notation.F], bool]
 
 
@@ -170,7 +170,7 @@ def _angle(text: str, leaf: Leaf) -> notation.Reading:
       raise
   value = leaf.expression(f'({text})/(1°)')
   if isinstance(value, str) and not value.isalpha():
-    value = f'({value})'  # of b**2 °, the degrees would be those of 2
+    value = f'({value})'  # in b**2 °, the degrees would belong to the 2
   return notation.Reading(value, unit='degree')
 
 
@@ -181,7 +181,7 @@ def _percent(value: notation.Value, leaf: Leaf) -> notation.Value:
 
 
 def _is_quantity(text: str) -> bool:
-  """Returns whether what is before a unit may be its value."""
+  """Returns whether the text before a unit may be its value."""
   return not ('°' in text or _letters(text) or text.rstrip()[-1:] in '+-*/^(')
 
 
@@ -271,8 +271,8 @@ def _is_word(word: str) -> bool:
 def _value(text: str, leaf: Leaf) -> notation.Value:
   """Reads a mixed number, 3 1/2, or an expression."""
   if match := _MIXED.fullmatch(text.strip()):
-    sign, whole, above, below = match.groups()
+    sign, integer, above, below = match.groups()
     if int(below):
-      value = int(whole) + notation.F(int(above), int(below))
+      value = int(integer) + notation.F(int(above), int(below))
       return -value if sign else value
   return leaf.expression(text.strip())

@@ -1,4 +1,4 @@
-"""The words and tokens of an expression, without what they mean."""
+"""Cuts an expression into tokens, and lists the words that it may contain."""
 
 import re
 from typing import NamedTuple
@@ -51,7 +51,7 @@ def tokens(text: str) -> list[Token]:
   Raises:
     notation.Unreadable: at an unknown sign, word or macro.
   """
-  found, place = [], 0
+  result, place = [], 0
   while place < len(text):
     match = _TOKEN.match(text, place)
     if match is None:
@@ -60,11 +60,11 @@ def tokens(text: str) -> list[Token]:
     if word := match['word']:
       if match['macro'] and word not in _MACROS:
         raise notation.Unreadable('macro')
-      found += _words(word, plain_subscript(match['below'] or ''))
+      result += _words(word, plain_subscript(match['below'] or ''))
     else:
       kind = match.lastgroup
-      found.append(Token(kind, match[kind].replace('**', '^')))
-  return found
+      result.append(Token(kind, match[kind].replace('**', '^')))
+  return result
 
 
 def plain_subscript(text: str) -> str:
