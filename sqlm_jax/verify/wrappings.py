@@ -1,8 +1,7 @@
-"""Removes what stands around an answer: introductions and typesetting.
+"""Removes introductions to an answer, and the typesetting around it.
 
-'The answer is 5.', **5**, \\boxed{5}, "5" and 答えは5です。 all say 5. Only
-wordings that leave nothing to guess are known here; any other text is left as
-it is.
+'The answer is 5.', **5**, \\boxed{5}, "5" and 答えは5です。 all become 5. Only
+unambiguous wordings are known here. Any other text stays as it is.
 """
 
 import re
@@ -105,13 +104,13 @@ def around_mathematics(text: str) -> str:
 
 
 def peel(text: str) -> str:
-  """Removes one layer of what stands around an answer.
+  """Removes one layer around an answer: typesetting or an introduction.
 
   Args:
     text: as `normalize.plain` writes it.
 
   Returns:
-    The text itself if there is nothing around it.
+    The text itself if there is nothing to remove.
   """
   for remove in (without_markup, without_introduction, _without_copula):
     shorter = remove(text)
@@ -121,7 +120,7 @@ def peel(text: str) -> str:
 
 
 def without_introduction(text: str) -> str:
-  """Removes one introduction, with what ends its sentence."""
+  """Removes introductions at the start, and the end of their sentence."""
   match = _INTRODUCTION.match(text)
   if match is None:
     return text
