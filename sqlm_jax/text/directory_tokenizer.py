@@ -42,11 +42,11 @@ def read(
 
   Args:
     directory: with the files of Hugging Face.
-    trusted: if the files need not be tried in a process of their own first.
+    trusted: if False, the files are tried first in a process of their own.
 
   Raises:
-    ValueError: by file, if one is missing or damaged, or the directory does
-      not say how a text is cut.
+    ValueError: if a file is missing or damaged, or the directory does not say
+      how a text is cut. The error names the file.
   """
   present = [name for name in _FILES if (directory / name).exists()]
   if not present:
@@ -98,12 +98,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   if not path.exists():
     return {}
   try:
-    found = json.loads(path.read_bytes())
+    content = json.loads(path.read_bytes())
   except (ValueError, RecursionError) as error:
     raise ValueError(f'{path}: expected JSON, {error}') from None
-  if not isinstance(found, dict):
+  if not isinstance(content, dict):
     raise ValueError(f'{path}: expected a JSON object')
-  return found
+  return content
 
 
 def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
@@ -115,7 +115,7 @@ def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
     raise ValueError(str(error)) from None
   if getattr(backend.model, 'dropout', None):
     logging.warning(
-      '%s: model.dropout=%s cuts a text in another way each time: it is for '
+      '%s: model.dropout=%s cuts a text differently each time. It is for '
       'training a tokenizer, and is switched off.',
       *(path, backend.model.dropout),
     )
@@ -126,22 +126,22 @@ def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
 def _named(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Tokens by their role, from the two files that name them."""
+  """Returns tokens by their role, from the two files that name them."""
   path = directory / stored_tokenizer.CONFIG_FILE
-  found = dict(_roles(path, config))
+  named = dict(_roles(path, config))
   path = directory / _NAMED_FILE
   older = dict(_roles(path, read_json(path)))
   differing = [
-    f'{role}={older[role]!r}, not {found[role]!r}'
-    for role in sorted(older.keys() & found.keys())
-    if older[role] != found[role]
+    f'{role}={older[role]!r}, not {named[role]!r}'
+    for role in sorted(older.keys() & named.keys())
+    if older[role] != named[role]
   ]
   if differing:
     logging.warning(
       '%s: %s differs (%s): taking tokenizer_config.json.',
       *(directory, _NAMED_FILE, '; '.join(differing)),
     )
-  return older | found
+  return older | named
 
 
 def _roles(
@@ -153,7 +153,7 @@ def _roles(
 
 
 def _content(value: Any, key: str) -> str:
-  """The text of a token, which may be stored with its flags."""
+  """Returns the text of a token, which may be stored with its flags."""
   text = value.get('content') if isinstance(value, dict) else value
   if not isinstance(text, str):
     raise ValueError(f'{key}={value!r}: expected the text of a token')
@@ -166,7 +166,7 @@ def _known(
   named: Mapping[str, str],
   backend: tokenizers.Tokenizer,
 ) -> dict[str, str]:
-  """The named tokens that the tokenizer has; warns of what it contradicts.
+  """Returns the named tokens that the tokenizer has; warns about others.
 
   Raises:
     ValueError: if the tokenizer lacks the token that ends a text.
@@ -184,16 +184,16 @@ def _known(
   stated += [(text, i) for i, (text, _) in _added(directory, config).items()]
   wrong = {}
   for content, i in stated:
-    found = backend.token_to_id(content)
-    if found is None or i not in (None, found):
+    actual = backend.token_to_id(content)
+    if actual is None or i not in (None, actual):
       expected = 'a token' if i is None else f'id {i}'
       wrong[content] = f'{content!r} is not {expected} but ' + (
-        'text' if found is None else f'id {found}'
+        'text' if actual is None else f'id {actual}'
       )
   if wrong:
     logging.warning(
-      '%s: tokenizer_config.json, %s or %s name other tokens than the '
-      'tokenizer has, and are not followed: %s.',
+      '%s: tokenizer_config.json, %s or %s contradict the tokenizer, and are '
+      'not followed: %s.',
       *(directory, _ADDED_FILE, _NAMED_FILE, '; '.join([*wrong.values()][:5])),
     )
   return {
@@ -206,12 +206,12 @@ def _known(
 def _added(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[int, tuple[str, bool]]:
-  """Tokens that were added: id -> text, and if it is special."""
+  """Returns the added tokens: id -> text, and True if it is special."""
   path = directory / stored_tokenizer.CONFIG_FILE
   listed = config.get('added_tokens_decoder') or {}
   special = _special(path, config)
   try:
-    found = {
+    added = {
       int(i): (_content(token, str(path)), bool(token.get('special')))
       for i, token in listed.items()
     }
@@ -223,16 +223,16 @@ def _added(
   for content, i in read_json(path).items():
     if type(i) is not int:
       raise ValueError(f'{path}: {content!r}: {i!r}: expected an id')
-    found.setdefault(i, (content, False))
+    added.setdefault(i, (content, False))
   return {
     i: (content, is_special or content in special)
-    for i, (content, is_special) in sorted(found.items())
+    for i, (content, is_special) in sorted(added.items())
   }
 
 
 def _special(path: pathlib.Path, config: Mapping[str, Any]) -> set[str]:
-  """Texts that tokenizer_config.json calls special, without their ids."""
-  found = {
+  """Returns the texts that tokenizer_config.json calls special."""
+  special = {
     text
     for role, text in _roles(path, config)
     if role in ('bos_token', 'eos_token')
@@ -242,14 +242,14 @@ def _special(path: pathlib.Path, config: Mapping[str, Any]) -> set[str]:
     if not isinstance(extra, list | tuple | dict):
       raise ValueError(f'{path}: {key}={extra!r:.200}: expected tokens')
     extra = extra.values() if isinstance(extra, dict) else extra
-    found |= {_content(token, f'{path}: {key}') for token in extra}
-  return found
+    special |= {_content(token, f'{path}: {key}') for token in extra}
+  return special
 
 
 def _templates(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Chat templates by name; a file of its own replaces the others."""
+  """Returns chat templates by name; chat_template.jinja replaces the others."""
   default = stored_tokenizer.DEFAULT_TEMPLATE
   path = directory / _TEMPLATE_FILE
   if path.exists():
@@ -257,19 +257,19 @@ def _templates(
       return {default: path.read_text(encoding='utf-8')}
     except UnicodeDecodeError as error:
       raise ValueError(f'{path}: expected UTF-8, {error}') from None
-  found = config.get('chat_template')
-  if not found:
+  stored = config.get('chat_template')
+  if not stored:
     return {}
-  if isinstance(found, str):
-    return {default: found}
+  if isinstance(stored, str):
+    return {default: stored}
   try:
-    templates = {one['name']: one['template'] for one in found}
+    templates = {entry['name']: entry['template'] for entry in stored}
   except (KeyError, TypeError):
     templates = {None: None}
   if not all(isinstance(x, str) for x in (*templates, *templates.values())):
     raise ValueError(
       f'{template_file(directory)}: expected a template, or a list of '
-      f'templates with their names, found {found!r:.200}'
+      f'templates with their names, not {stored!r:.200}'
     )
   return templates
 
@@ -289,7 +289,7 @@ def _sentencepiece_fields(
     raise ValueError('expected a SentencePiece model, it has no pieces')
   trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
   prefix = normalizer.add_dummy_prefix
-  for key, found, expected in (
+  for key, value, expected in (
     ('model_type', trainer.model_type, _BPE),
     ('byte_fallback', trainer.byte_fallback, True),
     ('treat_whitespace_as_suffix', trainer.treat_whitespace_as_suffix, False),
@@ -299,8 +299,8 @@ def _sentencepiece_fields(
     ('legacy', config.get('legacy') is not False or not prefix, True),
     ('add_prefix_space', config.get('add_prefix_space', prefix), prefix),
   ):
-    if found != expected:
-      raise ValueError(f'{key}={found!r}: expected {expected!r}. {_SAVE_JSON}')
+    if value != expected:
+      raise ValueError(f'{key}={value!r}: expected {expected!r}. {_SAVE_JSON}')
   ids = {
     'bos': trainer.bos_id,
     'eos': trainer.eos_id,
@@ -324,8 +324,8 @@ def _sentencepiece_fields(
 
 
 def _sentencepiece_proto():
-  """An empty model, of whichever library has the format."""
-  # Not the module of that name in transformers, which is a function by then.
+  """Returns an empty SentencePiece model, by any library with the format."""
+  # `from transformers import` would give a function of that name.
   module = importlib.import_module('transformers.convert_slow_tokenizer')
   return module.import_protobuf().ModelProto()
 
@@ -348,7 +348,7 @@ def _vocabulary_fields(
   tokens = sorted(vocabulary, key=vocabulary.get)
   path = directory / _MERGES_FILE
   if not path.exists():
-    raise ValueError(f'expected {_MERGES_FILE} beside it')
+    raise ValueError(f'expected {_MERGES_FILE} in the same directory')
   lines = path.read_text(encoding='utf-8').split('\n')
   if lines[0].startswith('#version'):
     del lines[0]

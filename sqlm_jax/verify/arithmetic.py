@@ -35,7 +35,7 @@ _PLAIN = tuple(
 def value(expression: str) -> fractions.Fraction | None:
   """Returns the exact value of numbers joined by + - * / and parentheses.
 
-  The signs may be those of Unicode or LaTeX, and full width. The text may end
+  Signs and digits may be ASCII, Unicode, full width or LaTeX. The text may end
   in '= ?'.
 
   Returns:
