@@ -12,7 +12,9 @@ from sqlm_jax.verify import signs
 MAX_LENGTH = 1000  # characters; a longer text is left as it is
 
 _ADJECTIVES = r'(?:(?:correct|final|right|best|most|likely|only) )*'
-_IS = r'(?: (?:is|would be|must be|should be)(?: ?:)?| ?[:=])'
+# The end of a word in a Latin script. A Japanese word may follow immediately.
+_WORD_END = r'(?![a-z\u00c0-\u024f])'
+_IS = rf'(?: (?:is|would be|must be|should be){_WORD_END}(?: ?:)?| ?[:=])'
 _JAPANESE = (
   r'(?:(?:正しい|最終的な|最終|最も適切な|適切な|私の)の?)*'
   r'(?:答え?|こたえ|解答|回答|正解|正答|結論)'
@@ -38,8 +40,8 @@ _INTRODUCTIONS = (
   r'(?:(?:so|thus|hence|therefore|finally|then),? )?'
   r'(?:i (?:think|believe)(?: that)? )?(?:(?:the|my|our) )?'
   rf'{_ADJECTIVES}(?:answer|solution){_IS} ?',
-  rf'{_GERMAN}(?: (?:ist|lautet)(?: ?:)?| ?:) ?',
-  rf'{_ROMANCE}(?: (?:est|es|è|é)(?: ?:)?| ?:) ?',
+  rf'{_GERMAN}(?: (?:ist|lautet){_WORD_END}(?: ?:)?| ?:) ?',
+  rf'{_ROMANCE}(?: (?:est|es|è|é){_WORD_END}(?: ?:)?| ?:) ?',
   rf'{_JAPANESE}(?:は[,:]?|:|=) ?',
   rf'{_CHINESE}(?:应该|應該)?(?:是|为|為)?[:=] ?',
   rf'{_CHINESE}(?:应该|應該)?(?:是|为|為)',

@@ -206,6 +206,10 @@ def test_one_answer_in_english(text):
     ('$5 and $10', '5 and 10'),
     ('a or b', 'a'),
     ('not Paris', 'Paris'),
+    # No introduction, but words that begin like one.
+    ("The answer isn't Paris", "n't Paris"),
+    ('La respuesta está en casa', 'á en casa'),
+    ('Die Antwort istanbul', 'anbul'),
     ('まだ', 'ま'),
     ('答えはまだ', '答えはま'),
     ('東京、大阪', '東京'),
