@@ -106,7 +106,7 @@ def _alike(
     scorer=fuzz.ratio,
     score_cutoff=least,
   )
-  # Below the cutoff stands 0; similarity 0 takes everything.
+  # Scores below the cutoff are 0. All scores reach a similarity of 0.
   return score >= least
 
 
@@ -114,7 +114,7 @@ def _clusters(alike: np.ndarray) -> np.ndarray:
   """Returns the number of each row's cluster: linked rows share a number."""
   cluster = np.arange(len(alike))
   while True:
-    # The lowest number among those that a row is alike.
+    # The lowest cluster number among the rows that are like each row.
     lowest = np.where(alike, cluster[None, :], len(alike)).min(axis=1)
     if np.array_equal(lowest, cluster):
       return cluster

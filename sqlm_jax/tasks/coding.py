@@ -42,8 +42,8 @@ def with_programs(
 
   Args:
     task: its questions hold tests, its answers are programs or parts of them.
-      An example without tests has them in its answer, written like those of a
-      question.
+      An example without tests has them in its answer, in the format of a
+      question's tests.
     tests: how to find them.
     program: template of the program that is run, with `{answer}`.
     open_sandbox: starts the sandbox, when it is first needed.

@@ -2,7 +2,7 @@
 
 tokenizer.json alone decides how a text is cut, whatever class
 tokenizer_config.json names and whatever other files say: transformers builds
-the rules of some classes anew, and they need not be the ones in the file. The
+the rules of some classes itself, and they can differ from the file's. The
 other files add names of tokens and the chat template. A directory without
 tokenizer.json holds tables, which `gguf_tokenizer` reads; they are accepted
 only if they leave no doubt about the rules.
@@ -28,7 +28,7 @@ _FILES = (
   _SENTENCEPIECE_FILE,
   _VOCABULARY_FILE,
 )
-# Classes whose rules are those of every model that names them. The models of
+# Classes with the same rules in every model that names them. The models of
 # GPT2Tokenizer are cut in many ways, which only tokenizer.json says.
 _RULES = {'Qwen2Tokenizer': 'qwen2', 'Qwen2TokenizerFast': 'qwen2'}
 _KEPT = ('model_max_length', 'padding_side', 'truncation_side')
@@ -83,7 +83,7 @@ def read(
 
 
 def template_file(directory: pathlib.Path) -> str:
-  """Returns where the chat template is, for an error."""
+  """Returns the place of the chat template, for an error."""
   if (directory / _TEMPLATE_FILE).exists():
     return str(directory / _TEMPLATE_FILE)
   return f'{directory / stored_tokenizer.CONFIG_FILE}: chat_template'

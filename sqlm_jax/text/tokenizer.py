@@ -307,8 +307,8 @@ def _prefix_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
   if processed == bare:
     return ()
   raise ValueError(
-    f'post_processor: expected the tokens of a text, {bare}, among those that '
-    f'it makes of them, {processed}'
+    f'post_processor: expected the tokens of a text, {bare}, in its output, '
+    f'{processed}'
   )
 
 

@@ -1,4 +1,4 @@
-"""The value of an arithmetic expression, for diagnosis and evaluation.
+"""Computes arithmetic expressions, for diagnosis and evaluation.
 
 Training never sees it: votes are checked against it after the fact.
 """

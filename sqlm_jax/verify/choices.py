@@ -113,7 +113,7 @@ def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
       return place if place < num_letters else None
     for pattern in (_LABEL_FIRST, _LABEL_LAST):
       match = pattern.fullmatch(said)
-      if match and (place := _beside_its_text(match, texts)) is not None:
+      if match and (place := _with_its_text(match, texts)) is not None:
         return place
     shorter = _peel(said)
     if shorter == said:
@@ -122,23 +122,21 @@ def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
   return None
 
 
-def _beside_its_text(
-  match: re.Match, texts: Sequence[str | None]
-) -> int | None:
-  """Returns the index of a letter whose option has the text beside it."""
+def _with_its_text(match: re.Match, texts: Sequence[str | None]) -> int | None:
+  """Returns the index of a letter if the rest is the text of its option."""
   place = string.ascii_lowercase.index(match['letter'])
   rest = match['rest'].lstrip(_CLOSING)
   without_dash = rest.lstrip(_CLOSING + _DASHES)
   without_particle = re.sub(r'\A[のは]', '', without_dash)
-  for beside in (rest, without_dash, without_particle):
-    for text in (answers.words(beside), answers.short_text(beside)):
+  for candidate in (rest, without_dash, without_particle):
+    for text in (answers.words(candidate), answers.short_text(candidate)):
       if text is not None and text in texts:
         return place if place < len(texts) and texts[place] == text else None
   return None
 
 
 def _peel(said: str) -> str | None:
-  """Removes one layer of what stands around a letter or an option's text."""
+  """Removes one layer around a letter or around the text of an option."""
   shorter = wrappings.peel(said)
   for pattern, inside in (
     (_INTRODUCTION, ''),

@@ -296,7 +296,7 @@ def main(name: str, time_limit: str, memory_limit: str, warm_up: str) -> None:
     _limit_resources(int(memory_limit))
   channel.sendall(b'ready\n')
   for line in channel.makefile('rb'):
-    # Should the parent be gone, the kernel ends a task that hangs.
+    # If the parent has ended, the kernel ends a task that hangs.
     signal.setitimer(signal.ITIMER_REAL, 2 * float(time_limit) + 1)
     result = _call(function, json.loads(line))
     signal.setitimer(signal.ITIMER_REAL, 0)

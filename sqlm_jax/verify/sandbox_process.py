@@ -23,7 +23,7 @@ HOW_TO = (
   '(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, '
   'kernel.apparmor_restrict_unprivileged_userns; in a container of Docker: '
   "--security-opt seccomp=unconfined). backend='unsafe_subprocess' does "
-  'without, for containers that are thrown away.'
+  'without them, for containers that are thrown away.'
 )
 
 
@@ -48,7 +48,7 @@ def file_with(data: bytes) -> BinaryIO:
 
 
 class Process:
-  """A worker, as the host sees it: see `sandbox_worker` for what it says.
+  """A worker, as the host sees it; `sandbox_worker` defines its messages.
 
   Args:
     command: starts the worker.
@@ -167,7 +167,7 @@ class Process:
     self._cleanup()
 
   def end(self) -> None:
-    """Hangs up and waits for the end, for seconds. Any thread may call."""
+    """Hangs up, waits some seconds, then kills. Any thread may call."""
     self.hang_up()
     left = self._hung_up + _END_LIMIT - time.monotonic()
     try:

@@ -62,7 +62,7 @@ def _limit(limits) -> None:
 def _bound_stacks(most: int) -> None:
   """Cuts the size of stacks that a program asks for to `most` bytes.
 
-  Many programs ask for 512 MiB, since contests count only what is touched.
+  Many programs ask for 512 MiB, because contests count only used memory.
   """
   set_size = _thread.stack_size
   _thread.stack_size = lambda size=0, /: set_size(min(size, most))
@@ -118,7 +118,7 @@ class Run:
 
   def _end(self) -> None:
     if self.status is None or not _flush():
-      return  # the interpreter flushes again, and says what is wrong
+      return  # the interpreter flushes again, and reports the error
     for file in _files():
       file.flush()
     self.held = []

@@ -8,7 +8,7 @@ namespace, so no signal of a program reaches it. It knows no expected output.
 
 The child returns from `main` and runs the program at the top level of the
 interpreter, which therefore ends a program as it ends any script: it prints
-what was not caught, waits for threads, calls what is registered with atexit,
+uncaught errors, waits for threads, calls what is registered with atexit,
 flushes files and computes the exit status. `sandbox_program` does the rest.
 
 A message from the host is 8 bytes of length and the bytes; the first one is the
@@ -283,7 +283,7 @@ class _Watch:
     self.kill()
     for descriptor in (self.files.output, self.files.error):
       while self._read(descriptor):
-        pass  # no more than a pipe holds: nobody writes any more
+        pass  # at most the content of a pipe, since no writer is left
 
 
 if __name__ == '__main__':

@@ -82,7 +82,7 @@ _MACHINES = {
 
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
 _ALLOW = 0x7FFF0000
-_REFUSE = 0x00050000 | 38  # ENOSYS, for which libraries have a plan
+_REFUSE = 0x00050000 | 38  # ENOSYS, which libraries handle
 _DENY = 0x00050000 | 1  # EPERM
 _KILL = 0x80000000
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # in struct seccomp_data
@@ -100,7 +100,7 @@ _Code = list[tuple[int, int, int, int]]  # code, jump if so, if not, operand
 
 
 def filters(machine: str | None = None) -> Filters:
-  """The filters for a machine, this one if it is not named.
+  """Returns the filters for a machine, by default for this one.
 
   Raises:
     RuntimeError: for a machine whose numbers are not known.
