@@ -102,7 +102,7 @@ def with_programs(
 
 
 def find_tests(text: str, pattern: str) -> tuple[types.TestCase, ...]:
-  """Returns the tests in a text, in order; an empty input or output is none."""
+  """Returns the tests in a text that have an input and an output, in order."""
   cases = (
     types.TestCase((match[1] or '').strip(), (match[2] or '').strip())
     for match in re.finditer(pattern, text)

@@ -154,6 +154,6 @@ def _block(opening: re.Match[str], lines: list[str]) -> Block:
 
 
 def _dedent(text: str) -> str:
-  """Removes blank lines around a program, and indentation of all its lines."""
+  """Removes blank lines around a program, and shared indentation."""
   text = re.sub(r'\A(?:[ \t]*\r?\n)+', '', text).rstrip()
   return textwrap.dedent(text) if text[:1] in (' ', '\t') else text

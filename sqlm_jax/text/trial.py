@@ -120,7 +120,7 @@ def _why_killed(process: subprocess.CompletedProcess, kind: str) -> str:
 
 
 def _tokenize(path: str) -> None:
-  """Loads a tokenizer and uses it as a run does, on all texts."""
+  """Loads a tokenizer and uses it as a run does, on many texts."""
   backend = tokenizers.Tokenizer.from_file(path)
   tokenizers.Tokenizer.from_str(backend.to_str())
   backend.no_truncation()
