@@ -1,9 +1,9 @@
-"""Chat templates, which turn messages into the prompt of a model.
+"""Chat templates: messages to the prompt of a model.
 
 The environment is the one that Hugging Face documents for chat templates. It
-is built here instead of taken from transformers for two reasons: a run has one
-date, which transformers does not accept, and a template that came with a model
-is tried in a process that must start quickly (see `trial`).
+is built here and not taken from transformers because a run has one date, which
+transformers cannot be told, and because a template from outside is tried in a
+process that must start quickly (see `trial`).
 """
 
 import datetime
@@ -19,7 +19,7 @@ DATE_FORMAT = '%Y-%m-%d'
 
 
 class _Generation(ext.Extension):
-  """Ignores `{% generation %}`, which marks the model's own text."""
+  """`{% generation %}` marks the model's own text, which nobody asks for."""
 
   tags = frozenset({'generation'})
 
@@ -41,11 +41,10 @@ def render(
     template: the Jinja source.
     variables: texts that the template may use, such as `bos_token`.
     messages: mappings with 'role' and 'content'.
-    date: today's date for the template, YYYY-MM-DD; None for the real one.
+    date: what the template is told is today, YYYY-MM-DD; None for today.
 
   Raises:
-    ValueError: if the template is not valid, raises, or needs a value that it
-      does not get.
+    ValueError: if the template is not valid, raises, or needs what it has not.
   """
   try:
     return _compile(template).render(
@@ -70,7 +69,7 @@ def uses_date(template: str | None) -> bool:
 
 
 def today() -> str:
-  """Returns the current date, YYYY-MM-DD."""
+  """Returns the date of this moment, YYYY-MM-DD."""
   return datetime.datetime.now().strftime(DATE_FORMAT)
 
 
@@ -103,5 +102,5 @@ def _raise_exception(message: str):
 
 
 def _to_json(value: Any, ensure_ascii=False, **options) -> str:
-  """Writes JSON; Jinja's own filter would escape characters of HTML."""
+  """Jinja's own filter would escape what HTML forbids."""
   return json.dumps(value, ensure_ascii=ensure_ascii, **options)

@@ -2,7 +2,7 @@
 
 tokenizer.json alone decides how a text is cut, whatever class
 tokenizer_config.json names and whatever other files say: transformers builds
-the rules of some classes itself, and they can differ from the file's. The
+the rules of some classes anew, and they need not be the ones in the file. The
 other files add names of tokens and the chat template. A directory without
 tokenizer.json holds tables, which `gguf_tokenizer` reads; they are accepted
 only if they leave no doubt about the rules.
@@ -28,7 +28,7 @@ _FILES = (
   _SENTENCEPIECE_FILE,
   _VOCABULARY_FILE,
 )
-# Classes with the same rules in every model that names them. The models of
+# Classes whose rules are those of every model that names them. The models of
 # GPT2Tokenizer are cut in many ways, which only tokenizer.json says.
 _RULES = {'Qwen2Tokenizer': 'qwen2', 'Qwen2TokenizerFast': 'qwen2'}
 _KEPT = ('model_max_length', 'padding_side', 'truncation_side')
@@ -42,11 +42,11 @@ def read(
 
   Args:
     directory: with the files of Hugging Face.
-    trusted: if False, the files are tried first in a process of their own.
+    trusted: if the files need not be tried in a process of their own first.
 
   Raises:
-    ValueError: if a file is missing or damaged, or the directory does not say
-      how a text is cut. The error names the file.
+    ValueError: by file, if one is missing or damaged, or the directory does
+      not say how a text is cut.
   """
   present = [name for name in _FILES if (directory / name).exists()]
   if not present:
@@ -83,7 +83,7 @@ def read(
 
 
 def template_file(directory: pathlib.Path) -> str:
-  """Returns the place of the chat template, for an error."""
+  """Returns where the chat template is, for an error."""
   if (directory / _TEMPLATE_FILE).exists():
     return str(directory / _TEMPLATE_FILE)
   return f'{directory / stored_tokenizer.CONFIG_FILE}: chat_template'
@@ -98,12 +98,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   if not path.exists():
     return {}
   try:
-    content = json.loads(path.read_bytes())
+    found = json.loads(path.read_bytes())
   except (ValueError, RecursionError) as error:
     raise ValueError(f'{path}: expected JSON, {error}') from None
-  if not isinstance(content, dict):
+  if not isinstance(found, dict):
     raise ValueError(f'{path}: expected a JSON object')
-  return content
+  return found
 
 
 def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
@@ -115,7 +115,7 @@ def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
     raise ValueError(str(error)) from None
   if getattr(backend.model, 'dropout', None):
     logging.warning(
-      '%s: model.dropout=%s cuts a text differently each time. It is for '
+      '%s: model.dropout=%s cuts a text in another way each time: it is for '
       'training a tokenizer, and is switched off.',
       *(path, backend.model.dropout),
     )
@@ -126,22 +126,22 @@ def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
 def _named(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Returns tokens by their role, from the two files that name them."""
+  """Tokens by their role, from the two files that name them."""
   path = directory / stored_tokenizer.CONFIG_FILE
-  named = dict(_roles(path, config))
+  found = dict(_roles(path, config))
   path = directory / _NAMED_FILE
   older = dict(_roles(path, read_json(path)))
   differing = [
-    f'{role}={older[role]!r}, not {named[role]!r}'
-    for role in sorted(older.keys() & named.keys())
-    if older[role] != named[role]
+    f'{role}={older[role]!r}, not {found[role]!r}'
+    for role in sorted(older.keys() & found.keys())
+    if older[role] != found[role]
   ]
   if differing:
     logging.warning(
       '%s: %s differs (%s): taking tokenizer_config.json.',
       *(directory, _NAMED_FILE, '; '.join(differing)),
     )
-  return older | named
+  return older | found
 
 
 def _roles(
@@ -153,7 +153,7 @@ def _roles(
 
 
 def _content(value: Any, key: str) -> str:
-  """Returns the text of a token, which may be stored with its flags."""
+  """The text of a token, which may be stored with its flags."""
   text = value.get('content') if isinstance(value, dict) else value
   if not isinstance(text, str):
     raise ValueError(f'{key}={value!r}: expected the text of a token')
@@ -166,7 +166,7 @@ def _known(
   named: Mapping[str, str],
   backend: tokenizers.Tokenizer,
 ) -> dict[str, str]:
-  """Returns the named tokens that the tokenizer has; warns about others.
+  """The named tokens that the tokenizer has; warns of what it contradicts.
 
   Raises:
     ValueError: if the tokenizer lacks the token that ends a text.
@@ -184,16 +184,16 @@ def _known(
   stated += [(text, i) for i, (text, _) in _added(directory, config).items()]
   wrong = {}
   for content, i in stated:
-    actual = backend.token_to_id(content)
-    if actual is None or i not in (None, actual):
+    found = backend.token_to_id(content)
+    if found is None or i not in (None, found):
       expected = 'a token' if i is None else f'id {i}'
       wrong[content] = f'{content!r} is not {expected} but ' + (
-        'text' if actual is None else f'id {actual}'
+        'text' if found is None else f'id {found}'
       )
   if wrong:
     logging.warning(
-      '%s: tokenizer_config.json, %s or %s contradict the tokenizer, and are '
-      'not followed: %s.',
+      '%s: tokenizer_config.json, %s or %s name other tokens than the '
+      'tokenizer has, and are not followed: %s.',
       *(directory, _ADDED_FILE, _NAMED_FILE, '; '.join([*wrong.values()][:5])),
     )
   return {
@@ -206,12 +206,12 @@ def _known(
 def _added(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[int, tuple[str, bool]]:
-  """Returns the added tokens: id -> text, and True if it is special."""
+  """Tokens that were added: id -> text, and if it is special."""
   path = directory / stored_tokenizer.CONFIG_FILE
   listed = config.get('added_tokens_decoder') or {}
   special = _special(path, config)
   try:
-    added = {
+    found = {
       int(i): (_content(token, str(path)), bool(token.get('special')))
       for i, token in listed.items()
     }
@@ -223,16 +223,16 @@ def _added(
   for content, i in read_json(path).items():
     if type(i) is not int:
       raise ValueError(f'{path}: {content!r}: {i!r}: expected an id')
-    added.setdefault(i, (content, False))
+    found.setdefault(i, (content, False))
   return {
     i: (content, is_special or content in special)
-    for i, (content, is_special) in sorted(added.items())
+    for i, (content, is_special) in sorted(found.items())
   }
 
 
 def _special(path: pathlib.Path, config: Mapping[str, Any]) -> set[str]:
-  """Returns the texts that tokenizer_config.json calls special."""
-  special = {
+  """Texts that tokenizer_config.json calls special, without their ids."""
+  found = {
     text
     for role, text in _roles(path, config)
     if role in ('bos_token', 'eos_token')
@@ -242,14 +242,14 @@ def _special(path: pathlib.Path, config: Mapping[str, Any]) -> set[str]:
     if not isinstance(extra, list | tuple | dict):
       raise ValueError(f'{path}: {key}={extra!r:.200}: expected tokens')
     extra = extra.values() if isinstance(extra, dict) else extra
-    special |= {_content(token, f'{path}: {key}') for token in extra}
-  return special
+    found |= {_content(token, f'{path}: {key}') for token in extra}
+  return found
 
 
 def _templates(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Returns chat templates by name; chat_template.jinja replaces the others."""
+  """Chat templates by name; a file of its own replaces the others."""
   default = stored_tokenizer.DEFAULT_TEMPLATE
   path = directory / _TEMPLATE_FILE
   if path.exists():
@@ -257,19 +257,19 @@ def _templates(
       return {default: path.read_text(encoding='utf-8')}
     except UnicodeDecodeError as error:
       raise ValueError(f'{path}: expected UTF-8, {error}') from None
-  stored = config.get('chat_template')
-  if not stored:
+  found = config.get('chat_template')
+  if not found:
     return {}
-  if isinstance(stored, str):
-    return {default: stored}
+  if isinstance(found, str):
+    return {default: found}
   try:
-    templates = {entry['name']: entry['template'] for entry in stored}
+    templates = {one['name']: one['template'] for one in found}
   except (KeyError, TypeError):
     templates = {None: None}
   if not all(isinstance(x, str) for x in (*templates, *templates.values())):
     raise ValueError(
       f'{template_file(directory)}: expected a template, or a list of '
-      f'templates with their names, not {stored!r:.200}'
+      f'templates with their names, found {found!r:.200}'
     )
   return templates
 
@@ -289,7 +289,7 @@ def _sentencepiece_fields(
     raise ValueError('expected a SentencePiece model, it has no pieces')
   trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
   prefix = normalizer.add_dummy_prefix
-  for key, value, expected in (
+  for key, found, expected in (
     ('model_type', trainer.model_type, _BPE),
     ('byte_fallback', trainer.byte_fallback, True),
     ('treat_whitespace_as_suffix', trainer.treat_whitespace_as_suffix, False),
@@ -299,8 +299,8 @@ def _sentencepiece_fields(
     ('legacy', config.get('legacy') is not False or not prefix, True),
     ('add_prefix_space', config.get('add_prefix_space', prefix), prefix),
   ):
-    if value != expected:
-      raise ValueError(f'{key}={value!r}: expected {expected!r}. {_SAVE_JSON}')
+    if found != expected:
+      raise ValueError(f'{key}={found!r}: expected {expected!r}. {_SAVE_JSON}')
   ids = {
     'bos': trainer.bos_id,
     'eos': trainer.eos_id,
@@ -324,8 +324,8 @@ def _sentencepiece_fields(
 
 
 def _sentencepiece_proto():
-  """Returns an empty SentencePiece model, by any library with the format."""
-  # `from transformers import` would give a function of that name.
+  """An empty model, of whichever library has the format."""
+  # Not the module of that name in transformers, which is a function by then.
   module = importlib.import_module('transformers.convert_slow_tokenizer')
   return module.import_protobuf().ModelProto()
 
@@ -348,7 +348,7 @@ def _vocabulary_fields(
   tokens = sorted(vocabulary, key=vocabulary.get)
   path = directory / _MERGES_FILE
   if not path.exists():
-    raise ValueError(f'expected {_MERGES_FILE} in the same directory')
+    raise ValueError(f'expected {_MERGES_FILE} beside it')
   lines = path.read_text(encoding='utf-8').split('\n')
   if lines[0].startswith('#version'):
     del lines[0]

@@ -1,4 +1,4 @@
-"""Rules for how byte-level tokenizers cut a text, by their names in GGUF."""
+"""Rules by which byte-level tokenizers cut a text, by their names in GGUF."""
 
 import functools
 from typing import NamedTuple
@@ -13,9 +13,9 @@ class Rule(NamedTuple):
 
   Attributes:
     cut: cuts text into words and writes their bytes in GPT-2's letters.
-    composes: True if characters are composed first (NFC).
-    whole_words: True if a word that is a token is not merged at all.
-    bos: True if a text begins with BOS by default.
+    composes: if characters are composed first (NFC).
+    whole_words: if a word that is a token is not merged at all.
+    bos: if a text begins with BOS where the file says nothing.
   """
 
   cut: pre_tokenizers.PreTokenizer
@@ -31,7 +31,7 @@ def find(name: str | None, architecture: str | None, source: str) -> Rule:
   models of 'llama' are not: Llama 3, SmolLM and Mistral differ.
 
   Args:
-    name: the rule's name in the file, None if the file has none.
+    name: what the file says, None if it says nothing.
     architecture: of the model.
     source: name of the file, for warnings.
 
@@ -41,13 +41,13 @@ def find(name: str | None, architecture: str | None, source: str) -> Rule:
   """
   rules = _rules()
   if name in (None, 'default') and architecture in _OWN_RULES:
-    rule = _OWN_RULES[architecture]
+    own = _OWN_RULES[architecture]
     logging.warning(
       '%s: tokenizer.ggml.pre=%r does not say how a text is cut: taking %r, '
       'the rule of architecture %r.',
-      *(source, name, rule, architecture),
+      *(source, name, own, architecture),
     )
-    return rules[rule]
+    return rules[own]
   if name is None:
     raise ValueError(
       'tokenizer.ggml.pre: missing, and models of architecture '
@@ -67,7 +67,7 @@ def find(name: str | None, architecture: str | None, source: str) -> Rule:
   return rules[name]
 
 
-# Architecture -> the rule of all its models with byte-level BPE.
+# Architecture -> the rule by which all its models of byte-level BPE are cut.
 _OWN_RULES = {
   'gpt2': 'gpt-2',
   'qwen2': 'qwen2',
@@ -79,7 +79,7 @@ _OWN_RULES = {
 
 @functools.cache
 def _rules() -> dict[str, Rule]:
-  """Returns the rules by their names in `tokenizer.ggml.pre`.
+  """`tokenizer.ggml.pre` -> the rule of the family's own tokenizer.
 
   The names, BOS and whole words are those of llama.cpp (`llama-vocab.cpp`).
   llama.cpp leaves out NFC, which the Hugging Face tokenizers have.
@@ -88,7 +88,7 @@ def _rules() -> dict[str, Rule]:
   digits = pre_tokenizers.Digits(individual_digits=True)
   smollm = Rule(pre_tokenizers.Sequence([digits, gpt2.cut]))
   llama3 = Rule(_cut(_words(_L, numbers=_UP_TO_3)), whole_words=True, bos=True)
-  # Other models use Llama 3's pattern of words without its other rules.
+  # Other models took over Llama 3's words, but not the rest.
   dbrx = Rule(llama3.cut)
   qwen2 = Rule(_cut(_words(_L, numbers=_ONE)), composes=True)
   qwen35 = Rule(_cut(_words(_LM, numbers=_ONE)), composes=True)

@@ -3,11 +3,11 @@
 A file holds tables: tokens, their types, and merges or scores. The rules that
 read the tables are given by name only: `tokenizer.ggml.model` names the kind
 and `tokenizer.ggml.pre` names the cut into words (see `gguf_rules`).
-transformers reads such a file, too, but without Llama 3's treatment of whole
-words, Qwen's of composed characters, and SentencePiece's of leading spaces.
+transformers reads such a file, too, but without what Llama 3 does to whole
+words, Qwen to composed characters, and SentencePiece to spaces in front.
 
-Directories without tokenizer.json hold the same tables in other files, so
-`directory_tokenizer` builds their tokenizers here as well.
+Directories that have no tokenizer.json hold the same tables in other files, so
+`directory_tokenizer` builds theirs here as well.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ from transformers import tokenization_utils_base
 from sqlm_jax import gguf_file
 from sqlm_jax.text import gguf_rules, stored_tokenizer
 
-# tokenizer.ggml.token_type; type 5 is for unused tokens.
+# tokenizer.ggml.token_type; 5 is an unused one.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 # `tokenizer.ggml.<key>_token_id` -> the name in Hugging Face's files. GGUF
@@ -36,14 +36,14 @@ _NAMED = {
   'mask': 'mask_token',
 }
 _ENDS = ('eos', 'eot', 'eom')
-_NO_ID = 2**32 - 1  # some writers store this if there is no such token
+_NO_ID = 2**32 - 1  # how some writers say that there is no such token
 
 # Looks up a field by its name without `tokenizer.`: `(name, default=None)`.
 Get = Callable[..., Any]
 
 
 class _Tables(NamedTuple):
-  """Tables of both kinds of tokenizer: token i has the type types[i]."""
+  """Tables of both kinds of tokenizer: token i is of type i."""
 
   tokens: Sequence[str]
   types: Sequence[int]
@@ -160,7 +160,7 @@ def _refuse_repeated(tables: _Tables) -> None:
   ids = tables.ids
   if len(ids) < len(tables.tokens):
     repeated = next(t for i, t in enumerate(tables.tokens) if ids[t] != i)
-    raise ValueError(f'tokenizer.ggml.tokens: {repeated!r} is listed twice')
+    raise ValueError(f'tokenizer.ggml.tokens: {repeated!r} stands there twice')
 
 
 def _token_id(
@@ -176,7 +176,7 @@ def _token_id(
 
 
 def _byte_level(get: Get, tables: _Tables, rule: gguf_rules.Rule):
-  """Builds a BPE on bytes, which are written in GPT-2's letters."""
+  """BPE on bytes, which are written in GPT-2's letters."""
   vocabulary = tables.ids
   merges = get('ggml.merges')
   if merges is None:
@@ -199,7 +199,7 @@ def _byte_level(get: Get, tables: _Tables, rule: gguf_rules.Rule):
 
 
 def _sentencepiece(get: Get, tables: _Tables):
-  """Builds a BPE on characters; ▁ is a space; the rest falls back to bytes."""
+  """BPE on characters, ▁ for a space, bytes for what has no token."""
   key = 'ggml.remove_extra_whitespaces'
   if get(key):
     raise ValueError(f'tokenizer.{key}=True: expected False')
@@ -209,8 +209,8 @@ def _sentencepiece(get: Get, tables: _Tables):
       f'tokenizer.ggml.scores: {len(scores or ())} scores for '
       f'{len(tables.tokens)} tokens'
     )
-  # These tokens are found in the text as it is typed. Some files write their
-  # spaces as SentencePiece does.
+  # Those are looked for in the text as it is typed. Some files spell spaces
+  # in them as SentencePiece does.
   tables = tables._replace(
     tokens=[
       token.replace('▁', ' ') if type_ == USER_DEFINED else token
@@ -235,7 +235,8 @@ def _sentencepiece(get: Get, tables: _Tables):
     )
   )
   has_prefix = get('ggml.add_space_prefix', True)
-  # `Metaspace` would put no space before a text that begins with a space.
+  # As a normalizer and not as `Metaspace`, which would put no space in front
+  # of a text that begins with one.
   backend.normalizer = normalizers.Sequence(
     [normalizers.Prepend('▁')] * has_prefix + [normalizers.Replace(' ', '▁')]
   )
@@ -251,10 +252,10 @@ def _sentencepiece(get: Get, tables: _Tables):
 
 
 def _merges(tables: _Tables, scores: Sequence[float]) -> list[tuple[str, str]]:
-  """Returns every split of a normal token in two, high scores first.
+  """Every cut of a normal token in two, those of high scores first.
 
-  Other tokens are never merged: user-defined tokens are found earlier, and
-  typed text never becomes a control token.
+  Other tokens are never merged: users' own are found before, and typed text
+  becomes no control token.
   """
   normal = [i for i, type_ in enumerate(tables.types) if type_ == NORMAL]
   return tokenization_utils_base.generate_merges(

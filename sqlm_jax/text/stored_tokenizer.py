@@ -1,4 +1,4 @@
-"""A stored tokenizer: its rules, named tokens and chat templates."""
+"""A tokenizer as it is stored: its rules, named tokens and chat templates."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ class StoredTokenizer(NamedTuple):
   """Content of the file or directory that holds a tokenizer.
 
   Attributes:
-    backend: cuts texts into tokens, by its own rules alone.
+    backend: cuts texts into tokens, and nothing else decides how.
     named: tokens by their role, such as 'bos_token'.
     templates: chat templates by name; `DEFAULT_TEMPLATE` is the one in use.
     settings: other keys of tokenizer_config.json, kept for an export.
@@ -34,8 +34,8 @@ class StoredTokenizer(NamedTuple):
   def save(self, directory: pathlib.Path) -> None:
     """Writes the files of Hugging Face, for transformers 4.5x and 5.
 
-    They name PreTrainedTokenizerFast, which follows tokenizer.json. Version 5
-    itself would write a class that version 4 does not know.
+    The class is the one that does what tokenizer.json says. Version 5 would
+    write a name that version 4 does not know.
     """
     directory.mkdir(parents=True, exist_ok=True)
     self.backend.save(str(directory / TOKENIZER_FILE))
@@ -51,7 +51,7 @@ class StoredTokenizer(NamedTuple):
         | {'special': token.special}
         for i, token in sorted(added.items())
       },
-      # Both versions read this key; version 4 reads no other one.
+      # Version 5 takes this name, too; version 4 no other.
       'additional_special_tokens': [
         token.content
         for _, token in sorted(added.items())

@@ -1,8 +1,8 @@
 """Tokenizers: text to token ids and back, with the bytes of every token.
 
 The `tokenizers` library does the work. `gguf_tokenizer` and
-`directory_tokenizer` read stored tokenizers; this module turns them into the
-functions and tables that a run needs.
+`directory_tokenizer` read what is stored; this module makes of it what a run
+needs.
 """
 
 import functools
@@ -41,20 +41,20 @@ class Tokenizer(NamedTuple):
   """A tokenizer as functions and tables.
 
   Attributes:
-    encode: `(text, allow_special=False) -> ids`, without BOS. Only with
-      `allow_special` does the text of a special token, as a chat template
-      writes it, become that token. Bytes without a token are dropped, as
-      transformers does.
-    decode: `(ids, skip_special=True) -> text`, as a continuation: a space at
-      the start stays, which a decoder of complete texts would remove.
-    token_bytes: the bytes that each token adds to the text, b'' for special
-      tokens and for tokens that end a response.
+    encode: `(text, allow_special=False) -> ids`. Nothing is put in front.
+      Only with `allow_special` does the text of a special token, as a chat
+      template writes it, become that token. Bytes that no token stands for
+      are dropped, as transformers does.
+    decode: `(ids, skip_special=True) -> text`, as a continuation: a space in
+      front stays, which a decoder of whole texts would take away.
+    token_bytes: what each token adds to the text, b'' for special ones and for
+      those that end a response.
     special: id -> text of the special tokens.
     prefix_ids: tokens that the model expects before a text (BOS), if any. A
       chat template may write them itself.
     stop_ids: tokens that end a response.
     chat: `(messages, date=None) -> prompt`, by the model's template, open for
-      the answer. The date, YYYY-MM-DD, is today's date for the template.
+      the answer. The date, YYYY-MM-DD, is what a template is told is today.
     save: writes the tokenizer into a directory, in the files of Hugging Face.
     uses_date: True if the chat template may write the date.
   """
@@ -78,7 +78,7 @@ class Tokenizer(NamedTuple):
     return tuple(self.special.values())
 
   def __repr__(self) -> str:
-    # The tables would fill a hundred screens of an error message.
+    # All tables would fill a hundred screens of an error message.
     return f'Tokenizer(vocab_size={self.vocab_size})'
 
 
@@ -87,8 +87,8 @@ def load_tokenizer(path: pathlib.Path, *, trusted: bool = False) -> Tokenizer:
 
   Args:
     path: the file or the directory.
-    trusted: if False, its tokenizer.json and its chat template are tried first
-      in a process that can be killed.
+    trusted: if its content is known. Otherwise its tokenizer.json and its chat
+      template are tried in a process that can be killed first.
 
   Raises:
     ValueError: if the tokenizer is damaged, does harm, or is of a kind that is
@@ -99,17 +99,17 @@ def load_tokenizer(path: pathlib.Path, *, trusted: bool = False) -> Tokenizer:
 
 
 def cut(tokens: Tokenizer, num_rows: int) -> Tokenizer:
-  """Removes the special tokens for which an embedding has no rows.
+  """A tokenizer without special tokens that an embedding has no rows for.
 
-  Gemma 3 has such a token for images, which its text models do not know.
+  Gemma 3 has one for images, which its models of text alone do not know.
 
   Args:
     tokens: the tokenizer.
-    num_rows: number of rows of the embedding.
+    num_rows: of the embedding.
 
   Raises:
-    ValueError: if a token without a row is not special. The returned `encode`
-      raises it for a text that holds a removed token.
+    ValueError: if it has more tokens and some are not special. Later, if a
+      text to encode holds one of those that were cut.
   """
   if not tokens.special.keys() >= set(range(num_rows, tokens.vocab_size)):
     raise ValueError(
@@ -132,7 +132,7 @@ def cut(tokens: Tokenizer, num_rows: int) -> Tokenizer:
 
 
 def byte_tokenizer() -> Tokenizer:
-  """Makes a tokenizer of bytes, with one more token that ends a text."""
+  """Bytes as tokens, and one more that ends a text. Needs no files."""
   vocabulary = {letter: byte for byte, letter in _byte_alphabet().items()}
   backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(
@@ -186,15 +186,15 @@ def _try_template(
 
 
 def _eos_ids(path: pathlib.Path, vocab_size: int) -> list[int]:
-  """Reads the ids that end a text: a config may name one or a list of them."""
-  value = directory_tokenizer.read_json(path).get('eos_token_id')
-  if value is None:
+  """Reads the ids that end a text, of which a config may name any number."""
+  found = directory_tokenizer.read_json(path).get('eos_token_id')
+  if found is None:
     return []
-  ids = value if isinstance(value, list) else [value]
+  ids = found if isinstance(found, list) else [found]
   for i in ids:
     if type(i) is not int or not 0 <= i < vocab_size:
       raise ValueError(
-        f'{path}: eos_token_id={value!r}: expected ids less than {vocab_size}'
+        f'{path}: eos_token_id={found!r}: expected ids less than {vocab_size}'
       )
   return ids
 
@@ -203,7 +203,7 @@ def _wrap(
   stored: stored_tokenizer.StoredTokenizer, stops: Collection[int] = ()
 ) -> Tokenizer:
   backend = stored.backend
-  # A file may pad and truncate texts, for training in batches.
+  # A file may say how texts are padded and truncated to train in batches.
   backend.no_truncation()
   backend.no_padding()
   special = _special(stored)
@@ -251,17 +251,17 @@ _DECODED = ('The dog, 12 + 3 = 15.', '  two\n\n\tx', 'naïve 日本語 🙂 e\u0
 def _check_decoding(
   backend: tokenizers.Tokenizer, encode: Callable, decode: Callable
 ) -> None:
-  """Raises if the decoder writes anything but the bytes of its tokens.
+  """Refuses a decoder that writes other texts than its tokens' bytes.
 
-  A decoder may remove the space that the normalizer puts before a text.
+  A decoder may remove the space that was put before a text.
   """
   for text in _DECODED:
     ids = encode(text)
     expected = backend.decode(ids, skip_special_tokens=False)
-    decoded = decode(ids, skip_special=False)
-    if expected not in (decoded, decoded.removeprefix(' ')):
+    found = decode(ids, skip_special=False)
+    if expected not in (found, found.removeprefix(' ')):
       raise ValueError(
-        f'decoder: expected the text of the tokens, {decoded!r}, it writes '
+        f'decoder: expected the text of the tokens, {found!r}, it writes '
         f'{expected!r}'
       )
 
@@ -281,7 +281,7 @@ def _without_special(
 
 
 def _special(stored: stored_tokenizer.StoredTokenizer) -> dict[int, str]:
-  """Returns special tokens by id: those of the file, and BOS and EOS."""
+  """Special tokens by id: those the file calls so, and BOS and EOS."""
   special = {
     i: token.content
     for i, token in stored.backend.get_added_tokens_decoder().items()
@@ -294,28 +294,28 @@ def _special(stored: stored_tokenizer.StoredTokenizer) -> dict[int, str]:
 
 
 def _prefix_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
-  """Returns the ids that the post-processor puts before a text."""
-  processed = bare = []
+  """Returns what the post-processor puts before a text, but not after it."""
+  whole = bare = []
   for text in ('a', '0', '.', '▁', ' '):  # a small vocabulary may lack some
     bare = backend.encode(text, add_special_tokens=False).ids
-    processed = backend.encode(text).ids
+    whole = backend.encode(text).ids
     if bare:
       break
-  for start in range(len(processed) - len(bare) + 1):
-    if bare and processed[start:][: len(bare)] == bare:
-      return tuple(processed[:start])
-  if processed == bare:
+  for start in range(len(whole) - len(bare) + 1):
+    if bare and whole[start:][: len(bare)] == bare:
+      return tuple(whole[:start])
+  if whole == bare:
     return ()
   raise ValueError(
-    f'post_processor: expected the tokens of a text, {bare}, in its output, '
-    f'{processed}'
+    f'post_processor: expected the tokens of a text, {bare}, among those that '
+    f'it makes of them, {whole}'
   )
 
 
 def _without_surrogates(text: str) -> str:
-  """Replaces surrogates, Python's placeholders for invalid bytes, by \ufffd.
+  """Python's stand-ins for bytes that are not UTF-8 become \ufffd.
 
-  They come from a pipe or a file name, and no encoder accepts them.
+  They come from a pipe or a file name; no encoder takes them.
   """
   return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
@@ -323,7 +323,7 @@ def _without_surrogates(text: str) -> str:
 def _token_bytes(
   backend: tokenizers.Tokenizer, special: Mapping[int, str]
 ) -> tuple[bytes, ...]:
-  """Returns the bytes that each token adds, b'' for special tokens."""
+  """Returns what each token adds to the text, b'' for special tokens."""
   decoder = json.loads(backend.to_str())['decoder'] or {}
   to_bytes = _piece_to_bytes(decoder)
   pieces = {i: piece for piece, i in backend.get_vocab().items()}
@@ -338,7 +338,7 @@ def _token_bytes(
 
 
 def _piece_to_bytes(decoder: Mapping) -> Callable[[str, bool], bytes]:
-  """Builds the function that turns tokens into bytes, for a decoder.
+  """How a vocabulary writes bytes, by the decoder that reads it.
 
   Returns:
     `(piece, was_added) -> bytes`.
@@ -346,7 +346,7 @@ def _piece_to_bytes(decoder: Mapping) -> Callable[[str, bool], bytes]:
   kinds = [d['type'] for d in decoder.get('decoders', [decoder]) if d]
   if 'ByteLevel' in kinds:
     byte_of = {char: byte for byte, char in _byte_alphabet().items()}
-    # Added tokens, and tokens with other characters, are plain text.
+    # What was added or is not in the alphabet is text as it stands.
     return lambda piece, added: (
       piece.encode()
       if added or not byte_of.keys() >= set(piece)
@@ -365,7 +365,7 @@ def _piece_to_bytes(decoder: Mapping) -> Callable[[str, bool], bytes]:
 
 
 def _byte_alphabet() -> dict[int, str]:
-  """Returns the printable character that GPT-2 writes for each byte."""
+  """Byte -> the printable character that stands for it (GPT-2)."""
   printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [byte for byte in range(256) if byte not in printable]
   return {byte: chr(byte) for byte in printable} | {

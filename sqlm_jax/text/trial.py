@@ -3,8 +3,8 @@
 Both are programs that came with a model: a template may loop or fill the
 memory, and a rule of a tokenizer may grow a text without end, search it for
 hours, or abort inside the `tokenizers` library. The process has limits of
-processor time and memory. A file that fails there is refused with its name,
-and never opened in the process of the run.
+processor time and memory, so that such a file is refused by its name before
+this process opens it.
 
   python -m sqlm_jax.text.trial tokenizer SECONDS FILE
   python -m sqlm_jax.text.trial template SECONDS < JSON
@@ -30,7 +30,7 @@ _MAX_PROMPT = 2**20  # characters that a template may make of one short message
 _MESSAGES = ({'role': 'user', 'content': 'What is 2 + 3?'},)
 _DATE = '2000-01-01'
 
-_ANOTHER_PROMPT = 'expected the same prompt every time, but the prompt changes'
+_ANOTHER_PROMPT = 'expected the same prompt every time, it writes another one'
 _TOO_MUCH_MEMORY = f'needs more than {_MEMORY_BYTES >> 30} GiB of memory'
 
 _SOME_TEXTS = (
@@ -120,7 +120,7 @@ def _why_killed(process: subprocess.CompletedProcess, kind: str) -> str:
 
 
 def _tokenize(path: str) -> None:
-  """Loads a tokenizer and uses it as a run does, on many texts."""
+  """Does with a tokenizer all that a run will do with it."""
   backend = tokenizers.Tokenizer.from_file(path)
   tokenizers.Tokenizer.from_str(backend.to_str())
   backend.no_truncation()
@@ -142,7 +142,7 @@ def _texts() -> Iterator[str]:
 
 
 def _render(payload: Mapping[str, Any]) -> str:
-  """Renders a template twice, and checks the prompts."""
+  """Renders a template twice, and checks what it writes."""
   template, variables = payload['template'], payload['variables']
   prompt, again = (
     chat.render(template, variables, _MESSAGES, _DATE) for _ in range(2)
@@ -184,7 +184,7 @@ def main(kind: str, cpu_seconds: str, *arguments: str) -> None:
       result = {'value': _render(json.load(sys.stdin))}
   except MemoryError:
     result = {'error': _TOO_MUCH_MEMORY}
-  # A panic of the library is a BaseException.
+  # A panic of the library is no Exception.
   except BaseException as error:
     result = {'error': str(error) or type(error).__name__}
   sys.stdout.write(json.dumps(result))

@@ -374,7 +374,7 @@ def test_ids_of_a_vocabulary_that_are_not_counted(tmp_path, vocab):
 def test_a_vocabulary_without_merges_is_refused(tmp_path):
   write_vocabulary(tmp_path)
   (tmp_path / 'merges.txt').unlink()
-  with pytest.raises(ValueError, match=r'expected merges\.txt in the same'):
+  with pytest.raises(ValueError, match=r'expected merges\.txt beside it'):
     tokenizer.load_tokenizer(tmp_path)
 
 
