@@ -19,11 +19,12 @@ LONGEST_NUMBER = 64  # characters; more is no answer that a person would give
 _LONGEST = 1000  # characters of which introductions are looked for
 # An ideographic comma or full stop separates; it is no part of a number.
 _CUT_BY_PUNCTUATION = re.compile(r'\d\s*[、。､｡]\s*\d')
+_FULL_STOP = re.compile(r'(?<=[\d%])\.\Z')  # of a sentence
 _HYPHENS = str.maketrans(dict.fromkeys('‐‑‒–−', '-'))
 
 # Punctuation at the ends of a text. The point of .5 and the factorial of 5!
 # are no punctuation.
-_START = re.compile(r"""(?:[\s,;:!?"'・]|\.(?!\d))+""")
+_START = re.compile(r"""(?:[\s,;:?"'・]|\.(?!\d))+""")
 _END = re.compile(r"""(?:[\s.,;:?"'・]|(?<!\d)!)+\Z""")
 
 
@@ -53,7 +54,8 @@ def number(text: str) -> fractions.Fraction | None:
 def stated_number(text: str) -> fractions.Fraction | None:
   """Reads a number with or without an introduction and what typesets it.
 
-  5, **5**, \\boxed{5}, "5", 'The answer is 5.', 答え：５ and 5です。 are equal.
+  5, 5.0., **5**, \\boxed{5}, "5", 'The answer is 5.', 答え：５ and 5です。 are
+  equal.
   """
   value = number(text)
   if value is not None or len(text) > _LONGEST:
@@ -61,10 +63,13 @@ def stated_number(text: str) -> fractions.Fraction | None:
   if _CUT_BY_PUNCTUATION.search(text):
     return None
   text = normalize.plain(text)
-  while value is None and (shorter := wrappings.peel(text)) != text:
+  while value is None:
+    shorter = _FULL_STOP.sub('', wrappings.peel(text))
+    if shorter == text:
+      return number(text)
     text = shorter
     value = number(text)
-  return value if value is not None else number(text)
+  return value
 
 
 def words(text: str) -> str | None:

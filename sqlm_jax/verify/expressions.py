@@ -42,9 +42,7 @@ _OF_ANGLES = ('sin', 'cos', 'tan', 'cot', 'sec', 'csc')
 _CONSTANTS = {
   'pi': sympy.pi,
   'e': sympy.E,
-  'E': sympy.E,
   'i': sympy.I,
-  'I': sympy.I,
   'oo': sympy.oo,
   'infinity': sympy.oo,
 }
@@ -146,7 +144,8 @@ class Parser:
       return base
     exponent = self._signed(mixed=False)
     is_name = base.is_Symbol and self._peek() == ('sign', '(')
-    if is_name and exponent == -1:  # the inverse of f, or 1/f?
+    # The inverse of f, or 1/f? And f^2(x) is no product.
+    if is_name and (exponent == -1 or base.name in _FUNCTION_NAMES):
       raise notation.Unreadable('function')
     return _power(base, exponent)
 
@@ -206,9 +205,24 @@ class Parser:
       return self._root()
     if text in _FUNCTIONS:
       return self._call(text)
-    if text in _FUNCTION_NAMES and self._peek() == ('sign', '('):
+    if self._is_call(text):
       raise notation.Unreadable('function')
     return _CONSTANTS.get(text) or sympy.Symbol(text, real=True)
+
+  def _is_call(self, name: str) -> bool:
+    """Returns whether a name is that of a function: f(x + 1), P(x), F(3)."""
+    if self._peek() != ('sign', '('):
+      return False
+    if name in _FUNCTION_NAMES:
+      return True
+    inside, *after = self._tokens[self._place + 1 : self._place + 3]
+    is_letter = inside.kind == 'word' and inside.text not in _FUNCTIONS
+    is_upper = name[0].isupper() or name in words.SYMBOLS
+    return (
+      name not in _CONSTANTS
+      and after == [('sign', ')')]
+      and (is_letter or (inside.kind == 'number' and is_upper))
+    )
 
   def _call(self, name: str) -> sympy.Expr:
     """Reads sin(x), \\sin 2x, \\sin^2 x, \\sin^{-1} x and \\log_2 8."""
@@ -313,6 +327,8 @@ def _ratio(above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
 
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
   if base.is_zero and not exponent.is_positive:
+    raise notation.Unreadable('division')
+  if base.is_infinite and exponent.is_zero:
     raise notation.Unreadable('division')
   are_rational = base.is_Rational and exponent.is_Rational
   if are_rational and base not in (0, 1, -1):

@@ -20,8 +20,10 @@ FUNCTIONS = {
   *INVERSES, *INVERSES.values(), *SYNONYMS,
 }  # fmt: skip
 SYMBOLS = signs.GREEK
-CONSTANTS = {'pi', 'e', 'E', 'i', 'I', 'oo', 'infinity'}
+CONSTANTS = {'pi', 'e', 'i', 'oo', 'infinity'}
 _TWO_ARGUMENTS = {'frac', 'binom'}
+# As in y = mx + b and e^{ix}; my is a word.
+_WITH_FACTOR = {f'{a}{x}' for a in 'ikmnpqrt' for x in 'xyz'} - {'my'}
 _MACROS = FUNCTIONS | SYMBOLS | _TWO_ARGUMENTS | {'pi'}
 
 SUBSCRIPT = r'\s*_\s*(?:\d+|[A-Za-z]|\{\s*[A-Za-z0-9]+\s*\})'
@@ -42,7 +44,7 @@ END = Token('end', '')
 
 def is_product(word: str) -> bool:
   """Returns whether letters in a row are factors, as in 2xy."""
-  return len(word) < 4 and set(word) <= set('abcxyz')
+  return word in _WITH_FACTOR or (len(word) < 4 and set(word) <= set('abcxyz'))
 
 
 def tokens(text: str) -> list[Token]:
