@@ -25,7 +25,7 @@ _HYPHENS = str.maketrans(dict.fromkeys('‐‑‒–−', '-'))
 # Punctuation at the ends of a text. The point of .5 and the factorial of 5!
 # are no punctuation.
 _START = re.compile(r"""(?:[\s,;:?"'・]|\.(?!\d))+""")
-_END = re.compile(r"""(?:[\s.,;:?"'・]|(?<!\d)!)+\Z""")
+_END = frozenset("""!.,;:?"'・""")
 
 
 def number(text: str) -> fractions.Fraction | None:
@@ -77,9 +77,19 @@ def words(text: str) -> str | None:
   before = None
   while text != before:
     before, text = text, normalize.plain(normalize.plain(text).casefold())
-    text = _END.sub('', text)
+    text = _without_end(text)
     text = text[match.end() :] if (match := _START.match(text)) else text
   return text or None
+
+
+def _without_end(text: str) -> str:
+  """Removes punctuation from the end, in linear time."""
+  end = len(text)
+  while end and (text[end - 1] in _END or text[end - 1].isspace()):
+    if text[end - 1] == '!' and text[end - 2 : end - 1].isdecimal():
+      break
+    end -= 1
+  return text[:end]
 
 
 def short_text(text: str) -> str | None:

@@ -37,7 +37,7 @@ _FUNCTIONS = {
   'acosh': sympy.acosh,
   'atanh': sympy.atanh,
 }
-_FUNCTION_NAMES = ('f', 'g', 'h')  # f(x) is not a product
+_FUNCTION_NAMES = ('f', 'g', 'h', 'Gamma')  # f(x) is not a product
 _OF_ANGLES = ('sin', 'cos', 'tan', 'cot', 'sec', 'csc')
 _CONSTANTS = {
   'pi': sympy.pi,
@@ -210,8 +210,8 @@ class Parser:
     return _CONSTANTS.get(text) or sympy.Symbol(text, real=True)
 
   def _is_call(self, name: str) -> bool:
-    """Returns whether a name is that of a function: f(x + 1), P(x), F(3)."""
-    if self._peek() != ('sign', '('):
+    """Returns whether a name is that of a function: f(x + 1), E[X], F(3)."""
+    if self._peek() not in _BRACKETS:
       return False
     if name in _FUNCTION_NAMES:
       return True
@@ -220,7 +220,7 @@ class Parser:
     is_upper = name[0].isupper() or name in words.SYMBOLS
     return (
       name not in _CONSTANTS
-      and after == [('sign', ')')]
+      and after in ([('sign', ')')], [('sign', ']')])
       and (is_letter or (inside.kind == 'number' and is_upper))
     )
 
@@ -231,6 +231,8 @@ class Parser:
       if name != 'log':
         raise notation.Unreadable('syntax')
       base = self._argument()
+      if base.is_zero or base.is_negative:
+        raise notation.Unreadable('division')
     exponent = self._signed(mixed=False) if self._take('^') else None
     if exponent == -1 and name in words.INVERSES:
       name, exponent = words.INVERSES[name], None
@@ -274,6 +276,7 @@ class Parser:
     return self._atom()
 
 
+_BRACKETS = (words.Token('sign', '('), words.Token('sign', '['))
 _OPEN_BAR, _CLOSE_BAR = '|<', '>|'
 _OPENING = {'(': ')', '[': ']', '{': '}', _OPEN_BAR: _CLOSE_BAR}
 

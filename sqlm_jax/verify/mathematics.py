@@ -206,6 +206,8 @@ def _comparable(one: notation.Reading, other: notation.Reading) -> bool:
     return False
   if any(_JOINED.search(str(value)) for value in values):
     return False
+  if one.label != other.label and '(' in one.label + other.label:
+    return False  # x(2) = 3 gives a function a value; 2x = 3 is an equation
   if one.label == other.label or any(' = ' in str(value) for value in values):
     return True
   # x = 2y and y = x/2 are one equation.

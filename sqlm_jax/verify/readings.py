@@ -182,6 +182,8 @@ def _statement(
     return _membership(*sides, leaf)
   if signs == ['≠']:
     terms = _scalars([_value(side, leaf) for side in sides])
+    if len(set(terms)) < len(terms):
+      raise notation.Unreadable('false')
     terms.sort(key=lambda term: (not _NAME.fullmatch(term), term))
     return joining.relation(' ≠ '.join(terms))
   return _inequality(sides, signs, leaf)

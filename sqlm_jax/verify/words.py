@@ -62,11 +62,23 @@ def tokens(text: str) -> list[Token]:
     if word := match['word']:
       if match['macro'] and word not in _MACROS:
         raise notation.Unreadable('macro')
-      found += _words(word, plain_subscript(match['below'] or ''))
+      below = plain_subscript(match['below'] or '')
+      if text.startswith('^', place) and not below and _ends_in_e(word):
+        found += _words(word[:-1], '')  # the x of xe^x
+        word = 'e'
+      found += _words(word, below)
     else:
       kind = match.lastgroup
       found.append(Token(kind, match[kind].replace('**', '^')))
   return found
+
+
+def _ends_in_e(word: str) -> bool:
+  """Returns whether a word is a product of letters and e."""
+  letters = word[:-1]
+  is_known = word in FUNCTIONS | SYMBOLS
+  is_factor = len(letters) == 1 or is_product(letters)
+  return word[-1] == 'e' and bool(letters) and is_factor and not is_known
 
 
 def plain_subscript(text: str) -> str:

@@ -63,6 +63,7 @@ LATEX_COMMAND = (
 )
 _PHRASE = rf"(?:(?![\d_])[\w .'{normalize.UNSPACED}])+"
 _BARE_NUMBER = r'[-+]?[\d./%]+'
+_LONGEST = 2000  # characters; no longer text is read as mathematics
 # In mathematics these separate, too, and a line break is not a space.
 _IN_MATHEMATICS = str.maketrans(
   dict.fromkeys('。｡', '. ')
@@ -94,6 +95,8 @@ def around_mathematics(text: str) -> str:
   The rest is for `mathematics` to read, which knows LaTeX itself.
   """
   text = text.translate(_IN_MATHEMATICS).strip()
+  if len(text) > _LONGEST:  # every layer takes a pass over the text
+    return text
   before = None
   while text != before:
     before = text
