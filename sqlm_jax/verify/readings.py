@@ -20,6 +20,7 @@ from sqlm_jax.verify import answers, joining, notation, units, words
 
 _THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
 _NOT_THOUSANDS = re.compile(r'(?<![\d.,])0\d{0,2}(?:,\d{3})+(?![\d,])')
+_STARTS_WITH_ZERO = re.compile(r'\s*0\d')  # as the cents of 5,00 €
 _RELATION = re.compile(r'<=|>=|[=<>≠≈∈]')
 _FLIPPED = {'>': '<', '>=': '<='}
 _LABEL = re.compile(
@@ -54,7 +55,7 @@ def _answer(text: str, leaf: units.Leaf) -> joining.Part:
   parts, joiners = joining.split(text)
   if len(parts) == 1:
     return _part(text, leaf)
-  if any(re.fullmatch(r'\s*0\d+\s*', part) for part in parts):
+  if any(_STARTS_WITH_ZERO.match(part) for part in parts):
     raise notation.Unreadable('syntax')  # 1, 000: one number, or two?
   return joining.join([_part(part, leaf) for part in parts], joiners)
 
@@ -129,7 +130,7 @@ def _bracketed(text: str, leaf: units.Leaf) -> joining.Part | None:
     return joining.join(parts, joiners)
   readings = [part.reading for part in parts]
   if text[0] == '{':
-    if any(re.fullmatch(r'\s*0\d+\s*', part) for part in texts):
+    if any(_STARTS_WITH_ZERO.match(part) for part in texts):
       raise notation.Unreadable('syntax')  # {1,000}
     if not set(joiners) <= {',', 'and'}:
       raise notation.Unreadable('syntax')
