@@ -18,8 +18,9 @@ _NUMBER = re.compile(
 _LONGEST_NUMBER = 64  # characters; nobody would answer with a longer one
 # An ideographic comma or full stop separates; it is no part of a number.
 _CUT_BY_PUNCTUATION = re.compile(r'\d\s*[、。､｡]\s*\d')
+_FULL_STOP = re.compile(r'(?<=[\d%])\.\Z')  # of a sentence
 _HYPHENS = str.maketrans(dict.fromkeys(normalize.HYPHENS, '-'))
-_PUNCTUATION = ' .,;:!?"\'・'
+_PUNCTUATION = ' .,;:?"\'・'
 
 
 def number(text: str) -> fractions.Fraction | None:
@@ -48,7 +49,8 @@ def number(text: str) -> fractions.Fraction | None:
 def stated_number(text: str) -> fractions.Fraction | None:
   """Reads a number, with or without an introduction and typesetting.
 
-  5, **5**, \\boxed{5}, "5", 'The answer is 5.', 答え：５ and 5です。 are equal.
+  5, 5.0., **5**, \\boxed{5}, "5", 'The answer is 5.', 答え：５ and 5です。 are
+  equal.
   """
   value = number(text)
   if value is not None or len(text) > wrappings.MAX_LENGTH:
@@ -57,7 +59,10 @@ def stated_number(text: str) -> fractions.Fraction | None:
     return None
   text = normalize.plain(text)
   value = number(text)
-  while value is None and (shorter := wrappings.peel(text)) != text:
+  while value is None:
+    shorter = _FULL_STOP.sub('', wrappings.peel(text))
+    if shorter == text:
+      return None
     text = shorter
     value = number(text)
   return value
@@ -73,8 +78,8 @@ def words(text: str) -> str | None:
 
 
 def _strip(text: str) -> str:
-  """Removes punctuation around a text, but keeps .5 and the factorial 5!."""
-  end = len(text.rstrip(_PUNCTUATION))
+  """Removes punctuation around a text, but keeps .5, 5! and !ready."""
+  end = len(text.rstrip(f'{_PUNCTUATION}!'))
   if text[end : end + 1] == '!' and text[end - 1 : end].isdecimal():
     end += 1
   start = len(text) - len(text.lstrip(_PUNCTUATION))

@@ -53,7 +53,8 @@ _ENDING = re.compile(
 _WRAPPED = re.compile(r'\A[(\[{]([^()\[\]{}]+)[)\]}]\Z')
 _LATEX = re.compile(rf'{wrappings.LATEX_COMMAND}\s*\{{([^{{}}]*)\}}')
 _TYPESETTING = re.compile(
-  r'\\[()\[\] ,;:!]|[$`*~]|</?(?:b|strong|em)>|\b__?|__?\b'
+  r'\\[()\[\] ,;:!]|[$`*]|</?(?:b|strong|em)>|\b__?|__?\b'
+  r'|(?<=[^\s~])~(?=[^\s~])'  # LaTeX's space; ~~B~~ is struck out
 )
 
 

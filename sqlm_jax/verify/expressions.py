@@ -37,14 +37,12 @@ _FUNCTIONS = {
   'acosh': sympy.acosh,
   'atanh': sympy.atanh,
 }
-_FUNCTION_NAMES = ('f', 'g', 'h')  # f(x) is not a product
+_FUNCTION_NAMES = ('f', 'g', 'h', 'Gamma')  # f(x) is not a product
 _OF_ANGLES = ('sin', 'cos', 'tan', 'cot', 'sec', 'csc')
 _CONSTANTS = {
   'pi': sympy.pi,
   'e': sympy.E,
-  'E': sympy.E,
   'i': sympy.I,
-  'I': sympy.I,
   'oo': sympy.oo,
   'infinity': sympy.oo,
 }
@@ -145,7 +143,8 @@ class Parser:
       return base
     exponent = self._signed(mixed=False)
     is_name = base.is_Symbol and self._peek() == ('sign', '(')
-    if is_name and exponent == -1:  # the inverse of f, or 1/f?
+    # The inverse of f, or 1/f? And f^2(x) is no product.
+    if is_name and (exponent == -1 or base.name in _FUNCTION_NAMES):
       raise notation.Unreadable('function')
     return _power(base, exponent)
 
@@ -205,9 +204,24 @@ class Parser:
       return self._root()
     if text in _FUNCTIONS:
       return self._call(text)
-    if text in _FUNCTION_NAMES and self._peek() == ('sign', '('):
+    if self._is_call(text):
       raise notation.Unreadable('function')
     return _CONSTANTS.get(text) or sympy.Symbol(text, real=True)
+
+  def _is_call(self, name: str) -> bool:
+    """Returns whether a name is that of a function: f(x + 1), E[X], F(3)."""
+    if self._peek() not in _BRACKETS:
+      return False
+    if name in _FUNCTION_NAMES:
+      return True
+    inside, *after = self._tokens[self._place + 1 : self._place + 3]
+    is_letter = inside.kind == 'word' and inside.text not in _FUNCTIONS
+    is_upper = name[0].isupper() or name in words.SYMBOLS
+    return (
+      name not in _CONSTANTS
+      and after in ([('sign', ')')], [('sign', ']')])
+      and (is_letter or (inside.kind == 'number' and is_upper))
+    )
 
   def _call(self, name: str) -> sympy.Expr:
     """Reads sin(x), \\sin 2x, \\sin^2 x, \\sin^{-1} x and \\log_2 8."""
@@ -216,6 +230,8 @@ class Parser:
       if name != 'log':
         raise notation.Unreadable('syntax')
       base = self._argument()
+      if base.is_zero or base.is_negative:
+        raise notation.Unreadable('division')
     exponent = self._signed(mixed=False) if self._take('^') else None
     if exponent == -1 and name in words.INVERSES:
       name, exponent = words.INVERSES[name], None
@@ -259,6 +275,7 @@ class Parser:
     return self._atom()
 
 
+_BRACKETS = (words.Token('sign', '('), words.Token('sign', '['))
 _OPEN_BAR, _CLOSE_BAR = '|<', '>|'
 _OPENING = {'(': ')', '[': ']', '{': '}', _OPEN_BAR: _CLOSE_BAR}
 
@@ -312,6 +329,8 @@ def _ratio(above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
 
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
   if base.is_zero and not exponent.is_positive:
+    raise notation.Unreadable('division')
+  if base.is_infinite and exponent.is_zero:
     raise notation.Unreadable('division')
   are_rational = base.is_Rational and exponent.is_Rational
   if are_rational and base not in (0, 1, -1):

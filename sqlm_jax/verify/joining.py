@@ -25,6 +25,7 @@ class Part(NamedTuple):
 
 
 _SEPARATOR = re.compile(r'[\n,;]|\b(?:and|or|AND|OR)\b')
+_TIGHT_COMMA = re.compile(r'\d,\d')
 _CODES = {'\n': 'b', ',': 'c', ';': 'c', 'and': 'a', 'or': 'o'}
 _RUN = re.compile('b*c?b*[ao]?b*')  # as in ', and'
 
@@ -35,19 +36,23 @@ def split(text: str) -> tuple[list[str], list[str]]:
   Returns:
     The parts, and the joiners between them: ',', 'and', 'or' or a line break.
   """
-  parts, runs, start, depth, seen = [], [], 0, 0, 0
+  parts, runs, separators, start, depth, seen = [], [], set(), 0, 0, 0
   for match in _SEPARATOR.finditer(text):
     depth += depth_of(text[seen : match.start()])
     seen = match.end()
     if depth:
       continue
     part = text[start : match.start()]
+    is_tight = _TIGHT_COMMA.match(text, match.start() - 1)
+    separators.add('tight comma' if is_tight else match[0])
     if not part.strip() and runs:
       runs[-1] += _CODES[match[0].lower()]
     else:
       parts.append(part)
       runs.append(_CODES[match[0].lower()])
     start = match.end()
+  if {'tight comma', ';'} <= separators:  # (1,5; 2,5): two numbers, or four?
+    raise notation.Unreadable('syntax')
   return [*parts, text[start:]], [_joiner(run) for run in runs]
 
 
@@ -121,6 +126,9 @@ def as_set(readings: Sequence[notation.Reading]) -> notation.Reading:
   elements = sorted({str(reading.answer()) for reading in readings})
   if len(elements) == 1:
     return readings[0]
+  found_units = {reading.unit for reading in readings}
+  if '' in found_units and len(found_units) > 1:  # 3 and 4 cm; 3,40 €
+    raise notation.Unreadable('mixed')
   if any(' or ' in element for element in elements):  # a union is no element
     raise notation.Unreadable('mixed')
   return notation.Reading('{' + ', '.join(elements) + '}')

@@ -206,6 +206,8 @@ def _comparable(left: notation.Reading, right: notation.Reading) -> bool:
     return False
   if any(_JOINED.search(str(value)) for value in values):
     return False
+  if left.label != right.label and '(' in left.label + right.label:
+    return False  # x(2) = 3 gives a function a value; 2x = 3 is an equation
   if left.label == right.label or any(' = ' in str(value) for value in values):
     return True
   # x = 2y and y = x/2 are one equation.

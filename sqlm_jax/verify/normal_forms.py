@@ -3,6 +3,7 @@
 import re
 
 import sympy
+from sympy import printing
 
 from sqlm_jax.verify import (
   answers,
@@ -46,6 +47,16 @@ def is_close(
 LEAF = units.Leaf(expression, is_close)
 
 
+class _Printer(printing.StrPrinter):
+  """Prints the constants as they are read: E and I are letters."""
+
+  def _print_Exp1(self, expr):
+    return 'e'
+
+  def _print_ImaginaryUnit(self, expr):
+    return 'i'
+
+
 def _normal(value: sympy.Expr) -> notation.Value:
   for _ in range(_MOST_PASSES):  # a simplified form may simplify again
     before, value = value, _simplified(value).rewrite(sympy.factorial)
@@ -58,7 +69,7 @@ def _normal(value: sympy.Expr) -> notation.Value:
   if value.is_Rational:
     value = expressions.bounded(value)
     return notation.F(int(value.p), int(value.q))
-  text = sympy.sstr(value)
+  text = _Printer().doprint(value)
   words.tokens(text)  # raises if sympy writes what we do not read
   return text
 

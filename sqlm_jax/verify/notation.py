@@ -74,6 +74,8 @@ _AMBIGUOUS = re.compile(
       # The number of an equation, or of a line: (2) y = 2
       r'(?:^|[\n,;])\s*\(\s*(?:\d+|[a-z])\s*\)\s+[A-Za-z\\]',
       r'^- .*\n- ',
+      r'^(?:\d{4}([-/])\d\d?\1\d\d?|\d\d?([-/])\d\d?\2\d{4})$',  # a date
+      r'[A-Za-z]\s*\^\s*\{\s*\(\s*(?:\d+|[a-z])\s*\)\s*\}',  # a derivative
       r'^[Nn]/[Aa]$',
     )
   )
@@ -82,6 +84,7 @@ _SUPERSCRIPTS = re.compile(f'[{"".join(signs.SUPERSCRIPTS)}]+')
 _SUBSCRIPTS = re.compile(f'[{"".join(signs.SUBSCRIPTS)}]+')
 _ROOT_WITH_INDEX = re.compile(rf'(.?)({_SUPERSCRIPTS.pattern})\s*√')
 _UNITS = '|'.join((*signs.UNIT_WORDS, '円', '元'))
+_MICRO = re.compile(r'(?<=\d)(\s*)[\u00b5\u03bc](?=[msgLl](?![A-Za-z]))')
 _TWO_UNITS = re.compile(rf'(?>{_UNITS})(?>{_UNITS})')
 _TABLE = str.maketrans(signs.SIGNS)
 _SUPERSCRIPT_TABLE = str.maketrans(signs.SUPERSCRIPTS)
@@ -106,6 +109,7 @@ def _plain(text: str) -> str:
   )
   if _TWO_UNITS.search(text):
     raise Unreadable('word')
+  text = _MICRO.sub(r'\1 u', text)
   for word, new in signs.WORDS.items():
     text = text.replace(word, new)
   text = text.translate(_TABLE).strip()
@@ -130,6 +134,8 @@ def _rows(match: re.Match) -> str:
   if ',' in match[2]:
     raise Unreadable('syntax')
   rows = match[2].strip().removesuffix(r'\\').split(r'\\')
+  if len({row.count('&') for row in rows}) > 1:
+    raise Unreadable('syntax')
   return '[' + ', '.join(f'[{row.replace("&", ",")}]' for row in rows) + ']'
 
 

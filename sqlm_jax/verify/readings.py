@@ -20,6 +20,7 @@ from sqlm_jax.verify import answers, joining, notation, units, words
 
 _THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
 _NOT_THOUSANDS = re.compile(r'(?<![\d.,])0\d{0,2}(?:,\d{3})+(?![\d,])')
+_STARTS_WITH_ZERO = re.compile(r'\s*0\d')  # as the cents of 5,00 €
 _RELATION = re.compile(r'<=|>=|[=<>≠≈∈]')
 _FLIPPED = {'>': '<', '>=': '<='}
 _LABEL = re.compile(
@@ -54,7 +55,7 @@ def _answer(text: str, leaf: units.Leaf) -> joining.Part:
   parts, joiners = joining.split(text)
   if len(parts) == 1:
     return _part(text, leaf)
-  if any(re.match(r'\s*0\d', part) for part in parts):
+  if any(_STARTS_WITH_ZERO.match(part) for part in parts):
     raise notation.Unreadable('syntax')  # 1, 000 and 3,05 m: one number or two?
   return joining.join([_part(part, leaf) for part in parts], joiners)
 
@@ -120,11 +121,16 @@ def _bracketed(text: str, leaf: units.Leaf) -> joining.Part | None:
   if len(parts) == 1:
     if text[0] + text[-1] in ('(]', '[)'):
       raise notation.Unreadable('syntax')
-    return parts[0]
+    part = parts[0]
+    if text[0] == '[' and _is_list(part):  # a matrix of one row: [[1, 2]]
+      return joining.Part('value', notation.Reading(f'[{part.reading.value}]'))
+    return part
   if any(part.kind != 'value' for part in parts):
     return joining.join(parts, joiners)
   readings = [part.reading for part in parts]
   if text[0] == '{':
+    if any(_STARTS_WITH_ZERO.match(part) for part in texts):
+      raise notation.Unreadable('syntax')  # {1,000}
     if not set(joiners) <= {',', 'and'}:
       raise notation.Unreadable('syntax')
     return joining.Part('value', joining.as_set(readings))
@@ -132,6 +138,12 @@ def _bracketed(text: str, leaf: units.Leaf) -> joining.Part | None:
     raise notation.Unreadable('syntax')
   inside = ', '.join(str(reading.answer()) for reading in readings)
   return joining.Part('value', notation.Reading(f'{text[0]}{inside}{text[-1]}'))
+
+
+def _is_list(part: joining.Part) -> bool:
+  text = str(part.reading.answer())
+  is_bracketed = text[0] + text[-1] == '[]'
+  return is_bracketed and notation.closing(text, 0) == len(text) - 1
 
 
 def _value(text: str, leaf: units.Leaf) -> notation.Reading:
@@ -169,6 +181,8 @@ def _statement(
     return _membership(*sides, leaf)
   if signs == ['≠']:
     terms = _scalars([_value(side, leaf) for side in sides])
+    if len(set(terms)) < len(terms):
+      raise notation.Unreadable('false')
     terms.sort(key=lambda term: (not _NAME.fullmatch(term), term))
     return joining.relation(' ≠ '.join(terms))
   return _inequality(sides, signs, leaf)
@@ -225,6 +239,8 @@ def _chain(
   """Reads x = 3, x = y = 3, x = 2 + 3 = 5, x = 1/3 ≈ 0.33 and x + y = 3."""
   tuples = [names for side in sides if (names := _names(side))]
   labels = [label for side in sides if (label := _label(side))]
+  if len(set(labels)) < len(labels):  # x = x says nothing
+    raise notation.Unreadable('mixed')
   if len(sides) == 2 and tuples and not labels:
     return _tuple_equation(sides, leaf)
   exact, rounded = [], []
@@ -234,15 +250,13 @@ def _chain(
   if not exact and not rounded:
     if len(labels) == 2:  # x = y
       return joining.assigned(labels[0], _value(sides[1], leaf))
-    *labels, last = sorted(set(labels))
+    *labels, last = sorted(labels)
     exact = [last]
   if not labels and not rounded and len(exact) == 2:
     return _equation(exact, leaf)
   value = _agreed(exact, rounded, leaf)
   if not labels:
     return joining.Part('value', value)
-  if len(set(labels)) < len(labels):
-    raise notation.Unreadable('mixed')
   assigned = [joining.assigned(label, value) for label in labels]
   return assigned[0] if len(assigned) == 1 else joining.system(assigned)
 
@@ -294,7 +308,9 @@ def _equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
     return joining.Part('value', _agreed(sides, [], leaf))
   if left.unit or right.unit:
     raise notation.Unreadable('mixed')
-  if left.value == right.value:  # x = x says nothing
+  if not any(units.has_symbols(str(value)) for value in values):
+    return joining.Part('value', _agreed(sides, [], leaf))  # not \pi = 3.14
+  if left.value == right.value:  # 2x = x + x says nothing
     raise notation.Unreadable('mixed')
   for name, value in ((left, right), (right, left)):
     if _NAME.fullmatch(str(name.value)):

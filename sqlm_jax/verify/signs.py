@@ -23,7 +23,8 @@ _GREEK_LETTERS = {
 }  # fmt: skip
 GREEK = frozenset(_GREEK_LETTERS.values())
 _GREEK_VARIANTS = {
-  'ς': 'sigma', 'ϵ': 'epsilon', 'ϑ': 'theta', 'ϱ': 'rho', 'ϕ': 'phi',
+  '\u00b5': 'mu', 'ς': 'sigma', 'ϵ': 'epsilon', 'ϑ': 'theta', 'ϱ': 'rho',
+  'ϕ': 'phi',
 }  # fmt: skip
 
 SUPERSCRIPTS = dict(zip('⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ', '0123456789+-()ni', strict=True))
@@ -82,7 +83,7 @@ SIGNS = {
   '￡': ' GBP ', '¢': ' cents ', '￠': ' cents ',
   '㎜': ' mm', '㎝': ' cm', '㎞': ' km', '㎡': ' m^2', '㎥': ' m^3',
   '㎎': ' mg', '㎏': ' kg', '℃': '°C', '℉': '°F',
-  '′': "'", '″': "''", '\u00b5': ' u', '\u2126': 'ohm',
+  '′': "'", '″': "''", '\u2126': 'ohm',
   # A full stop, but not a decimal point.
   '。': '. ', '｡': '. ', '、': ', ', '､': ', ',
 }  # fmt: skip

@@ -40,6 +40,7 @@ _UNITS = {
   'lb': 'pound',
   'oz': 'ounce',
   'ml': 'milliliter millilitre mL',
+  'ul': 'microliter microlitre uL',
   'cl': 'centiliter centilitre cL',
   'dl': 'deciliter decilitre dL',
   'L': 'liter litre l',
@@ -142,7 +143,7 @@ def with_unit(text: str, leaf: Leaf) -> notation.Reading:
     sign, unit, rest = match.groups()
     if per := re.fullmatch(r'(.*\d)\s+per\s+([a-z]+)', rest):  # $5 per hour
       return with_unit(f'{sign}{per[1]} {unit} per {per[2]}', leaf)
-    if _letters(rest):
+    if has_symbols(rest):
       raise notation.Unreadable('word')
     value = _value(sign + rest, leaf)
     return notation.Reading(value, unit=_UNIT_OF[unit])
@@ -182,10 +183,12 @@ def _percent(value: notation.Value, leaf: Leaf) -> notation.Value:
 
 def _is_quantity(text: str) -> bool:
   """Returns whether the text before a unit may be its value."""
-  return not ('°' in text or _letters(text) or text.rstrip()[-1:] in '+-*/^(')
+  return not (
+    '°' in text or has_symbols(text) or text.rstrip()[-1:] in '+-*/^('
+  )
 
 
-def _letters(text: str) -> bool:
+def has_symbols(text: str) -> bool:
   """Returns whether there are symbols, which make a unit a factor: 2x m."""
   return any(
     word not in words.FUNCTIONS
