@@ -9,6 +9,7 @@ from sqlm_jax.text import normalize
 from sqlm_jax.verify import answers, wrappings
 
 _LONGEST = 1000  # characters; no option is longer
+_MAX_LAYERS = 32  # around an answer: introductions, endings and brackets
 
 # Words that announce a letter, in the languages of `wrappings`.
 _OPTION = (
@@ -105,7 +106,9 @@ def _without_typesetting(text: str) -> str | None:
 def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
   """Returns the index of the option that a text names, None if unclear."""
   num_letters = len(texts) or len(string.ascii_lowercase)
-  while said:
+  for _ in range(_MAX_LAYERS):
+    if said is None:
+      return None
     # This comes before letters: the text of an option may be a letter.
     if texts.count(said) == 1:
       return texts.index(said)
