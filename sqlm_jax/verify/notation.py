@@ -84,7 +84,11 @@ _SUPERSCRIPTS = re.compile(f'[{"".join(signs.SUPERSCRIPTS)}]+')
 _SUBSCRIPTS = re.compile(f'[{"".join(signs.SUBSCRIPTS)}]+')
 _ROOT_WITH_INDEX = re.compile(rf'(.?)({_SUPERSCRIPTS.pattern})\s*√')
 _UNITS = '|'.join((*signs.UNIT_WORDS, '円', '元'))
-_MICRO = re.compile(r'(?<=\d)(\s*)[\u00b5\u03bc](?=[msgLl](?![A-Za-z]))')
+_UPRIGHT = r'\\(?:text|mathrm)\{'
+_MICRO = re.compile(  # 5 μm and 5\,\mu\text{m}, but not 5μmg
+  rf'(?<=\d)((?:\s|\\[,;:! ]|~|{_UPRIGHT})*)(?:[\u00b5\u03bc]|\\mu\s*)'
+  rf'((?:{_UPRIGHT}\s*)?)(?=[msgLl]\s*(?:[/^}}\])$,;.]|\\[)\]]|and|or|\Z))'
+)
 _TWO_UNITS = re.compile(rf'(?>{_UNITS})(?>{_UNITS})')
 _TABLE = str.maketrans(signs.SIGNS)
 _SUPERSCRIPT_TABLE = str.maketrans(signs.SUPERSCRIPTS)
@@ -109,7 +113,7 @@ def _plain(text: str) -> str:
   )
   if _TWO_UNITS.search(text):
     raise Unreadable('word')
-  text = _MICRO.sub(r'\1 u', text)
+  text = _MICRO.sub(r'\1\2u', text)
   for word, new in signs.WORDS.items():
     text = text.replace(word, new)
   text = text.translate(_TABLE).strip()

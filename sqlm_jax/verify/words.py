@@ -22,8 +22,8 @@ FUNCTIONS = {
 SYMBOLS = signs.GREEK
 CONSTANTS = {'pi', 'e', 'i', 'oo', 'infinity'}
 _TWO_ARGUMENTS = {'frac', 'binom'}
-# As in y = mx + b and e^{ix}; my is a word.
-_WITH_FACTOR = {f'{a}{x}' for a in 'ikmnpqrt' for x in 'xyz'} - {'my'}
+# As in y = mx + b and e^{ix}; my is a word, and px a unit.
+_WITH_FACTOR = {f'{a}{x}' for a in 'ikmnqrt' for x in 'xyz'} - {'my'}
 _MACROS = FUNCTIONS | SYMBOLS | _TWO_ARGUMENTS | {'pi'}
 
 SUBSCRIPT = r'\s*_\s*(?:\d+|[A-Za-z]|\{\s*[A-Za-z0-9]+\s*\})'
