@@ -57,6 +57,9 @@ class _Printer(printing.StrPrinter):
     return 'i'
 
 
+_to_text = _Printer().doprint
+
+
 def _normal(value: sympy.Expr) -> notation.Value:
   for _ in range(_MOST_PASSES):  # a simplified form may simplify again
     before, value = value, _simplified(value).rewrite(sympy.factorial)
@@ -69,7 +72,7 @@ def _normal(value: sympy.Expr) -> notation.Value:
   if value.is_Rational:
     value = expressions.bounded(value)
     return notation.F(int(value.p), int(value.q))
-  text = _Printer().doprint(value)
+  text = _to_text(value)
   words.tokens(text)  # raises if sympy writes what we do not read
   return text
 
