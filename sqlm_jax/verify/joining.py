@@ -210,6 +210,8 @@ def _joined_systems(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
   if 'or' not in joiners:
     return system(parts)
   if set(joiners) == {'or'}:
+    if len(names) > 1 and any(part.kind == 'system' for part in parts):
+      raise notation.Unreadable('mixed')  # x = 1 or (x, y) = (1, 2)
     return either(parts)
   groups = [[parts[0]]]
   for joiner, part in zip(joiners, parts[1:], strict=True):
