@@ -1,18 +1,18 @@
-"""Repetition: questions that have been asked before, word for word or nearly.
+"""Finds questions that repeat others, word for word or nearly.
 
-Two questions are alike from a similarity on: 2 M / T with M words in common,
-in order, of T in both (the normalised Indel similarity of rapidfuzz). A number
-is a word, and so is every sign:
+Two questions are alike if their similarity 2 M / T is high enough, with M words
+in common, in order, and T words in both together (the normalised Indel
+similarity of rapidfuzz). A number is a word, and so is every sign:
 
   7 + 4             7 + 5               2/3, whatever the digits
   What is 7 + 4?    What is 7 + 5?      5/6
   30 words          two of them new     28/30
 
-By characters 123 + 456 would be closer to 123 + 457 than two word problems that
-differ in a name. Scripts without spaces between words (Japanese, Chinese, Thai,
-Lao, Burmese, Khmer) are compared by characters, all the same, but their numbers
-are words. Only the surface is compared, not what is asked: a paraphrase is no
-repetition, and a long problem with other numbers is one.
+Compared by characters, 123 + 456 would be closer to 123 + 457 than two word
+problems that differ in a name. In scripts without spaces between words
+(Japanese, Chinese, Thai, Lao, Burmese, Khmer) every character is a word, but a
+number is still one word. Only the surface is compared, not the meaning: a
+paraphrase is no repetition, and a long problem with other numbers is one.
 """
 
 import functools
@@ -35,16 +35,16 @@ _FIRST, _MOST = 0x10000, 0x100000
 
 
 def shares(questions: Sequence[str], similarity: float) -> tuple[float, ...]:
-  """Which share of the others in a batch is like each question.
+  """Returns, for each question, the share of the others that are like it.
 
   (|C| - 1) / (B - 1) for a question with |C| of the B questions in its
   cluster, itself included. R-Zero (Huang et al., 2025, arXiv 2508.05004)
-  penalises |C| / B, with clusters by BLEU; here a question like no other has
-  0, and a cluster is all that is linked through questions that are alike.
+  penalises |C| / B, with clusters by BLEU. Here a question like no other has 0,
+  and a cluster holds all questions that are linked by pairs that are alike.
 
   Args:
-    questions: of a step.
-    similarity: from 0 to 1, from which on two are alike.
+    questions: the questions of a step.
+    similarity: minimum similarity, 0 to 1, of two questions that are alike.
   """
   if len(questions) < 2:
     return (0.0,) * len(questions)
@@ -66,7 +66,7 @@ class Memory(NamedTuple):
   def seen(
     self, questions: Sequence[str], similarity: float
   ) -> tuple[float, ...]:
-    """1 for each question that is like one of the memory, else 0."""
+    """Returns 1 for each question that is like one of the memory, else 0."""
     if not questions or not self.questions:
       return (0.0,) * len(questions)
     alike = _alike(questions, self.questions, similarity)
@@ -80,7 +80,7 @@ class Memory(NamedTuple):
     return self._replace(questions=kept)
 
 
-# Those of the memory are compared in every step.
+# Cached, because the questions of the memory are compared in every step.
 @functools.lru_cache(maxsize=2**15)
 def words(question: str) -> tuple[str, ...]:
   """Splits a question into words, numbers and signs, without case.
@@ -93,7 +93,7 @@ def words(question: str) -> tuple[str, ...]:
 def _alike(
   first: Sequence[str], second: Sequence[str], similarity: float
 ) -> np.ndarray:
-  """Booleans [len(first), len(second)]."""
+  """Returns booleans [len(first), len(second)]."""
   least = max(100 * similarity - 1e-3, 0.0)  # scores are rounded
   numbers: dict[str, int] = {}
   encode = lambda question: ''.join(
@@ -106,15 +106,15 @@ def _alike(
     scorer=fuzz.ratio,
     score_cutoff=least,
   )
-  # Below the cutoff stands 0; similarity 0 takes everything.
+  # Scores below the cutoff are 0. All scores reach a similarity of 0.
   return score >= least
 
 
 def _clusters(alike: np.ndarray) -> np.ndarray:
-  """The number of each row's cluster: what is linked has the same."""
+  """Returns the number of each row's cluster: linked rows share a number."""
   cluster = np.arange(len(alike))
   while True:
-    # The lowest number among those that a row is alike.
+    # The lowest cluster number among the rows that are like each row.
     lowest = np.where(alike, cluster[None, :], len(alike)).min(axis=1)
     if np.array_equal(lowest, cluster):
       return cluster

@@ -49,7 +49,7 @@ def right(
 ) -> tuple[float, ...]:
   """1 for the true answer: the control that shows what a label would teach.
 
-  Where the truth is not known (None) nobody is paid.
+  All rewards are 0 if the true answer is not known (None).
   """
   paid = {a: true is not None and is_true(a, true) for a in set(answers)}
   return tuple(float(paid[answer]) for answer in answers)
@@ -174,7 +174,7 @@ def weights_at(
     step: of self-play.
     weights: of terms without a schedule.
     schedule: points (term, step, weight); a term's weight is linear between
-      its points, and constant before the first and behind the last one.
+      its points, and constant before the first and after the last one.
   """
   curves: dict[str, list[tuple[int, float]]] = {}
   for name, at, weight in sorted(schedule):

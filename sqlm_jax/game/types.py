@@ -1,33 +1,33 @@
-"""What is passed around a game of questions and answers."""
+"""Types of a game of questions and answers."""
 
 from collections.abc import Hashable
 from typing import NamedTuple
 
-# A canonical answer: equal exactly when two answers mean the same. None is a
-# blank, a response in which no answer could be read.
+# A canonical answer: two of them are equal if and only if the answers agree.
+# None is a blank, a response in which no answer could be read.
 Answer = Hashable | None
 
 
 class TestCase(NamedTuple):
-  """What a program reads from stdin, and what it should write to stdout."""
+  """The standard input of a program, and the output that is expected."""
 
   input: str
   output: str
 
 
 class Result(NamedTuple):
-  """What became of one test of one program."""
+  """The result of one test of one program."""
 
   status: str  # one of `verify.unit_tests.STATUSES`
   detail: str = ''  # short, for a person
 
 
-# Why a readable question is not asked: it stands in an evaluation set.
+# The `why_not` of a readable question that is in an evaluation set.
 CONTAMINATED = 'contaminated'
 
 
 class Problem(NamedTuple):
-  """A question as the proposer's response was read."""
+  """A question, as it was read from the proposer's response."""
 
   text: str
   ok: bool = True
@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 
 
 class Example(NamedTuple):
-  """A question whose answer is known: what evaluations are made of."""
+  """A question of an evaluation, whose answer is known."""
 
   question: str
   answer: str = ''  # as a person would write it; '' where tests decide
@@ -52,7 +52,7 @@ class Graded(NamedTuple):
 
 
 class Vote(NamedTuple):
-  """What a group of answers agreed on."""
+  """The result of a vote among a group of answers."""
 
   answer: Answer  # None if nobody is rewarded
   count: int  # answers equal to it, 0 if nobody is rewarded
@@ -61,11 +61,11 @@ class Vote(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """A judged question: its answers, how they fared, and everybody's reward.
+  """A judged question: its answers, their results, and all rewards.
 
   Answers are put to a vote, or are programs and run against the question's
-  tests. An unreadable question has neither vote nor results, and of one that
-  another process has judged only the rewards are known.
+  tests. An unreadable question has neither vote nor results. For a question
+  that another process has judged, only the rewards are known.
   """
 
   problem: Problem

@@ -1,1 +1,1 @@
-"""What is asked, and how it is judged (floor 2)."""
+"""Tasks: prompts, readers and checkers (floor 2)."""

@@ -1,4 +1,4 @@
-"""What a task is: how to ask, how to read, how to check."""
+"""The type of a task: prompts, readers and checkers of one topic."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ class Task(NamedTuple):
   """A topic as functions between text and the game.
 
   Attributes:
-    name: as it stands in metric names.
+    name: the name in metrics.
     topics: `step -> topics`, one proposer group each.
     proposer_prompt: `topic -> prompt`.
     proposer_stop: strings that end a question.
@@ -20,23 +20,23 @@ class Task(NamedTuple):
       first one is that of evaluations.
     solver_stop: strings that end an answer.
     read_answers: `responses -> answers` of one question, None for a blank.
-    to_example: an example as this task judges it; a ValueError if that
-      cannot be done, because its answer is of another kind, say.
+    to_example: prepares an example for `grade`; a ValueError if that cannot be
+      done, for example because its answer is of another kind.
     grade: `(responses, examples) -> graded [examples][responses]`, for
       responses to each example.
-    self_test: tries right and wrong answers to examples, and raises a
-      RuntimeError if they are not graded so.
-    true_answer: `question -> Answer`, the checker behind the diagnosis of
-      votes; None if it cannot tell. Training never sees it.
-    is_true: `(answer, true) -> bool`, whether an answer means the true one; not
-      as equal ones, it does not depend on the other answers of its group.
+    self_test: grades right and wrong answers to examples, and raises a
+      RuntimeError if a grade is wrong.
+    true_answer: `question -> Answer`, the checker that diagnoses votes; None if
+      it does not know the answer. Training never sees it.
+    is_true: `(answer, true) -> bool`, True if an answer agrees with the true
+      one. Unlike equality, it does not depend on other answers of the group.
     run_tests: `(answers, tests) -> results [questions][answers][tests]`, for
       answers of each question and its tests; None where answers are put to a
       vote.
-    given_up: what judging has given up since the last call, by why: its
-      process died or hung, and another one did, too.
-    prepare: starts what judging needs, so that a machine which cannot do it
-      says so before anything else (RuntimeError).
+    given_up: counts, by reason, the tasks that judging has given up since the
+      last call, because two processes in a row died or hung.
+    prepare: starts the processes that judging needs, so that a machine that
+      cannot run them raises a RuntimeError before anything else.
   """
 
   name: str

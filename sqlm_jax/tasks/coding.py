@@ -17,13 +17,13 @@ from sqlm_jax.verify import sandbox, self_test, unit_tests
 
 
 class Tests(NamedTuple):
-  """How a question's tests are found, and when they are good enough.
+  """The pattern of a question's tests, and limits on their number.
 
   Attributes:
     pattern: regex of a test, its groups are input and output. The question
       ends where the first test begins.
     least: fewer distinct tests make a question unreadable.
-    most: those behind are ignored.
+    most: tests after this number are ignored.
   """
 
   pattern: str
@@ -42,8 +42,8 @@ def with_programs(
 
   Args:
     task: its questions hold tests, its answers are programs or parts of them.
-      An example without tests has them in its answer, written like those of a
-      question.
+      An example without tests has them in its answer, in the format of a
+      question's tests.
     tests: how to find them.
     program: template of the program that is run, with `{answer}`.
     open_sandbox: starts the sandbox, when it is first needed.
@@ -55,17 +55,17 @@ def with_programs(
     return read_tests(problem, tests) if problem.ok else problem
 
   def run_tests(answers, cases):
-    """Results [questions][answers][tests], all programs in one go."""
+    """Returns results [questions][answers][tests], from one call."""
     programs = [
       (prompts.fill(program, answer=answer), [_as_file(test) for test in case])
       for group, case in zip(answers, cases, strict=True)
       for answer in group
       if answer is not None
     ]
-    found = iter(opened().run(programs))
+    results = iter(opened().run(programs))
     return [
       tuple(
-        _no_program(case) if answer is None else tuple(next(found))
+        _no_program(case) if answer is None else tuple(next(results))
         for answer in group
       )
       for group, case in zip(answers, cases, strict=True)
@@ -82,13 +82,13 @@ def with_programs(
 
   def grade(groups, examples):
     answers = [task.read_answers(responses) for responses in groups]
-    found = run_tests(answers, [example.tests for example in examples])
+    table = run_tests(answers, [example.tests for example in examples])
     return [
       tuple(
         types.Graded(answer, unit_tests.fraction_passed(results) == 1)
         for answer, results in zip(*pair, strict=True)
       )
-      for pair in zip(answers, found, strict=True)
+      for pair in zip(answers, table, strict=True)
     ]
 
   return task._replace(
@@ -102,20 +102,20 @@ def with_programs(
 
 
 def find_tests(text: str, pattern: str) -> tuple[types.TestCase, ...]:
-  """All tests in a text, in order; one whose input is empty is none."""
-  found = (
+  """Returns the tests in a text that have an input and an output, in order."""
+  cases = (
     types.TestCase((match[1] or '').strip(), (match[2] or '').strip())
     for match in re.finditer(pattern, text)
   )
-  return tuple(case for case in found if case.input and case.output)
+  return tuple(case for case in cases if case.input and case.output)
 
 
 def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
   """Splits a question into its description and its tests.
 
-  It is unreadable, by one word of:
+  A question is unreadable for one of these reasons:
 
-    format            nothing stands before the first test
+    format            there is no text before the first test
     few_tests         fewer than `tests.least`, repeated ones left out
     contradiction     two tests ask for different outputs of the same input:
                       no program passes both
@@ -124,8 +124,8 @@ def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
   """
   first = re.search(tests.pattern, problem.text)
   description = problem.text[: first.start()].strip() if first else ''
-  found = dict.fromkeys(find_tests(problem.text, tests.pattern))
-  cases = tuple(found)[: tests.most]
+  distinct = dict.fromkeys(find_tests(problem.text, tests.pattern))
+  cases = tuple(distinct)[: tests.most]
   refuse = lambda why_not: problem._replace(ok=False, why_not=why_not)
   if not first or len(cases) < tests.least:
     return refuse('few_tests')
@@ -139,7 +139,7 @@ def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
 
 
 def _as_file(test: types.TestCase) -> types.TestCase:
-  """Ends the last line of an input, as in a file: `readline()[:-1]` counts."""
+  """Ends the last line of an input, as in a file, for `readline()[:-1]`."""
   ends = not test.input or test.input.endswith(('\n', '\r'))
   return test if ends else test._replace(input=f'{test.input}\n')
 

@@ -42,9 +42,9 @@ def warn(
 def is_harmful(template: str, encode: Callable[[str], list[int]]) -> bool:
   """Returns whether a template ends in a space that its responses lack.
 
-  The space does no harm if the template itself shows what comes next, as
-  'Question: 7 + 4' does for 'Question: ', and that is no word, and has the
-  same tokens with the space before it.
+  The space does no harm if the template shows responses, as 'Question: 7 + 4'
+  does for 'Question: ', that do not begin with a letter and do not share a
+  token with the space before them.
   """
   if not template.endswith(tuple(_SPACES)):
     return False

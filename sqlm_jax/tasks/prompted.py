@@ -37,7 +37,7 @@ def make_task(
   """Builds a task out of templates and patterns.
 
   Args:
-    name: as it stands in metric names.
+    name: the name in metrics.
     topics: fill `{topic}` of the proposer's prompt.
     proposer_prompt: template of the request for a question.
     proposer_stop: strings that end a question.
@@ -47,16 +47,16 @@ def make_task(
     answer_pattern: regex that finds the answer, '' for the whole response.
       Programs are found by `text.code_blocks.find`.
     answer_kind: one of `verify.readers.KINDS`.
-    options: of the kind 'choice', A first.
+    options: texts of the options of a 'choice', A first.
     checker: a key of `CHECKERS`, or 'module:function': from a question to its
       true answer as text, None if it is not known. See `user_functions`.
     num_topics: topics a step, one proposer group each.
-    wrap: turns a filled template into the prompt, a chat template say.
+    wrap: turns a filled template into the prompt, as a chat template does.
     forbidden: strings that no question may hold: special tokens, with which
-      it could write the solver's prompt.
+      it could change the solver's prompt.
 
   Raises:
-    ValueError: if there is no such checker. `true_answer` raises one, too, if
+    ValueError: if there is no such checker. `true_answer` raises it, too, if
       a function of a user fails.
   """
   given_up: collections.Counter[str] = collections.Counter()
@@ -118,8 +118,8 @@ def _grader(
 ) -> Callable[..., list[tuple[types.Graded, ...]]]:
   def grade_one(responses, example):
     texts = [find_answer(response) for response in responses]
-    # Read together, as for a vote: what one equals may depend on the others.
-    # Whether it is right may not.
+    # Answers are read together, as for a vote, because their canonical forms
+    # may depend on each other. Their grades must not.
     right = {text: _same(read, text, example.answer) for text in set(texts)}
     return tuple(
       types.Graded(answer, right[text])
@@ -137,7 +137,7 @@ def _same(read: readers.Reader, text: str | None, true: str) -> bool:
 def _comparer(
   read: readers.Reader, answer_kind: str
 ) -> Callable[[types.Answer, types.Answer], bool]:
-  """Canonical expressions read back to themselves, and only they need it."""
+  """Builds the comparison of canonical answers; expressions are read again."""
   if answer_kind != 'expression':
     return operator.eq
   return lambda answer, true: (
@@ -163,7 +163,7 @@ def _question_reader(
 def _users_checker(
   name: str, read: readers.Reader
 ) -> Callable[[str], types.Answer]:
-  """Builds a checker that reads what a user's function says as an answer."""
+  """Builds a checker that reads the text of a user's function as an answer."""
   if not re.fullmatch(r'[\w.]+:\w+', name):
     raise ValueError(
       f'task.checker={name!r}: expected one of {", ".join(CHECKERS)}, or '

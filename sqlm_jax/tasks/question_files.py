@@ -7,11 +7,11 @@ import pyarrow as pa
 from etils import epath
 from pyarrow import parquet
 
-_HALF = re.compile('[\ud800-\udfff]')  # of a character: no tokenizer reads it
+_SURROGATE = re.compile('[\ud800-\udfff]')  # no tokenizer accepts it
 
 
 def read_questions(path: epath.PathLike) -> tuple[str, ...]:
-  """Reads questions, in order; what is blank is left out, repeats stay.
+  """Reads questions in order, without blank ones but with repeated ones.
 
   Args:
     path: a .txt file with a question a line, a .jsonl file of objects with a
@@ -52,7 +52,8 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
 def _lines(path: epath.Path) -> list[str]:
   content = path.read_bytes()
   try:
-    # Only the ends of lines end a question. There may be a byte order mark.
+    # `splitlines` would also split at characters that a question may hold.
+    # utf-8-sig drops a byte order mark.
     return content.decode('utf-8-sig').replace('\r\n', '\n').split('\n')
   except UnicodeDecodeError as error:
     number = error.object.count(b'\n', 0, error.start) + 1
@@ -68,7 +69,7 @@ def _objects(path: epath.Path) -> list[str]:
       question = json.loads(line)['question']
     except (ValueError, KeyError, TypeError, RecursionError):
       question = None
-    if not isinstance(question, str) or _HALF.search(question):
+    if not isinstance(question, str) or _SURROGATE.search(question):
       raise ValueError(
         f'{path}:{number}: expected an object with a "question" that is text, '
         f'not {line[:80]!r}'

@@ -1,1 +1,1 @@
-"""Words to tokens and back (floor 0)."""
+"""Tokenizers, prompts and parsing (floor 0)."""

@@ -18,7 +18,7 @@ _FENCE = re.compile(
   r'(?P<info>[^`\n]*?)[ \t]*'
 )
 _FENCES = re.compile('`{3,}|~{3,}')
-_HIDDEN = '\ue000\ue001\ue000'  # for private use: in no text of a model
+_HIDDEN = '\ue000\ue001\ue000'  # for private use, so in no text of a model
 # Before a fence in a quotation or a list.
 _MARGIN = re.compile(r'[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?')
 _PYTHON = re.compile(r'\W*(?:python|pypy|py)[\d.]*(?![\w-])', re.IGNORECASE)
@@ -28,8 +28,8 @@ class Block(NamedTuple):
   """A fenced block of code.
 
   Attributes:
-    info: what stands after the opening fence.
-    code: the lines in it, without the indentation that they share.
+    info: the text after the opening fence.
+    code: the lines of the block, without the indentation that they share.
   """
 
   info: str
@@ -43,10 +43,10 @@ def find(pattern: str, text: str) -> str | None:
   """Finds the program in a response.
 
   Args:
-    pattern: a regular expression as in `parsing.find`. One that names a fence
-      is tried on each fenced block, the last one first, without the others.
-      '' for the last block of Python, or the last one without an info string
-      if there is none, or all of the text if it holds no block.
+    pattern: a regular expression as in `parsing.find`. A pattern that contains
+      a fence is tried on each fenced block alone, the last block first. ''
+      finds the last block of Python; if there is none, the last block without
+      an info string; if there is no block at all, the whole text.
     text: a response.
 
   Returns:
@@ -56,7 +56,8 @@ def find(pattern: str, text: str) -> str | None:
   blocks = [part for part in parts if isinstance(part, Block)]
   if not pattern:
     return _program(blocks) if blocks else _dedent(text) or None
-  if not blocks or not _FENCES.search(pattern):
+  fence = _FENCES.search(pattern)
+  if not blocks or not fence:
     return parsing.find(pattern, text)
   prose = [
     _FENCES.sub('', part) if isinstance(part, str) else _HIDDEN
@@ -65,11 +66,12 @@ def find(pattern: str, text: str) -> str | None:
   for i in reversed(range(len(parts))):
     if isinstance(parts[i], Block):
       info, code = parts[i]
-      # The pattern sees one pair of fences and no other.
-      fenced = f'```{info}\n{code.replace("```", _HIDDEN)}\n```'
+      # The pattern sees only one pair of fences, written like its own.
+      code = code.replace(fence[0], _HIDDEN)
+      fenced = f'{fence[0]}{info}\n{code}\n{fence[0]}'
       alone = '\n'.join([*prose[:i], fenced, *prose[i + 1 :]])
-      if found := parsing.find(pattern, alone):
-        return found.replace(_HIDDEN, '```')
+      if program := parsing.find(pattern, alone):
+        return program.replace(_HIDDEN, fence[0])
   return None
 
 
@@ -99,7 +101,7 @@ def _split(text: str) -> list[str | Block]:
       parts.append(_block(opening, [*lines, rest]))
       opening = None
     elif match and _opens_instead(match, opening):
-      parts.append('\n'.join([opening[0], *lines]))  # it was never closed
+      parts.append('\n'.join([opening[0], *lines]))  # the block has no end
       opening, lines = match, []
     else:
       lines.append(line)
@@ -120,7 +122,7 @@ def _opens(match: re.Match[str]) -> bool:
 def _opens_instead(match: re.Match[str], opening: re.Match[str]) -> bool:
   """Returns whether a fence with a language begins a block inside of another.
 
-  The other one is then taken for one that was never closed.
+  The end of the outer block is then missing, so it is taken for prose.
   """
   return (
     _MARGIN.fullmatch(match['before']) is not None
@@ -132,9 +134,8 @@ def _opens_instead(match: re.Match[str], opening: re.Match[str]) -> bool:
 
 def _before_end(line: str, opening: re.Match[str]) -> str | None:
   """Returns the code before a closing fence; None if the line has none."""
-  fence = opening['fence']
-  own = re.escape(fence[0])
-  if re.fullmatch(rf'[ \t>]*{own}{{{len(fence)},}}(?:[ \t]+.*)?', line):
+  fence = opening['fence']  # ` and ~ need no escape
+  if re.fullmatch(rf'[ \t>]*{fence[0]}{{{len(fence)},}}(?:[ \t]+.*)?', line):
     return ''
   if fence[0] == '`':
     match = re.fullmatch(rf'(.*[^`]){fence}[ \t]*', line)
@@ -153,6 +154,6 @@ def _block(opening: re.Match[str], lines: list[str]) -> Block:
 
 
 def _dedent(text: str) -> str:
-  """Removes blank lines around a program, and indentation that lines share."""
+  """Removes blank lines around a program, and shared indentation."""
   text = re.sub(r'\A(?:[ \t]*\r?\n)+', '', text).rstrip()
   return textwrap.dedent(text) if text[:1] in (' ', '\t') else text

@@ -1,8 +1,8 @@
-"""One form for text that differs in characters, but not in what it says.
+"""Gives one form to texts that say the same in different characters.
 
-Full-width forms, Japanese and Chinese punctuation, typographic quotation
-marks and brackets, and spaces where a script is written without them. What
-carries meaning is kept: 5² is not 52, and .5 is not 5.
+This concerns full-width forms, Japanese and Chinese punctuation, typographic
+quotation marks and brackets, and spaces in scripts that are written without
+them. Differences in meaning are kept: 5² is not 52, and .5 is not 5.
 """
 
 import functools
@@ -23,6 +23,10 @@ _SOUTHEAST_ASIAN = (
 # For a regular expression's character class.
 UNSPACED = _IDEOGRAPHIC + _SOUTHEAST_ASIAN
 
+HYPHENS = '‐‑‒–−'
+TIMES = '×✕✖⨯⨉·⋅∙•∗'
+DIVIDED_BY = '÷∕⁄➗'
+
 _PUNCTUATION = str.maketrans(
   dict.fromkeys('。۔।', '.')
   | dict.fromkeys('、،', ',')
@@ -31,7 +35,7 @@ _PUNCTUATION = str.maketrans(
   | dict.fromkeys('‘’‚‛ʼ❛❜', "'")
   | dict.fromkeys('【〔〖〘〚⟦', '[')
   | dict.fromkeys('】〕〗〙〛⟧', ']')
-  | dict.fromkeys('‐‑‒–−', '-')
+  | dict.fromkeys(HYPHENS, '-')
 )
 # Zero-width spaces, soft hyphens, marks of direction, variants of a glyph.
 _INVISIBLE = re.compile(
@@ -42,8 +46,8 @@ _INVISIBLE = re.compile(
 _NO_SPACE = re.compile(rf'(?<=[{_IDEOGRAPHIC}]) | (?=[{_IDEOGRAPHIC}])')
 
 _SIGNS = str.maketrans(
-  dict.fromkeys('×·⋅∙•✕✖⨯⨉∗', '*')
-  | dict.fromkeys('÷∕⁄➗', '/')
+  dict.fromkeys(TIMES, '*')
+  | dict.fromkeys(DIVIDED_BY, '/')
   | {'➕': '+', '➖': '-'}
 )
 _LATEX_SIGN = re.compile(r'\\(times|cdot|ast|div)(?![A-Za-z])')
@@ -58,8 +62,10 @@ _TIMES = re.compile(
   r'|(?<=[\d)])\s+x\s+(?=[-(]*\d)',
   re.IGNORECASE,
 )
-_BETWEEN_NUMBERS = {'-': re.compile(r'(?<=[\d)])\s*[ー—―─]\s*(?=[\d(])')}
-_BETWEEN_NUMBERS['*'] = re.compile(r'(?<=[\d)])\s*・\s*(?=[\d(])')
+_BETWEEN_NUMBERS = {
+  '-': re.compile(r'(?<=[\d)])\s*[ー—―─]\s*(?=[\d(])'),
+  '*': re.compile(r'(?<=[\d)])\s*・\s*(?=[\d(])'),
+}
 _SUPERSCRIPT = re.compile('[⁺⁻]?[⁰¹²³⁴-⁹]+')
 
 
@@ -98,14 +104,16 @@ def plain(text: str) -> str:
   """
   text = _INVISIBLE.sub('', fold(text).translate(_PUNCTUATION))
   text = _NO_SPACE.sub('', ' '.join(text.split()))
-  return unicodedata.normalize('NFC', text)  # of what has become neighbors
+  # Removing characters may have put a letter next to its accent.
+  return unicodedata.normalize('NFC', text)
 
 
 def comparable(question: str) -> str:
   """Brings a question into the form in which questions are compared.
 
-  Without case, and with the signs of a calculation in ASCII: 12 × 3, 12 · 3,
-  12 x 3 and １２＊３ are 12 * 3 up to spaces, and 5² is 5^2.
+  The form has no upper case, and the signs of a calculation are in ASCII:
+  12 × 3, 12 · 3, 12 x 3 and １２＊３ become 12 * 3, up to spaces, and 5²
+  becomes 5^2.
   """
   text = plain(question).translate(_SIGNS)
   text = _LATEX_SIGN.sub(lambda match: _LATEX_SIGNS[match[1]], text)

@@ -1,1 +1,1 @@
-"""When two answers are the same answer (floor 1)."""
+"""Canonical answers and unit tests (floor 1)."""

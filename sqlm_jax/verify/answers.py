@@ -1,4 +1,4 @@
-"""Canonical answers: two answers mean the same exactly if these are equal."""
+"""Canonical answers, which are equal if and only if the answers agree."""
 
 import fractions
 import re
@@ -15,16 +15,12 @@ _NUMBER = re.compile(
   r'(?:/(?P<below>\d+))?'
   r'(?P<percent>%?)'
 )
-LONGEST_NUMBER = 64  # characters; more is no answer that a person would give
-_LONGEST = 1000  # characters of which introductions are looked for
+_LONGEST_NUMBER = 64  # characters; nobody would answer with a longer one
 # An ideographic comma or full stop separates; it is no part of a number.
 _CUT_BY_PUNCTUATION = re.compile(r'\d\s*[、。､｡]\s*\d')
-_HYPHENS = str.maketrans(dict.fromkeys('‐‑‒–−', '-'))
-
-# Punctuation at the ends of a text. The point of .5 and the factorial of 5!
-# are no punctuation.
-_START = re.compile(r"""(?:[\s,;:!?"'・]|\.(?!\d))+""")
-_END = re.compile(r"""(?:[\s.,;:?"'・]|(?<!\d)!)+\Z""")
+_FULL_STOP = re.compile(r'(?<=[\d%])\.\Z')  # of a sentence
+_HYPHENS = str.maketrans(dict.fromkeys(normalize.HYPHENS, '-'))
+_PUNCTUATION = ' .,;:?"\'・'
 
 
 def number(text: str) -> fractions.Fraction | None:
@@ -36,7 +32,7 @@ def number(text: str) -> fractions.Fraction | None:
   text = normalize.fold(text).translate(_HYPHENS)
   # Spaces around a fraction's slash only: 1 2/3 is not 12/3.
   text = '/'.join(part.strip() for part in text.split('/'))
-  match = _NUMBER.fullmatch(text) if len(text) <= LONGEST_NUMBER else None
+  match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
   if match is None or not text.isascii():
     return None
   whole = match['whole'].replace(',', '') or '0'
@@ -51,45 +47,60 @@ def number(text: str) -> fractions.Fraction | None:
 
 
 def stated_number(text: str) -> fractions.Fraction | None:
-  """Reads a number with or without an introduction and what typesets it.
+  """Reads a number, with or without an introduction and typesetting.
 
-  5, **5**, \\boxed{5}, "5", 'The answer is 5.', 答え：５ and 5です。 are equal.
+  5, 5.0., **5**, \\boxed{5}, "5", 'The answer is 5.', 答え：５ and 5です。 are
+  equal.
   """
   value = number(text)
-  if value is not None or len(text) > _LONGEST:
+  if value is not None or len(text) > wrappings.MAX_LENGTH:
     return value
   if _CUT_BY_PUNCTUATION.search(text):
     return None
   text = normalize.plain(text)
-  while value is None and (shorter := wrappings.peel(text)) != text:
+  value = number(text)
+  while value is None:
+    shorter = _FULL_STOP.sub('', wrappings.peel(text))
+    if shorter == text:
+      return None
     text = shorter
     value = number(text)
-  return value if value is not None else number(text)
+  return value
 
 
 def words(text: str) -> str | None:
   """Returns words without case, surrounding punctuation, repeated spaces."""
   before = None
   while text != before:
-    before, text = text, normalize.plain(normalize.plain(text).casefold())
-    text = _END.sub('', text)
-    text = text[match.end() :] if (match := _START.match(text)) else text
+    before = text
+    text = _strip(normalize.plain(normalize.plain(text).casefold()))
   return text or None
 
 
+def _strip(text: str) -> str:
+  """Removes punctuation around a text, but keeps .5, 5! and !ready."""
+  end = len(text.rstrip(f'{_PUNCTUATION}!'))
+  if text[end : end + 1] == '!' and text[end - 1 : end].isdecimal():
+    end += 1
+  start = len(text) - len(text.lstrip(_PUNCTUATION))
+  if text[start - 1 : start] == '.' and text[start : start + 1].isdecimal():
+    start -= 1
+  return text[start:end]
+
+
 def short_text(text: str) -> str | None:
-  """Reads words, without an introduction and what typesets them.
+  """Reads words, without an introduction and typesetting.
 
   Paris, **Paris**, "Paris" and 'Answer: Paris.' are equal, and so are 摩耗,
   「摩耗」 and 答えは摩耗です。
   """
-  found = words(text)
-  if found is None or len(found) > _LONGEST:
-    return found
+  answer = words(text)
+  if answer is None or len(answer) > wrappings.MAX_LENGTH:
+    return answer
   # An introduction to nothing is the answer itself.
-  while (shorter := words(wrappings.peel(found))) not in (None, found):
-    found = shorter
-  return found
+  while (shorter := words(wrappings.peel(answer))) not in (None, answer):
+    answer = shorter
+  return answer
 
 
 # Answer kind of a config -> text to canonical answer.

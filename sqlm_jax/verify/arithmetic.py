@@ -1,4 +1,4 @@
-"""The value of an arithmetic expression, for diagnosis and evaluation.
+"""Computes arithmetic expressions, for diagnosis and evaluation.
 
 Training never sees it: votes are checked against it after the fact.
 """
@@ -35,7 +35,7 @@ _PLAIN = tuple(
 def value(expression: str) -> fractions.Fraction | None:
   """Returns the exact value of numbers joined by + - * / and parentheses.
 
-  The signs may be those of Unicode or LaTeX, and full width. The text may end
+  Signs and digits may be ASCII, Unicode, full width or LaTeX. The text may end
   in '= ?'.
 
   Returns:

@@ -1,4 +1,4 @@
-"""What bubblewrap is told: what a sandbox holds, and who is in it."""
+"""The command of bubblewrap: content of a sandbox, and its user."""
 
 import functools
 import json
@@ -10,17 +10,17 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 
-_NOBODY = 65534  # whom the kernel takes a program for, if we are root
-STREAMS = '/dev'  # where the worker puts the files of the standard streams
+_NOBODY = 65534  # the kernel's user of a program, if we are root
+STREAMS = '/dev'  # directory for the files of the standard streams
 # Extension modules that need more of a system than a program is given.
 _NOT_NEEDED = re.compile('_tkinter|readline|_curses|nis|_g?dbm|_ssl|_test')
 
 
 def map_users(info: bytes) -> None:
-  """Gives a program of root's another user than root.
+  """Maps the program of a sandbox that root started to another user.
 
-  The kernel counts no processes of root, and files of root would be its own,
-  should it ever see one.
+  The kernel does not limit the processes of root, and a program that ran as
+  root would own the files of root, if it ever saw any.
   """
   pid = json.loads(info)['child-pid']
   for kind in ('uid_map', 'gid_map'):
@@ -29,12 +29,12 @@ def map_users(info: bytes) -> None:
 
 
 def command(file_bytes: int, code: int, worker: int) -> list[str]:
-  """The command of bubblewrap, up to what it runs.
+  """Returns the command of bubblewrap, without the program that it runs.
 
   Args:
-    file_bytes: of all that is written in a sandbox.
+    file_bytes: limit of all files that a program writes.
     code: a descriptor with the filter of system calls.
-    worker: a descriptor with the program that is put there.
+    worker: a descriptor with the compiled worker.
   """
   words = ['bwrap', '--unshare-user', '--unshare-pid', '--unshare-net']
   words += ['--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try']
@@ -63,10 +63,10 @@ def command(file_bytes: int, code: int, worker: int) -> list[str]:
 
 @functools.cache
 def _file_system() -> list[str]:
-  """Options that put an interpreter, and nothing else, into a sandbox.
+  """Returns options that put an interpreter, and nothing else, into a sandbox.
 
-  Its paths inside are always the same, so that they tell nothing of the host,
-  except for the dynamic loader's, which is written in the binary.
+  Paths inside do not depend on the host, except for the path of the dynamic
+  loader, which is written in the binary.
   """
   binary = pathlib.Path(sys.executable).resolve()
   library = pathlib.Path(sysconfig.get_path('stdlib'))
@@ -90,7 +90,7 @@ def _file_system() -> list[str]:
     if (library / name).is_dir():
       options += ['--tmpfs', str(inside / name)]
       options += ['--remount-ro', str(inside / name)]
-  # Without a limit, for inputs may be large. The worker closes the directory.
+  # Without a limit, because inputs may be large. The worker protects it.
   options += ['--perms', '0755', '--tmpfs', STREAMS]
   options += ['--dev-bind', '/dev/null', '/dev/null']
   options += ['--perms', '0555', '--dir', '/dev/fd']
@@ -104,9 +104,9 @@ def _is_needed(module: pathlib.Path) -> bool:
 
 
 def _shared_libraries(files: Sequence[pathlib.Path]) -> dict[str, str]:
-  """Path in a sandbox -> path here, for all that the files are linked with."""
-  found = subprocess.run(
+  """Returns the libraries of the files: path in a sandbox -> path here."""
+  output = subprocess.run(
     ['ldd', *files], capture_output=True, text=True, check=False, timeout=60
   ).stdout
-  lines = re.findall(r'^\s+(?:(\S+) => )?(/\S+) \(0x', found, re.MULTILINE)
+  lines = re.findall(r'^\s+(?:(\S+) => )?(/\S+) \(0x', output, re.MULTILINE)
   return {f'/lib/{name}' if name else path: path for name, path in lines}

@@ -9,8 +9,9 @@ from sqlm_jax.text import normalize
 from sqlm_jax.verify import answers, wrappings
 
 _LONGEST = 1000  # characters; no option is longer
+_MAX_LAYERS = 32  # around an answer: introductions, endings and brackets
 
-# Words that say that a letter is meant, in the languages of `wrappings`.
+# Words that announce a letter, in the languages of `wrappings`.
 _OPTION = (
   r'(?:(?:the )?(?:(?:correct|final|right|best) )*'
   r'(?:option|choice|letter|alternative)|buchstabe|opción|alternativa|opzione'
@@ -19,8 +20,7 @@ _OPTION = (
 )
 _OPEN, _CLOSE = r'[(\[{<"\']{0,3} ?', r' ?[)\]}>"\'.:,;!?]*'
 _LABEL = re.compile(rf'(?:{_OPTION})?{_OPEN}(?P<letter>[a-z]){_CLOSE}')
-# A letter, then no further letter of the same word, unless the script has no
-# spaces.
+# A letter that is a word, in scripts with spaces between words.
 _LABEL_FIRST = re.compile(
   rf'(?:{_OPTION})?{_OPEN}(?P<letter>[a-z])'
   rf'(?=[^\w]|[{normalize.UNSPACED}\uac00-\ud7a3])(?P<rest>.+)'
@@ -54,23 +54,24 @@ _ENDING = re.compile(
 _WRAPPED = re.compile(r'\A[(\[{]([^()\[\]{}]+)[)\]}]\Z')
 _LATEX = re.compile(rf'{wrappings.LATEX_COMMAND}\s*\{{([^{{}}]*)\}}')
 _TYPESETTING = re.compile(
-  r'\\[()\[\] ,;:!]|[$`*~]|</?(?:b|strong|em)>|\b__?|__?\b'
+  r'\\[()\[\] ,;:!]|[$`*]|</?(?:b|strong|em)>|\b__?|__?\b'
+  r'|(?<=[^\s~])~(?=[^\s~])'  # LaTeX's space; ~~B~~ is struck out
 )
 
 
 def choice(text: str, options: Sequence[str] = ()) -> str | None:
   """Reads the option that was chosen.
 
-  Read are a letter, the text of an option, and a letter beside the text of its
-  option, with or without brackets, an introduction, emphasis or LaTeX: 'B',
-  '(b)', 'Answer: B', '答えはBです。', 'Paris', 'B) Paris', 'The answer is (B)
-  Paris.', '$\\boxed{B}$'. A letter beside the text of another option is a
-  blank, and so is everything that names two options.
+  An answer may be a letter, the text of an option, or a letter with the text of
+  its option. Brackets, an introduction, emphasis and LaTeX may stand around it:
+  'B', '(b)', 'Answer: B', '答えはBです。', 'Paris', 'B) Paris', 'The answer is
+  (B) Paris.', '$\\boxed{B}$'. A letter with the text of another option is a
+  blank, and so is any other text that names two options.
 
   Args:
     text: the answer.
-    options: texts of the options, A first; () if they are not known, and
-      then every letter is one.
+    options: texts of the options, A first; () if they are not known, so that
+      every letter is an option.
 
   Returns:
     A capital letter, or None for a blank.
@@ -103,10 +104,12 @@ def _without_typesetting(text: str) -> str | None:
 
 
 def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
-  """Finds the one option that a text names, layer by layer."""
+  """Returns the index of the option that a text names, None if unclear."""
   num_letters = len(texts) or len(string.ascii_lowercase)
-  while said:
-    # First: the text of an option may be a letter.
+  for _ in range(_MAX_LAYERS):
+    if said is None:
+      return None
+    # This comes before letters: the text of an option may be a letter.
     if texts.count(said) == 1:
       return texts.index(said)
     if match := _LABEL.fullmatch(said):
@@ -114,7 +117,7 @@ def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
       return place if place < num_letters else None
     for pattern in (_LABEL_FIRST, _LABEL_LAST):
       match = pattern.fullmatch(said)
-      if match and (place := _beside_its_text(match, texts)) is not None:
+      if match and (place := _with_its_text(match, texts)) is not None:
         return place
     shorter = _peel(said)
     if shorter == said:
@@ -123,23 +126,21 @@ def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
   return None
 
 
-def _beside_its_text(
-  match: re.Match, texts: Sequence[str | None]
-) -> int | None:
-  """Returns the place of a letter if its option has the text beside it."""
+def _with_its_text(match: re.Match, texts: Sequence[str | None]) -> int | None:
+  """Returns the index of a letter if the rest is the text of its option."""
   place = string.ascii_lowercase.index(match['letter'])
   rest = match['rest'].lstrip(_CLOSING)
   without_dash = rest.lstrip(_CLOSING + _DASHES)
   without_particle = re.sub(r'\A[のは]', '', without_dash)
-  for beside in (rest, without_dash, without_particle):
-    for text in (answers.words(beside), answers.short_text(beside)):
+  for candidate in (rest, without_dash, without_particle):
+    for text in (answers.words(candidate), answers.short_text(candidate)):
       if text is not None and text in texts:
         return place if place < len(texts) and texts[place] == text else None
   return None
 
 
 def _peel(said: str) -> str | None:
-  """Removes one layer of what stands around a letter or an option's text."""
+  """Removes one layer around a letter or around the text of an option."""
   shorter = wrappings.peel(said)
   for pattern, inside in (
     (_INTRODUCTION, ''),

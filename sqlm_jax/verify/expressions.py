@@ -37,14 +37,12 @@ _FUNCTIONS = {
   'acosh': sympy.acosh,
   'atanh': sympy.atanh,
 }
-_FUNCTION_NAMES = ('f', 'g', 'h')  # f(x) is not a product
+_FUNCTION_NAMES = ('f', 'g', 'h', 'Gamma')  # f(x) is not a product
 _OF_ANGLES = ('sin', 'cos', 'tan', 'cot', 'sec', 'csc')
 _CONSTANTS = {
   'pi': sympy.pi,
   'e': sympy.E,
-  'E': sympy.E,
   'i': sympy.I,
-  'I': sympy.I,
   'oo': sympy.oo,
   'infinity': sympy.oo,
 }
@@ -60,9 +58,8 @@ class Parser:
   signed = {- | +} power;           power = postfix [^ signed]
   postfix = atom [!] [°];           atom = number | symbol | call | (sum)
 
-  A bar is read as an opening or a closing one, whichever makes sense. If two
-  pairings of the bars make sense, and mean different things, the text is
-  unreadable.
+  All pairings of the bars are tried. The text is unreadable if no pairing
+  makes sense, or if two of them make sense and mean different things.
   """
 
   def __init__(self, text: str):
@@ -71,18 +68,18 @@ class Parser:
     self._place = 0
 
   def parse(self) -> sympy.Expr:
-    found, error = [], notation.Unreadable('syntax')
+    results, error = [], notation.Unreadable('syntax')
     for pairing in _pairings(self._text):
       self._tokens, self._place = pairing, 0
       try:
-        found.append(self._all())
+        results.append(self._all())
       except notation.Unreadable as problem:
         error = problem
-    if not found:
+    if not results:
       raise error
-    if any(other != found[0] for other in found):
+    if any(result != results[0] for result in results):
       raise notation.Unreadable('bars')
-    return found[0]
+    return results[0]
 
   def _all(self) -> sympy.Expr:
     result = self._sum()
@@ -98,7 +95,7 @@ class Parser:
     return self._tokens[self._place - 1]
 
   def _take(self, *signs: str) -> str:
-    """Returns the next sign and passes it, if it is one of these."""
+    """Passes and returns the next token if it is one of the signs, else ''."""
     kind, text = self._peek()
     return self._next().text if kind == 'sign' and text in signs else ''
 
@@ -146,7 +143,8 @@ class Parser:
       return base
     exponent = self._signed(mixed=False)
     is_name = base.is_Symbol and self._peek() == ('sign', '(')
-    if is_name and exponent == -1:  # the inverse of f, or 1/f?
+    # The inverse of f, or 1/f? And f^2(x) is no product.
+    if is_name and (exponent == -1 or base.name in _FUNCTION_NAMES):
       raise notation.Unreadable('function')
     return _power(base, exponent)
 
@@ -176,17 +174,17 @@ class Parser:
       return sympy.Abs(value) if text == _OPEN_BAR else value
     raise notation.Unreadable('syntax')
 
-  def _mixed(self, whole: sympy.Expr) -> sympy.Expr:
+  def _mixed(self, number: sympy.Expr) -> sympy.Expr:
     """Reads 3\\frac{1}{2} as 7/2, but 3\\frac{x}{2} as a product."""
     # An argument may cut a token in two.
     before = self._place, list(self._tokens)
-    if whole.is_Integer and self._peek() == words.Token('word', 'frac'):
+    if number.is_Integer and self._peek() == words.Token('word', 'frac'):
       self._next()
       above, below = self._argument(), self._argument()
       if above.is_Integer and below.is_Integer and 0 < above < below:
-        return whole + above / below
+        return number + above / below
     self._place, self._tokens = before
-    return whole
+    return number
 
   def _argument(self) -> sympy.Expr:
     """Reads {...}, or one digit or letter: \\frac12."""
@@ -206,9 +204,24 @@ class Parser:
       return self._root()
     if text in _FUNCTIONS:
       return self._call(text)
-    if text in _FUNCTION_NAMES and self._peek() == ('sign', '('):
+    if self._is_call(text):
       raise notation.Unreadable('function')
     return _CONSTANTS.get(text) or sympy.Symbol(text, real=True)
+
+  def _is_call(self, name: str) -> bool:
+    """Returns whether a name is that of a function: f(x + 1), E[X], F(3)."""
+    if self._peek() not in _BRACKETS:
+      return False
+    if name in _FUNCTION_NAMES:
+      return True
+    inside, *after = self._tokens[self._place + 1 : self._place + 3]
+    is_letter = inside.kind == 'word' and inside.text not in _FUNCTIONS
+    is_upper = name[0].isupper() or name in words.SYMBOLS
+    return (
+      name not in _CONSTANTS
+      and after in ([('sign', ')')], [('sign', ']')])
+      and (is_letter or (inside.kind == 'number' and is_upper))
+    )
 
   def _call(self, name: str) -> sympy.Expr:
     """Reads sin(x), \\sin 2x, \\sin^2 x, \\sin^{-1} x and \\log_2 8."""
@@ -217,6 +230,8 @@ class Parser:
       if name != 'log':
         raise notation.Unreadable('syntax')
       base = self._argument()
+      if base.is_zero or base.is_negative:
+        raise notation.Unreadable('division')
     exponent = self._signed(mixed=False) if self._take('^') else None
     if exponent == -1 and name in words.INVERSES:
       name, exponent = words.INVERSES[name], None
@@ -260,6 +275,7 @@ class Parser:
     return self._atom()
 
 
+_BRACKETS = (words.Token('sign', '('), words.Token('sign', '['))
 _OPEN_BAR, _CLOSE_BAR = '|<', '>|'
 _OPENING = {'(': ')', '[': ']', '{': '}', _OPEN_BAR: _CLOSE_BAR}
 
@@ -313,6 +329,8 @@ def _ratio(above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
 
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
   if base.is_zero and not exponent.is_positive:
+    raise notation.Unreadable('division')
+  if base.is_infinite and exponent.is_zero:
     raise notation.Unreadable('division')
   are_rational = base.is_Rational and exponent.is_Rational
   if are_rational and base not in (0, 1, -1):

@@ -1,4 +1,4 @@
-"""How the parts of an answer are split and joined.
+"""Splits an answer into its parts, and joins the parts that were read.
 
 The joiner is a part of the canonical form: x > 1 and x < 2 is not x > 1 or
 x < 2. `docs/math_answers.md` says what every joiner means.
@@ -13,7 +13,7 @@ from sqlm_jax.verify import notation
 
 
 class Part(NamedTuple):
-  """A part of an answer, and what it may be joined with."""
+  """A part of an answer, with a kind that decides how it is joined."""
 
   # 'value': 5 cm, (1, 2). 'assignment': x = 5. 'system': x = 1, y = 2.
   # 'relation': x < 3, x + y = 1. 'alternatives': x = 1 or y = 2.
@@ -25,6 +25,7 @@ class Part(NamedTuple):
 
 
 _SEPARATOR = re.compile(r'[\n,;]|\b(?:and|or|AND|OR)\b')
+_TIGHT_COMMA = re.compile(r'\d,\d')
 _CODES = {'\n': 'b', ',': 'c', ';': 'c', 'and': 'a', 'or': 'o'}
 _RUN = re.compile('b*c?b*[ao]?b*')  # as in ', and'
 
@@ -35,19 +36,23 @@ def split(text: str) -> tuple[list[str], list[str]]:
   Returns:
     The parts, and the joiners between them: ',', 'and', 'or' or a line break.
   """
-  parts, runs, start, depth, seen = [], [], 0, 0, 0
+  parts, runs, separators, start, depth, seen = [], [], set(), 0, 0, 0
   for match in _SEPARATOR.finditer(text):
     depth += depth_of(text[seen : match.start()])
     seen = match.end()
     if depth:
       continue
     part = text[start : match.start()]
+    is_tight = _TIGHT_COMMA.match(text, match.start() - 1)
+    separators.add('tight comma' if is_tight else match[0])
     if not part.strip() and runs:
       runs[-1] += _CODES[match[0].lower()]
     else:
       parts.append(part)
       runs.append(_CODES[match[0].lower()])
     start = match.end()
+  if {'tight comma', ';'} <= separators:  # (1,5; 2,5): two numbers, or four?
+    raise notation.Unreadable('syntax')
   return [*parts, text[start:]], [_joiner(run) for run in runs]
 
 
@@ -67,7 +72,7 @@ def depth_of(text: str) -> int:
 
 
 def join(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
-  """Joins parts by what stands between them.
+  """Joins parts by their joiners.
 
   Raises:
     notation.Unreadable: for parts that are not of a kind, and joiners that may
@@ -108,7 +113,7 @@ def _readings(parts: Sequence[Part]) -> list[notation.Reading]:
 def collected(
   readings: Sequence[notation.Reading], joined: set[str]
 ) -> notation.Reading:
-  """Makes a set of values, which has no order, or a union of intervals."""
+  """Makes a set of values, or a union of intervals."""
   if {'and', 'or'} <= joined:
     raise notation.Unreadable('mixed')
   if 'or' in joined and any(str(r.value)[0] in '([' for r in readings):
@@ -117,10 +122,13 @@ def collected(
 
 
 def as_set(readings: Sequence[notation.Reading]) -> notation.Reading:
-  """Makes a set; a set of one is that one."""
+  """Makes a set of the values; a single value remains as it is."""
   elements = sorted({str(reading.answer()) for reading in readings})
   if len(elements) == 1:
     return readings[0]
+  found_units = {reading.unit for reading in readings}
+  if '' in found_units and len(found_units) > 1:  # 3 and 4 cm; 3,40 €
+    raise notation.Unreadable('mixed')
   if any(' or ' in element for element in elements):  # a union is no element
     raise notation.Unreadable('mixed')
   return notation.Reading('{' + ', '.join(elements) + '}')
@@ -128,21 +136,21 @@ def as_set(readings: Sequence[notation.Reading]) -> notation.Reading:
 
 def union(readings: Sequence[notation.Reading]) -> notation.Reading:
   """Makes a union of intervals and sets: (-oo, 1) or (2, oo)."""
-  found: dict[str, notation.Reading] = {}
+  members: dict[str, notation.Reading] = {}
   for reading in readings:
     text = str(reading.answer())
     if text[0] == '{':
       elements, _ = split(text[1:-1])
-      found.update({e.strip(): notation.Reading(e.strip()) for e in elements})
+      members.update({e.strip(): notation.Reading(e.strip()) for e in elements})
     elif ' or ' in text:
-      found.update({e: notation.Reading(e) for e in text.split(' or ')})
+      members.update({e: notation.Reading(e) for e in text.split(' or ')})
     else:
-      found[text] = reading
-  if not any(text[0] in '([' for text in found):
-    return as_set(list(found.values()))
-  if len(found) == 1:
-    return next(iter(found.values()))
-  return notation.Reading(' or '.join(sorted(found)))
+      members[text] = reading
+  if not any(text[0] in '([' for text in members):
+    return as_set(list(members.values()))
+  if len(members) == 1:
+    return next(iter(members.values()))
+  return notation.Reading(' or '.join(sorted(members)))
 
 
 def _joined_relations(parts: Sequence[Part], joined: set[str]) -> Part:
@@ -163,12 +171,14 @@ def _bounds(texts: set[str]) -> set[str]:
   """Writes 1 < x and x < 2 as 1 < x < 2."""
   if len(texts) != 2:
     return texts
-  for one, other in itertools.permutations(texts):
-    found = [re.fullmatch(r'([^<]+) (<=?) ([^<]+)', t) for t in (one, other)]
-    if all(found) and found[0][3] == found[1][1]:
-      if decreases([found[0][1], found[1][3]]):
+  for lower, upper in itertools.permutations(texts):
+    first, second = (
+      re.fullmatch(r'([^<]+) (<=?) ([^<]+)', text) for text in (lower, upper)
+    )
+    if first and second and first[3] == second[1]:
+      if decreases([first[1], second[3]]):
         raise notation.Unreadable('false')  # x < 1, x > 2: rather an 'or'
-      return {f'{one} {found[1][2]} {found[1][3]}'}
+      return {f'{lower} {second[2]} {second[3]}'}
   return texts
 
 
@@ -200,6 +210,8 @@ def _joined_systems(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
   if 'or' not in joiners:
     return system(parts)
   if set(joiners) == {'or'}:
+    if len(names) > 1 and any(part.kind == 'system' for part in parts):
+      raise notation.Unreadable('mixed')  # x = 1 or (x, y) = (1, 2)
     return either(parts)
   groups = [[parts[0]]]
   for joiner, part in zip(joiners, parts[1:], strict=True):
@@ -215,7 +227,7 @@ def _joined_systems(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
 
 
 def system(parts: Sequence[Part]) -> Part:
-  """Joins assignments to different names, which all hold."""
+  """Joins assignments to different names that hold together."""
   values = tuple(itertools.chain(*(part.values for part in parts)))
   if len(dict(values)) < len(values):
     raise notation.Unreadable('mixed')
@@ -227,7 +239,7 @@ def _system_text(values: Sequence[tuple[str, str]]) -> str:
 
 
 def either(parts: Sequence[Part]) -> Part:
-  """Joins assignments and systems of which one holds."""
+  """Joins assignments and systems as alternatives."""
   texts = sorted({_system_text(part.values) for part in parts})
   if len(texts) == 1:
     return parts[0]
@@ -235,7 +247,7 @@ def either(parts: Sequence[Part]) -> Part:
 
 
 def solution(names: Sequence[str], reading: notation.Reading) -> Part:
-  """Assigns the parts of a tuple that was read: (1, 2)."""
+  """Assigns the elements of a tuple such as (1, 2) to the names."""
   text = str(reading.answer())
   elements = split(text[1:-1])[0] if text[0] + text[-1] == '()' else []
   if len(elements) != len(names):

@@ -9,8 +9,8 @@ is equal to what.
 3. Expressions that are numbers are read at once, exactly. Others go to a
    worker of a `Verifier`: `expressions.Parser` builds what sympy simplifies to
    a normal form.
-4. The canonical answer is a Fraction, or a text in normal form, which reads
-   back to itself: 'x = 3', '(2, 3)', '{1, 2}', '2*sqrt(2)', '5 cm'.
+4. The canonical answer is a Fraction, or a text in normal form, which is its
+   own canonical answer: 'x = 3', '(2, 3)', '{1, 2}', '2*sqrt(2)', '5 cm'.
 5. `Verifier.groups` merges the answers of one question whose normal forms
    differ, although sympy proves them equal.
 
@@ -35,8 +35,8 @@ def work(task: list[str]) -> Any:
         return _encode(_short(readings.read(text, normal_forms.LEAF)))
       except notation.Unreadable as error:
         return str(error)
-    case ['same', one, other]:
-      return normal_forms.same(one, other)
+    case ['same', left, right]:
+      return normal_forms.same(left, right)
   raise ValueError(f'{task=}: expected read or same')
 
 
@@ -111,15 +111,15 @@ class Verifier:
     self.close()
 
   def canonical(self, texts: Sequence[str]) -> list[types.Answer]:
-    """The canonical answer of every text, each on its own."""
+    """Returns the canonical answer of every text, each independently."""
     return [r and r.answer() for r in self._readings(texts)]
 
   def group(self, texts: Sequence[str]) -> list[types.Answer]:
-    """The answers of one question, see `groups`."""
+    """Returns the answers to one question, see `groups`."""
     return self.groups([texts])[0]
 
   def groups(self, groups: Sequence[Sequence[str]]) -> list[list[types.Answer]]:
-    """The answers of several questions, merged within each question.
+    """Returns the answers to several questions, merged within each question.
 
     Equal are: equal canonical answers; answers that sympy proves equal; 5 and
     x = 5, unless the group has another label of 5; 5 and 5 cm, unless the group
@@ -142,22 +142,22 @@ class Verifier:
 
   def _readings(self, texts: Sequence[str]) -> list[notation.Reading | None]:
     known = {text: _read_cheaply(text, self._longest) for text in set(texts)}
-    hard = sorted(text for text, found in known.items() if found is _HARD)
+    hard = sorted(text for text, result in known.items() if result is _HARD)
     tasks = [['read', notation.clean(text)] for text in hard]
     results = self._pool.map(tasks) if tasks else []
     for text, result in zip(hard, results, strict=True):
       said = result.why_not or result.value
       known[text] = said if isinstance(said, str) else _decode(said)
-    found = [known[text] for text in texts]
-    self.blanks.update(why_not for why_not in found if isinstance(why_not, str))
-    return [None if isinstance(reading, str) else reading for reading in found]
+    readings = [known[text] for text in texts]
+    self.blanks.update(r for r in readings if isinstance(r, str))
+    return [None if isinstance(r, str) else r for r in readings]
 
 
 _HARD = object()
 
 
 def _read_cheaply(text: str, longest: int) -> Any:
-  """Returns a reading, a word that says why there is none, or `_HARD`."""
+  """Returns a reading, the reason why there is none, or `_HARD`."""
   if len(text) > longest:
     return 'long'
   try:
@@ -176,63 +176,65 @@ def _key(reading: notation.Reading) -> str:
 
 
 class _Pair(NamedTuple):
-  """Two answers of a group, by their keys, and what is to be compared."""
+  """The keys of two answers of a group, and the task that compares them."""
 
-  one: str
-  other: str
+  left: str
+  right: str
   task: list[str]
 
 
 def _pairs(group: Sequence[notation.Reading | None]) -> Iterator[_Pair]:
   """Yields the pairs of a group that differ in form and may yet be equal."""
   seen = {_key(r): r for r in group if r is not None}
-  for one, other in itertools.combinations(seen, 2):
-    first, second = seen[one], seen[other]
+  for left, right in itertools.combinations(seen, 2):
+    first, second = seen[left], seen[right]
     if not _comparable(first, second):
       continue
     if first.label == second.label:  # a label is a name, not an expression
-      yield _Pair(one, other, ['same', str(first.value), str(second.value)])
+      yield _Pair(left, right, ['same', str(first.value), str(second.value)])
     else:
-      yield _Pair(one, other, ['same', one, other])
+      yield _Pair(left, right, ['same', left, right])
 
 
-def _comparable(one: notation.Reading, other: notation.Reading) -> bool:
+def _comparable(left: notation.Reading, right: notation.Reading) -> bool:
   """Returns whether two answers are worth the time of a worker."""
-  values = (one.value, other.value)
+  values = (left.value, right.value)
   if (
     all(isinstance(value, notation.F) for value in values)
-    or one.value == other.value
+    or left.value == right.value
   ):
     return False
   if any(_JOINED.search(str(value)) for value in values):
     return False
-  if one.label == other.label or any(' = ' in str(value) for value in values):
+  if left.label != right.label and '(' in left.label + right.label:
+    return False  # x(2) = 3 gives a function a value; 2x = 3 is an equation
+  if left.label == right.label or any(' = ' in str(value) for value in values):
     return True
   # x = 2y and y = x/2 are one equation.
-  return bool(one.label and other.label) and all(
+  return bool(left.label and right.label) and all(
     not isinstance(value, notation.F) for value in values
   )
 
 
-# A list, a set, and statements that are joined have no other form.
+# Lists, sets and joined statements have a single form each.
 _JOINED = re.compile(r'^[\[{]| and | or |≠| = .* = ')
 
 
 def _merge(
   group: Sequence[notation.Reading | None], same: Sequence[_Pair]
 ) -> list[types.Answer]:
-  """Names every answer by the first one of its class."""
+  """Names every answer by the first answer of its class."""
   read = [reading for reading in group if reading is not None]
   class_of = {_key(r): _key(r) for r in read}
 
-  def join(one, other):
-    kept, gone = class_of[one], class_of[other]
+  def join(left, right):
+    kept, gone = class_of[left], class_of[right]
     class_of.update({k: kept for k, v in class_of.items() if v == gone})
 
   for pair in same:
-    join(pair.one, pair.other)
-  for one, other in _bare_pairs(read):
-    join(one, other)
+    join(pair.left, pair.right)
+  for left, right in _bare_pairs(read):
+    join(left, right)
   units = collections.defaultdict(set)
   for r in read:
     units[class_of[_key(r)]].update({r.unit} - {''})
@@ -248,11 +250,13 @@ def _merge(
   return named
 
 
-def _bare_pairs(readings: Sequence[notation.Reading]):
-  """5 and x = 5, where no y = 5 competes for it."""
+def _bare_pairs(
+  readings: Sequence[notation.Reading],
+) -> Iterator[tuple[str, str]]:
+  """Yields the keys of 5 and x = 5, unless there is y = 5, too."""
   labels = collections.defaultdict(set)
   for reading in readings:
     labels[reading.value].add(reading.label)
-  for value, found in labels.items():
-    if '' in found and len(found) == 2:
-      yield tuple(_key(notation.Reading(value, label)) for label in found)
+  for value, names in labels.items():
+    if '' in names and len(names) == 2:
+      yield tuple(_key(notation.Reading(value, name)) for name in names)

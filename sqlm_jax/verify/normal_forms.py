@@ -3,6 +3,7 @@
 import re
 
 import sympy
+from sympy import printing
 
 from sqlm_jax.verify import (
   answers,
@@ -15,8 +16,8 @@ from sqlm_jax.verify import (
 
 _MOST_PASSES = 4
 _DIGITS = 60
-# Two values that differ by more are different. Whether closer ones are equal
-# is for algebra to say.
+# Two values that differ by more are different. Algebra decides about closer
+# ones.
 _RELATIVE_DIFFERENCE = sympy.Float(10) ** -30
 _SAMPLES = (
   (sympy.Rational(17, 7), sympy.Rational(23, 11)),
@@ -36,18 +37,31 @@ def is_close(
 ) -> bool:
   """Returns whether a number in normal form is that close to the target."""
   if not isinstance(value, notation.F):
-    found = expressions.Parser(value).parse().evalf(_DIGITS)
-    if not found.is_Float:
+    number = expressions.Parser(value).parse().evalf(_DIGITS)
+    if not number.is_Float:
       return False
-    value = notation.F(str(found))
+    value = notation.F(str(number))
   return abs(value - target) <= distance
 
 
 LEAF = units.Leaf(expression, is_close)
 
 
+class _Printer(printing.StrPrinter):
+  """Prints the constants as they are read: E and I are letters."""
+
+  def _print_Exp1(self, expr):
+    return 'e'
+
+  def _print_ImaginaryUnit(self, expr):
+    return 'i'
+
+
+_to_text = _Printer().doprint
+
+
 def _normal(value: sympy.Expr) -> notation.Value:
-  for _ in range(_MOST_PASSES):  # one is not always its own fixed point
+  for _ in range(_MOST_PASSES):  # a simplified form may simplify again
     before, value = value, _simplified(value).rewrite(sympy.factorial)
     if value == before:
       break
@@ -58,13 +72,13 @@ def _normal(value: sympy.Expr) -> notation.Value:
   if value.is_Rational:
     value = expressions.bounded(value)
     return notation.F(int(value.p), int(value.q))
-  text = sympy.sstr(value)
+  text = _to_text(value)
   words.tokens(text)  # raises if sympy writes what we do not read
   return text
 
 
 def _simplified(value: sympy.Expr) -> sympy.Expr:
-  """Quotients of polynomials have one form, p/q expanded and cancelled."""
+  """Simplifies; quotients of polynomials become p/q, expanded, cancelled."""
   if not value.free_symbols:
     return sympy.radsimp(sympy.sqrtdenest(sympy.expand(sympy.simplify(value))))
   if value.is_rational_function():
@@ -72,15 +86,15 @@ def _simplified(value: sympy.Expr) -> sympy.Expr:
   return sympy.expand(sympy.simplify(value))
 
 
-def same(one: str, other: str) -> bool:
+def same(left: str, right: str) -> bool:
   """Returns whether two canonical answers are surely equal.
 
-  Values are compared with 60 digits, relative to their size, before sympy is
-  asked; only what sympy finds to be exactly 0 is equal. Two equations are
-  equal if their differences of sides are multiples of each other.
+  Values that differ in their first digits are different. Others are equal only
+  if sympy finds their difference to be exactly 0. Two equations are equal if
+  left side minus right side of one is a multiple of that of the other.
   """
   try:
-    return _same(_parts(one), _parts(other))
+    return _same(_parts(left), _parts(right))
   except notation.Unreadable:  # the name of a function is no expression
     return False
 
@@ -106,44 +120,44 @@ def _parts(text: str):
   return expressions.Parser(text).parse()
 
 
-def _same(one, other) -> bool:
-  match one, other:
+def _same(left, right) -> bool:
+  match left, right:
     case tuple(), tuple():
-      return len(one) == len(other) and all(map(_same, one, other))
-    case [str(sign), difference], [str(other_sign), other_difference]:
-      return sign == other_sign and _is_multiple(
-        difference, other_difference, positive=sign != ' = '
+      return len(left) == len(right) and all(map(_same, left, right))
+    case [str(sign), left_difference], [str(right_sign), right_difference]:
+      return sign == right_sign and _is_multiple(
+        left_difference, right_difference, positive=sign != ' = '
       )
     case sympy.Expr(), sympy.Expr():
-      return _equal(one, other)
+      return _equal(left, right)
   return False
 
 
-def _equal(one: sympy.Expr, other: sympy.Expr) -> bool:
-  if one == other:
+def _equal(left: sympy.Expr, right: sympy.Expr) -> bool:
+  if left == right:
     return True
-  if one.free_symbols != other.free_symbols:
+  if left.free_symbols != right.free_symbols:
     return False
   for values in _SAMPLES:
-    first, second = _at(one, values), _at(other, values)
+    first, second = _at(left, values), _at(right, values)
     if first is not None and second is not None and not _near(first, second):
       return False
-  difference = sympy.simplify(one - other)
-  # Of numbers, sympy knows minimal polynomials.
+  difference = sympy.simplify(left - right)
+  # `equals` proves it for algebraic numbers by their minimal polynomials.
   return difference == 0 or (
     not difference.free_symbols
     and sympy.expand_complex(difference).equals(0) is True
   )
 
 
-def _is_multiple(one: sympy.Expr, other: sympy.Expr, positive: bool) -> bool:
-  if one.free_symbols != other.free_symbols or one == 0 or other == 0:
+def _is_multiple(left: sympy.Expr, right: sympy.Expr, positive: bool) -> bool:
+  if left.free_symbols != right.free_symbols or left == 0 or right == 0:
     return False
-  ratios = [_at(one / other, values) for values in _SAMPLES]
+  ratios = [_at(left / right, values) for values in _SAMPLES]
   ratios = [ratio for ratio in ratios if ratio is not None]
   if any(not _near(ratio, ratios[0]) for ratio in ratios):
     return False
-  ratio = sympy.simplify(one / other)
+  ratio = sympy.simplify(left / right)
   return bool(
     not ratio.free_symbols
     and ratio.is_finite
@@ -152,16 +166,16 @@ def _is_multiple(one: sympy.Expr, other: sympy.Expr, positive: bool) -> bool:
 
 
 def _at(value: sympy.Expr, samples) -> sympy.Expr | None:
-  """Returns the number at one choice of the symbols, None if undefined."""
+  """Returns the number at a choice of the symbols, None if undefined."""
   symbols = sorted(value.free_symbols, key=str)
   point = {
     symbol: samples[i % 2] + sympy.Rational(i, 31)
     for i, symbol in enumerate(symbols)
   }
-  found = value.subs(point).evalf(_DIGITS)
-  return found if found.is_number and found.is_finite else None
+  number = value.subs(point).evalf(_DIGITS)
+  return number if number.is_number and number.is_finite else None
 
 
-def _near(one: sympy.Expr, other: sympy.Expr) -> bool:
-  size = max(abs(one), abs(other))
-  return bool(abs(one - other) <= _RELATIVE_DIFFERENCE * size)
+def _near(left: sympy.Expr, right: sympy.Expr) -> bool:
+  size = max(abs(left), abs(right))
+  return bool(abs(left - right) <= _RELATIVE_DIFFERENCE * size)

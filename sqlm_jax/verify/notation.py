@@ -1,4 +1,4 @@
-"""LaTeX and Unicode to plain text, and what an answer is read into."""
+"""Brings LaTeX and Unicode into plain text, and defines `Reading`."""
 
 import fractions
 import re
@@ -13,7 +13,7 @@ LONGEST = 1000  # characters of a canonical answer
 
 
 class Unreadable(ValueError):
-  """The text cannot be read; the message is one word, which is counted."""
+  """The text cannot be read. The message is one word, counted in metrics."""
 
 
 class TooHard(Exception):
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
 
 
 def clean(text: str) -> str:
-  """Returns plain text without what only typesets.
+  """Returns plain text without typesetting.
 
   Line breaks remain (`\\\\` and `\\quad` are line breaks, too): they separate
   statements.
@@ -74,6 +74,8 @@ _AMBIGUOUS = re.compile(
       # The number of an equation, or of a line: (2) y = 2
       r'(?:^|[\n,;])\s*\(\s*(?:\d+|[a-z])\s*\)\s+[A-Za-z\\]',
       r'^- .*\n- ',
+      r'^(?:\d{4}([-/])\d\d?\1\d\d?|\d\d?([-/])\d\d?\2\d{4})$',  # a date
+      r'[A-Za-z]\s*\^\s*\{\s*\(\s*(?:\d+|[a-z])\s*\)\s*\}',  # a derivative
       r'^[Nn]/[Aa]$',
     )
   )
@@ -82,6 +84,11 @@ _SUPERSCRIPTS = re.compile(f'[{"".join(signs.SUPERSCRIPTS)}]+')
 _SUBSCRIPTS = re.compile(f'[{"".join(signs.SUBSCRIPTS)}]+')
 _ROOT_WITH_INDEX = re.compile(rf'(.?)({_SUPERSCRIPTS.pattern})\s*√')
 _UNITS = '|'.join((*signs.UNIT_WORDS, '円', '元'))
+_UPRIGHT = r'\\(?:text|mathrm)\{'
+_MICRO = re.compile(  # 5 μm and 5\,\mu\text{m}, but not 5μmg
+  rf'(?<=\d)((?:\s|\\[,;:! ]|~|{_UPRIGHT})*)(?:[\u00b5\u03bc]|\\mu\s*)'
+  rf'((?:{_UPRIGHT}\s*)?)(?=[msgLl]\s*(?:[/^}}\])$,;.]|\\[)\]]|and|or|\Z))'
+)
 _TWO_UNITS = re.compile(rf'(?>{_UNITS})(?>{_UNITS})')
 _TABLE = str.maketrans(signs.SIGNS)
 _SUPERSCRIPT_TABLE = str.maketrans(signs.SUPERSCRIPTS)
@@ -106,12 +113,13 @@ def _plain(text: str) -> str:
   )
   if _TWO_UNITS.search(text):
     raise Unreadable('word')
+  text = _MICRO.sub(r'\1\2u', text)
   for word, new in signs.WORDS.items():
     text = text.replace(word, new)
   text = text.translate(_TABLE).strip()
   if not text:
     raise Unreadable('empty')
-  if text[0] == '~':  # about so much
+  if text[0] == '~':  # approximately
     raise Unreadable('syntax')
   if not _ALLOWED.fullmatch(text):
     raise Unreadable('characters')
@@ -130,6 +138,8 @@ def _rows(match: re.Match) -> str:
   if ',' in match[2]:
     raise Unreadable('syntax')
   rows = match[2].strip().removesuffix(r'\\').split(r'\\')
+  if len({row.count('&') for row in rows}) > 1:
+    raise Unreadable('syntax')
   return '[' + ', '.join(f'[{row.replace("&", ",")}]' for row in rows) + ']'
 
 
@@ -139,8 +149,8 @@ def _join_digits(match: re.Match) -> str:
 
 def _repeating(match: re.Match) -> str:
   """Writes a repeating decimal as a fraction."""
-  whole, fixed, repeated = match.groups()
-  value = F(int(f'{whole}{fixed}{repeated}') - int(f'0{whole}{fixed}'))
+  integer, fixed, repeated = match.groups()
+  value = F(int(f'{integer}{fixed}{repeated}') - int(f'0{integer}{fixed}'))
   value /= (10 ** len(repeated) - 1) * 10 ** len(fixed)
   return f'({value})'
 

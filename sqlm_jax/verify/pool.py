@@ -1,10 +1,10 @@
 """Worker processes that can be killed: for work that may hang or crash.
 
 A worker is a fresh interpreter with a socket, on which it reads and answers
-tasks, a line of JSON each. It is not a fork, for JAX has threads by then, and
-nothing of multiprocessing, which would import the main script, and JAX, into
-every worker. It is not a pipe either: a user's pipes can be used up by others,
-and then hold less than a task.
+tasks, a line of JSON each. Workers are not forked, because JAX has threads by
+then. They are not started by multiprocessing, which would import the main
+script, and JAX, into every worker. They have no pipes, because other processes
+can use up a user's pipes, and a pipe then holds less than a task.
 """
 
 import collections
@@ -30,9 +30,9 @@ _MOST_FAILED_STARTS = 3  # in a row, before it is a bug and not bad luck
 
 
 class Result(NamedTuple):
-  """What became of a task."""
+  """The result of a task."""
 
-  value: Any = None  # what JSON can say
+  value: Any = None  # a JSON value
   why_not: str = ''  # 'timeout', 'crash', 'memory', 'error' or 'late'
 
 
@@ -49,12 +49,12 @@ class Pool:
     time_limit: seconds for a task.
     call_limit: seconds for all tasks of a call; those that have not begun by
       then are given up as 'late'.
-    memory_limit: bytes of address space of a worker, which can then write no
-      file either. None for code that is trusted with both.
-    given_up: counts the tasks that no worker came back from, twice, by why;
-      and those that were 'late'.
-    warm_up: a task that a worker does before its first, outside of any limit,
-      so that what is imported late counts against nobody. None for no task.
+    memory_limit: bytes of address space of a worker, which then cannot write
+      files either. None for trusted code, without both limits.
+    given_up: counts the tasks that failed twice, by reason, and the tasks that
+      were 'late'.
+    warm_up: a task that a worker does before its first one, outside of all
+      limits, so that late imports count against no task. None for no task.
   """
 
   def __init__(
@@ -140,7 +140,7 @@ class Pool:
     tried_twice = set()
     end = time.monotonic() + self._call_limit
     while len(results) < len(lines):
-      if time.monotonic() > end:
+      if waiting and time.monotonic() > end:
         results.update((index, Result(why_not='late')) for index, _ in waiting)
         self._given_up['late'] += len(waiting)
         waiting.clear()
@@ -238,7 +238,7 @@ class _Worker:
         start_new_session=True,  # Ctrl-C is for the parent, which closes us
       )
     self.ready = False
-    self.spent = False  # it ran out of memory: what is left is not trusted
+    self.spent = False  # it ran out of memory and is not used again
     self.task: int | None = None
     self.deadline = time.monotonic() + _START_LIMIT
     self._unread = b''
@@ -254,7 +254,7 @@ class _Worker:
     try:
       self.socket.settimeout(time_limit)
       self.socket.sendall(line)
-    except TimeoutError:  # it is stopped: to be replaced
+    except TimeoutError:  # it is stopped, and `_collect` will replace it
       self.deadline = 0.0
       return False
     except OSError:
@@ -271,7 +271,7 @@ class _Worker:
         self._unread += chunk
     except BlockingIOError:
       alive = True
-    except ConnectionResetError:  # it has left a task unread
+    except ConnectionResetError:  # it ended without reading a task
       pass
     *lines, self._unread = self._unread.split(b'\n')
     return lines, alive
@@ -296,7 +296,7 @@ def main(name: str, time_limit: str, memory_limit: str, warm_up: str) -> None:
     _limit_resources(int(memory_limit))
   channel.sendall(b'ready\n')
   for line in channel.makefile('rb'):
-    # Should the parent be gone, the kernel ends a task that hangs.
+    # If the parent has ended, the kernel ends a task that hangs.
     signal.setitimer(signal.ITIMER_REAL, 2 * float(time_limit) + 1)
     result = _call(function, json.loads(line))
     signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,4 +1,4 @@
-"""From texts to canonical answers, by the kind of answer that a task has."""
+"""Reads texts as canonical answers, by the kind of answer of a task."""
 
 import atexit
 import collections
@@ -13,8 +13,8 @@ from sqlm_jax.verify import answers, choices, wrappings
 with epy.lazy_imports():  # sympy takes half a second
   from sqlm_jax.verify import mathematics
 
-# Texts of one question's answers, None where nothing was found, to canonical
-# answers: two of them mean the same exactly if they are equal.
+# Maps the texts of one question's answers, None for a missing answer, to
+# canonical answers, which are equal if and only if the answers agree.
 Reader = Callable[[Sequence[str | None]], tuple[types.Answer, ...]]
 
 KINDS = (*answers.KINDS, 'choice', 'expression', 'code')
@@ -29,11 +29,12 @@ def make_reader(
 
   Args:
     kind: 'number' or 'text', read one by one; 'choice', a letter or the text of
-      an option; 'expression', compared as mathematics in processes of their
-      own, which are started when they are first needed; 'code', a program,
-      which is left as it is.
-    options: of 'choice', A first.
-    given_up: counts what no process of 'expression' came back from, by why.
+      an option; 'expression', compared as mathematics in worker processes,
+      which start when they are first needed; 'code', a program, which is not
+      changed.
+    options: texts of the options of a 'choice', A first.
+    given_up: counts the tasks of an 'expression' that no worker finished, by
+      reason.
   """
   if kind == 'expression':
     return _expressions(given_up)
@@ -55,7 +56,7 @@ def _expressions(given_up: collections.Counter[str] | None) -> Reader:
     atexit.register(started.close)
     return started
 
-  # An empty text is a blank.
+  # An empty text is unparsed, like a missing one.
   return lambda texts: tuple(
     verifier().group([wrappings.around_mathematics(t or '') for t in texts])
   )

@@ -8,8 +8,8 @@ relation   = '=' | '≈' | '∈' | '≠' | '<' | '<=' | '>' | '>='
 value      = tuple | list | set | union | [expression] '±' expression | quantity
 quantity   = expression [unit]
 
-Tuples, expressions and units end in a `Leaf`. `docs/math_answers.md` says what
-the joiners mean; what it does not name raises `notation.Unreadable`.
+A `Leaf` reads the expressions. `docs/math_answers.md` says what the joiners
+mean; anything that it does not name raises `notation.Unreadable`.
 """
 
 import itertools
@@ -20,6 +20,7 @@ from sqlm_jax.verify import answers, joining, notation, units, words
 
 _THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
 _NOT_THOUSANDS = re.compile(r'(?<![\d.,])0\d{0,2}(?:,\d{3})+(?![\d,])')
+_STARTS_WITH_ZERO = re.compile(r'\s*0\d')  # as the cents of 5,00 €
 _RELATION = re.compile(r'<=|>=|[=<>≠≈∈]')
 _FLIPPED = {'>': '<', '>=': '<='}
 _LABEL = re.compile(
@@ -54,34 +55,33 @@ def _answer(text: str, leaf: units.Leaf) -> joining.Part:
   parts, joiners = joining.split(text)
   if len(parts) == 1:
     return _part(text, leaf)
-  if any(re.fullmatch(r'\s*0\d+\s*', part) for part in parts):
-    raise notation.Unreadable('syntax')  # 1, 000: one number, or two?
+  if any(_STARTS_WITH_ZERO.match(part) for part in parts):
+    raise notation.Unreadable('syntax')  # 1, 000 and 3,05 m: one number or two?
   return joining.join([_part(part, leaf) for part in parts], joiners)
 
 
 def _join_thousands(text: str) -> str:
   """Drops the commas of 1,000, but keeps those of (100,200)."""
-  place, found = 0, []
-  for match in _THOUSANDS.finditer(text):
-    if not joining.depth_of(text[: match.start()]):
-      found.append(text[place : match.start()] + match[0].replace(',', ''))
-      place = match.end()
-  return ''.join(found) + text[place:]
+  start, pieces = 0, []
+  for match in _at_top(_THOUSANDS, text):
+    pieces.append(text[start : match.start()] + match[0].replace(',', ''))
+    start = match.end()
+  return ''.join(pieces) + text[start:]
 
 
 def _at_top(pattern: re.Pattern, text: str) -> list[re.Match]:
   """Finds the matches outside of brackets."""
-  found, depth, seen = [], 0, 0
+  matches, depth, seen = [], 0, 0
   for match in pattern.finditer(text):
     depth += joining.depth_of(text[seen : match.start()])
     seen = match.end()
     if not depth:
-      found.append(match)
-  return found
+      matches.append(match)
+  return matches
 
 
 def _cut(text: str, matches: Sequence[re.Match]) -> list[str]:
-  """Returns what is between the matches."""
+  """Returns the pieces of a text before, between and after the matches."""
   starts = [0, *(match.end() for match in matches)]
   ends = [*(match.start() for match in matches), len(text)]
   return [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
@@ -121,11 +121,16 @@ def _bracketed(text: str, leaf: units.Leaf) -> joining.Part | None:
   if len(parts) == 1:
     if text[0] + text[-1] in ('(]', '[)'):
       raise notation.Unreadable('syntax')
-    return parts[0]
+    part = parts[0]
+    if text[0] == '[' and _is_list(part):  # a matrix of one row: [[1, 2]]
+      return joining.Part('value', notation.Reading(f'[{part.reading.value}]'))
+    return part
   if any(part.kind != 'value' for part in parts):
     return joining.join(parts, joiners)
   readings = [part.reading for part in parts]
   if text[0] == '{':
+    if any(_STARTS_WITH_ZERO.match(part) for part in texts):
+      raise notation.Unreadable('syntax')  # {1,000}
     if not set(joiners) <= {',', 'and'}:
       raise notation.Unreadable('syntax')
     return joining.Part('value', joining.as_set(readings))
@@ -133,6 +138,12 @@ def _bracketed(text: str, leaf: units.Leaf) -> joining.Part | None:
     raise notation.Unreadable('syntax')
   inside = ', '.join(str(reading.answer()) for reading in readings)
   return joining.Part('value', notation.Reading(f'{text[0]}{inside}{text[-1]}'))
+
+
+def _is_list(part: joining.Part) -> bool:
+  text = str(part.reading.answer())
+  is_bracketed = text[0] + text[-1] == '[]'
+  return is_bracketed and notation.closing(text, 0) == len(text) - 1
 
 
 def _value(text: str, leaf: units.Leaf) -> notation.Reading:
@@ -164,13 +175,14 @@ def _value(text: str, leaf: units.Leaf) -> notation.Reading:
 def _statement(
   sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
 ) -> joining.Part:
-  found = set(signs)
-  if found <= {'=', '≈'}:
+  if set(signs) <= {'=', '≈'}:
     return _chain(sides, signs, leaf)
   if signs == ['∈']:
     return _membership(*sides, leaf)
   if signs == ['≠']:
     terms = _scalars([_value(side, leaf) for side in sides])
+    if len(set(terms)) < len(terms):
+      raise notation.Unreadable('false')
     terms.sort(key=lambda term: (not _NAME.fullmatch(term), term))
     return joining.relation(' ≠ '.join(terms))
   return _inequality(sides, signs, leaf)
@@ -227,6 +239,8 @@ def _chain(
   """Reads x = 3, x = y = 3, x = 2 + 3 = 5, x = 1/3 ≈ 0.33 and x + y = 3."""
   tuples = [names for side in sides if (names := _names(side))]
   labels = [label for side in sides if (label := _label(side))]
+  if len(set(labels)) < len(labels):  # x = x says nothing
+    raise notation.Unreadable('mixed')
   if len(sides) == 2 and tuples and not labels:
     return _tuple_equation(sides, leaf)
   exact, rounded = [], []
@@ -236,21 +250,19 @@ def _chain(
   if not exact and not rounded:
     if len(labels) == 2:  # x = y
       return joining.assigned(labels[0], _value(sides[1], leaf))
-    *labels, last = sorted(set(labels))
+    *labels, last = sorted(labels)
     exact = [last]
   if not labels and not rounded and len(exact) == 2:
     return _equation(exact, leaf)
   value = _agreed(exact, rounded, leaf)
   if not labels:
     return joining.Part('value', value)
-  if len(set(labels)) < len(labels):
-    raise notation.Unreadable('mixed')
   assigned = [joining.assigned(label, value) for label in labels]
   return assigned[0] if len(assigned) == 1 else joining.system(assigned)
 
 
 def _label(text: str) -> str:
-  """Returns the name that is given a value, as in f(x) = 2x, or ''."""
+  """Returns the name in a label such as f(x) of f(x) = 2x, '' for no label."""
   match = _LABEL.fullmatch(text.strip())
   if not match:
     return ''
@@ -289,14 +301,16 @@ def _tuple_equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
 
 
 def _equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
-  """Reads 2*x + 1 = y, which assigns y; 2 + 3 = 5; x + y = 3."""
+  """Reads 2*x + 1 = y, which assigns y, and 2 + 3 = 5 and x + y = 3."""
   left, right = (_value(side, leaf) for side in sides)
   values = [left.value, right.value]
   if all(isinstance(value, notation.F) for value in values):
     return joining.Part('value', _agreed(sides, [], leaf))
   if left.unit or right.unit:
     raise notation.Unreadable('mixed')
-  if left.value == right.value:  # x = x says nothing
+  if not any(units.has_symbols(str(value)) for value in values):
+    return joining.Part('value', _agreed(sides, [], leaf))  # not \pi = 3.14
+  if left.value == right.value:  # 2x = x + x says nothing
     raise notation.Unreadable('mixed')
   for name, value in ((left, right), (right, left)):
     if _NAME.fullmatch(str(name.value)):
@@ -307,42 +321,52 @@ def _equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
 def _agreed(
   exact: Sequence[str], rounded: Sequence[str], leaf: units.Leaf
 ) -> notation.Reading:
-  """Returns the value that all sides have; a rounded one only says it again.
+  """Returns the exact value that all sides have.
 
   Raises:
-    notation.Unreadable: for sides that are not surely equal.
+    notation.Unreadable: for exact sides that are not surely equal, and rounded
+      sides that are not roundings of them.
   """
   if not exact:
     exact, rounded = rounded[:1], rounded[1:]
   first, *rest = [_value(side, leaf) for side in exact]
-  found_units = {reading.unit for reading in (first, *rest)}
+  unit_names = {reading.unit for reading in (first, *rest)}
   for side, reading in zip(exact[1:], rest, strict=True):
-    if reading.value != first.value and not _is_zero(
+    if reading.value != first.value and not _is_same(
       first, reading, exact[0], side, leaf
     ):
       raise notation.Unreadable('false')
   for side in rounded:
     reading = _value(side, leaf)
-    found_units.add(reading.unit)
+    unit_names.add(reading.unit)
     if not _is_rounding(side, reading, first, leaf):
       raise notation.Unreadable('false')
-  found_units -= {''}
-  if len(found_units) > 1:
+  unit_names -= {''}
+  if len(unit_names) > 1:
     raise notation.Unreadable('mixed')
-  return first._replace(unit=found_units.pop() if found_units else '')
+  return first._replace(unit=unit_names.pop() if unit_names else '')
 
 
-def _is_zero(one, other, one_text: str, other_text: str, leaf) -> bool:
+def _is_same(
+  left: notation.Reading,
+  right: notation.Reading,
+  left_text: str,
+  right_text: str,
+  leaf: units.Leaf,
+) -> bool:
   """Returns whether the difference of two expressions is 0."""
-  if all(isinstance(reading.value, notation.F) for reading in (one, other)):
+  if all(isinstance(reading.value, notation.F) for reading in (left, right)):
     return False
-  if one.unit or other.unit:
+  if left.unit or right.unit:
     return False
-  return leaf.expression(f'({one_text})-({other_text})') == 0
+  return leaf.expression(f'({left_text})-({right_text})') == 0
 
 
 def _is_rounding(
-  text: str, rounded: notation.Reading, exact: notation.Reading, leaf
+  text: str,
+  rounded: notation.Reading,
+  exact: notation.Reading,
+  leaf: units.Leaf,
 ) -> bool:
   """Returns whether 0.33 is 1/3, rounded to two decimals."""
   match = _DECIMAL.fullmatch(text.strip().lstrip('$'))
@@ -355,7 +379,7 @@ def _is_rounding(
 
 
 def number_only(text: str) -> notation.F:
-  """Reads plain numbers; raises `TooHard` for what may be an expression."""
+  """Reads a plain number; raises `TooHard` if it may be an expression."""
   number = answers.number(text)
   if number is None:
     words.tokens(text)

@@ -1,19 +1,17 @@
-"""Runs programs that nobody trusts against unit tests.
+"""Runs untrusted programs against unit tests.
 
 Each program gets a sandbox of its own, made by bubblewrap: new namespaces, no
 network, a file system that holds a Python interpreter and an empty directory,
 resource limits, and a filter of system calls (`seccomp`). A sandbox starts
-while the programs before it run, serves one program, once a test, and is
-gone. What a program writes is compared with what a test expects out here; the
-expected output never enters a sandbox.
+while earlier programs run, runs one program once for each test, and ends. The
+output is compared outside; the expected output never enters a sandbox.
 
   with sandbox.open_sandbox(workers=2) as judge:
     results = judge.run([(source, tests), ...])  # [programs][tests]
 
-A program gets what `python program.py < input` gives it: a file as standard
-input, and the end of an interpreter. It computes, in as many threads as its
-limits say. It can start no process, open no socket and no pipe and see no
-/proc; outside its /tmp it writes nothing. See docs/sandbox.md.
+A program runs as with `python program.py < input`: standard input is a file,
+and the program ends as an interpreter does. It cannot start processes, open
+sockets or pipes, see /proc, or write outside of its /tmp. See docs/sandbox.md.
 """
 
 import collections
@@ -54,7 +52,7 @@ _PAUSES = (0.1, 1.0, 4.0)  # seconds before a sandbox is started again
 _LONGEST_DETAIL = 200  # characters
 _PYC_HEAD = importlib.util.MAGIC_NUMBER + bytes(12)
 _PYTHON = ['-S', '-s', '-P', '-B', '-X', 'utf8']
-# What the last line of a program's stderr says of a limit.
+# Text in the last line of a program's stderr -> the limit that was exceeded.
 _LIMITS_SAID = {
   'MemoryError': 'memory',
   "can't start new thread": 'processes or memory',
@@ -71,13 +69,13 @@ _WHY = {  # letters of `sandbox_worker`
 
 
 class Limits(NamedTuple):
-  """What one run of a program, that is one test, may use."""
+  """Limits of one run of a program, which is one test."""
 
   cpu_seconds: float = 2.0  # of all its threads together
   wall_seconds: float = 4.0
   memory_bytes: int = 256 * 2**20  # address space, interpreter included
   processes: int = 8  # threads; a new process is refused at any number
-  file_bytes: int = 2**20  # of all files of all runs together, in /tmp
+  file_bytes: int = 2**20  # all files in /tmp, of all runs of a program
   output_bytes: int = 2**20  # stdout and stderr together
 
 
@@ -93,14 +91,14 @@ def open_sandbox(
   Args:
     backend: 'bubblewrap', or 'unsafe_subprocess', which limits resources but
       protects nothing.
-    workers: programs that run at a time; as many more wait, warmed up.
+    workers: programs that run at a time; as many more sandboxes wait, started.
     limits: for every run of every program.
-    most_timeouts: when so many tests of a program have run out of time, the
-      rest is not run and counts as out of time.
+    most_timeouts: after this number of timeouts of a program, its other tests
+      are not run and count as timeouts.
 
   Raises:
     RuntimeError: if sandboxes cannot be made on this machine.
-    ValueError: for an argument that means nothing.
+    ValueError: for an argument that is out of range.
   """
   limits = limits or Limits()
   if min(limits) <= 0 or min(workers, most_timeouts) < 1:
@@ -120,7 +118,7 @@ def open_sandbox(
 
 
 class Sandbox:
-  """Judges programs, until it is closed. Made by `open_sandbox`."""
+  """Judges programs until it is closed; `open_sandbox` makes it."""
 
   def __init__(
     self,
@@ -152,8 +150,8 @@ class Sandbox:
     """Judges programs, in parallel.
 
     Returns:
-      A row a program, a result a test, both in order. Nothing that a program
-      does is an exception.
+      A row for each program with a result for each test, in order. Nothing
+      that a program does raises an exception.
 
     Raises:
       RuntimeError: if it is closed, or if sandboxes no longer start.
@@ -170,7 +168,7 @@ class Sandbox:
         future.cancel()
 
   def close(self) -> None:
-    """Ends what runs, and returns when no process is left."""
+    """Ends all programs, and returns when no process is left."""
     with self._lock:
       self._closed.set()
       alive = list(self._alive)
@@ -179,7 +177,7 @@ class Sandbox:
       process.hang_up()
     for process in alive:
       process.end()
-    self._threads.shutdown()  # those who use one have closed it
+    self._threads.shutdown()  # threads that use a process close it
     for process in alive:
       process.close()
 
@@ -394,5 +392,5 @@ def _map_users(info: socket.socket, go: socket.socket, seconds: float) -> None:
 
 @functools.cache
 def _compiled(path: pathlib.Path) -> bytes:
-  """Compiled here, for it would take 3 ms of each start."""
+  """Compiles a script once, because it would take 3 ms of each start."""
   return marshal.dumps(compile(path.read_bytes(), path.name, 'exec'))

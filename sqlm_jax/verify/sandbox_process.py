@@ -1,8 +1,8 @@
 """The process of a sandbox, as the host sees it.
 
 Nothing here waits without a deadline. Programs run as the user who judges
-them, and can use up what the kernel lends to a user, the pages of pipes for
-example. So a sandbox is started from files in memory instead of pipes.
+them, and can use up resources that the kernel limits for each user, such as the
+pages of pipes. So a sandbox is started from files in memory instead of pipes.
 """
 
 import contextlib
@@ -16,19 +16,19 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
 START_LIMIT = 60.0  # seconds; busy machines are slow
-_END_LIMIT = 10.0  # seconds, after which what does not end is killed
+_END_LIMIT = 10.0  # seconds until a process that does not end is killed
 HOW_TO = (
   'Programs are judged in sandboxes of bubblewrap. Install 0.6 or newer, as '
   'with `apt-get install bubblewrap`, and allow unprivileged user namespaces '
   '(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, '
   'kernel.apparmor_restrict_unprivileged_userns; in a container of Docker: '
   "--security-opt seccomp=unconfined). backend='unsafe_subprocess' does "
-  'without, for containers that are thrown away.'
+  'without them, for containers that are thrown away.'
 )
 
 
 class Answer(NamedTuple):
-  """How one run ended, as the worker tells it."""
+  """The end of one run, as the worker reports it."""
 
   why: bytes
   status: int  # as of os.waitpid
@@ -48,13 +48,13 @@ def file_with(data: bytes) -> BinaryIO:
 
 
 class Process:
-  """A worker, as the host sees it: see `sandbox_worker` for what it says.
+  """A worker, as the host sees it; `sandbox_worker` defines its messages.
 
   Args:
     command: starts the worker.
     first: the first message, as bytes.
-    begin: called once with seconds to wait, by whoever has started the
-      process, for what the worker needs before it can go on.
+    begin: called once by `Process.begin` with the seconds that it may take. It
+      gives the worker what it needs before it can go on.
     cleanup: called when the process is gone.
     **how: options of subprocess.Popen.
 
@@ -102,7 +102,7 @@ class Process:
       raise RuntimeError(f'{self.last_words() or error}\n{HOW_TO}') from error
 
   def wait_until_ready(self) -> None:
-    """Waits for the worker's first word.
+    """Waits for the worker's first message.
 
     Raises:
       RuntimeError: if it does not come.
@@ -167,7 +167,7 @@ class Process:
     self._cleanup()
 
   def end(self) -> None:
-    """Hangs up and waits for the end, for seconds. Any thread may call."""
+    """Hangs up, waits some seconds, then kills. Any thread may call."""
     self.hang_up()
     left = self._hung_up + _END_LIMIT - time.monotonic()
     try:

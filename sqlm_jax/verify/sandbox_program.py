@@ -1,4 +1,4 @@
-"""Makes the child of a sandbox's worker an interpreter that runs a script.
+"""Turns the child of a sandbox's worker into an interpreter of a script.
 
 `sandbox_worker` gets this module, compiled, from the host and calls it in the
 child that it forks for each test.
@@ -62,7 +62,7 @@ def _limit(limits) -> None:
 def _bound_stacks(most: int) -> None:
   """Cuts the size of stacks that a program asks for to `most` bytes.
 
-  Many programs ask for 512 MiB, since contests count only what is touched.
+  Many programs ask for 512 MiB, because contests count only used memory.
   """
   set_size = _thread.stack_size
   _thread.stack_size = lambda size=0, /: set_size(min(size, most))
@@ -71,10 +71,10 @@ def _bound_stacks(most: int) -> None:
 class Run:
   """A program that is about to run as the script of this interpreter.
 
-  Also ends the process, once the interpreter would only free memory. Freeing
-  takes longer than most programs do, for every page is copied that the child
-  shares with the worker. So `_end` is called as the last one of what is
-  registered with atexit, and takes the few steps that a program can notice.
+  It also ends the process when the interpreter would only free memory. Freeing
+  takes longer than most programs do, because every page that the child shares
+  with the worker is copied. So `_end`, which atexit calls last, takes the few
+  steps that a program can notice, and skips the rest.
 
   Attributes:
     status: the exit status; None to leave the end to the interpreter.
@@ -88,12 +88,12 @@ class Run:
       stream = _text_stream(descriptor, f'<{name}>', mode, errors)
       setattr(sys, name, stream)
       setattr(sys, f'__{name}__', stream)
-    gc.freeze()  # what a program did not make is not looked at in `_end`
+    gc.freeze()  # `_end` looks only at objects that the program made
     folder = os.getcwd()
     path = os.path.join(folder, _SCRIPT)
     sys.argv = [_SCRIPT]
     sys.path[:] = [folder, *(entry for entry in sys.path if entry)]
-    # What the module site adds, which takes too long to import.
+    # The module `site` adds these, but takes too long to import.
     for name in ('exit', 'quit'):
       setattr(builtins, name, _sitebuiltins.Quitter(name, 'Ctrl-D (i.e. EOF)'))
     builtins.help = _sitebuiltins._Helper()
@@ -118,7 +118,7 @@ class Run:
 
   def _end(self) -> None:
     if self.status is None or not _flush():
-      return  # the interpreter flushes again, and says what is wrong
+      return  # the interpreter flushes again, and reports the error
     for file in _files():
       file.flush()
     self.held = []
@@ -131,7 +131,7 @@ class Run:
 
 
 def _files() -> list:
-  """Returns the files that a program has left open to write, texts first."""
+  """Returns the files that a program has left open for writing, texts first."""
   objects = gc.get_objects()
   kinds = set(map(type, objects))  # few, however many objects there are
   files = []
@@ -142,7 +142,7 @@ def _files() -> list:
 
 
 def _text_stream(descriptor: int, name: str, mode: str, errors: str):
-  """A standard stream as the interpreter makes it, see `create_stdio` there."""
+  """Makes a standard stream, as `create_stdio` of the interpreter does."""
   buffer = open(descriptor, mode + 'b', closefd=False)  # noqa: SIM115
   buffer.raw.name = name
   stream = io.TextIOWrapper(
@@ -153,7 +153,7 @@ def _text_stream(descriptor: int, name: str, mode: str, errors: str):
 
 
 def _save(path: str, source: bytes) -> None:
-  """Writes the script where `__file__` says that it is."""
+  """Writes the script to the path that `__file__` names."""
   try:
     with open(path, 'wb') as file:
       file.write(source)

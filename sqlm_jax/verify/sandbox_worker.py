@@ -8,11 +8,11 @@ namespace, so no signal of a program reaches it. It knows no expected output.
 
 The child returns from `main` and runs the program at the top level of the
 interpreter, which therefore ends a program as it ends any script: it prints
-what was not caught, waits for threads, calls what is registered with atexit,
+uncaught errors, waits for threads, calls what is registered with atexit,
 flushes files and computes the exit status. `sandbox_program` does the rest.
 
 A message from the host is 8 bytes of length and the bytes; the first one is the
-compiled `sandbox_program`, for a sandbox has no sqlm_jax. An answer is a
+compiled `sandbox_program`, because a sandbox has no sqlm_jax. An answer is a
 letter (why the program was ended, see `_why`), the wait status, two lengths,
 and what was written to stdout and to stderr.
 """
@@ -48,7 +48,7 @@ def main(backend: str, streams: str, code: str, *numbers: str):
   """Answers the host until it hangs up. Returns in the child of each test.
 
   Args:
-    backend: 'bubblewrap', or whatever does not protect this process.
+    backend: 'bubblewrap', or another one, which does not protect this process.
     streams: an empty directory for the files of the standard streams.
     code: a filter of system calls for the program in hexadecimal digits.
     *numbers: the limits of `sandbox.Limits`.
@@ -75,7 +75,7 @@ def main(backend: str, streams: str, code: str, *numbers: str):
   exec(marshal.loads(_receive(channel)), child.__dict__)
   os.write(channel, b'ready\n')
   source = _receive(channel)
-  gc.freeze()  # so that the end of each child does not visit what it shares
+  gc.freeze()  # the end of a child then does not visit shared objects
   while True:
     files.set_input(_receive(channel))
     descriptors = files.open_streams()
@@ -90,10 +90,10 @@ def main(backend: str, streams: str, code: str, *numbers: str):
 
 
 class _Files:
-  """The files behind the standard streams of the programs.
+  """The files of the standard streams of the programs.
 
-  They have names, as /dev/stdin and /dev/stdout have where there is a /proc.
-  A program opens them anew for every test.
+  They have names because a program may open /dev/stdin and /dev/stdout. They
+  are opened again for every test.
   """
 
   def __init__(self, directory: str):
@@ -138,7 +138,7 @@ def _become_nobody(libc: ctypes.CDLL) -> None:
 
 
 def _forbid(libc: ctypes.CDLL, code: bytes) -> None:
-  """Installs a filter of system calls, which no process can take off."""
+  """Installs a filter of system calls, which no process can remove."""
   if not code:
     return
   buffer = ctypes.create_string_buffer(code, len(code))
@@ -186,7 +186,7 @@ def _watch(pid: int, files: _Files, limits: _Limits, channel: int) -> tuple:
     why = run.until_the_end()
     run.close()
   except OSError as error:
-    # Nobody but the program has been here since it started.
+    # Only the program itself can have caused this.
     run.kill()
     return b'x', run.status, b'', str(error).encode()
   if len(run.out) > limits.output:
@@ -211,7 +211,7 @@ class _Watch:
       self.poll.register(descriptor, select.POLLIN)
 
   def until_the_end(self) -> bytes:
-    """Why the program has to end, see `_why`, or a dash if it has ended."""
+    """Returns the limit that is exceeded, see `_why`, or - if it has ended."""
     end = time.monotonic() + self.limits.wall
     while not self._has_ended():
       if why := self._why(end):
@@ -232,7 +232,7 @@ class _Watch:
     return bool(pid)
 
   def _why(self, end: float) -> bytes:
-    """The limit that is exceeded: (o)utput, (w)all, (c)pu, (f)iles."""
+    """Returns the exceeded limit: (o)utput, (w)all, (c)pu, (f)iles, or b''."""
     if len(self.out) + self.error_bytes > self.limits.output:
       return b'o'
     if time.monotonic() > end:
@@ -245,20 +245,20 @@ class _Watch:
     return b''
 
   def _seconds(self) -> float:
-    """Processor time of all its threads."""
+    """Returns the processor time of all threads of the program."""
     try:
       return time.clock_gettime(self.clock)
     except OSError:  # it has just ended
       return 0.0
 
   def _read(self, descriptor: int) -> bool:
-    """Takes what is there, and returns whether there may be more."""
+    """Reads available output, and returns whether there may be more."""
     try:
       chunk = os.read(descriptor, 2**16)
     except BlockingIOError:
       return False
     if not chunk and descriptor in self.open:
-      # Closed, which need not be for ever: it can be opened again by name.
+      # The program may open it again by name later.
       self.open.discard(descriptor)
       self.poll.unregister(descriptor)
     elif descriptor == self.files.output:
@@ -269,7 +269,7 @@ class _Watch:
     return bool(chunk)
 
   def kill(self) -> None:
-    """Ends the program and whatever is in its group."""
+    """Ends the program and all processes of its group."""
     if self.status is None:
       for end in (os.killpg, os.kill):
         try:
@@ -279,11 +279,11 @@ class _Watch:
       _, self.status = os.waitpid(self.pid, 0)
 
   def close(self) -> None:
-    """Ends the program, and takes what its streams still hold."""
+    """Ends the program, and reads what its streams still hold."""
     self.kill()
     for descriptor in (self.files.output, self.files.error):
       while self._read(descriptor):
-        pass  # no more than a pipe holds: nobody writes any more
+        pass  # at most the content of a pipe, since no writer is left
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
-"""Filters of system calls for the kernel: what is not named here is refused.
+"""Filters of system calls: the kernel refuses all calls that are not listed.
 
-Lists what a Python interpreter needs to compute, to read and to print. It is
-no list of what is dangerous, which would be out of date with the next kernel:
-sockets, mounts, namespaces, ptrace, bpf, keys, io_uring, shared memory and
-everything else outside the lists does not exist (ENOSYS) for a program. That
-includes pipes, epoll and eventfd: the kernel counts them for the user who runs
-the judge, and a program can keep more of them than it has descriptors.
+The lists hold what a Python interpreter needs to compute, to read and to print.
+A list of dangerous calls would be out of date with the next kernel. Sockets,
+mounts, namespaces, ptrace, bpf, keys, io_uring, shared memory and everything
+else outside the lists does not exist (ENOSYS) for a program. That includes
+pipes, epoll and eventfd: the kernel counts them for the user who runs the
+judge, and a program can keep more of them than it has descriptors.
 
 The filters are classic BPF, see seccomp(2) and bpf(4) of FreeBSD. Numbers are
 those of the kernel's asm/unistd_64.h and asm-generic/unistd.h.
@@ -52,8 +52,8 @@ _SUPERVISOR = """
   mknod 133 -; mknodat 259 33; chmod 90 -; fchmodat 268 53;
   setgroups 116 159; setresgid 119 149; setresuid 117 147; setpgid 109 154
 """
-# Denied to a program as to somebody whose files these are not (EPERM): the
-# directories that it must not change or close belong to its own user.
+# Denied to a program (EPERM), because its user owns directories that it must
+# not change or close.
 _DENIED = """
   chmod 90 -; fchmod 91 52; fchmodat 268 53
 """
@@ -82,7 +82,7 @@ _MACHINES = {
 
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
 _ALLOW = 0x7FFF0000
-_REFUSE = 0x00050000 | 38  # ENOSYS, for which libraries have a plan
+_REFUSE = 0x00050000 | 38  # ENOSYS, which libraries handle
 _DENY = 0x00050000 | 1  # EPERM
 _KILL = 0x80000000
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # in struct seccomp_data
@@ -92,15 +92,15 @@ _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020080
 _TERMINAL_OR_NOT = 0x5401  # TCGETS, which is how isatty asks
 _IOCTLS = (_TERMINAL_OR_NOT, 0x5450, 0x5451, 0x5421, 0x541B)  # FIO*
-# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. Others take
-# memory of the kernel that is counted for the user: pipes, locks, leases.
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. Others use
+# memory of the kernel that counts for the user: pipes, locks, leases.
 _FCNTLS = (0, 1, 2, 3, 4, 1030)
 
 _Code = list[tuple[int, int, int, int]]  # code, jump if so, if not, operand
 
 
 def filters(machine: str | None = None) -> Filters:
-  """The filters for a machine, this one if it is not named.
+  """Returns the filters for a machine, by default for this one.
 
   Raises:
     RuntimeError: for a machine whose numbers are not known.

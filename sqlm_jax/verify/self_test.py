@@ -1,8 +1,7 @@
-"""The judges are judged: answers whose grades are known, before an evaluation.
+"""Tests the grading of answers before an evaluation relies on it.
 
-A figure of an evaluation is worth what its judge is worth. Right answers in
-other forms, wrong answers and no answers are graded first; if one of them is
-graded falsely nothing else is.
+Right answers in other forms, wrong answers and empty answers are graded first.
+If one of them is graded wrongly, the evaluation does not begin.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +19,15 @@ _LONGEST_TESTS = 10_000  # characters of an example's tests
 def check_reader(
   read: readers.Reader, truths: Sequence[str], *, kind: str
 ) -> None:
-  """Compares answers whose comparison is known, with both in both places.
+  """Compares answers whose comparison is known, in both orders.
 
   Args:
-    read: how answers are read.
+    read: reads answers.
     truths: true answers of an evaluation; some of them are tried.
     kind: one of `readers.KINDS`.
 
   Raises:
-    RuntimeError: for a pair that is judged falsely.
+    RuntimeError: for a pair that is compared wrongly.
   """
   chosen = _spread(list(dict.fromkeys(truths)), _MOST_ANSWERS)
   for i, true in enumerate(chosen):
@@ -60,7 +59,7 @@ def check_sandbox(
     examples: of an evaluation; some of them are tried.
 
   Raises:
-    RuntimeError: for a program that is judged falsely, and for a solution of
+    RuntimeError: for a program that is judged wrongly, and for a solution of
       an example that does not pass its tests.
   """
   fit = [
@@ -75,8 +74,8 @@ def check_sandbox(
     for example in _spread(fit, _MOST_PROGRAMS)
     for program, expected in _programs(example)
   ]
-  found = run([(program, example.tests) for example, program, _ in tried])
-  for (example, program, expected), results in zip(tried, found, strict=True):
+  table = run([(program, example.tests) for example, program, _ in tried])
+  for (example, program, expected), results in zip(tried, table, strict=True):
     if unit_tests.fraction_passed(results) != expected:
       raise RuntimeError(
         f'the judge of programs failed its self-test: expected {expected:.0%} '
@@ -86,9 +85,9 @@ def check_sandbox(
 
 
 def _same_answers(known: types.Answer, true: str, kind: str) -> Iterator[str]:
-  """Yields the same answer in other words.
+  """Yields other forms of an answer.
 
-  Long numbers have no other form: it would be longer than what may be read.
+  Long numbers have none, because it could be too long to be read.
   """
   if isinstance(known, F):
     above, below = known.as_integer_ratio()
@@ -109,10 +108,10 @@ def _same_answers(known: types.Answer, true: str, kind: str) -> Iterator[str]:
     yield f'  {true.upper()}. '
 
 
-def _differ(one: types.Answer, other: types.Answer, kind: str) -> bool:
-  """Whether they are surely not equal: 5 and x = 5 are, with each other."""
-  are_numbers = isinstance(one, F) and isinstance(other, F)
-  return one != other and (are_numbers or kind != 'expression')
+def _differ(left: types.Answer, right: types.Answer, kind: str) -> bool:
+  """Returns whether two answers surely differ; 5 and x = 5 do not."""
+  are_numbers = isinstance(left, F) and isinstance(right, F)
+  return left != right and (are_numbers or kind != 'expression')
 
 
 def _other_answers(known: types.Answer) -> Iterator[str]:
@@ -124,8 +123,8 @@ def _other_answers(known: types.Answer) -> Iterator[str]:
 
 
 def _programs(example: types.Example) -> Iterator[tuple[str, float]]:
-  """Programs, and the share of the tests that each of them passes."""
-  # As bytes: Python would end lines in its own way.
+  """Yields programs, and the share of the tests that each of them passes."""
+  # Bytes, because Python changes the ends of lines in text.
   table = {
     unit_tests.as_lines(case.input).encode(): case.output
     for case in example.tests
@@ -142,6 +141,6 @@ def _programs(example: types.Example) -> Iterator[tuple[str, float]]:
 
 
 def _spread(items: Sequence, most: int) -> list:
-  """At most so many of them, from the first one to the last."""
+  """Returns at most `most` items, spread over the sequence."""
   step = max(len(items) / most, 1)
   return [items[int(i * step)] for i in range(min(most, len(items)))]

@@ -6,6 +6,8 @@ not in these tables makes an answer unreadable; none is dropped or guessed.
 
 import unicodedata
 
+from sqlm_jax.text import normalize
+
 MARKS = '°≠≈∈∪±'
 
 _GREEK_LETTERS = {
@@ -21,7 +23,8 @@ _GREEK_LETTERS = {
 }  # fmt: skip
 GREEK = frozenset(_GREEK_LETTERS.values())
 _GREEK_VARIANTS = {
-  'ς': 'sigma', 'ϵ': 'epsilon', 'ϑ': 'theta', 'ϱ': 'rho', 'ϕ': 'phi',
+  '\u00b5': 'mu', 'ς': 'sigma', 'ϵ': 'epsilon', 'ϑ': 'theta', 'ϱ': 'rho',
+  'ϕ': 'phi',
 }  # fmt: skip
 
 SUPERSCRIPTS = dict(zip('⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ', '0123456789+-()ni', strict=True))
@@ -29,12 +32,10 @@ SUBSCRIPTS = dict(
   zip('₀₁₂₃₄₅₆₇₈₉ₐₑᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ', '0123456789aeijklmnoprstuvx', strict=True)
 )
 
-DASHES = (
-  '\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2796\ufe58\ufe63'
+_DASHES = (
+  f'{normalize.HYPHENS}\u2014\u2015\u2796\ufe58\ufe63'
   '\u30fc'  # the Japanese long vowel, often typed for a minus
 )
-TIMES = '×✕✖⨯·⋅∙•∗'
-DIVIDED_BY = '÷∕⁄➗'
 
 _FRACTIONS = {
   char: unicodedata.normalize('NFKC', char).split('⁄')
@@ -67,9 +68,9 @@ _THIN_SPACES = dict.fromkeys('\u00a0\u2009\u202f', '\\,')
 
 SIGNS = {
   **_FULL_WIDTH, **_SMALL_FORMS, **_LETTERS, **_SPACES, **_THIN_SPACES,
-  **dict.fromkeys(DASHES, '-'),
-  **dict.fromkeys(TIMES, '*'),
-  **dict.fromkeys(DIVIDED_BY, '/'),
+  **dict.fromkeys(_DASHES, '-'),
+  **dict.fromkeys(normalize.TIMES, '*'),
+  **dict.fromkeys(normalize.DIVIDED_BY, '/'),
   **{char: rf'\frac{{{a}}}{{{b}}}' for char, (a, b) in _FRACTIONS.items()},
   **{char: rf' \{name} '
      for char, name in (_GREEK_LETTERS | _GREEK_VARIANTS).items()},
@@ -82,7 +83,7 @@ SIGNS = {
   '￡': ' GBP ', '¢': ' cents ', '￠': ' cents ',
   '㎜': ' mm', '㎝': ' cm', '㎞': ' km', '㎡': ' m^2', '㎥': ' m^3',
   '㎎': ' mg', '㎏': ' kg', '℃': '°C', '℉': '°F',
-  '′': "'", '″': "''", '\u00b5': ' u', '\u2126': 'ohm',
+  '′': "'", '″': "''", '\u2126': 'ohm',
   # A full stop, but not a decimal point.
   '。': '. ', '｡': '. ', '、': ', ', '､': ', ',
 }  # fmt: skip
@@ -108,7 +109,7 @@ WORDS = {
   **_JOINERS, '平方': ' square ', '立方': ' cubic ', **UNIT_WORDS,
 }  # fmt: skip
 
-# LaTeX macros that stand for something else. What typesets only is ''.
+# LaTeX macro -> its plain text; '' for a macro that only typesets.
 MACROS = {
   **dict.fromkeys(
     ('left', 'right', 'big', 'Big', 'bigg', 'Bigg', 'bigl', 'bigr', 'Bigl',

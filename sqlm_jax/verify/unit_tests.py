@@ -1,7 +1,7 @@
-"""Unit tests of programs: what an output is worth, and what the tests are.
+"""Unit tests of programs: comparison of outputs, and checks of the tests.
 
-A program reads an input and writes an output. Whether that is the expected
-one is decided as programming contests decide it, see `same_output`.
+A program reads an input and writes an output. The output is compared with the
+expected one as in programming contests, see `same_output`.
 """
 
 import collections
@@ -124,19 +124,19 @@ def _whole(token: str) -> int | None:
   if _LARGE.fullmatch(token):
     value = decimal.Decimal(token)
     return int(value) if value == int(value) else None
-  whole, _, decimals = token.partition('.')
-  if _INTEGER.fullmatch(whole) and not decimals.strip('0'):
-    return int(whole)
+  integer, _, decimals = token.partition('.')
+  if _INTEGER.fullmatch(integer) and not decimals.strip('0'):
+    return int(integer)
   return None
 
 
 def as_lines(text: str) -> str:
-  """Ends lines as Python does when it reads a text: a newline, nothing else."""
+  """Ends all lines with a newline, as Python does when it reads a text."""
   return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
 def fraction_passed(results: Sequence[types.Result]) -> float:
-  """The share of a program's tests that passed; 0.0 without any test."""
+  """Returns the share of a program's tests that passed; 0.0 without tests."""
   passed = sum(result.status == PASSED for result in results)
   return passed / len(results) if results else 0.0
 
@@ -144,15 +144,15 @@ def fraction_passed(results: Sequence[types.Result]) -> float:
 def shares_passed(
   table: Sequence[Sequence[types.Result]], *, unpassed: str = 'count'
 ) -> tuple[float, ...]:
-  """The share of tests that each program passed, for results [programs][tests].
+  """Returns each program's share of passed tests, of results [programs][tests].
 
-  A proposer's wrong test is passed by nobody, and would make every problem
+  No program passes a wrong test of a proposer, which would make every problem
   look as if it were of medium difficulty.
 
   Args:
     table: results.
-    unpassed: what of tests that no program passes: 'count', as in the paper,
-      or 'leave_out'. All are 0.0 if no test is left.
+    unpassed: treatment of tests that no program passes: 'count', as in the
+      paper, or 'leave_out'. All shares are 0.0 if no test is left.
   """
   counts = passed_by(table)
   kept = [unpassed == 'count' or count > 0 for count in counts]
@@ -165,7 +165,7 @@ def shares_passed(
 def contradictions(
   tests: Sequence[types.TestCase],
 ) -> tuple[tuple[int, int], ...]:
-  """Pairs of tests with the same input and another output.
+  """Returns pairs of tests with the same input and different outputs.
 
   No deterministic program passes both. Inputs are the same if only trailing
   white space or the ends of lines differ; each test is paired with the first
@@ -183,7 +183,7 @@ def contradictions(
 
 
 def has_constant_output(tests: Sequence[types.TestCase]) -> bool:
-  """Whether all of two or more tests expect the same output.
+  """Returns whether there are two or more tests, all with the same output.
 
   A program that prints it without reading anything would pass.
   """
@@ -193,10 +193,13 @@ def has_constant_output(tests: Sequence[types.TestCase]) -> bool:
 
 
 def passed_by(table: Sequence[Sequence[types.Result]]) -> tuple[int, ...]:
-  """How many programs pass each test, for results [programs][tests].
+  """Returns the number of programs that pass each test.
 
-  A test that none passes is wrong or too hard; one that all pass tells the
-  programs not apart. Either way it teaches nothing. () without programs.
+  A test that no program passes is wrong or too hard, and a test that all
+  programs pass does not tell them apart. Neither teaches anything.
+
+  Args:
+    table: results [programs][tests]; () without programs.
   """
   return tuple(
     sum(result.status == PASSED for result in column)
@@ -205,6 +208,6 @@ def passed_by(table: Sequence[Sequence[types.Result]]) -> tuple[int, ...]:
 
 
 def statuses(results: Iterable[types.Result]) -> dict[str, int]:
-  """How often each status occurs, zeros included, for the metrics."""
+  """Counts the results of each status, zeros included, for the metrics."""
   counts = collections.Counter(result.status for result in results)
   return {status: counts[status] for status in STATUSES}

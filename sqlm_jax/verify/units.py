@@ -8,13 +8,13 @@ from sqlm_jax.verify import notation, words
 
 
 class Leaf(NamedTuple):
-  """How expressions are read: by sympy, or only if they are plain numbers.
+  """Functions that read expressions: with sympy, or plain numbers alone.
 
   Both functions raise `notation.Unreadable` or `notation.TooHard`.
   """
 
   expression: Callable[[str], notation.Value]
-  # Whether a value lies within a distance of a number.
+  # Takes a value, a number and a distance.
   is_close: Callable[[notation.Value, notation.F, notation.F], bool]
 
 
@@ -40,6 +40,7 @@ _UNITS = {
   'lb': 'pound',
   'oz': 'ounce',
   'ml': 'milliliter millilitre mL',
+  'ul': 'microliter microlitre uL',
   'cl': 'centiliter centilitre cL',
   'dl': 'deciliter decilitre dL',
   'L': 'liter litre l',
@@ -116,7 +117,7 @@ _NO_UNITS_TEXT = """
   sometimes maybe perhaps possibly probably certainly surely however
   although though while until unless except instead otherwise both either
   neither each every some many much few several other another same such own
-  first last next answer result solution total sum difference product
+  first last next and or answer result solution total sum difference product
   quotient equal equals unknown nothing something anything everything
   between among under above below after before during against respectively
   actually simply finally together altogether overall combined
@@ -142,7 +143,7 @@ def with_unit(text: str, leaf: Leaf) -> notation.Reading:
     sign, unit, rest = match.groups()
     if per := re.fullmatch(r'(.*\d)\s+per\s+([a-z]+)', rest):  # $5 per hour
       return with_unit(f'{sign}{per[1]} {unit} per {per[2]}', leaf)
-    if _letters(rest):
+    if has_symbols(rest):
       raise notation.Unreadable('word')
     value = _value(sign + rest, leaf)
     return notation.Reading(value, unit=_UNIT_OF[unit])
@@ -170,7 +171,7 @@ def _angle(text: str, leaf: Leaf) -> notation.Reading:
       raise
   value = leaf.expression(f'({text})/(1°)')
   if isinstance(value, str) and not value.isalpha():
-    value = f'({value})'  # of b**2 °, the degrees would be those of 2
+    value = f'({value})'  # in b**2 °, the degrees would belong to the 2
   return notation.Reading(value, unit='degree')
 
 
@@ -181,11 +182,13 @@ def _percent(value: notation.Value, leaf: Leaf) -> notation.Value:
 
 
 def _is_quantity(text: str) -> bool:
-  """Returns whether what is before a unit may be its value."""
-  return not ('°' in text or _letters(text) or text.rstrip()[-1:] in '+-*/^(')
+  """Returns whether the text before a unit may be its value."""
+  return not (
+    '°' in text or has_symbols(text) or text.rstrip()[-1:] in '+-*/^('
+  )
 
 
-def _letters(text: str) -> bool:
+def has_symbols(text: str) -> bool:
   """Returns whether there are symbols, which make a unit a factor: 2x m."""
   return any(
     word not in words.FUNCTIONS
@@ -271,8 +274,8 @@ def _is_word(word: str) -> bool:
 def _value(text: str, leaf: Leaf) -> notation.Value:
   """Reads a mixed number, 3 1/2, or an expression."""
   if match := _MIXED.fullmatch(text.strip()):
-    sign, whole, above, below = match.groups()
+    sign, integer, above, below = match.groups()
     if int(below):
-      value = int(whole) + notation.F(int(above), int(below))
+      value = int(integer) + notation.F(int(above), int(below))
       return -value if sign else value
   return leaf.expression(text.strip())

@@ -1,8 +1,8 @@
 """Functions of a user that a config names as 'module:function'.
 
-They run in a process of their own that can be killed, so that one which hangs,
-exits or raises ends in an error that says so. The process is trusted: its
-memory and its files are not limited.
+They run in a process of their own that can be killed. So a function that hangs,
+exits or raises causes an error that says so. The process is trusted: its memory
+and its files are not limited.
 """
 
 import atexit
@@ -29,7 +29,7 @@ _ENDS = {  # `pool.Result.why_not` in words
 
 
 class Function:
-  """A function from a text to a text, or to None if it does not know.
+  """A function from a text to a text, or to None for no answer.
 
   Args:
     key: of the config, for errors.
@@ -65,7 +65,7 @@ class Function:
     """Calls the function.
 
     Raises:
-      ValueError: if it does not return a text or None, with what it did.
+      ValueError: if it does not return a text or None; says what it did.
     """
     value, problem = self._ask(text)
     if problem:
@@ -76,10 +76,10 @@ class Function:
     return value
 
   def _ask(self, text: str | None) -> tuple[str | None, str]:
-    """Returns the value, and in words what is wrong with it."""
+    """Returns the value, and a description of the problem or ''."""
     try:
       (result,) = self._pool.start().map([[self._name, text]])
-    except RuntimeError:  # it does not get as far as that
+    except RuntimeError:  # the worker does not start
       return None, 'importing its module ended the process'
     if result.why_not:
       return None, _ENDS[result.why_not]
@@ -87,14 +87,14 @@ class Function:
 
 
 def call(task: tuple[str, str | None]) -> tuple[str | None, str]:
-  """Calls a function of a user: this runs in the process of its own.
+  """Calls a function of a user, in the worker process.
 
   Args:
     task: the name of the function, and a text; None instead of the text only
       looks for the function.
 
   Returns:
-    The value, and what is wrong with it, '' if nothing is.
+    The value, and a description of the problem or ''.
   """
   name, text = task
   function, problem = _find(name)
@@ -135,7 +135,7 @@ def _find(name: str) -> tuple:
   except TypeError as error:
     return None, f'it takes other arguments: {error}'
   except ValueError:
-    pass  # a function of C may not say
+    pass  # a function in C may have no signature
   return function, ''
 
 

@@ -1,4 +1,4 @@
-"""The words and tokens of an expression, without what they mean."""
+"""Cuts an expression into tokens, and lists the words that it may contain."""
 
 import re
 from typing import NamedTuple
@@ -20,8 +20,10 @@ FUNCTIONS = {
   *INVERSES, *INVERSES.values(), *SYNONYMS,
 }  # fmt: skip
 SYMBOLS = signs.GREEK
-CONSTANTS = {'pi', 'e', 'E', 'i', 'I', 'oo', 'infinity'}
+CONSTANTS = {'pi', 'e', 'i', 'oo', 'infinity'}
 _TWO_ARGUMENTS = {'frac', 'binom'}
+# As in y = mx + b and e^{ix}; my is a word, and px a unit.
+_WITH_FACTOR = {f'{a}{x}' for a in 'ikmnqrt' for x in 'xyz'} - {'my'}
 _MACROS = FUNCTIONS | SYMBOLS | _TWO_ARGUMENTS | {'pi'}
 
 SUBSCRIPT = r'\s*_\s*(?:\d+|[A-Za-z]|\{\s*[A-Za-z0-9]+\s*\})'
@@ -42,7 +44,7 @@ END = Token('end', '')
 
 def is_product(word: str) -> bool:
   """Returns whether letters in a row are factors, as in 2xy."""
-  return len(word) < 4 and set(word) <= set('abcxyz')
+  return word in _WITH_FACTOR or (len(word) < 4 and set(word) <= set('abcxyz'))
 
 
 def tokens(text: str) -> list[Token]:
@@ -51,7 +53,7 @@ def tokens(text: str) -> list[Token]:
   Raises:
     notation.Unreadable: at an unknown sign, word or macro.
   """
-  found, place = [], 0
+  result, place = [], 0
   while place < len(text):
     match = _TOKEN.match(text, place)
     if match is None:
@@ -60,11 +62,23 @@ def tokens(text: str) -> list[Token]:
     if word := match['word']:
       if match['macro'] and word not in _MACROS:
         raise notation.Unreadable('macro')
-      found += _words(word, plain_subscript(match['below'] or ''))
+      below = plain_subscript(match['below'] or '')
+      if text.startswith('^', place) and not below and _ends_in_e(word):
+        result += _words(word[:-1], '')  # the x of xe^x
+        word = 'e'
+      result += _words(word, below)
     else:
       kind = match.lastgroup
-      found.append(Token(kind, match[kind].replace('**', '^')))
-  return found
+      result.append(Token(kind, match[kind].replace('**', '^')))
+  return result
+
+
+def _ends_in_e(word: str) -> bool:
+  """Returns whether a word is a product of letters and e."""
+  letters = word[:-1]
+  is_known = word in FUNCTIONS | SYMBOLS
+  is_factor = len(letters) == 1 or is_product(letters)
+  return word[-1] == 'e' and bool(letters) and is_factor and not is_known
 
 
 def plain_subscript(text: str) -> str:

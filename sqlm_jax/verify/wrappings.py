@@ -1,16 +1,20 @@
-"""Removes what stands around an answer: introductions and typesetting.
+"""Removes introductions to an answer, and the typesetting around it.
 
-'The answer is 5.', **5**, \\boxed{5}, "5" and 答えは5です。 all say 5. Only
-wordings that leave nothing to guess are known here; any other text is left as
-it is.
+'The answer is 5.', **5**, \\boxed{5}, "5" and 答えは5です。 all become 5. Only
+unambiguous wordings are known here. Any other text stays as it is.
 """
 
 import re
 
 from sqlm_jax.text import normalize
+from sqlm_jax.verify import signs
+
+MAX_LENGTH = 1000  # characters; a longer text is left as it is
 
 _ADJECTIVES = r'(?:(?:correct|final|right|best|most|likely|only) )*'
-_IS = r'(?: (?:is|would be|must be|should be)(?: ?:)?| ?[:=])'
+# The end of a word in a Latin script. A Japanese word may follow immediately.
+_WORD_END = r'(?![a-z\u00c0-\u024f])'
+_IS = rf'(?: (?:is|would be|must be|should be){_WORD_END}(?: ?:)?| ?[:=])'
 _JAPANESE = (
   r'(?:(?:正しい|最終的な|最終|最も適切な|適切な|私の)の?)*'
   r'(?:答え?|こたえ|解答|回答|正解|正答|結論)'
@@ -28,25 +32,25 @@ _ROMANCE = (
 _GERMAN = (
   r'(?:die )?(?:(?:richtige|korrekte|endgültige|beste) )*(?:antwort|lösung)'
 )
-# Text without spaces beside Japanese or Chinese characters, punctuation in
-# ASCII: `normalize.plain` has been there.
+# For texts as `normalize.plain` writes them: punctuation in ASCII, and no
+# spaces beside Japanese or Chinese characters.
 _INTRODUCTIONS = (
   r'#{1,6} ',
   r'\[(?:answer|final answer|答え|解答|回答|正解|答案)\] ?:? ?',
   r'(?:(?:so|thus|hence|therefore|finally|then),? )?'
   r'(?:i (?:think|believe)(?: that)? )?(?:(?:the|my|our) )?'
   rf'{_ADJECTIVES}(?:answer|solution){_IS} ?',
-  rf'{_GERMAN}(?: (?:ist|lautet)(?: ?:)?| ?:) ?',
-  rf'{_ROMANCE}(?: (?:est|es|è|é)(?: ?:)?| ?:) ?',
+  rf'{_GERMAN}(?: (?:ist|lautet){_WORD_END}(?: ?:)?| ?:) ?',
+  rf'{_ROMANCE}(?: (?:est|es|è|é){_WORD_END}(?: ?:)?| ?:) ?',
   rf'{_JAPANESE}(?:は[,:]?|:|=) ?',
   rf'{_CHINESE}(?:应该|應該)?(?:是|为|為)?[:=] ?',
   rf'{_CHINESE}(?:应该|應該)?(?:是|为|為)',
   rf'{_KOREAN}(?:은|는| ?[:=]) ?',
 )
-# All of them at once: a model may repeat one until it is stopped.
+# Matches any number of them: a model may repeat an introduction endlessly.
 _INTRODUCTION = re.compile(f'(?:{"|".join(_INTRODUCTIONS)})+', re.IGNORECASE)
-# Ends a sentence that an introduction began. Words may end in だ, nouns that
-# are written in kanji, katakana or digits do not.
+# The end of a sentence that an introduction began. Other words may end in だ,
+# but not nouns that are written in kanji, katakana or digits.
 _AFTER_INTRODUCTION = re.compile(
   r'(?:です|である|でしょう|(?:に|と)なります|(?:だ)?と思います'
   r'|(?<=[0-9A-Za-z\u30a1-\u30ff\u4e00-\u9fff)\]"%])だ'
@@ -63,11 +67,10 @@ LATEX_COMMAND = (
 )
 _PHRASE = rf"(?:(?![\d_])[\w .'{normalize.UNSPACED}])+"
 _BARE_NUMBER = r'[-+]?[\d./%]+'
-# In mathematics these separate, too, and a line break is not a space.
+# `normalize.plain` is not for mathematics, where line breaks separate
+# statements.
 _IN_MATHEMATICS = str.maketrans(
-  dict.fromkeys('。｡', '. ')
-  | dict.fromkeys('、､', ', ')
-  | {'：': ':', '＝': '='}
+  {char: signs.SIGNS[char] for char in '。｡、､：＝'}
 )
 _QUOTED = re.compile(r'\A[「『【〔](.*)[」』】〕]\s*\.?\Z', re.DOTALL)
 _WRAPPERS = tuple(
@@ -81,7 +84,7 @@ _WRAPPERS = tuple(
     r'"([^"]+)"',
     r"'([^']+)'",
     r'<(?:b|strong|em|answer)>([^<>]+)</(?:b|strong|em|answer)>',
-    # Of more than a phrase or a number brackets may be a part: [0, 1].
+    # Brackets around anything else may be a part of the answer: [0, 1].
     rf'\(({_PHRASE}|{_BARE_NUMBER})\)',
     rf'\[({_PHRASE}|{_BARE_NUMBER})\]',
   )
@@ -89,13 +92,13 @@ _WRAPPERS = tuple(
 
 
 def around_mathematics(text: str) -> str:
-  """Removes introductions and Japanese punctuation, and nothing else.
+  """Removes introductions, Japanese punctuation and Japanese quotation marks.
 
-  The rest is for `mathematics` to read, which knows LaTeX itself.
+  LaTeX and other typesetting are left to `mathematics`.
   """
   text = text.translate(_IN_MATHEMATICS).strip()
   before = None
-  while text != before:
+  while text != before and len(text) <= MAX_LENGTH:
     before = text
     text = _without_copula(without_introduction(_QUOTED.sub(r'\1', text)))
     text = text.strip()
@@ -103,13 +106,13 @@ def around_mathematics(text: str) -> str:
 
 
 def peel(text: str) -> str:
-  """Removes one layer of what stands around an answer.
+  """Removes one layer around an answer: typesetting or an introduction.
 
   Args:
     text: as `normalize.plain` writes it.
 
   Returns:
-    The text itself if there is nothing around it.
+    The text itself if there is nothing to remove.
   """
   for remove in (without_markup, without_introduction, _without_copula):
     shorter = remove(text)
@@ -119,7 +122,7 @@ def peel(text: str) -> str:
 
 
 def without_introduction(text: str) -> str:
-  """Removes one introduction, with what ends its sentence."""
+  """Removes introductions at the start, and the end of their sentence."""
   match = _INTRODUCTION.match(text)
   if match is None:
     return text

@@ -95,6 +95,10 @@ def test_the_program_of_a_response(text, expected):
     (r'Final:\s*```\w*\n(.*?)```', 'Final:\n```py\ny\n```\n```\nx\n```', 'y'),
     (r'<code>(.*?)</code>', f'<code>{CODE}</code>\n```\nx\n```', CODE),
     (r'`(.*?)`', f'`{CODE}`', CODE),
+    # A pattern may name another fence than the response has.
+    (r'~~~\w*\n(.*?)~~~', f'~~~python\n{CODE}\n~~~', CODE),
+    (r'~~~\w*\n(.*?)~~~', f'```python\n{CODE}\n```', CODE),
+    (r'````\w*\n(.*?)````', '```py\nx\n```', 'x'),
   ],
 )
 def test_a_pattern_is_tried_on_blocks_that_are_paired(pattern, text, expected):

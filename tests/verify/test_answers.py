@@ -128,7 +128,8 @@ def test_what_is_no_number_is_a_blank(text):
     '**12**', '`12`', 'The final answer is: $12$.', '$12$', r'\boxed{12}',
     r'$\boxed{12}$', '(12)', '[12]', '#### 12', '**Answer:** 12', 'Antwort: 12',
     'Answer = 12', '<answer>12</answer>', '２４／２', '１２００％', '１２．０',
-    '\ufeff12',
+    '\ufeff12', '12.0.', '12.0。', '答え：12.0。', 'The answer is 12.0.',
+    '「12.0。」', '24/2.', '1200%。', '**Answer:** 12.0.',
   ],
 )  # fmt: skip
 def test_what_stands_around_a_number(text):
@@ -142,6 +143,7 @@ def test_what_stands_around_a_number(text):
     '12?', '(1,000)', '(1, 2)', '5"', "5'", '答え：5または6', '答え：', 'ー5',
     '1・5', 'not 12', '12 or 13', '答えは5²', '２０２６年', '$5$6',
     'Answer: 5 apples', 'The answer is not 5', '答え：1、000', '十二',
+    '12..', '12.0..', '1.2.0.', '12.0,',
   ],
 )  # fmt: skip
 def test_no_number_is_guessed(text):
@@ -206,6 +208,11 @@ def test_one_answer_in_english(text):
     ('$5 and $10', '5 and 10'),
     ('a or b', 'a'),
     ('not Paris', 'Paris'),
+    # No introduction, but words that begin like one.
+    ("The answer isn't Paris", "n't Paris"),
+    ('La respuesta está en casa', 'á en casa'),
+    ('Die Antwort istanbul', 'anbul'),
+    ('!ready', 'ready'),
     ('まだ', 'ま'),
     ('答えはまだ', '答えはま'),
     ('東京、大阪', '東京'),

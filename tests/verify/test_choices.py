@@ -144,7 +144,7 @@ def test_in_japanese_and_chinese(text):
     'A) London B) Paris', 'Paris, not Rome', r'\boxed{A} or \boxed{B}', 'black',
     'bparis', 'B温度', 'B材料の汚れ', 'Bははんだ不良', 'B-', 'B+',
     'None of the above', 'ア', '①', '选', '答え', 'です', 'Option',
-    'B Paris Rome',
+    'B Paris Rome', '~~B~~', '~B', '~~Paris~~', '~~A~~ B', '!B',
   ],
 )  # fmt: skip
 def test_it_refuses_rather_than_guesses(text, options):

@@ -70,7 +70,7 @@ CLASSES = [
   ['2pi', r'2\pi', '2*pi', '2π', 'pi*2', r'\pi + \pi', '4pi/2'],
   ['pi', r'\pi', 'π'], ['3.14'], ['3.14159265358979323846'], ['22/7'],
   ['e', 'exp(1)', 'e^1'], ['-1', r'e^{i\pi}', 'i^2', 'i*i'],
-  ['3+4i', '4i+3', '3 + 4*I'], ['ln 2', r'\ln(2)', 'log(2)', 'ln(4)/2'],
+  ['3+4i', '4i+3', '3 + 4*i'], ['ln 2', r'\ln(2)', 'log(2)', 'ln(4)/2'],
   # Expressions.
   ['x^2+2x+1', '(x+1)^2', '1+2x+x²', 'x**2 + 2*x + 1', '(x+1)(x+1)',
    'x(x+2)+1', r'\left(x+1\right)^{2}', '{(1+x)}^2', '2x+x^2+1',
@@ -93,7 +93,8 @@ CLASSES = [
   ['[[1,2],[3,4]]', r'\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}',
    r'\begin{bmatrix}1&2\\3&4\\\end{bmatrix}'],
   [r'\begin{pmatrix}1\\2\\3\end{pmatrix}', '[[1],[2],[3]]',
-   '[1,2,3]', '[[1,2,3]]'],  # as a list of one is that one
+   '[1,2,3]'],  # a column; the next is a row
+  ['[[1,2,3]]', r'\begin{pmatrix} 1 & 2 & 3 \end{pmatrix}'],
   [r'(-\infty,1)\cup(2,\infty)', '(2,oo) or (-oo,1)', '(−∞,1) ∪ (2,∞)'],
   ['(-oo, 3)', r'(-\infty, 3)', '(−∞,3)'], ['((1,2),(3,4))'],
   ['(sqrt(8), 1)', r'(2\sqrt{2}, 1)'],
@@ -181,10 +182,10 @@ def test_the_values_of_the_table(table):
     'sqrt(8)': '2*sqrt(2)', '{2,1}': '{1, 2}', 'x=3': 'x = 3', '3<x': '3 < x',
     'y=3,x=2': 'x = 2, y = 3', '(x+1)^2': 'x**2 + 2*x + 1', '5cm': '5 cm',
     '$12.50': '25/2 $', 'x=3, x=2': 'x = {2, 3}', '30°': '30 degree',
-    '2pi': '2*pi', '3+4i': '3 + 4*I', '60 mph': '60 mi/h',
+    '2pi': '2*pi', '3+4i': '3 + 4*i', '60 mph': '60 mi/h',
   }  # fmt: skip
   assert {text: table.get(text) for text in expected} | {
-    '3+4i': '3 + 4*I'
+    '3+4i': '3 + 4*i'
   } == expected
 
 

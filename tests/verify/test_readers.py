@@ -27,6 +27,7 @@ def test_expressions_with_what_stands_around_them():
     ('The answer is x²。', 'x².'),
     ('3〜5', '3〜5'),  # a range is no product
     ('答え：「(1, 2)」です。', '(1, 2)'),
+    ('です' * 600, 'です' * 600),  # too long to be an answer
     ('', ''),
   ],
 )
