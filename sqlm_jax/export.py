@@ -36,8 +36,8 @@ def export_policy(
 ) -> pathlib.Path:
   """Writes a policy as a Hugging Face directory, or as a PEFT adapter.
 
-  Everything is written beside the directory first, and moved into place when
-  it is whole.
+  Everything is first written to a temporary directory next to the target, which
+  then takes the target's name.
 
   Args:
     parts: of the run.
@@ -64,8 +64,7 @@ def export_policy(
       f'step {step}, before any training, has none. Name another --checkpoint'
     )
   target.parent.mkdir(parents=True, exist_ok=True)
-  # Not `tempfile.mkdtemp`, whose directory nobody else may read, whatever the
-  # user's umask says.
+  # The directory of `tempfile.mkdtemp` would ignore the user's umask.
   temporary = target.with_name(f'.{target.name}.{secrets.token_hex(4)}')
   temporary.mkdir()
   try:
@@ -122,27 +121,27 @@ def default_dtype(config: config_lib.Config) -> str:
   return 'bfloat16' if 'bfloat16' in dtypes else 'float32'
 
 
-# Texts that tokenizers cut in different ways.
+# Texts that tokenizers split in different ways.
 _TEXTS = ('Solve:\n\n12 + 3', '  two\n\n\tx', "I'LL naïve e\u0301 日本語 🙂")
 
 
 def _check_tokenizer(
   directory: pathlib.Path, tokens: tokenizer.Tokenizer
 ) -> None:
-  """Warns if the installed transformers cuts texts in another way.
+  """Warns if the installed transformers splits text in another way.
 
-  Some versions replace the rules of tokenizer.json by those of a class, which
-  they choose by the type of the model and not by what the directory says.
+  For some types of models, some versions replace the rules of tokenizer.json by
+  the rules of a class.
   """
   try:
     theirs = transformers.AutoTokenizer.from_pretrained(directory)
-    found = [theirs.encode(text, add_special_tokens=False) for text in _TEXTS]
+    actual = [theirs.encode(text, add_special_tokens=False) for text in _TEXTS]
   except Exception as error:  # a check must not cost the export
     logging.warning('The exported tokenizer could not be checked: %r', error)
     return
-  if found != [tokens.encode(text, allow_special=True) for text in _TEXTS]:
+  if actual != [tokens.encode(text, allow_special=True) for text in _TEXTS]:
     logging.warning(
-      'AutoTokenizer of transformers %s does not cut a text as tokenizer.json '
+      'AutoTokenizer of transformers %s does not split text as tokenizer.json '
       'says, which is how the model was trained: load the exported tokenizer '
       'with transformers.PreTrainedTokenizerFast.',
       transformers.__version__,
@@ -152,7 +151,7 @@ def _check_tokenizer(
 def check_target(
   parts: assemble.Parts, directory: str, *, as_adapter: bool
 ) -> None:
-  """Refuses what cannot be exported, before anything is loaded.
+  """Refuses an export that would fail, before anything is loaded.
 
   Raises:
     ValueError: if the directory is not empty, or there are no adapters.

@@ -43,14 +43,16 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   with gguf_file.read_once():
     checkpoint = loader.open_checkpoint(path)
     tokens = tokenizer.load_tokenizer(
-      path, trusted=config.model.path in catalog.MODELS
+      path,
+      trusted=config.model.path in catalog.MODELS,
+      needs_chat=config.task.style == 'chat',
     )
   try:
     tokens = tokenizer.cut(tokens, checkpoint.config.vocab_size)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
   unused = checkpoint.config.vocab_size - tokens.vocab_size
-  # Embeddings are padded; what has no token adds nothing to a text.
+  # Embeddings are padded; a row without a token adds nothing to a text.
   tokens = tokens._replace(token_bytes=tokens.token_bytes + (b'',) * unused)
 
   def load(dtype):

@@ -81,3 +81,20 @@ def test_a_link_that_leads_nowhere_is_present(tmp_path):
   assert not model_files.is_present(path)
   path.symlink_to('gone')
   assert model_files.is_present(path)
+
+
+def test_an_optional_file_may_be_missing_but_not_broken(tmp_path):
+  path = tmp_path / 'added_tokens.json'
+  assert model_files.read_optional_json(path) == {}
+  path.symlink_to('gone')
+  with pytest.raises(ValueError, match='symbolic link to gone'):
+    model_files.read_optional_json(path)
+
+
+def test_text_has_line_breaks_of_one_kind(tmp_path):
+  path = tmp_path / 'merges.txt'
+  path.write_bytes('a b\r\nç d\re f\n'.encode())
+  assert model_files.read_text(path) == 'a b\nç d\ne f\n'
+  path.write_bytes(b'\xff')
+  with pytest.raises(ValueError, match=r'merges\.txt: expected UTF-8'):
+    model_files.read_text(path)

@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import logging
+import os
+import re
 
 import hypothesis
 import pytest
@@ -374,7 +376,7 @@ def test_ids_of_a_vocabulary_that_are_not_counted(tmp_path, vocab):
 def test_a_vocabulary_without_merges_is_refused(tmp_path):
   write_vocabulary(tmp_path)
   (tmp_path / 'merges.txt').unlink()
-  with pytest.raises(ValueError, match=r'expected merges\.txt beside it'):
+  with pytest.raises(ValueError, match=r'expected merges\.txt in the same'):
     tokenizer.load_tokenizer(tmp_path)
 
 
@@ -515,3 +517,70 @@ def test_an_export_has_a_class_of_both_versions(tmp_path, name, model_type):
     files.MESSAGES, tokenize=False, add_generation_prompt=True
   )
   assert chat == ours.chat(files.MESSAGES)
+
+
+# Files that cannot be read, or not within bounds.
+
+
+def make_large(path):
+  with path.open('wb') as file:
+    file.truncate(2**36)  # a hole
+
+
+KINDS = {
+  'this is a named pipe': os.mkfifo,
+  'this is a character device': lambda path: path.symlink_to('/dev/zero'),
+  'this is a directory': lambda path: path.mkdir(),
+  'a symbolic link to gone': lambda path: path.symlink_to('gone'),
+  '68719476736 bytes, expected at most': make_large,
+}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'special_tokens_map.json',
+    'added_tokens.json',
+    'chat_template.jinja',
+    'generation_config.json',
+    'config.json',
+  ],
+)
+def test_a_file_that_is_not_regular_or_too_large_is_named(tmp_path, name):
+  for i, (message, make) in enumerate(KINDS.items()):
+    directory = tmp_path / str(i)
+    directory.mkdir()
+    write(directory, smollm(), {})
+    (directory / name).unlink(missing_ok=True)
+    make(directory / name)
+    with pytest.raises(ValueError, match=rf'{re.escape(name)}: .*{message}'):
+      tokenizer.load_tokenizer(directory)
+
+
+@pytest.mark.parametrize('name', ['vocab.json', 'merges.txt'])
+def test_a_vocabulary_that_is_not_regular_or_too_large_is_named(tmp_path, name):
+  for i, (message, make) in enumerate(KINDS.items()):
+    directory = tmp_path / str(i)
+    directory.mkdir()
+    write_vocabulary(directory)
+    (directory / name).unlink()
+    make(directory / name)
+    with pytest.raises(ValueError, match=rf'{re.escape(name)}: .*{message}'):
+      tokenizer.load_tokenizer(directory)
+
+
+@pytest.mark.parametrize('message', KINDS)
+def test_pieces_that_are_not_regular_or_too_large_are_named(tmp_path, message):
+  KINDS[message](tmp_path / 'tokenizer.model')
+  with pytest.raises(ValueError, match=rf'tokenizer\.model: .*{message}'):
+    tokenizer.load_tokenizer(tmp_path)
+
+
+def test_merges_with_line_breaks_of_windows(tmp_path):
+  write_vocabulary(tmp_path)
+  expected = tokenizer.load_tokenizer(tmp_path).encode('the thistle')
+  path = tmp_path / 'merges.txt'
+  path.write_bytes(path.read_bytes().replace(b'\n', b'\r\n'))
+  assert tokenizer.load_tokenizer(tmp_path).encode('the thistle') == expected

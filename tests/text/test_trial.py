@@ -1,6 +1,7 @@
 """Files that would stop or fill the process that opens them."""
 
 import json
+import logging
 
 import pytest
 
@@ -89,6 +90,25 @@ def test_the_template_of_a_gguf_is_tried(tmp_path, monkeypatch):
     tokenizer.load_tokenizer(path)
   # Of a known file nothing is tried.
   assert tokenizer.load_tokenizer(path, trusted=True)
+
+
+def test_a_template_that_is_not_used_is_warned_of(
+  tmp_path, monkeypatch, caplog
+):
+  """A run with task.style='plain' needs no template."""
+  caplog.set_level(logging.WARNING)
+  files.gpt2().save_pretrained(tmp_path)
+  (tmp_path / 'chat_template.jinja').write_text('{{ ')
+  tokens = tokenizer.load_tokenizer(tmp_path, needs_chat=False)
+  assert 'chat_template.jinja: TemplateSyntaxError' in caplog.text
+  tokens.save(tmp_path / 'out')
+  config = json.loads((tmp_path / 'out' / 'tokenizer_config.json').read_text())
+  assert config['chat_template'] == '{{ '
+  caplog.clear()
+  monkeypatch.setattr(files, 'CHAT', "{{ raise_exception('no') }}")
+  path = gguf_files.write_bytes(tmp_path / 'tiny.gguf')
+  assert tokenizer.load_tokenizer(path, needs_chat=False)
+  assert 'tiny.gguf: tokenizer.chat_template: TemplateError: no' in caplog.text
 
 
 def replace(pattern: dict, content: str) -> dict:
