@@ -184,7 +184,7 @@ def model_card(
   as_adapter: bool,
   workdir: str | None,
 ) -> huggingface_hub.ModelCard:
-  """What the model is, how good, and what exactly it was trained on."""
+  """Returns a card with the results, the training data and the config."""
   path = config.model.path
   packaged = catalog.MODELS.get(path)
   base_model, _ = _on_hub(path)
@@ -211,7 +211,7 @@ def model_card(
 
 
 def _on_hub(path: str) -> tuple[str | None, str | None]:
-  """What the hub calls a model, None if it does not, and the revision."""
+  """Returns a model's id on the hub, None if it has none, and its revision."""
   if path in catalog.MODELS:
     return catalog.MODELS[path].hub_id, None
   if not hub.is_id(path) or pathlib.Path(path).exists():
@@ -221,7 +221,7 @@ def _on_hub(path: str) -> tuple[str | None, str | None]:
 
 
 def _results(workdir: str | None, step: int) -> str:
-  """A table of the evaluations that these parameters or earlier ones had."""
+  """Returns a table of the evaluations up to a step."""
   path = epath.Path(workdir or '') / 'eval.jsonl'
   if not workdir or not path.exists():
     return 'Not evaluated.'
@@ -255,7 +255,7 @@ _PAID_FOR = {
 def _provenance(
   config: config_lib.Config, workdir: str | None, step: int
 ) -> str:
-  """Who wrote the training data, how much of it, and its fingerprint."""
+  """Describes the training data: its source, its size and its SHA-256."""
   text = describe_data(config)
   if not workdir or not step:
     return text
@@ -275,7 +275,7 @@ def _provenance(
 
 
 def describe_data(config: config_lib.Config) -> str:
-  """Where questions came from, and what answers to them were paid for."""
+  """Describes the source of the questions and the rewards of the solver."""
   paid = [
     text
     for name, text in _PAID_FOR.items()

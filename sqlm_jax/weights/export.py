@@ -111,7 +111,7 @@ def _save(path: pathlib.Path, tensors: Iterable[names.Tensor], dtype: str):
 
 
 def _older_rope_keys(hf_config: transformers.PretrainedConfig) -> dict:
-  """What tools read that do not know `rope_parameters` of transformers 5."""
+  """Returns the rope's keys for tools older than transformers 5."""
   whole = hf_config.rope_parameters
   keys = {}
   if 'full_attention' in whole:

@@ -42,9 +42,9 @@ class Tensor(NamedTuple):
 
 
 class Entry(NamedTuple):
-  """Where a parameter stands in a file, and how.
+  """Location and layout of a parameter in a file.
 
-  Linear weights are stored [out, in]; ours are [in, out], heads apart.
+  Linear weights are stored [out, in]. Ours are [in, out], with an axis for heads.
   """
 
   path: tuple[str, ...]
