@@ -44,7 +44,7 @@ class Tensor(NamedTuple):
 class Entry(NamedTuple):
   """Location and layout of a parameter in a file.
 
-  Linear weights are stored [out, in]. Ours are [in, out], with an axis for heads.
+  Linear weights are stored [out, in]. Ours are [in, out], with a heads axis.
   """
 
   path: tuple[str, ...]

@@ -117,8 +117,8 @@ def replace(pattern: dict, content: str) -> dict:
 
 def doubled(letter: str) -> dict:
   """Doubles a letter a hundred times."""
-  one = replace({'String': letter}, letter * 2)
-  return {'type': 'Sequence', 'normalizers': [one] * 100}
+  rule = replace({'String': letter}, letter * 2)
+  return {'type': 'Sequence', 'normalizers': [rule] * 100}
 
 
 @pytest.mark.parametrize(
