@@ -28,4 +28,4 @@ def test_a_broken_template_is_refused_only_if_it_is_used(tmp_path, caplog):
   c.task.style = 'plain'
   parts = assemble.build(config_lib.from_dict(c.to_dict()))
   assert '1 + 1' in parts.task.solver_prompts('1 + 1')[0]
-  assert 'This chat template is not used' in caplog.text
+  assert 'Ignoring an unused chat template' in caplog.text

@@ -195,7 +195,7 @@ def _try_template(
   except ValueError as error:
     if needs_chat:
       raise ValueError(f'{source}: {error}') from None
-    logging.warning('%s: %s. This chat template is not used.', source, error)
+    logging.warning('Ignoring an unused chat template: %s: %s', source, error)
 
 
 def _eos_ids(path: pathlib.Path, vocab_size: int) -> list[int]:

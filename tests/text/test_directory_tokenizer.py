@@ -520,7 +520,7 @@ def test_an_export_has_a_class_of_both_versions(tmp_path, name, model_type):
   assert chat == ours.chat(files.MESSAGES)
 
 
-# Files that cannot be read, or not within bounds.
+# Files that are not regular, or too large.
 
 
 def make_large(path):
@@ -557,7 +557,7 @@ def test_a_file_that_is_not_regular_or_too_large_is_named(tmp_path, name):
     (directory / name).unlink(missing_ok=True)
     make(directory / name)
     with pytest.raises(ValueError, match=rf'{re.escape(name)}: .*{message}'):
-      tokenizer.load_tokenizer(directory)
+      tokenizer.load_tokenizer(directory, trusted=True)
 
 
 @pytest.mark.parametrize('name', ['vocab.json', 'merges.txt'])
@@ -569,7 +569,7 @@ def test_a_vocabulary_that_is_not_regular_or_too_large_is_named(tmp_path, name):
     (directory / name).unlink()
     make(directory / name)
     with pytest.raises(ValueError, match=rf'{re.escape(name)}: .*{message}'):
-      tokenizer.load_tokenizer(directory)
+      tokenizer.load_tokenizer(directory, trusted=True)
 
 
 @pytest.mark.parametrize('message', KINDS)
