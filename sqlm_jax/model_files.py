@@ -9,6 +9,9 @@ from typing import Any
 # A config.json holds a few kilobytes; the index of 163 shards and 92,000
 # tensors (DeepSeek-V3) holds 9 MB.
 _MAX_BYTES = 2**24
+# The start of the small text file that Git stores for a large file. A clone
+# without Git LFS has only these.
+_LFS_POINTER = b'version https://git-lfs'
 # Names of the kinds of files that are not regular files.
 _KINDS = {
   stat.S_IFDIR: 'a directory',
@@ -31,8 +34,8 @@ def size_of(path: pathlib.Path, max_bytes: int | None = None) -> int:
   never return, and reading /dev/zero never ends.
 
   Raises:
-    ValueError: if the file is missing, is not a regular file, or has more than
-      `max_bytes`.
+    ValueError: if the file is missing, is not a regular file, is a pointer of
+      Git LFS, or has more than `max_bytes`.
   """
   try:
     status = path.stat()
@@ -50,6 +53,12 @@ def size_of(path: pathlib.Path, max_bytes: int | None = None) -> int:
     raise ValueError(
       f'{path}: {status.st_size} bytes, expected at most {max_bytes}'
     )
+  with path.open('rb') as file:
+    if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+      raise ValueError(
+        f'{path}: expected the file itself, this is a pointer of Git LFS: run '
+        '`git lfs pull` in the directory'
+      )
   return status.st_size
 
 

@@ -98,3 +98,14 @@ def test_text_has_line_breaks_of_one_kind(tmp_path):
   path.write_bytes(b'\xff')
   with pytest.raises(ValueError, match=r'merges\.txt: expected UTF-8'):
     model_files.read_text(path)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+  """A clone without Git LFS has one in place of each large file."""
+  path = tmp_path / 'model.safetensors'
+  path.write_text(
+    f'version https://git-lfs.github.com/spec/v1\noid sha256:{"0" * 64}\n'
+    'size 269060552\n'
+  )
+  with pytest.raises(ValueError, match=r'model\.safet.*: run `git lfs pull`'):
+    model_files.size_of(path)

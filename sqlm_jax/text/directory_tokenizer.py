@@ -56,6 +56,7 @@ def read(
     raise ValueError(
       f'{directory}: expected a tokenizer, one of {", ".join(_FILES)}'
     )
+  model_files.size_of(directory / present[0], _MAX_TOKENIZER_BYTES)
   path = directory / stored_tokenizer.CONFIG_FILE
   config = model_files.read_optional_json(path)
   named = _named(directory, config)
@@ -94,7 +95,6 @@ def template_file(directory: pathlib.Path) -> str:
 
 
 def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
-  model_files.size_of(path, _MAX_TOKENIZER_BYTES)
   if not trusted:
     trial.try_tokenizer(path)
   try:
