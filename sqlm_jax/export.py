@@ -36,8 +36,8 @@ def export_policy(
 ) -> pathlib.Path:
   """Writes a policy as a Hugging Face directory, or as a PEFT adapter.
 
-  Everything is written beside the directory first, and moved into place when
-  it is whole.
+  Everything is first written to a temporary directory next to the target, which
+  then takes the target's name.
 
   Args:
     parts: of the run.
@@ -64,8 +64,7 @@ def export_policy(
       f'step {step}, before any training, has none. Name another --checkpoint'
     )
   target.parent.mkdir(parents=True, exist_ok=True)
-  # Not `tempfile.mkdtemp`, whose directory nobody else may read, whatever the
-  # user's umask says.
+  # The directory of `tempfile.mkdtemp` would ignore the user's umask.
   temporary = target.with_name(f'.{target.name}.{secrets.token_hex(4)}')
   temporary.mkdir()
   try:
@@ -122,27 +121,27 @@ def default_dtype(config: config_lib.Config) -> str:
   return 'bfloat16' if 'bfloat16' in dtypes else 'float32'
 
 
-# Texts that tokenizers cut in different ways.
+# Texts that tokenizers split in different ways.
 _TEXTS = ('Solve:\n\n12 + 3', '  two\n\n\tx', "I'LL naïve e\u0301 日本語 🙂")
 
 
 def _check_tokenizer(
   directory: pathlib.Path, tokens: tokenizer.Tokenizer
 ) -> None:
-  """Warns if the installed transformers cuts texts in another way.
+  """Warns if the installed transformers splits text in another way.
 
-  Some versions replace the rules of tokenizer.json by those of a class, which
-  they choose by the type of the model and not by what the directory says.
+  For some types of models, some versions replace the rules of tokenizer.json by
+  the rules of a class.
   """
   try:
     theirs = transformers.AutoTokenizer.from_pretrained(directory)
-    found = [theirs.encode(text, add_special_tokens=False) for text in _TEXTS]
+    actual = [theirs.encode(text, add_special_tokens=False) for text in _TEXTS]
   except Exception as error:  # a check must not cost the export
     logging.warning('The exported tokenizer could not be checked: %r', error)
     return
-  if found != [tokens.encode(text, allow_special=True) for text in _TEXTS]:
+  if actual != [tokens.encode(text, allow_special=True) for text in _TEXTS]:
     logging.warning(
-      'AutoTokenizer of transformers %s does not cut a text as tokenizer.json '
+      'AutoTokenizer of transformers %s does not split text as tokenizer.json '
       'says, which is how the model was trained: load the exported tokenizer '
       'with transformers.PreTrainedTokenizerFast.',
       transformers.__version__,
@@ -152,7 +151,7 @@ def _check_tokenizer(
 def check_target(
   parts: assemble.Parts, directory: str, *, as_adapter: bool
 ) -> None:
-  """Refuses what cannot be exported, before anything is loaded.
+  """Refuses an export that would fail, before anything is loaded.
 
   Raises:
     ValueError: if the directory is not empty, or there are no adapters.
@@ -185,7 +184,7 @@ def model_card(
   as_adapter: bool,
   workdir: str | None,
 ) -> huggingface_hub.ModelCard:
-  """What the model is, how good, and what exactly it was trained on."""
+  """Returns a card with the results, the training data and the config."""
   path = config.model.path
   packaged = catalog.MODELS.get(path)
   base_model, _ = _on_hub(path)
@@ -212,7 +211,7 @@ def model_card(
 
 
 def _on_hub(path: str) -> tuple[str | None, str | None]:
-  """What the hub calls a model, None if it does not, and the revision."""
+  """Returns a model's id on the hub, None if it has none, and its revision."""
   if path in catalog.MODELS:
     return catalog.MODELS[path].hub_id, None
   if not hub.is_id(path) or pathlib.Path(path).exists():
@@ -222,7 +221,7 @@ def _on_hub(path: str) -> tuple[str | None, str | None]:
 
 
 def _results(workdir: str | None, step: int) -> str:
-  """A table of the evaluations that these parameters or earlier ones had."""
+  """Returns a table of the evaluations up to a step."""
   path = epath.Path(workdir or '') / 'eval.jsonl'
   if not workdir or not path.exists():
     return 'Not evaluated.'
@@ -256,7 +255,7 @@ _PAID_FOR = {
 def _provenance(
   config: config_lib.Config, workdir: str | None, step: int
 ) -> str:
-  """Who wrote the training data, how much of it, and its fingerprint."""
+  """Describes the training data: its source, its size and its SHA-256."""
   text = describe_data(config)
   if not workdir or not step:
     return text
@@ -276,7 +275,7 @@ def _provenance(
 
 
 def describe_data(config: config_lib.Config) -> str:
-  """Where questions came from, and what answers to them were paid for."""
+  """Describes the source of the questions and the rewards of the solver."""
   paid = [
     text
     for name, text in _PAID_FOR.items()

@@ -1,4 +1,4 @@
-"""Opens a GGUF file, for the tokenizer and the weights in it."""
+"""Opens a GGUF file, for its tokenizer and its weights."""
 
 import contextlib
 import math
@@ -13,12 +13,14 @@ import numpy as np
 
 from sqlm_jax import model_files
 
+NO_TOKEN = 2**32 - 1  # some writers store this id if there is no such token
+
 _VERSIONS = (2, 3)
-# Bounds on the metadata. Gemma 3 has 262,144 tokens with a score and a type
-# each, and the deepest models have about a thousand tensors. Each entry costs
-# the reader half a kilobyte.
+# Bounds on the metadata. Gemma 3 has 262,144 tokens, each with a score and a
+# type, and the deepest models have about a thousand tensors. The reader needs
+# half a kilobyte for each entry.
 _MAX_HEADER_BYTES = 2**27
-_MAX_ARRAY_ENTRIES = 6 * 2**18  # in all arrays together: two of Gemma 3's
+_MAX_ARRAY_ENTRIES = 6 * 2**18  # in all arrays; twice those of Gemma 3
 _MAX_KEYS = _MAX_TENSORS = 2**14
 _MAX_NAME_BYTES = 2**16 - 1
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
@@ -28,10 +30,10 @@ _STRING, _ARRAY = gguf.GGUFValueType.STRING, gguf.GGUFValueType.ARRAY
 
 
 class _Reader(gguf.GGUFReader):
-  """Reads through a plain array.
+  """A reader that slices a plain array instead of a memmap.
 
-  The reader slices its file once or twice a string, half a million times for a
-  vocabulary, and a slice of a memmap costs three times that of an array.
+  The reader slices its file half a million times for a vocabulary, and a slice
+  of a memmap costs three times as much as a slice of an array.
   """
 
   @property
@@ -49,9 +51,9 @@ _opened: dict[pathlib.Path, gguf.GGUFReader] | None = None
 
 @contextlib.contextmanager
 def read_once() -> Iterator[None]:
-  """Within, the metadata of a file is read once, however often it is opened.
+  """Opens each file only once within the context.
 
-  That takes seconds, and what it holds is too large to be kept for a run.
+  Reading the metadata takes seconds, and it is too large to be kept for a run.
   """
   global _opened
   _opened = {}
@@ -65,8 +67,8 @@ def open_file(path: pathlib.Path) -> gguf.GGUFReader:
   """Reads the metadata of a file; tensors stay on the disk.
 
   Raises:
-    ValueError: if it is no GGUF file, not all of one, or one whose header
-      claims what the file cannot hold.
+    ValueError: if it is not a GGUF file, is truncated, or has a header that
+      does not match the rest of the file.
   """
   if _opened is None:
     return _read(path)
@@ -114,10 +116,10 @@ class _TensorInfo(NamedTuple):
 
 
 class _HeaderCheck:
-  """Walks over the header of a GGUF file before the gguf library reads it.
+  """Checks the header of a GGUF file before the gguf library reads it.
 
-  The library believes every count and size: it loops and allocates as a
-  damaged or hostile header says. This walk allocates nothing but the names.
+  The library trusts every count and size of the header, even if it is damaged
+  or hostile. This check allocates nothing but the names.
   """
 
   def __init__(self, content: mmap.mmap):
@@ -129,13 +131,14 @@ class _HeaderCheck:
     """Checks the header.
 
     Raises:
-      _DamagedError: if something would lie outside of the file.
-      ValueError: if the header is none that can be read, by key and value.
+      _DamagedError: if a part of the content would lie outside of the file.
+      ValueError: if the header cannot be read. The message names the key and
+        the value.
     """
     self._check_version()
     num_tensors, num_keys = self._number('Q'), self._number('Q')
-    # The shortest key is a length, a type and a byte; the shortest tensor a
-    # length, a number of dimensions, a type and an offset.
+    # A key takes at least a length, a type and a byte; a tensor takes at least
+    # a length, a number of dimensions, a type and an offset.
     self._check_count('metadata keys', num_keys, _MAX_KEYS, 13)
     self._check_count('tensors', num_tensors, _MAX_TENSORS, 24)
     alignment = self._check_metadata(num_keys)
@@ -298,7 +301,7 @@ class _HeaderCheck:
 
 
 def _num_bytes(name: str, shape: list[int], kind: int) -> int:
-  """Returns the size of a tensor's data; the first dimension is the row's."""
+  """Returns the size of a tensor's data; `shape` begins with the row's size."""
   if 0 in shape:
     raise ValueError(
       f'tensor {name}: shape {tuple(shape[::-1])}, expected no dimension of 0'

@@ -8,8 +8,11 @@ from typing import Any
 
 # A config.json holds a few kilobytes; the index of 163 shards and 92,000
 # tensors (DeepSeek-V3) holds 9 MB.
-_MAX_JSON_BYTES = 2**24
-# What `stat` calls a file that is not a regular one.
+_MAX_BYTES = 2**24
+# The start of the small text file that Git stores for a large file. A clone
+# without Git LFS has only these.
+_LFS_POINTER = b'version https://git-lfs'
+# Names of the kinds of files that are not regular files.
 _KINDS = {
   stat.S_IFDIR: 'a directory',
   stat.S_IFIFO: 'a named pipe',
@@ -24,17 +27,18 @@ def is_present(path: pathlib.Path) -> bool:
   return path.exists() or path.is_symlink()
 
 
-def size_of(path: pathlib.Path) -> int:
-  """Returns the size of a regular file, or of the one that a link leads to.
+def size_of(path: pathlib.Path, max_bytes: int | None = None) -> int:
+  """Returns the size of a regular file, or of the file that a link leads to.
 
-  Opening anything else may never return (a named pipe) or never end
-  (/dev/zero).
+  Check a file with this function before it is opened: opening a named pipe may
+  never return, and reading /dev/zero never ends.
 
   Raises:
-    ValueError: if the file is missing or is not a regular file.
+    ValueError: if the file is missing, is not a regular file, is a pointer of
+      Git LFS, or has more than `max_bytes`.
   """
   try:
-    found = path.stat()
+    status = path.stat()
   except (FileNotFoundError, NotADirectoryError):
     if path.is_symlink():
       raise ValueError(
@@ -42,28 +46,62 @@ def size_of(path: pathlib.Path) -> int:
         f'{path.readlink()}, which does not exist'
       ) from None
     raise ValueError(f'{path}: missing') from None
-  if not stat.S_ISREG(found.st_mode):
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode), 'something else')
+  if not stat.S_ISREG(status.st_mode):
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), 'something else')
     raise ValueError(f'{path}: expected a regular file, this is {kind}')
-  return found.st_size
+  if max_bytes is not None and status.st_size > max_bytes:
+    raise ValueError(
+      f'{path}: {status.st_size} bytes, expected at most {max_bytes}'
+    )
+  with path.open('rb') as file:
+    if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+      raise ValueError(
+        f'{path}: expected the file itself, this is a pointer of Git LFS: run '
+        '`git lfs pull` in the directory'
+      )
+  return status.st_size
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+  """Reads a file of at most 16 MiB.
+
+  Raises:
+    ValueError: if the file is missing, is not a regular file, or is too large.
+  """
+  size_of(path, _MAX_BYTES)
+  return path.read_bytes()
+
+
+def read_text(path: pathlib.Path) -> str:
+  """Reads a UTF-8 file of at most 16 MiB, with line breaks as '\\n'.
+
+  Raises:
+    ValueError: as `read_bytes`, and if the file is not UTF-8.
+  """
+  try:
+    text = read_bytes(path).decode()
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}: expected UTF-8, {error}') from None
+  return text.replace('\r\n', '\n').replace('\r', '\n')
+
+
+def read_optional_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON object as `read_json` does; {} if there is no file."""
+  return read_json(path) if is_present(path) else {}
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON object, such as config.json.
 
   Raises:
-    ValueError: if the file is missing, is not a regular file, is too large,
-      or is not a JSON object. NaN, infinite numbers and a key with two
-      different values are not JSON here, although Python's parser takes them.
+    ValueError: as `read_bytes`, and if the content is not a JSON object. NaN,
+      infinite numbers and a key with two different values are refused,
+      although Python's parser accepts them.
   """
-  size = size_of(path)
-  if size > _MAX_JSON_BYTES:
-    raise ValueError(
-      f'{path}: {size} bytes, expected at most {_MAX_JSON_BYTES}'
-    )
+  content = read_bytes(path)
   try:
-    found = json.loads(
-      path.read_bytes(),
+    values = json.loads(
+      content,
       object_pairs_hook=_unique,
       parse_constant=_finite,
       parse_float=_finite,
@@ -74,19 +112,19 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     ) from None
   except ValueError as error:
     raise ValueError(f'{path}: expected JSON, {error}') from None
-  if not isinstance(found, dict):
+  if not isinstance(values, dict):
     raise ValueError(f'{path}: expected a JSON object')
-  return found
+  return values
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  found = dict(pairs)
+  values = dict(pairs)
   for key, value in pairs:
-    if len(found) < len(pairs) and found[key] != value:
+    if len(values) < len(pairs) and values[key] != value:
       raise ValueError(
-        f'key {key!r} has two values, {value!r} and {found[key]!r}'
+        f'key {key!r} has two values, {value!r} and {values[key]!r}'
       )
-  return found
+  return values
 
 
 def _finite(text: str) -> float:

@@ -43,14 +43,16 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   with gguf_file.read_once():
     checkpoint = loader.open_checkpoint(path)
     tokens = tokenizer.load_tokenizer(
-      path, trusted=config.model.path in catalog.MODELS
+      path,
+      trusted=config.model.path in catalog.MODELS,
+      needs_chat=config.task.style == 'chat',
     )
   try:
     tokens = tokenizer.cut(tokens, checkpoint.config.vocab_size)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
   unused = checkpoint.config.vocab_size - tokens.vocab_size
-  # Embeddings are padded; what has no token adds nothing to a text.
+  # Embeddings are padded; a row without a token adds nothing to a text.
   tokens = tokens._replace(token_bytes=tokens.token_bytes + (b'',) * unused)
 
   def load(dtype):
@@ -93,10 +95,11 @@ def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
 
 
 def _stored_as(name: str, dtype: str, param_dtype: str) -> jnp.dtype:
-  """Of a parameter: frozen scales and biases are no narrower than trained ones.
+  """Returns the dtype in which a parameter is stored.
 
-  They are computed with as they are, so that a reference in bfloat16 would
-  else not be the policy before its first update.
+  Frozen scales and biases are no narrower than trained ones. They are not cast
+  before they are used, so in bfloat16 a reference policy would differ from the
+  policy before its first update.
   """
   if name in ('scale', 'bias'):
     return jnp.promote_types(dtype, param_dtype)
@@ -108,7 +111,7 @@ def _make_policies(
   model: model_config.ModelConfig,
   mesh: jax.sharding.Mesh,
 ) -> tuple[policy_lib.Policy, policy_lib.Policy]:
-  """To learn with, and to sample with: the same but for the dtype."""
+  """Makes the policies to learn and to sample with; only dtypes differ."""
   make = functools.partial(
     policy_lib.make_policy,
     model,

@@ -81,3 +81,31 @@ def test_a_link_that_leads_nowhere_is_present(tmp_path):
   assert not model_files.is_present(path)
   path.symlink_to('gone')
   assert model_files.is_present(path)
+
+
+def test_an_optional_file_may_be_missing_but_not_broken(tmp_path):
+  path = tmp_path / 'added_tokens.json'
+  assert model_files.read_optional_json(path) == {}
+  path.symlink_to('gone')
+  with pytest.raises(ValueError, match='symbolic link to gone'):
+    model_files.read_optional_json(path)
+
+
+def test_text_has_line_breaks_of_one_kind(tmp_path):
+  path = tmp_path / 'merges.txt'
+  path.write_bytes('a b\r\nç d\re f\n'.encode())
+  assert model_files.read_text(path) == 'a b\nç d\ne f\n'
+  path.write_bytes(b'\xff')
+  with pytest.raises(ValueError, match=r'merges\.txt: expected UTF-8'):
+    model_files.read_text(path)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+  """A clone without Git LFS has one in place of each large file."""
+  path = tmp_path / 'model.safetensors'
+  path.write_text(
+    f'version https://git-lfs.github.com/spec/v1\noid sha256:{"0" * 64}\n'
+    'size 269060552\n'
+  )
+  with pytest.raises(ValueError, match=r'model\.safet.*: run `git lfs pull`'):
+    model_files.size_of(path)

@@ -1,4 +1,4 @@
-"""What a decoder is made of: frozen dataclasses that fit every family."""
+"""Decoder configs: frozen dataclasses that fit every family."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 class Rope:
   """Rotary position embedding and how it is stretched to longer texts.
 
-  What each number means stands in `sqlm_jax.models.rope`.
+  `sqlm_jax.models.rope` explains the numbers.
   """
 
   theta: float = 10_000.0

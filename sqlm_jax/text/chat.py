@@ -1,9 +1,8 @@
-"""Chat templates: messages to the prompt of a model.
+"""Chat templates, which turn messages into a prompt.
 
-The environment is the one that Hugging Face documents for chat templates. It
-is built here and not taken from transformers because a run has one date, which
-transformers cannot be told, and because a template from outside is tried in a
-process that must start quickly (see `trial`).
+The Jinja environment is the one that Hugging Face documents for chat templates.
+transformers has no way to set the date, and a run has one date. Also, a
+template is tried in a process that must start quickly (see `trial`).
 """
 
 import datetime
@@ -19,7 +18,7 @@ DATE_FORMAT = '%Y-%m-%d'
 
 
 class _Generation(ext.Extension):
-  """`{% generation %}` marks the model's own text, which nobody asks for."""
+  """Ignores `{% generation %}`, which marks the text of the model."""
 
   tags = frozenset({'generation'})
 
@@ -39,17 +38,18 @@ def render(
 
   Args:
     template: the Jinja source.
-    variables: texts that the template may use, such as `bos_token`.
+    variables: strings that the template may use, such as `bos_token`.
     messages: mappings with 'role' and 'content'.
-    date: what the template is told is today, YYYY-MM-DD; None for today.
+    date: the date that the template sees, YYYY-MM-DD; None for today.
 
   Raises:
-    ValueError: if the template is not valid, raises, or needs what it has not.
+    ValueError: if the template is not valid, raises an error, or uses a
+      variable that is missing.
   """
   try:
     return _compile(template).render(
       messages=[dict(message) for message in messages],
-      # transformers defines both, and templates ask whether they are None.
+      # transformers defines both, and templates compare them with None.
       tools=None,
       documents=None,
       add_generation_prompt=True,
@@ -64,17 +64,17 @@ def render(
 
 
 def uses_date(template: str | None) -> bool:
-  """Returns whether a template may write the date."""
+  """Returns True if a template may write the date."""
   return 'strftime_now' in (template or '')
 
 
 def today() -> str:
-  """Returns the date of this moment, YYYY-MM-DD."""
+  """Returns today's date, YYYY-MM-DD."""
   return datetime.datetime.now().strftime(DATE_FORMAT)
 
 
 def is_date(text: str) -> bool:
-  """Returns whether a text is a date, YYYY-MM-DD."""
+  """Returns True if a text is a date, YYYY-MM-DD."""
   try:
     return _moment(text).strftime(DATE_FORMAT) == text
   except ValueError:
@@ -102,5 +102,5 @@ def _raise_exception(message: str):
 
 
 def _to_json(value: Any, ensure_ascii=False, **options) -> str:
-  """Jinja's own filter would escape what HTML forbids."""
+  """Writes JSON without the HTML escapes of Jinja's own filter."""
   return json.dumps(value, ensure_ascii=ensure_ascii, **options)

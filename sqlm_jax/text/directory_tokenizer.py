@@ -1,15 +1,14 @@
 """The tokenizer of a Hugging Face directory.
 
-tokenizer.json alone decides how a text is cut, whatever class
-tokenizer_config.json names and whatever other files say: transformers builds
-the rules of some classes anew, and they need not be the ones in the file. The
+tokenizer.json alone decides how text is split into tokens, whatever class
+tokenizer_config.json names and whatever other files say. (transformers rebuilds
+the rules of some classes, and its rules may differ from those in the file.) The
 other files add names of tokens and the chat template. A directory without
 tokenizer.json holds tables, which `gguf_tokenizer` reads; they are accepted
 only if they leave no doubt about the rules.
 """
 
 import importlib
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,8 +16,10 @@ from typing import Any
 import tokenizers
 from absl import logging
 
+from sqlm_jax import model_files
 from sqlm_jax.text import gguf_tokenizer, stored_tokenizer, trial
 
+_MAX_TOKENIZER_BYTES = 2**28  # Gemma 3's tokenizer.json has 33 MB
 _SENTENCEPIECE_FILE = 'tokenizer.model'
 _VOCABULARY_FILE, _MERGES_FILE = 'vocab.json', 'merges.txt'
 _TEMPLATE_FILE = 'chat_template.jinja'
@@ -28,8 +29,8 @@ _FILES = (
   _SENTENCEPIECE_FILE,
   _VOCABULARY_FILE,
 )
-# Classes whose rules are those of every model that names them. The models of
-# GPT2Tokenizer are cut in many ways, which only tokenizer.json says.
+# Classes with the same rules for every model that names them. GPT2Tokenizer is
+# not listed: the rules of its models differ, and only tokenizer.json has them.
 _RULES = {'Qwen2Tokenizer': 'qwen2', 'Qwen2TokenizerFast': 'qwen2'}
 _KEPT = ('model_max_length', 'padding_side', 'truncation_side')
 _BPE = 2  # SentencePiece's number of the kind
@@ -41,19 +42,23 @@ def read(
   """Reads the tokenizer of a directory.
 
   Args:
-    directory: with the files of Hugging Face.
-    trusted: if the files need not be tried in a process of their own first.
+    directory: a directory with the files of Hugging Face.
+    trusted: True if tokenizer.json need not be tried in a separate process.
 
   Raises:
-    ValueError: by file, if one is missing or damaged, or the directory does
-      not say how a text is cut.
+    ValueError: if a file is missing or damaged, or the files do not say how
+      text is split. The message names the file.
   """
-  present = [name for name in _FILES if (directory / name).exists()]
+  present = [
+    name for name in _FILES if model_files.is_present(directory / name)
+  ]
   if not present:
     raise ValueError(
       f'{directory}: expected a tokenizer, one of {", ".join(_FILES)}'
     )
-  config = read_json(directory / stored_tokenizer.CONFIG_FILE)
+  model_files.size_of(directory / present[0], _MAX_TOKENIZER_BYTES)
+  path = directory / stored_tokenizer.CONFIG_FILE
+  config = model_files.read_optional_json(path)
   named = _named(directory, config)
   try:
     if present[0] == stored_tokenizer.TOKENIZER_FILE:
@@ -83,27 +88,10 @@ def read(
 
 
 def template_file(directory: pathlib.Path) -> str:
-  """Returns where the chat template is, for an error."""
-  if (directory / _TEMPLATE_FILE).exists():
+  """Returns the file, and key, of the chat template for an error message."""
+  if model_files.is_present(directory / _TEMPLATE_FILE):
     return str(directory / _TEMPLATE_FILE)
   return f'{directory / stored_tokenizer.CONFIG_FILE}: chat_template'
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object, {} if there is no file.
-
-  Raises:
-    ValueError: if the file holds something else.
-  """
-  if not path.exists():
-    return {}
-  try:
-    found = json.loads(path.read_bytes())
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f'{path}: expected JSON, {error}') from None
-  if not isinstance(found, dict):
-    raise ValueError(f'{path}: expected a JSON object')
-  return found
 
 
 def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
@@ -115,8 +103,8 @@ def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
     raise ValueError(str(error)) from None
   if getattr(backend.model, 'dropout', None):
     logging.warning(
-      '%s: model.dropout=%s cuts a text in another way each time: it is for '
-      'training a tokenizer, and is switched off.',
+      '%s: model.dropout=%s splits the same text differently each time. It is '
+      'meant for training, and is switched off.',
       *(path, backend.model.dropout),
     )
     backend.model.dropout = None
@@ -126,34 +114,35 @@ def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
 def _named(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Tokens by their role, from the two files that name them."""
+  """Returns tokens by their role, from the two files that name them."""
   path = directory / stored_tokenizer.CONFIG_FILE
-  found = dict(_roles(path, config))
+  named = dict(_roles(path, config))
   path = directory / _NAMED_FILE
-  older = dict(_roles(path, read_json(path)))
+  older = dict(_roles(path, model_files.read_optional_json(path)))
   differing = [
-    f'{role}={older[role]!r}, not {found[role]!r}'
-    for role in sorted(older.keys() & found.keys())
-    if older[role] != found[role]
+    f'{role}={older[role]!r}, not {named[role]!r}'
+    for role in sorted(older.keys() & named.keys())
+    if older[role] != named[role]
   ]
   if differing:
     logging.warning(
-      '%s: %s differs (%s): taking tokenizer_config.json.',
+      '%s: %s differs (%s): tokenizer_config.json is used.',
       *(directory, _NAMED_FILE, '; '.join(differing)),
     )
-  return older | found
+  return older | named
 
 
 def _roles(
   path: pathlib.Path, values: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
+  """Yields the role and the text of each token that a file names."""
   for key, value in values.items():
     if key.endswith('_token') and isinstance(value, str | dict):
       yield key, _content(value, f'{path}: {key}')
 
 
 def _content(value: Any, key: str) -> str:
-  """The text of a token, which may be stored with its flags."""
+  """Returns the text of a token, which may be stored with its flags."""
   text = value.get('content') if isinstance(value, dict) else value
   if not isinstance(text, str):
     raise ValueError(f'{key}={value!r}: expected the text of a token')
@@ -166,7 +155,10 @@ def _known(
   named: Mapping[str, str],
   backend: tokenizers.Tokenizer,
 ) -> dict[str, str]:
-  """The named tokens that the tokenizer has; warns of what it contradicts.
+  """Returns the named tokens that the tokenizer has.
+
+  Warns of tokens that other files name and the tokenizer lacks, or has under
+  another id.
 
   Raises:
     ValueError: if the tokenizer lacks the token that ends a text.
@@ -184,16 +176,16 @@ def _known(
   stated += [(text, i) for i, (text, _) in _added(directory, config).items()]
   wrong = {}
   for content, i in stated:
-    found = backend.token_to_id(content)
-    if found is None or i not in (None, found):
+    actual = backend.token_to_id(content)
+    if actual is None or i not in (None, actual):
       expected = 'a token' if i is None else f'id {i}'
       wrong[content] = f'{content!r} is not {expected} but ' + (
-        'text' if found is None else f'id {found}'
+        'text' if actual is None else f'id {actual}'
       )
   if wrong:
     logging.warning(
-      '%s: tokenizer_config.json, %s or %s name other tokens than the '
-      'tokenizer has, and are not followed: %s.',
+      '%s: tokenizer_config.json, %s or %s contradicts the tokenizer and is '
+      'ignored: %s.',
       *(directory, _ADDED_FILE, _NAMED_FILE, '; '.join([*wrong.values()][:5])),
     )
   return {
@@ -206,12 +198,12 @@ def _known(
 def _added(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[int, tuple[str, bool]]:
-  """Tokens that were added: id -> text, and if it is special."""
+  """Returns the added tokens: id -> text, and True if it is special."""
   path = directory / stored_tokenizer.CONFIG_FILE
   listed = config.get('added_tokens_decoder') or {}
   special = _special(path, config)
   try:
-    found = {
+    added = {
       int(i): (_content(token, str(path)), bool(token.get('special')))
       for i, token in listed.items()
     }
@@ -220,19 +212,19 @@ def _added(
       f'{path}: added_tokens_decoder={listed!r:.200}: expected tokens by id'
     ) from None
   path = directory / _ADDED_FILE
-  for content, i in read_json(path).items():
+  for content, i in model_files.read_optional_json(path).items():
     if type(i) is not int:
       raise ValueError(f'{path}: {content!r}: {i!r}: expected an id')
-    found.setdefault(i, (content, False))
+    added.setdefault(i, (content, False))
   return {
     i: (content, is_special or content in special)
-    for i, (content, is_special) in sorted(found.items())
+    for i, (content, is_special) in sorted(added.items())
   }
 
 
 def _special(path: pathlib.Path, config: Mapping[str, Any]) -> set[str]:
-  """Texts that tokenizer_config.json calls special, without their ids."""
-  found = {
+  """Returns the texts that tokenizer_config.json calls special."""
+  special = {
     text
     for role, text in _roles(path, config)
     if role in ('bos_token', 'eos_token')
@@ -242,34 +234,35 @@ def _special(path: pathlib.Path, config: Mapping[str, Any]) -> set[str]:
     if not isinstance(extra, list | tuple | dict):
       raise ValueError(f'{path}: {key}={extra!r:.200}: expected tokens')
     extra = extra.values() if isinstance(extra, dict) else extra
-    found |= {_content(token, f'{path}: {key}') for token in extra}
-  return found
+    special |= {_content(token, f'{path}: {key}') for token in extra}
+  return special
 
 
 def _templates(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Chat templates by name; a file of its own replaces the others."""
+  """Returns chat templates by name.
+
+  A chat_template.jinja comes before the templates of tokenizer_config.json, as
+  in transformers.
+  """
   default = stored_tokenizer.DEFAULT_TEMPLATE
   path = directory / _TEMPLATE_FILE
-  if path.exists():
-    try:
-      return {default: path.read_text(encoding='utf-8')}
-    except UnicodeDecodeError as error:
-      raise ValueError(f'{path}: expected UTF-8, {error}') from None
-  found = config.get('chat_template')
-  if not found:
+  if model_files.is_present(path):
+    return {default: model_files.read_text(path)}
+  stated = config.get('chat_template')
+  if not stated:
     return {}
-  if isinstance(found, str):
-    return {default: found}
+  if isinstance(stated, str):
+    return {default: stated}
   try:
-    templates = {one['name']: one['template'] for one in found}
+    templates = {entry['name']: entry['template'] for entry in stated}
   except (KeyError, TypeError):
     templates = {None: None}
   if not all(isinstance(x, str) for x in (*templates, *templates.values())):
     raise ValueError(
       f'{template_file(directory)}: expected a template, or a list of '
-      f'templates with their names, found {found!r:.200}'
+      f'templates with their names, found {stated!r:.200}'
     )
   return templates
 
@@ -278,9 +271,10 @@ def _sentencepiece_fields(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Reads tokenizer.model as the fields of a GGUF file."""
+  content = model_files.read_bytes(directory / _SENTENCEPIECE_FILE)
   try:
     proto = _sentencepiece_proto()
-    proto.ParseFromString((directory / _SENTENCEPIECE_FILE).read_bytes())
+    proto.ParseFromString(content)
   except ImportError as error:
     raise ValueError(f'needs a library that is missing: {error}') from None
   except Exception as error:  # protobuf's own class is not public
@@ -289,7 +283,7 @@ def _sentencepiece_fields(
     raise ValueError('expected a SentencePiece model, it has no pieces')
   trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
   prefix = normalizer.add_dummy_prefix
-  for key, found, expected in (
+  for key, value, expected in (
     ('model_type', trainer.model_type, _BPE),
     ('byte_fallback', trainer.byte_fallback, True),
     ('treat_whitespace_as_suffix', trainer.treat_whitespace_as_suffix, False),
@@ -299,8 +293,8 @@ def _sentencepiece_fields(
     ('legacy', config.get('legacy') is not False or not prefix, True),
     ('add_prefix_space', config.get('add_prefix_space', prefix), prefix),
   ):
-    if found != expected:
-      raise ValueError(f'{key}={found!r}: expected {expected!r}. {_SAVE_JSON}')
+    if value != expected:
+      raise ValueError(f'{key}={value!r}: expected {expected!r}. {_SAVE_JSON}')
   ids = {
     'bos': trainer.bos_id,
     'eos': trainer.eos_id,
@@ -324,8 +318,8 @@ def _sentencepiece_fields(
 
 
 def _sentencepiece_proto():
-  """An empty model, of whichever library has the format."""
-  # Not the module of that name in transformers, which is a function by then.
+  """Returns an empty model, from whichever library defines the format."""
+  # `from transformers import convert_slow_tokenizer` would import a function.
   module = importlib.import_module('transformers.convert_slow_tokenizer')
   return module.import_protobuf().ModelProto()
 
@@ -337,19 +331,19 @@ def _vocabulary_fields(
   kind = config.get('tokenizer_class')
   if kind not in _RULES:
     raise ValueError(
-      f'a vocabulary does not say how a text is cut, nor does '
+      f'a vocabulary does not say how text is split, nor does '
       f'tokenizer_class={kind!r}: expected one of {", ".join(_RULES)}. '
       f'{_SAVE_JSON}'
     )
-  vocabulary = read_json(directory / _VOCABULARY_FILE)
+  vocabulary = model_files.read_json(directory / _VOCABULARY_FILE)
   ids = list(vocabulary.values())
   if not all(type(i) is int for i in ids) or sorted(ids) != [*range(len(ids))]:
     raise ValueError('expected tokens with the ids 0, 1, 2 and so on')
   tokens = sorted(vocabulary, key=vocabulary.get)
   path = directory / _MERGES_FILE
-  if not path.exists():
-    raise ValueError(f'expected {_MERGES_FILE} beside it')
-  lines = path.read_text(encoding='utf-8').split('\n')
+  if not model_files.is_present(path):
+    raise ValueError(f'expected {_MERGES_FILE} in the same directory')
+  lines = model_files.read_text(path).split('\n')
   if lines[0].startswith('#version'):
     del lines[0]
   types = [gguf_tokenizer.NORMAL] * len(tokens)
@@ -376,7 +370,7 @@ def _add_tokens(
   tokens: list[str],
   types: list[int],
 ) -> None:
-  """Appends the added tokens, and marks special ones that are present."""
+  """Appends the added tokens, and marks the special tokens as such."""
   special = _special(directory / stored_tokenizer.CONFIG_FILE, config)
   for i, (content, is_special) in _added(directory, config).items():
     if is_special:

@@ -1,4 +1,4 @@
-"""Rules by which byte-level tokenizers cut a text, by their names in GGUF."""
+"""Rules by which byte-level tokenizers split text, by their names in GGUF."""
 
 import functools
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from tokenizers import pre_tokenizers
 
 
 class Rule(NamedTuple):
-  """The treatment of a text before its pieces are merged.
+  """A rule that prepares text before its pieces are merged.
 
   Attributes:
-    cut: cuts text into words and writes their bytes in GPT-2's letters.
-    composes: if characters are composed first (NFC).
-    whole_words: if a word that is a token is not merged at all.
-    bos: if a text begins with BOS where the file says nothing.
+    cut: splits text into words and writes their bytes in GPT-2's letters.
+    composes: True if characters are composed first (NFC).
+    whole_words: True if a word that is a token is taken without merges.
+    bos: True if text begins with BOS unless the file says otherwise.
   """
 
   cut: pre_tokenizers.PreTokenizer
@@ -27,23 +27,23 @@ class Rule(NamedTuple):
 def find(name: str | None, architecture: str | None, source: str) -> Rule:
   """Finds the rule that a file names, or the rule of its architecture.
 
-  An architecture has a rule of its own if all its models are cut alike. The
-  models of 'llama' are not: Llama 3, SmolLM and Mistral differ.
+  An architecture has its own rule if all its models share a rule. The models of
+  'llama' do not: Llama 3, SmolLM and Mistral differ.
 
   Args:
-    name: what the file says, None if it says nothing.
-    architecture: of the model.
+    name: the rule that the file names, None if it names no rule.
+    architecture: the model's.
     source: name of the file, for warnings.
 
   Raises:
-    ValueError: if the rule is not known, or no rule is named and the
-      architecture has none of its own.
+    ValueError: if the rule is unknown, or the file names no rule and the
+      architecture does not have its own.
   """
   rules = _rules()
   if name in (None, 'default') and architecture in _OWN_RULES:
     own = _OWN_RULES[architecture]
     logging.warning(
-      '%s: tokenizer.ggml.pre=%r does not say how a text is cut: taking %r, '
+      '%s: tokenizer.ggml.pre=%r does not say how text is split: %r is used, '
       'the rule of architecture %r.',
       *(source, name, own, architecture),
     )
@@ -51,7 +51,7 @@ def find(name: str | None, architecture: str | None, source: str) -> Rule:
   if name is None:
     raise ValueError(
       'tokenizer.ggml.pre: missing, and models of architecture '
-      f'{architecture!r} are cut in different ways: expected one of '
+      f'{architecture!r} have different rules: expected one of '
       f'{", ".join(rules)}'
     )
   if name not in rules:
@@ -60,14 +60,14 @@ def find(name: str | None, architecture: str | None, source: str) -> Rule:
     )
   if name == 'default':
     logging.warning(
-      "%s: tokenizer.ggml.pre='default': a text is cut as by GPT-2. If that "
-      'is not how the model was trained, it sees other tokens.',
+      "%s: tokenizer.ggml.pre='default': text is split by GPT-2's rule. If the "
+      'model was trained with another rule, it now sees other tokens.',
       source,
     )
   return rules[name]
 
 
-# Architecture -> the rule by which all its models of byte-level BPE are cut.
+# Architecture -> the rule that all its models with byte-level BPE share.
 _OWN_RULES = {
   'gpt2': 'gpt-2',
   'qwen2': 'qwen2',
@@ -79,16 +79,16 @@ _OWN_RULES = {
 
 @functools.cache
 def _rules() -> dict[str, Rule]:
-  """`tokenizer.ggml.pre` -> the rule of the family's own tokenizer.
+  """Returns the rules by the names that `tokenizer.ggml.pre` gives them.
 
-  The names, BOS and whole words are those of llama.cpp (`llama-vocab.cpp`).
-  llama.cpp leaves out NFC, which the Hugging Face tokenizers have.
+  The names, `bos` and `whole_words` come from llama.cpp (`llama-vocab.cpp`).
+  `composes` comes from the Hugging Face tokenizers; llama.cpp ignores NFC.
   """
   gpt2 = Rule(pre_tokenizers.ByteLevel(add_prefix_space=False))
   digits = pre_tokenizers.Digits(individual_digits=True)
   smollm = Rule(pre_tokenizers.Sequence([digits, gpt2.cut]))
   llama3 = Rule(_cut(_words(_L, numbers=_UP_TO_3)), whole_words=True, bos=True)
-  # Other models took over Llama 3's words, but not the rest.
+  # Other models split words as Llama 3 does, but do not share its other rules.
   dbrx = Rule(llama3.cut)
   qwen2 = Rule(_cut(_words(_L, numbers=_ONE)), composes=True)
   qwen35 = Rule(_cut(_words(_LM, numbers=_ONE)), composes=True)
@@ -117,14 +117,14 @@ def _rules() -> dict[str, Rule]:
   }
 
 
-_L, _LM = r'\p{L}', r'\p{L}\p{M}'  # letters, and with the marks on them
+_L, _LM = r'\p{L}', r'\p{L}\p{M}'  # letters, letters and their marks
 _ONE, _UP_TO_3 = r'\p{N}', r'\p{N}{1,3}'
 _CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r'\s*[\r\n]+|\s+(?!\S)|\s+'
 
 
 def _words(letters: str, *, numbers: str) -> str:
-  """The pattern of cl100k and its successors."""
+  """Returns the pattern of cl100k and its successors."""
   letter = letters if letters == _L else f'[{letters}]'
   return (
     rf'{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?{letter}+|{numbers}'
@@ -133,7 +133,7 @@ def _words(letters: str, *, numbers: str) -> str:
 
 
 def _cased_words(*, numbers: str, contraction: str) -> str:
-  """The pattern of o200k, where a capital begins a word."""
+  """Returns the pattern of o200k, in which a capital begins a word."""
   upper = r'[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]'
   lower = r'[\p{Ll}\p{Lm}\p{Lo}\p{M}]'
   before = r'[^\r\n\p{L}\p{N}]?'
@@ -145,6 +145,7 @@ def _cased_words(*, numbers: str, contraction: str) -> str:
 
 
 def _cut(pattern: str) -> pre_tokenizers.PreTokenizer:
+  """Splits text by a pattern, then writes bytes in GPT-2's letters."""
   return pre_tokenizers.Sequence(
     [
       pre_tokenizers.Split(tokenizers.Regex(pattern), behavior='isolated'),

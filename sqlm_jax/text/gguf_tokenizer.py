@@ -1,10 +1,11 @@
 """The tokenizer that a GGUF file carries.
 
-A file holds tables: tokens, their types, and merges or scores. The rules that
-read the tables are given by name only: `tokenizer.ggml.model` names the kind
-and `tokenizer.ggml.pre` names the cut into words (see `gguf_rules`).
-transformers reads such a file, too, but without what Llama 3 does to whole
-words, Qwen to composed characters, and SentencePiece to spaces in front.
+A file holds tables: tokens, their types, and merges or scores. The rules are
+given by name only: `tokenizer.ggml.model` names the kind of tokenizer, and
+`tokenizer.ggml.pre` names the rule by which text is split into words (see
+`gguf_rules`). transformers reads such files, too, but ignores some rules: Llama
+3's for whole words, Qwen's for composed characters, and SentencePiece's for a
+space before the text.
 
 Directories that have no tokenizer.json hold the same tables in other files, so
 `directory_tokenizer` builds theirs here as well.
@@ -21,7 +22,7 @@ from transformers import tokenization_utils_base
 from sqlm_jax import gguf_file
 from sqlm_jax.text import gguf_rules, stored_tokenizer
 
-# tokenizer.ggml.token_type; 5 is an unused one.
+# tokenizer.ggml.token_type. Type 5 marks unused tokens.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 # `tokenizer.ggml.<key>_token_id` -> the name in Hugging Face's files. GGUF
@@ -36,14 +37,13 @@ _NAMED = {
   'mask': 'mask_token',
 }
 _ENDS = ('eos', 'eot', 'eom')
-_NO_ID = 2**32 - 1  # how some writers say that there is no such token
 
 # Looks up a field by its name without `tokenizer.`: `(name, default=None)`.
 Get = Callable[..., Any]
 
 
 class _Tables(NamedTuple):
-  """Tables of both kinds of tokenizer: token i is of type i."""
+  """Tables of both kinds of tokenizer: `types[i]` is the type of token i."""
 
   tokens: Sequence[str]
   types: Sequence[int]
@@ -59,8 +59,8 @@ def read(
   """Reads the tokenizer, and the ids of tokens that end a turn.
 
   Raises:
-    ValueError: for a tokenizer of a kind that is not known here, or tables
-      that do not fit.
+    ValueError: if the kind of tokenizer is unknown, or its tables do not match
+      each other.
   """
   fields = gguf_file.open_file(path).fields
   architecture = fields.get('general.architecture')
@@ -84,7 +84,7 @@ def build(
 
   Args:
     get: looks up a field by its name without `tokenizer.`.
-    architecture: of the model, for a file that does not name its rule.
+    architecture: the model's, for a file that does not name its rule.
     source: name of the file, for warnings.
 
   Raises:
@@ -168,7 +168,9 @@ def _token_id(
 ) -> int | None:
   key = f'ggml.{name}_token_id'
   i = get(key, assumed)
-  if i is None or i == _NO_ID:
+  if i is None or i == gguf_file.NO_TOKEN:
+    return None
+  if name == 'padding' and i == num_tokens:  # added without a row in the model
     return None
   if not 0 <= i < num_tokens:
     raise ValueError(f'tokenizer.{key}={i}: expected less than {num_tokens}')
@@ -176,7 +178,7 @@ def _token_id(
 
 
 def _byte_level(get: Get, tables: _Tables, rule: gguf_rules.Rule):
-  """BPE on bytes, which are written in GPT-2's letters."""
+  """Builds BPE on bytes, which are written in GPT-2's letters."""
   vocabulary = tables.ids
   merges = get('ggml.merges')
   if merges is None:
@@ -199,7 +201,7 @@ def _byte_level(get: Get, tables: _Tables, rule: gguf_rules.Rule):
 
 
 def _sentencepiece(get: Get, tables: _Tables):
-  """BPE on characters, ▁ for a space, bytes for what has no token."""
+  """Builds BPE on characters, with ▁ for a space and bytes as a fallback."""
   key = 'ggml.remove_extra_whitespaces'
   if get(key):
     raise ValueError(f'tokenizer.{key}=True: expected False')

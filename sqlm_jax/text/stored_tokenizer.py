@@ -1,4 +1,4 @@
-"""A tokenizer as it is stored: its rules, named tokens and chat templates."""
+"""A stored tokenizer: its rules, named tokens and chat templates."""
 
 import json
 import pathlib
@@ -16,9 +16,10 @@ class StoredTokenizer(NamedTuple):
   """Content of the file or directory that holds a tokenizer.
 
   Attributes:
-    backend: cuts texts into tokens, and nothing else decides how.
+    backend: splits text into tokens. All rules are in it.
     named: tokens by their role, such as 'bos_token'.
-    templates: chat templates by name; `DEFAULT_TEMPLATE` is the one in use.
+    templates: chat templates by name. Prompts are rendered with the template
+      named `DEFAULT_TEMPLATE`; the others are only exported.
     settings: other keys of tokenizer_config.json, kept for an export.
   """
 
@@ -29,13 +30,14 @@ class StoredTokenizer(NamedTuple):
 
   @property
   def template(self) -> str | None:
+    """The chat template of prompts, None if there is none."""
     return self.templates.get(DEFAULT_TEMPLATE)
 
   def save(self, directory: pathlib.Path) -> None:
     """Writes the files of Hugging Face, for transformers 4.5x and 5.
 
-    The class is the one that does what tokenizer.json says. Version 5 would
-    write a name that version 4 does not know.
+    The class is the only one that follows tokenizer.json in both versions. The
+    name that version 5 would write is unknown to version 4.
     """
     directory.mkdir(parents=True, exist_ok=True)
     self.backend.save(str(directory / TOKENIZER_FILE))
@@ -44,14 +46,14 @@ class StoredTokenizer(NamedTuple):
     config = dict(self.settings) | {
       'tokenizer_class': 'PreTrainedTokenizerFast',
       'clean_up_tokenization_spaces': False,
-      # Version 4 sets this in the rules of a tokenizer that has it.
+      # Version 4 writes this value into the rules, so it must match them.
       'add_prefix_space': self._adds_prefix_space(),
       'added_tokens_decoder': {
         str(i): {key: getattr(token, key) for key in keys}
         | {'special': token.special}
         for i, token in sorted(added.items())
       },
-      # Version 5 takes this name, too; version 4 no other.
+      # Both versions read this key; version 4 reads no other.
       'additional_special_tokens': [
         token.content
         for _, token in sorted(added.items())
@@ -71,9 +73,9 @@ class StoredTokenizer(NamedTuple):
     path.write_text(text + '\n', encoding='utf-8')
 
   def _safely_named(self) -> dict[str, str]:
-    """Drops names of ordinary text, such as a pad token '!'.
+    """Returns the named tokens without ordinary text, such as a pad token '!'.
 
-    transformers would find such a token in every text, before the text is cut.
+    transformers would find such a token in any text, before the text is split.
     """
     backend = self.backend
     added = {
@@ -89,5 +91,6 @@ class StoredTokenizer(NamedTuple):
     }
 
   def _adds_prefix_space(self) -> bool:
+    """Returns True if the rules put a space before a text."""
     first = self.backend.pre_tokenizer
     return bool(getattr(first, 'add_prefix_space', False))

@@ -1,8 +1,8 @@
 """Tokenizers: text to token ids and back, with the bytes of every token.
 
 The `tokenizers` library does the work. `gguf_tokenizer` and
-`directory_tokenizer` read what is stored; this module makes of it what a run
-needs.
+`directory_tokenizer` read a stored tokenizer; this module turns it into the
+functions and tables that a run needs.
 """
 
 import functools
@@ -13,8 +13,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import tokenizers
+from absl import logging
 from tokenizers import decoders, models, pre_tokenizers
 
+from sqlm_jax import model_files
 from sqlm_jax.text import (
   chat,
   directory_tokenizer,
@@ -41,20 +43,20 @@ class Tokenizer(NamedTuple):
   """A tokenizer as functions and tables.
 
   Attributes:
-    encode: `(text, allow_special=False) -> ids`. Nothing is put in front.
-      Only with `allow_special` does the text of a special token, as a chat
-      template writes it, become that token. Bytes that no token stands for
-      are dropped, as transformers does.
-    decode: `(ids, skip_special=True) -> text`, as a continuation: a space in
-      front stays, which a decoder of whole texts would take away.
-    token_bytes: what each token adds to the text, b'' for special ones and for
-      those that end a response.
+    encode: `(text, allow_special=False) -> ids`, without BOS. With
+      `allow_special` the text of a special token, as a chat template writes it,
+      becomes that token; otherwise it stays text. Bytes that have no token are
+      dropped, as in transformers.
+    decode: `(ids, skip_special=True) -> text`. The text is a continuation: a
+      leading space stays, which other decoders remove.
+    token_bytes: the bytes that each token adds to the text; b'' for special
+      tokens and for tokens that end a response.
     special: id -> text of the special tokens.
     prefix_ids: tokens that the model expects before a text (BOS), if any. A
       chat template may write them itself.
     stop_ids: tokens that end a response.
     chat: `(messages, date=None) -> prompt`, by the model's template, open for
-      the answer. The date, YYYY-MM-DD, is what a template is told is today.
+      the answer. The date that the template sees is YYYY-MM-DD.
     save: writes the tokenizer into a directory, in the files of Hugging Face.
     uses_date: True if the chat template may write the date.
   """
@@ -78,38 +80,41 @@ class Tokenizer(NamedTuple):
     return tuple(self.special.values())
 
   def __repr__(self) -> str:
-    # All tables would fill a hundred screens of an error message.
+    # The tables would fill a hundred screens of an error message.
     return f'Tokenizer(vocab_size={self.vocab_size})'
 
 
-def load_tokenizer(path: pathlib.Path, *, trusted: bool = False) -> Tokenizer:
+def load_tokenizer(
+  path: pathlib.Path, *, trusted: bool = False, needs_chat: bool = True
+) -> Tokenizer:
   """Loads the tokenizer of a GGUF file or of a Hugging Face directory.
 
   Args:
     path: the file or the directory.
-    trusted: if its content is known. Otherwise its tokenizer.json and its chat
-      template are tried in a process that can be killed first.
+    trusted: True if the content is known. Otherwise tokenizer.json and the
+      chat template are first tried in a process that can be killed.
+    needs_chat: False if the chat template will not be used. A template that
+      fails its trial is then reported in a warning.
 
   Raises:
-    ValueError: if the tokenizer is damaged, does harm, or is of a kind that is
-      not known here.
+    ValueError: if the tokenizer is damaged, harmful, or of an unknown kind.
   """
   read = from_directory if path.is_dir() else from_gguf
-  return read(path, trusted=trusted)
+  return read(path, trusted=trusted, needs_chat=needs_chat)
 
 
 def cut(tokens: Tokenizer, num_rows: int) -> Tokenizer:
-  """A tokenizer without special tokens that an embedding has no rows for.
+  """Removes special tokens that have no row in the embedding.
 
-  Gemma 3 has one for images, which its models of text alone do not know.
+  Gemma 3's tokenizer has a token for images, which its text-only models lack.
 
   Args:
     tokens: the tokenizer.
-    num_rows: of the embedding.
+    num_rows: number of rows of the embedding.
 
   Raises:
-    ValueError: if it has more tokens and some are not special. Later, if a
-      text to encode holds one of those that were cut.
+    ValueError: if a token without a row is not special. `encode` of the result
+      raises it for a text with a removed token.
   """
   if not tokens.special.keys() >= set(range(num_rows, tokens.vocab_size)):
     raise ValueError(
@@ -150,19 +155,24 @@ def byte_tokenizer() -> Tokenizer:
   )
 
 
-def from_gguf(path: pathlib.Path, *, trusted: bool = False) -> Tokenizer:
+def from_gguf(
+  path: pathlib.Path, *, trusted: bool = False, needs_chat: bool = True
+) -> Tokenizer:
   """Builds the tokenizer that a GGUF file carries; see `load_tokenizer`."""
   stored, stops = gguf_tokenizer.read(path)
   if not trusted:
-    _try_template(stored, f'{path}: tokenizer.chat_template')
+    _try_template(stored, f'{path}: tokenizer.chat_template', needs_chat)
   return _wrap(stored, stops)
 
 
-def from_directory(path: pathlib.Path, *, trusted: bool = False) -> Tokenizer:
+def from_directory(
+  path: pathlib.Path, *, trusted: bool = False, needs_chat: bool = True
+) -> Tokenizer:
   """Reads the tokenizer of a Hugging Face directory; see `load_tokenizer`."""
   stored = directory_tokenizer.read(path, trusted=trusted)
   if not trusted:
-    _try_template(stored, directory_tokenizer.template_file(path))
+    source = directory_tokenizer.template_file(path)
+    _try_template(stored, source, needs_chat)
   size = max(stored.backend.get_vocab().values()) + 1
   stops = [
     i
@@ -176,25 +186,28 @@ def from_directory(path: pathlib.Path, *, trusted: bool = False) -> Tokenizer:
 
 
 def _try_template(
-  stored: stored_tokenizer.StoredTokenizer, source: str
+  stored: stored_tokenizer.StoredTokenizer, source: str, needs_chat: bool
 ) -> None:
-  if stored.template is not None:
-    try:
-      trial.try_template(stored.template, stored.named)
-    except ValueError as error:
+  if stored.template is None:
+    return
+  try:
+    trial.try_template(stored.template, stored.named)
+  except ValueError as error:
+    if needs_chat:
       raise ValueError(f'{source}: {error}') from None
+    logging.warning('Ignoring an unused chat template: %s: %s', source, error)
 
 
 def _eos_ids(path: pathlib.Path, vocab_size: int) -> list[int]:
-  """Reads the ids that end a text, of which a config may name any number."""
-  found = directory_tokenizer.read_json(path).get('eos_token_id')
-  if found is None:
+  """Reads the ids that end a text. A config names an id, a list, or neither."""
+  value = model_files.read_optional_json(path).get('eos_token_id')
+  if value is None:
     return []
-  ids = found if isinstance(found, list) else [found]
+  ids = value if isinstance(value, list) else [value]
   for i in ids:
     if type(i) is not int or not 0 <= i < vocab_size:
       raise ValueError(
-        f'{path}: eos_token_id={found!r}: expected ids less than {vocab_size}'
+        f'{path}: eos_token_id={value!r}: expected ids less than {vocab_size}'
       )
   return ids
 
@@ -203,7 +216,7 @@ def _wrap(
   stored: stored_tokenizer.StoredTokenizer, stops: Collection[int] = ()
 ) -> Tokenizer:
   backend = stored.backend
-  # A file may say how texts are padded and truncated to train in batches.
+  # A file may keep the padding and truncation of its training batches.
   backend.no_truncation()
   backend.no_padding()
   special = _special(stored)
@@ -244,24 +257,22 @@ def _wrap(
   )
 
 
-# Texts with spaces, bytes and composed letters, which decoders may change.
+# Texts that a decoder may change: spaces, bytes and composed letters.
 _DECODED = ('The dog, 12 + 3 = 15.', '  two\n\n\tx', 'naïve 日本語 🙂 e\u0301')
 
 
 def _check_decoding(
   backend: tokenizers.Tokenizer, encode: Callable, decode: Callable
 ) -> None:
-  """Refuses a decoder that writes other texts than its tokens' bytes.
-
-  A decoder may remove the space that was put before a text.
-  """
+  """Refuses a decoder whose texts differ from the bytes of the tokens."""
   for text in _DECODED:
     ids = encode(text)
     expected = backend.decode(ids, skip_special_tokens=False)
-    found = decode(ids, skip_special=False)
-    if expected not in (found, found.removeprefix(' ')):
+    joined = decode(ids, skip_special=False)
+    # A decoder may remove the space that an encoder puts before a text.
+    if expected not in (joined, joined.removeprefix(' ')):
       raise ValueError(
-        f'decoder: expected the text of the tokens, {found!r}, it writes '
+        f'decoder: expected the text of the tokens, {joined!r}, it writes '
         f'{expected!r}'
       )
 
@@ -269,7 +280,7 @@ def _check_decoding(
 def _without_special(
   backend: tokenizers.Tokenizer, special: Mapping[int, str]
 ) -> tokenizers.Tokenizer:
-  """Copies a tokenizer, so that no text becomes a special token."""
+  """Returns a copy that never turns text into a special token."""
   copy = tokenizers.Tokenizer.from_str(backend.to_str())
   # A file may have BOS or EOS as tokens that are not special.
   for i, token in backend.get_added_tokens_decoder().items():
@@ -281,7 +292,7 @@ def _without_special(
 
 
 def _special(stored: stored_tokenizer.StoredTokenizer) -> dict[int, str]:
-  """Special tokens by id: those the file calls so, and BOS and EOS."""
+  """Returns special tokens by id, always with BOS and EOS."""
   special = {
     i: token.content
     for i, token in stored.backend.get_added_tokens_decoder().items()
@@ -294,29 +305,26 @@ def _special(stored: stored_tokenizer.StoredTokenizer) -> dict[int, str]:
 
 
 def _prefix_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
-  """Returns what the post-processor puts before a text, but not after it."""
-  whole = bare = []
+  """Returns the tokens that the post-processor puts before a text."""
+  processed = bare = []
   for text in ('a', '0', '.', '▁', ' '):  # a small vocabulary may lack some
     bare = backend.encode(text, add_special_tokens=False).ids
-    whole = backend.encode(text).ids
+    processed = backend.encode(text).ids
     if bare:
       break
-  for start in range(len(whole) - len(bare) + 1):
-    if bare and whole[start:][: len(bare)] == bare:
-      return tuple(whole[:start])
-  if whole == bare:
+  for start in range(len(processed) - len(bare) + 1):
+    if bare and processed[start:][: len(bare)] == bare:
+      return tuple(processed[:start])
+  if processed == bare:
     return ()
   raise ValueError(
-    f'post_processor: expected the tokens of a text, {bare}, among those that '
-    f'it makes of them, {whole}'
+    f'post_processor: expected tokens that contain those of the text, {bare}, '
+    f'it returns {processed}'
   )
 
 
 def _without_surrogates(text: str) -> str:
-  """Python's stand-ins for bytes that are not UTF-8 become \ufffd.
-
-  They come from a pipe or a file name; no encoder takes them.
-  """
+  """Replaces lone surrogates, which the library refuses, by U+FFFD."""
   return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
 
@@ -338,7 +346,7 @@ def _token_bytes(
 
 
 def _piece_to_bytes(decoder: Mapping) -> Callable[[str, bool], bytes]:
-  """How a vocabulary writes bytes, by the decoder that reads it.
+  """Returns how a vocabulary writes bytes, from its decoder.
 
   Returns:
     `(piece, was_added) -> bytes`.
@@ -346,7 +354,7 @@ def _piece_to_bytes(decoder: Mapping) -> Callable[[str, bool], bytes]:
   kinds = [d['type'] for d in decoder.get('decoders', [decoder]) if d]
   if 'ByteLevel' in kinds:
     byte_of = {char: byte for byte, char in _byte_alphabet().items()}
-    # What was added or is not in the alphabet is text as it stands.
+    # Added tokens and pieces outside of the alphabet are plain text.
     return lambda piece, added: (
       piece.encode()
       if added or not byte_of.keys() >= set(piece)

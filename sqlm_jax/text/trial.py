@@ -3,8 +3,8 @@
 Both are programs that came with a model: a template may loop or fill the
 memory, and a rule of a tokenizer may grow a text without end, search it for
 hours, or abort inside the `tokenizers` library. The process has limits of
-processor time and memory, so that such a file is refused by its name before
-this process opens it.
+processor time and memory. A harmful file is therefore refused, by its name,
+before the run opens it.
 
   python -m sqlm_jax.text.trial tokenizer SECONDS FILE
   python -m sqlm_jax.text.trial template SECONDS < JSON
@@ -30,7 +30,7 @@ _MAX_PROMPT = 2**20  # characters that a template may make of one short message
 _MESSAGES = ({'role': 'user', 'content': 'What is 2 + 3?'},)
 _DATE = '2000-01-01'
 
-_ANOTHER_PROMPT = 'expected the same prompt every time, it writes another one'
+_ANOTHER_PROMPT = 'expected the same prompt every time, the prompts differ'
 _TOO_MUCH_MEMORY = f'needs more than {_MEMORY_BYTES >> 30} GiB of memory'
 
 _SOME_TEXTS = (
@@ -43,7 +43,7 @@ _SOME_TEXTS = (
 )
 _RUN = 200  # length of a run of one character, for patterns that backtrack
 _BLOCK = 128  # characters of Unicode that are tried at once
-_LAST_CHARACTER = 0x323AF  # beyond lie tags and private use
+_LAST_CHARACTER = 0x323AF  # tags and private use come after it
 
 
 def try_tokenizer(path: pathlib.Path) -> None:
@@ -120,7 +120,7 @@ def _why_killed(process: subprocess.CompletedProcess, kind: str) -> str:
 
 
 def _tokenize(path: str) -> None:
-  """Does with a tokenizer all that a run will do with it."""
+  """Uses a tokenizer in all the ways in which a run will use it."""
   backend = tokenizers.Tokenizer.from_file(path)
   tokenizers.Tokenizer.from_str(backend.to_str())
   backend.no_truncation()
@@ -133,6 +133,7 @@ def _tokenize(path: str) -> None:
 
 
 def _texts() -> Iterator[str]:
+  """Yields texts that together contain all characters of Unicode."""
   yield from _SOME_TEXTS
   for code in range(32, 127):
     yield chr(code) * _RUN + '\n!x'
@@ -142,7 +143,7 @@ def _texts() -> Iterator[str]:
 
 
 def _render(payload: Mapping[str, Any]) -> str:
-  """Renders a template twice, and checks what it writes."""
+  """Renders a template twice, and checks and returns the prompt."""
   template, variables = payload['template'], payload['variables']
   prompt, again = (
     chat.render(template, variables, _MESSAGES, _DATE) for _ in range(2)
@@ -174,7 +175,7 @@ def _limit_resources(cpu_seconds: int) -> None:
 
 
 def main(kind: str, cpu_seconds: str, *arguments: str) -> None:
-  """Tries one thing and writes a line of JSON: its value or its error."""
+  """Tries a tokenizer or a template and prints its value or error as JSON."""
   if os.name == 'posix':
     _limit_resources(int(cpu_seconds))
   try:
@@ -184,7 +185,7 @@ def main(kind: str, cpu_seconds: str, *arguments: str) -> None:
       result = {'value': _render(json.load(sys.stdin))}
   except MemoryError:
     result = {'error': _TOO_MUCH_MEMORY}
-  # A panic of the library is no Exception.
+  # A panic of the library is not a subclass of Exception.
   except BaseException as error:
     result = {'error': str(error) or type(error).__name__}
   sys.stdout.write(json.dumps(result))

@@ -60,9 +60,10 @@ def resolve(path: str) -> pathlib.Path:
   """
   if path in MODELS:
     return _cached(MODELS[path])
-  found = pathlib.Path(os.path.expanduser(path))  # ~nobody stays as it is
-  if model_files.is_present(found):
-    return found
+  # Unlike Path.expanduser, this accepts a ~name that is no user.
+  local = pathlib.Path(os.path.expanduser(path))
+  if model_files.is_present(local):
+    return local
   if hub.is_id(path):
     return hub.fetch(path)
   raise FileNotFoundError(

@@ -104,14 +104,14 @@ def _save(path: pathlib.Path, tensors: Iterable[names.Tensor], dtype: str):
     t.name: np.ascontiguousarray(t.read(), jnp.dtype(dtype)) for t in tensors
   }
   path.touch()
-  mode = path.stat().st_mode  # as the user's umask says
+  mode = path.stat().st_mode  # follows the user's umask
   # Without the format transformers refuses the file.
   safetensors.numpy.save_file(arrays, path, metadata={'format': 'pt'})
-  path.chmod(mode)  # safetensors lets nobody else read it
+  path.chmod(mode)  # safetensors writes files that only their owner may read
 
 
 def _older_rope_keys(hf_config: transformers.PretrainedConfig) -> dict:
-  """What tools read that do not know `rope_parameters` of transformers 5."""
+  """Returns the rope's keys for tools older than transformers 5."""
   whole = hf_config.rope_parameters
   keys = {}
   if 'full_attention' in whole:

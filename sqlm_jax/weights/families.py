@@ -31,8 +31,8 @@ _ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
 _QK_NORMS = {'qwen3': 'head', 'gemma3_text': 'head', 'olmo2': 'flat'}
 _WINDOWED = ('mistral', 'qwen2', 'qwen3', 'gemma2', 'gemma3_text')
 _ATTENTION_BIASES = ('llama', 'qwen3', 'gemma2', 'gemma3_text', 'olmo2')
-# Keys that are read although they are no fields of every config class: those
-# that older versions wrote, and those that are refused.
+# Keys that are read in addition to the fields of the config classes: keys that
+# older versions of transformers wrote, and keys that are refused.
 _OTHER_KEYS = {
   'is_causal',
   'layer_types',
@@ -45,7 +45,7 @@ _OTHER_KEYS = {
   'sliding_window_pattern',
   'use_bidirectional_attention',
 }
-# Fields of every config class that say nothing about the decoder.
+# Fields of every config class that do not describe the decoder.
 _UNUSED_KEYS = {
   'dtype',
   'id2label',
@@ -61,14 +61,15 @@ def make_hf_config(
 ) -> transformers.PretrainedConfig:
   """Returns the config of a family, with transformers' defaults and checks.
 
-  Keys that say nothing about the decoder are left out: transformers would set
-  each as an attribute of the config, even in place of a method, and would make
-  up a name for each of `num_labels` labels.
+  Keys that do not describe the decoder are dropped: transformers would set each
+  as an attribute of the config, even in place of a method, and would make up a
+  name for each of `num_labels` labels.
 
   Raises:
-    ValueError: for values that make no sense, on one line.
+    ValueError: if a value is not allowed. The message has one line.
   """
   hf_values.check(values)
+  values = hf_values.drop_unusable_pad(values, values.get('vocab_size'))
   if values.get('per_layer_config'):
     _expect('per_layer_config', values['per_layer_config'], (None,))
   config_class = transformers.CONFIG_MAPPING[model_type]
@@ -170,7 +171,7 @@ def _expect(key: str, value: Any, allowed) -> None:
 
 
 def _windows(hf) -> tuple[int, ...]:
-  """How far each layer sees, () where all see everything."""
+  """Returns how many tokens back each layer sees; () if all see everything."""
   window = getattr(hf, 'sliding_window', None)
   if not window or hf.model_type not in _WINDOWED:
     return ()
@@ -184,8 +185,8 @@ def _windows(hf) -> tuple[int, ...]:
 
 
 def _ropes(hf) -> tuple[model_config.Rope, model_config.Rope | None]:
-  """The rope, and that of layers with a window where it is another."""
-  # A length beside the rope's own keys comes before the one in them.
+  """Returns the rope, and the rope of layers with a window if it differs."""
+  # A context length outside of the rope's parameters overrides theirs.
   hf.standardize_rope_params()
   parameters = hf.rope_parameters
   layer_kinds = ('full_attention', 'sliding_attention')
@@ -194,13 +195,14 @@ def _ropes(hf) -> tuple[model_config.Rope, model_config.Rope | None]:
   for kind in layer_kinds:
     if parameters.get(kind) is None:
       raise ValueError(f'rope_parameters.{kind}: missing')
-  whole, local = (_rope(hf, parameters[kind]) for kind in layer_kinds)
-  return whole, local if local != whole else None
+  full, local = (_rope(hf, parameters[kind]) for kind in layer_kinds)
+  return full, local if local != full else None
 
 
 def _check_frequencies(
   head_width: int, *ropes: model_config.Rope | None
 ) -> None:
+  """Checks that each rope has finite frequencies."""
   if head_width > hf_values.MAX_HEAD_WIDTH:
     raise ValueError(
       f'head_dim={head_width}: expected at most {hf_values.MAX_HEAD_WIDTH}'

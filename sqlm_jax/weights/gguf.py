@@ -1,7 +1,8 @@
 """GGUF files: sizes and tensors under their Hugging Face names.
 
-What the fields mean, and what llama.cpp assumes where a file is silent, was
-read off its loader (llama-model.cpp) and its converter (convert_hf_to_gguf.py).
+The meaning of the fields, and the values that llama.cpp assumes for missing
+fields, come from its loader (llama-model.cpp) and its converter
+(convert_hf_to_gguf.py).
 """
 
 import functools
@@ -26,7 +27,7 @@ _MODEL_TYPES = {
   'gemma3': 'gemma3_text',
 }
 _ARCHITECTURES = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-# Of Llama 3.1 to 3.3; a file has only the divisors that come of them.
+# Parameters of Llama 3.1 to 3.3. A file has only the divisors that they give.
 _LLAMA3 = {
   'low_freq_factor': 1.0,
   'high_freq_factor': 4.0,
@@ -152,7 +153,7 @@ def _hf_config(
 
 
 def _refuse_unknown(fields: gguf_fields.Fields) -> None:
-  """What these architectures may have, and our decoder has not."""
+  """Refuses features of these architectures that the decoder lacks."""
   fields.expect('split.count', (0, 1), default=1)  # one file of several
   fields.expect('expert_count', (0,), default=0)
   fields.expect('attention.causal', (True,), default=True)
@@ -161,7 +162,7 @@ def _refuse_unknown(fields: gguf_fields.Fields) -> None:
 def _sizes(
   fields: gguf_fields.Fields, stored: dict[str, gguf.ReaderTensor]
 ) -> dict[str, Any]:
-  """What all families have, as arguments of a Hugging Face config."""
+  """Returns the values that all families have, by Hugging Face's keys."""
   if 'token_embd.weight' not in stored:
     raise ValueError(f'{fields.path}: tensor token_embd.weight: missing')
   width = fields.integer('embedding_length')
@@ -180,10 +181,12 @@ def _sizes(
   values = {'vocab_size': vocab_size}
   for token, stored_as in (('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding')):
     name = f'tokenizer.ggml.{stored_as}_token_id'
+    # A pad token may lack a row, see `hf_values.drop_unusable_pad`.
+    most = vocab_size if token == 'pad' else vocab_size - 1
     values[f'{token}_token_id'] = (
       None
-      if fields.get(name) is None
-      else fields.integer(name, least=0, most=vocab_size - 1)
+      if fields.get(name) in (None, gguf_file.NO_TOKEN)
+      else fields.integer(name, least=0, most=most)
     )
   if fields.architecture != 'qwen2':  # biased as it is
     biased = {name.split('.')[-2] for name in stored if name.endswith('.bias')}
@@ -208,10 +211,10 @@ def _rope(
   stored: dict[str, gguf.ReaderTensor],
   head_width: int,
 ) -> dict[str, Any]:
-  """The rope_parameters of Hugging Face."""
+  """Returns Hugging Face's rope_parameters."""
   theta = fields.number('rope.freq_base', 10_000.0)
   plain = {'rope_type': 'default', 'rope_theta': theta}
-  # The older name of the factor; and without a type llama.cpp is linear.
+  # An older name of the factor. Without a type llama.cpp assumes linear.
   factor = fields.number('rope.scale_linear', 1.0)
   factor = fields.number('rope.scaling.factor', factor)
   fields.expect('rope.scaling.type', ('none', 'linear', 'yarn'), 'linear')
@@ -232,12 +235,12 @@ def _rope(
 
 
 def _yarn(fields: gguf_fields.Fields) -> dict[str, Any]:
-  # Of other families, which weigh what is stretched in another way.
+  # Families with other values scale the attention in another way.
   fields.expect('rope.scaling.yarn_ext_factor', (1.0,), default=1.0)
   fields.expect('rope.scaling.yarn_log_multiplier', (0.0,), default=0.0)
   fields.expect('rope.scaling.attn_factor', (1.0,), default=1.0)
   context = fields.integer('context_length')
-  found = {
+  parameters = {
     'original_max_position_embeddings': fields.integer(
       'rope.scaling.original_context_length', context
     )
@@ -248,14 +251,14 @@ def _yarn(fields: gguf_fields.Fields) -> dict[str, Any]:
     ('beta_slow', 'yarn_beta_slow'),
   ):
     if fields.get(f'rope.scaling.{theirs}') is not None:
-      found[ours] = fields.number(f'rope.scaling.{theirs}')
-  return found
+      parameters[ours] = fields.number(f'rope.scaling.{theirs}')
+  return parameters
 
 
 def _llama3(
   path: pathlib.Path, divisors: np.ndarray, theta: float, head_width: int
 ) -> dict[str, Any]:
-  """What Llama 3 was stretched by, from the divisors of its frequencies."""
+  """Returns Llama 3's rope_parameters, from the divisors of frequencies."""
   if divisors.shape == (head_width // 2,) and divisors.min() >= 1:
     factor = float(divisors.max())  # the slowest pairs have all of it
     stretched = model_config.Rope(
@@ -318,7 +321,7 @@ def _gemma(
 def _layer_types(
   fields: gguf_fields.Fields, num_layers: int, window: int, period: int
 ) -> list[str]:
-  """Returns the layers' types: one in a period is global, or as stored."""
+  """Returns the layers' types: one in each period has no window."""
   name = 'attention.sliding_window_pattern'
   pattern = fields.get(name, period)
   if not isinstance(pattern, list):

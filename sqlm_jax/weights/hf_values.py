@@ -1,6 +1,6 @@
 """Checks the values of a Hugging Face config before anything is built from it.
 
-transformers checks types, but believes every size and takes NaN for a number.
+transformers checks types, but accepts any size and accepts NaN as a number.
 """
 
 import reprlib
@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 MAX_LAYERS = 1000  # the deepest published model has 126
-MAX_SIZE = 2**31 - 1  # of anything that is counted; JAX indexes with int32
+MAX_SIZE = 2**31 - 1  # JAX indexes with int32
 MAX_HEAD_WIDTH = 2**16
 _MAX_LABELS = 2**20
 _MAX_FLOAT = float(np.finfo(np.float32).max)  # the decoder computes in float32
 
-# Key -> the least and the largest integer.
+# Key -> the smallest and the largest integer that it may have.
 _INTEGERS = {
   'vocab_size': (1, MAX_SIZE),
   'hidden_size': (1, MAX_SIZE),
@@ -60,8 +61,8 @@ _TRUTH_VALUES = (
 )
 _TEXTS = ('hidden_act', 'hidden_activation', 'rope_type', 'type')
 _LISTS = ('architectures', 'layer_types')  # of strings
-# Objects of the config, with keys of this module; ropes are given for each
-# type of layer in some families.
+# Objects whose keys are checked, too. Some families have a rope for each type
+# of layer.
 _OBJECTS = (
   'rope_parameters',
   'rope_scaling',
@@ -73,11 +74,12 @@ _OBJECTS = (
 def check(values: Mapping[str, Any], within: str = '') -> None:
   """Checks the types and ranges of the keys that the decoder is built from.
 
-  None is left to transformers, for which it is the default of many keys.
+  A value of None is accepted: it is transformers' default of many keys. Only
+  `rope_theta` must be a number.
 
   Args:
     values: the keys and values of a config, or of an object in it.
-    within: the keys that lead to that object, each followed by a dot.
+    within: the keys that lead to `values`, each followed by a dot.
 
   Raises:
     ValueError: if a value is not allowed; names the key, the value and what is
@@ -109,8 +111,27 @@ def check(values: Mapping[str, Any], within: str = '') -> None:
       check(value, f'{name}.')
 
 
+def drop_unusable_pad(
+  values: Mapping[str, Any], vocab_size: int | None
+) -> dict[str, Any]:
+  """Drops a `pad_token_id` that is equal to the size of the vocabulary.
+
+  Models whose tokenizer got a token for padding, and whose embedding got no row
+  for it, are published with this id. Nothing here is padded.
+  """
+  kept = dict(values)
+  pad = kept.get('pad_token_id')
+  if type(pad) is int and pad == vocab_size:
+    logging.warning(
+      'pad_token_id=%d is ignored: the embedding has only %d rows.',
+      *(pad, vocab_size),
+    )
+    del kept['pad_token_id']
+  return kept
+
+
 def check_token_ids(values: Mapping[str, Any], vocab_size: int) -> None:
-  """Checks the ids of special tokens; -1 stands for none in some files.
+  """Checks the ids of special tokens. In some files -1 stands for no token.
 
   Raises:
     ValueError: if a key that ends in `_token_id` is not an id of the
@@ -125,7 +146,7 @@ def check_token_ids(values: Mapping[str, Any], vocab_size: int) -> None:
 
 
 def is_number(value: Any) -> bool:
-  """Returns True for a number from 0 on that float32 holds."""
+  """Returns True for a number that is at least 0 and finite in float32."""
   return (
     isinstance(value, int | float)
     and not isinstance(value, bool)

@@ -28,7 +28,7 @@ _ELSEWHERE = ('*/*',)  # folders hold copies of the weights
 
 
 def is_id(path: str) -> bool:
-  """Whether a path may be `org/name` or `org/name@revision`."""
+  """Returns True if a path may be `org/name` or `org/name@revision`."""
   return _ID.fullmatch(path) is not None
 
 

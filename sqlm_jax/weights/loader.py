@@ -30,8 +30,8 @@ class Checkpoint(NamedTuple):
 def open_checkpoint(path: pathlib.Path) -> Checkpoint:
   """Opens a GGUF file or a Hugging Face directory.
 
-  Nothing is read but headers and configs, and nothing is allocated by what
-  they claim before it is checked against the files.
+  Only headers and configs are read. The sizes that they claim are checked
+  against the files before anything of these sizes is allocated.
 
   Raises:
     ValueError: if it is damaged, or of an architecture that is not known.

@@ -42,9 +42,9 @@ class Tensor(NamedTuple):
 
 
 class Entry(NamedTuple):
-  """Where a parameter stands in a file, and how.
+  """Location and layout of a parameter in a file.
 
-  Linear weights are stored [out, in]; ours are [in, out], heads apart.
+  Linear weights are stored [out, in]. Ours are [in, out], with a heads axis.
   """
 
   path: tuple[str, ...]
@@ -168,14 +168,14 @@ def in_memory(dtype: np.dtype) -> Place:
 def check_tensors(config: model_config.ModelConfig, tensors: Tensors) -> None:
   """Checks that a file has the tensors of a model, without reading them.
 
-  A config may claim sizes that no memory holds; a config that passes claims the
-  sizes of the file.
+  A config may claim sizes that fit into no memory. After this check its sizes
+  are those of the file.
 
   Raises:
-    ValueError: for a missing, unexpected or misshapen tensor, or one whose type
-      cannot be read, by name.
+    ValueError: if a tensor is missing, unexpected, of another shape, or of a
+      type that cannot be read. The message names the tensor.
   """
-  # Types first: scales of quantized weights are unexpected tensors, too.
+  # Types come first, so that the scales of quantized weights are not reported.
   shapes = {name: tensors.shape(name) for name in sorted(tensors.names())}
   entries = table(config)
   _check_names(config, entries, tensors)
@@ -256,7 +256,7 @@ def _check_shape(
 
 def _check_tied(tensors: Tensors) -> None:
   """Checks that the head stored with a tied model equals the embedding."""
-  # Digests are compared, so that one tensor of this size is in memory.
+  # Digests are compared, so that only one tensor is in memory at a time.
   digest = lambda name: hashlib.sha256(
     np.ascontiguousarray(tensors.read(name)).view(np.uint8)
   ).digest()

@@ -14,9 +14,9 @@ from sqlm_jax import model_files
 from sqlm_jax.weights import families, hf_values, names
 
 _IMAGES = 'gemma3'
-# What a config of images and text says of both.
-_OF_THE_WHOLE = ('tie_word_embeddings', 'quantization_config')
-_ADAPTER = 'adapter_config.json'  # of PEFT
+# Keys outside of `text_config` that apply to the text half, too.
+_SHARED_KEYS = ('tie_word_embeddings', 'quantization_config')
+_ADAPTER = 'adapter_config.json'  # written by PEFT
 _REQUIRED = (
   'vocab_size',
   'hidden_size',
@@ -26,23 +26,23 @@ _REQUIRED = (
 )
 
 
-# The types that weights are read from. Integers and narrower floats are
-# quantized, and mean nothing without scales that other tensors hold.
+# Integers and narrower floats are quantized weights, which cannot be read
+# without the scales in other tensors.
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
-# The library refuses headers of more than 100 MB, but one of less can still
-# hold millions of tensors. That of a model has a hundred bytes a tensor.
+# The library accepts headers of up to 100 MB, which may list millions of
+# tensors. The header of a real model has about a hundred bytes for each tensor.
 _MAX_HEADER_BYTES = 2**24
 
 
-# What an index may call a file. Folders hold copies of the weights.
+# Names of shards in an index, which must not lead to another directory.
 _SHARD = re.compile(r'[^/\\\0]+\.safetensors')
 
 
 class _Stored(NamedTuple):
-  """Where a tensor is stored: its file, and its name there."""
+  """Location of a tensor: a file, and the tensor's name in the file."""
 
   file: pathlib.Path
-  handle: Any  # of safetensors.safe_open
+  handle: Any  # from safetensors.safe_open
   name: str
 
 
@@ -51,8 +51,8 @@ class DirectoryTensors:
 
   def __init__(self, path: pathlib.Path):
     self.path = path
-    is_whole = model_files.is_present(path / 'config.json')
-    if not is_whole and model_files.is_present(path / _ADAPTER):
+    has_config = model_files.is_present(path / 'config.json')
+    if not has_config and model_files.is_present(path / _ADAPTER):
       raise ValueError(
         f'{path}: expected a whole model, this is an adapter ({_ADAPTER}): '
         'merge it into its base first'
@@ -65,9 +65,9 @@ class DirectoryTensors:
     self._stored: dict[str, _Stored] = {}
     for file in _files(path):
       self._add(file)
-    # A tied model may store the one matrix under either name.
-    is_head_alone = names.EMBEDDING not in self._stored
-    if self.config.tied_embeddings and is_head_alone:
+    # A tied model may store its only matrix under either name.
+    has_embedding = names.EMBEDDING in self._stored
+    if self.config.tied_embeddings and not has_embedding:
       head = self._stored.pop(names.UNEMBEDDING, None)
       self._stored |= {names.EMBEDDING: head} if head else {}
 
@@ -111,14 +111,14 @@ class DirectoryTensors:
 
 
 def _open(file: pathlib.Path) -> Any:
-  """Opens a file of safetensors, whose library checks that all fits."""
+  """Opens a safetensors file; the library checks its header."""
   model_files.size_of(file)
   with file.open('rb') as start:
     header_bytes = int.from_bytes(start.read(8), 'little')
   if header_bytes > _MAX_HEADER_BYTES:
     raise ValueError(
       f'{file}: expected whole safetensors with a header of at most '
-      f'{_MAX_HEADER_BYTES} bytes, this one has {header_bytes}'
+      f'{_MAX_HEADER_BYTES} bytes, this file has {header_bytes}'
     )
   try:
     return safetensors.safe_open(file, framework='numpy')
@@ -130,9 +130,9 @@ def _open(file: pathlib.Path) -> Any:
 
 
 def _text_name(name: str) -> str | None:
-  """The name in a model of text alone; None for what images need.
+  """Returns the name in a text-only model; None for a tensor of images.
 
-  Models of images and text say `language_model` in one of two places.
+  Models of images and text have `language_model` in one of two places.
   """
   if re.match(r'(model\.)?(vision_tower|multi_modal_projector)\.', name):
     return None
@@ -141,14 +141,14 @@ def _text_name(name: str) -> str | None:
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
-  """The one file or the shards; what else lies there is not the model."""
-  whole, index = 'model.safetensors', 'model.safetensors.index.json'
-  if model_files.is_present(path / whole):
-    return [path / whole]
+  """Returns model.safetensors or the shards; other files are ignored."""
+  single, index = 'model.safetensors', 'model.safetensors.index.json'
+  if model_files.is_present(path / single):
+    return [path / single]
   if not model_files.is_present(path / index):
     other = ', '.join(sorted(file.name for file in path.glob('*.bin')))
     raise ValueError(
-      f'{path}: expected {whole} or {index}, found '
+      f'{path}: expected {single} or {index}, found '
       + (f'{other}: save them as safetensors first' if other else 'neither')
     )
   shards = model_files.read_json(path / index).get('weight_map')
@@ -158,7 +158,6 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
       f'{reprlib.repr(shards)}'
     )
   for tensor, file in shards.items():
-    # A path would lead out of the directory that the user named.
     if not isinstance(file, str) or not _SHARD.fullmatch(file):
       raise ValueError(
         f'{path / index}: weight_map.{tensor}={reprlib.repr(file)}: expected '
@@ -170,63 +169,61 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 def read_generation_config(
   directory: pathlib.Path, vocab_size: int
 ) -> dict[str, Any]:
-  """Reads how a model wants to be sampled; {} where nothing is said.
+  """Reads the model's settings for sampling; {} if it has none.
 
   Raises:
     ValueError: if the file is damaged, or transformers could not read it.
   """
   path = directory / 'generation_config.json'
-  if not model_files.is_present(path):
-    return {}
-  found = model_files.read_json(path)
+  values = model_files.read_optional_json(path)
+  values = hf_values.drop_unusable_pad(values, vocab_size)
   try:
-    hf_values.check_token_ids(found, vocab_size)
+    hf_values.check_token_ids(values, vocab_size)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
   try:
-    transformers.GenerationConfig.from_dict(dict(found))
-  except Exception as error:  # of any type: transformers checks little itself
+    transformers.GenerationConfig.from_dict(dict(values))
+  # transformers checks little, so the error may have any type.
+  except Exception as error:
     raise ValueError(
       f'{path}: expected settings that transformers reads, {error!r}'
     ) from None
-  return found
+  return values
 
 
 def has_images(directory: pathlib.Path) -> bool:
-  """Returns True if a model is the text half of one of images and text."""
-  path = directory / 'config.json'
-  if not model_files.is_present(path):
-    return False
-  return model_files.read_json(path).get('model_type') == _IMAGES
+  """Returns True for a model of images and text, whose text half is read."""
+  config = model_files.read_optional_json(directory / 'config.json')
+  return config.get('model_type') == _IMAGES
 
 
 def read_config(path: pathlib.Path) -> transformers.PretrainedConfig:
   """Reads a config.json with the class of its family.
 
   Raises:
-    ValueError: for a family that is not known or a key that is missing or
-      makes no sense, by file, key and value.
+    ValueError: for an unknown family, a missing key or a value that is not
+      allowed. The message names the file, the key and the value.
   """
-  found = model_files.read_json(path)
-  kind = found.get('model_type')
-  text = found
-  if kind == _IMAGES:  # a model of images and text, of which this is the text
-    text = found.get('text_config', {})
+  values = model_files.read_json(path)
+  kind = values.get('model_type')
+  text = values
+  if kind == _IMAGES:
+    text = values.get('text_config', {})
     if not isinstance(text, dict):
       raise ValueError(
         f'{path}: text_config={reprlib.repr(text)}: expected an object'
       )
     text = text | {'model_type': 'gemma3_text'}
-    text |= {key: found[key] for key in _OF_THE_WHOLE if key in found}
+    text |= {key: values[key] for key in _SHARED_KEYS if key in values}
   elif not isinstance(kind, str) or kind not in families.ARCHITECTURES:
     raise ValueError(
       f'{path}: model_type={kind!r}: expected one of '
       f'{", ".join((*families.ARCHITECTURES, _IMAGES))}'
     )
   else:
-    # Else they would silently be those of some other model.
+    # transformers would silently take the sizes of another model.
     for key in _REQUIRED:
-      if key not in found:
+      if key not in values:
         raise ValueError(f'{path}: key {key!r} is missing')
   try:
     return families.make_hf_config(text['model_type'], text)

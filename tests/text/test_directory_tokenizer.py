@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import logging
+import os
+import re
 
 import hypothesis
 import pytest
@@ -131,17 +133,17 @@ def write(directory, backend, config=None, **others):
   return directory
 
 
-def assert_as_stored(found: tokenizer.Tokenizer, directory) -> None:
+def assert_as_stored(loaded: tokenizer.Tokenizer, directory) -> None:
   path = directory / 'tokenizer.json'
   stored = tokenizers.Tokenizer.from_file(str(path))
   stored.no_truncation()
   stored.no_padding()
   for text in TEXTS:
     ids = stored.encode(text, add_special_tokens=False).ids
-    assert found.encode(text, allow_special=True) == ids
+    assert loaded.encode(text, allow_special=True) == ids
     if SPECIAL not in text:
-      assert found.encode(text) == ids
-      assert [*found.prefix_ids, *ids] == stored.encode(text).ids
+      assert loaded.encode(text) == ids
+      assert [*loaded.prefix_ids, *ids] == stored.encode(text).ids
 
 
 @pytest.mark.parametrize('model_type', ['llama', 'qwen2', 'gemma3_text'])
@@ -154,19 +156,20 @@ def test_whatever_class_is_named(tmp_path, name, model_type):
     if config is not None:
       path.write_text(json.dumps(config))
     # Trusted, to save a process each; what is tried is tried elsewhere.
-    found = tokenizer.load_tokenizer(tmp_path, trusted=True)
-    assert_as_stored(found, tmp_path)
+    loaded = tokenizer.load_tokenizer(tmp_path, trusted=True)
+    assert_as_stored(loaded, tmp_path)
 
 
 def test_line_breaks_of_smollm2(tmp_path):
   """GPT2Tokenizer of transformers 5 forgets that digits stand alone."""
   config = {'tokenizer_class': 'GPT2Tokenizer'}
   write(tmp_path, smollm(), config)
-  found = tokenizer.load_tokenizer(tmp_path)
-  # The cut of digits leaves both line breaks before them in one word, as the
-  # end of a text does; GPT-2's rule alone would part them.
-  assert [found.decode([i]) for i in found.encode('\n\n12')][-2:] == ['1', '2']
-  assert_as_stored(found, tmp_path)
+  loaded = tokenizer.load_tokenizer(tmp_path)
+  # Digits are split off first, so both line breaks stay in one word, as at the
+  # end of a text. GPT-2's rule alone would separate them.
+  texts = [loaded.decode([i]) for i in loaded.encode('\n\n12')]
+  assert texts[-2:] == ['1', '2']
+  assert_as_stored(loaded, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -218,11 +221,11 @@ def test_an_end_that_is_not_special_ends_a_text_and_is_not_typed(tmp_path):
   backend.add_tokens([tokenizers.AddedToken('<|end|>', special=False)])
   write(tmp_path, backend, {'eos_token': '<|end|>'})
   end = backend.token_to_id('<|end|>')
-  found = tokenizer.load_tokenizer(tmp_path)
-  assert end in found.stop_ids
-  assert found.encode('a<|end|>', allow_special=True)[-1] == end
-  assert end not in found.encode('a<|end|>')
-  assert found.decode(found.encode('a<|end|>')) == 'a<|end|>'
+  loaded = tokenizer.load_tokenizer(tmp_path)
+  assert end in loaded.stop_ids
+  assert loaded.encode('a<|end|>', allow_special=True)[-1] == end
+  assert end not in loaded.encode('a<|end|>')
+  assert loaded.decode(loaded.encode('a<|end|>')) == 'a<|end|>'
 
 
 def test_dropout_is_for_training(tmp_path, caplog):
@@ -230,9 +233,9 @@ def test_dropout_is_for_training(tmp_path, caplog):
   expected = backend.encode('the thing is the other').ids
   backend.model.dropout = 0.9
   write(tmp_path, backend)
-  found = tokenizer.load_tokenizer(tmp_path)
+  loaded = tokenizer.load_tokenizer(tmp_path)
   assert all(
-    found.encode('the thing is the other') == expected for _ in range(9)
+    loaded.encode('the thing is the other') == expected for _ in range(9)
   )
   assert 'model.dropout=0.8' in caplog.text  # 0.9 in float32
 
@@ -278,10 +281,10 @@ def test_named_templates(tmp_path):
     ],
   }
   write(tmp_path, smollm(), config)
-  found = tokenizer.load_tokenizer(tmp_path)
+  loaded = tokenizer.load_tokenizer(tmp_path)
   turn = [{'role': 'user', 'content': 'Hi'}]
-  assert found.chat(turn) == f'{SPECIAL}Hi'
-  found.save(tmp_path / 'out')
+  assert loaded.chat(turn) == f'{SPECIAL}Hi'
+  loaded.save(tmp_path / 'out')
   theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
   assert theirs.apply_chat_template(turn, tokenize=False) == f'{SPECIAL}Hi'
 
@@ -310,8 +313,8 @@ def test_a_vocabulary_without_letters_has_its_prefix(tmp_path):
   backend.post_processor = processors.TemplateProcessing(
     single='<s> $A <s>', special_tokens=[('<s>', 0)]
   )
-  found = tokenizer.load_tokenizer(write(tmp_path, backend))
-  assert found.prefix_ids == (0,)
+  loaded = tokenizer.load_tokenizer(write(tmp_path, backend))
+  assert loaded.prefix_ids == (0,)
 
 
 # Directories without a tokenizer.json.
@@ -374,7 +377,7 @@ def test_ids_of_a_vocabulary_that_are_not_counted(tmp_path, vocab):
 def test_a_vocabulary_without_merges_is_refused(tmp_path):
   write_vocabulary(tmp_path)
   (tmp_path / 'merges.txt').unlink()
-  with pytest.raises(ValueError, match=r'expected merges\.txt beside it'):
+  with pytest.raises(ValueError, match=r'expected merges\.txt in the same'):
     tokenizer.load_tokenizer(tmp_path)
 
 
@@ -413,11 +416,11 @@ def write_pieces(directory, config=None, **trainer):
 )
 def test_pieces_alone_are_cut_as_by_sentencepiece(tmp_path, config):
   theirs = write_pieces(tmp_path, config)
-  found = tokenizer.load_tokenizer(tmp_path)
+  loaded = tokenizer.load_tokenizer(tmp_path)
   for text in TEXTS:
-    assert found.encode(text) == theirs.encode(text)
-  assert found.prefix_ids == (theirs.bos_id(),)
-  assert found.stop_ids == (theirs.eos_id(),)
+    assert loaded.encode(text) == theirs.encode(text)
+  assert loaded.prefix_ids == (theirs.bos_id(),)
+  assert loaded.stop_ids == (theirs.eos_id(),)
 
 
 def test_tokens_that_were_added_to_pieces(tmp_path):
@@ -425,11 +428,11 @@ def test_tokens_that_were_added_to_pieces(tmp_path):
   write_pieces(tmp_path, config)
   path = tmp_path / 'added_tokens.json'
   path.write_text(json.dumps({'<tool>': 400, '<|im_end|>': 401}))
-  found = tokenizer.load_tokenizer(tmp_path)
-  assert found.encode('<tool><|im_end|>', allow_special=True) == [400, 401]
-  assert 401 not in found.encode('<|im_end|>')
-  assert found.prefix_ids == ()
-  assert 401 in found.stop_ids
+  loaded = tokenizer.load_tokenizer(tmp_path)
+  assert loaded.encode('<tool><|im_end|>', allow_special=True) == [400, 401]
+  assert 401 not in loaded.encode('<|im_end|>')
+  assert loaded.prefix_ids == ()
+  assert 401 in loaded.stop_ids
   path.write_text(json.dumps({'<tool>': 402}))
   with pytest.raises(ValueError, match="'<tool>' with id 402: expected no gap"):
     tokenizer.load_tokenizer(tmp_path)
@@ -515,3 +518,70 @@ def test_an_export_has_a_class_of_both_versions(tmp_path, name, model_type):
     files.MESSAGES, tokenize=False, add_generation_prompt=True
   )
   assert chat == ours.chat(files.MESSAGES)
+
+
+# Files that are not regular, or too large.
+
+
+def make_large(path):
+  with path.open('wb') as file:
+    file.truncate(2**36)  # a hole
+
+
+KINDS = {
+  'this is a named pipe': os.mkfifo,
+  'this is a character device': lambda path: path.symlink_to('/dev/zero'),
+  'this is a directory': lambda path: path.mkdir(),
+  'a symbolic link to gone': lambda path: path.symlink_to('gone'),
+  '68719476736 bytes, expected at most': make_large,
+}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'special_tokens_map.json',
+    'added_tokens.json',
+    'chat_template.jinja',
+    'generation_config.json',
+    'config.json',
+  ],
+)
+def test_a_file_that_is_not_regular_or_too_large_is_named(tmp_path, name):
+  for i, (message, make) in enumerate(KINDS.items()):
+    directory = tmp_path / str(i)
+    directory.mkdir()
+    write(directory, smollm(), {})
+    (directory / name).unlink(missing_ok=True)
+    make(directory / name)
+    with pytest.raises(ValueError, match=rf'{re.escape(name)}: .*{message}'):
+      tokenizer.load_tokenizer(directory, trusted=True)
+
+
+@pytest.mark.parametrize('name', ['vocab.json', 'merges.txt'])
+def test_a_vocabulary_that_is_not_regular_or_too_large_is_named(tmp_path, name):
+  for i, (message, make) in enumerate(KINDS.items()):
+    directory = tmp_path / str(i)
+    directory.mkdir()
+    write_vocabulary(directory)
+    (directory / name).unlink()
+    make(directory / name)
+    with pytest.raises(ValueError, match=rf'{re.escape(name)}: .*{message}'):
+      tokenizer.load_tokenizer(directory, trusted=True)
+
+
+@pytest.mark.parametrize('message', KINDS)
+def test_pieces_that_are_not_regular_or_too_large_are_named(tmp_path, message):
+  KINDS[message](tmp_path / 'tokenizer.model')
+  with pytest.raises(ValueError, match=rf'tokenizer\.model: .*{message}'):
+    tokenizer.load_tokenizer(tmp_path)
+
+
+def test_merges_with_line_breaks_of_windows(tmp_path):
+  write_vocabulary(tmp_path)
+  expected = tokenizer.load_tokenizer(tmp_path).encode('the thistle')
+  path = tmp_path / 'merges.txt'
+  path.write_bytes(path.read_bytes().replace(b'\n', b'\r\n'))
+  assert tokenizer.load_tokenizer(tmp_path).encode('the thistle') == expected

@@ -262,7 +262,7 @@ def test_a_file_without_a_rule_is_refused(tmp_path, architecture):
 def test_a_default_rule_is_warned_of(tmp_path, caplog):
   path = write_bytes(tmp_path / 'tiny.gguf', pre='default')
   tokenizer.load_tokenizer(path)
-  assert "pre='default': a text is cut as by GPT-2" in caplog.text
+  assert "pre='default': text is split by GPT-2's rule" in caplog.text
 
 
 def test_special_tokens_of_a_file_are_kept(tmp_path):
@@ -276,7 +276,7 @@ def test_special_tokens_of_a_file_are_kept(tmp_path):
     padding_token_id=3,
     mask_token_id=4,
     seperator_token_id=2,
-    cls_token_id=2**32 - 1,  # how some files say that there is none
+    cls_token_id=2**32 - 1,  # some files store this for a missing token
   )
   tokenizer.load_tokenizer(path).save(tmp_path / 'out')
   saved = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
@@ -305,6 +305,15 @@ def test_a_special_token_that_is_none_is_named(tmp_path, key):
   path = write_bytes(tmp_path / 'tiny.gguf', **{field: 10**6})
   with pytest.raises(ValueError, match=rf'tokenizer\.ggml\.{field}=1000000'):
     tokenizer.load_tokenizer(path)
+
+
+def test_a_pad_token_without_a_row_is_no_token(tmp_path):
+  path = write_bytes(tmp_path / 'tiny.gguf')
+  size = tokenizer.load_tokenizer(path).vocab_size
+  path = write_bytes(tmp_path / 'padded.gguf', padding_token_id=size)
+  tokenizer.load_tokenizer(path).save(tmp_path / 'out')
+  config = json.loads((tmp_path / 'out' / 'tokenizer_config.json').read_text())
+  assert 'pad_token' not in config
 
 
 SPECIALS = {True: ('<s>', '</s>'), False: ('<bos>', '<eos>', '<end_of_turn>')}

@@ -1,6 +1,7 @@
 """Files that would stop or fill the process that opens them."""
 
 import json
+import logging
 
 import pytest
 
@@ -91,14 +92,33 @@ def test_the_template_of_a_gguf_is_tried(tmp_path, monkeypatch):
   assert tokenizer.load_tokenizer(path, trusted=True)
 
 
+def test_a_template_that_is_not_used_is_warned_of(
+  tmp_path, monkeypatch, caplog
+):
+  """A run with task.style='plain' needs no template."""
+  caplog.set_level(logging.WARNING)
+  files.gpt2().save_pretrained(tmp_path)
+  (tmp_path / 'chat_template.jinja').write_text('{{ ')
+  tokens = tokenizer.load_tokenizer(tmp_path, needs_chat=False)
+  assert 'chat_template.jinja: TemplateSyntaxError' in caplog.text
+  tokens.save(tmp_path / 'out')
+  config = json.loads((tmp_path / 'out' / 'tokenizer_config.json').read_text())
+  assert config['chat_template'] == '{{ '
+  caplog.clear()
+  monkeypatch.setattr(files, 'CHAT', "{{ raise_exception('no') }}")
+  path = gguf_files.write_bytes(tmp_path / 'tiny.gguf')
+  assert tokenizer.load_tokenizer(path, needs_chat=False)
+  assert 'tiny.gguf: tokenizer.chat_template: TemplateError: no' in caplog.text
+
+
 def replace(pattern: dict, content: str) -> dict:
   return {'type': 'Replace', 'pattern': pattern, 'content': content}
 
 
 def doubled(letter: str) -> dict:
   """Doubles a letter a hundred times."""
-  one = replace({'String': letter}, letter * 2)
-  return {'type': 'Sequence', 'normalizers': [one] * 100}
+  rule = replace({'String': letter}, letter * 2)
+  return {'type': 'Sequence', 'normalizers': [rule] * 100}
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ YARN = {
     ('llama.rope.scaling.original_context_length', 16.5, YARN),
     ('llama.rope.scaling.yarn_beta_fast', 'fast', YARN),
     ('tokenizer.ggml.bos_token_id', 3 * 10**9, {}),
-    ('tokenizer.ggml.padding_token_id', VOCAB, {}),
+    ('tokenizer.ggml.padding_token_id', VOCAB + 1, {}),
     ('tokenizer.ggml.eos_token_id', '2', {}),
     ('tokenizer.ggml.eos_token_id', 2.0, {}),
     ('split.count', 3, {}),
@@ -257,6 +257,19 @@ def test_what_the_decoder_cannot_do_is_named(path, field, value, others):
   write(path, random_tensors(), **others, **{field: value})
   with pytest.raises(ValueError, match=rf'tiny\.gguf: {field}=.*: expected'):
     loader.open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+  'name, value',
+  [('padding', 2**32 - 1), ('bos', 2**32 - 1), ('padding', VOCAB)],
+)
+def test_a_special_token_may_be_missing(path, name, value):
+  """Writers store the largest number, or a pad token that has no row."""
+  field = f'tokenizer.ggml.{name}_token_id'
+  write(path, random_tensors(), **{field: value})
+  config = loader.open_checkpoint(path).hf_config
+  key = {'padding': 'pad_token_id', 'bos': 'bos_token_id'}[name]
+  assert getattr(config, key) is None
 
 
 @pytest.mark.parametrize(

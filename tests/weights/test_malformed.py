@@ -1,4 +1,4 @@
-"""Malformed model files end in an error that names the file, and soon."""
+"""Malformed model files soon end in an error that names the file."""
 
 import random
 import signal
@@ -43,7 +43,7 @@ def load(path):
 
 
 def error_of(path):
-  """What loading ends in, None if it ends well."""
+  """Returns the error of loading a model, None if there is no error."""
   try:
     load(path)
   except Exception as error:

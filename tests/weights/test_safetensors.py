@@ -1,6 +1,7 @@
 """Hugging Face directories that transformers wrote, and damaged ones."""
 
 import json
+import logging
 import struct
 
 import jax
@@ -195,6 +196,23 @@ def test_what_is_not_of_the_decoder_changes_nothing(directory, key, value):
   found = loader.open_checkpoint(directory)
   assert found.config == wanted
   json.dumps(found.hf_config.to_diff_dict())  # so that it can be exported
+
+
+@pytest.mark.parametrize('name', ['config.json', 'generation_config.json'])
+def test_a_pad_token_without_a_row_is_ignored(directory, name, caplog):
+  """Some published models add the token and leave the embedding as it is."""
+  caplog.set_level(logging.WARNING)
+  path = directory / name
+  values = json.loads(path.read_text()) if path.exists() else {}
+  size = loader.open_checkpoint(directory).config.vocab_size
+  path.write_text(json.dumps(values | {'pad_token_id': size}))
+  opened = loader.open_checkpoint(directory)
+  assert f'pad_token_id={size} is ignored' in caplog.text
+  assert opened.hf_config.pad_token_id != size
+  assert opened.generation.get('pad_token_id') != size
+  path.write_text(json.dumps(values | {'pad_token_id': size + 1}))
+  with pytest.raises(ValueError, match=rf'pad_token_id={size + 1}: expected'):
+    loader.open_checkpoint(directory)
 
 
 @pytest.mark.parametrize(
