@@ -16,11 +16,10 @@ class Manager(ocp.CheckpointManager):
   """Orbax's manager of the checkpoints of a run.
 
   Attributes:
-    place: the directory, as the user names it; orbax may know an alias of it.
+    place: the directory as the user names it; `directory` may be an alias.
     keep: how many of the newest checkpoints stay.
     run_id: the run that the checkpoints belong to.
-    strange: steps of which the directory has a checkpoint that is not the
-      run's.
+    strange: steps whose checkpoint in the directory is not the run's.
   """
 
   place: epath.Path
@@ -41,7 +40,7 @@ def open_manager(
 
   Args:
     directory: of the checkpoints.
-    stack: ends what orbax needs as long as the manager is open.
+    stack: removes an alias of the directory once the manager is closed.
     keep: how many of the newest checkpoints stay.
     every: which steps are saved.
     read_only: changes nothing.

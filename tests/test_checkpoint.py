@@ -432,6 +432,15 @@ def test_the_start_takes_part_in_the_choice(tmp_path, scores, start, best):
     assert checkpoint.best_step(manager) == best
 
 
+def test_the_start_counts_for_scores_of_an_earlier_version(tmp_path):
+  """Which were saved without the score of the start."""
+  with open_in(tmp_path) as manager:
+    checkpoint.save(manager, 1, one_array(1), {}, score=0.5)
+    assert checkpoint.best_step(manager) == 1
+    checkpoint.save(manager, 2, one_array(2), {}, score=0.4, start_score=0.6)
+    assert checkpoint.best_step(manager) == 0
+
+
 @pytest.mark.parametrize(
   'disturb',
   [
@@ -490,6 +499,7 @@ def test_the_checkpoint_of_another_run_is_set_aside(two_checkpoints, tmp_path):
   ):
     pass
   shutil.rmtree(here / '7')
+  (here / '7').symlink_to(other / '7')  # belongs to no run
   with open_in(here) as manager:  # of one run: it is theirs
     assert checkpoint.restore(manager, abstract(one_array(1)))[2] == {'n': 2}
 
@@ -522,7 +532,7 @@ def test_a_newer_format_is_refused_and_not_taken_for_damage(
     like = abstract(one_array(1))
     with pytest.raises(ValueError, match='1: a checkpoint of format 2, saved'):
       checkpoint.restore(manager, like)
-    with pytest.raises(ValueError, match='this one reads format 1'):
+    with pytest.raises(ValueError, match='this version reads format 1'):
       checkpoint.restore_params(manager, {'policy': like['policy']['params']})
     assert sorted(manager.all_steps()) == [1]
 
