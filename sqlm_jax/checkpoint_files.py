@@ -44,8 +44,8 @@ def read_record(where: Where) -> manifest.Record:
       other_format = error
   raise ValueError(
     f'{where.shown}: a checkpoint of format {other_format}, saved by another '
-    f'version of sqlm_jax: this version reads format {manifest.FORMAT}, a newer '
-    'one may read both'
+    'version of sqlm_jax: this version reads format '
+    f'{manifest.FORMAT}, a newer one may read both'
   )
 
 

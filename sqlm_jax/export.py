@@ -64,8 +64,7 @@ def export_policy(
       f'step {step}, before any training, has none. Name another --checkpoint'
     )
   target.parent.mkdir(parents=True, exist_ok=True)
-  # Not `tempfile.mkdtemp`, whose directory nobody else may read, whatever the
-  # user's umask says.
+  # `tempfile.mkdtemp` would ignore the user's umask.
   temporary = target.with_name(f'.{target.name}.{secrets.token_hex(4)}')
   temporary.mkdir()
   try:
@@ -110,39 +109,39 @@ def export_policy(
 
 
 def default_dtype(config: config_lib.Config) -> str:
-  """Returns the dtype of exported tensors: that of the evaluated weights.
+  """Returns the default dtype of exported tensors: that of evaluated weights.
 
   Weights that are trained in bfloat16 and stored in float32 lie at random
   places between two bfloat16 numbers (`ops.rounding.spread`), which only
-  bfloat16 rounds away. Adapters are computed and folded in float32.
+  bfloat16 rounds away. Adapters are stored, computed and folded in float32.
   """
   if config.model.lora.rank:
-    return config.model.param_dtype
+    return 'float32'
   dtypes = (config.model.dtype, config.model.param_dtype)
   return 'bfloat16' if 'bfloat16' in dtypes else 'float32'
 
 
-# Texts that tokenizers cut in different ways.
+# Texts that the tokenizers of different models split differently.
 _TEXTS = ('Solve:\n\n12 + 3', '  two\n\n\tx', "I'LL naïve e\u0301 日本語 🙂")
 
 
 def _check_tokenizer(
   directory: pathlib.Path, tokens: tokenizer.Tokenizer
 ) -> None:
-  """Warns if the installed transformers cuts texts in another way.
+  """Warns if the installed transformers splits texts in another way.
 
   Some versions replace the rules of tokenizer.json by those of a class, which
-  they choose by the type of the model and not by what the directory says.
+  they choose by the type of the model and not by tokenizer_config.json.
   """
   try:
-    theirs = transformers.AutoTokenizer.from_pretrained(directory)
-    found = [theirs.encode(text, add_special_tokens=False) for text in _TEXTS]
-  except Exception as error:  # a check must not cost the export
+    loaded = transformers.AutoTokenizer.from_pretrained(directory)
+    ids = [loaded.encode(text, add_special_tokens=False) for text in _TEXTS]
+  except Exception as error:  # the export is complete without the check
     logging.warning('The exported tokenizer could not be checked: %r', error)
     return
-  if found != [tokens.encode(text, allow_special=True) for text in _TEXTS]:
+  if ids != [tokens.encode(text, allow_special=True) for text in _TEXTS]:
     logging.warning(
-      'AutoTokenizer of transformers %s does not cut a text as tokenizer.json '
+      'AutoTokenizer of transformers %s does not split texts as tokenizer.json '
       'says, which is how the model was trained: load the exported tokenizer '
       'with transformers.PreTrainedTokenizerFast.',
       transformers.__version__,

@@ -65,8 +65,8 @@ def open_file(path: pathlib.Path) -> gguf.GGUFReader:
   """Reads the metadata of a file; tensors stay on the disk.
 
   Raises:
-    ValueError: if it is no GGUF file, not all of one, or one whose header
-      claims what the file cannot hold.
+    ValueError: if it is not a GGUF file, is truncated, or has a header that
+      claims more than the file holds.
   """
   if _opened is None:
     return _read(path)
@@ -104,20 +104,20 @@ def _read(path: pathlib.Path) -> gguf.GGUFReader:
 
 
 class _DamagedError(Exception):
-  """The file ends before what its header claims."""
+  """Raised for a file that is shorter than its header claims."""
 
 
 class _TensorInfo(NamedTuple):
   name: str
-  offset: int  # from where the tensors begin
+  offset: int  # from the beginning of all tensors
   num_bytes: int
 
 
 class _HeaderCheck:
-  """Walks over the header of a GGUF file before the gguf library reads it.
+  """Checks the header of a GGUF file before the gguf library reads it.
 
-  The library believes every count and size: it loops and allocates as a
-  damaged or hostile header says. This walk allocates nothing but the names.
+  The library trusts every count and size: it loops and allocates as a damaged
+  or hostile header says. This check allocates nothing but the names.
   """
 
   def __init__(self, content: mmap.mmap):
@@ -130,7 +130,7 @@ class _HeaderCheck:
 
     Raises:
       _DamagedError: if something would lie outside of the file.
-      ValueError: if the header is none that can be read, by key and value.
+      ValueError: if a key or a tensor has a value that cannot be read.
     """
     self._check_version()
     num_tensors, num_keys = self._number('Q'), self._number('Q')
@@ -140,7 +140,7 @@ class _HeaderCheck:
     self._check_count('tensors', num_tensors, _MAX_TENSORS, 24)
     alignment = self._check_metadata(num_keys)
     tensors = self._check_tensor_infos(num_tensors)
-    start = -(-self._at // alignment) * alignment
+    start = self._at + -self._at % alignment
     self._check_places(tensors, start, alignment)
 
   def _check_version(self) -> None:
@@ -166,7 +166,8 @@ class _HeaderCheck:
       if key in seen:
         raise ValueError(f'{key}: expected once, the file has it twice')
       seen.add(key)
-      kind, start = self._number('I'), self._at + 4
+      kind = self._number('I')
+      start = self._at
       self._check_value(key, kind)
       if key == 'general.alignment':
         alignment = self._alignment(kind, start)
@@ -175,7 +176,7 @@ class _HeaderCheck:
   def _alignment(self, kind: int, start: int) -> int:
     value = None
     if kind == gguf.GGUFValueType.UINT32:
-      (value,) = struct.unpack_from('<I', self._content, start - 4)
+      (value,) = struct.unpack_from('<I', self._content, start)
     if not value or value & (value - 1) or value > 2**16:
       raise ValueError(
         f'general.alignment={value}: expected a 32-bit power of two, at most '
@@ -298,7 +299,7 @@ class _HeaderCheck:
 
 
 def _num_bytes(name: str, shape: list[int], kind: int) -> int:
-  """Returns the size of a tensor's data; the first dimension is the row's."""
+  """Returns the size of a tensor's data; `shape` begins with the row length."""
   if 0 in shape:
     raise ValueError(
       f'tensor {name}: shape {tuple(shape[::-1])}, expected no dimension of 0'

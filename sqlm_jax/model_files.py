@@ -1,4 +1,4 @@
-"""Reads the files of a model that someone else made, within bounds."""
+"""Reads files of a model from an unknown source, within bounds."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 # A config.json holds a few kilobytes; the index of 163 shards and 92,000
 # tensors (DeepSeek-V3) holds 9 MB.
 _MAX_JSON_BYTES = 2**24
-# What `stat` calls a file that is not a regular one.
+# Names of the types of files that are not regular files.
 _KINDS = {
   stat.S_IFDIR: 'a directory',
   stat.S_IFIFO: 'a named pipe',
@@ -25,16 +25,15 @@ def is_present(path: pathlib.Path) -> bool:
 
 
 def size_of(path: pathlib.Path) -> int:
-  """Returns the size of a regular file, or of the one that a link leads to.
+  """Returns the size of a regular file, following symbolic links.
 
-  Opening anything else may never return (a named pipe) or never end
-  (/dev/zero).
+  Reading anything else may block (a named pipe) or never end (/dev/zero).
 
   Raises:
     ValueError: if the file is missing or is not a regular file.
   """
   try:
-    found = path.stat()
+    status = path.stat()
   except (FileNotFoundError, NotADirectoryError):
     if path.is_symlink():
       raise ValueError(
@@ -42,10 +41,10 @@ def size_of(path: pathlib.Path) -> int:
         f'{path.readlink()}, which does not exist'
       ) from None
     raise ValueError(f'{path}: missing') from None
-  if not stat.S_ISREG(found.st_mode):
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode), 'something else')
+  if not stat.S_ISREG(status.st_mode):
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), 'something else')
     raise ValueError(f'{path}: expected a regular file, this is {kind}')
-  return found.st_size
+  return status.st_size
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
       f'{path}: {size} bytes, expected at most {_MAX_JSON_BYTES}'
     )
   try:
-    found = json.loads(
+    content = json.loads(
       path.read_bytes(),
       object_pairs_hook=_unique,
       parse_constant=_finite,
@@ -74,19 +73,19 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     ) from None
   except ValueError as error:
     raise ValueError(f'{path}: expected JSON, {error}') from None
-  if not isinstance(found, dict):
+  if not isinstance(content, dict):
     raise ValueError(f'{path}: expected a JSON object')
-  return found
+  return content
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  found = dict(pairs)
+  values = dict(pairs)
   for key, value in pairs:
-    if len(found) < len(pairs) and found[key] != value:
+    if len(values) < len(pairs) and values[key] != value:
       raise ValueError(
-        f'key {key!r} has two values, {value!r} and {found[key]!r}'
+        f'key {key!r} has two values, {value!r} and {values[key]!r}'
       )
-  return found
+  return values
 
 
 def _finite(text: str) -> float:

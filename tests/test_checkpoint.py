@@ -652,7 +652,8 @@ with checkpoint.open_checkpoints(directory, keep=2, every=1) as manager:
   if mode == 'save':
     for step in (1, 2):
       checkpoint.save(manager, step, states(step), {}, force=True)
-    checkpoint.wait(manager)
+      checkpoint.save(manager, step, {}, {}, score=0.1 * step, start_score=0.0)
+    assert checkpoint.best_step(manager) == 2
   else:
     like = jax.ShapeDtypeStruct((size,), np.float32, sharding=sharding)
     like = {'policy': {'params': {'w': like}}}
