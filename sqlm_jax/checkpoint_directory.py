@@ -27,7 +27,7 @@ RUN_ID = 'run_id'  # name of the file in the directory that has the run's id
 # Orbax reads these characters of a path as a glob pattern, and TensorStore
 # reads a backslash as a slash.
 _MISREAD = re.compile(r'[\[\]*?]' if os.name == 'nt' else r'[\[\]*?\\]')
-_STEP = re.compile(r'0|[1-9]\d*')
+_STEP = r'0|[1-9]\d*'  # the name of a checkpoint
 
 _log = logging.getLogger('absl')  # which shows warnings of ours
 
@@ -99,7 +99,7 @@ def alias(directory: epath.Path) -> Iterator[epath.Path]:
 def _prepare(directory: epath.Path) -> str:
   directory.mkdir(parents=True, exist_ok=True)
   run_id, strangers = look(directory)
-  steps = [path for path in directory.iterdir() if _STEP.fullmatch(path.name)]
+  steps = storage.entries(directory, _STEP)
   if steps and len(strangers) == len(steps):
     reasons = ''.join(f'\n  {name}: {why}' for name, why in strangers.items())
     raise ValueError(
@@ -134,8 +134,8 @@ def _adopt(directory: epath.Path, checkpoints: list[epath.Path]) -> str:
 
 def _strangers(directory: epath.Path, run_id: str) -> dict[str, str]:
   strangers = {}
-  for path in directory.iterdir():
-    if _STEP.fullmatch(path.name) and (why := _why_not(path, run_id)):
+  for path in storage.entries(directory, _STEP):
+    if why := _why_not(path, run_id):
       strangers[path.name] = why
   return strangers
 

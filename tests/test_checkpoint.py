@@ -17,10 +17,12 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sqlm_jax import checkpoint, manifest
+from sqlm_jax import checkpoint, checkpoint_directory, manifest
+from tests import buckets
 
 OPTIMIZER = optax.chain(
   optax.clip_by_global_norm(1.0),
@@ -520,6 +522,14 @@ def test_a_directory_may_have_any_name(tmp_path, name):
       checkpoint.restore(manager, abstract(one_array(1)), step=3)
     assert str(here) in str(caught.value)  # not the name that orbax is given
   assert {path.name for path in (tmp_path / name).iterdir()} == {'checkpoints'}
+
+
+def test_a_bucket_has_no_directory_before_the_first_object():
+  directory = epath.Path('gs://bucket/run/checkpoints')
+  with buckets.doubled():
+    run_id = checkpoint_directory.prepare(directory)
+    assert checkpoint_directory.look(directory) == (run_id, {})
+    assert checkpoint_directory.prepare(directory) == run_id
 
 
 def test_a_newer_format_is_refused_and_not_taken_for_damage(
