@@ -124,18 +124,18 @@ def save(
   start_score: float | None = None,
   force: bool = False,
 ) -> bool:
-  """Saves if it is time to, in the background once the arrays are copied.
+  """Saves if the step is due, in the background once the arrays are copied.
 
   Args:
     manager: from `open_checkpoints`.
     step: the next step of the run.
     states: train states by name; may be donated as soon as this returns.
     host_state: what JSON can hold.
-    score: how good it is, the best one is kept; None if unknown. It may be
-      added later, to a step that is saved.
-    start_score: how good the run was before its first step, to which `score`
-      is compared; None if unknown.
-    force: saves even if it is not time to.
+    score: score of the step; the checkpoint with the highest score is kept.
+      None if unknown: it may be added by another call, for a saved step.
+    start_score: score before the first step of the run, to which `score` is
+      compared; None if unknown.
+    force: saves even if the step is not due.
 
   Returns:
     True if this step is saved now, or was before.

@@ -33,7 +33,7 @@ _log = logging.getLogger('absl')  # which shows warnings of ours
 
 
 class Contents(NamedTuple):
-  """What a directory of checkpoints holds.
+  """Contents of a directory of checkpoints.
 
   Attributes:
     run_id: the run that the checkpoints belong to, '' if unknown.
@@ -67,7 +67,7 @@ def prepare(directory: epath.Path) -> str:
 
 
 def set_aside(directory: epath.Path, name: str) -> epath.Path:
-  """Moves an entry to `damaged_checkpoints` beside the directory."""
+  """Moves an entry to `damaged_checkpoints`, next to the directory."""
   away = directory.parent / 'damaged_checkpoints' / name
   if os.path.islink(away) or (away.exists() and not away.is_dir()):
     away.unlink()

@@ -57,7 +57,7 @@ def read_arrays(
   """Reads arrays onto their shards. All processes have to call it.
 
   Args:
-    where: of the checkpoint.
+    where: directory of the checkpoint.
     wanted: path -> `jax.ShapeDtypeStruct` with its sharding.
     stored: path -> what the record says of the array.
 

@@ -39,11 +39,11 @@ def open_manager(
   """Opens a directory of checkpoints, see `checkpoint.open_checkpoints`.
 
   Args:
-    directory: of the checkpoints.
+    directory: directory of the checkpoints.
     stack: removes an alias of the directory once the manager is closed.
     keep: how many of the newest checkpoints stay.
-    every: which steps are saved.
-    read_only: changes nothing.
+    every: multiples of this step are due to be saved; 0 for none.
+    read_only: whether the directory must not be changed.
   """
   with errors.opening(directory, (OSError,)):
     if not read_only:
@@ -85,8 +85,8 @@ def _options(
     ),
     should_save_fn=lambda step, _: bool(every) and step % every == 0,
     cleanup_tmp_directories=True,
-    # Otherwise threads wait for a directory that a full disk never gets, and
-    # the process does not end.
+    # Otherwise threads wait forever for a directory that cannot be made on a
+    # full disk, and the process does not end.
     async_options=ocp.options.AsyncOptions(
       create_directories_asynchronously=False
     ),

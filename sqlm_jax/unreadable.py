@@ -55,7 +55,7 @@ def _reason(name: str, config: config_lib.Config) -> str:
   reasons = {
     'format': f'did not match task.question_pattern={task.question_pattern!r}'
     if task.question_pattern
-    else 'said nothing',
+    else 'were empty',
     'special_token': "held a special token of the model's",
     'unfinished': 'reached '
     f'proposer.max_tokens={config.proposer.max_tokens}, before one of '
