@@ -21,15 +21,15 @@ to bfloat16 as in most published checkpoints, and either of them with
 `optimizer.small_updates` as follow or hold.
 """
 
+import argparse
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 from configs import quickstart
 from sqlm_jax import assemble, states
@@ -38,18 +38,6 @@ from sqlm_jax.engine import optimizer
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import rounding
-
-_MODEL_PATH = flags.DEFINE_string(
-  'model_path', 'smollm2-135m-instruct', 'As model.path; random is a tiny one.'
-)
-_RATES = flags.DEFINE_list(
-  'rates', ['1e-8', '2e-7', '1e-6', '1e-5', '1e-4'], 'Sizes of an update.'
-)
-_UPDATES = flags.DEFINE_list('updates', ['1', '10'], 'Numbers of updates.')
-_PARAM_DTYPE = flags.DEFINE_enum(
-  'param_dtype', 'float32', ['float32', 'bfloat16'], 'As model.param_dtype.'
-)
-_LORA_RANK = flags.DEFINE_integer('lora_rank', 0, 'As model.lora.rank.')
 
 TEXTS = (
   'Question: 7 + 4 = 11\nQuestion: 2 + 9 = 11\nQuestion: 6 + 3 = 9\n',
@@ -233,26 +221,45 @@ def make_measure(model: Model) -> Callable[..., dict[str, float]]:
   return measure
 
 
-def main(argv: Sequence[str]) -> None:
-  del argv
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  add = parser.add_argument
+  add(
+    '--model_path',
+    default='smollm2-135m-instruct',
+    help='as model.path; random is a tiny model',
+  )
+  add(
+    '--rates',
+    nargs='+',
+    default=['1e-8', '2e-7', '1e-6', '1e-5', '1e-4'],
+    help='sizes of an update',
+  )
+  add('--updates', type=int, nargs='+', default=[1, 10], help='how many')
+  add(
+    '--param_dtype',
+    choices=['float32', 'bfloat16'],
+    default='float32',
+    help='as model.param_dtype',
+  )
+  add('--lora_rank', type=int, default=0, help='as model.lora.rank')
+  args = parser.parse_args()
   model = open_model(
-    _MODEL_PATH.value,
-    lora_rank=_LORA_RANK.value,
-    param_dtype=_PARAM_DTYPE.value,
+    args.model_path, lora_rank=args.lora_rank, param_dtype=args.param_dtype
   )
   directions = signs_of_gradients(model)
   measure = make_measure(model)
-  rates = _RATES.value
   starts = STARTS
-  if _LORA_RANK.value or _PARAM_DTYPE.value == 'bfloat16':
+  if args.lora_rank or args.param_dtype == 'bfloat16':
     starts = [AS_STORED]
-  print('| weights | start | updates | slope of | ' + ' | '.join(rates) + ' |')
-  print('|---' * (4 + len(rates)) + '|')
+  header = ' | '.join(args.rates)
+  print(f'| weights | start | updates | slope of | {header} |')
+  print('|---' * (4 + len(args.rates)) + '|')
   for on_grid, how in itertools.product((False, True), starts):
     params = start(model, how, on_grid=on_grid)
-    for number in _UPDATES.value:
+    for number in args.updates:
       slopes = [
-        measure(params, directions, float(rate), int(number)) for rate in rates
+        measure(params, directions, float(rate), number) for rate in args.rates
       ]
       rows = {'weights': [f'{x["weights"]:.2f}' for x in slopes]}
       for name in ('learner', 'sampler'):
@@ -261,9 +268,9 @@ def main(argv: Sequence[str]) -> None:
         ]
       stored = 'on bfloat16' if on_grid else 'as in the file'
       for name, cells in rows.items():
-        row = ' | '.join((stored, how, number, name, *cells))
+        row = ' | '.join((stored, how, str(number), name, *cells))
         print(f'| {row} |', flush=True)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()
