@@ -15,9 +15,10 @@ def report(
     best: best step on the validation set, 0 for the start; None without scores.
   """
   config, directory, rows = parts.config, writer.workdir, {}
-  for name, at in (('before', 0), ('after', step)):
+  steps = {'before': 0} | ({'after': step} if step else {})
+  for name, at in steps.items():
     record = run_evaluations.find_test(parts, writer, at)
-    if record is not None and (at or name == 'before'):
+    if record is not None:
       rows[name] = (
         f'{writers.accuracies(record)} '
         f'on {record["questions"]} questions ({at} steps)'

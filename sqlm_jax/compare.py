@@ -21,8 +21,7 @@ from sqlm_jax import (
 from sqlm_jax import config as config_lib
 from sqlm_jax.evaluation import comparison, report
 
-# The end of a checkpoint's name, by which a comma between two names is told from
-# a comma in a workdir.
+# The end of a checkpoint's name. A comma without it before is part of a workdir.
 _CHECKPOINT = re.compile(r'(^|@)(latest|best|[0-9]+)$')
 
 
