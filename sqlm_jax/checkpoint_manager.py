@@ -3,12 +3,11 @@
 import contextlib
 from collections.abc import Mapping
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from sqlm_jax import checkpoint_directory, checkpoint_files
+from sqlm_jax import checkpoint_directory, checkpoint_files, hosts
 from sqlm_jax import checkpoint_errors as errors
 
 
@@ -50,8 +49,9 @@ def open_manager(
       checkpoint_directory.prepare(directory)
     contents = checkpoint_directory.look(directory)
   with errors.opening(directory):
-    if not read_only and jax.process_index() == 0:
-      checkpoint_files.drop_damaged_scores(directory)
+    if not read_only:
+      # Before any process reads the scores.
+      hosts.from_first(lambda: checkpoint_files.drop_damaged_scores(directory))
     manager = Manager(
       stack.enter_context(checkpoint_directory.alias(directory)),
       options=_options(keep, every, read_only),

@@ -21,7 +21,7 @@ from sqlm_jax import (
 from sqlm_jax import config as config_lib
 from sqlm_jax.evaluation import comparison, report
 
-# The end of a checkpoint's name. A comma without it before is part of a workdir.
+# How the name of a checkpoint ends. Any other comma is part of a workdir.
 _CHECKPOINT = re.compile(r'(^|@)(latest|best|[0-9]+)$')
 
 
