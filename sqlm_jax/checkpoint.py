@@ -183,9 +183,14 @@ def _add_metrics(
 
   hosts.from_first(write)
   manager.reload()
-  steps = all_steps(manager)
-  kept = {*steps[-manager.keep :], manager.best_step()}
-  for other in set(steps) - kept:
+
+  def beaten():
+    steps = all_steps(manager)
+    kept = {*steps[-manager.keep :], manager.best_step()}
+    return sorted(set(steps) - kept)
+
+  # Deleting is collective, and a shared disk may show a new score late to some.
+  for other in hosts.from_first(beaten):
     manager.delete(other)
 
 
