@@ -183,7 +183,7 @@ def _record(planned: Plan, seconds: float) -> dict[str, Any]:
       files.rows,
       samples=c.samples,
       target=c.vote_precision,
-      # A threshold that is chosen on test questions cannot be measured by them.
+      # A run that is tuned on test questions cannot be measured by them.
       suggest=planned.asked.name == evaluation_sets.VALIDATION,
     )
   if files.directory is not None:

@@ -143,7 +143,7 @@ def own(number: int) -> range:
 
 
 def exchange(value: Any) -> list[Any]:
-  """Sends a value to all processes and returns the values of all, in order.
+  """Sends a value to all processes and returns the values of all, by index.
 
   All processes have to call it. Tuples arrive as lists.
 
@@ -167,7 +167,7 @@ def exchange(value: Any) -> list[Any]:
 def from_first(make: Callable[[], Any]) -> Any:
   """Calls a function in the first process and returns its result in all.
 
-  All processes have to call it. None returns before the first process is done.
+  All processes have to call it. No process returns before the first is done.
 
   Args:
     make: called in the first process only; returns what JSON can hold.

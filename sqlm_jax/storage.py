@@ -1,8 +1,8 @@
 """Files of a workdir: complete or absent, on a disk or in a bucket.
 
-A workdir is a local directory or, such as gs://bucket/run, a prefix of objects
-in a bucket. An object appears at once when it is written, and does not grow:
-to add a line, the object is written again.
+A workdir is a local directory or a prefix of objects in a bucket, such as
+gs://bucket/run. An object appears at once when it is written, and does not
+grow: to add a line, the object is written again.
 """
 
 import contextlib
