@@ -1,4 +1,4 @@
-"""How much of an update the products of a run in bfloat16 see.
+"""Measures how much of an update the products of a run in bfloat16 see.
 
   python -m benchmarks.bfloat16
   python -m benchmarks.bfloat16 --model_path=/models/gemma-3-270m.gguf
@@ -52,7 +52,7 @@ STARTS = (AS_STORED, 'follow', 'hold')
 
 
 class Model(NamedTuple):
-  """What the measurements need of an opened model.
+  """An opened model, and the same model in float32.
 
   Attributes:
     config: the run's config, in bfloat16.
@@ -93,7 +93,7 @@ def open_model(
 
 
 def start(model: Model, how: str, *, on_grid: bool) -> Params:
-  """Trained parameters before the first update.
+  """Returns trained parameters as they are before the first update.
 
   Args:
     model: an opened model.
@@ -111,7 +111,7 @@ def start(model: Model, how: str, *, on_grid: bool) -> Params:
 
 
 def signs_of_gradients(model: Model) -> list[Params]:
-  """Directions of updates: one a text, the sign of its loss's gradient."""
+  """Returns directions of updates: for each text the sign of its gradient."""
 
   @jax.jit
   def direction(trained, base, tokens_1T):
@@ -133,7 +133,7 @@ def signs_of_gradients(model: Model) -> list[Params]:
 
 
 def _tokens(model: Model) -> list[jax.Array]:
-  """The texts, cut to one length so that everything is compiled once."""
+  """Encodes the texts, cut to equal lengths so that all compile once."""
   texts = [model.parts.tokens.encode(text) for text in TEXTS]
   length = min(map(len, texts))
   return [jnp.array([ids[:length]]) for ids in texts]
@@ -156,7 +156,11 @@ def add(params: Params, signs: Params, rate: float, step: int) -> Params:
 
 @jax.jit
 def _products(x: jax.Array, y: jax.Array, total: jax.Array) -> jax.Array:
-  """What is seen of a change from x to y along `total`, and its square."""
+  """Projects the change that products see from x to y onto `total`.
+
+  Returns:
+    The inner product of the change and `total`, and the square of `total`.
+  """
   # XLA removes casts to bfloat16 and back.
   seen = rounding.center(y.astype(jnp.float32))
   seen -= rounding.center(x.astype(jnp.float32))
@@ -164,7 +168,7 @@ def _products(x: jax.Array, y: jax.Array, total: jax.Array) -> jax.Array:
 
 
 def slope_of_weights(before: Params, after: Params, total: Params) -> float:
-  """The change that products see along the change that was asked for."""
+  """Returns the change that products see, as a multiple of `total`."""
   pairs = [
     _products(*arrays)
     for *arrays, is_matrix in zip(
@@ -207,10 +211,10 @@ def make_measure(model: Model) -> Callable[..., dict[str, float]]:
     wanted = change(exact, start, jax.tree.map(jnp.add, start, total))
     result = {'weights': slope_of_weights(params, after, total)}
     for name, prepare in copies.items():
-      found = change(in_bfloat16, params, after, prepare)
-      along, norm = found @ wanted, np.linalg.norm(wanted)
+      seen = change(in_bfloat16, params, after, prepare)
+      along, norm = seen @ wanted, np.linalg.norm(wanted)
       result[name] = along / norm**2
-      size = np.linalg.norm(found)
+      size = np.linalg.norm(seen)
       result[f'{name} correlation'] = along / (norm * size) if size else 0.0
     return result
 

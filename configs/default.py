@@ -40,8 +40,8 @@ def get_config() -> config_dict.ConfigDict:
   c.task = config_dict.ConfigDict()
   c.task.name = ''  # as it stands in metric names
   c.task.style = 'plain'  # plain text, or chat through the model's template
-  # The day, YYYY-MM-DD, that a chat template is told is today, if it asks. '':
-  # the day on which the run begins, which is kept in its config.json.
+  # Today's date for a chat template that writes it, as YYYY-MM-DD. '': the day
+  # on which the run begins, which is stored in its config.json.
   c.task.date = ''
   c.task.topics = ('',)  # fill {topic}; more than one take turns
   c.task.proposer_prompt = ''  # asks for one question, may use {topic}
@@ -50,7 +50,9 @@ def get_config() -> config_dict.ConfigDict:
   c.task.solver_prompt = ''  # asks for an answer, uses {question}
   c.task.solver_variants = ()  # more such templates, answers take turns
   c.task.solver_stop = ()  # strings that end an answer
-  c.task.answer_pattern = ''  # regex that finds the answer, '': all of it
+  # Regex that finds the answer; '': the whole response, or for code its last
+  # fenced block.
+  c.task.answer_pattern = ''
   # When answers are the same: number, text, choice, expression. Or code: they
   # are programs, run against the question's tests.
   c.task.answer_kind = 'number'
@@ -172,9 +174,9 @@ def get_config() -> config_dict.ConfigDict:
   # Largest KL from the policy that sampled to the updated one, in nats a token.
   # A larger update is shortened. 0: no bound, and the KL is not measured.
   c.optimizer.max_update_kl = 0.0
-  # With model.dtype=bfloat16: products follow updates that are small beside
-  # the spacing of bfloat16 (follow), or see a weight move only once it has
-  # moved by half a spacing (hold).
+  # With model.dtype=bfloat16, for updates that are smaller than the spacing of
+  # bfloat16 numbers: products see them on average (follow), or see a weight
+  # move only once it has moved by half a spacing (hold).
   c.optimizer.small_updates = 'follow'
   c.optimizer.solver_updates = 8  # minibatches of a step's solver groups
   c.optimizer.proposer_updates = 2  # minibatches of a step's proposer groups
@@ -212,8 +214,9 @@ def get_config() -> config_dict.ConfigDict:
   # Alarms, a token, in nats: a KL to the initial model, and an entropy.
   c.divergence.kl_above = 0.0  # 0: none
   c.divergence.entropy_below = 0.0
-  # An alarm after so many steps in a row in which more than half of the
-  # questions were unreadable; 0: none. After three steps there is a warning.
+  # Alarm after this number of steps in a row in which more than half of the
+  # questions could not be used; 0: none. After three such steps there is a
+  # warning.
   c.divergence.unreadable_steps = 0
   # On an alarm: stop, or roll_back to the last checkpoint's weights, and go on
   # with the next step.

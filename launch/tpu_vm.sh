@@ -53,7 +53,7 @@ on_all() {  # command, arguments
 }
 
 # Prints the state of the slice, or none if gcloud says that there is none.
-# After any other failure, such as one of the network, nobody knows.
+# Any other failure, such as one of the network, ends the script.
 find_state() {
   local state errors code=0
   if [[ $dry_run ]]; then

@@ -72,8 +72,8 @@ start() {
   # All files but those that git ignores, committed or not.
   run bash -c 'export GIT_INDEX_FILE=build/index && rm -rf build/image '\
 '&& git add --all && git checkout-index --all --prefix=build/image/'
-  # 1 and 6: it ended with an error, as it does where another slice was lost.
-  # 75: a notice has stopped it. What has diverged (3) would do so again.
+  # 1 and 6: an error, such as the loss of another slice.
+  # 75: a preemption notice. A run that has diverged (3) would do so again.
   workload create "--workload=$workload" "--tpu-type=$type" \
     "--num-slices=$num_slices" ${spot:+--spot} \
     "--max-restarts=$max_restarts" --restart-on-exit-codes=1,6,75 \

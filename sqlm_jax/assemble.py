@@ -20,13 +20,7 @@ from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import judging, responses
-from sqlm_jax.tasks import (
-  base,
-  coding,
-  prompt_ends,
-  prompted,
-  question_files,
-)
+from sqlm_jax.tasks import base, coding, prompt_ends, prompted, question_files
 from sqlm_jax.text import tokenizer
 from sqlm_jax.verify import sandbox
 
@@ -77,8 +71,9 @@ def build(
   """Opens the model and prepares everything that does not need a state.
 
   Args:
-    config: of the run; may be a ConfigDict.
-    workdir: of the run, whose date its chat template goes on to write.
+    config: config of the run; may be a ConfigDict.
+    workdir: directory of the run, None without a run. The date of the run is
+      read from it, see `run_date`.
 
   Raises:
     ValueError: for a model, mesh or prompt that does not fit, by name.
@@ -129,23 +124,19 @@ def build(
 
 
 def _continued(task: config_lib.Task) -> dict[str, tuple[str, ...]]:
-  """Returns the templates whose text a model continues, by config key."""
+  """Returns config key -> the templates whose text a model continues."""
   templates = {
     'task.proposer_prompt': (task.proposer_prompt,),
     'task.solver_prompt': (task.solver_prompt,),
     'task.solver_variants': task.solver_variants,
   }
-  if task.questions:  # then nobody proposes any
+  if task.questions:  # then there is no proposer
     del templates['task.proposer_prompt']
   return templates
 
 
 def check(parts: Parts) -> None:
-  """Makes sure that a function of the Python API was given a run's parts.
-
-  Raises:
-    ValueError: if it was given something else, such as a config.
-  """
+  """Raises ValueError if `parts` is something else, such as a config."""
   if not isinstance(parts, Parts):
     raise ValueError(
       f'parts: expected assemble.build(config), not a {type(parts).__name__}'
@@ -381,12 +372,7 @@ def _make_writers(
       sample, encode, tokens.decode, settings, max_tokens, mesh
     )
 
-  p, s, v, e = (
-    config.proposer,
-    config.solver,
-    config.vote,
-    config.evaluation,
-  )
+  p, s, v, e = config.proposer, config.solver, config.vote, config.evaluation
   answers = functools.partial(
     writer, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
   )

@@ -1,14 +1,14 @@
-"""Checkpoints: orbax, told to save and restore train states by name.
+"""Checkpoints: saves and restores train states by name, with orbax.
 
 A checkpoint of step n holds what a run needs to go on with step n: its train
 states (any NamedTuples and dicts of arrays) and a little host state as JSON.
 Arrays are stored under their paths, 'policy/params/final_norm/scale', so that
-a checkpoint is read without the code that wrote it, and that one which does
-not fit is refused by the names of what does not.
+a checkpoint can be read without the code that wrote it, and a checkpoint that
+does not fit is refused with the names of the arrays that differ.
 
-Beside them stands a record of what they were in memory (`manifest`). What
-comes back otherwise, or not at all, is damaged, and the checkpoint before it
-is taken.
+A record (`manifest`) says what the arrays were in memory. If an array is
+missing or comes back different, the checkpoint is damaged, and the one before
+it is restored.
 """
 
 import contextlib
@@ -16,17 +16,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from sqlm_jax import (
   chatter,
   checkpoint_directory,
   checkpoint_files,
   checkpoint_manager,
+  hosts,
   manifest,
   storage,
   tree_paths,
@@ -81,35 +80,38 @@ def open_checkpoints(
 
 
 def all_steps(manager: Manager) -> list[int]:
-  """The steps of the run's whole checkpoints, oldest first."""
+  """Returns the steps of the run's complete checkpoints, oldest first."""
   return sorted(set(manager.all_steps()) - manager.strange)
 
 
 def latest_step(manager: Manager) -> int | None:
-  """The step of the newest whole checkpoint, None if there is none."""
+  """Returns the step of the newest complete checkpoint, None without any."""
   return max(all_steps(manager), default=None)
 
 
 def best_step(manager: Manager) -> int | None:
-  """The step with the highest score, None without scores.
+  """Returns the step with the highest score, None without scores.
 
   It is 0 if no checkpoint has a higher score than the start of the run, whose
   weights are the initial model's. Of equal checkpoints it is the newest. All
   processes have to call it.
   """
-  manager.wait_until_finished()  # otherwise the newest has no score yet
+  wait(manager)  # otherwise the newest has no score yet
   metrics = {step: manager.metrics(step) for step in all_steps(manager)}
-  rank = lambda step: (metrics[step]['score'], step)
-  scored = sorted((step for step in metrics if metrics[step]), key=rank)
-  while scored and _without_record(manager, scored[-1:]):
-    scored.pop()  # copied in part, say
-  if not scored:
+  scores = {step: x['score'] for step, x in metrics.items() if x}
+  # Checkpoints of earlier versions have no score of the start.
+  start = max(
+    (x['start'] for x in metrics.values() if x and 'start' in x),
+    default=NOT_ELIGIBLE,
+  )
+  ranked = sorted(scores, key=lambda step: (scores[step], step))
+  while ranked and _without_record(manager, ranked[-1:]):
+    ranked.pop()  # copied in part, say
+  if not ranked:
     return None
-  best = scored[-1]
-  score, start = metrics[best]['score'], metrics[best].get('start')
-  if start is not None and score <= start:
-    return 0
-  return best if score > NOT_ELIGIBLE else None
+  if scores[ranked[-1]] > start:
+    return ranked[-1]
+  return None if start == NOT_ELIGIBLE else 0
 
 
 def save(
@@ -122,18 +124,18 @@ def save(
   start_score: float | None = None,
   force: bool = False,
 ) -> bool:
-  """Saves if it is time to, in the background once the arrays are copied.
+  """Saves if the step is due, in the background once the arrays are copied.
 
   Args:
     manager: from `open_checkpoints`.
     step: the next step of the run.
     states: train states by name; may be donated as soon as this returns.
     host_state: what JSON can hold.
-    score: how good it is, the best one is kept; None if unknown. It may be
-      added later, to a step that is saved.
-    start_score: how good the run was before its first step, to which `score`
-      is compared; None if unknown.
-    force: saves even if it is not time to.
+    score: score of the step; the checkpoint with the highest score is kept.
+      None if unknown: it may be added by another call, for a saved step.
+    start_score: score before the first step of the run, to which `score` is
+      compared; None if unknown.
+    force: saves even if the step is not due.
 
   Returns:
     True if this step is saved now, or was before.
@@ -171,16 +173,24 @@ def _add_metrics(
 
   Then it removes an earlier best checkpoint that this one beats.
   """
-  manager.wait_until_finished()
+  wait(manager)
   directory = manager.directory / str(step) / 'metrics'
-  if jax.process_index() == 0 and not (directory / 'metrics').exists():
-    directory.mkdir(exist_ok=True)
-    storage.write_text(directory / 'metrics', json.dumps(metrics))
-  multihost_utils.sync_global_devices('a score is added')
+
+  def write():
+    if not (directory / 'metrics').exists():
+      directory.mkdir(exist_ok=True)
+      storage.write_text(directory / 'metrics', json.dumps(metrics))
+
+  hosts.from_first(write)
   manager.reload()
-  steps = all_steps(manager)
-  kept = {*steps[-manager.keep :], manager.best_step()}
-  for other in set(steps) - kept:
+
+  def beaten():
+    steps = all_steps(manager)
+    kept = {*steps[-manager.keep :], manager.best_step()}
+    return sorted(set(steps) - kept)
+
+  # Deleting is collective, and a shared disk may show a new score late to some.
+  for other in hosts.from_first(beaten):
     manager.delete(other)
 
 
@@ -215,13 +225,13 @@ def restore(
     ValueError: if its arrays have other names, shapes or types, if a newer
       version has saved it, or if it is damaged and none is left.
   """
-  manager.wait_until_finished()  # else the newest is listed, but not there
+  wait(manager)  # otherwise the newest is listed, but not on disk
   steps = [_existing(manager, step)]
   if step is None:
     steps = all_steps(manager)[::-1]
   wanted = tree_paths.paths(abstract_states)
   damaged: dict[int, errors.DamagedError] = {}
-  for place, at in enumerate(steps):
+  for index, at in enumerate(steps):
     where = _where(manager, at)
     try:
       record = checkpoint_files.read_record(where)
@@ -230,7 +240,7 @@ def restore(
     except errors.DamagedError as error:
       damaged[at] = error
       continue
-    damaged |= _without_record(manager, steps[place + 1 :])
+    damaged |= _without_record(manager, steps[index + 1 :])
     _move_away(manager, damaged, instead=at)
     return at, tree_paths.fill(abstract_states, arrays), record.host
   raise ValueError(
@@ -262,7 +272,7 @@ def restore_params(
     ValueError: if its parameters have other names, shapes or types, if a
       newer version has saved it, or if it is damaged.
   """
-  manager.wait_until_finished()  # else the newest is listed, but not there
+  wait(manager)  # otherwise the newest is listed, but not on disk
   step = _existing(manager, step)
   where = _where(manager, step)
   trees = {name: {'params': tree} for name, tree in abstract_params.items()}
@@ -279,17 +289,17 @@ def restore_params(
 
 
 def newest_readable(manager: Manager) -> int | None:
-  """The newest step whose record can be read, None if there is none.
+  """Returns the newest step whose record can be read, None without any.
 
   Checkpoints without a record, such as one that was copied in part, are left
   out with a warning.
   """
   steps = all_steps(manager)[::-1]
-  for place, step in enumerate(steps):
+  for index, step in enumerate(steps):
     damaged = _without_record(manager, [step])
     if not damaged:
       return step
-    instead = 'trying the one before it' if steps[place + 1 :] else 'none left'
+    instead = 'trying the one before it' if steps[index + 1 :] else 'none left'
     logging.warning('%s; %s.', damaged[step], instead)
   return None
 
@@ -315,7 +325,7 @@ def _where(manager: Manager, step: int) -> checkpoint_files.Where:
 def _without_record(
   manager: Manager, steps: Sequence[int]
 ) -> dict[int, errors.DamagedError]:
-  """The steps among `steps` whose record cannot be read, and why."""
+  """Returns the steps among `steps` whose record cannot be read, and why."""
   damaged = {}
   for step in steps:
     try:
@@ -330,14 +340,17 @@ def _without_record(
 def _move_away(
   manager: Manager, damaged: Mapping[int, Exception], *, instead: int
 ) -> None:
-  """Moves damaged checkpoints out of the way of steps saved again."""
+  """Moves damaged checkpoints away, since their steps are saved again."""
   for step, error in damaged.items():
     away = manager.place.parent / 'damaged_checkpoints' / str(step)
     logging.warning(
       '%s; moved to %s, going on from step %d.', error, away, instead
     )
-    if jax.process_index() == 0:
+
+  def move():
+    for step in damaged:
       checkpoint_directory.set_aside(manager.place, str(step))
+
   if damaged:
-    multihost_utils.sync_global_devices('damaged checkpoints are moved')
+    hosts.from_first(move)
     manager.reload()

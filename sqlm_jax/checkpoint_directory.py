@@ -1,10 +1,10 @@
-"""The directory of a run's checkpoints, and which entries belong to the run.
+"""Finds out which entries of a directory are checkpoints of the run.
 
-Orbax takes every directory with a number for a name for a checkpoint of the
-run, and the largest number for the newest one. A symbolic link, a copied
-directory or a checkpoint of another run would be restored in place of the
-newest checkpoint, and the checkpoints saved later would be deleted as older
-ones. So the record of each checkpoint names its step and its run, and the
+Orbax takes every directory whose name is a number for a checkpoint of the run,
+and the largest number for the newest checkpoint. A symbolic link, a copied
+directory or a checkpoint of another run would be restored instead of the
+newest checkpoint, and checkpoints that are saved later would be deleted as
+older ones. So the record of each checkpoint names its step and its run, and
 entries that do not fit are set aside.
 """
 
@@ -22,23 +22,23 @@ from etils import epath
 
 from sqlm_jax import hosts, manifest, storage
 
-RUN_ID = 'run_id'  # a file in the directory
+RUN_ID = 'run_id'  # name of the file in the directory that has the run's id
 
-# Orbax looks for files by glob patterns, and TensorStore reads a backslash as
-# a slash: both would look elsewhere.
+# Orbax reads these characters of a path as a glob pattern, and TensorStore
+# reads a backslash as a slash.
 _MISREAD = re.compile(r'[\[\]*?]' if os.name == 'nt' else r'[\[\]*?\\]')
-_STEP = re.compile(r'0|[1-9]\d*')
+_STEP = r'0|[1-9]\d*'  # the name of a checkpoint
 
 _log = logging.getLogger('absl')  # which shows warnings of ours
 
 
 class Contents(NamedTuple):
-  """What a directory of checkpoints holds.
+  """Contents of a directory of checkpoints.
 
   Attributes:
     run_id: the run that the checkpoints belong to, '' if unknown.
-    strangers: names of entries that look like checkpoints and are not the
-      run's -> why they are not.
+    strangers: name -> reason, of entries that look like checkpoints but are
+      not the run's.
   """
 
   run_id: str
@@ -46,7 +46,7 @@ class Contents(NamedTuple):
 
 
 def look(directory: epath.Path) -> Contents:
-  """Reads what is in a directory, and changes nothing."""
+  """Reads what a directory holds, and changes nothing."""
   if not directory.is_dir():
     return Contents('', {})
   path = directory / RUN_ID
@@ -60,14 +60,14 @@ def prepare(directory: epath.Path) -> str:
   All processes have to call it.
 
   Raises:
-    ValueError: if none of its checkpoints belongs to the run, or nobody can
-      tell to which of several runs they belong.
+    ValueError: if none of its checkpoints belongs to the run, or if they
+      belong to several runs and the file `RUN_ID` is missing.
   """
   return hosts.from_first(lambda: _prepare(directory))
 
 
 def set_aside(directory: epath.Path, name: str) -> epath.Path:
-  """Moves an entry to `damaged_checkpoints` beside the directory."""
+  """Moves an entry to `damaged_checkpoints`, next to the directory."""
   away = directory.parent / 'damaged_checkpoints' / name
   if os.path.islink(away) or (away.exists() and not away.is_dir()):
     away.unlink()
@@ -82,8 +82,9 @@ def set_aside(directory: epath.Path, name: str) -> epath.Path:
 def alias(directory: epath.Path) -> Iterator[epath.Path]:
   """Yields another path to the directory that orbax reads correctly.
 
-  A path without characters that orbax or TensorStore misreads is yielded as
-  it is. The parent of any other one gets a temporary symbolic link.
+  If the path has characters that orbax or TensorStore misreads, the other path
+  leads through a temporary symbolic link to the parent. Otherwise it is the
+  same path.
   """
   parent = f'{directory.parent}'
   if storage.is_remote(directory) or not _MISREAD.search(parent):
@@ -98,15 +99,16 @@ def alias(directory: epath.Path) -> Iterator[epath.Path]:
 def _prepare(directory: epath.Path) -> str:
   directory.mkdir(parents=True, exist_ok=True)
   run_id, strangers = look(directory)
-  steps = [path for path in directory.iterdir() if _STEP.fullmatch(path.name)]
+  steps = storage.entries(directory, _STEP)
   if steps and len(strangers) == len(steps):
-    told = ''.join(f'\n  {name}: {why}' for name, why in strangers.items())
+    reasons = ''.join(f'\n  {name}: {why}' for name, why in strangers.items())
     raise ValueError(
-      f'{directory}: expected checkpoints of this run, found{told}\nRemove '
+      f'{directory}: expected checkpoints of this run, found{reasons}\nRemove '
       'them to start from the beginning, or bring back those of this run.'
     )
   if not run_id:
-    run_id = _adopt(directory, steps)
+    own = [path for path in steps if path.name not in strangers]
+    run_id = _adopt(directory, own)
     storage.write_text(directory / RUN_ID, f'{run_id}\n')
   for name, why in strangers.items():
     away = set_aside(directory, name)
@@ -119,21 +121,21 @@ def _prepare(directory: epath.Path) -> str:
   return run_id
 
 
-def _adopt(directory: epath.Path, steps: list[epath.Path]) -> str:
-  """The id that all checkpoints name, or a new one if they name none."""
-  found = {_origin(path)[1] for path in steps} - {''}
-  if len(found) > 1:
+def _adopt(directory: epath.Path, checkpoints: list[epath.Path]) -> str:
+  """Returns the id that all checkpoints name, a new one if they name none."""
+  run_ids = {_origin(path)[1] for path in checkpoints} - {''}
+  if len(run_ids) > 1:
     raise ValueError(
-      f'{directory}: expected checkpoints of one run, found those of '
-      f'{len(found)}, and no file {RUN_ID}. Leave those of one run there.'
+      f'{directory}: expected checkpoints of one run, found checkpoints of '
+      f'{len(run_ids)} runs, and no file {RUN_ID}. Keep those of one run there.'
     )
-  return found.pop() if found else uuid.uuid4().hex
+  return run_ids.pop() if run_ids else uuid.uuid4().hex
 
 
 def _strangers(directory: epath.Path, run_id: str) -> dict[str, str]:
   strangers = {}
-  for path in directory.iterdir():
-    if _STEP.fullmatch(path.name) and (why := _why_not(path, run_id)):
+  for path in storage.entries(directory, _STEP):
+    if why := _why_not(path, run_id):
       strangers[path.name] = why
   return strangers
 
@@ -153,14 +155,12 @@ def _why_not(path: epath.Path, run_id: str) -> str:
 
 
 def _origin(path: epath.Path) -> tuple[int | None, str]:
-  """Step and run of a checkpoint, (None, '') if its record does not tell."""
+  """Returns step and run of a checkpoint, (None, '') if they are unknown."""
   try:
-    record = json.loads(
-      (path / 'host' / 'metadata').read_text(encoding='utf-8')
-    )
-    found = manifest.unseal(record)
+    text = (path / 'host' / 'metadata').read_text(encoding='utf-8')
+    record = manifest.unseal(json.loads(text))
   except (OSError, ValueError, TypeError, AttributeError, KeyError):
-    return None, ''  # damaged: for `checkpoint.restore` to judge
+    return None, ''  # damaged: `checkpoint.restore` reports it
   except NotImplementedError:
     return None, ''  # of another format
-  return found.step, found.run_id
+  return record.step, record.run_id

@@ -1,4 +1,4 @@
-"""What orbax and its backends raise, told by where it was and what to do."""
+"""Errors of orbax and its backends, with the path and what to do."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from sqlm_jax import hosts
 
 
 class DamagedError(ValueError):
-  """Of a checkpoint that did not come back as it was."""
+  """Raised for a checkpoint that is not what was saved."""
 
 
 @contextlib.contextmanager
@@ -29,7 +29,7 @@ def opening(
 
 @contextlib.contextmanager
 def saving(directory: epath.Path) -> Iterator[None]:
-  """Where a checkpoint is saved: a full disk may raise anything."""
+  """Raises OSError for any error of a save: a full disk may raise anything."""
   try:
     yield
   except Exception as error:
@@ -42,9 +42,10 @@ def saving(directory: epath.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(where: str) -> Iterator[None]:
-  """Where one is read: files that are missing or cut may raise anything.
+  """Raises DamagedError for any error of reading a checkpoint.
 
-  All processes have to come here. What one of them finds all raise: the others
+  Files that are missing or truncated may raise anything. All processes have to
+  enter this context. If one of them fails, all raise: otherwise the others
   would wait for it.
   """
   failure = None
@@ -52,8 +53,8 @@ def reading(where: str) -> Iterator[None]:
     yield
   except Exception as error:
     failure = error
-  found = hosts.exchange(failure and _first_lines(failure))
-  if why := next(filter(None, found), None):
+  failures = hosts.exchange(failure and _first_lines(failure))
+  if why := next(filter(None, failures), None):
     raise damage(where, why) from failure
 
 

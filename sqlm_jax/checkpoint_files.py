@@ -28,7 +28,7 @@ class Where(NamedTuple):
 
 
 def read_record(where: Where) -> manifest.Record:
-  """Reads what a checkpoint holds. All processes have to call it.
+  """Reads the record of a checkpoint. All processes have to call it.
 
   Raises:
     DamagedError: if the record is missing or damaged.
@@ -41,11 +41,11 @@ def read_record(where: Where) -> manifest.Record:
     try:
       return manifest.unseal(record)
     except NotImplementedError as error:
-      found = error
+      other_format = error
   raise ValueError(
-    f'{where.shown}: a checkpoint of format {found}, saved by another version '
-    f'of sqlm_jax: this one reads format {manifest.FORMAT}, a newer one may '
-    'read both'
+    f'{where.shown}: a checkpoint of format {other_format}, saved by another '
+    'version of sqlm_jax: this version reads format '
+    f'{manifest.FORMAT}, a newer one may read both'
   )
 
 
@@ -57,12 +57,12 @@ def read_arrays(
   """Reads arrays onto their shards. All processes have to call it.
 
   Args:
-    where: of the checkpoint.
+    where: directory of the checkpoint.
     wanted: path -> `jax.ShapeDtypeStruct` with its sharding.
     stored: path -> what the record says of the array.
 
   Raises:
-    DamagedError: if an array is missing, or not what it was when saved.
+    DamagedError: if an array is missing, or is not what was saved.
   """
   restore_args = {
     path: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype)

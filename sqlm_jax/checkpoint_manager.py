@@ -3,12 +3,11 @@
 import contextlib
 from collections.abc import Mapping
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from sqlm_jax import checkpoint_directory, checkpoint_files
+from sqlm_jax import checkpoint_directory, checkpoint_files, hosts
 from sqlm_jax import checkpoint_errors as errors
 
 
@@ -16,11 +15,10 @@ class Manager(ocp.CheckpointManager):
   """Orbax's manager of the checkpoints of a run.
 
   Attributes:
-    place: the directory, as the user names it; orbax may know an alias of it.
+    place: the directory as the user names it; `directory` may be an alias.
     keep: how many of the newest checkpoints stay.
     run_id: the run that the checkpoints belong to.
-    strange: steps of which the directory has a checkpoint that is not the
-      run's.
+    strange: steps whose checkpoint in the directory is not the run's.
   """
 
   place: epath.Path
@@ -40,19 +38,20 @@ def open_manager(
   """Opens a directory of checkpoints, see `checkpoint.open_checkpoints`.
 
   Args:
-    directory: of the checkpoints.
-    stack: ends what orbax needs as long as the manager is open.
+    directory: directory of the checkpoints.
+    stack: removes an alias of the directory once the manager is closed.
     keep: how many of the newest checkpoints stay.
-    every: which steps are saved.
-    read_only: changes nothing.
+    every: multiples of this step are due to be saved; 0 for none.
+    read_only: whether the directory must not be changed.
   """
   with errors.opening(directory, (OSError,)):
     if not read_only:
       checkpoint_directory.prepare(directory)
     contents = checkpoint_directory.look(directory)
   with errors.opening(directory):
-    if not read_only and jax.process_index() == 0:
-      checkpoint_files.drop_damaged_scores(directory)
+    if not read_only:
+      # Before any process reads the scores.
+      hosts.from_first(lambda: checkpoint_files.drop_damaged_scores(directory))
     manager = Manager(
       stack.enter_context(checkpoint_directory.alias(directory)),
       options=_options(keep, every, read_only),
@@ -86,8 +85,8 @@ def _options(
     ),
     should_save_fn=lambda step, _: bool(every) and step % every == 0,
     cleanup_tmp_directories=True,
-    # Otherwise threads wait for a directory that a full disk never gets, and
-    # the process does not end.
+    # Otherwise threads wait forever for a directory that cannot be made on a
+    # full disk, and the process does not end.
     async_options=ocp.options.AsyncOptions(
       create_directories_asynchronously=False
     ),

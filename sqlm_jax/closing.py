@@ -1,4 +1,4 @@
-"""What a training run reports when it ends."""
+"""The summary of a training run at its end."""
 
 from sqlm_jax import assemble, display, run_evaluations, writers
 
@@ -6,19 +6,19 @@ from sqlm_jax import assemble, display, run_evaluations, writers
 def report(
   parts: assemble.Parts, writer: writers.RunWriter, step: int, best: int | None
 ) -> None:
-  """Shows how good the solver was before and is now, and where everything is.
+  """Shows the solver's accuracy before and after, and where everything is.
 
   Args:
-    parts: of the run.
-    writer: of the run.
+    parts: parts of the run.
+    writer: writer of the run.
     step: self-play steps that were played.
-    best: the best step on the validation set, 0 for the start; None if there
-      is no such choice.
+    best: best step on the validation set, 0 for the start; None without scores.
   """
   config, directory, rows = parts.config, writer.workdir, {}
-  for name, at in (('before', 0), ('after', step)):
+  steps = {'before': 0} | ({'after': step} if step else {})
+  for name, at in steps.items():
     record = run_evaluations.find_test(parts, writer, at)
-    if record is not None and (at or name == 'before'):
+    if record is not None:
       rows[name] = (
         f'{writers.accuracies(record)} '
         f'on {record["questions"]} questions ({at} steps)'

@@ -21,7 +21,7 @@ from sqlm_jax import (
 from sqlm_jax import config as config_lib
 from sqlm_jax.evaluation import comparison, report
 
-# How the name of a checkpoint ends, if it is one and not a part of a workdir.
+# How the name of a checkpoint ends. Any other comma is part of a workdir.
 _CHECKPOINT = re.compile(r'(^|@)(latest|best|[0-9]+)$')
 
 
@@ -129,10 +129,13 @@ def compare(
 def pair(pieces: Sequence[str]) -> tuple[str, str]:
   """Joins the pieces of `--compare` to two names of checkpoints.
 
-  Commas separate the two, and workdirs may have commas of their own.
+  A comma separates the two names, but a workdir may contain commas, too.
+
+  Args:
+    pieces: the value of `--compare`, split at all commas.
 
   Raises:
-    ValueError: if there are not two names, or in more than one way.
+    ValueError: if the pieces do not make two names, or could in several ways.
   """
   splits = [
     (','.join(pieces[:i]), ','.join(pieces[i:])) for i in range(1, len(pieces))

@@ -301,8 +301,8 @@ _OF_EVALUATION = (
 def from_dict(tree: Mapping) -> Config:
   """Builds and validates a config.
 
-  A field that was added later has a default, which is what was done before:
-  workdirs of earlier versions lack its key.
+  Workdirs of earlier versions lack the keys that were added later, so these
+  have defaults, with which a run does what it did before.
 
   Args:
     tree: a ConfigDict, or nested mappings with the keys of
@@ -324,10 +324,10 @@ def from_dict(tree: Mapping) -> Config:
 
 
 def of(config: Config | Mapping) -> Config:
-  """Returns a config as it is, and builds one of a `ConfigDict` or a dict.
+  """Returns a config, which it builds if it is given as a `ConfigDict` or dict.
 
   Raises:
-    ValueError: if it is something else, or as `from_dict` raises.
+    ValueError: if `config` is something else, or not valid.
   """
   if isinstance(config, Config):
     return config
@@ -340,7 +340,7 @@ def of(config: Config | Mapping) -> Config:
 
 
 def complete(tree: Mapping) -> Mapping:
-  """Adds the fields that were added later to a stored config."""
+  """Adds the keys that an earlier version lacks to a stored config."""
   try:
     return to_dict(config_build.build(Config, tree))
   except ValueError:

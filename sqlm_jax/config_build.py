@@ -46,7 +46,7 @@ def build(cls: type, tree: Mapping, prefix: str = '') -> Any:
 
 
 def show(value: Any) -> str:
-  """The value as Python writes it, cut if it is long."""
+  """Returns the repr of a value, truncated if it is long."""
   text = repr(value)
   return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}…'
 
@@ -66,7 +66,7 @@ def _convert(kind, value, key: str):
   allowed = (int, float) if kind is float else (kind,)
   if type(value) not in allowed:
     raise ValueError(f'{key}={show(value)}: expected {_describe(kind)}')
-  # Nothing infinite or NaN, which compares false: it would reach every weight.
+  # Also refuses NaN, for which every comparison is false.
   if kind is float and not abs(value) <= config_limits.MOST_FLOAT:
     raise ValueError(f'{key}={show(value)}: expected {_describe(kind)}')
   return kind(value)

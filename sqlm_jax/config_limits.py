@@ -1,6 +1,6 @@
-"""How large the numbers of a config may be: what no array can hold is refused.
+"""Limits of the numbers of a config: no array could hold larger ones.
 
-A rule is (key, True if its value is good, what is allowed), as in
+A rule is (key, True if its value is allowed, what is allowed), as in
 `config_rules`.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 
 Rule = tuple[str, bool, str]
 
-# The largest index of 32 bits: of whole numbers, and of the tokens of a batch.
+# The largest 32-bit index. It bounds whole numbers, and the tokens of a batch.
 MOST_WHOLE = 2**31 - 1
-# The largest float32: a larger number would become infinite.
+# The largest float32; a larger number would become infinite.
 MOST_FLOAT = 3.4028234e38
 MOST_PARAMETERS = 2**40
 
@@ -32,7 +32,7 @@ _MOST = {
 
 
 def rules(c: Any) -> Iterator[Rule]:
-  """Returns the rules of a `config.Config`; each value is good by itself."""
+  """Yields the limits of a `config.Config` that keeps `config_rules.rules`."""
   keys = dict(_flatten(dataclasses.asdict(c)))
   for key, value in keys.items():
     yield (
@@ -52,13 +52,13 @@ def rules(c: Any) -> Iterator[Rule]:
   yield _tokens(keys, answers)
   votes = (*questions, 'vote.earlier_answers', 'solver.max_tokens')
   yield _tokens(keys, votes)
-  # As many questions at a time as there are, if `batch_questions` is more.
+  # `evaluation.batch_questions` may be larger than the number of questions.
   samples = ('evaluation.samples', 'evaluation.seeds')
   yield _tokens(keys, (*samples, 'solver.max_tokens'))
 
 
 def _tokens(keys: Mapping[str, int], factors: tuple[str, ...]) -> Rule:
-  """The tokens of a batch, whose key is that of the largest factor."""
+  """Limits the tokens of a batch; its key is that of the largest factor."""
   count = math.prod(keys[key] for key in factors)
   largest = max(factors, key=lambda key: keys[key])
   return (

@@ -316,7 +316,7 @@ def _evaluation(c) -> Iterator[Rule]:
     yield (
       key,
       not both,
-      f"'', or no task.{pairs} beside it: add --config.task.{pairs}='()'",
+      f"'', or no task.{pairs} as well: add --config.task.{pairs}='()'",
     )
   yield (
     'evaluation.validation',

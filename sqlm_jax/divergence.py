@@ -1,9 +1,9 @@
-"""Notices that a run goes wrong, from its metrics.
+"""Notices from its metrics that a run has gone wrong.
 
-An update of which something is not finite was skipped on the device already.
-Here it is counted how many were so in a row, and whether the policy has gone
-too far from where it came from, or has too little left to say. Steps in a row
-in which most questions are unreadable are counted and told, too.
+The device has already skipped updates that are not finite. This module counts
+how many were skipped in a row, and raises an alarm if the policy is too far
+from the initial model or its entropy is too low. It also counts and reports
+steps in a row in which most questions are unreadable.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ class DivergedError(RuntimeError):
 
 
 class Health(NamedTuple):
-  """What a checkpoint remembers of earlier steps.
+  """The counts of earlier steps, which are part of a checkpoint.
 
   Attributes:
-    skipped: updates in a row that were skipped, by what was to be updated. A
-      step in which one of them was not starts anew.
+    skipped: name of what is updated -> updates in a row that were skipped. A
+      step in which an update was not skipped starts again from 0.
     rollbacks: how often the run went back to earlier weights.
     unreadable: steps in a row in which most questions could not be used.
   """
@@ -43,7 +43,7 @@ def from_host(state: Mapping[str, Any]) -> Health:
 
 
 def count_skipped(health: Health, metrics: Mapping[str, float]) -> Health:
-  """Adds a step."""
+  """Adds the skipped updates of a step."""
   skipped = dict(health.skipped)
   for metric, rate in metrics.items():
     name = metric.removesuffix('/skipped_rate')
@@ -57,7 +57,7 @@ def count_skipped(health: Health, metrics: Mapping[str, float]) -> Health:
 def not_finite(
   health: Health, metrics: Mapping[str, float], most: int
 ) -> str | None:
-  """Says what was not finite for too long, if something was.
+  """Returns what was not finite for too long, None if nothing was.
 
   Args:
     health: with this step.
@@ -78,7 +78,7 @@ def not_finite(
 def alarm(
   metrics: Mapping[str, float], rules: config_lib.Divergence
 ) -> str | None:
-  """Says which metric of this step is out of bounds, if one is."""
+  """Returns the metric of this step that is out of bounds, None without any."""
   for name, value in metrics.items():
     kind = name.split('/')[-1] if name.startswith('train/') else ''
     if kind == 'kl' and rules.kl_above and value > rules.kl_above:
@@ -98,17 +98,18 @@ def react(
   health: Health,
   outcome: game_lib.Outcome,
 ) -> tuple[game_lib.States, Health, bool]:
-  """Goes on after a step, rolls back, or stops.
+  """Continues after a step, rolls back, or stops the run.
 
-  The same steps once more would end the same way: everything derives from
-  the step. So the weights of the last checkpoint go on with the next step, as
-  with PaLM, where it helped (Chowdhery et al., 2022, section 5.1).
+  Playing the same steps again would end the same way, since everything derives
+  from the step's number. So a rollback continues with the weights of the last
+  checkpoint and the next step, which helped PaLM (Chowdhery et al., 2022,
+  section 5.1).
 
   Returns:
-    States, health with this step, and whether they were rolled back.
+    The states, the health with this step, and True if they were rolled back.
 
   Raises:
-    DivergedError: if it stops, with what is wrong and the last checkpoint.
+    DivergedError: if it stops the run, with the reason and last checkpoint.
   """
   rules, metrics = parts.config.divergence, outcome.metrics
   health = count_skipped(health, metrics)
@@ -132,7 +133,7 @@ def react(
       f'{health.rollbacks} rollbacks, and stops. {where}'
     )
   logging.warning('step %d: %s; back to step %d.', step, alarmed, last)
-  jax.tree.map(lambda x: x.delete(), states)  # there is room for one of them
+  jax.tree.map(lambda x: x.delete(), states)  # memory holds one copy only
   _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
   return states, Health(rollbacks=health.rollbacks + 1), True
 
@@ -145,10 +146,14 @@ def _unreadable(
   is_alarm = bool(most) and steps >= most
   if not is_alarm and steps != unreadable.WARN_AFTER:
     return None
-  problems = [v.problem for one in outcome.rounds for v in one.verdicts]
-  said = unreadable.describe(problems, config, steps)
+  problems = [
+    verdict.problem
+    for game_round in outcome.rounds
+    for verdict in game_round.verdicts
+  ]
+  text = unreadable.describe(problems, config, steps)
   if is_alarm:
-    return f'{said} (divergence.unreadable_steps={most})'
+    return f'{text} (divergence.unreadable_steps={most})'
   if hosts.is_first():
-    logging.warning('step %d: %s.', step, said)
+    logging.warning('step %d: %s.', step, text)
   return None

@@ -171,7 +171,7 @@ def _answer(
 
 
 def _record(planned: Plan, seconds: float) -> dict[str, Any]:
-  """The record of a finished evaluation; also writes its files."""
+  """Returns the record of a finished evaluation, and writes its files."""
   c, files = planned.parts.config.evaluation, planned.files
   votes = planned.parts.task.run_tests is None
   result = metrics.summarize(files.rows, c.samples, votes=votes)
@@ -183,7 +183,7 @@ def _record(planned: Plan, seconds: float) -> dict[str, Any]:
       files.rows,
       samples=c.samples,
       target=c.vote_precision,
-      # Nothing may be chosen by the questions that the run is measured by.
+      # A run that is tuned on test questions cannot be measured by them.
       suggest=planned.asked.name == evaluation_sets.VALIDATION,
     )
   if files.directory is not None:
@@ -207,14 +207,15 @@ def _record(planned: Plan, seconds: float) -> dict[str, Any]:
 def _warn_of_collapse(
   settings: Mapping[str, Any], collapsed: Mapping[str, Mapping[str, Any]]
 ) -> None:
-  for name, one in collapsed.items():
+  """Warns of figures whose answers have collapsed, in the first process."""
+  for name, value in collapsed.items():
     if hosts.is_first():
       logging.warning(
         '%s after %d steps: %s. The solver has collapsed to one answer. Such '
         'an evaluation on the validation set makes no checkpoint the best.',
         settings['set'],
         settings['step'],
-        collapse.describe(name, one),
+        collapse.describe(name, value),
       )
 
 
@@ -223,7 +224,7 @@ def asks_the_same(
   parts: assemble.Parts,
   asked: evaluation_sets.EvaluationSet,
 ) -> bool:
-  """Whether a line of eval.jsonl is of these questions, asked as now."""
+  """Returns True if a record is of this set, with the run's settings."""
   stored = record.get('settings', {})
   now = writers.as_stored(_settings(parts, asked, record['step']))
   return stored | now == stored

@@ -109,14 +109,14 @@ def export_policy(
 
 
 def default_dtype(config: config_lib.Config) -> str:
-  """Returns the dtype of exported tensors: that of the evaluated weights.
+  """Returns the default dtype of exported tensors: that of evaluated weights.
 
   Weights that are trained in bfloat16 and stored in float32 lie at random
   places between two bfloat16 numbers (`ops.rounding.spread`), which only
-  bfloat16 rounds away. Adapters are computed and folded in float32.
+  bfloat16 rounds away. Adapters are stored, computed and folded in float32.
   """
   if config.model.lora.rank:
-    return config.model.param_dtype
+    return 'float32'
   dtypes = (config.model.dtype, config.model.param_dtype)
   return 'bfloat16' if 'bfloat16' in dtypes else 'float32'
 

@@ -106,12 +106,12 @@ def _read(path: pathlib.Path) -> gguf.GGUFReader:
 
 
 class _DamagedError(Exception):
-  """The file ends before what its header claims."""
+  """Raised for a file that is shorter than its header claims."""
 
 
 class _TensorInfo(NamedTuple):
   name: str
-  offset: int  # from where the tensors begin
+  offset: int  # from the beginning of all tensors
   num_bytes: int
 
 
@@ -143,7 +143,7 @@ class _HeaderCheck:
     self._check_count('tensors', num_tensors, _MAX_TENSORS, 24)
     alignment = self._check_metadata(num_keys)
     tensors = self._check_tensor_infos(num_tensors)
-    start = -(-self._at // alignment) * alignment
+    start = self._at + -self._at % alignment
     self._check_places(tensors, start, alignment)
 
   def _check_version(self) -> None:
@@ -169,7 +169,8 @@ class _HeaderCheck:
       if key in seen:
         raise ValueError(f'{key}: expected once, the file has it twice')
       seen.add(key)
-      kind, start = self._number('I'), self._at + 4
+      kind = self._number('I')
+      start = self._at
       self._check_value(key, kind)
       if key == 'general.alignment':
         alignment = self._alignment(kind, start)
@@ -178,7 +179,7 @@ class _HeaderCheck:
   def _alignment(self, kind: int, start: int) -> int:
     value = None
     if kind == gguf.GGUFValueType.UINT32:
-      (value,) = struct.unpack_from('<I', self._content, start - 4)
+      (value,) = struct.unpack_from('<I', self._content, start)
     if not value or value & (value - 1) or value > 2**16:
       raise ValueError(
         f'general.alignment={value}: expected a 32-bit power of two, at most '

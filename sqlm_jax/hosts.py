@@ -1,9 +1,9 @@
 """Several processes that play one run, usually one a host.
 
-All run the same program on the same numbers, and so come to the same
-decisions. Text is different: each process encodes, decodes and judges what is
-its own, and they tell each other what the rest needs to know. Files that all
-share are written by the first process alone.
+All processes run the same program on the same numbers, and so come to the same
+decisions. Text is different: each process encodes, decodes and grades its own
+share, and sends the others what they need to know. Only the first process
+writes the files that all processes share.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from jax.experimental import multihost_utils
 
 # A process that compiles may be silent for longer than jax waits by itself.
 HEARTBEAT_SECONDS = 600
-# At the end a process waits so long for the others to end, too.
+# How long a process that is done waits for the others to end.
 SHUTDOWN_SECONDS = 60
-# A process that has failed waits less: the others may not know of it before it
-# has ended.
+# A process that has failed waits less: the others may learn of the failure only
+# from its end.
 FAILED_SECONDS = 10
 
 
@@ -67,9 +67,9 @@ def start(
 def _exit_on_abort() -> None:
   """Makes SIGABRT end the process with exit code 6, the signal's number.
 
-  A thread of jax's, which Python code cannot reach, calls abort() when it
-  hears that another process has gone. A handler in Python would never run:
-  abort() does not return to the interpreter.
+  A thread of jax's calls abort() when it hears that another process has ended.
+  A handler in Python would never run: abort() does not return to the
+  interpreter.
   """
   if os.name == 'nt':
     return
@@ -81,12 +81,13 @@ def _exit_on_abort() -> None:
 
 @contextlib.contextmanager
 def ending_all() -> Iterator[None]:
-  """Ends this process at an error, so that the others end, too.
+  """Ends this process at an error, so that the other processes end, too.
 
-  One process alone raises what was raised. Of several processes this one
-  reports the error, waits shortly for the others, which may have the same
-  error, and ends with the error's exit code. Otherwise jax would wait for the
-  others, which wait for this one, and abort all of them in the end.
+  If there are no other processes, the error is raised as usual. Otherwise this
+  process reports the error, waits `FAILED_SECONDS` for the others, which may
+  have the same error, and ends with the error's exit code. If it did not end,
+  jax would wait for the others, which wait for this process, and would abort
+  all of them at last.
   """
   try:
     yield
@@ -103,14 +104,16 @@ def ending_all() -> Iterator[None]:
 
 
 def _report(error: BaseException) -> int:
-  """Writes an error as Python does at the end, and returns the exit code."""
+  """Writes an uncaught error as Python does, and returns the exit code."""
   code = 1
   if not isinstance(error, SystemExit):
     traceback.print_exception(error)
     code = 130 if isinstance(error, KeyboardInterrupt) else 1
+  elif error.code is None:
+    code = 0
   elif isinstance(error.code, int):
     code = error.code
-  elif error.code is not None:
+  else:
     sys.stderr.write(f'{error.code}\n')
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(OSError):
@@ -119,33 +122,33 @@ def _report(error: BaseException) -> int:
 
 
 def count() -> int:
-  """How many processes play."""
+  """Returns the number of processes of the run."""
   return jax.process_count()
 
 
 def index() -> int:
-  """Which one this is, counted from 0."""
+  """Returns the index of this process, counted from 0."""
   return jax.process_index()
 
 
 def is_first() -> bool:
-  """Whether this process writes the files that all share."""
+  """Returns True in the process that writes the files that all share."""
   return jax.process_index() == 0
 
 
 def own(number: int) -> range:
-  """Which of so many things in a row are this process's; the first has most."""
+  """Returns this process's contiguous share of `number` items."""
   start, stop = (-(-number * (index() + i) // count()) for i in (0, 1))
   return range(start, stop)
 
 
 def exchange(value: Any) -> list[Any]:
-  """Tells all processes a value and returns everybody's, the first's first.
+  """Sends a value to all processes and returns the values of all, by index.
 
   All processes have to call it. Tuples arrive as lists.
 
   Args:
-    value: what JSON can hold.
+    value: a value that JSON can hold.
   """
   if count() == 1:
     return [value]
@@ -162,13 +165,16 @@ def exchange(value: Any) -> list[Any]:
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-  """What the first process finds or does, told to all; nobody is ahead of it.
+  """Calls a function in the first process and returns its result in all.
+
+  All processes have to call it. No process returns before the first is done.
 
   Args:
-    make: called in the first process alone; returns what JSON can hold.
+    make: called in the first process only; returns what JSON can hold.
 
   Raises:
-    RuntimeError: in the others, for what it raised there.
+    RuntimeError: in the other processes, if `make` raised an exception in the
+      first one, which raises the exception itself.
   """
   if count() == 1:
     return make()

@@ -4,8 +4,8 @@ import json
 import re
 from typing import Any
 
-# What UTF-8 cannot hold (halves of characters), what some readers take for the
-# end of a line, and what would steer a terminal.
+# Characters that UTF-8 cannot encode (lone surrogates), that some readers take
+# for the end of a line, or that control a terminal.
 _ESCAPED = re.compile(
   '[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]'
 )
@@ -15,7 +15,7 @@ def dumps(value: Any, **settings: Any) -> str:
   """Returns `json.dumps(value, **settings)` with letters of all scripts.
 
   The text can be encoded in UTF-8 and read back to the same value. Without an
-  indent it is one line, however lines are counted.
+  indent it is one line for every reader.
   """
   text = json.dumps(value, ensure_ascii=False, **settings)
   return _ESCAPED.sub(lambda match: f'\\u{ord(match[0]):04x}', text)

@@ -80,8 +80,8 @@ _EXPORT_DTYPE = flags.DEFINE_enum(
   'export_dtype',
   None,
   export_files.DTYPES,
-  'Of exported tensors. By default bfloat16 if the run computes in it or '
-  'stores weights in it, float32 otherwise and for adapters.',
+  'Dtype of exported tensors. Default: float32 for a run with adapters; '
+  'otherwise bfloat16 if the run computes or stores weights in it.',
 )
 _EXPORT_ADAPTER = flags.DEFINE_bool(
   'export_adapter', False, 'Export LoRA adapters for PEFT, not one model.'
@@ -91,8 +91,7 @@ _DISTRIBUTED = flags.DEFINE_enum(
   'distributed',
   'off',
   ('off', 'auto'),
-  'auto: this is one of several processes, as Cloud TPU, SLURM or Open MPI '
-  'says.',
+  'auto: one of several processes, as Cloud TPU, SLURM or Open MPI says.',
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
   'coordinator_address',
@@ -116,8 +115,8 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 _STOPPED_EXIT_CODE = flags.DEFINE_integer(
   'stopped_exit_code',
   0,
-  'Exit code where Ctrl-C or SIGTERM has stopped the training before its end. '
-  'Schedulers that start again what has failed need another than 0.',
+  'Exit code if Ctrl-C or SIGTERM has stopped the training before its end. '
+  'Schedulers that restart failed jobs need another code than 0.',
   lower_bound=0,
   upper_bound=255,
 )
@@ -141,7 +140,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run() -> bool:
-  """Does what the flags say; False if a signal has stopped the training."""
+  """Runs the mode; returns False if a signal has stopped the training."""
   try:
     _check_paths()
     _start_processes()
@@ -164,7 +163,7 @@ def _run() -> bool:
 
 
 def _check_paths() -> None:
-  """Expands ~ in paths, and refuses those that nothing can be written to."""
+  """Expands ~ in paths, and refuses paths that cannot be written."""
   for flag in (_WORKDIR, _EXPORT_DIR, _QUESTIONS_FILE):
     if flag.value:
       flags.FLAGS[flag.name].value = storage.expand(flag.value)
@@ -211,8 +210,7 @@ def _read_config() -> config_lib.Config:
   if _CONFIG.value is not None:
     config = config_lib.from_dict(_CONFIG.value.to_dict())
     if _MODE.value == 'eval' and _WORKDIR.value:
-      # It has to be the model that was trained there; how it is asked may
-      # change.
+      # The model has to be the run's; how it is asked may change.
       writers.check_config(
         _WORKDIR.value,
         config_lib.to_dict(config),

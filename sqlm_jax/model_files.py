@@ -1,4 +1,4 @@
-"""Reads the files of a model that someone else made, within bounds."""
+"""Reads files of a model from an unknown source, within bounds."""
 
 import json
 import math

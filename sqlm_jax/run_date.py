@@ -14,18 +14,18 @@ def fix(
   tokens: tokenizer.Tokenizer,
   workdir: epath.PathLike | None,
 ) -> config_lib.Config:
-  """Fixes the date of a run whose chat template writes it.
+  """Fixes the date of a run whose chat template writes today's date.
 
   Otherwise a run that is resumed tomorrow would have other prompts, and an
-  interrupted evaluation would begin again.
+  interrupted evaluation would begin again. All processes have to call it.
 
   Args:
-    config: of the run.
-    tokens: the tokenizer with the chat template.
-    workdir: of the run, None for no run.
+    config: config of the run.
+    tokens: tokenizer with the chat template.
+    workdir: directory of the run, None without a run.
 
   Returns:
-    The config, with `task.date` if the date matters.
+    The config, with a `task.date` if the template writes the date.
   """
   task = config.task
   if task.style != 'chat' or task.date or not tokens.uses_date:
@@ -37,7 +37,8 @@ def fix(
 def _date_of_run(workdir: epath.PathLike | None) -> str:
   """Returns the date of the run in `workdir`, or today for a new run.
 
-  A run of an earlier version has none: it writes the day of each start.
+  It is '' for a run of an earlier version, whose template goes on to write the
+  day of each start.
   """
   stored = writers.read_config(workdir) if workdir else None
   if stored is None:

@@ -20,12 +20,12 @@ NOT_ELIGIBLE = checkpoint.NOT_ELIGIBLE
 
 
 class Choice(NamedTuple):
-  """How good the solver is after a step.
+  """The score of the solver after a step, compared with the run so far.
 
   Attributes:
-    score: on the validation set; `NOT_ELIGIBLE` if the evaluation does not
-      count, None if there is none.
-    start: the score before the first step, None if there is none that counts.
+    score: score on the validation set; `NOT_ELIGIBLE` if the evaluation does
+      not count, None without an evaluation.
+    start: score before the first step, None without an evaluation that counts.
     is_best: True if `score` is above the start's and every earlier one.
   """
 
@@ -45,20 +45,22 @@ def evaluate_due(
 ) -> dict[str, float]:
   """Runs the evaluations that are due after `step` steps.
 
-  The test set is evaluated before and after the training, the validation set
-  on schedule, too. An evaluation that was done before is not repeated. If the
-  run is stopped, the remaining questions are left to a later start.
+  Both sets are evaluated before and after the training, the validation set
+  every `evaluation.every` steps, too. An evaluation that was done before is
+  not repeated. If the run is stopped, the remaining questions are left to a
+  later start.
 
   Args:
-    parts: of the run.
-    params: returns those of the solver.
+    parts: parts of the run.
+    params: returns the parameters of the solver.
     step: self-play steps that the parameters have seen.
-    writer: of the run.
+    writer: writer of the run.
     stopped: returns True if the run was asked to stop.
     before: called before an evaluation begins.
 
   Returns:
-    The figures of all due evaluations, as metrics.
+    The figures of all due evaluations as metrics; without those of an
+    evaluation that was stopped.
   """
   config = parts.config
   every, ends = config.evaluation.every, (0, config.num_steps)
@@ -95,9 +97,9 @@ def choose(
 ) -> Choice:
   """Compares the solver after `step` steps with the run so far.
 
-  Only the validation set counts, asked as the run asks: a checkpoint that was
-  chosen on the test set cannot be measured by it. All processes have to call
-  it.
+  Only evaluations on the validation set with the run's settings count: a
+  checkpoint that was chosen on the test set could not be measured by it. All
+  processes have to call it.
   """
 
   def read():
@@ -114,22 +116,20 @@ def choose(
 def validation_scores(
   parts: assemble.Parts, writer: writers.RunWriter
 ) -> dict[int, float]:
-  """Step -> score of every evaluation on the validation set, oldest first."""
+  """Returns step -> score of all evaluations on the validation set."""
   asked = parts.sets(evaluation_sets.VALIDATION)
   if asked is None:
     return {}
-  name = score_name(parts)
-  return {
-    record['step']: NOT_ELIGIBLE
-    if name in record.get('collapsed', {})
-    else record[name]
-    for record in writer.evaluations()
-    if evaluate.asks_the_same(record, parts, asked) and name in record
-  }
+  name, scores = score_name(parts), {}
+  for record in writer.evaluations():
+    if evaluate.asks_the_same(record, parts, asked) and name in record:
+      collapsed = name in record.get('collapsed', {})
+      scores[record['step']] = NOT_ELIGIBLE if collapsed else record[name]
+  return scores
 
 
 def score_name(parts: assemble.Parts) -> str:
-  """The figure that the best checkpoint is chosen by."""
+  """Returns the name of the figure that chooses the best checkpoint."""
   c = parts.config.evaluation
   return f'mean@{c.samples}' if c.best_by == 'mean' and c.samples else 'greedy'
 
@@ -137,7 +137,11 @@ def score_name(parts: assemble.Parts) -> str:
 def find_test(
   parts: assemble.Parts, writer: writers.RunWriter, step: int
 ) -> dict[str, Any] | None:
-  """The evaluation on the test set after `step` steps, as the run asks."""
+  """Returns the record of the test set after `step` steps, None without one.
+
+  Only an evaluation with the run's settings is returned, not one of
+  `--mode=eval` with other settings.
+  """
   asked = parts.sets(evaluation_sets.TEST)
   if asked is None:
     return None

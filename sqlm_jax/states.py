@@ -47,7 +47,7 @@ def initial_states(parts: assemble.Parts) -> game_lib.States:
 
 
 def rounds_weights(model: config_lib.Model) -> bool:
-  """Whether products round weights that are stored in more bits."""
+  """Returns True if products round weights that are stored in more bits."""
   return (model.dtype, model.param_dtype) == ('bfloat16', 'float32')
 
 

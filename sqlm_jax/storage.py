@@ -1,8 +1,8 @@
-"""Files of a workdir: whole or not at all, on a disk or in a bucket.
+"""Files of a workdir: complete or absent, on a disk or in a bucket.
 
-A workdir is a local directory or, by its scheme, a place of objects, as
+A workdir is a local directory or a prefix of objects in a bucket, such as
 gs://bucket/run. An object appears at once when it is written, and does not
-grow: what is a line more on a disk is a new object there.
+grow: to add a line, the object is written again.
 """
 
 import contextlib
@@ -15,21 +15,22 @@ from collections.abc import Iterator
 import fsspec
 from etils import epath
 
-# Scheme -> the extra of setup.py that brings its file system, and the name by
-# which epath asks fsspec for it.
+# Scheme -> extra of setup.py that installs its file system.
 _EXTRAS = {'gs': 'gs', 's3': 's3'}
+# Scheme -> name of the file system that epath asks fsspec for.
 _FILE_SYSTEMS = {'gs': 'gcs', 's3': 's3'}
 
 
 def check(path: epath.PathLike, name: str = 'workdir') -> None:
-  """Makes sure that a path is one of files, or of a known bucket.
+  """Makes sure that a path is local or in a bucket that can be opened.
 
   Args:
-    path: as the user gave it.
-    name: of the flag or argument.
+    path: path as the user gave it.
+    name: name of the flag or argument, for the error.
 
   Raises:
-    ValueError: if there is no file system for its scheme, by what to install.
+    ValueError: if the path is empty, or there is no file system for its
+      scheme; it says what to install.
   """
   text = os.fspath(path)
   known = ' or '.join(f'{scheme}://bucket/…' for scheme in _EXTRAS)
@@ -49,7 +50,7 @@ def check(path: epath.PathLike, name: str = 'workdir') -> None:
   if not place.strip('/'):
     raise ValueError(f'{name}={text!r}: expected {scheme}://bucket/…')
   if importlib.util.find_spec('tensorflow'):
-    return  # which has file systems of its own, and epath prefers them
+    return  # epath then uses the file systems of tensorflow
   try:
     fsspec.get_filesystem_class(_FILE_SYSTEMS[scheme])
   except (ImportError, ValueError) as error:
@@ -60,25 +61,25 @@ def check(path: epath.PathLike, name: str = 'workdir') -> None:
 
 
 def expand(path: str) -> str:
-  """Expands a leading ~, as the shell does not after `--workdir=`."""
+  """Expands a leading ~, which the shell leaves alone after `--workdir=`."""
   return path if is_remote(path) else os.path.expanduser(path)
 
 
 def is_remote(path: epath.PathLike) -> bool:
-  """Whether a path is one of objects, not of files."""
+  """Returns True if a path is in a bucket."""
   return '://' in os.fspath(path)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-  """A path from the root; epath takes one of objects for a relative one."""
+  """Returns the absolute path; epath takes that of a bucket for relative."""
   path = epath.Path(path)
   return path if is_remote(path) else path.absolute()
 
 
 def entries(directory: epath.Path, pattern: str) -> list[epath.Path]:
-  """Entries of a directory whose names match a regular expression, sorted.
+  """Returns the sorted entries of a directory that match a regular expression.
 
-  A glob pattern would read characters of the directory's own path, such as
+  A glob pattern would also read brackets of the directory's own path, such as
   those of `seeds=[0,1]`, as a part of the pattern.
   """
   if not directory.is_dir():
@@ -89,17 +90,17 @@ def entries(directory: epath.Path, pattern: str) -> list[epath.Path]:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-  """Writes a file whole or not at all."""
+  """Writes a file; a crash leaves the old file or the new one."""
   with replacing(path) as temporary:
     temporary.write_text(text, encoding='utf-8')
 
 
 @contextlib.contextmanager
 def replacing(path: epath.Path) -> Iterator[epath.Path]:
-  """Gives another name to write to, and moves the file in place at the end."""
+  """Yields a temporary path to write to, and renames it at the end."""
   with named(path):
     if is_remote(path):
-      yield path  # an object is whole, or not there
+      yield path  # an object never appears in part
       return
     temporary = path.parent / f'{path.name}.tmp'
     yield temporary
@@ -123,7 +124,7 @@ def append(path: epath.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def named(path: epath.Path) -> Iterator[None]:
-  """Says of an OSError which file it was, and what is to be done."""
+  """Names the file in an OSError, and says what to do."""
   try:
     yield
   except OSError as error:
@@ -137,7 +138,7 @@ def _sync(path: epath.Path) -> None:
   """Keeps the order of writes even if the machine loses power."""
   if os.name == 'nt' and path.is_dir():
     return  # Windows opens no directories
-  # Windows syncs only what is open to write.
+  # Windows syncs only files that are open for writing.
   descriptor = os.open(path, os.O_RDWR if os.name == 'nt' else os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -150,14 +151,14 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
   """Keeps other runs from writing the same workdir.
 
   The lock is the kernel's, on the file 'lock', and ends with the process,
-  however that ends. Objects know no such lock: there it is up to you.
+  however that ends. There is no such lock in a bucket.
 
   Args:
     workdir: made if it does not exist.
 
   Raises:
     ValueError: if it is a file.
-    RuntimeError: if another run has it, with its process and host.
+    RuntimeError: if another run has the lock, with its process and host.
   """
   directory = epath.Path(workdir)
   if directory.exists() and not directory.is_dir():
@@ -196,7 +197,7 @@ def _lock(descriptor: int) -> bool:
 def _lock_on_windows(descriptor: int) -> bool:
   import msvcrt
 
-  # A byte far beyond the text: a locked byte cannot be read by others.
+  # A byte after the text, since other processes cannot read a locked byte.
   os.lseek(descriptor, 1 << 20, os.SEEK_SET)
   try:
     msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)

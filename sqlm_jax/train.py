@@ -46,7 +46,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
 
   Args:
     config: what to train, on what, for how long; may be a ConfigDict.
-    workdir: where everything is kept that the run leaves behind.
+    workdir: the run's directory, see `writers`.
 
   Returns:
     True if the run is done, False if a signal has stopped it.
@@ -55,8 +55,9 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     ValueError: if `workdir` belongs to another config, or model and config do
       not fit.
     RuntimeError: if another run is writing there.
-    OSError: if something cannot be written; what is saved stays whole.
-    divergence.DivergedError: as `divergence` of the config says.
+    OSError: if something cannot be written; earlier checkpoints stay intact.
+    divergence.DivergedError: if the run has diverged, by the config's
+      `divergence`.
   """
   config = config_lib.of(config)
   storage.check(workdir)
@@ -64,7 +65,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
   parts = _prepare(config, directory)
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(_stop_signals())
-    # By the one that writes what all share; refused, all are.
+    # The first process takes the lock; if it fails, every process raises.
     hosts.from_first(lambda: stack.enter_context(storage.locked(directory)))
     manager = stack.enter_context(_open_checkpoints(directory, config))
     step, states, memory, health = _restore_or_start(parts, manager)
@@ -75,11 +76,13 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
-    found = _evaluate(parts, game, states, step, writer, manager, stop)
-    asked = sampled_by = None  # a step's first round, where it is there before
+    scores = _evaluate(parts, game, states, step, writer, manager, stop)
+    # The next step's first round, if it was sampled ahead, and the optimizer
+    # steps of the weights that sampled it.
+    asked = sampled_by = None
     stack.callback(lambda: asked and asked.reading.cancel())
     if step:
-      # A run that was ended in an evaluation has saved without the score.
+      # A run that was killed in an evaluation has saved without the score.
       choice = run_evaluations.choose(parts, writer, step)
       _save(manager, step, states, memory, health, choice=choice)
     while step < config.num_steps and not stop.before(step):
@@ -99,8 +102,8 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       asked, sampled_by = outcome.coming, policy_steps
       writer.rollouts(step, rows)
       writer.metrics(step, metrics)
-      # An evaluation stands in the line of the step that it came before.
-      shown = metrics | found | {'step': step}
+      # The table shows an evaluation in the line of the step after it.
+      shown = metrics | scores | {'step': step}
       table.update(shown, records.sample_questions(outcome))
       states, health, rolled_back = divergence.react(
         parts, manager, step, states, health, outcome
@@ -109,13 +112,14 @@ def train(config: config_lib.Config, workdir: str) -> bool:
         asked.reading.cancel()
         asked = None
       step += 1
-      due = rolled_back or step == config.num_steps
-      _save(manager, step, states, memory, health, force=due)
-      found = _evaluate(parts, game, states, step, writer, manager, stop)
+      # Before the evaluation, so that a kill in it does not lose the step.
+      must_save = rolled_back or step == config.num_steps
+      _save(manager, step, states, memory, health, force=must_save)
+      scores = _evaluate(parts, game, states, step, writer, manager, stop)
       choice = run_evaluations.choose(parts, writer, step)
       _save(manager, step, states, memory, health, choice=choice)
-    if found and step:
-      table.update(found | {'step': step})
+    if scores and step:
+      table.update(scores | {'step': step})
     _save(manager, step, states, memory, health, force=True)
     checkpoint.wait(manager)
     best = checkpoint.best_step(manager)
@@ -128,7 +132,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
 def _prepare(
   config: config_lib.Config, directory: epath.Path
 ) -> assemble.Parts:
-  """Everything but arrays; what cannot be read says so before the model is."""
+  """Prepares everything but arrays, so that bad input fails early."""
   parts = assemble.build(config, directory)
   parts.task.prepare()
   sets = [parts.sets(purpose) for purpose in evaluation_sets.PURPOSES]
@@ -149,7 +153,7 @@ def _prepare(
 def _policy_steps(
   parts: assemble.Parts, states: game_lib.States
 ) -> dict[str, int]:
-  """Role -> optimizer steps of the weights that it uses now."""
+  """Returns role -> optimizer steps of the weights that it uses now."""
   return {role: int(states[owner].step) for role, owner in parts.owner.items()}
 
 
@@ -171,9 +175,11 @@ def _rollout_rows(
 def _open_checkpoints(
   directory: epath.Path, config: config_lib.Config
 ) -> contextlib.AbstractContextManager[checkpoint.Manager]:
-  """Refuses to play everything again, should a disk not be mounted, say.
+  """Opens the checkpoints of the run.
 
-  The directory is made before the first line; in a bucket there is none.
+  If they are gone, because a disk is not mounted, say, it refuses instead of
+  playing the run again. The directory is made before the first line of
+  metrics.jsonl is written. A bucket has no directories to check.
   """
   path = directory / 'checkpoints'
   if (
@@ -208,7 +214,7 @@ def _restore_or_start(
 def _open_writer(
   directory: epath.Path, config: config_lib.Config, step: int
 ) -> Iterator[writers.RunWriter]:
-  """Forgets what an earlier start wrote after the checkpoint of `step`."""
+  """Opens the writer, and removes what was written after `step` steps."""
   stored = config_lib.to_dict(config)
   hosts.from_first(lambda: writers.write_config(directory, stored))
   writer = writers.RunWriter(directory, hosts.index(), hosts.count())
@@ -223,10 +229,10 @@ def _forget_after(step: int, writer: writers.RunWriter) -> None:
 
 
 def _looks_ahead(config: config_lib.Config, step: int) -> bool:
-  """Whether the step behind `step` is sampled before this one is learned from.
+  """Returns True if the next step is sampled before `step` is learned from.
 
-  Not behind a checkpoint, nor behind an evaluation, which may save one: what
-  goes on from there has only the weights that are in it.
+  It is not if a checkpoint or an evaluation, which may save one, comes between
+  the two steps: a restart has only the weights of the checkpoint.
   """
   after = step + 1
   stops = (config.checkpoint.every, config.evaluation.every, config.num_steps)
@@ -245,7 +251,10 @@ def _save(
   choice: run_evaluations.Choice | None = None,
   force: bool = False,
 ) -> None:
-  """Saves a checkpoint if it is due, forced or the best so far."""
+  """Saves a checkpoint if it is due, forced or the best so far.
+
+  If the step is saved already, the score of `choice` is added to it.
+  """
   host_state = {'asked': list(memory.questions), 'health': health._asdict()}
   checkpoint.save(
     manager,
@@ -267,14 +276,14 @@ def _evaluate(
   manager: checkpoint.Manager,
   stop: '_Stop',
 ) -> dict[str, float]:
-  """Runs the evaluations that are due; returns their figures as metrics."""
+  """Runs the evaluations that are due and returns their figures as metrics."""
   return run_evaluations.evaluate_due(
     parts,
     lambda: game_lib.params_of('solver', states, game),
     step,
     writer,
     stopped=stop.now,
-    # A kill in the evaluation does not lose the steps before it.
+    # A checkpoint that is being saved is on disk before the evaluation begins.
     before=lambda: checkpoint.wait(manager),
   )
 
@@ -289,19 +298,25 @@ def _columns(parts: assemble.Parts) -> tuple[display.Column, ...]:
 
 
 class _Stop(NamedTuple):
-  """Whether Ctrl-C or SIGTERM asks to stop."""
+  """Tells if Ctrl-C or SIGTERM has asked the run to stop.
 
-  before: Callable[[int], bool]  # a step
-  now: Callable[[], bool]  # in the middle; several processes never do
+  Attributes:
+    before: `step -> True` if the run stops before this step.
+    now: returns True if an evaluation is to stop in the middle. Several
+      processes stop between steps only, where all of them agree.
+  """
+
+  before: Callable[[int], bool]
+  now: Callable[[], bool]
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-  """Yields what knows whether to stop.
+  """Handles Ctrl-C and SIGTERM until the run ends.
 
-  The step that is being played is finished and saved first; a second signal
-  ends the process. Of several processes one is enough: jax, which watches for
-  SIGTERM, finds the next step that none of them has begun.
+  After a first signal the current step is finished and saved; a second signal
+  ends the process. A signal to one of several processes stops all of them: jax
+  watches for SIGTERM, and finds the next step that none of them has begun.
   """
   several = hosts.count() > 1
   event = threading.Event()
@@ -316,11 +331,10 @@ def _stop_signals() -> Iterator[_Stop]:
 
   asked = _Stop(lambda _: event.is_set(), event.is_set)
   if several:
-    # Between steps, where all agree to.
     asked = _Stop(multihost_utils.reached_preemption_sync_point, lambda: False)
   signals = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
   if threading.current_thread() is not threading.main_thread():
-    yield asked  # signals reach the main thread alone
+    yield asked  # only the main thread can handle signals
     return
   before = [signal.signal(signum, stop) for signum in signals]
   try:

@@ -1,4 +1,4 @@
-"""Tells a person that most questions of several steps could not be used."""
+"""Reports that most questions of several steps could not be used."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,11 @@ def count(steps: int, metrics: Mapping[str, float]) -> int:
   """Counts steps in a row in which more than half of the questions failed.
 
   Args:
-    steps: in a row, before this one.
-    metrics: of this step.
+    steps: their number before this step.
+    metrics: metrics of this step.
+
+  Returns:
+    Their number with this step, 0 if this step is not one of them.
   """
   return steps + 1 if metrics.get('proposer/valid_rate', 1.0) < 0.5 else 0
 
@@ -25,12 +28,12 @@ def count(steps: int, metrics: Mapping[str, float]) -> int:
 def describe(
   problems: Sequence[types.Problem], config: config_lib.Config, steps: int
 ) -> str:
-  """Says how many questions failed, why, and shows three of them.
+  """Says how many questions failed and why, and shows three of them.
 
   Args:
-    problems: all of a step, with some that are not ok.
-    config: of the run; each reason names the key that decides.
-    steps: in a row, with this one.
+    problems: all questions of a step; some of them are not ok.
+    config: config of the run; each reason names the key that decides.
+    steps: number of such steps in a row, with this one.
   """
   failed = [problem for problem in problems if not problem.ok]
   reasons = collections.Counter(problem.why_not for problem in failed)
@@ -47,19 +50,19 @@ def describe(
 
 
 def _reason(name: str, config: config_lib.Config) -> str:
-  """Puts the one word of `Problem.why_not` into words, with a config key."""
+  """Explains a value of `Problem.why_not`, with its config key."""
   task, tests = config.task, config.tests
   reasons = {
     'format': f'did not match task.question_pattern={task.question_pattern!r}'
     if task.question_pattern
-    else 'said nothing',
+    else 'were empty',
     'special_token': "held a special token of the model's",
     'unfinished': 'reached '
     f'proposer.max_tokens={config.proposer.max_tokens}, before one of '
     f'task.proposer_stop={task.proposer_stop!r}',
     'too_long': 'made a prompt over '
     f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}',
-    types.CONTAMINATED: 'stood in an evaluation set '
+    types.CONTAMINATED: 'are in an evaluation set '
     f'(evaluation.contaminated={config.evaluation.contaminated!r})',
     'few_tests': f'had fewer than tests.least={tests.least} tests that '
     f'tests.pattern={tests.pattern!r} finds',

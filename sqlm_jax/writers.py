@@ -1,4 +1,4 @@
-"""What a run leaves in its workdir, and how a later start reads it.
+"""Writes the files of a run into its workdir, and reads them again.
 
   config.json      what the run was started with
   metrics.jsonl    a line a step: {"step": 12, "solver/reward": 0.5, ...}
@@ -8,9 +8,8 @@
   rollouts/        a Parquet file a step, with the columns of `ROLLOUT_SCHEMA`;
                    of several processes each writes one, -00000-of-00002 and on
 
-A file other than the two that grow by a line is written under another name
-first: whatever moment a run is killed in, the next one finds it whole or not
-at all.
+All files but the two that grow line by line are written under another name
+first: whenever a run is killed, the next start finds them complete or absent.
 """
 
 import contextlib
@@ -64,9 +63,9 @@ ROLLOUT_SCHEMA = pa.schema(
 
 
 class RunWriter:
-  """Writes down a run, step by step.
+  """Writes the files of a run, step by step.
 
-  Of several processes the first writes all but the others' rollouts.
+  Of several processes, each writes its rollouts, and the first all other files.
 
   Attributes:
     workdir: the run's directory, made if it does not exist.
@@ -160,13 +159,13 @@ class RunWriter:
       parquet.write_table(table, file, compression='zstd')
 
   def rewind(self, step: int) -> None:
-    """Forgets what comes after a restored checkpoint, before a resume.
+    """Removes what was written after a checkpoint, before a run goes on.
 
     Removes metrics and rollouts of steps from `step` on, evaluations of weights
     that have seen more than `step` steps, and half-written lines.
 
     Args:
-      step: that the run goes on with: its checkpoint has seen as many.
+      step: number of steps that the checkpoint has seen.
     """
     if not self._is_first:
       return
@@ -218,7 +217,7 @@ class RunWriter:
 
 
 def _open_events(directory: epath.Path) -> event_file_writer.EventsWriter:
-  """A file of events, without a thread: one that dies would stop the run."""
+  """Opens a file of events without a thread, whose death would stop a run."""
   directory.mkdir(parents=True, exist_ok=True)
   return event_file_writer.EventsWriter(
     str(directory / 'events'),
@@ -261,7 +260,7 @@ def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def evaluation_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-  """The figures of an evaluation under their metric names."""
+  """Returns the figures of an evaluation under their metric names."""
   prefix = f'eval/{record.get("task")}/{record.get("set")}'
   return {f'{prefix}/{name}': record[name] for name in _figures(record)}
 
@@ -277,12 +276,12 @@ def accuracies(record: Mapping[str, Any]) -> str:
 
 
 def _figures(record: Mapping[str, Any]) -> list[str]:
-  """Names of what has an interval: those are the figures."""
+  """Returns the names of the figures, which are those with an interval."""
   return list(record.get('intervals', ()))
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:
-  """The config that a run was started with; None if there was no run.
+  """Reads the config that a run was started with; None without a run.
 
   Raises:
     ValueError: if its config.json is damaged.
@@ -351,7 +350,7 @@ def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
 
 
 def as_stored(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Through JSON and back: tuples become lists."""
+  """Converts to JSON and back, which makes lists of tuples."""
   return json.loads(json.dumps(config))
 
 

@@ -26,6 +26,12 @@ class Bucket(memory.MemoryFileSystem):
     path = str(path).removeprefix('gs://').removeprefix('gcs://')
     return '/' + path.strip('/') if path.strip('/') else ''
 
+  def mkdir(self, path, create_parents=True, **kwargs):
+    """Does nothing: a directory is there as long as it has an object."""
+
+  def makedirs(self, path, exist_ok=False):
+    """Does nothing, as `mkdir`."""
+
   def _open(self, path, mode='rb', **kwargs):
     if mode not in ('rb', 'wb', 'xb'):
       raise NotImplementedError(f'mode={mode!r}: objects do not grow')

@@ -17,10 +17,12 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sqlm_jax import checkpoint, manifest
+from sqlm_jax import checkpoint, checkpoint_directory, manifest
+from tests import buckets
 
 OPTIMIZER = optax.chain(
   optax.clip_by_global_norm(1.0),
@@ -432,6 +434,15 @@ def test_the_start_takes_part_in_the_choice(tmp_path, scores, start, best):
     assert checkpoint.best_step(manager) == best
 
 
+def test_the_start_counts_for_scores_of_an_earlier_version(tmp_path):
+  """Which were saved without the score of the start."""
+  with open_in(tmp_path) as manager:
+    checkpoint.save(manager, 1, one_array(1), {}, score=0.5)
+    assert checkpoint.best_step(manager) == 1
+    checkpoint.save(manager, 2, one_array(2), {}, score=0.4, start_score=0.6)
+    assert checkpoint.best_step(manager) == 0
+
+
 @pytest.mark.parametrize(
   'disturb',
   [
@@ -490,6 +501,7 @@ def test_the_checkpoint_of_another_run_is_set_aside(two_checkpoints, tmp_path):
   ):
     pass
   shutil.rmtree(here / '7')
+  (here / '7').symlink_to(other / '7')  # belongs to no run
   with open_in(here) as manager:  # of one run: it is theirs
     assert checkpoint.restore(manager, abstract(one_array(1)))[2] == {'n': 2}
 
@@ -512,6 +524,14 @@ def test_a_directory_may_have_any_name(tmp_path, name):
   assert {path.name for path in (tmp_path / name).iterdir()} == {'checkpoints'}
 
 
+def test_a_bucket_has_no_directory_before_the_first_object():
+  directory = epath.Path('gs://bucket/run/checkpoints')
+  with buckets.doubled():
+    run_id = checkpoint_directory.prepare(directory)
+    assert checkpoint_directory.look(directory) == (run_id, {})
+    assert checkpoint_directory.prepare(directory) == run_id
+
+
 def test_a_newer_format_is_refused_and_not_taken_for_damage(
   two_checkpoints, tmp_path, monkeypatch
 ):
@@ -522,7 +542,7 @@ def test_a_newer_format_is_refused_and_not_taken_for_damage(
     like = abstract(one_array(1))
     with pytest.raises(ValueError, match='1: a checkpoint of format 2, saved'):
       checkpoint.restore(manager, like)
-    with pytest.raises(ValueError, match='this one reads format 1'):
+    with pytest.raises(ValueError, match='this version reads format 1'):
       checkpoint.restore_params(manager, {'policy': like['policy']['params']})
     assert sorted(manager.all_steps()) == [1]
 
@@ -642,7 +662,8 @@ with checkpoint.open_checkpoints(directory, keep=2, every=1) as manager:
   if mode == 'save':
     for step in (1, 2):
       checkpoint.save(manager, step, states(step), {}, force=True)
-    checkpoint.wait(manager)
+      checkpoint.save(manager, step, {}, {}, score=0.1 * step, start_score=0.0)
+    assert checkpoint.best_step(manager) == 2
   else:
     like = jax.ShapeDtypeStruct((size,), np.float32, sharding=sharding)
     like = {'policy': {'params': {'w': like}}}

@@ -312,6 +312,7 @@ def test_the_card_says_where_questions_came_from_and_what_was_paid(model_path):
     ('bfloat16', 'float32', 0, 'bfloat16'),
     ('float32', 'bfloat16', 0, 'bfloat16'),
     ('bfloat16', 'float32', 2, 'float32'),
+    ('float32', 'bfloat16', 2, 'float32'),
   ],
 )
 def test_what_is_exported_is_what_was_evaluated(

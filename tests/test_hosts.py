@@ -289,6 +289,21 @@ def test_a_failed_process_ends_the_others(failing, how, codes):
   assert found[1 - failing] in {1, 6} | codes - {-signal.SIGKILL}, outputs
 
 
+@pytest.mark.parametrize(
+  'error, code, said',
+  [
+    (SystemExit(), 0, ''),
+    (SystemExit(75), 75, ''),
+    (SystemExit('why'), 1, 'why\n'),
+    (KeyboardInterrupt(), 130, 'KeyboardInterrupt\n'),
+    (ValueError('why'), 1, 'ValueError: why\n'),
+  ],
+)
+def test_an_error_ends_a_process_as_in_python(error, code, said, capsys):
+  assert hosts._report(error) == code
+  assert capsys.readouterr().err == said
+
+
 def test_four_processes_play_the_run_of_one(tmp_path):
   """Each has two of the eight questions."""
   four = TWO | {'mesh.fsdp': 4, 'num_steps': 2}

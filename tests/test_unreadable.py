@@ -52,7 +52,7 @@ def test_three_are_shown_and_what_refused_them():
 @pytest.mark.parametrize(
   'why, key',
   [
-    ('format', 'said nothing'),
+    ('format', 'were empty'),
     ('special_token', 'special token'),
     ('contaminated', "evaluation.contaminated='count'"),
     ('few_tests', 'tests.least=5'),

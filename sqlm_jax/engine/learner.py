@@ -188,10 +188,10 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Builds `train_step(state, batch, reference_params, base_params)`.
 
-  `reference_params` is None without a KL penalty; `base_params` are what the
-  trained parameters are joined with, none where all are trained. With a
-  `max_update_kl`, updates that move the policy further are shortened, see
-  `KLBound`. See `make_update`.
+  `reference_params` is None without a KL penalty. `base_params` are frozen
+  parameters that the trained ones are joined with, none if all are trained. If
+  `max_update_kl` is not 0, updates that move the policy further are shortened,
+  see `KLBound`. For the rest see `make_update`.
   """
   chunk = settings.chunk * sharding.row_shards(mesh)
   settings = settings._replace(chunk=chunk)
@@ -240,16 +240,16 @@ def make_update(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Builds `update(state, batch, *frozen)`, a step down a loss.
 
-  Gradients are accumulated over microbatches of groups, as many as
-  `batch.num_groups` asks for, at least one: those behind cost nothing. The
-  state's buffers are donated. Where the loss, the gradient or a metric is not
-  finite the update is skipped: the state stays as it was, bit for bit.
+  Gradients are accumulated over the microbatches that hold the first
+  `batch.num_groups` groups, at least one; other microbatches cost nothing. The
+  state's buffers are donated. If the loss, the gradient or a metric is not
+  finite, the update is skipped: the state stays as it was, bit for bit.
 
   Args:
     loss_of: `(trained parameters, batch, *frozen) -> (loss, metrics)`, a sum
       over tokens. Its metrics hold the loss.
-    optimizer: of the trained parameters.
-    mesh: where microbatches are split over.
+    optimizer: optimizer of the trained parameters.
+    mesh: mesh that microbatches are split over.
     groups_per_microbatch: groups in memory at once.
     bound: how far an update may move the policy; None does not measure it.
   """
@@ -308,7 +308,7 @@ def make_update(
     metrics['skipped_rate'] = (1.0 - finite, one)
     keep = lambda new, old: jnp.where(finite, new, old)
     stepped = jax.tree.map(keep, stepped, state)
-    # Else the compiler says where they are next, and what is split is whole.
+    # Pins the output sharding; otherwise XLA may replicate sharded parameters.
     return sharding.constrain_like_parameters(
       stepped, state.params, mesh
     ), metrics
@@ -319,16 +319,17 @@ def make_update(
 def _shorten(
   measure: Callable[[jax.Array], tuple[jax.Array, jax.Array]], max_kl: float
 ) -> tuple[jax.Array, jax.Array]:
-  """Finds how much of an update keeps a KL within its bound.
+  """Finds the scale of an update that keeps its KL within a bound.
 
   Args:
     measure: `scale -> (sum, number of tokens)`, the KL after `scale` times the
       update.
-    max_kl: the bound, held to a tenth.
+    max_kl: the bound; a KL of at most 1.1 times the bound is accepted.
 
   Returns:
-    The scale, 1 for the whole update, and the mean KL there. The bound can be
-    exceeded after `_MAX_MEASUREMENTS`, or if earlier updates have spent it.
+    The scale, 1 for the full update, and the mean KL of the scaled update. The
+    KL may still exceed the bound after `_MAX_MEASUREMENTS` measurements, or if
+    earlier updates have used up the bound.
   """
 
   def shorten(carry):

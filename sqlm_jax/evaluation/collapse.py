@@ -1,8 +1,8 @@
 """Finds a solver that gives one answer to every question.
 
-Training pays for agreement, and nothing agrees better than one answer to
-everything. On questions with few possible answers such a solver may even be
-right more often than before, by chance.
+Training rewards agreement, and nothing agrees better than one answer to every
+question. On questions with few possible answers such a solver may even be right
+more often than before, by chance.
 """
 
 import collections
@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 def find(rows: Sequence[Row], samples: int) -> dict[str, dict[str, Any]]:
-  """Finds figures whose answers have collapsed to one.
+  """Finds the figures whose answers have collapsed to one answer.
 
   Answers have collapsed if at least 90% of the readable ones are the same
   answer, this is the true answer of fewer than 90% of the questions, and
@@ -24,27 +24,33 @@ def find(rows: Sequence[Row], samples: int) -> dict[str, dict[str, Any]]:
   half of all answers have to be readable.
 
   Args:
-    rows: of an evaluation, a question each.
-    samples: k, sampled answers a question and seed, 0 for none.
+    rows: rows of an evaluation, one for each question.
+    samples: k, the sampled answers of each question and seed; 0 for none.
 
   Returns:
     'greedy' or 'mean@k' -> the 'answer', its 'share' of the readable answers,
-    and the share of the questions whose answer it truly is, 'true_share'.
+    and 'true_share', the share of the questions that it answers correctly.
     Figures whose answers have not collapsed are left out.
   """
   parts = {'greedy': slice(0, 1)}
   if samples:
     parts[f'mean@{samples}'] = slice(1, None)
-  found = {name: _collapse(rows, part) for name, part in parts.items()}
-  return {name: one for name, one in found.items() if one}
+  collapses = {name: _collapse(rows, part) for name, part in parts.items()}
+  return {name: value for name, value in collapses.items() if value}
 
 
-def describe(name: str, one: Mapping[str, Any]) -> str:
-  """Describes a figure that has collapsed, in half a sentence."""
+def describe(name: str, collapse: Mapping[str, Any]) -> str:
+  """Describes a figure that has collapsed.
+
+  Args:
+    name: name of the figure.
+    collapse: value of the figure that `find` returned.
+  """
   kind = 'greedy' if name == 'greedy' else 'sampled'
   return (
-    f'{one["share"]:.0%} of the {kind} answers are {one["answer"]!r:.40}, '
-    f'which is right for {one["true_share"]:.0%} of the questions'
+    f'{collapse["share"]:.0%} of the {kind} answers are '
+    f'{collapse["answer"]!r:.40}, which is right for '
+    f'{collapse["true_share"]:.0%} of the questions'
   )
 
 
@@ -68,7 +74,7 @@ def _collapse(rows: Sequence[Row], part: slice) -> dict[str, Any] | None:
 
 
 def _is_true(row: Row, answer: str) -> bool:
-  """True if an answer was given to a question, and is right there."""
+  """Returns True if an answer was given to a question and is right."""
   return any(
     right and given == answer
     for given, right in zip(row['answers'], row['right'], strict=True)

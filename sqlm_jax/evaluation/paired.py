@@ -98,8 +98,8 @@ def _constant_difference(value: float, questions: int) -> dict[str, Any]:
     'value': value,
     'low': value - unseen * (1 + value),
     'high': value + unseen * (1 - value),
-    # Of the 2^Q flips of signs, the two that flip none or all are as far from
-    # 0 as what was found, and no others.
+    # Of the 2^Q flips of signs, only flipping none or all of them gives a mean
+    # that is as far from 0.
     'p': 2.0 ** (1 - questions) if round(value, 12) else 1.0,
     'constant': True,
   }

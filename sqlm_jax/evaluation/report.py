@@ -68,9 +68,11 @@ def to_markdown(comparison: Mapping[str, Any]) -> str:
 def _constant_differences(
   figures: Mapping[str, Mapping[str, Any]], questions: int
 ) -> list[str]:
-  """Names the figures in which all questions differ alike."""
+  """Explains the interval of figures in which all questions differ alike."""
   names = [
-    name for name, one in figures.items() if one['difference'].get('constant')
+    name
+    for name, figure in figures.items()
+    if figure['difference'].get('constant')
   ]
   if not names:
     return []
@@ -142,11 +144,11 @@ def write_result(
       ],
     ),
   ]
-  for name, one in collapsed.items():
+  for name, x in collapsed.items():
     lines.append(
-      f'**Collapsed ({name}):** {one["share"]:.0%} of the answers are '
-      f'{code(one["answer"])}, which is right for {one["true_share"]:.0%} of '
-      'the questions.'
+      f'**Collapsed ({name}):** {x["share"]:.0%} of the answers are '
+      f'{code(x["answer"])}, which is right for {x["true_share"]:.0%} of the '
+      'questions.'
     )
   if curve is not None:
     lines += ['## Votes', describe_votes(curve), votes(curve)]
@@ -228,8 +230,8 @@ def rows(record: Mapping[str, Any]) -> dict[str, str]:
     shown['suggested vote.min_agreement'] = (
       'none is enough' if least is None else _at_most(least)
     )
-  for name, one in record.get('collapsed', {}).items():
-    shown[f'collapsed ({name})'] = collapse.describe(name, one)
+  for name, value in record.get('collapsed', {}).items():
+    shown[f'collapsed ({name})'] = collapse.describe(name, value)
   return shown
 
 

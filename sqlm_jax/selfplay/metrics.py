@@ -114,7 +114,7 @@ def of_contamination(
 def of_responses(
   role: str, written: responses.Responses | None
 ) -> dict[str, float]:
-  """Lengths, share that ended by themselves, and mean -log p of a token."""
+  """Returns the mean length, finished share and mean -log p of a token."""
   if written is None:
     return {}
   rollout, rows = written.rollout, len(written.prompt_ids)
