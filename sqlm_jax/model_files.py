@@ -72,7 +72,7 @@ def read_bytes(path: pathlib.Path) -> bytes:
   return path.read_bytes()
 
 
-def read_text(path: pathlib.Path) -> str:
+def read_utf8(path: pathlib.Path) -> str:
   """Reads a UTF-8 file of at most 16 MiB, with line breaks as '\\n'.
 
   Raises:

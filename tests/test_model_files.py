@@ -94,10 +94,10 @@ def test_an_optional_file_may_be_missing_but_not_broken(tmp_path):
 def test_text_has_line_breaks_of_one_kind(tmp_path):
   path = tmp_path / 'merges.txt'
   path.write_bytes('a b\r\nç d\re f\n'.encode())
-  assert model_files.read_text(path) == 'a b\nç d\ne f\n'
+  assert model_files.read_utf8(path) == 'a b\nç d\ne f\n'
   path.write_bytes(b'\xff')
   with pytest.raises(ValueError, match=r'merges\.txt: expected UTF-8'):
-    model_files.read_text(path)
+    model_files.read_utf8(path)
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path):

@@ -249,7 +249,7 @@ def _templates(
   default = stored_tokenizer.DEFAULT_TEMPLATE
   path = directory / _TEMPLATE_FILE
   if model_files.is_present(path):
-    return {default: model_files.read_text(path)}
+    return {default: model_files.read_utf8(path)}
   stated = config.get('chat_template')
   if not stated:
     return {}
@@ -343,7 +343,7 @@ def _vocabulary_fields(
   path = directory / _MERGES_FILE
   if not model_files.is_present(path):
     raise ValueError(f'expected {_MERGES_FILE} in the same directory')
-  lines = model_files.read_text(path).split('\n')
+  lines = model_files.read_utf8(path).split('\n')
   if lines[0].startswith('#version'):
     del lines[0]
   types = [gguf_tokenizer.NORMAL] * len(tokens)

@@ -244,7 +244,7 @@ def test_a_file_without_a_rule_takes_that_of_its_architecture(
   write_bytes(path, pre=pre, architecture=architecture)
   assert [*map(tokenizer.load_tokenizer(path).encode, texts)] == expected
   assert f'{path}: tokenizer.ggml.pre={pre!r} does not say' in caplog.text
-  assert f'taking {rule!r}' in caplog.text
+  assert f'{rule!r} is used' in caplog.text
 
 
 @pytest.mark.parametrize('architecture', ['llama', 'gemma3', 'olmo2', 'phi3'])
