@@ -32,12 +32,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import quickstart
-from sqlm_jax import assemble, states
-from sqlm_jax import config as config_lib
+from sqlm_jax.config import schema as config_lib
 from sqlm_jax.engine import optimizer
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import rounding
+from sqlm_jax.run import assemble, states
 
 TEXTS = (
   'Question: 7 + 4 = 11\nQuestion: 2 + 9 = 11\nQuestion: 6 + 3 = 9\n',

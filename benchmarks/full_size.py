@@ -94,8 +94,7 @@ def make(
   import transformers
 
   from benchmarks import models
-  from sqlm_jax.text import tokenizer
-  from sqlm_jax.weights import families, names
+  from sqlm_jax.pretrained import families, names, tokenizer
 
   path.mkdir(parents=True)
   values = models.hf_config(models.SHAPES[shape]) | {'eos_token_id': 256}
@@ -125,8 +124,8 @@ def load(model: pathlib.Path, dtype: str) -> dict:
   import jax
   import jax.numpy as jnp
 
-  from sqlm_jax import sharding
-  from sqlm_jax.weights import loader
+  from sqlm_jax.distributed import sharding
+  from sqlm_jax.pretrained import loader
 
   checkpoint = loader.open_checkpoint(model)
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
@@ -173,7 +172,7 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> dict:
   """How many tensors of two directories are equal, bit for bit."""
   import numpy as np
 
-  from sqlm_jax.weights import safetensors
+  from sqlm_jax.pretrained import safetensors
 
   a, b = (safetensors.DirectoryTensors(path) for path in (one, other))
   assert a.names() == b.names()

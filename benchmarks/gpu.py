@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import full_size, models, pairs, rollouts, work
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.models import attention, decoder
 from sqlm_jax.models import kernels as kernels_lib
 
@@ -187,8 +187,8 @@ def decode(args: argparse.Namespace) -> None:
 def make_game(args: argparse.Namespace, directory: pathlib.Path):
   """The paper's sizes for a model that writes random letters."""
   from configs import default
-  from sqlm_jax import assemble, states
-  from sqlm_jax import config as config_lib
+  from sqlm_jax.config import schema as config_lib
+  from sqlm_jax.run import assemble, states
 
   model = directory / 'model'
   full_size.make(model, args.model, letters=128)

@@ -27,9 +27,10 @@ import numpy as np
 from pyarrow import parquet
 
 from configs import smoke
-from sqlm_jax import assemble, checkpoint, writers
-from sqlm_jax import config as config_lib
-from sqlm_jax import states as states_lib
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.run import assemble
+from sqlm_jax.run import states as states_lib
+from sqlm_jax.workdir import checkpoint, writers
 
 ENDLESS = 10**6
 ROOT = pathlib.Path(__file__).parent.parent

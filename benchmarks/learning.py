@@ -30,7 +30,7 @@ import numpy as np
 import optax
 
 from benchmarks import models, pairs, work
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner, optimizer
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import decoder

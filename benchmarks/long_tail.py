@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from benchmarks import learning, models, pairs, rollouts, work
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer, sampler
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import packing

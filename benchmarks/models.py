@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import decoding, groups, learner, sampler
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import policy as policy_lib

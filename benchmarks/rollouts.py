@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import models
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import decoding, groups, sampler
 from sqlm_jax.models import policy as policy_lib
 

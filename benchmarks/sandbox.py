@@ -17,7 +17,7 @@ import subprocess
 import time
 
 from sqlm_jax.game import types
-from sqlm_jax.verify import sandbox
+from sqlm_jax.sandbox import sandbox
 
 HONEST = (
   'a, b = map(int, input().split())\nprint(a + b)',

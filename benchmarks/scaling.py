@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks import learning, models, pairs, rollouts, work
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer
 from sqlm_jax.models import config as model_config
 

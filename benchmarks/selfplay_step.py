@@ -46,8 +46,8 @@ def make_game(model: str, dtype: str, case: str, tokens: int):
   """The quickstart's game for these questions: parts, game, train states."""
   from benchmarks import models
   from configs import quickstart
-  from sqlm_jax import assemble, states
-  from sqlm_jax import config as config_lib
+  from sqlm_jax.config import schema as config_lib
+  from sqlm_jax.run import assemble, states
 
   c = quickstart.get_config()
   c.model.path = model

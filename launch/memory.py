@@ -19,7 +19,7 @@ import jax
 from absl import app, flags
 
 from launch import sizes
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import optimizer, schedule
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import kernels, lora

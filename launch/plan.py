@@ -27,7 +27,7 @@ from absl import app, flags
 from jax.experimental import topologies
 
 from launch import programs, sizes, slices, verdict
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.models import decoder
 
 GIB = 2**30

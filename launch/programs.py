@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from launch import hlo, memory, sizes
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import decoding, groups, learner, optimizer
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import lora

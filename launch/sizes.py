@@ -9,7 +9,7 @@ from absl import flags
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.weights import loader
+from sqlm_jax.pretrained import loader
 
 DTYPES = {
   # parameters are stored in, computed in

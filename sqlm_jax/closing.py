@@ -1,6 +1,8 @@
 """The summary of a training run at its end."""
 
-from sqlm_jax import assemble, display, run_evaluations, writers
+from sqlm_jax import display, run_evaluations
+from sqlm_jax.run import assemble
+from sqlm_jax.workdir import writers
 
 
 def report(

@@ -8,18 +8,12 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from sqlm_jax import (
-  assemble,
-  display,
-  evaluate,
-  evaluation_sets,
-  hosts,
-  open_run,
-  storage,
-  writers,
-)
-from sqlm_jax import config as config_lib
+from sqlm_jax import display, evaluate
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.distributed import hosts
 from sqlm_jax.evaluation import comparison, report
+from sqlm_jax.run import assemble, evaluation_sets, open_run
+from sqlm_jax.workdir import storage, writers
 
 # How the name of a checkpoint ends. Any other comma is part of a workdir.
 _CHECKPOINT = re.compile(r'(^|@)(latest|best|[0-9]+)$')

@@ -18,16 +18,12 @@ from typing import Any, NamedTuple
 from absl import logging
 from etils import epath
 
-from sqlm_jax import (
-  assemble,
-  evaluation_files,
-  evaluation_sets,
-  hosts,
-  writers,
-)
+from sqlm_jax.distributed import hosts
 from sqlm_jax.evaluation import collapse, metrics, reliability, report
 from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.run import assemble, evaluation_sets
 from sqlm_jax.selfplay import reading, responses
+from sqlm_jax.workdir import evaluation_files, writers
 
 _KEY = 2  # the number of evaluation in key paths, beside the roles' 0 and 1
 

@@ -14,13 +14,14 @@ from absl import logging
 from etils import epath
 from pyarrow import parquet
 
-from sqlm_jax import assemble, json_text, writers
-from sqlm_jax import config as config_lib
+from sqlm_jax import json_text
+from sqlm_jax.config import schema as config_lib
 from sqlm_jax.evaluation import report
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.text import tokenizer
-from sqlm_jax.weights import catalog, export, hub, safetensors
+from sqlm_jax.pretrained import catalog, export, hub, safetensors, tokenizer
+from sqlm_jax.run import assemble
+from sqlm_jax.workdir import writers
 
 
 def export_policy(

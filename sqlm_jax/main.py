@@ -14,26 +14,15 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from sqlm_jax import (
-  assemble,
-  compare,
-  display,
-  divergence,
-  evaluation_sets,
-  export,
-  hosts,
-  json_text,
-  open_run,
-  overrides,
-  sample,
-  storage,
-  train,
-  writers,
-)
-from sqlm_jax import config as config_lib
+from sqlm_jax import compare, display, export, json_text, sample, train
+from sqlm_jax.config import overrides
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.distributed import hosts
 from sqlm_jax.evaluation import report
-from sqlm_jax.weights import catalog
-from sqlm_jax.weights import export as export_files
+from sqlm_jax.pretrained import catalog
+from sqlm_jax.pretrained import export as export_files
+from sqlm_jax.run import assemble, divergence, evaluation_sets, open_run
+from sqlm_jax.workdir import storage, writers
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'A file of configs/, or one of your own.', lock_config=True

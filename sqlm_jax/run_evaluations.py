@@ -4,16 +4,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sqlm_jax import (
-  assemble,
-  checkpoint,
-  display,
-  evaluate,
-  evaluation_sets,
-  hosts,
-  writers,
-)
+from sqlm_jax import display, evaluate
+from sqlm_jax.distributed import hosts
 from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.run import assemble, evaluation_sets
+from sqlm_jax.workdir import checkpoint, writers
 
 # The score of an evaluation that does not count.
 NOT_ELIGIBLE = checkpoint.NOT_ELIGIBLE

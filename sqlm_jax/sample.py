@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sqlm_jax import assemble
 from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.run import assemble
 from sqlm_jax.selfplay import responses
 
 _KEY = 3  # the number of talking in key paths, beside roles and evaluation

@@ -17,25 +17,21 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sqlm_jax import (
-  assemble,
+from sqlm_jax import closing, display, run_evaluations
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.distributed import hosts
+from sqlm_jax.game import repetition
+from sqlm_jax.run import assemble, divergence, evaluation_sets
+from sqlm_jax.run import states as states_lib
+from sqlm_jax.selfplay import game as game_lib
+from sqlm_jax.selfplay import step as step_lib
+from sqlm_jax.workdir import (
   checkpoint,
-  closing,
-  display,
-  divergence,
   evaluation_files,
-  evaluation_sets,
-  hosts,
   records,
-  run_evaluations,
   storage,
   writers,
 )
-from sqlm_jax import config as config_lib
-from sqlm_jax import states as states_lib
-from sqlm_jax.game import repetition
-from sqlm_jax.selfplay import game as game_lib
-from sqlm_jax.selfplay import step as step_lib
 
 
 def train(config: config_lib.Config, workdir: str) -> bool:

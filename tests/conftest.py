@@ -7,7 +7,7 @@ import hypothesis
 import jax
 import pytest
 
-from sqlm_jax.weights import catalog
+from sqlm_jax.pretrained import catalog
 
 # What one test has compiled the next one need not, and no process that a test
 # starts. Not the user's own cache: a test run begins with nothing.

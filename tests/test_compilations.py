@@ -5,8 +5,9 @@ import collections
 import pytest
 
 from configs import smoke
-from sqlm_jax import config as config_lib
-from sqlm_jax import train, writers
+from sqlm_jax import train
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.workdir import writers
 from tests import compilations
 
 STEPS = 20

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from configs import algebra, coding, controls
-from sqlm_jax import config as config_lib
+from sqlm_jax.config import schema as config_lib
 from sqlm_jax.game import types
 from sqlm_jax.tasks import base, prompted
 from sqlm_jax.tasks import coding as coding_task

@@ -9,8 +9,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from sqlm_jax import config as config_lib
 from sqlm_jax import main
+from sqlm_jax.config import schema as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 OUR_FLAGS = [

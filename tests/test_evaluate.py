@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from configs import smoke
-from sqlm_jax import assemble, evaluate, evaluation_files, evaluation_sets
-from sqlm_jax import config as config_lib
+from sqlm_jax import evaluate
+from sqlm_jax.config import schema as config_lib
 from sqlm_jax.evaluation import report
+from sqlm_jax.run import assemble, evaluation_sets
+from sqlm_jax.workdir import evaluation_files
 
 PAIRS = tuple((f'{a} + {b}', str(a + b)) for a in range(5) for b in range(5))
 

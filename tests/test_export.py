@@ -15,13 +15,14 @@ import transformers
 from pyarrow import parquet
 
 from configs import smoke
-from sqlm_jax import assemble, checkpoint, export, train
-from sqlm_jax import config as config_lib
-from sqlm_jax import states as states_lib
+from sqlm_jax import export, train
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.pretrained import catalog, tokenizer
+from sqlm_jax.run import assemble
+from sqlm_jax.run import states as states_lib
 from sqlm_jax.selfplay import responses
-from sqlm_jax.text import tokenizer
-from sqlm_jax.weights import catalog
-from tests.weights import families
+from sqlm_jax.workdir import checkpoint
+from tests.pretrained import families
 
 torch = pytest.importorskip('torch')
 

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -80,9 +81,29 @@ def test_only_sharding_names_the_axes_of_the_mesh():
     for node in ast.walk(tree)
     if isinstance(node, ast.Constant) and node.value in ('fsdp', 'tensor')
   }
-  assert found <= {'sqlm_jax/sharding.py'}
+  assert found <= {'sqlm_jax/distributed/sharding.py'}
 
 
 def test_nothing_is_called_utils():
   names = {path.stem for path in ROOT.rglob('*.py')}
   assert not names & {'utils', 'util', 'common', 'helpers', 'misc'}
+
+
+def test_the_map_of_the_architecture_lists_every_module():
+  rows = re.findall(
+    r'^\| (?:`([a-z/]+)/`)? ?\| ((?:`\w+` ?)+)\|',
+    (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8'),
+    re.MULTILINE,
+  )
+  listed = [
+    pathlib.Path(folder, name)
+    for folder, names in rows
+    for name in re.findall(r'\w+', names)
+  ]
+  package = ROOT / 'sqlm_jax'
+  modules = [
+    path.relative_to(package).with_suffix('')
+    for path in package.rglob('*.py')
+    if path.name != '__init__.py'
+  ]
+  assert sorted(listed) == sorted(modules)

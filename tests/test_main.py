@@ -12,9 +12,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import smoke
-from sqlm_jax import config as config_lib
-from sqlm_jax import divergence, main, sample, train, writers
+from sqlm_jax import main, sample, train
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.run import divergence
 from sqlm_jax.tasks import question_files
+from sqlm_jax.workdir import writers
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = '--config=configs/smoke.py'

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from configs import smoke
-from sqlm_jax import assemble, checkpoint
-from sqlm_jax import config as config_lib
-from sqlm_jax import states as states_lib
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.run import assemble
+from sqlm_jax.run import states as states_lib
 from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import step as step_lib
+from sqlm_jax.workdir import checkpoint
 
 CHANGES = {
   'mesh.data': 1,

@@ -6,17 +6,10 @@ import json
 import pytest
 
 from configs import smoke
-from sqlm_jax import (
-  assemble,
-  checkpoint,
-  closing,
-  compare,
-  evaluate,
-  open_run,
-  run_evaluations,
-  writers,
-)
-from sqlm_jax import states as states_lib
+from sqlm_jax import closing, compare, evaluate, run_evaluations
+from sqlm_jax.run import assemble, open_run
+from sqlm_jax.run import states as states_lib
+from sqlm_jax.workdir import checkpoint, writers
 
 TRUTHS = 'ABCDE' * 4
 

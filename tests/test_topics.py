@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from sqlm_jax import assemble
-from sqlm_jax import config as config_lib
-from sqlm_jax import states as states_lib
+from sqlm_jax.config import schema as config_lib
 from sqlm_jax.game import repetition
+from sqlm_jax.run import assemble
+from sqlm_jax.run import states as states_lib
 from sqlm_jax.selfplay import step as step_lib
 from tests.selfplay import test_step
 

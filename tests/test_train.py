@@ -18,22 +18,18 @@ from pyarrow import parquet
 
 from configs import smoke
 from sqlm_jax import (
-  assemble,
-  checkpoint,
   compare,
   display,
-  divergence,
   evaluate,
   export,
-  open_run,
   run_evaluations,
   sample,
-  storage,
   train,
-  writers,
 )
-from sqlm_jax import config as config_lib
-from sqlm_jax import states as states_lib
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.run import assemble, divergence, open_run
+from sqlm_jax.run import states as states_lib
+from sqlm_jax.workdir import checkpoint, storage, writers
 
 ROOT = pathlib.Path(__file__).parent.parent
 

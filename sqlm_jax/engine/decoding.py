@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import distinct, groups
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import sampling

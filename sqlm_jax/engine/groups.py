@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import masked
 from sqlm_jax.ops import packing as packing_lib

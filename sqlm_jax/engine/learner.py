@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups
 from sqlm_jax.engine import optimizer as optimizer_lib
 from sqlm_jax.models import lora

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import decoding, distinct, groups, schedule
 from sqlm_jax.engine import record as record_lib
 from sqlm_jax.models import policy as policy_lib

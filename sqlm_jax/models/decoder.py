@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.models import apart, attention, layers, rope
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import kernels as kernels_lib

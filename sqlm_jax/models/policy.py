@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.models import apart, attention, decoder, layers
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import kernels as kernels_lib

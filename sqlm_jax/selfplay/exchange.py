@@ -7,7 +7,7 @@ everybody is paid: numbers to learn from. What was answered they never see.
 
 from collections.abc import Mapping, Sequence
 
-from sqlm_jax import hosts
+from sqlm_jax.distributed import hosts
 from sqlm_jax.game import types
 
 Prompts = list[list[int]]  # of one question, as token ids

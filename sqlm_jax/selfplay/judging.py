@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.game import repetition, rewards, types, vote
+from sqlm_jax.sandbox import unit_tests
 from sqlm_jax.selfplay import reading
 from sqlm_jax.tasks import base
-from sqlm_jax.verify import unit_tests
 
 Schedule = tuple[tuple[str, int, float], ...]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import types
 from sqlm_jax.selfplay import batches, estimates, metrics, packing, responses

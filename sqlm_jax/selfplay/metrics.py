@@ -7,9 +7,9 @@ import numpy as np
 
 from sqlm_jax.game import contamination, types
 from sqlm_jax.ops import masked
+from sqlm_jax.sandbox import sandbox, unit_tests
 from sqlm_jax.selfplay import exchange, responses
 from sqlm_jax.tasks import base
-from sqlm_jax.verify import sandbox, unit_tests
 
 
 def of_verdicts(

@@ -6,11 +6,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, sampler
 from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.pretrained import tokenizer
 from sqlm_jax.selfplay import batches
-from sqlm_jax.text import stopping, tokenizer
+from sqlm_jax.text import stopping
 
 
 class Writer(NamedTuple):

@@ -24,7 +24,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from sqlm_jax import hosts
+from sqlm_jax.distributed import hosts
 from sqlm_jax.game import repetition, types, vote
 from sqlm_jax.selfplay import (
   exchange,

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.game import types
+from sqlm_jax.grading import self_test
+from sqlm_jax.sandbox import sandbox, unit_tests
 from sqlm_jax.tasks import base
 from sqlm_jax.text import prompts
-from sqlm_jax.verify import sandbox, self_test, unit_tests
 
 
 class Tests(NamedTuple):

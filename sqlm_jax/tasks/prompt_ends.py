@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import logging
 
-from sqlm_jax import hosts
+from sqlm_jax.distributed import hosts
 
 _SPACES = ' \t\u00a0\u3000'
 _SHOWN = 30  # characters of the end of a prompt

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 from sqlm_jax.game import types
+from sqlm_jax.grading import arithmetic, readers, self_test, user_functions
 from sqlm_jax.tasks import base
 from sqlm_jax.text import code_blocks, parsing, prompts
-from sqlm_jax.verify import arithmetic, readers, self_test, user_functions
 
 # Checker of a config -> question to its true answer. Diagnosis only.
 CHECKERS: dict[str, Callable[[str], types.Answer]] = {

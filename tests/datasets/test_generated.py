@@ -20,8 +20,8 @@ from sqlm_jax.datasets import (
   multiplication,
   programs,
 )
-from sqlm_jax.verify import sandbox, unit_tests
-from tests.verify.test_sandbox import needs_bubblewrap
+from sqlm_jax.sandbox import sandbox, unit_tests
+from tests.sandbox.test_sandbox import needs_bubblewrap
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, groups, learner
 from sqlm_jax.models import layers, lora, policy
 from sqlm_jax.selfplay import batches, estimates, packing

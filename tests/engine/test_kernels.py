@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner, sampler
 from sqlm_jax.models import apart as apart_lib
 from sqlm_jax.models import kernels, layers, policy

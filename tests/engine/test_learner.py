@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.engine import optimizer as optimizer_lib
 from sqlm_jax.models import policy

@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner, sampler
 from sqlm_jax.models import policy
+from sqlm_jax.pretrained import families
 from sqlm_jax.selfplay import batches, packing
-from sqlm_jax.weights import families
 
 SHAPES = [
   (data, fsdp, 8 // data // fsdp)

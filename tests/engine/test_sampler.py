@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import decoding, distinct, sampler
 from sqlm_jax.selfplay import batches
 from tests import compilations, tiny

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from launch import hlo
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 
 # As the TPU compiler (libtpu 0.0.42) writes it, shortened: attention scores of
 # 2 rows, 512 slots, 2 key heads of width 64, 7 query heads each; and one

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from launch import memory, sizes
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer
 from sqlm_jax.models import apart as apart_lib
 from sqlm_jax.models import layers, lora, policy

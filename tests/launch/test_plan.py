@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from launch import plan, programs, sizes, slices, verdict
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.models import config as model_config
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

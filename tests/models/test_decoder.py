@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.models import attention, policy
 from sqlm_jax.ops import packing as packing_lib
 from tests import tiny

@@ -7,7 +7,7 @@ import optax
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax import sharding
+from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.ops import packing as packing_ops
 from sqlm_jax.selfplay import batches, packing

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from configs import smoke
-from sqlm_jax import assemble, records
-from sqlm_jax import config as config_lib
-from sqlm_jax import states as states_lib
+from sqlm_jax.config import schema as config_lib
 from sqlm_jax.engine import groups
 from sqlm_jax.game import repetition, types
 from sqlm_jax.models import lora
+from sqlm_jax.run import assemble
+from sqlm_jax.run import states as states_lib
 from sqlm_jax.selfplay import game as game_lib
 from sqlm_jax.selfplay import reading
 from sqlm_jax.selfplay import step as step_lib
+from sqlm_jax.workdir import records
 
 needs_bubblewrap = pytest.mark.skipif(
   shutil.which('bwrap') is None, reason='needs bubblewrap'

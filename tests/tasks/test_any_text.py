@@ -9,10 +9,11 @@ import pytest
 from hypothesis import strategies as st
 
 from sqlm_jax.game import repetition, rewards, types, vote
+from sqlm_jax.grading import answers as canonical
+from sqlm_jax.grading import readers
+from sqlm_jax.sandbox import unit_tests
 from sqlm_jax.selfplay import judging
 from sqlm_jax.tasks import coding, prompted
-from sqlm_jax.verify import answers as canonical
-from sqlm_jax.verify import readers, unit_tests
 
 FORBIDDEN = ('<|im_start|>', '<|im_end|>')
 # What formats are made of, whole and cut, and what has broken parsers.

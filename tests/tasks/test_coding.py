@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from sqlm_jax.game import types
+from sqlm_jax.sandbox import sandbox, unit_tests
 from sqlm_jax.tasks import coding, prompted
-from sqlm_jax.verify import sandbox, unit_tests
 
 needs_bubblewrap = pytest.mark.skipif(
   not shutil.which('bwrap'), reason='bubblewrap is not installed'

@@ -3,8 +3,8 @@
 import pytest
 
 from configs import quickstart
-from sqlm_jax import assemble
-from sqlm_jax import config as config_lib
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.run import assemble
 from sqlm_jax.tasks import prompt_ends
 
 REPORTS = 'Report: Burrs along a cut.\nReport: '

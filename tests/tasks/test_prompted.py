@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from sqlm_jax.game import rewards, types
+from sqlm_jax.grading import answers
 from sqlm_jax.tasks import prompted
-from sqlm_jax.verify import answers
 
 
 def make_task(**changes):

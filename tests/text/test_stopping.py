@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from sqlm_jax.pretrained import tokenizer
 from sqlm_jax.selfplay import responses
-from sqlm_jax.text import stopping, tokenizer
+from sqlm_jax.text import stopping
 
 BYTES = tuple(bytes([i]) for i in range(256))
 

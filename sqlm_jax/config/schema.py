@@ -1,0 +1,366 @@
+"""From a ConfigDict to frozen dataclasses, checked by `config_rules`.
+
+Below this module nobody sees a ConfigDict. Every error names the key, its
+value and what is allowed. Meanings of keys stand in `configs/default.py`.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from ml_collections import config_dict
+
+from sqlm_jax.config import config_build, config_limits, config_rules
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  rank: int
+  alpha: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  path: str
+  dtype: str
+  param_dtype: str
+  remat: str
+  lora: Lora
+  kernels: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomModel:
+  num_layers: int
+  width: int
+  mlp_width: int
+  num_heads: int
+  num_kv_heads: int
+  head_width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  shared: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  name: str
+  style: str
+  topics: tuple[str, ...]
+  proposer_prompt: str
+  proposer_stop: tuple[str, ...]
+  question_pattern: str
+  solver_prompt: str
+  solver_variants: tuple[str, ...]
+  solver_stop: tuple[str, ...]
+  answer_pattern: str
+  answer_kind: str
+  options: tuple[str, ...]
+  checker: str
+  evaluation: tuple[tuple[str, str], ...]
+  validation: tuple[tuple[str, str], ...]
+  questions: str
+  date: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Tests:
+  pattern: str
+  least: int
+  most: int
+  program: str
+  unpassed: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sandbox:
+  backend: str
+  workers: int
+  cpu_seconds: float
+  wall_seconds: float
+  memory_mib: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposerRewards:
+  sqlm: float
+  r_zero: float
+  band: float
+  batch_repeats: float
+  history_repeats: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposer:
+  questions: int
+  group_size: int
+  train_every: int
+  rewards: ProposerRewards
+  schedule: tuple[tuple[str, int, float], ...]
+  band: tuple[float, float]
+  reward_over: str
+  similarity: float
+  memory: int
+  unreadable_reward: float
+  temperature: float
+  top_p: float
+  max_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SolverRewards:
+  majority: float
+  tests: float
+  format: float
+  random: float
+  true: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+  group_size: int
+  rewards: SolverRewards
+  schedule: tuple[tuple[str, int, float], ...]
+  rounds: int
+  temperature: float
+  temperatures: tuple[float, ...]
+  top_p: float
+  max_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Vote:
+  weights: str
+  ties: str
+  min_agreement: float
+  earlier_answers: int
+  earlier_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  max_prompt_tokens: int
+  max_rows: int
+  chunk: int
+  gather_weights: bool = False
+  dtype: str = ''
+  one_step_ahead: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Advantage:
+  estimator: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic:
+  learning_rate: float
+  clip: float
+  gamma: float
+  decay: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  clip: float
+  clip_high: float
+  dual_clip: float
+  ratio: str
+  kl: float
+  kl_estimator: str
+  kl_in: str
+  entropy: float
+  average: str
+  logits_chunk: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  learning_rate: float
+  warmup_steps: int
+  b1: float
+  b2: float
+  moment_dtype: str
+  weight_decay: float
+  clip_norm: float
+  solver_updates: int
+  proposer_updates: int
+  groups_per_microbatch: int
+  max_update_kl: float = 0.0
+  small_updates: str = 'follow'
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  test: str
+  validation: str
+  question: str
+  every: int
+  best_by: str
+  samples: int
+  seeds: int
+  temperature: float
+  top_p: float
+  batch_questions: int
+  contaminated: str
+  vote_precision: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  every: int
+  keep: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+  skipped_updates: int
+  kl_above: float
+  entropy_below: float
+  action: str
+  rollbacks: int
+  unreadable_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  data: int
+  fsdp: int
+  tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A whole run, valid."""
+
+  seed: int
+  num_steps: int
+  model: Model
+  random_model: RandomModel
+  policy: Policy
+  task: Task
+  tests: Tests
+  sandbox: Sandbox
+  proposer: Proposer
+  solver: Solver
+  vote: Vote
+  sampler: Sampler
+  advantage: Advantage
+  critic: Critic
+  loss: Loss
+  optimizer: Optimizer
+  evaluation: Evaluation
+  checkpoint: Checkpoint
+  divergence: Divergence
+  mesh: Mesh
+
+
+# Keys that a later start of the same workdir may change: they say how long,
+# how often and where, not what is computed.
+MAY_CHANGE = frozenset(
+  {
+    'num_steps',
+    'checkpoint.every',
+    'checkpoint.keep',
+    'evaluation.every',
+    # Where it runs, and what fits there: the numbers stay, but for rounding.
+    'mesh.data',
+    'mesh.fsdp',
+    'mesh.tensor',
+    'model.remat',
+    'model.kernels',
+    'loss.logits_chunk',
+    'optimizer.groups_per_microbatch',
+    'sampler.chunk',
+    'sampler.gather_weights',
+    'sampler.max_rows',
+  }
+  | {f'divergence.{x.name}' for x in dataclasses.fields(Divergence)}
+)
+
+# Where an evaluation may differ from the training: in how the solver is asked
+# and judged, and on what devices.
+_OF_EVALUATION = (
+  'evaluation.',
+  'sandbox.',
+  'mesh.',
+  'task.evaluation',
+  'task.validation',
+  'task.date',
+  'task.solver_prompt',
+  'task.solver_stop',
+  'task.answer_pattern',
+  'tests.program',
+  'solver.max_tokens',
+  'sampler.',
+  'model.dtype',
+)
+
+
+def from_dict(tree: Mapping) -> Config:
+  """Builds and validates a config.
+
+  Workdirs of earlier versions lack the keys that were added later, so these
+  have defaults, with which a run does what it did before.
+
+  Args:
+    tree: a ConfigDict, or nested mappings with the keys of
+      `configs/default.py`.
+
+  Raises:
+    ValueError: for a missing or unknown key, a value of the wrong type, or
+      one that makes no sense, by key, value and what is expected.
+  """
+  if isinstance(tree, config_dict.ConfigDict):
+    tree = tree.to_dict()
+  config = config_build.build(Config, tree)
+  for rules in (config_rules.rules, config_limits.rules):
+    for key, good, expected in rules(config):
+      if not good:
+        value = config_build.show(config_rules.lookup(config, key))
+        raise ValueError(f'{key}={value}: expected {expected}')
+  return config
+
+
+def of(config: Config | Mapping) -> Config:
+  """Returns a config, which it builds if it is given as a `ConfigDict` or dict.
+
+  Raises:
+    ValueError: if `config` is something else, or not valid.
+  """
+  if isinstance(config, Config):
+    return config
+  if isinstance(config, Mapping | config_dict.ConfigDict):
+    return from_dict(config)
+  raise ValueError(
+    f'config={config_build.show(config)}: expected a config.Config, or the '
+    'ConfigDict that get_config() of a config file returns'
+  )
+
+
+def complete(tree: Mapping) -> Mapping:
+  """Adds the keys that an earlier version lacks to a stored config."""
+  try:
+    return to_dict(config_build.build(Config, tree))
+  except ValueError:
+    return tree
+
+
+def to_dict(config: Config) -> dict:
+  """Plain nested dicts, as they are stored in config.json."""
+  return dataclasses.asdict(config)
+
+
+def may_change_to_evaluate(config: Config) -> frozenset[str]:
+  """Keys in which an evaluation may differ from the run that it is of."""
+  keys = _keys(to_dict(config), '')
+  return MAY_CHANGE | {key for key in keys if key.startswith(_OF_EVALUATION)}
+
+
+def _keys(tree: Mapping, prefix: str) -> Iterator[str]:
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _keys(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name

@@ -1,0 +1,1 @@
+"""Reads answers and decides which are equal or right."""

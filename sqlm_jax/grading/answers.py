@@ -1,0 +1,110 @@
+"""Canonical answers, which are equal if and only if the answers agree."""
+
+import fractions
+import re
+from collections.abc import Callable
+
+from sqlm_jax.game import types
+from sqlm_jax.grading import wrappings
+from sqlm_jax.text import normalize
+
+_NUMBER = re.compile(
+  r'(?P<sign>[+-]?)'
+  r'(?P<whole>\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))'
+  r'(?P<decimals>\.\d*)?'
+  r'(?:/(?P<below>\d+))?'
+  r'(?P<percent>%?)'
+)
+_LONGEST_NUMBER = 64  # characters; nobody would answer with a longer one
+# An ideographic comma or full stop separates; it is no part of a number.
+_CUT_BY_PUNCTUATION = re.compile(r'\d\s*[、。､｡]\s*\d')
+_FULL_STOP = re.compile(r'(?<=[\d%])\.\Z')  # of a sentence
+_HYPHENS = str.maketrans(dict.fromkeys(normalize.HYPHENS, '-'))
+_PUNCTUATION = ' .,;:?"\'・'
+
+
+def number(text: str) -> fractions.Fraction | None:
+  """Reads one number, exactly: 5, +5, 005, 5.0, 10/2 and 500% are equal.
+
+  Thousands separators are read where they stand in groups of three. Anything
+  before or after the number makes it a blank.
+  """
+  text = normalize.fold(text).translate(_HYPHENS)
+  # Spaces around a fraction's slash only: 1 2/3 is not 12/3.
+  text = '/'.join(part.strip() for part in text.split('/'))
+  match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
+  if match is None or not text.isascii():
+    return None
+  whole = match['whole'].replace(',', '') or '0'
+  value = fractions.Fraction(whole + (match['decimals'] or ''))
+  if match['below']:
+    if not int(match['below']):
+      return None
+    value /= int(match['below'])
+  if match['percent']:
+    value /= 100
+  return -value if match['sign'] == '-' else value
+
+
+def stated_number(text: str) -> fractions.Fraction | None:
+  """Reads a number, with or without an introduction and typesetting.
+
+  5, 5.0., **5**, \\boxed{5}, "5", 'The answer is 5.', 答え：５ and 5です。 are
+  equal.
+  """
+  value = number(text)
+  if value is not None or len(text) > wrappings.MAX_LENGTH:
+    return value
+  if _CUT_BY_PUNCTUATION.search(text):
+    return None
+  text = normalize.plain(text)
+  value = number(text)
+  while value is None:
+    shorter = _FULL_STOP.sub('', wrappings.peel(text))
+    if shorter == text:
+      return None
+    text = shorter
+    value = number(text)
+  return value
+
+
+def words(text: str) -> str | None:
+  """Returns words without case, surrounding punctuation, repeated spaces."""
+  before = None
+  while text != before:
+    before = text
+    text = _strip(normalize.plain(normalize.plain(text).casefold()))
+  return text or None
+
+
+def _strip(text: str) -> str:
+  """Removes punctuation around a text, but keeps .5, 5! and !ready."""
+  end = len(text.rstrip(f'{_PUNCTUATION}!'))
+  if text[end : end + 1] == '!' and text[end - 1 : end].isdecimal():
+    end += 1
+  start = len(text) - len(text.lstrip(_PUNCTUATION))
+  if text[start - 1 : start] == '.' and text[start : start + 1].isdecimal():
+    start -= 1
+  return text[start:end]
+
+
+def short_text(text: str) -> str | None:
+  """Reads words, without an introduction and typesetting.
+
+  Paris, **Paris**, "Paris" and 'Answer: Paris.' are equal, and so are 摩耗,
+  「摩耗」 and 答えは摩耗です。
+  """
+  answer = words(text)
+  if answer is None or len(answer) > wrappings.MAX_LENGTH:
+    return answer
+  # An introduction to nothing is the answer itself.
+  while (shorter := words(wrappings.peel(answer))) not in (None, answer):
+    answer = shorter
+  return answer
+
+
+# Answer kind of a config -> text to canonical answer.
+KINDS: dict[str, Callable[[str], types.Answer]] = {
+  'number': stated_number,
+  'text': short_text,
+}

@@ -1,0 +1,70 @@
+"""Computes arithmetic expressions, for diagnosis and evaluation.
+
+Training never sees it: votes are checked against it after the fact.
+"""
+
+import ast
+import fractions
+import math
+import operator
+import re
+
+from sqlm_jax.grading.math import notation
+
+_OPERATORS = {
+  ast.Add: operator.add,
+  ast.Sub: operator.sub,
+  ast.Mult: operator.mul,
+  ast.Div: operator.truediv,
+}
+_LONGEST = 200  # characters; keeps hostile text from costing time
+_ALLOWED = re.compile(r'[\d\s.+\-*/()eE]*', re.ASCII)
+_PLAIN = tuple(
+  (re.compile(pattern), new)
+  for pattern, new in (
+    (r'\s*=\s*[?_]*$', ''),  # 3 + 4 = ?
+    (r'(?<=[\d)])\s+[xX]\s+(?=[\d(])', '*'),
+    (r'(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])',
+     lambda match: match[0].replace(',', '')),
+    (r'(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}', r'(\1+\2/\3)'),
+    (r'\\frac\{(\d+)\}\{(\d+)\}', r'(\1/\2)'),
+  )
+)  # fmt: skip
+
+
+def value(expression: str) -> fractions.Fraction | None:
+  """Returns the exact value of numbers joined by + - * / and parentheses.
+
+  Signs and digits may be ASCII, Unicode, full width or LaTeX. The text may end
+  in '= ?'.
+
+  Returns:
+    None for anything else, and for a division by zero.
+  """
+  if len(expression.strip()) > _LONGEST:
+    return None
+  try:
+    text = notation.clean(expression)
+    for pattern, new in _PLAIN:
+      text = pattern.sub(new, text)
+    if not _ALLOWED.fullmatch(text):
+      return None
+    return _value(ast.parse(text, mode='eval').body, text)
+  except (SyntaxError, ValueError, ZeroDivisionError, RecursionError):
+    return None
+
+
+def _value(node: ast.expr, text: str) -> fractions.Fraction:
+  match node:
+    case ast.Constant(value=int() as constant):
+      return fractions.Fraction(constant)
+    case ast.Constant(value=float() as constant) if math.isfinite(constant):
+      # From its digits: a float has 17 of them.
+      return fractions.Fraction(ast.get_source_segment(text, node))
+    case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+      return _OPERATORS[type(op)](_value(left, text), _value(right, text))
+    case ast.UnaryOp(op=ast.USub(), operand=operand):
+      return -_value(operand, text)
+    case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+      return _value(operand, text)
+  raise ValueError(f'{ast.dump(node)}: expected + - * / of numbers')

@@ -1,0 +1,1 @@
+"""Answers that are compared as mathematics."""

@@ -1,0 +1,256 @@
+"""Splits an answer into its parts, and joins the parts that were read.
+
+The joiner is a part of the canonical form: x > 1 and x < 2 is not x > 1 or
+x < 2. `docs/math_answers.md` says what every joiner means.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlm_jax.grading.math import notation
+
+
+class Part(NamedTuple):
+  """A part of an answer, with a kind that decides how it is joined."""
+
+  # 'value': 5 cm, (1, 2). 'assignment': x = 5. 'system': x = 1, y = 2.
+  # 'relation': x < 3, x + y = 1. 'alternatives': x = 1 or y = 2.
+  kind: str
+  reading: notation.Reading
+  # Of a system: name -> printed value, and the names in their written order.
+  values: tuple[tuple[str, str], ...] = ()
+  choices: tuple[notation.Reading, ...] = ()  # of ±2: -2 and 2
+
+
+_SEPARATOR = re.compile(r'[\n,;]|\b(?:and|or|AND|OR)\b')
+_TIGHT_COMMA = re.compile(r'\d,\d')
+_CODES = {'\n': 'b', ',': 'c', ';': 'c', 'and': 'a', 'or': 'o'}
+_RUN = re.compile('b*c?b*[ao]?b*')  # as in ', and'
+
+
+def split(text: str) -> tuple[list[str], list[str]]:
+  """Splits at commas, words and line breaks outside of brackets.
+
+  Returns:
+    The parts, and the joiners between them: ',', 'and', 'or' or a line break.
+  """
+  parts, runs, separators, start, depth, seen = [], [], set(), 0, 0, 0
+  for match in _SEPARATOR.finditer(text):
+    depth += depth_of(text[seen : match.start()])
+    seen = match.end()
+    if depth:
+      continue
+    part = text[start : match.start()]
+    is_tight = _TIGHT_COMMA.match(text, match.start() - 1)
+    separators.add('tight comma' if is_tight else match[0])
+    if not part.strip() and runs:
+      runs[-1] += _CODES[match[0].lower()]
+    else:
+      parts.append(part)
+      runs.append(_CODES[match[0].lower()])
+    start = match.end()
+  if {'tight comma', ';'} <= separators:  # (1,5; 2,5): two numbers, or four?
+    raise notation.Unreadable('syntax')
+  return [*parts, text[start:]], [_joiner(run) for run in runs]
+
+
+def _joiner(run: str) -> str:
+  """Returns the joiner that a run of separators stands for."""
+  if not _RUN.fullmatch(run):
+    raise notation.Unreadable('syntax')
+  for code, joiner in (('o', 'or'), ('a', 'and'), ('c', ',')):
+    if code in run:
+      return joiner
+  return '\n'
+
+
+def depth_of(text: str) -> int:
+  """Counts the brackets that open, less those that close."""
+  return sum((char in '([{') - (char in ')]}') for char in text)
+
+
+def join(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
+  """Joins parts by their joiners.
+
+  Raises:
+    notation.Unreadable: for parts that are not of a kind, and joiners that may
+      mean two things.
+  """
+  joined, (first, *rest) = set(joiners), parts
+  kinds = {part.kind for part in parts}
+  followed_by_values = {part.kind for part in rest} == {'value'}
+  if '\n' in joined and 'value' in kinds:
+    raise notation.Unreadable('mixed')  # a line holds a statement
+  if kinds == {'value'}:
+    return Part('value', collected(_readings(parts), joined))
+  if kinds == {'relation'}:
+    return _joined_relations(parts, joined)
+  labels = {part.reading.label for part in parts if part.kind == 'assignment'}
+  if len(labels) == 1 and (
+    kinds == {'assignment'}
+    or (first.kind == 'assignment' and followed_by_values)
+  ):
+    return assigned(labels.pop(), collected(_readings(parts), joined - {'\n'}))
+  if first.kind == 'system' and followed_by_values:
+    names = [name for name, _ in first.values]
+    return either([first, *(solution(names, part.reading) for part in rest)])
+  if kinds <= {'assignment', 'system'}:
+    return _joined_systems(parts, joiners)
+  raise notation.Unreadable('mixed')
+
+
+def _readings(parts: Sequence[Part]) -> list[notation.Reading]:
+  """Returns the values of the parts, without labels."""
+  return [
+    reading._replace(label='')
+    for part in parts
+    for reading in part.choices or (part.reading,)
+  ]
+
+
+def collected(
+  readings: Sequence[notation.Reading], joined: set[str]
+) -> notation.Reading:
+  """Makes a set of values, or a union of intervals."""
+  if {'and', 'or'} <= joined:
+    raise notation.Unreadable('mixed')
+  if 'or' in joined and any(str(r.value)[0] in '([' for r in readings):
+    return union(readings)
+  return as_set(readings)
+
+
+def as_set(readings: Sequence[notation.Reading]) -> notation.Reading:
+  """Makes a set of the values; a single value remains as it is."""
+  elements = sorted({str(reading.answer()) for reading in readings})
+  if len(elements) == 1:
+    return readings[0]
+  found_units = {reading.unit for reading in readings}
+  if '' in found_units and len(found_units) > 1:  # 3 and 4 cm; 3,40 €
+    raise notation.Unreadable('mixed')
+  if any(' or ' in element for element in elements):  # a union is no element
+    raise notation.Unreadable('mixed')
+  return notation.Reading('{' + ', '.join(elements) + '}')
+
+
+def union(readings: Sequence[notation.Reading]) -> notation.Reading:
+  """Makes a union of intervals and sets: (-oo, 1) or (2, oo)."""
+  members: dict[str, notation.Reading] = {}
+  for reading in readings:
+    text = str(reading.answer())
+    if text[0] == '{':
+      elements, _ = split(text[1:-1])
+      members.update({e.strip(): notation.Reading(e.strip()) for e in elements})
+    elif ' or ' in text:
+      members.update({e: notation.Reading(e) for e in text.split(' or ')})
+    else:
+      members[text] = reading
+  if not any(text[0] in '([' for text in members):
+    return as_set(list(members.values()))
+  if len(members) == 1:
+    return next(iter(members.values()))
+  return notation.Reading(' or '.join(sorted(members)))
+
+
+def _joined_relations(parts: Sequence[Part], joined: set[str]) -> Part:
+  """Joins relations by 'and' or by 'or', but not by both."""
+  texts = {str(part.reading.value) for part in parts}
+  compound = any(' and ' in text or ' or ' in text for text in texts)
+  if 'or' in joined and (len(joined) > 1 or compound):
+    raise notation.Unreadable('mixed')
+  if 'or' in joined:
+    return relation(' or '.join(sorted(texts)))
+  if any(' or ' in text for text in texts):
+    raise notation.Unreadable('mixed')
+  texts = {piece for text in texts for piece in text.split(' and ')}
+  return relation(' and '.join(sorted(_bounds(texts))))
+
+
+def _bounds(texts: set[str]) -> set[str]:
+  """Writes 1 < x and x < 2 as 1 < x < 2."""
+  if len(texts) != 2:
+    return texts
+  for lower, upper in itertools.permutations(texts):
+    first, second = (
+      re.fullmatch(r'([^<]+) (<=?) ([^<]+)', text) for text in (lower, upper)
+    )
+    if first and second and first[3] == second[1]:
+      if decreases([first[1], second[3]]):
+        raise notation.Unreadable('false')  # x < 1, x > 2: rather an 'or'
+      return {f'{lower} {second[2]} {second[3]}'}
+  return texts
+
+
+def decreases(terms: Sequence[str]) -> bool:
+  """Returns whether a number is followed by a smaller one."""
+  numbers = [notation.F(t) for t in terms if re.fullmatch(r'-?\d+(/\d+)?', t)]
+  return numbers != sorted(numbers)
+
+
+def relation(text: str) -> Part:
+  """Returns the part of a relation in normal form."""
+  return Part('relation', notation.Reading(text))
+
+
+def assigned(label: str, reading: notation.Reading) -> Part:
+  """Returns the part that gives a label a value."""
+  if reading.label:
+    raise notation.Unreadable('mixed')
+  reading = reading._replace(label=label)
+  value = str(reading._replace(label='').answer())
+  return Part('assignment', reading, ((label, value),))
+
+
+def _joined_systems(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
+  """Joins x = 1, y = 2; x = 1 or y = 2; x = 1, y = 2 or x = 3, y = 4."""
+  names = {frozenset(dict(part.values)) for part in parts}
+  if len(names) == 1 and parts[0].kind == 'system':
+    return either(parts)  # (x, y) = (1, 2), (x, y) = (3, 4)
+  if 'or' not in joiners:
+    return system(parts)
+  if set(joiners) == {'or'}:
+    if len(names) > 1 and any(part.kind == 'system' for part in parts):
+      raise notation.Unreadable('mixed')  # x = 1 or (x, y) = (1, 2)
+    return either(parts)
+  groups = [[parts[0]]]
+  for joiner, part in zip(joiners, parts[1:], strict=True):
+    if joiner == 'or':
+      groups.append([part])
+    else:
+      groups[-1].append(part)
+  systems = [system(group) for group in groups]
+  # x = 1, y = 2 or y = 3 may mean either of two things.
+  if len({frozenset(dict(s.values)) for s in systems}) > 1:
+    raise notation.Unreadable('mixed')
+  return either(systems)
+
+
+def system(parts: Sequence[Part]) -> Part:
+  """Joins assignments to different names that hold together."""
+  values = tuple(itertools.chain(*(part.values for part in parts)))
+  if len(dict(values)) < len(values):
+    raise notation.Unreadable('mixed')
+  return Part('system', notation.Reading(_system_text(values)), values)
+
+
+def _system_text(values: Sequence[tuple[str, str]]) -> str:
+  return ', '.join(sorted(f'{name} = {value}' for name, value in values))
+
+
+def either(parts: Sequence[Part]) -> Part:
+  """Joins assignments and systems as alternatives."""
+  texts = sorted({_system_text(part.values) for part in parts})
+  if len(texts) == 1:
+    return parts[0]
+  return Part('alternatives', notation.Reading(' or '.join(texts)))
+
+
+def solution(names: Sequence[str], reading: notation.Reading) -> Part:
+  """Assigns the elements of a tuple such as (1, 2) to the names."""
+  text = str(reading.answer())
+  elements = split(text[1:-1])[0] if text[0] + text[-1] == '()' else []
+  if len(elements) != len(names):
+    raise notation.Unreadable('mixed')
+  values = zip(names, map(str.strip, elements), strict=True)
+  return system([Part('assignment', reading, (pair,)) for pair in values])

@@ -1,0 +1,263 @@
+"""Answers compared as mathematics: 1/2, 0.5, 50% and \\frac{1}{2} are equal.
+
+`docs/math_answers.md` is the contract: what is read, what is refused, and what
+is equal to what.
+
+1. `notation.clean` brings LaTeX and Unicode into plain text.
+2. `readings.read` takes the text apart into statements and values; `units`
+   reads the values' units. What is left are expressions.
+3. Expressions that are numbers are read at once, exactly. Others go to a
+   worker of a `Verifier`: `expressions.Parser` builds what sympy simplifies to
+   a normal form.
+4. The canonical answer is a Fraction, or a text in normal form, which is its
+   own canonical answer: 'x = 3', '(2, 3)', '{1, 2}', '2*sqrt(2)', '5 cm'.
+5. `Verifier.groups` merges the answers of one question whose normal forms
+   differ, although sympy proves them equal.
+
+No text is ever evaluated as Python: our own parser reads it.
+"""
+
+import collections
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sqlm_jax.game import types
+from sqlm_jax.grading import pool
+from sqlm_jax.grading.math import normal_forms, notation, readings
+
+
+def work(task: list[str]) -> Any:
+  """Reads a text, or compares two answers: the function of the pool."""
+  match task:
+    case ['read', text]:
+      try:
+        return _encode(_short(readings.read(text, normal_forms.LEAF)))
+      except notation.Unreadable as error:
+        return str(error)
+    case ['same', left, right]:
+      return normal_forms.same(left, right)
+  raise ValueError(f'{task=}: expected read or same')
+
+
+def _short(reading: notation.Reading) -> notation.Reading:
+  if len(str(reading.answer())) > notation.LONGEST:
+    raise notation.Unreadable('too_large')
+  return reading
+
+
+def _encode(reading: notation.Reading) -> list:
+  return [isinstance(reading.value, notation.F), *map(str, reading)]
+
+
+def _decode(said: list) -> notation.Reading:
+  is_number, value, label, unit = said
+  return notation.Reading(
+    notation.F(value) if is_number else value, label, unit
+  )
+
+
+class Verifier:
+  """Canonical answers, with workers that are warm between start and close.
+
+  Args:
+    workers: processes.
+    time_limit: seconds for one expression or comparison.
+    call_limit: seconds for all expressions, and for all comparisons, of a call;
+      what has not begun by then is a blank, or a pair that is not merged.
+    memory_limit: bytes of address space of a worker.
+    longest: characters; a longer text is a blank, unread.
+    most_comparisons: pairs of one group that are compared symbolically.
+    given_up: counts what no worker came back from, see `pool.Pool`.
+  """
+
+  def __init__(
+    self,
+    *,
+    workers: int = 2,
+    time_limit: float = 2.0,
+    call_limit: float = 60.0,
+    memory_limit: int = 2**30,
+    longest: int = 400,
+    most_comparisons: int = 16,
+    given_up: collections.Counter[str] | None = None,
+  ):
+    if not 1 <= longest <= notation.LONGEST:
+      raise ValueError(f'{longest=}: expected 1 to {notation.LONGEST}')
+    self.blanks: collections.Counter[str] = collections.Counter()  # why, so far
+    self._longest = longest
+    self._most_comparisons = most_comparisons
+    self._pool = pool.Pool(
+      f'{__name__}:work',
+      workers=workers,
+      time_limit=time_limit,
+      call_limit=call_limit,
+      memory_limit=memory_limit,
+      given_up=given_up,
+      warm_up=['same', 'x + sin(x) = 1', 'sqrt(2)*x = 1'],
+    )
+
+  def start(self) -> 'Verifier':
+    self._pool.start()
+    return self
+
+  def close(self) -> None:
+    self._pool.close()
+
+  def __enter__(self) -> 'Verifier':
+    return self.start()
+
+  def __exit__(self, *error) -> None:
+    self.close()
+
+  def canonical(self, texts: Sequence[str]) -> list[types.Answer]:
+    """Returns the canonical answer of every text, each independently."""
+    return [r and r.answer() for r in self._readings(texts)]
+
+  def group(self, texts: Sequence[str]) -> list[types.Answer]:
+    """Returns the answers to one question, see `groups`."""
+    return self.groups([texts])[0]
+
+  def groups(self, groups: Sequence[Sequence[str]]) -> list[list[types.Answer]]:
+    """Returns the answers to several questions, merged within each question.
+
+    Equal are: equal canonical answers; answers that sympy proves equal; 5 and
+    x = 5, unless the group has another label of 5; 5 and 5 cm, unless the group
+    has another unit of 5. Every class is named by its first answer.
+    """
+    readings = iter(
+      self._readings([text for group in groups for text in group])
+    )
+    split = [list(itertools.islice(readings, len(group))) for group in groups]
+    pairs_of = [
+      list(itertools.islice(_pairs(group), self._most_comparisons))
+      for group in split
+    ]
+    tasks = [pair.task for pairs in pairs_of for pair in pairs]
+    results = iter(self._pool.map(tasks) if tasks else ())
+    return [
+      _merge(group, [pair for pair in pairs if next(results).value is True])
+      for group, pairs in zip(split, pairs_of, strict=True)
+    ]
+
+  def _readings(self, texts: Sequence[str]) -> list[notation.Reading | None]:
+    known = {text: _read_cheaply(text, self._longest) for text in set(texts)}
+    hard = sorted(text for text, result in known.items() if result is _HARD)
+    tasks = [['read', notation.clean(text)] for text in hard]
+    results = self._pool.map(tasks) if tasks else []
+    for text, result in zip(hard, results, strict=True):
+      said = result.why_not or result.value
+      known[text] = said if isinstance(said, str) else _decode(said)
+    readings = [known[text] for text in texts]
+    self.blanks.update(r for r in readings if isinstance(r, str))
+    return [None if isinstance(r, str) else r for r in readings]
+
+
+_HARD = object()
+
+
+def _read_cheaply(text: str, longest: int) -> Any:
+  """Returns a reading, the reason why there is none, or `_HARD`."""
+  if len(text) > longest:
+    return 'long'
+  try:
+    return _short(readings.read(notation.clean(text), readings.CHEAP))
+  except notation.Unreadable as error:
+    return str(error)
+  except RecursionError:
+    return 'syntax'
+  except notation.TooHard:
+    return _HARD
+
+
+def _key(reading: notation.Reading) -> str:
+  """Returns an answer without its unit, as text."""
+  return str(reading._replace(unit='').answer())
+
+
+class _Pair(NamedTuple):
+  """The keys of two answers of a group, and the task that compares them."""
+
+  left: str
+  right: str
+  task: list[str]
+
+
+def _pairs(group: Sequence[notation.Reading | None]) -> Iterator[_Pair]:
+  """Yields the pairs of a group that differ in form and may yet be equal."""
+  seen = {_key(r): r for r in group if r is not None}
+  for left, right in itertools.combinations(seen, 2):
+    first, second = seen[left], seen[right]
+    if not _comparable(first, second):
+      continue
+    if first.label == second.label:  # a label is a name, not an expression
+      yield _Pair(left, right, ['same', str(first.value), str(second.value)])
+    else:
+      yield _Pair(left, right, ['same', left, right])
+
+
+def _comparable(left: notation.Reading, right: notation.Reading) -> bool:
+  """Returns whether two answers are worth the time of a worker."""
+  values = (left.value, right.value)
+  if (
+    all(isinstance(value, notation.F) for value in values)
+    or left.value == right.value
+  ):
+    return False
+  if any(_JOINED.search(str(value)) for value in values):
+    return False
+  if left.label != right.label and '(' in left.label + right.label:
+    return False  # x(2) = 3 gives a function a value; 2x = 3 is an equation
+  if left.label == right.label or any(' = ' in str(value) for value in values):
+    return True
+  # x = 2y and y = x/2 are one equation.
+  return bool(left.label and right.label) and all(
+    not isinstance(value, notation.F) for value in values
+  )
+
+
+# Lists, sets and joined statements have a single form each.
+_JOINED = re.compile(r'^[\[{]| and | or |≠| = .* = ')
+
+
+def _merge(
+  group: Sequence[notation.Reading | None], same: Sequence[_Pair]
+) -> list[types.Answer]:
+  """Names every answer by the first answer of its class."""
+  read = [reading for reading in group if reading is not None]
+  class_of = {_key(r): _key(r) for r in read}
+
+  def join(left, right):
+    kept, gone = class_of[left], class_of[right]
+    class_of.update({k: kept for k, v in class_of.items() if v == gone})
+
+  for pair in same:
+    join(pair.left, pair.right)
+  for left, right in _bare_pairs(read):
+    join(left, right)
+  units = collections.defaultdict(set)
+  for r in read:
+    units[class_of[_key(r)]].update({r.unit} - {''})
+  names: dict[Any, types.Answer] = {}
+  named: list[types.Answer] = []
+  for r in group:
+    if r is None:
+      named.append(None)
+    else:
+      root = class_of[_key(r)]
+      key = (root, r.unit if len(units[root]) > 1 else '')
+      named.append(names.setdefault(key, r.answer()))
+  return named
+
+
+def _bare_pairs(
+  readings: Sequence[notation.Reading],
+) -> Iterator[tuple[str, str]]:
+  """Yields the keys of 5 and x = 5, unless there is y = 5, too."""
+  labels = collections.defaultdict(set)
+  for reading in readings:
+    labels[reading.value].add(reading.label)
+  for value, names in labels.items():
+    if '' in names and len(names) == 2:
+      yield tuple(_key(notation.Reading(value, name)) for name in names)

@@ -1,0 +1,175 @@
+"""Normal forms of expressions, and exact comparison. It runs in workers."""
+
+import re
+
+import sympy
+from sympy import printing
+
+from sqlm_jax.grading import answers
+from sqlm_jax.grading.math import expressions, joining, notation, units, words
+
+_MOST_PASSES = 4
+_DIGITS = 60
+# Two values that differ by more are different. Algebra decides about closer
+# ones.
+_RELATIVE_DIFFERENCE = sympy.Float(10) ** -30
+_SAMPLES = (
+  (sympy.Rational(17, 7), sympy.Rational(23, 11)),
+  (sympy.Rational(-29, 13), sympy.Rational(-5, 3)),
+  (sympy.Rational(3, 19), sympy.Rational(-41, 17)),
+)
+
+
+def expression(text: str) -> notation.Value:
+  """Reads an expression into a number, or the text of its normal form."""
+  number = answers.number(text)
+  return _normal(expressions.Parser(text).parse()) if number is None else number
+
+
+def is_close(
+  value: notation.Value, target: notation.F, distance: notation.F
+) -> bool:
+  """Returns whether a number in normal form is that close to the target."""
+  if not isinstance(value, notation.F):
+    number = expressions.Parser(value).parse().evalf(_DIGITS)
+    if not number.is_Float:
+      return False
+    value = notation.F(str(number))
+  return abs(value - target) <= distance
+
+
+LEAF = units.Leaf(expression, is_close)
+
+
+class _Printer(printing.StrPrinter):
+  """Prints the constants as they are read: E and I are letters."""
+
+  def _print_Exp1(self, expr):
+    return 'e'
+
+  def _print_ImaginaryUnit(self, expr):
+    return 'i'
+
+
+_to_text = _Printer().doprint
+
+
+def _normal(value: sympy.Expr) -> notation.Value:
+  for _ in range(_MOST_PASSES):  # a simplified form may simplify again
+    before, value = value, _simplified(value).rewrite(sympy.factorial)
+    if value == before:
+      break
+  if value.has(sympy.nan, sympy.zoo):
+    raise notation.Unreadable('undefined')
+  if value.has(expressions.DEGREE):
+    raise notation.Unreadable('degrees')
+  if value.is_Rational:
+    value = expressions.bounded(value)
+    return notation.F(int(value.p), int(value.q))
+  text = _to_text(value)
+  words.tokens(text)  # raises if sympy writes what we do not read
+  return text
+
+
+def _simplified(value: sympy.Expr) -> sympy.Expr:
+  """Simplifies; quotients of polynomials become p/q, expanded, cancelled."""
+  if not value.free_symbols:
+    return sympy.radsimp(sympy.sqrtdenest(sympy.expand(sympy.simplify(value))))
+  if value.is_rational_function():
+    return sympy.cancel(value)
+  return sympy.expand(sympy.simplify(value))
+
+
+def same(left: str, right: str) -> bool:
+  """Returns whether two canonical answers are surely equal.
+
+  Values that differ in their first digits are different. Others are equal only
+  if sympy finds their difference to be exactly 0. Two equations are equal if
+  left side minus right side of one is a multiple of that of the other.
+  """
+  try:
+    return _same(_parts(left), _parts(right))
+  except notation.Unreadable:  # the name of a function is no expression
+    return False
+
+
+def _parts(text: str):
+  """Returns an expression, a tuple of parts, or a relation of two sides."""
+  if (
+    text[0] == '('
+    and text[-1] == ')'  # not an interval, (1, 2]
+    and notation.closing(text, 0) == len(text) - 1
+    and ', ' in text
+  ):
+    elements, _ = joining.split(text[1:-1])
+    return tuple(_parts(element.strip()) for element in elements)
+  signs = re.findall(' (?:<=?|=) ', text)
+  if len(signs) > 1:  # 1 < x <= 2
+    raise notation.Unreadable('mixed')
+  if signs:
+    left, right = map(_parts, text.split(signs[0]))
+    if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
+      return [signs[0], left - right]
+    raise notation.Unreadable('mixed')
+  return expressions.Parser(text).parse()
+
+
+def _same(left, right) -> bool:
+  match left, right:
+    case tuple(), tuple():
+      return len(left) == len(right) and all(map(_same, left, right))
+    case [str(sign), left_difference], [str(right_sign), right_difference]:
+      return sign == right_sign and _is_multiple(
+        left_difference, right_difference, positive=sign != ' = '
+      )
+    case sympy.Expr(), sympy.Expr():
+      return _equal(left, right)
+  return False
+
+
+def _equal(left: sympy.Expr, right: sympy.Expr) -> bool:
+  if left == right:
+    return True
+  if left.free_symbols != right.free_symbols:
+    return False
+  for values in _SAMPLES:
+    first, second = _at(left, values), _at(right, values)
+    if first is not None and second is not None and not _near(first, second):
+      return False
+  difference = sympy.simplify(left - right)
+  # `equals` proves it for algebraic numbers by their minimal polynomials.
+  return difference == 0 or (
+    not difference.free_symbols
+    and sympy.expand_complex(difference).equals(0) is True
+  )
+
+
+def _is_multiple(left: sympy.Expr, right: sympy.Expr, positive: bool) -> bool:
+  if left.free_symbols != right.free_symbols or left == 0 or right == 0:
+    return False
+  ratios = [_at(left / right, values) for values in _SAMPLES]
+  ratios = [ratio for ratio in ratios if ratio is not None]
+  if any(not _near(ratio, ratios[0]) for ratio in ratios):
+    return False
+  ratio = sympy.simplify(left / right)
+  return bool(
+    not ratio.free_symbols
+    and ratio.is_finite
+    and (ratio.is_positive if positive else ratio.is_nonzero)
+  )
+
+
+def _at(value: sympy.Expr, samples) -> sympy.Expr | None:
+  """Returns the number at a choice of the symbols, None if undefined."""
+  symbols = sorted(value.free_symbols, key=str)
+  point = {
+    symbol: samples[i % 2] + sympy.Rational(i, 31)
+    for i, symbol in enumerate(symbols)
+  }
+  number = value.subs(point).evalf(_DIGITS)
+  return number if number.is_number and number.is_finite else None
+
+
+def _near(left: sympy.Expr, right: sympy.Expr) -> bool:
+  size = max(abs(left), abs(right))
+  return bool(abs(left - right) <= _RELATIVE_DIFFERENCE * size)

@@ -1,0 +1,397 @@
+"""The grammar of answers: statements, and how they are joined.
+
+answer     = part {joiner part}
+joiner     = ',' | ';' | 'and' | 'or' | line break
+part       = '(' answer ')' | statement | value
+statement  = side {relation side}
+relation   = '=' | '≈' | '∈' | '≠' | '<' | '<=' | '>' | '>='
+value      = tuple | list | set | union | [expression] '±' expression | quantity
+quantity   = expression [unit]
+
+A `Leaf` reads the expressions. `docs/math_answers.md` says what the joiners
+mean; anything that it does not name raises `notation.Unreadable`.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+
+from sqlm_jax.grading import answers
+from sqlm_jax.grading.math import joining, notation, units, words
+
+_THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
+_NOT_THOUSANDS = re.compile(r'(?<![\d.,])0\d{0,2}(?:,\d{3})+(?![\d,])')
+_STARTS_WITH_ZERO = re.compile(r'\s*0\d')  # as the cents of 5,00 €
+_RELATION = re.compile(r'<=|>=|[=<>≠≈∈]')
+_FLIPPED = {'>': '<', '>=': '<='}
+_LABEL = re.compile(
+  rf'\\?(?P<name>[A-Za-z]+)(?P<below>{words.SUBSCRIPT})?'
+  r"(?P<primes>'{0,3})"
+  r'(?:(?P<inverse>\s*\^\s*(?:\{\s*-\s*1\s*\}|-1))?'
+  r'\s*(?P<arguments>\(\s*-?\w+(?:\s*,\s*-?\w+)*\s*\)))?'
+)
+_NAME = re.compile(r'[A-Za-z]\w*')
+_DECIMAL = re.compile(
+  r'-?\d*(?:\.(?P<decimals>\d+))?\s*(?P<rest>[A-Za-z°$%].*)?'
+)
+
+
+def read(text: str, leaf: units.Leaf) -> notation.Reading:
+  """Reads a cleaned answer; `leaf` reads the expressions in it."""
+  return _answer(text, leaf).reading
+
+
+def _answer(text: str, leaf: units.Leaf) -> joining.Part:
+  """Reads the parts of an answer and joins them."""
+  text = text.strip()
+  if not text:
+    raise notation.Unreadable('empty')
+  if bracketed := _bracketed(text, leaf):
+    return bracketed
+  if _at_top(_NOT_THOUSANDS, text):  # 0,111
+    raise notation.Unreadable('syntax')
+  if answers.number(text) is not None:
+    return _part(text, leaf)
+  text = _join_thousands(text)
+  parts, joiners = joining.split(text)
+  if len(parts) == 1:
+    return _part(text, leaf)
+  if any(_STARTS_WITH_ZERO.match(part) for part in parts):
+    raise notation.Unreadable('syntax')  # 1, 000 and 3,05 m: one number or two?
+  return joining.join([_part(part, leaf) for part in parts], joiners)
+
+
+def _join_thousands(text: str) -> str:
+  """Drops the commas of 1,000, but keeps those of (100,200)."""
+  start, pieces = 0, []
+  for match in _at_top(_THOUSANDS, text):
+    pieces.append(text[start : match.start()] + match[0].replace(',', ''))
+    start = match.end()
+  return ''.join(pieces) + text[start:]
+
+
+def _at_top(pattern: re.Pattern, text: str) -> list[re.Match]:
+  """Finds the matches outside of brackets."""
+  matches, depth, seen = [], 0, 0
+  for match in pattern.finditer(text):
+    depth += joining.depth_of(text[seen : match.start()])
+    seen = match.end()
+    if not depth:
+      matches.append(match)
+  return matches
+
+
+def _cut(text: str, matches: Sequence[re.Match]) -> list[str]:
+  """Returns the pieces of a text before, between and after the matches."""
+  starts = [0, *(match.end() for match in matches)]
+  ends = [*(match.start() for match in matches), len(text)]
+  return [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
+
+
+def _part(text: str, leaf: units.Leaf) -> joining.Part:
+  """Reads one statement or value."""
+  text = text.strip()
+  if not text:
+    raise notation.Unreadable('empty')
+  if bracketed := _bracketed(text, leaf):
+    return bracketed
+  if relations := _at_top(_RELATION, text):
+    signs = [match[0] for match in relations]
+    part = _statement(_cut(text, relations), signs, leaf)
+  else:
+    part = joining.Part('value', _value(text, leaf))
+  value = str(part.reading.value)
+  if '±' in text and part.kind in ('value', 'assignment') and value[0] == '{':
+    elements, _ = joining.split(value[1:-1])
+    choices = tuple(notation.Reading(element.strip()) for element in elements)
+    part = part._replace(choices=choices)
+  return part
+
+
+def _bracketed(text: str, leaf: units.Leaf) -> joining.Part | None:
+  """Reads (2, 3) and [2, 3), which have an order, and {2, 3}, which has none.
+
+  Inside of brackets every comma separates: (100,200) is a pair.
+  """
+  if text[0] not in '([{' or notation.closing(text, 0) != len(text) - 1:
+    return None
+  if (text[0] == '{') != (text[-1] == '}'):
+    raise notation.Unreadable('syntax')
+  texts, joiners = joining.split(text[1:-1])
+  parts = [_part(part, leaf) for part in texts]
+  if len(parts) == 1:
+    if text[0] + text[-1] in ('(]', '[)'):
+      raise notation.Unreadable('syntax')
+    part = parts[0]
+    if text[0] == '[' and _is_list(part):  # a matrix of one row: [[1, 2]]
+      return joining.Part('value', notation.Reading(f'[{part.reading.value}]'))
+    return part
+  if any(part.kind != 'value' for part in parts):
+    return joining.join(parts, joiners)
+  readings = [part.reading for part in parts]
+  if text[0] == '{':
+    if any(_STARTS_WITH_ZERO.match(part) for part in texts):
+      raise notation.Unreadable('syntax')  # {1,000}
+    if not set(joiners) <= {',', 'and'}:
+      raise notation.Unreadable('syntax')
+    return joining.Part('value', joining.as_set(readings))
+  if set(joiners) != {','}:
+    raise notation.Unreadable('syntax')
+  inside = ', '.join(str(reading.answer()) for reading in readings)
+  return joining.Part('value', notation.Reading(f'{text[0]}{inside}{text[-1]}'))
+
+
+def _is_list(part: joining.Part) -> bool:
+  text = str(part.reading.answer())
+  is_bracketed = text[0] + text[-1] == '[]'
+  return is_bracketed and notation.closing(text, 0) == len(text) - 1
+
+
+def _value(text: str, leaf: units.Leaf) -> notation.Reading:
+  """Reads a collection or a quantity."""
+  text = text.strip()
+  if not text:
+    raise notation.Unreadable('empty')
+  if bracketed := _bracketed(text, leaf):
+    if bracketed.kind != 'value':
+      raise notation.Unreadable('mixed')
+    return bracketed.reading
+  if cups := _at_top(re.compile('∪'), text):
+    pieces = _cut(text, cups)
+    if not all(piece and piece[0] in '([{' for piece in pieces):
+      raise notation.Unreadable('syntax')
+    return joining.union([_value(piece, leaf) for piece in pieces])
+  if '±' in text:
+    if text.count('±') > 1:
+      raise notation.Unreadable('syntax')
+    return joining.as_set(
+      [_value(text.replace('±', sign), leaf) for sign in '+-']
+    )
+  return units.with_unit(text, leaf)
+
+
+# Statements
+
+
+def _statement(
+  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+) -> joining.Part:
+  if set(signs) <= {'=', '≈'}:
+    return _chain(sides, signs, leaf)
+  if signs == ['∈']:
+    return _membership(*sides, leaf)
+  if signs == ['≠']:
+    terms = _scalars([_value(side, leaf) for side in sides])
+    if len(set(terms)) < len(terms):
+      raise notation.Unreadable('false')
+    terms.sort(key=lambda term: (not _NAME.fullmatch(term), term))
+    return joining.relation(' ≠ '.join(terms))
+  return _inequality(sides, signs, leaf)
+
+
+def _inequality(
+  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+) -> joining.Part:
+  """Reads a chain of < and <=, whichever way it was written."""
+  readings = [_value(side, leaf) for side in sides]
+  if all(sign in _FLIPPED for sign in signs):
+    readings, signs = readings[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
+  if not set(signs) <= {'<', '<='}:
+    raise notation.Unreadable('mixed')
+  values = _scalars(readings)
+  if joining.decreases(values) or (
+    '<' in signs and len(set(values)) < len(values)
+  ):
+    raise notation.Unreadable('false')
+  terms = itertools.chain(*zip(values, [*signs, ''], strict=True))
+  return joining.relation(' '.join(terms).strip())
+
+
+def _scalars(readings: Sequence[notation.Reading]) -> list[str]:
+  """Returns the sides of a relation as text; none may be a collection."""
+  texts = [str(reading.answer()) for reading in readings]
+  if any(text[0] in '[{' or ', ' in text or ' or ' in text for text in texts):
+    raise notation.Unreadable('mixed')
+  return texts
+
+
+def _membership(side: str, collection: str, leaf: units.Leaf) -> joining.Part:
+  """Reads x ∈ {1, 2} and (x, y) ∈ {(1, 2), (3, 4)}."""
+  reading = _value(collection, leaf)
+  text = str(reading.answer())
+  if collection[0] not in '([{':
+    raise notation.Unreadable('mixed')
+  if names := _names(side):
+    elements = joining.split(text[1:-1])[0] if text[0] == '{' else [text]
+    return joining.either(
+      [
+        joining.solution(names, notation.Reading(element.strip()))
+        for element in elements
+      ]
+    )
+  if label := _label(side):
+    return joining.assigned(label, reading)
+  raise notation.Unreadable('mixed')
+
+
+def _chain(
+  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+) -> joining.Part:
+  """Reads x = 3, x = y = 3, x = 2 + 3 = 5, x = 1/3 ≈ 0.33 and x + y = 3."""
+  tuples = [names for side in sides if (names := _names(side))]
+  labels = [label for side in sides if (label := _label(side))]
+  if len(set(labels)) < len(labels):  # x = x says nothing
+    raise notation.Unreadable('mixed')
+  if len(sides) == 2 and tuples and not labels:
+    return _tuple_equation(sides, leaf)
+  exact, rounded = [], []
+  for sign, side in zip(('=', *signs), sides, strict=True):
+    if not _label(side):
+      (rounded if sign == '≈' else exact).append(side)
+  if not exact and not rounded:
+    if len(labels) == 2:  # x = y
+      return joining.assigned(labels[0], _value(sides[1], leaf))
+    *labels, last = sorted(labels)
+    exact = [last]
+  if not labels and not rounded and len(exact) == 2:
+    return _equation(exact, leaf)
+  value = _agreed(exact, rounded, leaf)
+  if not labels:
+    return joining.Part('value', value)
+  assigned = [joining.assigned(label, value) for label in labels]
+  return assigned[0] if len(assigned) == 1 else joining.system(assigned)
+
+
+def _label(text: str) -> str:
+  """Returns the name in a label such as f(x) of f(x) = 2x, '' for no label."""
+  match = _LABEL.fullmatch(text.strip())
+  if not match:
+    return ''
+  name = match['name']
+  if name in words.FUNCTIONS or name in ('pi', 'oo', 'infinity', 'frac'):
+    return ''
+  if text.strip()[0] == '\\' and name not in words.SYMBOLS:
+    return ''
+  is_plain = not (match['below'] or match['primes'] or match['arguments'])
+  if is_plain and len(name) > 1 and words.is_product(name):
+    return ''
+  inverse = '^{-1}' if match['inverse'] else ''
+  arguments = re.sub(r'\s', '', match['arguments'] or '').replace(',', ', ')
+  below = words.plain_subscript(match['below'] or '')
+  return name + below + match['primes'] + inverse + arguments
+
+
+def _names(text: str) -> list[str]:
+  """Returns x and y of '(x, y)', [] for anything else."""
+  text = text.strip()
+  if not text or text[0] + text[-1] != '()' or ',' not in text:
+    return []
+  names = [
+    part.strip() if _NAME.fullmatch(part.strip()) else _label(part)
+    for part in text[1:-1].split(',')
+  ]
+  is_given = all(names) and all('(' not in name for name in names)
+  return names if is_given and len(set(names)) == len(names) else []
+
+
+def _tuple_equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
+  left, right = sides
+  if not _names(left):
+    left, right = right, left
+  return joining.solution(_names(left), _value(right, leaf))
+
+
+def _equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
+  """Reads 2*x + 1 = y, which assigns y, and 2 + 3 = 5 and x + y = 3."""
+  left, right = (_value(side, leaf) for side in sides)
+  values = [left.value, right.value]
+  if all(isinstance(value, notation.F) for value in values):
+    return joining.Part('value', _agreed(sides, [], leaf))
+  if left.unit or right.unit:
+    raise notation.Unreadable('mixed')
+  if not any(units.has_symbols(str(value)) for value in values):
+    return joining.Part('value', _agreed(sides, [], leaf))  # not \pi = 3.14
+  if left.value == right.value:  # 2x = x + x says nothing
+    raise notation.Unreadable('mixed')
+  for name, value in ((left, right), (right, left)):
+    if _NAME.fullmatch(str(name.value)):
+      return joining.assigned(str(name.value), value)
+  return joining.relation(' = '.join(sorted(_scalars([left, right]))))
+
+
+def _agreed(
+  exact: Sequence[str], rounded: Sequence[str], leaf: units.Leaf
+) -> notation.Reading:
+  """Returns the exact value that all sides have.
+
+  Raises:
+    notation.Unreadable: for exact sides that are not surely equal, and rounded
+      sides that are not roundings of them.
+  """
+  if not exact:
+    exact, rounded = rounded[:1], rounded[1:]
+  first, *rest = [_value(side, leaf) for side in exact]
+  unit_names = {reading.unit for reading in (first, *rest)}
+  for side, reading in zip(exact[1:], rest, strict=True):
+    if reading.value != first.value and not _is_same(
+      first, reading, exact[0], side, leaf
+    ):
+      raise notation.Unreadable('false')
+  for side in rounded:
+    reading = _value(side, leaf)
+    unit_names.add(reading.unit)
+    if not _is_rounding(side, reading, first, leaf):
+      raise notation.Unreadable('false')
+  unit_names -= {''}
+  if len(unit_names) > 1:
+    raise notation.Unreadable('mixed')
+  return first._replace(unit=unit_names.pop() if unit_names else '')
+
+
+def _is_same(
+  left: notation.Reading,
+  right: notation.Reading,
+  left_text: str,
+  right_text: str,
+  leaf: units.Leaf,
+) -> bool:
+  """Returns whether the difference of two expressions is 0."""
+  if all(isinstance(reading.value, notation.F) for reading in (left, right)):
+    return False
+  if left.unit or right.unit:
+    return False
+  return leaf.expression(f'({left_text})-({right_text})') == 0
+
+
+def _is_rounding(
+  text: str,
+  rounded: notation.Reading,
+  exact: notation.Reading,
+  leaf: units.Leaf,
+) -> bool:
+  """Returns whether 0.33 is 1/3, rounded to two decimals."""
+  match = _DECIMAL.fullmatch(text.strip().lstrip('$'))
+  if match is None or not isinstance(rounded.value, notation.F):
+    return False
+  half = notation.F(1, 2 * 10 ** len(match['decimals'] or ''))
+  if (match['rest'] or '').startswith('%'):
+    half /= 100
+  return leaf.is_close(exact.value, rounded.value, half)
+
+
+def number_only(text: str) -> notation.F:
+  """Reads a plain number; raises `TooHard` if it may be an expression."""
+  number = answers.number(text)
+  if number is None:
+    words.tokens(text)
+    raise notation.TooHard
+  return number
+
+
+def _is_close(value: notation.Value, target, distance) -> bool:
+  if not isinstance(value, notation.F):
+    raise notation.TooHard
+  return abs(value - target) <= distance
+
+
+CHEAP = units.Leaf(number_only, _is_close)

@@ -1,0 +1,147 @@
+"""Tests the grading of answers before an evaluation relies on it.
+
+Right answers in other forms, wrong answers and empty answers are graded first.
+If one of them is graded wrongly, the evaluation does not begin.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction as F
+
+from sqlm_jax.game import types
+from sqlm_jax.grading import readers
+from sqlm_jax.sandbox import unit_tests
+
+_MOST_ANSWERS = 16
+_MOST_PROGRAMS = 4
+_MOST_DIGITS = 20  # of a number that is written in other forms
+_LONGEST_TESTS = 10_000  # characters of an example's tests
+
+
+def check_reader(
+  read: readers.Reader, truths: Sequence[str], *, kind: str
+) -> None:
+  """Compares answers whose comparison is known, in both orders.
+
+  Args:
+    read: reads answers.
+    truths: true answers of an evaluation; some of them are tried.
+    kind: one of `readers.KINDS`.
+
+  Raises:
+    RuntimeError: for a pair that is compared wrongly.
+  """
+  chosen = _spread(list(dict.fromkeys(truths)), _MOST_ANSWERS)
+  for i, true in enumerate(chosen):
+    (known,) = read([true])
+    same = [true, *_same_answers(known, true, kind)]
+    following = chosen[(i + 1) % len(chosen)]
+    other = ['', ' \n', *_other_answers(known)]
+    other += [following] * _differ(known, *read([following]), kind)
+    for expected, answers in ((True, same), (False, other)):
+      for answer in answers:
+        for pair in ([true, answer], [answer, true]):
+          first, second = read(pair)
+          if (first is not None and first == second) != expected:
+            raise RuntimeError(
+              f'the judge of answers of kind {kind} failed its self-test: '
+              f'{pair[0]!r} and {pair[1]!r} should '
+              f'{"" if expected else "not "}be equal'
+            )
+
+
+def check_sandbox(
+  run: Callable[..., list[list[types.Result]]],
+  examples: Sequence[types.Example],
+) -> None:
+  """Runs programs that are known to pass all tests, or to pass none.
+
+  Args:
+    run: `Sandbox.run`.
+    examples: of an evaluation; some of them are tried.
+
+  Raises:
+    RuntimeError: for a program that is judged wrongly, and for a solution of
+      an example that does not pass its tests.
+  """
+  fit = [
+    example
+    for example in examples
+    if sum(map(len, sum(example.tests, ()))) < _LONGEST_TESTS
+    and not unit_tests.contradictions(example.tests)
+    and all(case.output.strip() for case in example.tests)
+  ]
+  tried = [
+    (example, program, expected)
+    for example in _spread(fit, _MOST_PROGRAMS)
+    for program, expected in _programs(example)
+  ]
+  table = run([(program, example.tests) for example, program, _ in tried])
+  for (example, program, expected), results in zip(tried, table, strict=True):
+    if unit_tests.fraction_passed(results) != expected:
+      raise RuntimeError(
+        f'the judge of programs failed its self-test: expected {expected:.0%} '
+        f'of the tests of {example.question[:200]!r} to be passed by\n'
+        f'{program}\nfound {[tuple(result) for result in results]}'
+      )
+
+
+def _same_answers(known: types.Answer, true: str, kind: str) -> Iterator[str]:
+  """Yields other forms of an answer.
+
+  Long numbers have none, because it could be too long to be read.
+  """
+  if isinstance(known, F):
+    above, below = known.as_integer_ratio()
+    if len(f'{abs(above)}{below}') > _MOST_DIGITS:
+      return
+    yield f'{2 * above}/{2 * below}'
+    yield f' {above}/{below} '
+    if below == 1:
+      yield f'{above}.0'
+      yield f'{above:,}'
+      yield f'{100 * above}%'
+    if kind == 'expression':
+      yield rf'${"-" * (above < 0)}\frac{{{abs(above)}}}{{{below}}}$'
+  elif kind == 'choice':
+    yield f'({str(known).lower()})'
+    yield f'Answer: {known}'
+  elif kind == 'text' and true.isascii():
+    yield f'  {true.upper()}. '
+
+
+def _differ(left: types.Answer, right: types.Answer, kind: str) -> bool:
+  """Returns whether two answers surely differ; 5 and x = 5 do not."""
+  are_numbers = isinstance(left, F) and isinstance(right, F)
+  return left != right and (are_numbers or kind != 'expression')
+
+
+def _other_answers(known: types.Answer) -> Iterator[str]:
+  if isinstance(known, F):
+    yield str(known + 1)
+    yield str(known + F(1, 1000))
+    if known:
+      yield str(-known)
+
+
+def _programs(example: types.Example) -> Iterator[tuple[str, float]]:
+  """Yields programs, and the share of the tests that each of them passes."""
+  # Bytes, because Python changes the ends of lines in text.
+  table = {
+    unit_tests.as_lines(case.input).encode(): case.output
+    for case in example.tests
+  }
+  yield (
+    f'import sys\nsys.stdout.write({table!r}[sys.stdin.buffer.read()])',
+    1.0,
+  )
+  if example.solution:
+    yield example.solution, 1.0
+  yield 'pass', 0.0
+  yield 'import sys\nsys.stdout.write("no " + input())', 0.0
+  yield 'raise SystemExit(0)', 0.0
+
+
+def _spread(items: Sequence, most: int) -> list:
+  """Returns at most `most` items, spread over the sequence."""
+  step = max(len(items) / most, 1)
+  return [items[int(i * step)] for i in range(min(most, len(items)))]

@@ -1,0 +1,1 @@
+"""Weights and tokenizers in other people's formats."""

@@ -1,0 +1,124 @@
+"""Writes parameters as Hugging Face and PEFT directories."""
+
+import math
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+import transformers
+from huggingface_hub import serialization
+
+from sqlm_jax import json_text
+from sqlm_jax.models import config as model_config
+from sqlm_jax.models import layers
+from sqlm_jax.pretrained import families, names
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+_SHARD_BYTES = 5 * 10**9  # as the hub has them; so much is on the host at once
+
+
+def write_model(
+  directory: pathlib.Path,
+  config: model_config.ModelConfig,
+  hf_config: transformers.PretrainedConfig,
+  params: dict,
+  *,
+  dtype: str,
+  shard_bytes: int = _SHARD_BYTES,
+) -> None:
+  """Writes config.json and safetensors, with an index if they are several.
+
+  Args:
+    directory: that exists.
+    config: sizes of the model.
+    hf_config: the same in the words of Hugging Face.
+    params: of the decoder, without adapters.
+    dtype: of the tensors, one of `DTYPES`.
+    shard_bytes: a file is not larger, unless one tensor is.
+  """
+  values = hf_config.to_diff_dict() | _older_rope_keys(hf_config)
+  values['architectures'] = [families.ARCHITECTURES[hf_config.model_type]]
+  # The second is what transformers 4 reads.
+  values |= {'dtype': dtype, 'torch_dtype': dtype}
+  write_json(directory / 'config.json', values)
+  tensors = {t.name: t for t in names.file_tensors(config, params)}
+  plan = serialization.split_state_dict_into_shards_factory(
+    tensors,
+    get_storage_size=lambda t: math.prod(t.shape) * jnp.dtype(dtype).itemsize,
+    filename_pattern='model{suffix}.safetensors',
+    max_shard_size=shard_bytes,
+  )
+  for file, members in plan.filename_to_tensors.items():
+    _save(directory / file, (tensors[name] for name in members), dtype)
+  if plan.is_sharded:
+    index = {'metadata': plan.metadata, 'weight_map': plan.tensor_to_filename}
+    write_json(directory / 'model.safetensors.index.json', index)
+
+
+def write_adapter(
+  directory: pathlib.Path,
+  config: model_config.ModelConfig,
+  adapters: dict,
+  lora: layers.Lora,
+  *,
+  base: str,
+  revision: str | None = None,
+) -> None:
+  """Writes adapters in float32, as the library PEFT loads them.
+
+  Args:
+    directory: that exists.
+    config: sizes of the model.
+    adapters: see `models.lora`.
+    lora: their rank and scale.
+    base: where the model under the adapters is found.
+    revision: of it on the hub.
+  """
+  values = {
+    'peft_type': 'LORA',
+    'task_type': 'CAUSAL_LM',
+    'base_model_name_or_path': base,
+    'revision': revision,
+    'r': lora.rank,
+    'lora_alpha': lora.alpha,
+    'lora_dropout': 0.0,
+    'bias': 'none',
+    'target_modules': names.linear_names(config),
+    'inference_mode': True,
+  }
+  write_json(directory / 'adapter_config.json', values)
+  tensors = names.adapter_tensors(config, adapters)
+  _save(directory / 'adapter_model.safetensors', tensors, 'float32')
+
+
+def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+  text = json_text.dumps(values, indent=2, sort_keys=True) + '\n'
+  path.write_text(text, encoding='utf-8')
+
+
+def _save(path: pathlib.Path, tensors: Iterable[names.Tensor], dtype: str):
+  arrays = {
+    t.name: np.ascontiguousarray(t.read(), jnp.dtype(dtype)) for t in tensors
+  }
+  path.touch()
+  mode = path.stat().st_mode  # follows the user's umask
+  # Without the format transformers refuses the file.
+  safetensors.numpy.save_file(arrays, path, metadata={'format': 'pt'})
+  path.chmod(mode)  # safetensors writes files that only their owner may read
+
+
+def _older_rope_keys(hf_config: transformers.PretrainedConfig) -> dict:
+  """Returns the rope's keys for tools older than transformers 5."""
+  whole = hf_config.rope_parameters
+  keys = {}
+  if 'full_attention' in whole:
+    keys['rope_local_base_freq'] = whole['sliding_attention']['rope_theta']
+    whole = whole['full_attention']
+  keys['rope_theta'] = whole['rope_theta']
+  if whole['rope_type'] != 'default':
+    scaling = {k: v for k, v in whole.items() if k != 'rope_theta'}
+    keys['rope_scaling'] = scaling
+  return keys

@@ -1,0 +1,90 @@
+"""The metadata of a GGUF file, with checked types and ranges."""
+
+import pathlib
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+import gguf
+import numpy as np
+
+from sqlm_jax.pretrained import hf_values
+
+
+class Fields:
+  """Metadata of a file, with checked types.
+
+  Names are given without the architecture that they begin with in the file.
+  Only the names that all architectures share are given in full.
+  """
+
+  _SHARED = ('general.', 'split.', 'tokenizer.')
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    fields: dict[str, gguf.ReaderField],
+    architectures: Iterable[str],
+  ):
+    self.path = path
+    self._fields = fields
+    self.architecture = None
+    self.expect('general.architecture', architectures)
+    self.architecture = self.get('general.architecture')
+
+  def get(self, name: str, default: Any = None) -> Any:
+    field = self._fields.get(self._key(name))
+    if field is None:
+      return default
+    try:
+      return _content(field)
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f'{self.path}: {self._key(name)}: expected UTF-8, {error}'
+      ) from None
+
+  def number(
+    self, name: str, default: float | None = None, *, may_be_0: bool = False
+  ) -> float:
+    value = self.get(name, default)
+    if not hf_values.is_number(value) or not (value or may_be_0):
+      kind = 'number from 0 on' if may_be_0 else 'positive number'
+      raise self.error(name, value, f'a {kind}')
+    return float(value)
+
+  def integer(
+    self,
+    name: str,
+    default: int | None = None,
+    *,
+    least: int = 1,
+    most: int = hf_values.MAX_SIZE,
+  ) -> int:
+    value = self.get(name, default)
+    # Some models have one number a layer, which our decoder does not support.
+    if type(value) is not int or not least <= value <= most:
+      raise self.error(name, value, f'an integer from {least} to {most}')
+    return value
+
+  def expect(self, name: str, allowed: Iterable, default: Any = None) -> None:
+    value = self.get(name, default)
+    if isinstance(value, list) or value not in allowed:
+      raise self.error(name, value, ' or '.join(map(repr, allowed)))
+
+  def error(self, name: str, value: Any, expected: str) -> ValueError:
+    shown = reprlib.repr(value)  # an array may be long
+    return ValueError(
+      f'{self.path}: {self._key(name)}={shown}: expected {expected}'
+    )
+
+  def _key(self, name: str) -> str:
+    shared = name.startswith(self._SHARED)
+    return name if shared else f'{self.architecture}.{name}'
+
+
+def _content(field: gguf.ReaderField) -> Any:
+  content = field.contents()
+  if field.types == [gguf.GGUFValueType.FLOAT32]:
+    # The shortest decimal is what was meant: 1e-06, not 9.99999997e-07.
+    return float(str(np.float32(content)))
+  return content

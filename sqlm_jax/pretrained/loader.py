@@ -1,0 +1,49 @@
+"""Opens a model, whatever it is stored in."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import transformers
+
+from sqlm_jax.models import config as model_config
+from sqlm_jax.pretrained import gguf, names, safetensors
+
+
+class Checkpoint(NamedTuple):
+  """A model file: its sizes at hand, its parameters on demand.
+
+  Attributes:
+    config: sizes of the model.
+    hf_config: the same in the words of Hugging Face, and what else they say.
+    generation: a directory's generation_config.json, {} without one.
+    params: `place -> params`, see `names.build_params`.
+  """
+
+  config: model_config.ModelConfig
+  hf_config: transformers.PretrainedConfig
+  generation: dict[str, Any]
+  params: Callable[..., dict]
+
+
+def open_checkpoint(path: pathlib.Path) -> Checkpoint:
+  """Opens a GGUF file or a Hugging Face directory.
+
+  Only headers and configs are read. The sizes that they claim are checked
+  against the files before anything of these sizes is allocated.
+
+  Raises:
+    ValueError: if it is damaged, or of an architecture that is not known.
+  """
+  if path.is_dir():
+    tensors = safetensors.DirectoryTensors(path)
+  else:
+    tensors = gguf.GGUFTensors(path)
+  names.check_tensors(tensors.config, tensors)
+  return Checkpoint(
+    tensors.config,
+    tensors.hf_config,
+    safetensors.read_generation_config(path, tensors.config.vocab_size),
+    functools.partial(names.build_params, tensors.config, tensors),
+  )

@@ -1,0 +1,1 @@
+"""Puts a run together, and goes on with a stopped one."""

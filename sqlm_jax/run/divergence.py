@@ -1,0 +1,162 @@
+"""Notices from its metrics that a run has gone wrong.
+
+The device has already skipped updates that are not finite. This module counts
+how many were skipped in a row, and raises an alarm if the policy is too far
+from the initial model or its entropy is too low. It also counts and reports
+steps in a row in which most questions are unreadable.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+
+from sqlm_jax.config import config_rules
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.distributed import hosts
+from sqlm_jax.run import assemble, unreadable
+from sqlm_jax.run import states as states_lib
+from sqlm_jax.selfplay import game as game_lib
+from sqlm_jax.workdir import checkpoint
+
+
+class DivergedError(RuntimeError):
+  """Ends a run that a restart would not mend."""
+
+
+class Health(NamedTuple):
+  """The counts of earlier steps, which are part of a checkpoint.
+
+  Attributes:
+    skipped: name of what is updated -> updates in a row that were skipped. A
+      step in which an update was not skipped starts again from 0.
+    rollbacks: how often the run went back to earlier weights.
+    unreadable: steps in a row in which most questions could not be used.
+  """
+
+  skipped: Mapping[str, int] = {}
+  rollbacks: int = 0
+  unreadable: int = 0
+
+
+def from_host(state: Mapping[str, Any]) -> Health:
+  """Reads what `Health._asdict` wrote, also by an earlier version."""
+  return Health(**{**state, 'skipped': dict(state['skipped'])})
+
+
+def count_skipped(health: Health, metrics: Mapping[str, float]) -> Health:
+  """Adds the skipped updates of a step."""
+  skipped = dict(health.skipped)
+  for metric, rate in metrics.items():
+    name = metric.removesuffix('/skipped_rate')
+    if name != metric:
+      # A critic learns from the batches of its role.
+      updates = int(metrics[f'train/{name.split("/")[-1]}/updates'])
+      skipped[name] = skipped.get(name, 0) + updates if rate == 1 else 0
+  return health._replace(skipped=skipped)
+
+
+def not_finite(
+  health: Health, metrics: Mapping[str, float], most: int
+) -> str | None:
+  """Returns what was not finite for too long, None if nothing was.
+
+  Args:
+    health: with this step.
+    metrics: of this step.
+    most: updates in a row that may be skipped; 0: any number.
+  """
+  for name, count in health.skipped.items():
+    if most and count >= most:
+      prefix = f'{name}/not_finite/'
+      what = [m.removeprefix(prefix) for m in metrics if m.startswith(prefix)]
+      return (
+        f'{count} updates of {name} in a row were skipped, as not finite: '
+        f'{", ".join(what)} (divergence.skipped_updates={most})'
+      )
+  return None
+
+
+def alarm(
+  metrics: Mapping[str, float], rules: config_lib.Divergence
+) -> str | None:
+  """Returns the metric of this step that is out of bounds, None without any."""
+  for name, value in metrics.items():
+    kind = name.split('/')[-1] if name.startswith('train/') else ''
+    if kind == 'kl' and rules.kl_above and value > rules.kl_above:
+      return f'{name}={value:.4g} (divergence.kl_above={rules.kl_above})'
+    if kind == 'entropy' and value < rules.entropy_below:
+      return (
+        f'{name}={value:.4g} (divergence.entropy_below={rules.entropy_below})'
+      )
+  return None
+
+
+def react(
+  parts: assemble.Parts,
+  manager: checkpoint.Manager,
+  step: int,
+  states: game_lib.States,
+  health: Health,
+  outcome: game_lib.Outcome,
+) -> tuple[game_lib.States, Health, bool]:
+  """Continues after a step, rolls back, or stops the run.
+
+  Playing the same steps again would end the same way, since everything derives
+  from the step's number. So a rollback continues with the weights of the last
+  checkpoint and the next step, which helped PaLM (Chowdhery et al., 2022,
+  section 5.1).
+
+  Returns:
+    The states, the health with this step, and True if they were rolled back.
+
+  Raises:
+    DivergedError: if it stops the run, with the reason and last checkpoint.
+  """
+  rules, metrics = parts.config.divergence, outcome.metrics
+  health = count_skipped(health, metrics)
+  health = health._replace(
+    unreadable=unreadable.count(health.unreadable, metrics)
+  )
+  wrong = not_finite(health, metrics, rules.skipped_updates)
+  alarmed = alarm(metrics, rules) or _unreadable(
+    step, health.unreadable, parts.config, outcome
+  )
+  if not wrong and not alarmed:
+    return states, health, False
+  last = checkpoint.latest_step(manager)
+  may = rules.action == config_rules.ROLL_BACK and last is not None
+  if wrong or not may or health.rollbacks >= rules.rollbacks:
+    where = 'There is no checkpoint yet.'
+    if last is not None:
+      where = f'The last good checkpoint is {manager.place / str(last)}.'
+    raise DivergedError(
+      f'step {step}: {wrong or alarmed}. The run has diverged after '
+      f'{health.rollbacks} rollbacks, and stops. {where}'
+    )
+  logging.warning('step %d: %s; back to step %d.', step, alarmed, last)
+  jax.tree.map(lambda x: x.delete(), states)  # memory holds one copy only
+  _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
+  return states, Health(rollbacks=health.rollbacks + 1), True
+
+
+def _unreadable(
+  step: int, steps: int, config: config_lib.Config, outcome: game_lib.Outcome
+) -> str | None:
+  """Warns about unreadable questions, or returns the text of an alarm."""
+  most = config.divergence.unreadable_steps
+  is_alarm = bool(most) and steps >= most
+  if not is_alarm and steps != unreadable.WARN_AFTER:
+    return None
+  problems = [
+    verdict.problem
+    for game_round in outcome.rounds
+    for verdict in game_round.verdicts
+  ]
+  text = unreadable.describe(problems, config, steps)
+  if is_alarm:
+    return f'{text} (divergence.unreadable_steps={most})'
+  if hosts.is_first():
+    logging.warning('step %d: %s.', step, text)
+  return None

@@ -1,0 +1,120 @@
+"""Labelled questions: those of a config, and datasets."""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+from absl import logging
+
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.datasets import catalog
+from sqlm_jax.game import contamination, types
+from sqlm_jax.pretrained import catalog as weights_catalog
+from sqlm_jax.tasks import base
+from sqlm_jax.text import prompts
+
+TEST, VALIDATION = PURPOSES = ('test', 'validation')
+
+
+class EvaluationSet(NamedTuple):
+  """Questions whose answers are known, as a run asks them.
+
+  Attributes:
+    name: 'test', 'validation', or of the dataset; stands in metric names.
+    origin: where they come from, a dataset, a file or a key of the config.
+    examples: at least one.
+    fingerprint: the same exactly if the examples are.
+  """
+
+  name: str
+  origin: str
+  examples: tuple[types.Example, ...]
+  fingerprint: str
+
+
+def of_config(
+  config: config_lib.Config, task: base.Task, purpose: str
+) -> EvaluationSet | None:
+  """The test or validation set of a config, None if it has none.
+
+  Raises:
+    ValueError: if an example cannot be judged as the task judges, or there is
+      no such dataset.
+  """
+  origin = getattr(config.evaluation, purpose)
+  if origin:
+    return of_dataset(config, task, origin, name=purpose)
+  key = {TEST: 'evaluation', VALIDATION: 'validation'}[purpose]
+  pairs = getattr(config.task, key)
+  if not pairs:
+    return None
+  try:
+    examples = [task.to_example(types.Example(*pair)) for pair in pairs]
+  except ValueError as error:
+    raise ValueError(f'task.{key}: {error}') from None
+  return _make(purpose, f'task.{key}', examples)
+
+
+def of_dataset(
+  config: config_lib.Config, task: base.Task, origin: str, *, name: str = ''
+) -> EvaluationSet:
+  """A dataset, its questions put as the config wants them.
+
+  An example that the task cannot judge is left out, and said to be.
+
+  Args:
+    config: of the run.
+    task: that judges.
+    origin: see `datasets.catalog.read`.
+    name: of the set; default, the origin.
+
+  Raises:
+    ValueError: if there is no such dataset, or nothing of it is left.
+  """
+  found, left_out = [], []
+  directory = weights_catalog.cache_directory() / 'datasets'
+  for example in catalog.read(origin, directory):
+    question = prompts.fill(
+      config.evaluation.question, question=example.question
+    )
+    try:
+      found.append(task.to_example(example._replace(question=question)))
+    except ValueError as error:
+      left_out.append(error)
+  if not found:
+    raise ValueError(
+      f'{origin}: none of {len(left_out)} examples fits task.answer_kind='
+      f'{config.task.answer_kind!r}, the first: {left_out[0]}'
+    )
+  if left_out:
+    logging.warning(
+      '%s: %d of %d examples are left out, the first: %s',
+      origin,
+      len(left_out),
+      len(left_out) + len(found),
+      left_out[0],
+    )
+  return _make(name or origin, origin, found)
+
+
+def check_disjoint(one: EvaluationSet, other: EvaluationSet) -> None:
+  """Whoever chooses by questions cannot measure by them.
+
+  Raises:
+    ValueError: if a question stands in both, in other words perhaps (see
+      `contamination.key`), by the first such.
+  """
+  guard = contamination.make_guard(
+    (e.question for e in other.examples), 'count'
+  )
+  both = [e.question for e in one.examples if guard.has(e.question)]
+  if both:
+    raise ValueError(
+      f'{one.origin} and {other.origin}: expected no question in both, found '
+      f'{len(both)}, the first: {both[0]!r}'
+    )
+
+
+def _make(name: str, origin: str, examples) -> EvaluationSet:
+  digest = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
+  return EvaluationSet(name, origin, tuple(examples), digest[:16])

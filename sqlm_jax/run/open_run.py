@@ -1,0 +1,93 @@
+"""Opens what a run has saved: a role's parameters after some of its steps."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from etils import epath
+
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.run import assemble
+from sqlm_jax.run import states as states_lib
+from sqlm_jax.workdir import checkpoint
+
+LATEST, BEST = 'latest', 'best'
+
+_HOW_BEST = (
+  ' (the best one is chosen on a validation set, task.validation or '
+  'evaluation.validation, after evaluation.every steps)'
+)
+
+
+class Saved(NamedTuple):
+  """A model at one point of a run.
+
+  Attributes:
+    step: self-play steps that it has seen.
+    about: where it comes from, for people.
+    load: `role -> params`.
+  """
+
+  step: int
+  about: str
+  load: Callable[[str], policy_lib.Params]
+
+
+def find(
+  parts: assemble.Parts, workdir: epath.PathLike | None, which: str = LATEST
+) -> Saved:
+  """Finds a checkpoint; loads nothing.
+
+  Args:
+    parts: of the run.
+    workdir: of the run, or None; without checkpoints it is the model before
+      any training.
+    which: 'latest', 'best' by the validation set, or a number of steps; 0 is
+      the model before any training, and so is 'best' if no checkpoint is
+      better on the validation set.
+
+  Raises:
+    ValueError: if there is no such checkpoint, with those that there are.
+  """
+  assemble.check(parts)
+  if which not in (LATEST, BEST) and not re.fullmatch(r'[0-9]{1,18}', which):
+    raise ValueError(
+      f'checkpoint={which!r}: expected latest, best or a number of steps'
+    )
+  directory = epath.Path(workdir or '') / 'checkpoints'
+  steps, best, latest = [], None, None
+  if workdir and directory.exists():
+    # A training that is going on in the same workdir is not disturbed.
+    with checkpoint.open_checkpoints(directory, read_only=True) as manager:
+      steps = checkpoint.all_steps(manager)
+      best = checkpoint.best_step(manager)
+      if which == LATEST:
+        latest = checkpoint.newest_readable(manager)
+  if which == LATEST:
+    step = latest if steps else 0
+  else:
+    step = best if which == BEST else int(which)
+  if step is None or (step and step not in steps):
+    raise ValueError(
+      f'checkpoint={which!r}: expected one of {directory}, which has '
+      f'{", ".join(map(str, steps)) or "none"}'
+      + ('' if best is None else f', the best one is {best}')
+      + _HOW_BEST * (which == BEST)
+    )
+  if step not in steps:
+    load = lambda role: parts.load_params(parts.config.model.param_dtype)
+    about = 'before any training'
+    if which == BEST:
+      about += ': no checkpoint is better on the validation set'
+    return Saved(0, about, load)
+
+  def load(role):
+    owner = parts.owner[role]
+    abstract = states_lib.abstract_states(parts)[owner].params
+    with checkpoint.open_checkpoints(directory, read_only=True) as manager:
+      _, params = checkpoint.restore_params(
+        manager, {owner: abstract}, step=step
+      )
+    return states_lib.whole_params(parts, params[owner])
+
+  return Saved(step, f'after {step} steps, from {workdir}', load)

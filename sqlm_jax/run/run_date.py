@@ -1,0 +1,47 @@
+"""The date that a chat template writes into the prompts of a run."""
+
+import dataclasses
+
+from etils import epath
+
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.distributed import hosts
+from sqlm_jax.pretrained import chat, tokenizer
+from sqlm_jax.workdir import writers
+
+
+def fix(
+  config: config_lib.Config,
+  tokens: tokenizer.Tokenizer,
+  workdir: epath.PathLike | None,
+) -> config_lib.Config:
+  """Fixes the date of a run whose chat template writes today's date.
+
+  Otherwise a run that is resumed tomorrow would have other prompts, and an
+  interrupted evaluation would begin again. All processes have to call it.
+
+  Args:
+    config: config of the run.
+    tokens: tokenizer with the chat template.
+    workdir: directory of the run, None without a run.
+
+  Returns:
+    The config, with a `task.date` if the template writes the date.
+  """
+  task = config.task
+  if task.style != 'chat' or task.date or not tokens.uses_date:
+    return config
+  date = hosts.from_first(lambda: _date_of_run(workdir))
+  return dataclasses.replace(config, task=dataclasses.replace(task, date=date))
+
+
+def _date_of_run(workdir: epath.PathLike | None) -> str:
+  """Returns the date of the run in `workdir`, or today for a new run.
+
+  It is '' for a run of an earlier version, whose template goes on to write the
+  day of each start.
+  """
+  stored = writers.read_config(workdir) if workdir else None
+  if stored is None:
+    return chat.today()
+  return stored.get('task', {}).get('date', '')

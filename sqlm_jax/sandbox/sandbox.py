@@ -1,0 +1,396 @@
+"""Runs untrusted programs against unit tests.
+
+Each program gets a sandbox of its own, made by bubblewrap: new namespaces, no
+network, a file system that holds a Python interpreter and an empty directory,
+resource limits, and a filter of system calls (`seccomp`). A sandbox starts
+while earlier programs run, runs one program once for each test, and ends. The
+output is compared outside; the expected output never enters a sandbox.
+
+  with sandbox.open_sandbox(workers=2) as judge:
+    results = judge.run([(source, tests), ...])  # [programs][tests]
+
+A program runs as with `python program.py < input`: standard input is a file,
+and the program ends as an interpreter does. It cannot start processes, open
+sockets or pipes, see /proc, or write outside of its /tmp. See docs/sandbox.md.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import functools
+import importlib.util
+import logging
+import marshal
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from sqlm_jax.game import types
+from sqlm_jax.sandbox import bubblewrap, sandbox_process, seccomp, unit_tests
+
+Program = tuple[str, Sequence[types.TestCase]]
+
+_LOST = 'lost: '  # begins the detail of a result without a run
+BACKENDS = ('bubblewrap', 'unsafe_subprocess')
+
+_log = logging.getLogger(__name__)
+_WORKER, _CHILD = (
+  pathlib.Path(__file__).with_name(f'sandbox_{name}.py')
+  for name in ('worker', 'program')
+)
+_GRACE = 10.0  # seconds beyond the wall clock until the worker is given up
+_PAUSES = (0.1, 1.0, 4.0)  # seconds before a sandbox is started again
+_LONGEST_DETAIL = 200  # characters
+_PYC_HEAD = importlib.util.MAGIC_NUMBER + bytes(12)
+_PYTHON = ['-S', '-s', '-P', '-B', '-X', 'utf8']
+# Text in the last line of a program's stderr -> the limit that was exceeded.
+_LIMITS_SAID = {
+  'MemoryError': 'memory',
+  "can't start new thread": 'processes or memory',
+  '[Errno 27]': 'file size',
+  '[Errno 28]': 'file size',
+}
+_WHY = {  # letters of `sandbox_worker`
+  b'w': types.Result(unit_tests.TIMEOUT, 'wall clock'),
+  b'c': types.Result(unit_tests.TIMEOUT, 'processor time'),
+  b'o': types.Result(unit_tests.LIMIT, 'output'),
+  b'f': types.Result(unit_tests.LIMIT, 'number of files'),
+  b'x': types.Result(unit_tests.ERROR, 'the program broke its sandbox'),
+}
+
+
+class Limits(NamedTuple):
+  """Limits of one run of a program, which is one test."""
+
+  cpu_seconds: float = 2.0  # of all its threads together
+  wall_seconds: float = 4.0
+  memory_bytes: int = 256 * 2**20  # address space, interpreter included
+  processes: int = 8  # threads; a new process is refused at any number
+  file_bytes: int = 2**20  # all files in /tmp, of all runs of a program
+  output_bytes: int = 2**20  # stdout and stderr together
+
+
+def open_sandbox(
+  backend: str = 'bubblewrap',
+  *,
+  workers: int = 2,
+  limits: Limits | None = None,
+  most_timeouts: int = 1,
+) -> 'Sandbox':
+  """Starts sandboxes, and waits until the first one works.
+
+  Args:
+    backend: 'bubblewrap', or 'unsafe_subprocess', which limits resources but
+      protects nothing.
+    workers: programs that run at a time; as many more sandboxes wait, started.
+    limits: for every run of every program.
+    most_timeouts: after this number of timeouts of a program, its other tests
+      are not run and count as timeouts.
+
+  Raises:
+    RuntimeError: if sandboxes cannot be made on this machine.
+    ValueError: for an argument that is out of range.
+  """
+  limits = limits or Limits()
+  if min(limits) <= 0 or min(workers, most_timeouts) < 1:
+    raise ValueError(f'{limits}, {workers=}, {most_timeouts=}: expected more')
+  if backend == 'bubblewrap':
+    launch = functools.partial(_launch_bubblewrap, limits)
+  elif backend == 'unsafe_subprocess':
+    _log.warning('UNSAFE: programs run as this user, without a sandbox.')
+    launch = functools.partial(_launch_unsafe, limits)
+  else:
+    raise ValueError(
+      f"{backend=}: expected 'bubblewrap' or 'unsafe_subprocess'"
+    )
+  return Sandbox(
+    launch, workers=workers, limits=limits, most_timeouts=most_timeouts
+  )
+
+
+class Sandbox:
+  """Judges programs until it is closed; `open_sandbox` makes it."""
+
+  def __init__(
+    self,
+    launch: Callable[[], sandbox_process.Process],
+    *,
+    workers: int,
+    limits: Limits,
+    most_timeouts: int,
+  ):
+    self._launch_one, self._limits = launch, limits
+    self._most_timeouts = most_timeouts
+    self._lock = threading.Lock()
+    self._alive: set[sandbox_process.Process] = set()
+    self._spares: collections.deque[sandbox_process.Process] = (
+      collections.deque()
+    )
+    self._closed = threading.Event()
+    self._threads = concurrent.futures.ThreadPoolExecutor(workers, 'sandbox')
+    try:
+      self._threads.submit(self._add_spare).result()
+      self._spares[0].wait_until_ready()
+      for _ in range(workers - 1):
+        self._threads.submit(self._add_spare).result()
+    except BaseException:
+      self.close()
+      raise
+
+  def run(self, programs: Sequence[Program]) -> list[list[types.Result]]:
+    """Judges programs, in parallel.
+
+    Returns:
+      A row for each program with a result for each test, in order. Nothing
+      that a program does raises an exception.
+
+    Raises:
+      RuntimeError: if it is closed, or if sandboxes no longer start.
+    """
+    if self._closed.is_set():
+      raise RuntimeError('the sandbox is closed')
+    futures = [self._threads.submit(self._judge, *p) for p in programs]
+    try:
+      return [future.result() for future in futures]
+    except concurrent.futures.CancelledError:
+      raise RuntimeError('the sandbox was closed') from None
+    finally:
+      for future in futures:
+        future.cancel()
+
+  def close(self) -> None:
+    """Ends all programs, and returns when no process is left."""
+    with self._lock:
+      self._closed.set()
+      alive = list(self._alive)
+    self._threads.shutdown(wait=False, cancel_futures=True)
+    for process in alive:
+      process.hang_up()
+    for process in alive:
+      process.end()
+    self._threads.shutdown()  # threads that use a process close it
+    for process in alive:
+      process.close()
+
+  def __enter__(self) -> 'Sandbox':
+    return self
+
+  def __exit__(self, *error) -> None:
+    self.close()
+
+  def _add_spare(self) -> None:
+    try:
+      process = self._launch_one()
+    except (OSError, subprocess.SubprocessError) as error:
+      raise RuntimeError(
+        f'a sandbox does not start: {error}\n{sandbox_process.HOW_TO}'
+      ) from error
+    with self._lock:  # so that `close` misses none
+      closed = self._closed.is_set()
+      if not closed:
+        self._alive.add(process)
+    if closed:
+      process.close()
+      raise RuntimeError('the sandbox was closed')
+    try:
+      process.begin()
+    except RuntimeError:
+      self._discard(process)
+      raise
+    self._spares.append(process)
+
+  def _take(self) -> sandbox_process.Process:
+    """Returns a sandbox that is ready; another one is started in its place.
+
+    A start can fail because the user has too many processes or descriptors
+    at the moment. It is tried again after a pause, three times.
+    """
+    for pause in (*_PAUSES, None):
+      process = None
+      try:
+        self._add_spare()
+        process = self._spares.popleft()
+        process.wait_until_ready()
+        return process
+      except RuntimeError:
+        if process is not None:
+          self._discard(process)
+        if pause is None or self._closed.wait(pause):
+          raise
+    raise AssertionError
+
+  def _discard(self, process: sandbox_process.Process) -> None:
+    process.close()
+    with self._lock:
+      self._alive.discard(process)
+
+  def _judge(
+    self, source: str, tests: Sequence[types.TestCase]
+  ) -> list[types.Result]:
+    """Runs a program in one sandbox, or in a second one if that is lost.
+
+    A program cannot end its sandbox, but people and a kernel without memory
+    can.
+    """
+    for _ in range(2):
+      process = self._take()
+      try:
+        return self._judge_in(process, source, tests)
+      except OSError as error:
+        if self._closed.is_set():
+          raise RuntimeError('the sandbox was closed') from None
+        words = (process.last_words() or str(error)).splitlines()[-1]
+        detail = f'{_LOST}{words}'[:_LONGEST_DETAIL]
+        lost = types.Result(unit_tests.ERROR, detail)
+      finally:
+        self._discard(process)
+    return [lost] * len(tests)
+
+  def _judge_in(
+    self,
+    process: sandbox_process.Process,
+    source: str,
+    tests: Sequence[types.TestCase],
+  ) -> list[types.Result]:
+    """Runs the tests one after the other."""
+    results: list[types.Result] = []
+    seconds = self._limits.wall_seconds + _GRACE
+    most = 2 * self._limits.output_bytes + 2**16
+    process.send(source, seconds)
+    for test in tests:
+      late = sum(r.status == unit_tests.TIMEOUT for r in results)
+      if late >= self._most_timeouts:
+        results.append(
+          types.Result(unit_tests.TIMEOUT, 'not run, others were late')
+        )
+        continue
+      try:
+        process.send(unit_tests.as_lines(test.input), seconds)
+        results.append(_verdict(process.receive(seconds, most), test.output))
+      except TimeoutError:
+        missing = types.Result(unit_tests.TIMEOUT, 'no answer')
+        return results + [missing] * (len(tests) - len(results))
+    return results
+
+
+def is_lost(result: types.Result) -> bool:
+  """Returns whether the sandbox was lost, so that there was no run."""
+  return result.status == unit_tests.ERROR and result.detail.startswith(_LOST)
+
+
+def _verdict(answer: sandbox_process.Answer, expected: str) -> types.Result:
+  """Returns the result of a run."""
+  if answer.why in _WHY:
+    return _WHY[answer.why]
+  code = os.waitstatus_to_exitcode(answer.status)
+  if code == 0:
+    output = answer.output.decode(errors='replace')
+    if unit_tests.same_output(expected, output):
+      return types.Result(unit_tests.PASSED)
+    return types.Result(unit_tests.WRONG, output[:_LONGEST_DETAIL])
+  lines = answer.errors.decode(errors='replace').strip().splitlines()
+  said = lines[-1][:_LONGEST_DETAIL] if lines else f'exit status {code}'
+  if said.startswith(_LOST):
+    said = f'said {said}'  # by the program itself
+  for words, limit in _LIMITS_SAID.items():
+    if words in said:
+      return types.Result(unit_tests.LIMIT, limit)
+  if code < 0:
+    return types.Result(unit_tests.ERROR, f'killed by {_signal_name(-code)}')
+  return types.Result(unit_tests.ERROR, said)
+
+
+def _signal_name(number: int) -> str:
+  try:
+    return signal.Signals(number).name
+  except ValueError:
+    return f'signal {number}'
+
+
+def _worker_arguments(
+  backend: str, streams: str, code: bytes, limits: Limits
+) -> list[str]:
+  return [backend, streams, code.hex(), *map(str, limits)]
+
+
+def _launch_unsafe(limits: Limits) -> sandbox_process.Process:
+  folder = tempfile.mkdtemp(prefix='unsafe_sandbox_')
+  work, streams = (os.path.join(folder, name) for name in ('tmp', 'dev'))
+  os.mkdir(work)
+  os.mkdir(streams)
+  arguments = _worker_arguments('unsafe_subprocess', streams, b'', limits)
+  return sandbox_process.Process(
+    [sys.executable, *_PYTHON, str(_WORKER), *arguments],
+    first=_compiled(_CHILD),
+    cleanup=functools.partial(shutil.rmtree, folder, ignore_errors=True),
+    env={'PYTHONHASHSEED': '0', 'HOME': work},
+    cwd=work,
+  )
+
+
+def _launch_bubblewrap(limits: Limits) -> sandbox_process.Process:
+  """Starts a sandbox, without waiting for the interpreter in it."""
+  if not shutil.which('bwrap'):
+    raise RuntimeError(f'bwrap is not installed. {sandbox_process.HOW_TO}')
+  filters = seccomp.filters()
+  with contextlib.ExitStack() as stack:
+    descriptors = [
+      stack.enter_context(sandbox_process.file_with(data)).fileno()
+      for data in (filters.supervisor, _PYC_HEAD + _compiled(_WORKER))
+    ]
+    command = bubblewrap.command(limits.file_bytes, *descriptors)
+    arguments = _worker_arguments(
+      'bubblewrap', bubblewrap.STREAMS, filters.program, limits
+    )
+    worker = ['--', '/python/bin/python3', *_PYTHON, '/worker.pyc', *arguments]
+    if os.geteuid() != 0:
+      return sandbox_process.Process(
+        command + worker, first=_compiled(_CHILD), pass_fds=descriptors
+      )
+    info, its_info = socket.socketpair()
+    go, its_go = socket.socketpair()
+    ours = contextlib.ExitStack()
+    for end in (info, go):
+      ours.enter_context(end)
+    for end in (its_info, its_go):
+      stack.enter_context(end)
+    command += ['--info-fd', str(its_info.fileno())]
+    command += ['--userns-block-fd', str(its_go.fileno())]
+    # bwrap holds both ends of info, or one that broke with us would kill it.
+    ends = [end.fileno() for end in (info, its_info, its_go)]
+    return sandbox_process.Process(
+      command + worker,
+      first=_compiled(_CHILD),
+      begin=functools.partial(_map_users, info, go),
+      cleanup=ours.close,
+      pass_fds=descriptors + ends,
+    )
+
+
+def _map_users(info: socket.socket, go: socket.socket, seconds: float) -> None:
+  """Maps users for a bwrap that waits for it; raises OSError or ValueError."""
+  end = time.monotonic() + seconds
+  said = b''
+  while not said.endswith(b'}\n'):
+    info.settimeout(max(end - time.monotonic(), 0.001))
+    chunk = info.recv(4096)
+    if not chunk:
+      raise OSError('bwrap does not say which process it has started')
+    said += chunk
+  bubblewrap.map_users(said)
+  go.sendall(b'1')
+
+
+@functools.cache
+def _compiled(path: pathlib.Path) -> bytes:
+  """Compiles a script once, because it would take 3 ms of each start."""
+  return marshal.dumps(compile(path.read_bytes(), path.name, 'exec'))

@@ -1,1 +1,0 @@
-"""Canonical answers and unit tests (floor 1)."""

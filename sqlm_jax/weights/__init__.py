@@ -1,1 +1,0 @@
-"""Model files in other people's formats (floor 1)."""

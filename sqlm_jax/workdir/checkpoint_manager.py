@@ -1,0 +1,98 @@
+"""Orbax's manager of checkpoints, set up for a run."""
+
+import contextlib
+from collections.abc import Mapping
+
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+from sqlm_jax.distributed import hosts
+from sqlm_jax.workdir import checkpoint_directory, checkpoint_files
+from sqlm_jax.workdir import checkpoint_errors as errors
+
+
+class Manager(ocp.CheckpointManager):
+  """Orbax's manager of the checkpoints of a run.
+
+  Attributes:
+    place: the directory as the user names it; `directory` may be an alias.
+    keep: how many of the newest checkpoints stay.
+    run_id: the run that the checkpoints belong to.
+    strange: steps whose checkpoint in the directory is not the run's.
+  """
+
+  place: epath.Path
+  keep: int
+  run_id: str
+  strange: frozenset[int]
+
+
+def open_manager(
+  directory: epath.Path,
+  stack: contextlib.ExitStack,
+  *,
+  keep: int,
+  every: int,
+  read_only: bool,
+) -> Manager:
+  """Opens a directory of checkpoints, see `checkpoint.open_checkpoints`.
+
+  Args:
+    directory: directory of the checkpoints.
+    stack: removes an alias of the directory once the manager is closed.
+    keep: how many of the newest checkpoints stay.
+    every: multiples of this step are due to be saved; 0 for none.
+    read_only: whether the directory must not be changed.
+  """
+  with errors.opening(directory, (OSError,)):
+    if not read_only:
+      checkpoint_directory.prepare(directory)
+    contents = checkpoint_directory.look(directory)
+  with errors.opening(directory):
+    if not read_only:
+      # Before any process reads the scores.
+      hosts.from_first(lambda: checkpoint_files.drop_damaged_scores(directory))
+    manager = Manager(
+      stack.enter_context(checkpoint_directory.alias(directory)),
+      options=_options(keep, every, read_only),
+      item_handlers={
+        'states': ocp.PyTreeCheckpointHandler(),
+        'host': ocp.JsonCheckpointHandler(),
+      },
+    )
+  manager.place, manager.keep = directory, keep
+  manager.run_id = contents.run_id
+  manager.strange = frozenset(map(int, contents.strangers))
+  return manager
+
+
+def _options(
+  keep: int, every: int, read_only: bool
+) -> ocp.CheckpointManagerOptions:
+  if read_only:
+    return ocp.CheckpointManagerOptions(
+      read_only=True, create=False, save_interval_steps=0, best_fn=_score
+    )
+  return ocp.CheckpointManagerOptions(
+    best_fn=_score,
+    preservation_policy=policies.AnyPreservationPolicy(
+      [
+        policies.LatestN(keep),
+        policies.BestN(
+          get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
+        ),
+      ]
+    ),
+    should_save_fn=lambda step, _: bool(every) and step % every == 0,
+    cleanup_tmp_directories=True,
+    # Otherwise threads wait forever for a directory that cannot be made on a
+    # full disk, and the process does not end.
+    async_options=ocp.options.AsyncOptions(
+      create_directories_asynchronously=False
+    ),
+  )
+
+
+def _score(metrics: Mapping[str, float]) -> float:
+  return metrics['score']

@@ -1,0 +1,174 @@
+"""From the outcome of a step to what is written down and shown of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlm_jax import display, json_text
+from sqlm_jax.game import types
+from sqlm_jax.sandbox import unit_tests
+from sqlm_jax.selfplay import game as game_lib
+from sqlm_jax.selfplay import responses
+
+_SHOWN_SAMPLES = 2
+
+Row = dict[str, Any]
+Show = Callable[[Sequence[int]], str]
+
+
+def rollout_rows(
+  outcome: game_lib.Outcome,
+  *,
+  seed: int,
+  sampled_by: Mapping[str, int],
+  policy_steps: Mapping[str, int],
+  show: Show,
+) -> list[Row]:
+  """Rows for `writers.RunWriter.rollouts`, proposals before solutions.
+
+  They are of what this process has read; all processes' are all rows.
+
+  Args:
+    outcome: of a self-play step.
+    seed: of the run.
+    sampled_by: role -> optimizer steps of the weights that it used in the first
+      round, which may have been sampled a step ahead.
+    policy_steps: the same of the other rounds.
+    show: turns a prompt's token ids into text, special tokens included.
+  """
+  rows = []
+  groups: dict[str, int] = {}  # role -> prompts so far, over all rounds
+  asked_before = 0
+  for number, one in enumerate(outcome.rounds):
+    found = _proposals(one, show, 'proposer' in outcome.trained and not number)
+    for row in found:
+      row['group'] += groups.get('proposer', 0)
+    first_row = len(rows)
+    rows += found
+    asked = [v for v in one.verdicts if v.problem.ok]
+    for role, written, answers in (
+      ('solver', one.solutions, [v.answers for v in asked]),
+      ('voter', one.voters, [v.votes for v in asked]),
+    ):
+      if written is None:
+        continue
+      for row, question, i in _answers(written, answers, show):
+        verdict = asked[question]
+        learned = asked_before + question in outcome.learned
+        rewards = verdict.solver_rewards
+        row['group'] += groups.get(role, 0)
+        rows.append(
+          row
+          | _judged(verdict)
+          | {
+            'role': role,
+            'reward': rewards[i] if role == 'solver' else None,
+            'passed': _passed(verdict, [i]) if role == 'solver' else None,
+            'counted': role == 'solver' and learned,
+          }
+        )
+      groups[role] = groups.get(role, 0) + len(written.prompt_ids)
+    if one.proposals is not None:
+      count = len(one.proposals.prompt_ids)
+      groups['proposer'] = groups.get('proposer', 0) + count
+    asked_before += len(asked)
+    used = policy_steps if number else sampled_by
+    for row in rows[first_row:]:
+      row |= {'seed': seed, 'policy_step': used[row['role']]}
+  return rows
+
+
+def sample_questions(outcome: game_lib.Outcome) -> list[display.Sample]:
+  """The first questions that were judged here, with what came of them."""
+  judged = [v for v in outcome.rounds[0].verdicts if v.answers]
+  return [
+    display.Sample(
+      question=v.problem.text,
+      vote=str(v.vote.answer) if _has_majority(v) else None,
+      count=v.vote.count if v.vote else 0,
+      size=len(v.answers) + len(v.votes),
+      passed=_passed(v, range(len(v.answers))),
+    )
+    for v in judged[:_SHOWN_SAMPLES]
+  ]
+
+
+def _proposals(one: game_lib.Round, show: Show, counted: bool) -> list[Row]:
+  if one.proposals is None:
+    return []
+  group_size = one.proposals.rollout.lengths.shape[1]
+  rows = []
+  for i, verdict in enumerate(one.verdicts):
+    group, sample = divmod(i, group_size)
+    if one.proposals.texts[group] is None:
+      continue
+    row = _response_row(one.proposals, group, sample, show)
+    row |= _judged(verdict) | {
+      'role': 'proposer',
+      'reward': verdict.proposer_reward,
+      'passed': _passed(verdict, range(len(verdict.answers))),
+      'counted': counted and verdict.proposer_reward is not None,
+    }
+    rows.append(row)
+  return rows
+
+
+def _answers(
+  written: responses.Responses,
+  answers: Sequence[Sequence[types.Answer]],
+  show: Show,
+):
+  """Yields a row, its question, and the place of its answer in the group.
+
+  A question's answers are shared out among its prompts, of which each is a
+  group of the sampler. There are none to questions of other processes.
+  """
+  variants = len(written.texts) // len(answers)
+  for question, group in enumerate(answers):
+    size = len(group) // variants
+    for i, answer in enumerate(group):
+      variant, sample = divmod(i, size)
+      row = _response_row(written, question * variants + variant, sample, show)
+      row['answer'] = None if answer is None else str(answer)
+      yield row, question, i
+
+
+def _response_row(
+  written: responses.Responses, group: int, sample: int, show: Show
+) -> Row:
+  rollout = written.rollout
+  length = int(rollout.lengths[group, sample])
+  return {
+    'group': group,
+    'sample': sample,
+    'prompt': show(written.prompt_ids[group]),
+    'response': written.texts[group][sample],
+    'finished': bool(rollout.finished[group, sample]),
+    'num_tokens': length,
+    'logprob': float(rollout.logprobs[group, sample, :length].sum()),
+  }
+
+
+def _has_majority(verdict: types.Verdict) -> bool:
+  return verdict.vote is not None and verdict.vote.answer is not None
+
+
+def _judged(verdict: types.Verdict) -> Row:
+  """What is the same for a question and all its answers."""
+  problem, vote = verdict.problem, verdict.vote
+  labelled = _has_majority(verdict)
+  why_not = problem.why_not or (vote.why_not if vote else '')
+  return {
+    'question': problem.text if problem.ok else None,
+    'tests': json_text.dumps(problem.tests) if problem.tests else None,
+    'vote': str(vote.answer) if labelled else None,
+    'vote_share': vote.count / vote.size if labelled else None,
+    'why_not': why_not or None,
+  }
+
+
+def _passed(verdict: types.Verdict, answers: Sequence[int]) -> float | None:
+  """The share of tests that some of the answers passed."""
+  if not verdict.results:
+    return None
+  results = [r for i in answers for r in verdict.results[i]]
+  return unit_tests.fraction_passed(results)

@@ -1,0 +1,82 @@
+"""When a run had better stop."""
+
+import dataclasses
+
+import pytest
+
+from configs import default
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.run import divergence
+
+RULES = config_lib.Divergence(**default.get_config().divergence.to_dict())
+
+
+def step(rate, updates=2.0, role='solver', **more):
+  return {
+    f'train/{role}/updates': updates,
+    f'train/{role}/skipped_rate': rate,
+  } | more
+
+
+def test_skipped_updates_are_counted_in_a_row_and_by_role():
+  health = divergence.Health()
+  counts = []
+  for metrics in (
+    step(1.0),
+    step(1.0, updates=3.0),
+    step(1.0, role='proposer', updates=1.0),  # leaves the solver's alone
+    {},  # nobody was trained
+    step(1.0) | {'critic/solver/skipped_rate': 1.0},
+    step(0.5),  # one of two was an update
+    step(1.0),
+    step(0.0),
+  ):
+    health = divergence.count_skipped(health, metrics)
+    counts.append(health.skipped.get('train/solver'))
+  assert counts == [2, 5, 5, 5, 7, 0, 2, 0]
+  assert health.skipped['train/proposer'] == 1
+  assert health.skipped['critic/solver'] == 2
+  assert divergence.from_host(health._asdict()) == health
+  # As a checkpoint has it that was written before questions were counted.
+  assert divergence.from_host({'skipped': {}, 'rollbacks': 2}) == (
+    divergence.Health(rollbacks=2)
+  )
+
+
+def test_too_many_in_a_row_are_named_with_what_was_not_finite():
+  health = divergence.Health({'train/proposer': 1, 'train/solver': 4})
+  metrics = {
+    'train/solver/not_finite/loss': 2.0,
+    'train/solver/not_finite/grad_norm': 2.0,
+    'train/proposer/not_finite/kl': 1.0,
+  }
+  assert divergence.not_finite(health, metrics, 5) is None
+  assert divergence.not_finite(health, metrics, 0) is None
+  assert divergence.not_finite(health, metrics, 4) == (
+    '4 updates of train/solver in a row were skipped, as not finite: loss, '
+    'grad_norm (divergence.skipped_updates=4)'
+  )
+
+
+@pytest.mark.parametrize(
+  'bounds, metric, said',
+  [
+    ({}, 'train/solver/kl', None),
+    ({'kl_above': 5.0}, 'train/solver/kl', None),
+    ({'kl_above': 4.9}, 'critic/solver/kl', None),
+    (
+      {'kl_above': 4.9},
+      'train/proposer/kl',
+      'train/proposer/kl=5 (divergence.kl_above=4.9)',
+    ),
+    ({'entropy_below': 5.0}, 'train/solver/entropy', None),
+    (
+      {'entropy_below': 5.1},
+      'train/solver/entropy',
+      'train/solver/entropy=5 (divergence.entropy_below=5.1)',
+    ),
+  ],
+)
+def test_alarms(bounds, metric, said):
+  rules = dataclasses.replace(RULES, **bounds)
+  assert divergence.alarm({metric: 5.0}, rules) == said
