@@ -99,7 +99,8 @@ def test_a_date_of_the_users_own(model_path, tmp_path, clock):
   del clock
   parts = assemble.build(make_config(model_path, **{'task.date': '1999-12-31'}))
   assert prompt_of(parts).startswith('Today is 31 Dec 1999. ')
-  train.train(make_config(model_path), str(tmp_path))
+  begun = assemble.build(make_config(model_path), tmp_path)
+  writers.write_config(tmp_path, config_lib.to_dict(begun.config))
   other = make_config(model_path, **{'task.date': '1999-12-31'})
   with pytest.raises(ValueError, match=r'task\.date: .*2031-05-01.*1999-12-31'):
     train.train(other, str(tmp_path))

@@ -1,6 +1,7 @@
 """A step of self-play: first with scripted texts, then with a real model."""
 
 import functools
+import math
 import shutil
 
 import jax
@@ -178,6 +179,9 @@ def test_a_step_in_numbers():
     'vote/unanimous_rate': 1 / 2,
     'vote/accuracy': 1.0,
     'vote/checked': 2.0,
+    # Every token has one probability of 257, to float32 rounding.
+    'sample/proposer/surprisal': pytest.approx(math.log(257), rel=1e-6),
+    'sample/solver/surprisal': pytest.approx(math.log(257), rel=1e-6),
     'sample/proposer/tokens': (6 + 5 + 6 + 5) / 4,
     'sample/proposer/finished_rate': 3 / 4,
     'sample/solver/tokens': 2.0,  # rows that fill the shape do not count
