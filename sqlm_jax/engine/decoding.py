@@ -1,4 +1,4 @@
-"""The compiled parts of the sampler: read prompts, draw tokens, store them."""
+"""The compiled parts of the sampler: prefill, decode and cache updates."""
 
 import functools
 from collections.abc import Callable
@@ -13,23 +13,24 @@ from sqlm_jax.engine import distinct, groups
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import sampling
 
-STOPPED = 1  # the state of a stop table in which a response has ended
+STOPPED = 1  # the stop-table state of a finished response
 
 
 class SamplerSettings(NamedTuple):
-  """What may change from call to call without a compilation."""
+  """Sampling settings that can change between calls without recompilation."""
 
-  temperature: jax.Array | None  # [G], 0 is greedy; None with top_p, 1
-  top_p: jax.Array | None  # [G]
-  limit: jax.Array  # [], tokens a response may have, at most R
+  # [G], 0 is greedy. None means 1 for both temperature and top_p.
+  temperature: jax.Array | None
+  top_p: jax.Array | None  # [G], None exactly if temperature is None
+  limit: jax.Array  # [], maximum number of tokens of a response, at most R
   stop_table: jax.Array  # [states, V], see `text.stopping`
 
 
 def simplest(settings: SamplerSettings) -> SamplerSettings:
-  """Without temperatures and nuclei where the policy itself is drawn from.
+  """Drops temperature and top-p where they are the identity.
 
-  It makes another program, in which no token looks whether there are any: for
-  that a GPU asks its host.
+  The program compiled without them skips a runtime condition for every token.
+  On a GPU, the host has to evaluate that condition.
   """
   if settings.temperature is None:
     return settings
@@ -40,15 +41,15 @@ def simplest(settings: SamplerSettings) -> SamplerSettings:
 
 
 class Progress(NamedTuple):
-  """How far B responses are."""
+  """The decoding state of B responses."""
 
   last: jax.Array  # [B], the token drawn last
-  lengths: jax.Array  # [B], tokens drawn
-  stop_state: jax.Array  # [B]
+  lengths: jax.Array  # [B], number of tokens drawn
+  stop_state: jax.Array  # [B], state in the stop table
 
 
 class Drawn(NamedTuple):
-  """Tokens with their log-probabilities; behind a response's end stands 0."""
+  """Tokens with their log-probabilities, 0 after the end of a response."""
 
   tokens: jax.Array  # [B, C]
   logprobs: jax.Array  # [B, C]
@@ -56,9 +57,9 @@ class Drawn(NamedTuple):
 
 
 class Prefilled(NamedTuple):
-  """What is known of N responses once their Q prompts are read."""
+  """The state of N responses after the prefill of their Q prompts."""
 
-  shared: tuple[policy_lib.KeyValues, ...]  # of the common prefix, if any
+  shared: tuple[policy_lib.KeyValues, ...]  # of the common prefix, or empty
   prompts: policy_lib.KeyValues  # [L, Q, K, P, H]
   progress: Progress  # [N]
   drawn: Drawn  # [N, 1]
@@ -71,18 +72,21 @@ class _Loop(NamedTuple):
   progress: Progress
   drawn: Drawn
   recent: policy_lib.KeyValues
-  first: jax.Array | None  # [B], see `distinct`
+  first: jax.Array | None  # [B], first row with an equal prefix, see `distinct`
 
 
 def make_prefill(
   policy: policy_lib.Policy, mesh: jax.sharding.Mesh, *, max_rows: int
 ) -> Callable[..., Prefilled]:
-  """Builds `prefill(params, prompts, keys_QG, settings)`.
+  """Returns a function that processes prompts and draws first tokens.
+
+  Its signature is `prefill(params, prompts, keys_QG, settings) -> Prefilled`.
 
   Args:
-    policy: what is sampled from.
-    mesh: groups are split over it.
-    max_rows: first tokens that are drawn at once; 0 is no bound.
+    policy: policy to sample from.
+    mesh: mesh that groups are split over.
+    max_rows: maximum number of first tokens that are drawn at once, rounded to
+      whole groups, of which there is at least one. 0 is no limit.
   """
 
   @jax.jit
@@ -119,19 +123,28 @@ def make_prefill(
 def make_decode(
   policy: policy_lib.Policy, mesh: jax.sharding.Mesh
 ) -> Callable[..., tuple[Progress, Drawn, policy_lib.KeyValues]]:
-  """Builds `decode(params, context, cache, progress, rows_B, ...)`.
+  """Returns a function that draws up to C tokens of every row.
 
-  Its arguments: `context` is (common prefix, prompts [A]), whose rows divide
-  those of the batch; `cache` holds the responses so far but for the last
-  token, [L, B, K, S, H], None where nothing stands before that one; `rows_B`
-  are the numbers of the responses, which pick their keys out of `keys_QG` and
-  their settings; `first_B` are the first of the rows that are equal so far, to
-  read these once, None reads each; `width` is C. It stops early where nobody
-  has a token to go, or too many rows have become different.
+  Its signature is `decode(params, context, cache, progress, rows_B, keys_QG,
+  settings, first_B, *, width)`:
 
-  It returns the progress, what was drawn, and keys and values of the tokens
-  that were read meanwhile, [L, B, K, C, H]: the last one before, and all that
-  were drawn but the last.
+  - `context` is (common prefix, prompts [A]); A divides B.
+  - `cache` holds the keys and values of the responses so far, except for the
+    last token, each [L, B, K, S, H]. It is None if no response has an earlier
+    token than its last one.
+  - `rows_B` are the indices of the responses. They select keys from `keys_QG`
+    and per-response settings.
+  - `first_B` is, for each row, the first row that is equal so far. Equal rows
+    are then computed once. None computes every row.
+  - `width` is C.
+
+  Decoding stops early when all responses have finished, or when too many rows
+  have become distinct.
+
+  The function returns the progress, the drawn tokens, and the keys and values
+  of the tokens that were processed, each [L, B, K, C, H]. The processed tokens
+  are the last one drawn before the call and all drawn during it except the
+  last.
   """
 
   @functools.partial(jax.jit, static_argnames='width')
@@ -157,7 +170,7 @@ def make_decode(
       context = (*context, before)
 
     def advance(loop):
-      """Reads the last token drawn and draws another."""
+      """Processes the last token of every row and draws the next one."""
       read_B = jnp.full((num_rows,), loop.step)
       before = (*context, loop.recent._replace(lengths=read_B))
       last_B, first_B = loop.progress.last, loop.first
@@ -206,17 +219,24 @@ def make_decode(
 def make_store(
   mesh: jax.sharding.Mesh, *, in_place: bool = False
 ) -> Callable[..., tuple]:
-  """Builds `store(cache, recent, starts, sources_B, *, slots)`.
+  """Returns a function that writes recent keys and values to a cache.
 
-  Its arguments: `cache` is the keys and values so far, each
-  [L, A, K, S, H], or None; `recent` those that `decode` has returned, which
-  belong into the slots from `starts` on, [A] or one for all; `sources_B` are
-  the rows to take, None leaves them where they are. It returns a cache
-  [L, B, K, slots, H]. What stands in it behind a response means nothing.
+  Its signature is `store(cache, recent, starts, sources_B, *, slots)`:
+
+  - `cache` holds the earlier keys and values, each [L, A, K, S, H], or is None.
+  - `recent` holds the keys and values returned by `decode`.
+  - `starts` is the first cache slot that `recent` is written to, [A], or [] if
+    it is the same for all rows.
+  - `sources_B` are the rows to gather; None keeps all rows in place.
+  - `slots` is the capacity of the new cache.
+
+  The function returns the keys and values of the new cache, each
+  [L, B, K, slots, H]. Slots after the end of a response hold arbitrary values.
 
   Args:
-    mesh: rows are split over it.
-    in_place: donate the cache. For one that keeps its rows and its slots.
+    mesh: mesh that rows are split over.
+    in_place: donate the cache. Requires that its rows and its capacity do not
+      change.
   """
 
   @functools.partial(
@@ -255,7 +275,7 @@ def make_store(
 def make_empty(
   policy: policy_lib.Policy, mesh: jax.sharding.Mesh
 ) -> Callable[..., tuple]:
-  """Builds `empty(rows, slots)`, a cache in which nothing stands yet."""
+  """Returns a function `empty(rows, slots)` that creates an empty cache."""
 
   @functools.partial(jax.jit, static_argnums=(0, 1))
   def empty(rows, slots):
@@ -268,9 +288,11 @@ def make_empty(
 def make_take_prompts(
   mesh: jax.sharding.Mesh,
 ) -> Callable[..., policy_lib.KeyValues]:
-  """Builds `take_prompts(prompts [Q], which_A, *, slots)`.
+  """Returns a function that gathers the keys and values of prompts.
 
-  They may repeat. `slots` are at least as many as there are.
+  Its signature is `take_prompts(prompts, which_A, *, slots)`. `which_A` are
+  indices into the Q prompts and may repeat. The result is padded to `slots`
+  cache slots, at least the number of slots in `prompts`.
   """
 
   @functools.partial(jax.jit, static_argnames='slots')
@@ -295,7 +317,7 @@ def _start(
   first_B: jax.Array | None,
   width: int,
 ) -> _Loop:
-  """Before the first of `width` tokens."""
+  """Returns the loop state before the first of `width` tokens."""
   num_rows = progress.last.shape[0]
   empty = lambda dtype: jnp.zeros((num_rows, width), dtype)
   recent = policy.init_cache(num_rows, width)
@@ -312,7 +334,7 @@ def _start(
 
 
 def _goes_on(loop: _Loop, settings: SamplerSettings) -> jax.Array:
-  """Whether somebody has a token to go, and few rows are different."""
+  """Returns True while a response is running and few rows are distinct."""
   running_B = _running(loop.progress, settings)
   any_left = jnp.any(running_B)
   if loop.first is None:
@@ -327,7 +349,11 @@ def _read_next(
   last_B: jax.Array,
   context: tuple[policy_lib.KeyValues, ...],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Reads one token a row: logits of the next [B, V], its keys and values."""
+  """Processes one token per row.
+
+  Returns:
+    The logits of the next token [B, V], and the keys and values of `last_B`.
+  """
   ones_B = jnp.ones(last_B.shape, jnp.int32)
   hidden_B1D, new = policy.forward(params, last_B[:, None], ones_B, context)
   return logits(hidden_B1D[:, 0]), new.keys, new.values
@@ -360,7 +386,7 @@ def _draw_and_stop(
   keys_B: jax.Array,
   settings: SamplerSettings,
 ) -> tuple[Progress, Drawn]:
-  """Draws the next token of every response that has not ended."""
+  """Draws the next token of every unfinished response."""
   step_keys_B = jax.vmap(jax.random.fold_in)(keys_B, progress.lengths)
   drawn = sampling.draw(
     jax.vmap(jax.random.uniform)(step_keys_B),

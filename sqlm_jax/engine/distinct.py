@@ -1,14 +1,15 @@
-"""Responses to a prompt that are equal so far are read once, not each.
+"""Deduplication of decoding rows: identical prefixes are computed once.
 
-The answers to a question begin alike, and for ending alike the vote pays: of
-the quickstart's 160 answers in its first step 69 are different, of the 232 in
-its last one 33. Rows that continue the same prompt with the same tokens have
-the same distribution of the next, whether it stands once or twice in the batch.
-So the first of them is read, and all draw from it, each with its own key. A row
-that has ended is not read either.
+The answers to a question often begin with the same tokens, and the majority
+vote rewards identical answers. In the first step of the quickstart, 69 of 160
+answers are distinct; in its last step, 33 of 232 are. Rows that continue the
+same prompt with the same tokens have the same next-token distribution, also if
+the prompt occurs more than once in the batch. Only the first of these rows is
+computed, and every row draws from its distribution with its own key. Rows of
+finished responses are not computed either.
 
-On a CPU a token's cost grows with the rows. Where it is reading the weights
-that takes the time, on an accelerator, fewer rows would gain little.
+On a CPU, the cost of a token grows with the number of rows. On an accelerator,
+where loading the weights dominates, fewer rows would save little.
 """
 
 from collections.abc import Callable
@@ -19,15 +20,15 @@ import numpy as np
 
 from sqlm_jax.models import policy as policy_lib
 
-# With fewer rows there is too little to gain for a program of its own.
+# With fewer rows, the savings do not justify compiling a separate program.
 FEWEST = 64
-# They are read in blocks of this part of the rows, and no more than so many.
+# A block is 1 / _PART of the rows, and at most _BLOCKS blocks are computed.
 _PART, _BLOCKS = 8, 3
-# Keys and values are copied for it. Not those larger than this part of the
-# weights, which for SmolLM2-135M is 244 tokens.
+# Gathering a row copies its keys and values. Their size is limited to this
+# fraction of the weights, which is 244 tokens for SmolLM2-135M.
 _COPIED = 1 / 48
 
-# (last_B, context) -> logits [B, V], keys and values [L, B, K, 1, H]
+# (last_B, context) -> logits [B, V], keys and values [L, B, K, 1, H] each
 ReadNext = Callable[
   [jax.Array, tuple[policy_lib.KeyValues, ...]],
   tuple[jax.Array, jax.Array, jax.Array],
@@ -35,11 +36,12 @@ ReadNext = Callable[
 
 
 def firsts(prompts_B: np.ndarray, written_BR: np.ndarray) -> np.ndarray:
-  """For each row the first one that is equal so far, [B].
+  """Finds, for each row, the first row with the same prompt and tokens, [B].
 
   Args:
-    prompts_B: whose prompt it continues; negative, nobody's.
-    written_BR: the tokens so far, behind them a number that is no token.
+    prompts_B: index of the prompt of each row; negative for an empty row, which
+      equals no other row.
+    written_BR: tokens drawn so far, padded with a value that is not a token.
   """
   nobody_B = -1 - np.arange(len(prompts_B))
   prompts_B = np.where(prompts_B < 0, nobody_B, prompts_B)
@@ -58,13 +60,13 @@ def pays(
   num_rows: int,
   slots: int,
 ) -> bool:
-  """Whether to look for equal rows at all; shapes alone decide.
+  """Returns True if deduplication can save time, judging by shapes alone.
 
   Args:
-    params: what a token reads.
-    prompts: of the rows.
+    params: parameters that are read for every token.
+    prompts: keys and values of the rows' prompts.
     num_rows: B.
-    slots: room for what each has written.
+    slots: cache slots per row for the response.
   """
   layers, _, heads, prompt_slots, width = prompts.keys.shape
   token_bytes = 2 * layers * heads * width * prompts.keys.dtype.itemsize
@@ -74,13 +76,13 @@ def pays(
 
 
 def few(first_B: jax.Array, running_B: jax.Array) -> jax.Array:
-  """Whether so few of the rows have to be read that it pays; on host, too."""
+  """Returns True if few enough rows are distinct; works on the host as well."""
   size = -(-len(first_B) // _PART)
   return _wanted(first_B, running_B).sum() <= _BLOCKS * size
 
 
 def still_equal(first_B: jax.Array, drawn_B: jax.Array) -> jax.Array:
-  """The same once each row has drawn another token."""
+  """Updates `first_B` after each row has drawn another token."""
   same_BB = first_B[:, None] == first_B[None, :]
   same_BB &= drawn_B[:, None] == drawn_B[None, :]
   return jnp.argmax(same_BB, axis=1)
@@ -93,22 +95,27 @@ def read(
   first_B: jax.Array,
   running_B: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """`read_next(last_B, context)`, as far as it matters to running rows.
+  """Computes `read_next(last_B, context)` for the distinct running rows only.
 
-  There are `few` to be read.
+  The number of these rows must be small enough for `few` to be True.
 
   Args:
-    read_next: reads one token a row.
-    last_B: that token.
-    context: what stands before it; rows are shared, see `policy.Policy`.
-    first_B: the first of the rows that are equal, `last_B` included.
-    running_B: whose result counts. That of others means nothing.
+    read_next: function that processes one token per row.
+    last_B: token to process in each row.
+    context: segments before the token; their rows are shared by consecutive
+      rows of the batch, see `policy.Policy`.
+    first_B: first row that is equal to each row, including `last_B`.
+    running_B: True for rows whose results are used. The results of other rows
+      are arbitrary.
+
+  Returns:
+    The results of `read_next` for all rows: logits, keys and values.
   """
   num_rows = len(last_B)
   size = -(-num_rows // _PART)
   wanted_B = _wanted(first_B, running_B)
   (wanted_M,) = jnp.nonzero(wanted_B, size=_BLOCKS * size, fill_value=0)
-  axes = (0, 1, 1)  # where the rows are
+  axes = (0, 1, 1)  # the row axis of logits, keys and values
 
   def read_block(i, found):
     rows = jax.lax.dynamic_slice_in_dim(wanted_M, i * size, size)
@@ -140,7 +147,7 @@ def _wanted(first_B: jax.Array, running_B: jax.Array) -> jax.Array:
 def _of_rows(
   context: tuple[policy_lib.KeyValues, ...], rows: jax.Array, num_rows: int
 ) -> tuple[policy_lib.KeyValues, ...]:
-  """What stands before some of the rows; what all share stays as it is."""
+  """Gathers the context of some rows; a segment shared by all is unchanged."""
 
   def take(part):
     size = len(part.lengths)

@@ -2,12 +2,14 @@
 
 1. `prefill` computes every prompt once and draws the first token of each of
    its responses.
-2. `decode` draws up to C more tokens of every response that has a row.
-3. The host looks who has ended. `schedule` packs the others, and what waits
-   for a row, into as few rows as it takes; `store` moves their keys and values
-   there, into a cache that is as long as the longest of them by now. Back to 2.
+2. `decode` draws up to C more tokens of every response that occupies a row.
+3. The host checks which responses have finished. `schedule` packs the
+   unfinished ones, and those that are waiting for a row, into as few rows as
+   possible. `store` moves their keys and values to these rows, into a cache
+   whose capacity follows the longest unfinished response. The loop then
+   continues with step 2.
 
-So neither a response that has ended costs much nor room that nobody uses.
+Finished responses and unused cache capacity therefore cost almost nothing.
 """
 
 import functools
@@ -28,13 +30,15 @@ SamplerSettings = decoding.SamplerSettings
 
 
 class _Chunk(NamedTuple):
-  """What a call of `decode` leaves on the devices.
+  """The results of one call of `decode` that stay on the devices.
 
   Attributes:
-    layout: the rows.
-    cache: what was stored of them before, [L, B, K, S, H]; None if nothing.
-    recent: keys and values of the tokens that it has read, [L, B, K, C, H].
-    starts: the slots that these belong into, [B].
+    layout: assignment of responses to rows during the call.
+    cache: keys and values stored before the call, each [L, B, K, S, H], or
+      None if there were none.
+    recent: keys and values of the tokens processed by the call, each
+      [L, B, K, C, H].
+    starts: [B], first cache slot of each row that `recent` belongs in.
   """
 
   layout: schedule.Layout
@@ -57,29 +61,37 @@ def make_sampler(
   share: bool = True,
   static: bool = False,
 ) -> Callable[..., groups.Rollout]:
-  """Builds `sample(params, prompts, keys_QG, settings, *, slots, ...)`.
+  """Returns a function `sample` that draws a rollout.
 
-  `keys_QG` are one random key a response; token t is drawn with
-  `fold_in(key, t)`. A response therefore depends on its prompt, its key and
-  the settings, and not on what else is in the batch or when it had its turn.
-  `slots` is R, the room for a response. Only the first `num_prompts` are
-  continued (default, all); the others fill the shape. `on_ended(which_Q,
-  tokens_QGR, lengths_QG)` hears of each prompt once, as soon as its responses
-  have all ended; the devices draw those of others meanwhile. The rollout is in
-  host memory, all of it in every process: a token is 12 bytes, and whoever
-  knows who has ended packs the same rows.
+  Its signature is `sample(params, prompts, keys_QG, settings, *, slots,
+  num_prompts, on_ended) -> Rollout`:
+
+  - `keys_QG` holds one random key per response. Token t is drawn with
+    `fold_in(key, t)`. A response therefore depends only on its prompt, its key
+    and the settings, and not on the rest of the batch or on when it is decoded.
+  - `slots` is R, the maximum number of tokens of a response.
+  - `num_prompts` is the number of prompts to continue, from the first on. The
+    default is all of them. The remaining prompts are padding.
+  - `on_ended(which_Q, tokens_QGR, lengths_QG)` is called once for each prompt,
+    as soon as all of its responses have finished, while the devices decode
+    other responses.
+
+  Every process holds the full rollout in host memory, at 12 bytes per token.
+  All processes therefore know which responses have finished, and compute the
+  same layout.
 
   Args:
-    policy: what is sampled from.
-    mesh: rows are split over it.
-    chunk: C, tokens between two looks at who has ended.
-    max_rows: responses that are decoded side by side, while others wait; at
-      least a group's. 0: all.
-    gather_weights: give devices whole weights for a call, not a layer's for
-      every token.
-    share: read rows that are equal so far once; on one CPU, where it pays.
-    static: keep the rows until the last response in them has ended, as static
-      batching does. To compare with.
+    policy: policy to sample from.
+    mesh: mesh that rows are split over.
+    chunk: C, number of tokens drawn between two checks for finished responses.
+    max_rows: maximum number of responses that are decoded at the same time,
+      while the others wait; at least the size of a group. 0 is no limit.
+    gather_weights: gather sharded weights on every device once per call,
+      instead of layer by layer for every token.
+    share: compute identical response prefixes once. Applies only on a single
+      CPU, and only where it saves time.
+    static: keep the layout until all of its responses have finished, as static
+      batching does. Serves as a baseline for comparisons.
   """
   prepare = _make_prepare(policy, mesh, gather_weights=gather_weights)
   prefill = decoding.make_prefill(policy, mesh, max_rows=max_rows)
@@ -114,7 +126,7 @@ def make_sampler(
     record = record_lib.Record(keys_QG.shape, slots, settings.stop_table.dtype)
     settings = decoding.simplest(settings._replace(limit=np.int32(limit)))
     settings = sharding.put_whole(settings, mesh)
-    params = prepare(params)  # not once a chunk
+    params = prepare(params)  # once per call, not once per chunk
     first = prefill(params, prompts, keys_QG, settings)
     params = policy.take_apart(params)
     rows_N = record_lib.asked(num_groups, group_size, num_prompts)
@@ -129,7 +141,7 @@ def make_sampler(
       if last is None or layout is not last.layout:
         own = take_prompts(first.prompts, layout.prompts, slots=prompt_room)
       cache = keep(last, layout, unfinished, width=width, slots=slots)
-      last = None  # else an old cache stays in memory beside the new one
+      last = None  # otherwise the old cache stays in memory with the new one
       rows_B = layout.rows.reshape(-1)
       progress = record.of(rows_B)
       *new, recent = decode(
@@ -155,11 +167,12 @@ def make_sampler(
 def _make_equal_rows(
   mesh: jax.sharding.Mesh, *, share: bool
 ) -> Callable[..., np.ndarray | None]:
-  """Builds `equal_rows(record, prompts, rows_B, params, own, cache, width)`.
+  """Returns a function that finds rows with identical prefixes.
 
-  It returns for each row the first that is equal so far; None where each had
-  better be read on its own. `own` are the keys and values of the rows'
-  prompts, `cache` those of what they have written.
+  Its signature is `equal_rows(record, prompts, rows_B, params, own, cache,
+  width)`, where `own` holds the keys and values of the rows' prompts, and
+  `cache` those of their responses so far. It returns, for each row, the first
+  row that is equal so far, or None if it is faster to compute every row.
   """
   share &= sharding.is_one_cpu(mesh)
 
@@ -178,7 +191,7 @@ def _make_equal_rows(
 def _make_prepare(
   policy: policy_lib.Policy, mesh: jax.sharding.Mesh, *, gather_weights: bool
 ) -> Callable[[policy_lib.Params], policy_lib.Params]:
-  """Builds what makes parameters ready for a call: their dtype, their place."""
+  """Returns a function that casts, and if requested gathers, parameters."""
 
   @jax.jit
   def make(params):
@@ -192,7 +205,7 @@ def _make_prepare(
   def prepare(params):
     dtypes = lambda tree: [x.dtype for x in jax.tree.leaves(tree)]
     ready = dtypes(params) == dtypes(jax.eval_shape(policy.cast, params))
-    # What a jitted function returns is a copy, of what it was given, too.
+    # A jitted function returns a copy, even of an argument it does not change.
     return params if ready and not gather_weights else make(params)
 
   return prepare
@@ -206,16 +219,17 @@ def response_keys(
   num_groups: int,
   group_size: int,
 ) -> jax.Array:
-  """One key a response, derived and never carried.
+  """Derives one random key per response, without any carried state.
 
   Args:
-    path: numbers that name the call, seed first, say (seed, step, role).
-    first_group: number of the first one, where calls share a path.
+    path: numbers that identify the call, starting with the seed, for example
+      (seed, step, role).
+    first_group: index of the first group, where several calls share a path.
     num_groups: Q.
     group_size: G.
 
   Returns:
-    Keys [Q, G]: `fold_in` of the path and the row.
+    Keys [Q, G]: the key of the path with the row index folded in.
   """
   key = jax.random.key(path[0])
   for number in path[1:]:
@@ -228,13 +242,17 @@ def response_keys(
 def _make_keep(
   policy: policy_lib.Policy, mesh: jax.sharding.Mesh, shapes: schedule.Shapes
 ) -> Callable[..., tuple | None]:
-  """Builds `keep(last, layout, unfinished, *, width, slots)`.
+  """Returns a function that moves cached keys and values to the next layout.
 
-  It takes the unfinished responses from the `last` chunk of `width` tokens to
-  the next layout, into a cache with room for them; no chunk begins behind slot
-  `slots`. Where none stays it returns None, or a cache with nothing in it where
-  that costs nothing: a program less is compiled. What neither moves nor grows
-  is stored in place.
+  Its signature is `keep(last, layout, unfinished, *, width, slots)`. It moves
+  the unfinished responses of the `last` chunk of `width` tokens to `layout`,
+  into a cache with enough capacity for them. No chunk starts after slot
+  `slots`. The cache is updated in place if its rows and its capacity stay the
+  same.
+
+  If no response of the last chunk is unfinished, it returns None, or an empty
+  cache if `policy.reads_live`: the empty slots then cost no time, and `decode`
+  is not compiled a second time for a call without a cache.
   """
   empty = decoding.make_empty(policy, mesh)
   store = decoding.make_store(mesh)
@@ -246,7 +264,7 @@ def _make_keep(
     if last is None or not stays_B.any():
       room = shapes.room(0, width, most=slots)
       return empty(layout.rows.size, room) if policy.reads_live else None
-    # A chunk is written whole, also where it has ended early.
+    # All `width` slots of a chunk are written, even if it stopped early.
     room = shapes.room(last.starts[stays_B].max() + width, width, most=slots)
     sources_B = None
     if layout is not last.layout:
@@ -265,6 +283,6 @@ def _make_keep(
 
 
 def _one_for_all(starts_B: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
-  """The common value of those that count, if there is one; else all."""
+  """Returns the common value of the selected starts, or all if they differ."""
   first, *others = np.unique(starts_B[counts_B])
   return starts_B if others else first
