@@ -1,7 +1,7 @@
-"""The critic: a value function with weights of its own, for PPO.
+"""The critic: a value function with its own weights, for PPO.
 
-V_t is what the response's reward is expected to be before token t is written.
-It is read off the decoder's hidden state there by one linear map.
+V_t is the expected reward of the response before token t is drawn. It is a
+linear function of the decoder's hidden state at that position.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,14 @@ from sqlm_jax.ops import losses, masked, returns
 
 
 def init_params(params: policy_lib.Params, width: int) -> policy_lib.Params:
-  """A critic that starts as the language model `params`, with V = 0.
+  """Returns the parameters of a critic with the weights of `params` and V = 0.
 
   Args:
-    params: all that a critic trains of the model, or its adapters.
+    params: the language model's parameters that the critic trains: all of
+      them, or the adapters.
     width: D.
   """
-  # It predicts no token.
+  # A critic predicts no tokens.
   body = {name: x for name, x in params.items() if name != 'unembed'}
   head = {'kernel': jnp.zeros((width,), jnp.float32)}
   return body | {'value_head': head}
@@ -34,11 +35,13 @@ def response_values(
   params: policy_lib.Params,
   batch: groups.Batch,
 ) -> jax.Array:
-  """V [Q, G, R] before every response token, in float32.
+  """Computes the value [Q, G, R] before every response token, in float32.
 
-  V_t = w . h_{t-1}, h the hidden state of the token before; h_{-1} is that of
-  the prompt's last token. So V_t never sees the token whose advantage it is
-  the baseline of.
+    V_t = w . h_{t-1}
+
+  h_{t-1} is the hidden state of the previous token; h_{-1} is that of the last
+  token of the prompt. V_t, the baseline of token t's advantage, therefore does
+  not depend on token t.
   """
   first_QD, later_AMD = groups.response_hidden(policy, params, batch)
   value = lambda hidden: jnp.einsum(
@@ -58,14 +61,19 @@ def value_loss(
   policy: policy_lib.Policy,
   clip: float,
 ) -> tuple[jax.Array, learner.Metrics]:
-  """The value function's loss, averaged like the policy's.
+  """Computes the loss of the value function, averaged like the policy loss.
 
-  loss = sum_t weight_t clipped_value_loss_t over the tokens of all responses
-  whose weight is not 0 (Schulman et al., 2017, eq. 9).
+    loss = sum_t weight_t clipped_value_loss_t
+
+  The sum is over the tokens of all responses whose weight is not 0 (Schulman
+  et al., 2017, eq. 9).
+
+  Returns:
+    The loss and its metrics.
   """
   mask_QGR = groups.learned_tokens(batch)
   values_QGR = response_values(policy, params, batch)
-  # Padding may hold anything: a masked nan still poisons a gradient.
+  # Padding may hold any value, and a masked nan still makes the gradient nan.
   fixed_QGR = jax.lax.stop_gradient(values_QGR)
   loss_QGR, clipped_QGR = losses.clipped_value_loss(
     values_QGR,
@@ -87,10 +95,11 @@ def make_values(
   *,
   groups_per_microbatch: int,
 ) -> Callable[..., jax.Array]:
-  """Builds `values(texts, params, base_params) -> [Q, G, R]`.
+  """Returns a function that computes the values of response tokens.
 
-  `base_params` are what the critic's are joined with, none where it trains
-  all of its own. See `groups.make_evaluate`.
+  Its signature is `values(texts, params, base_params) -> [Q, G, R]`.
+  `base_params` are the frozen parameters that the critic's are joined with, or
+  None if the critic trains all of its parameters. See `groups.make_evaluate`.
   """
 
   def of_batch(texts, params, base_params=None):
@@ -109,7 +118,11 @@ def make_critic_step(
   clip: float,
   groups_per_microbatch: int,
 ) -> Callable[..., tuple[learner.TrainState, learner.Metrics]]:
-  """Builds `critic_step(state, batch, base_params)`, see `make_update`."""
+  """Returns a function that updates the critic on a batch.
+
+  Its signature is `critic_step(state, batch, base_params) -> (state, metrics)`.
+  See `make_values` for `base_params` and `learner.make_update` for the update.
+  """
 
   def loss_of(trained, batch, base_params=None):
     params = lora.join(base_params or {}, trained)
@@ -128,7 +141,8 @@ def make_critic_step(
   def critic_step(
     state: learner.TrainState, batch: groups.GroupBatch, base_params=None
   ):
-    # Not a sum over microbatches: of the values that advantages came from.
+    # Computed once for the batch, from the values used for the advantages: it
+    # is not a sum over microbatches.
     explained = explained_variance(batch)
     state, metrics = update(state, batch, base_params)
     return state, metrics | {'explained_variance': explained}

@@ -1,4 +1,4 @@
-"""Prompts with G continuations each: what sampler and learner work on."""
+"""Groups of G responses to a prompt, the data of the sampler and learner."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -13,10 +13,11 @@ from sqlm_jax.ops import packing as packing_lib
 
 
 class Prompts(NamedTuple):
-  """Q prompts, split into what they have in common and the rest.
+  """Q prompts, split into their common prefix and the rest.
 
-  A prompt is its first `prefix_length` tokens, the same for all, followed by
-  its own row of `tokens`. Both are right-padded to a bucket.
+  A prompt consists of the first `prefix_lengths` tokens of `prefix_tokens`,
+  which all prompts share, followed by its own row of `tokens`. Both arrays are
+  right-padded to a bucket.
   """
 
   prefix_tokens: jax.Array  # [1, C], C = 0 without a common prefix
@@ -25,39 +26,42 @@ class Prompts(NamedTuple):
   lengths: jax.Array  # [Q], at least 1
 
   def take(self, rows: jax.Array) -> 'Prompts':
-    """Those of the given rows."""
+    """Returns the prompts of the given rows."""
     return self._replace(tokens=self.tokens[rows], lengths=self.lengths[rows])
 
 
 class Rollout(NamedTuple):
-  """G responses to each of Q prompts; beyond a length stands padding."""
+  """G responses to each of Q prompts, padded after their lengths."""
 
-  tokens: jax.Array  # [Q, G, R], the stop token included
-  logprobs: jax.Array  # [Q, G, R] under the policy
-  sampling_logprobs: jax.Array  # [Q, G, R] under what was drawn from
+  tokens: jax.Array  # [Q, G, R], including the stop token
+  logprobs: jax.Array  # [Q, G, R], under the policy
+  # [Q, G, R], under the policy with temperature and top-p applied.
+  sampling_logprobs: jax.Array
   lengths: jax.Array  # [Q, G]
-  finished: jax.Array  # [Q, G], False where the limit cut the response
+  finished: jax.Array  # [Q, G], False where the limit cut off the response
 
 
 class Texts(NamedTuple):
-  """Groups that are evaluated token by token, not learned from."""
+  """Groups to evaluate token by token, without a loss."""
 
   prompts: Prompts
   tokens: jax.Array  # [Q, G, R]
-  num_groups: jax.Array  # [], the first so many groups are evaluated
-  packing: packing_lib.Packing | None = None  # as that of `GroupBatch`
+  num_groups: jax.Array  # [], number of groups to evaluate, from the first on
+  packing: packing_lib.Packing | None = None  # as in `GroupBatch`
 
 
 class GroupBatch(NamedTuple):
-  """What the learner needs to know about Q groups.
+  """A batch of Q groups for the learner.
 
-  A weight is the share of one token's loss in the total, so that the
-  weights say how the loss is averaged; 0 leaves a response out. Advantages
-  are a response's, or a token's where there is a value function; that one's
-  own fields are None where there is none. A row may stand for several equal
-  responses, whose weights it bears together. With a packing those tokens are
-  read that stand in one of its parts, of which every microbatch has as many;
-  groups that are learned from are then spread over microbatches.
+  A weight is the share of one token's loss in the total. The weights therefore
+  define how the loss is averaged, and a weight of 0 excludes a response.
+  Advantages are per response, or per token with a value function. The fields
+  of the value function are None if there is none.
+
+  A row may represent several equal responses; its weight is then the sum of
+  their weights. With a packing, only the tokens that it assigns to one of its
+  parts are processed. Every microbatch has the same number of parts, and the
+  groups to learn from are distributed over the microbatches.
   """
 
   prompts: Prompts
@@ -66,11 +70,14 @@ class GroupBatch(NamedTuple):
   old_logprobs: jax.Array  # [Q, G, R]
   advantages: jax.Array  # [Q, G, R], or [Q, G, 1] for a whole response
   weights: jax.Array  # [Q, G]
-  num_groups: jax.Array  # [], learned from, in as few microbatches as hold them
+  # [], number of groups to learn from, in as few microbatches as hold them.
+  num_groups: jax.Array
   old_values: jax.Array | None = None  # [Q, G, R]
   value_targets: jax.Array | None = None  # [Q, G, R]
-  counts: jax.Array | None = None  # [Q, G], responses of a row; default, 1
-  packing: packing_lib.Packing | None = None  # of Q G rows of R - 1
+  # [Q, G], number of responses that a row represents; None means 1.
+  counts: jax.Array | None = None
+  # Packing of Q * G rows of R - 1 tokens.
+  packing: packing_lib.Packing | None = None
 
 
 Batch = TypeVar('Batch', Texts, GroupBatch)
@@ -79,7 +86,7 @@ Batch = TypeVar('Batch', Texts, GroupBatch)
 def read_prompts(
   policy: policy_lib.Policy, params: policy_lib.Params, prompts: Prompts
 ) -> tuple[tuple[policy_lib.KeyValues, ...], jax.Array]:
-  """Computes every prompt once, and what all share once for all.
+  """Computes every prompt once, and the common prefix once for all prompts.
 
   Returns:
     The context for continuations (common prefix, prompts), and the hidden
@@ -91,14 +98,14 @@ def read_prompts(
 
 
 def _segments(prompts: Prompts) -> tuple[policy_lib.Segment, ...]:
-  """The common prefix, if any, and the rest of the prompts."""
+  """Returns the common prefix, if any, and the rest of the prompts."""
   prefix = policy_lib.Segment(prompts.prefix_tokens, prompts.prefix_lengths)
   own = policy_lib.Segment(prompts.tokens, prompts.lengths)
   return (prefix, own) if prefix.tokens.shape[1] else (own,)
 
 
 def _at_end(hidden_QPD: jax.Array, lengths_Q: jax.Array) -> jax.Array:
-  """The hidden state [Q, D] of the last token of each row."""
+  """Returns the hidden state [Q, D] of the last token of each row."""
   last_Q11 = (lengths_Q - 1)[:, None, None]
   return jnp.take_along_axis(hidden_QPD, last_Q11, axis=1)[:, 0]
 
@@ -106,22 +113,23 @@ def _at_end(hidden_QPD: jax.Array, lengths_Q: jax.Array) -> jax.Array:
 def response_hidden(
   policy: policy_lib.Policy, params: policy_lib.Params, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
-  """The hidden states before every response token.
+  """Computes the hidden state that predicts each response token.
 
-  What a token's distribution and value are read from: the state of the token
-  before it, for the first one that of the prompt's last token. Each prompt is
-  computed once and shared by its G responses; values and gradients are those
-  of G separate sequences.
+  The distribution and the value of a token are computed from the hidden state
+  of the previous token. For the first token of a response, this is the last
+  token of the prompt. Each prompt is computed once and shared by its G
+  responses. Values and gradients equal those of G separate sequences.
 
   Returns:
-    `(first_QD, later_AMD)`: before first tokens, the same for a group; and
-    before those behind, as `side_by_side` has them.
+    `(first_QD, later_AMD)`: the states that predict the first tokens, one per
+    group, and those that predict the later tokens, in the layout of
+    `side_by_side`.
   """
   segments = _segments(batch.prompts)
   last = len(segments) - 1
   num_groups, group_size, width = batch.tokens.shape
   if width > 1:
-    # The last token of a response predicts nothing that is learned.
+    # The last token of a response does not predict a token of the batch.
     tokens = side_by_side(batch, batch.tokens[:, :, :-1])
     if batch.packing is None:
       tokens = tokens.reshape(-1, width - 1)
@@ -139,9 +147,10 @@ def response_hidden(
 
 
 def side_by_side(batch: Batch, x_QGT: jax.Array) -> jax.Array:
-  """What belongs to the tokens behind the first ones, [A, M].
+  """Lays out the values of the tokens after the first ones, [A, M].
 
-  A are the parts of the packing, or without one groups, and M their tokens.
+  A is the number of parts of the packing, or of groups without a packing. M is
+  the number of tokens in each of them.
   """
   if batch.packing is None:
     return x_QGT.reshape(len(x_QGT), -1)
@@ -151,7 +160,7 @@ def side_by_side(batch: Batch, x_QGT: jax.Array) -> jax.Array:
 def by_response(
   batch: Batch, first_QG: jax.Array, later_AM: jax.Array
 ) -> jax.Array:
-  """[Q, G, R] of what belongs to first tokens and to those behind."""
+  """Joins values of first and later tokens to [Q, G, R]."""
   num_groups, group_size, width = batch.tokens.shape
   if batch.packing is not None:
     later_AM = packing_lib.unpack(later_AM, batch.packing)
@@ -160,7 +169,7 @@ def by_response(
 
 
 def learned_tokens(batch: GroupBatch) -> jax.Array:
-  """The mask [Q, G, R] of the tokens that are learned from."""
+  """Returns the mask [Q, G, R] of the tokens that contribute to the loss."""
   within_QGR = masked.up_to(batch.lengths, batch.tokens.shape[-1])
   return within_QGR & (batch.weights != 0)[..., None]
 
@@ -171,13 +180,16 @@ def make_evaluate(
   *,
   groups_per_microbatch: int,
 ) -> Callable[..., jax.Array]:
-  """Builds `evaluate(texts, *params) -> [Q, G, R]`, one number a token.
+  """Returns a function that evaluates one number per token, in microbatches.
+
+  Its signature is `evaluate(texts, *params) -> [Q, G, R]`. The result is 0 for
+  the groups after the first `texts.num_groups`. Microbatches that contain only
+  such groups are not computed.
 
   Args:
-    of_batch: `(texts, *params) -> [q, G, R]`, of one microbatch.
-    mesh: where microbatches are split over.
-    groups_per_microbatch: groups in memory at once. Those from
-      `texts.num_groups` on cost nothing and are 0.
+    of_batch: `(texts, *params) -> [q, G, R]`, evaluates one microbatch.
+    mesh: mesh that microbatches are split over.
+    groups_per_microbatch: maximum number of groups in memory at once.
   """
 
   @jax.jit
@@ -196,7 +208,7 @@ def make_evaluate(
       jnp.zeros(micro.tokens.shape),
     )
     found_QGR = found.reshape(texts.tokens.shape)
-    # The last microbatch may hold some that are not asked for.
+    # The last microbatch may contain groups beyond `num_groups`.
     asked_Q = jnp.arange(found_QGR.shape[0]) < texts.num_groups
     return jnp.where(asked_Q[:, None, None], found_QGR, 0)
 
@@ -204,13 +216,14 @@ def make_evaluate(
 
 
 def split(batch: Batch, groups_per_microbatch: int, mesh) -> Batch:
-  """[Q, ...] to [Q / q, q, ...], the common prefix repeated for each.
+  """Splits a batch [Q, ...] into microbatches [Q / q, q, ...].
 
-  q is `groups_per_microbatch`, or Q if that is less: a few large groups are
-  not padded to many.
+  The microbatch size q is the smaller of `groups_per_microbatch` and Q, so that
+  a few large groups do not need padding. The common prefix is repeated for each
+  microbatch.
 
   Raises:
-    ValueError: if Q is no multiple of q.
+    ValueError: if Q is not a multiple of q.
   """
   num_groups = batch.tokens.shape[0]
   size = min(groups_per_microbatch, num_groups)

@@ -16,30 +16,30 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import logprobs as logprob_ops
 from sqlm_jax.ops import losses, masked
 
-_MAX_MEASUREMENTS = 6  # of the KL of one update
+_MAX_MEASUREMENTS = 6  # maximum number of KL measurements per update
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 
 
 class TrainState(NamedTuple):
-  """What training changes. Arrays only."""
+  """The state that training updates. It contains arrays only."""
 
-  step: jax.Array  # [], optimizer steps taken
+  step: jax.Array  # [], number of optimizer steps taken
   params: policy_lib.Params
   opt_state: optax.OptState
 
 
 class LossSettings(NamedTuple):
-  """What the loss is made of."""
+  """Settings of the policy loss."""
 
   clip: float = 0.2
-  clip_high: float | None = None  # default: as `clip`
+  clip_high: float | None = None  # None means `clip`
   dual_clip: float | None = None
-  ratio: str = 'token'  # or 'sequence', GSPO
+  ratio: str = 'token'  # or 'sequence' for GSPO
   kl: float = 0.0  # weight of the KL to the reference policy
   kl_estimator: str = 'k3'
   entropy: float = 0.0  # weight of the entropy bonus
-  chunk: int = 512  # rows of logits that exist at the same time, a device
+  chunk: int = 512  # rows of logits in memory at once, per device
 
 
 def init_state(
@@ -56,7 +56,7 @@ def response_logprobs(
   chunk: int,
   through_entropy: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probability and entropy [Q, G, R] of every response token."""
+  """Computes the log-probability and entropy [Q, G, R] of response tokens."""
   first_QD, later_AMD = groups.response_hidden(policy, params, batch)
   chosen = functools.partial(
     logprob_ops.chosen_in_chunks,
@@ -64,7 +64,7 @@ def response_logprobs(
     chunk=chunk,
     through_entropy=through_entropy,
   )
-  # The first tokens of a group are drawn from one distribution.
+  # All first tokens of a group are drawn from the same distribution.
   tokens_Q1G = batch.tokens[:, None, :, 0]
   first_Q1G, entropy_Q1 = chosen(first_QD[:, None], tokens_Q1G)
   tokens_AM = groups.side_by_side(batch, batch.tokens[:, :, 1:])
@@ -83,7 +83,11 @@ def make_logprobs(
   chunk: int,
   groups_per_microbatch: int,
 ) -> Callable[..., jax.Array]:
-  """Builds `logprobs(texts, params) -> [Q, G, R]`."""
+  """Returns a function that computes log-probabilities of response tokens.
+
+  Its signature is `logprobs(texts, params) -> [Q, G, R]`. See
+  `groups.make_evaluate`.
+  """
   chunk *= sharding.row_shards(mesh)
 
   def of_batch(texts, params):
@@ -102,11 +106,16 @@ def policy_loss(
   policy: policy_lib.Policy,
   settings: LossSettings,
 ) -> tuple[jax.Array, Metrics]:
-  """The clipped policy gradient with its penalties, GRPO eq. 3.
+  """Computes the clipped policy-gradient loss with its penalties, GRPO eq. 3.
 
-  loss = sum_t weight_t (clipped_surrogate_t + kl KL_t - entropy H_t) over the
-  tokens of all responses whose weight is not 0 (Shao et al., 2024; SQLM
-  section 3). The ratio is a token's, or its whole response's (GSPO).
+    loss = sum_t weight_t (clipped_surrogate_t + kl KL_t - entropy H_t)
+
+  The sum is over the tokens of all responses whose weight is not 0 (Shao et
+  al., 2024; SQLM section 3). The probability ratio is per token or per response
+  (GSPO), see `LossSettings.ratio`.
+
+  Returns:
+    The loss and its metrics.
   """
   mask_QGR = groups.learned_tokens(batch)
   logprobs_QGR, entropy_QGR = response_logprobs(
@@ -116,7 +125,7 @@ def policy_loss(
     chunk=settings.chunk,
     through_entropy=bool(settings.entropy),
   )
-  # Padding must not overflow exp(): a masked nan still poisons a gradient.
+  # Padding must not overflow exp(): a masked nan still makes the gradient nan.
   old_QGR = jnp.where(
     mask_QGR, batch.old_logprobs, jax.lax.stop_gradient(logprobs_QGR)
   )
@@ -165,7 +174,8 @@ def policy_kl(
   """Estimates the KL from the policy that sampled a batch to `params`.
 
   Returns:
-    The sum of the k3 estimates of all learned tokens, and their number.
+    The sum of the k3 estimates over all learned tokens, and the number of
+    these tokens.
   """
   mask_QGR = groups.learned_tokens(batch)
   logprobs_QGR, _ = response_logprobs(policy, params, batch, chunk=chunk)
@@ -186,12 +196,21 @@ def make_train_step(
   groups_per_microbatch: int,
   max_update_kl: float = 0.0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-  """Builds `train_step(state, batch, reference_params, base_params)`.
+  """Returns a function that updates the policy on a batch.
 
-  `reference_params` is None without a KL penalty. `base_params` are frozen
-  parameters that the trained ones are joined with, none if all are trained. If
-  `max_update_kl` is not 0, updates that move the policy further are shortened,
-  see `KLBound`. For the rest see `make_update`.
+  Its signature is `train_step(state, batch, reference_params, base_params)`.
+  `reference_params` is None without a KL penalty. `base_params` are the frozen
+  parameters that the trained ones are joined with, None if all parameters are
+  trained. See `make_update` for the other arguments and the update itself.
+
+  Args:
+    policy: policy to train.
+    optimizer: optimizer of the trained parameters.
+    mesh: mesh that microbatches are split over.
+    settings: settings of the loss.
+    groups_per_microbatch: number of groups in memory at once.
+    max_update_kl: largest KL of an update, in nats per token; larger updates
+      are shortened, see `KLBound`. 0 is no limit.
   """
   chunk = settings.chunk * sharding.row_shards(mesh)
   settings = settings._replace(chunk=chunk)
@@ -220,8 +239,8 @@ class KLBound(NamedTuple):
   """A bound on how far an update moves a policy.
 
   Attributes:
-    max_kl: largest KL, in nats a token, from the policy that sampled the batch
-      to the policy after the update. A larger update is shortened.
+    max_kl: largest KL, in nats per token, from the policy that sampled the
+      batch to the policy after the update. A larger update is shortened.
     kl: `(trained parameters, batch, *frozen) -> (sum, number of tokens)`. It
       is called with the first microbatch of an update.
   """
@@ -238,22 +257,25 @@ def make_update(
   groups_per_microbatch: int,
   bound: KLBound | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-  """Builds `update(state, batch, *frozen)`, a step down a loss.
+  """Returns a function that takes one optimizer step on a loss.
 
+  Its signature is `update(state, batch, *frozen) -> (state, metrics)`.
   Gradients are accumulated over the microbatches that hold the first
-  `batch.num_groups` groups, at least one; other microbatches cost nothing. The
-  state's buffers are donated. If the loss, the gradient or a metric is not
-  finite, the update is skipped: the state stays as it was, bit for bit.
+  `batch.num_groups` groups, of which there must be at least one; the remaining
+  microbatches are not computed. The buffers of the state are donated. If the
+  loss, the gradient or a metric is not finite, the update is skipped: the
+  returned state equals the given one bit for bit.
 
   Args:
-    loss_of: `(trained parameters, batch, *frozen) -> (loss, metrics)`, a sum
-      over tokens. Its metrics hold the loss.
+    loss_of: `(trained parameters, batch, *frozen) -> (loss, metrics)`. The loss
+      is a sum over tokens, and the metrics contain it.
     optimizer: optimizer of the trained parameters.
     mesh: mesh that microbatches are split over.
-    groups_per_microbatch: groups in memory at once.
-    bound: how far an update may move the policy; None does not measure it.
+    groups_per_microbatch: number of groups in memory at once.
+    bound: limit on how far an update may move the policy; None does not measure
+      the KL.
   """
-  # Compiled as a part of the update; on its own it is traced once, not twice.
+  # The inner jit makes JAX trace the gradient once instead of twice.
   grad = jax.jit(jax.grad(loss_of, has_aux=True))
 
   @functools.partial(
@@ -269,7 +291,7 @@ def make_update(
       return sharding.constrain_like_parameters(grads, grads, mesh), metrics
 
     if len(micro.tokens) == 1:
-      # As a loop the TPU compiler may draw parts of it out and do them twice.
+      # The TPU compiler may hoist parts out of a loop and compute them twice.
       grads, metrics = one_microbatch(0)
     else:
       nothing = jax.tree.map(
@@ -334,7 +356,7 @@ def _shorten(
 
   def shorten(carry):
     scale, kl, number = carry
-    # For small updates the KL grows with the square of the update.
+    # For small updates, the KL is quadratic in the scale.
     scale *= jnp.where(number == 0, 1.0, jnp.sqrt(max_kl / kl))
     kl_sum, count = measure(scale)
     return scale, kl_sum / jnp.maximum(count, 1), number + 1
@@ -349,11 +371,12 @@ def _shorten(
 
 
 def _in_place(mesh: jax.sharding.Mesh) -> dict[str, bool]:
-  """Compiler options with which a donated state is really written in place.
+  """Returns compiler options that make XLA update a donated state in place.
 
-  XLA for processors copies both moments first: parameters are computed from
-  what they were, and it leaves open what is written when. By region analysis,
-  as for TPUs, it puts the parameters first.
+  By default, XLA for CPU copies both moments before the update: the parameters
+  are computed from the old moments, and the order of the writes is not fixed.
+  With region analysis, which XLA uses for TPU, the parameters are computed
+  first and no copy is needed.
   """
   option = 'xla_cpu_copy_insertion_use_region_analysis'
   is_known = sharding.is_on_cpu(mesh) and _compiler_knows(option)
@@ -362,7 +385,10 @@ def _in_place(mesh: jax.sharding.Mesh) -> dict[str, bool]:
 
 @functools.cache
 def _compiler_knows(option: str) -> bool:
-  """XLA's options come and go, and one that is unknown is an error."""
+  """Returns True if this version of XLA accepts the option.
+
+  XLA adds and removes options, and raises an error for an unknown one.
+  """
   program = jax.jit(lambda: 0, compiler_options={option: True})
   try:
     program.lower().compile()
