@@ -1,4 +1,4 @@
-"""The optimizer: optax, put together from a config."""
+"""The optimizer: AdamW from optax, with options for low precision."""
 
 from typing import NamedTuple
 
@@ -10,9 +10,9 @@ from sqlm_jax.ops import rounding
 
 
 class InBfloat16(NamedTuple):
-  """A state whose moments are stored as bfloat16."""
+  """An optimizer state whose float32 arrays are stored as bfloat16."""
 
-  count: jax.Array  # [], updates so far
+  count: jax.Array  # [], number of updates so far
   inner: optax.OptState
 
 
@@ -26,16 +26,17 @@ def make_optimizer(
   weight_decay: float = 0.0,
   clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-  """AdamW (Loshchilov and Hutter, 2019) after clipping by the global norm.
+  """Returns AdamW (Loshchilov and Hutter, 2019) after gradient clipping.
 
   Args:
-    learning_rate: constant after the warm-up.
-    warmup_steps: optimizer steps of linear warm-up from 0.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
+    learning_rate: learning rate, constant after the warm-up.
+    warmup_steps: number of optimizer steps of linear warm-up from 0.
+    b1: decay rate of the first moment.
+    b2: decay rate of the second moment.
     moment_dtype: dtype that both moments are stored in, float32 or bfloat16.
-    weight_decay: decoupled, times the learning rate; matrices only.
-    clip_norm: largest global norm of a gradient; 0 does not clip.
+    weight_decay: decoupled weight decay, multiplied by the learning rate;
+      applies to matrices only.
+    clip_norm: maximum global norm of a gradient; 0 disables clipping.
   """
   schedule = learning_rate
   if warmup_steps:
@@ -54,16 +55,18 @@ def make_optimizer(
 def apply_updates(
   params: optax.Params, updates: optax.Updates, step: jax.Array
 ) -> optax.Params:
-  """Adds updates to parameters, as `optax.apply_updates`.
+  """Adds updates to parameters, like `optax.apply_updates`.
 
-  Sums that are stored as bfloat16 are rounded at random, so that they move by
-  the update on average. Rounded to nearest, they would not move at all: most
-  updates are smaller than half the distance to the next bfloat16 number.
+  bfloat16 parameters are rounded stochastically, so that they move by the
+  update on average. With rounding to nearest, most of them would not move at
+  all, because most updates are smaller than half the distance to the next
+  bfloat16 number.
 
   Args:
     params: parameters in float32 or bfloat16.
     updates: float32 updates of the same structure.
-    step: [], the number of earlier updates; the noise derives from it.
+    step: [], number of earlier updates, which the rounding noise is derived
+      from.
   """
   key = jax.random.fold_in(jax.random.key(1), step)
   leaves, tree = jax.tree.flatten(params)
@@ -82,7 +85,7 @@ def apply_updates(
 def in_float32(
   inner: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """Computes and stores moments as float32, whatever the parameters are."""
+  """Computes and stores moments as float32 for parameters of any dtype."""
   whole = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
   return optax.GradientTransformation(
     lambda params: inner.init(whole(params)),
@@ -95,11 +98,12 @@ def in_float32(
 def in_bfloat16(
   inner: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """Stores the float32 arrays of a state as bfloat16.
+  """Stores the float32 arrays of an optimizer state as bfloat16.
 
-  They are rounded up or down at random, right on average. Rounded to nearest,
-  a second moment would never fall: b2 takes off a thousandth, and bfloat16 has
-  no number that close.
+  The arrays are rounded stochastically, which is correct on average. With
+  rounding to nearest, a second moment would never decrease: one step with
+  b2 = 0.999 reduces it by a thousandth, which is less than half the distance
+  between two bfloat16 numbers.
   """
 
   def init(params):
@@ -134,7 +138,7 @@ def _nearest(x: jax.Array) -> jax.Array:
 
 
 def matrices(params):
-  """True for every parameter but scales of norms and biases."""
+  """Returns a tree that is False for norm scales and biases, otherwise True."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key not in ('scale', 'bias'), params
   )

@@ -1,4 +1,4 @@
-"""What a call of the sampler has drawn so far: on the host, NumPy arrays."""
+"""The rollout buffer of a sampler call, held in host memory."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,13 @@ _NO_TOKEN = -1
 def asked(
   num_groups: int, group_size: int, num_prompts: int | None
 ) -> np.ndarray:
-  """Numbers of the responses, EMPTY where the prompt fills the shape."""
+  """Returns the indices of all responses, EMPTY for those of padding prompts.
+
+  Args:
+    num_groups: Q.
+    group_size: G.
+    num_prompts: number of prompts that are not padding; None means all.
+  """
   rows_N = np.arange(num_groups * group_size)
   if num_prompts is not None:
     rows_N[num_prompts * group_size :] = schedule.EMPTY
@@ -21,7 +27,7 @@ def asked(
 
 
 class Record:
-  """All responses of a call, as far as they are; NumPy arrays."""
+  """The responses of a sampler call as drawn so far, in NumPy arrays."""
 
   def __init__(self, shape: tuple[int, int], slots: int, states: np.dtype):
     num_rows = math.prod(shape)
@@ -34,7 +40,7 @@ class Record:
       np.zeros(wide, np.float32),
     )
     zeros = np.zeros((num_rows,), np.int32)
-    # Stopped, until they are heard of.
+    # Responses count as stopped until `add` sets their progress.
     self.progress = decoding.Progress(
       zeros, zeros.copy(), np.full((num_rows,), decoding.STOPPED, states)
     )
@@ -45,7 +51,13 @@ class Record:
     progress: decoding.Progress,
     drawn: decoding.Drawn,
   ) -> None:
-    """Takes in what the responses of `rows_B` have drawn; skips EMPTY."""
+    """Appends the tokens drawn for the responses `rows_B`, skipping EMPTY.
+
+    Args:
+      rows_B: indices of the responses.
+      progress: their progress after the tokens were drawn.
+      drawn: the drawn tokens, starting at each response's previous length.
+    """
     begun_B1 = self.progress.lengths[rows_B][:, None]
     slots_BC = begun_B1 + np.arange(drawn.tokens.shape[1])
     new_BC = slots_BC < progress.lengths[:, None]
@@ -58,12 +70,12 @@ class Record:
       whole[rows_B[there_B]] = part[there_B]
 
   def unfinished(self, limit: int) -> np.ndarray:
-    """The responses that have tokens to go."""
+    """Returns the indices of responses that neither stopped nor hit `limit`."""
     stopped_N = self.progress.stop_state == decoding.STOPPED
     return np.flatnonzero(~stopped_N & (self.progress.lengths < limit))
 
   def of(self, rows_B: np.ndarray) -> decoding.Progress:
-    """The progress of some; EMPTY has stopped."""
+    """Returns the progress of responses; EMPTY counts as stopped."""
     empty_B = rows_B == schedule.EMPTY
     last, lengths, stop_state = (x[rows_B] for x in self.progress)
     return decoding.Progress(
@@ -77,9 +89,14 @@ class Record:
   def firsts(
     self, rows_B: np.ndarray, prompts: groups.Prompts
   ) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the first that is equal so far, and who runs, [B] each.
+    """Finds rows with equal prompts and tokens so far.
 
-    Prompts that are equal are one: a question may be asked twice.
+    Equal prompts count as the same prompt, because a batch may contain a
+    question more than once.
+
+    Returns:
+      For each row, [B] each: the first row that is equal to it, and True if its
+      response has not stopped.
     """
     progress = self.of(rows_B)
     prompt_Q = distinct.firsts(
@@ -99,7 +116,14 @@ class Record:
     num_prompts: int | None,
     on_ended: Callable[..., None],
   ) -> None:
-    """Says whose responses have all ended since the last time."""
+    """Calls `on_ended` with the groups that have finished since the last call.
+
+    Args:
+      unfinished: indices of the unfinished responses.
+      num_prompts: number of prompts that are not padding; None means all.
+      on_ended: called with `(which_Q, tokens_QGR, lengths_QG)`, unless no
+        further group has finished.
+    """
     ended_Q = ~self._told_Q
     if num_prompts is not None:
       ended_Q[num_prompts:] = False
@@ -120,6 +144,6 @@ class Record:
 
 
 def _written(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-  """Tokens [N, S], with no token behind a row's length."""
+  """Returns tokens [N, S], with `_NO_TOKEN` after each row's length."""
   slots_S = np.arange(tokens.shape[1])
   return np.where(slots_S < lengths[:, None], tokens, _NO_TOKEN)

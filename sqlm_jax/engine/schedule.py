@@ -1,11 +1,11 @@
-"""Which responses are decoded side by side: on the host, numbers alone.
+"""Row scheduling for decoding: assigns responses to rows, on the host.
 
 Decoding works on A slots of J rows each. The rows of a slot continue the same
-prompt, whose keys and values it holds once. At first J is the group's size;
-when most of a group's responses have ended, narrower slots waste less, and a
-group with more than J of them left occupies several. A row that has ended
-costs as much as one that has not, so that responses are packed anew as soon as
-that pays.
+prompt, whose keys and values the slot holds once. At first, J is the size of a
+group. When most responses of a group have finished, narrower slots waste fewer
+rows, and a group with more than J unfinished responses occupies several slots.
+A row of a finished response costs as much as any other row, so responses are
+packed again as soon as this saves time.
 """
 
 import itertools
@@ -15,28 +15,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Packing anew copies the caches, and a new shape may cost a compilation.
+# Repacking must increase the share of occupied rows at least by this factor: it
+# copies the caches, and a new shape may have to be compiled.
 _WORTH_IT = 1.25
 
 EMPTY = -1
 
 
 class Layout(NamedTuple):
-  """Who sits where. Responses are numbered through all groups, from 0."""
+  """An assignment of responses to rows.
 
-  prompts: np.ndarray  # [A], whose prompt a slot holds
-  rows: np.ndarray  # [A, J], the response of each row, or EMPTY
+  Responses are numbered from 0 across all groups.
+  """
+
+  prompts: np.ndarray  # [A], index of the prompt that a slot holds
+  rows: np.ndarray  # [A, J], index of the response in each row, or EMPTY
 
 
 class Shapes(NamedTuple):
-  """Which shapes there are of what is decoded.
+  """The set of batch and cache shapes that decoding is compiled for.
 
   Attributes:
-    part: rows that are left of a number in the next lower one, 2 is a half;
-      and a slot's, too.
-    fewest: rows of a device beside which fewer would save little.
-    rooms: the first ones for keys and values, in chunks.
-    factor: by which those behind them grow.
+    part: divisor between one number of rows and the next smaller one (2 halves
+      it), and likewise between widths of slots.
+    fewest: number of rows per device below which fewer rows save little time.
+    rooms: the smallest capacities for keys and values, in chunks.
+    factor: growth factor of the larger capacities: they are all of `rooms` but
+      the first, times the powers of `factor`.
   """
 
   part: int
@@ -45,9 +50,13 @@ class Shapes(NamedTuple):
   factor: int
 
   def room(self, length: int, chunk: int, most: float = math.inf) -> int:
-    """The least room for so many tokens.
+    """Returns the smallest capacity for `length` tokens.
 
-    No more than it takes where no chunk begins behind so many at `most`.
+    Args:
+      length: number of tokens to hold.
+      chunk: tokens per chunk, the unit of capacities.
+      most: last slot at which a chunk may start; limits the capacity to
+        `most + chunk`.
     """
     first, *steps = self.rooms
     sizes = itertools.chain(
@@ -58,11 +67,12 @@ class Shapes(NamedTuple):
     return min(room, most + chunk)
 
 
-# Rooms for 1, 2, 3, 4, 6, 8, 12, ... chunks.
+# Capacities of 1, 2, 3, 4, 6, 8, 12, ... chunks.
 FINE = Shapes(part=2, fewest=1, rooms=(1, 2, 3), factor=2)
-# 4, 16, 64, ... chunks, where what is not live is not read: room costs memory
-# alone, a further shape another compilation. 64 rows take a GPU 1.5 ms a token,
-# and 256 take it 2.0 (docs/benchmarks.md).
+# Capacities of 4, 16, 64, ... chunks, for policies that read live slots only:
+# unused capacity costs only memory, while every shape costs a compilation. A
+# GPU takes 1.5 ms per token for 64 rows and 2.0 ms for 256
+# (docs/benchmarks.md).
 FEW = Shapes(part=4, fewest=64, rooms=(4, 16), factor=4)
 
 
@@ -77,19 +87,21 @@ def pack(
 ) -> Layout:
   """Packs responses into as few rows as possible.
 
-  There are few shapes: `max_rows`, a part of it, a part of that and so on, each
-  in slots of the group's size, a part of it and so on. Among equals the widest
-  slots are taken: they hold the fewest copies of a prompt.
+  To limit compilations, the number of rows is `max_rows` divided repeatedly by
+  `shapes.part`, and the width of a slot is the group size divided repeatedly by
+  it. For the same number of rows, the widest slots are preferred, because they
+  hold the fewest copies of a prompt.
 
   Args:
-    running: responses that have begun. They find room, whatever happens.
-    waiting: responses that have not; those in front come first. Where there
-      is no room for all, as many as possible come along.
+    running: responses that have started. All of them get a row.
+    waiting: responses that have not started, in order of priority. If they do
+      not all fit, as many as possible get a row.
     group_size: G; response i belongs to prompt i // G.
-    max_rows: at least G and as many as are running.
-    multiple: the number of slots is a multiple of it, if need be with more
-      rows than `max_rows`; devices share them.
-    shapes: which there are.
+    max_rows: maximum number of rows, at least G and at least the number of
+      running responses.
+    multiple: divisor of the number of slots, so that they can be split over
+      devices. Rounding up to it may exceed `max_rows`.
+    shapes: shapes to choose from.
   """
   groups = [_by_prompt(part, group_size) for part in (running, waiting)]
   total = len(running) + len(waiting)
@@ -108,7 +120,7 @@ def pack(
       has_all_running = np.isin(running, layout.rows).all()
       if rows == max_rows and has_all_running and placed > most_placed:
         best, most_placed = layout, placed
-  return best  # in slots of width 1 there is room for all that run
+  return best  # not None: slots of width 1 hold all running responses
 
 
 def repack(
@@ -118,13 +130,15 @@ def repack(
   static: bool = False,
   **limits: int,
 ) -> Layout:
-  """The layout for the next tokens; the same one where little would be won.
+  """Returns the layout for the next tokens.
+
+  This is `layout` itself if a new layout would save too little.
 
   Args:
-    layout: the one before, if there is one.
-    unfinished: responses that have tokens to go, waiting ones included.
-    static: change nothing while one of the layout's responses is unfinished.
-    **limits: see `pack`.
+    layout: the previous layout, or None.
+    unfinished: running and waiting responses.
+    static: keep the layout until all of its responses have finished.
+    **limits: keyword arguments of `pack`.
   """
   if layout is None:
     return pack([], unfinished.tolist(), **limits)
@@ -139,9 +153,9 @@ def repack(
 
 
 def sources(before: Layout, after: Layout) -> np.ndarray:
-  """For each row of `after` the row of `before` it comes from, [A J].
+  """Returns, for each row of `after`, its source row in `before`, [A * J].
 
-  Whatever was not there before comes from row 0.
+  The source is row 0 for empty rows and for responses not in `before`.
   """
   seats = {response: i for i, response in enumerate(before.rows.flat)}
   seats[EMPTY] = 0
@@ -149,7 +163,7 @@ def sources(before: Layout, after: Layout) -> np.ndarray:
 
 
 def _parts(number: int, part: int) -> Iterator[int]:
-  """The number, a part of it rounded up, a part of that, ..., 1."""
+  """Yields `number` divided repeatedly by `part`, rounded up, down to 1."""
   while number > 1:
     yield number
     number = -(-number // part)
@@ -166,7 +180,7 @@ def _by_prompt(
 
 
 def _fill(running, waiting, width: int, slots: int) -> Layout:
-  """Fills slots from the first on, until there are no more."""
+  """Assigns responses to slots in order until all slots are used."""
   layout = Layout(
     np.zeros((slots,), np.int32), np.full((slots, width), EMPTY, np.int32)
   )
