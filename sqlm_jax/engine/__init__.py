@@ -1,1 +1,1 @@
-"""The compiled programs: sampler and learner (floor 2)."""
+"""Compiled programs: the sampler and the learner (floor 2)."""

@@ -1,4 +1,4 @@
-"""The one decoder that carries every model family."""
+"""The transformer decoder, which supports all model families."""
 
 import functools
 
@@ -17,14 +17,18 @@ _POLICIES = jax.checkpoint_policies
 
 
 def _keep_products(primitive, *args, **params):
-  """Of products with weights, and of the attention, whoever computes it."""
+  """Checkpoint policy that saves products with weights and the attention.
+
+  The attention is saved whether or not a kernel computes it.
+  """
   return _POLICIES.dots_with_no_batch_dims_saveable(
     primitive, *args, **params
   ) or attention.is_kept(primitive, *args, **params)
 
 
-# What the backward pass finds of a block: all, the products with weights and
-# the attention, or the block's input. The rest it computes again.
+# The values of a block that are saved for the backward pass: all of them, the
+# products with weights and the attention, or only the block's input. The
+# backward pass recomputes the other values.
 REMAT = {
   'none': None,
   'dots': _keep_products,
@@ -56,7 +60,7 @@ class Attention(nn.Module):
     self.query = project(c.num_heads)
     self.key = project(c.num_kv_heads)
     self.value = project(c.num_kv_heads)
-    # Instead of the three, see `apart`.
+    # Replaces the three projections in parameters made by `apart`.
     self.query_key_value = project(c.num_heads + 2 * c.num_kv_heads)
     self.query_norm, self.key_norm = norm(), norm()
     heads = c.num_heads, c.head_width
@@ -65,7 +69,10 @@ class Attention(nn.Module):
     )
 
   def project(self, x_BTD, rotation):
-    """Queries, keys and values, [B, T, heads, H], rotated."""
+    """Computes queries, keys and values [B, T, heads, H].
+
+    Queries and keys are normalized, depending on the config, and rotated.
+    """
     c = self.config
     if self.has_variable('params', 'query_key_value'):
       query, key, value = jnp.split(
@@ -91,8 +98,9 @@ class Attention(nn.Module):
 class Block(nn.Module):
   """Attention and MLP, each with norms and a residual connection.
 
-  In two halves, of which each looks at one token at a time: what the attention
-  compares, and what is made of its output.
+  The block is split into the attention (`attend`) and two parts that process
+  every token separately: `before` computes the attention's inputs, and
+  `behind` processes its output.
   """
 
   config: model_config.ModelConfig
@@ -112,18 +120,23 @@ class Block(nn.Module):
     )
 
   def before(self, x_BTD, rotation):
-    """Queries, keys and values of tokens, see `Attention.project`."""
+    """Computes queries, keys and values, see `Attention.project`."""
     x_BTD = self._normed(self.attention_norm, x_BTD, 'pre')
     return self.attention.project(x_BTD, rotation)
 
   def attend(self, query, key, value, context, window, packing, layer):
-    """The attention's output [B, T, N, H], and keys and values as kept."""
+    """Computes the attention of a segment over itself and its context.
+
+    Returns:
+      The output [B, T, N, H], and keys and values in the layout of the cache,
+      [B, K, T, H] each. With a packing, the output has the layout of its parts.
+    """
     c = self.config
     if packing is not None:
       query, key, value = (
         packing_lib.unpack(x, packing) for x in (query, key, value)
       )
-    # As they are stored: products with them then copy nothing.
+    # The layout of the cache: products with keys and values need no copy.
     key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     scale = c.attention_scale or c.head_width**-0.5
     span = attention.Span(scale, c.attention_softcap, window)
@@ -135,7 +148,7 @@ class Block(nn.Module):
     return out, (key, value)
 
   def behind(self, x_BTD, out_BTNH):
-    """The block's output, from its input and that of the attention."""
+    """Computes the block's output from its input and the attention's output."""
     out_BTD = self.attention.output(out_BTNH)
     x_BTD = x_BTD + self._normed(self.attention_post_norm, out_BTD, 'post')
     out_BTD = self.mlp(self._normed(self.mlp_norm, x_BTD, 'pre'))
@@ -148,23 +161,25 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Token embedding, L blocks as one scan, final norm, unembedding.
+  """Token embedding, L blocks, final norm and unembedding.
 
-  The blocks are scanned over parameters stacked on a leading L: compile time
-  does not grow with depth, and a checkpoint holds a dozen arrays. What else
-  differs from layer to layer, window and rope, is scanned along with them.
-  A layer reads all segments of a chain before the next one does: its weights
-  are fetched once, and have one gradient. On a device alone the segments stand
-  in one row, but for the attention. What `apart` has made of parameters is read
-  block by block.
+  The blocks are one scan over parameters stacked along a leading dimension L.
+  Compile time therefore does not grow with depth, and a checkpoint holds only a
+  dozen arrays. The window and the rope, which may differ between layers, are
+  scanned as well. Parameters made by `apart` are not stacked; their blocks run
+  one after another without a scan.
+
+  A layer processes all segments of a chain before the next layer does, so that
+  its weights are read once and have a single gradient. On a single CPU or GPU,
+  the segments are concatenated to one row, except in the attention.
   """
 
   config: model_config.ModelConfig
   dtypes: layers.Dtypes
   lora: layers.Lora | None = None
-  remat: str = 'none'  # of REMAT
-  mesh: jax.sharding.Mesh | None = None  # that rows are split over
-  kernels: kernels_lib.Kernels | None = None  # of the attention
+  remat: str = 'none'  # a key of REMAT
+  mesh: jax.sharding.Mesh | None = None  # mesh that rows are split over
+  kernels: kernels_lib.Kernels | None = None  # attention kernels
 
   def setup(self):
     c = self.config
@@ -180,7 +195,7 @@ class Decoder(nn.Module):
       self.unembed = layers.Projection((c.width,), (c.vocab_size,), self.dtypes)
 
   def __call__(self, segments, context=()):
-    """See `policy.Policy.forward_chain`."""
+    """Runs the model over segments, see `policy.Policy.forward_chain`."""
     c = self.config
     widths = [segment.tokens.shape[1] for segment in segments]
     segments = tuple(map(self._as_read, segments))
@@ -214,15 +229,15 @@ class Decoder(nn.Module):
     return tuple(hidden), keys_values
 
   def _as_read(self, segment):
-    """As a kernel takes it, if one will read it."""
+    """Pads a segment to an even width if a kernel computes its attention."""
     by_kernel = self.kernels is not None and self.kernels.reads(segment.width)
     return segment.even() if by_kernel else segment
 
   def _one_row(self, segments):
-    """Puts segments in one row, or None where they stay as they are.
+    """Returns the layout that joins segments to one row, or None if not used.
 
-    Devices that share rows would have to move them. What one TPU would gain was
-    not measured.
+    It is used on a single CPU or GPU. Several devices would have to move rows
+    between them, and the gain on a single TPU was not measured.
     """
     alone = self.mesh is not None and self.mesh.size == 1
     if not alone or sharding.are_tpus(self.mesh) or len(segments) == 1:
@@ -230,7 +245,7 @@ class Decoder(nn.Module):
     return packing_lib.OneRow(tuple(x.tokens.shape for x in segments))
 
   def _scan(self, x_IASD, of_layers, of_segments):
-    """Reads all layers, which are stacked."""
+    """Runs all layers as a scan over stacked parameters."""
     read, saved = _read_chain, REMAT[self.remat]
     if saved is not None:
       read = nn.remat(read, prevent_cse=False, policy=saved)
@@ -243,29 +258,31 @@ class Decoder(nn.Module):
       split_rngs={'params': True},
       in_axes=(of_context, 0, 0, nn.broadcast, 0),
       length=self.config.num_layers,
-      # It costs a trace of the layer; without, other weights would be drawn.
+      # The check costs a trace of the layer, but `init` without it would draw
+      # different weights.
       check_constancy_invariants=self.is_initializing(),
     )
     return scan(self.layers, x_IASD, *of_layers, of_segments, layers_L)
 
   def _keeps_context_whole(self, x_IASD) -> bool:
-    """Whether a layer picks what it sees of all layers' context itself.
+    """Returns True if layers get the context of all layers and an index.
 
-    To decode on one CPU, see `attention._attend_by_block`.
+    This applies to decoding on a single CPU, see `attention._attend_by_block`.
     """
     one_token = len(x_IASD) == 1 and x_IASD[0].shape[1] == 1
     on_one_cpu = self.mesh is not None and sharding.is_one_cpu(self.mesh)
     return one_token and on_one_cpu
 
   def _one_by_one(self, x_IASD, of_layers, of_segments):
-    """Reads all layers, of which each is a tree of its own.
+    """Runs all layers one by one, each with its own parameter tree.
 
-    One segment; the context's arrays stay whole.
+    There is a single segment. Each layer gets the unsliced context of all
+    layers and its own index.
     """
     pairs, *of_layers = of_layers
     block = self.layers.clone(parent=None)
 
-    @jax.jit  # traced once, not once a layer
+    @jax.jit  # traced once instead of once per layer
     def read(params, x_IASD, pairs, of_layer, of_segments, layer):
       bound = block.bind({'params': params})
       return _read_chain(
@@ -289,10 +306,11 @@ class Decoder(nn.Module):
     return x_ASD
 
   def logits(self, hidden, *, keep_rows=True):
-    """Next-token logits [..., V] of hidden states [..., D].
+    """Computes next-token logits [..., V] from hidden states [..., D].
 
-    In the dtype that products come out in: whoever reads them makes float32 of
-    them as they come, and no array of that size is written anew.
+    Without a soft-cap, the logits keep the dtype of the matrix product. Callers
+    convert them to float32 as they read them, which avoids writing another
+    array of this size.
     """
     if self.mesh is not None and hidden.ndim == 2 and keep_rows:
       hidden = sharding.keep_rows(hidden, self.mesh)
@@ -306,7 +324,7 @@ class Decoder(nn.Module):
     return layers.softcap(logits.astype(jnp.float32), cap) if cap else logits
 
   def initialise(self, tokens_BT):
-    """Touches every parameter, for `init`."""
+    """Calls every submodule, so that `init` creates all parameters."""
     segment = attention.Segment(tokens_BT, jnp.ones(len(tokens_BT), jnp.int32))
     (hidden_BTD,), _ = self((segment,))
     return self.logits(hidden_BTD)
@@ -315,13 +333,20 @@ class Decoder(nn.Module):
 def _read_chain(
   block, x_IASD, context, window, rope_index, of_segments, layer=None
 ):
-  """One layer, over segments of which each sees those before it.
+  """Runs one layer over segments, each of which attends to the earlier ones.
 
-  `of_segments` are lengths, also those of the context, ropes, packings, and
-  what has put the segments in one row, if they are.
+  Args:
+    block: the layer.
+    x_IASD: activations of each segment, or of all segments joined to one row.
+    context: keys and values of each earlier segment.
+    window: attention window of the layer; None attends to all tokens.
+    rope_index: True if the layer uses the second of two ropes; None with one.
+    of_segments: `(lengths, rotations, packings, one_row)`. The lengths include
+      those of the context. `one_row` joins and splits segments, or is None.
+    layer: index of the layer, if `context` holds all layers; otherwise None.
 
   Returns:
-    The outputs, and keys and values of every segment.
+    The outputs, and the keys and values of every segment.
   """
   lengths, rotations, packings, one_row = of_segments
   x_IASD = tuple(_keep_rows(x, block.mesh) for x in x_IASD)
@@ -353,17 +378,24 @@ def _read_chain(
 
 
 def _keep_rows(x_BTD: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:
-  """Rows of many tokens stay where they are; one token is soon moved."""
+  """Keeps activations split by row, except for one token per row.
+
+  Moving a single token between devices is cheap.
+  """
   if mesh is None or x_BTD.shape[1] == 1:
     return x_BTD
   return sharding.keep_rows(x_BTD, mesh)
 
 
 def _of_layers(c: model_config.ModelConfig):
-  """Windows [L], index of the rope [L], and the ropes; None where all agree."""
+  """Returns the windows [L], the rope indices [L] and the ropes of the layers.
+
+  The windows are None if no layer has one, and the indices are None if all
+  layers use the same rope.
+  """
   if not any(c.windows):
     return None, None, (c.rope,)
-  # Larger than any text.
+  # A window larger than any text means full attention.
   windows_L = np.array([w or np.iinfo(np.int32).max for w in c.windows])
   if c.local_rope is None:
     return windows_L, None, (c.rope,)

@@ -1,4 +1,4 @@
-"""A policy is a few pure functions over a tree of parameters."""
+"""Policies: language models as pure functions of a parameter tree."""
 
 import functools
 from collections.abc import Callable
@@ -22,29 +22,34 @@ class Policy(NamedTuple):
   """A language model as pure functions.
 
   Attributes:
-    config: sizes of the model.
-    init: `(key) -> params`, random parameters.
+    config: configuration of the model.
+    init: `(key) -> params`, returns random parameters.
     forward: `(params, tokens_BT, lengths_B, context) -> (hidden_BTD,
-      KeyValues)`. Tokens are right-padded; `context` is a tuple of earlier
+      KeyValues)`. Tokens are right-padded. `context` is a tuple of earlier
       segments, whose rows are shared by consecutive rows of the batch.
-      Positions continue where the context ends. What stands behind a row's
-      length is computed and means nothing.
-    forward_chain: `(params, segments, context) -> (hidden, KeyValues)`, a
-      tuple each: `forward` over several `Segment`s, each the context of those
-      behind it, reading the weights once.
-    logits: `(params, hidden) -> logits`, [..., D] to [..., V]. In bfloat16 if
-      an accelerator computes in it, to be summed in float32.
-    split_logits: `(params, by_row) -> hidden_MD -> logits_MV`. Devices that
-      share parameters (`fsdp`) compute all their rows, each for its part of the
-      vocabulary: what moves is rows, not the unembedding. `by_row` hands each
-      its own rows then.
-    init_cache: `(rows, slots) -> KeyValues`, an empty segment to decode into.
-    cast: `params -> params` in the dtype that they are computed in, once
-      before they are used many times.
-    take_apart: `params -> params` to decode with, a token a row at a time: see
-      `apart.take_apart`. As they are where that gains nothing.
-    reads_live: whether decoding reads of the cache what is live, however much
-      room there is.
+      Positions continue where the context ends. Results after a row's length
+      are computed but arbitrary.
+    forward_chain: `(params, segments, context) -> (hidden, KeyValues)`, each
+      result a tuple with one element per segment. Runs `forward` over several
+      `Segment`s, each of which is context of the later ones, and reads the
+      weights once.
+    logits: `(params, hidden) -> logits`, [..., D] to [..., V]. The logits are
+      bfloat16 if an accelerator computes in bfloat16; sum them in float32.
+    split_logits: `(params, *, by_row) -> (hidden_MD -> logits_MV)`, returns a
+      function that computes logits split over the vocabulary. Devices that
+      share parameters (`fsdp`) exchange their rows, and each computes its part
+      of the vocabulary for all of them, so that rows are communicated instead
+      of the unembedding. With `by_row`, each device then receives the logits of
+      its own rows.
+    init_cache: `(rows, slots) -> KeyValues`, returns an empty segment to decode
+      into.
+    cast: `params -> params`, casts parameters to the dtype they are computed
+      in, once before they are used many times.
+    take_apart: `params -> params`, prepares parameters for decoding one token
+      per row at a time, see `apart.take_apart`. Returns them unchanged where
+      this saves no time.
+    reads_live: True if decoding reads only the live slots of the cache, so that
+      unused capacity costs no time.
   """
 
   config: model_config.ModelConfig
@@ -71,20 +76,20 @@ def make_policy(
   lora: layers.Lora | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Policy:
-  """Builds the policy of `config`.
+  """Builds the policy of a model configuration.
 
   Args:
-    config: sizes of the model.
-    dtype: of activations, cache and products. On a CPU bfloat16 is for the
-      operands of products with parameters, and the rest is float32: see
-      `ops.products`.
-    param_dtype: of parameters where they are stored; default, `dtype`.
-    remat: what the backward pass computes again, of `decoder.REMAT`.
-    kernels: compute attention where `kernels.find` has some.
-    lora: adapters of all linear maps of the blocks. `init` makes them, too;
-      `forward` goes without where the parameters have none.
-    mesh: that rows are split over; None leaves it to the compiler, and stands
-      for an accelerator.
+    config: configuration of the model.
+    dtype: dtype of activations, cache and matrix products. On a CPU, bfloat16
+      applies only to the operands of products with parameters, and everything
+      else is float32, see `ops.products`.
+    param_dtype: dtype that parameters are stored in; None means `dtype`.
+    remat: rematerialization policy, a key of `decoder.REMAT`.
+    kernels: use the attention kernels found by `kernels.find`, if any.
+    lora: low-rank adapters for all linear maps of the blocks. `init` creates
+      them as well; `forward` skips them if the parameters contain none.
+    mesh: mesh that rows are split over. None leaves the sharding to the
+      compiler and assumes an accelerator.
   """
   compute = operands = jnp.dtype(dtype)
   if mesh is not None and sharding.is_on_cpu(mesh):
@@ -141,7 +146,7 @@ def make_policy(
 
 
 def _cast(dtypes: layers.Dtypes, params: Params) -> Params:
-  """See `Policy.cast`."""
+  """Casts parameters, see `Policy.cast`."""
 
   def one(path, x):
     name = path[-1].key
@@ -157,7 +162,12 @@ def _cast(dtypes: layers.Dtypes, params: Params) -> Params:
 
 
 def _make_split_logits(model: decoder.Decoder, logits):
-  """See `Policy.split_logits`; `logits` are those of one device's rows."""
+  """Returns `Policy.split_logits`.
+
+  Args:
+    model: decoder whose logits are computed.
+    logits: `Policy.logits`, used if devices do not split the vocabulary.
+  """
   config, mesh = model.config, model.mesh
   if mesh is None or not sharding.splits_vocabulary(config.vocab_size, mesh):
     return lambda params, *, by_row=False: functools.partial(logits, params)
