@@ -40,7 +40,7 @@ LEVELS = {
 }
 _COEFFICIENTS = [n for n in range(-9, 10) if n]
 _SOLUTIONS = range(-20, 21)
-# Without letters that could be read as a number or a constant.
+# Leaves out letters that could be read as a number or a constant.
 _LETTERS = [c for c in string.ascii_lowercase if c not in 'eilo']
 
 

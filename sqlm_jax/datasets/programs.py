@@ -1,4 +1,4 @@
-"""Small programming problems that map a line of integers to integers.
+"""Small programming problems: read a line of integers, print integers.
 
 The problems have the form of the paper's coding task and were written for this
 project. The file programs.jsonl in this directory holds each problem with its

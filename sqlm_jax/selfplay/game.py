@@ -34,7 +34,7 @@ class Rules(NamedTuple):
 
 
 class Critic(NamedTuple):
-  """Compiled programs of a value function, and settings of GAE.
+  """Compiled programs and settings of a value function, for PPO.
 
   Attributes:
     values: `(texts, params, base_params) -> [Q, G, R]`.
@@ -106,7 +106,10 @@ class Round(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """The result of a step, for logging and for the next step."""
+  """The result of a step, for logging and for the next step.
+
+  The indices in `learned` refer to the readable questions of all rounds.
+  """
 
   rounds: list[Round]
   trained: tuple[str, ...]  # roles that were updated

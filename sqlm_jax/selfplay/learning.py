@@ -83,7 +83,7 @@ def learn(
       )
       gap = one.pop('logprob_gap')
       if owner not in changed:
-        # Before the first update, sampler and learner have equal weights.
+        # Measured only before the first update, with the weights that sampled.
         gap = jax.device_get([{'logprob_gap': gap}])
         found |= metrics.of_updates(gap, f'sample/{role}')
       changed.add(owner)

@@ -14,6 +14,8 @@ from sqlm_jax.engine import groups
 def merge(batch: groups.GroupBatch) -> groups.GroupBatch:
   """Moves the weights of equal responses to the first of them.
 
+  Responses of a group are equal if their tokens and advantages are equal.
+
   Args:
     batch: host arrays, without values of a value function.
 

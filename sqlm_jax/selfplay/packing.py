@@ -128,7 +128,7 @@ def spread(sizes: np.ndarray, parts: int, room: int) -> np.ndarray:
     )
     members[part].append(group)
     totals[part] += sizes[group]
-  # Keep the original order within each part and among the parts.
+  # Restore the original order within each part; order parts by first group.
   ordered = sorted(sorted(part) for part in members)
   rest = np.arange(count, len(sizes))
   return np.concatenate([*ordered, rest]).astype(int)

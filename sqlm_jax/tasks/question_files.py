@@ -1,4 +1,4 @@
-"""Reads given questions, written by people or by an earlier proposer."""
+"""Reads questions from files, written by people or by an earlier proposer."""
 
 import json
 import re
@@ -21,7 +21,8 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if a file has another format, or if there are no questions.
+    ValueError: if a file has another format, with its name and line in the
+      message, or if there are no questions.
   """
   path = epath.Path(path)
   if not path.exists():
