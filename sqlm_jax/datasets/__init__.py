@@ -1,5 +1,5 @@
-"""Labelled questions for evaluations: generated ones, and files (floor 2).
+"""Labeled evaluation questions, generated or read from files (floor 2).
 
-Generated datasets are tensorflow-datasets builders, prepared once in the cache
-and read through `tfds.data_source`, without TensorFlow.
+Generated datasets are tensorflow-datasets builders. Each dataset is prepared
+once in the cache and read through `tfds.data_source`, without TensorFlow.
 """

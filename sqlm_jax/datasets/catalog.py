@@ -1,4 +1,4 @@
-"""Labelled questions by name: a generated dataset, or a file."""
+"""Loads labeled questions by name: a generated dataset, or a file."""
 
 import contextlib
 import io
@@ -25,17 +25,21 @@ _NAME = re.compile(r'(?P<builder>\w+)(?:/(?P<config>\w+))?/(?P<split>[^/]+)')
 
 
 def read(origin: str, directory: epath.PathLike) -> tuple[types.Example, ...]:
-  """Reads a dataset, generating it first if that was not done before.
+  """Reads a dataset, and generates it first if necessary.
 
   Args:
-    origin: 'multiplication/test', 'linear_equations/level_2/test', with a slice
-      of a split as tensorflow-datasets writes it, 'multiplication/test[:512]',
-      or the path of a file, see `files`.
-    directory: where generated datasets are kept.
+    origin: name of a dataset and split, such as 'multiplication/test' or
+      'linear_equations/level_2/test', optionally with a slice in the syntax of
+      tensorflow-datasets, such as 'multiplication/test[:512]'; or the path of a
+      file, see `files`.
+    directory: directory of the generated datasets.
+
+  Returns:
+    The examples in order.
 
   Raises:
-    FileNotFoundError: if it looks like a file and is none.
-    ValueError: if there is no such dataset, or nothing in it.
+    FileNotFoundError: if `origin` has the suffix of a file and does not exist.
+    ValueError: if there is no such dataset or split, or if it is empty.
   """
   if origin.endswith(files.SUFFIXES):
     return files.read_examples(origin)
@@ -56,7 +60,7 @@ def read(origin: str, directory: epath.PathLike) -> tuple[types.Example, ...]:
     builder = _prepared(cls, match['config'], directory)
   try:
     source = builder.as_data_source(split=match['split'])
-    empty = not len(source)  # which raises for [9:3]
+    empty = not len(source)  # raises for a slice such as [9:3]
   except (
     AssertionError,
     KeyError,
@@ -77,11 +81,12 @@ def _prepared(
   config: str | None,
   directory: epath.PathLike,
 ) -> tfds.core.DatasetBuilder:
-  """Generates a dataset once, whole or not at all.
+  """Returns the builder of a dataset, and generates the dataset if necessary.
 
-  It is made in a directory of its own and moved in one go. The library's own
-  temporary directory is named by Python's global random numbers: two processes
-  with the same seed would write into the same one.
+  The dataset is generated in a temporary directory and moved with one rename,
+  so that it is either complete or absent. The temporary directory of
+  tensorflow-datasets is not safe here: its name comes from Python's global
+  random numbers, so two processes with the same seed would share it.
   """
   make = lambda place: cls(
     data_dir=str(place), config=config, file_format='array_record'
@@ -99,15 +104,15 @@ def _prepared(
         pathlib.Path(made.data_dir).rename(place)
       except OSError:
         if not make(directory).is_prepared():
-          raise  # else another process was faster
-  # Anew, for a builder knows only what was there when it was made: another
-  # process may have moved the dataset in since.
+          raise  # otherwise another process has moved it in first
+  # A builder only knows the files that existed when it was created, and another
+  # process may have moved the dataset in since then. Hence a new builder.
   return make(directory)
 
 
 @contextlib.contextmanager
 def _quietly():
-  """Without progress bars, and warnings of what is not there yet."""
+  """Suppresses progress bars and warnings about missing files."""
   tfds.disable_progress_bar()
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)

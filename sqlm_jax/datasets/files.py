@@ -1,6 +1,6 @@
-"""Files of labelled questions, in the layouts in which others publish them.
+"""Reads files of labeled questions, in our layout and in published ones.
 
-A layout is recognised by its columns:
+A layout is recognized by its columns:
 
   ours           question, and answer or tests
   OMEGA          messages, ground_truth
@@ -8,8 +8,8 @@ A layout is recognised by its columns:
   open-r1        description, official_tests (codeforces)
   open-r1        prompt, verification_info (verifiable coding problems)
 
-A row that is damaged is reported by file and row and left out, and so are the
-rows of a group of Parquet from a damaged page on.
+A damaged row is reported with its file and row number and is left out. If a
+page of a Parquet file is damaged, all later rows of its row group are left out.
 """
 
 import json
@@ -26,22 +26,23 @@ from sqlm_jax.game import types
 from sqlm_jax.text import code_blocks
 
 SUFFIXES = ('.json', '.jsonl', '.parquet')
-_MOST_TESTS = 10  # of a program, as in the paper's code
+_MOST_TESTS = 10  # tests per program, as in the paper's code
 _MOST_REPORTS = 5
 
-# What reading a row of another shape raises.
+# Errors that are raised when a row does not have the expected structure.
 DAMAGE = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 Row = Mapping[str, Any]
 
 
 class Layout(NamedTuple):
-  """How a file is laid out.
+  """The layout of a file.
 
   Attributes:
-    name: for people.
-    columns: that every row has.
-    read: from a row to an example; an error of `DAMAGE` for a damaged one.
+    name: name for error messages.
+    columns: columns by which the layout is recognized.
+    read: a function that converts a row to an example. It raises one of the
+      errors in `DAMAGE` if the row is damaged.
   """
 
   name: str
@@ -53,12 +54,13 @@ def read_examples(path: epath.PathLike) -> tuple[types.Example, ...]:
   """Reads the examples of a file, in order.
 
   Args:
-    path: a .jsonl file of an object a line, a .json file with a list of
+    path: a .jsonl file with one object per line, a .json file with a list of
       objects, or a .parquet file.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if it has another suffix or layout, or no row can be read.
+    ValueError: if the file has another suffix or layout, or if none of its rows
+      can be read.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -74,7 +76,7 @@ def read_examples(path: epath.PathLike) -> tuple[types.Example, ...]:
       if not isinstance(row, Mapping):
         raise TypeError('expected an object')
       columns |= row.keys()
-      # Rows of a file may leave out what they do not have.
+      # Recognized once per file, because rows may leave out empty columns.
       layout = layout or _recognise(row)
       if layout is None:
         raise ValueError(f'unknown columns {", ".join(map(str, row))}')
@@ -107,12 +109,18 @@ def _recognise(row: Row) -> Layout | None:
 
 
 def _check(example: types.Example) -> types.Example:
-  """Nothing but texts, and something to judge by."""
+  """Checks that all fields are text, and that the example can be graded.
+
+  Raises:
+    TypeError: if a field is not text.
+    ValueError: if a text is not valid Unicode, the question is empty, or there
+      is neither an answer nor a test.
+  """
   pairs = [text for case in example.tests for text in case]
   for text in (example.question, example.answer, example.solution, *pairs):
     if not isinstance(text, str):
       raise TypeError(f'expected text, not {str(text)[:60]!r}')
-    text.encode()  # half a character is none
+    text.encode()  # raises for an unpaired surrogate
   if not example.question.strip():
     raise ValueError('expected a question')
   if not (example.answer.strip() or example.tests):
@@ -188,7 +196,7 @@ def _verifiable(row: Row) -> types.Example:
 
 
 def _asked(messages: Iterable[Row]) -> str:
-  """What the user says last."""
+  """Returns the content of the last message of the user."""
   asked = [one['content'] for one in messages if one['role'] == 'user']
   if not asked:
     raise ValueError('expected a message of the user')
@@ -196,7 +204,7 @@ def _asked(messages: Iterable[Row]) -> str:
 
 
 def _cases(tests: Iterable[Any]) -> tuple[types.TestCase, ...]:
-  """The first tests; each a pair, or an object of input and output."""
+  """Converts the first tests, which are pairs or objects, to test cases."""
   cases = []
   for test in tests:
     if isinstance(test, Mapping):
@@ -257,13 +265,13 @@ def _table(path: epath.Path) -> Iterator[tuple[int | str, Any]]:
     for group in range(table.num_row_groups):
       number, end = end, end + table.metadata.row_group(group).num_rows
       try:
-        # Not at once: tests of a few thousand problems are gigabytes.
+        # In batches, because tests of a few thousand problems are gigabytes.
         for batch in table.iter_batches(64, row_groups=[group]):
           for i in range(batch.num_rows):
             number += 1
             yield number, _row(batch, i)
       except (pa.ArrowException, OSError) as error:
-        # A damaged page: what stands behind it in its group is lost.
+        # A damaged page also loses all later rows of its row group.
         rows = f'{number + 1}-{end}'
         yield rows, ValueError(f'rows that cannot be read, {error}')
 
@@ -271,5 +279,5 @@ def _table(path: epath.Path) -> Iterator[tuple[int | str, Any]]:
 def _row(batch: pa.RecordBatch, i: int) -> Any:
   try:
     return batch.slice(i, 1).to_pylist()[0]
-  except (ValueError, pa.ArrowException) as error:  # text that is no UTF-8
+  except (ValueError, pa.ArrowException) as error:  # text is not UTF-8
     return ValueError(str(error))

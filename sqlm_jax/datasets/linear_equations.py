@@ -1,13 +1,15 @@
-"""Systems of linear equations in the style of OMEGA's.
+"""Systems of linear equations in the style of the OMEGA benchmark.
 
-What is known of that benchmark's generator (its ancestor is DeepMind's
-mathematics_dataset) and holds here: as many equations as unknowns, two, three
-or four by level; integer coefficients that can be inverted, integer solutions;
-terms are split and moved to random sides; one unknown is asked for; on higher
-levels a constant is a letter that a sentence before defines. The sizes of
-numbers, the sentences and the levels are ours: the published generator
-(sunblaze-ucb/math_ood) has five, with two to six unknowns, and composes
-questions from its second level on. Its files go in by `files`.
+The following properties are known of OMEGA's generator, which descends from
+DeepMind's mathematics_dataset, and hold here. There are as many equations as
+unknowns: two, three or four, depending on the level. The coefficients are
+integers and their matrix is invertible; the solutions are integers. Terms are
+split and moved to random sides. The question asks for one of the unknowns. On
+higher levels, constants are letters that earlier sentences define.
+
+The ranges of the numbers, the sentences and the levels are ours. The published
+generator (sunblaze-ucb/math_ood) has five levels with two to six unknowns, and
+composes questions from its second level on. `files` reads its files.
 """
 
 import itertools
@@ -19,14 +21,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-SIZE = 100  # questions of a split, as in the published set
+SIZE = 100  # questions per split, as in the published set
 
 
 class Level(NamedTuple):
-  """How hard a system is."""
+  """The difficulty of a system."""
 
   unknowns: int
-  letters: bool  # whether constants hide behind letters
+  letters: bool  # True if constants are replaced by letters
 
 
 LEVELS = {
@@ -38,7 +40,7 @@ LEVELS = {
 }
 _COEFFICIENTS = [n for n in range(-9, 10) if n]
 _SOLUTIONS = range(-20, 21)
-# What a reader could take for a number or a constant is left out.
+# Leaves out letters that could be read as a number or a constant.
 _LETTERS = [c for c in string.ascii_lowercase if c not in 'eilo']
 
 
@@ -51,11 +53,11 @@ class Problem(NamedTuple):
 
 
 def write_problem(level: str, draw: random.Random) -> Problem:
-  """Writes a system with exactly one solution, in integers.
+  """Generates a question about a system with a unique, integer solution.
 
   Args:
     level: a key of `LEVELS`.
-    draw: what is random about it.
+    draw: random generator.
   """
   count, uses_letters = LEVELS[level]
   names = draw.sample(_LETTERS, count + count * uses_letters)
@@ -82,7 +84,7 @@ def write_problem(level: str, draw: random.Random) -> Problem:
 
 
 def _define(letter: str, value: int, draw: random.Random) -> str:
-  """A sentence from which a letter's value follows."""
+  """Returns a sentence that determines the value of a letter."""
   if draw.random() < 0.5:
     return f'Let {letter} = {value}.'
   factor, shift = draw.choice(_COEFFICIENTS), draw.choice(_COEFFICIENTS)
@@ -91,7 +93,14 @@ def _define(letter: str, value: int, draw: random.Random) -> str:
 
 
 def _equation(terms: Sequence[tuple[int, str]], draw: random.Random) -> str:
-  """Terms whose sum is 0, some of them split, on random sides."""
+  """Writes terms whose sum is 0 as an equation.
+
+  Some terms are split in two, and each term is moved to a random side.
+
+  Args:
+    terms: pairs (coefficient, name); the name of a number is ''.
+    draw: random generator.
+  """
   pieces = []
   for number, name in terms:
     if draw.random() < 0.3:
@@ -123,7 +132,7 @@ def _sum(terms: Sequence[tuple[int, str]]) -> str:
 
 
 def problems(levels: Sequence[str], seed: str) -> Iterator[Problem]:
-  """Different problems without end, the levels in turn."""
+  """Yields distinct problems without end, cycling through the levels."""
   draw, seen = random.Random(seed), set()
   for level in itertools.cycle(levels):
     problem = write_problem(level, draw)
@@ -138,7 +147,7 @@ def _describe(level: Level) -> str:
 
 
 class LinearEquations(tfds.core.GeneratorBasedBuilder):
-  """Without a config's name all levels are mixed, as many of each."""
+  """Builder with one config per level; the default config mixes all levels."""
 
   VERSION = tfds.core.Version('1.0.0')
   BUILDER_CONFIGS: tuple = tuple(

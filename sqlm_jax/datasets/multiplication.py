@@ -1,10 +1,11 @@
-"""Products of numbers of up to three digits, drawn as the paper's test set is.
+"""Products of numbers of up to three digits, drawn like the paper's test set.
 
-The paper evaluates on 4,096 problems of TinyZero's generator: each operand has
-one digit in a quarter of all cases, up to two in a quarter, up to three in
-half of them, and no pair comes twice. These are drawn in the same way, with a
-seed of our own, the test set first: of the 100 pairs of single digits it takes
-nearly all, so the validation set has hardly any of them.
+The paper evaluates on 4,096 problems of TinyZero's generator. Each operand has
+one digit with probability 1/4, up to two digits with probability 1/4, and up to
+three digits with probability 1/2; no pair occurs twice. This dataset draws
+problems in the same way with its own seed. The test set is drawn first and
+takes nearly all of the 100 pairs of single digits, so the validation set has
+hardly any of them.
 """
 
 import itertools
@@ -19,14 +20,14 @@ _SEED = 'sqlm_jax/multiplication/1'
 
 
 def operands(draw: random.Random) -> Iterator[tuple[int, int]]:
-  """Pairs of operands without end, equal ones too."""
+  """Yields pairs of operands without end; pairs may repeat."""
   operand = lambda: draw.randrange(10 ** draw.choice((1, 2, 3, 3)))
   while True:
     yield operand(), operand()
 
 
 def distinct(pairs: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-  """Each pair once, in the order in which it first comes."""
+  """Yields each pair once, in the order of first occurrence."""
   seen = set()
   for pair in pairs:
     if pair not in seen:
@@ -35,7 +36,7 @@ def distinct(pairs: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 class Multiplication(tfds.core.GeneratorBasedBuilder):
-  """The question is an expression, '12 * 345', and nothing around it."""
+  """Builder of questions that are bare expressions, such as '12 * 345'."""
 
   VERSION = tfds.core.Version('1.0.0')
 

@@ -1,9 +1,9 @@
-"""Small programming problems: a line of integers in, integers out.
+"""Small programming problems: read a line of integers, print integers.
 
-They are in the form of the paper's coding task, written for this project, and
-lie in programs.jsonl beside this file, each with its tests and a solution. The
-solutions are run against the tests when the project is tested, and some of
-them before every evaluation.
+The problems have the form of the paper's coding task and were written for this
+project. The file programs.jsonl in this directory holds each problem with its
+tests and a solution. The project's test suite runs all solutions against the
+tests, and every evaluation runs some of them first.
 """
 
 import json
@@ -15,7 +15,7 @@ _FILE = epath.Path(__file__).parent / 'programs.jsonl'
 
 
 class Programs(tfds.core.GeneratorBasedBuilder):
-  """The question is a description; what decides are the tests."""
+  """Builder of questions that are descriptions, graded by tests."""
 
   VERSION = tfds.core.Version('1.0.0')
 

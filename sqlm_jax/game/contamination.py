@@ -1,8 +1,9 @@
 """Finds questions of the proposer that are also in an evaluation set.
 
-Test questions on which a model has practised, even without their answers, do
-not measure it. Two questions count as the same if they have the same key. The
-key contains all numbers of a question, but not its case and punctuation.
+If a model has trained on test questions, even without their answers, its test
+score is no longer valid. Two questions count as the same if they have the same
+key. The key contains all numbers of a question, but ignores case and
+punctuation.
 """
 
 import re
@@ -13,26 +14,28 @@ from sqlm_jax.text import normalize
 
 CHOICES = ('count', 'exclude')
 
-# Numbers joined by operators; and text that must not stand around them if the
-# calculation is the whole question: other numbers, operators or an unknown.
+# A calculation: numbers joined by operators.
 _CALCULATION = re.compile(
   r'(?<![\d.,])[-(]{0,3}\d[\d.,]*+[)\s]*+'
   r'(?:[-+*/][-(\s]*+\d[\d.,]*+[)\s]*+)+'
 )
+# Other numbers, operators or an unknown around a calculation, which show that
+# the calculation is not the whole question.
 _MORE_TO_COMPUTE = re.compile(r"[\d+*/^]|(?<![a-z'])[b-z](?![a-z'])")
-_MOST_WORDS = 8  # around a calculation; a word problem has more
+_MOST_WORDS = 8  # words around a calculation; a word problem has more
 _UNSPACED = re.compile(f'[{normalize.UNSPACED}]')
-_CHARACTERS_A_WORD = 2  # about, where there are no spaces between words
+_CHARACTERS_A_WORD = 2  # approximate, in scripts without spaces
 _WORD = re.compile(r'\w+(?:[.,]\d+)*|[^\w\s]')
 _START, _END = ' "\'', ' .?!:;="\''
 
 
 class Guard(NamedTuple):
-  """The questions of evaluation sets, to compare a step's questions with.
+  """The questions of all evaluation sets, for comparison with new questions.
 
   Attributes:
     keys: keys of the questions of all evaluation sets.
-    exclude: True if nobody learns from a question that is among them.
+    exclude: True if questions from an evaluation set are excluded from
+      training.
   """
 
   keys: frozenset[str] = frozenset()
@@ -54,7 +57,7 @@ def make_guard(questions: Iterable[str], choice: str) -> Guard:
 
 
 def key(question: str) -> str:
-  """Returns the key that equal questions share.
+  """Returns the key of a question, which equal questions share.
 
   The key of a question that asks for the value of a calculation is the
   calculation alone, without spaces: 'What is 12 × 3?', '12 x 3' and

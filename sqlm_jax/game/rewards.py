@@ -1,8 +1,8 @@
-"""Rewards of solver and proposer: weighted sums of the terms below.
+"""Rewards of solver and proposer as weighted sums of terms.
 
-A term gives each answer of a question, or the question itself, a number; a
-role's reward is the sum of its terms, each times its weight, and
-`weights_at` lets a weight change from step to step.
+A term assigns a number to each answer to a question, or to the question itself.
+The reward of a role is the sum of its terms, each times its weight.
+`weights_at` computes weights that change from step to step.
 """
 
 import operator
@@ -15,7 +15,7 @@ from sqlm_jax.game import types
 
 SOLVER_TERMS = ('majority', 'tests', 'format', 'random', 'true')
 PROPOSER_TERMS = ('sqlm', 'r_zero', 'band')
-# Subtracted: how much a question repeats others, see `repetition`.
+# These terms are subtracted if a question repeats others, see `repetition`.
 PENALTIES = ('batch_repeats', 'history_repeats')
 OVER = ('group', 'sample')
 
@@ -23,7 +23,7 @@ OVER = ('group', 'sample')
 def majority(
   answers: Sequence[types.Answer], vote: types.Vote
 ) -> tuple[float, ...]:
-  """1 for the answer that the majority gave, else 0 (SQLM, eq. 1)."""
+  """Returns 1 for the answer of the majority, otherwise 0 (SQLM, eq. 1)."""
   return tuple(
     float(vote.answer is not None and answer == vote.answer)
     for answer in answers
@@ -31,14 +31,17 @@ def majority(
 
 
 def well_formed(answers: Sequence[types.Answer]) -> tuple[float, ...]:
-  """1 for any readable answer: the format baseline of SQLM section 5.2."""
+  """Returns 1 for any readable answer, otherwise 0.
+
+  This is the format baseline of SQLM, section 5.2.
+  """
   return tuple(float(answer is not None) for answer in answers)
 
 
 def coin_flips(
   answers: Sequence[types.Answer], generator: random.Random
 ) -> tuple[float, ...]:
-  """0 or 1 at random: the control that shows what the vote adds."""
+  """Returns 0 or 1 at random, as a control that shows what the vote adds."""
   return tuple(float(generator.randrange(2)) for _ in answers)
 
 
@@ -47,9 +50,10 @@ def right(
   true: types.Answer,
   is_true: Callable[[types.Answer, types.Answer], bool] = operator.eq,
 ) -> tuple[float, ...]:
-  """1 for the true answer: the control that shows what a label would teach.
+  """Returns 1 for the true answer, otherwise 0.
 
-  All rewards are 0 if the true answer is not known (None).
+  This is a control that shows what training on labels would achieve. All
+  rewards are 0 if the true answer is not known (None).
   """
   paid = {a: true is not None and is_true(a, true) for a in set(answers)}
   return tuple(float(paid[answer]) for answer in answers)
@@ -65,17 +69,17 @@ def solver(
   true: Callable[[], types.Answer] = lambda: None,
   is_true: Callable[[types.Answer, types.Answer], bool] = operator.eq,
 ) -> tuple[float, ...]:
-  """The reward of each answer to a question.
+  """Computes the reward of each answer to a question.
 
   Args:
-    weights: of `SOLVER_TERMS`; a term without a weight is not even computed.
-    answers: to the question.
-    vote: on them, for 'majority'.
-    passed: share of the question's tests that each answer passed, the value
-      of 'tests' (SQLM, its coding reward).
-    coin: for 'random'.
-    true: looks the true answer up, for 'true' and for nothing else.
-    is_true: `(answer, true) -> bool`.
+    weights: weights of `SOLVER_TERMS`; terms with weight 0 are not computed.
+    answers: answers to the question.
+    vote: result of the vote on the answers, for 'majority'.
+    passed: share of the question's tests that each answer passed, the value of
+      'tests' (the coding reward of SQLM).
+    coin: random generator, for 'random'.
+    true: returns the true answer; called for 'true' only.
+    is_true: `(answer, true) -> bool`, for 'true'.
   """
   terms = {
     'majority': lambda: majority(answers, vote),
@@ -95,9 +99,10 @@ def solver(
 def difficulty_of_vote(
   term: str, vote: types.Vote, *, band: tuple[float, float] = (0.0, 1.0)
 ) -> float:
-  """Pays for a question whose answers agree, but not all of them.
+  """Rewards a question for which some, but not all answers agree.
 
-  With the count of the majority among G answers, and p = count / G:
+  The terms are, with the count of the majority among G answers and
+  p = count / G:
 
     sqlm    1 if 1 < count < G, else 0: SQLM figure 1 and section 5.1 (eq. 2
             prints 0 < count, which always holds)
@@ -111,7 +116,7 @@ def difficulty_of_vote(
 
   Args:
     term: one of `PROPOSER_TERMS`.
-    vote: on the answers.
+    vote: result of the vote on the answers.
     band: low and high.
   """
   if term == 'sqlm':
@@ -129,14 +134,15 @@ def difficulty_of_tests(
   over: str = 'group',
   band: tuple[float, float] = (0.0, 1.0),
 ) -> float:
-  """Pays for a problem of which some tests are passed, but not all.
+  """Rewards a problem for which some, but not all tests are passed.
 
-  As `difficulty_of_vote`, with p the share of tests that pass, and
+  The terms are those of `difficulty_of_vote`, where p is the share of tests
+  that pass, except for
 
     sqlm    1 if 0 < p < 1, else 0 (SQLM, eq. 4).
 
-  The paper takes p of one answer and averages the reward over the group
-  (`over='sample'`); its code takes p of all answers (`over='group'`).
+  The paper computes p for each answer and averages the reward over the group
+  (`over='sample'`). Its code computes p over all answers (`over='group'`).
 
   Args:
     term: one of `PROPOSER_TERMS`.
@@ -168,13 +174,16 @@ def weights_at(
   weights: Mapping[str, float],
   schedule: Sequence[tuple[str, int, float]] = (),
 ) -> dict[str, float]:
-  """The weight of every term in a step, so that one can be phased in.
+  """Computes the weight of every term in a step.
+
+  A schedule can phase a term in or out.
 
   Args:
-    step: of self-play.
-    weights: of terms without a schedule.
-    schedule: points (term, step, weight); a term's weight is linear between
-      its points, and constant before the first and after the last one.
+    step: self-play step.
+    weights: weights of the terms without a schedule.
+    schedule: points (term, step, weight). The weight of a term is interpolated
+      linearly between its points, and is constant before the first point and
+      after the last point.
   """
   curves: dict[str, list[tuple[int, float]]] = {}
   for name, at, weight in sorted(schedule):

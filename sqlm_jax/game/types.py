@@ -1,15 +1,15 @@
-"""Types of a game of questions and answers."""
+"""Types of the question-and-answer game."""
 
 from collections.abc import Hashable
 from typing import NamedTuple
 
-# A canonical answer: two of them are equal if and only if the answers agree.
-# None is a blank, a response in which no answer could be read.
+# A canonical answer. Two canonical answers are equal if and only if the answers
+# agree. None stands for a response without a readable answer.
 Answer = Hashable | None
 
 
 class TestCase(NamedTuple):
-  """The standard input of a program, and the output that is expected."""
+  """The standard input of a program, and its expected output."""
 
   input: str
   output: str
@@ -18,8 +18,8 @@ class TestCase(NamedTuple):
 class Result(NamedTuple):
   """The result of one test of one program."""
 
-  status: str  # one of `verify.unit_tests.STATUSES`
-  detail: str = ''  # short, for a person
+  status: str  # one of `unit_tests.STATUSES`
+  detail: str = ''  # short explanation for people
 
 
 # The `why_not` of a readable question that is in an evaluation set.
@@ -27,25 +27,25 @@ CONTAMINATED = 'contaminated'
 
 
 class Problem(NamedTuple):
-  """A question, as it was read from the proposer's response."""
+  """A question that was read from a response of the proposer."""
 
   text: str
   ok: bool = True
   why_not: str = ''  # one word, counted in the metrics
-  tests: tuple[TestCase, ...] = ()  # of a program, if one is asked for
+  tests: tuple[TestCase, ...] = ()  # if the question asks for a program
 
 
 class Example(NamedTuple):
-  """A question of an evaluation, whose answer is known."""
+  """An evaluation question whose answer is known."""
 
   question: str
-  answer: str = ''  # as a person would write it; '' where tests decide
-  tests: tuple[TestCase, ...] = ()  # that a program has to pass
-  solution: str = ''  # a program that is known to pass them, if there is one
+  answer: str = ''  # as a person would write it; '' if tests decide
+  tests: tuple[TestCase, ...] = ()  # tests that a program has to pass
+  solution: str = ''  # a program that is known to pass the tests, or ''
 
 
 class Graded(NamedTuple):
-  """A response to an example, read and compared with the truth."""
+  """A response to an example, compared with the true answer or the tests."""
 
   answer: Answer
   right: bool
@@ -54,24 +54,24 @@ class Graded(NamedTuple):
 class Vote(NamedTuple):
   """The result of a vote among a group of answers."""
 
-  answer: Answer  # None if nobody is rewarded
-  count: int  # answers equal to it, 0 if nobody is rewarded
-  size: int  # answers in the group, blanks included
+  answer: Answer  # None if there is no majority
+  count: int  # answers equal to it, 0 if there is no majority
+  size: int  # answers in the group, including unreadable ones
   why_not: str = ''  # 'blank', 'tie', 'singleton' or 'disagreement'
 
 
 class Verdict(NamedTuple):
   """A judged question: its answers, their results, and all rewards.
 
-  Answers are put to a vote, or are programs and run against the question's
-  tests. An unreadable question has neither vote nor results. For a question
-  that another process has judged, only the rewards are known.
+  The answers are put to a vote, or they are programs and are run against the
+  question's tests. An unreadable question has neither vote nor results. For a
+  question that another process has judged, only the rewards are known.
   """
 
   problem: Problem
-  answers: tuple[Answer, ...] = ()  # one a response of the solver
-  votes: tuple[Answer, ...] = ()  # of earlier solvers, who are not paid
+  answers: tuple[Answer, ...] = ()  # one per response of the solver
+  votes: tuple[Answer, ...] = ()  # of earlier solvers; not rewarded
   vote: Vote | None = None
   results: tuple[tuple[Result, ...], ...] = ()  # [answers][tests]
   solver_rewards: tuple[float, ...] = ()
-  proposer_reward: float | None = 0.0  # None: nobody learns from it
+  proposer_reward: float | None = 0.0  # None: excluded from training

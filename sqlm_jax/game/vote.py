@@ -16,21 +16,21 @@ def majority(
   ties: str = 'nobody',
   min_agreement: float = 0.0,
 ) -> types.Vote:
-  """Finds the answer that most of a group gave (SQLM, eq. 1).
+  """Returns the answer that most of a group gave (SQLM, eq. 1).
 
-  With `ties='nobody'` blanks do not stand for election, and a tie or a
-  winner seen once rewards nobody: an arbitrary label would be noise. With
-  `ties='first'` the vote is that of the paper's code: a blank is a vote for
-  "none", a tie goes to what was seen first, and if "none" wins nobody is
-  rewarded.
+  With `ties='nobody'`, unreadable answers cannot win, and there is no majority
+  if there is a tie or if the winner occurs only once, because an arbitrary
+  label would be noise. With `ties='first'`, the vote is that of the paper's
+  code: an unreadable answer is a vote for None, a tie goes to the answer that
+  occurs first, and there is no majority if None wins.
 
   Args:
-    answers: canonical answers, None for a blank.
-    weights: how much each answer's vote counts, not negative; default, all
-      the same.
+    answers: canonical answers, None for an unreadable one.
+    weights: nonnegative weight of each answer's vote; by default, all weights
+      are equal.
     ties: 'nobody' or 'first'.
-    min_agreement: the least share of all weight, that of blanks included,
-      that the winner needs.
+    min_agreement: minimum share of the total weight that the winner needs. The
+      total includes unreadable answers.
   """
   size = len(answers)
   weights = [1] * size if weights is None else weights
@@ -41,7 +41,7 @@ def majority(
       totals[answer] = totals.get(answer, 0) + weight
   if not totals:
     return nobody('blank')
-  winner = max(totals, key=totals.get)  # the first of equals
+  winner = max(totals, key=totals.get)  # in a tie, the first answer
   if winner is None:
     return nobody('blank')
   count = sum(answer == winner for answer in answers)
@@ -50,20 +50,23 @@ def majority(
       return nobody('singleton')
     if list(totals.values()).count(totals[winner]) > 1:
       return nobody('tie')
-  # Divided, not multiplied: 0.56 * 25 is more than 14 in floats.
+  # Divide instead of multiplying, because 0.56 * 25 > 14 in floating point.
   if totals[winner] / (sum(weights) or 1) < min_agreement:
     return nobody('disagreement')
   return types.Vote(winner, count, size)
 
 
 def likelihood(logprob: float, num_tokens: int) -> float:
-  """A response's weight: the geometric mean of its tokens' probabilities.
+  """Computes the geometric mean of the probabilities of a response's tokens.
 
-  exp(log p(response) / tokens), the weighting that Wang et al. (2022,
-  self-consistency, eq. 1) compare with equal votes.
+  The mean is exp(log p(response) / tokens). It is the vote weight that Wang et
+  al. (2022, self-consistency, eq. 1) compare with equal votes.
 
   Args:
-    logprob: of the response in nats.
-    num_tokens: of the response; 0 weighs nothing.
+    logprob: log-probability of the response, in nats.
+    num_tokens: number of tokens of the response.
+
+  Returns:
+    The mean, or 0 for an empty response.
   """
   return math.exp(logprob / num_tokens) if num_tokens else 0.0

@@ -1,4 +1,4 @@
-"""Between text and arrays: prompts in, responses out, batches to learn from."""
+"""Packs prompts, and turns scored rollouts into batches for the learner."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,34 +10,34 @@ from sqlm_jax.engine import groups
 from sqlm_jax.ops import losses
 from sqlm_jax.selfplay import merging, packing
 
-_SHORTEST_PREFIX = 8  # a shorter one is not worth a pass of its own
-# As one program: each of its operations would be compiled on its own.
+_SHORTEST_PREFIX = 8  # a shorter prefix is not worth a separate forward pass
+# Jitted as one program; otherwise each operation is compiled separately.
 _token_weights = jax.jit(
   losses.token_weights, static_argnames=('average', 'longest')
 )
 
 
 class Scored(NamedTuple):
-  """What one role wrote in a step, and what it was paid.
+  """The responses of one role in a step, and their rewards.
 
-  A group of G responses is compared with each other. It continues one prompt
-  or, shared out among them, V prompts that ask the same.
+  The G responses of a group are compared with each other. They continue one
+  prompt, or are divided among V prompts that ask the same question.
   """
 
   prompt_ids: Sequence[Sequence[int]]  # [Q V]
   rollout: groups.Rollout  # [Q V, G / V, ...], host arrays
-  rewards: np.ndarray  # [Q, G], NaN for a response that nobody learns from
-  num_groups: int  # Q of a full step: the rest is padding
+  rewards: np.ndarray  # [Q, G], NaN for a response that is not trained on
+  num_groups: int  # Q of a full step; missing groups are padded
 
 
 class Rows(NamedTuple):
-  """A role's step in the shape that every one of its steps has.
+  """A role's step, padded to the shape that all of its steps share.
 
   Attributes:
     prompts: [Q V] rows.
     rollout: [Q V, G / V, ...].
     rewards: [Q, G].
-    counted: [Q, G], False for what only fills the shape, or was not paid.
+    counted: [Q, G], False for padding and for responses without a reward.
   """
 
   prompts: groups.Prompts
@@ -47,13 +47,14 @@ class Rows(NamedTuple):
 
 
 class Estimate(NamedTuple):
-  """Advantages, and what a value function learns where there is one.
+  """Advantages and, if there is a value function, its targets.
 
   Attributes:
-    advantages: [Q V, G / V, 1] of responses, or [.., .., R] of their tokens.
-    values: [Q V, G / V, R], what was expected before each token.
-    targets: of the same shape, what should have been.
-    kl: the mean a token, where the rewards pay for it.
+    advantages: [Q V, G / V, 1] if they belong to responses, [Q V, G / V, R] if
+      they belong to tokens.
+    values: [Q V, G / V, R], the value estimated before each token.
+    targets: [Q V, G / V, R], the regression targets of the value function.
+    kl: the mean KL per token, if the reward includes a KL penalty.
   """
 
   advantages: np.ndarray
@@ -63,7 +64,7 @@ class Estimate(NamedTuple):
 
 
 def pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
-  """Rows of token ids, right-padded with 0 to [len(rows), width]."""
+  """Right-pads rows of token ids with 0 to [len(rows), width]."""
   padded = np.zeros((len(rows), width), np.int32)
   for i, row in enumerate(rows):
     padded[i, : len(row)] = row
@@ -73,14 +74,17 @@ def pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
 def pack_prompts(
   prompts: Sequence[Sequence[int]], num_rows: int | None = None
 ) -> groups.Prompts:
-  """Splits prompts into their common prefix and the rest.
+  """Splits prompts into their common prefix and the rest of each prompt.
 
   Args:
-    prompts: token ids of each prompt, none empty.
-    num_rows: rows to pad to with dummy prompts, so that the shape does not
-      depend on how many questions were readable.
+    prompts: token ids of each prompt. No prompt is empty.
+    num_rows: number of rows to pad to with dummy prompts, so that the shape
+      does not depend on the number of readable questions.
+
+  Returns:
+    The prompts. Prefix and rest are padded to a bucket.
   """
-  # Every prompt keeps at least its last token: it predicts the response.
+  # Every prompt keeps at least its last token, which predicts the response.
   shortest = min(len(prompt) for prompt in prompts) - 1
   first = np.array([prompt[:shortest] for prompt in prompts])
   differs = np.flatnonzero(np.any(first != first[:1], axis=0))
@@ -99,7 +103,7 @@ def pack_prompts(
 
 
 def pad_groups(scored: Scored) -> Rows:
-  """Packs the prompts, and fills up to the groups of a full step."""
+  """Packs the prompts and pads the rows to the groups of a full step."""
   size = len(scored.rewards)
   paid = ~np.isnan(scored.rewards)
   variants = len(scored.prompt_ids) // size
@@ -113,9 +117,9 @@ def pad_groups(scored: Scored) -> Rows:
 
 
 def to_evaluate(rows: Rows, layout: packing.Layout) -> groups.Texts:
-  """All prompts in order, padded to whole microbatches; host arrays.
+  """Returns all rows in order, padded to whole microbatches, as host arrays.
 
-  What stands behind the last one that counts, or behind a response's end, is
+  Rows after the last counted row and tokens after the end of a response are
   not evaluated.
   """
   tokens = rows.rollout.tokens
@@ -141,21 +145,20 @@ def make_batches(
   """Makes one batch for each optimizer step.
 
   Args:
-    rows: what was written and paid.
-    estimate: its advantages.
-    layout: how many groups are computed at once; batches are padded to it.
-    updates: optimizer steps, a divisor of the step's groups.
-    average: over what the loss of an update is averaged, see
-      `losses.token_weights`.
-    longest: tokens that a response may have.
-    keep_neutral: learn from groups in which every advantage is 0 too. Only a
-      KL penalty, an entropy bonus or a value function has a gradient there;
-      without one, leaving them out changes nothing but the time it takes.
-      They count in the average either way.
+    rows: responses and rewards of the step.
+    estimate: their advantages.
+    layout: microbatch layout; batches are padded to whole microbatches.
+    updates: number of optimizer steps, a divisor of the step's groups.
+    average: how the loss of an update is averaged, see `losses.token_weights`.
+    longest: maximum number of tokens of a response.
+    keep_neutral: if True, also train on groups in which every advantage is 0.
+      Such groups have a gradient only if there is a KL penalty, an entropy
+      bonus or a value function. Otherwise, leaving them out only saves time.
+      They count in the average in either case.
 
   Returns:
-    The batches from which something can be learned, at most `updates`. Each is
-    as wide as its longest response wants.
+    At most `updates` batches; a batch with nothing to train on is left out.
+    Each batch is as wide as its longest response requires.
   """
   rollout = rows.rollout
   counted_QG = rows.counted.reshape(rollout.lengths.shape)
@@ -174,7 +177,7 @@ def make_batches(
       useful &= (estimate.advantages[part] != 0).any(axis=(1, 2))
     if not useful.any():
       continue
-    # Useful groups first: the learner stops behind them.
+    # Useful groups come first, because the learner stops after them.
     order = np.argsort(~useful, kind='stable')
     order = _whole(order, layout)
     weights_QG, order = weights_QG[order], part[order]
@@ -208,15 +211,15 @@ def _in_order(
 
 
 def _width(lengths: np.ndarray, tokens: np.ndarray) -> int:
-  """Room for the longest response that counts, not for the longest there is.
+  """Returns a width that holds responses of these lengths, at most R.
 
-  In buckets: each width costs a compilation.
+  Widths are rounded up to a bucket because every width is compiled separately.
   """
   return min(packing.bucket(int(lengths.max())), tokens.shape[-1])
 
 
 def _whole(order: np.ndarray, layout: packing.Layout) -> np.ndarray:
-  """Row numbers, filled up to whole microbatches."""
+  """Pads row indices with 0 to whole microbatches."""
   size = layout.at_once(len(order))
   return np.pad(order, (0, -len(order) % size))
 

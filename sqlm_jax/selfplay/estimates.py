@@ -1,4 +1,4 @@
-"""From rewards to advantages, on the host: of responses, or of their tokens."""
+"""Computes advantages of responses, or of their tokens, from rewards."""
 
 import jax
 import numpy as np
@@ -8,17 +8,20 @@ from sqlm_jax.selfplay import batches
 
 
 def of_responses(rows: batches.Rows, estimator: str) -> batches.Estimate:
-  """Compares responses with each other; no value function.
+  """Computes advantages of responses, without a value function.
 
   Args:
-    rows: rewards. What an estimator calls the batch is all of them, not those
-      of one update.
+    rows: rewards. The batch of an estimator is all rows of the step, not the
+      rows of one update.
     estimator: a key of `advantages.ESTIMATORS`.
+
+  Returns:
+    An estimate with advantages [Q V, G / V, 1], and without values.
   """
-  # As one program: each of its operations would be compiled on its own.
+  # Jitted as one program; otherwise each operation is compiled separately.
   estimate = jax.jit(advantages.ESTIMATORS[estimator])
   advantages_QG = np.asarray(estimate(rows.rewards, rows.counted))
-  # From questions to prompts.
+  # Groups of questions [Q, G] become groups of prompts [Q V, G / V].
   shape = rows.rollout.lengths.shape
   return batches.Estimate(advantages_QG.reshape(*shape, 1))
 
@@ -32,19 +35,26 @@ def of_tokens(
   reference_QGR: np.ndarray | None = None,
   kl: float = 0.0,
 ) -> batches.Estimate:
-  """Compares every token with a value function, whitened over the batch.
+  """Computes GAE advantages of tokens, whitened over the batch.
 
-  r_t = [t is the last] r - kl k1_t, where a KL is paid for by the reward
-  (Ouyang et al., 2022, eq. 2; Stiennon et al., 2020).
+  The reward of token t is
+
+    r_t = [t is the last] r - kl k1_t,
+
+  where the KL term applies if `reference_QGR` is given (Ouyang et al., 2022,
+  eq. 2; Stiennon et al., 2020).
 
   Args:
-    rows: rewards r, paid at a response's last token.
-    values_QGR: V before each token; beyond a length stands anything.
-    gamma: see `returns.generalized_advantages`.
-    decay: GAE's lambda, see there.
-    reference_QGR: log-probabilities under the reference policy, if the reward
-      pays for the KL to it; beyond a length stands anything.
-    kl: what one nat costs.
+    rows: rewards r, given at the last token of each response.
+    values_QGR: V before each token; values in the padding are ignored.
+    gamma: discount per token, see `returns.generalized_advantages`.
+    decay: lambda of GAE, see `returns.generalized_advantages`.
+    reference_QGR: log-probabilities under the reference policy if the reward
+      includes a KL penalty, otherwise None; values in the padding are ignored.
+    kl: coefficient of the KL penalty, in reward per nat.
+
+  Returns:
+    An estimate with advantages, values and targets [Q V, G / V, R].
   """
   shape = values_QGR.shape
   lengths_B = rows.rollout.lengths.ravel()

@@ -1,8 +1,8 @@
-"""What the processes of a run tell each other about a step.
+"""Exchanges questions, rewards and metrics between the processes of a run.
 
-A group of proposals and the answers to its questions are read, put to a vote
-or run by one process. All others learn which questions there are and what
-everybody is paid: numbers to learn from. What was answered they never see.
+One process reads a group of proposals and the answers to its questions, and
+takes the vote or runs the programs. The other processes receive the questions
+and the rewards, which they need for training, but never the answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,22 @@ from collections.abc import Mapping, Sequence
 from sqlm_jax.distributed import hosts
 from sqlm_jax.game import types
 
-Prompts = list[list[int]]  # of one question, as token ids
+Prompts = list[list[int]]  # token ids of the prompts of one question
 
 
 def questions(
   read: Sequence[tuple[types.Problem, Prompts]],
 ) -> tuple[list[types.Problem], list[Prompts], range]:
-  """Puts the questions of all processes in a row.
+  """Concatenates the questions of all processes.
 
   Args:
-    read: this process's, each with its prompts if it is readable.
+    read: the problems of this process, each with its prompts. The prompts of
+      an unreadable question are empty.
 
   Returns:
-    All problems, those of others without their tests; the prompts of the
-    readable ones; and which of these are this process's.
+    `(problems, prompts, own)`: all problems, where those of other processes
+    have no tests; the prompts of each readable problem; and the range of the
+    readable problems that belong to this process.
   """
   told = hosts.exchange(
     [(*p._replace(tests=()), prompts) for p, prompts in read]
@@ -42,7 +44,15 @@ def questions(
 
 
 def rewards(verdicts: Sequence[types.Verdict]) -> list[types.Verdict]:
-  """Adds what others have paid, where this process has read no answers."""
+  """Fills in the rewards of verdicts that other processes have judged.
+
+  Args:
+    verdicts: verdicts on all problems of the round. Those that this process
+      has judged have answers.
+
+  Returns:
+    The verdicts in the same order, with the rewards of all processes.
+  """
   own = [
     (v.solver_rewards, v.proposer_reward) if v.answers else None
     for v in verdicts
@@ -60,13 +70,13 @@ def rewards(verdicts: Sequence[types.Verdict]) -> list[types.Verdict]:
 
 
 def sums(own: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, int]]:
-  """Adds up the numbers of all processes.
+  """Computes sums and counts over the values of all processes.
 
   Args:
-    own: this process's, by name.
+    own: the values of this process, by name.
 
   Returns:
-    The sum and the count of each name's.
+    The sum and the number of the values of each name.
   """
   total: dict[str, tuple[float, int]] = {}
   for told in hosts.exchange(

@@ -1,4 +1,4 @@
-"""What a game of self-play is made of, and what a step of it leaves."""
+"""Types of self-play: its fixed parts, its rounds and the result of a step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ States = dict[str, learner.TrainState]
 
 
 class Rules(NamedTuple):
-  """The numbers of the game; `configs/default.py` says what they mean."""
+  """Settings of the game; `configs/default.py` explains each of them."""
 
   seed: int
   questions: int  # Q
-  group_size: int  # of the proposer
+  group_size: int  # group size of the proposer
   rounds: int
   train_every: int
   earlier_every: int
@@ -34,16 +34,16 @@ class Rules(NamedTuple):
 
 
 class Critic(NamedTuple):
-  """A value function as compiled programs, and what PPO does with it.
+  """Compiled programs and settings of a value function, for PPO.
 
   Attributes:
     values: `(texts, params, base_params) -> [Q, G, R]`.
     update: the compiled update.
-    reference_logprobs: `(texts, params) -> [Q, G, R]`, None unless the
-      rewards pay for the KL to the reference policy.
-    kl: what a nat of it costs.
-    gamma: discount a token.
-    decay: GAE's lambda.
+    reference_logprobs: `(texts, params) -> [Q, G, R]`, None unless the reward
+      includes a penalty on the KL to the reference policy.
+    kl: coefficient of that penalty, in reward per nat.
+    gamma: discount per token.
+    decay: lambda of GAE.
   """
 
   values: Callable[..., jax.Array]
@@ -55,21 +55,22 @@ class Critic(NamedTuple):
 
 
 class Game(NamedTuple):
-  """What stays the same from step to step.
+  """The parts of self-play that do not change from step to step.
 
   Attributes:
-    rules: the numbers of the game.
-    task: how to ask, read and check.
-    questions: written beforehand, instead of a proposer's; () for none.
-    guard: knows the questions of the evaluation sets.
-    writers: one a role, and 'voter' where earlier solvers vote.
-    owner: role -> name of the `TrainState` that it reads and trains; both
-      roles name the same one where they share weights.
+    rules: the settings.
+    task: builds prompts, reads questions and answers, and checks answers.
+    questions: questions that replace those of a proposer; () if the proposer
+      writes them.
+    guard: recognizes the questions of the evaluation sets.
+    writers: one writer per role, and one for 'voter' if earlier solvers vote.
+    owner: role -> name of the `TrainState` that the role samples with and
+      trains. Roles that share weights have the same `TrainState`.
     train_step: the compiled update.
-    critic: None without value functions.
+    critic: None without a value function.
     reference_params: frozen initial weights, None without a KL penalty.
-    base_params: frozen weights under the adapters, {} without adapters.
-    mesh: where batches go.
+    base_params: frozen base weights of the adapters, {} without adapters.
+    mesh: mesh that the batches are placed on.
   """
 
   rules: Rules
@@ -86,44 +87,48 @@ class Game(NamedTuple):
 
 
 class Asked(NamedTuple):
-  """A round that is not judged yet."""
+  """A sampled round that has not been judged yet."""
 
   proposals: responses.Responses | None
-  problems: list[types.Problem]  # read from them
+  problems: list[types.Problem]  # read from the proposals
   solutions: responses.Responses | None
   voters: responses.Responses | None
-  reading: reading.Ahead[reading.Read]  # of what solver and voter said
+  reading: reading.Ahead[reading.Read]  # reads the answers in a thread
 
 
 class Round(NamedTuple):
-  """What was asked and answered, and how that was judged."""
+  """A judged round: its responses and its verdicts."""
 
-  proposals: responses.Responses | None  # None if written beforehand
+  proposals: responses.Responses | None  # None if `Game.questions` is used
   solutions: responses.Responses | None  # None if no question was readable
   voters: responses.Responses | None  # earlier solvers' answers
-  verdicts: list[types.Verdict]  # one a question, readable or not
+  verdicts: list[types.Verdict]  # one per question, readable or not
 
 
 class Outcome(NamedTuple):
-  """What a step leaves for the record."""
+  """The result of a step, for logging and for the next step.
+
+  The indices in `learned` refer to the readable questions of all rounds.
+  """
 
   rounds: list[Round]
   trained: tuple[str, ...]  # roles that were updated
-  learned: frozenset[int]  # which questions, counted as they were asked
+  learned: frozenset[int]  # indices of questions that the solver trained on
   metrics: dict[str, float]
-  coming: Asked | None = None  # the next step's first round
+  coming: Asked | None = None  # first round of the next step
 
 
 def params_of(role: str, states: States, game: Game) -> Any:
-  """All parameters that a role samples with."""
+  """Returns all parameters that a role samples with."""
   trained = states[game.owner[role]].params
   return lora.join(game.base_params, trained) if game.base_params else trained
 
 
 def critic_of(owner: str) -> str:
-  """The name of the critic of an owner's policy.
+  """Returns the name of the critic of an owner's policy.
 
-  A value function is one policy's. Where two roles share weights they are one
-  policy, and its critic learns from both: the prompt tells them apart.
+  Every policy has its own value function. Roles that share weights are one
+  policy, and its critic learns from both roles, which it can distinguish by
+  their prompts.
   """
   return f'{owner}_critic'

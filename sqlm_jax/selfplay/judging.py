@@ -1,4 +1,4 @@
-"""From answers to verdicts: by a vote, or by the question's unit tests."""
+"""Judges answers by a vote or by unit tests, and computes all rewards."""
 
 import functools
 import random
@@ -14,7 +14,7 @@ Schedule = tuple[tuple[str, int, float], ...]
 
 
 class Rules(NamedTuple):
-  """What is paid for; `configs/default.py` says what the names mean."""
+  """Settings of the rewards; `configs/default.py` explains each of them."""
 
   solver_rewards: Mapping[str, float]
   solver_schedule: Schedule
@@ -33,9 +33,9 @@ class Rules(NamedTuple):
 class Answers(NamedTuple):
   """Responses to one question, with their likelihoods."""
 
-  texts: Sequence[str]  # of the solver, to be paid
+  texts: Sequence[str]  # responses of the solver, which are rewarded
   likelihoods: Sequence[float]
-  voter_texts: Sequence[str] = ()  # of an earlier solver, who only votes
+  voter_texts: Sequence[str] = ()  # responses of an earlier solver; only vote
   voter_likelihoods: Sequence[float] = ()
 
 
@@ -50,23 +50,24 @@ def judge(
   asked_before: repetition.Memory,
   known: Mapping[int, reading.Read] | None = None,
 ) -> list[types.Verdict]:
-  """Judges every problem and pays both roles.
+  """Judges every problem and computes the rewards of both roles.
 
   Args:
-    problems: of the proposer.
-    groups: the answers to each readable one, None where another process
+    problems: the proposer's problems.
+    groups: the answers to each readable problem, None if another process
       judges them.
-    task: how to read and check.
-    rules: what is paid for.
-    step: of self-play, for the schedules.
-    coin: for random rewards, by number of the readable question.
+    task: reads answers, runs tests and checks answers.
+    rules: settings of the rewards.
+    step: the self-play step, for the weight schedules.
+    coin: returns the random generator of a readable question, given the
+      question's index; for random rewards.
     asked_before: questions of earlier steps.
-    known: what has been read already, by number of the readable question.
+    known: answers that are already read, by index of the readable question.
 
   Returns:
-    A verdict a problem, in order. An unreadable one gets the lowest reward,
-    one of an evaluation set none. Where another process judges, there are
-    neither answers nor rewards.
+    One verdict per problem, in order. An unreadable problem gets the lowest
+    reward, and a problem from an evaluation set gets None. The verdict on a
+    problem that another process judges has neither answers nor rewards.
   """
   asked = [problem for problem in problems if problem.ok]
   own = [i for i, group in enumerate(groups) if group is not None]
@@ -96,13 +97,13 @@ def judge(
           if weight and term in rewards.PROPOSER_TERMS
         )
         - penalties[i],
-        # No question is worth less than none.
+        # A readable question never gets less than an unreadable one.
         rules.unreadable_reward,
       )
     )
     for i, (verdict, difficulty) in zip(own, rated, strict=True)
   }
-  # No reward where it could teach what the evaluation asks.
+  # No reward, so that nothing is learned about evaluation questions.
   refused = lambda problem: types.Verdict(
     problem,
     proposer_reward=None
@@ -118,7 +119,7 @@ def judge(
 
 
 def _read_rest(known, asked, groups, own, task) -> dict[int, reading.Read]:
-  """What is known, and what has still to be read of this process's own."""
+  """Reads this process's remaining answers and adds them to `known`."""
   left = [i for i in own if i not in known]
   found = reading.read(
     [asked[i] for i in left],
@@ -128,7 +129,8 @@ def _read_rest(known, asked, groups, own, task) -> dict[int, reading.Read]:
   return {**known, **dict(zip(left, found, strict=True))}
 
 
-# A verdict without the proposer's reward, and `term -> value` to pay it by.
+# A verdict without the proposer's reward, and a function `term -> value` from
+# which that reward is computed.
 _Rated = tuple[types.Verdict, Callable[[str], float]]
 
 
@@ -201,7 +203,7 @@ def _penalties(
   weights: Mapping[str, float],
   asked_before: repetition.Memory,
 ) -> list[float]:
-  """What is subtracted from each question's reward for being a repetition."""
+  """Returns the repetition penalty of each question's reward."""
   questions = [problem.text for problem in problems]
   of = {
     'batch_repeats': lambda: repetition.shares(questions, rules.similarity),

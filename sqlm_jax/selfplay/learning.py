@@ -1,4 +1,4 @@
-"""From the rounds of a step to updates of both roles."""
+"""Updates both roles with the rounds of a step."""
 
 from collections.abc import Sequence
 
@@ -14,17 +14,25 @@ from sqlm_jax.selfplay import game as game_lib
 
 
 def tells_apart(verdict: types.Verdict) -> bool:
-  """Whether the answers were not all paid the same."""
+  """Returns whether the rewards of the answers differ."""
   return len(set(verdict.solver_rewards)) > 1
 
 
 def to_learn(
   rounds: Sequence[game_lib.Round], rules: game_lib.Rules
 ) -> list[int]:
-  """Which of the questions that were asked the solver learns from.
+  """Selects the readable questions that the solver is trained on.
 
-  All, if a step has one round. Else the first Q that tell their answers apart:
-  DAPO's dynamic sampling (Yu et al., 2025, section 3.2).
+  If a step has one round, these are all questions. Otherwise they are the first
+  Q questions whose answers have different rewards, which is the dynamic
+  sampling of DAPO (Yu et al., 2025, section 3.2).
+
+  Args:
+    rounds: the rounds of the step.
+    rules: settings of the game.
+
+  Returns:
+    Indices into the readable questions of all rounds.
   """
   asked = [v for one in rounds for v in one.verdicts if v.problem.ok]
   if rules.rounds == 1:
@@ -40,10 +48,20 @@ def learn(
   learned: Sequence[int],
   game: game_lib.Game,
 ) -> tuple[game_lib.States, tuple[str, ...], dict[str, float]]:
-  """Updates the solver, and in every k-th step the proposer.
+  """Updates the solver and, in every k-th step, the proposer.
 
-  Both batches hold log-probabilities and values of the weights before any
-  update, so the order of the two does not change what they learn from.
+  The batches of both roles hold the log-probabilities and values of the weights
+  before any update, so they do not depend on the order of the updates.
+
+  Args:
+    step: self-play step, counted from 0.
+    states: the `TrainState` of each policy; trained states are donated.
+    rounds: the rounds of the step.
+    learned: questions that the solver is trained on, see `to_learn`.
+    game: the fixed parts of self-play.
+
+  Returns:
+    The new states, the roles that were updated, and metrics.
   """
   rules = game.rules
   pending = {'solver': _solver_scores(rounds, learned, rules)}
@@ -65,7 +83,7 @@ def learn(
       )
       gap = one.pop('logprob_gap')
       if owner not in changed:
-        # The weights that sampled: sampler and learner should agree on them.
+        # Measured only before the first update, with the weights that sampled.
         gap = jax.device_get([{'logprob_gap': gap}])
         found |= metrics.of_updates(gap, f'sample/{role}')
       changed.add(owner)
@@ -94,7 +112,7 @@ def to_batches(
   states: game_lib.States,
   game: game_lib.Game,
 ) -> tuple[list[groups.GroupBatch], float | None]:
-  """A role's updates, and the mean KL where the rewards paid for it."""
+  """Returns a role's batches, and the mean KL if the reward includes it."""
   rules = game.rules
   rows = batches.pad_groups(scored)
   estimate = _estimate(rows, states, game.owner[role], game)
@@ -144,9 +162,9 @@ def _estimate(
 def earlier_solver(
   states: game_lib.States, owner: dict[str, str]
 ) -> learner.TrainState:
-  """Today's solver, for votes in later steps."""
+  """Returns a copy of the current solver, for votes in later steps."""
   solver = states[owner['solver']]._replace(opt_state=())
-  # Copied: the next update donates the solver's own.
+  # Copied because the next update donates the solver's buffers.
   return jax.tree.map(jnp.copy, solver)
 
 
@@ -162,7 +180,7 @@ def _solver_scores(
     [v.solver_rewards for o in rounds for v in o.verdicts if v.problem.ok],
     np.float32,
   )
-  # The prompts of a question stand in a row.
+  # The prompts of a question are consecutive.
   prompts = np.arange(len(written.texts)).reshape(len(rewards), -1)
   written = responses.take(written, prompts[learned].reshape(-1))
   return batches.Scored(
@@ -176,10 +194,14 @@ def _solver_scores(
 def _proposer_scores(
   one: game_lib.Round, rules: game_lib.Rules
 ) -> batches.Scored | None:
-  """The first round's questions: later ones asked the same for more answers."""
+  """Returns the proposals of a round with their rewards.
+
+  Only the first round is used. Later rounds repeat its prompts to give the
+  solver more questions.
+  """
   if one.proposals is None:
     return None
-  # float32 makes NaN of None.
+  # Converting to float32 turns None into NaN.
   rewards = np.array([v.proposer_reward for v in one.verdicts], np.float32)
   rewards = rewards.reshape(-1, rules.group_size)
   return batches.Scored(

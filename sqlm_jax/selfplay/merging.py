@@ -1,8 +1,9 @@
-"""Equal responses of a group are learned from as one that weighs as much.
+"""Merges equal responses of a group into one row of the same total weight.
 
-They have one log-probability and, as they were paid alike, one advantage: a sum
-over them is one of them, times their number. So neither values nor gradients
-change, and a vote in which few answers differ is cheap to learn from.
+Equal responses have the same log-probabilities and, if their rewards are equal,
+the same advantage. A sum over them is therefore one term times their number.
+Merging changes neither the loss nor its gradients, and it makes training on
+groups with few distinct answers cheap.
 """
 
 import numpy as np
@@ -11,14 +12,17 @@ from sqlm_jax.engine import groups
 
 
 def merge(batch: groups.GroupBatch) -> groups.GroupBatch:
-  """The same batch, in which the first of equal responses bears all weights.
+  """Moves the weights of equal responses to the first of them.
+
+  Responses of a group are equal if their tokens and advantages are equal.
 
   Args:
-    batch: host arrays, without a value function.
+    batch: host arrays, without values of a value function.
 
   Returns:
-    The batch with the number of responses of each row: none in one that counts
-    for nothing, or that another row stands for. Its weight is 0.
+    The batch with `counts`, the number of responses that each row stands for.
+    Rows without a weight, and rows merged into another row, have count 0 and
+    weight 0.
   """
   counts = np.zeros(batch.lengths.shape, np.int32)
   weights = np.zeros_like(batch.weights)

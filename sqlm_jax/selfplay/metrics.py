@@ -1,4 +1,4 @@
-"""A step in numbers."""
+"""Metrics of a self-play step."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,14 @@ from sqlm_jax.tasks import base
 def of_verdicts(
   verdicts: Sequence[types.Verdict], task: base.Task
 ) -> dict[str, float]:
-  """How both roles fared. A mean over nothing is left out."""
+  """Computes metrics of questions, answers and rewards, over all processes.
+
+  A mean over no values is left out.
+
+  Args:
+    verdicts: the verdicts of the step.
+    task: the task of the questions.
+  """
   asked = [v for v in verdicts if v.problem.ok]
   metrics = _means(
     {
@@ -32,7 +39,7 @@ def of_verdicts(
   metrics |= _counts(
     'proposer/unreadable', [v.problem.why_not for v in verdicts]
   )
-  # What was answered is known to those who have judged it.
+  # Only the process that judged a question knows its answers.
   judged = [v for v in asked if v.answers]
   means, counts = (_of_tests if task.run_tests else _of_votes)(judged, task)
   blank = [answer is None for v in judged for answer in v.answers]
@@ -50,13 +57,13 @@ def of_verdicts(
 def _of_votes(
   judged: Sequence[types.Verdict], task: base.Task
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-  """How far the answers agree, and how far that can be trusted.
+  """Computes the agreement of the answers and the accuracy of the votes.
 
-  `vote/accuracy` compares the vote with the task's checker where that can
-  tell: a diagnosis that training never sees.
+  `vote/accuracy` compares votes with the task's checker, if the checker knows
+  the answer. It is a diagnostic metric that training never uses.
 
   Returns:
-    What the means are of, and counts.
+    The values of each mean, and the counts.
   """
   labelled = [v for v in judged if v.vote.answer is not None]
   checked = [
@@ -76,7 +83,13 @@ def _of_votes(
 def _of_tests(
   judged: Sequence[types.Verdict], _: base.Task
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-  """What the programs made of the tests, and so what the tests are worth."""
+  """Computes how many tests the programs pass.
+
+  A test that no program or every program passes does not distinguish programs.
+
+  Returns:
+    The values of each mean, and the counts.
+  """
   results = [r for v in judged for row in v.results for r in row]
   passed = [(n, v) for v in judged for n in unit_tests.passed_by(v.results)]
   values = {
@@ -95,7 +108,7 @@ def _of_tests(
 def of_contamination(
   verdicts: Sequence[types.Verdict], guard: contamination.Guard
 ) -> dict[str, float]:
-  """Which share of the readable questions stands in an evaluation set."""
+  """Computes the share of readable questions that are in an evaluation set."""
   if not guard.keys:
     return {}
   excluded = [v.problem.why_not == types.CONTAMINATED for v in verdicts]
@@ -114,7 +127,7 @@ def of_contamination(
 def of_responses(
   role: str, written: responses.Responses | None
 ) -> dict[str, float]:
-  """Returns the mean length, finished share and mean -log p of a token."""
+  """Computes mean length, finished share and mean -log p of a token."""
   if written is None:
     return {}
   rollout, rows = written.rollout, len(written.prompt_ids)
@@ -130,10 +143,14 @@ def of_responses(
 def of_updates(
   totals: Sequence[Mapping[str, Any]], prefix: str
 ) -> dict[str, float]:
-  """Means over updates, of their (sum, count) pairs.
+  """Computes means over updates from their (sum, count) pairs.
 
-  What is not finite is left out, and counted by its name: the learner has
-  skipped such an update.
+  Values that are not finite are left out of the mean and counted in
+  `not_finite/`. The learner has skipped such an update.
+
+  Args:
+    totals: the (sum, count) pairs of each update, by name.
+    prefix: prefix of the metric names.
   """
   metrics = {}
   for name in totals[0] if totals else ():
@@ -152,7 +169,7 @@ def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def _counts(prefix: str, reasons: Sequence[str]) -> dict[str, float]:
-  """How often each reason was given."""
+  """Counts how often each reason occurs; '' is ignored."""
   counts: dict[str, float] = {}
   for reason in filter(None, reasons):
     key = f'{prefix}/{reason}'

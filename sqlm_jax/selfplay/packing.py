@@ -1,4 +1,4 @@
-"""Batches in which the learner reads tokens, not the padding between them."""
+"""Packs the responses of a batch, so that padding costs less computation."""
 
 import itertools
 from typing import NamedTuple
@@ -11,45 +11,49 @@ from sqlm_jax.ops import packing
 
 
 def bucket(length: int) -> int:
-  """The next of 8, 12, 16, 24, 32, 48, ...: at most a third is padding."""
+  """Rounds a length up to 8, 12, 16, 24, 32, 48, ...
+
+  Above 8, at most a third of the bucket is padding.
+  """
   sizes = (size << k for k in itertools.count() for size in (8, 12))
   return next(size for size in sizes if size >= length)
 
 
 class Layout(NamedTuple):
-  """How batches are computed.
+  """The division of a batch into microbatches and shards.
 
   Attributes:
-    groups_per_microbatch: groups that are computed at once, or all if they are
-      fewer.
-    shards: devices that rows of a microbatch are split over, if they can be.
+    groups_per_microbatch: maximum number of groups of a microbatch.
+    shards: number of shards that the rows of a microbatch are split into, if
+      the number of its groups is divisible by it.
   """
 
   groups_per_microbatch: int
   shards: int
 
   def at_once(self, num_groups: int) -> int:
-    """Groups of a microbatch."""
+    """Returns the number of groups of a microbatch."""
     return min(self.groups_per_microbatch, num_groups)
 
   def of_a_part(self, num_groups: int) -> int:
-    """Groups whose tokens lie side by side: those that one device computes."""
+    """Returns the number of groups that are packed together, on one shard."""
     at_once = self.at_once(num_groups)
     return at_once if at_once % self.shards else at_once // self.shards
 
 
 def pack_batch(batch: groups.GroupBatch, layout: Layout) -> groups.GroupBatch:
-  """Puts responses side by side, and about as much into each microbatch.
+  """Packs responses and balances the number of tokens of the parts.
 
   Args:
-    batch: host arrays of whole microbatches, those groups first that count.
-    layout: of the batch.
+    batch: host arrays of whole microbatches. The first `batch.num_groups`
+      groups are trained on.
+    layout: layout of the batch.
 
   Returns:
-    The same groups in another order, and their packing; none if there is no
-    room to be saved.
+    The batch with its groups reordered, and with their packing. The packing is
+    None if it would not save any tokens.
   """
-  # What predicts the tokens behind the first one, of rows that count.
+  # Number of tokens that predict a later token, in rows with a weight.
   inputs_QG = np.where(batch.weights != 0, batch.lengths - 1, 0).clip(0)
   num_groups = len(inputs_QG)
   at_once = layout.at_once(num_groups)
@@ -65,7 +69,13 @@ def pack_batch(batch: groups.GroupBatch, layout: Layout) -> groups.GroupBatch:
 def pack_texts(
   texts: groups.Texts, lengths_QG: np.ndarray, layout: Layout
 ) -> groups.Texts:
-  """Puts responses of those lengths side by side, where that saves room."""
+  """Packs the responses of texts, if that saves tokens.
+
+  Args:
+    texts: host arrays of whole microbatches.
+    lengths_QG: number of tokens of each response.
+    layout: layout of the texts.
+  """
   asked_Q1 = np.arange(len(lengths_QG))[:, None] < texts.num_groups
   inputs_QG = np.where(asked_Q1, lengths_QG - 1, 0).clip(0)
   width = texts.tokens.shape[2] - 1
@@ -76,10 +86,14 @@ def pack_texts(
 def _packing(
   inputs_QG: np.ndarray, width: int, prompts: groups.Prompts, layout: Layout
 ) -> packing.Packing | None:
-  """Of all parts, with room for the fullest.
+  """Packs all parts with the same capacity, that of the fullest part.
 
-  Each room costs a compilation. So there is none for less than the prompts of a
-  part take: beside them it would save little.
+  The capacity is rounded up to a bucket because every capacity is compiled
+  separately. It is never below the number of prompt tokens of a part, because a
+  smaller capacity would save little compared with the cost of the prompts.
+
+  Returns:
+    The packing, or None if it would not save any tokens.
   """
   of_a_part = layout.of_a_part(len(inputs_QG))
   inputs_AB = inputs_QG.reshape(len(inputs_QG) // of_a_part, -1)
@@ -91,14 +105,16 @@ def _packing(
 
 
 def spread(sizes: np.ndarray, parts: int, room: int) -> np.ndarray:
-  """Orders groups so that as many of them in turn are about as large.
+  """Orders groups so that consecutive parts have about the same total size.
 
-  The largest go first, each to the part with the least so far (Graham, 1969).
+  Groups are assigned in order of decreasing size, each to the part with the
+  smallest total so far (Graham, 1969).
 
   Args:
-    sizes: of all groups. Behind `parts * room` they stay where they are.
-    parts: among which they are shared out.
-    room: groups a part.
+    sizes: size of each group. Groups after the first `parts * room` keep their
+      position.
+    parts: number of parts.
+    room: number of groups per part.
 
   Returns:
     The order of all groups, part by part.
@@ -112,7 +128,7 @@ def spread(sizes: np.ndarray, parts: int, room: int) -> np.ndarray:
     )
     members[part].append(group)
     totals[part] += sizes[group]
-  # As they came, but for that.
+  # Restore the original order within each part; order parts by first group.
   ordered = sorted(sorted(part) for part in members)
   rest = np.arange(count, len(sizes))
   return np.concatenate([*ordered, rest]).astype(int)
@@ -121,12 +137,12 @@ def spread(sizes: np.ndarray, parts: int, room: int) -> np.ndarray:
 def make_packing(
   lengths_AB: np.ndarray, width: int, room: int
 ) -> packing.Packing:
-  """Packs rows with the first so many of `width` tokens into parts of a room.
+  """Builds the packing of right-padded rows into parts of a fixed capacity.
 
   Args:
-    lengths_AB: tokens of each row of each part.
-    width: tokens that a row has room for.
-    room: tokens that a part has room for, at least as many as there are.
+    lengths_AB: number of tokens of each row of each part.
+    width: capacity of a row, in tokens.
+    room: capacity of a part, in tokens, at least the sum of its lengths.
   """
   parts, rows = lengths_AB.shape
   live_ABT = np.arange(width) < lengths_AB[..., None]
@@ -140,7 +156,7 @@ def make_packing(
 
 
 def _in_order(batch: groups.GroupBatch, order: np.ndarray) -> groups.GroupBatch:
-  """The same groups in another order."""
+  """Reorders the groups of a batch."""
   of_groups = batch._replace(prompts=None, num_groups=None)
   ordered = jax.tree.map(lambda x: x[order], of_groups)
   return ordered._replace(

@@ -1,4 +1,4 @@
-"""What answers say, read while others are still being written."""
+"""Reads answers in a thread while other answers are still being sampled."""
 
 import collections
 import concurrent.futures
@@ -8,7 +8,8 @@ from typing import Generic, NamedTuple, TypeVar
 from sqlm_jax.game import types
 from sqlm_jax.tasks import base
 
-# One for the life of the process: what it starts may end with its thread.
+# One executor for the life of the process, because processes that its thread
+# starts may end with the thread.
 _BESIDE = concurrent.futures.ThreadPoolExecutor(1, 'reading')
 
 
@@ -17,10 +18,10 @@ ReadThese = Callable[[Sequence[int], Sequence[Sequence[str]]], Sequence[T]]
 
 
 class Read(NamedTuple):
-  """Of one question."""
+  """The answers to one question, and the results of its tests."""
 
   answers: tuple[types.Answer, ...]
-  results: tuple[tuple[types.Result, ...], ...] = ()  # of its tests, if any
+  results: tuple[tuple[types.Result, ...], ...] = ()  # [answers][tests]
 
 
 def read(
@@ -28,8 +29,15 @@ def read(
   texts: Sequence[Sequence[str]],
   task: base.Task,
 ) -> list[Read]:
-  """Reads the answers to each question, and runs its tests on them."""
-  # Together: what an answer equals may depend on the others.
+  """Reads the answers to each question and, if the task has tests, runs them.
+
+  Args:
+    problems: the questions.
+    texts: the responses to each question.
+    task: reads answers and runs tests.
+  """
+  # All answers to a question are read together, because which answers are equal
+  # may depend on the others.
   answers = [task.read_answers(group) for group in texts]
   if task.run_tests is None:
     return [Read(group) for group in answers]
@@ -38,17 +46,19 @@ def read(
 
 
 class Ahead(Generic[T]):
-  """Reads in a thread of its own: a sandbox must not make a device wait.
+  """Reads answers in a separate thread, so that no device waits for a sandbox.
 
-  What has not been begun when the context is left never is.
+  Leaving the context cancels everything that has not started.
   """
 
   def __init__(self, read: ReadThese[T], variants: int = 1):
-    """Reads nothing yet.
+    """Initializes the reader without starting to read.
 
     Args:
-      read: the answers to some questions, by their numbers.
-      variants: prompts of a question, whose answers are read together.
+      read: a function `read(numbers, texts)` that reads the answers `texts` to
+        the questions with these indices.
+      variants: number of prompts per question. The answers to all prompts of a
+        question are read together.
     """
     self._read, self._variants = read, variants
     self._parts = collections.defaultdict(dict)
@@ -61,14 +71,17 @@ class Ahead(Generic[T]):
     self.cancel()
 
   def cancel(self) -> None:
-    """Leaves what has not been begun."""
+    """Cancels everything that has not started."""
     for future in self._submitted:
       future.cancel()
 
   def add(self, texts: Mapping[int, list[str]]) -> None:
-    """Takes answers by the number of their prompt, and begins to read.
+    """Adds answers and starts to read them.
 
-    A question has to wait until the answers to all its prompts are there.
+    A question is read once the answers to all of its prompts have been added.
+
+    Args:
+      texts: the answers to each prompt, by index of the prompt.
     """
     whole = {}
     for row, group in texts.items():
@@ -85,7 +98,7 @@ class Ahead(Generic[T]):
     return dict(zip(whole, found, strict=True))
 
   def finish(self) -> dict[int, T]:
-    """What has been read by the number of the question, once all is."""
+    """Waits until everything is read, and returns it by question index."""
     found = {}
     for future in self._submitted:
       found |= future.result()

@@ -1,4 +1,4 @@
-"""From prompts as text to responses as text, through the sampler."""
+"""Samples responses as text: encodes prompts and decodes rollouts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -15,15 +15,15 @@ from sqlm_jax.text import stopping
 
 
 class Writer(NamedTuple):
-  """One way of writing: fixed at set-up, for a role or an evaluation.
+  """A sampler with its tokenizer and settings, for a role or an evaluation.
 
   Attributes:
     sample: the sampler.
-    encode: `prompt -> token ids`, None for a prompt over the limit.
+    encode: `prompt -> token ids`, or None if the prompt exceeds the limit.
     decode: `token ids -> text`.
-    settings: temperature, top_p, limit, stops.
-    slots: room for a response, R.
-    mesh: where it runs.
+    settings: temperatures, top_p, token limit and stop table.
+    slots: R, the capacity of a response in tokens.
+    mesh: mesh that the sampler runs on.
   """
 
   sample: Callable[..., groups.Rollout]
@@ -38,9 +38,9 @@ class Responses(NamedTuple):
   """G responses to each of Q prompts, on the host.
 
   Attributes:
-    prompt_ids: [Q].
-    rollout: host arrays, all of them in every process.
-    texts: [Q][G]; None for the prompts of other processes.
+    prompt_ids: token ids of each of the Q prompts.
+    rollout: host arrays of all responses, in every process.
+    texts: [Q][G], None for the prompts of other processes.
   """
 
   prompt_ids: Sequence[Sequence[int]]
@@ -56,8 +56,16 @@ def make_settings(
   limit: int,
   stop_strings: Sequence[str],
 ) -> sampler.SamplerSettings:
-  """Sampler settings for groups of `len(temperatures)` responses."""
-  # A special token adds nothing to the text in which strings are looked for.
+  """Returns sampler settings for groups of `len(temperatures)` responses.
+
+  Args:
+    tokens: the tokenizer.
+    temperatures: temperature of each response of a group.
+    top_p: cumulative probability of nucleus sampling.
+    limit: maximum number of tokens of a response.
+    stop_strings: strings and special tokens that end a response.
+  """
+  # Special tokens add no text, so they stop by id and not by string.
   named = [i for i, text in tokens.special.items() if text in stop_strings]
   table = stopping.stop_table(
     tokens.token_bytes,
@@ -86,16 +94,21 @@ def write(
   """Samples a group of responses to every prompt.
 
   Args:
-    writer: how to write.
-    params: of the policy.
-    prompts: token ids, at least one prompt.
-    path: names the call; the responses' random keys derive from it.
-    num_rows: prompts are padded to as many, so that the shape stays.
-    first_row: the first prompt's number, where calls share a path: a response
-      does not depend on how many are written at once.
-    own: the prompts whose responses this process reads; default, all.
-    on_text: hears of the responses to own prompts as soon as a prompt's have
-      all ended, by its number, while others are still being written.
+    writer: sampler, tokenizer and settings.
+    params: parameters of the policy.
+    prompts: token ids of at least one prompt.
+    path: identifies the call; the random keys of the responses derive from it.
+    num_rows: number of prompts to pad to, so that the shape does not change.
+    first_row: index of the first prompt among all calls that share a path. A
+      response therefore does not depend on the number of prompts of a call.
+    own: range of the prompts whose responses this process decodes; by default,
+      all prompts.
+    on_text: called with the responses to own prompts, by index of the prompt,
+      as soon as all responses to a prompt have finished and while others are
+      still being sampled.
+
+  Returns:
+    The responses to all prompts, without padding.
   """
   texts = [None] * len(prompts)
   own = range(len(prompts)) if own is None else own
@@ -133,7 +146,7 @@ def write(
 
 
 def join(written: Sequence[Responses | None]) -> Responses | None:
-  """Responses of several calls as those of one, None if there are none."""
+  """Concatenates the responses of several calls; None if there are none."""
   written = [one for one in written if one is not None]
   if len(written) < 2:
     return written[0] if written else None
@@ -147,7 +160,12 @@ def join(written: Sequence[Responses | None]) -> Responses | None:
 
 
 def take(written: Responses, rows: Sequence[int]) -> Responses:
-  """Those to some of the prompts."""
+  """Returns the responses to some of the prompts.
+
+  Args:
+    written: responses.
+    rows: indices of the prompts.
+  """
   return Responses(
     [written.prompt_ids[row] for row in rows],
     jax.tree.map(lambda x: x[np.asarray(rows)], written.rollout),

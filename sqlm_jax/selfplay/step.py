@@ -1,20 +1,22 @@
 """One step of self-play: propose, solve, judge, learn.
 
-1. The proposer continues the step's topic prompts: groups of questions
-   (`Responses`), read into one `Problem` each.
+1. The proposer continues the step's topic prompts. The responses are groups of
+   questions (`Responses`), and each is read into a `Problem`.
 2. The solver answers every readable question G times (`Responses`).
-3. The answers of a question are read and put to a vote, or are programs and
-   run against the question's tests; the rewards of both roles follow
-   (`Verdict`).
-4. Rewards become advantages and, with tokens and log-probabilities of the
-   responses, a `GroupBatch` an update. `train_step` turns the `TrainState`
-   and a batch into the next `TrainState`; the solver learns in every step,
-   the proposer in every k-th. With PPO a critic's values come first, and it
-   learns from the same batches.
+3. The answers to a question are read and put to a vote, or they are programs
+   and are run against the question's tests. The result determines the rewards
+   of both roles (`Verdict`).
+4. Rewards are turned into advantages. Together with the tokens and
+   log-probabilities of the responses they form one `GroupBatch` per update.
+   `train_step` maps a `TrainState` and a batch to the next `TrainState`. The
+   solver learns in every step, the proposer in every k-th step. With PPO, the
+   values of a critic are computed first, and the critic learns from the same
+   batches.
 
-1 to 3 are a round. A step has one, or as many as it takes to find questions
-that tell answers apart. The first round of the next step may be sampled before
-this step's is judged: then no device waits for tests to end.
+Stages 1 to 3 form a round. A step has one round, or repeats rounds up to a
+maximum until enough questions have answers with different rewards. The first
+round of the next step may be sampled before this step's first round is judged,
+so that no device waits for tests to finish.
 """
 
 import contextlib
@@ -36,7 +38,7 @@ from sqlm_jax.selfplay import (
 )
 from sqlm_jax.selfplay import game as game_lib
 
-# A role's number in key paths; evaluation and talking have 2 and 3.
+# Number of each role in key paths. Evaluation uses 2, and --mode=sample uses 3.
 _KEYS = {'proposer': 0, 'solver': 1, 'voter': 4}
 _KEYS_A_ROUND = 8
 
@@ -50,19 +52,22 @@ def self_play_step(
   *,
   look_ahead: bool = False,
 ) -> tuple[game_lib.States, repetition.Memory, game_lib.Outcome]:
-  """Plays and learns from one step. Everything random derives from `step`.
+  """Plays one step and trains on it.
+
+  All randomness derives from the seed and `step`.
 
   Args:
-    step: counted from 0.
-    states: one TrainState a policy; donated where it is trained.
+    step: self-play step, counted from 0.
+    states: the `TrainState` of each policy; trained states are donated.
     memory: questions of earlier steps.
-    game: what stays the same.
-    asked: the step's first round, where it was sampled ahead.
-    look_ahead: sample the next step's first round, too, with the weights that
-      this step has not updated yet, while its own answers are being read.
+    game: the fixed parts of self-play.
+    asked: the first round of this step, if it was sampled ahead.
+    look_ahead: if True, also sample the first round of the next step, with the
+      weights before this step's update, while the answers of this step are
+      being read.
 
   Returns:
-    States and memory after the step, and its record.
+    `(states, memory, outcome)` after the step.
   """
   clock = _Clock()
   rounds, coming = [], None
@@ -103,11 +108,14 @@ def ask(
   """Samples a round: questions, and answers to them.
 
   Args:
-    step: counted from 0.
-    number: of the round in its step.
-    states: one TrainState a policy.
-    game: what stays the same.
-    clock: adds up the seconds of each part.
+    step: self-play step, counted from 0.
+    number: index of the round in its step.
+    states: the `TrainState` of each policy.
+    game: the fixed parts of self-play.
+    clock: accumulates the seconds of each stage.
+
+  Returns:
+    The round. Its answers may still be being read in a thread.
   """
   with clock('propose'):
     proposals = propose(step, number, states, game)
@@ -125,12 +133,12 @@ def ask(
   with contextlib.ExitStack() as stack, clock('solve'):
     ahead = stack.enter_context(reading.Ahead(read, variants))
     if 'voter' in game.writers:
-      # Their answers are read along with the solver's.
+      # The voters' answers are read together with the solver's.
       solutions = answer('solver', prompts)
       voters = answer('voter', [some[:1] for some in prompts])
     else:
       solutions, voters = answer('solver', prompts, on_text=ahead.add), None
-    stack.pop_all()  # the reading goes on
+    stack.pop_all()  # keep reading after the return
   return game_lib.Asked(proposals, problems, solutions, voters, ahead)
 
 
@@ -142,7 +150,16 @@ def judge(
   game: game_lib.Game,
   clock: '_Clock',
 ) -> game_lib.Round:
-  """Judges a round; `memory` are the questions asked before it."""
+  """Judges a round and computes its rewards.
+
+  Args:
+    step: self-play step, counted from 0.
+    number: index of the round in its step.
+    asked: the sampled round.
+    memory: questions asked before this round.
+    game: the fixed parts of self-play.
+    clock: accumulates the seconds of each stage.
+  """
   with clock('judge'):
     verdicts = judging.judge(
       asked.problems,
@@ -167,7 +184,11 @@ def judge(
 def propose(
   step: int, number: int, states: game_lib.States, game: game_lib.Game
 ) -> responses.Responses | None:
-  """Samples a group of questions for each of the step's topics."""
+  """Samples a group of questions for each of the step's topics.
+
+  Returns:
+    The responses of the proposer, or None if the questions are given.
+  """
   if game.questions:
     return None
   writer = game.writers['proposer']
@@ -191,11 +212,14 @@ def read_questions(
   proposals: responses.Responses | None,
   game: game_lib.Game,
 ) -> list[tuple[types.Problem, list[list[int]]]]:
-  """Reads this process's proposals, and writes the prompts of their questions.
+  """Reads this process's proposals and encodes the prompts of their questions.
 
-  A question that was cut off, does not have the format, or whose prompt is
-  over the limit is unreadable: it never reaches the solver. Nor does one of an
-  evaluation set, where these are excluded.
+  A question is unreadable if it was cut off, does not match the format, or has
+  a prompt over the token limit. Unreadable questions never reach the solver,
+  and neither do questions from an evaluation set if these are excluded.
+
+  Returns:
+    Each problem with its solver prompts, which are empty if it is unreadable.
   """
   if proposals is None:
     first = (step * game.rules.rounds + number) * game.rules.questions
@@ -243,11 +267,23 @@ def solve(
   game: game_lib.Game,
   on_text: Callable[[Mapping[int, list[str]]], None] = lambda texts: None,
 ) -> responses.Responses | None:
-  """Samples answers to every readable question, if there is one.
+  """Samples answers to every readable question.
 
-  The answers of a question are shared out among its prompts. Those to `own`
-  questions are read by this process; `on_text` hears of them, see
-  `responses.write`.
+  The answers to a question are divided among its prompts.
+
+  Args:
+    role: 'solver' or 'voter'.
+    prompts: the prompts of each readable question.
+    step: self-play step, counted from 0.
+    number: index of the round in its step.
+    states: the `TrainState` of each policy.
+    own: range of the questions whose answers this process reads.
+    game: the fixed parts of self-play.
+    on_text: called with the answers to own questions by index of the prompt,
+      see `responses.write`.
+
+  Returns:
+    The responses, or None if no question is readable.
   """
   if not prompts:
     return None
@@ -266,7 +302,7 @@ def solve(
 def describe(
   rounds: Sequence[game_lib.Round], game: game_lib.Game
 ) -> dict[str, float]:
-  """The step in numbers."""
+  """Computes the metrics of a step, except those of the updates."""
   verdicts = [v for one in rounds for v in one.verdicts]
   found = metrics.of_verdicts(verdicts, game.task)
   found |= metrics.of_contamination(verdicts, game.guard)
@@ -291,7 +327,10 @@ def _answers(
   solutions: responses.Responses | None,
   voters: responses.Responses | None,
 ) -> list[judging.Answers | None]:
-  """What the solver and an earlier one said to each of the own questions."""
+  """Returns the answers of solver and voters to each question.
+
+  The entry of a question that another process reads is None.
+  """
   said = _by_question(solutions, num_questions)
   if voters is None:
     return [one and judging.Answers(*one) for one in said]
@@ -305,7 +344,10 @@ def _answers(
 def _by_question(
   written: responses.Responses | None, num_questions: int
 ) -> list[tuple[list[str], list[float]] | None]:
-  """Texts and likelihoods, those of a question's prompts put together."""
+  """Returns texts and likelihoods of each question, over all its prompts.
+
+  The entry of a question that another process reads is None.
+  """
   if written is None:
     return []
   variants = len(written.texts) // num_questions
@@ -330,7 +372,7 @@ def _by_question(
 
 
 class _Clock:
-  """Adds up seconds by name."""
+  """Accumulates seconds by name."""
 
   def __init__(self):
     self.seconds: dict[str, float] = {}

@@ -1,1 +1,1 @@
-"""Tasks: prompts, readers and checkers (floor 2)."""
+"""Tasks: prompts, answer readers and checkers (floor 2)."""

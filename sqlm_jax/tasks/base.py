@@ -1,4 +1,4 @@
-"""The type of a task: prompts, readers and checkers of one topic."""
+"""The type of a task: prompts, answer readers and checkers of one topic."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -8,35 +8,38 @@ from sqlm_jax.game import types
 
 
 class Task(NamedTuple):
-  """A topic as functions between text and the game.
+  """The functions of a task that convert between text and the game's types.
 
   Attributes:
-    name: the name in metrics.
-    topics: `step -> topics`, one proposer group each.
+    name: name of the task in metrics.
+    topics: `step -> topics`, with one group of proposals per topic.
     proposer_prompt: `topic -> prompt`.
     proposer_stop: strings that end a question.
     read_question: `response -> Problem`.
-    solver_prompts: `question -> prompts`, whose answers vote together. The
-      first one is that of evaluations.
+    solver_prompts: `question -> prompts`. The answers to all of them vote
+      together. Evaluations use the first prompt.
     solver_stop: strings that end an answer.
-    read_answers: `responses -> answers` of one question, None for a blank.
-    to_example: prepares an example for `grade`; a ValueError if that cannot be
-      done, for example because its answer is of another kind.
-    grade: `(responses, examples) -> graded [examples][responses]`, for
-      responses to each example.
+    read_answers: `responses -> answers` of one question, None for a response
+      without a readable answer.
+    to_example: prepares an example for `grade`. Raises a ValueError if that is
+      not possible, for example because the answer is of another kind.
+    grade: `(responses, examples) -> graded [examples][responses]`, where
+      `responses` holds the responses to each example.
     self_test: grades right and wrong answers to examples, and raises a
       RuntimeError if a grade is wrong.
-    true_answer: `question -> Answer`, the checker that diagnoses votes; None if
-      it does not know the answer. Training never sees it.
+    true_answer: `question -> Answer`, the checker that diagnoses votes. Returns
+      None if the true answer is not known. Training never uses it, except for
+      the control reward 'true'.
     is_true: `(answer, true) -> bool`, True if an answer agrees with the true
-      one. Unlike equality, it does not depend on other answers of the group.
-    run_tests: `(answers, tests) -> results [questions][answers][tests]`, for
-      answers of each question and its tests; None where answers are put to a
-      vote.
-    given_up: counts, by reason, the tasks that judging has given up since the
-      last call, because two processes in a row died or hung.
+      answer. Unlike equality, the result does not depend on the other answers
+      of the group.
+    run_tests: `(answers, tests) -> results [questions][answers][tests]`, where
+      `answers` and `tests` hold those of each question. None if the answers are
+      put to a vote.
+    given_up: returns, by reason, the number of worker tasks that were given up
+      since the last call because two processes in a row died or hung.
     prepare: starts the processes that judging needs, so that a machine that
-      cannot run them raises a RuntimeError before anything else.
+      cannot run them raises a RuntimeError at the start of a run.
   """
 
   name: str

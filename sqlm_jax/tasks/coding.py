@@ -1,7 +1,7 @@
 """Tasks whose answers are programs, judged by the question's unit tests.
 
-A question is a description and, a line each, tests: an input and the output
-that is expected. The solver reads the description alone.
+A question consists of a description and tests. Each test is an input and its
+expected output, by default on one line. The solver sees only the description.
 """
 
 import atexit
@@ -21,10 +21,10 @@ class Tests(NamedTuple):
   """The pattern of a question's tests, and limits on their number.
 
   Attributes:
-    pattern: regex of a test, its groups are input and output. The question
-      ends where the first test begins.
-    least: fewer distinct tests make a question unreadable.
-    most: tests after this number are ignored.
+    pattern: regex of a test, whose groups are the input and the output. The
+      description ends where the first test begins.
+    least: minimum number of distinct tests of a readable question.
+    most: maximum number of tests; further tests are ignored.
   """
 
   pattern: str
@@ -42,12 +42,12 @@ def with_programs(
   """Turns a task whose answers are texts into one whose answers are programs.
 
   Args:
-    task: its questions hold tests, its answers are programs or parts of them.
-      An example without tests has them in its answer, in the format of a
-      question's tests.
-    tests: how to find them.
+    task: a task whose questions contain tests, and whose answers are programs
+      or parts of programs. If an example has no tests, its answer contains them
+      in the format of a question's tests.
+    tests: pattern of the tests, and limits on their number.
     program: template of the program that is run, with `{answer}`.
-    open_sandbox: starts the sandbox, when it is first needed.
+    open_sandbox: starts the sandbox; called when it is first needed.
   """
   opened = functools.cache(lambda: _closed_at_exit(open_sandbox()))
 
@@ -56,7 +56,7 @@ def with_programs(
     return read_tests(problem, tests) if problem.ok else problem
 
   def run_tests(answers, cases):
-    """Returns results [questions][answers][tests], from one call."""
+    """Returns results [questions][answers][tests] of one sandbox call."""
     programs = [
       (prompts.fill(program, answer=answer), [_as_file(test) for test in case])
       for group, case in zip(answers, cases, strict=True)
@@ -117,11 +117,11 @@ def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
   A question is unreadable for one of these reasons:
 
     format            there is no text before the first test
-    few_tests         fewer than `tests.least`, repeated ones left out
-    contradiction     two tests ask for different outputs of the same input:
-                      no program passes both
-    constant_output   all ask for the same output: a program that prints it
-                      passes without reading anything
+    few_tests         there are fewer than `tests.least` distinct tests
+    contradiction     two tests expect different outputs for the same input, so
+                      no program can pass both
+    constant_output   all tests expect the same output, so a program that prints
+                      it passes without reading the input
   """
   first = re.search(tests.pattern, problem.text)
   description = problem.text[: first.start()].strip() if first else ''
@@ -140,7 +140,7 @@ def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
 
 
 def _as_file(test: types.TestCase) -> types.TestCase:
-  """Ends the last line of an input, as in a file, for `readline()[:-1]`."""
+  """Adds a final newline to the input, for programs with `readline()[:-1]`."""
   ends = not test.input or test.input.endswith(('\n', '\r'))
   return test if ends else test._replace(input=f'{test.input}\n')
 

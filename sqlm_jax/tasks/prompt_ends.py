@@ -1,8 +1,8 @@
 """Warns about prompts that end in a space.
 
 Most tokenizers join a space with the word after it. A prompt that ends in a
-space therefore has tokens that a model has hardly ever seen before a word, and
-small models then write noise. Where a tokenizer splits numbers into digits, a
+space therefore ends in a token that a model has rarely seen before a word, and
+small models then generate noise. If a tokenizer splits numbers into digits, a
 space before a number is a separate token anyway.
 """
 
@@ -14,7 +14,7 @@ from absl import logging
 from sqlm_jax.distributed import hosts
 
 _SPACES = ' \t\u00a0\u3000'
-_SHOWN = 30  # characters of the end of a prompt
+_SHOWN = 30  # number of characters of a prompt's end in the warning
 
 
 def warn(
@@ -23,8 +23,8 @@ def warn(
   """Warns about each config key that has a template with a harmful end.
 
   Args:
-    templates: the templates of each key, of text that a model continues.
-    encode: from text to token ids.
+    templates: the prompt templates of each config key.
+    encode: `text -> token ids`.
   """
   for key, key_templates in templates.items():
     for template in key_templates:
@@ -40,11 +40,11 @@ def warn(
 
 
 def is_harmful(template: str, encode: Callable[[str], list[int]]) -> bool:
-  """Returns whether a template ends in a space that its responses lack.
+  """Returns whether a template ends in a space that should be removed.
 
-  The space does no harm if the template shows responses, as 'Question: 7 + 4'
-  does for 'Question: ', that do not begin with a letter and do not share a
-  token with the space before them.
+  The space is harmless if the template shows example responses, as
+  'Question: 7 + 4' does for 'Question: ', and if none of them begins with a
+  letter or shares a token with the space before it.
   """
   if not template.endswith(tuple(_SPACES)):
     return False
@@ -57,7 +57,7 @@ def is_harmful(template: str, encode: Callable[[str], list[int]]) -> bool:
 
 
 def _shown_responses(template: str) -> list[str]:
-  """Returns what follows earlier copies of the template's last words."""
+  """Returns the texts that follow earlier copies of a template's last words."""
   last_words = re.split(r'\n|\{\w+\}', template)[-1]
   if not last_words.strip():
     return []

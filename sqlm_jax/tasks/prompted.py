@@ -1,4 +1,4 @@
-"""A task from a config alone: prompts, patterns, an answer kind."""
+"""Builds a task from a config: prompts, patterns and a kind of answer."""
 
 import collections
 import operator
@@ -10,7 +10,7 @@ from sqlm_jax.grading import arithmetic, readers, self_test, user_functions
 from sqlm_jax.tasks import base
 from sqlm_jax.text import code_blocks, parsing, prompts
 
-# Checker of a config -> question to its true answer. Diagnosis only.
+# Functions from a question to its true answer, by name in a config.
 CHECKERS: dict[str, Callable[[str], types.Answer]] = {
   'none': lambda question: None,
   'arithmetic': arithmetic.value,
@@ -34,30 +34,31 @@ def make_task(
   wrap: Callable[[str], str] = lambda prompt: prompt,
   forbidden: tuple[str, ...] = (),
 ) -> base.Task:
-  """Builds a task out of templates and patterns.
+  """Builds a task from templates and patterns.
 
   Args:
-    name: the name in metrics.
-    topics: fill `{topic}` of the proposer's prompt.
+    name: name of the task in metrics.
+    topics: values of `{topic}` in the proposer's prompt.
     proposer_prompt: template of the request for a question.
     proposer_stop: strings that end a question.
-    question_pattern: regex of a readable question, '' for anything.
+    question_pattern: regex of a readable question, '' for any text.
     solver_prompts: templates of the request for an answer, with `{question}`.
     solver_stop: strings that end an answer.
     answer_pattern: regex that finds the answer, '' for the whole response.
-      Programs are found by `text.code_blocks.find`.
-    answer_kind: one of `verify.readers.KINDS`.
+      Programs are found by `code_blocks.find`.
+    answer_kind: one of `readers.KINDS`.
     options: texts of the options of a 'choice', A first.
-    checker: a key of `CHECKERS`, or 'module:function': from a question to its
-      true answer as text, None if it is not known. See `user_functions`.
-    num_topics: topics a step, one proposer group each.
-    wrap: turns a filled template into the prompt, as a chat template does.
-    forbidden: strings that no question may hold: special tokens, with which
-      it could change the solver's prompt.
+    checker: a key of `CHECKERS`, or 'module:function' for a function from a
+      question to its true answer as text, or None if the answer is not known.
+      See `user_functions`.
+    num_topics: number of topics per step, with one group of proposals each.
+    wrap: converts a filled template to the prompt, as a chat template does.
+    forbidden: strings that no question may contain. These are special tokens,
+      with which a question could change the structure of the solver's prompt.
 
   Raises:
-    ValueError: if there is no such checker. `true_answer` raises it, too, if
-      a function of a user fails.
+    ValueError: if there is no such checker. `true_answer` also raises it if a
+      user's function fails.
   """
   given_up: collections.Counter[str] = collections.Counter()
   read = readers.make_reader(answer_kind, options, given_up)
@@ -119,7 +120,7 @@ def _grader(
   def grade_one(responses, example):
     texts = [find_answer(response) for response in responses]
     # Answers are read together, as for a vote, because their canonical forms
-    # may depend on each other. Their grades must not.
+    # may depend on each other. Grades must not, so each text is graded alone.
     right = {text: _same(read, text, example.answer) for text in set(texts)}
     return tuple(
       types.Graded(answer, right[text])
@@ -137,7 +138,10 @@ def _same(read: readers.Reader, text: str | None, true: str) -> bool:
 def _comparer(
   read: readers.Reader, answer_kind: str
 ) -> Callable[[types.Answer, types.Answer], bool]:
-  """Builds the comparison of canonical answers; expressions are read again."""
+  """Returns a function that compares a canonical answer with the true one.
+
+  Expressions are read again, without the other answers of the group.
+  """
   if answer_kind != 'expression':
     return operator.eq
   return lambda answer, true: (
@@ -163,7 +167,7 @@ def _question_reader(
 def _users_checker(
   name: str, read: readers.Reader
 ) -> Callable[[str], types.Answer]:
-  """Builds a checker that reads the text of a user's function as an answer."""
+  """Returns a checker that reads the text of a user's function as an answer."""
   if not re.fullmatch(r'[\w.]+:\w+', name):
     raise ValueError(
       f'task.checker={name!r}: expected one of {", ".join(CHECKERS)}, or '

@@ -1,4 +1,4 @@
-"""Questions written beforehand: by a person, or by an earlier proposer."""
+"""Reads questions from files, written by people or by an earlier proposer."""
 
 import json
 import re
@@ -11,16 +11,18 @@ _SURROGATE = re.compile('[\ud800-\udfff]')  # no tokenizer accepts it
 
 
 def read_questions(path: epath.PathLike) -> tuple[str, ...]:
-  """Reads questions in order, without blank ones but with repeated ones.
+  """Reads questions in order. Empty ones are dropped, repeated ones are kept.
 
   Args:
-    path: a .txt file with a question a line, a .jsonl file of objects with a
-      'question', a .parquet file with that column, or the workdir of a run
-      or its rollouts/, whose readable questions are taken step by step.
+    path: a .txt file with one question per line, a .jsonl file of objects with
+      a 'question', a .parquet file with a column 'question', or the workdir of
+      a run or its rollouts/ directory, whose readable questions are read step
+      by step.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: for a file, by its name and line, that holds something else.
+    ValueError: if a file has another format, with its name and line in the
+      message, or if there are no questions.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -28,7 +30,7 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
   if path.is_dir():
     inside = path / 'rollouts'
     directory = inside if inside.is_dir() else path
-    # No glob: the path itself may have characters of a pattern.
+    # No glob, because the path itself may contain pattern characters.
     files = sorted(
       file
       for file in directory.iterdir()
@@ -52,7 +54,7 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
 def _lines(path: epath.Path) -> list[str]:
   content = path.read_bytes()
   try:
-    # `splitlines` would also split at characters that a question may hold.
+    # `splitlines` also splits at characters that a question may contain.
     # utf-8-sig drops a byte order mark.
     return content.decode('utf-8-sig').replace('\r\n', '\n').split('\n')
   except UnicodeDecodeError as error:
@@ -79,13 +81,13 @@ def _objects(path: epath.Path) -> list[str]:
 
 
 def _column(path: epath.Path) -> list[str]:
-  if path.name.startswith('step_'):  # of a run: each question once
+  if path.name.startswith('step_'):  # a rollout file; read each question once
     return _asked(path)
   return [row['question'] for row in _rows(path, ['question'])]
 
 
 def _asked(path: epath.Path) -> list[str]:
-  """The proposer's readable questions, as it wrote them: with their tests."""
+  """Returns the proposer's readable questions in full, including tests."""
   rows = _rows(path, ['question', 'role', 'response'])
   return [row['response'] for row in rows if row['role'] == 'proposer']
 
