@@ -42,7 +42,7 @@ def center(x: jax.Array) -> jax.Array:
     A float32 array. Rounded to bfloat16, an element changes only after it has
     moved by half the distance between two bfloat16 numbers.
   """
-  # XLA removes a cast to bfloat16 and back.
+  # XLA would remove a cast to bfloat16 and back.
   return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
