@@ -289,7 +289,7 @@ def shard_like_parameters(tree, params, mesh: Mesh):
 
 
 def constrain_like_parameters(tree, params, mesh: Mesh):
-  """Constrains arrays to the shardings of `shard_like_parameters` inside jit."""
+  """Constrains arrays to `shard_like_parameters` inside jit."""
   return jax.lax.with_sharding_constraint(
     tree, shard_like_parameters(tree, params, mesh)
   )
@@ -369,13 +369,16 @@ def split_logits(logits_MV: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def logits_by_row(logits_MV: jax.Array, mesh: Mesh) -> jax.Array:
-  """Reshards the logits of `split_logits` by row inside jit."""
+  """Reshards the logits of `split_logits` by row inside jit.
+
+  Each device gets the logits of its own rows, split over `tensor` only.
+  """
   rows = rows_spec(len(logits_MV), mesh).spec or (None,)
   return _constrain(logits_MV, mesh, *rows, 'tensor')
 
 
 def _data(rows: int, mesh: Mesh) -> str | None:
-  """Returns the axis of rows that are replicated over the vocabulary axes."""
+  """Returns 'data' if its size divides the number of rows, otherwise None."""
   return 'data' if rows % mesh.shape['data'] == 0 else None
 
 
