@@ -1,1 +1,1 @@
-"""The device mesh, and several processes that run as one."""
+"""Device mesh, array sharding and communication between processes."""

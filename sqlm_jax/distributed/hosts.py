@@ -1,9 +1,9 @@
-"""Several processes that play one run, usually one a host.
+"""Coordination of the processes of a run, usually one process per host.
 
-All processes run the same program on the same numbers, and so come to the same
-decisions. Text is different: each process encodes, decodes and grades its own
-share, and sends the others what they need to know. Only the first process
-writes the files that all processes share.
+All processes run the same program on the same arrays and therefore make the
+same decisions. Text is distributed: each process encodes, decodes and grades
+its own share, and sends the results that the other processes need. Only the
+first process writes the files that all processes share.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# A process that compiles may be silent for longer than jax waits by itself.
+# Compilation may block heartbeats for longer than JAX's default timeout.
 HEARTBEAT_SECONDS = 600
-# How long a process that is done waits for the others to end.
+# Time that a finished process waits for the other processes to end.
 SHUTDOWN_SECONDS = 60
-# A process that has failed waits less: the others may learn of the failure only
-# from its end.
+# Time that a failed process waits for the others. It is shorter because the
+# others may not detect the failure before this process has ended.
 FAILED_SECONDS = 10
 
 
@@ -35,16 +35,18 @@ def start(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> None:
-  """Joins the other processes of a run; before anything else asks jax.
+  """Connects this process to the other processes of a run.
+
+  Call this function before any other use of JAX. Arguments that are None are
+  taken from Cloud TPU, SLURM, Open MPI or another scheduler that JAX supports.
 
   Args:
-    address: 'host:port' of the first process. None, here and below: as Cloud
-      TPU, SLURM, Open MPI or another scheduler that jax knows says.
-    num_processes: how many there are.
-    process_id: which one this is, counted from 0.
+    address: 'host:port' of the first process.
+    num_processes: number of processes of the run.
+    process_id: index of this process, counted from 0.
 
   Raises:
-    ValueError: if they are not given, and no scheduler is found.
+    ValueError: if the arguments are None and JAX finds no scheduler.
   """
   try:
     jax.distributed.initialize(
@@ -67,9 +69,9 @@ def start(
 def _exit_on_abort() -> None:
   """Makes SIGABRT end the process with exit code 6, the signal's number.
 
-  A thread of jax's calls abort() when it hears that another process has ended.
-  A handler in Python would never run: abort() does not return to the
-  interpreter.
+  A thread of JAX calls abort() when it learns that another process has ended.
+  The handler has to be a C function. A Python handler would never run, because
+  abort() does not return to the interpreter.
   """
   if os.name == 'nt':
     return
@@ -81,13 +83,13 @@ def _exit_on_abort() -> None:
 
 @contextlib.contextmanager
 def ending_all() -> Iterator[None]:
-  """Ends this process at an error, so that the other processes end, too.
+  """Ends this process after an error, so that the other processes end, too.
 
-  If there are no other processes, the error is raised as usual. Otherwise this
-  process reports the error, waits `FAILED_SECONDS` for the others, which may
-  have the same error, and ends with the error's exit code. If it did not end,
-  jax would wait for the others, which wait for this process, and would abort
-  all of them at last.
+  In a run with a single process, the error is raised as usual. Otherwise this
+  process reports the error, waits up to `FAILED_SECONDS` for the other
+  processes, which may have the same error, and ends with the error's exit code.
+  If it did not end, JAX would wait for the other processes, which wait for this
+  process, until a timeout aborts all of them.
   """
   try:
     yield
@@ -104,7 +106,7 @@ def ending_all() -> Iterator[None]:
 
 
 def _report(error: BaseException) -> int:
-  """Writes an uncaught error as Python does, and returns the exit code."""
+  """Prints an uncaught error as Python does, and returns the exit code."""
   code = 1
   if not isinstance(error, SystemExit):
     traceback.print_exception(error)
@@ -132,7 +134,7 @@ def index() -> int:
 
 
 def is_first() -> bool:
-  """Returns True in the process that writes the files that all share."""
+  """Returns True in the first process, which writes the shared files."""
   return jax.process_index() == 0
 
 
@@ -143,18 +145,21 @@ def own(number: int) -> range:
 
 
 def exchange(value: Any) -> list[Any]:
-  """Sends a value to all processes and returns the values of all, by index.
+  """Sends a value to all processes and returns the values of all processes.
 
-  All processes have to call it. Tuples arrive as lists.
+  All processes have to call this function.
 
   Args:
-    value: a value that JSON can hold.
+    value: a JSON-serializable value. Tuples arrive as lists.
+
+  Returns:
+    One value per process, ordered by process index.
   """
   if count() == 1:
     return [value]
   data = np.frombuffer(json.dumps(value).encode(), np.uint8)
   sizes = multihost_utils.process_allgather(np.array(len(data)))
-  # Few sizes, few compilations.
+  # Every size is compiled separately, so round up to a power of two.
   room = 1 << int(max(sizes.max(), 1024) - 1).bit_length()
   padded = np.pad(data, (0, room - len(data)))
   told = multihost_utils.process_allgather(padded)
@@ -167,14 +172,18 @@ def exchange(value: Any) -> list[Any]:
 def from_first(make: Callable[[], Any]) -> Any:
   """Calls a function in the first process and returns its result in all.
 
-  All processes have to call it. No process returns before the first is done.
+  All processes have to call `from_first`. No process returns before the first
+  process has finished `make`.
 
   Args:
-    make: called in the first process only; returns what JSON can hold.
+    make: called in the first process only; returns a JSON-serializable value.
+
+  Returns:
+    The result of `make`.
 
   Raises:
     RuntimeError: in the other processes, if `make` raised an exception in the
-      first one, which raises the exception itself.
+      first process. The first process raises the original exception.
   """
   if count() == 1:
     return make()

@@ -1,4 +1,4 @@
-"""The mesh, and the one table that says where every array lives."""
+"""Device mesh, and the sharding of parameters, rows, logits and caches."""
 
 import functools
 import math
@@ -13,11 +13,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ('data', 'fsdp', 'tensor')
-ROW_AXES = ('data', 'fsdp')  # a batch is split over both
-VOCABULARY_AXES = ('tensor', 'fsdp')  # logits are, where rows are shared
+ROW_AXES = ('data', 'fsdp')  # the rows of a batch are sharded over both
+VOCABULARY_AXES = ('tensor', 'fsdp')  # axes for logits, see `split_logits`
 
-# Parameter path -> how its dimensions are split. The first match counts.
-# Layer parameters have a leading L, which is never split.
+# Patterns of parameter paths, and the PartitionSpec of their dimensions. The
+# first match applies. Layer parameters have a leading L, which is not sharded.
 PARAMETER_RULES = (
   (r'embedding', P('tensor', 'fsdp')),
   (r'unembed/kernel', P('fsdp', 'tensor')),
@@ -29,8 +29,9 @@ PARAMETER_RULES = (
   (r'layers/mlp/(gate|up)/bias', P(None, 'tensor')),
   (r'layers/(attention/output|mlp/down)/bias', P(None, 'fsdp')),
   (r'(layers/(attention/)?\w+|final)_norm/scale', P()),
-  (r'value_head/kernel', P()),  # [D]: smaller than a message
-  # Adapters: split where their map's inputs and outputs are, never by rank.
+  (r'value_head/kernel', P()),  # [D], too small for sharding to pay off
+  # Adapters are sharded like the inputs and outputs of their linear map, and
+  # never along the rank.
   (r'layers/attention/(query|key|value)/lora_a', P(None, 'fsdp')),
   (r'layers/attention/(query|key|value)/lora_b', P(None, None, 'tensor')),
   (r'layers/attention/output/lora_a', P(None, 'tensor')),
@@ -45,16 +46,20 @@ PARAMETER_RULES = (
 def make_mesh(
   shape: dict[str, int], devices: list[jax.Device] | None = None
 ) -> Mesh:
-  """Builds the mesh; a size of -1 takes the devices that are left.
-
-  Sizes without a -1 may ask for fewer devices than there are.
+  """Builds the device mesh.
 
   Args:
-    shape: axis name to size, for each of `AXES`.
-    devices: default, all of them.
+    shape: size of each axis of `AXES`. At most one size may be -1, which takes
+      all remaining devices. Without a -1, a single process may use fewer
+      devices than there are.
+    devices: devices of the mesh; defaults to all devices.
+
+  Returns:
+    The mesh with axes `AXES`.
 
   Raises:
-    ValueError: if there are not enough devices, or -1 cannot be filled.
+    ValueError: if there are not enough devices, if the size -1 cannot be
+      resolved, or if several processes do not use all devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [shape[axis] for axis in AXES]
@@ -79,41 +84,45 @@ def make_mesh(
 
 
 def is_on_cpu(mesh: Mesh) -> bool:
-  """Whether the devices of a mesh are processors."""
+  """Returns True if the devices of a mesh are CPUs."""
   return mesh.devices.flat[0].platform == 'cpu'
 
 
 def is_one_cpu(mesh: Mesh) -> bool:
-  """Whether there is a single device, and it is a processor."""
+  """Returns True if a mesh consists of a single CPU device."""
   return mesh.size == 1 and is_on_cpu(mesh)
 
 
 def are_tpus(mesh: Mesh) -> bool:
-  """Whether the devices of a mesh are TPUs."""
+  """Returns True if the devices of a mesh are TPUs."""
   return mesh.devices.flat[0].platform == 'tpu'
 
 
 def are_gpus(mesh: Mesh) -> bool:
-  """Whether the devices of a mesh are GPUs of NVIDIA, Ampere or newer."""
+  """Returns True if the devices of a mesh are NVIDIA GPUs, Ampere or newer."""
   device = mesh.devices.flat[0]
   if not device.device_kind.startswith('NVIDIA'):
     return False
-  # A device that need not exist, of a topology, has none.
+  # An abstract device of a topology has no compute capability.
   capability = getattr(device, 'compute_capability', '8.0')
   return float(capability) >= 8.0
 
 
 def _slices(devices: list[jax.Device]) -> set[int]:
-  """The TPU slices that devices lie on; one for anything else."""
+  """Returns the indices of the TPU slices of devices, {0} for other devices."""
   on_tpu = devices[0].platform == 'tpu'
   return {getattr(d, 'slice_index', 0) if on_tpu else 0 for d in devices}
 
 
 def within_slice(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
-  """Arranges the devices of one slice, or of no TPU, [data, fsdp, tensor].
+  """Arranges the devices of one TPU slice, or other devices, in mesh order.
 
-  An axis of the mesh may take a part of one of the torus, which
-  `jax.make_mesh` refuses on most chips: 4x4x4 of them are 32 times 2 only so.
+  A mesh axis may use a part of a torus axis, which `jax.make_mesh` refuses on
+  most chips. For example, a 4x4x4 torus can be arranged as a 32x2 mesh only by
+  splitting a torus axis.
+
+  Returns:
+    The devices [data, fsdp, tensor].
   """
   return mesh_utils.create_device_mesh(
     sizes, devices, allow_split_physical_axes=True
@@ -121,13 +130,17 @@ def within_slice(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
 
 
 def across_slices(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
-  """Arranges the devices of several TPU slices, [data, fsdp, tensor].
+  """Arranges the devices of several TPU slices in mesh order.
 
-  The network between slices is slow: `data` crosses it, once an update, or
-  `fsdp` where `data` cannot.
+  The network between slices is slow. Only the `data` axis crosses it, once per
+  update, or the `fsdp` axis if the size of `data` is not a multiple of the
+  number of slices.
+
+  Returns:
+    The devices [data, fsdp, tensor].
 
   Raises:
-    ValueError: if neither is a multiple of the number of slices.
+    ValueError: if neither axis size is a multiple of the number of slices.
   """
   slices = len(_slices(devices))
   for axis in (AXES.index(name) for name in ROW_AXES):
@@ -143,17 +156,18 @@ def across_slices(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
 
 
 def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-  """The PartitionSpec of one parameter.
+  """Returns the PartitionSpec of one parameter.
 
   Args:
-    path: names from the root, joined by '/'.
-    shape: a dimension that an axis does not divide stays whole: small heads
-      (K = 3, say) are rather repeated than refused.
-    mesh: whose axis sizes count.
+    path: names from the root of the tree, joined by '/'.
+    shape: shape of the parameter. A dimension that is not divisible by the size
+      of its mesh axis is replicated, so that a small number of heads (such as
+      K = 3) is not an error.
+    mesh: the device mesh.
 
   Raises:
-    ValueError: for a parameter without a rule, a rule with more dimensions
-      than the parameter, or one that uses an axis twice.
+    ValueError: if no rule matches the parameter, if the rule has more
+      dimensions than the parameter, or if the rule uses an axis twice.
   """
   for pattern, spec in PARAMETER_RULES:
     if not re.fullmatch(pattern, path):
@@ -179,19 +193,22 @@ def _path_name(path) -> str:
 def parameter_sharding(
   path: str, shape: tuple[int, ...], mesh: Mesh
 ) -> NamedSharding:
-  """`parameter_spec` on its mesh."""
+  """Returns the NamedSharding of one parameter, see `parameter_spec`."""
   return NamedSharding(mesh, parameter_spec(path, shape, mesh))
 
 
 def shard_parameters(tree, mesh: Mesh):
-  """A tree of NamedShardings for a tree of parameters, arrays or abstract."""
+  """Returns the NamedSharding of each parameter of a tree.
+
+  The leaves of the tree are arrays or abstract arrays.
+  """
   return jax.tree_util.tree_map_with_path(
     lambda path, x: parameter_sharding(_path_name(path), x.shape, mesh), tree
   )
 
 
 def shard_gathered(tree, mesh: Mesh):
-  """`shard_parameters`, but whole along `fsdp`."""
+  """Returns the shardings of `shard_parameters`, but replicated over `fsdp`."""
   return jax.tree.map(
     lambda split: NamedSharding(
       mesh, P(*(None if axis == 'fsdp' else axis for axis in split.spec))
@@ -208,17 +225,21 @@ def place_parameter(
   dtype: jnp.dtype,
   mesh: Mesh,
 ) -> jax.Array:
-  """Puts a parameter onto its shards while it is read.
+  """Creates a sharded parameter from pieces that are read one at a time.
 
-  Beside the shards one piece is in memory: each is cut, converted and written
-  into its place before the next is asked for.
+  Only one piece is in memory in addition to the shards: each piece is split,
+  converted and written to its shards before the next one is requested.
 
   Args:
-    path: of the parameter, names joined by '/'.
-    shape: of the whole.
-    pieces: (layer,) and its part, one after the other; or () and the whole.
-    dtype: of the parameter.
-    mesh: the devices.
+    path: path of the parameter, names joined by '/'.
+    shape: shape of the whole parameter.
+    pieces: pairs of an index and an array. The index is `(layer,)` for the
+      parameter of one layer, or `()` for the whole parameter.
+    dtype: dtype of the parameter.
+    mesh: the device mesh.
+
+  Returns:
+    The sharded parameter.
   """
   sharding = parameter_sharding(path, shape, mesh)
   cuts = sharding.addressable_devices_indices_map(shape)
@@ -234,7 +255,7 @@ def place_parameter(
         shards[device] = jnp.zeros(size, dtype, device=device)
       part = jax.device_put(part, device)
       shards[device] = _write_layer(shards[device], part, at[0])
-    jax.block_until_ready(list(shards.values()))  # else pieces queue up
+    jax.block_until_ready(list(shards.values()))  # pieces must not queue up
   return jax.make_array_from_single_device_arrays(
     shape, sharding, list(shards.values())
   )
@@ -246,10 +267,11 @@ def _write_layer(layers, part, layer):
 
 
 def shard_like_parameters(tree, params, mesh: Mesh):
-  """Shardings for anything that holds copies of the parameters.
+  """Returns shardings for a tree that contains copies of the parameters.
 
-  An optimizer's moments carry the path and the shape of their parameter at
-  the end of their own path, and are split like it; all else is repeated.
+  The path of an optimizer moment ends with the path of its parameter. A leaf
+  with such a path and the shape of that parameter is sharded like the
+  parameter. All other leaves are replicated.
   """
   known = {
     _path_name(path): x.shape
@@ -267,26 +289,33 @@ def shard_like_parameters(tree, params, mesh: Mesh):
 
 
 def constrain_like_parameters(tree, params, mesh: Mesh):
-  """Inside jit: `shard_like_parameters`, of arrays."""
+  """Constrains arrays to `shard_like_parameters` inside jit."""
   return jax.lax.with_sharding_constraint(
     tree, shard_like_parameters(tree, params, mesh)
   )
 
 
 def row_shards(mesh: Mesh) -> int:
-  """Parts that rows are split into."""
+  """Returns the number of shards of the rows of a batch."""
   return math.prod(mesh.shape[name] for name in ROW_AXES)
 
 
 def rows_spec(size: int, mesh: Mesh, axis: int = 0) -> NamedSharding:
-  """Rows split over the batch axes; repeated if they do not divide evenly."""
+  """Returns the sharding of rows over the batch axes.
+
+  Args:
+    size: number of rows. Rows are replicated if it is not divisible by the
+      number of shards.
+    mesh: the device mesh.
+    axis: the dimension of the rows.
+  """
   if size % row_shards(mesh):
     return NamedSharding(mesh, P())
   return NamedSharding(mesh, P(*(None,) * axis, ROW_AXES))
 
 
 def constrain_rows(tree, mesh: Mesh, axis: int = 0):
-  """Inside jit: splits dimension `axis` of every array over the batch axes."""
+  """Constrains dimension `axis` of every array to the batch axes inside jit."""
   return jax.tree.map(
     lambda x: jax.lax.with_sharding_constraint(
       x, rows_spec(x.shape[axis], mesh, axis)
@@ -296,11 +325,11 @@ def constrain_rows(tree, mesh: Mesh, axis: int = 0):
 
 
 def keep_rows(array: jax.Array, mesh: Mesh) -> jax.Array:
-  """Inside jit: splits the first dimension, where it divides evenly.
+  """Constrains the first dimension to the batch axes, if divisible, inside jit.
 
-  Said of activations it makes the compiler bring parameters to the rows, a
-  layer at a time. Left alone it may split the width instead, as parameters
-  are, and then every product of a layer moves activations.
+  With this constraint on activations, XLA gathers the parameters of one layer
+  at a time. Without it, XLA may shard the width of activations like that of the
+  parameters, and then every product of a layer communicates activations.
   """
   spec = rows_spec(array.shape[0], mesh)
   if not spec.spec:
@@ -309,40 +338,47 @@ def keep_rows(array: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def shares_outputs(mesh: Mesh) -> bool:
-  """Whether devices share the outputs of a layer's products."""
+  """Returns True if the outputs of a layer's products are sharded."""
   return mesh.shape['tensor'] > 1
 
 
 def splits_vocabulary(size: int, mesh: Mesh) -> bool:
-  """Whether devices that share parameters can share the vocabulary as well."""
+  """Returns True if the vocabulary can be sharded over `VOCABULARY_AXES`.
+
+  This requires that parameters are sharded over `fsdp` and that the vocabulary
+  size is divisible by the number of shards.
+  """
   parts = math.prod(mesh.shape[name] for name in VOCABULARY_AXES)
   return mesh.shape['fsdp'] > 1 and size % parts == 0
 
 
 def split_vocabulary(array: jax.Array, mesh: Mesh, axis: int) -> jax.Array:
-  """Inside jit: splits a parameter by entries of the vocabulary alone."""
+  """Shards a parameter along the vocabulary, dimension `axis`, inside jit."""
   return _constrain(array, mesh, *(None,) * axis, VOCABULARY_AXES)
 
 
 def share_rows(hidden_MD: jax.Array, mesh: Mesh) -> jax.Array:
-  """Inside jit: rows go to all devices that share a vocabulary."""
+  """Replicates rows over the devices that share a vocabulary, inside jit."""
   return _constrain(hidden_MD, mesh, _data(len(hidden_MD), mesh))
 
 
 def split_logits(logits_MV: jax.Array, mesh: Mesh) -> jax.Array:
-  """Inside jit: splits logits of shared rows by entries of the vocabulary."""
+  """Shards the logits of `share_rows` along the vocabulary inside jit."""
   rows = _data(len(logits_MV), mesh)
   return _constrain(logits_MV, mesh, rows, VOCABULARY_AXES)
 
 
 def logits_by_row(logits_MV: jax.Array, mesh: Mesh) -> jax.Array:
-  """Inside jit: of logits that were split so each device gets its rows'."""
+  """Reshards the logits of `split_logits` by row inside jit.
+
+  Each device gets the logits of its own rows, split over `tensor` only.
+  """
   rows = rows_spec(len(logits_MV), mesh).spec or (None,)
   return _constrain(logits_MV, mesh, *rows, 'tensor')
 
 
 def _data(rows: int, mesh: Mesh) -> str | None:
-  """The axis that rows which share parameters are split over."""
+  """Returns 'data' if its size divides the number of rows, otherwise None."""
   return 'data' if rows % mesh.shape['data'] == 0 else None
 
 
@@ -351,31 +387,31 @@ def _constrain(array: jax.Array, mesh: Mesh, *spec) -> jax.Array:
 
 
 def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-  """Keys or values [L, A, K, S, H] are split by row and by head."""
+  """Returns the sharding of keys or values [L, A, K, S, H] by row and head."""
   rows = rows_spec(shape[1], mesh).spec
   heads = 'tensor' if shape[2] % mesh.shape['tensor'] == 0 else None
   return NamedSharding(mesh, P(None, *(rows or (None,)), heads))
 
 
 def constrain_cache(array: jax.Array, mesh: Mesh) -> jax.Array:
-  """Inside jit: splits keys or values as `cache_sharding` says."""
+  """Constrains keys or values to `cache_sharding` inside jit."""
   return jax.lax.with_sharding_constraint(
     array, cache_sharding(array.shape, mesh)
   )
 
 
 def constrain_whole(tree, mesh: Mesh):
-  """Inside jit: every device, and so every process, gets all of it."""
+  """Replicates arrays on every device, and so in every process, inside jit."""
   return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
 
 def put_whole(tree, mesh: Mesh):
-  """Sends host arrays to every device."""
+  """Copies host arrays to every device."""
   return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, P())), tree)
 
 
 def put_rows(tree, mesh: Mesh):
-  """Sends host arrays to the mesh, rows split where they divide evenly."""
+  """Copies host arrays to the mesh, with rows sharded as in `rows_spec`."""
   return jax.tree.map(
     lambda x: _put(
       x, rows_spec(x.shape[0], mesh) if x.ndim else NamedSharding(mesh, P())
@@ -385,15 +421,19 @@ def put_rows(tree, mesh: Mesh):
 
 
 def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
-  """Every process has all of `x` and sends its devices their part."""
+  """Copies `x`, which every process has, to the devices of this process."""
   if sharding.is_fully_addressable:
     return jax.device_put(x, sharding)
-  # device_put would first ask all processes whether they have the same.
+  # device_put would first check that all processes have the same array.
   return jax.make_array_from_callback(x.shape, sharding, lambda cut: x[cut])
 
 
 def fetch(array: jax.Array) -> np.ndarray:
-  """All of an array, whoever has its parts, in host memory."""
+  """Returns a whole array in host memory, whichever processes hold its shards.
+
+  All processes have to call this function for an array that several processes
+  share.
+  """
   if isinstance(array, jax.Array) and not array.is_fully_addressable:
     whole = NamedSharding(array.sharding.mesh, P())
     array = jax.jit(lambda x: x, out_shardings=whole)(array)

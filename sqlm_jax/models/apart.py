@@ -1,15 +1,16 @@
-"""Parameters of a decoder whose layers are trees of their own, to decode with.
+"""Unstacked decoder parameters for decoding, with a separate tree per layer.
 
-A slice of stacked weights is copied on a GPU before it is multiplied, for every
-token anew. Layers apart are read one by one, without a scan.
+On a GPU, a slice of stacked weights is copied before each product, and thus
+again for every token. Unstacked layers are read one by one, without a scan.
 """
 
 import jax
 
 from sqlm_jax.models import layers
 
-STACKED, NAME = 'layers', 'layers_apart'  # in a tree of parameters
-# Of a layer's linear maps, those of one input, and the axis of their outputs.
+STACKED, NAME = 'layers', 'layers_apart'  # keys in the tree of parameters
+# For each submodule of a layer, the linear maps that have the same input, and
+# the axis of their outputs.
 _JOINED = {
   'attention': (('query', 'key', 'value'), -2),
   'mlp': (('gate', 'up'), -1),
@@ -17,13 +18,18 @@ _JOINED = {
 
 
 def take_apart(params, *, join: bool = True):
-  """A tree for each layer instead of one in which they are stacked.
+  """Unstacks the layers of a policy into one tree of parameters per layer.
 
   Args:
-    params: of the policy.
-    join: weights that multiply the same become one, so that there is one
-      product. Not where devices share their outputs: what belongs to the parts
-      would move between them.
+    params: parameters of the policy, with stacked layers.
+    join: if True, concatenate the weights of linear maps with the same input,
+      so that there is only one product. Use False if outputs are sharded over
+      devices: the parts of the concatenated output would have to be moved
+      between devices.
+
+  Returns:
+    The parameters, with the layers under `NAME` by index instead of under
+    `STACKED`.
   """
   stacked = params[STACKED]
   if join:

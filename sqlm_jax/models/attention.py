@@ -1,11 +1,10 @@
-"""Attention of a segment of tokens over itself and over shared context.
+"""Attention of a segment of tokens to itself and to shared earlier segments.
 
-The text that a row has seen is a chain of segments: a prefix common to all
-rows, the row's prompt, the part of its response that is already written. Each
-earlier segment is a `KeyValues` with as many rows as there are different
-texts in it; consecutive rows of the batch share one. So a prompt with G
-answers is computed and stored once, and a cache for decoding is one more
-segment.
+The context of a row is a chain of segments: a prefix common to all rows, the
+prompt of the row, and the part of its response that is already generated. Each
+earlier segment is a `KeyValues` with one row per distinct text, which
+consecutive rows of the batch share. The keys and values of a prompt with G
+responses are thus computed and stored once. A decode cache is another segment.
 """
 
 import functools
@@ -22,44 +21,56 @@ from sqlm_jax.ops import fused_attention, masked
 from sqlm_jax.ops import packing as packing_lib
 
 _LOWEST = float(np.finfo(np.float32).min) / 2  # finite: -inf - -inf is nan
-# Of keys that are copied at once: with their values they stay in the caches of
-# a processor (measured: docs/benchmarks.md, what was tried).
+# Maximum size of a block of keys that is copied at once. The block and its
+# values fit in the CPU's caches (measured in docs/benchmarks.md, "What was
+# tried").
 _NEAR_BYTES = 3 << 19
 
 
 class KeyValues(NamedTuple):
   """Keys and values of one segment, right-padded.
 
-  Inside a layer the leading L is absent.
+  Inside a layer, keys and values have no leading L.
+
+  Attributes:
+    keys: [L, A, K, S, H], where A divides the number of rows of the batch.
+    values: [L, A, K, S, H].
+    lengths: [A], the number of live slots of S.
   """
 
-  keys: jax.Array  # [L, A, K, S, H], A divides the batch's rows
-  values: jax.Array  # [L, A, K, S, H]
-  lengths: jax.Array  # [A], how many of the S slots are live
+  keys: jax.Array
+  values: jax.Array
+  lengths: jax.Array
 
 
 class Segment(NamedTuple):
-  """Tokens that are read at once: rows, right-padded, or without padding.
+  """Tokens that are processed at once, as right-padded rows or packed.
 
-  With a packing tokens and hidden states are those of its parts, while lengths
-  and what other segments see of it are by row.
+  If there is a packing, tokens and hidden states are packed. Lengths, keys and
+  values are by row in any case.
+
+  Attributes:
+    tokens: [A, S], the tokens of rows, or of the parts of `packing`.
+    lengths: [A], the number of tokens of each row.
+    packing: the mapping between rows and parts, or None if tokens are in rows.
   """
 
-  tokens: jax.Array  # [A, S], of rows or of parts
-  lengths: jax.Array  # [A], of rows
+  tokens: jax.Array
+  lengths: jax.Array
   packing: packing_lib.Packing | None = None
 
   @property
   def width(self) -> int:
-    """Tokens that a row has room for."""
+    """Maximum number of tokens of a row."""
     if self.packing is None:
       return self.tokens.shape[1]
     return self.packing.places.shape[2]
 
   def even(self) -> 'Segment':
-    """The same, if need be with a token of padding more.
+    """Returns the segment, padded to an even width.
 
-    Kernels take even widths: else queries, keys and values were padded, each.
+    Kernels require even widths. Padding the tokens avoids padding the queries,
+    keys and values separately.
     """
     if self.width % 2 == 0:
       return self
@@ -69,13 +80,14 @@ class Segment(NamedTuple):
 
 
 class Span(NamedTuple):
-  """What of the text before it a layer attends to, and how.
+  """Scale, soft-cap and window of the attention of a layer.
 
   Attributes:
-    scale: times query . key.
-    softcap: keeps scores within its bounds, 0 does not.
-    window: tokens back that are seen, the token itself included; None sees
-      all. May be traced: layers of one scan differ in it.
+    scale: multiplies query . key.
+    softcap: limits scores to (-softcap, softcap); 0 disables it.
+    window: number of most recent tokens that a token attends to, including
+      itself; None means all. May be traced, because the layers of one scan have
+      different windows.
   """
 
   scale: float
@@ -84,17 +96,17 @@ class Span(NamedTuple):
 
 
 def is_kept(primitive, *args, **params) -> bool:
-  """A policy of `jax.checkpoint`: the output and what its gradient needs."""
+  """A `jax.checkpoint` policy that saves attention outputs and residuals."""
   named = jax.checkpoint_policies.save_only_these_names(kernels_lib.KEPT)
   return named(primitive, *args, **params) or fused_attention.is_kept(primitive)
 
 
 def starts(lengths: tuple[jax.Array, ...]) -> list[jax.Array]:
-  """Position of the first token of every row of each segment of a chain.
+  """Returns the positions [A] of the first tokens of each segment of a chain.
 
   Args:
-    lengths: of the rows of each segment, [A]. The last segment's own lengths
-      play no part.
+    lengths: number of tokens [A] of each row of each segment. The values for
+      the last segment are not used.
   """
   first, *later = lengths
   found = [jnp.zeros_like(first)]
@@ -114,25 +126,28 @@ def attend(
   layer: int | jax.Array | None = None,
   kernels: kernels_lib.Kernels | None = None,
 ) -> jax.Array:
-  """Causal self-attention merged with attention over earlier segments.
+  """Computes causal self-attention merged with attention to earlier segments.
 
-  Attention over a union of key sets is the average of the attentions over
-  each, weighted by their softmax denominators. With o_i and l_i the output
-  and log-sum-exp over segment i,
+  Attention over a union of key sets is the average of the attention outputs
+  over each set, weighted by their softmax denominators. With o_i and l_i the
+  output and log-sum-exp over segment i,
 
-    o = sum_i o_i exp(l_i - l),  l = logsumexp_i l_i,
+    o = sum_i o_i exp(l_i - l),  l = logsumexp_i l_i.
 
-  which equals attention over the concatenated text, values and gradients.
+  The values and gradients equal those of attention over the concatenated
+  segments.
 
   Args:
     query_BTNH: rotated queries of the segment.
     key_BKTH: rotated keys of the segment.
     value_BKTH: values of the segment.
-    context: earlier segments, without the layer dimension, or with it where
-      `layer` is given.
+    context: earlier segments. Their keys and values have the layer dimension
+      only if `layer` is given.
     span: scale, soft-cap and window of the layer.
-    layer: which of the context's; may be traced. There is no gradient then.
-    kernels: that compute it, which know no soft-cap and no window.
+    layer: index of the layer in the keys and values of `context`; may be
+      traced. With a layer index, the function is not differentiable.
+    kernels: kernels that compute the attention, where they support its shapes.
+      They support neither soft-caps nor windows.
 
   Returns:
     The attention output [B, T, N, H].
@@ -167,7 +182,10 @@ def attend(
 
 
 def _masks(context, rows, width, window) -> list[jax.Array]:
-  """What [A, 1 or (B / A) T, S] of each segment may be seen, the own last."""
+  """Returns the mask [A, 1 or (B / A) T, S] of each segment.
+
+  The last mask is the causal mask [1, T, T] of the current segment.
+  """
   steps_T = jnp.arange(width)
   masks = []
   own = jnp.full((rows,), width)
@@ -191,20 +209,21 @@ def _masks(context, rows, width, window) -> list[jax.Array]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attend(scale, softcap, query_BTNH, pairs, masks):
-  """Attention over segments of keys and values, each with its mask.
+  """Computes attention over segments of keys and values, each with its mask.
 
-  JAX would differentiate every segment's softmax and their merge one after
-  the other. The backward pass here goes by the merged log-sum-exp l, as that
-  of FlashAttention does (Dao et al., 2022, appendix B.2): with p = exp(s - l)
-  and d = sum_h do_h o_h, ds = p (do v^T - d), whatever the segment.
+  JAX's own gradient would differentiate the softmax of every segment and their
+  merge separately. This backward pass instead uses the merged log-sum-exp l, as
+  that of FlashAttention does (Dao et al., 2022, appendix B.2): with
+  p = exp(s - l) and d = sum_h do_h o_h, ds = p (do v^T - d) in every segment.
   """
   return _merge(scale, softcap, query_BTNH, pairs, masks)[0]
 
 
 def _merge(scale, softcap, query_BTNH, pairs, masks, layer=None):
-  """Output [B, T, N, H] and log-sum-exp [B, T, N] over all segments.
+  """Returns output [B, T, N, H] and log-sum-exp [B, T, N] over all segments.
 
-  Of pairs that still have all layers it reads one, a block of rows at a time.
+  If keys and values have a layer dimension, the function reads the given layer
+  in blocks of rows.
   """
   rows, width, num_heads, _ = query_BTNH.shape
   outs, lses = [], []
@@ -228,7 +247,7 @@ def _merge(scale, softcap, query_BTNH, pairs, masks, layer=None):
 
 def _attend_forward(scale, softcap, query_BTNH, pairs, masks):
   out_BTNH, lse_BTN = _merge(scale, softcap, query_BTNH, pairs, masks)
-  # What a rematerialised block keeps.
+  # The remat policy saves these.
   out_BTNH = ad_checkpoint.checkpoint_name(out_BTNH, kernels_lib.KEPT)
   lse_BTN = ad_checkpoint.checkpoint_name(lse_BTN, kernels_lib.KEPT)
   return out_BTNH, (query_BTNH, pairs, masks, out_BTNH, lse_BTN)
@@ -251,7 +270,7 @@ def _attend_backward(scale, softcap, kept, d_out_BTNH):
     d_probs = _einsum('akqh,aksh->akqs', d_out, values)
     d_scores = probs * (d_probs - delta)
     if softcap:
-      # Masked scores are far beyond the cap, where probs are 0.
+      # Masked scores are far outside the cap; there, probs are 0.
       slope = 1 - jnp.square(jnp.clip(scores / softcap, -1, 1))
       d_scores = d_scores * slope
     d_scores = (d_scores * scale).astype(dtype)
@@ -277,19 +296,19 @@ def attend_to_segment(
   scale: float,
   softcap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-  """Softmax attention over one segment, with its log-sum-exp.
+  """Computes softmax attention over one segment, with its log-sum-exp.
 
   Args:
     query_AKQH: all queries that share a key, see `_to_rows`.
     key_AKSH: keys.
     value_AKSH: values.
-    mask_ATS: what may be seen; A and T may be 1, T divides Q.
-    scale: times query . key.
-    softcap: keeps scores within its bounds, 0 does not.
+    mask_ATS: attention mask; A and T may be 1, and T divides Q.
+    scale: multiplies query . key.
+    softcap: limits scores to (-softcap, softcap); 0 disables it.
 
   Returns:
-    Output [A, K, Q, H] and log-sum-exp [A, K, Q], both float32. Where nothing
-    may be seen the log-sum-exp is very negative and the output finite.
+    Output [A, K, Q, H] and log-sum-exp [A, K, Q], both float32. If all keys of
+    a query are masked, its log-sum-exp is very negative and its output finite.
   """
   scores_AKQS = _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap)
   highest = jnp.max(scores_AKQS, axis=-1, keepdims=True)
@@ -305,10 +324,10 @@ def attend_to_segment(
 def _attend_by_block(
   layer, query_AKQH, key_LAKSH, value_LAKSH, mask_ATS, scale, softcap
 ):
-  """`attend_to_segment` of a layer's keys and values, a few rows at a time.
+  """Computes `attend_to_segment` for one layer, in blocks of rows.
 
-  On a CPU XLA copies what it slices out of all layers before it multiplies it.
-  The copy of few rows is still in the processor's caches then.
+  On a CPU, XLA copies a slice of the stacked layers before it multiplies it.
+  The copy of a small block is still in the CPU's caches at the product.
   """
   rows = key_LAKSH.shape[1]
   size = _near_rows(key_LAKSH)
@@ -336,7 +355,7 @@ def _attend_by_block(
 
 
 def _near_rows(key_LAKSH: jax.Array) -> int:
-  """How many rows, of those that divide all, stay near a processor."""
+  """Returns the largest divisor of the rows whose keys fit `_NEAR_BYTES`."""
   layers, rows = key_LAKSH.shape[:2]
   row_bytes = key_LAKSH.nbytes // (layers * rows)
   divisors = (n for n in range(rows, 1, -1) if rows % n == 0)
@@ -358,10 +377,10 @@ def _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap):
 
 
 def _to_rows(x_BTNH: jax.Array, key_AKSH: jax.Array) -> jax.Array:
-  """[B, T, N, H] to [A, K, Q, H]: what shares a row and a head of keys.
+  """Reshapes [B, T, N, H] to [A, K, Q, H], where Q shares a row and key head.
 
-  Q runs over the query heads of a key head, then over the rows of the batch
-  that share the segment, then over their tokens.
+  Q enumerates the query heads of a key head, then the rows of the batch that
+  share a row of the segment, then their tokens.
   """
   shared, num_kv_heads = key_AKSH.shape[-4:-2]
   rows, width, num_heads, head_width = x_BTNH.shape
@@ -377,7 +396,7 @@ def _to_rows(x_BTNH: jax.Array, key_AKSH: jax.Array) -> jax.Array:
 
 
 def _from_rows(x_AKQH: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """The way back."""
+  """Inverts `_to_rows`; `shape` is that of the result [B, T, N, H]."""
   rows, width, num_heads, head_width = shape
   shared, num_kv_heads = x_AKQH.shape[:2]
   x = x_AKQH.reshape(

@@ -1,4 +1,4 @@
-"""Decoder configs: frozen dataclasses that fit every family."""
+"""Decoder configs: frozen dataclasses for all model families."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ ACTIVATIONS = ('silu', 'gelu_tanh')
 
 
 def _check_numbers(config, may_be_0=frozenset()) -> None:
-  """Checks the types and signs of all fields that are numbers or flags."""
+  """Checks the types and signs of all number and bool fields."""
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
     kind = field.type
@@ -30,26 +30,26 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
-  """Rotary position embedding and how it is stretched to longer texts.
+  """Rotary position embedding and its extension to longer contexts.
 
-  `sqlm_jax.models.rope` explains the numbers.
+  `sqlm_jax.models.rope` explains the fields.
   """
 
   theta: float = 10_000.0
-  kind: str = 'default'  # of ROPE_KINDS
+  kind: str = 'default'  # one of ROPE_KINDS
   factor: float = 1.0
-  original_context: int = 8192  # of the model before it was stretched
+  original_context: int = 8192  # context length before the extension
   low_frequency_factor: float = 1.0  # llama3
   high_frequency_factor: float = 4.0  # llama3
   beta_fast: float = 32.0  # yarn
   beta_slow: float = 1.0  # yarn
-  truncate: bool = True  # yarn: its ramp begins and ends at whole dimensions
-  attention_factor: float = 1.0  # yarn: times rotated queries and keys
+  truncate: bool = True  # yarn: round the ends of the ramp to whole pairs
+  attention_factor: float = 1.0  # yarn: multiplies rotated queries and keys
 
   def __post_init__(self):
     _one_of('kind', self.kind, ROPE_KINDS)
     _check_numbers(self)
-    if self.kind == 'yarn' and self.theta <= 1:  # divides by its logarithm
+    if self.kind == 'yarn' and self.theta <= 1:  # yarn divides by log(theta)
       raise ValueError(f'theta={self.theta!r}: expected more than 1 for yarn')
     low, high = self.low_frequency_factor, self.high_frequency_factor
     if self.kind == 'llama3' and low >= high:
@@ -61,10 +61,10 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Sizes and choices of one decoder-only transformer.
+  """Sizes and architecture choices of a decoder-only transformer.
 
-  Hashable, so that it can be a static argument. Letters are those of
-  `sqlm_jax.shapes`. The defaults are those of Llama.
+  The config is hashable, so that it can be a static argument. Dimension letters
+  are defined in `sqlm_jax.shapes`. The defaults are those of Llama.
   """
 
   vocab_size: int  # V
@@ -75,24 +75,26 @@ class ModelConfig:
   num_kv_heads: int  # K
   head_width: int  # H
   rope: Rope = Rope()
-  local_rope: Rope | None = None  # of layers with a window, if it differs
-  # How many tokens back a layer sees, itself included; 0 sees all. Empty, or
-  # one a layer.
+  local_rope: Rope | None = None  # for layers with a window, if it differs
+  # Attention window of each layer in tokens, including the token itself. 0
+  # means no limit, and an empty tuple means no limit in any layer.
   windows: tuple[int, ...] = ()
-  attention_scale: float = 0.0  # times query . key; 0 is 1 / sqrt(H)
-  attention_softcap: float = 0.0  # 0 is none
-  logit_softcap: float = 0.0  # 0 is none
+  attention_scale: float = 0.0  # multiplies query . key; 0 means 1 / sqrt(H)
+  attention_softcap: float = 0.0  # 0 disables it
+  logit_softcap: float = 0.0  # 0 disables it
   qkv_bias: bool = False
-  output_bias: bool = False  # of the attention's output projection
+  output_bias: bool = False  # bias of the attention's output projection
   mlp_bias: bool = False
-  # Of queries and keys before they are rotated: over a head, or over all heads.
+  # Norm of queries and keys before rotation: 'none', over each head ('head'),
+  # or over all heads together ('flat').
   qk_norm: str = 'none'
-  # 'pre' a sublayer, 'post' it (before the residual sum), or 'both'.
+  # Before each sublayer ('pre'), after it and before the residual sum ('post'),
+  # or 'both'.
   norm_placement: str = 'pre'
   norm_offset: float = 0.0  # added to the scale of every norm
   norm_epsilon: float = 1e-5
   activation: str = 'silu'
-  scale_embedding: bool = False  # by sqrt(D)
+  scale_embedding: bool = False  # multiply embeddings by sqrt(D)
   tied_embeddings: bool = True
   context_length: int = 2048  # positions that the model was trained for
 

@@ -1,7 +1,7 @@
-"""Attention by kernels: for which models, and where they run.
+"""Selection of attention kernels for a model, and their sharding over a mesh.
 
-A compiler that splits programs over devices does not look into a kernel. So
-each device of a mesh runs its own, on its rows and its heads.
+XLA cannot partition a kernel over devices. Each device of a mesh therefore runs
+the kernel on its own rows and heads, by means of `jax.shard_map`.
 """
 
 import functools
@@ -16,27 +16,28 @@ from sqlm_jax.distributed import sharding
 from sqlm_jax.models import config as model_config
 from sqlm_jax.ops import decode_attention, fused_attention
 
-KEPT = 'attention'  # the name of what a rematerialised block should keep
+KEPT = 'attention'  # checkpoint name of residuals that remat should save
 
-# Before 0.11, cuDNN is made to compute a gradient of the mask, for nobody.
+# Before JAX 0.11, cuDNN also computes a gradient of the mask, which is unused.
 _ON_GPUS = jax.__version_info__ >= (0, 11) and decode_attention.AVAILABLE
 
 Context = tuple[fused_attention.Segment, ...]
 
 
 class Kernels(NamedTuple):
-  """Those of a platform, on the devices of a mesh.
+  """Attention kernels of a platform, sharded over the devices of a mesh.
 
   Attributes:
-    mesh: rows are split over it, and heads where it divides those of keys.
-    platform: 'gpu', of NVIDIA, or 'tpu'. TPUs have one for reading alone.
+    mesh: the device mesh. Rows are sharded over it, and so are heads if the
+      number of key heads is divisible by the size of the `tensor` axis.
+    platform: 'gpu' (NVIDIA) or 'tpu'. TPUs have no kernel for decoding.
   """
 
   mesh: jax.sharding.Mesh
   platform: str
 
   def reads(self, width: int) -> bool:
-    """Whether so many tokens a row are read by a kernel."""
+    """Returns True if a kernel computes the attention of `width` tokens."""
     return width >= (fused_attention.LANES if self.platform == 'tpu' else 2)
 
   def read(
@@ -48,14 +49,17 @@ class Kernels(NamedTuple):
     *,
     scale: float,
   ) -> jax.Array:
-    """Causal attention [B, T, N, H] of many tokens; differentiable.
+    """Computes causal attention of many tokens per row; differentiable.
 
     Args:
       query_BTNH: queries of a segment.
-      key_BKTH: its keys.
-      value_BKTH: its values.
+      key_BKTH: keys of the segment.
+      value_BKTH: values of the segment.
       context: keys, values [A, K, S, H] and lengths [A] of earlier segments.
-      scale: times query . key.
+      scale: multiplies query . key.
+
+    Returns:
+      The attention output [B, T, N, H].
     """
     if self.platform == 'tpu':
       attend = functools.partial(fused_attention.by_splash, name=KEPT)
@@ -74,13 +78,19 @@ class Kernels(NamedTuple):
 
   @property
   def can_decode(self) -> bool:
-    """Whether there is a kernel for one token a row."""
+    """True if the platform has a kernel for one token per row."""
     return self.platform == 'gpu'
 
   def decodes(self, rows: int, context: Context) -> bool:
-    """Whether one token of so many rows is decoded by a kernel.
+    """Returns True if a kernel computes the attention of one token per row.
 
-    Each device must have the texts of its rows.
+    Each device must hold the keys and values of its own rows. The number of
+    rows of the batch and of each segment must therefore be divisible by the
+    number of row shards, or be 1.
+
+    Args:
+      rows: number of rows of the batch.
+      context: earlier segments.
     """
     counts = {rows, *(len(lengths) for _, _, lengths in context)} - {1}
     shards = sharding.row_shards(self.mesh)
@@ -96,7 +106,11 @@ class Kernels(NamedTuple):
     layer: int | jax.Array,
     scale: float,
   ) -> jax.Array:
-    """Attention [B, N, H] of one token a row: see `decode_attention.attend`."""
+    """Computes attention of one token per row, see `decode_attention.attend`.
+
+    Returns:
+      The attention output [B, N, H].
+    """
     rows, heads = self._axes(key_BKH)
     by_head = P(rows, heads)
 
@@ -117,12 +131,12 @@ class Kernels(NamedTuple):
     )(query_BNH, key_BKH, value_BKH, context)
 
   def _axes(self, key: jax.Array):
-    """What rows and heads of keys [B, K, ...] are split over."""
+    """Returns the mesh axes of the rows and heads of keys [B, K, ...]."""
     _, rows, heads = sharding.cache_sharding((1, *key.shape), self.mesh).spec
     return rows, heads
 
   def _on_each(self, function: Callable[..., jax.Array], **specs):
-    """Runs a function on each device's part."""
+    """Returns a function that runs `function` on the shards of each device."""
     if self.mesh.size == 1:
       return function
     return jax.shard_map(function, mesh=self.mesh, check_vma=False, **specs)
@@ -131,9 +145,10 @@ class Kernels(NamedTuple):
 def known(
   config: model_config.ModelConfig, dtype: jnp.dtype, platform: str
 ) -> bool:
-  """Whether a platform has kernels for all attention of a model.
+  """Returns True if the kernels of a platform support the attention of a model.
 
-  Those for GPUs want JAX 0.11, which is not asked here.
+  This function does not check that JAX is at least 0.11, which the GPU kernels
+  require.
   """
   if jnp.dtype(dtype).itemsize != 2:
     return False
@@ -151,7 +166,7 @@ def find(
   dtype: jnp.dtype,
   mesh: jax.sharding.Mesh | None,
 ) -> Kernels | None:
-  """The kernels for a model on a mesh, None where there are none."""
+  """Returns the kernels for a model on a mesh, or None if there are none."""
   if mesh is None:
     return None
   if sharding.are_tpus(mesh) and fused_attention.HAS_SPLASH:

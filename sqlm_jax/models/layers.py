@@ -1,4 +1,4 @@
-"""The layers that a decoder block is built from."""
+"""Layers of a decoder block."""
 
 import math
 from typing import NamedTuple
@@ -19,31 +19,38 @@ class Lora(NamedTuple):
   """Low-rank adaptation of linear maps, Hu et al. (2021), eq. 3."""
 
   rank: int  # r
-  alpha: float  # the adapter's output is scaled by alpha / r
+  alpha: float  # the adapter's output is multiplied by alpha / r
 
 
 class Dtypes(NamedTuple):
-  """Of parameters, and of what is computed with them."""
+  """Dtypes of parameters, activations and operands of products.
 
-  params: jnp.dtype  # where they are stored
-  compute: jnp.dtype  # of activations, keys and values
-  operands: jnp.dtype  # of products with parameters; see `ops.products`
+  Attributes:
+    params: dtype in which parameters are stored.
+    compute: dtype of activations, keys and values.
+    operands: dtype of the operands of products with parameters, see
+      `ops.products`.
+  """
+
+  params: jnp.dtype
+  compute: jnp.dtype
+  operands: jnp.dtype
 
   @property
   def rounds(self) -> bool:
-    """Whether products round what is computed in more bits."""
+    """True if the operands of products are rounded to another dtype."""
     return self.operands != self.compute
 
   def round(self, x: jax.Array) -> jax.Array:
-    """Parameters that are added, as exact as those that are multiplied."""
+    """Rounds parameters that are added to the precision of `operands`."""
     if self.rounds:
-      # A cast there and back is left out by XLA.
+      # XLA would remove a cast to `operands` and back.
       exact = jnp.finfo(self.operands)
       x = jax.lax.reduce_precision(x, exact.nexp, exact.nmant)
     return x.astype(self.compute)
 
   def multiply(self, x_MK: jax.Array, y: jax.Array, axis: int = 0) -> jax.Array:
-    """`x @ y` with parameters [K, N], or [N, K] where `axis` is 1."""
+    """Computes `x @ y` with parameters y [K, N], or [N, K] if `axis` is 1."""
     y = products.from_bits(y)
     if self.rounds:
       return products.multiply(x_MK, y, self.operands, axis)
@@ -54,7 +61,8 @@ class Dtypes(NamedTuple):
 class RMSNorm(nn.Module):
   """Root-mean-square norm in float32, Zhang and Sennrich (2019), eq. 4.
 
-  Gemma stores the scale's distance from 1: then `offset` is 1.
+  The output is multiplied by `scale + offset`. For Gemma, which stores the
+  difference of the scale from 1, `offset` is 1.
   """
 
   epsilon: float
@@ -74,15 +82,16 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-  """A linear map from one or more dimensions to others, heads say.
+  """A linear map between one or more dimensions, for example width and heads.
 
-  With `lora`, and where the parameters have the adapter, the map is
-  `kernel + alpha / r a b`: `a` from the inputs to r, `b` from r to the
-  outputs. Parameters without the adapter are the frozen base alone.
+  If `lora` is given and the parameters contain the adapter, the map is
+  `kernel + alpha / r a b`, where `a` maps the inputs to r dimensions and `b`
+  maps these to the outputs. If the parameters contain no adapter, the map is
+  the frozen base alone.
   """
 
-  inputs: tuple[int, ...]  # sizes of the last dimensions, which are summed over
-  outputs: tuple[int, ...]  # sizes of what replaces them
+  inputs: tuple[int, ...]  # sizes of the last dimensions, which are contracted
+  outputs: tuple[int, ...]  # sizes of the dimensions that replace them
   dtypes: Dtypes
   bias: bool = False
   lora: Lora | None = None
@@ -110,10 +119,11 @@ class Projection(nn.Module):
     return y
 
   def _apply(self, x: jax.Array, *factors: jax.Array) -> jax.Array:
-    """`x` times matrices, as products of matrices and nothing else.
+    """Multiplies `x` by `factors` as products of two-dimensional matrices.
 
-    XLA on CPU copies an operand of more dimensions before it multiplies, and
-    one of the backward pass with everything that made it: 1.4 times slower.
+    On a CPU, XLA copies operands of more than two dimensions before it
+    multiplies them. In the backward pass, it also recomputes the copied operand
+    from its inputs. Products of more dimensions are 1.4 times slower.
     """
     kept = x.shape[: x.ndim - len(self.inputs)]
     y = x.reshape(math.prod(kept), -1)
@@ -123,11 +133,11 @@ class Projection(nn.Module):
 
   def _adapter(self, x: jax.Array, in_axes: tuple[int, ...]) -> jax.Array:
     rank, alpha = self.lora
-    # The published initialisation: uniform within 1/sqrt(fan-in), and zeros.
+    # The published initialization: a is uniform within 1/sqrt(fan-in), b is 0.
     start = nn.initializers.variance_scaling(
       1 / 3, 'fan_in', 'uniform', in_axis=in_axes, out_axis=-1
     )
-    # Always float32: steps of a small learning rate vanish in bfloat16.
+    # Always float32: bfloat16 would round away updates at small learning rates.
     a = self.param('lora_a', start, (*self.inputs, rank), jnp.float32)
     zeros = nn.initializers.zeros
     b = self.param('lora_b', zeros, (rank, *self.outputs), jnp.float32)
@@ -161,15 +171,17 @@ class GatedMLP(nn.Module):
 
 
 def join(params, names: tuple[str, ...], axis: int):
-  """Parameters with those of some linear maps as of one.
+  """Concatenates the parameters of linear maps that have the same input.
 
   Args:
-    params: of the maps, by name; and of others, which stay.
-    names: of maps with the same input. With adapters they stay, too.
-    axis: of their outputs, along which they are joined.
+    params: parameters by the name of their module. Modules that are not in
+      `names` remain unchanged.
+    names: names of the linear maps to join. If any of them has an adapter, all
+      parameters remain unchanged.
+    axis: axis of the outputs, along which the parameters are concatenated.
 
   Returns:
-    The parameters, under the names joined by '_'.
+    The parameters, with those of the joined map under the names joined by '_'.
   """
   if any('lora_a' in params[name] for name in names):
     return params
@@ -182,5 +194,5 @@ def join(params, names: tuple[str, ...], axis: int):
 
 
 def softcap(x: jax.Array, cap: float) -> jax.Array:
-  """Keeps numbers within (-cap, cap), Gemma 2 (2024), section 2; 0 does not."""
+  """Limits values to (-cap, cap), Gemma 2 (2024), section 2; no limit if 0."""
   return cap * jnp.tanh(x / cap) if cap else x

@@ -1,7 +1,8 @@
-"""Low-rank adapters as a part of the parameters, Hu et al. (2021).
+"""Low-rank adapters in the tree of parameters, Hu et al. (2021).
 
-An adapted map has the leaves `lora_a` and `lora_b` beside its `kernel`. What
-trains are these leaves, a tree of their own; the rest is the frozen base.
+An adapted linear map has the leaves `lora_a` and `lora_b` in addition to its
+`kernel`. Only these leaves are trained, as a separate tree. All other leaves
+are the frozen base.
 """
 
 from typing import Any
@@ -16,17 +17,17 @@ _NAMES = ('lora_a', 'lora_b')
 
 
 def adapters(params: Params) -> Params:
-  """The adapters alone, a tree without empty branches."""
+  """Returns the tree of adapters only, without empty branches."""
   return _filter(params, lambda name: name in _NAMES)
 
 
 def base(params: Params) -> Params:
-  """Everything but the adapters."""
+  """Returns the tree of all parameters except the adapters."""
   return _filter(params, lambda name: name not in _NAMES)
 
 
 def join(base: Params, adapters: Params) -> Params:
-  """One tree of two that share no leaf; copies nothing."""
+  """Merges two trees that have no leaf in common, without copying arrays."""
   joined = dict(base)
   for name, there in adapters.items():
     here = joined.get(name)
@@ -37,13 +38,17 @@ def join(base: Params, adapters: Params) -> Params:
 def merge(
   params: Params, lora: layers.Lora, dtype: str | None = None
 ) -> Params:
-  """Folds the adapters into their kernels: kernel + alpha / r a b.
+  """Adds the adapters to their kernels: kernel + alpha / r a b.
 
   Args:
-    params: of a model with adapters.
-    lora: their rank and scale.
-    dtype: what the sum, made in float32, is rounded to; default, the kernel's.
-      A frozen kernel may be stored in fewer bits than a small change needs.
+    params: parameters of a model with adapters.
+    lora: rank and scale of the adapters.
+    dtype: dtype of the result, which is summed in float32; defaults to the
+      dtype of the kernel. The dtype of a frozen kernel may have too few bits
+      for the small change that an adapter makes.
+
+  Returns:
+    The parameters without adapters.
   """
   if 'lora_a' not in params:
     return {
@@ -51,7 +56,8 @@ def merge(
       for name, leaf in params.items()
     }
   kernel, a, b = (params[name] for name in ('kernel', *_NAMES))
-  # [L, in, r] by [L, r, out], whatever in and out consist of.
+  # Flatten to [L, in, r] and [L, r, out]; inputs and outputs may have several
+  # dimensions.
   flat_a = a.reshape(a.shape[0], -1, a.shape[-1])
   flat_b = b.reshape(*b.shape[:2], -1)
   delta = jnp.matmul(flat_a, flat_b, precision=jax.lax.Precision.HIGHEST)

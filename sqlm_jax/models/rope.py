@@ -1,4 +1,4 @@
-"""Rotary position embedding, and how families stretch it to longer texts."""
+"""Rotary position embedding and its extensions to longer contexts."""
 
 import math
 
@@ -10,18 +10,27 @@ from sqlm_jax.models import config as model_config
 
 
 def frequencies(rope: model_config.Rope, head_width: int) -> np.ndarray:
-  """Radians a token for each of the H/2 rotary pairs, float32.
+  """Computes the rotation per token of the H/2 rotary pairs.
 
-  Unstretched, f_i = theta^(-2i/H), Su et al. (2021), section 3.2.2. Then
+  The base frequencies are f_i = theta^(-2i/H), Su et al. (2021), section 3.2.2.
+  The kinds of `rope` other than 'default' change them as follows:
 
     linear: f_i / factor, Chen et al. (2023), position interpolation.
-    llama3: pairs with less than `low_frequency_factor` turns in the original
-      context are divided by the factor, those with more than
-      `high_frequency_factor` turns stay, and those between are a mixture
-      (Llama 3.1's published code).
-    yarn: the same idea with a ramp over the pairs' indices, between those
-      with `beta_fast` and with `beta_slow` turns, Peng et al. (2023),
-      section 3.2.
+    llama3: pairs with fewer than `low_frequency_factor` turns in the original
+      context are divided by the factor. Pairs with more than
+      `high_frequency_factor` turns are unchanged. Pairs in between are
+      interpolated (Llama 3.1's published code).
+    yarn: as for llama3, pairs with many turns are unchanged, and pairs with few
+      turns are divided by the factor. The interpolation is linear in the index
+      of the pair, between the pairs with `beta_fast` and with `beta_slow`
+      turns, Peng et al. (2023), section 3.2.
+
+  Args:
+    rope: kind and parameters of the embedding.
+    head_width: H.
+
+  Returns:
+    Radians per token [H/2], float32.
   """
   half = head_width // 2
   plain = rope.theta ** (-np.arange(half) / half)
@@ -39,7 +48,7 @@ def frequencies(rope: model_config.Rope, head_width: int) -> np.ndarray:
 
 
 def _yarn_kept(rope: model_config.Rope, half: int) -> np.ndarray:
-  """How much of each pair's frequency stays as it was, from 1 to 0."""
+  """Returns the weight [H/2] of each pair's base frequency, from 1 to 0."""
 
   def pair_with(turns):
     wavelength = rope.original_context / (turns * 2 * math.pi)
@@ -48,7 +57,7 @@ def _yarn_kept(rope: model_config.Rope, half: int) -> np.ndarray:
   first, last = pair_with(rope.beta_fast), pair_with(rope.beta_slow)
   if rope.truncate:
     first, last = math.floor(first), math.ceil(last)
-  # The published code bounds the ramp by H, not by H/2.
+  # The published code bounds the ramp by H - 1, not by H/2 - 1.
   first, last = max(first, 0), min(last, 2 * half - 1)
   last += 0.001 * (first == last)
   return 1 - np.clip((np.arange(half) - first) / (last - first), 0, 1)
@@ -57,7 +66,7 @@ def _yarn_kept(rope: model_config.Rope, half: int) -> np.ndarray:
 def rotation(
   rope: model_config.Rope, positions_BT: jax.Array, head_width: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Sine and cosine [B, T, H/2] of every pair's angle, float32."""
+  """Computes sine and cosine [B, T, H/2] of the rotation angles, float32."""
   angles_BTH = (
     positions_BT[..., None].astype(jnp.float32)
     * frequencies(rope, head_width)[None, None, :]
@@ -71,12 +80,13 @@ def rotate(
 ) -> jax.Array:
   """Rotates queries or keys, Su et al. (2021), eq. 34, half-split layout.
 
-  Dimension `i` is paired with `i + H/2`, as Hugging Face checkpoints store it.
+  Dimension `i` is paired with dimension `i + H/2`, as in Hugging Face
+  checkpoints.
 
   Args:
     x_BTNH: queries or keys.
-    sin_BTH: sine of the angles, H/2 wide.
-    cos_BTH: their cosine.
+    sin_BTH: sine of the angles [B, T, H/2].
+    cos_BTH: cosine of the angles [B, T, H/2].
 
   Returns:
     Rotated queries or keys, in the dtype of `x_BTNH`.

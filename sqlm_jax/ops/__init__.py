@@ -1,1 +1,1 @@
-"""Array maths without state (floor 0)."""
+"""Stateless array math (floor 0)."""

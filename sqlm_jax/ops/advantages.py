@@ -1,8 +1,9 @@
-"""Advantages: how much better a response was than those it is compared with.
+"""Advantage estimators over groups and batches of responses.
 
-Every estimator takes rewards [Q, G] and which responses count, and returns
-float32 advantages [Q, G] that are 0 for what does not count. They differ in
-two things: the baseline that is subtracted, and the spread that divides.
+Every estimator takes rewards [Q, G] and a mask [Q, G] of the responses that
+count. It returns float32 advantages [Q, G], which are 0 for masked responses.
+The estimators differ in the baseline that they subtract and in the standard
+deviation that they divide by:
 
   group_relative        group mean           group std (GRPO), none (Dr. GRPO)
   group_mean_batch_std  group mean           batch std (Lite PPO)
@@ -10,8 +11,8 @@ two things: the baseline that is subtracted, and the spread that divides.
   reinforce_plus_plus   batch or group mean  batch std (REINFORCE++)
   batch_relative        batch mean           none (REINFORCE)
 
-The batch is all that one call is given. Advantages are constants of the loss:
-differentiate none of these functions.
+The batch is the array that is passed to one call. The loss treats advantages
+as constants, so do not differentiate through these functions.
 """
 
 import functools
@@ -31,23 +32,24 @@ def group_relative(
   normalize: bool = True,
   epsilon: float = 1e-6,
 ) -> jax.Array:
-  """Group-relative advantages, GRPO (Shao et al., 2024, section 4.1.2).
+  """Computes group-relative advantages, as in GRPO.
 
   A_i = (r_i - mean(r)) / (std(r) + epsilon), with the unbiased std, over the
-  counted responses of a group. Groups are never mixed: a hard question's
-  answers are compared with each other only.
+  counted responses of a group (Shao et al., 2024, section 4.1.2). Groups are
+  never mixed: the answers to a hard question are compared only with each other.
 
   Args:
     rewards_QG: rewards r.
-    counted_QG: which responses belong to the group.
-    normalize: divide by the group's standard deviation; without, as in
-      Dr. GRPO (Liu et al., 2025, section 3.2), groups near agreement weigh
-      less. Dr. GRPO also averages with `losses.token_weights('constant')`.
-    epsilon: keeps a group of equal rewards at 0.
+    counted_QG: mask of the responses that belong to the group.
+    normalize: if True, divide by the group's standard deviation. If False, as
+      in Dr. GRPO (Liu et al., 2025, section 3.2), groups with nearly equal
+      rewards weigh less. Dr. GRPO also aggregates the loss with
+      `losses.token_weights(..., average='constant')`.
+    epsilon: added to the std, so that a group of equal rewards yields 0.
 
   Returns:
-    Advantages [Q, G], 0 for what is not counted and for groups of fewer than
-    two counted responses.
+    Advantages [Q, G], 0 for responses that do not count and for groups with
+    fewer than two counted responses.
   """
   centred_QG, count_Q1 = _centre_groups(rewards_QG, counted_QG)
   if not normalize:
@@ -60,40 +62,43 @@ def group_relative(
 def group_mean_batch_std(
   rewards_QG: jax.Array, counted_QG: jax.Array, *, epsilon: float = 1e-6
 ) -> jax.Array:
-  """The group's mean, the batch's spread, Lite PPO (Liu et al., 2025).
+  """Computes advantages with group mean and batch std, as in Lite PPO.
 
-  A_i = (r_i - mean(r)) / (std_batch(r) + epsilon): the mean over a group, the
-  unbiased std over all counted rewards of the batch ("Tricks or Traps?",
-  arXiv 2508.08221). A group near agreement is not blown up.
+  A_i = (r_i - mean(r)) / (std_batch(r) + epsilon), with the mean over a group
+  and the unbiased std over all counted rewards of the batch (Liu et al., 2025,
+  "Tricks or Traps?", arXiv 2508.08221). The advantages of a group with nearly
+  equal rewards are therefore not magnified.
 
   Args:
     rewards_QG: rewards r.
-    counted_QG: which responses belong to the group.
-    epsilon: keeps a batch of equal rewards at 0.
+    counted_QG: mask of the responses that belong to the group.
+    epsilon: added to the std, so that a batch of equal rewards yields 0.
 
   Returns:
-    Advantages [Q, G], 0 for what is not counted and for groups of fewer than
-    two counted responses; those still count in the batch's std.
+    Advantages [Q, G], 0 for responses that do not count and for groups with
+    fewer than two counted responses. The rewards of such groups still
+    contribute to the batch's std.
   """
   centred_QG, _ = _centre_groups(rewards_QG, counted_QG)
   return centred_QG / (_std(rewards_QG, counted_QG) + epsilon)
 
 
 def leave_one_out(rewards_QG: jax.Array, counted_QG: jax.Array) -> jax.Array:
-  """RLOO: the baseline is the mean of the others (Kool et al., 2019).
+  """Computes leave-one-out advantages, as in RLOO.
 
   A_i = r_i - sum_{j != i} r_j / (n - 1) = n / (n - 1) (r_i - mean(r)) over
-  the n counted responses of a group (for language models: Ahmadian et al.,
-  2024, arXiv 2402.14740). A baseline that does not hold r_i leaves the
-  gradient unbiased.
+  the n counted responses of a group (Kool et al., 2019; for language models:
+  Ahmadian et al., 2024, arXiv 2402.14740). The baseline of a response is the
+  mean reward of the other responses. It does not depend on r_i, so the gradient
+  is unbiased.
 
   Args:
     rewards_QG: rewards r.
-    counted_QG: which responses belong to the group.
+    counted_QG: mask of the responses that belong to the group.
 
   Returns:
-    Advantages [Q, G], 0 for what is not counted and for groups of fewer than
-    two counted responses.
+    Advantages [Q, G], 0 for responses that do not count and for groups with
+    fewer than two counted responses.
   """
   centred_QG, count_Q1 = _centre_groups(rewards_QG, counted_QG)
   return centred_QG * (count_Q1 / jnp.maximum(count_Q1 - 1, 1))
@@ -106,24 +111,27 @@ def reinforce_plus_plus(
   group_baseline: bool = False,
   epsilon: float = 1e-6,
 ) -> jax.Array:
-  """REINFORCE++: normalised over the batch (Hu et al., arXiv 2501.03262).
+  """Computes batch-normalized advantages, as in REINFORCE++.
 
   A_i = (x_i - mean_batch(x)) / (std_batch(x) + epsilon), with x = r, or with
-  x_i = r_i - mean(r) of its group, which the paper calls "w/ baseline".
+  x_i = r_i - mean(r) of its group, which the paper calls "w/ baseline" (Hu et
+  al., arXiv 2501.03262).
 
-  The batch's statistics count each response once. verl and OpenRLHF count it
-  once a token, so that long responses weigh more.
+  The batch statistics count each response once. verl and OpenRLHF count each
+  response once per token, so that long responses weigh more.
 
   Args:
     rewards_QG: rewards r.
-    counted_QG: which responses count.
-    group_baseline: subtract the group's mean first.
-    epsilon: keeps a batch of equal rewards at 0.
+    counted_QG: mask of the responses that count.
+    group_baseline: if True, subtract the group's mean first.
+    epsilon: added to the std, so that a batch of equal rewards yields 0.
 
   Returns:
-    Advantages [Q, G], 0 for what is not counted. Without the group's baseline
-    groups do not matter, and a batch needs two counted responses; with it,
-    groups of fewer than two are 0 and left out of the batch's statistics.
+    Advantages [Q, G], 0 for responses that do not count. Without
+    `group_baseline`, groups have no effect, and all advantages are 0 if the
+    batch has fewer than two counted responses. With `group_baseline`, groups
+    with fewer than two counted responses are 0 and are excluded from the batch
+    statistics.
   """
   if not group_baseline:
     return whiten(rewards_QG, counted_QG, epsilon=epsilon)
@@ -132,17 +140,17 @@ def reinforce_plus_plus(
 
 
 def batch_relative(rewards_QG: jax.Array, counted_QG: jax.Array) -> jax.Array:
-  """REINFORCE with the batch's mean as baseline (Williams, 1992).
+  """Computes REINFORCE advantages with the batch mean as baseline.
 
-  A_i = r_i - mean_batch(r).
+  A_i = r_i - mean_batch(r) (Williams, 1992).
 
   Args:
     rewards_QG: rewards r.
-    counted_QG: which responses count.
+    counted_QG: mask of the responses that count.
 
   Returns:
-    Advantages [Q, G], 0 for what is not counted and in a batch of fewer than
-    two counted responses.
+    Advantages [Q, G], 0 for responses that do not count and for all responses
+    if fewer than two count.
   """
   _check(rewards_QG, counted_QG)
   return _centre(rewards_QG, counted_QG)
@@ -156,19 +164,19 @@ def whiten(
   y = (x - mean(x)) / (std(x) + epsilon), with the unbiased std.
 
   Args:
-    x: values of any shape, advantages of responses or of tokens.
-    mask: booleans of the same shape; the rest may be inf or nan.
-    epsilon: keeps equal values at 0.
+    x: values of any shape, such as advantages per response or per token.
+    mask: booleans of the same shape. Masked values may be inf or nan.
+    epsilon: added to the std, so that equal values yield 0.
 
   Returns:
-    float32 of the same shape, 0 outside the mask, and everywhere if it keeps
-    fewer than two.
+    A float32 array of the same shape. It is 0 outside the mask, and 0
+    everywhere if the mask keeps fewer than two values.
   """
   chex.assert_equal_shape([x, mask])
   return _centre(x, mask) / (_std(x, mask) + epsilon)
 
 
-# Name of a config -> estimator of rewards and counted responses.
+# Maps the name in a config to the function `f(rewards_QG, counted_QG)`.
 ESTIMATORS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
   'grpo': group_relative,
   'dr_grpo': functools.partial(group_relative, normalize=False),
@@ -190,7 +198,7 @@ def _check(rewards_QG: jax.Array, counted_QG: jax.Array) -> None:
 def _centre_groups(
   rewards_QG: jax.Array, counted_QG: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Rewards less their group's mean, and the group's count [Q, 1]."""
+  """Returns rewards minus their group mean, and the group counts [Q, 1]."""
   _check(rewards_QG, counted_QG)
   rewards_QG = jnp.asarray(rewards_QG, jnp.float32)
   count_Q1 = jnp.sum(counted_QG, axis=1, keepdims=True)
@@ -201,20 +209,24 @@ def _centre_groups(
 
 
 def _are_equal(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
-  """Whether all that counts is the same; in float32 its mean may differ."""
+  """Returns True if all unmasked values are equal.
+
+  The explicit check is needed because the float32 mean of equal values may
+  differ from them.
+  """
   highest = jnp.max(jnp.where(mask, x, -jnp.inf), axis=axis, keepdims=True)
   lowest = jnp.min(jnp.where(mask, x, jnp.inf), axis=axis, keepdims=True)
   return highest == lowest
 
 
 def _centre(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """Values less their mean, 0 where the mask keeps fewer than two."""
+  """Subtracts the mean; returns 0 if the mask keeps fewer than two values."""
   x = jnp.asarray(x, jnp.float32)
   usable = mask & (jnp.sum(mask) > 1) & ~_are_equal(x, mask)
   return jnp.where(usable, x - masked.mean(x, mask), 0)
 
 
 def _std(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """Unbiased standard deviation over the mask; 0 of fewer than two."""
+  """Returns the unbiased std over the mask, 0 for fewer than two values."""
   squares = jnp.sum(jnp.square(_centre(x, mask)))
   return jnp.sqrt(squares / jnp.maximum(jnp.sum(mask) - 1, 1))

@@ -1,4 +1,4 @@
-"""A checksum of an array, to tell whether it came back as it was."""
+"""Array checksum that detects corruption of a saved and restored array."""
 
 import jax
 import jax.numpy as jnp
@@ -6,25 +6,28 @@ import jax.numpy as jnp
 
 @jax.jit
 def checksum(x: jax.Array) -> jax.Array:
-  """sum_i mix(b_i xor 0x9e3779b9 i) mod 2^32, over the bits b_i of element i.
+  """Computes a 32-bit checksum of an array.
 
-  `mix` is the finalizer of MurmurHash3 (Appleby, 2011). Elements are counted
-  row by row, and wherever they lie: integers add up to the same on every mesh.
-  A change of a single element always shows, as `mix` is one to one; larger
-  damage is missed once in 2^32.
+  sum_i mix(b_i xor 0x9e3779b9 i) mod 2^32, where b_i are the bits of element i.
+
+  `mix` is the finalizer of MurmurHash3 (Appleby, 2011). Index i counts elements
+  in row-major order. The checksum is independent of the sharding because
+  integer addition is exact in any order. A change to a single element always
+  changes the checksum because `mix` is one-to-one. Larger corruption goes
+  undetected with probability 2^-32.
 
   Args:
-    x: any shape, of numbers of up to 32 bits.
+    x: an array of any shape whose elements have at most 32 bits.
 
   Returns:
-    [], uint32.
+    A uint32 scalar.
   """
   if x.dtype == jnp.bool:
     x = x.astype(jnp.uint8)
   bits = jax.lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}')
   index, stride = jnp.zeros(x.shape, jnp.uint32), 1
   for axis in reversed(range(x.ndim)):
-    # Not by a reshape, which would gather a sharded array.
+    # A reshape to one dimension would gather a sharded array.
     place = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
     index += place * jnp.uint32(stride % 2**32)
     stride *= x.shape[axis]

@@ -1,10 +1,11 @@
-"""Attention of one token a row to all that stands before it, as one kernel.
+"""Attention of one token per row to all earlier tokens, as one kernel.
 
-Decoding reads every key and value once and computes little with them. On a GPU
-XLA makes two dozen kernels a layer of the products, maxima, sums and merges of
-several segments. Here they are one, in Triton, by the online softmax of
-FlashAttention (Dao et al., 2022, section 3.1) over the segments in turn. What
-lies behind a segment's length is not read.
+Decoding reads every key and value once and computes little with them. On a GPU,
+XLA compiles the products, maxima, sums and merges over several segments to two
+dozen kernels per layer. This module computes them in a single Triton kernel,
+which applies the online softmax of FlashAttention (Dao et al., 2022, section
+3.1) to one segment after the other. Cache slots past a segment's length are not
+read.
 """
 
 import functools
@@ -16,15 +17,15 @@ from jax.experimental import pallas as pl
 
 try:
   from jax.experimental.pallas import triton
-except ImportError:  # JAX 0.11 announces a version without it.
+except ImportError:  # JAX 0.11 announces its removal.
   triton = None
 
 AVAILABLE = triton is not None
 
 Segment = tuple[jax.Array, jax.Array, jax.Array]
 
-_BLOCK = 64  # keys at a time
-_LEAST = 16  # rows of the smallest product
+_BLOCK = 64  # number of keys per block
+_LEAST = 16  # minimum number of rows of a matrix product
 
 
 def attend(
@@ -37,17 +38,18 @@ def attend(
   scale: float,
   interpret: bool = False,
 ) -> jax.Array:
-  """Softmax attention of a token to itself and to segments before it.
+  """Computes softmax attention of a token to itself and to earlier segments.
 
   Args:
-    query_BNH: queries of one token a row.
-    key_BKH: its own keys.
-    value_BKH: its own values.
-    segments: keys and values [L, A, K, S, H] and lengths [A]; A divides B,
-      and consecutive rows share one.
-    layer: which of L; may be traced. A slice of them would be a copy.
-    scale: times query . key.
-    interpret: without a GPU, slowly.
+    query_BNH: queries, one token per row.
+    key_BKH: keys of the same tokens.
+    value_BKH: values of the same tokens.
+    segments: keys and values [L, A, K, S, H] and lengths [A] of each segment.
+      A divides B, and each segment row is shared by B / A consecutive rows.
+    layer: index into L; may be traced. The kernel takes an index because
+      slicing a layer out of the arrays would copy it.
+    scale: multiplies query . key.
+    interpret: if True, run in interpret mode, which is slow and needs no GPU.
 
   Returns:
     The attention output [B, N, H].
@@ -66,7 +68,7 @@ def attend(
     pl.BlockSpec((None, None, head_width), of_head),
     pl.BlockSpec((None, None, head_width), of_head),
   ]
-  # Whole arrays: which part is read depends on what only the kernel knows.
+  # Pass whole arrays: the blocks to read depend on values inside the kernel.
   in_specs += (1 + 3 * len(segments)) * [pl.BlockSpec(memory_space=pl.ANY)]
   out_BKQH = pl.pallas_call(
     functools.partial(_attend, queries=queries, scale=scale),
@@ -88,13 +90,13 @@ def attend(
 
 
 def _attend(query_ref, key_ref, value_ref, layer_ref, *refs, queries, scale):
-  """One row and one head of keys: `queries` of [Q, H] to all its segments."""
+  """Attends for one row and one key head; the first `queries` of Q are real."""
   *segment_refs, out_ref = refs
   real_Q1 = jnp.arange(query_ref.shape[0])[:, None] < queries
   query_QH = triton.load(query_ref, mask=real_Q1, other=0.0)
   key_H = key_ref[...].astype(jnp.float32)
   value_H = value_ref[...].astype(jnp.float32)
-  # The token itself comes first, so that nobody has nothing to attend to.
+  # Starting with the token itself ensures a nonempty set of keys.
   score_Q = scale * jnp.sum(query_QH.astype(jnp.float32) * key_H[None], axis=1)
   found = (
     jnp.broadcast_to(value_H[None], query_QH.shape),
@@ -104,7 +106,7 @@ def _attend(query_ref, key_ref, value_ref, layer_ref, *refs, queries, scale):
   layer = layer_ref[0]
   for first in range(0, len(segment_refs), 3):
     keys_ref, values_ref, lengths_ref = segment_refs[first : first + 3]
-    # Consecutive rows share a text.
+    # Consecutive rows share a segment row.
     row = pl.program_id(0) // (pl.num_programs(0) // lengths_ref.shape[0])
     found = _add_segment(
       found,
@@ -120,16 +122,19 @@ def _attend(query_ref, key_ref, value_ref, layer_ref, *refs, queries, scale):
 
 
 def _add_segment(found, query_QH, pair, text, length, *, scale):
-  """Attends to a segment besides what was attended to before.
+  """Adds one segment to the running state of the online softmax.
 
   Args:
-    found: output [Q, H] before it is divided, highest score [Q], and total
-      weight [Q] where a key of that score weighs 1.
+    found: running state: the unnormalized output [Q, H], the highest score [Q],
+      and the total weight [Q], relative to a weight of 1 for that score.
     query_QH: queries.
-    pair: keys and values, [L, A, K, S, H] in memory.
-    text: which of L, A and K.
-    length: how many of S are live.
-    scale: times query . key.
+    pair: references to keys and values [L, A, K, S, H] in memory.
+    text: indices into L, A and K.
+    length: number of live slots of S.
+    scale: multiplies query . key.
+
+  Returns:
+    The updated running state.
   """
   keys_ref, values_ref = pair
 

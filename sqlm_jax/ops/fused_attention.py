@@ -1,8 +1,9 @@
-"""Attention of many tokens by libraries' kernels, which write no scores.
+"""Attention of many tokens by library kernels, which do not store the scores.
 
-They know one sequence of keys a row. So each row gets those of all segments
-side by side, which multiplies what its neighbours share with it by their
-number: keys are few beside the scores that need not be written.
+The kernels accept a single sequence of keys per row. The keys and values of all
+segments are therefore concatenated for each row, and segments that several rows
+share are repeated. The repeated keys take little memory compared with the
+scores that are not stored.
 """
 
 from collections.abc import Sequence
@@ -14,12 +15,12 @@ from sqlm_jax.ops import masked
 
 try:
   from jax.experimental.pallas.ops.tpu import splash_attention
-except ImportError:  # An example of JAX's, which it may move elsewhere.
+except ImportError:  # It is an example kernel, which JAX may move.
   splash_attention = None
 
 HAS_SPLASH = splash_attention is not None
-LANES = 128  # of a TPU: splash attention takes multiples of it
-_BLOCK = 512  # queries, and keys, at a time
+LANES = 128  # lane width of a TPU; splash attention requires multiples of it
+_BLOCK = 512  # maximum number of queries, or of keys, per block
 
 Segment = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -27,17 +28,17 @@ Segment = tuple[jax.Array, jax.Array, jax.Array]
 def side_by_side(
   key_BKTH: jax.Array, value_BKTH: jax.Array, context: Sequence[Segment]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What the tokens of each row may see, those of the row itself at the end.
+  """Concatenates the keys and values of all segments for each row.
 
   Args:
-    key_BKTH: their own keys.
-    value_BKTH: their own values.
-    context: keys and values [A, K, S, H] and lengths [A] of earlier segments;
-      A divides B, and consecutive rows share one.
+    key_BKTH: keys of the current tokens, which come last.
+    value_BKTH: values of the current tokens, which come last.
+    context: keys and values [A, K, S, H] and lengths [A] of earlier segments.
+      A divides B, and each segment row is shared by B / A consecutive rows.
 
   Returns:
-    Keys and values [B, K, S, H] with the S of all segments, and which of them
-    are live [B, S].
+    Keys and values [B, K, S, H], where S is the total of all segments, and the
+    mask [B, S] of live slots.
   """
   rows, _, width, _ = key_BKTH.shape
   for_rows = lambda x: jnp.repeat(x, rows // len(x), axis=0)
@@ -63,15 +64,15 @@ def by_cudnn(
   scale: float,
   implementation: str = 'cudnn',
 ) -> jax.Array:
-  """Softmax attention to what is live, on a GPU of NVIDIA; differentiable.
+  """Computes causal softmax attention on an NVIDIA GPU; differentiable.
 
   Args:
     query_BTNH: queries of the last T of the S tokens.
     key_BKSH: keys.
     value_BKSH: values.
-    live_BS: which may be seen at all. A token sees none behind itself.
-    scale: times query . key.
-    implementation: of `jax.nn.dot_product_attention`.
+    live_BS: mask of live slots; it is combined with the causal mask.
+    scale: multiplies query . key.
+    implementation: argument of `jax.nn.dot_product_attention`.
 
   Returns:
     The attention output [B, T, N, H].
@@ -79,7 +80,7 @@ def by_cudnn(
   width, slots = query_BTNH.shape[1], key_BKSH.shape[2]
   steps_T, steps_S = jnp.arange(width), jnp.arange(slots)
   causal_TS = steps_S[None, :] <= steps_T[:, None] + (slots - width)
-  # It takes even lengths.
+  # The cuDNN kernel requires even lengths.
   add_T, add_S = width % 2, slots % 2
   mask_BTS = jnp.pad(
     causal_TS[None] & live_BS[:, None], ((0, 0), (0, add_T), (0, add_S))
@@ -105,17 +106,26 @@ def by_splash(
   name: str | None = None,
   interpret: bool = False,
 ) -> jax.Array:
-  """`by_cudnn` on a TPU, by JAX's splash attention.
+  """Computes causal softmax attention on a TPU with JAX's splash attention.
 
-  Arguments as there, and:
-    name: for `jax.checkpoint`, of the output and what its gradient needs.
-    interpret: without a TPU, slowly.
+  Args:
+    query_BTNH: queries of the last T of the S tokens.
+    key_BKSH: keys.
+    value_BKSH: values.
+    live_BS: mask of live slots; it is combined with the causal mask.
+    scale: multiplies query . key.
+    name: the name under which `jax.checkpoint` policies can save the output
+      and the residuals of its gradient.
+    interpret: if True, run in interpret mode, which is slow and needs no TPU.
+
+  Returns:
+    The attention output [B, T, N, H].
   """
   width, num_heads = query_BTNH.shape[1:3]
   slots = key_BKSH.shape[2]
   padded_T, padded_S = _padded(width), _padded(slots)
   add_T, add_S = padded_T - width, padded_S - slots
-  # What is padding is not live, and nobody reads what padding has seen.
+  # Padded keys are masked, and the outputs of padded queries are dropped.
   causal = splash_attention.CausalMask(
     (padded_T, padded_S), offset=slots - width
   )
@@ -150,23 +160,23 @@ def by_splash(
 
 
 def is_kept(primitive) -> bool:
-  """Whether it is cuDNN's attention: for a policy of `jax.checkpoint`."""
+  """Returns True for cuDNN's attention; used in a `jax.checkpoint` policy."""
   return primitive.name == 'dot_product_attention_fwd_wrapper'
 
 
 def _lengthen(x: jax.Array, axis: int, by: int) -> jax.Array:
-  """With zeros behind."""
+  """Appends `by` zeros along `axis`."""
   return jnp.pad(x, [(0, by * (i == axis)) for i in range(x.ndim)])
 
 
 def _padded(length: int) -> int:
-  """The next one that is made of few blocks."""
+  """Rounds a length up to one that divides into a few blocks."""
   step = LANES if length <= _BLOCK else _BLOCK // 2
   return -(-length // step) * step
 
 
 def _block(padded: int) -> int:
-  """At a time, of so many."""
+  """Returns the block size for a padded length."""
   if padded <= _BLOCK:
     return padded
   return _BLOCK if padded % _BLOCK == 0 else _BLOCK // 2

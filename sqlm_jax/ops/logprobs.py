@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens, without a [tokens, V] array."""
+"""Log-probabilities of chosen tokens without a [tokens, V] array in memory."""
 
 import functools
 import math
@@ -9,26 +9,27 @@ import jax
 import jax.numpy as jnp
 from jax import ad_checkpoint
 
-_KEPT = 'log-partition'  # the name of what a chunk's backward pass needs
-# Of logits that one loop adds up. XLA takes a loop over more of them for long,
-# and then does not vectorise (measured: docs/benchmarks.md, what was tried).
+_KEPT = 'log-partition'  # checkpoint name of a chunk's saved residuals
+# Number of columns of logits that one loop sums. XLA does not vectorize longer
+# loops (measured in docs/benchmarks.md, "What was tried").
 _COLUMNS = 16
-# Of the vocabulary, each summed by itself: devices that share it keep theirs.
+# Number of parts of the vocabulary that are summed separately, so that devices
+# that shard the vocabulary sum their own logits.
 _PARTS = 8
 
 
 def chosen(
   logits_MV: jax.Array, tokens_MC: jax.Array, *, through_entropy: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probabilities of tokens and the entropy of their distribution.
+  """Computes log-probabilities of tokens and the entropy of each distribution.
 
   log p(t) = z_t - logsumexp(z),  entropy = sum_v p_v (logsumexp(z) - z_v).
 
   Args:
-    logits_MV: logits z, of any precision; summed in float32.
+    logits_MV: logits z of any precision; sums are in float32.
     tokens_MC: chosen tokens t, C from each distribution.
-    through_entropy: whether a gradient flows through the entropy, which
-      costs a second pass over the logits.
+    through_entropy: if True, a gradient flows through the entropy, which
+      requires a second pass over the logits.
 
   Returns:
     `(logprobs_MC, entropy_M)` in nats.
@@ -51,7 +52,7 @@ def _chosen_forward(through_entropy, given_MV, tokens_MC):
   logz_M = highest_M + jnp.log(total_M)
   picked_MC = jnp.take_along_axis(logits_MV, tokens_MC, axis=-1)
   entropy_M = jnp.log(total_M) + below_M / total_M
-  # Kept by `chosen_in_chunks`, so that its backward pass need not sum again.
+  # `chosen_in_chunks` saves these, so that its backward pass skips the sums.
   logz_M = ad_checkpoint.checkpoint_name(logz_M, _KEPT)
   entropy_M = ad_checkpoint.checkpoint_name(entropy_M, _KEPT)
   found = (picked_MC - logz_M[:, None], entropy_M)
@@ -59,16 +60,16 @@ def _chosen_forward(through_entropy, given_MV, tokens_MC):
 
 
 def _sums(logits_MV, highest_M):
-  """Of weights w = exp(z - highest), and of w (highest - z), [M] each."""
+  """Sums w = exp(z - highest) and w (highest - z) over V, [M] each."""
   weights_MV, below_MV = _weigh(logits_MV, highest_M[:, None])
   return jnp.sum(weights_MV, axis=-1), jnp.sum(below_MV, axis=-1)
 
 
 def _sums_in_one_pass(logits_MV, highest_M):
-  """The same for a CPU: what is summed is not written.
+  """Computes `_sums` on a CPU without storing the summed arrays.
 
-  XLA does not look from one sum to the other. Together, over a few columns at a
-  time, they are a loop over rows and columns that it vectorises.
+  XLA does not fuse two separate sums. One reduction of both, over a few columns
+  at a time, becomes a single loop over rows and columns, which XLA vectorizes.
   """
   rows, vocab_size = logits_MV.shape
   parts = math.gcd(vocab_size, _PARTS)
@@ -88,13 +89,16 @@ def _sums_in_one_pass(logits_MV, highest_M):
 
 def _weigh(logits, highest):
   weights = jnp.exp(logits - highest)
-  # A logit of -inf has no weight: 0 times inf is nan. And not a constant 0, of
-  # which XLA may make an array that every chunk of logits reads as well.
+  # For a logit of -inf, 0 * inf would be nan. The alternative is `weights`, not
+  # the constant 0, which XLA may store as an array that every chunk reads.
   return weights, weights * jnp.where(weights > 0, highest - logits, weights)
 
 
 def _chosen_backward(through_entropy, kept, cotangents):
-  """With d log p(t) / dz_v = [v = t] - p_v, dH / dz_v = -p_v (log p_v + H)."""
+  """Computes the gradient of the logits.
+
+  d log p(t) / dz_v = [v = t] - p_v,  dH / dz_v = -p_v (log p_v + H).
+  """
   given_MV, tokens_MC, logz_M, entropy_M = kept
   logits_MV = given_MV.astype(jnp.float32)
   d_logprob_MC, d_entropy_M = cotangents
@@ -102,7 +106,7 @@ def _chosen_backward(through_entropy, kept, cotangents):
   probs_MV = jnp.exp(logprobs_MV)
   d_logits_MV = -jnp.sum(d_logprob_MC, axis=1, keepdims=True) * probs_MV
   ids_1V = jnp.arange(logits_MV.shape[-1])[None]
-  # One after the other: no [M, C, V] array, and a scatter may add in any order.
+  # The loop avoids an [M, C, V] array and the arbitrary order of a scatter-add.
   for c in range(tokens_MC.shape[1]):
     is_chosen_MV = ids_1V == tokens_MC[:, c, None]
     d_logits_MV += jnp.where(is_chosen_MV, d_logprob_MC[:, c, None], 0.0)
@@ -124,18 +128,18 @@ def chosen_in_chunks(
   chunk: int,
   through_entropy: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-  """`chosen` of `logits(hidden)`, holding few rows of logits at once.
+  """Computes `chosen` of `logits(hidden)`, one chunk of logits at a time.
 
-  The backward pass computes each chunk's logits again, or finds them where one
-  chunk holds all. A chunk takes as many tokens of every group, so that groups
-  which are split over devices stay where they are.
+  The backward pass recomputes the logits of each chunk. If a single chunk holds
+  all tokens, their logits are saved instead. Every chunk takes the same number
+  of tokens from each group, so that groups sharded over devices are not moved.
 
   Args:
-    logits: the unembedding, [rows, D] to [rows, V].
-    hidden_QMD: final hidden states, M of each of Q groups.
-    tokens_QMC: chosen tokens, C from the distribution of each state.
-    chunk: rows of logits that exist at the same time, but one a group at
-      least.
+    logits: the unembedding, a function from [rows, D] to [rows, V].
+    hidden_QMD: final hidden states, M for each of Q groups.
+    tokens_QMC: chosen tokens, C from the distribution of each hidden state.
+    chunk: number of rows of logits that are in memory at the same time. Each
+      chunk has at least one row per group, even if that exceeds `chunk`.
     through_entropy: see `chosen`.
 
   Returns:
@@ -174,7 +178,7 @@ def chosen_in_chunks(
 
 
 def _split(x_QM: jax.Array, count: int, size: int) -> jax.Array:
-  """[Q, M, ...] to [count, Q, size, ...], padded with zeros."""
+  """Splits [Q, M, ...] into [count, Q, size, ...], padded with zeros."""
   padding = [(0, 0)] * x_QM.ndim
   padding[1] = (0, count * size - x_QM.shape[1])
   shape = (x_QM.shape[0], count, size, *x_QM.shape[2:])

@@ -1,7 +1,8 @@
-"""Losses a token, and the weights with which they are summed.
+"""Per-token losses and the weights with which they are summed.
 
-A training loss is sum_t weight_t loss_t: `token_weights` says how a batch is
-averaged, everything else here knows one token (GSPO's ratio: one response).
+A training loss is sum_t weight_t loss_t. `token_weights` computes the weights,
+which determine how the loss is aggregated over a batch. All other functions
+compute per-token values, except that GSPO's ratio depends on a whole response.
 """
 
 import math
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 
 from sqlm_jax.ops import masked
 
-# Bound of log-ratios before exp(), which overflows float32 at 89. As in verl.
+# Bound of log-ratios before exp(), which overflows float32 at 89. verl uses the
+# same bound.
 MAX_LOG_RATIO = 20.0
 
 
@@ -25,28 +27,32 @@ def clipped_surrogate(
   clip_high: float | None = None,
   dual_clip: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """PPO's clipped surrogate as a loss (Schulman et al., 2017, eq. 7).
+  """Computes PPO's clipped surrogate loss (Schulman et al., 2017, eq. 7).
 
   L = -min(w A, clamp(w, 1 - clip, 1 + clip_high) A),  w = exp(logp - old_logp)
 
-  and with `dual_clip`, where A < 0, at most -dual_clip A: a token that became
-  far more likely than when it was sampled must not outweigh the batch.
+  With `dual_clip`, L is at most -dual_clip A where A < 0. This bound keeps a
+  token that has become far more likely since it was sampled from dominating the
+  batch.
 
-  Args:
-    logprobs: log-probabilities under the policy that is trained, any shape.
-    old_logprobs: the same tokens under the policy that sampled them.
-    advantages: A, same shape or one that broadcasts to it.
-    clip: how far w may move before the gradient is cut.
-    clip_high: how far up, if not as far as down. DAPO's clip-higher (Yu et
-      al., 2025, section 3.1) has 0.28 above 0.2, so that rare tokens can grow.
-    dual_clip: the constant c of dual-clip PPO (Ye et al., 2020, arXiv
-      1912.09729), larger than 1 + clip_high; 3 there and in verl.
-
-  Log-ratios above `MAX_LOG_RATIO` are clamped, and their gradient is 0: at 89
+  Log-ratios above `MAX_LOG_RATIO` are clamped, and their gradient is 0. At 89,
   exp() overflows float32, and the gradient of the whole batch would be NaN.
 
+  Args:
+    logprobs: log-probabilities under the policy being trained, of any shape.
+    old_logprobs: log-probabilities of the same tokens under the policy that
+      sampled them.
+    advantages: A, of the same shape or a shape that broadcasts to it.
+    clip: distance that w may move from 1 before the gradient is clipped.
+    clip_high: distance that w may move above 1; defaults to `clip`. DAPO's
+      clip-higher (Yu et al., 2025, section 3.1) uses 0.28 with a `clip` of 0.2,
+      so that the probability of rare tokens can grow.
+    dual_clip: the constant c of dual-clip PPO (Ye et al., 2020, arXiv
+      1912.09729), larger than 1 + clip_high. The paper and verl use 3.
+
   Returns:
-    `(loss, clipped)`: the loss a token, and whether its gradient was cut.
+    `(loss, clipped)`: the per-token loss, and a mask of the tokens whose
+    gradient was clipped.
 
   Raises:
     ValueError: if `dual_clip` lies inside the clip range.
@@ -59,8 +65,8 @@ def clipped_surrogate(
   if dual_clip is not None:
     if not dual_clip > 1 + clip_high:
       raise ValueError(f'{dual_clip=}: expected more than {1 + clip_high}')
-    # min(w, c) A is max(w A, c A) where A < 0. Where A > 0 the clamp is the
-    # smaller one anyway. Before exp(), which could overflow.
+    # min(w, c) A equals max(w A, c A) where A < 0. Where A > 0, the clip range
+    # is the tighter bound. The minimum precedes exp(), which could overflow.
     far = log_ratio > math.log(dual_clip)
     log_ratio = jnp.minimum(log_ratio, math.log(dual_clip))
   ratio = jnp.exp(log_ratio)
@@ -73,22 +79,25 @@ def clipped_surrogate(
 def sequence_log_ratio(
   logprobs: jax.Array, old_logprobs: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """GSPO's ratio of whole responses, in logarithms (Zheng et al., 2025).
+  """Computes GSPO's sequence-level log-ratio (Zheng et al., 2025).
 
   log s = mean_t(logp_t - old_logp_t)                               (eq. 7)
   log s_t = sg(log s) + logp_t - sg(logp_t)                        (eq. 14)
 
-  where sg stops the gradient. s is the geometric mean of a response's token
-  ratios: all its tokens have one ratio and are clipped together. The second
-  line is GSPO-token: the same values as the first, the same gradient too if
-  the tokens of a response share advantage and weight, and right if they do
-  not. Use it as `clipped_surrogate(log_s, zeros, A, clip=3e-4, ...)`: the
-  ranges are far smaller than those of tokens.
+  where sg stops the gradient. s is the geometric mean of the token ratios of a
+  response, so all its tokens have the same ratio and are clipped together. The
+  second equation is GSPO-token. It has the same values as the first. Its
+  gradient is also the same if the tokens of a response share one advantage and
+  one weight, and it remains correct if they do not.
+
+  Use the result as `clipped_surrogate(log_s, zeros, A, clip=3e-4, ...)`. The
+  clip ranges are far smaller than for per-token ratios.
 
   Args:
-    logprobs: [..., R] under the policy that is trained.
-    old_logprobs: the same tokens under the policy that sampled them.
-    mask: which tokens are a response's; the rest may be inf or nan.
+    logprobs: log-probabilities [..., R] under the policy being trained.
+    old_logprobs: log-probabilities of the same tokens under the policy that
+      sampled them.
+    mask: mask of response tokens. Masked values may be inf or nan.
 
   Returns:
     log s_t of the same shape, 0 outside the mask.
@@ -100,55 +109,58 @@ def sequence_log_ratio(
 
 
 def kl_k1(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-  """Estimates KL(policy || reference) a token (Schulman, 2020, k1).
+  """Estimates KL(policy || reference) per token (Schulman, 2020, k1).
 
-  k1 = -d,  d = reference_logp - logp: unbiased under samples of the policy.
-  A penalty of the reward (RLOO, PPO), not of the loss: there its gradient is
-  0 in expectation.
+  k1 = -d,  d = reference_logp - logp. The estimate is unbiased under samples
+  from the policy. Use it as a penalty on the reward (RLOO, PPO), not on the
+  loss: as a loss term, its gradient is 0 in expectation.
   """
   chex.assert_equal_shape([logprobs, reference_logprobs])
   return logprobs - reference_logprobs
 
 
 def kl_k2(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-  """Estimates KL(policy || reference) a token (Schulman, 2020, k2).
+  """Estimates KL(policy || reference) per token (Schulman, 2020, k2).
 
-  k2 = d^2 / 2,  d = reference_logp - logp: biased, never negative, and its
-  gradient under samples of the policy is the KL's own.
+  k2 = d^2 / 2,  d = reference_logp - logp. The estimate is biased and never
+  negative. Under samples from the policy, its expected gradient is the gradient
+  of KL(policy || reference).
   """
   chex.assert_equal_shape([logprobs, reference_logprobs])
   return jnp.square(reference_logprobs - logprobs) / 2
 
 
 def kl_k3(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-  """Estimates KL(policy || reference) a token (Schulman, 2020, k3).
+  """Estimates KL(policy || reference) per token (Schulman, 2020, k3).
 
-  k3 = exp(d) - d - 1,  d = reference_logp - logp: unbiased under samples of
-  the policy, and never negative. GRPO's (Shao et al., 2024, eq. 4). Its
-  gradient under samples of the policy is that of KL(reference || policy).
-  d is clamped at `MAX_LOG_RATIO`, where exp(d) would soon overflow.
+  k3 = exp(d) - d - 1,  d = reference_logp - logp. The estimate is unbiased
+  under samples from the policy and never negative. GRPO uses it (Shao et al.,
+  2024, eq. 4). Under samples from the policy, its expected gradient is the
+  gradient of KL(reference || policy). d is clamped at `MAX_LOG_RATIO`, so that
+  exp(d) cannot overflow.
   """
   chex.assert_equal_shape([logprobs, reference_logprobs])
   difference = jnp.minimum(reference_logprobs - logprobs, MAX_LOG_RATIO)
   return jnp.expm1(difference) - difference
 
 
-# Those whose gradient is a KL's, by name; k1's is 0 in expectation.
+# Estimators whose gradient is that of a KL divergence. k1 is not among them:
+# its gradient is 0 in expectation.
 KL_ESTIMATORS = {'k2': kl_k2, 'k3': kl_k3}
 
 
 def entropy_bonus(entropy: jax.Array, *, weight: float) -> jax.Array:
-  """What exploration adds to the loss (Schulman et al., 2017, eq. 9).
+  """Computes the entropy bonus of the loss (Schulman et al., 2017, eq. 9).
 
-  L = -weight H: the loss is minimised, so a positive weight raises H.
+  L = -weight H. The loss is minimized, so a positive weight increases H.
 
   Args:
-    entropy: H of a token's distribution in nats, any shape. It has to carry a
-      gradient.
-    weight: nats to loss, 0.01 or less.
+    entropy: entropy H of each token's distribution in nats, of any shape. It
+      has to carry a gradient.
+    weight: loss per nat, typically 0.01 or less.
 
   Returns:
-    A term to add to the loss a token.
+    A term to add to the per-token loss.
   """
   return -weight * entropy
 
@@ -156,21 +168,22 @@ def entropy_bonus(entropy: jax.Array, *, weight: float) -> jax.Array:
 def clipped_value_loss(
   values: jax.Array, old_values: jax.Array, targets: jax.Array, *, clip: float
 ) -> tuple[jax.Array, jax.Array]:
-  """The value function's loss, clipped as in PPO's code.
+  """Computes the value function loss, clipped as in PPO's code.
 
   L = max((V - R)^2, (clamp(V, V_old - clip, V_old + clip) - R)^2) / 2
 
-  (Schulman et al., 2017, eq. 9 has the first term; the clamp is that of their
-  code: Huang et al., 2022, "The 37 implementation details of PPO", 9.)
+  The first term is that of Schulman et al. (2017, eq. 9). The clamp comes from
+  their code (Huang et al., 2022, "The 37 implementation details of PPO", 9).
 
   Args:
-    values: V of the value function that is trained, any shape.
-    old_values: V_old of the one that `targets` were computed with.
+    values: V of the value function being trained, of any shape.
+    old_values: V_old of the value function that `targets` were computed with.
     targets: R, see `returns.generalized_advantages`.
-    clip: how far V may move before the gradient is cut.
+    clip: distance that V may move from V_old before the gradient is clipped.
 
   Returns:
-    `(loss, clipped)`: the loss a token, and whether its gradient was cut.
+    `(loss, clipped)`: the per-token loss, and a mask of the tokens whose
+    gradient was clipped.
   """
   chex.assert_equal_shape([values, old_values, targets])
   clamped = jnp.clip(values, old_values - clip, old_values + clip)
@@ -189,28 +202,31 @@ def token_weights(
   average: str,
   longest: int | None = None,
 ) -> jax.Array:
-  """How much one token of a response weighs in the sum of the loss.
+  """Computes the weight of each token of a response in the sum of the loss.
 
   'token'     1 / sum of lengths          DAPO (section 3.3), SQLM's code
   'sequence'  1 / (responses * length)    GRPO (eq. 3)
   'constant'  1 / (responses * longest)   Dr. GRPO (section 3.2)
 
-  Over counted responses. Long ones weigh as much as short ones with
-  'sequence', which makes long mistakes cheap; more with the others.
+  The sum of lengths and the number of responses cover counted responses only.
+  With 'sequence', long responses weigh as much as short ones, so mistakes in
+  long responses are penalized less per token. With the other two, long
+  responses weigh more than short ones.
 
   Args:
-    lengths_QG: tokens of each response.
-    counted_QG: which responses are learned from.
+    lengths_QG: number of tokens of each response.
+    counted_QG: mask of the responses to learn from.
     average: 'token', 'sequence' or 'constant'.
-    longest: tokens that a response may have, for 'constant'. 1 sums over a
-      response's tokens: REINFORCE's loss.
+    longest: maximum number of tokens of a response, required for 'constant'. A
+      value of 1 sums over the tokens of a response, which is REINFORCE's loss.
 
   Returns:
-    Weights [Q, G], 0 for what is not counted. With 'token' and 'sequence' the
-    weights of all tokens add up to 1, empty responses left out.
+    Weights [Q, G], 0 for responses that do not count. With 'token' and
+    'sequence', the weights of all tokens add up to 1; empty responses are
+    ignored.
 
   Raises:
-    ValueError: if `average` is none of these, or `longest` is missing.
+    ValueError: if `average` has another value, or if `longest` is missing.
   """
   chex.assert_rank(lengths_QG, 2)
   chex.assert_equal_shape([lengths_QG, counted_QG])

@@ -1,18 +1,18 @@
-"""Masked reductions: the only place where a mask meets a sum."""
+"""Masked reductions, to be used instead of a bare sum or mean with a mask."""
 
 import jax
 import jax.numpy as jnp
 
 
 def total(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """Sum of `x` where `mask` holds; what is masked may be inf or nan.
+  """Returns the sum of `x` where `mask` is True.
 
   Args:
-    x: values of any shape.
+    x: values of any shape. Masked values may be inf or nan.
     mask: booleans of the same shape.
 
   Returns:
-    A scalar, 0 if nothing is left.
+    A scalar, 0 if all values are masked.
   """
   return jnp.sum(jnp.where(mask, x, 0))
 
@@ -20,25 +20,28 @@ def total(x: jax.Array, mask: jax.Array) -> jax.Array:
 def sum_and_count(
   x: jax.Array, mask: jax.Array, times: jax.Array | float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
-  """The two numbers of a mean, kept apart so that they can be added up.
+  """Returns the sum and the count of a mean, which can be added over batches.
 
   Args:
     x: values of any shape.
     mask: booleans of the same shape.
-    times: how often each value counts.
+    times: multiplicity of each value.
+
+  Returns:
+    Two scalars: the weighted sum, and the weighted count in float32.
   """
   count = total(jnp.broadcast_to(times, x.shape), mask)
   return total(x * times, mask), count.astype(jnp.float32)
 
 
 def mean(x: jax.Array, mask: jax.Array, axis: int | None = None) -> jax.Array:
-  """Mean over the unmasked entries along `axis`; 0 where none is left."""
+  """Returns the mean of unmasked values along `axis`, 0 if all are masked."""
   count = jnp.sum(mask, axis=axis)
   return jnp.sum(jnp.where(mask, x, 0), axis=axis) / jnp.maximum(count, 1)
 
 
 def up_to(lengths: jax.Array, width: int) -> jax.Array:
-  """The mask [..., width] of the first `lengths` positions."""
+  """Returns the mask [..., width] of the first `lengths` positions."""
   return (
     jnp.arange(width).reshape((1,) * lengths.ndim + (-1,))
     < (lengths[..., None])

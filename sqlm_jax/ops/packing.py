@@ -1,8 +1,9 @@
-"""Rows side by side: without the padding between them, or of many segments.
+"""Packing of rows without padding, and joining of segments into one row.
 
-What a model does to each token alone then costs what there is of tokens. What
-looks from token to token, the attention, goes by rows: they are unpacked before
-and packed behind. Both only read, and so do their gradients.
+The cost of per-token operations is then proportional to the number of real
+tokens. Attention operates on rows: its inputs are unpacked before it, and its
+output is packed after it. Packing, unpacking and their gradients are gathers,
+never scatters.
 """
 
 import dataclasses
@@ -14,25 +15,32 @@ import jax.numpy as jnp
 
 
 class Packing(NamedTuple):
-  """Where the tokens of B rows of T stand in A parts of S.
+  """A mapping between B rows of T tokens and A packed parts of S slots.
 
-  As many consecutive rows share each part, so that parts may be split over
-  devices as rows are. A token has one place, and a place one token at most.
+  Each part holds B / A consecutive rows, so that parts can be sharded over
+  devices in the same way as rows. Each token has exactly one slot, and each
+  slot holds at most one token.
+
+  Attributes:
+    slots: [A, S], the index `row * T + t` of the token in each slot, with rows
+      counted within the part. The index of an empty slot is out of range.
+    places: [A, B / A, T], the slot of each token. The slot of a padding token
+      is out of range.
   """
 
-  slots: jax.Array  # [A, S], row T + t in the part's rows; no such where empty
-  places: jax.Array  # [A, B / A, T], which of S; no such where padding is
+  slots: jax.Array
+  places: jax.Array
 
 
 def pack(x: jax.Array, packing: Packing) -> jax.Array:
-  """Rows [B, T, ...] to parts [A, S, ...], 0 in what is empty."""
+  """Packs rows [B, T, ...] into parts [A, S, ...], with 0 in empty slots."""
   slots, places = packing
   x = x.reshape(len(places), -1, *x.shape[2:])
   return _move(x, slots, places.reshape(len(places), -1))
 
 
 def unpack(x: jax.Array, packing: Packing) -> jax.Array:
-  """Parts [A, S, ...] to rows [B, T, ...], 0 in the padding."""
+  """Unpacks parts [A, S, ...] into rows [B, T, ...], with 0 in the padding."""
   slots, places = packing
   parts, rows, width = places.shape
   x = _move(x, places.reshape(parts, -1), slots)
@@ -40,10 +48,10 @@ def unpack(x: jax.Array, packing: Packing) -> jax.Array:
 
 
 def lengthen(packing: Packing) -> Packing:
-  """The same for rows of T + 1, whose last token is padding."""
+  """Returns the packing for rows of T + 1 tokens, the last of them padding."""
   slots, places = packing
   width = places.shape[2]
-  # Each row before a token moves it by one; what is nowhere stays so.
+  # Each earlier row shifts a token by one. Out-of-range slots remain so.
   slots = slots + slots // width
   nowhere = slots.shape[1]
   places = jnp.pad(places, ((0, 0), (0, 0), (0, 1)), constant_values=nowhere)
@@ -52,9 +60,10 @@ def lengthen(packing: Packing) -> Packing:
 
 @jax.custom_vjp
 def _move(x, index, back):
-  """x[a, index[a]], 0 where there is no such.
+  """Gathers x[a, index[a]], with 0 where the index is out of range.
 
-  The gradient is the way back. JAX would add up what comes from each index.
+  The gradient gathers with `back`, the inverse of `index`. JAX's own gradient
+  would be a scatter-add.
   """
   shape = x.shape[2:]
   x = x.reshape(*x.shape[:2], math.prod(shape))
@@ -79,21 +88,24 @@ _move.defvjp(_move_forward, _move_backward)
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class OneRow:
-  """The tokens of all segments in one row, for what looks at each alone.
+  """Joins the tokens of all segments into one row for per-token operations.
 
-  There is then one product with a weight, and one gradient of it, instead of
-  as many as segments, some of which are short.
+  Each weight then takes part in one product and one gradient, instead of one
+  per segment. Some segments are short.
+
+  Attributes:
+    shapes: the shape [A, S] of the tokens of each segment.
   """
 
-  shapes: tuple[tuple[int, int], ...]  # [A, S] of the segments' tokens
+  shapes: tuple[tuple[int, int], ...]
 
   def join(self, x_IAS):
-    """[A, S, ...] of every segment to [1, M, ...]."""
+    """Joins arrays [A, S, ...], one per segment, into [1, M, ...]."""
     rows = [x_AS.reshape(1, -1, *x_AS.shape[2:]) for x_AS in x_IAS]
     return jnp.concatenate(rows, axis=1)
 
   def split(self, x_1M):
-    """The way back."""
+    """Splits [1, M, ...] into one array [A, S, ...] per segment."""
     sizes = [math.prod(shape) for shape in self.shapes]
     parts = jax.lax.split(x_1M, sizes, axis=1)
     return tuple(

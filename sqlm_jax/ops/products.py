@@ -1,11 +1,12 @@
-"""Products of matrices in bfloat16 on a CPU.
+"""Matrix products in bfloat16 on a CPU.
 
-XLA has kernels for them that are twice as fast as those for float32 where the
-processor multiplies bfloat16 (AVX-512 BF16): for products that come out in
-float32, of two rows or more, summed over the last dimension on the left, if all
-is laid out as usual. What else a program does in bfloat16 it does in float32,
-between conversions. So the operands alone are bfloat16 here (measured:
-docs/benchmarks.md, what was tried).
+On processors that multiply bfloat16 (AVX-512 BF16), XLA has bfloat16 kernels
+that are twice as fast as those for float32. XLA uses them only if the result is
+float32, the left operand has at least two rows, the contraction is over the
+last dimension of the left operand, and the arrays have the default layout. XLA
+computes all other bfloat16 operations in float32, with conversions before and
+after. Therefore only the operands of products are bfloat16 here (measured in
+docs/benchmarks.md, "What was tried").
 """
 
 import functools
@@ -18,18 +19,18 @@ import jax.numpy as jnp
 def multiply(
   x_MK: jax.Array, y: jax.Array, dtype: jnp.dtype, axis: int = 0
 ) -> jax.Array:
-  """`x @ y` of operands rounded to `dtype`, summed in float32.
+  """Computes `x @ y` with operands rounded to `dtype` and sums in float32.
 
-  The products of the backward pass are of the same kind.
+  The products of the backward pass are computed in the same way.
 
   Args:
     x_MK: left operand.
     y: right operand, [K, N] or [N, K].
-    dtype: what both are rounded to.
-    axis: of y that is K.
+    dtype: dtype that both operands are rounded to.
+    axis: the axis of `y` that is K.
 
   Returns:
-    [M, N] in float32.
+    The product [M, N] in float32.
   """
   return _product(x_MK, y, dtype, axis)
 
@@ -63,25 +64,25 @@ def _product(x, y, dtype, axis):
 
 
 def _transpose(x):
-  """`x.T`, in a way that XLA takes for an array of its own.
+  """Returns `x.T` as an array with the default layout.
 
-  A transposition of two dimensions it notes as another layout of x, for which
-  it looks for a kernel, finds none, and multiplies in float32.
+  XLA represents a two-dimensional transpose as a change of the layout of x. It
+  has no bfloat16 kernel for that layout and multiplies in float32.
   """
   return jnp.transpose(x[None], (2, 0, 1)).reshape(x.shape[::-1])
 
 
 def to_bits(x: jax.Array) -> jax.Array:
-  """bfloat16 as integers of 16 bits.
+  """Returns the bits of a bfloat16 array as uint16.
 
-  XLA slices stacked layers of bfloat16 out of a copy in float32, and converts
-  the slice back; of integers it slices what is there.
+  To slice a layer out of stacked bfloat16 layers, XLA converts the whole array
+  to float32 and the slice back to bfloat16. It slices integers directly.
   """
   return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
 
 
 def from_bits(x: jax.Array) -> jax.Array:
-  """The way back; other arrays as they are."""
+  """Inverts `to_bits`. Returns arrays that are not uint16 unchanged."""
   if x.dtype != jnp.uint16:
     return x
   return jax.lax.bitcast_convert_type(x, jnp.bfloat16)

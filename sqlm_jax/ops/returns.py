@@ -1,4 +1,4 @@
-"""Returns and advantages of tokens, for a policy that has a value function."""
+"""Per-token returns and advantages for a policy with a value function."""
 
 import chex
 import jax
@@ -10,15 +10,15 @@ from sqlm_jax.ops import masked
 def at_last_token(
   rewards_B: jax.Array, lengths_B: jax.Array, width: int
 ) -> jax.Array:
-  """A response's reward, given where it ends.
+  """Assigns the reward of each response to its last token.
 
   Args:
-    rewards_B: one reward a response.
-    lengths_B: its tokens.
-    width: R, tokens that a response may have.
+    rewards_B: one reward per response.
+    lengths_B: number of tokens of each response.
+    width: R, the maximum number of tokens of a response.
 
   Returns:
-    Rewards [B, R]; an empty response has no token to be paid at.
+    Rewards [B, R]. An empty response has no last token, so its row is 0.
   """
   chex.assert_rank([rewards_B, lengths_B], 1)
   last_BR = jnp.arange(width)[None] == lengths_B[:, None] - 1
@@ -33,23 +33,26 @@ def generalized_advantages(
   gamma: float,
   decay: float,
 ) -> tuple[jax.Array, jax.Array]:
-  """Generalised advantage estimation, GAE (Schulman et al., 2016, eq. 16).
+  """Computes generalized advantage estimates, GAE (Schulman et al., 2016).
 
   A_t = sum_k (gamma decay)^k d_{t+k},  d_t = r_t + gamma V_{t+1} - V_t,
 
-  with V = 0 behind the last token: a response that was cut off counts as
-  finished. `decay` is the paper's lambda: 0 trusts the value function, 1 the
-  rewards. The targets A_t + V_t are the lambda-returns that it learns from.
+  (eq. 16) with V = 0 after the last token: a truncated response is treated as
+  finished. `decay` is the paper's lambda: 0 relies on the value function, 1 on
+  the rewards. The targets A_t + V_t are the lambda-returns that the value
+  function is trained on.
 
   Args:
     rewards_BR: rewards r of tokens, see `at_last_token`.
-    values_BR: V before each token, under the parameters that sampled.
-    lengths_B: tokens of each response; the padding behind may hold anything.
-    gamma: discount a token, usually 1 for language models.
+    values_BR: V before each token, under the parameters that sampled it.
+    lengths_B: number of tokens of each response. The values of padding tokens
+      are ignored.
+    gamma: discount factor per token, usually 1 for language models.
     decay: lambda, from 0 to 1.
 
   Returns:
-    `(advantages_BR, targets_BR)`, 0 in the padding. No gradient flows.
+    `(advantages_BR, targets_BR)`, 0 in the padding. No gradient flows through
+    them.
   """
   chex.assert_rank([rewards_BR, values_BR, lengths_B], [2, 2, 1])
   chex.assert_equal_shape([rewards_BR, values_BR])
@@ -63,7 +66,7 @@ def generalized_advantages(
     advantage_B = delta_B + gamma * decay * later_B
     return advantage_B, advantage_B
 
-  # The padding's deltas are 0: nothing flows from there into a response.
+  # Deltas of padding tokens are 0, so padding does not affect a response.
   _, advantages_RB = jax.lax.scan(
     one_token, jnp.zeros_like(deltas_BR[:, 0]), deltas_BR.T, reverse=True
   )
@@ -74,19 +77,21 @@ def generalized_advantages(
 def explained_variance(
   values: jax.Array, targets: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """How much of the targets' variance a value function explains.
+  """Computes the fraction of the targets' variance explained by the values.
 
-  EV = 1 - var(R - V) / var(R) = (n var(R) - n var(R - V)) / (n var(R)):
-  1 is perfect, 0 no better than a constant, below 0 worse.
+  EV = 1 - var(R - V) / var(R) = (n var(R) - n var(R - V)) / (n var(R)).
+  A value of 1 is perfect, 0 is no better than a constant, and a negative value
+  is worse than a constant.
 
   Args:
-    values: V, any shape.
-    targets: R, the same shape.
-    mask: which tokens count; the rest may be inf or nan.
+    values: V, of any shape.
+    targets: R, of the same shape.
+    mask: mask of the tokens that count. Masked values may be inf or nan.
 
   Returns:
-    Numerator and denominator, as sum and count of a mean: batches weigh by
-    their variance, and one whose targets are all equal says nothing.
+    The numerator and the denominator of EV, to be added over batches like the
+    sum and the count of a mean. Batches are thus weighted by their variance,
+    and a batch whose targets are all equal has no effect on the denominator.
   """
   chex.assert_equal_shape([values, targets, mask])
 

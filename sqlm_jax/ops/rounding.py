@@ -3,9 +3,8 @@
 bfloat16 keeps 8 bits of precision: a weight of 0.1 can move only in steps of
 0.0005, and an update of 1e-6 is far below that. Rounded to nearest, a weight
 that starts on a bfloat16 number does not move at all, and one that starts
-half-way between two numbers moves by a whole step in whichever direction the
-update points. Rounded at random, either of them moves by the update on
-average.
+halfway between two numbers moves by a whole step in the direction of the
+update. With stochastic rounding, both weights move by the update on average.
 """
 
 import jax
@@ -39,31 +38,34 @@ def center(x: jax.Array) -> jax.Array:
     x: a float32 array.
 
   Returns:
-    A float32 array. Rounded to bfloat16, an element changes only after it has
-    moved by half the distance between two bfloat16 numbers.
+    A float32 array. An element that is later updated and rounded to bfloat16
+    changes only after it has moved by half the distance between two bfloat16
+    numbers.
   """
-  # XLA removes a cast to bfloat16 and back.
+  # XLA would remove a cast to bfloat16 and back.
   return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
 def spread(key: jax.Array, x: jax.Array) -> jax.Array:
-  """Moves float32 numbers to random places that round to the same bfloat16.
+  """Replaces float32 numbers by random ones that round to the same bfloat16.
 
-  The place is uniform among all float32 numbers that round to the bfloat16
+  The result is uniform among all float32 numbers that round to the bfloat16
   number nearest to x. Rounding the result to bfloat16 gives the same number
-  as rounding x does. If a small update is added first, the rounded number
-  moves by the update on average, wherever x was.
+  as rounding x. If a small update is added before rounding, the rounded number
+  moves by the update on average, whatever the value of x.
 
   Args:
     key: a PRNG key.
     x: a float32 array.
 
   Returns:
-    A float32 array. Zeros stay zeros: the numbers next to zero are dense.
+    A float32 array. Zeros stay zeros, because bfloat16 numbers are dense near
+    zero.
   """
   bits = jax.lax.bitcast_convert_type(center(x), jnp.uint32)
   noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-  # 0 would be half-way to the neighbor below, which may be the even one.
+  # 0 would be halfway to the neighbor below, which a tie rounds to if it is
+  # even.
   noise = jnp.maximum(noise, 1)
   spread_bits = bits + noise - jnp.uint32(0x8000)
   is_zero = (bits << 1) == 0

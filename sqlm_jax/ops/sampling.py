@@ -1,4 +1,4 @@
-"""Drawing one token a row from logits."""
+"""Sampling of one token per row from logits."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,22 @@ import chex
 import jax
 import jax.numpy as jnp
 
-_BLOCK = 128  # width of the inner step of the two-step inverse transform
+_BLOCK = 128  # tokens per block in `inverse_transform`
 
 
 class Draw(NamedTuple):
-  """One token a row, with its log-probability in two distributions."""
+  """One sampled token per row, with its log-probability in two distributions.
 
-  tokens: jax.Array  # [B]
-  logprobs: jax.Array  # [B] under the policy: temperature 1, nothing cut
-  sampling_logprobs: jax.Array  # [B] under what was drawn from
+  Attributes:
+    tokens: [B], the sampled tokens.
+    logprobs: [B], log-probabilities under the policy: temperature 1, no top-p.
+    sampling_logprobs: [B], log-probabilities under the distribution that the
+      tokens were sampled from.
+  """
+
+  tokens: jax.Array
+  logprobs: jax.Array
+  sampling_logprobs: jax.Array
 
 
 def draw(
@@ -24,14 +31,16 @@ def draw(
   temperature_B: jax.Array | None = None,
   top_p_B: jax.Array | None = None,
 ) -> Draw:
-  """Draws from softmax(logits / temperature), cut to the nucleus.
+  """Samples from softmax(logits / temperature), restricted to the nucleus.
 
   Args:
-    uniforms_B: uniform numbers in [0, 1), the only randomness.
-    logits_BV: of any precision; weighed in float32.
-    temperature_B: 0 takes the most likely token. Without it, nor `top_p_B`, the
-      draws are from softmax(logits), and nothing is asked at run time.
-    top_p_B: mass of the nucleus (Holtzman et al., 2020); 1 keeps everything.
+    uniforms_B: uniform numbers in [0, 1), the only source of randomness.
+    logits_BV: logits of any precision; probabilities are computed in float32.
+    temperature_B: temperature of each row; 0 takes the most likely token. If
+      `temperature_B` and `top_p_B` are both None, tokens are sampled from
+      softmax(logits) without run-time checks of the settings.
+    top_p_B: probability mass of the nucleus (Holtzman et al., 2020) of each
+      row; 1 keeps all tokens.
   """
   chex.assert_rank(logits_BV, 2)
   if temperature_B is None:
@@ -41,8 +50,9 @@ def draw(
   chex.assert_equal_shape([uniforms_B, temperature_B, top_p_B])
   greedy_B = temperature_B == 0
   coldness_B = 1 / jnp.where(greedy_B, 1.0, temperature_B)
-  # What few settings need is done where a row has them. Each is a number a row:
-  # logits are read, and nothing of their size is written (but for padding).
+  # Uncommon settings are computed only if some row needs them. Each branch
+  # returns one number per row, so that no array of the logits' size is written
+  # (except for padding).
   lowest_B = jax.lax.cond(
     jnp.any(top_p_B < 1),
     lambda: _lowest_of_nucleus(
@@ -58,7 +68,7 @@ def draw(
     lambda: jnp.where(greedy_B, jnp.argmax(logits_BV, axis=-1), drawn_B),
     lambda: drawn_B,
   )
-  # Under the policy: the same where nothing is scaled and nothing cut.
+  # At temperature 1 and top-p 1, the policy's distribution is the sampled one.
   plain_B = (temperature_B == 1) & (top_p_B >= 1)
   policy_logz_B = jax.lax.cond(
     jnp.all(plain_B),
@@ -96,24 +106,27 @@ def inverse_transform(
   scale_B: jax.Array | None = None,
   lowest_B: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """The token whose slice of the cumulative distribution holds the uniform.
+  """Samples tokens by inverse transform sampling.
 
-  One uniform a row costs less than a Gumbel variate a vocabulary entry. In
-  two steps, first a block of the vocabulary and then a token in it, so that
-  no cumulative sum is longer than V / 128, and no array of weights is kept.
+  The sampled token is the one whose interval of the cumulative distribution
+  contains the uniform number. One uniform number per row costs less than one
+  Gumbel variate per vocabulary entry. The function first samples a block of the
+  vocabulary and then a token of the block, so that no cumulative sum is longer
+  than V / 128 and no array of weights is stored.
 
   Args:
-    uniforms_B: in [0, 1).
-    logits_BV: -inf has no probability and is never drawn.
-    scale_B: times the logits, positive; default, 1.
-    lowest_B: scaled logits below it have no probability; default, none.
+    uniforms_B: uniform numbers in [0, 1).
+    logits_BV: logits; -inf has probability 0 and is never sampled.
+    scale_B: positive factor of the logits; defaults to 1.
+    lowest_B: scaled logits below this bound have probability 0; defaults to no
+      bound.
 
   Returns:
-    Tokens [B], and logsumexp [B] of the scaled logits that are left.
+    Tokens [B], and logsumexp [B] of the scaled logits that remain.
   """
 
   def scale(x):
-    """Times what its row is scaled by."""
+    """Multiplies logits by the scale of their row."""
     if scale_B is None:
       return _exact(x)
     return _exact(x) * jnp.expand_dims(scale_B, range(1, x.ndim))
@@ -121,7 +134,7 @@ def inverse_transform(
   peak_B = scale(jnp.max(logits_BV, axis=-1))
 
   def weigh(logits_B_W):
-    """Their weights, 1 that of the likeliest token."""
+    """Returns unnormalized probabilities, 1 for the most likely token."""
     a_row = lambda x_B: jnp.expand_dims(x_B, range(1, logits_B_W.ndim))
     scaled_B_W = scale(logits_B_W)
     weights_B_W = jnp.exp(scaled_B_W - a_row(peak_B))
@@ -134,8 +147,8 @@ def inverse_transform(
     logits_BV, ((0, 0), (0, padding)), constant_values=-jnp.inf
   ).reshape(logits_BV.shape[0], -1, _BLOCK)
   sums_BC = jnp.sum(weigh(logits_BCW), axis=-1)
-  # A sum of prefixes may round up where nothing is added: only where something
-  # is does it rise here.
+  # A cumulative sum may round up at a block of probability 0. Such blocks must
+  # not be sampled, so the sum rises only where a block has positive weight.
   ends_BC = jnp.where(sums_BC > 0, jnp.cumsum(sums_BC, axis=-1), 0)
   ends_BC = jax.lax.cummax(ends_BC, axis=1)
   total_B = ends_BC[:, -1]
@@ -148,7 +161,7 @@ def inverse_transform(
   )
   inside_BW = jnp.cumsum(inner_BW, axis=-1) > rest_B[:, None]
   inside_BW &= inner_BW > 0
-  # The block's own sum may round below its share: then its likeliest token.
+  # Rounding may leave no token in the block; then take its most likely token.
   token_B = jnp.where(
     jnp.any(inside_BW, axis=-1),
     jnp.argmax(inside_BW, axis=-1),
@@ -158,15 +171,20 @@ def inverse_transform(
 
 
 def nucleus(logits_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
-  """The smallest set of likeliest tokens with at least `top_p` of the mass.
+  """Returns a mask of the smallest set of tokens with `top_p` of the mass.
 
-  Finds the largest threshold whose tokens hold the mass by bisection over the
-  bit patterns of non-negative floats, which are ordered as their values are:
-  31 sums over the vocabulary instead of a sort. Ties at the threshold are
-  all kept.
+  The set consists of the most likely tokens, with a total probability of at
+  least `top_p`. The function finds the highest probability threshold that keeps
+  this mass. It bisects over the bit patterns of non-negative floats, which have
+  the same order as their values. This takes 31 sums over the vocabulary instead
+  of a sort. All ties at the threshold are kept.
+
+  Args:
+    logits_BV: logits.
+    top_p_B: probability mass of the nucleus of each row.
 
   Returns:
-    A mask [B, V], never empty.
+    A mask [B, V] with at least one token per row.
   """
   probs_BV = jax.nn.softmax(logits_BV, axis=-1)
 
@@ -186,9 +204,9 @@ def nucleus(logits_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
 
   peak_B = jnp.max(probs_BV, axis=-1)
   low_B = jnp.zeros(probs_BV.shape[:1], jnp.int32)
-  # One step above the largest probability: nothing is kept there.
+  # One step above the largest probability, where no token is kept.
   high_B = jax.lax.bitcast_convert_type(peak_B, jnp.int32) + 1
   low_B, _ = jax.lax.fori_loop(0, 31, halve, (low_B, high_B))
   threshold_B = jax.lax.bitcast_convert_type(low_B, jnp.float32)
-  # The likeliest token stays even where top_p is 0.
+  # Keep the most likely token even if top_p is 0.
   return probs_BV >= jnp.minimum(threshold_B, peak_B)[:, None]
