@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -65,3 +66,21 @@ def _opens_text(call: ast.Call) -> bool:
   modes = [ast.unparse(x) for x in call.args[0 if is_method else 1 :]]
   modes += [ast.unparse(x.value) for x in call.keywords if x.arg == 'mode']
   return "'w'" in modes or "'a'" in modes or not any('b' in m for m in modes)
+
+
+# A docstring starts with a verb, or with a noun that says what the thing is.
+_RIDDLES = re.compile(
+  r'(Of|What|Whether|Where|Those|The same|How|Else|Whose)\b'
+)
+
+
+def test_docstrings_do_not_begin_with_a_riddle():
+  riddles = [
+    f'{path}: {text.splitlines()[0]}'
+    for path in sorted((ROOT / 'sqlm_jax').rglob('*.py'))
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    and (text := ast.get_docstring(node))
+    and _RIDDLES.match(text)
+  ]
+  assert not riddles
