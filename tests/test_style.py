@@ -72,8 +72,6 @@ def _opens_text(call: ast.Call) -> bool:
 _RIDDLES = re.compile(
   r'(Of|What|Whether|Where|Those|The same|How|Else|Whose)\b'
 )
-  r'(Of|What|Whether|Where|Those|The same|How|Else|Whose)\b'
-)
 
 
 def test_docstrings_do_not_begin_with_a_riddle():
