@@ -75,7 +75,8 @@ def get_config() -> config_dict.ConfigDict:
   c.tests.least = 5  # minimum number of tests of a valid question
   c.tests.most = 10  # maximum number of tests; further tests are ignored
   c.tests.program = '{answer}'  # template of the program that is run
-  # Tests that no answer passes: count as in the paper, or leave_out.
+  # Treatment of tests that no answer passes: count them as in the paper, or
+  # leave_out.
   c.tests.unpassed = 'count'
 
   c.sandbox = config_dict.ConfigDict()
@@ -103,8 +104,8 @@ def get_config() -> config_dict.ConfigDict:
   # a weight is interpolated linearly.
   c.proposer.schedule = ()
   c.proposer.band = (0.3, 0.8)  # agreements that proposer.rewards.band rewards
-  # For task.answer_kind=code: computes the reward from the tests passed by the
-  # whole group, or by each sample and then averages.
+  # For task.answer_kind=code: group computes the reward from the tests that all
+  # answers pass in total; sample averages the rewards of single answers.
   c.proposer.reward_over = 'group'
   c.proposer.similarity = 0.85  # minimum similarity of near-duplicates, 0 to 1
   c.proposer.memory = 10000  # number of earlier questions for history_repeats
@@ -174,11 +175,11 @@ def get_config() -> config_dict.ConfigDict:
   c.loss.clip_high = 0.0  # upper clip range; 0 uses loss.clip; DAPO has 0.28
   # Bound of the ratio for negative advantages (dual clip); 0 turns it off.
   c.loss.dual_clip = 0.0
-  c.loss.ratio = 'token'  # clips the ratio of a token, or of a sequence (GSPO)
+  c.loss.ratio = 'token'  # ratio that is clipped: token, or sequence (GSPO)
   c.loss.kl = 0.001  # coefficient of the KL to the initial model; 0 is off
   c.loss.kl_estimator = 'k3'  # estimator of the KL: k3 or k2
-  # Adds the KL penalty to the loss, or with advantage.estimator=gae to the
-  # reward of each token.
+  # Place of the KL penalty: loss, or with advantage.estimator=gae also reward,
+  # which subtracts it from the reward of each token.
   c.loss.kl_in = 'loss'
   c.loss.entropy = 0.0  # coefficient of the entropy bonus
   # Aggregation of the loss: token is the mean over all tokens; sequence is the
@@ -203,8 +204,8 @@ def get_config() -> config_dict.ConfigDict:
   # affect products: on average (follow), or only once a weight has moved by
   # half a spacing (hold).
   c.optimizer.small_updates = 'follow'
-  c.optimizer.solver_updates = 8  # minibatches per step of the solver's groups
-  c.optimizer.proposer_updates = 2  # the same for the proposer's groups
+  c.optimizer.solver_updates = 8  # minibatches per step, of the solver's groups
+  c.optimizer.proposer_updates = 2  # minibatches per step, of the proposer's
   c.optimizer.groups_per_microbatch = 8  # groups in memory at once
 
   c.evaluation = config_dict.ConfigDict()

@@ -3,8 +3,8 @@
   python -m sqlm_jax.main --config=configs/multiplication_smollm2.py \\
       --workdir=runs/multiplication_20
 
-Sampled answers become more consistent, but greedy answers do not improve. See
-docs/benchmarks.md for the numbers, and for the results of longer runs.
+The accuracy of sampled answers improves, but that of greedy answers does not.
+See docs/benchmarks.md for the numbers, and for the results of longer runs.
 """
 
 import random

@@ -61,7 +61,7 @@ def count_skipped(health: Health, metrics: Mapping[str, float]) -> Health:
 def not_finite(
   health: Health, metrics: Mapping[str, float], most: int
 ) -> str | None:
-  """Returns a message if too many consecutive updates were skipped, else None.
+  """Returns a message if too many consecutive updates were skipped, or None.
 
   Args:
     health: Counts that include this step.
