@@ -178,8 +178,8 @@ def get_config() -> config_dict.ConfigDict:
   c.loss.ratio = 'token'  # ratio that is clipped: token, or sequence (GSPO)
   c.loss.kl = 0.001  # coefficient of the KL to the initial model; 0 is off
   c.loss.kl_estimator = 'k3'  # estimator of the KL: k3 or k2
-  # Place of the KL penalty: loss, or with advantage.estimator=gae also reward,
-  # which subtracts it from the reward of each token.
+  # Place of the KL penalty: loss; or reward, which subtracts it from the reward
+  # of each token and requires advantage.estimator=gae.
   c.loss.kl_in = 'loss'
   c.loss.entropy = 0.0  # coefficient of the entropy bonus
   # Aggregation of the loss: token is the mean over all tokens; sequence is the
