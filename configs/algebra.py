@@ -3,19 +3,20 @@
   python -m sqlm_jax.main --config=configs/algebra.py --workdir=runs/algebra \\
       --config.model.path=/models/Qwen2.5-3B-Instruct
 
-Expected on linear equations: 0.440 before, 0.600 ± 0.010 after (the paper's
-table 1, three runs on 4 GPUs, OMEGA's 100 questions, the best checkpoint on
-the test set). Not run here; `linear_equations` below are equations of our own
-in that style, the original file goes in by --config.evaluation.test=FILE. The
-same topic at the size of a laptop is `configs/algebra_smollm2.py`.
+Expected accuracy on linear equations: 0.440 before training, 0.600 ± 0.010
+after (the paper's table 1: three runs on 4 GPUs, 100 questions of OMEGA, the
+best checkpoint on the test set). It has not been run here. The test set
+`linear_equations` has equations of our own in the same style; for the original
+questions, use --config.evaluation.test=FILE. `configs/algebra_smollm2.py` has
+the same topic for a laptop.
 """
 
 from configs import default
 
 MARKER = 'CHOSEN PROBLEM:'
 
-# Three are written and the last is taken: it differs more from run to run than
-# the first thing that comes to mind (the paper, appendix A.3).
+# The proposer writes three problems, of which the last is used, because it
+# varies more between samples than the first (the paper, appendix A.3).
 PROPOSER_PROMPT = f"""\
 You write word problems for an algebra class, about {{topic}}.
 
@@ -56,7 +57,7 @@ def get_config():
   c.task.style = 'chat'
   c.task.topics = TOPICS
   c.task.proposer_prompt = PROPOSER_PROMPT
-  # What follows the last marker.
+  # Matches the text after the last marker.
   c.task.question_pattern = rf'{MARKER}((?:(?!{MARKER}).)+)$'
   c.task.solver_prompt = SOLVER_PROMPT
   c.task.answer_pattern = r'<answer>(.*?)</answer>'

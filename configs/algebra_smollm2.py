@@ -3,8 +3,8 @@
   python -m sqlm_jax.main --config=configs/algebra_smollm2.py \\
       --workdir=runs/word_problems
 
-It rises with one seed and falls with another, for the model is barely able to
-vote on this: docs/benchmarks.md has the numbers.
+The accuracy rises with one seed and falls with another, because the model's
+votes on this task are barely reliable. See docs/benchmarks.md for the numbers.
 """
 
 import random
@@ -19,7 +19,7 @@ Problem: Ben has 9 books and gets some more. Now he has 14.
 Problem: Eve has 3 coins and gets some more. Now she has 12.
 Problem:"""
 
-# The examples show how to solve it: a model of this size does not know.
+# The examples show the solution, which a model of this size does not know.
 SOLVER_PROMPT = """\
 Tom has 4 apples and gets some more. Now he has 11. More: x = 11 - 4 = 7.
 Ann has 6 pens and gets some more. Now she has 8. More: x = 8 - 6 = 2.
@@ -29,7 +29,7 @@ Eve has 3 coins and gets some more. Now she has 12. More: x = 12 - 3 = 9.
 
 
 def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
-  """Pairs (problem, solution) with other names and things than the prompts."""
+  """Returns pairs (problem, solution), with names and things not in prompts."""
   draw = random.Random(seed)
   problems = {}
   while len(problems) < size:
@@ -47,7 +47,7 @@ def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
 
 
 def get_config():
-  """Returns the config of a run of less than an hour on two cores."""
+  """Returns a config that trains in less than an hour on two cores."""
   c = default.get_config()
   c.num_steps = 8
   c.task.name = 'word_problems'
@@ -59,13 +59,13 @@ def get_config():
   )
   c.task.solver_prompt = SOLVER_PROMPT
   c.task.solver_stop = ('.', '\n')
-  c.task.answer_pattern = r'[^=]+$'  # what stands behind the last sign
+  c.task.answer_pattern = r'[^=]+$'  # the text after the last equals sign
   c.task.answer_kind = 'expression'
   pairs = evaluation(140)
   c.task.evaluation, c.task.validation = pairs[:100], pairs[100:]
   c.proposer.questions = 64
-  c.proposer.group_size = 64  # one prompt, so one group
-  c.proposer.temperature = 0.8  # at 1 most of it is no problem of this form
+  c.proposer.group_size = 64  # all questions have the same prompt
+  c.proposer.temperature = 0.8  # at 1, most questions have another form
   c.proposer.max_tokens = 32
   c.solver.group_size = 8
   c.solver.max_tokens = 16

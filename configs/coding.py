@@ -3,17 +3,18 @@
   python -m sqlm_jax.main --config=configs/coding.py --workdir=runs/coding_3b \\
       --config.model.path=/models/Qwen2.5-Coder-3B-Instruct
 
-Programs run in sandboxes of bubblewrap (`apt-get install bubblewrap`); without
-it nothing starts. Expected on 123 Codeforces problems: 0.320 before, 0.391 ±
-0.019 after (the paper's table 1, three runs on 4 GPUs, the best checkpoint on
-the test set). Not run here; `programs` below are problems of our own, a file of
-theirs goes in by --config.evaluation.test=FILE. The same at the size of a
-laptop is `configs/coding_smollm2.py`.
+Programs run in a bubblewrap sandbox, which is required (`apt-get install
+bubblewrap`). Expected accuracy on 123 Codeforces problems: 0.320 before
+training, 0.391 ± 0.019 after (the paper's table 1: three runs on 4 GPUs, the
+best checkpoint on the test set). It has not been run here. The test set
+`programs` has problems of our own; for the original problems, use
+--config.evaluation.test=FILE. `configs/coding_smollm2.py` has the same topic
+for a laptop.
 """
 
 from configs import default
 
-# The paper's released config of this run has a critic instead of groups:
+# The paper's released config of this run uses a critic instead of groups:
 #   --config.advantage.estimator=gae --config.loss.kl=0
 PROPOSER_PROMPT = """\
 You write programming exercises for beginners, about {topic}.
@@ -64,7 +65,7 @@ def get_config():
   c.task.topics = TOPICS
   c.task.proposer_prompt = PROPOSER_PROMPT
   c.task.solver_prompt = SOLVER_PROMPT
-  c.task.answer_pattern = ''  # the last fenced block of Python
+  c.task.answer_pattern = ''  # uses the last fenced block of Python
   c.task.answer_kind = 'code'
   c.tests.pattern = r'(?m)^[ \t]*(-?\d[-\d ]*?)[ \t]*=>[ \t]*(-?\d[-\d, ]*)$'
   c.solver.rewards.majority = 0.0

@@ -3,9 +3,9 @@
   python -m sqlm_jax.main --config=configs/coding_smollm2.py \\
       --workdir=runs/coding
 
-Sampled answers improve, greedy ones hardly:
-docs/benchmarks.md has the numbers, and what happens in longer runs. Needs
-bubblewrap, as all programs do.
+Sampled answers improve, but greedy answers hardly do. See docs/benchmarks.md
+for the numbers, and for the results of longer runs. Requires bubblewrap, in
+which all programs run.
 """
 
 from configs import default
@@ -30,7 +30,8 @@ Task: subtract 1
 
 Task:"""
 
-# The examples show the format: a model of this size needs to see it.
+# The examples show the format, which a model of this size does not follow
+# without them.
 SOLVER_PROMPT = """\
 Python expressions.
 
@@ -52,7 +53,7 @@ print({answer})
 """
 
 
-# What the prompts do not show, each with tests.
+# Operations for evaluation, with functions that compute the expected outputs.
 OPERATIONS = {
   'add {}': lambda x, n: x + n,
   'subtract {}': lambda x, n: x - n,
@@ -63,7 +64,7 @@ OPERATIONS = {
 
 
 def evaluation(numbers: range) -> tuple[tuple[str, str], ...]:
-  """Pairs (task, tests), with these numbers in the tasks."""
+  """Returns pairs (task, tests), with tasks that contain the given numbers."""
   return tuple(
     (
       task.format(n),
@@ -75,7 +76,7 @@ def evaluation(numbers: range) -> tuple[tuple[str, str], ...]:
 
 
 def get_config():
-  """Returns the config of a run of less than an hour on two cores."""
+  """Returns a config that trains in less than an hour on two cores."""
   c = default.get_config()
   c.num_steps = 10
   c.task.name = 'expressions'
@@ -96,7 +97,7 @@ def get_config():
   c.solver.rewards.majority = 0.0
   c.solver.rewards.tests = 1.0
   c.proposer.questions = 64
-  c.proposer.group_size = 64  # one prompt, so one group
+  c.proposer.group_size = 64  # all questions have the same prompt
   c.proposer.temperature = 0.8
   c.proposer.max_tokens = 40
   c.solver.group_size = 8

@@ -1,28 +1,30 @@
-"""Baselines and controls: any config, with one thing taken away or replaced.
+"""Baselines and controls, which change one aspect of another config.
 
   python -m sqlm_jax.main --config=configs/controls.py:quickstart,random \\
       --workdir=runs/random
 
-Behind the colon stand the name of a config and that of a control:
+The name of a config and the name of a control follow the colon:
 
-  format           pays the solver for any readable answer (the paper, 5.2)
-  random           pays the solver by coin flips
-  true             pays it for the right answer, where task.checker knows it
+  format           rewards the solver for any readable answer (the paper, 5.2)
+  random           rewards the solver at random
+  true             rewards the solver for the right answer if task.checker
+                   knows it
   frozen_proposer  never trains the proposer
   every_1, every_5, every_10
-                   trains it so often (the paper's ablation)
-  written          asks questions of a file, --config.task.questions=FILE
-                   (questions.jsonl), instead of the proposer's
+                   trains the proposer every 1, 5 or 10 steps (the paper's
+                   ablation)
+  written          uses the questions of a file, --config.task.questions=FILE
+                   (questions.jsonl), instead of a proposer
 
-The paper's control of the last kind has 6,400 questions that the untrained
-proposer wrote before the training. These write as many as the run will ask:
+In the paper, the last control has 6,400 questions, which the proposer generated
+before training. This command generates as many questions as a run uses:
 
   python -m sqlm_jax.main --config=configs/quickstart.py --mode=sample \\
       --role=proposer --questions_file=questions.jsonl
 
-With weights of their own (policy.shared=False) frozen_proposer is the paper's
-fixed proposer; with shared weights the solver's training changes how the
-proposer writes, too.
+With separate weights (policy.shared=False), frozen_proposer is the paper's
+fixed proposer. With shared weights, training the solver also changes the
+proposer.
 """
 
 import importlib
@@ -34,7 +36,7 @@ CONTROLS = (*REWARDS, *INTERVALS, 'written')
 
 
 def get_config(name='quickstart,random'):
-  """Returns a config with a control, by names as in 'quickstart,random'."""
+  """Returns a config with a control, named as in 'quickstart,random'."""
   base, _, control = name.partition(',')
   if control not in CONTROLS:
     raise ValueError(

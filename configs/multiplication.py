@@ -4,11 +4,11 @@
       --workdir=runs/multiplication_3b \\
       --config.model.path=/models/Qwen2.5-3B-Instruct
 
-Expected on multiplication: 0.791 before, 0.948 ± 0.009 after (the paper's
-table 1, three runs on 4 GPUs, the best checkpoint on the test set). Not run
-here. `python -m launch.memory` says what fits on which devices; on one GPU of
-80 GB add `--config.model.lora.rank=64`. The same topic at the size of a laptop
-is `configs/multiplication_smollm2.py`.
+Expected accuracy on multiplication: 0.791 before training, 0.948 ± 0.009 after
+(the paper's table 1: three runs on 4 GPUs, the best checkpoint on the test
+set). It has not been run here. `python -m launch.memory` shows which configs
+fit on which devices; on one GPU with 80 GB add `--config.model.lora.rank=64`.
+`configs/multiplication_smollm2.py` has the same topic for a laptop.
 """
 
 from configs import default
@@ -39,7 +39,7 @@ def get_config():
   c.task.style = 'chat'
   c.task.topics = ('multiplying two whole numbers',)
   c.task.proposer_prompt = PROPOSER_PROMPT
-  # One line, two numbers at least, and no solution behind them.
+  # Matches one line with at least two numbers and without a solution.
   c.task.question_pattern = r'^(?=[^\n]*\d[^\n]*\D\d)[^\n=]+(?:=\s*\??)?[.?]?$'
   c.task.solver_prompt = SOLVER_PROMPT
   c.task.answer_pattern = r'<answer>(.*?)</answer>'

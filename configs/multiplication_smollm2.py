@@ -3,8 +3,8 @@
   python -m sqlm_jax.main --config=configs/multiplication_smollm2.py \\
       --workdir=runs/multiplication_20
 
-Sampled answers get surer, greedy ones no better:
-docs/benchmarks.md has the numbers, and what happens in longer runs.
+The accuracy of sampled answers improves, but that of greedy answers does not.
+See docs/benchmarks.md for the numbers, and for the results of longer runs.
 """
 
 import random
@@ -19,7 +19,8 @@ Question: 18 * 9
 Question: 15 * 4
 Question: """
 
-# The examples show the format: a model of this size needs to see it.
+# The examples show the format, which a model of this size does not follow
+# without them.
 SOLVER_PROMPT = """\
 13 * 6 = 78
 7 * 3 = 21
@@ -29,7 +30,7 @@ SOLVER_PROMPT = """\
 
 
 def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
-  """Pairs (question, product), none of them in the prompts."""
+  """Returns pairs (question, product) that are not in the prompts."""
   shown = {(13, 6), (7, 3), (18, 9), (15, 4)}
   pairs = [(a, b) for a in range(2, 20) for b in range(2, 10)]
   pairs = [pair for pair in pairs if pair not in shown]
@@ -38,7 +39,7 @@ def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
 
 
 def get_config():
-  """Returns the config of a run of less than an hour on two cores."""
+  """Returns a config that trains in less than an hour on two cores."""
   c = default.get_config()
   c.num_steps = 8
   c.task.name = 'multiplication'
@@ -52,7 +53,7 @@ def get_config():
   pairs = evaluation(140)
   c.task.evaluation, c.task.validation = pairs[:100], pairs[100:]
   c.proposer.questions = 128
-  c.proposer.group_size = 128  # one prompt, so one group
+  c.proposer.group_size = 128  # all questions have the same prompt
   c.proposer.temperature = 0.8
   c.proposer.max_tokens = 10
   c.solver.group_size = 16

@@ -3,7 +3,7 @@
   python -m sqlm_jax.main --config=configs/quickstart.py \\
       --workdir=runs/quickstart
 
-README has what to expect of it, measured by `benchmarks/quickstart.py`.
+See README for the expected results, measured with `benchmarks/quickstart.py`.
 """
 
 import random
@@ -17,7 +17,8 @@ Question: 2 + 9
 Question: 6 + 3
 Question: """
 
-# The examples show the format: a model of this size needs to see it.
+# The examples show the format, which a model of this size does not follow
+# without them.
 SOLVER_PROMPT = """\
 3 + 4 = 7
 9 + 2 = 11
@@ -26,9 +27,14 @@ SOLVER_PROMPT = """\
 
 
 def split(questions, shown: str, size: int = 20):
-  """Shares questions out: some to validate, the rest to test.
+  """Splits questions at random into a validation set and a test set.
 
-  What the prompt shows with its answer is in neither.
+  Questions that the prompt shows with their answers are in neither set.
+
+  Args:
+    questions: Pairs (question, answer).
+    shown: Prompt of the solver.
+    size: Size of the validation set.
   """
   hidden = [pair for pair in questions if ' = '.join(pair) not in shown]
   mixed = random.Random(0).sample(hidden, len(hidden))
@@ -36,9 +42,9 @@ def split(questions, shown: str, size: int = 20):
 
 
 def get_config():
-  """Returns the config of a run of minutes on two cores."""
+  """Returns a config that trains in minutes on two cores."""
   c = default.get_config()
-  # The gain of a loop without labels does not last: stop while it is good.
+  # Stops early, because the gains of training without labels do not last.
   c.num_steps = 12
   c.task.name = 'addition'
   c.task.topics = ('One-digit addition problems',)
@@ -52,7 +58,7 @@ def get_config():
   questions = [(f'{a} + {b}', str(a + b)) for a, b in pairs]
   c.task.validation, c.task.evaluation = split(questions, SOLVER_PROMPT)
   c.proposer.questions = 32
-  c.proposer.group_size = 32  # one prompt, so one group
+  c.proposer.group_size = 32  # all questions have the same prompt
   c.proposer.max_tokens = 8
   c.solver.group_size = 8
   c.solver.max_tokens = 4

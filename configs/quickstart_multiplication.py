@@ -3,7 +3,7 @@
   python -m sqlm_jax.main --config=configs/quickstart_multiplication.py \\
       --workdir=runs/multiplication
 
-README has what to expect of it, measured by `benchmarks/quickstart.py`.
+See README for the expected results, measured with `benchmarks/quickstart.py`.
 """
 
 from configs import quickstart
@@ -23,7 +23,7 @@ SOLVER_PROMPT = """\
 
 
 def get_config():
-  """Returns the quickstart's config with another topic."""
+  """Returns the config of `configs/quickstart.py` with another topic."""
   c = quickstart.get_config()
   c.task.name = 'multiplication'
   c.task.topics = ('One-digit multiplication problems',)

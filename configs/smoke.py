@@ -1,17 +1,17 @@
-"""The whole loop on a tiny random model that reads bytes, in seconds.
+"""Runs the whole training loop on a tiny random byte-level model, in seconds.
 
   python -m sqlm_jax.main --config=configs/smoke.py --workdir=runs/smoke
 
-For CI and for trying changes: every stage runs and every file is written.
-The model knows nothing, so its questions are noise and its answers are digits
-among noise; enough of them agree by chance for both roles to learn something.
+For CI and for trying out changes: every stage runs and every file is written.
+The model is untrained, so its questions are noise and its answers are digits in
+noise, but enough answers agree by chance for both roles to be trained.
 """
 
 from configs import default
 
 
 def get_config():
-  """Returns the config of a run of seconds."""
+  """Returns a config that trains in seconds."""
   c = default.get_config()
   c.num_steps = 4
   c.model.path = 'random'
@@ -19,7 +19,7 @@ def get_config():
   c.task.topics = ('anything',)
   c.task.proposer_prompt = 'Write about {topic}: '
   c.task.solver_prompt = 'Here is a question: {question}\nA number: '
-  # Two characters, so that all prompts are of a length and compile once.
+  # Two characters, so that all prompts have the same length and compile once.
   c.task.question_pattern = r'[!-~]{2}'
   c.task.answer_pattern = r'[0-9]'
   c.task.evaluation = (('1 + 1', '2'), ('2 + 2', '4'), ('3 + 3', '6'))

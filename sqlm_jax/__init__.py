@@ -2,5 +2,5 @@
 
 import os
 
-# transformers says on import that torch is missing; it is not needed here.
+# Silences the warning of transformers that torch, which is unused, is missing.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')

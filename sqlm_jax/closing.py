@@ -1,4 +1,4 @@
-"""The summary of a training run at its end."""
+"""Summary shown at the end of a training run."""
 
 from sqlm_jax import display, run_evaluations
 from sqlm_jax.run import assemble
@@ -8,13 +8,14 @@ from sqlm_jax.workdir import writers
 def report(
   parts: assemble.Parts, writer: writers.RunWriter, step: int, best: int | None
 ) -> None:
-  """Shows the solver's accuracy before and after, and where everything is.
+  """Shows the accuracy before and after training, and the paths of the output.
 
   Args:
-    parts: parts of the run.
-    writer: writer of the run.
-    step: self-play steps that were played.
-    best: best step on the validation set, 0 for the start; None without scores.
+    parts: Parts of the run.
+    writer: Writer of the run.
+    step: Number of self-play steps that have been completed.
+    best: Step with the best validation score, 0 for the initial model; None
+      without scores.
   """
   config, directory, rows = parts.config, writer.workdir, {}
   steps = {'before': 0} | ({'after': step} if step else {})
@@ -48,7 +49,7 @@ def report(
 
 
 def _nothing_better(parts: assemble.Parts, writer: writers.RunWriter) -> str:
-  """Says why no checkpoint is better than the start."""
+  """Explains why no checkpoint is better than the initial model."""
   scores = run_evaluations.validation_scores(parts, writer)
   name = run_evaluations.score_name(parts)
   start = scores.pop(0, None)

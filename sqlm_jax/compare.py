@@ -1,4 +1,4 @@
-"""Did it improve? Two checkpoints on the same questions, side by side."""
+"""Compares two checkpoints on the same questions."""
 
 import contextlib
 import dataclasses
@@ -15,12 +15,13 @@ from sqlm_jax.evaluation import comparison, report
 from sqlm_jax.run import assemble, evaluation_sets, open_run
 from sqlm_jax.workdir import storage, writers
 
-# How the name of a checkpoint ends. Any other comma is part of a workdir.
+# Matches the end of a checkpoint name. `pair` splits only after such a name,
+# because a workdir may contain commas.
 _CHECKPOINT = re.compile(r'(^|@)(latest|best|[0-9]+)$')
 
 
 class Evaluated(NamedTuple):
-  """A record, and the rows that it was made of."""
+  """An evaluation record, and the rows and settings it was computed from."""
 
   record: dict[str, Any]
   rows: list[dict[str, Any]]
@@ -30,10 +31,15 @@ class Evaluated(NamedTuple):
 def find_set(
   parts: assemble.Parts, dataset: str
 ) -> evaluation_sets.EvaluationSet:
-  """'test' or 'validation' of the config, or a dataset.
+  """Returns the evaluation set that `dataset` names.
+
+  Args:
+    parts: Parts of the run.
+    dataset: 'test' or 'validation' for a set of the config, otherwise a
+      dataset or a file.
 
   Raises:
-    ValueError: if there is none.
+    ValueError: If there is no such evaluation set.
   """
   assemble.check(parts)
   if dataset not in evaluation_sets.PURPOSES:
@@ -53,9 +59,10 @@ def evaluate_saved(
   asked: evaluation_sets.EvaluationSet,
   workdir: epath.PathLike | None,
 ) -> Evaluated:
-  """Evaluates a checkpoint, showing how far it is, and writes it down.
+  """Evaluates a checkpoint with a progress bar, and writes the result.
 
-  What was evaluated before with the same settings is read, not evaluated.
+  Answers of an earlier evaluation with the same settings are read from the
+  workdir and not computed again.
   """
   assemble.check(parts)
   planned = evaluate.plan(parts, asked, step=saved.step, workdir=workdir)
@@ -68,7 +75,7 @@ def evaluate_saved(
       record = evaluate.evaluate(planned, params, progress=progress)
   if workdir and hosts.is_first():
     with contextlib.closing(writers.RunWriter(workdir)) as writer:
-      # It may have been killed between its last answer and this line.
+      # An earlier evaluation may have been killed before it wrote its record.
       if writer.find_evaluation(planned.files.settings) is None:
         writer.evaluation(record)
   return Evaluated(record, planned.files.rows, dict(planned.files.settings))
@@ -84,16 +91,17 @@ def compare(
   """Evaluates two checkpoints and compares them, question by question.
 
   Args:
-    parts: of the run in `workdir`; its evaluation settings hold for both.
-    names: of the checkpoints, see `parse`.
-    dataset: see `find_set`.
-    workdir: of the run, None if both names have theirs.
+    parts: Parts of the run in `workdir`; both checkpoints are evaluated with
+      its evaluation settings.
+    names: Names of the two checkpoints, see `parse`.
+    dataset: Name of the evaluation set, see `find_set`.
+    workdir: Directory of the run, None if both names contain a workdir.
 
   Returns:
-    The comparison, and where it was written.
+    The comparison, and the directory that it was written to.
 
   Raises:
-    ValueError: if there are not two names, or no such checkpoints.
+    ValueError: If there are not two names, or a checkpoint does not exist.
   """
   assemble.check(parts)
   names = pair(names)
@@ -121,15 +129,16 @@ def compare(
 
 
 def pair(pieces: Sequence[str]) -> tuple[str, str]:
-  """Joins the pieces of `--compare` to two names of checkpoints.
+  """Joins the pieces of `--compare` into two checkpoint names.
 
-  A comma separates the two names, but a workdir may contain commas, too.
+  A comma separates the two names, but a workdir may also contain commas.
 
   Args:
-    pieces: the value of `--compare`, split at all commas.
+    pieces: The value of `--compare`, split at every comma.
 
   Raises:
-    ValueError: if the pieces do not make two names, or could in several ways.
+    ValueError: If the pieces cannot be joined into two names, or if there are
+      several ways to do so.
   """
   splits = [
     (','.join(pieces[:i]), ','.join(pieces[i:])) for i in range(1, len(pieces))
@@ -146,10 +155,17 @@ def pair(pieces: Sequence[str]) -> tuple[str, str]:
 def parse(
   name: str, workdir: epath.PathLike | None
 ) -> tuple[epath.PathLike, str]:
-  """Workdir and checkpoint of a name: 'best', '12' or 'runs/other@best'.
+  """Splits a name such as 'best', '12' or 'runs/other@best'.
+
+  Args:
+    name: Name of a checkpoint.
+    workdir: Workdir of names that do not contain one, None without a default.
+
+  Returns:
+    The workdir and the checkpoint.
 
   Raises:
-    ValueError: for a name without a workdir, if there is no other.
+    ValueError: If neither the name nor the arguments contain a workdir.
   """
   of, at, which = name.rpartition('@')
   if not at and workdir is None:
@@ -163,7 +179,7 @@ def parse(
 
 
 def _other(workdir: epath.PathLike, parts: assemble.Parts) -> assemble.Parts:
-  """The parts of another run, evaluated like this one."""
+  """Builds another run's parts with the evaluation settings of this run."""
   stored = writers.read_config(workdir)
   if stored is None:
     raise ValueError(f'{workdir}: expected a run, with a config.json')

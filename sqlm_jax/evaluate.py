@@ -1,12 +1,13 @@
-"""Evaluation: how often is the solver right, and how sure is that?
+"""Evaluation: measures how often the solver is right, with intervals.
 
-1. `plan` says what is asked, of whom and how; what an earlier, interrupted
-   evaluation with the same settings has answered is found again.
-2. `evaluate` lets the judge judge answers that it should know, then answers
-   every other question: once greedily and k times sampled for each seed, in
-   groups, by the sampler of the training.
-3. What is left are rows, one a question (`evaluation_files`), and the record
-   with figures and intervals made of them (`evaluation.metrics`).
+1. `plan` collects the questions, prompts and settings of an evaluation, and
+   reads the answers of an earlier, interrupted evaluation with the same
+   settings.
+2. `evaluate` tests the grader on known answers, then answers every remaining
+   question: once greedily and, for each seed, with k samples. It samples in
+   groups, with the same sampler as the training.
+3. The result is one row per question (`evaluation_files`), and a record with
+   figures and intervals computed from the rows (`evaluation.metrics`).
 """
 
 import contextlib
@@ -25,17 +26,17 @@ from sqlm_jax.run import assemble, evaluation_sets
 from sqlm_jax.selfplay import reading, responses
 from sqlm_jax.workdir import evaluation_files, writers
 
-_KEY = 2  # the number of evaluation in key paths, beside the roles' 0 and 1
+_KEY = 2  # evaluation's number in random key paths; the roles have 0 and 1
 
 
 class Plan(NamedTuple):
-  """One evaluation.
+  """The inputs of an evaluation.
 
   Attributes:
-    parts: of the run.
-    asked: the questions.
-    prompts: token ids, one a question.
-    files: where it is kept, and what was answered before.
+    parts: Parts of the run.
+    asked: The evaluation set.
+    prompts: Token ids of one prompt per question.
+    files: Directory of the evaluation, and the rows that are already answered.
   """
 
   parts: assemble.Parts
@@ -45,7 +46,7 @@ class Plan(NamedTuple):
 
   @property
   def is_answered(self) -> bool:
-    """Whether nothing is left to ask."""
+    """True if every question has been answered."""
     return len(self.files.rows) == len(self.prompts)
 
 
@@ -56,17 +57,17 @@ def plan(
   step: int,
   workdir: epath.PathLike | None,
 ) -> Plan:
-  """Prepares an evaluation, without the parameters.
+  """Prepares an evaluation; the parameters are not needed yet.
 
   Args:
-    parts: of the run.
-    asked: the questions.
-    step: self-play steps that the parameters have seen; the samples' random
-      keys derive from it.
-    workdir: where answers are kept, None keeps none.
+    parts: Parts of the run.
+    asked: The evaluation set.
+    step: Number of self-play steps that the parameters have been trained for;
+      the random keys of the samples are derived from it.
+    workdir: Directory of the run, None to store no answers.
 
   Raises:
-    ValueError: for a question whose prompt is over the limit.
+    ValueError: If the prompt of a question is too long.
   """
   assemble.check(parts)
   prompts = [_encode(parts, example.question) for example in asked.examples]
@@ -85,20 +86,21 @@ def evaluate(
   progress: Callable[[int, int], None] = lambda done, total: None,
   stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
-  """Answers every question that is not answered yet, and sums up.
+  """Answers every question that is not answered yet, and summarizes the rows.
 
   Args:
-    planned: from `plan`.
-    params: of the solver; None if everything is answered.
-    progress: is told how many questions of how many are done.
-    stopped: whether to leave the rest to a later start.
+    planned: The evaluation, from `plan`.
+    params: Parameters of the solver; None if everything is answered.
+    progress: Called with the number of answered questions and the total.
+    stopped: Returns True if the remaining questions should be left to a later
+      start.
 
   Returns:
-    A record for eval.jsonl; None if it was stopped.
+    A record for eval.jsonl; None if the evaluation was stopped.
 
   Raises:
-    RuntimeError: if the judge fails its self-test, or another process asks the
-      same.
+    RuntimeError: If the grader fails its self-test, or if another process is
+      running the same evaluation.
   """
   parts, files = planned.parts, planned.files
   started = time.perf_counter()
@@ -125,9 +127,10 @@ def evaluate(
 def _answer(
   planned: Plan, params: policy_lib.Params, indices: range
 ) -> list[evaluation_files.Row]:
-  """Asks some questions in a row, all at once, and grades them meanwhile.
+  """Samples answers to a range of questions in one batch, and grades them.
 
-  Each process grades its own; the rows are told to all.
+  Answers are graded while others are still being sampled. Each process grades
+  its own share; the rows are then exchanged, so that every process has all.
   """
   parts = planned.parts
   size = parts.config.evaluation.batch_questions
@@ -167,7 +170,7 @@ def _answer(
 
 
 def _record(planned: Plan, seconds: float) -> dict[str, Any]:
-  """Returns the record of a finished evaluation, and writes its files."""
+  """Returns the record of a completed evaluation, and writes its files."""
   c, files = planned.parts.config.evaluation, planned.files
   votes = planned.parts.task.run_tests is None
   result = metrics.summarize(files.rows, c.samples, votes=votes)
@@ -179,7 +182,7 @@ def _record(planned: Plan, seconds: float) -> dict[str, Any]:
       files.rows,
       samples=c.samples,
       target=c.vote_precision,
-      # A run that is tuned on test questions cannot be measured by them.
+      # Choosing a threshold on test questions would bias the test score.
       suggest=planned.asked.name == evaluation_sets.VALIDATION,
     )
   if files.directory is not None:
@@ -203,7 +206,7 @@ def _record(planned: Plan, seconds: float) -> dict[str, Any]:
 def _warn_of_collapse(
   settings: Mapping[str, Any], collapsed: Mapping[str, Mapping[str, Any]]
 ) -> None:
-  """Warns of figures whose answers have collapsed, in the first process."""
+  """Warns about figures whose answers have collapsed, on the first process."""
   for name, value in collapsed.items():
     if hosts.is_first():
       logging.warning(
@@ -220,7 +223,7 @@ def asks_the_same(
   parts: assemble.Parts,
   asked: evaluation_sets.EvaluationSet,
 ) -> bool:
-  """Returns True if a record is of this set, with the run's settings."""
+  """Returns True if a record has this evaluation set and the run's settings."""
   stored = record.get('settings', {})
   now = writers.as_stored(_settings(parts, asked, record['step']))
   return stored | now == stored
@@ -229,7 +232,7 @@ def asks_the_same(
 def _settings(
   parts: assemble.Parts, asked: evaluation_sets.EvaluationSet, step: int
 ) -> Mapping[str, Any]:
-  """Everything that the answers depend on, but the device's rounding."""
+  """Returns everything that determines the answers, except device rounding."""
   c = parts.config
   settings = {
     'step': step,

@@ -1,4 +1,4 @@
-"""Export: a trained policy as a directory that other tools load."""
+"""Exports a trained policy to a directory that other tools can load."""
 
 import hashlib
 import pathlib
@@ -37,24 +37,25 @@ def export_policy(
 ) -> pathlib.Path:
   """Writes a policy as a Hugging Face directory, or as a PEFT adapter.
 
-  Everything is first written to a temporary directory next to the target, which
-  then takes the target's name.
+  All files are first written to a temporary directory next to the target, which
+  is then renamed to the target.
 
   Args:
-    parts: of the run.
-    trained: parameters of the train state, or of the model before training.
-    directory: must not exist, or be empty.
-    step: self-play steps that the parameters have seen.
-    role: whose parameters they are.
-    dtype: of the exported tensors; adapters are always float32.
-    as_adapter: adapters alone instead of one model with them folded in.
-    workdir: of the run, for the model card.
+    parts: Parts of the run.
+    trained: Parameters of the train state, or of the model before training.
+    directory: Target directory, which must be empty or not exist.
+    step: Number of self-play steps that the parameters have been trained for.
+    role: Role that the parameters belong to, for the model card.
+    dtype: Dtype of the exported tensors; adapters are always float32.
+    as_adapter: Exports only the adapters instead of a model with the adapters
+      merged into its weights.
+    workdir: Directory of the run, for the model card.
 
   Returns:
-    The directory.
+    The target directory.
 
   Raises:
-    ValueError: if the directory is not empty, or there are no adapters.
+    ValueError: If the directory is not empty, or there are no adapters.
   """
   assemble.check(parts)
   target = pathlib.Path(directory).expanduser().absolute()
@@ -65,7 +66,7 @@ def export_policy(
       f'step {step}, before any training, has none. Name another --checkpoint'
     )
   target.parent.mkdir(parents=True, exist_ok=True)
-  # The directory of `tempfile.mkdtemp` would ignore the user's umask.
+  # `tempfile.mkdtemp` would ignore the user's umask.
   temporary = target.with_name(f'.{target.name}.{secrets.token_hex(4)}')
   temporary.mkdir()
   try:
@@ -110,11 +111,12 @@ def export_policy(
 
 
 def default_dtype(config: config_lib.Config) -> str:
-  """Returns the default dtype of exported tensors: that of evaluated weights.
+  """Returns the default dtype of exported tensors.
 
-  Weights that are trained in bfloat16 and stored in float32 lie at random
-  places between two bfloat16 numbers (`ops.rounding.spread`), which only
-  bfloat16 rounds away. Adapters are stored, computed and folded in float32.
+  It is the dtype in which the weights are evaluated. Weights that are computed
+  in bfloat16 and stored in float32 have random offsets within a bfloat16
+  spacing (`ops.rounding.spread`), which rounding to bfloat16 removes. Adapters
+  are stored, computed and merged in float32.
   """
   if config.model.lora.rank:
     return 'float32'
@@ -122,22 +124,22 @@ def default_dtype(config: config_lib.Config) -> str:
   return 'bfloat16' if 'bfloat16' in dtypes else 'float32'
 
 
-# Texts that tokenizers split in different ways.
+# Texts for which tokenizers are likely to give different tokens.
 _TEXTS = ('Solve:\n\n12 + 3', '  two\n\n\tx', "I'LL naïve e\u0301 日本語 🙂")
 
 
 def _check_tokenizer(
   directory: pathlib.Path, tokens: tokenizer.Tokenizer
 ) -> None:
-  """Warns if the installed transformers splits text in another way.
+  """Warns if the installed version of transformers tokenizes differently.
 
-  For some types of models, some versions replace the rules of tokenizer.json by
-  the rules of a class.
+  For some model types, some versions of transformers use the rules of a
+  tokenizer class instead of the rules in tokenizer.json.
   """
   try:
     theirs = transformers.AutoTokenizer.from_pretrained(directory)
     actual = [theirs.encode(text, add_special_tokens=False) for text in _TEXTS]
-  except Exception as error:  # a check must not cost the export
+  except Exception as error:  # a failed check must not stop the export
     logging.warning('The exported tokenizer could not be checked: %r', error)
     return
   if actual != [tokens.encode(text, allow_special=True) for text in _TEXTS]:
@@ -152,10 +154,11 @@ def _check_tokenizer(
 def check_target(
   parts: assemble.Parts, directory: str, *, as_adapter: bool
 ) -> None:
-  """Refuses an export that would fail, before anything is loaded.
+  """Checks whether an export is possible, before anything is loaded.
 
   Raises:
-    ValueError: if the directory is not empty, or there are no adapters.
+    ValueError: If the directory is not empty, there are no adapters to export,
+      or PEFT could not apply the adapters to the model.
   """
   assemble.check(parts)
   target = pathlib.Path(directory).expanduser()
@@ -185,7 +188,7 @@ def model_card(
   as_adapter: bool,
   workdir: str | None,
 ) -> huggingface_hub.ModelCard:
-  """Returns a card with the results, the training data and the config."""
+  """Returns a model card with the results, training data and config."""
   path = config.model.path
   packaged = catalog.MODELS.get(path)
   base_model, _ = _on_hub(path)
@@ -212,7 +215,7 @@ def model_card(
 
 
 def _on_hub(path: str) -> tuple[str | None, str | None]:
-  """Returns a model's id on the hub, None if it has none, and its revision."""
+  """Returns a model's id on the Hugging Face hub and its revision, or None."""
   if path in catalog.MODELS:
     return catalog.MODELS[path].hub_id, None
   if not hub.is_id(path) or pathlib.Path(path).exists():
@@ -222,7 +225,7 @@ def _on_hub(path: str) -> tuple[str | None, str | None]:
 
 
 def _results(workdir: str | None, step: int) -> str:
-  """Returns a table of the evaluations up to a step."""
+  """Returns a Markdown table of the evaluations up to a step."""
   path = epath.Path(workdir or '') / 'eval.jsonl'
   if not workdir or not path.exists():
     return 'Not evaluated.'
@@ -243,7 +246,7 @@ def _results(workdir: str | None, step: int) -> str:
   )
 
 
-# What the solver was paid for, by `solver.rewards`.
+# Descriptions of the terms of `solver.rewards`, for the model card.
 _PAID_FOR = {
   'majority': "agreement with the majority of the solver's own answers",
   'tests': "passing the proposer's unit tests",
@@ -256,7 +259,7 @@ _PAID_FOR = {
 def _provenance(
   config: config_lib.Config, workdir: str | None, step: int
 ) -> str:
-  """Describes the training data: its source, its size and its SHA-256."""
+  """Describes the training data: its source, size and SHA-256."""
   text = describe_data(config)
   if not workdir or not step:
     return text
@@ -276,7 +279,7 @@ def _provenance(
 
 
 def describe_data(config: config_lib.Config) -> str:
-  """Describes the source of the questions and the rewards of the solver."""
+  """Describes the source of the questions and the solver's rewards."""
   paid = [
     text
     for name, text in _PAID_FOR.items()
@@ -297,7 +300,7 @@ def describe_data(config: config_lib.Config) -> str:
 
 
 def count_rollouts(workdir: str, step: int) -> dict[str, Any]:
-  """Counts what a policy of `step` steps was trained on."""
+  """Counts the rollouts that a policy was trained on in `step` steps."""
   files = writers.rollout_files(workdir, before=step)
   columns = ['role', 'question', 'counted']
   tables, digest = [], hashlib.sha256()

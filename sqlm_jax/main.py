@@ -1,4 +1,4 @@
-"""Command line: flags to one mode.
+"""Command-line interface: parses flags and runs one mode.
 
 python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 """
@@ -110,26 +110,26 @@ _STOPPED_EXIT_CODE = flags.DEFINE_integer(
   upper_bound=255,
 )
 
-# What a model wrote is shown on one line, without control characters.
+# Maximum columns of a model's response, which is shown on one line.
 _LINE = 1000
 
 
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'{argv[1:]}: expected flags only')
-  # A shape that is broadcast by accident is an error, not a result.
+  # Makes accidental broadcasting between ranks an error.
   jax.config.update('jax_numpy_rank_promotion', 'raise')
-  # Tracing makes many objects that stay: to look through them took a second.
+  # Tracing creates many long-lived objects, and scanning them took a second.
   gc.set_threshold(10_000)
   _keep_compiled()
   with hosts.ending_all():
     is_done = _run()
-  if not is_done:  # all processes have stopped at the same step
+  if not is_done:  # every process has stopped at the same step
     sys.exit(_STOPPED_EXIT_CODE.value)
 
 
 def _run() -> bool:
-  """Runs the mode; returns False if a signal has stopped the training."""
+  """Runs the mode; returns False if a signal stopped the training."""
   try:
     _check_paths()
     _start_processes()
@@ -142,17 +142,17 @@ def _run() -> bool:
     return train.train(config, _WORKDIR.value)
   except divergence.DivergedError as error:
     sys.stderr.write(f'sqlm_jax: {error}\n')
-    sys.exit(3)  # a launcher need not try again
+    sys.exit(3)  # tells a launcher that a restart would not help
   except jax.errors.JaxRuntimeError:
-    raise  # out of memory, say: where it happened matters
+    raise  # keeps the traceback, which matters for errors such as out of memory
   except (ValueError, OSError, RuntimeError) as error:
-    # What a user can mend is told in one paragraph.
+    # Errors that a user can fix are reported without a traceback.
     logging.debug('%s', error, exc_info=True)
     sys.exit(f'sqlm_jax: {error}\n(--verbosity=1 shows where)')
 
 
 def _check_paths() -> None:
-  """Expands ~ in paths, and refuses paths that cannot be written."""
+  """Expands ~ in paths, and raises for paths that cannot be written."""
   for flag in (_WORKDIR, _EXPORT_DIR, _QUESTIONS_FILE):
     if flag.value:
       flags.FLAGS[flag.name].value = storage.expand(flag.value)
@@ -164,7 +164,7 @@ def _check_paths() -> None:
 
 
 def _keep_compiled() -> None:
-  """Lets a later start find what this one compiles."""
+  """Sets up the cache of compiled programs for later starts."""
   directory = _COMPILATION_CACHE.value
   if directory is None:
     directory = jax.config.jax_compilation_cache_dir or str(
@@ -173,12 +173,13 @@ def _keep_compiled() -> None:
   elif directory == 'off':
     directory = None
   jax.config.update('jax_compilation_cache_dir', directory)
-  # A start has dozens of programs that take less than jax's limit of a second.
+  # By default, jax does not cache programs that compile in under a second, and
+  # a start compiles dozens of them.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 def _start_processes() -> None:
-  """Finds the other processes of the run, if there are any."""
+  """Connects to the other processes of the run, if there are any."""
   given = [_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value]
   if _DISTRIBUTED.value == 'off' and given == [None] * 3:
     return
@@ -195,11 +196,11 @@ def _start_processes() -> None:
 
 
 def _read_config() -> config_lib.Config:
-  """The config of the flags, or of the workdir where no file is named."""
+  """Returns the config of the flags, or that of the workdir without a file."""
   if _CONFIG.value is not None:
     config = config_lib.from_dict(_CONFIG.value.to_dict())
     if _MODE.value == 'eval' and _WORKDIR.value:
-      # The model has to be the run's; how it is asked may change.
+      # The model must be the run's; the evaluation settings may differ.
       writers.check_config(
         _WORKDIR.value,
         config_lib.to_dict(config),
@@ -225,7 +226,7 @@ def _read_config() -> config_lib.Config:
 
 
 def _use_model(config: config_lib.Config) -> None:
-  """Evaluates, talks to or exports a checkpoint, or the initial model."""
+  """Evaluates, samples from or exports a checkpoint or the initial model."""
   parts = assemble.build(config, _WORKDIR.value)
   if _MODE.value == 'eval':
     evaluate_one = _compare if _COMPARE.value else _evaluate
@@ -259,7 +260,7 @@ def _evaluate(parts: assemble.Parts) -> None:
   saved = open_run.find(parts, _WORKDIR.value, _CHECKPOINT.value)
   is_new = _WORKDIR.value and writers.read_config(_WORKDIR.value) is None
   if is_new and hosts.is_first():
-    # So that it can be compared with, by its name.
+    # `--compare` finds an evaluated model by the config.json of its workdir.
     writers.write_config(_WORKDIR.value, config_lib.to_dict(parts.config))
   _note(f'solver {saved.about}')
   record = compare.evaluate_saved(parts, saved, asked, _WORKDIR.value).record
@@ -310,13 +311,13 @@ def _write_questions(parts: assemble.Parts, params) -> None:
 
 
 def _check_export(parts: assemble.Parts) -> None:
-  """Before anything is loaded."""
+  """Checks the flags of an export before anything is loaded."""
   if not _EXPORT_DIR.value:
     raise ValueError('--export_dir: expected a directory to write to')
   workdir = _WORKDIR.value
   is_run = workdir and (epath.Path(workdir) / 'checkpoints').exists()
   if workdir and not is_run and _CHECKPOINT.value != '0':
-    # Else a misspelt directory would export the model before training.
+    # Otherwise a misspelled workdir would export the untrained model.
     raise ValueError(f'--workdir={workdir}: expected a run with checkpoints')
   export.check_target(
     parts, _EXPORT_DIR.value, as_adapter=_EXPORT_ADAPTER.value
@@ -342,13 +343,13 @@ def _export(parts: assemble.Parts, params, step: int) -> None:
 
 
 def _note(text: str) -> None:
-  """To standard error, so that a pipe holds the answers alone."""
+  """Writes to standard error, so that standard output has only the answers."""
   if hosts.is_first():
     sys.stderr.write(f'[{text}]\n')
 
 
 def _typed_questions():
-  """Lines of standard input, with a prompt if a person types them."""
+  """Yields lines of standard input, with a prompt on a terminal."""
   typing = sys.stdin.isatty()
   while True:
     if typing:
@@ -362,25 +363,25 @@ def _typed_questions():
 
 
 def _load_config(flag: str) -> Mapping[str, Any]:
-  """The config of `--config=FILE`, as it stands there."""
+  """Returns the config of `--config=FILE`, without overrides."""
   argv = [sys.argv[0], flag]
   holder = flags.FlagValues()
   base = config_flags.DEFINE_config_file('config', flag_values=holder)
-  # ml_collections looks for overrides in sys.argv, whatever it is given.
+  # ml_collections reads overrides from sys.argv, not from its argument.
   with mock.patch.object(sys, 'argv', argv):
     holder(argv)
   return base.value.to_dict()
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses flags; what is wrong with one is told in a line."""
+  """Parses flags; an error ends the program with a one-line message."""
   try:
     overrides.check(argv, _load_config)
     rest = flags.FLAGS(argv)
   except (flags.Error, ValueError, OSError) as error:
     sys.exit(f'sqlm_jax: {overrides.tell(error)}')
   if flags.FLAGS['verbosity'].using_default_value:
-    # absl would show INFO, and libraries are talkative.
+    # The default of absl, INFO, would show many messages of libraries.
     flags.FLAGS.verbosity = logging.WARNING
   return rest
 

@@ -1,4 +1,4 @@
-"""The evaluations of a training run, and the choice of its best checkpoint."""
+"""Evaluations during a training run, and the choice of its best checkpoint."""
 
 import functools
 from collections.abc import Callable
@@ -10,18 +10,20 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.run import assemble, evaluation_sets
 from sqlm_jax.workdir import checkpoint, writers
 
-# The score of an evaluation that does not count.
+# Score of an evaluation that is ignored, because its answers have collapsed.
 NOT_ELIGIBLE = checkpoint.NOT_ELIGIBLE
 
 
 class Choice(NamedTuple):
-  """The score of the solver after a step, compared with the run so far.
+  """The solver's score after a step, compared with earlier steps of the run.
 
   Attributes:
-    score: score on the validation set; `NOT_ELIGIBLE` if the evaluation does
-      not count, None without an evaluation.
-    start: score before the first step, None without an evaluation that counts.
-    is_best: True if `score` is above the start's and every earlier one.
+    score: Score on the validation set; `NOT_ELIGIBLE` if the evaluation is
+      ignored, None without an evaluation.
+    start: Score before the first step; None if there is no evaluation or if it
+      is ignored.
+    is_best: True if `score` is higher than the score of every earlier step,
+      including the score before the first step.
   """
 
   score: float | None
@@ -40,21 +42,20 @@ def evaluate_due(
 ) -> dict[str, float]:
   """Runs the evaluations that are due after `step` steps.
 
-  Both sets are evaluated before and after the training, the validation set
-  every `evaluation.every` steps, too. An evaluation that was done before is
-  not repeated. If the run is stopped, the remaining questions are left to a
-  later start.
+  Both sets are evaluated before and after training, and the validation set
+  also every `evaluation.every` steps. A completed evaluation is not repeated.
+  If the run is stopped, the remaining questions are left to a later start.
 
   Args:
-    parts: parts of the run.
-    params: returns the parameters of the solver.
-    step: self-play steps that the parameters have seen.
-    writer: writer of the run.
-    stopped: returns True if the run was asked to stop.
-    before: called before an evaluation begins.
+    parts: Parts of the run.
+    params: Returns the parameters of the solver.
+    step: Number of self-play steps that the parameters have been trained for.
+    writer: Writer of the run.
+    stopped: Returns True if the run has been asked to stop.
+    before: Called before an evaluation begins.
 
   Returns:
-    The figures of all due evaluations as metrics; without those of an
+    The figures of all due evaluations as metrics, except those of an
     evaluation that was stopped.
   """
   config = parts.config
@@ -90,11 +91,11 @@ def evaluate_due(
 def choose(
   parts: assemble.Parts, writer: writers.RunWriter, step: int
 ) -> Choice:
-  """Compares the solver after `step` steps with the run so far.
+  """Compares the solver after `step` steps with earlier steps of the run.
 
-  Only evaluations on the validation set with the run's settings count: a
-  checkpoint that was chosen on the test set could not be measured by it. All
-  processes have to call it.
+  Only evaluations on the validation set with the run's settings are compared,
+  because choosing a checkpoint by its test score would bias that score. Every
+  process must call this function.
   """
 
   def read():
@@ -111,7 +112,7 @@ def choose(
 def validation_scores(
   parts: assemble.Parts, writer: writers.RunWriter
 ) -> dict[int, float]:
-  """Returns step -> score of all evaluations on the validation set."""
+  """Returns a map from step to score of all validation evaluations."""
   asked = parts.sets(evaluation_sets.VALIDATION)
   if asked is None:
     return {}
@@ -124,7 +125,7 @@ def validation_scores(
 
 
 def score_name(parts: assemble.Parts) -> str:
-  """Returns the name of the figure that chooses the best checkpoint."""
+  """Returns the name of the figure by which the best checkpoint is chosen."""
   c = parts.config.evaluation
   return f'mean@{c.samples}' if c.best_by == 'mean' and c.samples else 'greedy'
 
@@ -132,10 +133,9 @@ def score_name(parts: assemble.Parts) -> str:
 def find_test(
   parts: assemble.Parts, writer: writers.RunWriter, step: int
 ) -> dict[str, Any] | None:
-  """Returns the record of the test set after `step` steps, None without one.
+  """Returns the evaluation record on the test set after `step` steps, or None.
 
-  Only an evaluation with the run's settings is returned, not one of
-  `--mode=eval` with other settings.
+  Records of `--mode=eval` with settings other than the run's are ignored.
   """
   asked = parts.sets(evaluation_sets.TEST)
   if asked is None:

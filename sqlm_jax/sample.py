@@ -1,4 +1,4 @@
-"""Talking to a model: the solver answers, the proposer asks."""
+"""Interactive sampling: the solver's answers and the proposer's questions."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.run import assemble
 from sqlm_jax.selfplay import responses
 
-_KEY = 3  # the number of talking in key paths, beside roles and evaluation
+_KEY = 3  # this mode's number in random key paths, see `evaluate._KEY`
 
 
 def answers(
@@ -17,11 +17,11 @@ def answers(
   params: policy_lib.Params,
   questions: Iterable[str],
 ) -> Iterator[tuple[str, str]]:
-  """Answers one question after another, greedily.
+  """Answers questions one at a time with greedy decoding.
 
   Yields:
-    `(response, answer)`: what the model wrote, and what is read from it, ''
-    for a blank. A question over the limit gets a response that says so.
+    Pairs of a response and the answer parsed from it, '' if there is none. If
+    a prompt is too long, the response is a message that names the limit.
   """
   assemble.check(parts)
   writer = parts.writers['solver']
@@ -47,17 +47,17 @@ def answers(
 
 
 class Proposal(NamedTuple):
-  """A response of the proposer, and how it was read."""
+  """A response of the proposer, and the question parsed from it."""
 
   response: str
   text: str
-  why_not: str  # '' for a readable question
+  why_not: str  # reason if the question cannot be used, otherwise ''
 
 
 def questions(
   parts: assemble.Parts, params: policy_lib.Params, step: int
 ) -> list[Proposal]:
-  """What the proposer asks in a step."""
+  """Samples the proposer's questions of a step."""
   assemble.check(parts)
   task, writer = parts.task, parts.writers['proposer']
   topics = task.topics(step)

@@ -1,7 +1,8 @@
-"""The main job: a language model teaches itself.
+"""The training loop of self-play.
 
-Start here: `train` sets up and loops, `selfplay.step.self_play_step` is one
-turn of the loop, `engine.learner` is the gradient.
+Start reading here: `train` sets up the run and loops over steps,
+`selfplay.step.self_play_step` is one step, and `engine.learner` computes the
+gradient.
 """
 
 import contextlib
@@ -35,25 +36,26 @@ from sqlm_jax.workdir import (
 
 
 def train(config: config_lib.Config, workdir: str) -> bool:
-  """Trains by self-play in `workdir`, from where an earlier start stopped.
+  """Trains by self-play, and resumes the run if `workdir` contains one.
 
-  Steps are counted from 0. A checkpoint or an evaluation of step n has seen n
-  steps: the evaluation before training is number 0.
+  Steps are counted from 0. A checkpoint or an evaluation of step n is of
+  weights that have been trained for n steps, so the evaluation before training
+  has step 0.
 
   Args:
-    config: what to train, on what, for how long; may be a ConfigDict.
-    workdir: the run's directory, see `writers`.
+    config: Config of the run; may be a ConfigDict.
+    workdir: Directory of the run, see `writers`.
 
   Returns:
-    True if the run is done, False if a signal has stopped it.
+    True if the run finished, False if a signal stopped it.
 
   Raises:
-    ValueError: if `workdir` belongs to another config, or model and config do
-      not fit.
-    RuntimeError: if another run is writing there.
-    OSError: if something cannot be written; earlier checkpoints stay intact.
-    divergence.DivergedError: if the run has diverged, by the config's
-      `divergence`.
+    ValueError: If `workdir` contains a run with another config, or the model
+      does not fit the config.
+    RuntimeError: If another process is writing to `workdir`.
+    OSError: If a file cannot be written; earlier checkpoints stay intact.
+    divergence.DivergedError: If the run has diverged according to
+      `config.divergence`.
   """
   config = config_lib.of(config)
   storage.check(workdir)
@@ -61,24 +63,24 @@ def train(config: config_lib.Config, workdir: str) -> bool:
   parts = _prepare(config, directory)
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(_stop_signals())
-    # The first process takes the lock; if it fails, every process raises.
+    # Process 0 takes the lock; if it fails, every process raises.
     hosts.from_first(lambda: stack.enter_context(storage.locked(directory)))
     manager = stack.enter_context(_open_checkpoints(directory, config))
     step, states, memory, health = _restore_or_start(parts, manager)
 
-    # After all checks: a run that does not fit leaves no config.json.
+    # Opened after all checks, so that an invalid run writes no config.json.
     writer = stack.enter_context(_open_writer(directory, parts.config, step))
     game = assemble.make_game(parts)
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
     scores = _evaluate(parts, game, states, step, writer, manager, stop)
-    # The next step's first round, if it was sampled ahead, and the optimizer
-    # steps of the weights that sampled it.
+    # The first round of the next step if it was sampled ahead, and the number
+    # of optimizer steps of the weights that sampled it.
     asked = sampled_by = None
     stack.callback(lambda: asked and asked.reading.cancel())
     if step:
-      # A run that was killed in an evaluation has saved without the score.
+      # If the run was killed during an evaluation, its checkpoint has no score.
       choice = run_evaluations.choose(parts, writer, step)
       _save(manager, step, states, memory, health, choice=choice)
     while step < config.num_steps and not stop.before(step):
@@ -98,7 +100,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       asked, sampled_by = outcome.coming, policy_steps
       writer.rollouts(step, rows)
       writer.metrics(step, metrics)
-      # The table shows an evaluation in the line of the step after it.
+      # The table shows the scores of an evaluation in the next step's row.
       shown = metrics | scores | {'step': step}
       table.update(shown, records.sample_questions(outcome))
       states, health, rolled_back = divergence.react(
@@ -108,7 +110,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
         asked.reading.cancel()
         asked = None
       step += 1
-      # Before the evaluation, so that a kill in it does not lose the step.
+      # Saved before the evaluation, so that a kill during it loses no step.
       must_save = rolled_back or step == config.num_steps
       _save(manager, step, states, memory, health, force=must_save)
       scores = _evaluate(parts, game, states, step, writer, manager, stop)
@@ -121,14 +123,14 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     best = checkpoint.best_step(manager)
   if hosts.is_first():
     closing.report(parts, writer, step, best)
-  # A run that is stopped after its last step may have an evaluation left.
+  # A run that was stopped after its last step may lack its last evaluation.
   return step >= config.num_steps and not stop.now()
 
 
 def _prepare(
   config: config_lib.Config, directory: epath.Path
 ) -> assemble.Parts:
-  """Prepares everything but arrays, so that bad input fails early."""
+  """Prepares everything except arrays, so that invalid input fails early."""
   parts = assemble.build(config, directory)
   parts.task.prepare()
   sets = [parts.sets(purpose) for purpose in evaluation_sets.PURPOSES]
@@ -149,7 +151,7 @@ def _prepare(
 def _policy_steps(
   parts: assemble.Parts, states: game_lib.States
 ) -> dict[str, int]:
-  """Returns role -> optimizer steps of the weights that it uses now."""
+  """Returns, for each role, the optimizer steps of its current weights."""
   return {role: int(states[owner].step) for role, owner in parts.owner.items()}
 
 
@@ -173,9 +175,10 @@ def _open_checkpoints(
 ) -> contextlib.AbstractContextManager[checkpoint.Manager]:
   """Opens the checkpoints of the run.
 
-  If they are gone, because a disk is not mounted, say, it refuses instead of
-  playing the run again. The directory is made before the first line of
-  metrics.jsonl is written. A bucket has no directories to check.
+  Raises if the checkpoint directory is missing although metrics.jsonl exists,
+  for example because a disk is not mounted; otherwise the run would start from
+  the beginning. The directory is always created before metrics.jsonl. A bucket
+  has no directories, so there the check is skipped.
   """
   path = directory / 'checkpoints'
   if (
@@ -210,7 +213,7 @@ def _restore_or_start(
 def _open_writer(
   directory: epath.Path, config: config_lib.Config, step: int
 ) -> Iterator[writers.RunWriter]:
-  """Opens the writer, and removes what was written after `step` steps."""
+  """Opens the writer, and removes output written after `step` steps."""
   stored = config_lib.to_dict(config)
   hosts.from_first(lambda: writers.write_config(directory, stored))
   writer = writers.RunWriter(directory, hosts.index(), hosts.count())
@@ -227,8 +230,9 @@ def _forget_after(step: int, writer: writers.RunWriter) -> None:
 def _looks_ahead(config: config_lib.Config, step: int) -> bool:
   """Returns True if the next step is sampled before `step` is learned from.
 
-  It is not if a checkpoint or an evaluation, which may save one, comes between
-  the two steps: a restart has only the weights of the checkpoint.
+  The next step is not sampled ahead if a checkpoint or an evaluation, which may
+  save a checkpoint, comes between the two steps, because a restart only has the
+  weights of the checkpoint.
   """
   after = step + 1
   stops = (config.checkpoint.every, config.evaluation.every, config.num_steps)
@@ -249,7 +253,7 @@ def _save(
 ) -> None:
   """Saves a checkpoint if it is due, forced or the best so far.
 
-  If the step is saved already, the score of `choice` is added to it.
+  If a checkpoint of the step exists, the score of `choice` is added to it.
   """
   host_state = {'asked': list(memory.questions), 'health': health._asdict()}
   checkpoint.save(
@@ -272,14 +276,14 @@ def _evaluate(
   manager: checkpoint.Manager,
   stop: '_Stop',
 ) -> dict[str, float]:
-  """Runs the evaluations that are due and returns their figures as metrics."""
+  """Runs the evaluations that are due, and returns their figures as metrics."""
   return run_evaluations.evaluate_due(
     parts,
     lambda: game_lib.params_of('solver', states, game),
     step,
     writer,
     stopped=stop.now,
-    # A checkpoint that is being saved is on disk before the evaluation begins.
+    # Waits until a checkpoint that is being saved is on disk.
     before=lambda: checkpoint.wait(manager),
   )
 
@@ -294,12 +298,14 @@ def _columns(parts: assemble.Parts) -> tuple[display.Column, ...]:
 
 
 class _Stop(NamedTuple):
-  """Tells if Ctrl-C or SIGTERM has asked the run to stop.
+  """Functions that report whether Ctrl-C or SIGTERM has asked the run to stop.
 
   Attributes:
-    before: `step -> True` if the run stops before this step.
-    now: returns True if an evaluation is to stop in the middle. Several
-      processes stop between steps only, where all of them agree.
+    before: Function `before(step)` that returns True if the run should stop
+      before this step.
+    now: Function `now()` that returns True if an evaluation should stop before
+      it is complete. With several processes it always returns False, because
+      all processes can agree to stop only between steps.
   """
 
   before: Callable[[int], bool]
@@ -310,9 +316,9 @@ class _Stop(NamedTuple):
 def _stop_signals() -> Iterator[_Stop]:
   """Handles Ctrl-C and SIGTERM until the run ends.
 
-  After a first signal the current step is finished and saved; a second signal
-  ends the process. A signal to one of several processes stops all of them: jax
-  watches for SIGTERM, and finds the next step that none of them has begun.
+  After the first signal, the current step is finished and saved; a second
+  signal ends the process. With several processes, a signal to one of them stops
+  all: jax handles SIGTERM, and finds the next step that no process has started.
   """
   several = hosts.count() > 1
   event = threading.Event()
@@ -330,7 +336,7 @@ def _stop_signals() -> Iterator[_Stop]:
     asked = _Stop(multihost_utils.reached_preemption_sync_point, lambda: False)
   signals = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
   if threading.current_thread() is not threading.main_thread():
-    yield asked  # only the main thread can handle signals
+    yield asked  # only the main thread can install signal handlers
     return
   before = [signal.signal(signum, stop) for signum in signals]
   try:

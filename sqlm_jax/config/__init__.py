@@ -1,1 +1,1 @@
-"""The config of a run: keys, checks and overrides."""
+"""Config of a run: its keys, checks and overrides."""

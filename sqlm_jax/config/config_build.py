@@ -1,4 +1,4 @@
-"""Builds dataclasses from nested mappings, checking the type of every leaf."""
+"""Builds dataclasses from nested mappings and checks the type of every leaf."""
 
 import dataclasses
 import types
@@ -12,15 +12,15 @@ _SHOWN = 400  # characters of a value in an error
 
 
 def build(cls: type, tree: Mapping, prefix: str = '') -> Any:
-  """Builds a dataclass, whose fields may be dataclasses.
+  """Builds a dataclass, whose fields may also be dataclasses.
 
   Args:
-    cls: the dataclass.
-    tree: field name -> value; a field with a default may be missing.
-    prefix: of the keys in errors.
+    cls: The dataclass.
+    tree: Values by field name; fields with a default may be missing.
+    prefix: Prefix of the keys in error messages.
 
   Raises:
-    ValueError: for a missing or unknown key or a value of the wrong type.
+    ValueError: If a key is missing or unknown, or a value has the wrong type.
   """
   if not isinstance(tree, Mapping):
     raise ValueError(f'{prefix[:-1]}={show(tree)}: expected a group of keys')
@@ -52,7 +52,7 @@ def show(value: Any) -> str:
 
 
 def _convert(kind, value, key: str):
-  """Checks a leaf's type; lists of a file or a flag become tuples."""
+  """Checks the type of a leaf, and converts lists to tuples."""
   if isinstance(kind, types.GenericAlias):
     *parts, last = typing.get_args(kind)
     if isinstance(value, list | tuple):
@@ -66,7 +66,7 @@ def _convert(kind, value, key: str):
   allowed = (int, float) if kind is float else (kind,)
   if type(value) not in allowed:
     raise ValueError(f'{key}={show(value)}: expected {_describe(kind)}')
-  # Also refuses NaN, for which every comparison is false.
+  # Also rejects NaN, for which every comparison is false.
   if kind is float and not abs(value) <= config_limits.MOST_FLOAT:
     raise ValueError(f'{key}={show(value)}: expected {_describe(kind)}')
   return kind(value)

@@ -1,7 +1,7 @@
-"""Limits of the numbers of a config: no array could hold larger ones.
+"""Upper limits of the numbers in a config, which keep array sizes valid.
 
-A rule is (key, True if its value is allowed, what is allowed), as in
-`config_rules`.
+A rule is a tuple of a key, True if its value is allowed, and a description of
+the allowed values, as in `config_rules`.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 
 Rule = tuple[str, bool, str]
 
-# The largest 32-bit index. It bounds whole numbers, and the tokens of a batch.
+# The largest 32-bit index, which limits integers and the tokens of a batch.
 MOST_WHOLE = 2**31 - 1
 # The largest float32; a larger number would become infinite.
 MOST_FLOAT = 3.4028234e38
@@ -32,7 +32,7 @@ _MOST = {
 
 
 def rules(c: Any) -> Iterator[Rule]:
-  """Yields the limits of a `config.Config` that keeps `config_rules.rules`."""
+  """Yields the limits of a config that satisfies `config_rules.rules`."""
   keys = dict(_flatten(dataclasses.asdict(c)))
   for key, value in keys.items():
     yield (
@@ -58,7 +58,12 @@ def rules(c: Any) -> Iterator[Rule]:
 
 
 def _tokens(keys: Mapping[str, int], factors: tuple[str, ...]) -> Rule:
-  """Limits the tokens of a batch; its key is that of the largest factor."""
+  """Returns the limit on the tokens of a batch, under its largest key.
+
+  Args:
+    keys: Values of the config by dotted key.
+    factors: Keys whose product is the number of tokens.
+  """
   count = math.prod(keys[key] for key in factors)
   largest = max(factors, key=lambda key: keys[key])
   return (

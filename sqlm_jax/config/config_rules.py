@@ -1,7 +1,7 @@
-"""What values of a config make sense, group by group.
+"""Rules for the values of a config, one function per group of keys.
 
-A rule is (key, whether its value is good, what is allowed). Types are right by
-the time that rules are looked at.
+A rule is a tuple of a key, True if its value is allowed, and a description of
+the allowed values. Types are checked before the rules, by `config_build`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ Rule = tuple[str, bool, str]
 
 
 def lookup(config: Any, key: str) -> Any:
-  """The value of a dotted key."""
+  """Returns the value of a dotted key."""
   value = config
   for name in key.split('.'):
     value = getattr(value, name)
@@ -34,7 +34,7 @@ def lookup(config: Any, key: str) -> Any:
 
 
 def rules(c: Any) -> Iterator[Rule]:
-  """All rules of a `config.Config`."""
+  """Yields the rules of a `schema.Config`."""
   yield _within(c, 'seed', 0, 2**31 - 1)
   yield _at_least(c, 'num_steps', 0)
   groups = (_model, _task, _tests, _roles, _rewards, _votes)
@@ -127,7 +127,7 @@ def _roles(c) -> Iterator[Rule]:
     yield _within(c, f'{role}.temperature', 0.0, 100.0)
     yield _share(c, f'{role}.top_p')
     yield _at_least(c, f'{role}.max_tokens', 1)
-    # A group of one has nobody to agree with or to be compared with.
+    # Votes and group-relative advantages need at least two responses.
     yield _at_least(c, f'{role}.group_size', 2)
   p = c.proposer
   yield (

@@ -1,7 +1,8 @@
-"""The config file of a command line, and what is overridden in it.
+"""Checks the config file and the overrides of a command line.
 
-ml_collections reports an unknown key as a KeyError without its path, and a file
-that is no config by whatever Python says of it: both are looked at before.
+For an unknown key, ml_collections raises a KeyError without the key's path; for
+a file that is not a config, it passes on any error of Python. These checks run
+before ml_collections and report clear errors.
 """
 
 import pathlib
@@ -12,14 +13,16 @@ from typing import Any
 def check(
   argv: Sequence[str], load: Callable[[str], Mapping[str, Any]]
 ) -> None:
-  """Refuses a config file or an override that cannot be.
+  """Checks the config file and every override.
 
   Args:
-    argv: the program, and its flags in any spelling that absl takes.
-    load: `--config=FILE -> config`, without overrides, as nested dicts.
+    argv: The program and its flags, in any form that absl accepts.
+    load: Function `load(flag)` that returns the config for a flag
+      '--config=FILE' as nested dicts, without overrides.
 
   Raises:
-    ValueError: by flag and value, with what is allowed.
+    ValueError: If the file or an override is invalid. The message has the flag,
+      its value and the allowed values.
   """
   given = list(_given(argv[1:]))
   files = [value for key, value in given if key == 'config']
@@ -37,7 +40,7 @@ def check(
 
 
 def tell(error: Exception) -> str:
-  """What was wrong, without where in the libraries it was found."""
+  """Returns the message of an error without the traceback of a library."""
   said = str(error)
   if 'Traceback (most recent call last)' in said:
     return said.strip().splitlines()[-1].removeprefix('ValueError: ')
@@ -45,7 +48,7 @@ def tell(error: Exception) -> str:
 
 
 def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-  """`config` and `config.key`, each with its value."""
+  """Yields pairs of a flag, 'config' or 'config.KEY', and its value."""
   for number, arg in enumerate(args, start=1):
     if arg == '--':
       return
@@ -55,7 +58,7 @@ def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     if not equals:
       behind = args[number : number + 1]
       if not behind or behind[0].startswith('-'):
-        continue  # true by being named; absl knows better
+        continue  # a flag without a value, such as a boolean; absl handles it
       (value,) = behind
     yield key, value
 

@@ -1,7 +1,7 @@
-"""From a ConfigDict to frozen dataclasses, checked by `config_rules`.
+"""Frozen dataclasses of a config, built from a ConfigDict and validated.
 
-Below this module nobody sees a ConfigDict. Every error names the key, its
-value and what is allowed. Meanings of keys stand in `configs/default.py`.
+No module of lower layers uses a ConfigDict. Every error names the key, its
+value and the allowed values. The keys are documented in `configs/default.py`.
 """
 
 import dataclasses
@@ -232,7 +232,7 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """A whole run, valid."""
+  """The validated config of a run."""
 
   seed: int
   num_steps: int
@@ -256,15 +256,15 @@ class Config:
   mesh: Mesh
 
 
-# Keys that a later start of the same workdir may change: they say how long,
-# how often and where, not what is computed.
+# Keys that may change when a run is resumed. They determine how long it runs,
+# how often it saves and evaluates, and on which devices, not what it computes.
 MAY_CHANGE = frozenset(
   {
     'num_steps',
     'checkpoint.every',
     'checkpoint.keep',
     'evaluation.every',
-    # Where it runs, and what fits there: the numbers stay, but for rounding.
+    # These keys change the results only by rounding.
     'mesh.data',
     'mesh.fsdp',
     'mesh.tensor',
@@ -279,8 +279,8 @@ MAY_CHANGE = frozenset(
   | {f'divergence.{x.name}' for x in dataclasses.fields(Divergence)}
 )
 
-# Where an evaluation may differ from the training: in how the solver is asked
-# and judged, and on what devices.
+# Prefixes of keys that may differ between an evaluation and the training: those
+# of the solver's prompts, of grading and of devices.
 _OF_EVALUATION = (
   'evaluation.',
   'sandbox.',
@@ -301,16 +301,16 @@ _OF_EVALUATION = (
 def from_dict(tree: Mapping) -> Config:
   """Builds and validates a config.
 
-  Workdirs of earlier versions lack the keys that were added later, so these
-  have defaults, with which a run does what it did before.
+  Configs stored by earlier versions lack keys that were added later. Such keys
+  have defaults that preserve the earlier behavior.
 
   Args:
-    tree: a ConfigDict, or nested mappings with the keys of
+    tree: A ConfigDict, or nested mappings with the keys of
       `configs/default.py`.
 
   Raises:
-    ValueError: for a missing or unknown key, a value of the wrong type, or
-      one that makes no sense, by key, value and what is expected.
+    ValueError: If a key is missing or unknown, or a value has the wrong type or
+      is not allowed. The message has the key, its value and what is expected.
   """
   if isinstance(tree, config_dict.ConfigDict):
     tree = tree.to_dict()
@@ -324,10 +324,10 @@ def from_dict(tree: Mapping) -> Config:
 
 
 def of(config: Config | Mapping) -> Config:
-  """Returns a config, which it builds if it is given as a `ConfigDict` or dict.
+  """Returns a `Config`, converting a `ConfigDict` or a dict.
 
   Raises:
-    ValueError: if `config` is something else, or not valid.
+    ValueError: If `config` has another type or is not valid.
   """
   if isinstance(config, Config):
     return config
@@ -340,7 +340,7 @@ def of(config: Config | Mapping) -> Config:
 
 
 def complete(tree: Mapping) -> Mapping:
-  """Adds the keys that an earlier version lacks to a stored config."""
+  """Adds the defaults of missing keys to a config of an earlier version."""
   try:
     return to_dict(config_build.build(Config, tree))
   except ValueError:
@@ -348,12 +348,12 @@ def complete(tree: Mapping) -> Mapping:
 
 
 def to_dict(config: Config) -> dict:
-  """Plain nested dicts, as they are stored in config.json."""
+  """Converts a config to nested dicts, as they are stored in config.json."""
   return dataclasses.asdict(config)
 
 
 def may_change_to_evaluate(config: Config) -> frozenset[str]:
-  """Keys in which an evaluation may differ from the run that it is of."""
+  """Returns the keys whose values may differ in an evaluation of the run."""
   keys = _keys(to_dict(config), '')
   return MAY_CHANGE | {key for key in keys if key.startswith(_OF_EVALUATION)}
 

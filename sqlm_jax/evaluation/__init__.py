@@ -1,6 +1,6 @@
-"""From answers and grades to figures, intervals, tests and reports (floor 3).
+"""Computes figures, intervals, tests and reports from graded answers (floor 3).
 
-Plain NumPy and SciPy over rows, one a question, as an evaluation leaves them in
-its answers.jsonl: the first answer of a row is the greedy one, the others were
-sampled, k for one seed after the other.
+The functions use NumPy and SciPy and operate on the rows of an evaluation's
+answers.jsonl, one row per question. The first answer of a row is greedy; the
+other answers are sampled, with k consecutive answers for each seed.
 """

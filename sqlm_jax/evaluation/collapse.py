@@ -1,16 +1,16 @@
-"""Finds a solver that gives one answer to every question.
+"""Detects a solver that gives the same answer to every question.
 
-Training rewards agreement, and nothing agrees better than one answer to every
-question. On questions with few possible answers such a solver may even be right
-more often than before, by chance.
+Training rewards agreement, and the same answer to every question has the
+highest agreement. On questions with few possible answers, such a solver may
+even be right more often than before, by chance.
 """
 
 import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_NEARLY_ALL = 0.9  # of all answers
-_FEWEST_QUESTIONS = 4  # among fewer, equal answers may be a coincidence
+_NEARLY_ALL = 0.9  # fraction of all answers
+_FEWEST_QUESTIONS = 4  # with fewer, equal answers may be a coincidence
 
 Row = Mapping[str, Any]
 
@@ -18,19 +18,19 @@ Row = Mapping[str, Any]
 def find(rows: Sequence[Row], samples: int) -> dict[str, dict[str, Any]]:
   """Finds the figures whose answers have collapsed to one answer.
 
-  Answers have collapsed if at least 90% of the readable ones are the same
-  answer, this is the true answer of fewer than 90% of the questions, and
-  other answers are at most half as frequent as other true answers. At least
-  half of all answers have to be readable.
+  Answers have collapsed if at least 90% of the readable answers are the same,
+  this answer is correct for fewer than 90% of the questions, and the fraction
+  of other answers is at most half the fraction of questions for which it is
+  wrong. At least half of all answers must be readable.
 
   Args:
-    rows: rows of an evaluation, one for each question.
-    samples: k, the sampled answers of each question and seed; 0 for none.
+    rows: Rows of an evaluation, one per question.
+    samples: k, the number of sampled answers per question and seed; 0 for none.
 
   Returns:
-    'greedy' or 'mean@k' -> the 'answer', its 'share' of the readable answers,
-    and 'true_share', the share of the questions that it answers correctly.
-    Figures whose answers have not collapsed are left out.
+    A dict with the keys 'greedy' and 'mean@k'. Each value has the 'answer', its
+    'share' of the readable answers, and 'true_share', the fraction of questions
+    for which it is correct. Figures that have not collapsed are left out.
   """
   parts = {'greedy': slice(0, 1)}
   if samples:
@@ -43,8 +43,8 @@ def describe(name: str, collapse: Mapping[str, Any]) -> str:
   """Describes a figure that has collapsed.
 
   Args:
-    name: name of the figure.
-    collapse: value of the figure that `find` returned.
+    name: Name of the figure.
+    collapse: Value for the figure, from `find`.
   """
   kind = 'greedy' if name == 'greedy' else 'sampled'
   return (
@@ -74,7 +74,7 @@ def _collapse(rows: Sequence[Row], part: slice) -> dict[str, Any] | None:
 
 
 def _is_true(row: Row, answer: str) -> bool:
-  """Returns True if an answer was given to a question and is right."""
+  """Returns True if `answer` was given to the question and is correct."""
   return any(
     right and given == answer
     for given, right in zip(row['answers'], row['right'], strict=True)

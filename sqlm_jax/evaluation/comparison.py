@@ -1,4 +1,4 @@
-"""Two evaluations of the same questions, held against each other."""
+"""Comparison of two evaluations of the same questions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 
 from sqlm_jax.evaluation import metrics, paired
 
-_SHOWN = 10  # examples each way
+_SHOWN = 10  # examples of each kind
 
-# Settings in which two sides may differ without being asked differently.
+# Settings of the models, which are expected to differ.
 _OF_THE_MODEL = ('step', 'model', 'seed', 'dtype')
 
 Row = Mapping[str, Any]
@@ -23,23 +23,23 @@ def compare(
   names: tuple[str, str],
   settings: tuple[Settings, Settings],
 ) -> dict[str, Any]:
-  """Holds two evaluations of the same questions against each other.
+  """Compares two evaluations of the same questions.
 
   Args:
-    one: rows of the first.
-    other: rows of the second.
-    names: of both.
-    settings: of both.
+    one: Rows of the first evaluation.
+    other: Rows of the second evaluation.
+    names: Names of both evaluations.
+    settings: Settings of both evaluations.
 
   Returns:
-    What JSON can hold: 'figures', a name each with both values, their
-    intervals, the paired difference, its interval and p-value; 'changed',
-    counts of what became of the greedy answers; 'gained' and 'lost', examples;
-    'settings_differ', what else was not the same.
+    A JSON-serializable dict. 'figures' has, for each figure, both values with
+    intervals, and the paired difference with its interval and p-value;
+    'changed' counts the changes between the greedy answers; 'gained' and 'lost'
+    are examples; 'settings_differ' has the other settings that differ.
 
   Raises:
-    ValueError: if they are not of the same questions, by the first that
-      differs.
+    ValueError: If the questions are not the same. The message names the first
+      question that differs.
   """
   _check_same_questions(one, other, names)
   votes = settings[0]['answer_kind'] != 'code'
@@ -72,7 +72,7 @@ def compare(
 def _figure(
   name: str, one_Q: np.ndarray, other_Q: np.ndarray
 ) -> dict[str, Any]:
-  """A figure of both sides, and how sure it is that they differ."""
+  """Returns a figure of both evaluations, and a test of their difference."""
   change = paired.difference(one_Q, other_Q)
   if name == 'greedy':
     change['p'] = paired.mcnemar(one_Q, other_Q)
@@ -84,7 +84,7 @@ def _figure(
 
 
 def _changes(one: Sequence[Row], other: Sequence[Row]) -> dict[str, Any]:
-  """What became of the greedy answers: counts, and examples each way."""
+  """Counts the changes between greedy answers, and collects examples."""
   kinds = {(a, b): [] for a in (False, True) for b in (False, True)}
   for pair in zip(one, other, strict=True):
     kinds[pair[0]['right'][0], pair[1]['right'][0]].append(pair)
@@ -121,7 +121,7 @@ def _check_same_questions(
 
 
 def _example(one: Row, other: Row) -> dict[str, Any]:
-  """A question, and how both answered it greedily."""
+  """Returns a question with the greedy answers of both evaluations."""
   return {
     'question': one['question'],
     'true': one['true'],

@@ -1,8 +1,8 @@
-"""How often answers are right, with intervals: greedy, mean@k, pass@k, maj@k.
+"""Accuracy with confidence intervals: greedy, mean@k, pass@k and maj@k.
 
-Questions are what is drawn from a larger world, so intervals are over
-questions; that an answer was sampled is in them, too. How far another seed
-would move a figure is told beside it.
+The questions are treated as a sample of a larger population, so intervals are
+over questions; they include the randomness of the sampled answers. The standard
+deviation over seeds is reported separately.
 """
 
 import collections
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from etils import epy
 
-with epy.lazy_imports():  # half a second
+with epy.lazy_imports():  # takes half a second
   from scipy import stats
 
 CONFIDENCE = 0.95
 _RESAMPLES = 2000
-_RESAMPLED_AT_ONCE = 100  # times the questions, in memory
+_RESAMPLED_AT_ONCE = 100  # resamples in memory at once
 
 Row = Mapping[str, Any]
 
@@ -25,17 +25,18 @@ Row = Mapping[str, Any]
 def summarize(
   rows: Sequence[Row], samples: int, *, votes: bool = True
 ) -> dict[str, dict[str, Any]]:
-  """The figures of an evaluation.
+  """Computes the figures of an evaluation.
 
   Args:
-    rows: at least one question.
-    samples: k, sampled answers a question and seed, 0 for none.
-    votes: whether answers can be put to a vote; programs cannot.
+    rows: Rows of at least one question.
+    samples: k, the number of sampled answers per question and seed; 0 for none.
+    votes: True if answers can be put to a vote; programs cannot.
 
   Returns:
-    A name to value, low and high end of its 95% interval, and for what differs
-    from seed to seed its values, 'seeds', and their standard deviation. The
-    names are greedy, unreadable, and with samples mean@k, pass@j and maj@k.
+    For each figure, its 'value' and the ends of its 95% interval, 'low' and
+    'high'. mean@k and maj@k also have 'seeds', the value for each seed, and
+    'std', the standard deviation of these values, None for a single seed. The
+    figures are greedy, unreadable and, with samples, mean@k, pass@j and maj@k.
   """
   found = {}
   for name, values_QS in by_question(rows, samples, votes=votes).items():
@@ -50,16 +51,16 @@ def summarize(
 def by_question(
   rows: Sequence[Row], samples: int, *, votes: bool = True
 ) -> dict[str, np.ndarray]:
-  """What the figures are means of.
+  """Computes the value of each figure for each question.
 
   Args:
-    rows: at least one question.
-    samples: k, sampled answers a question and seed, 0 for none.
-    votes: whether answers can be put to a vote.
+    rows: Rows of at least one question.
+    samples: k, the number of sampled answers per question and seed; 0 for none.
+    votes: True if answers can be put to a vote.
 
   Returns:
-    A name to values [questions, seeds], or [questions, 1] of what is not told
-    for each seed.
+    Values [questions, seeds] by figure, or [questions, 1] for figures that are
+    not computed per seed.
   """
   right_QA = np.array([row['right'] for row in rows], np.float64)
   blank_QA = np.array([[a is None for a in row['answers']] for row in rows])
@@ -80,23 +81,27 @@ def by_question(
 
 
 def pass_at(right_QN: np.ndarray, k: int) -> np.ndarray:
-  """The chance that one of k answers is right, an unbiased estimate.
+  """Estimates the probability that at least one of k answers is right.
 
-  1 - C(n - c, k) / C(n, k), with c right ones of n answers (Chen et al., 2021,
-  "Evaluating Large Language Models Trained on Code", eq. 1).
+  The unbiased estimate is 1 - C(n - c, k) / C(n, k) if c of n answers are right
+  (Chen et al., 2021, "Evaluating Large Language Models Trained on Code",
+  eq. 1).
 
   Args:
-    right_QN: which answers are right [questions, n].
-    k: at most n.
+    right_QN: 1 for each right answer, otherwise 0 [questions, n].
+    k: Number of answers, at most n.
 
   Returns:
-    The chance for each question [questions].
+    The probability for each question [questions].
+
+  Raises:
+    ValueError: If k is not between 1 and n.
   """
   n = right_QN.shape[1]
   if not 1 <= k <= n:
     raise ValueError(f'{k=}: expected 1 to {n}, the answers a question')
-  # The ratio as a product over i = n, n - 1, ..., n - c + 1 of 1 - k / i, for
-  # every c at once: the binomials themselves overflow.
+  # Computes the ratio as the product of 1 - k / i over i = n, n - 1, ...,
+  # n - c + 1, for every c at once, because the binomials would overflow.
   factors = np.maximum(1 - k / np.arange(n, 0, -1), 0)
   chances = 1 - np.cumprod([1, *factors])
   return chances[right_QN.sum(axis=1).astype(int)]
@@ -105,17 +110,20 @@ def pass_at(right_QN: np.ndarray, k: int) -> np.ndarray:
 def majority_is_right(
   answers: Sequence[str | None], right: Sequence[bool]
 ) -> bool:
-  """Whether the most frequent answer is right (Wang et al., 2022).
+  """Returns True if the most frequent answer is right (Wang et al., 2022).
 
-  A blank has no vote; of equally frequent answers the first one wins; without
-  any readable answer the vote is wrong.
+  Unreadable answers do not vote. The first of equally frequent answers wins.
+  Without any readable answer, the vote is wrong.
   """
   winner = _majority(answers)
   return winner is not None and right[list(answers).index(winner)]
 
 
 def agreement(answers: Sequence[str | None]) -> float:
-  """The share of all answers, blanks too, that are the most frequent one."""
+  """Returns the fraction of all answers that equal the most frequent answer.
+
+  Unreadable answers count towards the total.
+  """
   winner = _majority(answers)
   if winner is None:
     return 0.0
@@ -123,7 +131,7 @@ def agreement(answers: Sequence[str | None]) -> float:
 
 
 def sampled(row: Row, samples: int) -> list[tuple[list, list]]:
-  """Answers and what is right of them, for each seed."""
+  """Returns the sampled answers and their correctness for each seed."""
   answers, right = row['answers'][1:], row['right'][1:]
   return [
     (answers[first : first + samples], right[first : first + samples])
@@ -132,15 +140,16 @@ def sampled(row: Row, samples: int) -> list[tuple[list, list]]:
 
 
 def with_interval(values_Q: np.ndarray) -> dict[str, float]:
-  """The mean over questions and its bootstrap interval.
+  """Computes the mean over questions and its confidence interval.
 
-  The percentile bootstrap (Efron, 1979) over questions, with a fixed seed.
-  Where all questions have the same value, every resample is the same: then
-  the interval is Wilson's (1927), as if the value were a share of questions,
-  which is the widest that values from 0 to 1 with this mean can be spread.
+  The interval is the percentile bootstrap (Efron, 1979) over questions, with a
+  fixed seed. If all questions have the same value, every resample is the same.
+  The interval is then Wilson's (1927) for a fraction of questions that equals
+  the value; this corresponds to the largest spread that values from 0 to 1 with
+  this mean can have.
 
   Args:
-    values_Q: from 0 to 1.
+    values_Q: Values from 0 to 1.
   """
   values_Q = np.asarray(values_Q, np.float64)
   value = float(values_Q.mean())
@@ -160,10 +169,14 @@ def with_interval(values_Q: np.ndarray) -> dict[str, float]:
 
 
 def wilson(count: float, total: int) -> tuple[float, float]:
-  """Wilson's score interval of a share (1927), (0, 1) of nothing.
+  """Computes Wilson's score interval of a fraction (1927).
 
-  The shares p whose distance from count / total is at most z standard errors
-  sqrt(p (1 - p) / total). The count need not be whole.
+  The interval contains the fractions p whose distance from count / total is at
+  most z standard errors sqrt(p (1 - p) / total). It is (0, 1) if `total` is 0.
+
+  Args:
+    count: Number of successes, which need not be an integer.
+    total: Number of trials.
   """
   if not total:
     return 0.0, 1.0
@@ -171,7 +184,7 @@ def wilson(count: float, total: int) -> tuple[float, float]:
   share, error = count / total, z**2 / total
   centre = (share + error / 2) / (1 + error)
   half = np.sqrt(error * share * (1 - share) + error**2 / 4) / (1 + error)
-  # The true ends of 0 and of all are 0 and 1, but for rounding.
+  # Avoids rounding errors at the ends, which are exactly 0 and 1.
   low = 0.0 if count == 0 else centre - half
   high = 1.0 if count == total else centre + half
   return float(low), float(high)
@@ -179,11 +192,14 @@ def wilson(count: float, total: int) -> tuple[float, float]:
 
 def _majority(answers: Sequence[str | None]) -> str | None:
   counts = collections.Counter(a for a in answers if a is not None)
-  # The first of equals: that is the order in which they were counted.
+  # `most_common` returns equally frequent answers in order of occurrence.
   return counts.most_common(1)[0][0] if counts else None
 
 
 def _draws(samples: int, most: int) -> list[int]:
-  """2, 4, ..., k and all; 1 is left out: pass@1 is the mean."""
+  """Returns the values of k for pass@k: powers of 2, `samples` and `most`.
+
+  1 is left out, because pass@1 is the mean.
+  """
   found = {1 << i for i in range(1, most.bit_length())} | {samples, most}
   return sorted(found - {1})

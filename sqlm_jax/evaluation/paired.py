@@ -1,7 +1,8 @@
-"""Did it improve? Two evaluations of the same questions, pair by pair.
+"""Paired tests of two evaluations of the same questions.
 
-On the same questions most answers stay what they were. Only those that change
-say anything, so a paired test sees differences that two intervals hide.
+Most answers to the same questions do not change. Only the changes are evidence
+of a difference, so a paired test can detect differences even if the two
+confidence intervals overlap.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from etils import epy
 
 from sqlm_jax.evaluation import metrics
 
-with epy.lazy_imports():  # half a second
+with epy.lazy_imports():  # takes half a second
   from scipy import stats
 
 _RESAMPLES = 2000
@@ -19,17 +20,18 @@ _RESAMPLED_AT_ONCE = 100
 
 
 def mcnemar(one_Q: np.ndarray, other_Q: np.ndarray) -> float:
-  """The p-value of McNemar's exact test (1947).
+  """Computes the p-value of McNemar's exact test (1947).
 
-  If neither is better, a question that only one of them answers right is as
-  often the one's as the other's: binomial with 1/2.
+  Under the null hypothesis, a question that only one of the models answers
+  correctly is equally likely to be answered by either: the count is binomial
+  with probability 1/2.
 
   Args:
-    one_Q: which questions the one answers right.
-    other_Q: the same for the other one.
+    one_Q: True for questions that the first model answers correctly.
+    other_Q: True for questions that the second model answers correctly.
 
   Returns:
-    The two-sided p-value; 1.0 if they differ nowhere.
+    The two-sided p-value; 1.0 if there is no difference.
   """
   one_Q, other_Q = np.asarray(one_Q, bool), np.asarray(other_Q, bool)
   only_one = int(np.sum(one_Q & ~other_Q))
@@ -40,29 +42,30 @@ def mcnemar(one_Q: np.ndarray, other_Q: np.ndarray) -> float:
 
 
 def difference(one_Q: np.ndarray, other_Q: np.ndarray) -> dict[str, Any]:
-  """Computes how much higher the other's mean is, with interval and p-value.
+  """Computes the mean of other - one, with its interval and p-value.
 
-  The interval is a bootstrap over questions, pairs kept together. The p-value
-  is that of a sign-flipping permutation test (Fisher, 1935): if neither is
-  better, each question's difference could as well have the other sign.
+  The interval is a bootstrap over questions, which resamples pairs. The p-value
+  is from a sign-flip permutation test (Fisher, 1935): under the null
+  hypothesis, both signs of a question's difference are equally likely.
 
-  If all questions differ alike, every resample is the same, and the bootstrap
-  interval would have no width. Then up to a share w of all questions, the
-  upper end of Wilson's interval of 0 of Q, may have any difference from -1 to
-  1 instead: from d - w (1 + d) to d + w (1 - d). For d = 0 this is the score
-  interval of a paired difference of shares (Tango, 1998).
+  If all questions have the same difference d, every resample is the same, and
+  the bootstrap interval would have zero width. In this case, let w be the upper
+  end of Wilson's interval for 0 of Q. The interval assumes that up to a
+  fraction w of all questions may have any difference from -1 to 1 instead, so
+  it is from d - w (1 + d) to d + w (1 - d). For d = 0 this is the score
+  interval of a paired difference of proportions (Tango, 1998).
 
   Args:
-    one_Q: a value from 0 to 1 for each question.
-    other_Q: the same for the other one.
+    one_Q: First model's value from 0 to 1 for each question.
+    other_Q: Second model's value from 0 to 1 for each question.
 
   Returns:
-    'value', 'low', 'high', 'p', and 'constant', True if all questions differ
-    alike.
+    A dict with 'value', 'low', 'high', 'p', and 'constant', which is True if
+    all questions have the same difference.
   """
   change_Q = np.asarray(other_Q, np.float64) - np.asarray(one_Q, np.float64)
   value = float(change_Q.mean())
-  # Rounded: 0.7 - 0.6 and 0.4 - 0.3 are the same difference.
+  # Rounds, so that 0.7 - 0.6 and 0.4 - 0.3 are the same difference.
   if np.ptp(change_Q.round(12)) == 0:
     return _constant_difference(value, len(change_Q))
   low, high = stats.bootstrap(
@@ -98,8 +101,8 @@ def _constant_difference(value: float, questions: int) -> dict[str, Any]:
     'value': value,
     'low': value - unseen * (1 + value),
     'high': value + unseen * (1 - value),
-    # Of the 2^Q flips of signs, only flipping none or all of them gives a mean
-    # that is as far from 0.
+    # Of the 2^Q sign flips, only flipping none or all of them gives a mean of
+    # the same magnitude.
     'p': 2.0 ** (1 - questions) if round(value, 12) else 1.0,
     'constant': True,
   }

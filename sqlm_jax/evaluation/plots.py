@@ -1,4 +1,4 @@
-"""Plots, as the bytes of SVG and PNG files."""
+"""Plots of evaluations, returned as the bytes of SVG and PNG files."""
 
 import io
 from collections.abc import Mapping
@@ -6,23 +6,23 @@ from typing import Any
 
 from etils import epy
 
-with epy.lazy_imports():  # half a second
+with epy.lazy_imports():  # takes half a second
   import matplotlib as mpl
   from matplotlib import figure
   from matplotlib.backends import backend_agg, backend_svg
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's palette, which color-blind readers can distinguish.
 _ONE, _OTHER, _GREY = '#0072B2', '#D55E00', '#666666'
 
 
 def comparison(found: Mapping[str, Any]) -> dict[str, bytes]:
-  """Every figure of two evaluations side by side, with 95% intervals.
+  """Plots the figures of two evaluations side by side, with 95% intervals.
 
   Args:
-    found: of `comparison.compare`.
+    found: Comparison from `comparison.compare`.
 
   Returns:
-    The file's content by kind.
+    The contents of the files by type, 'svg' and 'png'.
   """
   names = list(found['figures'])
   drawn = figure.Figure(figsize=(2 + 1.1 * len(names), 4), layout='constrained')
@@ -49,13 +49,13 @@ def comparison(found: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def reliability(curve: Mapping[str, Any]) -> dict[str, bytes]:
-  """How often votes of an agreement are right.
+  """Plots how often votes are right as a function of their agreement.
 
   Args:
-    curve: of `evaluation.reliability.measure`.
+    curve: Reliability curve from `evaluation.reliability.measure`.
 
   Returns:
-    The file's content by kind.
+    The contents of the files by type, 'svg' and 'png'.
   """
   bins = curve['bins']
   drawn = figure.Figure(figsize=(5.5, 5), layout='constrained')
@@ -102,7 +102,10 @@ def reliability(curve: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _bars(values) -> list[list[float]]:
-  """Lengths down and up; a bootstrap may miss its mean by a rounding."""
+  """Returns the lengths of the error bars below and above the values.
+
+  Negative lengths, which rounding errors of the bootstrap can cause, become 0.
+  """
   return [
     [max(one['value'] - one['low'], 0) for one in values],
     [max(one['high'] - one['value'], 0) for one in values],
@@ -116,7 +119,7 @@ def _finish(axes) -> None:
 
 
 def _plain(text: str) -> str:
-  """Not read as mathematics."""
+  """Escapes dollar signs, which matplotlib would interpret as mathematics."""
   return text.replace('$', r'\$')
 
 
@@ -126,7 +129,7 @@ def _files(drawn) -> dict[str, bytes]:
     'png': (backend_agg.FigureCanvasAgg, {}),
   }
   files = {}
-  # The same figure is the same file.
+  # A fixed salt makes the SVG file deterministic.
   with mpl.rc_context({'svg.hashsalt': 'sqlm_jax'}):
     for kind, (canvas, metadata) in kinds.items():
       buffer = io.BytesIO()

@@ -1,7 +1,7 @@
-"""How far can a vote be trusted? Agreement held against correctness.
+"""Reliability of majority votes: correctness as a function of agreement.
 
-Training pays for agreeing with the majority; on questions whose answers are
-known it shows how often a majority of a given size is right.
+Training rewards agreement with the majority. Questions with known answers show
+how often a majority of a given size is right.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,28 +21,32 @@ def measure(
   target: float,
   suggest: bool = True,
 ) -> dict[str, Any]:
-  """Measures how often votes of each agreement are right.
+  """Measures how often votes are right for each level of agreement.
 
-  A vote is k answers to a question from one seed. Its winner is the most
-  frequent answer, as in maj@k; its agreement is the winner's share of the k.
-  Votes of several seeds on one question are not independent: intervals are as
-  wide as if each question had been voted on once.
+  A vote consists of the k answers to a question from one seed. Its winner is
+  the most frequent answer, as in maj@k; its agreement is the winner's fraction
+  of the k answers. Votes of several seeds on one question are not independent,
+  so intervals are as wide as with a single vote per question.
 
   Args:
-    rows: of an evaluation.
+    rows: Rows of an evaluation.
     samples: k, at least 2.
-    target: how often votes should be right.
-    suggest: suggests a threshold; False for test questions, since a run that
-      is tuned on them cannot be measured by them.
+    target: Desired fraction of votes that are right.
+    suggest: Suggests a threshold. Use False for test questions, because tuning
+      a run on them would bias its test score.
 
   Returns:
-    'bins', a list of agreement (mean of the bin, and the 'least' in it), votes,
-    right, accuracy and its Wilson interval 'low' and 'high'. 'thresholds', the
-    same for all votes of at least an agreement, with the share of votes that
-    this keeps. If `suggest`, 'suggested_min_agreement', the lowest threshold
-    whose low end is at least `target`, None if there is none.
-    'calibration_error', the mean distance of agreement and accuracy over votes
-    (ECE, Guo et al., 2017). 'target' and 'samples' as they were given.
+    A dict with the following entries:
+      bins: A list of bins, each with the mean 'agreement' of its votes, their
+        'least' agreement, the number of 'votes', the number of 'right' votes,
+        their 'accuracy' and its Wilson interval, 'low' and 'high'.
+      thresholds: The values of a bin for all votes whose agreement is at least
+        a threshold, 'agreement', and the fraction of such votes, 'kept'.
+      suggested_min_agreement: The lowest threshold whose 'low' is at least
+        `target`, None if there is none. Only if `suggest` is set.
+      calibration_error: The mean distance between agreement and accuracy over
+        votes (ECE, Guo et al., 2017).
+      target, samples: The arguments.
   """
   votes = [
     (
@@ -82,19 +86,23 @@ def measure(
 def _suggest(
   thresholds: Sequence[Mapping[str, float]], target: float
 ) -> float | None:
-  """The lowest threshold that is good enough.
+  """Returns the lowest threshold that reaches the target, or None.
 
-  Higher ones may have too few votes to tell. Agreement of 0, nothing that
-  could be read, is no threshold.
+  Higher thresholds may have too few votes for a narrow interval. An agreement
+  of 0, which means that no answer was readable, is not a threshold.
   """
   good = (t['agreement'] for t in thresholds if t['low'] >= target)
   return next(filter(None, good), None)
 
 
 def _bins(agreement_V: np.ndarray, samples: int) -> list[np.ndarray]:
-  """Masks, a bin for each share c / k, or ten of them; none is empty."""
+  """Returns a mask of the votes in each bin that is not empty.
+
+  There is one bin for each agreement c / k, but at most ten of equal width
+  plus one for an agreement of 0.
+  """
   count = min(samples, _MOST_BINS)
-  # Rounded first: 0.7 * 10 is a little more than 7 in floats.
+  # Rounds first, because 0.7 * 10 is slightly more than 7 in floating point.
   bin_V = np.ceil(np.round(agreement_V * count, 6))
   return [bin_V == number for number in np.unique(bin_V)]
 

@@ -1,1 +1,1 @@
-"""Puts a run together, and goes on with a stopped one."""
+"""Assembles the parts of a run, and resumes a stopped run."""

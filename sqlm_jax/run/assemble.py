@@ -1,4 +1,4 @@
-"""Puts a run together: from a config to the parts that play."""
+"""Assembles the parts of a run from its config."""
 
 import dataclasses
 import functools
@@ -27,26 +27,28 @@ from sqlm_jax.tasks import base, coding, prompt_ends, prompted, question_files
 
 
 class Parts(NamedTuple):
-  """Everything that a run is made of, before there is a state.
+  """The parts of a run that do not depend on its train states.
 
   Attributes:
-    config: the run's config.
-    mesh: the devices.
-    tokens: the tokenizer.
-    policy: the model as functions, as it learns.
-    hf_config: the model in the words of Hugging Face.
-    generation: how the model wants to be sampled, in the same words.
-    lora: adapters that are trained instead of the model's own parameters.
-    load_params: `dtype -> params`, the model's own parameters, each straight
-      onto its shards.
-    optimizer: of the update.
-    critic_optimizer: of the critic's, None without one.
-    task: what is asked.
-    sets: 'test' or 'validation' -> labelled questions, read when they are
-      first wanted; None without any.
-    questions: written beforehand, () if the proposer asks.
-    writers: one a role, 'voter' if earlier solvers vote, and 'evaluation'.
-    owner: role, or 'voter' -> name of its TrainState.
+    config: Config of the run.
+    mesh: Device mesh.
+    tokens: Tokenizer.
+    policy: Functions of the model, as used for training.
+    hf_config: Hugging Face config of the model.
+    generation: Hugging Face generation config of the model.
+    lora: Settings of the adapters that are trained instead of the model's
+      parameters, None if all parameters are trained.
+    load_params: Function `load_params(dtype)` that loads the model's
+      parameters, each directly onto its shards.
+    optimizer: Optimizer of the policy.
+    critic_optimizer: Optimizer of the critic, None without a critic.
+    task: Prompts, parsers and checker of the task.
+    sets: Function `sets(purpose)` that returns the evaluation set for 'test' or
+      'validation', None if there is none. A set is read on first use.
+    questions: Fixed questions, () if the proposer generates the questions.
+    writers: Samplers of the two roles, of 'evaluation', and of 'voter' if
+      earlier solvers vote.
+    owner: Maps a role, or 'voter', to the name of its TrainState.
   """
 
   config: config_lib.Config
@@ -69,16 +71,16 @@ class Parts(NamedTuple):
 def build(
   config: config_lib.Config, workdir: epath.PathLike | None = None
 ) -> Parts:
-  """Opens the model and prepares everything that does not need a state.
+  """Opens the model and prepares everything that does not need a train state.
 
   Args:
-    config: config of the run; may be a ConfigDict.
-    workdir: directory of the run, None without a run. The date of the run is
+    config: Config of the run; may be a ConfigDict.
+    workdir: Directory of the run, None without a run. The date of the run is
       read from it, see `run_date`.
 
   Raises:
-    ValueError: for a model, mesh or prompt that does not fit, by name.
-    FileNotFoundError: if there is no model at the path.
+    ValueError: If the model, the mesh or a prompt does not fit the config.
+    FileNotFoundError: If there is no model at the path.
   """
   config = config_lib.of(config)
   mesh = sharding.make_mesh(
@@ -91,7 +93,7 @@ def build(
   tokens = opened.tokens
   config = run_date.fix(config, tokens, workdir)
   task = _make_task(config, tokens)
-  if config.task.style == 'plain':  # a chat template ends in its own way
+  if config.task.style == 'plain':  # a chat template adds its own ending
     prompt_ends.warn(_continued(config.task), tokens.encode)
   writers = _make_writers(config, task, tokens, opened.sampling_policy, mesh)
   for topic in config.task.topics:
@@ -125,19 +127,19 @@ def build(
 
 
 def _continued(task: config_lib.Task) -> dict[str, tuple[str, ...]]:
-  """Returns config key -> the templates whose text a model continues."""
+  """Returns the prompt templates that a model continues, by config key."""
   templates = {
     'task.proposer_prompt': (task.proposer_prompt,),
     'task.solver_prompt': (task.solver_prompt,),
     'task.solver_variants': task.solver_variants,
   }
-  if task.questions:  # then there is no proposer
+  if task.questions:  # the proposer is not used
     del templates['task.proposer_prompt']
   return templates
 
 
 def check(parts: Parts) -> None:
-  """Raises ValueError if `parts` is something else, such as a config."""
+  """Raises ValueError if `parts` is not a `Parts`, for example a config."""
   if not isinstance(parts, Parts):
     raise ValueError(
       f'parts: expected assemble.build(config), not a {type(parts).__name__}'
@@ -168,14 +170,17 @@ def _owners(config: config_lib.Config) -> dict[str, str]:
 
 
 def make_game(parts: Parts) -> game_lib.Game:
-  """The fixed half of `self_play_step`; loads the reference if one is used."""
+  """Builds the constant arguments of `self_play_step`.
+
+  It loads the parameters of the reference policy if there is a KL penalty.
+  """
   c = parts.config
   base_params = {}
   if parts.lora:
     base_params = parts.load_params(c.model.dtype)
   reference_params = None
   if c.loss.kl:
-    # Without its adapters a model is what it was before the training.
+    # Without its adapters, the model is the initial model.
     reference_params = base_params or parts.load_params(c.model.dtype)
   train_step = learner.make_train_step(
     parts.policy,
@@ -253,7 +258,7 @@ def _rules(c: config_lib.Config) -> game_lib.Rules:
     earlier_every=c.vote.earlier_every if c.vote.earlier_answers else 0,
     estimator=c.advantage.estimator,
     average=c.loss.average,
-    # Else nothing pulls where all are paid alike.
+    # Otherwise groups with equal rewards have no gradient and are dropped.
     keep_neutral=bool(
       c.loss.kl or c.loss.entropy or c.advantage.estimator == 'gae'
     ),
@@ -280,7 +285,10 @@ def _rules(c: config_lib.Config) -> game_lib.Rules:
 
 
 def make_memory(config: config_lib.Config) -> repetition.Memory:
-  """What a run remembers before its first step; nothing if it need not."""
+  """Returns an empty memory of questions.
+
+  Its size is 0 if the reward `history_repeats` is not used.
+  """
   names = {name for name, _, _ in config.proposer.schedule}
   used = config.proposer.rewards.history_repeats or 'history_repeats' in names
   return repetition.Memory(size=config.proposer.memory if used else 0)
@@ -352,13 +360,13 @@ def _make_writers(
   is_chat = config.task.style == 'chat'
 
   def encode(prompt):
-    # Only a chat template may write special tokens; what a model wrote is
-    # kept from it by the task.
+    # Only a chat template may contain special tokens. The task rejects model
+    # output that contains them.
     ids = tokens.encode(prompt, allow_special=is_chat)
     if not ids:
       return None
     if not is_chat:
-      ids = [*tokens.prefix_ids, *ids]  # which a template writes itself
+      ids = [*tokens.prefix_ids, *ids]  # a chat template adds the prefix itself
     return ids if len(ids) <= limit else None
 
   def writer(temperatures, top_p, max_tokens, stop):
@@ -384,11 +392,11 @@ def _make_writers(
     'proposer': writer(
       [p.temperature] * p.group_size, p.top_p, p.max_tokens, task.proposer_stop
     ),
-    # A group is shared out among the prompts that ask the same question.
+    # A group is divided among the prompts that ask the same question.
     'solver': answers(
       in_turn(s.group_size // (1 + len(config.task.solver_variants)))
     ),
-    # The first answer of a group is greedy, the others are sampled.
+    # The first answer of a group is greedy; the others are sampled.
     'evaluation': answers(
       [0.0] + [e.temperature] * (e.samples * e.seeds), top_p=e.top_p
     ),

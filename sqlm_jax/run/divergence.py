@@ -1,9 +1,9 @@
-"""Notices from its metrics that a run has gone wrong.
+"""Detects from the metrics that a run has diverged.
 
-The device has already skipped updates that are not finite. This module counts
-how many were skipped in a row, and raises an alarm if the policy is too far
+Updates that are not finite are already skipped on the device. This module
+counts consecutive skipped updates, and raises an alarm if the policy is too far
 from the initial model or its entropy is too low. It also counts and reports
-steps in a row in which most questions are unreadable.
+consecutive steps in which most questions are unreadable.
 """
 
 from collections.abc import Mapping
@@ -22,17 +22,18 @@ from sqlm_jax.workdir import checkpoint
 
 
 class DivergedError(RuntimeError):
-  """Ends a run that a restart would not mend."""
+  """Raised to end a run that would also diverge after a restart."""
 
 
 class Health(NamedTuple):
-  """The counts of earlier steps, which are part of a checkpoint.
+  """Counts over earlier steps, which are stored in checkpoints.
 
   Attributes:
-    skipped: name of what is updated -> updates in a row that were skipped. A
-      step in which an update was not skipped starts again from 0.
-    rollbacks: how often the run went back to earlier weights.
-    unreadable: steps in a row in which most questions could not be used.
+    skipped: Number of consecutive skipped updates by the name of the updated
+      model. A step in which at least one update was applied resets it to 0.
+    rollbacks: Number of times that the run returned to earlier weights.
+    unreadable: Number of consecutive steps in which most questions could not
+      be used.
   """
 
   skipped: Mapping[str, int] = {}
@@ -41,17 +42,17 @@ class Health(NamedTuple):
 
 
 def from_host(state: Mapping[str, Any]) -> Health:
-  """Reads what `Health._asdict` wrote, also by an earlier version."""
+  """Converts the stored form of `Health._asdict`, also of earlier versions."""
   return Health(**{**state, 'skipped': dict(state['skipped'])})
 
 
 def count_skipped(health: Health, metrics: Mapping[str, float]) -> Health:
-  """Adds the skipped updates of a step."""
+  """Returns the health with the skipped updates of a step added."""
   skipped = dict(health.skipped)
   for metric, rate in metrics.items():
     name = metric.removesuffix('/skipped_rate')
     if name != metric:
-      # A critic learns from the batches of its role.
+      # A critic is updated as often as the policy of its role.
       updates = int(metrics[f'train/{name.split("/")[-1]}/updates'])
       skipped[name] = skipped.get(name, 0) + updates if rate == 1 else 0
   return health._replace(skipped=skipped)
@@ -60,12 +61,13 @@ def count_skipped(health: Health, metrics: Mapping[str, float]) -> Health:
 def not_finite(
   health: Health, metrics: Mapping[str, float], most: int
 ) -> str | None:
-  """Returns what was not finite for too long, None if nothing was.
+  """Returns a message if too many consecutive updates were skipped, or None.
 
   Args:
-    health: with this step.
-    metrics: of this step.
-    most: updates in a row that may be skipped; 0: any number.
+    health: Counts that include this step.
+    metrics: Metrics of this step.
+    most: Number of consecutive skipped updates that stops the run; 0 for no
+      limit.
   """
   for name, count in health.skipped.items():
     if most and count >= most:
@@ -81,7 +83,7 @@ def not_finite(
 def alarm(
   metrics: Mapping[str, float], rules: config_lib.Divergence
 ) -> str | None:
-  """Returns the metric of this step that is out of bounds, None without any."""
+  """Returns a message about the first metric out of bounds, None if all fit."""
   for name, value in metrics.items():
     kind = name.split('/')[-1] if name.startswith('train/') else ''
     if kind == 'kl' and rules.kl_above and value > rules.kl_above:
@@ -101,18 +103,20 @@ def react(
   health: Health,
   outcome: game_lib.Outcome,
 ) -> tuple[game_lib.States, Health, bool]:
-  """Continues after a step, rolls back, or stops the run.
+  """Continues after a step, rolls back to a checkpoint, or stops the run.
 
-  Playing the same steps again would end the same way, since everything derives
-  from the step's number. So a rollback continues with the weights of the last
-  checkpoint and the next step, which helped PaLM (Chowdhery et al., 2022,
-  section 5.1).
+  Repeating the same steps would give the same result, because all randomness
+  is derived from the step number. A rollback therefore continues with the next
+  step from the weights of the last checkpoint, which helped PaLM (Chowdhery et
+  al., 2022, section 5.1).
 
   Returns:
-    The states, the health with this step, and True if they were rolled back.
+    The states, the health that includes this step, and True if the states were
+    rolled back.
 
   Raises:
-    DivergedError: if it stops the run, with the reason and last checkpoint.
+    DivergedError: If the run must stop; the message has the reason and the last
+      checkpoint.
   """
   rules, metrics = parts.config.divergence, outcome.metrics
   health = count_skipped(health, metrics)
@@ -136,7 +140,7 @@ def react(
       f'{health.rollbacks} rollbacks, and stops. {where}'
     )
   logging.warning('step %d: %s; back to step %d.', step, alarmed, last)
-  jax.tree.map(lambda x: x.delete(), states)  # memory holds one copy only
+  jax.tree.map(lambda x: x.delete(), states)  # there is memory for one copy
   _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
   return states, Health(rollbacks=health.rollbacks + 1), True
 
@@ -144,7 +148,7 @@ def react(
 def _unreadable(
   step: int, steps: int, config: config_lib.Config, outcome: game_lib.Outcome
 ) -> str | None:
-  """Warns about unreadable questions, or returns the text of an alarm."""
+  """Warns about unreadable questions, or returns the message of an alarm."""
   most = config.divergence.unreadable_steps
   is_alarm = bool(most) and steps >= most
   if not is_alarm and steps != unreadable.WARN_AFTER:

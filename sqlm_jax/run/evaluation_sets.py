@@ -1,4 +1,4 @@
-"""Labelled questions: those of a config, and datasets."""
+"""Labeled questions for evaluation, from a config, a dataset or a file."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ TEST, VALIDATION = PURPOSES = ('test', 'validation')
 
 
 class EvaluationSet(NamedTuple):
-  """Questions whose answers are known, as a run asks them.
+  """Questions with known answers, in the form in which a run asks them.
 
   Attributes:
-    name: 'test', 'validation', or of the dataset; stands in metric names.
-    origin: where they come from, a dataset, a file or a key of the config.
-    examples: at least one.
-    fingerprint: the same exactly if the examples are.
+    name: 'test', 'validation' or the name of a dataset; used in metric names.
+    origin: Source of the examples: a dataset, a file or a key of the config.
+    examples: Questions and answers, at least one.
+    fingerprint: Hash of the examples.
   """
 
   name: str
@@ -35,11 +35,11 @@ class EvaluationSet(NamedTuple):
 def of_config(
   config: config_lib.Config, task: base.Task, purpose: str
 ) -> EvaluationSet | None:
-  """The test or validation set of a config, None if it has none.
+  """Returns the test or validation set of a config, None if it has none.
 
   Raises:
-    ValueError: if an example cannot be judged as the task judges, or there is
-      no such dataset.
+    ValueError: If the task cannot grade an example, or there is no such
+      dataset.
   """
   origin = getattr(config.evaluation, purpose)
   if origin:
@@ -58,18 +58,18 @@ def of_config(
 def of_dataset(
   config: config_lib.Config, task: base.Task, origin: str, *, name: str = ''
 ) -> EvaluationSet:
-  """A dataset, its questions put as the config wants them.
+  """Reads a dataset, with questions formatted by `evaluation.question`.
 
-  An example that the task cannot judge is left out, and said to be.
+  Examples that the task cannot grade are left out with a warning.
 
   Args:
-    config: of the run.
-    task: that judges.
-    origin: see `datasets.catalog.read`.
-    name: of the set; default, the origin.
+    config: Config of the run.
+    task: Task that grades the answers.
+    origin: Dataset or file, see `datasets.catalog.read`.
+    name: Name of the evaluation set; `origin` by default.
 
   Raises:
-    ValueError: if there is no such dataset, or nothing of it is left.
+    ValueError: If there is no such dataset, or all examples are left out.
   """
   found, left_out = [], []
   directory = weights_catalog.cache_directory() / 'datasets'
@@ -98,11 +98,13 @@ def of_dataset(
 
 
 def check_disjoint(one: EvaluationSet, other: EvaluationSet) -> None:
-  """Whoever chooses by questions cannot measure by them.
+  """Raises if the validation and test sets overlap.
+
+  The score on questions that were used to choose a checkpoint is biased.
 
   Raises:
-    ValueError: if a question stands in both, in other words perhaps (see
-      `contamination.key`), by the first such.
+    ValueError: If a question is in both sets, possibly in a different wording
+      (see `contamination.key`). The message names the first such question.
   """
   guard = contamination.make_guard(
     (e.question for e in other.examples), 'count'

@@ -1,4 +1,4 @@
-"""Opens a model: from a path, or a random one, to functions and a loader."""
+"""Opens a model from a path, or a random model."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ def lora_of(config: config_lib.Config) -> layers.Lora | None:
 
 
 class Opened(NamedTuple):
-  """The fields of `Parts` that depend on the model's files."""
+  """The fields of `Parts` that depend on the files of the model."""
 
   tokens: tokenizer.Tokenizer
   policy: policy_lib.Policy
@@ -51,7 +51,7 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
   unused = checkpoint.config.vocab_size - tokens.vocab_size
-  # Embeddings are padded; a row without a token adds nothing to a text.
+  # Embeddings are padded: rows without a token decode to an empty string.
   tokens = tokens._replace(token_bytes=tokens.token_bytes + (b'',) * unused)
 
   def load(dtype):
@@ -69,7 +69,7 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
 
 
 def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
-  """A random model of bytes."""
+  """Returns a randomly initialized model with a byte-level tokenizer."""
   tokens = tokenizer.byte_tokenizer()
   sizes = dataclasses.asdict(config.random_model)
   try:
@@ -96,9 +96,9 @@ def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
 def _stored_as(name: str, dtype: str, param_dtype: str) -> jnp.dtype:
   """Returns the dtype in which a parameter is stored.
 
-  Frozen scales and biases are no narrower than trained ones. They are not cast
-  before they are used, so in bfloat16 a reference policy would differ from the
-  policy before its first update.
+  Frozen scales and biases are at least as wide as trained ones. They are not
+  cast before use, so a reference policy with bfloat16 scales would differ from
+  the policy before its first update.
   """
   if name in ('scale', 'bias'):
     return jnp.promote_types(dtype, param_dtype)
@@ -110,7 +110,7 @@ def _make_policies(
   model: model_config.ModelConfig,
   mesh: jax.sharding.Mesh,
 ) -> tuple[policy_lib.Policy, policy_lib.Policy]:
-  """Makes the policies to learn and to sample with; only dtypes differ."""
+  """Returns the policies for training and sampling, which differ in dtype."""
   make = functools.partial(
     policy_lib.make_policy,
     model,

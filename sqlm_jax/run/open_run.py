@@ -1,4 +1,4 @@
-"""Opens what a run has saved: a role's parameters after some of its steps."""
+"""Opens the saved parameters of a run."""
 
 import re
 from collections.abc import Callable
@@ -20,12 +20,12 @@ _HOW_BEST = (
 
 
 class Saved(NamedTuple):
-  """A model at one point of a run.
+  """A model after some steps of a run.
 
   Attributes:
-    step: self-play steps that it has seen.
-    about: where it comes from, for people.
-    load: `role -> params`.
+    step: Number of self-play steps that the model has been trained for.
+    about: Human-readable description of the model's origin.
+    load: Function `load(role)` that returns the parameters of a role.
   """
 
   step: int
@@ -36,18 +36,19 @@ class Saved(NamedTuple):
 def find(
   parts: assemble.Parts, workdir: epath.PathLike | None, which: str = LATEST
 ) -> Saved:
-  """Finds a checkpoint; loads nothing.
+  """Finds a checkpoint without loading it.
 
   Args:
-    parts: of the run.
-    workdir: of the run, or None; without checkpoints it is the model before
-      any training.
-    which: 'latest', 'best' by the validation set, or a number of steps; 0 is
-      the model before any training, and so is 'best' if no checkpoint is
-      better on the validation set.
+    parts: Parts of the run.
+    workdir: Directory of the run, or None. Without checkpoints, 'latest' is the
+      model before any training.
+    which: 'latest', 'best' by the validation score, or a number of steps. 0 is
+      the model before any training; so is 'best' if no checkpoint has a higher
+      validation score.
 
   Raises:
-    ValueError: if there is no such checkpoint, with those that there are.
+    ValueError: If there is no such checkpoint. The message lists the
+      checkpoints that exist.
   """
   assemble.check(parts)
   if which not in (LATEST, BEST) and not re.fullmatch(r'[0-9]{1,18}', which):
@@ -57,7 +58,7 @@ def find(
   directory = epath.Path(workdir or '') / 'checkpoints'
   steps, best, latest = [], None, None
   if workdir and directory.exists():
-    # A training that is going on in the same workdir is not disturbed.
+    # Opened read-only, because a run may be training in the same workdir.
     with checkpoint.open_checkpoints(directory, read_only=True) as manager:
       steps = checkpoint.all_steps(manager)
       best = checkpoint.best_step(manager)

@@ -1,4 +1,4 @@
-"""The date that a chat template writes into the prompts of a run."""
+"""Date that a chat template inserts into the prompts of a run."""
 
 import dataclasses
 
@@ -15,18 +15,19 @@ def fix(
   tokens: tokenizer.Tokenizer,
   workdir: epath.PathLike | None,
 ) -> config_lib.Config:
-  """Fixes the date of a run whose chat template writes today's date.
+  """Fixes the date of a run whose chat template inserts the current date.
 
-  Otherwise a run that is resumed tomorrow would have other prompts, and an
-  interrupted evaluation would begin again. All processes have to call it.
+  Otherwise a run that is resumed on another day would have different prompts,
+  and an interrupted evaluation would start from the beginning. Every process
+  must call this function.
 
   Args:
-    config: config of the run.
-    tokens: tokenizer with the chat template.
-    workdir: directory of the run, None without a run.
+    config: Config of the run.
+    tokens: Tokenizer with the chat template.
+    workdir: Directory of the run, None without a run.
 
   Returns:
-    The config, with a `task.date` if the template writes the date.
+    The config, with `task.date` set if the template inserts the date.
   """
   task = config.task
   if task.style != 'chat' or task.date or not tokens.uses_date:
@@ -36,10 +37,10 @@ def fix(
 
 
 def _date_of_run(workdir: epath.PathLike | None) -> str:
-  """Returns the date of the run in `workdir`, or today for a new run.
+  """Returns the date of the run in `workdir`, or today's date for a new run.
 
-  It is '' for a run of an earlier version, whose template goes on to write the
-  day of each start.
+  Returns '' for a run of an earlier version, whose template continues to insert
+  the date of each start.
   """
   stored = writers.read_config(workdir) if workdir else None
   if stored is None:

@@ -1,4 +1,4 @@
-"""Train states: fresh ones, their shapes, and the parameters in them."""
+"""Creation of train states, their shapes, and their parameters."""
 
 import functools
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from sqlm_jax.selfplay import learning
 
 
 def initial_states(parts: assemble.Parts) -> game_lib.States:
-  """Fresh train states: of the model's parameters, or of new adapters."""
+  """Creates train states from the model's parameters, or with new adapters."""
   shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
 
   def start(index, sharded, trained):
     init = lambda params: learner.init_state(params, trained.optimizer)
     if not parts.lora:
-      # Donated: there is never a second copy of a model.
+      # Donates the parameters, so that there is only one copy in memory.
       start = jax.jit(init, out_shardings=sharded, donate_argnums=0)
       params = parts.load_params(parts.config.model.param_dtype)
       if rounds_weights(parts.config.model):
@@ -49,27 +49,27 @@ def initial_states(parts: assemble.Parts) -> game_lib.States:
 
 
 def rounds_weights(model: config_lib.Model) -> bool:
-  """Returns True if products round weights that are stored in more bits."""
+  """Returns True if float32 weights are rounded to bfloat16 in products."""
   return (model.dtype, model.param_dtype) == ('bfloat16', 'float32')
 
 
 def prepare_for_small_updates(
   params: policy_lib.Params, *, hold: bool
 ) -> policy_lib.Params:
-  """Moves weights within the interval that rounds to one bfloat16 number.
+  """Moves each weight within the interval that rounds to its bfloat16 value.
 
-  In bfloat16 the model stays the same. What its products see of an update then
-  depends on `hold` alone, not on where the weights of a file lie between two
-  bfloat16 numbers: on them, half-way, or anywhere.
+  The model stays the same in bfloat16. How small updates affect its products
+  then depends only on `hold`, and not on the positions of the loaded weights
+  between two bfloat16 numbers.
 
   Args:
-    params: parameters to be trained in float32; donated.
-    hold: move weights to the middle of the interval, so that a product sees a
-      weight move only once it has moved by half the distance between two
-      bfloat16 numbers. Otherwise to a random place, so that products see any
-      update on average.
+    params: Parameters to be trained in float32; donated.
+    hold: If True, moves weights to the center of the interval, so that an
+      update affects a product only once a weight has moved by half the distance
+      between two bfloat16 numbers. If False, moves weights to a random position
+      in the interval, so that every update affects products on average.
   """
-  key = jax.random.key(0)  # the same for every seed of a run
+  key = jax.random.key(0)  # independent of the run's seed
 
   def move(index, x):
     moved = functools.partial(rounding.spread, jax.random.fold_in(key, index))
@@ -77,7 +77,7 @@ def prepare_for_small_updates(
       moved = rounding.center
     return jax.jit(moved, donate_argnums=0, out_shardings=x.sharding)(x)
 
-  # One array at a time: the noise is as large as the array.
+  # Moves one array at a time, because the noise is as large as the array.
   leaves, tree = jax.tree.flatten(params)
   are_matrices = jax.tree.leaves(optimizer.matrices(params))
   return tree.unflatten(
@@ -87,7 +87,7 @@ def prepare_for_small_updates(
 
 
 def abstract_states(parts: assemble.Parts) -> game_lib.States:
-  """Shapes and shardings of the train states, without the arrays."""
+  """Returns the shapes and shardings of the train states, without arrays."""
   whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
   if parts.lora:
     whole = lora.adapters(whole)
@@ -114,18 +114,24 @@ def abstract_states(parts: assemble.Parts) -> game_lib.States:
 
 
 class _Trained(NamedTuple):
-  """How a train state begins."""
+  """How a train state is initialized.
+
+  Attributes:
+    prepare: Converts the model's parameters to the parameters of the state.
+    optimizer: Optimizer of the state.
+  """
 
   prepare: Callable[[policy_lib.Params], policy_lib.Params]
   optimizer: optax.GradientTransformation
 
 
 def _trained(parts: assemble.Parts) -> dict[str, _Trained]:
-  """The train states that are trained, by name."""
+  """Returns how the trained states are initialized, by name of the state."""
   owners = dict.fromkeys(parts.owner[role] for role in game_lib.ROLES)
   trained = {name: _Trained(lambda x: x, parts.optimizer) for name in owners}
   if parts.critic_optimizer:
-    # Behind the policies: adapters are drawn by place.
+    # Added after the policies, because the random key of a state's adapters
+    # depends on its position.
     width = parts.policy.config.width
     prepare = functools.partial(critic.init_params, width=width)
     started = _Trained(prepare, parts.critic_optimizer)
@@ -136,7 +142,7 @@ def _trained(parts: assemble.Parts) -> dict[str, _Trained]:
 def whole_params(
   parts: assemble.Parts, trained: policy_lib.Params
 ) -> policy_lib.Params:
-  """What was trained, with the frozen base if it is adapters."""
+  """Returns whole parameters: adapters are joined with the frozen model."""
   if not parts.lora:
     return trained
   return lora.join(parts.load_params(parts.config.model.dtype), trained)

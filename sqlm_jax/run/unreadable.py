@@ -1,4 +1,4 @@
-"""Reports that most questions of several steps could not be used."""
+"""Reports when most questions of several steps could not be used."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -7,20 +7,20 @@ from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.game import types
 
-WARN_AFTER = 3  # steps in a row
+WARN_AFTER = 3  # consecutive steps
 _SHOWN = 3
 _WIDTH = 70  # columns of a question
 
 
 def count(steps: int, metrics: Mapping[str, float]) -> int:
-  """Counts steps in a row in which more than half of the questions failed.
+  """Counts consecutive steps in which more than half of the questions failed.
 
   Args:
-    steps: their number before this step.
-    metrics: metrics of this step.
+    steps: Number of such steps before this step.
+    metrics: Metrics of this step.
 
   Returns:
-    Their number with this step, 0 if this step is not one of them.
+    The number of such steps including this step, 0 if this is not such a step.
   """
   return steps + 1 if metrics.get('proposer/valid_rate', 1.0) < 0.5 else 0
 
@@ -28,12 +28,12 @@ def count(steps: int, metrics: Mapping[str, float]) -> int:
 def describe(
   problems: Sequence[types.Problem], config: config_lib.Config, steps: int
 ) -> str:
-  """Says how many questions failed and why, and shows three of them.
+  """Describes how many questions failed and why, with up to three examples.
 
   Args:
-    problems: all questions of a step; some of them are not ok.
-    config: config of the run; each reason names the key that decides.
-    steps: number of such steps in a row, with this one.
+    problems: All questions of a step; some of them are not ok.
+    config: Config of the run; each reason names the key that decides.
+    steps: Number of consecutive such steps, including this step.
   """
   failed = [problem for problem in problems if not problem.ok]
   reasons = collections.Counter(problem.why_not for problem in failed)
@@ -50,7 +50,7 @@ def describe(
 
 
 def _reason(name: str, config: config_lib.Config) -> str:
-  """Explains a value of `Problem.why_not`, with its config key."""
+  """Explains a value of `Problem.why_not` and names its config key."""
   task, tests = config.task, config.tests
   reasons = {
     'format': f'did not match task.question_pattern={task.question_pattern!r}'

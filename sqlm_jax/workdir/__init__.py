@@ -1,1 +1,1 @@
-"""The files of a run: one module for each kind."""
+"""Files of a run, with one module for each kind of file."""

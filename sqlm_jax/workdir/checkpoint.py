@@ -1,14 +1,15 @@
-"""Checkpoints: saves and restores train states by name, with orbax.
+"""Saves and restores checkpoints of train states with orbax.
 
-A checkpoint of step n holds what a run needs to go on with step n: its train
-states (any NamedTuples and dicts of arrays) and a little host state as JSON.
-Arrays are stored under their paths, 'policy/params/final_norm/scale', so that
-a checkpoint can be read without the code that wrote it, and a checkpoint that
-does not fit is refused with the names of the arrays that differ.
+A checkpoint of step n contains everything that a run needs to continue with
+step n: its train states (any NamedTuples and dicts of arrays) and a small host
+state as JSON. Arrays are stored under their paths, such as
+'policy/params/final_norm/scale', so that a checkpoint can be read without the
+code that wrote it. If a checkpoint does not fit, the error names the arrays
+that differ.
 
-A record (`manifest`) says what the arrays were in memory. If an array is
-missing or comes back different, the checkpoint is damaged, and the one before
-it is restored.
+A record (`manifest`) describes the arrays as they were in memory. If an array
+is missing or is restored with other values, the checkpoint is damaged, and the
+checkpoint before it is restored.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ from sqlm_jax.workdir import checkpoint_errors as errors
 Tree = Any  # a pytree of arrays, or of jax.ShapeDtypeStruct with shardings
 Manager = checkpoint_manager.Manager
 
-# The score of a checkpoint that cannot be the best, below every real one.
+# Score of a checkpoint that cannot be the best, lower than any valid score.
 NOT_ELIGIBLE = -1.0
 
 
@@ -47,21 +48,23 @@ def open_checkpoints(
   every: int = 0,
   read_only: bool = False,
 ) -> Iterator[Manager]:
-  """Opens a directory of checkpoints, for a `with`.
+  """Context manager that opens a directory of checkpoints.
 
-  Unless it is opened to read, half-saved checkpoints of a killed run are
-  removed, and entries that are no checkpoints of the run are set aside. At
-  the end it waits for what is being saved. All processes have to call it.
+  Unless `read_only` is set, incomplete checkpoints of a killed run are removed,
+  and entries that are not checkpoints of the run are moved away. On exit it
+  waits until all checkpoints are saved. Every process must call this function.
 
   Args:
-    directory: made if it does not exist, unless it is opened to read.
-    keep: how many of the newest checkpoints stay, in addition to the best.
-    every: `save` keeps each step that this divides; 0 only forced ones.
-    read_only: changes nothing, so that a run may be training there.
+    directory: Directory of the checkpoints, created if it does not exist,
+      unless `read_only` is set.
+    keep: Number of newest checkpoints to keep, in addition to the best.
+    every: `save` saves each step that is a multiple of this number; with 0 it
+      saves only steps with `force`.
+    read_only: Changes nothing, so that a run can train in the same directory.
 
   Raises:
-    OSError: if the directory cannot be made, or a save has failed.
-    ValueError: if it has checkpoints, but none of the run.
+    OSError: If the directory cannot be created, or a save has failed.
+    ValueError: If the directory has checkpoints, but none of this run.
   """
   chatter.hush_orbax()
   directory = storage.absolute(directory)
@@ -72,7 +75,7 @@ def open_checkpoints(
     try:
       yield manager
     except BaseException:
-      with contextlib.suppress(Exception):  # the first error is reported
+      with contextlib.suppress(Exception):  # only the first error is reported
         manager.close()
       raise
     with errors.saving(directory):
@@ -80,33 +83,33 @@ def open_checkpoints(
 
 
 def all_steps(manager: Manager) -> list[int]:
-  """Returns the steps of the run's complete checkpoints, oldest first."""
+  """Returns the steps of the run's complete checkpoints in ascending order."""
   return sorted(set(manager.all_steps()) - manager.strange)
 
 
 def latest_step(manager: Manager) -> int | None:
-  """Returns the step of the newest complete checkpoint, None without any."""
+  """Returns the step of the newest complete checkpoint, or None."""
   return max(all_steps(manager), default=None)
 
 
 def best_step(manager: Manager) -> int | None:
   """Returns the step with the highest score, None without scores.
 
-  It is 0 if no checkpoint has a higher score than the start of the run, whose
-  weights are the initial model's. Of equal checkpoints it is the newest. All
-  processes have to call it.
+  Returns 0 if no checkpoint has a higher score than the initial model. If
+  several checkpoints have the highest score, returns the newest. Every process
+  must call this function.
   """
-  wait(manager)  # otherwise the newest has no score yet
+  wait(manager)  # otherwise the newest checkpoint has no score yet
   metrics = {step: manager.metrics(step) for step in all_steps(manager)}
   scores = {step: x['score'] for step, x in metrics.items() if x}
-  # Checkpoints of earlier versions have no score of the start.
+  # Checkpoints of earlier versions do not have the score of the initial model.
   start = max(
     (x['start'] for x in metrics.values() if x and 'start' in x),
     default=NOT_ELIGIBLE,
   )
   ranked = sorted(scores, key=lambda step: (scores[step], step))
   while ranked and _without_record(manager, ranked[-1:]):
-    ranked.pop()  # copied in part, say
+    ranked.pop()  # such as a checkpoint that was copied incompletely
   if not ranked:
     return None
   if scores[ranked[-1]] > start:
@@ -124,24 +127,26 @@ def save(
   start_score: float | None = None,
   force: bool = False,
 ) -> bool:
-  """Saves if the step is due, in the background once the arrays are copied.
+  """Saves a checkpoint if the step is due.
+
+  Returns when the arrays are copied; files are written in the background.
 
   Args:
-    manager: from `open_checkpoints`.
-    step: the next step of the run.
-    states: train states by name; may be donated as soon as this returns.
-    host_state: what JSON can hold.
-    score: score of the step; the checkpoint with the highest score is kept.
-      None if unknown: it may be added by another call, for a saved step.
-    start_score: score before the first step of the run, to which `score` is
+    manager: Manager from `open_checkpoints`.
+    step: The next step of the run.
+    states: Train states by name; may be donated as soon as this returns.
+    host_state: JSON-serializable values.
+    score: Score of the step; the checkpoint with the highest score is kept.
+      None if unknown; a later call for the same step can add the score.
+    start_score: Score before the first step of the run, to which `score` is
       compared; None if unknown.
-    force: saves even if the step is not due.
+    force: Saves even if the step is not due.
 
   Returns:
-    True if this step is saved now, or was before.
+    True if the step is saved by this call or was saved before.
 
   Raises:
-    OSError: if it cannot be saved, or the one before could not.
+    OSError: If this checkpoint or the checkpoint before it cannot be saved.
   """
   metrics = None if score is None else {'score': score}
   if metrics and start_score is not None:
@@ -169,9 +174,9 @@ def save(
 def _add_metrics(
   manager: Manager, step: int, metrics: Mapping[str, float]
 ) -> None:
-  """Adds the score of a saved checkpoint, as orbax writes it.
+  """Adds the score of a saved checkpoint in orbax's file format.
 
-  Then it removes an earlier best checkpoint that this one beats.
+  Deletes an earlier best checkpoint if this checkpoint has a higher score.
   """
   wait(manager)
   directory = manager.directory / str(step) / 'metrics'
@@ -189,13 +194,18 @@ def _add_metrics(
     kept = {*steps[-manager.keep :], manager.best_step()}
     return sorted(set(steps) - kept)
 
-  # Deleting is collective, and a shared disk may show a new score late to some.
+  # Deleting is collective, and on a shared disk some processes may see the new
+  # score late, so process 0 decides.
   for other in hosts.from_first(beaten):
     manager.delete(other)
 
 
 def wait(manager: Manager) -> None:
-  """Returns when everything is on disk; raises OSError if it cannot be."""
+  """Waits until all checkpoints are on disk.
+
+  Raises:
+    OSError: If a checkpoint cannot be saved.
+  """
   with errors.saving(manager.place):
     manager.wait_until_finished()
 
@@ -206,26 +216,27 @@ def restore(
   *,
   step: int | None = None,
 ) -> tuple[int, dict[str, Tree], dict[str, Any]]:
-  """Restores a run, each array straight onto its shards.
+  """Restores train states, each array directly onto its shards.
 
-  A damaged checkpoint is moved away, with a warning, and the one before it
-  is restored.
+  A damaged checkpoint is moved away with a warning, and the checkpoint before
+  it is restored.
 
   Args:
-    manager: from `open_checkpoints`.
-    abstract_states: train states by name; `jax.ShapeDtypeStruct` with their
-      shardings instead of arrays.
-    step: of the checkpoint, and of no other; default, the newest.
+    manager: Manager from `open_checkpoints`.
+    abstract_states: Train states by name, with `jax.ShapeDtypeStruct`s and
+      their shardings instead of arrays.
+    step: Step of the only checkpoint to try; all checkpoints, starting with the
+      newest, by default.
 
   Returns:
     The step, the states and the host state.
 
   Raises:
-    FileNotFoundError: if there is no such checkpoint.
-    ValueError: if its arrays have other names, shapes or types, if a newer
-      version has saved it, or if it is damaged and none is left.
+    FileNotFoundError: If there is no such checkpoint.
+    ValueError: If its arrays have other names, shapes or types, if another
+      version saved it, or if it is damaged and no other checkpoint is left.
   """
-  wait(manager)  # otherwise the newest is listed, but not on disk
+  wait(manager)  # otherwise the newest checkpoint may not be on disk yet
   steps = [_existing(manager, step)]
   if step is None:
     steps = all_steps(manager)[::-1]
@@ -256,23 +267,23 @@ def restore_params(
   *,
   step: int | None = None,
 ) -> tuple[int, dict[str, Tree]]:
-  """Restores parameters alone; the optimizer's state is not even read.
+  """Restores parameters without reading the optimizer state.
 
   Args:
-    manager: from `open_checkpoints`.
-    abstract_params: name of a train state -> its `params`, abstract; other
-      states of the checkpoint are left alone.
-    step: of the checkpoint; default, the newest.
+    manager: Manager from `open_checkpoints`.
+    abstract_params: Abstract `params` by the name of their train state. Other
+      states of the checkpoint are not read.
+    step: Step of the checkpoint; the newest by default.
 
   Returns:
-    The step, and the parameters by name of their train state.
+    The step, and the parameters by the name of their train state.
 
   Raises:
-    FileNotFoundError: if there is no such checkpoint.
-    ValueError: if its parameters have other names, shapes or types, if a
-      newer version has saved it, or if it is damaged.
+    FileNotFoundError: If there is no such checkpoint.
+    ValueError: If its parameters have other names, shapes or types, if another
+      version saved it, or if it is damaged.
   """
-  wait(manager)  # otherwise the newest is listed, but not on disk
+  wait(manager)  # otherwise the newest checkpoint may not be on disk yet
   step = _existing(manager, step)
   where = _where(manager, step)
   trees = {name: {'params': tree} for name, tree in abstract_params.items()}
@@ -289,10 +300,10 @@ def restore_params(
 
 
 def newest_readable(manager: Manager) -> int | None:
-  """Returns the newest step whose record can be read, None without any.
+  """Returns the newest step whose record can be read, None if there is none.
 
-  Checkpoints without a record, such as one that was copied in part, are left
-  out with a warning.
+  Checkpoints without a readable record, such as incomplete copies, are skipped
+  with a warning.
   """
   steps = all_steps(manager)[::-1]
   for index, step in enumerate(steps):
@@ -325,7 +336,7 @@ def _where(manager: Manager, step: int) -> checkpoint_files.Where:
 def _without_record(
   manager: Manager, steps: Sequence[int]
 ) -> dict[int, errors.DamagedError]:
-  """Returns the steps among `steps` whose record cannot be read, and why."""
+  """Returns the errors of those `steps` whose record cannot be read."""
   damaged = {}
   for step in steps:
     try:
@@ -333,14 +344,14 @@ def _without_record(
     except errors.DamagedError as error:
       damaged[step] = error
     except ValueError:
-      pass  # of another format
+      pass  # saved by another version, but not damaged
   return damaged
 
 
 def _move_away(
   manager: Manager, damaged: Mapping[int, Exception], *, instead: int
 ) -> None:
-  """Moves damaged checkpoints away, since their steps are saved again."""
+  """Moves damaged checkpoints away, because their steps are saved again."""
   for step, error in damaged.items():
     away = manager.place.parent / 'damaged_checkpoints' / str(step)
     logging.warning(

@@ -1,11 +1,11 @@
-"""Finds out which entries of a directory are checkpoints of the run.
+"""Determines which entries of a directory are checkpoints of the run.
 
-Orbax takes every directory whose name is a number for a checkpoint of the run,
-and the largest number for the newest checkpoint. A symbolic link, a copied
-directory or a checkpoint of another run would be restored instead of the
-newest checkpoint, and checkpoints that are saved later would be deleted as
-older ones. So the record of each checkpoint names its step and its run, and
-entries that do not fit are set aside.
+Orbax treats every directory whose name is a number as a checkpoint of the run,
+and the largest number as the newest checkpoint. A symbolic link, a copied
+directory or a checkpoint of another run could be restored instead of the newest
+checkpoint, and new checkpoints with lower numbers would be deleted as outdated.
+The record of each checkpoint therefore contains its step and the id of its run,
+and entries that do not match are moved away.
 """
 
 import contextlib
@@ -23,23 +23,23 @@ from etils import epath
 from sqlm_jax.distributed import hosts
 from sqlm_jax.workdir import manifest, storage
 
-RUN_ID = 'run_id'  # name of the file in the directory that has the run's id
+RUN_ID = 'run_id'  # name of the file that contains the run's id
 
-# Orbax reads these characters of a path as a glob pattern, and TensorStore
-# reads a backslash as a slash.
+# Orbax interprets these characters of a path as a glob pattern, and TensorStore
+# interprets a backslash as a slash.
 _MISREAD = re.compile(r'[\[\]*?]' if os.name == 'nt' else r'[\[\]*?\\]')
-_STEP = r'0|[1-9]\d*'  # the name of a checkpoint
+_STEP = r'0|[1-9]\d*'  # pattern of a checkpoint's name
 
-_log = logging.getLogger('absl')  # which shows warnings of ours
+_log = logging.getLogger('absl')  # the logger of the rest of the library
 
 
 class Contents(NamedTuple):
   """Contents of a directory of checkpoints.
 
   Attributes:
-    run_id: the run that the checkpoints belong to, '' if unknown.
-    strangers: name -> reason, of entries that look like checkpoints but are
-      not the run's.
+    run_id: Id of the run that the checkpoints belong to, '' if unknown.
+    strangers: Entries that look like checkpoints but do not belong to the run,
+      with the reason, by name.
   """
 
   run_id: str
@@ -47,7 +47,7 @@ class Contents(NamedTuple):
 
 
 def look(directory: epath.Path) -> Contents:
-  """Reads what a directory holds, and changes nothing."""
+  """Inspects a directory of checkpoints without changing it."""
   if not directory.is_dir():
     return Contents('', {})
   path = directory / RUN_ID
@@ -56,19 +56,19 @@ def look(directory: epath.Path) -> Contents:
 
 
 def prepare(directory: epath.Path) -> str:
-  """Makes the directory, sets strangers aside and returns the run's id.
+  """Creates the directory, moves strangers away and returns the run's id.
 
-  All processes have to call it.
+  Every process must call this function.
 
   Raises:
-    ValueError: if none of its checkpoints belongs to the run, or if they
+    ValueError: If there are checkpoints but none belongs to the run, or if they
       belong to several runs and the file `RUN_ID` is missing.
   """
   return hosts.from_first(lambda: _prepare(directory))
 
 
 def set_aside(directory: epath.Path, name: str) -> epath.Path:
-  """Moves an entry to `damaged_checkpoints`, next to the directory."""
+  """Moves an entry to `damaged_checkpoints` next to the directory."""
   away = directory.parent / 'damaged_checkpoints' / name
   if os.path.islink(away) or (away.exists() and not away.is_dir()):
     away.unlink()
@@ -81,11 +81,11 @@ def set_aside(directory: epath.Path, name: str) -> epath.Path:
 
 @contextlib.contextmanager
 def alias(directory: epath.Path) -> Iterator[epath.Path]:
-  """Yields another path to the directory that orbax reads correctly.
+  """Yields a path to the directory that orbax interprets correctly.
 
-  If the path has characters that orbax or TensorStore misreads, the other path
-  leads through a temporary symbolic link to the parent. Otherwise it is the
-  same path.
+  If the path contains characters that orbax or TensorStore misinterprets, the
+  yielded path uses a temporary symbolic link to the parent directory. Otherwise
+  it is the path itself.
   """
   parent = f'{directory.parent}'
   if storage.is_remote(directory) or not _MISREAD.search(parent):
@@ -123,7 +123,7 @@ def _prepare(directory: epath.Path) -> str:
 
 
 def _adopt(directory: epath.Path, checkpoints: list[epath.Path]) -> str:
-  """Returns the id that all checkpoints name, a new one if they name none."""
+  """Returns the run id of the checkpoints, a new id if they have none."""
   run_ids = {_origin(path)[1] for path in checkpoints} - {''}
   if len(run_ids) > 1:
     raise ValueError(
@@ -142,7 +142,7 @@ def _strangers(directory: epath.Path, run_id: str) -> dict[str, str]:
 
 
 def _why_not(path: epath.Path, run_id: str) -> str:
-  """Says why an entry is no checkpoint of the run; '' if it may be one."""
+  """Returns why an entry is not a checkpoint of the run, '' if it may be."""
   if os.path.islink(path):
     return 'a symbolic link'
   if not path.is_dir():
@@ -156,12 +156,12 @@ def _why_not(path: epath.Path, run_id: str) -> str:
 
 
 def _origin(path: epath.Path) -> tuple[int | None, str]:
-  """Returns step and run of a checkpoint, (None, '') if they are unknown."""
+  """Returns the step and run id of a checkpoint, (None, '') if unknown."""
   try:
     text = (path / 'host' / 'metadata').read_text(encoding='utf-8')
     record = manifest.unseal(json.loads(text))
   except (OSError, ValueError, TypeError, AttributeError, KeyError):
     return None, ''  # damaged: `checkpoint.restore` reports it
   except NotImplementedError:
-    return None, ''  # of another format
+    return None, ''  # saved by another version
   return record.step, record.run_id

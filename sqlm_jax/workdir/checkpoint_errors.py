@@ -1,4 +1,4 @@
-"""Errors of orbax and its backends, with the path and what to do."""
+"""Translates errors of orbax and its backends to clear messages."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from sqlm_jax.distributed import hosts
 
 
 class DamagedError(ValueError):
-  """Raised for a checkpoint that is not what was saved."""
+  """Raised for a checkpoint whose files were altered, truncated or lost."""
 
 
 @contextlib.contextmanager
@@ -17,7 +17,7 @@ def opening(
   directory: epath.Path,
   kinds: tuple[type[Exception], ...] = (OSError, ValueError),
 ) -> Iterator[None]:
-  """Names the directory in errors of opening it."""
+  """Adds the directory to the message of an error in opening it."""
   try:
     yield
   except kinds as error:
@@ -29,7 +29,10 @@ def opening(
 
 @contextlib.contextmanager
 def saving(directory: epath.Path) -> Iterator[None]:
-  """Raises OSError for any error of a save: a full disk may raise anything."""
+  """Raises OSError for any error of a save.
+
+  A full disk may cause exceptions of any type.
+  """
   try:
     yield
   except Exception as error:
@@ -44,9 +47,9 @@ def saving(directory: epath.Path) -> Iterator[None]:
 def reading(where: str) -> Iterator[None]:
   """Raises DamagedError for any error of reading a checkpoint.
 
-  Files that are missing or truncated may raise anything. All processes have to
-  enter this context. If one of them fails, all raise: otherwise the others
-  would wait for it.
+  Missing or truncated files may cause exceptions of any type. Every process
+  must enter this context. If one process fails, every process raises; otherwise
+  the others would wait for it forever.
   """
   failure = None
   try:

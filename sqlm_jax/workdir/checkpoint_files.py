@@ -1,4 +1,4 @@
-"""Reads the files of a checkpoint and compares them with its record."""
+"""Reads the files of a checkpoint and verifies them against its record."""
 
 import json
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ class Where(NamedTuple):
   """The directory of a checkpoint.
 
   Attributes:
-    path: as orbax reads it.
-    shown: as the user names it.
+    path: Path for orbax, see `checkpoint_directory.alias`.
+    shown: Path for messages, as the user gave it.
   """
 
   path: epath.Path
@@ -29,11 +29,11 @@ class Where(NamedTuple):
 
 
 def read_record(where: Where) -> manifest.Record:
-  """Reads the record of a checkpoint. All processes have to call it.
+  """Reads the record of a checkpoint. Every process must call this function.
 
   Raises:
-    DamagedError: if the record is missing or damaged.
-    ValueError: if another version has saved the checkpoint.
+    DamagedError: If the record is missing or damaged.
+    ValueError: If another version saved the checkpoint.
   """
   with errors.reading(where.shown):
     record = _read_alone(
@@ -55,15 +55,15 @@ def read_arrays(
   wanted: Mapping[Path, Any],
   stored: Mapping[Path, manifest.Stored],
 ) -> dict[Path, jax.Array]:
-  """Reads arrays onto their shards. All processes have to call it.
+  """Reads arrays onto their shards. Every process must call this function.
 
   Args:
-    where: directory of the checkpoint.
-    wanted: path -> `jax.ShapeDtypeStruct` with its sharding.
-    stored: path -> what the record says of the array.
+    where: Directory of the checkpoint.
+    wanted: `jax.ShapeDtypeStruct` of each array with its sharding, by path.
+    stored: Entry of each array in the record, by path.
 
   Raises:
-    DamagedError: if an array is missing, or is not what was saved.
+    DamagedError: If an array is missing or differs from what was saved.
   """
   restore_args = {
     path: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype)
@@ -86,7 +86,7 @@ def read_arrays(
 
 
 def drop_damaged_scores(directory: epath.Path) -> None:
-  """Removes scores that cannot be read: orbax would not open the directory."""
+  """Removes unreadable scores, because orbax could not open the directory."""
   for checkpoint in directory.iterdir():
     path = checkpoint / 'metrics' / 'metrics'
     if not path.exists():
@@ -99,7 +99,7 @@ def drop_damaged_scores(directory: epath.Path) -> None:
 
 
 def _read_alone(path: epath.Path, handler, args) -> Any:
-  """Reads without waiting for other processes, which may have failed."""
+  """Reads an item without waiting for other processes, which may fail."""
   if not path.exists():
     raise FileNotFoundError(f'{path}: missing')
   own = ocp.options.MultiprocessingOptions(

@@ -1,4 +1,4 @@
-"""Orbax's manager of checkpoints, set up for a run."""
+"""Orbax checkpoint manager configured for a run."""
 
 import contextlib
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from sqlm_jax.workdir import checkpoint_errors as errors
 
 
 class Manager(ocp.CheckpointManager):
-  """Orbax's manager of the checkpoints of a run.
+  """Orbax checkpoint manager of a run.
 
   Attributes:
-    place: the directory as the user names it; `directory` may be an alias.
-    keep: how many of the newest checkpoints stay.
-    run_id: the run that the checkpoints belong to.
-    strange: steps whose checkpoint in the directory is not the run's.
+    place: Directory as the user gave it; `directory` may be an alias.
+    keep: Number of newest checkpoints to keep.
+    run_id: Id of the run that the checkpoints belong to.
+    strange: Steps whose checkpoint does not belong to the run.
   """
 
   place: epath.Path
@@ -39,11 +39,11 @@ def open_manager(
   """Opens a directory of checkpoints, see `checkpoint.open_checkpoints`.
 
   Args:
-    directory: directory of the checkpoints.
-    stack: removes an alias of the directory once the manager is closed.
-    keep: how many of the newest checkpoints stay.
-    every: multiples of this step are due to be saved; 0 for none.
-    read_only: whether the directory must not be changed.
+    directory: Directory of the checkpoints.
+    stack: Exit stack that removes an alias of the directory when it is closed.
+    keep: Number of newest checkpoints to keep.
+    every: Multiples of this step are due to be saved; 0 for none.
+    read_only: True if the directory must not be changed.
   """
   with errors.opening(directory, (OSError,)):
     if not read_only:
@@ -51,7 +51,7 @@ def open_manager(
     contents = checkpoint_directory.look(directory)
   with errors.opening(directory):
     if not read_only:
-      # Before any process reads the scores.
+      # Must happen before any process reads the scores.
       hosts.from_first(lambda: checkpoint_files.drop_damaged_scores(directory))
     manager = Manager(
       stack.enter_context(checkpoint_directory.alias(directory)),
@@ -86,7 +86,7 @@ def _options(
     ),
     should_save_fn=lambda step, _: bool(every) and step % every == 0,
     cleanup_tmp_directories=True,
-    # Otherwise threads wait forever for a directory that cannot be made on a
+    # Otherwise threads wait forever for a directory that cannot be created on a
     # full disk, and the process does not end.
     async_options=ocp.options.AsyncOptions(
       create_directories_asynchronously=False

@@ -1,14 +1,14 @@
-"""What an evaluation leaves in a workdir, and how it goes on from there.
+"""Reads and writes the files of an evaluation in a workdir.
 
   evaluations/00000012-test-4f1c09ab/
-    settings.json    what was asked, of whom, how: the name ends in its hash
-    lock             held by the process that asks
-    answers.jsonl    a line a question: responses, answers, which are right
-    result.json      the figures, when all is answered
-    ...              the same for people, as Markdown and plots
+    settings.json    the settings, whose hash ends the directory's name
+    lock             a lock that is held by the evaluating process
+    answers.jsonl    one line per question: responses, answers, correctness
+    result.json      the figures, written when all questions are answered
+    ...              the figures as Markdown and plots
 
-An evaluation with the same settings is the same evaluation: what is answered
-already is not asked again.
+Evaluations with the same settings share a directory, so an interrupted
+evaluation continues with the questions that are not answered yet.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ Row = dict[str, Any]
 
 
 class Files(NamedTuple):
-  """An evaluation's directory.
+  """The directory of an evaluation, and its contents.
 
   Attributes:
-    directory: where it is, None keeps nothing.
-    settings: what was asked, of whom, how.
-    rows: a question each, those that were answered before.
+    directory: Path of the directory, None if nothing is stored.
+    settings: Settings of the evaluation.
+    rows: One row for each question that has been answered.
   """
 
   directory: epath.Path | None
@@ -41,14 +41,14 @@ class Files(NamedTuple):
 
 
 def find(workdir: epath.PathLike | None, settings: Mapping[str, Any]) -> Files:
-  """What there is of an evaluation; writes nothing.
+  """Finds the directory and rows of an evaluation, without writing anything.
 
   Args:
-    workdir: of the run, None to keep nothing.
-    settings: with 'step' and 'set'; what JSON can hold.
+    workdir: Directory of the run, None to store nothing.
+    settings: JSON-serializable settings, including 'step' and 'set'.
 
   Raises:
-    ValueError: if the answers are damaged.
+    ValueError: If the file of answers is damaged.
   """
   if workdir is None:
     return Files(None, settings, [])
@@ -68,10 +68,12 @@ def find(workdir: epath.PathLike | None, settings: Mapping[str, Any]) -> Files:
 
 
 def start(files: Files, stack: contextlib.ExitStack) -> None:
-  """Makes the directory, locked until `stack` ends; a cut line goes.
+  """Creates the directory and locks it until `stack` is closed.
+
+  The file of answers is rewritten, which removes an incomplete last line.
 
   Raises:
-    RuntimeError: if another process asks the same.
+    RuntimeError: If another process is running the same evaluation.
   """
   if files.directory is None:
     return
@@ -85,7 +87,7 @@ def start(files: Files, stack: contextlib.ExitStack) -> None:
 
 
 def append(files: Files, rows: Sequence[Row]) -> None:
-  """Adds the answers to some more questions."""
+  """Adds rows of newly answered questions."""
   files.rows.extend(rows)
   if files.directory is not None:
     text = ''.join(json_text.dumps(row) + '\n' for row in rows)
@@ -93,7 +95,7 @@ def append(files: Files, rows: Sequence[Row]) -> None:
 
 
 def forget_after(workdir: epath.PathLike, step: int) -> None:
-  """Removes evaluations of weights that have seen more than `step` steps."""
+  """Removes evaluations after more than `step` steps of training."""
   directory = epath.Path(workdir) / 'evaluations'
   for path in storage.entries(directory, r'\d{8,}-.*'):
     if int(path.name.partition('-')[0]) > step:

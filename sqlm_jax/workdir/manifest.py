@@ -1,11 +1,12 @@
-"""The record of what a checkpoint holds, so that damage to it shows.
+"""Record of a checkpoint's contents, which reveals damaged checkpoints.
 
   {"format": 1, "step": 12, "run_id": "5f0c...",
    "arrays": {"policy/params/...": ["float32", [8, 4], 12345]},
    "host": {...}, "sha256": "..."}
 
-Arrays are recorded as they were in memory, with their checksums: what was
-written, stored, read and put onto shards is held against that.
+The checksums are computed from the arrays in memory. They are compared with the
+checksums of the restored arrays on their shards, so that errors in writing,
+storing, reading or sharding are detected.
 """
 
 import hashlib
@@ -18,13 +19,13 @@ import jax
 from sqlm_jax.ops import checksum
 from sqlm_jax.workdir import tree_paths
 
-FORMAT = 1  # of the whole directory of a checkpoint
+FORMAT = 1  # format version of a checkpoint's directory
 
 Path = tree_paths.Path
 
 
 class Stored(NamedTuple):
-  """An array, as it was saved."""
+  """The dtype, shape and checksum of a saved array."""
 
   dtype: str
   shape: list[int]
@@ -35,10 +36,10 @@ class Record(NamedTuple):
   """The record of a checkpoint.
 
   Attributes:
-    arrays: the stored arrays by path.
-    host: the host state.
-    step: the step that was saved; None in records of earlier versions.
-    run_id: the run that saved it; '' in records of earlier versions.
+    arrays: Descriptions of the saved arrays by path.
+    host: Host state.
+    step: Step of the checkpoint; None in records of earlier versions.
+    run_id: Id of the run that saved it; '' in records of earlier versions.
   """
 
   arrays: dict[Path, Stored]
@@ -54,7 +55,7 @@ def seal(
   step: int,
   run_id: str,
 ) -> dict[str, Any]:
-  """Returns the record of a checkpoint as JSON, with a checksum of itself."""
+  """Returns the record of a checkpoint as JSON, with its own checksum."""
   sums = _checksums(arrays)
   content = {
     'format': FORMAT,
@@ -70,11 +71,11 @@ def seal(
 
 
 def unseal(sealed: Mapping[str, Any]) -> Record:
-  """Reads a record.
+  """Verifies and parses a record.
 
   Raises:
-    ValueError: if it is not as it was sealed.
-    NotImplementedError: if it has another format.
+    ValueError: If the record does not match its checksum.
+    NotImplementedError: If the record has another format.
   """
   content = dict(sealed)
   if content.pop('sha256', None) != _digest(content):
@@ -93,7 +94,7 @@ def unseal(sealed: Mapping[str, Any]) -> Record:
 def altered(
   arrays: Mapping[Path, jax.Array], stored: Mapping[Path, Stored]
 ) -> list[str]:
-  """Names of the arrays that are not what they were."""
+  """Returns the names of the arrays whose checksums have changed."""
   sums = _checksums({path: arrays[path] for path in stored})
   return [
     '/'.join(path) for path, x in stored.items() if sums[path] != x.checksum
@@ -111,7 +112,14 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def check(wanted: Mapping, stored: Mapping, where: str, most: int = 5):
-  """Refuses a checkpoint of something else, by what differs."""
+  """Raises ValueError if a checkpoint does not have the wanted arrays.
+
+  Args:
+    wanted: Expected arrays by path, with `dtype` and `shape`.
+    stored: Saved arrays by path, with `dtype` and `shape`.
+    where: Path of the checkpoint, for the message.
+    most: Maximum number of differing arrays that the message names.
+  """
   show = lambda x: f'{x.dtype}{list(x.shape)}'
   differing = []
   for path in sorted(wanted.keys() | stored.keys()):

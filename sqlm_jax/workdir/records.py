@@ -1,4 +1,4 @@
-"""From the outcome of a step to what is written down and shown of it."""
+"""Converts the outcome of a step to rollout rows and displayed samples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,20 +23,22 @@ def rollout_rows(
   policy_steps: Mapping[str, int],
   show: Show,
 ) -> list[Row]:
-  """Rows for `writers.RunWriter.rollouts`, proposals before solutions.
+  """Returns rows for `writers.RunWriter.rollouts`, proposals before answers.
 
-  They are of what this process has read; all processes' are all rows.
+  Each process returns the rows of the responses that it graded; together, the
+  processes return all rows.
 
   Args:
-    outcome: of a self-play step.
-    seed: of the run.
-    sampled_by: role -> optimizer steps of the weights that it used in the first
-      round, which may have been sampled a step ahead.
-    policy_steps: the same of the other rounds.
-    show: turns a prompt's token ids into text, special tokens included.
+    outcome: Outcome of a self-play step.
+    seed: Seed of the run.
+    sampled_by: Number of optimizer steps of the weights that sampled the first
+      round, by role. This round may have been sampled one step ahead.
+    policy_steps: Number of optimizer steps of the weights that sampled the
+      other rounds, by role.
+    show: Decodes the token ids of a prompt, including special tokens.
   """
   rows = []
-  groups: dict[str, int] = {}  # role -> prompts so far, over all rounds
+  groups: dict[str, int] = {}  # number of earlier prompts by role, all rounds
   asked_before = 0
   for number, one in enumerate(outcome.rounds):
     found = _proposals(one, show, 'proposer' in outcome.trained and not number)
@@ -78,7 +80,7 @@ def rollout_rows(
 
 
 def sample_questions(outcome: game_lib.Outcome) -> list[display.Sample]:
-  """The first questions that were judged here, with what came of them."""
+  """Returns the first questions that this process graded, with their votes."""
   judged = [v for v in outcome.rounds[0].verdicts if v.answers]
   return [
     display.Sample(
@@ -117,10 +119,11 @@ def _answers(
   answers: Sequence[Sequence[types.Answer]],
   show: Show,
 ):
-  """Yields a row, its question, and the place of its answer in the group.
+  """Yields rows of answers, with indices of the question and the answer.
 
-  A question's answers are shared out among its prompts, of which each is a
-  group of the sampler. There are none to questions of other processes.
+  The index of an answer is its position among all answers to the question.
+  The answers to a question are divided among its prompts, each of which is a
+  group of the sampler. Questions of other processes have no answers here.
   """
   variants = len(written.texts) // len(answers)
   for question, group in enumerate(answers):
@@ -153,7 +156,7 @@ def _has_majority(verdict: types.Verdict) -> bool:
 
 
 def _judged(verdict: types.Verdict) -> Row:
-  """What is the same for a question and all its answers."""
+  """Returns the columns that a question and all its answers share."""
   problem, vote = verdict.problem, verdict.vote
   labelled = _has_majority(verdict)
   why_not = problem.why_not or (vote.why_not if vote else '')
@@ -167,7 +170,7 @@ def _judged(verdict: types.Verdict) -> Row:
 
 
 def _passed(verdict: types.Verdict, answers: Sequence[int]) -> float | None:
-  """The share of tests that some of the answers passed."""
+  """Returns the fraction of tests that the given answers passed."""
   if not verdict.results:
     return None
   results = [r for i in answers for r in verdict.results[i]]

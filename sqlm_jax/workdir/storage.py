@@ -1,8 +1,8 @@
-"""Files of a workdir: complete or absent, on a disk or in a bucket.
+"""Atomic files of a workdir on a disk or in a bucket.
 
 A workdir is a local directory or a prefix of objects in a bucket, such as
-gs://bucket/run. An object appears at once when it is written, and does not
-grow: to add a line, the object is written again.
+gs://bucket/run. Writing an object is atomic, but an object cannot be appended
+to: to add a line, the whole object is written again.
 """
 
 import contextlib
@@ -15,28 +15,28 @@ from collections.abc import Iterator
 import fsspec
 from etils import epath
 
-# Scheme -> extra of setup.py that installs its file system.
+# Extra of the package that installs the file system of each scheme.
 _EXTRAS = {'gs': 'gs', 's3': 's3'}
-# Scheme -> name of the file system that epath asks fsspec for.
+# Name of each scheme's file system in fsspec, as epath uses it.
 _FILE_SYSTEMS = {'gs': 'gcs', 's3': 's3'}
 
 
 def check(path: epath.PathLike, name: str = 'workdir') -> None:
-  """Makes sure that a path is local or in a bucket that can be opened.
+  """Checks that a path is local or in a bucket that can be opened.
 
   Args:
-    path: path as the user gave it.
-    name: name of the flag or argument, for the error.
+    path: Path as the user gave it.
+    name: Name of the flag or argument, for the error message.
 
   Raises:
-    ValueError: if the path is empty, or there is no file system for its
-      scheme; it says what to install.
+    ValueError: If the path is empty, or there is no file system for its scheme.
+      The message names the package to install.
   """
   text = os.fspath(path)
   known = ' or '.join(f'{scheme}://bucket/…' for scheme in _EXTRAS)
   scheme, separator, place = text.partition('://')
   if not separator:
-    # One slash is missing: this would be a directory named 'gs:'.
+    # A path such as gs:/bucket would become a directory named 'gs:'.
     if re.match(rf'({"|".join(_EXTRAS)}|file|https?):/', text):
       raise ValueError(f'{name}={text!r}: expected a directory, {known}')
     if not text.strip():
@@ -50,7 +50,7 @@ def check(path: epath.PathLike, name: str = 'workdir') -> None:
   if not place.strip('/'):
     raise ValueError(f'{name}={text!r}: expected {scheme}://bucket/…')
   if importlib.util.find_spec('tensorflow'):
-    return  # epath then uses the file systems of tensorflow
+    return  # epath uses the file systems of tensorflow if it is installed
   try:
     fsspec.get_filesystem_class(_FILE_SYSTEMS[scheme])
   except (ImportError, ValueError) as error:
@@ -61,7 +61,7 @@ def check(path: epath.PathLike, name: str = 'workdir') -> None:
 
 
 def expand(path: str) -> str:
-  """Expands a leading ~, which the shell leaves alone after `--workdir=`."""
+  """Expands a leading ~, which the shell does not expand after `--workdir=`."""
   return path if is_remote(path) else os.path.expanduser(path)
 
 
@@ -71,7 +71,7 @@ def is_remote(path: epath.PathLike) -> bool:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-  """Returns the absolute path; epath takes that of a bucket for relative."""
+  """Returns an absolute path; epath treats bucket paths as relative."""
   path = epath.Path(path)
   return path if is_remote(path) else path.absolute()
 
@@ -79,8 +79,8 @@ def absolute(path: epath.PathLike) -> epath.Path:
 def entries(directory: epath.Path, pattern: str) -> list[epath.Path]:
   """Returns the sorted entries of a directory that match a regular expression.
 
-  A glob pattern would also read brackets of the directory's own path, such as
-  those of `seeds=[0,1]`, as a part of the pattern.
+  A glob pattern would also interpret brackets in the directory's own path, such
+  as `seeds=[0,1]`.
   """
   if not directory.is_dir():
     return []
@@ -90,17 +90,17 @@ def entries(directory: epath.Path, pattern: str) -> list[epath.Path]:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-  """Writes a file; a crash leaves the old file or the new one."""
+  """Writes a file atomically; a crash leaves the old file or the new file."""
   with replacing(path) as temporary:
     temporary.write_text(text, encoding='utf-8')
 
 
 @contextlib.contextmanager
 def replacing(path: epath.Path) -> Iterator[epath.Path]:
-  """Yields a temporary path to write to, and renames it at the end."""
+  """Yields a temporary path to write to, and renames it to `path` on exit."""
   with named(path):
     if is_remote(path):
-      yield path  # an object never appears in part
+      yield path  # writing an object is atomic
       return
     temporary = path.parent / f'{path.name}.tmp'
     yield temporary
@@ -110,7 +110,7 @@ def replacing(path: epath.Path) -> Iterator[epath.Path]:
 
 
 def append(path: epath.Path, text: str) -> None:
-  """Adds lines to a file; they are on the disk when this returns."""
+  """Appends lines to a file; they are on disk when this returns."""
   with named(path):
     if is_remote(path):
       before = path.read_bytes() if path.exists() else b''
@@ -124,7 +124,7 @@ def append(path: epath.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def named(path: epath.Path) -> Iterator[None]:
-  """Names the file in an OSError, and says what to do."""
+  """Adds the file and a suggestion to the message of an OSError."""
   try:
     yield
   except OSError as error:
@@ -135,10 +135,13 @@ def named(path: epath.Path) -> Iterator[None]:
 
 
 def _sync(path: epath.Path) -> None:
-  """Keeps the order of writes even if the machine loses power."""
+  """Flushes a file or directory to disk.
+
+  This preserves the order of writes if the machine loses power.
+  """
   if os.name == 'nt' and path.is_dir():
-    return  # Windows opens no directories
-  # Windows syncs only files that are open for writing.
+    return  # Windows cannot open directories
+  # On Windows, only files that are open for writing can be synced.
   descriptor = os.open(path, os.O_RDWR if os.name == 'nt' else os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -148,17 +151,18 @@ def _sync(path: epath.Path) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: epath.PathLike) -> Iterator[None]:
-  """Keeps other runs from writing the same workdir.
+  """Context manager that prevents other runs from writing to a workdir.
 
-  The lock is the kernel's, on the file 'lock', and ends with the process,
-  however that ends. There is no such lock in a bucket.
+  It locks the file 'lock' with a lock of the kernel, which is released when the
+  process ends for any reason. A workdir in a bucket is not locked.
 
   Args:
-    workdir: made if it does not exist.
+    workdir: Directory of the run, created if it does not exist.
 
   Raises:
-    ValueError: if it is a file.
-    RuntimeError: if another run has the lock, with its process and host.
+    ValueError: If `workdir` is a file.
+    RuntimeError: If another run has the lock. The message has its process and
+      host.
   """
   directory = epath.Path(workdir)
   if directory.exists() and not directory.is_dir():
@@ -182,10 +186,10 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
 
 
 def _lock(descriptor: int) -> bool:
-  """Locks an open file until it is closed; False if another process has it."""
+  """Locks an open file until it is closed; False if it is already locked."""
   if os.name == 'nt':
     return _lock_on_windows(descriptor)
-  import fcntl  # Windows has none
+  import fcntl  # not available on Windows
 
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -197,7 +201,7 @@ def _lock(descriptor: int) -> bool:
 def _lock_on_windows(descriptor: int) -> bool:
   import msvcrt
 
-  # A byte after the text, since other processes cannot read a locked byte.
+  # Locks a byte after the text, because others cannot read a locked byte.
   os.lseek(descriptor, 1 << 20, os.SEEK_SET)
   try:
     msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)

@@ -1,4 +1,4 @@
-"""Trees of arrays as flat dicts, by the names that lead to a leaf."""
+"""Conversion between pytrees and flat dicts that are keyed by paths."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ Path = tuple[str, ...]  # names from the root to a leaf
 
 
 def paths(tree: Any) -> dict[Path, Any]:
-  """Leaves by path; the names are those of keys, fields and positions."""
+  """Returns the leaves by path, made of keys, field names and indices."""
   return {
     tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -17,7 +17,7 @@ def paths(tree: Any) -> dict[Path, Any]:
 
 
 def nest(leaves: Mapping[Path, Any]) -> dict:
-  """Dicts in dicts, by the names of the paths."""
+  """Returns nested dicts whose keys are the names in the paths."""
   nested = {}
   for path, leaf in leaves.items():
     *parents, name = path
@@ -29,7 +29,7 @@ def nest(leaves: Mapping[Path, Any]) -> dict:
 
 
 def fill(like: Any, leaves: Mapping[Path, Any]) -> Any:
-  """A tree of the same kind with other leaves, found by their paths."""
+  """Returns a tree with the structure of `like` and the given leaves."""
   return jax.tree.unflatten(
     jax.tree.structure(like), [leaves[path] for path in paths(like)]
   )

@@ -1,15 +1,16 @@
-"""Writes the files of a run into its workdir, and reads them again.
+"""Writes and reads the files of a run in its workdir.
 
-  config.json      what the run was started with
-  metrics.jsonl    a line a step: {"step": 12, "solver/reward": 0.5, ...}
-  eval.jsonl       a line an evaluation
-  tensorboard/     the metrics once more, as TensorBoard events
-  evaluations/     a directory an evaluation, see `evaluation_files`
-  rollouts/        a Parquet file a step, with the columns of `ROLLOUT_SCHEMA`;
-                   of several processes each writes one, -00000-of-00002 and on
+  config.json      the config that the run was started with
+  metrics.jsonl    one line per step: {"step": 12, "solver/reward": 0.5, ...}
+  eval.jsonl       one line per evaluation
+  tensorboard/     the metrics as TensorBoard events
+  evaluations/     one directory per evaluation, see `evaluation_files`
+  rollouts/        one Parquet file per step with the columns of
+                   `ROLLOUT_SCHEMA`; with several processes, one file per step
+                   and process, such as step_00000012-00000-of-00002.parquet
 
-All files but the two that grow line by line are written under another name
-first: whenever a run is killed, the next start finds them complete or absent.
+All files except the two JSONL files, which are appended to, are written to a
+temporary name and renamed. After a run is killed, they are complete or absent.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ def _column(name: str, kind: pa.DataType, about: str, nullable: bool = False):
   return pa.field(name, kind, nullable, metadata={'about': about})
 
 
-# A row a sampled response. The files carry the descriptions, too.
+# One row per sampled response. The descriptions are stored in the files.
 ROLLOUT_SCHEMA = pa.schema(
   [
     _column('step', pa.int64(), 'self-play step, counted from 0'),
@@ -64,12 +65,12 @@ ROLLOUT_SCHEMA = pa.schema(
 
 
 class RunWriter:
-  """Writes the files of a run, step by step.
+  """Writes the files of a run step by step.
 
-  Of several processes, each writes its rollouts, and the first all other files.
+  Every process writes its own rollouts; process 0 writes all other files.
 
   Attributes:
-    workdir: the run's directory, made if it does not exist.
+    workdir: Directory of the run, created if it does not exist.
   """
 
   def __init__(
@@ -82,17 +83,18 @@ class RunWriter:
       self._part = f'-{process:05d}-of-{num_processes:05d}'
     (self.workdir / 'rollouts').mkdir(parents=True, exist_ok=True)
     self._events = None
-    self._purge_step = None  # where the events of an earlier start are void
+    # Events of an earlier start are discarded from this step on.
+    self._purge_step = None
 
   def metrics(self, step: int, values: Mapping[str, float]) -> None:
     """Appends a line to metrics.jsonl and a point to every TensorBoard curve.
 
-    A value that is not finite becomes null, as JSON has no other word for
-    it, and leaves a gap in its curve.
+    A value that is not finite becomes null, because JSON cannot represent it,
+    and leaves a gap in its curve.
 
     Args:
-      step: of self-play, counted from 0.
-      values: by name; Python numbers or arrays of one element.
+      step: Self-play step, counted from 0.
+      values: Metrics by name; Python numbers or arrays of one element.
     """
     if not self._is_first:
       return
@@ -102,10 +104,11 @@ class RunWriter:
     self._draw(step, numbers)
 
   def evaluation(self, record: Mapping[str, Any]) -> None:
-    """Appends a line to eval.jsonl, and its accuracies to TensorBoard.
+    """Appends a line to eval.jsonl, and its figures to TensorBoard.
 
     Args:
-      record: with a 'step', the self-play steps that the weights had seen.
+      record: Record of an evaluation, with the number of self-play steps that
+        the weights were trained for as 'step'.
     """
     if not isinstance(record.get('step'), int):
       raise ValueError(f'record={dict(record)!r}: expected a whole "step"')
@@ -113,34 +116,34 @@ class RunWriter:
       return
     path = self.workdir / 'eval.jsonl'
     if path.exists() and not path.read_bytes().endswith(b'\n'):
-      # A killed evaluation left half a line, which must stay the last one.
+      # Removes an incomplete last line before another line is appended.
       storage.write_text(path, ''.join(map(_line, read_jsonl(path))))
     storage.append(path, _line(record))
     self._draw(record['step'], evaluation_metrics(record))
 
   def evaluations(self) -> list[dict[str, Any]]:
-    """The lines of eval.jsonl, oldest first."""
+    """Returns the records in eval.jsonl, oldest first."""
     path = self.workdir / 'eval.jsonl'
     return read_jsonl(path) if path.exists() else []
 
   def find_evaluation(
     self, settings: Mapping[str, Any]
   ) -> dict[str, Any] | None:
-    """The line of eval.jsonl with these settings, None if there is none."""
+    """Returns the record in eval.jsonl with these settings, or None."""
     settings = as_stored(settings)
     lines = self.evaluations()
     return next((x for x in lines if x.get('settings') == settings), None)
 
   def rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes the responses of a step, replacing an earlier file of the step.
+    """Writes the responses of a step, and replaces an earlier file of the step.
 
     Args:
-      step: of self-play, counted from 0.
-      rows: one a response, with the columns of `ROLLOUT_SCHEMA` but for the
-        step; those that may be null may be left out.
+      step: Self-play step, counted from 0.
+      rows: One row per response, with the columns of `ROLLOUT_SCHEMA` except
+        the step. Nullable columns may be left out.
 
     Raises:
-      ValueError: for a row with an unknown, or without a needed column.
+      ValueError: If a row has an unknown column or lacks a required column.
     """
     known = set(ROLLOUT_SCHEMA.names) - {'step'}
     needed = {x.name for x in ROLLOUT_SCHEMA if not x.nullable} - {'step'}
@@ -160,13 +163,13 @@ class RunWriter:
       parquet.write_table(table, file, compression='zstd')
 
   def rewind(self, step: int) -> None:
-    """Removes what was written after a checkpoint, before a run goes on.
+    """Removes output that was written after a checkpoint, to resume from it.
 
-    Removes metrics and rollouts of steps from `step` on, evaluations of weights
-    that have seen more than `step` steps, and half-written lines.
+    Removes metrics and rollouts of step `step` and later, evaluations of
+    weights that were trained for more than `step` steps, and incomplete lines.
 
     Args:
-      step: number of steps that the checkpoint has seen.
+      step: Number of steps of the checkpoint.
     """
     if not self._is_first:
       return
@@ -182,15 +185,15 @@ class RunWriter:
     self._close_events()
     self._purge_step = step
     for record in self.evaluations():
-      if record['step'] == step:  # stays, but its points would go
+      if record['step'] == step:  # kept, but the purge discards its points
         self._draw(step, evaluation_metrics(record))
 
   def close(self) -> None:
-    """Ends the TensorBoard events; everything is written already."""
+    """Closes the TensorBoard file; all other files are already complete."""
     self._close_events()
 
   def _draw(self, step: int, numbers: Mapping[str, float]):
-    """A point on every TensorBoard curve."""
+    """Adds a point to every TensorBoard curve."""
     with storage.named(self.workdir / 'tensorboard'):
       if self._events is None:
         self._events = _open_events(self.workdir / 'tensorboard')
@@ -212,23 +215,26 @@ class RunWriter:
 
   def _close_events(self):
     if self._events is not None:
-      with contextlib.suppress(OSError):  # of a full disk: that was told
+      with contextlib.suppress(OSError):  # a full disk was already reported
         self._events.close()
       self._events = None
 
 
 def _open_events(directory: epath.Path) -> event_file_writer.EventsWriter:
-  """Opens a file of events without a thread, whose death would stop a run."""
+  """Opens an event file without a writer thread.
+
+  If the thread died, for example because of a full disk, the run would stop.
+  """
   directory.mkdir(parents=True, exist_ok=True)
   return event_file_writer.EventsWriter(
     str(directory / 'events'),
-    # Two starts within a second would write the same file.
+    # Otherwise two starts within a second would write to the same file.
     f'.{time.time_ns()}',
   )
 
 
 def rollout_files(workdir: epath.PathLike, *, before: int) -> list[epath.Path]:
-  """The rollout files of the steps before a step, oldest first."""
+  """Returns the rollout files of the steps before `before`, oldest first."""
   directory = epath.Path(workdir) / 'rollouts'
   files = storage.entries(directory, _ROLLOUT_FILE)
   return sorted(
@@ -238,14 +244,14 @@ def rollout_files(workdir: epath.PathLike, *, before: int) -> list[epath.Path]:
 
 
 def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
-  """Reads a file of one JSON object a line, oldest first.
+  """Reads a file with one JSON object per line.
 
-  A last line that a killed run left half-written is left out.
+  An incomplete last line, as left by a killed run, is ignored.
 
   Raises:
-    ValueError: for any other line that is not a JSON object.
+    ValueError: If any other line is not a JSON object.
   """
-  # As bytes: a line may have been cut in the middle of a character.
+  # Split as bytes, because a line may end in the middle of a character.
   lines = epath.Path(path).read_bytes().split(b'\n')
   rows = []
   for number, line in enumerate(lines, start=1):
@@ -255,19 +261,19 @@ def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
       row = None
     if isinstance(row, dict):
       rows.append(row)
-    elif number < len(lines):  # a complete file ends with an empty one
+    elif number < len(lines):  # the last line of a complete file is empty
       raise ValueError(f'{path}:{number}: expected a JSON object, not {line!r}')
   return rows
 
 
 def evaluation_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-  """Returns the figures of an evaluation under their metric names."""
+  """Returns the figures of an evaluation by metric name."""
   prefix = f'eval/{record.get("task")}/{record.get("set")}'
   return {f'{prefix}/{name}': record[name] for name in _figures(record)}
 
 
 def accuracies(record: Mapping[str, Any]) -> str:
-  """Mean of the samples and greedy, for people."""
+  """Formats the greedy accuracy and mean@k of a record as text."""
   shown = [
     f'{record[name]:.1%} {name}'
     for name in _figures(record)
@@ -277,15 +283,15 @@ def accuracies(record: Mapping[str, Any]) -> str:
 
 
 def _figures(record: Mapping[str, Any]) -> list[str]:
-  """Returns the names of the figures, which are those with an interval."""
+  """Returns the names of the figures, which are the entries with intervals."""
   return list(record.get('intervals', ()))
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any] | None:
-  """Reads the config that a run was started with; None without a run.
+  """Reads the config that a run was started with; returns None without a run.
 
   Raises:
-    ValueError: if its config.json is damaged.
+    ValueError: If config.json is damaged.
   """
   path = epath.Path(workdir) / 'config.json'
   if not path.exists():
@@ -303,16 +309,17 @@ def check_config(
   may_change: Collection[str] = (),
   complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda old: old,
 ) -> None:
-  """Makes sure that a workdir holds no other run; changes nothing.
+  """Checks that a workdir does not contain a run with another config.
 
   Args:
-    workdir: the run's directory; it need not exist.
-    config: nested dicts of what JSON can hold.
-    may_change: dotted keys in which a later start may differ from the first.
-    complete: adds what keys of an older version stand for by default.
+    workdir: Directory of the run, which need not exist.
+    config: JSON-serializable nested dicts.
+    may_change: Dotted keys whose values may differ from the stored config.
+    complete: Adds the defaults of keys that a config stored by an earlier
+      version lacks.
 
   Raises:
-    ValueError: if another key differs, by key, old and new value.
+    ValueError: If another key differs. The message has the key and both values.
   """
   workdir = epath.Path(workdir)
   old = read_config(workdir)
@@ -336,11 +343,11 @@ def check_config(
 
 
 def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
-  """Writes config.json, unless it says the same already.
+  """Writes config.json, unless it already has the same content.
 
   Args:
-    workdir: the run's directory, made if it does not exist.
-    config: nested dicts of what JSON can hold.
+    workdir: Directory of the run, created if it does not exist.
+    config: JSON-serializable nested dicts.
   """
   workdir = epath.Path(workdir)
   if read_config(workdir) != as_stored(config):
@@ -351,11 +358,11 @@ def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
 
 
 def as_stored(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Converts to JSON and back, which makes lists of tuples."""
+  """Converts a config to JSON and back, which turns tuples into lists."""
   return json.loads(json.dumps(config))
 
 
-_ABSENT = object()  # unlike None, which a config may hold
+_ABSENT = object()  # differs from None, which may be a value
 
 
 def _flatten(tree: Mapping, prefix: str = '') -> Iterable[tuple[str, Any]]:
@@ -367,7 +374,7 @@ def _flatten(tree: Mapping, prefix: str = '') -> Iterable[tuple[str, Any]]:
 
 
 def _differ(before: Mapping, after: Mapping, key: str, width: int = 50) -> str:
-  """Both values; of long ones, the part where they begin to differ."""
+  """Formats both values; long values are cut to where they begin to differ."""
   values = [
     repr(tree[key]) if key in tree else 'no such key'
     for tree in (before, after)
