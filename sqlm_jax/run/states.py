@@ -114,7 +114,7 @@ def abstract_states(parts: assemble.Parts) -> game_lib.States:
 
 
 class _Trained(NamedTuple):
-  """How a train state is initialized.
+  """Initialization of a train state.
 
   Attributes:
     prepare: Converts the model's parameters to the parameters of the state.
