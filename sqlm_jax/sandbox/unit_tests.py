@@ -88,7 +88,7 @@ def _tokens(line: str) -> list[str]:
   if _LIST.fullmatch(line):
     items = line[1:-1].split(',')
     tokens = [item.strip() for item in items]
-    # [1, , 2] and ['a b'] are no list that spaces could separate.
+    # [1, , 2] and ['a b'] have no equivalent with spaces as separators.
     if all(tokens) and not any(len(token.split()) > 1 for token in tokens):
       return [_unquoted(token) for token in tokens]
     return [line] if any(tokens) else ['[]']
