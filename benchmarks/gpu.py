@@ -219,7 +219,7 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
   c.solver.group_size = args.group_size
   c.proposer.max_tokens = c.solver.max_tokens = args.step_tokens
   c.sampler.max_prompt_tokens = args.step_tokens + 64
-  # Noise never agrees: coin flips give both roles a gradient.
+  # Random answers never agree: random rewards give both roles a gradient.
   c.solver.rewards.majority, c.solver.rewards.random = 0.0, 1.0
   c.loss.kl = 0.0
   c.loss.logits_chunk = args.chunk

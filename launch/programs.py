@@ -1,4 +1,4 @@
-"""Compiles the programs of a step for devices that need not exist.
+"""Compiles the programs of a step for devices that are not present.
 
 No arrays are created: parameters, training state, batch and cache are shapes
 with shardings on the mesh of a topology.

@@ -57,9 +57,10 @@ def find(name: str) -> Slice:
 def choose_mesh(chips: int, groups: int) -> tuple[int, int, int]:
   """Returns a mesh (data, fsdp, tensor) for updates of `groups` groups.
 
-  The `fsdp` axis is the largest one that divides both the chips and the groups.
-  The remaining chips are on the `tensor` axis, which shards heads and MLPs. If
-  the axis did not divide the groups, every chip would compute the whole batch.
+  The size of the `fsdp` axis is the greatest common divisor of the number of
+  chips and the number of groups. The `tensor` axis, which shards heads and
+  MLPs, has the remaining factor. If `fsdp` did not divide the number of groups,
+  every chip would compute the entire batch.
   """
   fsdp = math.gcd(chips, groups)
   return 1, fsdp, chips // fsdp

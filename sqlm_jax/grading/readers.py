@@ -13,7 +13,7 @@ from sqlm_jax.grading import answers, choices, wrappings
 with epy.lazy_imports():  # sympy takes half a second
   from sqlm_jax.grading.math import mathematics
 
-# Maps the texts of one question's answers, None for a missing answer, to
+# Maps the answers to one question as texts, None for a missing answer, to
 # canonical answers, which are equal if and only if the answers agree.
 Reader = Callable[[Sequence[str | None]], tuple[types.Answer, ...]]
 

@@ -34,7 +34,7 @@ SUBSCRIPTS = dict(
 
 _DASHES = (
   f'{normalize.HYPHENS}\u2014\u2015\u2796\ufe58\ufe63'
-  '\u30fc'  # the Japanese long vowel, often typed for a minus
+  '\u30fc'  # the Japanese long vowel mark, often typed instead of a minus
 )
 
 _FRACTIONS = {

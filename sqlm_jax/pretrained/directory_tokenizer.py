@@ -1,11 +1,11 @@
 """The tokenizer of a Hugging Face directory.
 
-tokenizer.json alone decides how text is split into tokens, whatever class
-tokenizer_config.json names and whatever other files say. (transformers rebuilds
-the rules of some classes, and its rules may differ from those in the file.) The
-other files add names of tokens and the chat template. A directory without
-tokenizer.json holds tables, which `gguf_tokenizer` reads; they are accepted
-only if they leave no doubt about the rules.
+tokenizer.json alone determines how text is split into tokens, regardless of the
+class that tokenizer_config.json names and of all other files. (transformers
+rebuilds the rules of some classes, and its rules may differ from those in the
+file.) The other files add names of tokens and the chat template. A directory
+without tokenizer.json holds tables, which `gguf_tokenizer` reads; they are
+accepted only if they determine the rules unambiguously.
 """
 
 import importlib

@@ -79,7 +79,7 @@ def make_hf_config(
     hf = config_class.from_dict({k: v for k, v in values.items() if k in known})
   except (
     errors.StrictDataclassError,
-    ArithmeticError,  # a size of 0 is divided by
+    ArithmeticError,  # raised for sizes of 0
     AttributeError,
     LookupError,
     TypeError,

@@ -135,7 +135,7 @@ def _bos_first(
       'tokenizer.ggml.bos_token_id: missing, but a text begins with it'
     )
   token = backend.id_to_token(bos)
-  # A list and not one string, because a token may contain a space.
+  # `single` is a list instead of a string because a token may contain a space.
   return processors.TemplateProcessing(
     single=[token, '$A'],
     pair=[token, '$A', f'{token}:1', '$B:1'],

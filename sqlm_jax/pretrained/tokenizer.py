@@ -32,7 +32,7 @@ _END_OF_TURN = (
   *('<end_of_turn>', '<eos>'),  # Gemma
   '</s>',  # Llama 2, Mistral
 )
-# A model of bytes has no template of its own, but chat tasks need one.
+# The byte tokenizer has no stored chat template, but chat tasks need one.
 _PLAIN_CHAT = (
   "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}"
   "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"

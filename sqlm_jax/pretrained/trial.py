@@ -120,7 +120,7 @@ def _why_killed(process: subprocess.CompletedProcess, kind: str) -> str:
 
 
 def _tokenize(path: str) -> None:
-  """Uses a tokenizer in all the ways in which a run will use it."""
+  """Uses a tokenizer in all the ways in which a run uses it."""
   backend = tokenizers.Tokenizer.from_file(path)
   tokenizers.Tokenizer.from_str(backend.to_str())
   backend.no_truncation()

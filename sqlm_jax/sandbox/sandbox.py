@@ -75,7 +75,7 @@ class Limits(NamedTuple):
   cpu_seconds: float = 2.0  # all threads together
   wall_seconds: float = 4.0
   memory_bytes: int = 256 * 2**20  # address space, interpreter included
-  processes: int = 8  # threads; a new process is refused at any number
+  processes: int = 8  # threads; new processes are always refused
   file_bytes: int = 2**20  # all files in /tmp from all runs of a program
   output_bytes: int = 2**20  # stdout and stderr together
 

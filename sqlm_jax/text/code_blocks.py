@@ -153,6 +153,6 @@ def _block(opening: re.Match[str], lines: list[str]) -> Block:
 
 
 def _dedent(text: str) -> str:
-  """Removes blank lines around a program, and shared indentation."""
+  """Removes blank lines around a program and the shared indentation."""
   text = re.sub(r'\A(?:[ \t]*\r?\n)+', '', text).rstrip()
   return textwrap.dedent(text) if text[:1] in (' ', '\t') else text
