@@ -1,24 +1,24 @@
-"""Measures how much of an update the products of a run in bfloat16 see.
+"""Measures how much of an update affects the computation in bfloat16.
 
   python -m benchmarks.bfloat16
   python -m benchmarks.bfloat16 --model_path=/models/gemma-3-270m.gguf
   python -m benchmarks.bfloat16 --lora_rank=16
   python -m benchmarks.bfloat16 --param_dtype=bfloat16
 
-Updates of one size, the learning rate, are added to the weights: each weight
-moves along the sign of a gradient, as in Adam's first step. Two quotients say
-what a run in bfloat16 sees of them; 1 is right.
+The updates have one size, the learning rate: each weight moves along the sign
+of a gradient, as in Adam's first step. Two ratios measure the effect of the
+updates in bfloat16; the ideal value is 1.
 
-- weights: the change of the weights after rounding to bfloat16, along the
-  update, over the update itself.
+- weights: the change of the weights after rounding to bfloat16, projected onto
+  the update, divided by the update.
 - logits: the slope of the change of logits in bfloat16 against the change of
-  logits in float32 for the same updates, on a fixed text, and in brackets their
-  correlation. The learner and the sampler read the same rounded weights; both
-  are printed.
+  logits in float32 for the same updates, on a fixed text, and in parentheses
+  their correlation. It is printed for the learner and for the sampler, which
+  read the same rounded weights.
 
-The rows are the ways to start: weights as the file has them, the same rounded
-to bfloat16 as in most published checkpoints, and either of them with
-`optimizer.small_updates` as follow or hold.
+The rows are different starting points: the weights as stored in the file, the
+weights rounded to bfloat16 as in most published checkpoints, and either of them
+with `optimizer.small_updates` set to follow or hold.
 """
 
 import argparse
@@ -52,14 +52,14 @@ STARTS = (AS_STORED, 'follow', 'hold')
 
 
 class Model(NamedTuple):
-  """An opened model, and the same model in float32.
+  """A model that computes in bfloat16, and the same model in float32.
 
   Attributes:
-    config: the run's config, in bfloat16.
-    parts: its parts.
-    exact: the same model in float32.
+    config: the config of a run in bfloat16.
+    parts: the parts of that run.
+    exact: the policy that computes in float32.
     base: frozen parameters, empty without adapters.
-    trained: trained parameters as they are loaded, in float32.
+    trained: trained parameters as loaded, in float32.
   """
 
   config: config_lib.Config
@@ -93,12 +93,13 @@ def open_model(
 
 
 def start(model: Model, how: str, *, on_grid: bool) -> Params:
-  """Returns trained parameters as they are before the first update.
+  """Returns the trained parameters before the first update.
 
   Args:
     model: an opened model.
     how: one of `STARTS`.
-    on_grid: round the weights to bfloat16 first, as in a published checkpoint.
+    on_grid: True to round the weights to bfloat16 first, as in a published
+      checkpoint.
   """
   params = jax.tree.map(jnp.copy, model.trained)
   if on_grid:
@@ -111,7 +112,7 @@ def start(model: Model, how: str, *, on_grid: bool) -> Params:
 
 
 def signs_of_gradients(model: Model) -> list[Params]:
-  """Returns directions of updates: for each text the sign of its gradient."""
+  """Returns a direction for each text: the negative sign of its gradient."""
 
   @jax.jit
   def direction(trained, base, tokens_1T):
@@ -122,7 +123,7 @@ def signs_of_gradients(model: Model) -> list[Params]:
       chosen = jnp.take_along_axis(logprobs_1TV, tokens_1T[:, 1:, None], 2)
       return -chosen.mean()
 
-    # One byte a weight.
+    # int8 takes one byte per weight.
     return jax.tree.map(
       lambda g: -jnp.sign(g).astype(jnp.int8), jax.grad(loss)(trained)
     )
@@ -133,7 +134,7 @@ def signs_of_gradients(model: Model) -> list[Params]:
 
 
 def _tokens(model: Model) -> list[jax.Array]:
-  """Encodes the texts, cut to equal lengths so that all compile once."""
+  """Encodes the texts, truncated to one length to compile only once."""
   texts = [model.parts.tokens.encode(text) for text in TEXTS]
   length = min(map(len, texts))
   return [jnp.array([ids[:length]]) for ids in texts]
@@ -156,19 +157,20 @@ def add(params: Params, signs: Params, rate: float, step: int) -> Params:
 
 @jax.jit
 def _products(x: jax.Array, y: jax.Array, total: jax.Array) -> jax.Array:
-  """Projects the change that products see from x to y onto `total`.
+  """Projects the change from x to y, after rounding to bfloat16, onto `total`.
 
   Returns:
-    The inner product of the change and `total`, and the square of `total`.
+    The inner product of the change and `total`, and the squared norm of
+    `total`.
   """
-  # XLA removes casts to bfloat16 and back.
+  # `rounding.center` is used because XLA removes casts to bfloat16 and back.
   seen = rounding.center(y.astype(jnp.float32))
   seen -= rounding.center(x.astype(jnp.float32))
   return jnp.vdot(seen, total), jnp.vdot(total, total)
 
 
 def slope_of_weights(before: Params, after: Params, total: Params) -> float:
-  """Returns the change that products see, as a multiple of `total`."""
+  """Returns the change of the rounded matrices, as a multiple of `total`."""
   pairs = [
     _products(*arrays)
     for *arrays, is_matrix in zip(
@@ -183,10 +185,11 @@ def slope_of_weights(before: Params, after: Params, total: Params) -> float:
 
 
 def make_measure(model: Model) -> Callable[..., dict[str, float]]:
-  """Builds `measure(params, directions, rate, number)`.
+  """Returns a function `measure(params, directions, rate, number)`.
 
-  It returns the slopes, and correlations of logits, after `number` updates of
-  size `rate` from `params`, taking turns in the directions.
+  The function applies `number` updates of size `rate` to `params`, cycling
+  through the directions, and returns the slopes of the weights and of the
+  logits, and the correlations of the logits.
   """
   tokens = _tokens(model)[0]
   rounded = model.parts.policy

@@ -1,20 +1,22 @@
-"""How long is it from the command to the first step, and what is compiled?
+"""Measures the time to the first step, and counts compilations.
 
   python -m benchmarks.compile
 
-Runs configs/quickstart.py as a user would, a process a run, and ends it when
-its first step has been played. The model's file is already there. In turn:
+Runs configs/quickstart.py as a user would, each run in its own process, and
+ends it after its first step. The model's file is already available. The runs
+alternate between:
 
 - none: without jax's persistent compilation cache
 - cold: with the cache in an empty directory, as on a first start
-- warm: with the cache that `cold` has left
+- warm: with the cache that `cold` has filled
 
-Before the first step the quickstart evaluates the model on its two sets of
-questions, which is part of what the user waits for. Measured: seconds from the
-command until the evaluations are written, and until the first step is.
+Before the first step, the quickstart evaluates the model on its two evaluation
+sets, which is part of the user's waiting time. The benchmark measures the
+seconds from the command until the evaluations are written, and until the first
+step is written.
 
---steps=20 then plays that many steps in one process (0: none) and counts the
-compilations by the number of steps that had been played by then.
+--steps=20 then plays 20 steps in one process (0: none) and counts the
+compilations by the number of steps played before them.
 """
 
 import argparse
@@ -32,17 +34,17 @@ MARKS = {'evaluated': ('eval.jsonl', 2), 'first_step': ('metrics.jsonl', 1)}
 
 
 def lines(path: pathlib.Path) -> int:
-  """How many whole lines there are; none without a file."""
+  """Returns the number of complete lines of a file, 0 if it does not exist."""
   return path.read_bytes().count(b'\n') if path.exists() else 0
 
 
 def run_to_first_step(
   flags: list[str], *, patience: float = 1800
 ) -> dict[str, float]:
-  """Seconds from the command to each of `MARKS`; then ends the run.
+  """Returns the seconds from the command to each of `MARKS`; ends the run.
 
   Raises:
-    RuntimeError: if the run ends before, or takes too long.
+    RuntimeError: if the run ends earlier, or takes longer than `patience`.
   """
   with tempfile.TemporaryDirectory() as temporary:
     workdir = pathlib.Path(temporary) / 'run'
@@ -66,7 +68,7 @@ def run_to_first_step(
 
 
 def count(flags: list[str], steps: int) -> dict[str, int]:
-  """Compilations of a whole run, by the steps played before them."""
+  """Returns the number of compilations of a run by steps played before them."""
   with tempfile.TemporaryDirectory() as temporary:
     result = pathlib.Path(temporary) / 'result.json'
     command = [sys.executable, '-m', 'benchmarks.compile']
@@ -77,7 +79,7 @@ def count(flags: list[str], steps: int) -> dict[str, int]:
 
 
 def count_here(result: pathlib.Path, flags: list[str]) -> None:
-  """Runs the command line in this process, and listens to jax."""
+  """Runs the command line in this process and counts jax's compilations."""
   import jax
   from absl import app
 
@@ -103,7 +105,7 @@ def count_here(result: pathlib.Path, flags: list[str]) -> None:
 
 
 def time_to_first_step(args: argparse.Namespace, flags: list[str]) -> None:
-  """Measures and shows the three ways."""
+  """Measures and prints the time to the first step for each kind of cache."""
   found = {name: {mark: [] for mark in MARKS} for name in args.sides}
   for _ in range(args.repeats):
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,13 +1,12 @@
-"""A checkpoint of a real size: in, one step of training, out; and its memory.
+"""Measures memory and time of loading, training and exporting a real model.
 
   python -m benchmarks.full_size --output=/tmp/full_size
 
-Makes a random checkpoint in the shapes of Qwen2.5-0.5B (bfloat16 safetensors,
-one file), and then, each in a process of its own: loads it, plays and learns
-one step, exports it, and reads the export. Prints a line of JSON each, with
-the largest memory that the process had of its own (anonymous pages) and with
-the pages of files that it had mapped, which the system takes back when it
-needs them.
+Creates a random checkpoint in the shapes of Qwen2.5-0.5B (bfloat16 safetensors,
+one file). Then it loads the checkpoint, plays and learns one step, exports the
+model and reads the export, each in a separate process. Prints one line of JSON
+for each phase, with the peak memory of the process: its anonymous pages, and
+these together with the pages of mapped files, which the system can reclaim.
 """
 
 import argparse
@@ -52,7 +51,7 @@ def get_config():
 
 
 class PeakMemory:
-  """Follows this process's memory, in bytes, from a thread of its own."""
+  """Tracks this process's peak memory, in bytes, in a background thread."""
 
   def __init__(self):
     self.anonymous = self.total = 0
@@ -81,12 +80,12 @@ class PeakMemory:
 def make(
   path: pathlib.Path, shape: str = 'qwen2.5-0.5b', letters: int = 256
 ) -> None:
-  """Writes a random checkpoint, with a tokenizer that reads bytes.
+  """Writes a random checkpoint with a byte tokenizer.
 
   Args:
     path: a new directory.
-    shape: of `models.SHAPES`.
-    letters: it mostly writes bytes below this one.
+    shape: a key of `models.SHAPES`.
+    letters: the model mostly generates bytes below this value.
   """
   import ml_dtypes
   import numpy as np
@@ -107,7 +106,7 @@ def make(
       array = rng.standard_normal(entry.stored, np.float32)
       array *= 1.0 if entry.path[-1] == 'scale' else 0.02
       if entry.path == ('embedding',):
-        # So that what it writes mostly has a text, or is the end.
+        # Makes the model generate mostly tokens with a text, or the end token.
         array *= 10
         array[letters:256] = array[257:] = 0
       array = array.astype(ml_dtypes.bfloat16)
@@ -120,7 +119,7 @@ def make(
 
 
 def load(model: pathlib.Path, dtype: str) -> dict:
-  """Reads every parameter onto the devices; what is compared is memory."""
+  """Loads all parameters onto the device and measures time and memory."""
   import jax
   import jax.numpy as jnp
 
@@ -153,7 +152,7 @@ def load(model: pathlib.Path, dtype: str) -> dict:
 
 
 def run_main(*words: str) -> dict:
-  """The command line in this process."""
+  """Runs the command line in this process and returns its seconds."""
   from absl import app
 
   from sqlm_jax import main as program
@@ -169,7 +168,7 @@ def run_main(*words: str) -> dict:
 
 
 def compare(one: pathlib.Path, other: pathlib.Path) -> dict:
-  """How many tensors of two directories are equal, bit for bit."""
+  """Counts the tensors of two directories that are equal bit for bit."""
   import numpy as np
 
   from sqlm_jax.pretrained import safetensors
@@ -181,7 +180,7 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> dict:
 
 
 def phases(output: pathlib.Path) -> dict:
-  """Name of a phase -> what it does, in the order of their names' list."""
+  """Returns the functions of all phases by name, in order of execution."""
   model, workdir = output / 'model', output / 'run'
   config = output / 'full_size_config.py'
   export = ['--mode=export', f'--config={config}', '--export_dtype=bfloat16']

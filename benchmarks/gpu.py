@@ -1,27 +1,30 @@
-"""How close to an accelerator's limits are decoding and a whole step?
+"""Compares decoding and complete steps with an accelerator's limits.
 
   python -m benchmarks.gpu --model=qwen2.5-0.5b
   python -m benchmarks.gpu --model=qwen2.5-3b --remat=full
   python -m benchmarks.gpu --model=tiny --check
 
-Random weights in the shapes of published models, bfloat16. Measured:
+Uses random weights in the shapes of published models, in bfloat16. Measures:
 
-- kernels: how far the kernels of all GPUs, or TPUs, are from the plain path in
-  float32, as the norm of the difference by that of the result; no speed
-- decode: 64 prompts with 4 responses each. A token of all 256 rows takes what
-  a call with many tokens takes longer than a call with one, by their number;
-  it has to read the weights once, and keys and values of all live tokens, those
-  of a prompt once for its group (`benchmarks/work.py`). The fraction is the
-  time that these bytes take at the memory's speed, by the time measured
-- memory: the speed at which one large array is read and written, in the same
+- kernels: the error of the kernels for GPUs or TPUs relative to the plain path
+  in float32, as the norm of the difference divided by the norm of the result;
+  not their speed
+- decode: 64 prompts with 4 responses each. The time of a token of all 256 rows
+  is the difference between a call with many tokens and a call with one token,
+  divided by the number of additional tokens. It has to read the weights once,
+  and the keys and values of all live tokens, those of a prompt once for its
+  group (`benchmarks/work.py`). The fraction is the time that these bytes take
+  at the memory's bandwidth, divided by the measured time
+- memory: the bandwidth of reading and writing one large array, in the same
   rounds
-- step: a whole step of self-play with the paper's sizes (64 questions, 4
+- step: a complete step of self-play with the paper's sizes (64 questions, 4
   answers, up to 1024 tokens), split into propose, solve, judge and learn, and
-  the share of it in which the accelerator does nothing, as `nvidia-smi` sees
-  it (absent without one). Each step is played twice, since the first time
-  compiles; what that one took, and how many programs, is told besides
+  the fraction of it in which the accelerator is idle, according to `nvidia-smi`
+  (omitted if it is not installed). Each step is played twice because the first
+  time compiles; the time and the number of compilations of the first time are
+  printed separately
 
-How close learning comes to the rate of matrix products is told by
+The following command compares learning with the rate of matrix products:
 
   python -m benchmarks.learning --model=qwen2.5-0.5b --dtype=bfloat16 \\
       --groups=64 --group_size=4 --own=400 --shared=100 --responses=512 \\
@@ -50,7 +53,7 @@ PARTS = ('propose', 'solve', 'judge', 'learn')
 
 
 def kernels(args: argparse.Namespace) -> None:
-  """Compares the kernels with the plain path: values, and gradients."""
+  """Compares values and gradients of the kernels with the plain path."""
   device = jax.devices()[0].device_kind
   c = models.SHAPES[args.model]
   mesh = sharding.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1})
@@ -79,7 +82,7 @@ def kernels(args: argparse.Namespace) -> None:
     return attention.attend(*texts, tuple(segments), span=span, **options)
 
   def with_gradients(texts, context, **options):
-    """The output, and the gradients of a random sum of it."""
+    """Returns the output, and the gradients of a random weighted sum of it."""
 
     def total(texts, context):
       out = attend(texts, context, **options)
@@ -116,9 +119,12 @@ def kernels(args: argparse.Namespace) -> None:
 
 
 def memory_rate(size: int):
-  """A measurement: bytes a second, of reading `size` and writing as much."""
+  """Returns a function that measures the memory's bandwidth.
+
+  It returns bytes per second for reading and writing an array of `size` bytes.
+  """
   x = jnp.zeros((size // 4,), jnp.float32)
-  # In place, so that no memory is asked for meanwhile.
+  # Works in place to exclude allocations from the measurement.
   add = jax.jit(lambda x: x + 1, donate_argnums=0)
 
   def call():
@@ -131,7 +137,7 @@ def memory_rate(size: int):
 
 
 def decode(args: argparse.Namespace) -> None:
-  """Measures and shows decoding against the memory's speed."""
+  """Measures decoding, compares it with the bandwidth and prints both."""
   config = models.SHAPES[args.model]
   sampling = rollouts.Sampling(config, args.dtype)
   prompts = models.prompts(
@@ -151,7 +157,7 @@ def decode(args: argparse.Namespace) -> None:
     for many, one in zip(found['many'], found['one'], strict=True)
   ]
   rows = args.groups * args.group_size
-  # On average half of a response is there.
+  # On average, half of a response has been generated.
   live = args.groups * args.prompt + rows * args.tokens // 2
   itemsize = jnp.dtype(args.dtype).itemsize
   needed = work.decode_bytes(
@@ -185,7 +191,10 @@ def decode(args: argparse.Namespace) -> None:
 
 
 def make_game(args: argparse.Namespace, directory: pathlib.Path):
-  """The paper's sizes for a model that writes random letters."""
+  """Returns a game with the paper's sizes for a model of random letters.
+
+  Also returns the initial training states.
+  """
   from configs import default
   from sqlm_jax.config import schema as config_lib
   from sqlm_jax.run import assemble, states
@@ -199,8 +208,8 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
   c.task.name = 'noise'
   c.task.topics = ('anything',)
   c.task.proposer_prompt = 'Write about {topic}: '
-  # A question that the limit cuts off is refused. Two letters of 128 end one:
-  # after some 64 tokens.
+  # A truncated question is rejected. Stopping at two letters of 128 ends a
+  # question after about 64 tokens.
   c.task.proposer_stop = ('a', 'e')
   c.task.solver_prompt = 'Answer {question}: '
   c.task.answer_kind = 'text'
@@ -210,7 +219,7 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
   c.solver.group_size = args.group_size
   c.proposer.max_tokens = c.solver.max_tokens = args.step_tokens
   c.sampler.max_prompt_tokens = args.step_tokens + 64
-  # Noise never agrees: coin flips give both roles a gradient.
+  # Random answers never agree: random rewards give both roles a gradient.
   c.solver.rewards.majority, c.solver.rewards.random = 0.0, 1.0
   c.loss.kl = 0.0
   c.loss.logits_chunk = args.chunk
@@ -221,7 +230,7 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
 
 
 class Utilization:
-  """Follows the share of time in which the accelerator does something."""
+  """Tracks the fraction of time in which the accelerator is busy."""
 
   def __init__(self):
     self._process = None
@@ -233,7 +242,7 @@ class Utilization:
       )
 
   def stop(self) -> float | None:
-    """The mean share since the start, None if there is nobody to ask."""
+    """Returns the mean fraction since the start, None without nvidia-smi."""
     if self._process is None:
       return None
     self._process.terminate()
@@ -243,18 +252,18 @@ class Utilization:
 
 
 def play(args: argparse.Namespace) -> None:
-  """Measures and shows whole steps."""
+  """Measures and prints complete steps."""
   from sqlm_jax.game import repetition
 
   with tempfile.TemporaryDirectory() as temporary:
     game, states = make_game(args, pathlib.Path(temporary))
   memory, first, again = repetition.Memory(size=0), [], []
   for step in range(args.steps):
-    # Twice from the same states: then there is nothing left to compile.
+    # Plays the step twice from the same states; the second time is compiled.
     where = jax.tree.map(lambda x: x.sharding, states)
     before = jax.device_get(states), memory
     for rows in (first, again):
-      states = None  # so that they are not there twice
+      states = None  # frees the states before they are copied back
       states, memory, row = play_once(
         step, jax.device_put(before[0], where), before[1], game
       )
@@ -287,7 +296,7 @@ def play(args: argparse.Namespace) -> None:
 
 
 def play_once(step: int, states, memory, game):
-  """One step of self-play, and what was seen of it."""
+  """Plays one step and returns the states, the memory and measurements."""
   from sqlm_jax.selfplay import step as selfplay
   from tests import compilations
 

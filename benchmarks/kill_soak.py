@@ -1,12 +1,13 @@
-"""Kills a run at random moments, a hundred times, and counts what is lost.
+"""Kills a run at random times and checks that nothing is lost.
 
   python -m benchmarks.kill_soak --kills=100 --output=runs/kill_soak
 
-Starts the smoke config with endless steps, sends SIGKILL somewhere between its
-first import and a few steps, looks at what is there, and starts the same
-command again: nothing is ever mended by hand. In the end the run is finished,
-and compared with one of as many steps that nobody killed. Prints a line of
-JSON a kill, and a summary. Interrupted, it goes on with what is there.
+Starts the smoke config with an endless number of steps, sends SIGKILL at a time
+between its first import and a few steps, checks the files, and starts the same
+command again without any manual repair. In the end, the run is finished and
+compared with a run of the same number of steps that was not killed. Prints one
+line of JSON for each kill, and a summary. After an interruption, it continues
+with the existing output.
 """
 
 import argparse
@@ -37,15 +38,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Left(NamedTuple):
-  """What a killed process has left."""
+  """The state of a workdir after its process was killed."""
 
-  steps: int  # in metrics.jsonl
-  saved: int  # step of the newest checkpoint, 0 without one
-  saving: bool  # whether a checkpoint was being written
+  steps: int  # number of steps in metrics.jsonl
+  saved: int  # step of the newest checkpoint, 0 if there is none
+  saving: bool  # True if a checkpoint was being written
 
 
 def start(workdir: pathlib.Path, num_steps: int) -> subprocess.Popen:
-  """A training process; its compiled programs are kept beside the workdir."""
+  """Starts a training process; its compilation cache is next to the workdir."""
   cache = {
     'JAX_COMPILATION_CACHE_DIR': str(workdir.parent / 'compiled'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -64,7 +65,7 @@ def start(workdir: pathlib.Path, num_steps: int) -> subprocess.Popen:
 
 
 def finish(workdir: pathlib.Path, num_steps: int) -> None:
-  """Runs to the end, or says what the process said."""
+  """Finishes a run; raises RuntimeError with the end of its log on failure."""
   if start(workdir, num_steps).wait():
     said = (workdir.parent / f'{workdir.name}.log').read_text()
     raise RuntimeError(f'{workdir} did not finish: {said[-2000:]}')
@@ -73,7 +74,17 @@ def finish(workdir: pathlib.Path, num_steps: int) -> None:
 def kill_once(
   workdir: pathlib.Path, after: float, at_least: int
 ) -> float | None:
-  """Starts a run and kills it; returns when its first step was done."""
+  """Starts a run and kills it.
+
+  Args:
+    workdir: the run's workdir.
+    after: seconds from the start until the process is killed.
+    at_least: number of steps before the process is killed, even if it takes
+      longer.
+
+  Returns:
+    Seconds from the start to the first step, None if there was no step.
+  """
   process, begun = start(workdir, ENDLESS), time.monotonic()
   first, steps, last = None, 0, modified(workdir)
   while (elapsed := time.monotonic() - begun) < after or steps < at_least:
@@ -89,16 +100,17 @@ def kill_once(
 
 
 def modified(workdir: pathlib.Path) -> int:
-  """When a step was last written, in nanoseconds."""
+  """Returns the time of the last written step in nanoseconds."""
   times = (x.stat().st_mtime_ns for x in workdir.glob('rollouts/*.parquet'))
   return max(times, default=0)
 
 
 def look(workdir: pathlib.Path, config: config_lib.Config) -> Left:
-  """Reads everything that a killed process has left.
+  """Reads all files of a killed process.
 
   Raises:
-    RuntimeError: if a line, a file or a checkpoint is not there or not whole.
+    RuntimeError: if a line or a file is missing, or if there are fewer lines
+      than saved steps.
   """
   path = workdir / 'metrics.jsonl'
   rows = writers.read_jsonl(path) if path.exists() else []
@@ -135,21 +147,23 @@ def soak(
   at_least: int = 0,
   report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, int]:
-  """Kills, finishes, compares.
+  """Kills a run repeatedly, finishes it, and compares it with another run.
 
   Args:
-    output: a directory; a soak that was begun there goes on.
-    kills: how many.
-    seed: of the moments.
-    first: seconds that a process may need for its first step; then measured.
-    at_least: steps of a process before it is killed.
-    report: gets a line a kill.
+    output: a directory; an earlier soak in this directory is continued.
+    kills: the number of kills.
+    seed: the random seed of the kill times.
+    first: initial estimate of the seconds from the start to the first step;
+      replaced by measurements.
+    at_least: the minimum number of steps of a process before it is killed.
+    report: called with one line for each kill.
 
   Returns:
-    How many kills met what.
+    The number of kills by the phase of the run that they interrupted, and the
+    totals of kills and steps.
 
   Raises:
-    RuntimeError: if something is lost that should not be.
+    RuntimeError: if data is lost.
   """
   output.mkdir(parents=True, exist_ok=True)
   workdir, whole = output / 'killed', output / 'whole'
@@ -157,7 +171,7 @@ def soak(
   rng, left = random.Random(seed), Left(0, 0, False)
   met = collections.Counter()
   for kill in range(kills):
-    # Half of all moments lie behind the first step, on this machine today.
+    # Adapts to the machine: half of all kills are after the first step.
     moment = rng.uniform(0, 2 * first)
     found = kill_once(workdir, moment, at_least)
     first = found or 1.1 * first
@@ -174,7 +188,7 @@ def soak(
 
 
 def compare(one: pathlib.Path, other: pathlib.Path, config) -> None:
-  """Raises AssertionError unless both hold the same, but for times."""
+  """Raises AssertionError unless two workdirs are equal, except for times."""
 
   def lines(workdir, name):
     rows = writers.read_jsonl(workdir / name)

@@ -1,21 +1,22 @@
-"""How close to the machine's limit is one update of the learner?
+"""Compares the speed of a learner's update with the machine's limits.
 
   python -m benchmarks.learning
   python -m benchmarks.learning --model=qwen2.5-0.5b --dtype=bfloat16
 
-Random weights in the shapes of a published model learn from groups of random
-tokens. Compared, in turn, in one process:
+A model with random weights in the shapes of a published model learns from
+groups of random tokens. Alternates in one process between:
 
 - forward: log-probabilities of all responses (`learner.make_logprobs`)
-- backward: forward and backward, an update whose optimizer does nothing
-- update: the same with AdamW behind a clip, as in training
-- square: one large product of matrices, by jax and (on a CPU) by NumPy
-- own: the model's own products, forward and backward, each alone, with as
-  many rows as a microbatch has response tokens, a chunk's for the logits
+- backward: forward and backward pass, with an optimizer that does nothing
+- update: forward and backward pass with clipping and AdamW, as in training
+- square: one large matrix product, by jax and (on a CPU) by NumPy
+- own: the model's own matrix products, forward and backward, each measured
+  separately, with one row for each response token of a microbatch, or with a
+  chunk of rows for the logits
 
-A rate is useful operations a second (`benchmarks/work.py` says what counts),
-a fraction that rate by the rate of `square` (the better of the two) or of
-`own` in the same round.
+A rate is the number of useful operations per second, as defined in
+`benchmarks/work.py`. A fraction is that rate divided by the rate of `square`
+(the better of the two) or of `own` in the same round.
 """
 
 import argparse
@@ -40,7 +41,7 @@ LEARNING = ('forward', 'backward', 'update')
 
 
 def make_batch(size: work.Groups, vocab_size: int) -> groups.GroupBatch:
-  """Random tokens and advantages; nothing is padding but the prompts' ends."""
+  """Returns a batch of random tokens and advantages; pads only the prompts."""
   rng = np.random.default_rng(1)
   shape = (size.groups, size.group_size, size.response)
   return groups.GroupBatch(
@@ -63,14 +64,14 @@ def learning_sides(
   groups_per_microbatch: int,
   chunk: int,
 ) -> dict[str, Callable]:
-  """Name -> a call that does it once, compiled and warm."""
+  """Returns a compiled function for each of `LEARNING`, by name."""
   mesh = models.one_device()
   params = models.random_params(policy, mesh)
   logprobs = learner.make_logprobs(
     policy, mesh, chunk=chunk, groups_per_microbatch=groups_per_microbatch
   )
   texts = groups.Texts(batch.prompts, batch.tokens, batch.num_groups)
-  # The ratio is 1, as it is in the first update after a rollout.
+  # The probability ratio is 1, as in the first update after a rollout.
   batch = batch._replace(old_logprobs=logprobs(texts, params))
   batch = sharding.put_rows(batch, mesh)
 
@@ -102,8 +103,12 @@ def learning_sides(
 
 
 def product_rate(rows: int, inner: int, columns: int, dtype, *, least: float):
-  """A measurement: operations a second of [rows, inner] @ [inner, columns]."""
-  # Random, as weights are: a GPU may be faster with equal numbers.
+  """Returns a function that measures operations per second of a product.
+
+  The product is [rows, inner] @ [inner, columns]. A measurement repeats it for
+  about `least` seconds.
+  """
+  # Random like weights, because GPUs may be faster with equal numbers.
   keys = jax.random.split(jax.random.key(0))
   a = jax.random.normal(keys[0], (rows, inner), dtype)
   b = jax.random.normal(keys[1], (inner, columns), dtype)
@@ -123,7 +128,7 @@ def product_rate(rows: int, inner: int, columns: int, dtype, *, least: float):
 
 
 def numpy_rate(size: int):
-  """The same of two square float32 matrices, by NumPy."""
+  """Returns the same for two square float32 matrices and NumPy."""
   a = np.ones((size, size), np.float32)
   np.matmul(a, a)
   return lambda: 2 * size**3 / pairs.seconds(lambda: np.matmul(a, a))()
@@ -136,14 +141,18 @@ def own_products(
   at_once: int,
   chunk: int,
 ) -> dict[tuple[int, int, int], float]:
-  """The products of a microbatch's responses: (M, K, N) -> how many."""
+  """Returns the matrix products of a microbatch's responses.
+
+  Returns:
+    (M, K, N) -> the number of products [M, K] @ [K, N].
+  """
   rows = at_once * size.group_size
   found = collections.Counter()
 
   def add(rows, inputs, outputs, count):
     found[rows, inputs, outputs] += count
-    found[rows, outputs, inputs] += count  # for the gradient of the input
-    found[inputs, rows, outputs] += count  # for that of the weights
+    found[rows, outputs, inputs] += count  # gradient of the input
+    found[inputs, rows, outputs] += count  # gradient of the weights
 
   for inputs, outputs in work.layer_products(config).values():
     read = max(rows * (size.response - 1), 1)
@@ -156,7 +165,10 @@ def own_products(
 def own_rate(
   products: dict[tuple[int, int, int], float], dtype, *, least: float
 ):
-  """A measurement: operations a second over all products, each alone."""
+  """Returns a function that measures operations per second over all products.
+
+  Each product is measured separately.
+  """
   flops = {one: 2 * math.prod(one) * count for one, count in products.items()}
   rates = {one: product_rate(*one, dtype, least=least) for one in products}
   return lambda: (
@@ -165,7 +177,7 @@ def own_rate(
 
 
 def measure(args: argparse.Namespace, response: int) -> None:
-  """Measures and shows one length of responses."""
+  """Measures updates with responses of one length and prints the results."""
   config = models.SHAPES[args.model]
   policy = policy_lib.make_policy(
     config, dtype=args.dtype, remat=args.remat, mesh=models.one_device()
@@ -197,7 +209,7 @@ def measure(args: argparse.Namespace, response: int) -> None:
 def show(
   args: argparse.Namespace, size: work.Groups, found: dict[str, list[float]]
 ) -> None:
-  """Turns seconds into rates and fractions, and prints them."""
+  """Computes and prints rates and fractions."""
   config = models.SHAPES[args.model]
   flops = dict.fromkeys(LEARNING, work.update_flops(config, size))
   flops['forward'] = work.forward_flops(config, size)

@@ -1,13 +1,14 @@
-"""Does EleutherAI's lm-eval measure the greedy accuracy that we measure?
+"""Compares our greedy accuracy with that of EleutherAI's lm-eval.
 
   python -m benchmarks.lm_eval_agreement --workdir=runs/quickstart \\
       --output=runs/agreement
 
-Evaluates the solver of a run here, exports it, and lets lm-eval (its own
-environment will do: `pip install 'lm-eval[hf]'`, and name its command with
---lm_eval) ask the same questions of the exported model, in float32. Then both
-are compared question by question. Prints a line of JSON and one for people, and
-the questions on which they differ; exits with 1 if there are any.
+Evaluates the solver of a run, exports it, and lets lm-eval evaluate the
+exported model on the same questions in float32. lm-eval may be in a separate
+environment: `pip install 'lm-eval[hf]'`, and pass its command as --lm_eval.
+Then the results are compared question by question. Prints a line of JSON, a
+line of text, and the questions on which the results differ; exits with 1 if
+there are any.
 """
 
 import argparse
@@ -23,11 +24,10 @@ TASK = 'sqlm_jax_greedy'
 
 
 def our_answers(args: argparse.Namespace) -> tuple[list[dict], dict]:
-  """Evaluates here; returns the rows and the settings."""
+  """Runs our evaluation; returns the rows and the settings."""
   where = pathlib.Path(args.workdir) / 'evaluations'
   _run_ours(args, '--mode=eval', f'--dataset={args.dataset}')
-  # The newest one: a settings.json is written when an evaluation starts, the
-  # result when it is shown.
+  # result.json is written last, so the newest one belongs to this evaluation.
   newest = max(where.glob('*/result.json'), key=lambda p: p.stat().st_mtime)
   lines = (newest.parent / 'answers.jsonl').read_bytes().splitlines()
   settings = json.loads((newest.parent / 'settings.json').read_bytes())
@@ -43,7 +43,7 @@ def _run_ours(args: argparse.Namespace, *words: str) -> None:
 def write_task(
   directory: pathlib.Path, rows: list[dict], settings: dict
 ) -> None:
-  """Writes the questions, and the task that asks them."""
+  """Writes the questions and lm-eval's task that asks them."""
   directory.mkdir(parents=True, exist_ok=True)
   questions = directory / 'questions.jsonl'
   keys = ('index', 'prompt', 'true')
@@ -64,7 +64,7 @@ def write_task(
 def their_answers(
   args: argparse.Namespace, directory: pathlib.Path
 ) -> dict[int, dict]:
-  """Lets lm-eval answer; returns its samples by the question's number."""
+  """Runs lm-eval; returns its samples by the index of the question."""
   model = directory / 'model'
   _run_ours(
     args, '--mode=export', f'--export_dir={model}', '--export_dtype=float32'
@@ -89,14 +89,14 @@ def their_answers(
 def compare(
   rows: list[dict], samples: dict[int, dict], stops: list[str]
 ) -> tuple[dict, list[str]]:
-  """Counts where both agree, and describes where they do not."""
+  """Counts the questions on which both agree and describes the others."""
   found = dict.fromkeys(('same_text', 'same_verdict', 'ours', 'theirs'), 0)
   differing = []
   for row in rows:
     sample = samples[row['index']]
     theirs = sample['resps'][0][0]
     ours = row['responses'][0]
-    for stop in stops:  # lm-eval leaves it out
+    for stop in stops:  # lm-eval removes stop strings
       ours = ours.split(stop)[0]
     right = sample['exact_match'] == 1.0
     found['same_text'] += ours == theirs
@@ -125,7 +125,7 @@ def main() -> None:
   if shutil.which(args.lm_eval) is None:
     sys.exit(f"--lm_eval={args.lm_eval}: not found: pip install 'lm-eval[hf]'")
   if args.output.exists():
-    # Else an earlier model could be compared with this one's answers.
+    # Otherwise, the results of an earlier model could be compared.
     sys.exit(f'--output={args.output}: expected a new directory')
   rows, settings = our_answers(args)
   write_task(args.output, rows, settings)

@@ -1,22 +1,22 @@
-"""What do a few long responses cost the many short ones?
+"""Measures the cost of a few long responses among many short ones.
 
   python -m benchmarks.long_tail
 
-Random weights in the shapes of a published model write 128 responses whose
-lengths have a heavy tail, and learn from as many: quantiles of a Pareto
-distribution, the longest 10 times the median. Compared, in turn, in one
-process:
+A model with random weights in the shapes of a published model samples 128
+responses with heavy-tailed lengths and learns from responses of these lengths:
+quantiles of a Pareto distribution, of which the longest is 10 times the median.
+Alternates in one process between:
 
-- sampling, packed: the sampler as it is, on the same random keys as
-- sampling, static: the same with `static=True`, where every row is kept until
-  the last response has ended, as static batching does
-- learning, packed: an update with AdamW that reads tokens side by side
-- learning, static: the same of rows that are padded to the longest
+- sampling, packed: the default sampler
+- sampling, static: the sampler with `static=True` and the same random keys. It
+  keeps every row until the last response has ended, as in static batching
+- learning, packed: an update with AdamW on packed tokens
+- learning, static: an update with AdamW on rows padded to the longest response
 
-Both samplers write responses of the same lengths; that is checked. (The tokens
-are not quite the same: to random weights tens of thousands of tokens are about
-equally likely, and products of other shapes round otherwise.) Measured: useful
-tokens (those of the responses) a second, and the ratio of each pair.
+Checks that both samplers generate responses of the same lengths. (The tokens
+may differ: with random weights, tens of thousands of tokens have similar
+probabilities, and products of other shapes round differently.) Measures useful
+tokens, those of the responses, per second, and the ratio of each pair.
 """
 
 import argparse
@@ -32,14 +32,15 @@ from sqlm_jax.engine import learner, optimizer, sampler
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import packing
 
-OWN, SHARED = 19, 57  # tokens of a prompt
+OWN, SHARED = 19, 57  # tokens of a prompt: its own, and common to all prompts
 
 
 def heavy_tail(count: int, median: int, ratio: float) -> np.ndarray:
-  """Lengths at evenly spaced quantiles of a Pareto distribution.
+  """Returns lengths at evenly spaced quantiles of a Pareto distribution.
 
-  The quantile function is `median (2 (1 - u))^(-1/a)`; at the last of
-  `u = (i + 1/2) / count` it is `count^(1/a)` medians, which gives a.
+  The quantile function is `median (2 (1 - u))^(-1/a)`. At the last of the
+  quantiles `u = (i + 1/2) / count`, it is `count^(1/a)` times the median. The
+  shape a follows from setting this factor to `ratio`.
   """
   quantiles = (np.arange(count) + 0.5) / count
   power = np.log(ratio) / np.log(count)
@@ -50,10 +51,10 @@ def heavy_tail(count: int, median: int, ratio: float) -> np.ndarray:
 def sampling_sides(
   args: argparse.Namespace, lengths: np.ndarray
 ) -> dict[str, Callable]:
-  """Name -> a call that writes all responses, compiled and warm.
+  """Returns compiled functions that sample all responses, by name.
 
   Raises:
-    RuntimeError: if the two do not write the same lengths.
+    RuntimeError: if the two samplers generate different lengths.
   """
   config = models.SHAPES[args.model]
   sampling = rollouts.Sampling(config, args.dtype, chunk=args.chunk)
@@ -78,7 +79,7 @@ def sampling_sides(
 def learning_sides(
   args: argparse.Namespace, lengths: np.ndarray
 ) -> dict[str, Callable]:
-  """Name -> a call that takes one optimizer step, compiled and warm."""
+  """Returns compiled functions that take one optimizer step, by name."""
   config = models.SHAPES[args.model]
   mesh = models.one_device()
   policy = policy_lib.make_policy(
@@ -98,7 +99,7 @@ def learning_sides(
   step = learner.make_train_step(
     policy, adam, mesh, learner.LossSettings(), groups_per_microbatch=at_once
   )
-  # Two of them, each with moments, would not fit where one does.
+  # Both sides share one state because two states might not fit into memory.
   state = models.random_state(policy, adam, mesh)
 
   def call(batch):
@@ -133,7 +134,7 @@ def main() -> None:
   add('--repeats', default=5, type=int)
   args = parser.parse_args()
   lengths = heavy_tail(args.groups * args.group_size, args.median, args.ratio)
-  # A long one may be anybody's.
+  # Distributes the long responses randomly over the groups.
   lengths = np.random.default_rng(0).permutation(lengths)
   lengths = lengths.reshape(args.groups, args.group_size)
   told = f'{lengths.size} responses, median {np.median(lengths):.0f}, longest'

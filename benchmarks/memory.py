@@ -1,17 +1,18 @@
-"""How much memory does an update take, and how much does it need?
+"""Compares the memory that an update takes with the memory that it needs.
 
   python -m benchmarks.memory
 
 Compiles the update of a model with random weights, without running it, and
-asks XLA what it will hold (`compiled.memory_analysis()`): the arguments, which
-are the train state and the batch, and what exists meanwhile. Beside it stands
-what the update needs (`benchmarks/work.py`): parameters and two moments, the
-gradients, and of one microbatch the activations that the backward pass reads
-and one chunk of logits. `--step` also plays steps of the quickstart, each run
-in a process of its own, and follows the process's memory.
+reads XLA's memory analysis (`compiled.memory_analysis()`): the arguments, which
+are the train state and the batch, and the temporaries. It is compared with the
+memory that the update needs (`benchmarks/work.py`): parameters and two moments,
+the gradients, and for one microbatch the activations that the backward pass
+reads and one chunk of logits. `--step` also plays steps of the quickstart, each
+run in a separate process, and tracks the process's memory.
 
-Is there ever an array [tokens, vocabulary]? Also told: how many bytes a
-further response token adds to the peak, by what its logits would take.
+To show that there is never an array [tokens, vocabulary], it also prints the
+number of bytes that an additional response token adds to the peak, and the size
+of the token's logits.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def update_bytes(
   groups_per_microbatch: int,
   chunk: int,
 ) -> dict[str, int]:
-  """What XLA will hold during one update, in bytes."""
+  """Returns the memory that XLA allocates during one update, in bytes."""
   mesh = models.one_device()
   optimize = optimizer.make_optimizer(learning_rate=1e-6)
   step = learner.make_train_step(
@@ -53,7 +54,7 @@ def update_bytes(
   return {
     'arguments': found.argument_size_in_bytes,
     'meanwhile': found.temp_size_in_bytes,
-    # Donated arguments are written over.
+    # Donated arguments are overwritten.
     'results': found.output_size_in_bytes - found.alias_size_in_bytes,
   }
 
@@ -66,7 +67,7 @@ def needed_bytes(
   chunk: int,
   itemsize: int,
 ) -> dict[str, int]:
-  """What one update cannot do without, in bytes."""
+  """Returns the memory that one update needs at least, in bytes."""
   config = policy.config
   shapes = jax.eval_shape(policy.init, jax.random.key(0))
   params = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
@@ -84,7 +85,7 @@ def needed_bytes(
 
 
 def measure(args: argparse.Namespace) -> None:
-  """Compares what an update holds with what it needs."""
+  """Compares the memory that an update takes with the memory it needs."""
   config = models.SHAPES[args.model]
   policy = policy_lib.make_policy(config, dtype=args.dtype, remat=args.remat)
   how = {
@@ -125,7 +126,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def play(args: argparse.Namespace) -> None:
-  """Plays two steps in this process and tells its peak."""
+  """Plays two steps in this process and prints its peak memory."""
   from benchmarks import full_size, selfplay_step
   from sqlm_jax.game import repetition
   from sqlm_jax.selfplay import step as selfplay

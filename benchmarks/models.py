@@ -1,4 +1,4 @@
-"""Random weights in the shapes of published models, and prompts for them."""
+"""Models with random weights in published shapes, and prompts for them."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import batches
 
 SHAPES = {
-  # To check that a benchmark runs.
+  # For checking that a benchmark runs.
   'tiny': model_config.ModelConfig(
     vocab_size=512,
     num_layers=2,
@@ -78,7 +78,7 @@ def one_device() -> jax.sharding.Mesh:
 
 
 def random_params(policy: policy_lib.Policy, mesh: jax.sharding.Mesh):
-  """Placed as training places them."""
+  """Returns random parameters with the shardings of training."""
   abstract = jax.eval_shape(policy.init, jax.random.key(0))
   init = jax.jit(
     policy.init, out_shardings=sharding.shard_parameters(abstract, mesh)
@@ -91,7 +91,7 @@ def random_state(
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
 ) -> learner.TrainState:
-  """What training starts from, placed as it is there."""
+  """Returns a random initial train state with the shardings of training."""
   params = jax.eval_shape(policy.init, jax.random.key(0))
   start = lambda params: learner.init_state(params, optimizer)
   shardings = sharding.shard_like_parameters(
@@ -104,7 +104,7 @@ def random_state(
 def prompt_ids(
   count: int, own: int, *, shared: int = 0, vocab_size: int
 ) -> list[list[int]]:
-  """Random prompts of `own` tokens each behind `shared` common ones."""
+  """Returns random prompts: `shared` common tokens, then `own` tokens each."""
   rng = np.random.default_rng(0)
   common = rng.integers(vocab_size, size=shared).tolist()
   rows = rng.integers(vocab_size, size=(count, own)).tolist()
@@ -114,13 +114,13 @@ def prompt_ids(
 def prompts(
   count: int, own: int, *, shared: int = 0, vocab_size: int
 ) -> groups.Prompts:
-  """The same, as the sampler and the learner take them."""
+  """Returns the prompts of `prompt_ids`, packed for sampler and learner."""
   rows = prompt_ids(count, own, shared=shared, vocab_size=vocab_size)
   return batches.pack_prompts(rows)
 
 
 def endless(group_size: int, vocab_size: int, limit: int):
-  """Settings under which nothing but the limit ends a response."""
+  """Returns settings with which only the limit ends a response."""
   table = np.zeros((16, vocab_size), np.uint8)
   table[decoding.STOPPED :] = decoding.STOPPED
   return sampler.SamplerSettings(
@@ -132,7 +132,7 @@ def endless(group_size: int, vocab_size: int, limit: int):
 
 
 def hf_config(config: model_config.ModelConfig) -> dict[str, Any]:
-  """The same shapes in the words of Hugging Face."""
+  """Returns the Hugging Face config of a model."""
   kind, name = 'llama', 'LlamaForCausalLM'
   if config.qkv_bias:
     kind, name = 'qwen2', 'Qwen2ForCausalLM'

@@ -1,4 +1,4 @@
-"""Measures several sides in turn (A B A B) and tells what came of it."""
+"""Measures several sides alternately (A B A B) and prints the results."""
 
 import importlib.metadata
 import json
@@ -14,15 +14,18 @@ from typing import Any
 def in_turn(
   sides: dict[str, Callable[[], float]], repeats: int
 ) -> dict[str, list[float]]:
-  """Measures every side, then every side again, and so on.
+  """Measures all sides in turn, `repeats` times.
 
-  What slows the machine down for a while so hits all sides alike, and one
-  round's numbers may be compared with each other.
+  A temporary slowdown of the machine therefore affects all sides, and the
+  numbers of one round can be compared with each other.
 
   Args:
-    sides: name -> one measurement. Whatever happens only once (compilation,
-      first use of memory) is behind it.
-    repeats: rounds.
+    sides: name -> a function that returns one measurement. One-time costs, such
+      as compilation and the first use of memory, must already be paid.
+    repeats: the number of rounds.
+
+  Returns:
+    The measurements by name, in the order of the rounds.
   """
   found = {name: [] for name in sides}
   for _ in range(repeats):
@@ -32,7 +35,10 @@ def in_turn(
 
 
 def seconds(call: Callable[[], Any]) -> Callable[[], float]:
-  """A measurement: how long `call()` takes, which waits for its result."""
+  """Returns a function that measures the seconds of `call()`.
+
+  `call` must wait for its result.
+  """
 
   def measure():
     start = time.perf_counter()
@@ -43,12 +49,12 @@ def seconds(call: Callable[[], Any]) -> Callable[[], float]:
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
-  """`over / under`, round by round."""
+  """Returns `over / under` for each round."""
   return [a / b for a, b in zip(over, under, strict=True)]
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-  """Median, range, and the values themselves in the order of the rounds."""
+  """Returns the median, the range, and the values in the order of rounds."""
   return {
     'median': statistics.median(values),
     'low': min(values),
@@ -58,21 +64,21 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def tell(values: Sequence[float], form: str = '{:.3g}') -> str:
-  """The median, and in brackets the range."""
+  """Formats the median, and the range in parentheses."""
   found = (statistics.median(values), min(values), max(values))
   median, low, high = map(form.format, found)
   return f'{median} ({low}-{high})'
 
 
 def show(benchmark: str, result: dict[str, Any], line: str) -> None:
-  """Prints a result as a line of JSON and as a line for people."""
+  """Prints a result as a line of JSON and as a line of text."""
   whole = {'benchmark': benchmark} | result | {'machine': machine()}
   print(json.dumps(_rounded(whole)))
   print(f'{benchmark}: {line}', flush=True)
 
 
 def machine() -> str:
-  """The processor and what runs on it."""
+  """Describes the processor and the software versions."""
   cpuinfo = pathlib.Path('/proc/cpuinfo')
   model = platform.processor()
   if cpuinfo.exists():
@@ -86,7 +92,7 @@ def machine() -> str:
 
 
 def _rounded(x: Any) -> Any:
-  """Four digits are more than any timing has."""
+  """Rounds to four significant digits, more than the precision of timings."""
   if isinstance(x, dict):
     return {key: _rounded(value) for key, value in x.items()}
   if isinstance(x, list | tuple):

@@ -1,10 +1,10 @@
-"""llama.cpp's side of `benchmarks.sampling`, through llama-cpp-python.
+"""Runs llama.cpp's side of `benchmarks.sampling` with llama-cpp-python.
 
   python -m benchmarks.peer_llama_cpp FILE.gguf
 
-Every prompt is read once and its keys and values are shared by its group; one
-batch decodes a token of every response. The weights are computed with as they
-are in the file.
+Every prompt is prefilled once, and its keys and values are shared by its group.
+One batch decodes one token of every response. The weights keep the quantization
+that they have in the file.
 """
 
 import importlib.metadata
@@ -20,7 +20,7 @@ ROWS, SLOTS = 128, 32768
 
 def main() -> None:
   parent = workers.Parent()
-  # Else it tells of every tensor.
+  # Otherwise the library logs every tensor.
   logging.getLogger('llama-cpp-python').setLevel(logging.ERROR)
   import llama_cpp as llama
 
@@ -31,7 +31,7 @@ def main() -> None:
   settings = llama.llama_context_default_params()
   settings.n_ctx, settings.n_batch, settings.n_seq_max = SLOTS, 2048, ROWS
   settings.n_threads = settings.n_threads_batch = len(os.sched_getaffinity(0))
-  settings.kv_unified = True  # else a row has SLOTS / ROWS for itself
+  settings.kv_unified = True  # otherwise each row has only SLOTS / ROWS slots
   context = llama.llama_init_from_model(model, settings)
   sampler = llama.llama_sampler_chain_init(
     llama.llama_sampler_chain_default_params()
@@ -41,7 +41,7 @@ def main() -> None:
   memory = llama.llama_get_memory(context)
 
   def decode(tokens, positions, rows, wanted):
-    """Reads tokens; those wanted get logits."""
+    """Processes tokens and computes the logits of those in `wanted`."""
     batch.n_tokens = len(tokens)
     for i, values in enumerate(
       zip(tokens, positions, rows, wanted, strict=True)

@@ -1,9 +1,10 @@
-"""transformers' side of `benchmarks.sampling`: `generate` on random weights.
+"""Runs `generate` of transformers for `benchmarks.sampling`.
 
   python -m benchmarks.peer_transformers CONFIG DTYPE
 
-CONFIG is that of a Hugging Face model, as JSON. Asked with prompts of one
-length, it continues each `group_size` times by exactly `tokens` tokens.
+CONFIG is the config of a Hugging Face model as JSON; its weights are random. A
+request contains prompts of one length, and each prompt is continued
+`group_size` times by exactly `tokens` tokens.
 """
 
 import importlib.metadata

@@ -1,9 +1,9 @@
-"""TRL's side of `benchmarks.selfplay_step`: trains a step when it is asked.
+"""Runs TRL's side of `benchmarks.selfplay_step`, one step per request.
 
   python -m benchmarks.peer_trl MODEL DTYPE CASE TOKENS ROWS
 
-MODEL is a Hugging Face directory, ROWS the answers of a microbatch. It needs
-torch, transformers, trl and datasets, and not jax.
+MODEL is a Hugging Face directory, and ROWS is the number of answers of a
+microbatch. Requires torch, transformers, trl and datasets, but not jax.
 """
 
 import collections
@@ -18,14 +18,17 @@ from benchmarks.selfplay_step import GROUP_SIZE, QUESTIONS
 
 
 def prompts() -> list[str]:
-  """What our side asks, too."""
+  """Returns the same prompts as our side's."""
   from configs import quickstart
 
   return [quickstart.SOLVER_PROMPT.format(question=q) for q in QUESTIONS]
 
 
 def vote(completions: list[str], case: str) -> list[float]:
-  """1 for the group's most frequent answer; a coin where lengths are forced."""
+  """Returns 1 for the group's most frequent answer, 0 for other answers.
+
+  Returns random rewards if lengths are forced.
+  """
   answers = [text.split('\n')[0].strip() for text in completions]
   rewards = []
   for first in range(0, len(answers), GROUP_SIZE):
@@ -60,9 +63,9 @@ def main() -> None:
     tokenizer.pad_token = tokenizer.eos_token
 
   class InTurn(transformers.TrainerCallback):
-    """Waits before each step until it is asked for, and says how long it took.
+    """Waits for a request before each step and reports the step's seconds.
 
-    A step ends behind the update of the weights.
+    A step ends after the update of the weights.
     """
 
     def on_step_begin(self, args, state, control, **_):
@@ -97,7 +100,7 @@ def main() -> None:
         weight_decay=0.01,
         max_steps=10**6,
         bf16=dtype == 'bfloat16',
-        # It would cost time to save memory that there is.
+        # Checkpointing would cost time, and there is enough memory.
         gradient_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),
         save_strategy='no',

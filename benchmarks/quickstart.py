@@ -1,11 +1,11 @@
-"""The table of README: what the vote teaches, beside random rewards.
+"""Creates the README's table of majority rewards and random rewards.
 
   python -m benchmarks.quickstart --output=runs/benchmark
 
-Runs the quickstart configs as a user would, one process a run, with three
-seeds each, and the same with random rewards. A run that is finished is not
-repeated: interrupt and restart as you like. Prints a line of JSON a run and
-the table in Markdown.
+Runs the quickstart configs as a user would, each run in its own process, with
+three seeds each, and again with random rewards. A finished run is not repeated,
+so the benchmark can be interrupted and restarted. Prints one line of JSON for
+each run, and the table in Markdown.
 """
 
 import argparse
@@ -29,7 +29,7 @@ REWARDS = {'majority': 'majority vote', 'random': 'random rewards'}
 def run_once(
   config: str, reward: str, seed: int, workdir: pathlib.Path
 ) -> dict:
-  """Trains in a process of its own and returns before, after and seconds."""
+  """Trains in a separate process; returns accuracies, steps and seconds."""
   result = workdir / 'result.json'
   if result.exists():
     return json.loads(result.read_text())
@@ -54,14 +54,14 @@ def run_once(
 
 
 def spread(rows: list[dict], key: str, form: str = '{:.2f}') -> str:
-  """Mean, and in brackets minimum and maximum."""
+  """Formats the mean, and the minimum and maximum in parentheses."""
   values = [row[key] for row in rows]
   mean, low, high = statistics.mean(values), min(values), max(values)
   return f'{form.format(mean)} ({form.format(low)}-{form.format(high)})'
 
 
 def table(rows: list[dict]) -> str:
-  """Markdown, a line for each task and reward."""
+  """Formats a Markdown table with a line for each task and reward."""
   lines = [
     '| task | reward | seeds | mean@4 before | mean@4 after | '
     'greedy before | greedy after | seconds a run |',

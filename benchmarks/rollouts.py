@@ -1,4 +1,4 @@
-"""The sampler on random weights, with responses of chosen lengths."""
+"""Runs the sampler on random weights, with responses of chosen lengths."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +12,16 @@ from sqlm_jax.models import policy as policy_lib
 
 
 class Sampling:
-  """One model and its sampler; every call draws the same responses.
+  """A model and its sampler; every call samples the same responses.
 
   Attributes:
-    policy: what is sampled from.
-    params: random weights.
+    policy: the policy to sample from.
+    params: random parameters.
+    sample: the sampler.
   """
 
   def __init__(self, config, dtype: str = 'float32', **options: Any):
-    """`options` are those of `make_sampler`."""
+    """Creates the model; `options` are passed to `make_sampler`."""
     self._mesh = models.one_device()
     self.policy = policy_lib.make_policy(config, dtype=dtype, mesh=self._mesh)
     self.params = models.random_params(self.policy, self._mesh)
@@ -34,7 +35,7 @@ class Sampling:
     slots: int,
     sample: Callable[..., groups.Rollout] | None = None,
   ) -> Callable[[], groups.Rollout]:
-    """Samples once, to the last token on the host."""
+    """Returns a function that samples once and waits for all tokens."""
     sample = sample or self.sample
 
     def call():
@@ -56,7 +57,7 @@ class Sampling:
   def forced(
     self, prompts: groups.Prompts, lengths_QG: np.ndarray
   ) -> sampler.SamplerSettings:
-    """Settings under which the responses have these lengths."""
+    """Returns settings with which the responses have the given lengths."""
     vocab_size = self.policy.config.vocab_size
     longest = int(lengths_QG.max())
     settings = models.endless(lengths_QG.shape[1], vocab_size, 1)
@@ -70,20 +71,21 @@ class Sampling:
 def length_table(
   first_QG: np.ndarray, lengths_QG: np.ndarray, vocab_size: int
 ) -> np.ndarray:
-  """A stop table in which the first token decides the length.
+  """Returns a stop table in which the first token determines the length.
 
-  The sampler knows no lengths but one limit. A response's first token is its
-  own, but for accidents, and known beforehand: from there the states count
-  down, whatever is drawn. Of responses that begin alike the last one decides.
+  The sampler itself supports only one limit for all responses. The first token
+  of each response is known in advance and, except by chance, unique. It selects
+  a state, and the following states count down for any tokens. If responses
+  begin with the same token, the last of them determines their length.
 
   Returns:
-    [states, V]; state s > 1 has s - 1 tokens to go.
+    [states, V]; in state s > 1, s - 1 tokens remain.
   """
   longest = int(lengths_QG.max())
   states = np.arange(longest + 1) - 1
   states[: decoding.STOPPED + 1] = decoding.STOPPED
   table = np.repeat(states.astype(np.int16)[:, None], vocab_size, axis=1)
-  # Of n tokens n - 1 are left, which is state n; one token stops at once.
+  # Of n tokens, n - 1 remain after the first: state n; one token stops at once.
   table[0] = longest
   table[0, first_QG.reshape(-1)] = lengths_QG.reshape(-1)
   return table

@@ -1,25 +1,25 @@
-"""How many tokens a second does the sampler draw?
+"""Measures how many tokens per second the sampler generates.
 
   python -m benchmarks.sampling
   python -m benchmarks.sampling --workload=room
   python -m benchmarks.sampling --workload=field --model=qwen3-0.6b \\
       --dtype=bfloat16
 
-Random weights in the shapes of a published model, random prompts of which
-most tokens are common to all (as few-shot examples are), temperature 1, and
-responses that nothing but their length ends. Workloads:
+Uses random weights in the shapes of a published model, random prompts that
+share most of their tokens (like few-shot examples), temperature 1, and
+responses that end only at their maximum length. Workloads:
 
-- grid: some prompts times some responses each, of one length. Compared, in
-  turn, each in a process of its own: ours (`sampler.make_sampler`),
-  transformers' `generate`, and llama.cpp where --gguf and --llama_python are
-  given: it reads its weights from that file, quantised as they are there
-- room: 64 tokens where a response may have 4,096, and where it may have 128;
-  ours alone, in turn
-- field: 256 different prompts with one response each, lengths of both uniform
-  in 100 to 1024; ours alone
+- grid: combinations of numbers of prompts, responses per prompt, and lengths.
+  Alternates between separate processes of our sampler (`sampler.make_sampler`),
+  transformers' `generate`, and, with --gguf and --llama_python, llama.cpp,
+  which reads quantized weights from that file
+- room: responses of 64 tokens with a capacity of 4,096 and of 128 tokens,
+  alternately; our sampler only
+- field: 256 different prompts with one response each, both with lengths that
+  are uniform in 100 to 1024; our sampler only
 
-Measured: seconds of a warm call until all tokens are on the host, tokens a
-second, and the ratios of each pair.
+Measures the seconds of a compiled call until all tokens are on the host, tokens
+per second, and the ratios of each pair.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from benchmarks import models, pairs, workers
 
 
 def serve(args: argparse.Namespace) -> None:
-  """Our side of the grid."""
+  """Runs our side of the grid."""
   parent = workers.Parent()
   from benchmarks import rollouts
   from sqlm_jax.selfplay import batches
@@ -45,7 +45,7 @@ def serve(args: argparse.Namespace) -> None:
   while (question := parent.listen()) is not None:
     tokens = question['tokens']
     settings = models.endless(question['group_size'], config.vocab_size, tokens)
-    # Packing is part of it: it finds what the prompts have in common.
+    # Packing is included: it finds the common prefix of the prompts.
     start = time.perf_counter()
     prompts = batches.pack_prompts(question['prompts'])
     rollout = sampling.call(prompts, settings, slots=tokens)()
@@ -54,7 +54,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def open_sides(args: argparse.Namespace) -> dict[str, workers.Worker]:
-  """The processes that are there."""
+  """Starts the processes of all sides."""
   ours = [f'--model={args.model}', f'--dtype={args.dtype}', '--serve']
   config = json.dumps(models.hf_config(models.SHAPES[args.model]))
   sides = {
@@ -74,7 +74,7 @@ def open_sides(args: argparse.Namespace) -> dict[str, workers.Worker]:
 
 
 def grid(args: argparse.Namespace) -> None:
-  """Ours beside the peers, cell by cell."""
+  """Compares our sampler with the peers for each cell of the grid."""
   vocab_size = models.SHAPES[args.model].vocab_size
   sides = open_sides(args)
   for cell in itertools.product(args.tokens, args.groups, args.group_sizes):
@@ -105,7 +105,7 @@ def grid(args: argparse.Namespace) -> None:
 
 
 def show_cell(args, sides, cell, found: dict[str, list[float]]) -> None:
-  """One cell of the grid: rates, and ratios of the peers' seconds to ours."""
+  """Prints a cell's rates, and the ratios of the peers' seconds to ours."""
   tokens, count, group_size = cell
   drawn = tokens * count * group_size
   result = {
@@ -136,7 +136,7 @@ def show_cell(args, sides, cell, found: dict[str, list[float]]) -> None:
 
 
 def room(args: argparse.Namespace) -> None:
-  """The same responses with much and with little room for longer ones."""
+  """Samples the same responses with a large and with a small capacity."""
   from benchmarks import rollouts
 
   config = models.SHAPES[args.model]
@@ -173,7 +173,7 @@ def room(args: argparse.Namespace) -> None:
 
 
 def field(args: argparse.Namespace) -> None:
-  """Many requests of all lengths."""
+  """Measures many requests of different lengths."""
   from benchmarks import rollouts
   from sqlm_jax.selfplay import batches
 

@@ -1,10 +1,10 @@
-"""How many programs a sandbox judges in a second.
+"""Measures how many programs per second a sandbox runs.
 
   python -m benchmarks.sandbox
 
-Judges programs of five tests each, one in ten of them hostile, and measures
-how long a program takes that is judged alone. Prints a line of JSON and one
-for people for each repetition, and a summary of all.
+Runs programs with five tests each, one in ten of which is hostile, and measures
+the time of a program that runs alone. Prints a line of JSON and a line of text
+for each repetition, and a summary.
 """
 
 import argparse
@@ -27,7 +27,7 @@ HONEST = (
   'from collections import Counter\nc = Counter(input().split())\n'
   'print(sum(int(w) * n for w, n in c.items()))',
 )
-# In turn: how they end decides what a hostile program costs.
+# Used in turn because the cost of a hostile program depends on how it ends.
 HOSTILE = (
   "open('/etc/passwd').read()",
   'import os\nwhile True: os.fork()',
@@ -43,7 +43,7 @@ HOSTILE = (
 
 
 def programs(count: int, one_in: int) -> list[sandbox.Program]:
-  """Programs that add two numbers, and one in so many that does not."""
+  """Returns programs that add two numbers; one of `one_in` is hostile."""
   tests = [types.TestCase(f'{i} {7 * i}\n', f'{8 * i}\n') for i in range(1, 6)]
   rows = []
   for i in range(count):
@@ -63,7 +63,7 @@ def check(rows: list[sandbox.Program], found: list) -> None:
 def measure(
   judge: sandbox.Sandbox, rows: list[sandbox.Program]
 ) -> dict[str, float]:
-  """Programs a second together, and seconds of each alone."""
+  """Measures programs per second, and the seconds of each program alone."""
   start = time.perf_counter()
   check(rows, judge.run(rows))
   together = time.perf_counter() - start
@@ -106,7 +106,7 @@ def main() -> None:
   settings = vars(args) | {'tests': 5} | machine()
   measured = []
   with sandbox.open_sandbox(workers=args.workers, limits=limits) as judge:
-    judge.run(rows[:20])  # what is read from disk is read
+    judge.run(rows[:20])  # warms the disk cache
     for _ in range(args.repetitions):
       measured.append(measure(judge, rows))
       print(json.dumps(settings | measured[-1]))

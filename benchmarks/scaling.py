@@ -1,15 +1,15 @@
-"""Does the cost grow faster than the work?
+"""Measures whether time grows faster than the number of operations.
 
   python -m benchmarks.scaling --output=runs/scaling
 
-Takes one size after the other (answers a question, questions, tokens of a
-prompt, tokens of an answer, width of the model) through a range, the others
-staying where they are, and times sampling and one update at every value of the
-range, in turn. Random weights in float32, few layers.
+Varies one size at a time (answers per question, questions, prompt tokens,
+answer tokens, width of the model), with the other sizes constant, and measures
+sampling and one update alternately for all values. The model has random weights
+in float32 and few layers.
 
-The exponent is the slope of log seconds over log size; that of the work is
-the same for its operations (`benchmarks/work.py`). Writes a plot (scaling.png,
-scaling.svg) and a line a size.
+The exponent is the slope of log seconds over log size. The work's exponent is
+the slope of log operations over log size (`benchmarks/work.py`). Writes a plot
+(scaling.png, scaling.svg) and prints a line for each size.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer
 from sqlm_jax.models import config as model_config
 
-# Name -> values, the base among them. Prompts have no common prefix here.
+# Name -> values, including the base value. Prompts have no common prefix.
 SIZES = {
   'group_size': (2, 4, 8, 16, 32),
   'groups': (4, 8, 16, 32),
@@ -44,13 +44,13 @@ BASE_WIDTH = 512
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-  """Slope of log cost over log size, by least squares."""
+  """Returns the least-squares slope of log cost over log size."""
   slope, _ = np.polyfit(np.log(sizes), np.log(costs), 1)
   return float(slope)
 
 
 def make_config(width: int, layers: int) -> model_config.ModelConfig:
-  """A Llama of that width, heads of 64."""
+  """Returns the config of a Llama with the given width and heads of 64."""
   return model_config.ModelConfig(
     vocab_size=16384,
     num_layers=layers,
@@ -65,7 +65,7 @@ def make_config(width: int, layers: int) -> model_config.ModelConfig:
 def make_calls(
   config: model_config.ModelConfig, size: work.Groups
 ) -> dict[str, Callable]:
-  """Sampling and one update of these sizes, warm."""
+  """Returns compiled functions for sampling and for one update."""
   sampling = rollouts.Sampling(config)
   mesh = models.one_device()
   sample = sampling.call(
@@ -96,7 +96,7 @@ def make_calls(
 
 
 def sweep(name: str, values: Sequence[int], args) -> dict:
-  """Times and work along one size."""
+  """Measures seconds and computes operations for all values of one size."""
   layouts = {}
   for value in values:
     width = value if name == 'width' else BASE_WIDTH
@@ -123,7 +123,11 @@ def sweep(name: str, values: Sequence[int], args) -> dict:
 
 
 def plot(found: dict[str, dict], output: pathlib.Path) -> None:
-  """A panel a size: seconds, and the work from the largest size downwards."""
+  """Plots a panel for each size, with seconds and operations.
+
+  The curves of the operations are scaled to meet the seconds at the largest
+  value.
+  """
   import matplotlib
 
   matplotlib.use('Agg')

@@ -1,27 +1,28 @@
-"""How long does a whole step of the solver take, and how long with TRL?
+"""Compares the time of a complete solver step with TRL's.
 
   python -m benchmarks.selfplay_step --repeats=5
 
-A step is: sample 8 answers to each of 16 sums of digits behind the few-shot
-prompt of configs/quickstart.py, vote, and update all weights. Compared, in
-turn, each in a process of its own:
+A step samples 8 answers to each of 16 sums of digits with the few-shot prompt
+of configs/quickstart.py, votes, and updates all weights. Alternates between two
+separate processes:
 
-- ours: `selfplay.step.self_play_step`, as a run plays it
+- ours: `selfplay.step.self_play_step`, as in a run
 - TRL: `GRPOTrainer` (`pip install 'trl[...]'`, see docs/benchmarks.md) on the
   same weights, exported in float32, without gradient checkpointing
 
-Both: the same prompts and number of answers, temperature 1, GRPO with one
-update a step, no KL penalty, AdamW. float32, or with --dtype=bfloat16 products
-in that and weights in float32 (`model.dtype` here, torch's autocast there). Two
-cases:
+Both use the same prompts and number of answers, temperature 1, GRPO with one
+update per step, no KL penalty, and AdamW. Both compute in float32, or, with
+--dtype=bfloat16, compute products in bfloat16 with float32 weights
+(`model.dtype` for ours, autocast for torch). There are two cases:
 
-- forced: every answer has exactly --tokens tokens, nothing stops it, and
-  rewards are random, so that all 128 answers have a gradient on both sides
-- trained: an answer ends with its line or at --tokens, and rewards are the
-  majority's, as in training. We do not compute groups that are paid alike,
-  whose gradient is zero; TRL does
+- forced: every answer has exactly --tokens tokens, nothing stops it earlier,
+  and rewards are random, so that all 128 answers have a gradient on both sides
+- trained: an answer ends with its line or at --tokens, and rewards are from the
+  majority vote, as in training. Groups with equal rewards, whose gradient is
+  zero, are skipped by our side but not by TRL
 
-Warm steps are compared; the first one, which compiles, is told apart.
+Compiled steps are compared; the first step, which compiles, is printed
+separately.
 """
 
 import argparse
@@ -36,14 +37,14 @@ from typing import Any
 
 from benchmarks import pairs, workers
 
-# No two are the same, and the prompt shows none of them.
+# All questions are different, and none of them is in the few-shot prompt.
 QUESTIONS = tuple(f'{a} + {b}' for a in (2, 4, 6, 8) for b in (1, 3, 6, 7))
 GROUP_SIZE = 8
 CASES = ('forced', 'trained')
 
 
 def make_game(model: str, dtype: str, case: str, tokens: int):
-  """The quickstart's game for these questions: parts, game, train states."""
+  """Returns the quickstart's game with `QUESTIONS`, and its train states."""
   from benchmarks import models
   from configs import quickstart
   from sqlm_jax.config import schema as config_lib
@@ -73,7 +74,7 @@ def make_game(model: str, dtype: str, case: str, tokens: int):
 
 
 def serve(args: argparse.Namespace) -> None:
-  """Our side: plays a step whenever it is asked to."""
+  """Runs our side, which plays one step per request."""
   parent = workers.Parent()
   import jax
 
@@ -127,7 +128,7 @@ def export(model: str, directory: pathlib.Path) -> None:
 def measure(
   args: argparse.Namespace, directory: pathlib.Path, case: str, tokens: int
 ) -> None:
-  """Measures and shows one case."""
+  """Measures one case and prints the results."""
   words = [f'--model={args.model}', f'--dtype={args.dtype}']
   words += ['--serve', case, str(tokens)]
   peer_words = [str(directory), args.dtype, case]
@@ -151,7 +152,7 @@ def measure(
       'trl': lambda: ask(trl, 'trl'),
     }
     first = pairs.in_turn(sides, 1)
-    sides['ours']()  # shapes that depend on what was sampled
+    sides['ours']()  # compiles shapes that depend on the sampled responses
     answers = {'ours': [], 'trl': []}
     found = pairs.in_turn(sides, args.repeats)
   lengths = [len(row) for row in ours.hello.pop('prompt_ids')]

@@ -1,9 +1,9 @@
-"""How much arithmetic and memory traffic a piece of work needs at least.
+"""Computes the minimum arithmetic and memory traffic of a workload.
 
-A product of [M, K] and [K, N] counts 2 M K N operations. Counted are the
-products with the weights and those of the attention, for real tokens alone:
-what is spent on padding, on computing something twice, on norms and
-activations is nobody's use.
+A product of [M, K] and [K, N] counts as 2 M K N operations. Only the products
+with the weights and those of the attention are counted, and only for real
+tokens. Operations for padding, recomputation, norms and activation functions
+are not counted.
 """
 
 from typing import NamedTuple
@@ -12,19 +12,19 @@ from sqlm_jax.models import config as model_config
 
 
 class Groups(NamedTuple):
-  """What is learned from: Q prompts with G responses of one length each."""
+  """The sizes of a batch: Q prompts with G responses each, of one length."""
 
   groups: int  # Q
   group_size: int  # G
-  shared: int  # tokens that all prompts begin with, read once
-  own: int  # further tokens of a prompt, read once a prompt
+  shared: int  # tokens of the common prefix of all prompts, read once
+  own: int  # other tokens of a prompt, read once per prompt
   response: int  # R
 
 
 def layer_products(
   config: model_config.ModelConfig,
 ) -> dict[str, tuple[int, int]]:
-  """The weight matrices of a block: name -> (inputs, outputs)."""
+  """Returns the weight matrices of a layer: name -> (inputs, outputs)."""
   c = config
   heads = c.num_heads * c.head_width
   kv_heads = c.num_kv_heads * c.head_width
@@ -40,33 +40,37 @@ def layer_products(
 
 
 def block_parameters(config: model_config.ModelConfig) -> int:
-  """Parameters of all blocks that a token is multiplied with."""
+  """Returns the number of matrix parameters of all layers."""
   sizes = [k * n for k, n in layer_products(config).values()]
   return config.num_layers * sum(sizes)
 
 
 def token_flops(config: model_config.ModelConfig, *, seen: int) -> int:
-  """A token through all blocks that attends to `seen` tokens, itself too."""
+  """Returns the FLOPs of all layers for one token.
+
+  The token attends to `seen` tokens, including itself.
+  """
   c = config
   attention = 4 * c.num_heads * c.head_width * seen * c.num_layers
   return 2 * block_parameters(c) + attention
 
 
 def unembedding_flops(config: model_config.ModelConfig) -> int:
-  """The logits of one position."""
+  """Returns the FLOPs of the logits at one position."""
   return 2 * config.width * config.vocab_size
 
 
 def forward_flops(config: model_config.ModelConfig, work: Groups) -> int:
-  """Log-probabilities of all response tokens, every prompt read once.
+  """Returns the FLOPs of the log-probabilities of all response tokens.
 
-  So are the logits of a group's first tokens, which all come from the prompt.
-  The last token of a response predicts nothing, so it is not read. Drawing the
-  responses takes the same.
+  Every prompt is read once. The logits of a group's first tokens are also
+  computed once because all of them follow the prompt. The last token of a
+  response is not read because it predicts nothing. Sampling the responses takes
+  the same number of operations.
   """
 
   def read(count, after):
-    """`count` tokens in a row behind `after` others."""
+    """Returns the FLOPs of `count` consecutive tokens after `after` others."""
     seen = count * after + count * (count + 1) // 2
     attention = token_flops(config, seen=seen) - token_flops(config, seen=0)
     return count * token_flops(config, seen=0) + attention
@@ -84,16 +88,20 @@ def forward_flops(config: model_config.ModelConfig, work: Groups) -> int:
 
 
 def update_flops(config: model_config.ModelConfig, work: Groups) -> int:
-  """Forward and backward: each product once more for either factor."""
+  """Returns the FLOPs of a forward and backward pass.
+
+  The backward pass has two products for each product of the forward pass, one
+  for the gradient of each factor.
+  """
   return 3 * forward_flops(config, work)
 
 
 def saved_activations(config: model_config.ModelConfig) -> int:
-  """Numbers a token that the backward pass reads, if none is computed anew.
+  """Returns the number of activations per token that the backward pass reads.
 
-  The inputs of all products with weights, the two of the activation, and
-  queries, keys and values; of the attention's weights, which a fused attention
-  does not keep, none.
+  Assumes no recomputation. Counts the inputs of all products with weights, the
+  two inputs of the activation function, and queries, keys and values. Attention
+  weights are not counted because a fused attention does not store them.
   """
   c = config
   heads = c.num_heads * c.head_width
@@ -109,13 +117,14 @@ def decode_bytes(
   cache_size: int,
   live_tokens: int,
 ) -> int:
-  """What one decoded token of every row has to read.
+  """Returns the bytes that decoding one token of every row has to read.
 
   Args:
-    config: sizes of the model.
-    weight_size: bytes a number of the weights.
-    cache_size: bytes a number of the cache.
-    live_tokens: tokens whose keys and values are read, a shared one once.
+    config: the model's config.
+    weight_size: bytes per element of the weights.
+    cache_size: bytes per element of the cache.
+    live_tokens: the number of tokens whose keys and values are read; a token
+      that rows share counts once.
   """
   c = config
   weights = block_parameters(c) + c.width * c.vocab_size

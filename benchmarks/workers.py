@@ -1,7 +1,8 @@
-"""Sides of a comparison in processes of their own, asked in turn.
+"""Runs the sides of a comparison in separate processes.
 
-Libraries keep threads, memory and settings for themselves. In two processes
-they do not get in each other's way, and the one that is not asked sleeps.
+Libraries keep their own threads, memory and settings. In separate processes,
+they do not interfere with each other, and a process sleeps while it has no
+request.
 """
 
 import json
@@ -15,10 +16,10 @@ _ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Worker:
-  """A process that answers one question at a time. Close it, or use `with`.
+  """A process that answers one request at a time. Close it, or use `with`.
 
   Attributes:
-    hello: what it says once it is ready.
+    hello: the message that the process sends when it is ready.
   """
 
   def __init__(self, module: str, *words: str, python: str = sys.executable):
@@ -40,17 +41,17 @@ class Worker:
     self.close()
 
   def ask(self, **question: Any) -> dict[str, Any]:
-    """Asks and waits for the answer.
+    """Sends a request and waits for the answer.
 
     Raises:
-      RuntimeError: if the process has ended instead.
+      RuntimeError: if the process ends instead.
     """
     self._process.stdin.write(json.dumps(question) + '\n')
     self._process.stdin.flush()
     return self._read()
 
   def close(self) -> None:
-    """Hangs up and waits for the end."""
+    """Closes the connection and waits for the process to end."""
     self._process.stdin.close()
     self._process.stdout.close()
     self._process.wait()
@@ -65,19 +66,19 @@ class Worker:
 
 
 class Parent:
-  """The other end, inside such a process."""
+  """The worker process's connection to its parent."""
 
   def __init__(self):
-    # What a library prints must not be taken for an answer.
+    # Redirects the output of libraries, which must not look like an answer.
     self._answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
 
   def tell(self, **answer: Any) -> None:
-    """Says hello, or answers."""
+    """Sends the first message or an answer."""
     self._answers.write(json.dumps(answer) + '\n')
     self._answers.flush()
 
   def listen(self) -> dict[str, Any] | None:
-    """The next question, None if there will be no more."""
+    """Returns the next request, None if the parent has hung up."""
     line = sys.stdin.readline()
     return json.loads(line) if line else None

@@ -1,7 +1,7 @@
-"""What a compiled program does, read off its text: loops, FLOPs, collectives.
+"""Analyzes the HLO text of a compiled program: loops, FLOPs, collectives.
 
-XLA's own `cost_analysis` counts the body of a loop once. Here a body counts as
-often as it runs. All figures are one device's.
+XLA's own `cost_analysis` counts the body of a loop once. This module counts it
+once for each iteration. All numbers are for one device.
 """
 
 import collections
@@ -22,17 +22,17 @@ COLLECTIVES = (
   'collective-broadcast',
 )
 _COUNTERS = [((x, ()),) for x in ('s32', 's64', 'u32', 'u64')]
-_BITS = {'pred': 8, 'bf16': 16}  # others end with their width
+_BITS = {'pred': 8, 'bf16': 16}  # the names of other dtypes contain their width
 
 
 class Instruction(NamedTuple):
   """One line of a computation."""
 
   name: str
-  shapes: tuple[tuple[str, tuple[int, ...]], ...]  # (dtype, sizes), a result
+  shapes: tuple[tuple[str, tuple[int, ...]], ...]  # (dtype, sizes) per result
   op: str
-  arguments: str  # in brackets
-  rest: str  # attributes
+  arguments: str  # the text between parentheses
+  rest: str  # the attributes
 
   @property
   def operands(self) -> list[str]:
@@ -40,23 +40,23 @@ class Instruction(NamedTuple):
 
 
 class Run(NamedTuple):
-  """An instruction, where it stands, and how often it runs."""
+  """An instruction, its computation, and the number of times it runs."""
 
   instruction: Instruction
   computation: dict[str, Instruction]
   times: int
-  fused: bool  # inside a fusion, which is one instruction for the device
+  fused: bool  # True inside a fusion, which runs as one instruction
 
 
 class Moved(NamedTuple):
-  """What collectives of one kind do in a run of the program."""
+  """Totals for one kind of collective in one run of the program."""
 
   count: int
-  bytes: int  # what goes in or what comes out, whichever is more
+  bytes: int  # the larger of the input's and the output's size, summed
 
 
 def shapes_of(text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-  """`'(f32[2,3]{1,0}, s32[])'` to `(('f32', (2, 3)), ('s32', ()))`."""
+  """Parses shapes: '(f32[2,3], s32[])' gives (('f32', (2, 3)), ('s32', ()))."""
   return tuple(
     (dtype, tuple(map(int, filter(None, sizes.split(',')))))
     for dtype, sizes in re.findall(r'\b([a-z]\w*)\[([\d,]*)\]', text)
@@ -64,7 +64,7 @@ def shapes_of(text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def size_in_bytes(shapes) -> int:
-  """Without the padding of a device's layout."""
+  """Returns the size of arrays, without the padding of a device's layout."""
   total = 0
   for dtype, sizes in shapes:
     digits = re.match(r'[a-z]+(\d+)', dtype)
@@ -74,9 +74,9 @@ def size_in_bytes(shapes) -> int:
 
 
 def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
-  """Computations by name, and the name of the one that starts."""
+  """Returns the computations by name, and the name of the entry computation."""
   computations, entry, current = {}, '', None
-  # What a kernel of Pallas says of itself stands on lines of its own.
+  # Joins the metadata of Pallas kernels, which is on separate lines.
   for line in re.sub(r'\n(?="|\}\})', '', text).splitlines():
     head = re.match(r'(ENTRY )?%?([\w.\-]+) \(.*\{$', line)
     if head:
@@ -110,7 +110,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, start: int) -> int:
-  """Where the bracket that opens at `start` is closed."""
+  """Returns the index after the parenthesis that closes the one at `start`."""
   depth = 0
   for i in range(start, len(text)):
     depth += (text[i] == '(') - (text[i] == ')')
@@ -120,11 +120,12 @@ def _closing(text: str, start: int) -> int:
 
 
 def walk(text: str, *, unknown_trips: int = 1) -> Iterator[Run]:
-  """All that runs, with how often.
+  """Yields all instructions that run, with the number of times they run.
 
   Args:
     text: `compiled.as_text()`.
-    unknown_trips: of loops whose bound is data.
+    unknown_trips: the number of iterations to assume for loops whose bound
+      depends on data.
   """
   computations, entry = parse(text)
 
@@ -151,10 +152,12 @@ def _called(one: Instruction) -> list[str]:
 
 
 def _trips(loop: Instruction, computations) -> int | None:
-  """As the compiler says, or as the condition compares with a constant.
+  """Returns the number of iterations of a loop, None if it is unknown.
 
-  A counter that starts from 0 is compared with it. Those of the TPU compiler's
-  own loops, which multiply while they gather, have no sign, and may go in twos.
+  The number is the compiler's if it states one. Otherwise it follows from the
+  constant in the loop's condition, assuming that the counter starts at 0. The
+  TPU compiler's own loops, which overlap products with a gather, have unsigned
+  counters that may be incremented by 2.
   """
   if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
     return int(known[1])
@@ -171,7 +174,7 @@ def _trips(loop: Instruction, computations) -> int | None:
 
 
 def _stride(condition, body) -> int:
-  """What a run of the body adds to the counter; 1 where it does not say."""
+  """Returns the loop counter's increment per iteration; 1 if unknown."""
   read = [_index(one) for one in condition.values() if _index(one) is not None]
   *_, root = body.values()
   if len(read) != 1 or root.op != 'tuple':
@@ -192,16 +195,16 @@ def _stride(condition, body) -> int:
 
 
 def _index(one: Instruction) -> int | None:
-  """Of a get-tuple-element."""
+  """Returns the index of a get-tuple-element, None for other instructions."""
   found = re.search(r'index=(\d+)', one.rest)
   return int(found[1]) if one.op == 'get-tuple-element' and found else None
 
 
 def moved(runs: Sequence[Run]) -> dict[str, Moved]:
-  """Kind of collective -> how often it runs and what a device moves.
+  """Returns the number of runs and the bytes for each kind of collective.
 
-  An asynchronous one stands in several fusions under one channel; the first
-  counts.
+  An asynchronous collective appears in several fusions with the same channel;
+  only its first appearance is counted.
   """
   found, seen = collections.defaultdict(lambda: Moved(0, 0)), set()
   for one, computation, times, _ in runs:
@@ -215,7 +218,7 @@ def moved(runs: Sequence[Run]) -> dict[str, Moved]:
     into = size_in_bytes(_operand_shapes(one, computation))
     out = size_in_bytes(one.shapes)
     if kind != one.op and len(one.shapes) > 1:
-      out -= into  # its result repeats what goes in
+      out -= into  # the result of a start op includes its operands
     count, total = found[kind]
     found[kind] = Moved(count + times, total + times * max(into, out))
   return dict(found)
@@ -231,7 +234,7 @@ def _operand_shapes(one: Instruction, computation):
 
 
 def flops(runs: Sequence[Run]) -> int:
-  """Of matrix products, two a multiplication with its addition."""
+  """Returns the FLOPs of matrix products, two per multiply-add."""
   total = 0
   for one, computation, times, _ in runs:
     if one.op == 'dot':
@@ -245,7 +248,10 @@ def flops(runs: Sequence[Run]) -> int:
 
 
 def _convolution(one: Instruction, computation) -> int:
-  """Multiplications; a product with batch dimensions is one on a TPU."""
+  """Returns the number of multiplications of a convolution.
+
+  On a TPU, matrix products with batch dimensions are convolutions.
+  """
   (_, left), (_, kernel) = _operand_shapes(one, computation)
   out = one.shapes[0][1]
   ins, kernels, outs = re.search(
@@ -264,7 +270,7 @@ def _convolution(one: Instruction, computation) -> int:
     at = at + steps * int(pick('rhs_dilate', 1))
     at = at - int(pick('pad', '0_0').split('_')[0])
     apart = int(pick('lhs_dilate', 1))
-    # Padding and the holes of a dilation are not multiplied.
+    # Padding and the gaps of a dilation are not multiplied.
     real = (at >= 0) & (at <= (size - 1) * apart) & (at % apart == 0)
     count *= int(real.sum())
   groups = re.search(r'batch_group_count=(\d+)', one.rest)
@@ -272,7 +278,10 @@ def _convolution(one: Instruction, computation) -> int:
 
 
 def cycles(runs: Sequence[Run]) -> int:
-  """The TPU compiler's estimate, of all that is not communication; or 0."""
+  """Returns the TPU compiler's estimate of cycles without communication.
+
+  Returns 0 if the compiler gives no estimate.
+  """
   total = 0
   for one, _, times, fused in runs:
     found = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
@@ -284,11 +293,10 @@ def cycles(runs: Sequence[Run]) -> int:
 def whole_parameters(
   text: str, parameters: Sequence[tuple[int, ...]]
 ) -> list[str]:
-  """All-gathers of a parameter's whole stack of layers, as they stand.
+  """Returns descriptions of all-gathers of all layers of a parameter.
 
-  A layer's part may be gathered, when its turn comes: that is what splitting
-  parameters means. All layers at once would need the memory that the split
-  has saved.
+  Sharded parameters are supposed to be gathered one layer at a time. Gathering
+  all layers at once would need the memory that sharding has saved.
 
   Args:
     text: `compiled.as_text()`.
@@ -299,7 +307,8 @@ def whole_parameters(
   for one, *_ in walk(text):
     if one.op.removesuffix('-start') != 'all-gather':
       continue
-    # The compiler may have merged or turned dimensions: their product stays.
+    # The compiler may have merged or transposed dimensions, but not their
+    # product.
     _, result = one.shapes[-1]
     if math.prod(result) in sizes:
       found[one.name] = f'{one.name}: {sizes[math.prod(result)]}'

@@ -1,15 +1,17 @@
-"""How big is it: memory a device needs to train a model, before it is bought.
+"""Estimates the memory that each device needs to train a model.
 
   python -m launch.memory
   python -m launch.memory --models=7B --devices=8,16 --lora_rank=16
   python -m launch.memory --model_path=/models/mine --devices=1
 
-Counts parameters, gradients, optimizer, reference policy, the sampler's copy in
-its dtype, the key/value cache, with --gpus the room that this has there and the
-layers laid out once more to decode with, from the shapes of the program that
-would run and from its own table of shardings. No device is needed. Activations
-and the compiler's temporaries are not counted, nor is PPO's critic (parameters,
-gradients and optimizer once more) or an earlier solver that votes (parameters).
+Counts parameters, gradients, optimizer state, reference policy, the sampler's
+copy in its dtype and the key/value cache. With --gpus, the cache has the
+capacity that it has on GPUs, and the copy of the layers in the layout for
+decoding is counted. The sizes follow from the shapes and the shardings of the
+program that would run. No device is needed. Activations and the compiler's
+temporaries are not counted. PPO's critic (another set of parameters, gradients
+and optimizer state) and an earlier solver that votes (another set of
+parameters) are not counted either.
 """
 
 import json
@@ -27,7 +29,7 @@ from sqlm_jax.models import policy as policy_lib
 
 
 def bytes_per_device(tree, shardings) -> int:
-  """Bytes of a tree's largest shards."""
+  """Returns the bytes that a sharded tree takes on one device."""
   sizes = jax.tree.map(
     lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize,
     tree,
@@ -48,18 +50,18 @@ def account(
   workload: sizes.Workload = sizes.PAPER,
   chunk: int = 32,
 ) -> dict[str, int]:
-  """Bytes a device needs, by what they hold.
+  """Returns the bytes that a device needs, by their purpose.
 
   Args:
-    config: sizes of the model.
-    mesh: its axes' sizes; devices are not needed.
+    config: the model's config.
+    mesh: a mesh without devices.
     dtypes: a key of `sizes.DTYPES`.
-    lora_rank: of adapters that are trained instead, 0 trains all weights.
+    lora_rank: the rank of the trained adapters; 0 trains all weights.
     gather_weights: as `sampler.gather_weights`.
     sampler_dtype: as `sampler.dtype`.
-    gpus: of NVIDIA, for which layers are laid out once more to decode with, and
-      caches come in few sizes.
-    workload: what is sampled at the same time.
+    gpus: True for NVIDIA GPUs, on which the layers are copied to another layout
+      for decoding, and caches have few different capacities.
+    workload: the number and the length of sequences that are sampled at once.
     chunk: as `sampler.chunk`.
   """
   stored, computed = sizes.DTYPES[dtypes]
@@ -84,9 +86,9 @@ def account(
   moment_bytes = bytes_per_device(
     moments, sharding.shard_like_parameters(moments, trained, mesh)
   )
-  # Only what is trained is kept in the dtype of parameters.
+  # Only trained parameters are kept in the parameters' dtype.
   frozen = placed(cast(base)) if lora_rank else 0
-  copied = sampled  # or what of it is not there already
+  copied = sampled  # reduced below to arrays that do not already exist
   if sampled_in == computed and not gather_weights:
     copied = cast(trained) if stored != computed else {}
   elif sampled_in == stored and not (gather_weights or lora_rank):
@@ -94,16 +96,16 @@ def account(
   apart, of_prompt, of_answer = {}, workload.prompt_tokens, workload.tokens
   if gpus and kernels.known(config, sampled_in, 'gpu'):
     apart = {'layers': sampled['layers']}
-    # As the sampler has it, where what is not live is not read.
+    # The sampler's choice of capacity where unused cache slots are not read.
     of_prompt = schedule.FEW.room(of_prompt, chunk)
     of_answer = schedule.FEW.room(of_answer, chunk, most=of_answer)
   sampling = lambda tree: bytes_per_device(tree, place_sampled(tree, mesh))
   found = {
     'parameters': placed(trained) + frozen,
-    # The running sum and one microbatch's, see `engine.learner`.
+    # The running sum and one microbatch's gradients, see `engine.learner`.
     'gradients': 2 * placed(trained),
     'optimizer': moment_bytes,
-    # Adapters' reference is the base itself.
+    # With adapters, the base model is the reference policy.
     'reference': 0 if lora_rank else placed(cast(base)),
     'sampler copy': sampling(copied),
     'layers apart': sampling(apart),
@@ -118,7 +120,7 @@ def account(
 
 
 def _cache(policy, mesh, *segments: tuple[int, int]) -> int:
-  """Keys and values of segments, so many rows with so many slots each."""
+  """Returns the bytes of keys and values of segments (rows, slots per row)."""
   total = 0
   for rows, slots in segments:
     segment = jax.eval_shape(lambda r=rows, s=slots: policy.init_cache(r, s))
@@ -129,7 +131,7 @@ def _cache(policy, mesh, *segments: tuple[int, int]) -> int:
 
 
 def table(rows: list[dict]) -> str:
-  """Markdown, in GiB."""
+  """Formats the estimates as a Markdown table in GiB."""
   left_out = {'model', 'devices'}
   if not any(row['layers apart'] for row in rows):
     left_out.add('layers apart')
@@ -144,7 +146,7 @@ def table(rows: list[dict]) -> str:
 
 
 def _mesh(devices: int) -> jax.sharding.AbstractMesh:
-  """All devices on the axis that splits parameters, but for --tensor."""
+  """Returns a mesh with --tensor devices on `tensor` and the rest on `fsdp`."""
   tensor = _TENSOR.value
   if devices < 1 or tensor < 1 or devices % tensor:
     raise ValueError(

@@ -1,17 +1,19 @@
-"""Will it fit, before the slice is rented: the step's programs, compiled.
+"""Compiles a step's programs for a TPU slice to check whether they fit.
 
   python -m launch.plan --models=7B --slices=v5e-16
   python -m launch.plan --models=7B --slices=v5p-8 --mesh=1,2,2
   python -m launch.plan --cache_dir=/tmp/plans
 
 Compiles the learner's update and the sampler's programs for a TPU topology and
-prints what a device needs and does. No TPU is needed, but its compiler is
-(`pip install 'jax[tpu]'`, Linux), and minutes a program. No array is made.
+prints the memory and the work of each device. This needs no TPU, but the TPU
+compiler (`pip install 'jax[tpu]'`, Linux) and some minutes for each program. No
+arrays are created.
 """
 
 import os
 
-# Before jax starts: the host has no TPU, and other plans may run beside this.
+# Must be set before jax is imported: the host has no TPU, and other processes
+# may use the TPU compiler at the same time.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['TPU_SKIP_MDS_QUERY'] = '1'
 os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'
@@ -31,23 +33,24 @@ from sqlm_jax.distributed import sharding
 from sqlm_jax.models import decoder
 
 GIB = 2**30
-# Programs of the sampler; what they need is theirs and the waiting state's.
+# The sampler's programs. Their memory includes the resident training state.
 SAMPLER = ('prefill', 'decode', 'store')
 
 
 def plan(name, config, place, settings, cache_dir=None) -> dict:
-  """Plans a model on a slice, and looks for settings that fit.
+  """Measures a model on a slice and searches for settings that fit.
 
   Args:
-    name: of the model.
-    config: its sizes.
+    name: the name of the model.
+    config: the model's config.
     place: the slice.
-    settings: how it is trained.
-    cache_dir: where programs that were compiled before are read and written.
+    settings: the training settings.
+    cache_dir: a directory in which measurements of programs are kept, or None.
 
   Returns:
-    `programs` by name, and the verdict: `fits`, and `try`, config keys with
-    which it does, None if none was found.
+    A row with the model, the slice, the memory that is needed, `programs`, the
+    measurements by program, `fits`, True if all programs fit, and `try`, config
+    overrides with which they fit, None if none were found.
   """
   measure = lambda changed: _measure_all(
     name, config, place, changed, cache_dir
@@ -78,11 +81,11 @@ def plan(name, config, place, settings, cache_dir=None) -> dict:
 
 
 def _measure_all(name, config, place, settings, cache_dir) -> dict:
-  """Every program, until one does not fit."""
+  """Measures the programs until one does not fit."""
   mesh = _mesh(place, settings.mesh)
   found = {}
   for key, program in programs.build(config, mesh, settings).items():
-    # What does not depend on the program's code is known at once.
+    # The size of the arrays is known without compiling.
     if (needed := programs.arrays(program)) > place.chip.hbm:
       found[key] = {'total': needed, 'arrays_alone': True}
       return found
@@ -94,7 +97,11 @@ def _measure_all(name, config, place, settings, cache_dir) -> dict:
 
 
 def _of(key: str, settings: programs.Settings) -> programs.Settings:
-  """What a program depends on: an update does not on how it is sampled."""
+  """Resets the settings that a program does not depend on.
+
+  The update does not depend on how responses are sampled, and the sampler's
+  programs do not depend on how full the learner's rows are.
+  """
   if key != 'update':
     return settings._replace(filled=1.0)
   return settings._replace(max_rows=0, gather_weights=False)
@@ -114,7 +121,7 @@ def _cached(what, cache_dir, compute) -> dict:
 
 
 def versions() -> dict[str, str]:
-  """Of what the figures depend on."""
+  """Returns the versions of the packages that the measurements depend on."""
   return {name: importlib.metadata.version(name) for name in ('jax', 'libtpu')}
 
 
@@ -126,7 +133,7 @@ def _mesh(place: slices.Slice, shape):
 
 
 def memory_table(rows: list[dict]) -> str:
-  """GiB a chip, as Markdown."""
+  """Formats the memory of a chip as a Markdown table in GiB."""
   lines = [
     '| model | slice | chips: data x fsdp x tensor | update: arrays | '
     'temporaries | sampler: arrays | temporaries | most | chip | verdict |',
@@ -154,7 +161,7 @@ def memory_table(rows: list[dict]) -> str:
 
 
 def _split(one: dict) -> tuple[str, str]:
-  """What stays, and what a program adds."""
+  """Formats the size of a program's arrays, and of its temporaries."""
   if 'temporaries' not in one:
     return (f'{one["total"] / GIB:.1f}' if one else '-'), '-'
   stays = one['arguments'] + one['resident']
@@ -170,7 +177,7 @@ def _verdict(row: dict) -> str:
 
 
 def time_table(rows: list[dict]) -> str:
-  """Work and estimates of programs, as Markdown."""
+  """Formats the work and the estimated times as a Markdown table."""
   lines = [
     '| model | slice | program | TFLOP a chip | at the peak, s | '
     'compiler: compute, s | collectives, GB a chip | links at least, s |',
@@ -204,7 +211,7 @@ def time_table(rows: list[dict]) -> str:
 
 
 def _settings(place: slices.Slice) -> programs.Settings:
-  """Of the flags."""
+  """Returns the settings that the flags define."""
   workload = sizes.workload()
   if workload.questions % _UPDATES.value:
     raise ValueError(

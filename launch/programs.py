@@ -1,7 +1,7 @@
-"""The programs of a step, compiled for devices that need not exist.
+"""Compiles the programs of a step for devices that are not present.
 
-No array is made: parameters, state, batch and cache are shapes with shardings
-on the mesh of a topology.
+No arrays are created: parameters, training state, batch and cache are shapes
+with shardings on the mesh of a topology.
 """
 
 import functools
@@ -21,47 +21,47 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import packing as packing_lib
 from sqlm_jax.selfplay import packing
 
-STOP_STATES = 16  # of a stop table, which has a multiple of it
+STOP_STATES = 16  # the smallest number of states of a stop table
 
 
 class Settings(NamedTuple):
-  """How a model is trained, as far as memory and time depend on it."""
+  """The training settings that affect memory and time."""
 
   mesh: tuple[int, int, int]  # devices on each of `sharding.AXES`
   dtypes: str = 'mixed'  # a key of `sizes.DTYPES`
-  remat: str = 'dots'  # of `decoder.REMAT`, the config's default
-  kernels: bool = True  # compute attention, where there are some
+  remat: str = 'dots'  # one of `decoder.REMAT`; the config's default
+  kernels: bool = True  # compute attention with kernels, where available
   lora_rank: int = 0
   updates: int = 8  # minibatches of a step's groups
   groups_per_microbatch: int = 8
-  max_rows: int = 0  # responses decoded side by side, 0: all
-  gather_weights: bool = False  # to sample
-  chunk: int = 32  # tokens between two looks at who has ended
-  filled: float = 1.0  # how much of the responses' room the learner reads
+  max_rows: int = 0  # responses decoded at the same time; 0: all
+  gather_weights: bool = False  # replicate the weights for sampling
+  chunk: int = 32  # tokens between two checks for finished responses
+  filled: float = 1.0  # fraction of the response positions that hold tokens
   workload: sizes.Workload = sizes.PAPER
 
 
 class Program(NamedTuple):
-  """What is compiled, and what else is on the devices meanwhile."""
+  """A program to compile, and the other arrays on the devices meanwhile."""
 
   function: Callable[..., Any]  # jitted
   arguments: tuple[Any, ...]
-  resident: tuple[Any, ...] = ()  # arrays that are no argument
-  unknown_trips: int = 1  # runs of a loop whose bound is data
-  calls: int = 1  # in a step
+  resident: tuple[Any, ...] = ()  # arrays that are not arguments
+  unknown_trips: int = 1  # iterations of loops whose bound depends on data
+  calls: int = 1  # number of calls in a step
   static: tuple[tuple[str, int], ...] = ()  # static arguments by name
 
 
 class Trees(NamedTuple):
-  """The arrays of a run, abstract and in their places."""
+  """The arrays of a run as shapes with shardings."""
 
   state: learner.TrainState
-  frozen: Any  # the reference, which adapters are joined with
-  sampled: Any  # what the sampler reads, in the dtype of products
+  frozen: Any  # the reference policy, which adapters are joined with
+  sampled: Any  # the sampler's parameters, in the compute dtype
 
 
 def place(tree, shardings):
-  """Shapes with their shardings."""
+  """Returns the shapes of a tree with the given shardings."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     tree,
@@ -70,7 +70,7 @@ def place(tree, shardings):
 
 
 def trees(policy, adam, mesh, settings: Settings) -> Trees:
-  """State, frozen and sampled parameters of a run."""
+  """Returns the training state, frozen and sampled parameters of a run."""
   whole = jax.eval_shape(policy.init, jax.random.key(0))
   trained = lora.adapters(whole) if settings.lora_rank else whole
   cast = lambda tree: jax.eval_shape(policy.cast, tree)
@@ -86,10 +86,10 @@ def trees(policy, adam, mesh, settings: Settings) -> Trees:
 def build(
   config: model_config.ModelConfig, mesh: jax.sharding.Mesh, settings: Settings
 ) -> dict[str, Program]:
-  """The programs that decide about memory and time, by name.
+  """Returns the programs that dominate memory and time, by name.
 
-  The sampler's are taken at their largest: every response as long as it may
-  be, the cache full.
+  The sampler's programs have their largest sizes: every response has the
+  maximum length, and the cache is full.
   """
   policy = sizes.make_policy(
     config,
@@ -140,7 +140,7 @@ def _update(policy, adam, mesh, settings, run: Trees) -> Program:
 
 
 def _packing(count, mesh, settings) -> packing_lib.Packing | None:
-  """Of `count` groups whose responses fill their rows only in part."""
+  """Returns the packing of `count` groups with partially filled rows."""
   if settings.filled == 1:
     return None
   layout = packing.Layout(
@@ -217,7 +217,7 @@ def _sampler(policy, mesh, settings, run: Trees) -> dict[str, Program]:
 
 
 def _whole(mesh):
-  """Makes arrays that every device has all of."""
+  """Returns a function `(shape, dtype)` that makes a replicated array."""
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   return lambda shape, dtype: jax.ShapeDtypeStruct(
     shape, dtype, sharding=everywhere
@@ -225,7 +225,10 @@ def _whole(mesh):
 
 
 def _rows(mesh, count: int):
-  """Makes arrays of `count` rows, placed as `sharding.put_rows` does."""
+  """Returns a function `(shape, dtype)` that makes an array [count, *shape].
+
+  Its rows are sharded as by `sharding.put_rows`.
+  """
   split = sharding.rows_spec(count, mesh)
   return lambda shape, dtype: jax.ShapeDtypeStruct(
     (count, *shape), dtype, sharding=split
@@ -250,19 +253,20 @@ def _cache(policy, mesh, rows: int, slots: int) -> policy_lib.KeyValues:
 
 
 def arrays(program: Program) -> int:
-  """Bytes of arguments and of what else waits on a device."""
+  """Returns the bytes of arguments and resident arrays on a device."""
   return _size((program.arguments, program.resident))
 
 
 def measure(program: Program) -> dict[str, Any]:
-  """Compiles a program and reads what it needs and does, a device.
+  """Compiles a program and returns its memory and work on a device.
 
   Returns:
-    Bytes: `arguments`, `outputs` that are not arguments used again,
-    `temporaries`, `code`, `resident` of arrays that are no argument, and
-    their sum, `total`. `flops`, `cycles`, `collectives`, and `gathered`, the
-    parameters that are gathered whole, where it was compiled; where the
-    compiler ran out of memory `total` is what it has asked for.
+    Sizes in bytes: `arguments`, `outputs` that do not alias arguments,
+    `temporaries`, `code`, `resident`, the arrays that are not arguments, and
+    their sum, `total`. In addition, `flops`, `cycles`, `calls`, `collectives`,
+    and `gathered`, the parameters of which all layers are gathered at once. If
+    the compiler ran out of memory, there are only `arguments`, `resident` and
+    `total`, which includes the memory that the compiler asked for.
   """
   resident, arguments = _size(program.resident), _size(program.arguments)
   lowered = program.function.lower(*program.arguments, **dict(program.static))
@@ -298,7 +302,7 @@ def measure(program: Program) -> dict[str, Any]:
 
 
 def stacked(arguments) -> list[tuple[int, ...]]:
-  """Shapes of the matrices among them that are stacked by layer."""
+  """Returns the shapes of matrices in `arguments` that are stacked by layer."""
   return sorted(
     {
       x.shape
@@ -316,7 +320,10 @@ def _size(tree) -> int:
 
 
 def out_of_memory(message: str) -> int | None:
-  """Bytes that a compiler asked for in vain; None for another message."""
+  """Returns the bytes that the compiler could not get.
+
+  Returns None if the message is about another error.
+  """
   if 'RESOURCE_EXHAUSTED' not in message:
     return None
   units = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}

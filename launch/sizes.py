@@ -1,4 +1,4 @@
-"""What is planned for: models by name, what is sampled, and their flags."""
+"""Model sizes and workloads for planning, and the flags that select them."""
 
 import pathlib
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import loader
 
 DTYPES = {
-  # parameters are stored in, computed in
+  # name: (dtype of stored parameters, dtype of computation)
   'mixed': ('float32', 'bfloat16'),
   'bfloat16': ('bfloat16', 'bfloat16'),
   'float32': ('float32', 'float32'),
@@ -45,7 +45,7 @@ MODELS = {
 
 
 class Workload(NamedTuple):
-  """What is sampled at the same time; the defaults are the paper's."""
+  """The sequences that are sampled together, by default as in the paper."""
 
   questions: int = 256
   group_size: int = 4
@@ -65,7 +65,7 @@ def make_policy(
   kernels: bool = True,
   mesh: jax.sharding.Mesh | None = None,
 ) -> policy_lib.Policy:
-  """The policy of `config`; `dtypes` is a key of `DTYPES`."""
+  """Returns the policy of `config`; `dtypes` is a key of `DTYPES`."""
   stored, computed = DTYPES[dtypes]
   return policy_lib.make_policy(
     config,
@@ -79,7 +79,7 @@ def make_policy(
 
 
 def models() -> dict[str, model_config.ModelConfig]:
-  """Those of --models, or the one at --model_path."""
+  """Returns the models of --models by name, or the model at --model_path."""
   if _MODEL_PATH.value:
     path = pathlib.Path(_MODEL_PATH.value)
     if not path.exists():
@@ -94,7 +94,7 @@ def models() -> dict[str, model_config.ModelConfig]:
 
 
 def workload() -> Workload:
-  """Of the flags."""
+  """Returns the workload that the flags define."""
   return Workload(
     _QUESTIONS.value, _GROUP_SIZE.value, _PROMPT_TOKENS.value, _TOKENS.value
   )

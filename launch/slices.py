@@ -1,23 +1,23 @@
-"""TPU slices by Google's names, and what is published about their chips."""
+"""TPU slices by Google's names, and the published properties of their chips."""
 
 import math
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-  """One chip; bandwidths and FLOPs as Google publishes them."""
+  """A TPU chip, with bandwidths and FLOPs as published by Google."""
 
-  hbm: int  # bytes that a program may use, by the compiler's own message
-  flops: float  # a second, bfloat16
-  hertz: float  # of the matrix units: `flops` over the products of a cycle
-  link: float  # bytes a second to all neighbours together
+  hbm: int  # bytes that a program may use, according to the compiler
+  flops: float  # bfloat16 FLOPs per second
+  hertz: float  # clock of the matrix units: `flops` / FLOPs per cycle
+  link: float  # bytes per second to all neighbors together
 
 
 class Slice(NamedTuple):
-  """Chips that are rented together."""
+  """A set of chips that is rented as a unit."""
 
   name: str
-  topology: str  # in the compiler's words
+  topology: str  # the compiler's name
   chips: int
   chip: Chip
 
@@ -27,7 +27,8 @@ CHIPS = {
   'v5p': Chip(int(95.74 * 2**30), 459e12, 459e12 / 2**18, 600e9),
   'v6e': Chip(int(31.25 * 2**30), 918e12, 918e12 / 2**19, 448e9),
 }
-# v5p is named by TensorCores, of which a chip has two; the others by chips.
+# v5p slices are named by the number of TensorCores, two per chip; other slices
+# by the number of chips.
 _FLAT = {4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8', 128: '8x16'}
 _FLAT |= {256: '16x16'}
 _CUBES = {8: '2x2x1', 16: '2x2x2', 32: '2x2x4', 64: '2x4x4', 128: '4x4x4'}
@@ -41,10 +42,10 @@ DEFAULT = ('v5e-4', 'v5e-16', 'v5e-256', 'v5p-128', 'v6e-64')
 
 
 def find(name: str) -> Slice:
-  """The slice of that name.
+  """Returns the slice with the given name.
 
   Raises:
-    ValueError: if there is none, with those that there are.
+    ValueError: if the name is unknown. The message lists the known names.
   """
   if name not in SHAPES:
     raise ValueError(f'--slices={name}: expected some of {", ".join(SHAPES)}')
@@ -54,11 +55,12 @@ def find(name: str) -> Slice:
 
 
 def choose_mesh(chips: int, groups: int) -> tuple[int, int, int]:
-  """A mesh (data, fsdp, tensor) for updates of so many groups.
+  """Returns a mesh (data, fsdp, tensor) for updates of `groups` groups.
 
-  Parameters are split over as many chips as there are groups to divide among
-  them; what is left splits heads and MLPs. A batch that does not divide would
-  be computed by every chip again.
+  The size of the `fsdp` axis is the greatest common divisor of the number of
+  chips and the number of groups. The `tensor` axis, which shards heads and
+  MLPs, has the remaining factor. If `fsdp` did not divide the number of groups,
+  every chip would compute the entire batch.
   """
   fsdp = math.gcd(chips, groups)
   return 1, fsdp, chips // fsdp

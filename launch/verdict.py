@@ -1,4 +1,4 @@
-"""Does it fit, and what else would: settings to try, cheapest first."""
+"""Suggests settings that need less memory, in order of increasing cost."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from launch import programs
 
 
 def largest(found: dict[str, dict[str, Any]]) -> tuple[str, int]:
-  """The program that needs most, and its bytes a device."""
+  """Returns the program with the largest memory, and its bytes per device."""
   name = max(found, key=lambda name: found[name]['total'])
   return name, found[name]['total']
 
@@ -14,18 +14,18 @@ def largest(found: dict[str, dict[str, Any]]) -> tuple[str, int]:
 def next_try(
   settings: programs.Settings, worst: str
 ) -> tuple[dict[str, str | None], programs.Settings] | None:
-  """Settings that need less where it is short.
+  """Returns settings with which the largest program needs less memory.
 
   Args:
-    settings: those that do not fit.
-    worst: the program that needs most.
+    settings: the settings that do not fit.
+    worst: the program that needs the most memory.
 
   Returns:
-    Config keys with their new values, None for the default's, and the new
-    settings; None if nothing is left to try.
+    Config keys with their new values (None for the default), and the new
+    settings; None if there is nothing left to try.
   """
   w = settings.workload
-  least = settings.mesh[0] * settings.mesh[1]  # a group a chip
+  least = settings.mesh[0] * settings.mesh[1]  # one group per chip
   rows = settings.max_rows or w.questions * w.group_size
   fewer = max(rows // 4, least * w.group_size)
   if worst == 'update' and settings.remat != 'full':
@@ -44,7 +44,7 @@ def next_try(
       {'model.param_dtype': 'bfloat16'},
       settings._replace(dtypes='bfloat16'),
     )
-  # Adapters are small: they can be float32 again.
+  # Adapters are small enough to be trained in float32.
   return (
     {'model.param_dtype': None, 'model.lora.rank': '16'},
     settings._replace(dtypes='mixed', lora_rank=16),

@@ -1,1 +1,1 @@
-"""Reads answers and decides which are equal or right."""
+"""Parses answers and decides which answers are equal or right."""

@@ -1,4 +1,4 @@
-"""Canonical answers, which are equal if and only if the answers agree."""
+"""Canonical forms of answers, which are equal exactly if the answers agree."""
 
 import fractions
 import re
@@ -15,22 +15,22 @@ _NUMBER = re.compile(
   r'(?:/(?P<below>\d+))?'
   r'(?P<percent>%?)'
 )
-_LONGEST_NUMBER = 64  # characters; nobody would answer with a longer one
-# An ideographic comma or full stop separates; it is no part of a number.
+_LONGEST_NUMBER = 64  # characters; real answers are shorter
+# An ideographic comma or full stop separates numbers; it is never part of one.
 _CUT_BY_PUNCTUATION = re.compile(r'\d\s*[、。､｡]\s*\d')
-_FULL_STOP = re.compile(r'(?<=[\d%])\.\Z')  # of a sentence
+_FULL_STOP = re.compile(r'(?<=[\d%])\.\Z')  # the end of a sentence
 _HYPHENS = str.maketrans(dict.fromkeys(normalize.HYPHENS, '-'))
 _PUNCTUATION = ' .,;:?"\'・'
 
 
 def number(text: str) -> fractions.Fraction | None:
-  """Reads one number, exactly: 5, +5, 005, 5.0, 10/2 and 500% are equal.
+  """Parses one number exactly: 5, +5, 005, 5.0, 10/2 and 500% are equal.
 
-  Thousands separators are read where they stand in groups of three. Anything
-  before or after the number makes it a blank.
+  Commas are accepted as thousands separators if they separate groups of three
+  digits. Returns None if there is any other text before or after the number.
   """
   text = normalize.fold(text).translate(_HYPHENS)
-  # Spaces around a fraction's slash only: 1 2/3 is not 12/3.
+  # Removes only spaces around a fraction's slash: 1 2/3 is not 12/3.
   text = '/'.join(part.strip() for part in text.split('/'))
   match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
   if match is None or not text.isascii():
@@ -47,7 +47,7 @@ def number(text: str) -> fractions.Fraction | None:
 
 
 def stated_number(text: str) -> fractions.Fraction | None:
-  """Reads a number, with or without an introduction and typesetting.
+  """Parses a number, with or without an introduction and typesetting.
 
   5, 5.0., **5**, \\boxed{5}, "5", 'The answer is 5.', 答え：５ and 5です。 are
   equal.
@@ -69,7 +69,10 @@ def stated_number(text: str) -> fractions.Fraction | None:
 
 
 def words(text: str) -> str | None:
-  """Returns words without case, surrounding punctuation, repeated spaces."""
+  """Removes case, surrounding punctuation and repeated spaces.
+
+  Returns None if no text is left.
+  """
   before = None
   while text != before:
     before = text
@@ -89,7 +92,7 @@ def _strip(text: str) -> str:
 
 
 def short_text(text: str) -> str | None:
-  """Reads words, without an introduction and typesetting.
+  """Parses a short text, with or without an introduction and typesetting.
 
   Paris, **Paris**, "Paris" and 'Answer: Paris.' are equal, and so are 摩耗,
   「摩耗」 and 答えは摩耗です。
@@ -97,13 +100,13 @@ def short_text(text: str) -> str | None:
   answer = words(text)
   if answer is None or len(answer) > wrappings.MAX_LENGTH:
     return answer
-  # An introduction to nothing is the answer itself.
+  # If nothing follows the introduction, the introduction is the answer.
   while (shorter := words(wrappings.peel(answer))) not in (None, answer):
     answer = shorter
   return answer
 
 
-# Answer kind of a config -> text to canonical answer.
+# Kind of answer in a config -> function from a text to its canonical answer.
 KINDS: dict[str, Callable[[str], types.Answer]] = {
   'number': stated_number,
   'text': short_text,

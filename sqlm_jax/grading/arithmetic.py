@@ -1,6 +1,7 @@
-"""Computes arithmetic expressions, for diagnosis and evaluation.
+"""Evaluates arithmetic expressions, for diagnostics and evaluation.
 
-Training never sees it: votes are checked against it after the fact.
+Training never uses the values: majority votes are only compared with them
+afterwards.
 """
 
 import ast
@@ -17,7 +18,7 @@ _OPERATORS = {
   ast.Mult: operator.mul,
   ast.Div: operator.truediv,
 }
-_LONGEST = 200  # characters; keeps hostile text from costing time
+_LONGEST = 200  # characters; bounds the time that hostile text can take
 _ALLOWED = re.compile(r'[\d\s.+\-*/()eE]*', re.ASCII)
 _PLAIN = tuple(
   (re.compile(pattern), new)
@@ -35,11 +36,11 @@ _PLAIN = tuple(
 def value(expression: str) -> fractions.Fraction | None:
   """Returns the exact value of numbers joined by + - * / and parentheses.
 
-  Signs and digits may be ASCII, Unicode, full width or LaTeX. The text may end
+  Signs and digits may be ASCII, Unicode, full-width or LaTeX. The text may end
   in '= ?'.
 
   Returns:
-    None for anything else, and for a division by zero.
+    The value, or None for any other text and for a division by zero.
   """
   if len(expression.strip()) > _LONGEST:
     return None
@@ -59,7 +60,7 @@ def _value(node: ast.expr, text: str) -> fractions.Fraction:
     case ast.Constant(value=int() as constant):
       return fractions.Fraction(constant)
     case ast.Constant(value=float() as constant) if math.isfinite(constant):
-      # From its digits: a float has 17 of them.
+      # Uses the source digits, because a float keeps only 17 of them.
       return fractions.Fraction(ast.get_source_segment(text, node))
     case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
       return _OPERATORS[type(op)](_value(left, text), _value(right, text))

@@ -9,7 +9,7 @@ from sqlm_jax.grading import answers, wrappings
 from sqlm_jax.text import normalize
 
 _LONGEST = 1000  # characters; no option is longer
-_MAX_LAYERS = 32  # around an answer: introductions, endings and brackets
+_MAX_LAYERS = 32  # introductions, endings and brackets around an answer
 
 # Words that announce a letter, in the languages of `wrappings`.
 _OPTION = (
@@ -20,7 +20,7 @@ _OPTION = (
 )
 _OPEN, _CLOSE = r'[(\[{<"\']{0,3} ?', r' ?[)\]}>"\'.:,;!?]*'
 _LABEL = re.compile(rf'(?:{_OPTION})?{_OPEN}(?P<letter>[a-z]){_CLOSE}')
-# A letter that is a word, in scripts with spaces between words.
+# The letter must be a complete word in scripts with spaces between words.
 _LABEL_FIRST = re.compile(
   rf'(?:{_OPTION})?{_OPEN}(?P<letter>[a-z])'
   rf'(?=[^\w]|[{normalize.UNSPACED}\uac00-\ud7a3])(?P<rest>.+)'
@@ -31,9 +31,9 @@ _LABEL_LAST = re.compile(
   rf'(?P<letter>[a-z]){_CLOSE}'
 )
 _CLOSING = ' )]}>.:,;="\''
-_DASHES = '-–—→/|'  # between a letter and its text, or the sign of a number
+_DASHES = '-–—→/|'  # separate a letter from its text; - may also be a sign
 
-# In addition to the introductions of `wrappings`.
+# Introductions in addition to those of `wrappings`.
 _INTRODUCTION = re.compile(
   r'\A(?:(?:(?:the |my )?(?:(?:correct|final|right|best) )*answer'
   r"|i(?:'d| would| will)? (?:choose|pick|select|say|go with)"
@@ -60,26 +60,26 @@ _TYPESETTING = re.compile(
 
 
 def choice(text: str, options: Sequence[str] = ()) -> str | None:
-  """Reads the option that was chosen.
+  """Parses the letter of the chosen option.
 
   An answer may be a letter, the text of an option, or a letter with the text of
-  its option. Brackets, an introduction, emphasis and LaTeX may stand around it:
-  'B', '(b)', 'Answer: B', '答えはBです。', 'Paris', 'B) Paris', 'The answer is
-  (B) Paris.', '$\\boxed{B}$'. A letter with the text of another option is a
-  blank, and so is any other text that names two options.
+  its option. It may be surrounded by brackets, an introduction, emphasis and
+  LaTeX: 'B', '(b)', 'Answer: B', '答えはBです。', 'Paris', 'B) Paris', 'The
+  answer is (B) Paris.', '$\\boxed{B}$'. A letter with the text of another
+  option, or any other text that names two options, is not an answer.
 
   Args:
     text: the answer.
-    options: texts of the options, A first; () if they are not known, so that
-      every letter is an option.
+    options: texts of the options, A first; () if the options are unknown and
+      every letter is accepted.
 
   Returns:
-    A capital letter, or None for a blank.
+    A capital letter, or None if the text is not an answer.
   """
   if len(text) > _LONGEST:
     return None
-  # Typesetting that is a part of an option, as in 2*3, is removed only if
-  # the text is not one of the options with it.
+  # Typesetting is removed only if the unchanged text does not match an option,
+  # because it may be part of an option, as in 2*3.
   for normalize_one in (answers.words, _without_typesetting):
     texts = _normalize_all(tuple(options), normalize_one)
     place = _read(normalize_one(text), texts)
@@ -109,7 +109,7 @@ def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
   for _ in range(_MAX_LAYERS):
     if said is None:
       return None
-    # This comes before letters: the text of an option may be a letter.
+    # Texts are checked before letters: an option's text may be a letter.
     if texts.count(said) == 1:
       return texts.index(said)
     if match := _LABEL.fullmatch(said):
@@ -127,7 +127,7 @@ def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
 
 
 def _with_its_text(match: re.Match, texts: Sequence[str | None]) -> int | None:
-  """Returns the index of a letter if the rest is the text of its option."""
+  """Returns the letter's index if the rest is the text of its option."""
   place = string.ascii_lowercase.index(match['letter'])
   rest = match['rest'].lstrip(_CLOSING)
   without_dash = rest.lstrip(_CLOSING + _DASHES)
@@ -140,7 +140,7 @@ def _with_its_text(match: re.Match, texts: Sequence[str | None]) -> int | None:
 
 
 def _peel(said: str) -> str | None:
-  """Removes one layer around a letter or around the text of an option."""
+  """Removes one layer around a letter or around an option's text."""
   shorter = wrappings.peel(said)
   for pattern, inside in (
     (_INTRODUCTION, ''),

@@ -1,10 +1,11 @@
-"""Worker processes that can be killed: for work that may hang or crash.
+"""A pool of worker processes that can be killed, for work that may hang.
 
-A worker is a fresh interpreter with a socket, on which it reads and answers
-tasks, a line of JSON each. Workers are not forked, because JAX has threads by
-then. They are not started by multiprocessing, which would import the main
-script, and JAX, into every worker. They have no pipes, because other processes
-can use up a user's pipes, and a pipe then holds less than a task.
+A worker is a fresh interpreter with a socket on which it receives tasks and
+sends results, one line of JSON each. Workers are not forked because JAX has
+already started threads. They are not started by multiprocessing because it
+would import the main script, and JAX, into every worker. They do not use pipes
+because other processes can use up a user's pipe buffers, and a pipe then holds
+less than a task.
 """
 
 import collections
@@ -24,9 +25,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 _LONGEST_TASK = 256 * 1024  # bytes
-_START_LIMIT = 60.0  # seconds to import and say so; busy machines are slow
-_END_LIMIT = 10.0  # seconds for the kernel to end what was killed
-_MOST_FAILED_STARTS = 3  # in a row, before it is a bug and not bad luck
+_START_LIMIT = 60.0  # seconds until a worker is ready; busy machines are slow
+_END_LIMIT = 10.0  # seconds for the kernel to end a killed process
+_MOST_FAILED_STARTS = 3  # consecutive, per worker, before an error is raised
 
 
 class Result(NamedTuple):
@@ -37,24 +38,26 @@ class Result(NamedTuple):
 
 
 class Pool:
-  """Keeps workers warm, between `start` and `close`.
+  """A pool whose workers are alive between `start` and `close`.
 
-  A worker that exceeds a limit of time, or dies, is replaced, and its one task
-  tried once more: it may have been the machine, or a person, that ended it.
-  Any thread may call; calls of several threads wait for each other.
+  A worker that exceeds the time limit or dies is replaced, and its task is
+  retried once, because the machine or a user may have ended the worker. The
+  pool is thread-safe; concurrent calls wait for each other.
 
   Args:
-    function: 'package.module:name', called with one JSON value, returns one.
-    workers: processes.
-    time_limit: seconds for a task.
-    call_limit: seconds for all tasks of a call; those that have not begun by
+    function: 'package.module:name' of a function that maps a JSON value to a
+      JSON value.
+    workers: the number of processes.
+    time_limit: seconds for one task.
+    call_limit: seconds for all tasks of a call. Tasks that have not started by
       then are given up as 'late'.
-    memory_limit: bytes of address space of a worker, which then cannot write
-      files either. None for trusted code, without both limits.
+    memory_limit: bytes of address space of a worker. With this limit, a worker
+      also cannot write files. None, for trusted code, disables both limits.
     given_up: counts the tasks that failed twice, by reason, and the tasks that
       were 'late'.
-    warm_up: a task that a worker does before its first one, outside of all
-      limits, so that late imports count against no task. None for no task.
+    warm_up: a task that a worker runs before its first task and outside of all
+      limits, so that slow imports do not count against a task. None for no
+      warm-up.
   """
 
   def __init__(
@@ -89,7 +92,7 @@ class Pool:
     self._lock = threading.Lock()
 
   def start(self) -> 'Pool':
-    """Starts the workers, without waiting for their imports."""
+    """Starts the workers without waiting for their imports."""
     with self._lock:
       if not self._workers:
         self._workers = [_Worker(self._arguments) for _ in range(self._size)]
@@ -109,14 +112,14 @@ class Pool:
     self.close()
 
   def pids(self) -> tuple[int, ...]:
-    """Process ids of the workers, none when closed."""
+    """Returns the process ids of the workers, () if the pool is closed."""
     return tuple(worker.process.pid for worker in self._workers)
 
   def map(self, tasks: Sequence[Any]) -> list[Result]:
     """Calls the function on every task.
 
     Returns:
-      One result a task, in order.
+      One result for each task, in order.
 
     Raises:
       RuntimeError: if the pool is closed, or if workers do not start.
@@ -131,7 +134,7 @@ class Pool:
       try:
         return self._map(lines)
       except BaseException:
-        self._drop_tasks()  # or the next call would read their answers
+        self._drop_tasks()  # otherwise the next call would read their answers
         raise
 
   def _map(self, lines: Sequence[bytes]) -> list[Result]:
@@ -166,8 +169,8 @@ class Pool:
     return [results[index] for index in range(len(lines))]
 
   def _wait(self) -> None:
-    """Sleeps until a worker speaks, dies or is late."""
-    poll = select.poll()  # unlike select, it takes any file descriptor
+    """Waits until a worker answers, dies or exceeds its deadline."""
+    poll = select.poll()  # unlike select, it accepts any file descriptor
     for worker in self._workers:
       poll.register(worker.socket, select.POLLIN)
     late = min(worker.deadline for worker in self._workers)
@@ -176,10 +179,10 @@ class Pool:
   def _collect(
     self, place: int, worker: '_Worker', results: dict
   ) -> tuple[int, str] | None:
-    """Takes in what one worker has to say, and replaces it if need be.
+    """Collects one worker's answers and replaces the worker if needed.
 
     Returns:
-      The task that was lost with it, and why; None if none was.
+      The index of the task that was lost and the reason, or None.
     """
     lines, alive = worker.receive()
     for line in lines:
@@ -223,7 +226,7 @@ def _command(arguments: Sequence[str]) -> list[str]:
 
 
 class _Worker:
-  """One process, as the parent sees it."""
+  """The parent's handle of a worker process."""
 
   def __init__(self, arguments: Sequence[str]):
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -235,10 +238,10 @@ class _Worker:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, 'PYTHONPATH': path},
-        start_new_session=True,  # Ctrl-C is for the parent, which closes us
+        start_new_session=True,  # Ctrl-C reaches only the parent
       )
     self.ready = False
-    self.spent = False  # it ran out of memory and is not used again
+    self.spent = False  # True if it ran out of memory and must be replaced
     self.task: int | None = None
     self.deadline = time.monotonic() + _START_LIMIT
     self._unread = b''
@@ -250,11 +253,11 @@ class _Worker:
     self.task, self.deadline = None, float('inf')
 
   def send(self, task: int, line: bytes, *, time_limit: float) -> bool:
-    """Hands over a task; False if the worker died or stopped when idle."""
+    """Sends a task; returns False if the idle worker died or was stopped."""
     try:
       self.socket.settimeout(time_limit)
       self.socket.sendall(line)
-    except TimeoutError:  # it is stopped, and `_collect` will replace it
+    except TimeoutError:  # the worker is stopped; `_collect` will replace it
       self.deadline = 0.0
       return False
     except OSError:
@@ -263,7 +266,7 @@ class _Worker:
     return True
 
   def receive(self) -> tuple[list[bytes], bool]:
-    """Returns whole lines, without waiting, and whether the worker lives."""
+    """Returns the complete lines that have arrived, and False if it died."""
     self.socket.setblocking(False)
     alive = False
     try:
@@ -271,7 +274,7 @@ class _Worker:
         self._unread += chunk
     except BlockingIOError:
       alive = True
-    except ConnectionResetError:  # it ended without reading a task
+    except ConnectionResetError:  # the worker ended without reading a task
       pass
     *lines, self._unread = self._unread.split(b'\n')
     return lines, alive
@@ -284,7 +287,7 @@ class _Worker:
 
 
 def main(name: str, time_limit: str, memory_limit: str, warm_up: str) -> None:
-  """A worker: answers lines until its input ends."""
+  """Runs a worker, which answers tasks until its input ends."""
   channel = socket.socket(fileno=os.dup(0))
   null = os.open(os.devnull, os.O_RDWR)
   os.dup2(null, 0)  # a function may read or print
@@ -296,7 +299,7 @@ def main(name: str, time_limit: str, memory_limit: str, warm_up: str) -> None:
     _limit_resources(int(memory_limit))
   channel.sendall(b'ready\n')
   for line in channel.makefile('rb'):
-    # If the parent has ended, the kernel ends a task that hangs.
+    # Ends a task that hangs if the parent is no longer there to kill it.
     signal.setitimer(signal.ITIMER_REAL, 2 * float(time_limit) + 1)
     result = _call(function, json.loads(line))
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -313,12 +316,12 @@ def _call(function, task: Any) -> Result:
 
 
 def _limit_resources(memory_limit: int) -> None:
-  import resource  # Windows has none
+  import resource  # not available on Windows
 
   for kind, limit in (
     (resource.RLIMIT_AS, memory_limit),
     (resource.RLIMIT_CORE, 0),
-    (resource.RLIMIT_FSIZE, 0),  # it has no file to write
+    (resource.RLIMIT_FSIZE, 0),  # a worker writes no files
   ):
     _, most = resource.getrlimit(kind)
     least = limit if most == resource.RLIM_INFINITY else min(limit, most)

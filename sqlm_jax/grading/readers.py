@@ -1,4 +1,4 @@
-"""Reads texts as canonical answers, by the kind of answer of a task."""
+"""Parsers of answers, one for each kind of answer that a task can have."""
 
 import atexit
 import collections
@@ -13,7 +13,7 @@ from sqlm_jax.grading import answers, choices, wrappings
 with epy.lazy_imports():  # sympy takes half a second
   from sqlm_jax.grading.math import mathematics
 
-# Maps the texts of one question's answers, None for a missing answer, to
+# Maps the answers to one question as texts, None for a missing answer, to
 # canonical answers, which are equal if and only if the answers agree.
 Reader = Callable[[Sequence[str | None]], tuple[types.Answer, ...]]
 
@@ -25,13 +25,13 @@ def make_reader(
   options: Sequence[str] = (),
   given_up: collections.Counter[str] | None = None,
 ) -> Reader:
-  """Builds the reader of a kind of answer.
+  """Returns a function that parses the answers to one question.
 
   Args:
-    kind: 'number' or 'text', read one by one; 'choice', a letter or the text of
-      an option; 'expression', compared as mathematics in worker processes,
-      which start when they are first needed; 'code', a program, which is not
-      changed.
+    kind: 'number' or 'text', each parsed independently; 'choice', a letter or
+      the text of an option; 'expression', compared as mathematics in worker
+      processes, which are started on first use; 'code', a program, which is
+      not changed.
     options: texts of the options of a 'choice', A first.
     given_up: counts the tasks of an 'expression' that no worker finished, by
       reason.
@@ -56,7 +56,7 @@ def _expressions(given_up: collections.Counter[str] | None) -> Reader:
     atexit.register(started.close)
     return started
 
-  # An empty text is unparsed, like a missing one.
+  # An empty text is unparsed, like a missing text.
   return lambda texts: tuple(
     verifier().group([wrappings.around_mathematics(t or '') for t in texts])
   )

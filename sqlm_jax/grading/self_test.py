@@ -1,7 +1,7 @@
 """Tests the grading of answers before an evaluation relies on it.
 
 Right answers in other forms, wrong answers and empty answers are graded first.
-If one of them is graded wrongly, the evaluation does not begin.
+If any of them is graded incorrectly, the evaluation does not start.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,22 +13,22 @@ from sqlm_jax.sandbox import unit_tests
 
 _MOST_ANSWERS = 16
 _MOST_PROGRAMS = 4
-_MOST_DIGITS = 20  # of a number that is written in other forms
+_MOST_DIGITS = 20  # longer numbers are not tried in other forms
 _LONGEST_TESTS = 10_000  # characters of an example's tests
 
 
 def check_reader(
   read: readers.Reader, truths: Sequence[str], *, kind: str
 ) -> None:
-  """Compares answers whose comparison is known, in both orders.
+  """Checks pairs of answers that are known to be equal or different.
 
   Args:
-    read: reads answers.
-    truths: true answers of an evaluation; some of them are tried.
-    kind: one of `readers.KINDS`.
+    read: the parser to check.
+    truths: true answers of an evaluation set; a sample of them is used.
+    kind: the parser's kind, one of `readers.KINDS`.
 
   Raises:
-    RuntimeError: for a pair that is compared wrongly.
+    RuntimeError: if a pair, in either order, is compared incorrectly.
   """
   chosen = _spread(list(dict.fromkeys(truths)), _MOST_ANSWERS)
   for i, true in enumerate(chosen):
@@ -53,15 +53,15 @@ def check_sandbox(
   run: Callable[..., list[list[types.Result]]],
   examples: Sequence[types.Example],
 ) -> None:
-  """Runs programs that are known to pass all tests, or to pass none.
+  """Runs programs that are known to pass all tests or no test.
 
   Args:
     run: `Sandbox.run`.
-    examples: of an evaluation; some of them are tried.
+    examples: examples of an evaluation set; a sample of them is used.
 
   Raises:
-    RuntimeError: for a program that is judged wrongly, and for a solution of
-      an example that does not pass its tests.
+    RuntimeError: if a program is graded incorrectly, or if an example's
+      solution does not pass its tests.
   """
   fit = [
     example
@@ -88,7 +88,8 @@ def check_sandbox(
 def _same_answers(known: types.Answer, true: str, kind: str) -> Iterator[str]:
   """Yields other forms of an answer.
 
-  Long numbers have none, because it could be too long to be read.
+  Yields nothing for a long number, whose other forms could be too long for the
+  parser.
   """
   if isinstance(known, F):
     above, below = known.as_integer_ratio()
@@ -110,7 +111,7 @@ def _same_answers(known: types.Answer, true: str, kind: str) -> Iterator[str]:
 
 
 def _differ(left: types.Answer, right: types.Answer, kind: str) -> bool:
-  """Returns whether two answers surely differ; 5 and x = 5 do not."""
+  """Returns True if two answers certainly differ; 5 and x = 5 do not."""
   are_numbers = isinstance(left, F) and isinstance(right, F)
   return left != right and (are_numbers or kind != 'expression')
 
@@ -124,8 +125,8 @@ def _other_answers(known: types.Answer) -> Iterator[str]:
 
 
 def _programs(example: types.Example) -> Iterator[tuple[str, float]]:
-  """Yields programs, and the share of the tests that each of them passes."""
-  # Bytes, because Python changes the ends of lines in text.
+  """Yields programs and the fraction of the tests that each of them passes."""
+  # Uses bytes, because Python converts line ends when it reads text.
   table = {
     unit_tests.as_lines(case.input).encode(): case.output
     for case in example.tests

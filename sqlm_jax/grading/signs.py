@@ -1,7 +1,7 @@
-"""Unicode signs and LaTeX macros, and the plain text that stands for them.
+"""Tables that translate Unicode signs and LaTeX macros to plain text.
 
-The reader works on ASCII and the six `MARKS`. A character or a macro that is
-not in these tables makes an answer unreadable; none is dropped or guessed.
+The parser works on ASCII and the six `MARKS`. An answer with a character or a
+macro that is not in these tables is unparsed; nothing is dropped or guessed.
 """
 
 import unicodedata
@@ -34,15 +34,15 @@ SUBSCRIPTS = dict(
 
 _DASHES = (
   f'{normalize.HYPHENS}\u2014\u2015\u2796\ufe58\ufe63'
-  '\u30fc'  # the Japanese long vowel, often typed for a minus
+  '\u30fc'  # the Japanese long vowel mark, often typed instead of a minus
 )
 
 _FRACTIONS = {
   char: unicodedata.normalize('NFKC', char).split('⁄')
   for char in '↉½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒'
 }
-# Its exclamation mark ends a sentence more often than it is a factorial, and
-# its tilde is a range.
+# Without the full-width exclamation mark, which more often ends a sentence than
+# it is a factorial, and the full-width tilde, which is a range.
 _FULL_WIDTH = {
   chr(0xFF01 + i): chr(0x21 + i) for i in range(94) if chr(0x21 + i) not in '!~'
 }
@@ -84,10 +84,10 @@ SIGNS = {
   '㎜': ' mm', '㎝': ' cm', '㎞': ' km', '㎡': ' m^2', '㎥': ' m^3',
   '㎎': ' mg', '㎏': ' kg', '℃': '°C', '℉': '°F',
   '′': "'", '″': "''", '\u2126': 'ohm',
-  # A full stop, but not a decimal point.
+  # Full stops and commas that are never part of a number.
   '。': '. ', '｡': '. ', '、': ', ', '､': ', ',
 }  # fmt: skip
-_JOINERS = {  # longer words first, here and below
+_JOINERS = {  # longer words come first, also in the tables below
   'または': ' or ', '又は': ' or ', 'もしくは': ' or ', 'あるいは': ' or ',
   '或者': ' or ', '或': ' or ', '또는': ' or ',
   'かつ': ' and ', 'および': ' and ', '及び': ' and ', '并且': ' and ',
@@ -109,7 +109,7 @@ WORDS = {
   **_JOINERS, '平方': ' square ', '立方': ' cubic ', **UNIT_WORDS,
 }  # fmt: skip
 
-# LaTeX macro -> its plain text; '' for a macro that only typesets.
+# LaTeX macro -> its plain text; '' for a macro that affects only typesetting.
 MACROS = {
   **dict.fromkeys(
     ('left', 'right', 'big', 'Big', 'bigg', 'Bigg', 'bigl', 'bigr', 'Bigl',

@@ -1,8 +1,8 @@
-"""Functions of a user that a config names as 'module:function'.
+"""User-defined functions that a config names as 'module:function'.
 
-They run in a process of their own that can be killed. So a function that hangs,
-exits or raises causes an error that says so. The process is trusted: its memory
-and its files are not limited.
+They run in a separate process that can be killed. A function that hangs, exits
+or raises therefore causes an error that says so. The process is trusted: its
+memory and its files are not limited.
 """
 
 import atexit
@@ -17,9 +17,9 @@ from sqlm_jax.grading import pool
 
 TIME_LIMIT = 10.0  # seconds for a call
 _IMPORT_LIMIT = 30  # seconds; less than the pool gives a worker to start
-_LONGEST = 200  # characters of what an error shows
+_LONGEST = 200  # characters of a value in an error message
 
-_ENDS = {  # `pool.Result.why_not` in words
+_ENDS = {  # `pool.Result.why_not` -> its description in an error message
   'timeout': f'it did not return within {TIME_LIMIT:g} seconds',
   'late': f'it did not return within {TIME_LIMIT:g} seconds',
   'crash': 'it ended its process',
@@ -29,14 +29,14 @@ _ENDS = {  # `pool.Result.why_not` in words
 
 
 class Function:
-  """A function from a text to a text, or to None for no answer.
+  """A function that maps a text to a text, or to None for no answer.
 
   Args:
-    key: of the config, for errors.
+    key: the config key, for error messages.
     name: 'module:function'.
 
   Raises:
-    ValueError: if there is no such function, or it does not take one text.
+    ValueError: if the function does not exist or does not take one text.
   """
 
   def __init__(self, key: str, name: str):
@@ -65,7 +65,8 @@ class Function:
     """Calls the function.
 
     Raises:
-      ValueError: if it does not return a text or None; says what it did.
+      ValueError: if the function does not return a text or None. The message
+        says what it did instead.
     """
     value, problem = self._ask(text)
     if problem:
@@ -87,11 +88,11 @@ class Function:
 
 
 def call(task: tuple[str, str | None]) -> tuple[str | None, str]:
-  """Calls a function of a user, in the worker process.
+  """Calls a user's function in the worker process.
 
   Args:
-    task: the name of the function, and a text; None instead of the text only
-      looks for the function.
+    task: the name of the function, and a text. If the text is None, the
+      function is only looked up.
 
   Returns:
     The value, and a description of the problem or ''.
@@ -113,7 +114,7 @@ def call(task: tuple[str, str | None]) -> tuple[str | None, str]:
 
 @functools.cache
 def _find(name: str) -> tuple:
-  """Returns a function and '', or None and why it cannot be used."""
+  """Returns a function and '', or None and the reason it cannot be used."""
   module, _, attribute = name.partition(':')
 
   def give_up(*_):
@@ -135,7 +136,7 @@ def _find(name: str) -> tuple:
   except TypeError as error:
     return None, f'it takes other arguments: {error}'
   except ValueError:
-    pass  # a function in C may have no signature
+    pass  # a function implemented in C may have no signature
   return function, ''
 
 
@@ -156,7 +157,7 @@ def _raised(error: BaseException) -> str:
 
 
 def _shown(value: object) -> str:
-  """Returns the beginning of how Python would show a value."""
+  """Returns the beginning of a value's repr, and its type unless a text."""
   try:
     text = repr(value)
   except Exception:

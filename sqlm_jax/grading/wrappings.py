@@ -1,7 +1,7 @@
-"""Removes introductions to an answer, and the typesetting around it.
+"""Removes introductions and typesetting around an answer.
 
 'The answer is 5.', **5**, \\boxed{5}, "5" and 答えは5です。 all become 5. Only
-unambiguous wordings are known here. Any other text stays as it is.
+unambiguous wordings are removed. Any other text is left unchanged.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 from sqlm_jax.grading import signs
 from sqlm_jax.text import normalize
 
-MAX_LENGTH = 1000  # characters; a longer text is left as it is
+MAX_LENGTH = 1000  # characters; a longer text is left unchanged
 
 _ADJECTIVES = r'(?:(?:correct|final|right|best|most|likely|only) )*'
 # The end of a word in a Latin script. A Japanese word may follow immediately.
@@ -32,8 +32,8 @@ _ROMANCE = (
 _GERMAN = (
   r'(?:die )?(?:(?:richtige|korrekte|endgültige|beste) )*(?:antwort|lösung)'
 )
-# For texts as `normalize.plain` writes them: punctuation in ASCII, and no
-# spaces beside Japanese or Chinese characters.
+# Patterns for texts that `normalize.plain` returns: punctuation is ASCII, and
+# there are no spaces next to Japanese or Chinese characters.
 _INTRODUCTIONS = (
   r'#{1,6} ',
   r'\[(?:answer|final answer|答え|解答|回答|正解|答案)\] ?:? ?',
@@ -47,10 +47,10 @@ _INTRODUCTIONS = (
   rf'{_CHINESE}(?:应该|應該)?(?:是|为|為)',
   rf'{_KOREAN}(?:은|는| ?[:=]) ?',
 )
-# Matches any number of them: a model may repeat an introduction endlessly.
+# Matches repetitions, because a model may repeat an introduction endlessly.
 _INTRODUCTION = re.compile(f'(?:{"|".join(_INTRODUCTIONS)})+', re.IGNORECASE)
-# The end of a sentence that an introduction began. Other words may end in だ,
-# but not nouns that are written in kanji, katakana or digits.
+# The end of a sentence that began with an introduction. Words may end in だ,
+# except nouns that are written in kanji, katakana or digits.
 _AFTER_INTRODUCTION = re.compile(
   r'(?:です|である|でしょう|(?:に|と)なります|(?:だ)?と思います'
   r'|(?<=[0-9A-Za-z\u30a1-\u30ff\u4e00-\u9fff)\]"%])だ'
@@ -67,8 +67,8 @@ LATEX_COMMAND = (
 )
 _PHRASE = rf"(?:(?![\d_])[\w .'{normalize.UNSPACED}])+"
 _BARE_NUMBER = r'[-+]?[\d./%]+'
-# `normalize.plain` is not for mathematics, where line breaks separate
-# statements.
+# `normalize.plain` cannot be used for mathematics, in which line breaks
+# separate statements.
 _IN_MATHEMATICS = str.maketrans(
   {char: signs.SIGNS[char] for char in '。｡、､：＝'}
 )
@@ -84,7 +84,7 @@ _WRAPPERS = tuple(
     r'"([^"]+)"',
     r"'([^']+)'",
     r'<(?:b|strong|em|answer)>([^<>]+)</(?:b|strong|em|answer)>',
-    # Brackets around anything else may be a part of the answer: [0, 1].
+    # Brackets around any other text may be part of the answer: [0, 1].
     rf'\(({_PHRASE}|{_BARE_NUMBER})\)',
     rf'\[({_PHRASE}|{_BARE_NUMBER})\]',
   )
@@ -109,10 +109,10 @@ def peel(text: str) -> str:
   """Removes one layer around an answer: typesetting or an introduction.
 
   Args:
-    text: as `normalize.plain` writes it.
+    text: the output of `normalize.plain`.
 
   Returns:
-    The text itself if there is nothing to remove.
+    The shorter text, or the same text if there is nothing to remove.
   """
   for remove in (without_markup, without_introduction, _without_copula):
     shorter = remove(text)
@@ -122,7 +122,7 @@ def peel(text: str) -> str:
 
 
 def without_introduction(text: str) -> str:
-  """Removes introductions at the start, and the end of their sentence."""
+  """Removes introductions and the end of the sentence that they began."""
   match = _INTRODUCTION.match(text)
   if match is None:
     return text

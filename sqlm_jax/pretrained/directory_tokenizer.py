@@ -1,11 +1,11 @@
 """The tokenizer of a Hugging Face directory.
 
-tokenizer.json alone decides how text is split into tokens, whatever class
-tokenizer_config.json names and whatever other files say. (transformers rebuilds
-the rules of some classes, and its rules may differ from those in the file.) The
-other files add names of tokens and the chat template. A directory without
-tokenizer.json holds tables, which `gguf_tokenizer` reads; they are accepted
-only if they leave no doubt about the rules.
+tokenizer.json alone determines how text is split into tokens, regardless of the
+class that tokenizer_config.json names and of all other files. (transformers
+rebuilds the rules of some classes, and its rules may differ from those in the
+file.) The other files add names of tokens and the chat template. A directory
+without tokenizer.json holds tables, which `gguf_tokenizer` reads; they are
+accepted only if they determine the rules unambiguously.
 """
 
 import importlib
@@ -37,7 +37,7 @@ _FILES = (
 # not listed: the rules of its models differ, and only tokenizer.json has them.
 _RULES = {'Qwen2Tokenizer': 'qwen2', 'Qwen2TokenizerFast': 'qwen2'}
 _KEPT = ('model_max_length', 'padding_side', 'truncation_side')
-_BPE = 2  # SentencePiece's number of the kind
+_BPE = 2  # SentencePiece's `model_type` for BPE
 
 
 def read(
@@ -92,7 +92,7 @@ def read(
 
 
 def template_file(directory: pathlib.Path) -> str:
-  """Returns the file, and key, of the chat template for an error message."""
+  """Returns the chat template's file and key, for error messages."""
   if model_files.is_present(directory / _TEMPLATE_FILE):
     return str(directory / _TEMPLATE_FILE)
   return f'{directory / stored_tokenizer.CONFIG_FILE}: chat_template'
@@ -118,7 +118,7 @@ def _load(path: pathlib.Path, *, trusted: bool) -> tokenizers.Tokenizer:
 def _named(
   directory: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Returns tokens by their role, from the two files that name them."""
+  """Returns the named tokens by role, from the two files that name them."""
   path = directory / stored_tokenizer.CONFIG_FILE
   named = dict(_roles(path, config))
   path = directory / _NAMED_FILE

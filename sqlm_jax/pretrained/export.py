@@ -17,7 +17,8 @@ from sqlm_jax.models import layers
 from sqlm_jax.pretrained import families, names
 
 DTYPES = ('float32', 'bfloat16', 'float16')
-_SHARD_BYTES = 5 * 10**9  # as the hub has them; so much is on the host at once
+# The hub's usual shard size. The host holds one shard at a time.
+_SHARD_BYTES = 5 * 10**9
 
 
 def write_model(
@@ -29,19 +30,20 @@ def write_model(
   dtype: str,
   shard_bytes: int = _SHARD_BYTES,
 ) -> None:
-  """Writes config.json and safetensors, with an index if they are several.
+  """Writes config.json and safetensors, with an index if there are shards.
 
   Args:
-    directory: that exists.
-    config: sizes of the model.
-    hf_config: the same in the words of Hugging Face.
-    params: of the decoder, without adapters.
-    dtype: of the tensors, one of `DTYPES`.
-    shard_bytes: a file is not larger, unless one tensor is.
+    directory: an existing directory.
+    config: the decoder's config.
+    hf_config: the corresponding Hugging Face config.
+    params: the decoder's parameters, without adapters.
+    dtype: the dtype of the written tensors, one of `DTYPES`.
+    shard_bytes: the maximum size of a file in bytes. A file exceeds it only if
+      a single tensor does.
   """
   values = hf_config.to_diff_dict() | _older_rope_keys(hf_config)
   values['architectures'] = [families.ARCHITECTURES[hf_config.model_type]]
-  # The second is what transformers 4 reads.
+  # transformers 4 reads `torch_dtype`, transformers 5 reads `dtype`.
   values |= {'dtype': dtype, 'torch_dtype': dtype}
   write_json(directory / 'config.json', values)
   tensors = {t.name: t for t in names.file_tensors(config, params)}
@@ -67,15 +69,15 @@ def write_adapter(
   base: str,
   revision: str | None = None,
 ) -> None:
-  """Writes adapters in float32, as the library PEFT loads them.
+  """Writes adapters in float32, in the format that the PEFT library loads.
 
   Args:
-    directory: that exists.
-    config: sizes of the model.
-    adapters: see `models.lora`.
-    lora: their rank and scale.
-    base: where the model under the adapters is found.
-    revision: of it on the hub.
+    directory: an existing directory.
+    config: the decoder's config.
+    adapters: the adapter parameters, see `models.lora`.
+    lora: the rank and scale of the adapters.
+    base: the path or hub id of the base model.
+    revision: the base model's revision on the hub, if any.
   """
   values = {
     'peft_type': 'LORA',
@@ -105,13 +107,13 @@ def _save(path: pathlib.Path, tensors: Iterable[names.Tensor], dtype: str):
   }
   path.touch()
   mode = path.stat().st_mode  # follows the user's umask
-  # Without the format transformers refuses the file.
+  # transformers refuses a file whose metadata does not state the format.
   safetensors.numpy.save_file(arrays, path, metadata={'format': 'pt'})
   path.chmod(mode)  # safetensors writes files that only their owner may read
 
 
 def _older_rope_keys(hf_config: transformers.PretrainedConfig) -> dict:
-  """Returns the rope's keys for tools older than transformers 5."""
+  """Returns the RoPE keys that tools older than transformers 5 read."""
   whole = hf_config.rope_parameters
   keys = {}
   if 'full_attention' in whole:

@@ -1,6 +1,6 @@
-"""Model families: from a Hugging Face config to a `ModelConfig`.
+"""Model families: converts a Hugging Face config to a `ModelConfig`.
 
-A family is what this file says about it; the decoder is one for all.
+All families share one decoder. This module describes how they differ.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from sqlm_jax.models import config as model_config
 from sqlm_jax.models import rope as rope_lib
 from sqlm_jax.pretrained import hf_values
 
-# model_type -> the class that loads it.
+# model_type -> the transformers class that loads it.
 ARCHITECTURES = {
   'llama': 'LlamaForCausalLM',
   'mistral': 'MistralForCausalLM',
@@ -79,7 +79,7 @@ def make_hf_config(
     hf = config_class.from_dict({k: v for k, v in values.items() if k in known})
   except (
     errors.StrictDataclassError,
-    ArithmeticError,  # of sizes that are 0
+    ArithmeticError,  # raised for sizes of 0
     AttributeError,
     LookupError,
     TypeError,
@@ -94,8 +94,8 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
   """Returns the decoder that a Hugging Face config describes.
 
   Raises:
-    ValueError: for a family or a choice that the decoder does not have, by
-      key and value.
+    ValueError: if the decoder does not support the family or a setting. The
+      message names the key and the value.
   """
   kind = hf.model_type
   _expect('model_type', kind, ARCHITECTURES)
@@ -112,7 +112,7 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
   rope, local_rope = _ropes(hf)
   head_width = getattr(hf, 'head_dim', None) or width // num_heads
   _check_frequencies(head_width, rope, local_rope)
-  # A key of another family is not read, as transformers does not read it.
+  # Keys that belong to other families are ignored, as in transformers.
   own = lambda key, *kinds: getattr(hf, key, None) if kind in kinds else None
   attention_bias = bool(own('attention_bias', *_ATTENTION_BIASES))
   return model_config.ModelConfig(
@@ -144,7 +144,7 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
 
 
 def llama(c: model_config.ModelConfig) -> transformers.PretrainedConfig:
-  """The Hugging Face config of a Llama with an unstretched rope."""
+  """Returns the Hugging Face config of a Llama with an unscaled RoPE."""
   return transformers.LlamaConfig(
     architectures=[ARCHITECTURES['llama']],
     vocab_size=c.vocab_size,
@@ -171,11 +171,14 @@ def _expect(key: str, value: Any, allowed) -> None:
 
 
 def _windows(hf) -> tuple[int, ...]:
-  """Returns how many tokens back each layer sees; () if all see everything."""
+  """Returns each layer's attention window in tokens, 0 for no window.
+
+  Returns () if no layer has a window.
+  """
   window = getattr(hf, 'sliding_window', None)
   if not window or hf.model_type not in _WINDOWED:
     return ()
-  # Mistral has a window in every layer or in none.
+  # Mistral has no `layer_types`: all of its layers have the window.
   kinds = getattr(hf, 'layer_types', None)
   kinds = kinds or ['sliding_attention'] * hf.num_hidden_layers
   for kind in kinds:
@@ -185,8 +188,8 @@ def _windows(hf) -> tuple[int, ...]:
 
 
 def _ropes(hf) -> tuple[model_config.Rope, model_config.Rope | None]:
-  """Returns the rope, and the rope of layers with a window if it differs."""
-  # A context length outside of the rope's parameters overrides theirs.
+  """Returns the RoPE, and the RoPE of windowed layers if it differs."""
+  # A context length outside of `rope_parameters` overrides theirs.
   hf.standardize_rope_params()
   parameters = hf.rope_parameters
   layer_kinds = ('full_attention', 'sliding_attention')
@@ -202,7 +205,7 @@ def _ropes(hf) -> tuple[model_config.Rope, model_config.Rope | None]:
 def _check_frequencies(
   head_width: int, *ropes: model_config.Rope | None
 ) -> None:
-  """Checks that each rope has finite frequencies."""
+  """Checks that each RoPE has finite frequencies."""
   if head_width > hf_values.MAX_HEAD_WIDTH:
     raise ValueError(
       f'head_dim={head_width}: expected at most {hf_values.MAX_HEAD_WIDTH}'
@@ -251,7 +254,10 @@ def _rope(hf, parameters: dict) -> model_config.Rope:
 
 
 def _yarn_attention(get, factor: float) -> float:
-  """Peng et al. (2023), eq. 22, with the weights that DeepSeek gave it."""
+  """Returns YaRN's attention factor.
+
+  Peng et al. (2023), eq. 22, extended by DeepSeek's `mscale` weights.
+  """
   grown = lambda weight: 0.1 * weight * math.log(max(factor, 1.0)) + 1.0
   if get('mscale') and get('mscale_all_dim'):
     return grown(get('mscale')) / grown(get('mscale_all_dim'))

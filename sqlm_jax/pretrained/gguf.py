@@ -1,4 +1,4 @@
-"""GGUF files: sizes and tensors under their Hugging Face names.
+"""Reads GGUF files: the config and the tensors, by Hugging Face names.
 
 The meaning of the fields, and the values that llama.cpp assumes for missing
 fields, come from its loader (llama-model.cpp) and its converter
@@ -32,7 +32,8 @@ _MODEL_TYPES = {
   'gemma3': 'gemma3_text',
 }
 _ARCHITECTURES = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-# Parameters of Llama 3.1 to 3.3. A file has only the divisors that they give.
+# Parameters of Llama 3.1 to 3.3. A file has only the frequency divisors that
+# follow from them.
 _LLAMA3 = {
   'low_freq_factor': 1.0,
   'high_freq_factor': 4.0,
@@ -42,7 +43,7 @@ _LLAMA3_TENSOR = 'rope_freqs.weight'
 
 
 class GGUFTensors:
-  """A GGUF file, its tensors read when asked for."""
+  """The tensors of a GGUF file, each read on demand."""
 
   def __init__(self, path: pathlib.Path):
     self.path = path
@@ -56,9 +57,9 @@ class GGUFTensors:
       raise ValueError(f'{path}: {error}') from None
     self._is_llama = fields.architecture == 'llama'
     if self._is_llama:
-      stored.pop(_LLAMA3_TENSOR, None)  # the config has it
+      stored.pop(_LLAMA3_TENSOR, None)  # `_hf_config` has read it
     hf_names = _hf_names(self.config, fields.architecture)
-    # A name that is not known stays, and is then reported as unexpected.
+    # Unknown names are kept and later reported as unexpected.
     self._tensors = {hf_names.get(name, name): t for name, t in stored.items()}
 
   def names(self) -> set[str]:
@@ -73,16 +74,16 @@ class GGUFTensors:
     tensor = self._tensors[name]
     if not _is_readable(tensor.tensor_type):
       raise _unreadable(self.path, tensor)
-    return tuple(tensor.shape.tolist()[::-1])  # GGUF counts backwards
+    return tuple(tensor.shape.tolist()[::-1])  # GGUF reverses the dimensions
 
   def read(self, name: str) -> np.ndarray:
-    """Dequantises a tensor to float32, in the Hugging Face layout."""
+    """Dequantizes a tensor to float32 in the Hugging Face layout."""
     array = _dequantize(self.path, self._tensors[name])
     module = name.rpartition('.')[0]
     if self._is_llama and module.endswith(('.q_proj', '.k_proj')):
       return _to_half_split(array, self.config.head_width)
     if self.config.norm_offset and module.endswith('norm'):
-      # llama.cpp multiplies by it as it is: its converter adds the offset.
+      # llama.cpp's converter adds the norm offset to the weights.
       return array - np.float32(self.config.norm_offset)
     return array
 
@@ -112,13 +113,13 @@ def _unreadable(path: pathlib.Path, tensor: gguf.ReaderTensor) -> ValueError:
 
 
 def _to_half_split(array: np.ndarray, head_width: int) -> np.ndarray:
-  """Undoes the order of rotary pairs that files of Llama have.
+  """Converts the order of rotary pairs in Llama files to Hugging Face's.
 
-  llama.cpp rotates neighbours (0, 1), (2, 3), ...; Hugging Face rotates
+  llama.cpp rotates the adjacent pairs (0, 1), (2, 3), ...; Hugging Face rotates
   (0, H/2), (1, H/2 + 1), .... The rows of a head are stored accordingly.
   """
   if array.shape[0] % head_width:
-    return array  # misshapen, and then reported by its shape
+    return array  # the caller reports the wrong shape
   heads = array.reshape(-1, head_width // 2, 2, *array.shape[1:])
   return np.swapaxes(heads, 1, 2).reshape(array.shape)
 
@@ -126,7 +127,11 @@ def _to_half_split(array: np.ndarray, head_width: int) -> np.ndarray:
 def _hf_names(
   config: model_config.ModelConfig, architecture: str
 ) -> dict[str, str]:
-  """`blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`."""
+  """Returns the Hugging Face name of each GGUF tensor name.
+
+  For example, `blk.3.attn_q.weight` maps to
+  `model.layers.3.self_attn.q_proj.weight`.
+  """
   known = gguf.get_tensor_name_map(
     _ARCHITECTURES[architecture], config.num_layers
   )
@@ -159,7 +164,7 @@ def _hf_config(
 
 def _refuse_unknown(fields: gguf_fields.Fields) -> None:
   """Refuses features of these architectures that the decoder lacks."""
-  fields.expect('split.count', (0, 1), default=1)  # one file of several
+  fields.expect('split.count', (0, 1), default=1)  # not a split model
   fields.expect('expert_count', (0,), default=0)
   fields.expect('attention.causal', (True,), default=True)
 
@@ -167,7 +172,7 @@ def _refuse_unknown(fields: gguf_fields.Fields) -> None:
 def _sizes(
   fields: gguf_fields.Fields, stored: dict[str, gguf.ReaderTensor]
 ) -> dict[str, Any]:
-  """Returns the values that all families have, by Hugging Face's keys."""
+  """Returns the config values that all families share, by Hugging Face key."""
   if 'token_embd.weight' not in stored:
     raise ValueError(f'{fields.path}: tensor token_embd.weight: missing')
   width = fields.integer('embedding_length')
@@ -182,18 +187,18 @@ def _sizes(
       f'{fields.path}: tensor token_embd.weight: {len(shape)} dimensions, '
       'expected 2'
     )
-  vocab_size = int(shape[1])  # GGUF counts dimensions backwards
+  vocab_size = int(shape[1])  # GGUF reverses the dimensions
   values = {'vocab_size': vocab_size}
   for token, stored_as in (('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding')):
     name = f'tokenizer.ggml.{stored_as}_token_id'
-    # A pad token may lack a row, see `hf_values.drop_unusable_pad`.
+    # A pad token may lack an embedding row, see `hf_values.drop_unusable_pad`.
     most = vocab_size if token == 'pad' else vocab_size - 1
     values[f'{token}_token_id'] = (
       None
       if fields.get(name) in (None, gguf_file.NO_TOKEN)
       else fields.integer(name, least=0, most=most)
     )
-  if fields.architecture != 'qwen2':  # biased as it is
+  if fields.architecture != 'qwen2':  # its biases are not configurable
     biased = {name.split('.')[-2] for name in stored if name.endswith('.bias')}
     values['attention_bias'] = any(n.startswith('attn_') for n in biased)
     if fields.architecture == 'llama':
@@ -219,7 +224,8 @@ def _rope(
   """Returns Hugging Face's rope_parameters."""
   theta = fields.number('rope.freq_base', 10_000.0)
   plain = {'rope_type': 'default', 'rope_theta': theta}
-  # An older name of the factor. Without a type llama.cpp assumes linear.
+  # `scale_linear` is an older name of the factor. If the type is missing,
+  # llama.cpp assumes linear.
   factor = fields.number('rope.scale_linear', 1.0)
   factor = fields.number('rope.scaling.factor', factor)
   fields.expect('rope.scaling.type', ('none', 'linear', 'yarn'), 'linear')
@@ -240,7 +246,7 @@ def _rope(
 
 
 def _yarn(fields: gguf_fields.Fields) -> dict[str, Any]:
-  # Families with other values scale the attention in another way.
+  # Families with other values scale the attention differently.
   fields.expect('rope.scaling.yarn_ext_factor', (1.0,), default=1.0)
   fields.expect('rope.scaling.yarn_log_multiplier', (0.0,), default=0.0)
   fields.expect('rope.scaling.attn_factor', (1.0,), default=1.0)
@@ -263,9 +269,9 @@ def _yarn(fields: gguf_fields.Fields) -> dict[str, Any]:
 def _llama3(
   path: pathlib.Path, divisors: np.ndarray, theta: float, head_width: int
 ) -> dict[str, Any]:
-  """Returns Llama 3's rope_parameters, from the divisors of frequencies."""
+  """Infers Llama 3's rope_parameters from the divisors of the frequencies."""
   if divisors.shape == (head_width // 2,) and divisors.min() >= 1:
-    factor = float(divisors.max())  # the slowest pairs have all of it
+    factor = float(divisors.max())  # the slowest pairs use the full factor
     stretched = model_config.Rope(
       theta,
       'llama3',
@@ -288,14 +294,14 @@ def _llama3(
 def _gemma(
   fields: gguf_fields.Fields, values: dict[str, Any], rope: dict[str, Any]
 ) -> dict[str, Any]:
-  """Returns what Gemma adds: windows, two ropes, a scale and soft caps."""
+  """Returns Gemma's own values: windows, two RoPEs, a scale and soft caps."""
   is_2 = fields.architecture == 'gemma2'
   num_layers = values['num_hidden_layers']
   window = fields.integer(
     'attention.sliding_window', 4096 if is_2 else 0, least=0
   )
-  # The scale is not stored. llama.cpp tells the 27B models, which alone scale
-  # by the width, by their number of layers.
+  # The attention scale is not stored. Only the 27B models scale by
+  # width / num_heads; llama.cpp recognizes them by their number of layers.
   scalar = values['head_dim']
   if num_layers == (46 if is_2 else 62):
     scalar = values['hidden_size'] // values['num_attention_heads']
@@ -326,7 +332,7 @@ def _gemma(
 def _layer_types(
   fields: gguf_fields.Fields, num_layers: int, window: int, period: int
 ) -> list[str]:
-  """Returns the layers' types: one in each period has no window."""
+  """Returns the layers' types; the last layer of each period has no window."""
   name = 'attention.sliding_window_pattern'
   pattern = fields.get(name, period)
   if not isinstance(pattern, list):

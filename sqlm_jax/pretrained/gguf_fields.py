@@ -12,10 +12,10 @@ from sqlm_jax.pretrained import hf_values
 
 
 class Fields:
-  """Metadata of a file, with checked types.
+  """The metadata of a file, with checked types.
 
-  Names are given without the architecture that they begin with in the file.
-  Only the names that all architectures share are given in full.
+  Callers omit the architecture prefix of a name, such as `llama.`. Names that
+  all architectures share, such as `general.alignment`, are given in full.
   """
 
   _SHARED = ('general.', 'split.', 'tokenizer.')
@@ -61,7 +61,8 @@ class Fields:
     most: int = hf_values.MAX_SIZE,
   ) -> int:
     value = self.get(name, default)
-    # Some models have one number a layer, which our decoder does not support.
+    # Some models have one number for each layer, which the decoder does not
+    # support.
     if type(value) is not int or not least <= value <= most:
       raise self.error(name, value, f'an integer from {least} to {most}')
     return value
@@ -85,6 +86,6 @@ class Fields:
 def _content(field: gguf.ReaderField) -> Any:
   content = field.contents()
   if field.types == [gguf.GGUFValueType.FLOAT32]:
-    # The shortest decimal is what was meant: 1e-06, not 9.99999997e-07.
+    # Uses the shortest decimal, such as 1e-06 instead of 9.99999997e-07.
     return float(str(np.float32(content)))
   return content

@@ -1,4 +1,4 @@
-"""Opens a GGUF file, for its tokenizer and its weights."""
+"""Opens GGUF files and checks their headers."""
 
 import contextlib
 import math
@@ -119,7 +119,7 @@ class _HeaderCheck:
   """Checks the header of a GGUF file before the gguf library reads it.
 
   The library trusts every count and size of the header, even if it is damaged
-  or hostile. This check allocates nothing but the names.
+  or hostile. This check allocates only the names.
   """
 
   def __init__(self, content: mmap.mmap):

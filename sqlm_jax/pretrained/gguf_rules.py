@@ -14,7 +14,7 @@ class Rule(NamedTuple):
   Attributes:
     cut: splits text into words and writes their bytes in GPT-2's letters.
     composes: True if characters are composed first (NFC).
-    whole_words: True if a word that is a token is taken without merges.
+    whole_words: True if a word that is itself a token bypasses the merges.
     bos: True if text begins with BOS unless the file says otherwise.
   """
 
@@ -32,7 +32,7 @@ def find(name: str | None, architecture: str | None, source: str) -> Rule:
 
   Args:
     name: the rule that the file names, None if it names no rule.
-    architecture: the model's.
+    architecture: the model's architecture.
     source: name of the file, for warnings.
 
   Raises:

@@ -3,12 +3,12 @@
 A file holds tables: tokens, their types, and merges or scores. The rules are
 given by name only: `tokenizer.ggml.model` names the kind of tokenizer, and
 `tokenizer.ggml.pre` names the rule by which text is split into words (see
-`gguf_rules`). transformers reads such files, too, but ignores some rules: Llama
+`gguf_rules`). transformers also reads such files but ignores some rules: Llama
 3's for whole words, Qwen's for composed characters, and SentencePiece's for a
 space before the text.
 
 Directories that have no tokenizer.json hold the same tables in other files, so
-`directory_tokenizer` builds theirs here as well.
+`directory_tokenizer` also builds its tokenizers with this module.
 """
 
 import pathlib
@@ -42,7 +42,7 @@ Get = Callable[..., Any]
 
 
 class _Tables(NamedTuple):
-  """Tables of both kinds of tokenizer: `types[i]` is the type of token i."""
+  """Tables that both kinds of tokenizer have; `types[i]` is token i's type."""
 
   tokens: Sequence[str]
   types: Sequence[int]
@@ -83,11 +83,13 @@ def build(
 
   Args:
     get: looks up a field by its name without `tokenizer.`.
-    architecture: the model's, for a file that does not name its rule.
+    architecture: the model's architecture, for a file that does not name its
+      rule.
     source: name of the file, for warnings.
 
   Raises:
-    ValueError: as `read`, without the name of the file.
+    ValueError: under the conditions of `read`. The message does not name the
+      file.
   """
   kind = get('ggml.model')
   if kind == 'gpt2':
@@ -102,7 +104,7 @@ def build(
       f'tokenizer.ggml.model={kind!r}: expected gpt2 (byte-level BPE) or '
       'llama (SentencePiece)'
     )
-  # llama.cpp assumes these ids of a SentencePiece file that names none.
+  # llama.cpp assumes these ids for a SentencePiece file that states no ids.
   assumed = {'bos': 1, 'eos': 2} if kind == 'llama' else {}
   ids = {
     name: _token_id(get, name, assumed.get(name), len(tables.tokens))
@@ -127,13 +129,13 @@ def build(
 def _bos_first(
   backend: tokenizers.Tokenizer, bos: int | None
 ) -> processors.TemplateProcessing:
-  """Puts BOS before a text."""
+  """Returns a post-processor that puts BOS before a text."""
   if bos is None:
     raise ValueError(
       'tokenizer.ggml.bos_token_id: missing, but a text begins with it'
     )
   token = backend.id_to_token(bos)
-  # A list and not one string, because a token may contain a space.
+  # `single` is a list instead of a string because a token may contain a space.
   return processors.TemplateProcessing(
     single=[token, '$A'],
     pair=[token, '$A', f'{token}:1', '$B:1'],
@@ -177,7 +179,7 @@ def _token_id(
 
 
 def _byte_level(get: Get, tables: _Tables, rule: gguf_rules.Rule):
-  """Builds BPE on bytes, which are written in GPT-2's letters."""
+  """Builds byte-level BPE; bytes are written in GPT-2's letters."""
   vocabulary = tables.ids
   merges = get('ggml.merges')
   if merges is None:
@@ -210,8 +212,8 @@ def _sentencepiece(get: Get, tables: _Tables):
       f'tokenizer.ggml.scores: {len(scores or ())} scores for '
       f'{len(tables.tokens)} tokens'
     )
-  # Those are looked for in the text as it is typed. Some files spell spaces
-  # in them as SentencePiece does.
+  # User-defined tokens are matched against raw text, in which a space is not
+  # ▁. Some files nevertheless store them with ▁.
   tables = tables._replace(
     tokens=[
       token.replace('▁', ' ') if type_ == USER_DEFINED else token
@@ -236,8 +238,7 @@ def _sentencepiece(get: Get, tables: _Tables):
     )
   )
   has_prefix = get('ggml.add_space_prefix', True)
-  # As a normalizer and not as `Metaspace`, which would put no space in front
-  # of a text that begins with one.
+  # `Metaspace` would not add a space before a text that begins with a space.
   backend.normalizer = normalizers.Sequence(
     [normalizers.Prepend('▁')] * has_prefix + [normalizers.Replace(' ', '▁')]
   )
@@ -253,10 +254,10 @@ def _sentencepiece(get: Get, tables: _Tables):
 
 
 def _merges(tables: _Tables, scores: Sequence[float]) -> list[tuple[str, str]]:
-  """Every cut of a normal token in two, those of high scores first.
+  """Returns every split of a normal token into two, highest scores first.
 
-  Other tokens are never merged: users' own are found before, and typed text
-  becomes no control token.
+  Other tokens are never merged: user-defined tokens are matched before the
+  merges, and plain text never becomes a control token.
   """
   normal = [i for i, type_ in enumerate(tables.types) if type_ == NORMAL]
   return tokenization_utils_base.generate_merges(
@@ -268,7 +269,7 @@ def _merges(tables: _Tables, scores: Sequence[float]) -> list[tuple[str, str]]:
 def _with_added(
   backend: tokenizers.Tokenizer, tables: _Tables
 ) -> tokenizers.Tokenizer:
-  """Adds the tokens that are found before a text is cut."""
+  """Adds the tokens that are matched before a text is split into words."""
   backend.add_tokens(
     [
       tokenizers.AddedToken(

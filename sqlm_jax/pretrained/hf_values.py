@@ -61,7 +61,7 @@ _TRUTH_VALUES = (
 )
 _TEXTS = ('hidden_act', 'hidden_activation', 'rope_type', 'type')
 _LISTS = ('architectures', 'layer_types')  # of strings
-# Objects whose keys are checked, too. Some families have a rope for each type
+# Objects whose keys are also checked. Some families have a RoPE for each type
 # of layer.
 _OBJECTS = (
   'rope_parameters',
@@ -74,16 +74,16 @@ _OBJECTS = (
 def check(values: Mapping[str, Any], within: str = '') -> None:
   """Checks the types and ranges of the keys that the decoder is built from.
 
-  A value of None is accepted: it is transformers' default of many keys. Only
-  `rope_theta` must be a number.
+  A value of None is accepted because it is transformers' default for many keys.
+  Only `rope_theta` must be a number.
 
   Args:
     values: the keys and values of a config, or of an object in it.
     within: the keys that lead to `values`, each followed by a dot.
 
   Raises:
-    ValueError: if a value is not allowed; names the key, the value and what is
-      allowed.
+    ValueError: if a value is not allowed. The message names the key, the value
+      and the allowed values.
   """
   for key, value in values.items():
     name = within + key
@@ -116,8 +116,9 @@ def drop_unusable_pad(
 ) -> dict[str, Any]:
   """Drops a `pad_token_id` that is equal to the size of the vocabulary.
 
-  Models whose tokenizer got a token for padding, and whose embedding got no row
-  for it, are published with this id. Nothing here is padded.
+  Some models are published with such an id: a padding token was added to the
+  tokenizer without a row in the embedding. This library does not use padding
+  tokens.
   """
   kept = dict(values)
   pad = kept.get('pad_token_id')
@@ -131,7 +132,7 @@ def drop_unusable_pad(
 
 
 def check_token_ids(values: Mapping[str, Any], vocab_size: int) -> None:
-  """Checks the ids of special tokens. In some files -1 stands for no token.
+  """Checks the ids of special tokens; -1 stands for no token in some files.
 
   Raises:
     ValueError: if a key that ends in `_token_id` is not an id of the

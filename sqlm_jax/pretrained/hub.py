@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, fetched into its own cache."""
+"""Downloads models of the Hugging Face hub into the hub's cache."""
 
 import pathlib
 import re
@@ -6,9 +6,9 @@ import re
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-# `org/name`, and perhaps the commit, tag or branch to hold on to.
+# `org/name`, optionally with a commit, tag or branch.
 _ID = re.compile(r'(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?')
-# What we read; not other formats of the same weights.
+# The files that are read, without other formats of the same weights.
 _FILES = (
   'config.json',
   'generation_config.json',
@@ -24,7 +24,7 @@ _FILES = (
   'chat_template.jinja',
   'chat_template.json',
 )
-_ELSEWHERE = ('*/*',)  # folders hold copies of the weights
+_ELSEWHERE = ('*/*',)  # subdirectories hold copies of the weights
 
 
 def is_id(path: str) -> bool:
@@ -33,16 +33,18 @@ def is_id(path: str) -> bool:
 
 
 def fetch(path: str) -> pathlib.Path:
-  """The directory of a hub id, from the cache or the network.
+  """Returns the local directory of a hub id, downloading it if needed.
 
-  A revision that is in the cache is not fetched again; without one the hub is
-  asked for its newest, and the cache is used where it cannot be reached.
+  A commit that is in the cache is not downloaded again. Without a revision,
+  the newest revision on the hub is used, or the cached one if the hub cannot
+  be reached.
 
   Args:
     path: `org/name` or `org/name@revision`.
 
   Raises:
-    RuntimeError: if it cannot be had; says why and what to do.
+    RuntimeError: if the model cannot be obtained. The message says why and
+      what to do.
   """
   match = _ID.fullmatch(path)
   name = f'model.path={path!r}'

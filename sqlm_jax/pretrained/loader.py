@@ -1,4 +1,4 @@
-"""Opens a model, whatever it is stored in."""
+"""Opens a pretrained model in any of the supported formats."""
 
 import functools
 import pathlib
@@ -12,12 +12,12 @@ from sqlm_jax.pretrained import gguf, names, safetensors
 
 
 class Checkpoint(NamedTuple):
-  """A model file: its sizes at hand, its parameters on demand.
+  """An opened model, whose parameters are read on demand.
 
   Attributes:
-    config: sizes of the model.
-    hf_config: the same in the words of Hugging Face, and what else they say.
-    generation: a directory's generation_config.json, {} without one.
+    config: the decoder's config.
+    hf_config: the Hugging Face config that `config` was derived from.
+    generation: a directory's generation_config.json, {} if there is none.
     params: `place -> params`, see `names.build_params`.
   """
 
@@ -31,10 +31,10 @@ def open_checkpoint(path: pathlib.Path) -> Checkpoint:
   """Opens a GGUF file or a Hugging Face directory.
 
   Only headers and configs are read. The sizes that they claim are checked
-  against the files before anything of these sizes is allocated.
+  against the files before any memory of these sizes is allocated.
 
   Raises:
-    ValueError: if it is damaged, or of an architecture that is not known.
+    ValueError: if the model is damaged or its architecture is unknown.
   """
   if path.is_dir():
     tensors = safetensors.DirectoryTensors(path)

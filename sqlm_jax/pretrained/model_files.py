@@ -76,7 +76,8 @@ def read_utf8(path: pathlib.Path) -> str:
   """Reads a UTF-8 file of at most 16 MiB, with line breaks as '\\n'.
 
   Raises:
-    ValueError: as `read_bytes`, and if the file is not UTF-8.
+    ValueError: under the conditions of `read_bytes`, and if the file is not
+      UTF-8.
   """
   try:
     text = read_bytes(path).decode()
@@ -94,9 +95,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON object, such as config.json.
 
   Raises:
-    ValueError: as `read_bytes`, and if the content is not a JSON object. NaN,
-      infinite numbers and a key with two different values are refused,
-      although Python's parser accepts them.
+    ValueError: under the conditions of `read_bytes`, and if the content is not
+      a JSON object. NaN, infinite numbers and a key with two different values
+      are refused, although Python's parser accepts them.
   """
   content = read_bytes(path)
   try:

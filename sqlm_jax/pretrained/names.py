@@ -1,4 +1,4 @@
-"""Hugging Face tensor names and layouts of a decoder, as one table."""
+"""A table of the decoder's Hugging Face tensor names and layouts."""
 
 import functools
 import hashlib
@@ -10,10 +10,10 @@ import numpy as np
 
 from sqlm_jax.models import config as model_config
 
-# A parameter, in pieces that are read one after the other: (layer,) and the
-# layer's part, or () and the whole.
+# A parameter in pieces that are read one at a time. A piece is an index and an
+# array: (layer,) and the layer's slice, or () and the complete parameter.
 Pieces = Iterator[tuple[tuple[int, ...], np.ndarray]]
-# (path, shape, pieces) -> array: puts a parameter where it belongs.
+# (path, shape, pieces) -> array: assembles a parameter and places it.
 Place = Callable[[str, tuple[int, ...], Pieces], Any]
 
 
@@ -22,7 +22,7 @@ UNEMBEDDING = 'lm_head.weight'
 
 
 class Tensors(Protocol):
-  """A model file: tensors by their Hugging Face names, read when asked for."""
+  """A model file: tensors by Hugging Face name, each read on demand."""
 
   path: pathlib.Path
 
@@ -34,7 +34,7 @@ class Tensors(Protocol):
 
 
 class Tensor(NamedTuple):
-  """A tensor to be written, on the host once it is read."""
+  """A tensor to be written; `read` copies it to the host."""
 
   name: str
   shape: tuple[int, ...]
@@ -42,15 +42,16 @@ class Tensor(NamedTuple):
 
 
 class Entry(NamedTuple):
-  """Location and layout of a parameter in a file.
+  """The location and layout of a parameter in a file.
 
-  Linear weights are stored [out, in]. Ours are [in, out], with a heads axis.
+  Linear weights are stored as [out, in]. The decoder's are [in, out], with a
+  separate axis for heads.
   """
 
   path: tuple[str, ...]
-  name: str  # {} is the layer
+  name: str  # {} stands for the layer
   stored: tuple[int, ...]  # shape in the file
-  shape: tuple[int, ...]  # ours, without L
+  shape: tuple[int, ...]  # shape in the decoder, without the layer axis L
   is_linear: bool
 
   @property
@@ -67,7 +68,7 @@ class Entry(NamedTuple):
 
 
 def table(c: model_config.ModelConfig) -> list[Entry]:
-  """All parameters of a decoder; families differ in which of them they have."""
+  """Returns an entry for each parameter of a decoder."""
   vocabulary = (c.vocab_size, c.width)
   entries = [
     Entry(('embedding',), EMBEDDING, vocabulary, vocabulary, False),
@@ -121,8 +122,8 @@ def _mlp(c: model_config.ModelConfig) -> Iterator[Entry]:
 
 
 def _norms(c: model_config.ModelConfig) -> Iterator[Entry]:
-  # `post_attention_layernorm` stands before the MLP in one family, and behind
-  # the attention in another.
+  # With pre-norm, `post_attention_layernorm` is applied before the MLP. With
+  # post-norm, it is applied after the attention.
   names = {
     'pre': {
       'attention_norm': 'input_layernorm',
@@ -154,7 +155,7 @@ def _linear(path, name: str, stored, shape, bias=None) -> Iterator[Entry]:
 
 
 def in_memory(dtype: np.dtype) -> Place:
-  """Places parameters in NumPy arrays."""
+  """Returns a `Place` that assembles parameters as NumPy arrays."""
 
   def place(path, shape, pieces):
     array = np.empty(shape, dtype)
@@ -168,12 +169,12 @@ def in_memory(dtype: np.dtype) -> Place:
 def check_tensors(config: model_config.ModelConfig, tensors: Tensors) -> None:
   """Checks that a file has the tensors of a model, without reading them.
 
-  A config may claim sizes that fit into no memory. After this check its sizes
-  are those of the file.
+  A config may claim sizes that do not fit into memory. After this check, the
+  sizes of the config are known to match the file.
 
   Raises:
-    ValueError: if a tensor is missing, unexpected, of another shape, or of a
-      type that cannot be read. The message names the tensor.
+    ValueError: if a tensor is missing or unexpected, has a wrong shape, or has
+      a type that cannot be read. The message names the tensor.
   """
   # Types come first, so that the scales of quantized weights are not reported.
   shapes = {name: tensors.shape(name) for name in sorted(tensors.names())}
@@ -190,16 +191,18 @@ def build_params(
 ) -> dict:
   """Reads a model file into the decoder's tree of parameters.
 
-  One tensor of the file is in memory at a time, beside what `place` keeps.
+  Only one tensor of the file is in memory at a time, in addition to the arrays
+  that `place` keeps.
 
   Args:
-    config: sizes of the model.
-    tensors: the file.
-    place: puts a parameter where it belongs, say on its shards, in the dtype
-      that it shall have.
+    config: the decoder's config.
+    tensors: the model file.
+    place: assembles a parameter and places it, for example sharded over
+      devices, in its final dtype.
 
   Raises:
-    ValueError: for a missing, unexpected or misshapen tensor, by name.
+    ValueError: if a tensor is missing or unexpected, or has a wrong shape. The
+      message names the tensor.
   """
   entries = table(config)
   _check_names(config, entries, tensors)
@@ -270,7 +273,7 @@ def _check_tied(tensors: Tensors) -> None:
 def file_tensors(
   config: model_config.ModelConfig, params: dict
 ) -> Iterator[Tensor]:
-  """The tensors of a model file, the inverse of `build_params`."""
+  """Yields the tensors of a model file; the inverse of `build_params`."""
   for entry in table(config):
     array = _leaf(params, entry.path)
     for layer in range(config.num_layers) if entry.is_layered else (None,):
@@ -281,7 +284,7 @@ def file_tensors(
 def adapter_tensors(
   config: model_config.ModelConfig, adapters: dict
 ) -> Iterator[Tensor]:
-  """The tensors of a PEFT file: A is [r, in] and B is [out, r]."""
+  """Yields the tensors of a PEFT file: A is [r, in] and B is [out, r]."""
   for entry in table(config):
     if not (entry.is_layered and entry.is_linear):
       continue
@@ -303,7 +306,7 @@ def adapter_tensors(
 
 
 def linear_names(config: model_config.ModelConfig) -> list[str]:
-  """Short names of the blocks' linear maps: q_proj, down_proj, ...."""
+  """Returns the short names of the layers' linear maps, such as q_proj."""
   return [
     entry.name.split('.')[-2]
     for entry in table(config)
@@ -318,5 +321,5 @@ def _leaf(tree: dict, path: tuple[str, ...]):
 
 
 def _take(array, layer: int | None, turn) -> np.ndarray:
-  """Brings one tensor to the host."""
+  """Copies one tensor to the host and applies `turn` to it."""
   return turn(np.asarray(array if layer is None else array[layer]))

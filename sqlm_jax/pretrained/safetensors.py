@@ -1,4 +1,4 @@
-"""Hugging Face directories: config.json and safetensors."""
+"""Reads Hugging Face directories: config.json and safetensors."""
 
 import pathlib
 import re
@@ -13,7 +13,7 @@ import transformers
 from sqlm_jax.pretrained import families, hf_values, model_files, names
 
 _IMAGES = 'gemma3'
-# Keys outside of `text_config` that apply to the text half, too.
+# Keys outside of `text_config` that also apply to the text model.
 _SHARED_KEYS = ('tie_word_embeddings', 'quantization_config')
 _ADAPTER = 'adapter_config.json'  # written by PEFT
 _REQUIRED = (
@@ -38,7 +38,7 @@ _SHARD = re.compile(r'[^/\\\0]+\.safetensors')
 
 
 class _Stored(NamedTuple):
-  """Location of a tensor: a file, and the tensor's name in the file."""
+  """The location of a tensor: a file, and the tensor's name in the file."""
 
   file: pathlib.Path
   handle: Any  # from safetensors.safe_open
@@ -46,7 +46,7 @@ class _Stored(NamedTuple):
 
 
 class DirectoryTensors:
-  """The safetensors of a directory, read when asked for."""
+  """The tensors of a directory's safetensors files, each read on demand."""
 
   def __init__(self, path: pathlib.Path):
     self.path = path
@@ -92,7 +92,7 @@ class DirectoryTensors:
     """Returns the shape of a tensor without reading it.
 
     Raises:
-      ValueError: if its type is not one that weights are read from.
+      ValueError: if weights cannot be read from the tensor's type.
     """
     stored = self._stored[name]
     tensor = stored.handle.get_slice(stored.name)
@@ -129,9 +129,9 @@ def _open(file: pathlib.Path) -> Any:
 
 
 def _text_name(name: str) -> str | None:
-  """Returns the name in a text-only model; None for a tensor of images.
+  """Returns a tensor's name in a text-only model, None for a vision tensor.
 
-  Models of images and text have `language_model` in one of two places.
+  Multimodal models have `language_model` in one of two places of the name.
   """
   if re.match(r'(model\.)?(vision_tower|multi_modal_projector)\.', name):
     return None
@@ -191,7 +191,7 @@ def read_generation_config(
 
 
 def has_images(directory: pathlib.Path) -> bool:
-  """Returns True for a model of images and text, whose text half is read."""
+  """Returns True for a multimodal model, of which only the text is read."""
   config = model_files.read_optional_json(directory / 'config.json')
   return config.get('model_type') == _IMAGES
 
@@ -220,7 +220,7 @@ def read_config(path: pathlib.Path) -> transformers.PretrainedConfig:
       f'{", ".join((*families.ARCHITECTURES, _IMAGES))}'
     )
   else:
-    # transformers would silently take the sizes of another model.
+    # For a missing key, transformers would silently use a default size.
     for key in _REQUIRED:
       if key not in values:
         raise ValueError(f'{path}: key {key!r} is missing')

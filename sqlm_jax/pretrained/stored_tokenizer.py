@@ -13,7 +13,7 @@ DEFAULT_TEMPLATE = 'default'
 
 
 class StoredTokenizer(NamedTuple):
-  """Content of the file or directory that holds a tokenizer.
+  """The content of the file or directory that holds a tokenizer.
 
   Attributes:
     backend: splits text into tokens. All rules are in it.
@@ -36,8 +36,8 @@ class StoredTokenizer(NamedTuple):
   def save(self, directory: pathlib.Path) -> None:
     """Writes the files of Hugging Face, for transformers 4.5x and 5.
 
-    The class is the only one that follows tokenizer.json in both versions. The
-    name that version 5 would write is unknown to version 4.
+    PreTrainedTokenizerFast is the only class that follows tokenizer.json in
+    both versions. Version 4 does not know the class name that version 5 writes.
     """
     directory.mkdir(parents=True, exist_ok=True)
     self.backend.save(str(directory / TOKENIZER_FILE))
@@ -73,9 +73,10 @@ class StoredTokenizer(NamedTuple):
     path.write_text(text + '\n', encoding='utf-8')
 
   def _safely_named(self) -> dict[str, str]:
-    """Returns the named tokens without ordinary text, such as a pad token '!'.
+    """Returns the named tokens that are not ordinary text.
 
-    transformers would find such a token in any text, before the text is split.
+    A pad token '!', for example, is ordinary text: transformers would match it
+    in any text before the text is split.
     """
     backend = self.backend
     added = {

@@ -1,4 +1,4 @@
-"""Tokenizers: text to token ids and back, with the bytes of every token.
+"""Tokenizers, which convert text to token ids and back.
 
 The `tokenizers` library does the work. `gguf_tokenizer` and
 `directory_tokenizer` read a stored tokenizer; this module turns it into the
@@ -32,7 +32,7 @@ _END_OF_TURN = (
   *('<end_of_turn>', '<eos>'),  # Gemma
   '</s>',  # Llama 2, Mistral
 )
-# A model of bytes has no template of its own, but chat tasks need one.
+# The byte tokenizer has no stored chat template, but chat tasks need one.
 _PLAIN_CHAT = (
   "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}"
   "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -137,7 +137,10 @@ def cut(tokens: Tokenizer, num_rows: int) -> Tokenizer:
 
 
 def byte_tokenizer() -> Tokenizer:
-  """Bytes as tokens, and one more that ends a text. Needs no files."""
+  """Returns a tokenizer with one token per byte and an end-of-text token.
+
+  It needs no files.
+  """
   vocabulary = {letter: byte for byte, letter in _byte_alphabet().items()}
   backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(
@@ -199,7 +202,7 @@ def _try_template(
 
 
 def _eos_ids(path: pathlib.Path, vocab_size: int) -> list[int]:
-  """Reads the ids that end a text. A config names an id, a list, or neither."""
+  """Reads `eos_token_id`, which is an id, a list of ids, or missing."""
   value = model_files.read_optional_json(path).get('eos_token_id')
   if value is None:
     return []
@@ -264,7 +267,7 @@ _DECODED = ('The dog, 12 + 3 = 15.', '  two\n\n\tx', 'naïve 日本語 🙂 e\u0
 def _check_decoding(
   backend: tokenizers.Tokenizer, encode: Callable, decode: Callable
 ) -> None:
-  """Refuses a decoder whose texts differ from the bytes of the tokens."""
+  """Refuses a decoder whose text differs from the bytes of the tokens."""
   for text in _DECODED:
     ids = encode(text)
     expected = backend.decode(ids, skip_special_tokens=False)
@@ -282,7 +285,7 @@ def _without_special(
 ) -> tokenizers.Tokenizer:
   """Returns a copy that never turns text into a special token."""
   copy = tokenizers.Tokenizer.from_str(backend.to_str())
-  # A file may have BOS or EOS as tokens that are not special.
+  # A file may list BOS or EOS as tokens that are not special.
   for i, token in backend.get_added_tokens_decoder().items():
     if i in special and not token.special:
       token.special = True
@@ -331,7 +334,7 @@ def _without_surrogates(text: str) -> str:
 def _token_bytes(
   backend: tokenizers.Tokenizer, special: Mapping[int, str]
 ) -> tuple[bytes, ...]:
-  """Returns what each token adds to the text, b'' for special tokens."""
+  """Returns the bytes that each token adds to the text, b'' if special."""
   decoder = json.loads(backend.to_str())['decoder'] or {}
   to_bytes = _piece_to_bytes(decoder)
   pieces = {i: piece for piece, i in backend.get_vocab().items()}
@@ -346,11 +349,7 @@ def _token_bytes(
 
 
 def _piece_to_bytes(decoder: Mapping) -> Callable[[str, bool], bytes]:
-  """Returns how a vocabulary writes bytes, from its decoder.
-
-  Returns:
-    `(piece, was_added) -> bytes`.
-  """
+  """Returns a function `(piece, was_added) -> bytes` for a decoder."""
   kinds = [d['type'] for d in decoder.get('decoders', [decoder]) if d]
   if 'ByteLevel' in kinds:
     byte_of = {char: byte for byte, char in _byte_alphabet().items()}
@@ -373,7 +372,7 @@ def _piece_to_bytes(decoder: Mapping) -> Callable[[str, bool], bytes]:
 
 
 def _byte_alphabet() -> dict[int, str]:
-  """Byte -> the printable character that stands for it (GPT-2)."""
+  """Returns byte -> the printable character that stands for it in GPT-2."""
   printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [byte for byte in range(256) if byte not in printable]
   return {byte: chr(byte) for byte in printable} | {

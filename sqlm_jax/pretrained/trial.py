@@ -2,9 +2,9 @@
 
 Both are programs that came with a model: a template may loop or fill the
 memory, and a rule of a tokenizer may grow a text without end, search it for
-hours, or abort inside the `tokenizers` library. The process has limits of
-processor time and memory. A harmful file is therefore refused, by its name,
-before the run opens it.
+hours, or abort inside the `tokenizers` library. The process has limits on
+processor time and memory. A harmful file is therefore refused before the run
+opens it, with an error that names the file.
 
   python -m sqlm_jax.pretrained.trial tokenizer SECONDS FILE
   python -m sqlm_jax.pretrained.trial template SECONDS < JSON
@@ -50,7 +50,7 @@ def try_tokenizer(path: pathlib.Path) -> None:
   """Loads a tokenizer.json and encodes and decodes many texts with it.
 
   Raises:
-    ValueError: if that fails, takes too long or needs too much memory.
+    ValueError: if the tokenizer fails, takes too long or needs too much memory.
   """
   _run('tokenizer', [str(path)])
 
@@ -120,7 +120,7 @@ def _why_killed(process: subprocess.CompletedProcess, kind: str) -> str:
 
 
 def _tokenize(path: str) -> None:
-  """Uses a tokenizer in all the ways in which a run will use it."""
+  """Uses a tokenizer in all the ways in which a run uses it."""
   backend = tokenizers.Tokenizer.from_file(path)
   tokenizers.Tokenizer.from_str(backend.to_str())
   backend.no_truncation()

@@ -1,1 +1,1 @@
-"""Runs programs that a model wrote, and compares their output."""
+"""Runs model-generated programs and compares their output."""

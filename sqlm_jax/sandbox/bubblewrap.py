@@ -1,4 +1,4 @@
-"""The command of bubblewrap: content of a sandbox, and its user."""
+"""The bubblewrap command line, which defines a sandbox's files and user."""
 
 import functools
 import json
@@ -10,17 +10,17 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 
-_NOBODY = 65534  # the kernel's user of a program, if we are root
+_NOBODY = 65534  # the user id of a program outside the sandbox, if we are root
 STREAMS = '/dev'  # directory for the files of the standard streams
-# Extension modules that need more of a system than a program is given.
+# Extension modules that need parts of a system that a sandbox does not have.
 _NOT_NEEDED = re.compile('_tkinter|readline|_curses|nis|_g?dbm|_ssl|_test')
 
 
 def map_users(info: bytes) -> None:
   """Maps the program of a sandbox that root started to another user.
 
-  The kernel does not limit the processes of root, and a program that ran as
-  root would own the files of root, if it ever saw any.
+  The kernel does not limit the number of root's processes, and a program that
+  ran as root would own root's files if it ever had access to them.
   """
   pid = json.loads(info)['child-pid']
   for kind in ('uid_map', 'gid_map'):
@@ -32,17 +32,18 @@ def command(file_bytes: int, code: int, worker: int) -> list[str]:
   """Returns the command of bubblewrap, without the program that it runs.
 
   Args:
-    file_bytes: limit of all files that a program writes.
-    code: a descriptor with the filter of system calls.
-    worker: a descriptor with the compiled worker.
+    file_bytes: maximum total size of the files that a program writes.
+    code: a file descriptor of the system call filter.
+    worker: a file descriptor of the compiled worker.
   """
   words = ['bwrap', '--unshare-user', '--unshare-pid', '--unshare-net']
   words += ['--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try']
-  # Not --die-with-parent: bwrap would die at once if we did, and its child, if
-  # it still waits for bwrap by then, never. The worker ends without us.
+  # --die-with-parent is not used: bwrap would die as soon as this process does,
+  # and a child that still waits for bwrap would then never end. The worker ends
+  # by itself when this process does.
   words += ['--hostname', 'sandbox', '--new-session', '--as-pid-1']
   words += ['--clearenv', '--seccomp', str(code)]
-  if os.geteuid() == 0:  # the worker gives that up, see its _become_nobody
+  if os.geteuid() == 0:  # the worker drops root, see its _become_nobody
     words += ['--uid', '0', '--gid', '0']
     words += ['--cap-add', 'CAP_SETUID', '--cap-add', 'CAP_SETGID']
   else:
@@ -51,7 +52,7 @@ def command(file_bytes: int, code: int, worker: int) -> list[str]:
     ('HOME', '/tmp'),
     ('LD_LIBRARY_PATH', '/lib'),
     ('PYTHONHOME', '/python'),
-    ('PYTHONHASHSEED', '0'),  # the same verdict every time
+    ('PYTHONHASHSEED', '0'),  # makes results reproducible
   ):
     words += ['--setenv', name, value]
   words += _file_system()
@@ -63,10 +64,10 @@ def command(file_bytes: int, code: int, worker: int) -> list[str]:
 
 @functools.cache
 def _file_system() -> list[str]:
-  """Returns options that put an interpreter, and nothing else, into a sandbox.
+  """Returns the options that put only an interpreter into a sandbox.
 
-  Paths inside do not depend on the host, except for the path of the dynamic
-  loader, which is written in the binary.
+  Paths inside the sandbox do not depend on the host, except for the path of the
+  dynamic loader, which the binary contains.
   """
   binary = pathlib.Path(sys.executable).resolve()
   library = pathlib.Path(sysconfig.get_path('stdlib'))
@@ -90,7 +91,8 @@ def _file_system() -> list[str]:
     if (library / name).is_dir():
       options += ['--tmpfs', str(inside / name)]
       options += ['--remount-ro', str(inside / name)]
-  # Without a limit, because inputs may be large. The worker protects it.
+  # This directory has no size limit because inputs may be large. The worker
+  # makes it read-only for programs.
   options += ['--perms', '0755', '--tmpfs', STREAMS]
   options += ['--dev-bind', '/dev/null', '/dev/null']
   options += ['--perms', '0555', '--dir', '/dev/fd']
@@ -104,7 +106,7 @@ def _is_needed(module: pathlib.Path) -> bool:
 
 
 def _shared_libraries(files: Sequence[pathlib.Path]) -> dict[str, str]:
-  """Returns the libraries of the files: path in a sandbox -> path here."""
+  """Returns shared libraries of the files: path in a sandbox -> host path."""
   output = subprocess.run(
     ['ldd', *files], capture_output=True, text=True, check=False, timeout=60
   ).stdout

@@ -1,6 +1,6 @@
 """Runs untrusted programs against unit tests.
 
-Each program gets a sandbox of its own, made by bubblewrap: new namespaces, no
+Each program gets its own sandbox, created by bubblewrap: new namespaces, no
 network, a file system that holds a Python interpreter and an empty directory,
 resource limits, and a filter of system calls (`seccomp`). A sandbox starts
 while earlier programs run, runs one program once for each test, and ends. The
@@ -39,7 +39,7 @@ from sqlm_jax.sandbox import bubblewrap, sandbox_process, seccomp, unit_tests
 
 Program = tuple[str, Sequence[types.TestCase]]
 
-_LOST = 'lost: '  # begins the detail of a result without a run
+_LOST = 'lost: '  # prefix of the detail of a test that was not run
 BACKENDS = ('bubblewrap', 'unsafe_subprocess')
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,8 @@ _WORKER, _CHILD = (
   pathlib.Path(__file__).with_name(f'sandbox_{name}.py')
   for name in ('worker', 'program')
 )
-_GRACE = 10.0  # seconds beyond the wall clock until the worker is given up
+# Seconds after the wall-clock limit before the worker is considered lost.
+_GRACE = 10.0
 _PAUSES = (0.1, 1.0, 4.0)  # seconds before a sandbox is started again
 _LONGEST_DETAIL = 200  # characters
 _PYC_HEAD = importlib.util.MAGIC_NUMBER + bytes(12)
@@ -59,7 +60,7 @@ _LIMITS_SAID = {
   '[Errno 27]': 'file size',
   '[Errno 28]': 'file size',
 }
-_WHY = {  # letters of `sandbox_worker`
+_WHY = {  # keyed by the reasons that `sandbox_worker` sends
   b'w': types.Result(unit_tests.TIMEOUT, 'wall clock'),
   b'c': types.Result(unit_tests.TIMEOUT, 'processor time'),
   b'o': types.Result(unit_tests.LIMIT, 'output'),
@@ -69,13 +70,13 @@ _WHY = {  # letters of `sandbox_worker`
 
 
 class Limits(NamedTuple):
-  """Limits of one run of a program, which is one test."""
+  """Limits for one run of a program on one test."""
 
-  cpu_seconds: float = 2.0  # of all its threads together
+  cpu_seconds: float = 2.0  # all threads together
   wall_seconds: float = 4.0
   memory_bytes: int = 256 * 2**20  # address space, interpreter included
-  processes: int = 8  # threads; a new process is refused at any number
-  file_bytes: int = 2**20  # all files in /tmp, of all runs of a program
+  processes: int = 8  # threads; new processes are always refused
+  file_bytes: int = 2**20  # all files in /tmp from all runs of a program
   output_bytes: int = 2**20  # stdout and stderr together
 
 
@@ -86,19 +87,20 @@ def open_sandbox(
   limits: Limits | None = None,
   most_timeouts: int = 1,
 ) -> 'Sandbox':
-  """Starts sandboxes, and waits until the first one works.
+  """Starts sandboxes and waits until the first one works.
 
   Args:
     backend: 'bubblewrap', or 'unsafe_subprocess', which limits resources but
-      protects nothing.
-    workers: programs that run at a time; as many more sandboxes wait, started.
-    limits: for every run of every program.
-    most_timeouts: after this number of timeouts of a program, its other tests
-      are not run and count as timeouts.
+      provides no isolation.
+    workers: the number of programs that run at the same time. The same number
+      of additional sandboxes is kept started in advance.
+    limits: the limits for every run of every program.
+    most_timeouts: after this number of timeouts of a program, its remaining
+      tests are not run and count as timeouts.
 
   Raises:
-    RuntimeError: if sandboxes cannot be made on this machine.
-    ValueError: for an argument that is out of range.
+    RuntimeError: if this machine cannot create sandboxes.
+    ValueError: if an argument is out of range.
   """
   limits = limits or Limits()
   if min(limits) <= 0 or min(workers, most_timeouts) < 1:
@@ -118,7 +120,7 @@ def open_sandbox(
 
 
 class Sandbox:
-  """Judges programs until it is closed; `open_sandbox` makes it."""
+  """Runs programs until it is closed; create it with `open_sandbox`."""
 
   def __init__(
     self,
@@ -147,14 +149,14 @@ class Sandbox:
       raise
 
   def run(self, programs: Sequence[Program]) -> list[list[types.Result]]:
-    """Judges programs, in parallel.
+    """Runs programs in parallel.
 
     Returns:
-      A row for each program with a result for each test, in order. Nothing
-      that a program does raises an exception.
+      Results [programs][tests], in order. Nothing that a program does raises
+      an exception.
 
     Raises:
-      RuntimeError: if it is closed, or if sandboxes no longer start.
+      RuntimeError: if the sandbox is closed, or if sandboxes no longer start.
     """
     if self._closed.is_set():
       raise RuntimeError('the sandbox is closed')
@@ -168,7 +170,7 @@ class Sandbox:
         future.cancel()
 
   def close(self) -> None:
-    """Ends all programs, and returns when no process is left."""
+    """Ends all programs and returns when no process is left."""
     with self._lock:
       self._closed.set()
       alive = list(self._alive)
@@ -194,7 +196,7 @@ class Sandbox:
       raise RuntimeError(
         f'a sandbox does not start: {error}\n{sandbox_process.HOW_TO}'
       ) from error
-    with self._lock:  # so that `close` misses none
+    with self._lock:  # `close` must see every process
       closed = self._closed.is_set()
       if not closed:
         self._alive.add(process)
@@ -209,10 +211,10 @@ class Sandbox:
     self._spares.append(process)
 
   def _take(self) -> sandbox_process.Process:
-    """Returns a sandbox that is ready; another one is started in its place.
+    """Returns a sandbox that is ready and starts another one to replace it.
 
-    A start can fail because the user has too many processes or descriptors
-    at the moment. It is tried again after a pause, three times.
+    A start can fail because the user currently has too many processes or file
+    descriptors. It is retried three times, each time after a pause.
     """
     for pause in (*_PAUSES, None):
       process = None
@@ -236,10 +238,9 @@ class Sandbox:
   def _judge(
     self, source: str, tests: Sequence[types.TestCase]
   ) -> list[types.Result]:
-    """Runs a program in one sandbox, or in a second one if that is lost.
+    """Runs a program in a sandbox, and again in a second if the first is lost.
 
-    A program cannot end its sandbox, but people and a kernel without memory
-    can.
+    A program cannot end its sandbox, but a user or an out-of-memory kernel can.
     """
     for _ in range(2):
       process = self._take()
@@ -261,7 +262,7 @@ class Sandbox:
     source: str,
     tests: Sequence[types.TestCase],
   ) -> list[types.Result]:
-    """Runs the tests one after the other."""
+    """Runs the tests in order."""
     results: list[types.Result] = []
     seconds = self._limits.wall_seconds + _GRACE
     most = 2 * self._limits.output_bytes + 2**16
@@ -283,12 +284,12 @@ class Sandbox:
 
 
 def is_lost(result: types.Result) -> bool:
-  """Returns whether the sandbox was lost, so that there was no run."""
+  """Returns True if the program was not run because its sandbox was lost."""
   return result.status == unit_tests.ERROR and result.detail.startswith(_LOST)
 
 
 def _verdict(answer: sandbox_process.Answer, expected: str) -> types.Result:
-  """Returns the result of a run."""
+  """Converts the worker's answer to the result of a run."""
   if answer.why in _WHY:
     return _WHY[answer.why]
   code = os.waitstatus_to_exitcode(answer.status)
@@ -300,7 +301,7 @@ def _verdict(answer: sandbox_process.Answer, expected: str) -> types.Result:
   lines = answer.errors.decode(errors='replace').strip().splitlines()
   said = lines[-1][:_LONGEST_DETAIL] if lines else f'exit status {code}'
   if said.startswith(_LOST):
-    said = f'said {said}'  # by the program itself
+    said = f'said {said}'  # the program printed it; its sandbox was not lost
   for words, limit in _LIMITS_SAID.items():
     if words in said:
       return types.Result(unit_tests.LIMIT, limit)
@@ -338,7 +339,7 @@ def _launch_unsafe(limits: Limits) -> sandbox_process.Process:
 
 
 def _launch_bubblewrap(limits: Limits) -> sandbox_process.Process:
-  """Starts a sandbox, without waiting for the interpreter in it."""
+  """Starts a sandbox without waiting for its interpreter."""
   if not shutil.which('bwrap'):
     raise RuntimeError(f'bwrap is not installed. {sandbox_process.HOW_TO}')
   filters = seccomp.filters()
@@ -365,7 +366,8 @@ def _launch_bubblewrap(limits: Limits) -> sandbox_process.Process:
       stack.enter_context(end)
     command += ['--info-fd', str(its_info.fileno())]
     command += ['--userns-block-fd', str(its_go.fileno())]
-    # bwrap holds both ends of info, or one that broke with us would kill it.
+    # bwrap also gets our end of info: if this process died and closed the only
+    # copy, writing to info would kill bwrap.
     ends = [end.fileno() for end in (info, its_info, its_go)]
     return sandbox_process.Process(
       command + worker,
@@ -377,7 +379,12 @@ def _launch_bubblewrap(limits: Limits) -> sandbox_process.Process:
 
 
 def _map_users(info: socket.socket, go: socket.socket, seconds: float) -> None:
-  """Maps users for a bwrap that waits for it; raises OSError or ValueError."""
+  """Maps the users of a sandbox and lets its bwrap continue.
+
+  Raises:
+    OSError: if bwrap does not answer within `seconds` or has ended.
+    ValueError: if bwrap's answer cannot be parsed.
+  """
   end = time.monotonic() + seconds
   said = b''
   while not said.endswith(b'}\n'):
@@ -392,5 +399,5 @@ def _map_users(info: socket.socket, go: socket.socket, seconds: float) -> None:
 
 @functools.cache
 def _compiled(path: pathlib.Path) -> bytes:
-  """Compiles a script once, because it would take 3 ms of each start."""
+  """Compiles a script once; compiling it would add 3 ms to each start."""
   return marshal.dumps(compile(path.read_bytes(), path.name, 'exec'))

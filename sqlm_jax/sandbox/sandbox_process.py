@@ -1,8 +1,8 @@
-"""The process of a sandbox, as the host sees it.
+"""The host's side of a sandbox process.
 
-Nothing here waits without a deadline. Programs run as the user who judges
-them, and can use up resources that the kernel limits for each user, such as the
-pages of pipes. So a sandbox is started from files in memory instead of pipes.
+Every wait has a deadline. Programs run as the same user as the host process and
+can use up resources that the kernel limits for each user, such as pipe buffers.
+A sandbox is therefore started from in-memory files instead of pipes.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
 START_LIMIT = 60.0  # seconds; busy machines are slow
-_END_LIMIT = 10.0  # seconds until a process that does not end is killed
+_END_LIMIT = 10.0  # seconds before a process that does not end is killed
 HOW_TO = (
   'Programs are judged in sandboxes of bubblewrap. Install 0.6 or newer, as '
   'with `apt-get install bubblewrap`, and allow unprivileged user namespaces '
@@ -28,16 +28,16 @@ HOW_TO = (
 
 
 class Answer(NamedTuple):
-  """The end of one run, as the worker reports it."""
+  """The worker's report on one run."""
 
-  why: bytes
-  status: int  # as of os.waitpid
+  why: bytes  # see `sandbox_worker`
+  status: int  # from os.waitpid
   output: bytes
   errors: bytes
 
 
 def file_with(data: bytes) -> BinaryIO:
-  """Returns a nameless file that holds the data, open at its beginning."""
+  """Returns an unnamed file with the given content, positioned at its start."""
   if hasattr(os, 'memfd_create'):
     file = os.fdopen(os.memfd_create('sandbox'), 'w+b', buffering=0)
   else:
@@ -48,14 +48,14 @@ def file_with(data: bytes) -> BinaryIO:
 
 
 class Process:
-  """A worker, as the host sees it; `sandbox_worker` defines its messages.
+  """The host's handle of a worker; `sandbox_worker` defines the messages.
 
   Args:
-    command: starts the worker.
-    first: the first message, as bytes.
-    begin: called once by `Process.begin` with the seconds that it may take. It
-      gives the worker what it needs before it can go on.
-    cleanup: called when the process is gone.
+    command: the command that starts the worker.
+    first: the first message.
+    begin: called once by `Process.begin`, with the number of seconds that it
+      may take, to complete the setup that the worker waits for.
+    cleanup: called after the process has ended.
     **how: options of subprocess.Popen.
 
   Raises:
@@ -73,7 +73,7 @@ class Process:
   ):
     self._first, self._begin, self._cleanup = first, begin, cleanup
     self._ready = False
-    self._hung_up: float | None = None  # when
+    self._hung_up: float | None = None  # the time of `hang_up`
     with contextlib.ExitStack() as stack:
       stack.callback(cleanup)
       self._errors = stack.enter_context(file_with(b''))
@@ -84,16 +84,16 @@ class Process:
           stdin=theirs,
           stdout=theirs,
           stderr=self._errors,
-          start_new_session=True,  # Ctrl-C is for the host, which closes us
+          start_new_session=True,  # Ctrl-C reaches only the host
           **how,
         )
-      stack.pop_all()  # from here on `close` does it
+      stack.pop_all()  # `close` is responsible from now on
 
   def begin(self) -> None:
-    """Gives the worker what it needs to become ready.
+    """Completes the setup and sends the first message.
 
     Raises:
-      RuntimeError: if it fails or takes too long. The process is then ended.
+      RuntimeError: if this fails or takes too long. The process is then ended.
     """
     try:
       self._begin(START_LIMIT)
@@ -105,7 +105,7 @@ class Process:
     """Waits for the worker's first message.
 
     Raises:
-      RuntimeError: if it does not come.
+      RuntimeError: if the message does not arrive.
     """
     if self._ready:
       return
@@ -115,13 +115,13 @@ class Process:
       raise RuntimeError(f'{self.last_words()}\n{HOW_TO}')
 
   def last_words(self) -> str:
-    """Ends the process and returns the beginning of what it wrote to stderr."""
+    """Ends the process and returns the beginning of its stderr."""
     self.end()
     self._errors.seek(0)
     return self._errors.read(4096).decode(errors='replace').strip()
 
   def send(self, text: str, seconds: float) -> None:
-    """Sends a text, or raises TimeoutError or another OSError."""
+    """Sends a text; raises TimeoutError or another OSError on failure."""
     self._send(text.encode(errors='replace'), seconds)
 
   def _send(self, data: bytes, seconds: float) -> None:
@@ -129,7 +129,12 @@ class Process:
     self._socket.sendall(len(data).to_bytes(8, 'big') + data)
 
   def receive(self, seconds: float, most: int) -> Answer:
-    """Returns the next answer; raises TimeoutError or another OSError."""
+    """Returns the next answer; raises TimeoutError or another OSError.
+
+    Args:
+      seconds: the maximum time to wait.
+      most: the maximum number of bytes of output and errors together.
+    """
     end = time.monotonic() + seconds
     head = self._read(13, end)
     status, *sizes = (int.from_bytes(head[i : i + 4], 'big') for i in (1, 5, 9))
@@ -150,16 +155,16 @@ class Process:
     return b''.join(chunks)
 
   def hang_up(self) -> None:
-    """Makes the worker end everything inside. Any thread may call."""
+    """Makes the worker end all processes in its sandbox. Thread-safe."""
     if self._hung_up is None:
       self._hung_up = time.monotonic()
-    with contextlib.suppress(OSError):  # it is gone already
+    with contextlib.suppress(OSError):  # the process may have ended already
       self._socket.shutdown(socket.SHUT_RDWR)
 
   def close(self) -> None:
-    """Hangs up and waits until nothing is left.
+    """Hangs up and waits until no process of the sandbox is left.
 
-    bubblewrap ends after the last process of its namespace.
+    bubblewrap ends after the last process of its namespace has ended.
     """
     self.end()
     self._socket.close()
@@ -167,14 +172,14 @@ class Process:
     self._cleanup()
 
   def end(self) -> None:
-    """Hangs up, waits some seconds, then kills. Any thread may call."""
+    """Hangs up, waits for the process, and kills it if needed. Thread-safe."""
     self.hang_up()
     left = self._hung_up + _END_LIMIT - time.monotonic()
     try:
-      self._process.wait(max(left, 0.1))  # it may not even have started
+      self._process.wait(max(left, 0.1))  # it may still be starting
     except subprocess.TimeoutExpired:
       with contextlib.suppress(OSError):
         os.killpg(self._process.pid, signal.SIGKILL)
-      # The kernel may still be busy with it, and nothing else can be done.
+      # If the kernel does not end the process, nothing else can be done.
       with contextlib.suppress(subprocess.TimeoutExpired):
         self._process.wait(_END_LIMIT)

@@ -1,7 +1,7 @@
-"""Turns the child of a sandbox's worker into an interpreter of a script.
+"""Turns a forked child of the sandbox worker into an interpreter of a script.
 
-`sandbox_worker` gets this module, compiled, from the host and calls it in the
-child that it forks for each test.
+`sandbox_worker` receives this module in compiled form from the host and calls
+it in the child process that it forks for each test.
 """
 
 import _signal
@@ -26,7 +26,7 @@ _STREAMS = (  # name, mode and error handler of each standard stream
 
 
 def give_up_everything(descriptors: list[int], limits) -> None:
-  """Leaves a child nothing but its standard streams, and limits it."""
+  """Closes all but the standard streams of a child and sets its limits."""
   os.setpgid(0, 0)
   for target, descriptor in enumerate(descriptors):
     os.dup2(descriptor, target)
@@ -37,10 +37,10 @@ def give_up_everything(descriptors: list[int], limits) -> None:
 
 
 def _limit(limits) -> None:
-  seconds = int(limits.cpu) + 2  # the supervisor is more exact
+  seconds = int(limits.cpu) + 2  # a fallback; the worker's limit is exact
   for kind, most in (
     (resource.RLIMIT_CPU, seconds),
-    (resource.RLIMIT_NPROC, limits.processes + 1),  # and the supervisor
+    (resource.RLIMIT_NPROC, limits.processes + 1),  # + 1 for the worker
     (resource.RLIMIT_FSIZE, limits.files),
     (resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS),
     (resource.RLIMIT_CORE, 0),
@@ -53,16 +53,17 @@ def _limit(limits) -> None:
     if hard != resource.RLIM_INFINITY:
       most = min(most, hard)
     resource.setrlimit(kind, (most, most))
-  # Programs that recurse raise this one; memory is limited above.
+  # A high limit for programs that recurse deeply; RLIMIT_AS bounds memory.
   _, hard = resource.getrlimit(resource.RLIMIT_STACK)
   soft = _STACK if hard == resource.RLIM_INFINITY else min(_STACK, hard)
   resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
 
 
 def _bound_stacks(most: int) -> None:
-  """Cuts the size of stacks that a program asks for to `most` bytes.
+  """Caps the thread stack size that a program requests at `most` bytes.
 
-  Many programs ask for 512 MiB, because contests count only used memory.
+  Many programs request 512 MiB because programming contests count only the
+  memory that is used.
   """
   set_size = _thread.stack_size
   _thread.stack_size = lambda size=0, /: set_size(min(size, most))
@@ -71,13 +72,13 @@ def _bound_stacks(most: int) -> None:
 class Run:
   """A program that is about to run as the script of this interpreter.
 
-  It also ends the process when the interpreter would only free memory. Freeing
-  takes longer than most programs do, because every page that the child shares
-  with the worker is copied. So `_end`, which atexit calls last, takes the few
-  steps that a program can notice, and skips the rest.
+  It also ends the process before the interpreter frees its memory. Freeing
+  takes longer than most programs run, because every page that the child shares
+  with the worker is copied. `_end`, which atexit calls last, therefore does
+  only those shutdown steps that a program can observe.
 
   Attributes:
-    status: the exit status; None to leave the end to the interpreter.
+    status: the exit status; None if the interpreter shall end the process.
     held: the compiled program and the namespace of its module `__main__`.
   """
 
@@ -88,12 +89,12 @@ class Run:
       stream = _text_stream(descriptor, f'<{name}>', mode, errors)
       setattr(sys, name, stream)
       setattr(sys, f'__{name}__', stream)
-    gc.freeze()  # `_end` looks only at objects that the program made
+    gc.freeze()  # `_end` then visits only objects that the program created
     folder = os.getcwd()
     path = os.path.join(folder, _SCRIPT)
     sys.argv = [_SCRIPT]
     sys.path[:] = [folder, *(entry for entry in sys.path if entry)]
-    # The module `site` adds these, but takes too long to import.
+    # The module `site` defines these, but takes too long to import.
     for name in ('exit', 'quit'):
       setattr(builtins, name, _sitebuiltins.Quitter(name, 'Ctrl-D (i.e. EOF)'))
     builtins.help = _sitebuiltins._Helper()
@@ -108,9 +109,9 @@ class Run:
     self.held = [program, module.__dict__]
 
   def fail(self, error: BaseException) -> None:
-    """Takes the exit status that the interpreter gives to an exception."""
+    """Sets the exit status that the interpreter assigns to an exception."""
     if isinstance(error, KeyboardInterrupt):
-      self.status = None  # it ends by a signal
+      self.status = None  # the interpreter ends the process by a signal
     elif isinstance(error, SystemExit) and error.code is None:
       self.status = 0
     elif isinstance(error, SystemExit) and isinstance(error.code, int):
@@ -118,7 +119,7 @@ class Run:
 
   def _end(self) -> None:
     if self.status is None or not _flush():
-      return  # the interpreter flushes again, and reports the error
+      return  # the interpreter flushes again and reports the error
     for file in _files():
       file.flush()
     self.held = []
@@ -131,9 +132,9 @@ class Run:
 
 
 def _files() -> list:
-  """Returns the files that a program has left open for writing, texts first."""
+  """Returns the files still open for writing, text files first."""
   objects = gc.get_objects()
-  kinds = set(map(type, objects))  # few, however many objects there are
+  kinds = set(map(type, objects))  # far fewer types than objects
   files = []
   for writer in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
     if any(issubclass(kind, writer) for kind in kinds):
@@ -142,7 +143,7 @@ def _files() -> list:
 
 
 def _text_stream(descriptor: int, name: str, mode: str, errors: str):
-  """Makes a standard stream, as `create_stdio` of the interpreter does."""
+  """Creates a standard stream as CPython's `create_stdio` does."""
   buffer = open(descriptor, mode + 'b', closefd=False)  # noqa: SIM115
   buffer.raw.name = name
   stream = io.TextIOWrapper(
@@ -158,11 +159,11 @@ def _save(path: str, source: bytes) -> None:
     with open(path, 'wb') as file:
       file.write(source)
   except OSError:
-    pass  # an earlier test has left something in its way
+    pass  # an earlier test may have created something at this path
 
 
 def _flush() -> bool:
-  """Flushes stdout and stderr, as `flush_std_files` of the interpreter."""
+  """Flushes stdout and stderr as CPython's `flush_std_files` does."""
   try:
     for stream in (getattr(sys, name, None) for name, *_ in _STREAMS[1:]):
       if stream is not None and not stream.closed:

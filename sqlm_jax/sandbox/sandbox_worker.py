@@ -1,23 +1,23 @@
-"""Runs inside a sandbox: starts one program, once a test, and watches it.
+"""Runs inside a sandbox: starts one program once per test and watches it.
 
-The host sends the source and then one input after the other. The worker sends
-back how the program ended and what it wrote. A program is a forked child that
-holds its three standard streams and nothing else, so the host never mistakes
-its output for a message of the worker. The worker is the first process of its
-namespace, so no signal of a program reaches it. It knows no expected output.
+The host sends the source and then the inputs, one at a time. The worker reports
+how the program ended and what it wrote. A program is a forked child that holds
+only its three standard streams, so the host cannot mistake its output for a
+message of the worker. The worker is the first process of its namespace, so a
+program cannot signal it. It does not know the expected output.
 
 The child returns from `main` and runs the program at the top level of the
 interpreter, which therefore ends a program as it ends any script: it prints
-uncaught errors, waits for threads, calls what is registered with atexit,
-flushes files and computes the exit status. `sandbox_program` does the rest.
+uncaught errors, waits for threads, calls atexit handlers, flushes files and
+computes the exit status. `sandbox_program` prepares the child.
 
-A message from the host is 8 bytes of length and the bytes; the first one is the
-compiled `sandbox_program`, because a sandbox has no sqlm_jax. An answer is a
-letter (why the program was ended, see `_why`), the wait status, two lengths,
-and what was written to stdout and to stderr.
+A message from the host is an 8-byte length followed by that number of bytes.
+The first message is the compiled `sandbox_program`, because sqlm_jax is not
+available in a sandbox. An answer is a letter (why the program was ended, see
+`_why`), the wait status, the lengths of stdout and stderr, and their content.
 """
 
-import _signal  # the module signal would take longer to import than bwrap
+import _signal  # importing the module signal takes longer than starting bwrap
 import ctypes
 import gc
 import marshal
@@ -28,12 +28,12 @@ import time
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
 _MODE_FILTER = 2
-_M_ARENA_MAX = -8  # of mallopt
-_USER = 1000  # in the sandbox, where root has another user mapped for it
-_TICK = 0.02  # seconds between two looks at clocks and counts
-_SHORT_TICK = 0.001  # once a program has closed its output: it is about to end
-_MOST_FILES = 256  # a file system limits bytes, but empty files cost, too
-_ERROR_BYTES = 4096  # of stderr that are kept, the last ones
+_M_ARENA_MAX = -8  # a parameter of mallopt
+_USER = 1000  # inside the sandbox; if root started it, see `map_users`
+_TICK = 0.02  # seconds between two checks of the limits
+_SHORT_TICK = 0.001  # after a program has closed its output: it will end soon
+_MOST_FILES = 256  # tmpfs limits only bytes, but empty files also take memory
+_ERROR_BYTES = 4096  # the number of bytes kept from the end of stderr
 _STREAMS = 'stdin', 'stdout', 'stderr'
 
 
@@ -45,13 +45,14 @@ class _Limits:
 
 
 def main(backend: str, streams: str, code: str, *numbers: str):
-  """Answers the host until it hangs up. Returns in the child of each test.
+  """Answers the host until it hangs up; returns only in the child of a test.
 
   Args:
-    backend: 'bubblewrap', or another one, which does not protect this process.
+    backend: 'bubblewrap', or another backend, which does not protect this
+      process.
     streams: an empty directory for the files of the standard streams.
-    code: a filter of system calls for the program in hexadecimal digits.
-    *numbers: the limits of `sandbox.Limits`.
+    code: the system call filter for the program, in hexadecimal digits.
+    *numbers: the fields of `sandbox.Limits`.
 
   Returns:
     The program as a `sandbox_program.Run`.
@@ -62,7 +63,7 @@ def main(backend: str, streams: str, code: str, *numbers: str):
   os.dup2(null, 1)
   libc = ctypes.CDLL(None, use_errno=True)
   if hasattr(libc, 'mallopt'):
-    # Each thread would claim 64 MiB of address space for an arena of its own.
+    # Each thread would otherwise reserve 64 MiB of address space for an arena.
     libc.mallopt(_M_ARENA_MAX, 1)
   _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
   files = _Files(streams)
@@ -75,7 +76,7 @@ def main(backend: str, streams: str, code: str, *numbers: str):
   exec(marshal.loads(_receive(channel)), child.__dict__)
   os.write(channel, b'ready\n')
   source = _receive(channel)
-  gc.freeze()  # the end of a child then does not visit shared objects
+  gc.freeze()  # a child's final collection then skips shared objects
   while True:
     files.set_input(_receive(channel))
     descriptors = files.open_streams()
@@ -90,15 +91,15 @@ def main(backend: str, streams: str, code: str, *numbers: str):
 
 
 class _Files:
-  """The files of the standard streams of the programs.
+  """The files of a program's standard streams.
 
   They have names because a program may open /dev/stdin and /dev/stdout. They
-  are opened again for every test.
+  are reopened for every test.
   """
 
   def __init__(self, directory: str):
     self.directory = directory
-    self.work = os.open('.', os.O_RDONLY)  # statvfs works whatever its mode is
+    self.work = os.open('.', os.O_RDONLY)  # works even after a chmod of '.'
     self._paths = [os.path.join(directory, name) for name in _STREAMS]
     path_in, *paths_out = self._paths
     mask = os.umask(0)
@@ -110,7 +111,7 @@ class _Files:
     self.output, self.error = (os.open(path, flags) for path in paths_out)
 
   def protect(self) -> None:
-    """Keeps programs from changing the files; they cannot call chmod."""
+    """Prevents programs, which cannot call chmod, from replacing the files."""
     os.chmod(self.directory, 0o555)
 
   def set_input(self, text: bytes) -> None:
@@ -119,7 +120,7 @@ class _Files:
     _write(self._input, text)
 
   def open_streams(self) -> list[int]:
-    """Returns new descriptors of the stdin, stdout and stderr of one run."""
+    """Returns new file descriptors of stdin, stdout and stderr for one run."""
     path_in, *paths_out = self._paths
     return [
       os.open(path_in, os.O_RDONLY),
@@ -131,14 +132,14 @@ def _become_nobody(libc: ctypes.CDLL) -> None:
   if os.getuid() == 0:
     os.setgroups([])
     os.setresgid(_USER, _USER, _USER)
-    os.setresuid(_USER, _USER, _USER)  # and every capability is gone
-  # Ends with bwrap. When the host ends, its side of the socket closes.
+    os.setresuid(_USER, _USER, _USER)  # this also drops every capability
+  # The worker ends with bwrap. It notices the end of the host by the socket.
   _check(libc.prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0))
-  _check(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))  # memory is not readable
+  _check(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))  # hides the worker's memory
 
 
 def _forbid(libc: ctypes.CDLL, code: bytes) -> None:
-  """Installs a filter of system calls, which no process can remove."""
+  """Installs a system call filter, which cannot be removed."""
   if not code:
     return
   buffer = ctypes.create_string_buffer(code, len(code))
@@ -180,13 +181,13 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _watch(pid: int, files: _Files, limits: _Limits, channel: int) -> tuple:
-  """Waits for the end of a run; returns an answer as `_send` takes it."""
+  """Waits for the end of a run and returns the arguments of `_send`."""
   run = _Watch(pid, files, limits, channel)
   try:
     why = run.until_the_end()
     run.close()
   except OSError as error:
-    # Only the program itself can have caused this.
+    # Only the program itself can cause this error.
     run.kill()
     return b'x', run.status, b'', str(error).encode()
   if len(run.out) > limits.output:
@@ -195,7 +196,7 @@ def _watch(pid: int, files: _Files, limits: _Limits, channel: int) -> tuple:
 
 
 class _Watch:
-  """A program that runs, as its supervisor sees it."""
+  """Supervises a running program."""
 
   def __init__(self, pid, files, limits, channel):
     self.pid, self.files = pid, files
@@ -203,15 +204,15 @@ class _Watch:
     self.out, self.err = bytearray(), bytearray()
     self.error_bytes = 0
     self.status = None
-    self.clock = (~pid << 3) | 2  # processor time of a process, clock_gettime
+    self.clock = (~pid << 3) | 2  # clock id of the child's processor time
     self.poll = select.poll()
-    self.poll.register(channel, 0)  # tells only that the host hung up
+    self.poll.register(channel, 0)  # reports only that the host hung up
     self.open = {files.output, files.error}
     for descriptor in self.open:
       self.poll.register(descriptor, select.POLLIN)
 
   def until_the_end(self) -> bytes:
-    """Returns the limit that is exceeded, see `_why`, or - if it has ended."""
+    """Returns the exceeded limit, see `_why`, or b'-' if the program ended."""
     end = time.monotonic() + self.limits.wall
     while not self._has_ended():
       if why := self._why(end):
@@ -248,17 +249,17 @@ class _Watch:
     """Returns the processor time of all threads of the program."""
     try:
       return time.clock_gettime(self.clock)
-    except OSError:  # it has just ended
+    except OSError:  # the program has just ended
       return 0.0
 
   def _read(self, descriptor: int) -> bool:
-    """Reads available output, and returns whether there may be more."""
+    """Reads available output; returns True if there may be more."""
     try:
       chunk = os.read(descriptor, 2**16)
     except BlockingIOError:
       return False
     if not chunk and descriptor in self.open:
-      # The program may open it again by name later.
+      # The program may reopen the stream by its name later.
       self.open.discard(descriptor)
       self.poll.unregister(descriptor)
     elif descriptor == self.files.output:
@@ -274,16 +275,16 @@ class _Watch:
       for end in (os.killpg, os.kill):
         try:
           end(self.pid, _signal.SIGKILL)
-        except OSError:  # it has not made its group yet, or has left it
+        except OSError:  # the process group does not exist yet, or was left
           continue
       _, self.status = os.waitpid(self.pid, 0)
 
   def close(self) -> None:
-    """Ends the program, and reads what its streams still hold."""
+    """Ends the program and reads the remaining output."""
     self.kill()
     for descriptor in (self.files.output, self.files.error):
       while self._read(descriptor):
-        pass  # at most the content of a pipe, since no writer is left
+        pass  # bounded by the pipe buffers, since no writer is left
 
 
 if __name__ == '__main__':

@@ -1,14 +1,14 @@
-"""Filters of system calls: the kernel refuses all calls that are not listed.
+"""System call filters: the kernel refuses all calls that are not listed.
 
-The lists hold what a Python interpreter needs to compute, to read and to print.
-A list of dangerous calls would be out of date with the next kernel. Sockets,
-mounts, namespaces, ptrace, bpf, keys, io_uring, shared memory and everything
-else outside the lists does not exist (ENOSYS) for a program. That includes
-pipes, epoll and eventfd: the kernel counts them for the user who runs the
-judge, and a program can keep more of them than it has descriptors.
+The lists contain the calls that a Python interpreter needs to compute, read and
+print. A list of dangerous calls would be out of date with the next kernel.
+Sockets, mounts, namespaces, ptrace, bpf, keys, io_uring, shared memory and all
+other calls outside the lists fail with ENOSYS. This includes pipes, epoll and
+eventfd: the kernel charges them to the user who runs the sandbox, and a program
+can keep more of them than it has file descriptors.
 
-The filters are classic BPF, see seccomp(2) and bpf(4) of FreeBSD. Numbers are
-those of the kernel's asm/unistd_64.h and asm-generic/unistd.h.
+The filters are classic BPF, see seccomp(2), and bpf(4) of FreeBSD. The numbers
+are from the kernel's asm/unistd_64.h and asm-generic/unistd.h.
 """
 
 import platform
@@ -46,7 +46,7 @@ _PROGRAM = """
   kill 62 129; tkill 200 130; tgkill 234 131; getrandom 318 278;
   arch_prctl 158 -; restart_syscall 219 128; membarrier 324 283
 """
-# What starting and ending a program takes, beyond that.
+# Additional calls that are needed to start and end a program.
 _SUPERVISOR = """
   execve 59 221; wait4 61 260; prctl 157 167; seccomp 317 277;
   mknod 133 -; mknodat 259 33; chmod 90 -; fchmodat 268 53;
@@ -57,7 +57,7 @@ _SUPERVISOR = """
 _DENIED = """
   chmod 90 -; fchmod 91 52; fchmodat 268 53
 """
-# Allowed by what their arguments say.
+# Allowed for certain arguments only.
 _CHECKED = """
   clone 56 220; ioctl 16 29; prlimit64 302 261; fcntl 72 25
 """
@@ -66,8 +66,8 @@ _CHECKED = """
 class Filters(NamedTuple):
   """Two filters, each an array of the kernel's struct sock_filter."""
 
-  supervisor: bytes  # of the process that starts and watches a program
-  program: bytes  # of the program, in addition: no process, no exec
+  supervisor: bytes  # for the process that starts and watches a program
+  program: bytes  # additionally for the program: no new process, no exec
 
 
 class _Machine(NamedTuple):
@@ -90,20 +90,20 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # in struct seccomp_data
 _CLONE_THREAD = 0x00010000
 # NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _CLONE_NAMESPACES = 0x7E020080
-_TERMINAL_OR_NOT = 0x5401  # TCGETS, which is how isatty asks
+_TERMINAL_OR_NOT = 0x5401  # TCGETS, which isatty uses
 _IOCTLS = (_TERMINAL_OR_NOT, 0x5450, 0x5451, 0x5421, 0x541B)  # FIO*
-# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. Others use
-# memory of the kernel that counts for the user: pipes, locks, leases.
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. Other commands
+# use kernel memory that is charged to the user: pipes, locks, leases.
 _FCNTLS = (0, 1, 2, 3, 4, 1030)
 
-_Code = list[tuple[int, int, int, int]]  # code, jump if so, if not, operand
+_Code = list[tuple[int, int, int, int]]  # code, jump if true, if false, operand
 
 
 def filters(machine: str | None = None) -> Filters:
-  """Returns the filters for a machine, by default for this one.
+  """Returns the filters for a machine type, by default the current one.
 
   Raises:
-    RuntimeError: for a machine whose numbers are not known.
+    RuntimeError: if the machine type's system call numbers are unknown.
   """
   machine = machine or platform.machine()
   if machine not in _MACHINES:
@@ -118,7 +118,7 @@ def filters(machine: str | None = None) -> Filters:
   common = {
     checked['ioctl']: _one_of(1, _IOCTLS),
     checked['fcntl']: _one_of(1, _FCNTLS),
-    checked['prlimit64']: _one_of(0, [0]),  # of the calling process only
+    checked['prlimit64']: _one_of(0, [0]),  # only for the calling process
   }
   clone = checked['clone']
   denied = {
@@ -143,11 +143,14 @@ def _numbers(table: str, column: int) -> dict[str, int]:
 def _assemble(
   audit: int, allowed: Iterable[int], checked: dict[int, _Code]
 ) -> bytes:
-  """Compares the number with one after the other; jumps stay short."""
+  """Assembles a filter that compares the number with each call in turn.
+
+  A linear search keeps the jump offsets within their 8 bits.
+  """
   code: _Code = [
     (_LOAD, 0, 0, _ARCHITECTURE),
     (_EQUAL, 1, 0, audit),
-    (_RETURN, 0, 0, _KILL),  # numbers would mean other calls there
+    (_RETURN, 0, 0, _KILL),  # other architectures have other numbers
     (_LOAD, 0, 0, _NUMBER),
   ]
   for number in allowed:
@@ -159,7 +162,7 @@ def _assemble(
 
 
 def _one_of(argument: int, values: Iterable[int]) -> _Code:
-  """Allows the call if an argument has one of these values."""
+  """Returns code that allows a call if an argument has one of the values."""
   code: _Code = [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
   for value in values:
     code += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW)]
@@ -167,7 +170,12 @@ def _one_of(argument: int, values: Iterable[int]) -> _Code:
 
 
 def _flags(argument: int, needed: int) -> _Code:
-  """Allows a clone without namespaces and with the flag that is needed."""
+  """Returns code that allows a clone without namespaces and with a flag.
+
+  Args:
+    argument: the index of the argument that holds the flags.
+    needed: the flag that must be set, 0 for none.
+  """
   code: _Code = [
     (_LOAD, 0, 0, _ARGUMENTS + 8 * argument),
     (_ANY_BIT, 0, 1, _CLONE_NAMESPACES),

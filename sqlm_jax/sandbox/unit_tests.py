@@ -1,7 +1,7 @@
-"""Unit tests of programs: comparison of outputs, and checks of the tests.
+"""Compares program outputs and checks the unit tests of programs.
 
 A program reads an input and writes an output. The output is compared with the
-expected one as in programming contests, see `same_output`.
+expected output as in programming contests, see `same_output`.
 """
 
 import collections
@@ -26,7 +26,7 @@ _INTEGER = re.compile(r'[+-]?\d+')
 _DECIMAL = re.compile(
   r'[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)'
 )
-# A whole number as Python prints a large float, 1e+16, or a Decimal, 1E+2.
+# An integer as Python prints a large float, 1e+16, or a Decimal, 1E+2.
 _LARGE = re.compile(r'[+-]?\d(?:\.\d+)?[eE]\+\d{1,2}')
 _LONGEST_NUMBER = 64  # characters; longer tokens are compared as text
 _LIST = re.compile(r'\[[^\[\]]*\]')
@@ -39,28 +39,28 @@ def same_output(
   absolute: float = 1e-6,
   relative: float = 1e-6,
 ) -> bool:
-  """Returns whether a program's output is the expected one.
+  """Returns True if a program's output matches the expected output.
 
-  Lines are compared in order, and tokens within a line; spaces between and
-  after them and empty lines at the end do not count. Two tokens are the same
-  if they are the same text, or the same number:
+  Lines are compared in order, and so are the tokens within a line. Spaces
+  around tokens and empty lines at the end are ignored. Two tokens match if they
+  are the same text or the same number:
 
     expected `1`: an integer allows no tolerance: `1`, `+1`, `01` and `1.0`
-      are the same, `1.0000001` is not. Neither is `1e0`, but a whole number
-      may be printed as Python prints a float: `1e+16`.
-    expected `1.0` or `1e-05`: a decimal point or an exponent allows
-      |expected - actual| to be up to max(absolute, relative * |expected|),
-      however either of them is printed. nan and inf are no numbers.
+      match, `1.0000001` and `1e0` do not. An integer may also be printed as
+      Python prints a large float: `1e+16`.
+    expected `1.0` or `1e-05`: with a decimal point or an exponent,
+      |expected - actual| may be up to max(absolute, relative * |expected|),
+      regardless of how either number is printed. nan and inf are not numbers.
 
-  A line that is a flat list, `[1, 2, 3]`, is the same as `1 2 3`, whichever of
-  the two is expected; `[]` is not the same as nothing. Commas and quotes
-  elsewhere count.
+  A line that is a flat list, `[1, 2, 3]`, matches `1 2 3`, whichever of the two
+  is expected; `[]` does not match an empty line. Commas and quotes elsewhere
+  are significant.
 
   Args:
-    expected: what the test says.
-    actual: what the program wrote.
-    absolute: tolerance of a number with a decimal point or an exponent.
-    relative: the same as a fraction of the expected number.
+    expected: the output that the test expects.
+    actual: the output of the program.
+    absolute: absolute tolerance of a number with a decimal point or exponent.
+    relative: relative tolerance, as a fraction of the expected number.
   """
   lines = _lines(expected), _lines(actual)
   return len(lines[0]) == len(lines[1]) and all(
@@ -88,7 +88,7 @@ def _tokens(line: str) -> list[str]:
   if _LIST.fullmatch(line):
     items = line[1:-1].split(',')
     tokens = [item.strip() for item in items]
-    # [1, , 2] and ['a b'] are no list that spaces could separate.
+    # [1, , 2] and ['a b'] have no equivalent with spaces as separators.
     if all(tokens) and not any(len(token.split()) > 1 for token in tokens):
       return [_unquoted(token) for token in tokens]
     return [line] if any(tokens) else ['[]']
@@ -120,7 +120,7 @@ def _is_number(token: str) -> bool:
 
 
 def _whole(token: str) -> int | None:
-  """Returns the integer that a token is, `1.0` included, exactly."""
+  """Returns the exact value of an integer token such as `1.0`, or None."""
   if _LARGE.fullmatch(token):
     value = decimal.Decimal(token)
     return int(value) if value == int(value) else None
@@ -131,12 +131,12 @@ def _whole(token: str) -> int | None:
 
 
 def as_lines(text: str) -> str:
-  """Ends all lines with a newline, as Python does when it reads a text."""
+  """Converts all line ends to newlines, as Python does when it reads text."""
   return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
 def fraction_passed(results: Sequence[types.Result]) -> float:
-  """Returns the share of a program's tests that passed; 0.0 without tests."""
+  """Returns the fraction of a program's tests that passed; 0.0 if no tests."""
   passed = sum(result.status == PASSED for result in results)
   return passed / len(results) if results else 0.0
 
@@ -144,15 +144,15 @@ def fraction_passed(results: Sequence[types.Result]) -> float:
 def shares_passed(
   table: Sequence[Sequence[types.Result]], *, unpassed: str = 'count'
 ) -> tuple[float, ...]:
-  """Returns each program's share of passed tests, of results [programs][tests].
+  """Returns the fraction of passed tests for each program.
 
-  No program passes a wrong test of a proposer, which would make every problem
-  look as if it were of medium difficulty.
+  If a proposer's test is wrong, no program passes it. Counting such tests makes
+  problems look as if they had medium difficulty.
 
   Args:
-    table: results.
+    table: results [programs][tests].
     unpassed: treatment of tests that no program passes: 'count', as in the
-      paper, or 'leave_out'. All shares are 0.0 if no test is left.
+      paper, or 'leave_out'. All fractions are 0.0 if no test is left.
   """
   counts = passed_by(table)
   kept = [unpassed == 'count' or count > 0 for count in counts]
@@ -167,9 +167,9 @@ def contradictions(
 ) -> tuple[tuple[int, int], ...]:
   """Returns pairs of tests with the same input and different outputs.
 
-  No deterministic program passes both. Inputs are the same if only trailing
-  white space or the ends of lines differ; each test is paired with the first
-  of its input.
+  No deterministic program passes both tests. Inputs are the same if they differ
+  only in trailing white space or line ends. Each test is paired with the first
+  test of the same input.
   """
   first: dict[str, int] = {}
   pairs = []
@@ -183,9 +183,9 @@ def contradictions(
 
 
 def has_constant_output(tests: Sequence[types.TestCase]) -> bool:
-  """Returns whether there are two or more tests, all with the same output.
+  """Returns True if there are at least two tests and all expect one output.
 
-  A program that prints it without reading anything would pass.
+  A program that prints this output without reading its input would pass.
   """
   return len(tests) > 1 and all(
     same_output(tests[0].output, test.output) for test in tests[1:]
@@ -196,10 +196,10 @@ def passed_by(table: Sequence[Sequence[types.Result]]) -> tuple[int, ...]:
   """Returns the number of programs that pass each test.
 
   A test that no program passes is wrong or too hard, and a test that all
-  programs pass does not tell them apart. Neither teaches anything.
+  programs pass does not distinguish them. Neither gives a training signal.
 
   Args:
-    table: results [programs][tests]; () without programs.
+    table: results [programs][tests]; () if there are no programs.
   """
   return tuple(
     sum(result.status == PASSED for result in column)
@@ -208,6 +208,6 @@ def passed_by(table: Sequence[Sequence[types.Result]]) -> tuple[int, ...]:
 
 
 def statuses(results: Iterable[types.Result]) -> dict[str, int]:
-  """Counts the results of each status, zeros included, for the metrics."""
+  """Returns the number of results for each status, including zeros."""
   counts = collections.Counter(result.status for result in results)
   return {status: counts[status] for status in STATUSES}

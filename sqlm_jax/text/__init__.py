@@ -1,1 +1,1 @@
-"""Tokenizers, prompts and parsing (floor 0)."""
+"""Normalizes and parses text, fills prompts and handles stop strings."""

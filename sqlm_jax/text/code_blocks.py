@@ -1,10 +1,9 @@
-"""Finds the program in what a model wrote.
+"""Extracts the program from a model's response.
 
-Fenced blocks are paired as in Markdown (CommonMark, section 4.5): a block ends
-with a fence of the same character that is at least as long as the one that it
-began with, or with the text. Models are given some leeway: a fence may also
-stand at the end of a line of prose, and a closing one at the end of a line of
-code.
+Fences are paired as in Markdown (CommonMark, section 4.5): a block ends with a
+fence of the same character that is at least as long as the opening fence, or at
+the end of the text. In addition, an opening fence may be at the end of a line
+of prose, and a closing fence at the end of a line of code.
 """
 
 import re
@@ -18,8 +17,8 @@ _FENCE = re.compile(
   r'(?P<info>[^`\n]*?)[ \t]*'
 )
 _FENCES = re.compile('`{3,}|~{3,}')
-_HIDDEN = '\ue000\ue001\ue000'  # for private use, so in no text of a model
-# Before a fence in a quotation or a list.
+_HIDDEN = '\ue000\ue001\ue000'  # private use, so not in a model's responses
+# The text that may precede a fence in a quotation or a list.
 _MARGIN = re.compile(r'[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?')
 _PYTHON = re.compile(r'\W*(?:python|pypy|py)[\d.]*(?![\w-])', re.IGNORECASE)
 
@@ -44,9 +43,9 @@ def find(pattern: str, text: str) -> str | None:
 
   Args:
     pattern: a regular expression as in `parsing.find`. A pattern that contains
-      a fence is tried on each fenced block alone, the last block first. ''
-      finds the last block of Python; if there is none, the last block without
-      an info string; if there is no block at all, the whole text.
+      a fence is tried on each fenced block separately, starting with the last
+      block. '' finds the last block of Python; if there is none, the last block
+      without an info string; if there is no block at all, the complete text.
     text: a response.
 
   Returns:
@@ -66,7 +65,7 @@ def find(pattern: str, text: str) -> str | None:
   for i in reversed(range(len(parts))):
     if isinstance(parts[i], Block):
       info, code = parts[i]
-      # The pattern sees only one pair of fences, written like its own.
+      # The text then has one pair of fences, spelled as in the pattern.
       code = code.replace(fence[0], _HIDDEN)
       fenced = f'{fence[0]}{info}\n{code}\n{fence[0]}'
       alone = '\n'.join([*prose[:i], fenced, *prose[i + 1 :]])
@@ -113,16 +112,16 @@ def _split(text: str) -> list[str | Block]:
 
 
 def _opens(match: re.Match[str]) -> bool:
-  """Returns whether a fence begins a block and is not quoted in prose."""
+  """Returns True if a fence begins a block and is not quoted in prose."""
   if _MARGIN.fullmatch(match['before']):
     return True
   return '`' not in match['before'] and ' ' not in match['info']
 
 
 def _opens_instead(match: re.Match[str], opening: re.Match[str]) -> bool:
-  """Returns whether a fence with a language begins a block inside of another.
+  """Returns True if a fence with a language begins a block inside another.
 
-  The end of the outer block is then missing, so it is taken for prose.
+  The outer block is then treated as prose because its end is missing.
   """
   return (
     _MARGIN.fullmatch(match['before']) is not None
@@ -133,7 +132,7 @@ def _opens_instead(match: re.Match[str], opening: re.Match[str]) -> bool:
 
 
 def _before_end(line: str, opening: re.Match[str]) -> str | None:
-  """Returns the code before a closing fence; None if the line has none."""
+  """Returns the code before a closing fence, None if there is no such fence."""
   fence = opening['fence']  # ` and ~ need no escape
   if re.fullmatch(rf'[ \t>]*{fence[0]}{{{len(fence)},}}(?:[ \t]+.*)?', line):
     return ''
@@ -154,6 +153,6 @@ def _block(opening: re.Match[str], lines: list[str]) -> Block:
 
 
 def _dedent(text: str) -> str:
-  """Removes blank lines around a program, and shared indentation."""
+  """Removes blank lines around a program and the shared indentation."""
   text = re.sub(r'\A(?:[ \t]*\r?\n)+', '', text).rstrip()
   return textwrap.dedent(text) if text[:1] in (' ', '\t') else text

@@ -1,8 +1,8 @@
-"""Gives one form to texts that say the same in different characters.
+"""Normalizes texts that differ only in their choice of characters.
 
-This concerns full-width forms, Japanese and Chinese punctuation, typographic
+This applies to full-width forms, Japanese and Chinese punctuation, typographic
 quotation marks and brackets, and spaces in scripts that are written without
-them. Differences in meaning are kept: 5² is not 52, and .5 is not 5.
+spaces. Differences in meaning are kept: 5² is not 52, and .5 is not 5.
 """
 
 import functools
@@ -37,12 +37,12 @@ _PUNCTUATION = str.maketrans(
   | dict.fromkeys('】〕〗〙〛⟧', ']')
   | dict.fromkeys(HYPHENS, '-')
 )
-# Zero-width spaces, soft hyphens, marks of direction, variants of a glyph.
+# Zero-width spaces, soft hyphens, direction marks and variation selectors.
 _INVISIBLE = re.compile(
   '[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff'
   '\ufe00-\ufe0f\U000e0100-\U000e01ef]'
 )
-# Japanese and Chinese text may be broken or spaced anywhere.
+# Line breaks and spaces may be anywhere in Japanese and Chinese text.
 _NO_SPACE = re.compile(rf'(?<=[{_IDEOGRAPHIC}]) | (?=[{_IDEOGRAPHIC}])')
 
 _SIGNS = str.maketrans(
@@ -53,9 +53,9 @@ _SIGNS = str.maketrans(
 _LATEX_SIGN = re.compile(r'\\(times|cdot|ast|div)(?![A-Za-z])')
 _LATEX_DELIMITER = re.compile(r'\\[()\[\]]')
 _LATEX_SIGNS = {'times': '*', 'cdot': '*', 'ast': '*', 'div': '/'}
-# `$12 * 3$`, by pandoc's rule, which leaves prices alone.
+# `$12 * 3$`, by pandoc's rule, which does not match prices.
 _DOLLARS = re.compile(r'\$(?=\S)([^$\n]*[-+*/=^][^$\n]*)(?<=\S)\$(?!\d)')
-# An x between numbers, as in 12 x 3; not the one of 0x10 or of 2x(3 + 1).
+# An x between numbers, as in 12 x 3, but not as in 0x10 or 2x(3 + 1).
 _TIMES = re.compile(
   r'(?<=\d)\s*(?<!\b0)x\s*(?=\d)'
   r'|(?<=\))\s*x\s*(?=\d)'
@@ -70,10 +70,10 @@ _SUPERSCRIPT = re.compile('[⁺⁻]?[⁰¹²³⁴-⁹]+')
 
 
 def fold(text: str) -> str:
-  """Replaces full-width and other compatibility forms by plain ones (NFKC).
+  """Replaces full-width and other compatibility forms by plain forms (NFKC).
 
-  Characters whose plain form would read as another number (², ½, ①, ㎡) or
-  loses a superscript (ⁿ) are kept.
+  Characters are kept if their plain form would change a number (², ½, ①, ㎡) or
+  lose a superscript (ⁿ).
   """
   if text.isascii():
     return text
@@ -96,11 +96,11 @@ def _is_kept(char: str) -> bool:
 
 
 def plain(text: str) -> str:
-  """Folds a text and writes its punctuation and spaces in ASCII.
+  """Folds a text and converts its punctuation and spaces to ASCII.
 
   Japanese and Chinese quotation marks and brackets become " and [ ]. White
-  space becomes single spaces, with none beside a Japanese or Chinese
-  character, where it only breaks a line.
+  space becomes single spaces. It is removed next to a Japanese or Chinese
+  character, where it is only a line break.
   """
   text = _INVISIBLE.sub('', fold(text).translate(_PUNCTUATION))
   text = _NO_SPACE.sub('', ' '.join(text.split()))
@@ -109,11 +109,10 @@ def plain(text: str) -> str:
 
 
 def comparable(question: str) -> str:
-  """Brings a question into the form in which questions are compared.
+  """Converts a question to the form in which questions are compared.
 
-  The form has no upper case, and the signs of a calculation are in ASCII:
-  12 × 3, 12 · 3, 12 x 3 and １２＊３ become 12 * 3, up to spaces, and 5²
-  becomes 5^2.
+  The form has no upper case, and arithmetic operators are ASCII: 12 × 3,
+  12 · 3, 12 x 3 and １２＊３ become 12 * 3, up to spaces, and 5² becomes 5^2.
   """
   text = plain(question).translate(_SIGNS)
   text = _LATEX_SIGN.sub(lambda match: _LATEX_SIGNS[match[1]], text)

@@ -1,4 +1,4 @@
-"""Finds a question or an answer in the response of a model."""
+"""Extracts a question or an answer from a model's response."""
 
 import re
 
@@ -12,12 +12,13 @@ def find(pattern: str, text: str) -> str | None:
   """Finds the last match of a pattern, because models conclude last.
 
   A lazy pattern such as `<answer>(.*?)</answer>` matches from the first opening
-  tag to the next closing tag, across other opening tags. So if several matches
-  have the same end, the one with the last opening counts.
+  tag to the next closing tag, across other opening tags. If several matches
+  have the same end, the match whose opening comes last is therefore used.
 
   Args:
-    pattern: a regular expression; its first group counts if it has one. The
-      opening is the text before that group, or a lookbehind at the start.
+    pattern: a regular expression. If it has groups, the first group is
+      returned. The opening is the text before that group, or a lookbehind at
+      the start of the pattern.
     text: a response.
 
   Returns:
@@ -30,7 +31,7 @@ def find(pattern: str, text: str) -> str | None:
   if last is None:
     return None
   chosen = _opened_last(regex, last)
-  # None for an optional group that takes no part in the match.
+  # An optional group that does not participate in the match is None.
   group = chosen[1] if regex.groups else chosen[0]
   return (group or '').strip() or None
 
@@ -58,7 +59,7 @@ def _opening(regex: re.Pattern, match: re.Match) -> str:
     text, signs = lookbehind[1], _TAG_OR_WORD
   elif regex.groups and match.start(1) > match.start():
     text, signs = match.string[match.start() : match.start(1)], _TAG_OR_WORD
-  else:  # the tag is a part of the answer
+  else:  # the tag is part of the answer
     text, signs = match[0], _TAG
   opening = _FIRST_WORD.match(text.strip().casefold())[0]
   return opening if signs.search(opening) else ''

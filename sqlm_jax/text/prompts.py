@@ -1,11 +1,11 @@
-"""Filling prompt templates."""
+"""Fills prompt templates."""
 
 
 def fill(template: str, **values: str) -> str:
-  """Replaces `{name}` by its value, once, and leaves other braces alone.
+  """Replaces each `{name}` by its value in one pass; keeps other braces.
 
-  `str.format` would fail on the braces of LaTeX or code, and replacing name
-  after name would expand a placeholder that a model wrote into its question.
+  `str.format` would fail on the braces of LaTeX or code. Replacing one name
+  after another would expand placeholders in a question that a model wrote.
   """
   parts = []
   rest = template

@@ -1,9 +1,9 @@
-"""Stop tokens and stop strings as one table that a compiled loop can follow.
+"""Stop tokens and stop strings as a transition table for compiled loops.
 
-A stop string may begin in the middle of a token and end in another. The
-table is the automaton that searches for all stop strings at once (Aho and
-Corasick, 1975), stepped by whole tokens instead of bytes. It is an array of
-fixed shape, so that stops change without a compilation.
+A stop string may begin in the middle of one token and end in another. The table
+is the automaton that searches for all stop strings at once (Aho and Corasick,
+1975), stepped by tokens instead of bytes. It is an array of fixed shape, so
+other stop strings do not require a recompilation.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,19 @@ def stop_table(
   stop_ids: Sequence[int],
   stop_strings: Sequence[str],
 ) -> np.ndarray:
-  """Builds the table `next_state = table[state, token]`.
+  """Returns a table with `next_state = table[state, token]`.
 
-  State 0 begins, state 1 has stopped, others have seen a part of a string.
+  State 0 is the initial state, and state 1 means that the response has stopped.
+  The other states stand for a partial match of a stop string.
 
   Args:
-    token_bytes: what each token adds to the text.
-    stop_ids: tokens that end a response by themselves.
-    stop_strings: strings that end a response with the token that completes
-      them.
+    token_bytes: the bytes that each token adds to the text.
+    stop_ids: tokens that end a response.
+    stop_strings: strings that end a response. The token that completes a string
+      is the last token of the response.
 
   Returns:
-    uint8 [states, V], states a multiple of 16.
+    uint8 [states, V], where the number of states is a multiple of 16.
   """
   stops = [stop.encode() for stop in stop_strings]
   if b'' in stops:
@@ -61,7 +62,7 @@ def stop_table(
 
 
 def _by_token(by_byte: np.ndarray, token_bytes: Sequence[bytes]) -> np.ndarray:
-  """Steps every state through the bytes of every token."""
+  """Returns the table by token, from the table by byte."""
   lengths = np.array([len(b) for b in token_bytes])
   flat = np.frombuffer(b''.join(token_bytes), np.uint8)
   starts = np.cumsum(lengths) - lengths

@@ -1,1 +1,1 @@
-"""Answers that are compared as mathematics."""
+"""Parses and compares answers as mathematics."""

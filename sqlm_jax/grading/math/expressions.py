@@ -1,7 +1,7 @@
-"""Our own parser of expressions. It runs in workers.
+"""A parser of mathematical expressions, which runs in worker processes.
 
-sympify, parse_expr and latex2sympy are not used: they evaluate the text as
-Python, or guess (2(3) would be 5, and 3 1/2 would be 2).
+sympify, parse_expr and latex2sympy are not used because they evaluate the text
+as Python or guess (2(3) would be 5, and 3 1/2 would be 2).
 """
 
 import math
@@ -48,18 +48,18 @@ _CONSTANTS = {
 }
 DEGREE = sympy.Symbol('°', positive=True)
 _MOST_BARS = 8
-MOST_BITS = 1200  # of a number: 360 digits
+MOST_BITS = 1200  # maximum size of a number, about 360 digits
 
 
 class Parser:
-  """Recursive descent from tokens to a sympy expression.
+  """A recursive descent parser from tokens to a sympy expression.
 
   sum = product {(+ | -) product};  product = signed {[* | /] signed}
   signed = {- | +} power;           power = postfix [^ signed]
   postfix = atom [!] [°];           atom = number | symbol | call | (sum)
 
-  All pairings of the bars are tried. The text is unreadable if no pairing
-  makes sense, or if two of them make sense and mean different things.
+  All ways to pair absolute value bars are tried. The text cannot be parsed if
+  no pairing is valid, or if two valid pairings have different meanings.
   """
 
   def __init__(self, text: str):
@@ -95,7 +95,7 @@ class Parser:
     return self._tokens[self._place - 1]
 
   def _take(self, *signs: str) -> str:
-    """Passes and returns the next token if it is one of the signs, else ''."""
+    """Consumes and returns the next token if it is one of `signs`, else ''."""
     kind, text = self._peek()
     return self._next().text if kind == 'sign' and text in signs else ''
 
@@ -126,11 +126,11 @@ class Parser:
     return kind == 'word' or (kind == 'sign' and text in _OPENING)
 
   def _signed(self, mixed: bool = True) -> sympy.Expr:
-    """Reads a signed power.
+    """Parses a signed power.
 
     Args:
-      mixed: whether a fraction after a number may be a part of it, as in
-        3\\frac{1}{2}, but not in x^2\\frac{1}{2}.
+      mixed: True if a number and a following fraction may form a mixed number,
+        as in 3\\frac{1}{2}, but not in x^2\\frac{1}{2}.
     """
     if sign := self._take('+', '-'):
       value = self._signed(mixed)
@@ -143,7 +143,7 @@ class Parser:
       return base
     exponent = self._signed(mixed=False)
     is_name = base.is_Symbol and self._peek() == ('sign', '(')
-    # The inverse of f, or 1/f? And f^2(x) is no product.
+    # f^{-1} may be the inverse of f or 1/f, and f^2(x) is not a product.
     if is_name and (exponent == -1 or base.name in _FUNCTION_NAMES):
       raise notation.Unreadable('function')
     return _power(base, exponent)
@@ -153,10 +153,10 @@ class Parser:
     value = self._atom(mixed)
     if self._take('!'):
       value = _factorial(value)
-      if self._take('!'):  # 3!! is a double factorial, or that of 6
+      if self._take('!'):  # 3!! may be a double factorial or (3!)!
         raise notation.Unreadable('syntax')
     if self._take('°'):
-      # sin(30)°: of the angle, or of the sine? And 3°C is a temperature.
+      # In sin(30)°, the degrees are ambiguous, and 3°C is a temperature.
       if is_call or self._peek().text in ('C', 'F', 'K'):
         raise notation.Unreadable('syntax')
       value = value * DEGREE
@@ -175,8 +175,8 @@ class Parser:
     raise notation.Unreadable('syntax')
 
   def _mixed(self, number: sympy.Expr) -> sympy.Expr:
-    """Reads 3\\frac{1}{2} as 7/2, but 3\\frac{x}{2} as a product."""
-    # An argument may cut a token in two.
+    """Parses 3\\frac{1}{2} as 7/2, but 3\\frac{x}{2} as a product."""
+    # `_argument` may split a token.
     before = self._place, list(self._tokens)
     if number.is_Integer and self._peek() == words.Token('word', 'frac'):
       self._next()
@@ -187,7 +187,7 @@ class Parser:
     return number
 
   def _argument(self) -> sympy.Expr:
-    """Reads {...}, or one digit or letter: \\frac12."""
+    """Parses {...}, or one digit or letter as in \\frac12."""
     kind, text = self._peek()
     if kind == 'number' and text.isdigit() and len(text) > 1:
       self._tokens[self._place] = words.Token('number', text[1:])
@@ -209,7 +209,7 @@ class Parser:
     return _CONSTANTS.get(text) or sympy.Symbol(text, real=True)
 
   def _is_call(self, name: str) -> bool:
-    """Returns whether a name is that of a function: f(x + 1), E[X], F(3)."""
+    """Returns True if a name is a function's, as in f(x + 1), E[X], F(3)."""
     if self._peek() not in _BRACKETS:
       return False
     if name in _FUNCTION_NAMES:
@@ -224,7 +224,7 @@ class Parser:
     )
 
   def _call(self, name: str) -> sympy.Expr:
-    """Reads sin(x), \\sin 2x, \\sin^2 x, \\sin^{-1} x and \\log_2 8."""
+    """Parses sin(x), \\sin 2x, \\sin^2 x, \\sin^{-1} x and \\log_2 8."""
     base = None
     if self._take('_'):
       if name != 'log':
@@ -257,7 +257,7 @@ class Parser:
       value = value * self._power()
     kind, text = self._peek()
     if kind == 'sign' and (text == '/' or text in _OPENING):
-      raise notation.Unreadable('syntax')  # \sin x/2: of x, or of x/2?
+      raise notation.Unreadable('syntax')  # \sin x/2 is ambiguous
     return value
 
   def _root(self) -> sympy.Expr:
@@ -281,7 +281,7 @@ _OPENING = {'(': ')', '[': ']', '{': '}', _OPEN_BAR: _CLOSE_BAR}
 
 
 def _pairings(tokens: Sequence[words.Token]) -> Iterator[list[words.Token]]:
-  """Yields the tokens with every bar as an opening or a closing one."""
+  """Yields the tokens with bars marked as opening or closing, in all ways."""
   bars = [i for i, token in enumerate(tokens) if token == ('sign', '|')]
   if len(bars) > _MOST_BARS:
     raise notation.Unreadable('bars')
@@ -305,7 +305,7 @@ def _balanced(remaining: int, depth: int) -> Iterator[tuple[str, ...]]:
 
 
 def _rational(text: str) -> sympy.Expr:
-  """Reads an exact number. Exponents are bounded before they are used."""
+  """Parses an exact number. Exponents are bounded before they are used."""
   _, _, exponent = text.lower().partition('e')
   if len(exponent.lstrip('+-')) > 3:
     raise notation.Unreadable('too_large')

@@ -1,7 +1,7 @@
-"""Splits an answer into its parts, and joins the parts that were read.
+"""Splits an answer into parts and joins the parsed parts.
 
-The joiner is a part of the canonical form: x > 1 and x < 2 is not x > 1 or
-x < 2. `docs/math_answers.md` says what every joiner means.
+The joiner is part of the canonical form: 'x > 1 and x < 2' differs from
+'x > 1 or x < 2'. `docs/math_answers.md` defines the meaning of each joiner.
 """
 
 import itertools
@@ -13,21 +13,21 @@ from sqlm_jax.grading.math import notation
 
 
 class Part(NamedTuple):
-  """A part of an answer, with a kind that decides how it is joined."""
+  """A part of an answer, whose kind determines how it is joined."""
 
   # 'value': 5 cm, (1, 2). 'assignment': x = 5. 'system': x = 1, y = 2.
   # 'relation': x < 3, x + y = 1. 'alternatives': x = 1 or y = 2.
   kind: str
   reading: notation.Reading
-  # Of a system: name -> printed value, and the names in their written order.
+  # Assigned names and their printed values, in the order of the text.
   values: tuple[tuple[str, str], ...] = ()
-  choices: tuple[notation.Reading, ...] = ()  # of ±2: -2 and 2
+  choices: tuple[notation.Reading, ...] = ()  # -2 and 2 for ±2
 
 
 _SEPARATOR = re.compile(r'[\n,;]|\b(?:and|or|AND|OR)\b')
 _TIGHT_COMMA = re.compile(r'\d,\d')
 _CODES = {'\n': 'b', ',': 'c', ';': 'c', 'and': 'a', 'or': 'o'}
-_RUN = re.compile('b*c?b*[ao]?b*')  # as in ', and'
+_RUN = re.compile('b*c?b*[ao]?b*')  # valid runs of separators such as ', and'
 
 
 def split(text: str) -> tuple[list[str], list[str]]:
@@ -51,13 +51,13 @@ def split(text: str) -> tuple[list[str], list[str]]:
       parts.append(part)
       runs.append(_CODES[match[0].lower()])
     start = match.end()
-  if {'tight comma', ';'} <= separators:  # (1,5; 2,5): two numbers, or four?
+  if {'tight comma', ';'} <= separators:  # (1,5; 2,5): two or four numbers
     raise notation.Unreadable('syntax')
   return [*parts, text[start:]], [_joiner(run) for run in runs]
 
 
 def _joiner(run: str) -> str:
-  """Returns the joiner that a run of separators stands for."""
+  """Returns the joiner that a run of separators represents."""
   if not _RUN.fullmatch(run):
     raise notation.Unreadable('syntax')
   for code, joiner in (('o', 'or'), ('a', 'and'), ('c', ',')):
@@ -67,7 +67,7 @@ def _joiner(run: str) -> str:
 
 
 def depth_of(text: str) -> int:
-  """Counts the brackets that open, less those that close."""
+  """Returns the number of opening brackets minus closing brackets."""
   return sum((char in '([{') - (char in ')]}') for char in text)
 
 
@@ -75,14 +75,14 @@ def join(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
   """Joins parts by their joiners.
 
   Raises:
-    notation.Unreadable: for parts that are not of a kind, and joiners that may
-      mean two things.
+    notation.Unreadable: if the kinds of the parts cannot be joined, or if the
+      joiners are ambiguous.
   """
   joined, (first, *rest) = set(joiners), parts
   kinds = {part.kind for part in parts}
   followed_by_values = {part.kind for part in rest} == {'value'}
   if '\n' in joined and 'value' in kinds:
-    raise notation.Unreadable('mixed')  # a line holds a statement
+    raise notation.Unreadable('mixed')  # each line must hold a statement
   if kinds == {'value'}:
     return Part('value', collected(_readings(parts), joined))
   if kinds == {'relation'}:
@@ -113,7 +113,7 @@ def _readings(parts: Sequence[Part]) -> list[notation.Reading]:
 def collected(
   readings: Sequence[notation.Reading], joined: set[str]
 ) -> notation.Reading:
-  """Makes a set of values, or a union of intervals."""
+  """Combines values to a set, or to a union of intervals."""
   if {'and', 'or'} <= joined:
     raise notation.Unreadable('mixed')
   if 'or' in joined and any(str(r.value)[0] in '([' for r in readings):
@@ -122,20 +122,20 @@ def collected(
 
 
 def as_set(readings: Sequence[notation.Reading]) -> notation.Reading:
-  """Makes a set of the values; a single value remains as it is."""
+  """Combines values to a set; a single value is returned unchanged."""
   elements = sorted({str(reading.answer()) for reading in readings})
   if len(elements) == 1:
     return readings[0]
   found_units = {reading.unit for reading in readings}
   if '' in found_units and len(found_units) > 1:  # 3 and 4 cm; 3,40 €
     raise notation.Unreadable('mixed')
-  if any(' or ' in element for element in elements):  # a union is no element
+  if any(' or ' in element for element in elements):  # an element is a union
     raise notation.Unreadable('mixed')
   return notation.Reading('{' + ', '.join(elements) + '}')
 
 
 def union(readings: Sequence[notation.Reading]) -> notation.Reading:
-  """Makes a union of intervals and sets: (-oo, 1) or (2, oo)."""
+  """Combines intervals and sets to a union: (-oo, 1) or (2, oo)."""
   members: dict[str, notation.Reading] = {}
   for reading in readings:
     text = str(reading.answer())
@@ -154,7 +154,7 @@ def union(readings: Sequence[notation.Reading]) -> notation.Reading:
 
 
 def _joined_relations(parts: Sequence[Part], joined: set[str]) -> Part:
-  """Joins relations by 'and' or by 'or', but not by both."""
+  """Joins relations by 'and' or by 'or', but not by a mix of the two."""
   texts = {str(part.reading.value) for part in parts}
   compound = any(' and ' in text or ' or ' in text for text in texts)
   if 'or' in joined and (len(joined) > 1 or compound):
@@ -168,7 +168,7 @@ def _joined_relations(parts: Sequence[Part], joined: set[str]) -> Part:
 
 
 def _bounds(texts: set[str]) -> set[str]:
-  """Writes 1 < x and x < 2 as 1 < x < 2."""
+  """Combines 1 < x and x < 2 to 1 < x < 2."""
   if len(texts) != 2:
     return texts
   for lower, upper in itertools.permutations(texts):
@@ -177,24 +177,24 @@ def _bounds(texts: set[str]) -> set[str]:
     )
     if first and second and first[3] == second[1]:
       if decreases([first[1], second[3]]):
-        raise notation.Unreadable('false')  # x < 1, x > 2: rather an 'or'
+        raise notation.Unreadable('false')  # x < 1, x > 2 probably means 'or'
       return {f'{lower} {second[2]} {second[3]}'}
   return texts
 
 
 def decreases(terms: Sequence[str]) -> bool:
-  """Returns whether a number is followed by a smaller one."""
+  """Returns True if any number is followed by a smaller number."""
   numbers = [notation.F(t) for t in terms if re.fullmatch(r'-?\d+(/\d+)?', t)]
   return numbers != sorted(numbers)
 
 
 def relation(text: str) -> Part:
-  """Returns the part of a relation in normal form."""
+  """Returns the part for a relation in normal form."""
   return Part('relation', notation.Reading(text))
 
 
 def assigned(label: str, reading: notation.Reading) -> Part:
-  """Returns the part that gives a label a value."""
+  """Returns the part that assigns a value to a label."""
   if reading.label:
     raise notation.Unreadable('mixed')
   reading = reading._replace(label=label)
@@ -220,14 +220,14 @@ def _joined_systems(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
     else:
       groups[-1].append(part)
   systems = [system(group) for group in groups]
-  # x = 1, y = 2 or y = 3 may mean either of two things.
+  # x = 1, y = 2 or y = 3 is ambiguous.
   if len({frozenset(dict(s.values)) for s in systems}) > 1:
     raise notation.Unreadable('mixed')
   return either(systems)
 
 
 def system(parts: Sequence[Part]) -> Part:
-  """Joins assignments to different names that hold together."""
+  """Joins assignments to different names that hold simultaneously."""
   values = tuple(itertools.chain(*(part.values for part in parts)))
   if len(dict(values)) < len(values):
     raise notation.Unreadable('mixed')

@@ -1,20 +1,20 @@
-"""Answers compared as mathematics: 1/2, 0.5, 50% and \\frac{1}{2} are equal.
+"""Compares answers as mathematics: 1/2, 0.5, 50% and \\frac{1}{2} are equal.
 
-`docs/math_answers.md` is the contract: what is read, what is refused, and what
-is equal to what.
+`docs/math_answers.md` specifies which answers are accepted, which are refused,
+and which are equal.
 
-1. `notation.clean` brings LaTeX and Unicode into plain text.
-2. `readings.read` takes the text apart into statements and values; `units`
-   reads the values' units. What is left are expressions.
-3. Expressions that are numbers are read at once, exactly. Others go to a
-   worker of a `Verifier`: `expressions.Parser` builds what sympy simplifies to
-   a normal form.
-4. The canonical answer is a Fraction, or a text in normal form, which is its
-   own canonical answer: 'x = 3', '(2, 3)', '{1, 2}', '2*sqrt(2)', '5 cm'.
-5. `Verifier.groups` merges the answers of one question whose normal forms
-   differ, although sympy proves them equal.
+1. `notation.clean` converts LaTeX and Unicode to plain text.
+2. `readings.read` splits the text into statements and values, and `units`
+   parses the units of values. The remaining texts are expressions.
+3. Expressions that are plain numbers are parsed immediately and exactly. Others
+   are sent to a worker of a `Verifier`: `expressions.Parser` builds a sympy
+   expression, which sympy simplifies to a normal form.
+4. The canonical answer is a Fraction, or a text in normal form, whose canonical
+   answer is itself: 'x = 3', '(2, 3)', '{1, 2}', '2*sqrt(2)', '5 cm'.
+5. `Verifier.groups` merges answers to one question whose normal forms differ
+   but which sympy proves equal.
 
-No text is ever evaluated as Python: our own parser reads it.
+No text is evaluated as Python; only this package's parser reads it.
 """
 
 import collections
@@ -29,7 +29,7 @@ from sqlm_jax.grading.math import normal_forms, notation, readings
 
 
 def work(task: list[str]) -> Any:
-  """Reads a text, or compares two answers: the function of the pool."""
+  """Parses a text or compares two answers; the function that the pool runs."""
   match task:
     case ['read', text]:
       try:
@@ -59,17 +59,19 @@ def _decode(said: list) -> notation.Reading:
 
 
 class Verifier:
-  """Canonical answers, with workers that are warm between start and close.
+  """Computes canonical answers; its workers are alive from start to close.
 
   Args:
-    workers: processes.
+    workers: the number of processes.
     time_limit: seconds for one expression or comparison.
-    call_limit: seconds for all expressions, and for all comparisons, of a call;
-      what has not begun by then is a blank, or a pair that is not merged.
+    call_limit: seconds for all expressions of a call, and for all comparisons
+      of a call. Expressions that have not started by then are unparsed, and
+      pairs that have not been compared are not merged.
     memory_limit: bytes of address space of a worker.
-    longest: characters; a longer text is a blank, unread.
-    most_comparisons: pairs of one group that are compared symbolically.
-    given_up: counts what no worker came back from, see `pool.Pool`.
+    longest: maximum number of characters. A longer text is unparsed.
+    most_comparisons: maximum number of pairs of one group that are compared
+      symbolically.
+    given_up: counts the tasks that no worker finished, see `pool.Pool`.
   """
 
   def __init__(
@@ -85,7 +87,8 @@ class Verifier:
   ):
     if not 1 <= longest <= notation.LONGEST:
       raise ValueError(f'{longest=}: expected 1 to {notation.LONGEST}')
-    self.blanks: collections.Counter[str] = collections.Counter()  # why, so far
+    # Number of unparsed texts so far, by reason.
+    self.blanks: collections.Counter[str] = collections.Counter()
     self._longest = longest
     self._most_comparisons = most_comparisons
     self._pool = pool.Pool(
@@ -122,9 +125,10 @@ class Verifier:
   def groups(self, groups: Sequence[Sequence[str]]) -> list[list[types.Answer]]:
     """Returns the answers to several questions, merged within each question.
 
-    Equal are: equal canonical answers; answers that sympy proves equal; 5 and
-    x = 5, unless the group has another label of 5; 5 and 5 cm, unless the group
-    has another unit of 5. Every class is named by its first answer.
+    Two answers are merged if their canonical answers are equal or if sympy
+    proves them equal. 5 and x = 5 are merged unless the group assigns 5 to
+    another label. 5 and 5 cm are merged unless the group has 5 with another
+    unit. Each class of merged answers is represented by its first answer.
     """
     readings = iter(
       self._readings([text for group in groups for text in group])
@@ -158,7 +162,7 @@ _HARD = object()
 
 
 def _read_cheaply(text: str, longest: int) -> Any:
-  """Returns a reading, the reason why there is none, or `_HARD`."""
+  """Returns a `Reading`, the reason why there is none, or `_HARD`."""
   if len(text) > longest:
     return 'long'
   try:
@@ -172,7 +176,7 @@ def _read_cheaply(text: str, longest: int) -> Any:
 
 
 def _key(reading: notation.Reading) -> str:
-  """Returns an answer without its unit, as text."""
+  """Returns an answer as text, without its unit."""
   return str(reading._replace(unit='').answer())
 
 
@@ -185,7 +189,7 @@ class _Pair(NamedTuple):
 
 
 def _pairs(group: Sequence[notation.Reading | None]) -> Iterator[_Pair]:
-  """Yields the pairs of a group that differ in form and may yet be equal."""
+  """Yields pairs of a group that have different forms but may be equal."""
   seen = {_key(r): r for r in group if r is not None}
   for left, right in itertools.combinations(seen, 2):
     first, second = seen[left], seen[right]
@@ -198,7 +202,7 @@ def _pairs(group: Sequence[notation.Reading | None]) -> Iterator[_Pair]:
 
 
 def _comparable(left: notation.Reading, right: notation.Reading) -> bool:
-  """Returns whether two answers are worth the time of a worker."""
+  """Returns True if two answers are worth comparing in a worker."""
   values = (left.value, right.value)
   if (
     all(isinstance(value, notation.F) for value in values)
@@ -208,23 +212,23 @@ def _comparable(left: notation.Reading, right: notation.Reading) -> bool:
   if any(_JOINED.search(str(value)) for value in values):
     return False
   if left.label != right.label and '(' in left.label + right.label:
-    return False  # x(2) = 3 gives a function a value; 2x = 3 is an equation
+    return False  # x(2) = 3 is a function's value, unlike the equation 2x = 3
   if left.label == right.label or any(' = ' in str(value) for value in values):
     return True
-  # x = 2y and y = x/2 are one equation.
+  # x = 2y and y = x/2 are the same equation.
   return bool(left.label and right.label) and all(
     not isinstance(value, notation.F) for value in values
   )
 
 
-# Lists, sets and joined statements have a single form each.
+# Lists, sets and joined statements each have a unique form.
 _JOINED = re.compile(r'^[\[{]| and | or |≠| = .* = ')
 
 
 def _merge(
   group: Sequence[notation.Reading | None], same: Sequence[_Pair]
 ) -> list[types.Answer]:
-  """Names every answer by the first answer of its class."""
+  """Replaces every answer by the first answer of its class."""
   read = [reading for reading in group if reading is not None]
   class_of = {_key(r): _key(r) for r in read}
 
@@ -254,7 +258,7 @@ def _merge(
 def _bare_pairs(
   readings: Sequence[notation.Reading],
 ) -> Iterator[tuple[str, str]]:
-  """Yields the keys of 5 and x = 5, unless there is y = 5, too."""
+  """Yields the keys of pairs 5 and x = 5, unless there is also y = 5."""
   labels = collections.defaultdict(set)
   for reading in readings:
     labels[reading.value].add(reading.label)

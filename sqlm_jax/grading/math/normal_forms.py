@@ -1,4 +1,4 @@
-"""Normal forms of expressions, and exact comparison. It runs in workers."""
+"""Normal forms and exact comparison of expressions; runs in workers."""
 
 import re
 
@@ -10,8 +10,8 @@ from sqlm_jax.grading.math import expressions, joining, notation, units, words
 
 _MOST_PASSES = 4
 _DIGITS = 60
-# Two values that differ by more are different. Algebra decides about closer
-# ones.
+# Values with a larger relative difference are different. Closer values are
+# compared algebraically.
 _RELATIVE_DIFFERENCE = sympy.Float(10) ** -30
 _SAMPLES = (
   (sympy.Rational(17, 7), sympy.Rational(23, 11)),
@@ -21,7 +21,7 @@ _SAMPLES = (
 
 
 def expression(text: str) -> notation.Value:
-  """Reads an expression into a number, or the text of its normal form."""
+  """Parses an expression to a number or to the text of its normal form."""
   number = answers.number(text)
   return _normal(expressions.Parser(text).parse()) if number is None else number
 
@@ -29,7 +29,7 @@ def expression(text: str) -> notation.Value:
 def is_close(
   value: notation.Value, target: notation.F, distance: notation.F
 ) -> bool:
-  """Returns whether a number in normal form is that close to the target."""
+  """Returns True if a value is a number within `distance` of the target."""
   if not isinstance(value, notation.F):
     number = expressions.Parser(value).parse().evalf(_DIGITS)
     if not number.is_Float:
@@ -42,7 +42,7 @@ LEAF = units.Leaf(expression, is_close)
 
 
 class _Printer(printing.StrPrinter):
-  """Prints the constants as they are read: E and I are letters."""
+  """Prints constants as the parser reads them, in which E and I are letters."""
 
   def _print_Exp1(self, expr):
     return 'e'
@@ -55,7 +55,7 @@ _to_text = _Printer().doprint
 
 
 def _normal(value: sympy.Expr) -> notation.Value:
-  for _ in range(_MOST_PASSES):  # a simplified form may simplify again
+  for _ in range(_MOST_PASSES):  # one pass may enable further simplification
     before, value = value, _simplified(value).rewrite(sympy.factorial)
     if value == before:
       break
@@ -67,12 +67,12 @@ def _normal(value: sympy.Expr) -> notation.Value:
     value = expressions.bounded(value)
     return notation.F(int(value.p), int(value.q))
   text = _to_text(value)
-  words.tokens(text)  # raises if sympy writes what we do not read
+  words.tokens(text)  # raises if our parser cannot read sympy's output
   return text
 
 
 def _simplified(value: sympy.Expr) -> sympy.Expr:
-  """Simplifies; quotients of polynomials become p/q, expanded, cancelled."""
+  """Simplifies; rational functions become expanded, cancelled quotients."""
   if not value.free_symbols:
     return sympy.radsimp(sympy.sqrtdenest(sympy.expand(sympy.simplify(value))))
   if value.is_rational_function():
@@ -81,20 +81,20 @@ def _simplified(value: sympy.Expr) -> sympy.Expr:
 
 
 def same(left: str, right: str) -> bool:
-  """Returns whether two canonical answers are surely equal.
+  """Returns True if two canonical answers are proven equal.
 
-  Values that differ in their first digits are different. Others are equal only
-  if sympy finds their difference to be exactly 0. Two equations are equal if
-  left side minus right side of one is a multiple of that of the other.
+  Values whose leading digits differ are different. Other values are equal only
+  if sympy finds that their difference is exactly 0. Two equations are equal if
+  their differences, left side minus right side, are multiples of each other.
   """
   try:
     return _same(_parts(left), _parts(right))
-  except notation.Unreadable:  # the name of a function is no expression
+  except notation.Unreadable:  # such as a function's name
     return False
 
 
 def _parts(text: str):
-  """Returns an expression, a tuple of parts, or a relation of two sides."""
+  """Returns an expression, a tuple of parts, or [sign, left - right]."""
   if (
     text[0] == '('
     and text[-1] == ')'  # not an interval, (1, 2]
@@ -137,7 +137,7 @@ def _equal(left: sympy.Expr, right: sympy.Expr) -> bool:
     if first is not None and second is not None and not _near(first, second):
       return False
   difference = sympy.simplify(left - right)
-  # `equals` proves it for algebraic numbers by their minimal polynomials.
+  # `equals` uses minimal polynomials to prove that an algebraic number is 0.
   return difference == 0 or (
     not difference.free_symbols
     and sympy.expand_complex(difference).equals(0) is True
@@ -160,7 +160,7 @@ def _is_multiple(left: sympy.Expr, right: sympy.Expr, positive: bool) -> bool:
 
 
 def _at(value: sympy.Expr, samples) -> sympy.Expr | None:
-  """Returns the number at a choice of the symbols, None if undefined."""
+  """Returns the value at sample values of the symbols, None if undefined."""
   symbols = sorted(value.free_symbols, key=str)
   point = {
     symbol: samples[i % 2] + sympy.Rational(i, 31)

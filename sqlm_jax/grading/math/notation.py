@@ -1,4 +1,4 @@
-"""Brings LaTeX and Unicode into plain text, and defines `Reading`."""
+"""Converts LaTeX and Unicode to plain text, and defines `Reading`."""
 
 import fractions
 import re
@@ -13,15 +13,18 @@ LONGEST = 1000  # characters of a canonical answer
 
 
 class Unreadable(ValueError):
-  """The text cannot be read. The message is one word, counted in metrics."""
+  """Raised for a text that cannot be parsed.
+
+  The message is one word. The metrics count the messages.
+  """
 
 
 class TooHard(Exception):
-  """The text needs sympy."""
+  """Raised for a text that only sympy can handle."""
 
 
 class Reading(NamedTuple):
-  """An answer: 'x = 5 cm' has a value, a label and a unit."""
+  """A parsed answer: 'x = 5 cm' has a value, a label and a unit."""
 
   value: Value
   label: str = ''
@@ -38,12 +41,12 @@ class Reading(NamedTuple):
 def clean(text: str) -> str:
   """Returns plain text without typesetting.
 
-  Line breaks remain (`\\\\` and `\\quad` are line breaks, too): they separate
-  statements.
+  Line breaks are kept because they separate statements. `\\\\` and `\\quad` are
+  also treated as line breaks.
 
   Raises:
-    Unreadable: for an empty text, a character that is not in `signs`, and
-      several boxes with different contents.
+    Unreadable: if the text is empty, contains a character that is not in
+      `signs`, or has several boxes with different contents.
   """
   text = _unwrap(_plain(text))
   text = _unwrap(_boxed(text))
@@ -69,9 +72,9 @@ _AMBIGUOUS = re.compile(
   '|'.join(
     (
       r'(?:^|[\sA-Za-z)\]}])!=',  # x != 3 is not a factorial
-      r'\d\s*\^\s*\{?\s*o\s*(?:\}|(?![A-Za-z]))',  # 45^o: an angle?
+      r'\d\s*\^\s*\{?\s*o\s*(?:\}|(?![A-Za-z]))',  # 45^o may be an angle
       r'(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d',  # 1.234,56
-      # The number of an equation, or of a line: (2) y = 2
+      # The number of an equation or a line: (2) y = 2
       r'(?:^|[\n,;])\s*\(\s*(?:\d+|[a-z])\s*\)\s+[A-Za-z\\]',
       r'^- .*\n- ',
       r'^(?:\d{4}([-/])\d\d?\1\d\d?|\d\d?([-/])\d\d?\2\d{4})$',  # a date
@@ -98,7 +101,7 @@ _QUOTES = ('「」', '『』', '【】')
 
 
 def _plain(text: str) -> str:
-  """Brings Unicode into ASCII and the marks."""
+  """Converts Unicode to ASCII and `signs.MARKS`."""
   text = text.strip()
   while text.endswith(('。', '｡', '、', '､')):
     text = text[:-1].strip()
@@ -129,12 +132,12 @@ def _plain(text: str) -> str:
 def _root(match: re.Match) -> str:
   before, index = match.groups()
   if before.isalnum() or before in tuple(')]}'):
-    raise Unreadable('syntax')  # 3⁴√16: an exponent, or an index?
+    raise Unreadable('syntax')  # in 3⁴√16, 4 may be an exponent or an index
   return rf'{before}\sqrt[{index.translate(_SUPERSCRIPT_TABLE)}] '
 
 
 def _rows(match: re.Match) -> str:
-  """Writes a matrix as a list of its rows: [[1, 2], [3, 4]]."""
+  """Converts a matrix to a list of its rows: [[1, 2], [3, 4]]."""
   if ',' in match[2]:
     raise Unreadable('syntax')
   rows = match[2].strip().removesuffix(r'\\').split(r'\\')
@@ -148,7 +151,7 @@ def _join_digits(match: re.Match) -> str:
 
 
 def _repeating(match: re.Match) -> str:
-  """Writes a repeating decimal as a fraction."""
+  """Converts a repeating decimal to a fraction."""
   integer, fixed, repeated = match.groups()
   value = F(int(f'{integer}{fixed}{repeated}') - int(f'0{integer}{fixed}'))
   value /= (10 ** len(repeated) - 1) * 10 ** len(fixed)
@@ -156,7 +159,7 @@ def _repeating(match: re.Match) -> str:
 
 
 def _angle(match: re.Match) -> str:
-  """Writes degrees, minutes and seconds of arc as degrees."""
+  """Converts degrees, minutes and seconds of arc to degrees."""
   degrees, minutes, seconds = (part or '0' for part in match.groups())
   return f'({degrees}+{minutes}/60+{seconds}/3600)°'
 
@@ -232,7 +235,7 @@ _BETWEEN_BOXES = re.compile(
 def _boxed(text: str) -> str:
   r"""Returns the content of \boxed{}, or the text if there is no box.
 
-  Several boxes are read together if nothing but joiners is between them.
+  Several boxes are joined if there are only joiners between them.
   """
   starts, contents, ends = [], [], [0]
   for match in _BOX.finditer(text):
@@ -271,9 +274,9 @@ def _unwrap(text: str) -> str:
 
 
 def closing(text: str, start: int) -> int | None:
-  """Finds where the bracket that opens at `start` closes.
+  """Returns the index of the bracket that closes the one at `start`, or None.
 
-  (1, 2] is a pair of brackets, too.
+  A bracket may be closed by another kind of bracket, as in (1, 2].
   """
   depth = 0
   for place in range(start, len(text)):

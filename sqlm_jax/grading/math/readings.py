@@ -1,4 +1,4 @@
-"""The grammar of answers: statements, and how they are joined.
+"""The grammar of answers: statements, values and joiners.
 
 answer     = part {joiner part}
 joiner     = ',' | ';' | 'and' | 'or' | line break
@@ -8,8 +8,8 @@ relation   = '=' | '≈' | '∈' | '≠' | '<' | '<=' | '>' | '>='
 value      = tuple | list | set | union | [expression] '±' expression | quantity
 quantity   = expression [unit]
 
-A `Leaf` reads the expressions. `docs/math_answers.md` says what the joiners
-mean; anything that it does not name raises `notation.Unreadable`.
+A `Leaf` parses the expressions. `docs/math_answers.md` defines the meaning of
+the joiners; any other text raises `notation.Unreadable`.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from sqlm_jax.grading.math import joining, notation, units, words
 
 _THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
 _NOT_THOUSANDS = re.compile(r'(?<![\d.,])0\d{0,2}(?:,\d{3})+(?![\d,])')
-_STARTS_WITH_ZERO = re.compile(r'\s*0\d')  # as the cents of 5,00 €
+_STARTS_WITH_ZERO = re.compile(r'\s*0\d')  # such as the cents of 5,00 €
 _RELATION = re.compile(r'<=|>=|[=<>≠≈∈]')
 _FLIPPED = {'>': '<', '>=': '<='}
 _LABEL = re.compile(
@@ -37,12 +37,12 @@ _DECIMAL = re.compile(
 
 
 def read(text: str, leaf: units.Leaf) -> notation.Reading:
-  """Reads a cleaned answer; `leaf` reads the expressions in it."""
+  """Parses a cleaned answer; `leaf` parses the expressions in it."""
   return _answer(text, leaf).reading
 
 
 def _answer(text: str, leaf: units.Leaf) -> joining.Part:
-  """Reads the parts of an answer and joins them."""
+  """Parses the parts of an answer and joins them."""
   text = text.strip()
   if not text:
     raise notation.Unreadable('empty')
@@ -57,12 +57,12 @@ def _answer(text: str, leaf: units.Leaf) -> joining.Part:
   if len(parts) == 1:
     return _part(text, leaf)
   if any(_STARTS_WITH_ZERO.match(part) for part in parts):
-    raise notation.Unreadable('syntax')  # 1, 000 and 3,05 m: one number or two?
+    raise notation.Unreadable('syntax')  # 1, 000 and 3,05 m are ambiguous
   return joining.join([_part(part, leaf) for part in parts], joiners)
 
 
 def _join_thousands(text: str) -> str:
-  """Drops the commas of 1,000, but keeps those of (100,200)."""
+  """Removes the commas of 1,000 but not of (100,200)."""
   start, pieces = 0, []
   for match in _at_top(_THOUSANDS, text):
     pieces.append(text[start : match.start()] + match[0].replace(',', ''))
@@ -89,7 +89,7 @@ def _cut(text: str, matches: Sequence[re.Match]) -> list[str]:
 
 
 def _part(text: str, leaf: units.Leaf) -> joining.Part:
-  """Reads one statement or value."""
+  """Parses one statement or value."""
   text = text.strip()
   if not text:
     raise notation.Unreadable('empty')
@@ -109,9 +109,9 @@ def _part(text: str, leaf: units.Leaf) -> joining.Part:
 
 
 def _bracketed(text: str, leaf: units.Leaf) -> joining.Part | None:
-  """Reads (2, 3) and [2, 3), which have an order, and {2, 3}, which has none.
+  """Parses (2, 3) and [2, 3), which are ordered, and {2, 3}, which is not.
 
-  Inside of brackets every comma separates: (100,200) is a pair.
+  Inside brackets, every comma is a separator: (100,200) is a pair.
   """
   if text[0] not in '([{' or notation.closing(text, 0) != len(text) - 1:
     return None
@@ -148,7 +148,7 @@ def _is_list(part: joining.Part) -> bool:
 
 
 def _value(text: str, leaf: units.Leaf) -> notation.Reading:
-  """Reads a collection or a quantity."""
+  """Parses a collection or a quantity."""
   text = text.strip()
   if not text:
     raise notation.Unreadable('empty')
@@ -192,7 +192,7 @@ def _statement(
 def _inequality(
   sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
 ) -> joining.Part:
-  """Reads a chain of < and <=, whichever way it was written."""
+  """Parses a chain of < and <=, or of > and >=, which is reversed."""
   readings = [_value(side, leaf) for side in sides]
   if all(sign in _FLIPPED for sign in signs):
     readings, signs = readings[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
@@ -208,7 +208,7 @@ def _inequality(
 
 
 def _scalars(readings: Sequence[notation.Reading]) -> list[str]:
-  """Returns the sides of a relation as text; none may be a collection."""
+  """Returns the sides of a relation as text; raises for collections."""
   texts = [str(reading.answer()) for reading in readings]
   if any(text[0] in '[{' or ', ' in text or ' or ' in text for text in texts):
     raise notation.Unreadable('mixed')
@@ -216,7 +216,7 @@ def _scalars(readings: Sequence[notation.Reading]) -> list[str]:
 
 
 def _membership(side: str, collection: str, leaf: units.Leaf) -> joining.Part:
-  """Reads x ∈ {1, 2} and (x, y) ∈ {(1, 2), (3, 4)}."""
+  """Parses x ∈ {1, 2} and (x, y) ∈ {(1, 2), (3, 4)}."""
   reading = _value(collection, leaf)
   text = str(reading.answer())
   if collection[0] not in '([{':
@@ -237,10 +237,10 @@ def _membership(side: str, collection: str, leaf: units.Leaf) -> joining.Part:
 def _chain(
   sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
 ) -> joining.Part:
-  """Reads x = 3, x = y = 3, x = 2 + 3 = 5, x = 1/3 ≈ 0.33 and x + y = 3."""
+  """Parses x = 3, x = y = 3, x = 2 + 3 = 5, x = 1/3 ≈ 0.33 and x + y = 3."""
   tuples = [names for side in sides if (names := _names(side))]
   labels = [label for side in sides if (label := _label(side))]
-  if len(set(labels)) < len(labels):  # x = x says nothing
+  if len(set(labels)) < len(labels):  # x = x has no information
     raise notation.Unreadable('mixed')
   if len(sides) == 2 and tuples and not labels:
     return _tuple_equation(sides, leaf)
@@ -263,7 +263,7 @@ def _chain(
 
 
 def _label(text: str) -> str:
-  """Returns the name in a label such as f(x) of f(x) = 2x, '' for no label."""
+  """Returns a label in normal form, such as f(x) or x_1; '' for other text."""
   match = _LABEL.fullmatch(text.strip())
   if not match:
     return ''
@@ -282,7 +282,7 @@ def _label(text: str) -> str:
 
 
 def _names(text: str) -> list[str]:
-  """Returns x and y of '(x, y)', [] for anything else."""
+  """Returns x and y for '(x, y)', [] for any other text."""
   text = text.strip()
   if not text or text[0] + text[-1] != '()' or ',' not in text:
     return []
@@ -302,7 +302,7 @@ def _tuple_equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
 
 
 def _equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
-  """Reads 2*x + 1 = y, which assigns y, and 2 + 3 = 5 and x + y = 3."""
+  """Parses 2*x + 1 = y, which assigns y, and 2 + 3 = 5 and x + y = 3."""
   left, right = (_value(side, leaf) for side in sides)
   values = [left.value, right.value]
   if all(isinstance(value, notation.F) for value in values):
@@ -310,8 +310,8 @@ def _equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
   if left.unit or right.unit:
     raise notation.Unreadable('mixed')
   if not any(units.has_symbols(str(value)) for value in values):
-    return joining.Part('value', _agreed(sides, [], leaf))  # not \pi = 3.14
-  if left.value == right.value:  # 2x = x + x says nothing
+    return joining.Part('value', _agreed(sides, [], leaf))  # raises: \pi = 3.14
+  if left.value == right.value:  # 2x = x + x has no information
     raise notation.Unreadable('mixed')
   for name, value in ((left, right), (right, left)):
     if _NAME.fullmatch(str(name.value)):
@@ -322,11 +322,11 @@ def _equation(sides: Sequence[str], leaf: units.Leaf) -> joining.Part:
 def _agreed(
   exact: Sequence[str], rounded: Sequence[str], leaf: units.Leaf
 ) -> notation.Reading:
-  """Returns the exact value that all sides have.
+  """Returns the exact value that all sides share.
 
   Raises:
-    notation.Unreadable: for exact sides that are not surely equal, and rounded
-      sides that are not roundings of them.
+    notation.Unreadable: if the exact sides are not proven equal, or if a
+      rounded side is not a rounding of the exact value.
   """
   if not exact:
     exact, rounded = rounded[:1], rounded[1:]
@@ -355,7 +355,7 @@ def _is_same(
   right_text: str,
   leaf: units.Leaf,
 ) -> bool:
-  """Returns whether the difference of two expressions is 0."""
+  """Returns True if the difference of two expressions is 0."""
   if all(isinstance(reading.value, notation.F) for reading in (left, right)):
     return False
   if left.unit or right.unit:
@@ -369,7 +369,7 @@ def _is_rounding(
   exact: notation.Reading,
   leaf: units.Leaf,
 ) -> bool:
-  """Returns whether 0.33 is 1/3, rounded to two decimals."""
+  """Returns True if a decimal is a rounding, as 0.33 is a rounding of 1/3."""
   match = _DECIMAL.fullmatch(text.strip().lstrip('$'))
   if match is None or not isinstance(rounded.value, notation.F):
     return False
@@ -380,7 +380,7 @@ def _is_rounding(
 
 
 def number_only(text: str) -> notation.F:
-  """Reads a plain number; raises `TooHard` if it may be an expression."""
+  """Parses a plain number; raises `TooHard` if it may be an expression."""
   number = answers.number(text)
   if number is None:
     words.tokens(text)

@@ -1,4 +1,4 @@
-"""Units and currencies after, or before, a value."""
+"""Parses values with units and currencies."""
 
 import re
 from collections.abc import Callable
@@ -8,18 +8,18 @@ from sqlm_jax.grading.math import notation, words
 
 
 class Leaf(NamedTuple):
-  """Functions that read expressions: with sympy, or plain numbers alone.
+  """Functions that parse and compare expressions, with or without sympy.
 
   Both functions raise `notation.Unreadable` or `notation.TooHard`.
   """
 
   expression: Callable[[str], notation.Value]
-  # Takes a value, a number and a distance.
+  # (value, number, distance) -> True if the value is that close to the number.
   is_close: Callable[[notation.Value, notation.F, notation.F], bool]
 
 
 _MIXED = re.compile(r'(-?)(\d+) (\d+)\s*/\s*(\d+)')
-# Unit -> its other names, singular. Symbols are told apart by their case.
+# Unit -> its other names in the singular. Symbols are case-sensitive.
 _UNITS = {
   'nm': 'nanometer nanometre',
   'um': 'micrometer micrometre micron',
@@ -28,7 +28,7 @@ _UNITS = {
   'dm': 'decimeter decimetre',
   'm': 'meter metre',
   'km': 'kilometer kilometre Km KM',
-  'in': 'inch inche',  # as 'inches' without its s
+  'in': 'inch inche',  # 'inche' is 'inches' without its s
   'ft': 'foot feet',
   'yd': 'yard',
   'mi': 'mile',
@@ -97,7 +97,7 @@ _UNIT_OF = {
 }
 _POWERS = {'square': 2, 'sq': 2, 'cubic': 3, 'cu': 3, 'squared': 2, 'cubed': 3}
 _AFTER = ('squared', 'cubed')
-# Words that are not units. Some change what the number before them means.
+# Words that are not units. Some change the meaning of the preceding number.
 _NO_UNITS_TEXT = """
   plus minus times over divided multiplied modulo mod root choose dozen
   dozens score gross half halves third thirds quarter quarters fourth
@@ -130,7 +130,7 @@ _CURRENCY = re.compile(
 )
 _WORD = r'(?:[°$]|[A-Za-z]+)(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?'
 _UNIT = rf'(?P<unit>%|per ?cent|{_WORD}(?:(?:\s*[*/]\s*|\s+|(?<=°)){_WORD})*)'
-_WITH_UNIT = (  # 5 square meters, and then 2 pi meters
+_WITH_UNIT = (  # tried in order: for 5 square meters, and for 2 pi meters
   re.compile(rf'(?P<value>.*?[\d)}}!.\s])\s*{_UNIT}', re.S),
   re.compile(rf'(?P<value>.*[\d)}}!.\s])\s*{_UNIT}', re.S),
 )
@@ -138,7 +138,7 @@ _UNIT_TOKEN = re.compile(rf'[*/]|{_WORD}')
 
 
 def with_unit(text: str, leaf: Leaf) -> notation.Reading:
-  """Reads 5 cm, $12.50, 50 percent, or an expression without a unit."""
+  """Parses 5 cm, $12.50, 50 percent, or an expression without a unit."""
   if match := _CURRENCY.fullmatch(text):
     sign, unit, rest = match.groups()
     if per := re.fullmatch(r'(.*\d)\s+per\s+([a-z]+)', rest):  # $5 per hour
@@ -155,7 +155,7 @@ def with_unit(text: str, leaf: Leaf) -> notation.Reading:
       return notation.Reading(_percent(_value(match['value'], leaf), leaf))
     if unit := _unit(match['unit']):
       if unit == 'degree' and re.search('[A-Za-z]', match['value']):
-        break  # the degrees of \sin 30° belong to the angle
+        break  # in \sin 30°, the degrees belong to the angle
       return notation.Reading(_value(match['value'], leaf), unit=unit)
   if '°' in text:
     return _angle(text, leaf)
@@ -163,7 +163,7 @@ def with_unit(text: str, leaf: Leaf) -> notation.Reading:
 
 
 def _angle(text: str, leaf: Leaf) -> notation.Reading:
-  """Reads \\sin 30°, a number, and 30° + 15°, which has a unit."""
+  """Parses \\sin 30°, which is a number, and 30° + 15°, which has a unit."""
   try:
     return notation.Reading(leaf.expression(text))
   except notation.Unreadable as error:
@@ -171,7 +171,7 @@ def _angle(text: str, leaf: Leaf) -> notation.Reading:
       raise
   value = leaf.expression(f'({text})/(1°)')
   if isinstance(value, str) and not value.isalpha():
-    value = f'({value})'  # in b**2 °, the degrees would belong to the 2
+    value = f'({value})'  # otherwise in b**2 °, the degrees belong to the 2
   return notation.Reading(value, unit='degree')
 
 
@@ -182,14 +182,14 @@ def _percent(value: notation.Value, leaf: Leaf) -> notation.Value:
 
 
 def _is_quantity(text: str) -> bool:
-  """Returns whether the text before a unit may be its value."""
+  """Returns True if the text before a unit may be its value."""
   return not (
     '°' in text or has_symbols(text) or text.rstrip()[-1:] in '+-*/^('
   )
 
 
 def has_symbols(text: str) -> bool:
-  """Returns whether there are symbols, which make a unit a factor: 2x m."""
+  """Returns True if a text has symbols; in 2x m, m is then a factor."""
   return any(
     word not in words.FUNCTIONS
     and word not in words.CONSTANTS
@@ -199,7 +199,10 @@ def has_symbols(text: str) -> bool:
 
 
 def _unit(text: str) -> str | None:
-  """Returns one name for 'square meters' and 'm^2', None for no unit."""
+  """Returns a unit in normal form, None if the text is not a unit.
+
+  'square meters' and 'm^2' have the same normal form.
+  """
   exponents: dict[str, int] = {}
   sign, power, unknown, last = 1, 1, 0, ''
   for token in _UNIT_TOKEN.findall(text):
@@ -223,7 +226,7 @@ def _unit(text: str) -> str | None:
   if sign != 1 or power != 1 or 0 in exponents.values():
     return None
   if 'degree' in exponents and exponents.keys() & {'C', 'F', 'K'}:
-    del exponents['degree']  # of Celsius
+    del exponents['degree']  # degrees Celsius
   return _unit_text(exponents) or None
 
 
@@ -246,7 +249,7 @@ def _unit_text(exponents: dict[str, int]) -> str:
 
 
 def _unit_word(word: str) -> tuple[str | None, bool]:
-  """Returns the name of a unit, and whether it is in the table."""
+  """Returns the name of a unit, and True if the unit is in the table."""
   if word in _UNIT_OF:
     return _UNIT_OF[word], True
   lower = word.lower()
@@ -267,12 +270,12 @@ def _unit_word(word: str) -> tuple[str | None, bool]:
 
 
 def _is_word(word: str) -> bool:
-  """Returns False for mHz: in a symbol upper and lower case differ."""
+  """Returns True for a word, in contrast to a symbol such as mHz."""
   return len(word) > 2 and (word.islower() or word.isupper() or word.istitle())
 
 
 def _value(text: str, leaf: Leaf) -> notation.Value:
-  """Reads a mixed number, 3 1/2, or an expression."""
+  """Parses a mixed number such as 3 1/2, or an expression."""
   if match := _MIXED.fullmatch(text.strip()):
     sign, integer, above, below = match.groups()
     if int(below):

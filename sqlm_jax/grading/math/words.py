@@ -1,4 +1,4 @@
-"""Cuts an expression into tokens, and lists the words that it may contain."""
+"""Splits an expression into tokens and lists the words that it may contain."""
 
 import re
 from typing import NamedTuple
@@ -6,10 +6,10 @@ from typing import NamedTuple
 from sqlm_jax.grading import signs
 from sqlm_jax.grading.math import notation
 
-INVERSES = {  # \sin^{-1} and its name
+INVERSES = {  # function -> the name of its inverse, as in \sin^{-1}
   name: f'arc{name}' for name in ('sin', 'cos', 'tan', 'cot', 'sec', 'csc')
 } | {f'{name}h': f'a{name}h' for name in ('sin', 'cos', 'tan')}
-# Sympy writes asin, Abs and factorial.
+# sympy prints asin, Abs and factorial.
 SYNONYMS = {
   **{f'a{name}': f'arc{name}' for name in INVERSES if not name.endswith('h')},
   **{f'{arc}{name}': f'a{name}'
@@ -23,7 +23,7 @@ FUNCTIONS = {
 SYMBOLS = signs.GREEK
 CONSTANTS = {'pi', 'e', 'i', 'oo', 'infinity'}
 _TWO_ARGUMENTS = {'frac', 'binom'}
-# As in y = mx + b and e^{ix}; my is a word, and px a unit.
+# Products such as in y = mx + b and e^{ix}; my is a word, and px a unit.
 _WITH_FACTOR = {f'{a}{x}' for a in 'ikmnqrt' for x in 'xyz'} - {'my'}
 _MACROS = FUNCTIONS | SYMBOLS | _TWO_ARGUMENTS | {'pi'}
 
@@ -44,15 +44,15 @@ END = Token('end', '')
 
 
 def is_product(word: str) -> bool:
-  """Returns whether letters in a row are factors, as in 2xy."""
+  """Returns True if adjacent letters are factors, as in 2xy."""
   return word in _WITH_FACTOR or (len(word) < 4 and set(word) <= set('abcxyz'))
 
 
 def tokens(text: str) -> list[Token]:
-  """Cuts an expression into tokens.
+  """Splits an expression into tokens.
 
   Raises:
-    notation.Unreadable: at an unknown sign, word or macro.
+    notation.Unreadable: if a sign, word or macro is unknown.
   """
   result, place = [], 0
   while place < len(text):
@@ -75,7 +75,7 @@ def tokens(text: str) -> list[Token]:
 
 
 def _ends_in_e(word: str) -> bool:
-  """Returns whether a word is a product of letters and e."""
+  """Returns True if a word is a product of letters and e, as in xe^x."""
   letters = word[:-1]
   is_known = word in FUNCTIONS | SYMBOLS
   is_factor = len(letters) == 1 or is_product(letters)
@@ -83,7 +83,7 @@ def _ends_in_e(word: str) -> bool:
 
 
 def plain_subscript(text: str) -> str:
-  """Writes '_ {1}' as '_1', but '_{max}' as it is."""
+  """Normalizes a subscript: '_ {1}' becomes '_1', '_{max}' is unchanged."""
   plain = re.sub(r'[\s{}]', '', text)
   if len(plain) > 2 and not plain[1:].isdigit():
     return f'_{{{plain[1:]}}}'
