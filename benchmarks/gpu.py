@@ -197,7 +197,7 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
   """
   from configs import default
   from sqlm_jax.config import schema as config_lib
-  from sqlm_jax.run import assemble, states
+  from sqlm_jax.run import build, train_states
 
   model = directory / 'model'
   full_size.make(model, args.model, letters=128)
@@ -225,8 +225,8 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
   c.loss.logits_chunk = args.chunk
   c.optimizer.groups_per_microbatch = args.groups_per_microbatch
   c.optimizer.solver_updates = c.optimizer.proposer_updates = 1
-  parts = assemble.build(config_lib.from_dict(c.to_dict()))
-  return assemble.make_game(parts), states.initial_states(parts)
+  parts = build.build(config_lib.from_dict(c.to_dict()))
+  return build.make_game(parts), train_states.initial_states(parts)
 
 
 class Utilization:

@@ -22,9 +22,8 @@ from absl import app, flags
 
 from launch import sizes
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import optimizer, schedule
-from sqlm_jax.models import config as model_config
-from sqlm_jax.models import kernels, lora
+from sqlm_jax.engine import optimizer, row_scheduler
+from sqlm_jax.models import kernels, lora, model_config
 from sqlm_jax.models import policy as policy_lib
 
 
@@ -97,8 +96,8 @@ def account(
   if gpus and kernels.known(config, sampled_in, 'gpu'):
     apart = {'layers': sampled['layers']}
     # The sampler's choice of capacity where unused cache slots are not read.
-    of_prompt = schedule.FEW.room(of_prompt, chunk)
-    of_answer = schedule.FEW.room(of_answer, chunk, most=of_answer)
+    of_prompt = row_scheduler.FEW.room(of_prompt, chunk)
+    of_answer = row_scheduler.FEW.room(of_answer, chunk, most=of_answer)
   sampling = lambda tree: bytes_per_device(tree, place_sampled(tree, mesh))
   found = {
     'parameters': placed(trained) + frozen,

@@ -11,13 +11,13 @@ from configs import smoke
 from sqlm_jax import evaluate
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.evaluation import report
-from sqlm_jax.run import assemble, evaluation_sets
+from sqlm_jax.run import build, evaluation_sets
 from sqlm_jax.workdir import evaluation_files
 
 PAIRS = tuple((f'{a} + {b}', str(a + b)) for a in range(5) for b in range(5))
 
 
-def make_parts(**changes) -> assemble.Parts:
+def make_parts(**changes) -> build.Parts:
   c = smoke.get_config()
   c.mesh.data = 1
   c.task.evaluation = PAIRS
@@ -27,7 +27,7 @@ def make_parts(**changes) -> assemble.Parts:
   c.evaluation.samples = 2
   c.evaluation.seeds = 2
   c.update_from_flattened_dict(changes)
-  return assemble.build(config_lib.from_dict(c.to_dict()))
+  return build.build(config_lib.from_dict(c.to_dict()))
 
 
 @pytest.fixture(scope='module')

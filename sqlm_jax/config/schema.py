@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from ml_collections import config_dict
 
-from sqlm_jax.config import config_build, config_limits, config_rules
+from sqlm_jax.config import checks, limits, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,11 +314,11 @@ def from_dict(tree: Mapping) -> Config:
   """
   if isinstance(tree, config_dict.ConfigDict):
     tree = tree.to_dict()
-  config = config_build.build(Config, tree)
-  for rules in (config_rules.rules, config_limits.rules):
+  config = parse.build(Config, tree)
+  for rules in (checks.rules, limits.rules):
     for key, good, expected in rules(config):
       if not good:
-        value = config_build.show(config_rules.lookup(config, key))
+        value = parse.show(checks.lookup(config, key))
         raise ValueError(f'{key}={value}: expected {expected}')
   return config
 
@@ -334,7 +334,7 @@ def of(config: Config | Mapping) -> Config:
   if isinstance(config, Mapping | config_dict.ConfigDict):
     return from_dict(config)
   raise ValueError(
-    f'config={config_build.show(config)}: expected a config.Config, or the '
+    f'config={parse.show(config)}: expected a config.Config, or the '
     'ConfigDict that get_config() of a config file returns'
   )
 
@@ -342,7 +342,7 @@ def of(config: Config | Mapping) -> Config:
 def complete(tree: Mapping) -> Mapping:
   """Adds the defaults of missing keys to a config of an earlier version."""
   try:
-    return to_dict(config_build.build(Config, tree))
+    return to_dict(parse.build(Config, tree))
   except ValueError:
     return tree
 

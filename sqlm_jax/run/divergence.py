@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
-from sqlm_jax.config import config_rules
+from sqlm_jax.config import checks
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.distributed import hosts
-from sqlm_jax.run import assemble, unreadable
-from sqlm_jax.run import states as states_lib
-from sqlm_jax.selfplay import game as game_lib
-from sqlm_jax.workdir import checkpoint
+from sqlm_jax.distributed import processes
+from sqlm_jax.run import build, train_states, unreadable_questions
+from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.workdir import checkpoints
 
 
 class DivergedError(RuntimeError):
@@ -96,13 +95,13 @@ def alarm(
 
 
 def react(
-  parts: assemble.Parts,
-  manager: checkpoint.Manager,
+  parts: build.Parts,
+  manager: checkpoints.Manager,
   step: int,
-  states: game_lib.States,
+  states: rounds_lib.States,
   health: Health,
-  outcome: game_lib.Outcome,
-) -> tuple[game_lib.States, Health, bool]:
+  outcome: rounds_lib.Outcome,
+) -> tuple[rounds_lib.States, Health, bool]:
   """Continues after a step, rolls back to a checkpoint, or stops the run.
 
   Repeating the same steps would give the same result, because all randomness
@@ -121,7 +120,7 @@ def react(
   rules, metrics = parts.config.divergence, outcome.metrics
   health = count_skipped(health, metrics)
   health = health._replace(
-    unreadable=unreadable.count(health.unreadable, metrics)
+    unreadable=unreadable_questions.count(health.unreadable, metrics)
   )
   wrong = not_finite(health, metrics, rules.skipped_updates)
   alarmed = alarm(metrics, rules) or _unreadable(
@@ -129,8 +128,8 @@ def react(
   )
   if not wrong and not alarmed:
     return states, health, False
-  last = checkpoint.latest_step(manager)
-  may = rules.action == config_rules.ROLL_BACK and last is not None
+  last = checkpoints.latest_step(manager)
+  may = rules.action == checks.ROLL_BACK and last is not None
   if wrong or not may or health.rollbacks >= rules.rollbacks:
     where = 'There is no checkpoint yet.'
     if last is not None:
@@ -141,26 +140,28 @@ def react(
     )
   logging.warning('step %d: %s; back to step %d.', step, alarmed, last)
   jax.tree.map(lambda x: x.delete(), states)  # there is memory for one copy
-  _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
+  _, states, _ = checkpoints.restore(
+    manager, train_states.abstract_states(parts)
+  )
   return states, Health(rollbacks=health.rollbacks + 1), True
 
 
 def _unreadable(
-  step: int, steps: int, config: config_lib.Config, outcome: game_lib.Outcome
+  step: int, steps: int, config: config_lib.Config, outcome: rounds_lib.Outcome
 ) -> str | None:
   """Warns about unreadable questions, or returns the message of an alarm."""
   most = config.divergence.unreadable_steps
   is_alarm = bool(most) and steps >= most
-  if not is_alarm and steps != unreadable.WARN_AFTER:
+  if not is_alarm and steps != unreadable_questions.WARN_AFTER:
     return None
   problems = [
     verdict.problem
     for game_round in outcome.rounds
     for verdict in game_round.verdicts
   ]
-  text = unreadable.describe(problems, config, steps)
+  text = unreadable_questions.describe(problems, config, steps)
   if is_alarm:
     return f'{text} (divergence.unreadable_steps={most})'
-  if hosts.is_first():
+  if processes.is_first():
     logging.warning('step %d: %s.', step, text)
   return None

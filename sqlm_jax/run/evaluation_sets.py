@@ -7,7 +7,7 @@ from typing import NamedTuple
 from absl import logging
 
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.datasets import catalog
+from sqlm_jax.datasets import builtin
 from sqlm_jax.game import contamination, types
 from sqlm_jax.pretrained import catalog as weights_catalog
 from sqlm_jax.tasks import base
@@ -73,7 +73,7 @@ def of_dataset(
   """
   found, left_out = [], []
   directory = weights_catalog.cache_directory() / 'datasets'
-  for example in catalog.read(origin, directory):
+  for example in builtin.read(origin, directory):
     question = prompts.fill(
       config.evaluation.question, question=example.question
     )

@@ -14,8 +14,7 @@ import pytest
 from launch import memory, sizes
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer
-from sqlm_jax.models import apart as apart_lib
-from sqlm_jax.models import layers, lora, policy
+from sqlm_jax.models import layers, lora, policy, unstacked
 from tests import tiny
 
 CONFIG = dataclasses.replace(tiny.CONFIG, head_width=16)
@@ -78,7 +77,7 @@ def test_bytes_are_those_of_real_shards(shape, rank, gather, sampler_dtype):
     copied = {}  # float32 is what is trained
   assert found['sampler copy'] == on_first_device(put(copied))
   apart = (
-    {} if sampler_dtype else apart_lib.take_apart(put(sampler.cast(params)))
+    {} if sampler_dtype else unstacked.take_apart(put(sampler.cast(params)))
   )
   assert found['layers apart'] == on_first_device(apart.get('layers_apart', {}))
   # Whoever decodes by a kernel has room for 4, 16, 64, ... chunks, and none

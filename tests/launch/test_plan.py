@@ -12,7 +12,7 @@ import pytest
 
 from launch import plan, programs, sizes, slices, verdict
 from sqlm_jax.distributed import sharding
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # No two of its matrices have the same number of elements.

@@ -14,12 +14,11 @@ from sqlm_jax.config import schema as config_lib
 from sqlm_jax.engine import groups
 from sqlm_jax.game import repetition, types
 from sqlm_jax.models import lora
-from sqlm_jax.run import assemble
-from sqlm_jax.run import states as states_lib
-from sqlm_jax.selfplay import game as game_lib
-from sqlm_jax.selfplay import reading
+from sqlm_jax.run import build, train_states
+from sqlm_jax.selfplay import background_grading
+from sqlm_jax.selfplay import rounds as rounds_lib
 from sqlm_jax.selfplay import step as step_lib
-from sqlm_jax.workdir import records
+from sqlm_jax.workdir import rollout_rows
 
 needs_bubblewrap = pytest.mark.skipif(
   shutil.which('bwrap') is None, reason='needs bubblewrap'
@@ -54,10 +53,10 @@ UNREADABLE = [['why?\n', 'why?\n'], ['what?\n', '3 + 3']]
 
 
 @functools.cache
-def make_parts(**changes) -> assemble.Parts:
+def make_parts(**changes) -> build.Parts:
   c = smoke.get_config()
   c.update_from_flattened_dict(CHANGES | changes)
-  return assemble.build(config_lib.from_dict(c.to_dict()))
+  return build.build(config_lib.from_dict(c.to_dict()))
 
 
 def scripted_writer(writer, texts, seen):
@@ -94,7 +93,7 @@ class Script:
     self.parts = make_parts(**changes)
     self.used = {role: [] for role in ('proposer', 'solver', 'voter')}
     self.learned = []  # (name of the state, batch)
-    game = assemble.make_game(self.parts)
+    game = build.make_game(self.parts)
     texts = {'proposer': proposals, 'solver': solutions, 'voter': votes}
 
     def train_step(state, batch, reference, base):
@@ -115,12 +114,12 @@ class Script:
   def play(self, step=0, memory=EMPTY, asked=None, look_ahead=False, **rules):
     """Plays with other rules; returns the states and the outcome."""
     before = self.game.rules
-    judging = {k: v for k, v in rules.items() if k in before.judging._fields}
-    rest = {k: v for k, v in rules.items() if k not in judging}
-    after = before._replace(judging=before.judging._replace(**judging), **rest)
+    scoring = {k: v for k, v in rules.items() if k in before.scoring._fields}
+    rest = {k: v for k, v in rules.items() if k not in scoring}
+    after = before._replace(scoring=before.scoring._replace(**scoring), **rest)
     names = set(self.parts.owner.values())
     if self.game.critic:
-      names |= {game_lib.critic_of(name) for name in names}
+      names |= {rounds_lib.critic_of(name) for name in names}
     states = {name: Name(name) for name in names}
     states, self.memory, outcome = step_lib.self_play_step(
       step,
@@ -270,7 +269,7 @@ def test_values_are_those_before_any_update(
     learned.append(batch)
     return Name(f'{state}+'), {'loss': (3.0, 1.0)}
 
-  critic = game_lib.Critic(values, update, None, 0.0, 1.0, 1.0)
+  critic = rounds_lib.Critic(values, update, None, 0.0, 1.0, 1.0)
   script.game = script.game._replace(critic=critic)
   states, outcome = script.play(1, keep_neutral=True)
   # Two questions were readable; two topics were asked.
@@ -307,7 +306,7 @@ def test_the_proposer_learns_in_every_kth_step():
 
 def test_reading_ahead_changes_nothing(monkeypatch):
   ahead = Script(PROPOSALS, SOLUTIONS).play()[1]
-  monkeypatch.setattr(reading.Ahead, 'add', lambda self, texts: None)
+  monkeypatch.setattr(background_grading.Ahead, 'add', lambda self, texts: None)
   plain = Script(PROPOSALS, SOLUTIONS).play()[1]
   assert ahead.rounds[0].verdicts == plain.rounds[0].verdicts
   assert ahead.rounds[0].verdicts[0].answers == (2, 2, 2, 3)
@@ -510,7 +509,7 @@ def test_a_metric_that_is_not_finite_is_counted_by_name(bad):
 
 def test_two_policies_are_two_states_with_the_same_start():
   parts = make_parts(**{'policy.shared': False})
-  states = states_lib.initial_states(parts)
+  states = train_states.initial_states(parts)
   assert set(states) == {'proposer', 'solver'}
   jax.tree.map(
     np.testing.assert_array_equal, states['proposer'], states['solver']
@@ -521,16 +520,16 @@ def test_two_policies_are_two_states_with_the_same_start():
 
 
 def test_a_reference_is_held_only_for_a_penalty():
-  assert assemble.make_game(make_parts()).reference_params is None
+  assert build.make_game(make_parts()).reference_params is None
   with_kl = make_parts(**{'loss.kl': 0.01})
-  reference = assemble.make_game(with_kl).reference_params
+  reference = build.make_game(with_kl).reference_params
   expected = with_kl.load_params('float32')
   jax.tree.map(np.testing.assert_array_equal, reference, expected)
 
 
 def test_with_adapters_the_reference_is_the_base_itself():
   parts = make_parts(**{'loss.kl': 0.01, 'model.lora.rank': 2})
-  game = assemble.make_game(parts)
+  game = build.make_game(parts)
   assert game.reference_params is game.base_params
   whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
   assert jax.tree.structure(game.base_params) == jax.tree.structure(
@@ -540,15 +539,15 @@ def test_with_adapters_the_reference_is_the_base_itself():
 
 def test_two_policies_of_adapters_share_one_base():
   parts = make_parts(**{'policy.shared': False, 'model.lora.rank': 2})
-  states = states_lib.initial_states(parts)
+  states = train_states.initial_states(parts)
   one, other = (states[role].params for role in ('proposer', 'solver'))
   kernel = lambda tree: tree['layers']['mlp']['up']
   assert kernel(one).keys() == {'lora_a', 'lora_b'}
   assert not np.array_equal(kernel(one)['lora_a'], kernel(other)['lora_a'])
   assert not np.any(kernel(one)['lora_b'])
-  game = assemble.make_game(parts)
+  game = build.make_game(parts)
   for role in states:
-    whole = game_lib.params_of(role, states, game)
+    whole = rounds_lib.params_of(role, states, game)
     assert whole['embedding'] is game.base_params['embedding']
     assert kernel(whole)['lora_a'] is kernel(states[role].params)['lora_a']
 
@@ -651,9 +650,9 @@ def test_an_earlier_solver_votes_and_is_not_paid():
 
 def test_todays_solver_becomes_the_earlier_one():
   parts = make_parts(**{'vote.earlier_answers': 2, 'vote.earlier_every': 2})
-  states = states_lib.initial_states(parts)
+  states = train_states.initial_states(parts)
   assert states['earlier'].opt_state == ()
-  game = assemble.make_game(parts)
+  game = build.make_game(parts)
   writers = Script(
     PROPOSALS, SOLUTIONS, [['2\n', '2\n']] * 2, **{'vote.earlier_answers': 2}
   ).game.writers
@@ -713,7 +712,7 @@ def test_more_rounds_until_enough_questions_tell_answers_apart():
 def test_a_row_names_the_weights_that_sampled_its_round():
   """The first round alone may have been sampled a step ahead."""
   _, outcome = Script(PROPOSALS, SOLUTIONS).play(rounds=3)
-  rows = records.rollout_rows(
+  rows = rollout_rows.rollout_rows(
     outcome,
     seed=0,
     sampled_by={'proposer': 1, 'solver': 1},
@@ -753,8 +752,8 @@ def test_the_next_step_is_asked_before_this_one_is_learned_from():
 
 def test_rounds_draw_other_samples():
   parts = make_parts()
-  game = assemble.make_game(parts)
-  states = states_lib.initial_states(parts)
+  game = build.make_game(parts)
+  states = train_states.initial_states(parts)
   first, second = (step_lib.propose(0, n, states, game) for n in (0, 1))
   assert first.texts != second.texts
 
@@ -835,8 +834,8 @@ def test_a_wrong_test_pays_the_proposer_unless_it_is_left_out():
 # From here on with the real learner: scripted texts have one shape, so it is
 # compiled once.
 @functools.cache
-def real_game() -> game_lib.Game:
-  return assemble.make_game(make_parts())
+def real_game() -> rounds_lib.Game:
+  return build.make_game(make_parts())
 
 
 def learn_scripted(states, step=0, solutions=SOLUTIONS):
@@ -860,7 +859,7 @@ def next_logprobs(params):
 
 
 def test_the_answer_of_the_majority_becomes_more_likely():
-  states = states_lib.initial_states(make_parts())
+  states = train_states.initial_states(make_parts())
   before = next_logprobs(states['policy'].params)
   states, outcome = learn_scripted(states)
   after = next_logprobs(states['policy'].params)
@@ -874,7 +873,7 @@ def test_the_answer_of_the_majority_becomes_more_likely():
 
 
 def test_a_step_without_a_lesson_leaves_the_weights_bit_for_bit():
-  states = states_lib.initial_states(make_parts())
+  states = train_states.initial_states(make_parts())
   before = jax.device_get(states)
   blank = [['x\n'] * 4] * 2
   states, outcome = learn_scripted(states, solutions=blank)
@@ -883,7 +882,7 @@ def test_a_step_without_a_lesson_leaves_the_weights_bit_for_bit():
 
 
 def test_weights_that_are_not_finite_learn_nothing():
-  states = states_lib.initial_states(make_parts())
+  states = train_states.initial_states(make_parts())
   params = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), states['policy'])
   _, outcome = learn_scripted({'policy': params}, step=3)
   assert outcome.metrics['train/solver/skipped_rate'] == 1
@@ -905,10 +904,10 @@ def play_for_real(**changes):
     }
     | changes
   )
-  states = states_lib.initial_states(parts)
+  states = train_states.initial_states(parts)
   before = jax.device_get(states)
   states, _, outcome = step_lib.self_play_step(
-    0, states, repetition.Memory(), assemble.make_game(parts)
+    0, states, repetition.Memory(), build.make_game(parts)
   )
   return before, jax.device_get(states), outcome
 
