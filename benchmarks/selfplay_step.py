@@ -53,7 +53,7 @@ def make_game(model: str, dtype: str, case: str, tokens: int):
   c = quickstart.get_config()
   c.model.path = model
   c.model.dtype = dtype
-  c.proposer.questions = c.proposer.group_size = len(QUESTIONS)
+  c.proposer.num_questions = c.proposer.group_size = len(QUESTIONS)
   c.proposer.train_every = 0
   c.solver.group_size = GROUP_SIZE
   c.solver.max_tokens = tokens

@@ -284,7 +284,7 @@ def describe_data(config: config_lib.Config) -> str:
     text
     for name, text in _PAID_FOR.items()
     if getattr(config.solver.rewards, name)
-    or name in {point[0] for point in config.solver.schedule}
+    or name in {point[0] for point in config.solver.reward_schedule}
   ]
   topics = '\n'.join(f'- {topic}' for topic in config.task.topics)
   asked = (
@@ -302,7 +302,7 @@ def describe_data(config: config_lib.Config) -> str:
 def count_rollouts(workdir: str, step: int) -> dict[str, Any]:
   """Counts the rollouts that a policy was trained on in `step` steps."""
   files = run_writer.rollout_files(workdir, before=step)
-  columns = ['role', 'question', 'counted']
+  columns = ['role', 'question', 'trained_on']
   tables, digest = [], hashlib.sha256()
   for file in files:
     content = file.read_bytes()
@@ -320,6 +320,6 @@ def count_rollouts(workdir: str, step: int) -> dict[str, Any]:
     'readable': len(readable),
     'distinct': len(readable.unique()),
     'answers': answers.num_rows,
-    'counted': pc.sum(answers['counted']).as_py() or 0,
+    'trained_on': pc.sum(answers['trained_on']).as_py() or 0,
     'sha256': digest.hexdigest(),
   }

@@ -246,9 +246,9 @@ def _use_model(config: config_lib.Config) -> None:
   elif _QUESTIONS_FILE.value:
     _write_questions(parts, params)
   elif _ROLE.value == 'proposer':
-    for _, text, why_not in sample.questions(parts, params, saved.step):
+    for _, text, reason in sample.questions(parts, params, saved.step):
       text = display.clip(text, _LINE)
-      display.message(text if not why_not else f'{text}   ({why_not})')
+      display.message(text if not reason else f'{text}   ({reason})')
   else:
     for text, answer in sample.answers(parts, params, _typed_questions()):
       text = display.clip(text, _LINE)
@@ -304,7 +304,7 @@ def _write_questions(parts: build.Parts, params) -> None:
   ):
     for step in range(num_steps):
       for proposal in sample.questions(parts, params, step):
-        if not proposal.why_not:
+        if not proposal.reason:
           line = json_text.dumps({'question': proposal.response})
           file.write(f'{line}\n')
           count += 1

@@ -51,7 +51,7 @@ class Proposal(NamedTuple):
 
   response: str
   text: str
-  why_not: str  # reason if the question cannot be used, otherwise ''
+  reason: str  # reason if the question cannot be used, otherwise ''
 
 
 def questions(
@@ -72,6 +72,6 @@ def questions(
   texts = [text for group in written.texts for text in group]
   read = map(task.read_question, texts)
   return [
-    Proposal(text, problem.text, problem.why_not if complete else 'unfinished')
+    Proposal(text, problem.text, problem.reason if complete else 'unfinished')
     for text, problem, complete in zip(texts, read, finished, strict=True)
   ]

@@ -21,7 +21,7 @@ def compiled(tmp_path_factory):
   c = smoke.get_config()
   c.num_steps = STEPS
   c.mesh.data = 1
-  c.loss.kl = 0.0
+  c.loss.kl_coef = 0.0
   c.proposer.max_tokens = c.solver.max_tokens = 12
   c.evaluation.every = c.checkpoint.every = 0
   metrics = workdir / 'metrics.jsonl'

@@ -297,7 +297,7 @@ def test_the_card_says_where_questions_came_from_and_what_was_paid(model_path):
     'task.questions': 'mine.jsonl',
     'solver.rewards.majority': 0.0,
     'solver.rewards.format': 0.5,
-    'solver.schedule': (('random', 3, 1.0),),
+    'solver.reward_schedule': (('random', 3, 1.0),),
   }
   given = export.describe_data(make_config(model_path, **changes))
   assert 'All questions came from `mine.jsonl`.' in given

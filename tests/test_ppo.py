@@ -21,7 +21,7 @@ CHANGES = {
   'solver.max_tokens': 12,
   'advantage.estimator': 'gae',
   'critic.learning_rate': 1e-3,
-  'loss.kl_in': 'reward',
+  'loss.kl_placement': 'reward',
 }
 
 

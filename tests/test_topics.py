@@ -55,7 +55,7 @@ def parts(request, tmp_path_factory):
       'model.path': 'random',
       'random_model.num_layers': 1,
       'mesh.data': 1,
-      'proposer.questions': 2 * len(c.task.topics),
+      'proposer.num_questions': 2 * len(c.task.topics),
       'proposer.group_size': 2,
       'proposer.max_tokens': 4,
       'solver.group_size': 4,
@@ -100,7 +100,7 @@ def test_a_topic_is_read_and_judged(parts):
   assert parts.task.read_answers([response, 'no idea']) == (answer, None)
   expected = answer if checked else None
   assert parts.task.true_answer(problem.text) == expected
-  for asked, true in parts.config.task.evaluation:
+  for asked, true in parts.config.task.test:
     assert parts.task.read_question(asked).ok
     (known,) = parts.task.read_answers([true])
     assert known is not None

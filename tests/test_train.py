@@ -187,11 +187,11 @@ def test_what_a_step_remembers_survives_a_restart(tmp_path):
     'random_model.num_layers': 1,
     'task.solver_variants': ('{question}: a number? ',),
     'proposer.rewards.history_repeats': 1.0,
-    'proposer.memory': 12,
-    'solver.rounds': 2,
+    'proposer.history_size': 12,
+    'solver.max_rounds': 2,
     'vote.earlier_answers': 4,
     'vote.earlier_every': 2,
-    'loss.kl': 0.0,
+    'loss.kl_coef': 0.0,
   }
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   train.train(smoke_config(num_steps=3, **changes), str(whole))
@@ -209,7 +209,7 @@ def test_what_a_step_remembers_survives_a_restart(tmp_path):
   voters = [row for row in rows if row['role'] == 'voter']
   assert voters
   assert all(row['reward'] is None for row in voters)
-  assert not any(row['counted'] for row in voters)
+  assert not any(row['trained_on'] for row in voters)
   # After two steps the voters are as old as the solver was then.
   ages = {(row['step'] >= 2, row['policy_step'] > 0) for row in voters}
   assert ages == {(False, False), (True, True)}
@@ -268,11 +268,11 @@ def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
   config = smoke_config(
     **{
       'optimizer.learning_rate': 1e30,  # the second update meets infinity
-      'divergence.skipped_updates': 1,
+      'divergence.max_skipped_updates': 1,
       'checkpoint.every': 1,
       'evaluation.validation': '',
       'task.validation': (),
-      'task.evaluation': (),
+      'task.test': (),
     }
   )
   with pytest.raises(divergence.DivergedError) as caught:
@@ -303,9 +303,9 @@ def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
     **{
       'num_steps': 2,
       'checkpoint.every': 1,
-      'divergence.kl_above': sum(kls) / 2,
+      'divergence.max_kl': sum(kls) / 2,
       'divergence.action': 'roll_back',
-      'divergence.rollbacks': 1,
+      'divergence.max_rollbacks': 1,
     }
   )
   train.train(config, str(tmp_path))
@@ -327,7 +327,7 @@ def unreadable(tmp_path, **changes):
       'proposer.max_tokens': 8,
       'evaluation.validation': '',
       'task.validation': (),
-      'task.evaluation': (),
+      'task.test': (),
       'checkpoint.every': 1,
     }
     | changes
@@ -365,7 +365,7 @@ def test_unreadable_questions_can_stop_a_run(tmp_path, caplog):
     divergence.DivergedError,
     match=r'step 1: most .* in 2 steps .*\(divergence\.unreadable_steps=2\)',
   ) as caught:
-    unreadable(tmp_path, **{'divergence.unreadable_steps': 2})
+    unreadable(tmp_path, **{'divergence.max_unreadable_steps': 2})
   assert f'good checkpoint is {tmp_path}/checkpoints/1.' in str(caught.value)
   assert told(caplog) == []
 

@@ -131,8 +131,8 @@ def _roles(c) -> Iterator[Rule]:
     yield _at_least(c, f'{role}.group_size', 2)
   p = c.proposer
   yield (
-    'proposer.questions',
-    p.questions > 0 and p.questions % p.group_size == 0,
+    'proposer.num_questions',
+    p.num_questions > 0 and p.num_questions % p.group_size == 0,
     f'a multiple of proposer.group_size={p.group_size}',
   )
   yield _at_least(c, 'proposer.train_every', 0)
@@ -151,7 +151,7 @@ def _roles(c) -> Iterator[Rule]:
     all(0 <= t <= 100 for t in c.solver.temperatures),
     'numbers from 0 to 100',
   )
-  yield _at_least(c, 'solver.rounds', 1)
+  yield _at_least(c, 'solver.max_rounds', 1)
   prompts = 1 + len(c.task.solver_variants)
   yield (
     'solver.group_size',
@@ -166,7 +166,7 @@ def _rewards(c) -> Iterator[Rule]:
     names = dataclasses.asdict(lookup(c, f'{role}.rewards'))
     for name in names:
       yield _at_least(c, f'{role}.rewards.{name}', 0.0)
-    key = f'{role}.schedule'
+    key = f'{role}.reward_schedule'
     yield (
       key,
       all(
@@ -181,7 +181,7 @@ def _rewards(c) -> Iterator[Rule]:
     for name, value in dataclasses.asdict(c.solver.rewards).items()
     if value
   }
-  used |= {name for name, _, _ in c.solver.schedule}
+  used |= {name for name, _, _ in c.solver.reward_schedule}
   yield (
     'solver.rewards.true',
     'true' not in used or c.task.checker != 'none',
@@ -202,20 +202,20 @@ def _rewards(c) -> Iterator[Rule]:
       '--config.solver.rewards.tests=1.0 rewards the tests that pass',
     )
   yield _choice(c, 'proposer.reward_over', rewards.OVER)
-  yield _within(c, 'proposer.similarity', 0.0, 1.0)
-  yield _at_least(c, 'proposer.memory', 0)
+  yield _within(c, 'proposer.min_similarity', 0.0, 1.0)
+  yield _at_least(c, 'proposer.history_size', 0)
 
 
 def _tests(c) -> Iterator[Rule]:
   yield _regex(c, 'tests.pattern', groups=2)
-  yield _at_least(c, 'tests.least', 1)
-  yield _at_least(c, 'tests.most', c.tests.least)
+  yield _at_least(c, 'tests.min_count', 1)
+  yield _at_least(c, 'tests.max_count', c.tests.min_count)
   yield (
     'tests.program',
     '{answer}' in c.tests.program,
     'a template with {answer}',
   )
-  yield _choice(c, 'tests.unpassed', unit_tests.UNPASSED)
+  yield _choice(c, 'tests.unsolved', unit_tests.UNSOLVED)
   yield _choice(c, 'sandbox.backend', sandbox.BACKENDS)
   yield _at_least(c, 'sandbox.workers', 0)
   for name in ('cpu_seconds', 'wall_seconds', 'memory_mib'):
@@ -241,39 +241,39 @@ def _votes(c) -> Iterator[Rule]:
 
 def _loss(c) -> Iterator[Rule]:
   yield _choice(c, 'advantage.estimator', (*advantages.ESTIMATORS, 'gae'))
-  yield _within(c, 'loss.clip', 0.0, 1.0)
-  yield _at_least(c, 'loss.clip_high', 0.0)
-  above = 1 + (c.loss.clip_high or c.loss.clip)
+  yield _within(c, 'loss.clip_ratio', 0.0, 1.0)
+  yield _at_least(c, 'loss.clip_ratio_high', 0.0)
+  above = 1 + (c.loss.clip_ratio_high or c.loss.clip_ratio)
   yield (
     'loss.dual_clip',
     c.loss.dual_clip == 0 or c.loss.dual_clip > above,
     f'0, or more than {above}, where the ratio is clipped anyway',
   )
-  yield _choice(c, 'loss.ratio', ('token', 'sequence'))
-  yield _at_least(c, 'loss.kl', 0.0)
+  yield _choice(c, 'loss.ratio_level', ('token', 'sequence'))
+  yield _at_least(c, 'loss.kl_coef', 0.0)
   yield _choice(c, 'loss.kl_estimator', losses.KL_ESTIMATORS)
-  yield _choice(c, 'loss.kl_in', ('loss', 'reward'))
+  yield _choice(c, 'loss.kl_placement', ('loss', 'reward'))
   yield (
-    'loss.kl_in',
-    c.loss.kl_in == 'loss' or c.advantage.estimator == 'gae',
+    'loss.kl_placement',
+    c.loss.kl_placement == 'loss' or c.advantage.estimator == 'gae',
     'loss, unless advantage.estimator is gae, since others have no rewards '
     'of tokens: add --config.advantage.estimator=gae',
   )
-  yield _at_least(c, 'loss.entropy', 0.0)
-  yield _choice(c, 'loss.average', losses.AVERAGES)
+  yield _at_least(c, 'loss.entropy_coef', 0.0)
+  yield _choice(c, 'loss.aggregation', losses.AVERAGES)
   yield _at_least(c, 'loss.logits_chunk', 1)
 
 
 def _critic(c) -> Iterator[Rule]:
   yield _at_least(c, 'critic.learning_rate', 0)
-  yield 'critic.clip', c.critic.clip > 0, 'a number above 0'
+  yield 'critic.value_clip', c.critic.value_clip > 0, 'a number above 0'
   yield _within(c, 'critic.gamma', 0.0, 1.0)
-  yield _within(c, 'critic.decay', 0.0, 1.0)
+  yield _within(c, 'critic.gae_lambda', 0.0, 1.0)
   yield (
-    'solver.rounds',
-    c.solver.rounds == 1 or c.advantage.estimator != 'gae',
+    'solver.max_rounds',
+    c.solver.max_rounds == 1 or c.advantage.estimator != 'gae',
     '1 for advantage.estimator=gae, which learns from every group: add '
-    '--config.solver.rounds=1',
+    '--config.solver.max_rounds=1',
   )
 
 
@@ -298,8 +298,8 @@ def _optimizer(c) -> Iterator[Rule]:
     yield _at_least(c, f'optimizer.{name}', 0)
   yield _at_least(c, 'optimizer.groups_per_microbatch', 1)
   for role, groups in (
-    ('solver', c.proposer.questions),
-    ('proposer', c.proposer.questions // c.proposer.group_size),
+    ('solver', c.proposer.num_questions),
+    ('proposer', c.proposer.num_questions // c.proposer.group_size),
   ):
     key = f'optimizer.{role}_updates'
     updates = lookup(c, key)
@@ -311,13 +311,13 @@ def _optimizer(c) -> Iterator[Rule]:
 
 
 def _evaluation(c) -> Iterator[Rule]:
-  for purpose, pairs in (('test', 'evaluation'), ('validation', 'validation')):
+  for purpose in ('test', 'validation'):
     key = f'evaluation.{purpose}'
-    both = lookup(c, key) and lookup(c, f'task.{pairs}')
+    both = lookup(c, key) and lookup(c, f'task.{purpose}')
     yield (
       key,
       not both,
-      f"'', or no task.{pairs} as well: add --config.task.{pairs}='()'",
+      f"'', or no task.{purpose} as well: add --config.task.{purpose}='()'",
     )
   yield (
     'evaluation.validation',
@@ -325,16 +325,16 @@ def _evaluation(c) -> Iterator[Rule]:
     'other questions than those of evaluation.test, such as another split; '
     "--config.evaluation.validation='' drops the validation set",
   )
-  tested = {question for question, _ in c.task.evaluation}
+  tested = {question for question, _ in c.task.test}
   yield (
     'task.validation',
     not any(question in tested for question, _ in c.task.validation),
-    'no question of task.evaluation; '
+    'no question of task.test; '
     "--config.task.validation='()' drops the validation set",
   )
   yield (
-    'evaluation.question',
-    '{question}' in c.evaluation.question,
+    'evaluation.question_template',
+    '{question}' in c.evaluation.question_template,
     'a template with {question}',
   )
   yield _at_least(c, 'evaluation.every', 0)
@@ -359,16 +359,16 @@ def _schedule(c) -> Iterator[Rule]:
   )
   yield _at_least(c, 'checkpoint.keep', 1)
   for name in (
-    *('skipped_updates', 'kl_above', 'entropy_below', 'rollbacks'),
-    'unreadable_steps',
+    *('max_skipped_updates', 'max_kl', 'min_entropy', 'max_rollbacks'),
+    'max_unreadable_steps',
   ):
     yield _at_least(c, f'divergence.{name}', 0)
   yield _choice(c, 'divergence.action', ACTIONS)
   yield (
-    'divergence.kl_above',
-    not c.divergence.kl_above or c.loss.kl > 0,
-    '0 where loss.kl is 0, and the KL is not known: add '
-    '--config.loss.kl=0.001, say',
+    'divergence.max_kl',
+    not c.divergence.max_kl or c.loss.kl_coef > 0,
+    '0 where loss.kl_coef is 0, and the KL is not known: add '
+    '--config.loss.kl_coef=0.001, say',
   )
   for axis in dataclasses.asdict(c.mesh):
     key = f'mesh.{axis}'

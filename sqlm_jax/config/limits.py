@@ -18,7 +18,7 @@ MOST_FLOAT = 3.4028234e38
 MOST_PARAMETERS = 2**40
 
 _MOST = {
-  'solver.rounds': 1000,
+  'solver.max_rounds': 1000,
   'evaluation.samples': 2**20,
   'evaluation.seeds': 2**20,
   'sandbox.workers': 1024,
@@ -46,7 +46,7 @@ def rules(c: Any) -> Iterator[Rule]:
     key = f'random_model.{name}'
     yield key, keys[key] <= 2**20, f'at most {2**20}'
   yield _parameters(c)
-  questions = ('proposer.questions',)
+  questions = ('proposer.num_questions',)
   yield _tokens(keys, (*questions, 'proposer.max_tokens'))
   answers = (*questions, 'solver.group_size', 'solver.max_tokens')
   yield _tokens(keys, answers)

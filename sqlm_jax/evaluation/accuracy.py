@@ -36,7 +36,7 @@ def summarize(
     For each figure, its 'value' and the ends of its 95% interval, 'low' and
     'high'. mean@k and maj@k also have 'seeds', the value for each seed, and
     'std', the standard deviation of these values, None for a single seed. The
-    figures are greedy, unreadable and, with samples, mean@k, pass@j and maj@k.
+    figures are greedy, unparsed and, with samples, mean@k, pass@j and maj@k.
   """
   found = {}
   for name, values_QS in by_question(rows, samples, votes=votes).items():
@@ -76,7 +76,7 @@ def by_question(
         for row in rows
       ]
       found[f'maj@{samples}'] = np.array(voted, np.float64)
-  found['unreadable'] = blank_QA.mean(axis=1, keepdims=True)
+  found['unparsed'] = blank_QA.mean(axis=1, keepdims=True)
   return found
 
 

@@ -179,7 +179,7 @@ def make_game(parts: Parts) -> rounds_lib.Game:
   if parts.lora:
     base_params = parts.load_params(c.model.dtype)
   reference_params = None
-  if c.loss.kl:
+  if c.loss.kl_coef:
     # Without its adapters, the model is the initial model.
     reference_params = base_params or parts.load_params(c.model.dtype)
   train_step = learner.make_train_step(
@@ -187,13 +187,13 @@ def make_game(parts: Parts) -> rounds_lib.Game:
     parts.optimizer,
     parts.mesh,
     learner.LossSettings(
-      clip=c.loss.clip,
-      clip_high=c.loss.clip_high or None,
+      clip=c.loss.clip_ratio,
+      clip_high=c.loss.clip_ratio_high or None,
       dual_clip=c.loss.dual_clip or None,
-      ratio=c.loss.ratio,
-      kl=c.loss.kl if c.loss.kl_in == 'loss' else 0.0,
+      ratio=c.loss.ratio_level,
+      kl=c.loss.kl_coef if c.loss.kl_placement == 'loss' else 0.0,
       kl_estimator=c.loss.kl_estimator,
-      entropy=c.loss.entropy,
+      entropy=c.loss.entropy_coef,
       chunk=c.loss.logits_chunk,
     ),
     groups_per_microbatch=c.optimizer.groups_per_microbatch,
@@ -228,7 +228,7 @@ def _make_critic(parts: Parts) -> rounds_lib.Critic | None:
   c = parts.config
   size = {'groups_per_microbatch': c.optimizer.groups_per_microbatch}
   reference_logprobs = None
-  if c.loss.kl and c.loss.kl_in == 'reward':
+  if c.loss.kl_coef and c.loss.kl_placement == 'reward':
     reference_logprobs = learner.make_logprobs(
       parts.policy, parts.mesh, chunk=c.loss.logits_chunk, **size
     )
@@ -238,29 +238,29 @@ def _make_critic(parts: Parts) -> rounds_lib.Critic | None:
       parts.policy,
       parts.critic_optimizer,
       parts.mesh,
-      clip=c.critic.clip,
+      clip=c.critic.value_clip,
       **size,
     ),
     reference_logprobs=reference_logprobs,
-    kl=c.loss.kl,
+    kl=c.loss.kl_coef,
     gamma=c.critic.gamma,
-    decay=c.critic.decay,
+    decay=c.critic.gae_lambda,
   )
 
 
 def _rules(c: config_lib.Config) -> rounds_lib.Rules:
   return rounds_lib.Rules(
     seed=c.seed,
-    questions=c.proposer.questions,
+    questions=c.proposer.num_questions,
     group_size=c.proposer.group_size,
-    rounds=c.solver.rounds,
+    rounds=c.solver.max_rounds,
     train_every=c.proposer.train_every,
     earlier_every=c.vote.earlier_every if c.vote.earlier_answers else 0,
     estimator=c.advantage.estimator,
-    average=c.loss.average,
+    average=c.loss.aggregation,
     # Otherwise groups with equal rewards have no gradient and are dropped.
     keep_neutral=bool(
-      c.loss.kl or c.loss.entropy or c.advantage.estimator == 'gae'
+      c.loss.kl_coef or c.loss.entropy_coef or c.advantage.estimator == 'gae'
     ),
     updates={
       'solver': c.optimizer.solver_updates,
@@ -269,14 +269,14 @@ def _rules(c: config_lib.Config) -> rounds_lib.Rules:
     groups_per_microbatch=c.optimizer.groups_per_microbatch,
     scoring=scoring.Rules(
       solver_rewards=dataclasses.asdict(c.solver.rewards),
-      solver_schedule=c.solver.schedule,
+      solver_schedule=c.solver.reward_schedule,
       proposer_rewards=dataclasses.asdict(c.proposer.rewards),
-      proposer_schedule=c.proposer.schedule,
+      proposer_schedule=c.proposer.reward_schedule,
       unreadable_reward=c.proposer.unreadable_reward,
       band=c.proposer.band,
       over=c.proposer.reward_over,
-      unpassed=c.tests.unpassed,
-      similarity=c.proposer.similarity,
+      unsolved=c.tests.unsolved,
+      similarity=c.proposer.min_similarity,
       weights=c.vote.weights,
       ties=c.vote.ties,
       min_agreement=c.vote.min_agreement,
@@ -289,9 +289,9 @@ def make_memory(config: config_lib.Config) -> repetition.Memory:
 
   Its size is 0 if the reward `history_repeats` is not used.
   """
-  names = {name for name, _, _ in config.proposer.schedule}
+  names = {name for name, _, _ in config.proposer.reward_schedule}
   used = config.proposer.rewards.history_repeats or 'history_repeats' in names
-  return repetition.Memory(size=config.proposer.memory if used else 0)
+  return repetition.Memory(size=config.proposer.history_size if used else 0)
 
 
 def _make_task(
@@ -315,7 +315,7 @@ def _make_task(
     answer_kind=t.answer_kind,
     options=t.options,
     checker=t.checker,
-    num_topics=config.proposer.questions // config.proposer.group_size,
+    num_topics=config.proposer.num_questions // config.proposer.group_size,
     wrap=wrap,
     forbidden=tuple(tokens.special_strings),
   )
@@ -324,7 +324,7 @@ def _make_task(
   tests = config.tests
   return coding.with_programs(
     task,
-    tests=coding.Tests(tests.pattern, tests.least, tests.most),
+    tests=coding.Tests(tests.pattern, tests.min_count, tests.max_count),
     program=tests.program,
     open_sandbox=functools.partial(_open_sandbox, config.sandbox),
   )

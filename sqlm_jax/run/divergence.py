@@ -74,7 +74,7 @@ def not_finite(
       what = [m.removeprefix(prefix) for m in metrics if m.startswith(prefix)]
       return (
         f'{count} updates of {name} in a row were skipped, as not finite: '
-        f'{", ".join(what)} (divergence.skipped_updates={most})'
+        f'{", ".join(what)} (divergence.max_skipped_updates={most})'
       )
   return None
 
@@ -85,12 +85,10 @@ def alarm(
   """Returns a message about the first metric out of bounds, None if all fit."""
   for name, value in metrics.items():
     kind = name.split('/')[-1] if name.startswith('train/') else ''
-    if kind == 'kl' and rules.kl_above and value > rules.kl_above:
-      return f'{name}={value:.4g} (divergence.kl_above={rules.kl_above})'
-    if kind == 'entropy' and value < rules.entropy_below:
-      return (
-        f'{name}={value:.4g} (divergence.entropy_below={rules.entropy_below})'
-      )
+    if kind == 'kl' and rules.max_kl and value > rules.max_kl:
+      return f'{name}={value:.4g} (divergence.max_kl={rules.max_kl})'
+    if kind == 'entropy' and value < rules.min_entropy:
+      return f'{name}={value:.4g} (divergence.min_entropy={rules.min_entropy})'
   return None
 
 
@@ -122,7 +120,7 @@ def react(
   health = health._replace(
     unreadable=unreadable_questions.count(health.unreadable, metrics)
   )
-  wrong = not_finite(health, metrics, rules.skipped_updates)
+  wrong = not_finite(health, metrics, rules.max_skipped_updates)
   alarmed = alarm(metrics, rules) or _unreadable(
     step, health.unreadable, parts.config, outcome
   )
@@ -130,7 +128,7 @@ def react(
     return states, health, False
   last = checkpoints.latest_step(manager)
   may = rules.action == checks.ROLL_BACK and last is not None
-  if wrong or not may or health.rollbacks >= rules.rollbacks:
+  if wrong or not may or health.rollbacks >= rules.max_rollbacks:
     where = 'There is no checkpoint yet.'
     if last is not None:
       where = f'The last good checkpoint is {manager.place / str(last)}.'
@@ -150,7 +148,7 @@ def _unreadable(
   step: int, steps: int, config: config_lib.Config, outcome: rounds_lib.Outcome
 ) -> str | None:
   """Warns about unreadable questions, or returns the message of an alarm."""
-  most = config.divergence.unreadable_steps
+  most = config.divergence.max_unreadable_steps
   is_alarm = bool(most) and steps >= most
   if not is_alarm and steps != unreadable_questions.WARN_AFTER:
     return None
@@ -161,7 +159,7 @@ def _unreadable(
   ]
   text = unreadable_questions.describe(problems, config, steps)
   if is_alarm:
-    return f'{text} (divergence.unreadable_steps={most})'
+    return f'{text} (divergence.max_unreadable_steps={most})'
   if processes.is_first():
     logging.warning('step %d: %s.', step, text)
   return None

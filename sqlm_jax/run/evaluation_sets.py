@@ -44,21 +44,20 @@ def of_config(
   origin = getattr(config.evaluation, purpose)
   if origin:
     return of_dataset(config, task, origin, name=purpose)
-  key = {TEST: 'evaluation', VALIDATION: 'validation'}[purpose]
-  pairs = getattr(config.task, key)
+  pairs = getattr(config.task, purpose)
   if not pairs:
     return None
   try:
     examples = [task.to_example(types.Example(*pair)) for pair in pairs]
   except ValueError as error:
-    raise ValueError(f'task.{key}: {error}') from None
-  return _make(purpose, f'task.{key}', examples)
+    raise ValueError(f'task.{purpose}: {error}') from None
+  return _make(purpose, f'task.{purpose}', examples)
 
 
 def of_dataset(
   config: config_lib.Config, task: base.Task, origin: str, *, name: str = ''
 ) -> EvaluationSet:
-  """Reads a dataset, with questions formatted by `evaluation.question`.
+  """Reads a dataset and applies `evaluation.question_template` to its questions.
 
   Examples that the task cannot grade are left out with a warning.
 
@@ -75,7 +74,7 @@ def of_dataset(
   directory = weights_catalog.cache_directory() / 'datasets'
   for example in builtin.read(origin, directory):
     question = prompts.fill(
-      config.evaluation.question, question=example.question
+      config.evaluation.question_template, question=example.question
     )
     try:
       found.append(task.to_example(example._replace(question=question)))

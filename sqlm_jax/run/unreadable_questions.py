@@ -36,7 +36,7 @@ def describe(
     steps: Number of consecutive such steps, including this step.
   """
   failed = [problem for problem in problems if not problem.ok]
-  reasons = collections.Counter(problem.why_not for problem in failed)
+  reasons = collections.Counter(problem.reason for problem in failed)
   why = '; '.join(
     f'{number} {_reason(name, config)}'
     for name, number in reasons.most_common()
@@ -50,7 +50,7 @@ def describe(
 
 
 def _reason(name: str, config: config_lib.Config) -> str:
-  """Explains a value of `Problem.why_not` and names its config key."""
+  """Explains a value of `Problem.reason` and names its config key."""
   task, tests = config.task, config.tests
   reasons = {
     'format': f'did not match task.question_pattern={task.question_pattern!r}'
@@ -64,7 +64,7 @@ def _reason(name: str, config: config_lib.Config) -> str:
     f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}',
     types.CONTAMINATED: 'are in an evaluation set '
     f'(evaluation.contaminated={config.evaluation.contaminated!r})',
-    'few_tests': f'had fewer than tests.least={tests.least} tests that '
+    'few_tests': f'had fewer than tests.min_count={tests.min_count} tests that '
     f'tests.pattern={tests.pattern!r} finds',
     'contradiction': 'had tests that contradict each other',
     'constant_output': 'had tests that all expect the same output',

@@ -162,7 +162,7 @@ def _estimate(
     rows,
     evaluate(critic.values, params, game.base_params),
     gamma=critic.gamma,
-    decay=critic.decay,
+    decay=critic.gae_lambda,
     reference_QGR=reference_QGR,
     kl=critic.kl,
   )

@@ -23,7 +23,7 @@ class Rules(NamedTuple):
   unreadable_reward: float
   band: tuple[float, float]
   over: str
-  unpassed: str
+  unsolved: str
   similarity: float
   weights: str
   ties: str
@@ -107,7 +107,7 @@ def judge(
   refused = lambda problem: types.Verdict(
     problem,
     proposer_reward=None
-    if problem.why_not == types.CONTAMINATED
+    if problem.reason == types.CONTAMINATED
     else rules.unreadable_reward,
   )
   of_asked = (
@@ -184,7 +184,7 @@ def _by_tests(
   for problem, (answers, results), coin in zip(
     problems, reads, coins, strict=True
   ):
-    passed = unit_tests.shares_passed(results, unpassed=rules.unpassed)
+    passed = unit_tests.shares_passed(results, unsolved=rules.unsolved)
     solver_rewards = rewards.solver(weights, answers, passed=passed, coin=coin)
     yield (
       types.Verdict(

@@ -160,7 +160,7 @@ def judge(
     game: the fixed parts of self-play.
     clock: accumulates the seconds of each stage.
   """
-  with clock('judge'):
+  with clock('grade'):
     verdicts = scoring.judge(
       asked.problems,
       _answers(
@@ -243,7 +243,7 @@ def _read_question(
   text: str, finished: bool, game: rounds_lib.Game
 ) -> tuple[types.Problem, list[list[int]]]:
   problem, prompts = game.task.read_question(text), []
-  refused = lambda why_not: problem._replace(ok=False, why_not=why_not)
+  refused = lambda reason: problem._replace(ok=False, reason=reason)
   if not finished:
     problem = refused('unfinished')
   if problem.ok and game.guard.exclude and game.guard.has(problem.text):

@@ -37,18 +37,18 @@ def of_verdicts(
     distinct = {v.problem.text for v in asked}
     metrics['proposer/distinct_rate'] = len(distinct) / len(asked)
   metrics |= _counts(
-    'proposer/unreadable', [v.problem.why_not for v in verdicts]
+    'proposer/unreadable', [v.problem.reason for v in verdicts]
   )
   # Only the process that judged a question knows its answers.
   judged = [v for v in asked if v.answers]
   means, counts = (_of_tests if task.run_tests else _of_votes)(judged, task)
   blank = [answer is None for v in judged for answer in v.answers]
-  found = exchange.sums({'solver/blank_rate': blank} | means)
+  found = exchange.sums({'solver/unparsed_rate': blank} | means)
   metrics |= {name: total / n for name, (total, n) in found.items() if n}
   if not task.run_tests:
-    metrics['vote/checked'] = float(found['vote/accuracy'][1])
+    metrics['vote/num_checked'] = float(found['vote/accuracy'][1])
   given_up = task.given_up().items()
-  counts |= {f'judge/given_up/{why}': float(n) for why, n in given_up}
+  counts |= {f'grading/given_up/{why}': float(n) for why, n in given_up}
   counts = {name: [value] for name, value in counts.items()}
   counts = exchange.sums(counts)
   return metrics | {name: total for name, (total, _) in counts.items()}
@@ -77,7 +77,7 @@ def _of_votes(
     'vote/unanimous_rate': [v.vote.count == v.vote.size for v in judged],
     'vote/accuracy': checked,
   }
-  return values, _counts('vote/nobody', [v.vote.why_not for v in judged])
+  return values, _counts('vote/no_majority', [v.vote.reason for v in judged])
 
 
 def _of_tests(
@@ -94,12 +94,12 @@ def _of_tests(
   passed = [(n, v) for v in judged for n in unit_tests.passed_by(v.results)]
   values = {
     'tests/pass_rate': [r.status == unit_tests.PASSED for r in results],
-    'tests/nobody_passes': [count == 0 for count, _ in passed],
-    'tests/everybody_passes': [count == len(v.answers) for count, v in passed],
+    'tests/passed_by_none': [count == 0 for count, _ in passed],
+    'tests/passed_by_all': [count == len(v.answers) for count, v in passed],
   }
   counts = {}
   if lost := sum(map(sandbox.is_lost, results)):
-    counts['judge/given_up/sandbox'] = float(lost)
+    counts['grading/given_up/sandbox'] = float(lost)
   found = unit_tests.statuses(results)
   counts |= {f'tests/{name}': float(n) for name, n in found.items()}
   return values, counts
@@ -111,7 +111,7 @@ def of_contamination(
   """Computes the share of readable questions that are in an evaluation set."""
   if not guard.keys:
     return {}
-  excluded = [v.problem.why_not == types.CONTAMINATED for v in verdicts]
+  excluded = [v.problem.reason == types.CONTAMINATED for v in verdicts]
   readable = [
     v for v, out in zip(verdicts, excluded, strict=True) if v.problem.ok or out
   ]

@@ -156,9 +156,9 @@ def _question_reader(
     text = extraction.before_stop(response, stop).strip()
     question = extraction.find(pattern, text) if pattern else text
     if not question:
-      return types.Problem(text, ok=False, why_not='format')
+      return types.Problem(text, ok=False, reason='format')
     if any(special in question for special in forbidden):
-      return types.Problem(text, ok=False, why_not='special_token')
+      return types.Problem(text, ok=False, reason='special_token')
     return types.Problem(question)
 
   return read_question

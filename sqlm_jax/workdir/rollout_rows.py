@@ -65,8 +65,8 @@ def rollout_rows(
           | {
             'role': role,
             'reward': rewards[i] if role == 'solver' else None,
-            'passed': _passed(verdict, [i]) if role == 'solver' else None,
-            'counted': role == 'solver' and learned,
+            'tests_passed': _passed(verdict, [i]) if role == 'solver' else None,
+            'trained_on': role == 'solver' and learned,
           }
         )
       groups[role] = groups.get(role, 0) + len(written.prompt_ids)
@@ -108,8 +108,8 @@ def _proposals(one: rounds_lib.Round, show: Show, counted: bool) -> list[Row]:
     row |= _judged(verdict) | {
       'role': 'proposer',
       'reward': verdict.proposer_reward,
-      'passed': _passed(verdict, range(len(verdict.answers))),
-      'counted': counted and verdict.proposer_reward is not None,
+      'tests_passed': _passed(verdict, range(len(verdict.answers))),
+      'trained_on': counted and verdict.proposer_reward is not None,
     }
     rows.append(row)
   return rows
@@ -160,13 +160,13 @@ def _judged(verdict: types.Verdict) -> Row:
   """Returns the columns that a question and all its answers share."""
   problem, vote = verdict.problem, verdict.vote
   labelled = _has_majority(verdict)
-  why_not = problem.why_not or (vote.why_not if vote else '')
+  reason = problem.reason or (vote.reason if vote else '')
   return {
     'question': problem.text if problem.ok else None,
     'tests': json_text.dumps(problem.tests) if problem.tests else None,
     'vote': str(vote.answer) if labelled else None,
     'vote_share': vote.count / vote.size if labelled else None,
-    'why_not': why_not or None,
+    'reason': reason or None,
   }
 
 

@@ -82,19 +82,19 @@ def test_an_evaluation_worked_by_hand():
   assert value['pass@4'] == 3 / 4
   # The first of equals wins: right in 1 of 4, then in all but the second.
   assert found['maj@2']['seeds'] == [1 / 4, 3 / 4]
-  assert value['unreadable'] == (0 + 2 + 0 + 3) / 20
+  assert value['unparsed'] == (0 + 2 + 0 + 3) / 20
   assert list(found) == [
-    *('greedy', 'mean@2', 'pass@2', 'pass@4', 'maj@2', 'unreadable')
+    *('greedy', 'mean@2', 'pass@2', 'pass@4', 'maj@2', 'unparsed')
   ]
 
 
 def test_programs_have_no_vote_and_greedy_alone_no_samples():
   rows = [row('1', '1'), row('2', '1')]
   found = accuracy.summarize(rows, 1, votes=False)
-  assert list(found) == ['greedy', 'mean@1', 'unreadable']
+  assert list(found) == ['greedy', 'mean@1', 'unparsed']
   assert found['mean@1']['std'] is None
   found = accuracy.summarize([row('1')], 0)
-  assert list(found) == ['greedy', 'unreadable']
+  assert list(found) == ['greedy', 'unparsed']
 
 
 def test_the_interval_is_that_of_a_mean():

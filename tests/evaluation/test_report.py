@@ -76,7 +76,7 @@ def test_a_record_for_people():
   }
   assert report.rows(record) == {
     'greedy': '0.500 (0.250-0.750)',
-    'questions': '20 of task.evaluation',
+    'questions': '20 of task.test',
     'decoding': 'greedy, up to 4 tokens; 2 answers of 1 seeds at temperature '
     '1.0, top_p 1.0',
     'suggested vote.min_agreement': 'none is enough',

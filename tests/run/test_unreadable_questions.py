@@ -27,7 +27,7 @@ def test_steps_in_a_row():
 
 
 def test_three_are_shown_and_what_refused_them():
-  refused = lambda text, why: types.Problem(text, ok=False, why_not=why)
+  refused = lambda text, why: types.Problem(text, ok=False, reason=why)
   problems = [
     types.Problem('炉の温度は？'),
     refused('a', 'format'),
@@ -55,12 +55,12 @@ def test_three_are_shown_and_what_refused_them():
     ('format', 'were empty'),
     ('special_token', 'special token'),
     ('contaminated', "evaluation.contaminated='count'"),
-    ('few_tests', 'tests.least=5'),
+    ('few_tests', 'tests.min_count=5'),
     ('contradiction', 'contradict'),
     ('constant_output', 'same output'),
     ('another', '1 another'),
   ],
 )
 def test_each_reason_is_in_words(why, key):
-  problem = types.Problem('a', ok=False, why_not=why)
+  problem = types.Problem('a', ok=False, reason=why)
   assert key in unreadable_questions.describe([problem], config(), steps=3)

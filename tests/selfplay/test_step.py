@@ -34,13 +34,13 @@ CHANGES = {
   'task.solver_stop': ('\n',),
   'task.answer_pattern': '',
   'task.checker': 'arithmetic',
-  'proposer.questions': 4,
+  'proposer.num_questions': 4,
   'proposer.group_size': 2,
   'proposer.train_every': 2,
   'proposer.max_tokens': 8,
   'solver.group_size': 4,
   'solver.max_tokens': 4,
-  'loss.kl': 0.0,
+  'loss.kl_coef': 0.0,
   'optimizer.solver_updates': 1,
   'optimizer.learning_rate': 0.003,
 }
@@ -150,9 +150,9 @@ def test_a_step_in_numbers():
   _, outcome = Script(PROPOSALS, SOLUTIONS).play()
   assert [v.problem for v in outcome.rounds[0].verdicts] == [
     types.Problem('1 + 1'),
-    types.Problem('why?', ok=False, why_not='format'),
+    types.Problem('why?', ok=False, reason='format'),
     types.Problem('2 + 2'),
-    types.Problem('3 + 3', ok=False, why_not='unfinished'),
+    types.Problem('3 + 3', ok=False, reason='unfinished'),
   ]
   # 3 of 4: neither too easy nor too hard. 4 of 4: too easy.
   rewards = [v.proposer_reward for v in outcome.rounds[0].verdicts]
@@ -172,12 +172,12 @@ def test_a_step_in_numbers():
     'proposer/unreadable/unfinished': 1.0,
     'proposer/contaminated_rate': 1.0,  # 1 + 1 and 2 + 2 are evaluated on
     'solver/reward': 7 / 8,
-    'solver/blank_rate': 0.0,
+    'solver/unparsed_rate': 0.0,
     'vote/majority_rate': 1.0,
     'vote/agreement': (3 / 4 + 1) / 2,
     'vote/unanimous_rate': 1 / 2,
     'vote/accuracy': 1.0,
-    'vote/checked': 2.0,
+    'vote/num_checked': 2.0,
     # Every token has one probability of 257, to float32 rounding.
     'sample/proposer/surprisal': pytest.approx(math.log(257), rel=1e-6),
     'sample/solver/surprisal': pytest.approx(math.log(257), rel=1e-6),
@@ -189,7 +189,7 @@ def test_a_step_in_numbers():
     'train/solver/updates': 1.0,
     'train/solver/loss': 1.0,
   }
-  assert {'time/propose', 'time/solve', 'time/judge', 'time/learn'} < set(
+  assert {'time/propose', 'time/solve', 'time/grade', 'time/learn'} < set(
     outcome.metrics
   )
 
@@ -198,7 +198,7 @@ def test_questions_of_an_evaluation_set_are_excluded():
   """Neither role learns from 1 + 1, and nobody is paid for it."""
   changes = {
     'evaluation.contaminated': 'exclude',
-    'task.evaluation': (('1 + 1', '2'),),
+    'task.test': (('1 + 1', '2'),),
     'task.validation': (('What is 5+5?', '10'),),
   }
   # Only 2 + 2 is answered, and its answers differ.
@@ -206,7 +206,7 @@ def test_questions_of_an_evaluation_set_are_excluded():
   _, outcome = script.play(estimator='dr_grpo', train_every=1)
   first, *_ = outcome.rounds[0].verdicts
   assert first == types.Verdict(
-    types.Problem('1 + 1', ok=False, why_not='contaminated'),
+    types.Problem('1 + 1', ok=False, reason='contaminated'),
     proposer_reward=None,
   )
   assert outcome.metrics['proposer/contaminated_rate'] == 1 / 2
@@ -327,7 +327,7 @@ def test_likelihoods_can_weigh_the_votes():
   writers['solver'] = writers['solver']._replace(sample=likelier)
   script.game = script.game._replace(writers=writers)
   equal = script.play(weights='equal')[1].rounds[0].verdicts[0]
-  assert equal.vote.why_not == 'tie'
+  assert equal.vote.reason == 'tie'
   weighed = script.play(weights='likelihood')[1].rounds[0].verdicts[0]
   assert (weighed.vote.answer, weighed.vote.count) == (8, 2)
   assert weighed.solver_rewards == (0, 0, 1, 1)
@@ -400,26 +400,26 @@ def test_an_unreadable_question_never_trains_the_solver():
 
 
 @pytest.mark.parametrize(
-  'answers, why_not, blanks',
+  'answers, reason, blanks',
   [
-    (['x\n'] * 4, 'blank', 1.0),
-    (['\n'] * 4, 'blank', 1.0),
+    (['x\n'] * 4, 'unparsed', 1.0),
+    (['\n'] * 4, 'unparsed', 1.0),
     (['1\n', '2\n', '3\n', '4\n'], 'singleton', 0.0),
     (['1\n', '1\n', '2\n', '2\n'], 'tie', 0.0),
     (['1\n', 'x\n', '\n', '?\n'], 'singleton', 0.75),
   ],
 )
-def test_a_vote_that_nobody_wins(answers, why_not, blanks):
+def test_a_vote_that_nobody_wins(answers, reason, blanks):
   script = Script(PROPOSALS, [answers, answers])
   states, outcome = script.play()
   assert states == {'policy': 'policy'}
   assert outcome.trained == ()
   metrics = outcome.metrics
   assert_finite(metrics)
-  assert metrics['solver/blank_rate'] == blanks
+  assert metrics['solver/unparsed_rate'] == blanks
   assert metrics['solver/reward'] == 0
   assert metrics['vote/majority_rate'] == 0
-  assert metrics[f'vote/nobody/{why_not}'] == 2
+  assert metrics[f'vote/no_majority/{reason}'] == 2
   assert metrics['train/solver/updates'] == 0
   # No mean over nothing.
   assert 'vote/agreement' not in metrics
@@ -434,7 +434,7 @@ def test_a_vote_that_nobody_wins(answers, why_not, blanks):
 
 def test_least_agreement():
   _, outcome = Script(PROPOSALS, SOLUTIONS).play(min_agreement=0.8)
-  assert outcome.metrics['vote/nobody/disagreement'] == 1
+  assert outcome.metrics['vote/no_majority/disagreement'] == 1
   assert outcome.metrics['vote/majority_rate'] == 1 / 2
 
 
@@ -521,14 +521,14 @@ def test_two_policies_are_two_states_with_the_same_start():
 
 def test_a_reference_is_held_only_for_a_penalty():
   assert build.make_game(make_parts()).reference_params is None
-  with_kl = make_parts(**{'loss.kl': 0.01})
+  with_kl = make_parts(**{'loss.kl_coef': 0.01})
   reference = build.make_game(with_kl).reference_params
   expected = with_kl.load_params('float32')
   jax.tree.map(np.testing.assert_array_equal, reference, expected)
 
 
 def test_with_adapters_the_reference_is_the_base_itself():
-  parts = make_parts(**{'loss.kl': 0.01, 'model.lora.rank': 2})
+  parts = make_parts(**{'loss.kl_coef': 0.01, 'model.lora.rank': 2})
   game = build.make_game(parts)
   assert game.reference_params is game.base_params
   whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
@@ -767,13 +767,13 @@ def test_rounds_without_a_readable_question():
 
 
 CODE = {
-  'task.evaluation': (),
+  'task.test': (),
   'task.validation': (),
   'task.answer_kind': 'code',
   'task.question_pattern': '',
   'task.proposer_stop': ('END',),
   'task.solver_stop': ('END',),
-  'tests.least': 2,
+  'tests.min_count': 2,
   'tests.program': 'print({answer})',
   'solver.rewards.majority': 0.0,
   'solver.rewards.tests': 1.0,
@@ -799,8 +799,8 @@ def test_programs_are_paid_by_the_tests_they_pass():
   # All tests, one of two, no program, no answer.
   assert first.solver_rewards == (1, 0.5, 0, 0)
   assert first.proposer_reward == 1
-  assert second.problem.why_not == 'constant_output'
-  assert third.problem.why_not == 'few_tests'
+  assert second.problem.reason == 'constant_output'
+  assert third.problem.reason == 'few_tests'
   assert fourth.solver_rewards == (1, 1, 1, 1)
   assert fourth.proposer_reward == 0
   assert [v.proposer_reward for v in (second, third)] == [-1, -1]
@@ -808,10 +808,10 @@ def test_programs_are_paid_by_the_tests_they_pass():
   assert_finite(metrics)
   # 8 programs, 2 tests each: 3 and 8 pass. Of 4 tests, 2 are passed by all.
   assert metrics['tests/pass_rate'] == 11 / 16
-  assert metrics['tests/nobody_passes'] == 0
-  assert metrics['tests/everybody_passes'] == 2 / 4
+  assert metrics['tests/passed_by_none'] == 0
+  assert metrics['tests/passed_by_all'] == 2 / 4
   assert metrics['tests/error'] == 4
-  assert metrics['solver/blank_rate'] == 1 / 8
+  assert metrics['solver/unparsed_rate'] == 1 / 8
   assert not {key for key in metrics if key.startswith('vote/')}
   ((_, batch),) = script.learned
   assert batch.num_groups == 1
@@ -825,10 +825,10 @@ def test_a_wrong_test_pays_the_proposer_unless_it_is_left_out():
   proposals = [[wrong, 'why?END'], ['why?END', 'why?END']]
   answers = [['2 * int(input())END'] * 4]
   script = Script(proposals, answers, **CODE)
-  for unpassed, expected in (('count', 1), ('leave_out', 0)):
-    _, outcome = script.play(unpassed=unpassed)
+  for unsolved, expected in (('count', 1), ('leave_out', 0)):
+    _, outcome = script.play(unsolved=unsolved)
     assert outcome.rounds[0].verdicts[0].proposer_reward == expected
-    assert outcome.metrics['tests/nobody_passes'] == 1 / 3
+    assert outcome.metrics['tests/passed_by_none'] == 1 / 3
 
 
 # From here on with the real learner: scripted texts have one shape, so it is
@@ -900,7 +900,7 @@ def play_for_real(**changes):
       'task.answer_pattern': '.',
       'task.answer_kind': 'text',
       'proposer.max_tokens': 6,
-      'loss.kl': 0.01,
+      'loss.kl_coef': 0.01,
     }
     | changes
   )

@@ -71,7 +71,7 @@ def test_any_response_is_a_question_or_is_not(name, response):
   task = make_task(name)
   problem = task.read_question(response)
   assert problem == task.read_question(response)
-  assert problem.ok == (not problem.why_not)
+  assert problem.ok == (not problem.reason)
   task.true_answer(problem.text)
   if problem.ok:
     assert problem.text.strip()
@@ -114,7 +114,7 @@ RULES = st.builds(
   unreadable_reward=st.just(-1.0),
   band=st.just((0.3, 0.8)),
   over=st.sampled_from(rewards.OVER),
-  unpassed=st.sampled_from(unit_tests.UNPASSED),
+  unsolved=st.sampled_from(unit_tests.UNSOLVED),
   similarity=st.sampled_from([0.0, 0.9, 1.0]),
   weights=st.sampled_from(vote.WEIGHTS),
   ties=st.sampled_from(vote.TIES),
@@ -160,7 +160,7 @@ def test_any_texts_are_judged(name, proposals, responses, votes, rules, data):
     everybody = verdict.answers + verdict.votes
     if verdict.vote.answer is None:
       assert verdict.vote.count == 0
-      assert verdict.vote.why_not
+      assert verdict.vote.reason
     else:
       assert verdict.vote.count == everybody.count(verdict.vote.answer)
 

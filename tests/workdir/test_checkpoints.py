@@ -645,7 +645,8 @@ PROCESSES = """
 import json, sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from sqlm_jax.workdir import checkpoints; from sqlm_jax.distributed import processes
+from sqlm_jax.distributed import processes
+from sqlm_jax.workdir import checkpoints
 
 directory, address, number, mode = sys.argv[1:]
 processes.start(address, 2, int(number))

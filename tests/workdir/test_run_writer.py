@@ -39,10 +39,10 @@ ROW = {
   'answer': '15',
   'vote': '15',
   'vote_share': 0.75,
-  'passed': None,
+  'tests_passed': None,
   'reward': 1.0,
-  'counted': True,
-  'why_not': None,
+  'trained_on': True,
+  'reason': None,
 }
 
 
@@ -122,7 +122,7 @@ def test_evaluation_without_a_step_is_refused(writer, record):
 
 
 def test_rollouts_have_the_columns_of_the_schema(writer):
-  short = {k: v for k, v in ROW.items() if k not in ('vote', 'why_not')}
+  short = {k: v for k, v in ROW.items() if k not in ('vote', 'reason')}
   writer.rollouts(12, [ROW, short | {'answer': None, 'reward': None}])
   path = writer.workdir / 'rollouts' / 'step_00000012.parquet'
   table = parquet.read_table(path)
@@ -357,7 +357,7 @@ def test_config_of_another_run_is_refused_by_key_and_values(tmp_path):
   with pytest.raises(ValueError, match='another --workdir') as error:
     run_writer.check_config(tmp_path, other, may_change={'num_steps'})
   assert str(error.value).splitlines()[1:] == [
-    '  loss.kl: no such key -> None',
+    '  loss.kl_coef: no such key -> None',
     '  seed: 0 -> 1',
     # Long values from the ten characters before their difference.
     "  task.prompt: …Q: Q: Q: A: ' -> …Q: Q: Q: Answer: '",

@@ -149,7 +149,7 @@ class Verifier:
     tasks = [['read', plain_text.clean(text)] for text in hard]
     results = self._pool.map(tasks) if tasks else []
     for text, result in zip(hard, results, strict=True):
-      said = result.why_not or result.value
+      said = result.reason or result.value
       known[text] = said if isinstance(said, str) else _decode(said)
     grammar = [known[text] for text in texts]
     self.blanks.update(r for r in grammar if isinstance(r, str))
