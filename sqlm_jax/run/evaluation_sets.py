@@ -57,7 +57,9 @@ def of_config(
 def of_dataset(
   config: config_lib.Config, task: base.Task, origin: str, *, name: str = ''
 ) -> EvaluationSet:
-  """Reads a dataset and applies `evaluation.question_template` to its questions.
+  """Reads a dataset and formats its questions.
+
+  The format is `evaluation.question_template`.
 
   Examples that the task cannot grade are left out with a warning.
 
