@@ -202,7 +202,7 @@ def test_a_step_in_numbers():
 
 
 def test_questions_of_an_evaluation_set_are_excluded():
-  """Neither role learns from 1 + 1, and nobody is paid for it."""
+  """Neither role learns from 1 + 1, and it has no reward."""
   changes = {
     'evaluation.contaminated': 'exclude',
     'task.test': (('1 + 1', '2'),),
@@ -343,7 +343,7 @@ def test_likelihoods_can_weigh_the_votes():
   assert weighed.solver_rewards == (0, 0, 1, 1)
 
 
-def test_the_control_is_paid_by_the_checker():
+def test_the_control_is_rewarded_by_the_checker():
   script = Script(PROPOSALS, [['2\n', '7\n', '7\n', '7\n']] * 4)
   question = script.play(solver_rewards={'true': 1.0})[1].rounds[0].questions[0]
   assert question.problem.text == '1 + 1'
@@ -351,7 +351,7 @@ def test_the_control_is_paid_by_the_checker():
   assert question.solver_rewards == (1, 0, 0, 0)
 
 
-def test_a_proposer_paid_by_how_close_to_half_agree():
+def test_a_proposer_rewarded_by_how_close_to_half_agree():
   questions = (
     Script(PROPOSALS, SOLUTIONS)
     .play(proposer_rewards={'r_zero': 1.0})[1]
@@ -551,7 +551,10 @@ def test_two_policies_of_adapters_share_one_base():
   parts = make_parts(**{'policy.shared': False, 'model.lora.rank': 2})
   states = train_states.initial_states(parts)
   one, other = (states[role].params for role in ('proposer', 'solver'))
-  kernel = lambda tree: tree['layers']['mlp']['up']
+
+  def kernel(tree):
+    return tree['layers']['mlp']['up']
+
   assert kernel(one).keys() == {'lora_a', 'lora_b'}
   assert not np.array_equal(kernel(one)['lora_a'], kernel(other)['lora_a'])
   assert not np.any(kernel(one)['lora_b'])
@@ -588,7 +591,7 @@ def test_a_repeated_question_is_worth_less():
   assert found == [0.5, 0.5, 1, -1]
 
 
-def test_what_was_asked_before_is_worth_less_and_never_less_than_nothing():
+def test_a_question_of_an_earlier_step_is_worth_less():
   script = Script(PROPOSALS, SOLUTIONS)
   rewards = {'sqlm': 1.0, 'history_repeats': 5.0}
   memory = repetition.Memory(size=2)
@@ -636,7 +639,7 @@ def test_one_variant_that_does_not_fit_makes_a_question_unreadable():
   assert outcome.metrics['proposer/unreadable/too_long'] == 2
 
 
-def test_an_earlier_solver_votes_and_is_not_paid():
+def test_an_earlier_solver_votes_and_is_not_rewarded():
   earlier = {'vote.earlier_answers': 3, 'vote.earlier_every': 2}
   script = Script(
     PROPOSALS,
@@ -673,12 +676,15 @@ def test_todays_solver_becomes_the_earlier_one():
   for step in range(2):
     states, _, _ = step_lib.self_play_step(step, states, EMPTY, game)
     kept.append(jax.device_get(states))
-  same = lambda one, other: all(
-    np.array_equal(a, b)
-    for a, b in zip(
-      jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True
+
+  def same(one, other):
+    return all(
+      np.array_equal(a, b)
+      for a, b in zip(
+        jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True
+      )
     )
-  )
+
   assert not same(kept[0]['earlier'], kept[0]['policy'])
   assert same(kept[1]['earlier'], kept[1]['policy'])
   assert int(kept[1]['earlier'].step) == 2
@@ -807,7 +813,7 @@ DOUBLE = 'Double it.\n1 => 2\n3 => 6\nEND'
 
 
 @needs_bubblewrap
-def test_programs_are_paid_by_the_tests_they_pass():
+def test_programs_are_rewarded_by_the_tests_they_pass():
   proposals = [[DOUBLE, 'Say one.\n1 => 1\n2 => 1\nEND'], ['why?END', DOUBLE]]
   answers = [
     ['2 * int(input())END', '2END', '1 +END', 'END'],
