@@ -46,7 +46,6 @@ class TrainStep(Protocol):
     /,
   ) -> tuple[learner.TrainState, learner.Metrics]:
     """Returns the trained state, and metrics as (sum, count) pairs."""
-    ...
 
 
 class CriticStep(Protocol):
@@ -60,7 +59,6 @@ class CriticStep(Protocol):
     /,
   ) -> tuple[learner.TrainState, learner.Metrics]:
     """Returns the trained state, and metrics as (sum, count) pairs."""
-    ...
 
 
 class EvaluateTokens(Protocol):
@@ -70,7 +68,6 @@ class EvaluateTokens(Protocol):
     self, texts: groups.Texts, /, *params: policy_lib.Params
   ) -> jax.Array:
     """Returns an array [Q, G, R]."""
-    ...
 
 
 class Critic(NamedTuple):

@@ -769,6 +769,28 @@ def test_the_next_step_is_sampled_before_this_one_is_learned_from():
   assert prefetcher.first_round(2, states, look_ahead=False) is None
 
 
+def test_a_failure_ahead_stops_grading_the_current_round(monkeypatch):
+  """Interrupted while the round of the next step is sampled."""
+  script = Script(PROPOSALS, SOLUTIONS)
+  prefetcher = prefetch.Prefetcher(script.game)
+  canceled, propose = [], proposing.propose
+  monkeypatch.setattr(
+    background_grading.BackgroundGrader, 'cancel', canceled.append
+  )
+
+  def interrupted(step, *args):
+    if step == 1:
+      raise KeyboardInterrupt
+    return propose(step, *args)
+
+  monkeypatch.setattr(proposing, 'propose', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    prefetcher.first_round(0, script.states(), look_ahead=True)
+  assert len(canceled) == 1
+  prefetcher.cancel()  # nothing is held
+  assert len(canceled) == 1
+
+
 def test_a_prefetcher_drops_what_it_holds():
   script = Script(PROPOSALS, SOLUTIONS)
   prefetcher = prefetch.Prefetcher(script.game)
