@@ -60,10 +60,11 @@ def _sample_questions(
   game: step_types.Game,
 ) -> responses.Responses:
   sampler = game.samplers['proposer']
-  prompts = [
-    sampler.encode(game.task.proposer_prompt(topic))
-    for topic in game.task.topics(step)
-  ]
+  prompts = []
+  for topic in game.task.topics(step):
+    ids = sampler.encode(game.task.proposer_prompt(topic))
+    assert ids is not None  # `build` checks the prompts of all topics
+    prompts.append(ids)
   return responses.sample(
     sampler,
     step_types.params_of('proposer', states, game),
@@ -109,7 +110,10 @@ def _parse_question(
   if not problem.ok:
     return problem, []
   encode = game.samplers['solver'].encode
-  prompts = [encode(p) for p in game.task.solver_prompts(problem.text)]
-  if None in prompts:
-    return problem._replace(ok=False, reason='too_long'), []
+  prompts = []
+  for prompt in game.task.solver_prompts(problem.text):
+    ids = encode(prompt)
+    if ids is None:
+      return problem._replace(ok=False, reason='too_long'), []
+    prompts.append(ids)
   return problem, prompts
