@@ -15,7 +15,7 @@ def propose(
   round_index: int,
   states: step_types.States,
   game: step_types.Game,
-) -> step_types.Proposals:
+) -> step_types.ProposedQuestions:
   """Samples a group of questions for each of the step's topics.
 
   A question is unreadable if it was cut off, does not match the format, or has
@@ -32,13 +32,13 @@ def propose(
     The questions. Each process parses its share of them.
   """
   if game.questions:
-    proposed = None
+    proposals = None
     texts = [(text, True) for text in _next_questions(step, round_index, game)]
   else:
-    proposed = _sample_questions(step, round_index, states, game)
-    texts = _texts_and_finished(proposed)
+    proposals = _sample_questions(step, round_index, states, game)
+    texts = _texts_and_finished(proposals)
   parsed = [_parse_question(text, finished, game) for text, finished in texts]
-  return step_types.Proposals(proposed, *exchange.questions(parsed))
+  return step_types.ProposedQuestions(proposals, *exchange.questions(parsed))
 
 
 def _next_questions(
@@ -81,13 +81,13 @@ def _sample_questions(
 
 
 def _texts_and_finished(
-  proposed: responses.Responses,
+  proposals: responses.Responses,
 ) -> list[tuple[str, bool]]:
   """Returns this process's responses, each with True if it was not cut off."""
   return [
     (text, bool(finished))
     for group, finished_G in zip(
-      proposed.texts, proposed.rollout.finished, strict=True
+      proposals.texts, proposals.rollout.finished, strict=True
     )
     if group is not None
     for text, finished in zip(group, finished_G, strict=True)

@@ -124,17 +124,17 @@ class Game(NamedTuple):
   mesh: jax.sharding.Mesh
 
 
-class Proposals(NamedTuple):
+class ProposedQuestions(NamedTuple):
   """The questions of a round, from all processes.
 
   Attributes:
-    responses: responses of the proposer, None if `Game.questions` replace it.
+    proposals: responses of the proposer, None if `Game.questions` replace it.
     problems: the problem parsed from each response.
     prompts: the solver's prompts for each readable problem.
     local: range of the readable problems whose answers this process grades.
   """
 
-  responses: responses.Responses | None
+  proposals: responses.Responses | None
   problems: list[types.Problem]
   prompts: list[exchange.Prompts]
   local: range

@@ -805,7 +805,7 @@ def test_rounds_have_different_samples():
   game = build.make_game(parts)
   states = train_states.initial_states(parts)
   first, second = (proposing.propose(0, n, states, game) for n in (0, 1))
-  assert first.responses.texts != second.responses.texts
+  assert first.proposals.texts != second.proposals.texts
 
 
 def test_rounds_without_a_readable_question():
