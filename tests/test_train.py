@@ -363,7 +363,7 @@ def test_unreadable_questions_are_told_once(tmp_path, caplog):
 def test_unreadable_questions_can_stop_a_run(tmp_path, caplog):
   with pytest.raises(
     divergence.DivergedError,
-    match=r'step 1: most .* in 2 steps .*\(divergence\.unreadable_steps=2\)',
+    match=r'step 1: most .* in 2 steps .*\(divergence\.max_unreadable_steps=2\)',
   ) as caught:
     unreadable(tmp_path, **{'divergence.max_unreadable_steps': 2})
   assert f'good checkpoint is {tmp_path}/checkpoints/1.' in str(caught.value)
