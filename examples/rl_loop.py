@@ -2,17 +2,21 @@
 
   python examples/rl_loop.py
 
-A question and its answer are one text, such as `?7+4=11.`: the proposer
+A question and its answer are one text, such as `?7+4=11.`. The proposer
 continues `?` up to the equals sign, and the solver continues `?7+4=` up to the
-full stop. One set of weights plays both roles.
-
-A vote can only bring out what a model half knows. The model is therefore first
-trained on sums many of which are wrong, most often those with a carry. From
-then on it sees no labels. Each step is
+full stop, with the same weights. A vote only brings out what a model half
+knows. The model is therefore first trained on sums of which many are wrong,
+most often those with a carry. After that it sees no labels. Each step is
 
   propose -> solve -> vote -> reward -> advantage -> update
 
-and the comments name the modules of `sqlm_jax` that do the same at scale.
+RESULT
+RESULT
+RESULT
+RESULT
+
+Comments name the modules of `sqlm_jax` that do the same at scale. The letters
+at the end of names are those of ops/shapes.py.
 """
 
 import functools
@@ -36,8 +40,7 @@ SUMS = {f'?{a}+{b}=': a + b for a in range(10) for b in range(10)}
 NUM_QUESTIONS = 100  # Q, questions per step
 GROUP_SIZE = 8  # G, answers per question
 
-# models/decoder.py with one layer of width 64, an MLP of width 128, and 4 heads
-# of width 16.
+# models/decoder.py with 1 layer, width 64, MLP width 128, 4 heads of width 16.
 MODEL = policy.make_policy(
   model_config.ModelConfig(len(VOCABULARY), 1, 64, 128, 4, 4, 16)
 )
@@ -103,8 +106,7 @@ def policy_loss(params, rollout, advantages_QG):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def update(loss, optimizer, state, *batch):
-  """Takes one optimizer step; engine/learner.py splits the batch."""
+def update(loss, optimizer, state, *batch):  # engine/learner.py
   grads = jax.grad(loss)(state.params, *batch)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
@@ -148,14 +150,14 @@ def self_play_step(state, optimizer, key):  # selfplay/step.py
   readable_Q = np.array([bool(re.fullmatch(r'\d\+\d=', q)) for q in questions])
   # Solve. Unreadable questions are answered only to keep the arrays' shapes.
   solutions, answers_QG = solve(state.params, proposals.texts, solve_key)
-  # Vote, and reward (selfplay/scoring.py): the solver for agreeing with the
-  # majority, the proposer for questions on which some, but not all, agree.
+  # Vote, and reward (selfplay/scoring.py) the solver for agreeing with the
+  # majority, and the proposer if some, but not all, answers agree.
   votes = [vote.majority(answers) for answers in answers_QG]
   solver_rewards_QG = np.array(list(map(rewards.majority, answers_QG, votes)))
   difficulty_Q = [rewards.difficulty_of_vote('sqlm', v) for v in votes]
   proposer_rewards_1Q = np.where(readable_Q, difficulty_Q, -1.0)[None]
   # Advantages. Answers are compared with answers to the same question, and
-  # questions with all other questions, because they continue the same prompt.
+  # questions with all other questions, because they continue one prompt.
   counted_QG = np.tile(readable_Q[:, None], GROUP_SIZE)
   all_1Q = np.ones((1, NUM_QUESTIONS), bool)
   solver_QG = advantages.group_relative(solver_rewards_QG, counted_QG)
@@ -163,9 +165,9 @@ def self_play_step(state, optimizer, key):  # selfplay/step.py
   # Update both roles (selfplay/learning.py).
   state = update(policy_loss, optimizer, state, solutions, solver_QG)
   state = update(policy_loss, optimizer, state, proposals, proposer_1Q)
-  sums = [SUMS[f'?{q}'] for q in np.array(questions)[readable_Q]]
+  asked = np.array(questions)[readable_Q]
   return state, {
-    'with carry': np.mean(np.array(sums) >= 10),
+    'with carry': np.mean([int(q[0]) + int(q[2]) >= 10 for q in asked]),
     'agreement': np.mean([v.count / v.size for v in votes]),
     'proposer reward': np.mean(proposer_rewards_1Q),
   }
