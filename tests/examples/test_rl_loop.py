@@ -15,12 +15,14 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def test_the_model_teaches_itself(capsys):
-  history = rl_loop.main(seed=0, num_steps=15)  # of 40, to save time
+  history = rl_loop.main(seed=0, num_steps=10)  # of 40, to save time
   lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == 15
-  for name, value in history[1].items():
-    assert f'{name} {value:.2f}' in lines[0]
+  for line, metrics in zip(lines, history, strict=True):
+    for name, value in metrics.items():
+      assert f'{name} {value:.2f}' in line
   before, after = history[0], history[-1]
+  # After 10 steps, the smallest gain of the seeds that rl_loop.py reports
+  # was 0.13.
   assert after['answers right'] > before['answers right'] + 0.08
   assert after['votes right'] > 0.9
   assert after['agreement'] > history[1]['agreement'] + 0.08
