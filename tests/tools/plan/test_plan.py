@@ -1,4 +1,4 @@
-"""Plans for eight virtual devices: real programs on a chip that is not."""
+"""Plans for eight virtual devices and an invented chip."""
 
 import json
 import math
@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from launch import plan, programs, sizes, slices, verdict
 from sqlm_jax.distributed import sharding
 from sqlm_jax.models import config as model_config
+from tools.plan import plan, programs, sizes, slices, suggestions
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parents[3]
 # No two of its matrices have the same number of elements.
 CONFIG = model_config.ModelConfig(
   vocab_size=1024,
@@ -39,7 +39,7 @@ def chip(hbm):
 
 @pytest.fixture(scope='module')
 def make_plan(tmp_path_factory):
-  """Plans on the processor; what was compiled is kept."""
+  """Returns a function that plans on the CPU and keeps the measurements."""
   cache = tmp_path_factory.mktemp('plans')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(plan, 'versions', lambda: {'jax': jax.__version__})
@@ -58,26 +58,26 @@ def row(make_plan):
   return make_plan(2**40)
 
 
-def test_what_the_compiler_needs(row):
+def test_memory_is_the_sum_of_its_parts(row):
   assert row['fits']
   assert row['try'] is None
-  for one in row['programs'].values():
+  for measured in row['programs'].values():
     parts = ['arguments', 'outputs', 'temporaries', 'code', 'resident']
-    assert one['total'] == sum(one[part] for part in parts)
-  # Parameters and both moments; float32, an eighth of what is split, which is
-  # all but the 7 norms [64]. The reference is half as wide, but for norms.
+    assert measured['total'] == sum(measured[part] for part in parts)
+  # Parameters and both moments in float32. A device has an eighth of each array
+  # except the 7 norms [64]. The reference policy is in bfloat16, except norms.
   count = 1024 * 64 + 3 * (64 * (4 + 2 * 2) * 16 + 4 * 16 * 64 + 3 * 64 * 160)
   norms = 7 * 64
   state = 3 * 4 * (count // 8 + norms) + 2 * count // 8 + 4 * norms
   found = row['programs']['update']['arguments']
-  assert state < found < state + 40_000  # and the batch, one group a device
+  assert state < found < state + 40_000  # the batch: one group per device
   assert row['programs']['update']['resident'] == 0
-  # The training waits meanwhile, and all that the sampler has is an argument.
+  # The training state stays in memory while the sampler runs.
   assert row['programs']['prefill']['resident'] == pytest.approx(state, abs=99)
 
 
-def test_the_products_are_divided_among_all(row):
-  """Of the forward pass, 2 FLOPs a parameter and token, an eighth each."""
+def test_products_are_divided_among_all_devices(row):
+  """A device computes an eighth of 2 FLOPs per parameter and token."""
   layers = 3 * (64 * (4 + 2 * 2) * 16 + 4 * 16 * 64 + 3 * 64 * 160)
   tokens = 16 * 16 // 8
   products = 2 * tokens * layers
@@ -87,40 +87,42 @@ def test_the_products_are_divided_among_all(row):
   assert products + scores <= found <= products + scores + 8 * logits
 
 
-def test_no_stack_of_layers_is_gathered_whole(row):
-  assert [x['gathered'] for x in row['programs'].values()] == [[]] * 4
+def test_layers_are_never_gathered_all_at_once(row):
+  gathered = [measured['gathered'] for measured in row['programs'].values()]
+  assert gathered == [[]] * 4
 
 
 def test_the_update_moves_parameters_and_not_activations(row):
-  """Left to itself the compiler moved several hundred times the parameters."""
-  whole = 4 * (1024 * 64 + 3 * (64 * 8 * 16 + 4 * 16 * 64 + 3 * 64 * 160))
+  """Without constraints, the compiler moved several hundred times as much."""
+  params = 4 * (1024 * 64 + 3 * (64 * 8 * 16 + 4 * 16 * 64 + 3 * 64 * 160))
   moved = row['programs']['update']['collectives']
-  # Read for prompts and for responses; forward, again, and backward; by the
-  # policy and the reference; and the gradients.
-  assert whole < sum(x['bytes'] for x in moved.values()) < 25 * whole
+  # Parameters are gathered for prompts and responses, in the forward pass, its
+  # recomputation and the backward pass, by policy and reference, and gradients
+  # are reduced.
+  assert params < sum(x['bytes'] for x in moved.values()) < 25 * params
 
 
-def test_an_update_of_shorter_responses(row):
-  """It multiplies what there is, and moves nothing that it did not move."""
+def test_an_update_with_shorter_responses(row):
+  """It has fewer FLOPs and moves no more than one with full responses."""
   mesh = sharding.make_mesh(
     dict(zip(sharding.AXES, SETTINGS.mesh, strict=True))
   )
   half = programs.build(CONFIG, mesh, SETTINGS._replace(filled=0.5))
   found, full = programs.measure(half['update']), row['programs']['update']
-  # Attention goes by rows, and prompts are as long as they were.
+  # More than half: attention is computed by rows, and prompts are unchanged.
   assert found['flops'] < 0.65 * full['flops']
   assert found['collectives'].keys() == full['collectives'].keys()
   for kind, moved in found['collectives'].items():
     assert moved['bytes'] <= full['collectives'][kind]['bytes'], kind
 
 
-def test_what_was_compiled_is_not_compiled_again(make_plan, row, capfd):
+def test_kept_measurements_are_reused(make_plan, row, capfd):
   again = make_plan(2**40)
   assert json.loads(json.dumps(again)) == json.loads(json.dumps(row))
-  assert 'compiles' not in capfd.readouterr().err
+  assert 'compiling' not in capfd.readouterr().err
 
 
-def test_what_does_not_fit_by_its_arrays_alone_is_not_compiled(make_plan):
+def test_a_program_whose_arrays_do_not_fit_is_not_compiled(make_plan):
   found = make_plan(1000)
   assert not found['fits']
   assert found['programs'] == {
@@ -134,7 +136,7 @@ def test_what_does_not_fit_by_its_arrays_alone_is_not_compiled(make_plan):
   )
 
 
-def test_tables_have_a_row_a_plan(row):
+def test_tables_have_a_row_for_each_plan(row):
   row = row | {'slice': 'v5e-8'}
   memory = plan.memory_table([row, row]).splitlines()
   assert len(memory) == 2 + 2
@@ -148,16 +150,16 @@ def test_tables_have_a_row_a_plan(row):
   assert {line.count('|') for line in times} == {9}
 
 
-def test_stacked_biases_are_no_matrices():
+def test_stacked_biases_are_not_matrices():
   kernel, bias = np.zeros((3, 4, 2, 8)), np.zeros((3, 2, 8))
   tree = {'layers': {'query': {'kernel': kernel, 'bias': bias}}}
   assert programs.stacked(tree) == [kernel.shape]
 
 
 def tried(settings, worst):
-  """Keys and settings of all tries in turn, where `worst` stays the worst."""
+  """Yields overrides and settings of all tries; `worst` stays the largest."""
   keys = {}
-  while step := verdict.next_try(settings, worst):
+  while step := suggestions.next_try(settings, worst):
     changes, settings = step
     keys |= changes
     yield {k: v for k, v in keys.items() if v is not None}, settings
@@ -175,13 +177,13 @@ def test_tries_are_cumulative_and_cheapest_first():
   ]
   (_, first), *_, (keys, last) = tried(big, 'decode')
   assert (first.max_rows, first.dtypes) == (1024 // 4, 'mixed')
-  # A group a chip is the least.
+  # At least one group per chip.
   assert keys == {'sampler.max_rows': '16', 'model.lora.rank': '16'}
   assert (last.dtypes, last.remat) == ('mixed', 'dots')
 
 
-def test_after_the_update_the_sampler_may_be_the_worst(monkeypatch):
-  """Each program needs as much as it does, and the settings say when less."""
+def test_both_update_and_sampler_are_made_to_fit(monkeypatch):
+  """After the update fits, the sampler's programs may still be too large."""
 
   def measured(name, config, place, settings, cache_dir):
     update = 30 if settings.remat == 'dots' else 10
@@ -197,12 +199,12 @@ def test_after_the_update_the_sampler_may_be_the_worst(monkeypatch):
   assert plan.plan('tiny', CONFIG, chip(40), SETTINGS)['try'] is None
 
 
-# Google names v5p by TensorCores, two a chip, and the others by chips.
+# Google names v5p slices by TensorCores, two per chip, and others by chips.
 @pytest.mark.parametrize(
   'name, chips',
   [('v5e-4', 4), ('v5e-256', 256), ('v5p-128', 64), ('v6e-64', 64)],
 )
-def test_slices_have_the_chips_of_their_names(name, chips):
+def test_number_of_chips_follows_from_the_name(name, chips):
   assert slices.find(name).chips == chips
 
 
@@ -215,7 +217,7 @@ def test_slices_have_the_chips_of_their_names(name, chips):
     (8, 1, (1, 1, 8)),
   ],
 )
-def test_the_mesh_gives_every_chip_groups(chips, groups, mesh):
+def test_the_chosen_mesh_gives_every_chip_groups(chips, groups, mesh):
   assert slices.choose_mesh(chips, groups) == mesh
   assert math.prod(mesh) == chips
 
@@ -236,7 +238,7 @@ def test_the_mesh_gives_every_chip_groups(chips, groups, mesh):
     ('INTERNAL: a bug (3.00G)', None),
   ],
 )
-def test_what_a_compiler_asked_for_in_vain(message, needed):
+def test_memory_in_out_of_memory_messages(message, needed):
   assert programs.out_of_memory(message) == needed
 
 
@@ -255,14 +257,14 @@ def test_what_a_compiler_asked_for_in_vain(message, needed):
     (('--dtypes=int4',), 'int4'),
   ],
 )
-def test_bad_flags_are_named(words, message):
-  found = subprocess.run(
-    [sys.executable, '-m', 'launch.plan', *words],
+def test_errors_name_the_flag(words, message):
+  process = subprocess.run(
+    [sys.executable, '-m', 'tools.plan', *words],
     cwd=ROOT,
     capture_output=True,
     text=True,
     timeout=120,
   )
-  assert found.returncode
-  assert message in found.stdout + found.stderr
-  assert 'Traceback' not in found.stderr
+  assert process.returncode
+  assert message in process.stdout + process.stderr
+  assert 'Traceback' not in process.stderr

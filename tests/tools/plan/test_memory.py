@@ -1,4 +1,4 @@
-"""What is predicted, held against arrays that exist."""
+"""Predicted memory equals the memory of real arrays."""
 
 import dataclasses
 import json
@@ -11,15 +11,15 @@ import jax
 import numpy as np
 import pytest
 
-from launch import memory, sizes
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer
 from sqlm_jax.models import apart as apart_lib
 from sqlm_jax.models import layers, lora, policy
 from tests import tiny
+from tools.plan import memory, sizes
 
 CONFIG = dataclasses.replace(tiny.CONFIG, head_width=16)
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def on_first_device(tree) -> int:
@@ -36,10 +36,10 @@ def on_first_device(tree) -> int:
 @pytest.mark.parametrize('rank', [0, 3])
 @pytest.mark.parametrize('gather', [False, True])
 @pytest.mark.parametrize('sampler_dtype', ['', 'float32'])
-def test_bytes_are_those_of_real_shards(shape, rank, gather, sampler_dtype):
+def test_predictions_equal_real_shards(shape, rank, gather, sampler_dtype):
   axes = dict(zip(sharding.AXES, shape, strict=True))
   mesh = sharding.make_mesh(axes)
-  found = memory.account(
+  predicted = memory.account(
     CONFIG,
     jax.sharding.AbstractMesh(shape, sharding.AXES),
     dtypes='mixed',
@@ -66,33 +66,37 @@ def test_bytes_are_those_of_real_shards(shape, rank, gather, sampler_dtype):
   base = model.cast(lora.base(params))
   base = jax.device_put(base, sharding.shard_parameters(base, mesh))
   frozen = on_first_device(base) if rank else 0
-  assert found['parameters'] == on_first_device(state.params) + frozen
-  assert found['gradients'] == 2 * on_first_device(state.params)
-  assert found['optimizer'] == on_first_device(state.opt_state)
-  assert found['reference'] == (0 if rank else on_first_device(base))
+  assert predicted['parameters'] == on_first_device(state.params) + frozen
+  assert predicted['gradients'] == 2 * on_first_device(state.params)
+  assert predicted['optimizer'] == on_first_device(state.opt_state)
+  assert predicted['reference'] == (0 if rank else on_first_device(base))
   sampler = policy.make_policy(CONFIG, dtype=sampler_dtype or 'bfloat16')
   place = sharding.shard_gathered if gather else sharding.shard_parameters
-  put = lambda tree: jax.device_put(tree, place(tree, mesh))
+
+  def put(tree):
+    return jax.device_put(tree, place(tree, mesh))
+
   copied = sampler.cast(params if gather or sampler_dtype else trained)
   if sampler_dtype and not rank and not gather:
     copied = {}  # float32 is what is trained
-  assert found['sampler copy'] == on_first_device(put(copied))
-  apart = (
-    {} if sampler_dtype else apart_lib.take_apart(put(sampler.cast(params)))
-  )
-  assert found['layers apart'] == on_first_device(apart.get('layers_apart', {}))
-  # Whoever decodes by a kernel has room for 4, 16, 64, ... chunks, and none
-  # behind the last token.
-  cache, answer = 0, 24 if sampler_dtype else 28
-  for rows, slots in ((8, 16), (16, answer)):
+  assert predicted['sampler copy'] == on_first_device(put(copied))
+  layers_apart = {}
+  if not sampler_dtype:
+    apart = apart_lib.take_apart(put(sampler.cast(params)))
+    layers_apart = apart['layers_apart']
+  assert predicted['decoding layers'] == on_first_device(layers_apart)
+  # The kernel's caches hold 4, 16, 64, ... chunks, and at most the last token.
+  cache, response_slots = 0, 24 if sampler_dtype else 28
+  for rows, slots in ((8, 16), (16, response_slots)):
     keys = sampler.init_cache(rows, slots).keys
     keys = jax.device_put(keys, sharding.rows_spec(rows, mesh, axis=1))
     cache += 2 * on_first_device(keys)
-  assert found['cache'] == cache
-  assert found['total'] == sum(v for k, v in found.items() if k != 'total')
+  assert predicted['cache'] == cache
+  total = predicted.pop('total')
+  assert total == sum(predicted.values())
 
 
-# Billions of parameters, as the models' cards say.
+# Billions of parameters, from the model cards.
 @pytest.mark.parametrize(
   'name, billions',
   [
@@ -104,7 +108,7 @@ def test_bytes_are_those_of_real_shards(shape, rank, gather, sampler_dtype):
     ('32B', 32.5),
   ],
 )
-def test_shapes_are_those_of_the_published_models(name, billions):
+def test_shapes_equal_those_of_the_published_models(name, billions):
   model = policy.make_policy(sizes.MODELS[name])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
@@ -113,7 +117,7 @@ def test_shapes_are_those_of_the_published_models(name, billions):
 
 def run(*words):
   return subprocess.run(
-    [sys.executable, '-m', 'launch.memory', *words],
+    [sys.executable, '-m', 'tools.plan.memory', *words],
     cwd=ROOT,
     capture_output=True,
     text=True,
@@ -123,9 +127,9 @@ def run(*words):
 
 def test_the_command_prints_a_table_and_json():
   words = ('--models=0.5B,3B', '--devices=1,8')
-  found = run(*words)
-  assert found.returncode == 0, found.stderr
-  lines = [x for x in found.stdout.splitlines() if x.startswith('|')]
+  process = run(*words)
+  assert process.returncode == 0, process.stderr
+  lines = [x for x in process.stdout.splitlines() if x.startswith('|')]
   assert len(lines) == 2 + 4
   rows = [
     json.loads(x) for x in run(*words, '--format=json').stdout.split('\n')[:-1]
@@ -152,8 +156,8 @@ def test_the_command_prints_a_table_and_json():
     (('--model_path=/nowhere',), '--model_path=/nowhere: expected a direct'),
   ],
 )
-def test_bad_flags_are_named(words, message):
-  found = run(*words)
-  assert found.returncode
-  assert message in found.stdout + found.stderr
-  assert 'Traceback' not in found.stderr
+def test_errors_name_the_flag(words, message):
+  process = run(*words)
+  assert process.returncode
+  assert message in process.stdout + process.stderr
+  assert 'Traceback' not in process.stderr

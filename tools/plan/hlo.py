@@ -21,6 +21,7 @@ COLLECTIVES = (
   'ragged-all-to-all',
   'collective-broadcast',
 )
+_CALLERS = ('while', 'fusion', 'call', 'conditional', 'async-start')
 _COUNTERS = [((x, ()),) for x in ('s32', 's64', 'u32', 'u64')]
 _BITS = {'pred': 8, 'bf16': 16}  # the names of other dtypes contain their width
 
@@ -84,8 +85,8 @@ def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
       entry = head[2] if head[1] else entry
     elif line.startswith('}'):
       current = None
-    elif current is not None and (found := _instruction(line)):
-      current[found.name] = found
+    elif current is not None and (parsed := _instruction(line)):
+      current[parsed.name] = parsed
   if not entry:
     raise ValueError(f'{text[:80]!r}: expected the text of a compiled program')
   return computations, entry
@@ -131,24 +132,27 @@ def walk(text: str, *, unknown_trips: int = 1) -> Iterator[Run]:
 
   def visit(name, times, fused):
     computation = computations[name]
-    for one in computation.values():
-      yield Run(one, computation, times, fused)
-      often = times
-      if one.op == 'while':
-        often *= _trips(one, computations) or unknown_trips
-      if one.op in ('while', 'fusion', 'call', 'conditional', 'async-start'):
-        for called in _called(one):
-          yield from visit(called, often, fused or one.op == 'fusion')
+    for instruction in computation.values():
+      yield Run(instruction, computation, times, fused)
+      inner_times = times
+      if instruction.op == 'while':
+        inner_times *= _trips(instruction, computations) or unknown_trips
+      if instruction.op in _CALLERS:
+        for called in _called(instruction):
+          yield from visit(
+            called, inner_times, fused or instruction.op == 'fusion'
+          )
 
   yield from visit(entry, 1, False)
 
 
-def _called(one: Instruction) -> list[str]:
+def _called(instruction: Instruction) -> list[str]:
   pattern = r'(?:body|calls|to_apply|\w+_computation)=%?([\w.\-]+)'
-  found = re.findall(pattern, one.rest)
-  for several in re.findall(r'branch_computations=\{([^}]*)\}', one.rest):
-    found += re.findall(r'%?([\w.\-]+)', several)
-  return found
+  names = re.findall(pattern, instruction.rest)
+  branches = r'branch_computations=\{([^}]*)\}'
+  for listed in re.findall(branches, instruction.rest):
+    names += re.findall(r'%?([\w.\-]+)', listed)
+  return names
 
 
 def _trips(loop: Instruction, computations) -> int | None:
@@ -163,41 +167,46 @@ def _trips(loop: Instruction, computations) -> int | None:
     return int(known[1])
   name = re.search(r'condition=%?([\w.\-]+)', loop.rest)[1]
   bounds = [
-    int(one.arguments)
-    for one in computations[name].values()
-    if one.op == 'constant' and one.shapes in _COUNTERS
+    int(instruction.arguments)
+    for instruction in computations[name].values()
+    if instruction.op == 'constant' and instruction.shapes in _COUNTERS
   ]
   if not bounds:
     return None
   body = re.search(r'body=%?([\w.\-]+)', loop.rest)[1]
-  return -(-max(bounds) // _stride(computations[name], computations[body]))
+  return math.ceil(
+    max(bounds) / _stride(computations[name], computations[body])
+  )
 
 
 def _stride(condition, body) -> int:
   """Returns the loop counter's increment per iteration; 1 if unknown."""
-  read = [_index(one) for one in condition.values() if _index(one) is not None]
+  indices = map(_index, condition.values())
+  read = [index for index in indices if index is not None]
   *_, root = body.values()
   if len(read) != 1 or root.op != 'tuple':
     return 1
 
   def added(name) -> int | None:
-    one = body.get(name)
-    if one is None:
+    instruction = body.get(name)
+    if instruction is None:
       return None
-    if one.op == 'add':
-      for constant, other in (one.operands, one.operands[::-1]):
+    if instruction.op == 'add':
+      for constant, other in (instruction.operands, instruction.operands[::-1]):
         if constant in body and body[constant].op == 'constant':
           rest = added(other)
           return None if rest is None else rest + int(body[constant].arguments)
-    return 0 if _index(one) == read[0] else None
+    return 0 if _index(instruction) == read[0] else None
 
   return added(root.operands[read[0]]) or 1
 
 
-def _index(one: Instruction) -> int | None:
+def _index(instruction: Instruction) -> int | None:
   """Returns the index of a get-tuple-element, None for other instructions."""
-  found = re.search(r'index=(\d+)', one.rest)
-  return int(found[1]) if one.op == 'get-tuple-element' and found else None
+  index = re.search(r'index=(\d+)', instruction.rest)
+  if instruction.op != 'get-tuple-element' or not index:
+    return None
+  return int(index[1])
 
 
 def moved(runs: Sequence[Run]) -> dict[str, Moved]:
@@ -206,28 +215,30 @@ def moved(runs: Sequence[Run]) -> dict[str, Moved]:
   An asynchronous collective appears in several fusions with the same channel;
   only its first appearance is counted.
   """
-  found, seen = collections.defaultdict(lambda: Moved(0, 0)), set()
-  for one, computation, times, _ in runs:
-    kind = one.op.removesuffix('-start')
+  totals, seen = collections.defaultdict(lambda: Moved(0, 0)), set()
+  for instruction, computation, times, _ in runs:
+    kind = instruction.op.removesuffix('-start')
     if kind not in COLLECTIVES:
       continue
-    channel = re.search(r'channel_id=(\d+)', one.rest)
+    channel = re.search(r'channel_id=(\d+)', instruction.rest)
     if channel and channel[1] in seen:
       continue
     seen.add(channel and channel[1])
-    into = size_in_bytes(_operand_shapes(one, computation))
-    out = size_in_bytes(one.shapes)
-    if kind != one.op and len(one.shapes) > 1:
-      out -= into  # the result of a start op includes its operands
-    count, total = found[kind]
-    found[kind] = Moved(count + times, total + times * max(into, out))
-  return dict(found)
+    bytes_in = size_in_bytes(_operand_shapes(instruction, computation))
+    bytes_out = size_in_bytes(instruction.shapes)
+    if kind != instruction.op and len(instruction.shapes) > 1:
+      bytes_out -= bytes_in  # the result of a start op includes its operands
+    count, total = totals[kind]
+    totals[kind] = Moved(
+      count + times, total + times * max(bytes_in, bytes_out)
+    )
+  return dict(totals)
 
 
-def _operand_shapes(one: Instruction, computation):
+def _operand_shapes(instruction: Instruction, computation):
   return tuple(
     shape
-    for name in one.operands
+    for name in instruction.operands
     if name in computation
     for shape in computation[name].shapes
   )
@@ -236,34 +247,37 @@ def _operand_shapes(one: Instruction, computation):
 def flops(runs: Sequence[Run]) -> int:
   """Returns the FLOPs of matrix products, two per multiply-add."""
   total = 0
-  for one, computation, times, _ in runs:
-    if one.op == 'dot':
-      (_, left), *_ = _operand_shapes(one, computation)
-      dims = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', one.rest)[1]
-      summed = math.prod(left[int(i)] for i in dims.split(',') if i)
-      total += 2 * times * math.prod(one.shapes[0][1]) * summed
-    elif one.op == 'convolution':
-      total += 2 * times * _convolution(one, computation)
+  for instruction, computation, times, _ in runs:
+    if instruction.op == 'dot':
+      (_, left), *_ = _operand_shapes(instruction, computation)
+      dims = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', instruction.rest)
+      summed = math.prod(left[int(i)] for i in dims[1].split(',') if i)
+      total += 2 * times * math.prod(instruction.shapes[0][1]) * summed
+    elif instruction.op == 'convolution':
+      total += 2 * times * _convolution(instruction, computation)
   return total
 
 
-def _convolution(one: Instruction, computation) -> int:
+def _convolution(instruction: Instruction, computation) -> int:
   """Returns the number of multiplications of a convolution.
 
   On a TPU, matrix products with batch dimensions are convolutions.
   """
-  (_, left), (_, kernel) = _operand_shapes(one, computation)
-  out = one.shapes[0][1]
+  (_, left), (_, kernel) = _operand_shapes(instruction, computation)
+  out = instruction.shapes[0][1]
   ins, kernels, outs = re.search(
-    r'dim_labels=(\w+)_(\w+)->(\w+)', one.rest
+    r'dim_labels=(\w+)_(\w+)->(\w+)', instruction.rest
   ).groups()
-  window = re.search(r'window=\{([^}]*)\}', one.rest)
+  window = re.search(r'window=\{([^}]*)\}', instruction.rest)
   window = dict(x.split('=') for x in window[1].split()) if window else {}
   split = {k: v.split('x') for k, v in window.items()}
   count = left[ins.index('b')] * kernel[kernels.index('i')]
   count *= kernel[kernels.index('o')]
   for i in range(len(ins) - 2):
-    pick = lambda key, default, i=i: split[key][i] if key in split else default
+
+    def pick(key, default, i=i):
+      return split[key][i] if key in split else default
+
     size = left[ins.index(str(i))]
     at = np.arange(out[outs.index(str(i))])[:, None] * int(pick('stride', 1))
     steps = np.arange(kernel[kernels.index(str(i))])[None]
@@ -273,7 +287,7 @@ def _convolution(one: Instruction, computation) -> int:
     # Padding and the gaps of a dilation are not multiplied.
     real = (at >= 0) & (at <= (size - 1) * apart) & (at % apart == 0)
     count *= int(real.sum())
-  groups = re.search(r'batch_group_count=(\d+)', one.rest)
+  groups = re.search(r'batch_group_count=(\d+)', instruction.rest)
   return count // int(groups[1] if groups else 1)
 
 
@@ -283,14 +297,14 @@ def cycles(runs: Sequence[Run]) -> int:
   Returns 0 if the compiler gives no estimate.
   """
   total = 0
-  for one, _, times, fused in runs:
-    found = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
-    if found and not fused:
-      total += times * int(found[1])
+  for instruction, _, times, fused in runs:
+    estimate = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
+    if estimate and not fused:
+      total += times * int(estimate[1])
   return total
 
 
-def whole_parameters(
+def gathered_stacks(
   text: str, parameters: Sequence[tuple[int, ...]]
 ) -> list[str]:
   """Returns descriptions of all-gathers of all layers of a parameter.
@@ -303,13 +317,15 @@ def whole_parameters(
     parameters: shapes of stacked parameters, [L, ...].
   """
   sizes = {math.prod(shape): shape for shape in parameters}
-  found = {}
-  for one, *_ in walk(text):
-    if one.op.removesuffix('-start') != 'all-gather':
+  gathered = {}
+  for instruction, *_ in walk(text):
+    if instruction.op.removesuffix('-start') != 'all-gather':
       continue
     # The compiler may have merged or transposed dimensions, but not their
     # product.
-    _, result = one.shapes[-1]
+    _, result = instruction.shapes[-1]
     if math.prod(result) in sizes:
-      found[one.name] = f'{one.name}: {sizes[math.prod(result)]}'
-  return list(found.values())
+      gathered[instruction.name] = (
+        f'{instruction.name}: {sizes[math.prod(result)]}'
+      )
+  return list(gathered.values())

@@ -1,8 +1,8 @@
 """Estimates the memory that each device needs to train a model.
 
-  python -m launch.memory
-  python -m launch.memory --models=7B --devices=8,16 --lora_rank=16
-  python -m launch.memory --model_path=/models/mine --devices=1
+  python -m tools.plan.memory
+  python -m tools.plan.memory --models=7B --devices=8,16 --lora_rank=16
+  python -m tools.plan.memory --model_path=/models/mine --devices=1
 
 Counts parameters, gradients, optimizer state, reference policy, the sampler's
 copy in its dtype and the key/value cache. With --gpus, the cache has the
@@ -20,22 +20,22 @@ import math
 import jax
 from absl import app, flags
 
-from launch import sizes
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import optimizer, schedule
 from sqlm_jax.models import config as model_config
 from sqlm_jax.models import kernels, lora
 from sqlm_jax.models import policy as policy_lib
+from tools.plan import sizes
 
 
 def bytes_per_device(tree, shardings) -> int:
   """Returns the bytes that a sharded tree takes on one device."""
-  sizes = jax.tree.map(
+  shard_bytes = jax.tree.map(
     lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize,
     tree,
     shardings,
   )
-  return sum(jax.tree.leaves(sizes))
+  return sum(jax.tree.leaves(shard_bytes))
 
 
 def account(
@@ -66,60 +66,71 @@ def account(
   """
   stored, computed = sizes.DTYPES[dtypes]
   policy = sizes.make_policy(config, dtypes=dtypes, lora_rank=lora_rank)
-  whole = jax.eval_shape(policy.init, jax.random.key(0))
-  placed = lambda tree: bytes_per_device(
-    tree, sharding.shard_parameters(tree, mesh)
-  )
-  cast = lambda tree: jax.eval_shape(policy.cast, tree)
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+
+  def training_bytes(tree):
+    return bytes_per_device(tree, sharding.shard_parameters(tree, mesh))
+
+  def cast(tree):
+    return jax.eval_shape(policy.cast, tree)
+
   sampled_in = sampler_dtype or computed
   sampler = policy_lib.make_policy(config, dtype=sampled_in)
-  sampled = jax.eval_shape(sampler.cast, whole)
-  place_sampled = (
+  sampled = jax.eval_shape(sampler.cast, params)
+  shard_sampled = (
     sharding.shard_gathered if gather_weights else sharding.shard_parameters
   )
-  base, trained = lora.base(whole), whole
-  if lora_rank:
-    trained = lora.adapters(whole)
-  moments = jax.eval_shape(
-    optimizer.make_optimizer(learning_rate=1e-6).init, trained
-  )
-  moment_bytes = bytes_per_device(
-    moments, sharding.shard_like_parameters(moments, trained, mesh)
-  )
+
+  def sampling_bytes(tree):
+    return bytes_per_device(tree, shard_sampled(tree, mesh))
+
+  base = lora.base(params)
+  trained = lora.adapters(params) if lora_rank else params
   # Only trained parameters are kept in the parameters' dtype.
-  frozen = placed(cast(base)) if lora_rank else 0
+  frozen = training_bytes(cast(base)) if lora_rank else 0
   copied = sampled  # reduced below to arrays that do not already exist
   if sampled_in == computed and not gather_weights:
     copied = cast(trained) if stored != computed else {}
   elif sampled_in == stored and not (gather_weights or lora_rank):
     copied = {}
-  apart, of_prompt, of_answer = {}, workload.prompt_tokens, workload.tokens
+  decoding_layers = {}
+  prompt_slots, response_slots = workload.prompt_tokens, workload.tokens
   if gpus and kernels.known(config, sampled_in, 'gpu'):
-    apart = {'layers': sampled['layers']}
+    decoding_layers = {'layers': sampled['layers']}
     # The sampler's choice of capacity where unused cache slots are not read.
-    of_prompt = schedule.FEW.room(of_prompt, chunk)
-    of_answer = schedule.FEW.room(of_answer, chunk, most=of_answer)
-  sampling = lambda tree: bytes_per_device(tree, place_sampled(tree, mesh))
-  found = {
-    'parameters': placed(trained) + frozen,
+    prompt_slots = schedule.FEW.room(prompt_slots, chunk)
+    response_slots = schedule.FEW.room(
+      response_slots, chunk, most=response_slots
+    )
+  bytes_by_purpose = {
+    'parameters': training_bytes(trained) + frozen,
     # The running sum and one microbatch's gradients, see `engine.learner`.
-    'gradients': 2 * placed(trained),
-    'optimizer': moment_bytes,
+    'gradients': 2 * training_bytes(trained),
+    'optimizer': _optimizer_bytes(trained, mesh),
     # With adapters, the base model is the reference policy.
-    'reference': 0 if lora_rank else placed(cast(base)),
-    'sampler copy': sampling(copied),
-    'layers apart': sampling(apart),
-    'cache': _cache(
+    'reference': 0 if lora_rank else training_bytes(cast(base)),
+    'sampler copy': sampling_bytes(copied),
+    'decoding layers': sampling_bytes(decoding_layers),
+    'cache': _cache_bytes(
       sampler,
       mesh,
-      (workload.questions, of_prompt),
-      (workload.questions * workload.group_size, of_answer),
+      (workload.questions, prompt_slots),
+      (workload.questions * workload.group_size, response_slots),
     ),
   }
-  return found | {'total': sum(found.values())}
+  return bytes_by_purpose | {'total': sum(bytes_by_purpose.values())}
 
 
-def _cache(policy, mesh, *segments: tuple[int, int]) -> int:
+def _optimizer_bytes(trained, mesh) -> int:
+  """Returns the bytes of AdamW's state for the trained parameters."""
+  adam = optimizer.make_optimizer(learning_rate=1e-6)
+  state = jax.eval_shape(adam.init, trained)
+  return bytes_per_device(
+    state, sharding.shard_like_parameters(state, trained, mesh)
+  )
+
+
+def _cache_bytes(policy, mesh, *segments: tuple[int, int]) -> int:
   """Returns the bytes of keys and values of segments (rows, slots per row)."""
   total = 0
   for rows, slots in segments:
@@ -133,8 +144,8 @@ def _cache(policy, mesh, *segments: tuple[int, int]) -> int:
 def table(rows: list[dict]) -> str:
   """Formats the estimates as a Markdown table in GiB."""
   left_out = {'model', 'devices'}
-  if not any(row['layers apart'] for row in rows):
-    left_out.add('layers apart')
+  if not any(row['decoding layers'] for row in rows):
+    left_out.add('decoding layers')
   names = [name for name in rows[0] if name not in left_out]
   lines = ['| model | devices | ' + ' | '.join(names) + ' |']
   lines.append('|---' * (len(names) + 2) + '|')
@@ -186,9 +197,9 @@ def main(argv: list[str]) -> None:
   stored, computed = sizes.DTYPES[dtypes]
   trained = f'LoRA, rank {rank}' if rank else 'AdamW'
   print(
-    f'{trained}; parameters {stored}, computed in {computed}; '
+    f'{trained}; parameters in {stored}, computation in {computed}; '
     f'{workload.questions} questions x {workload.group_size} answers, '
-    f'{workload.prompt_tokens} + {workload.tokens} tokens; GiB a device, '
+    f'{workload.prompt_tokens} + {workload.tokens} tokens; GiB per device, '
     'activations not counted\n'
   )
   print(table(rows))
@@ -201,9 +212,11 @@ _SAMPLER_DTYPE = flags.DEFINE_enum(
 _GPUS = flags.DEFINE_bool(
   'gpus',
   False,
-  'Of NVIDIA, from JAX 0.11 on: layers are laid out once more to decode with.',
+  'Count the copy of the layers for decoding on NVIDIA GPUs (from jax 0.11).',
 )
 _TENSOR = flags.DEFINE_integer('tensor', 1, 'Devices on the tensor axis.')
+
+flags.adopt_module_key_flags(sizes)
 
 if __name__ == '__main__':
   app.run(main)

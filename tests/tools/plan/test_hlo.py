@@ -1,4 +1,4 @@
-"""What a compiled text says, against programs worked out by hand."""
+"""The HLO analysis equals numbers that are worked out by hand."""
 
 import functools
 
@@ -8,12 +8,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from launch import hlo
 from sqlm_jax.distributed import sharding
+from tools.plan import hlo
 
-# As the TPU compiler (libtpu 0.0.42) writes it, shortened: attention scores of
-# 2 rows, 512 slots, 2 key heads of width 64, 7 query heads each; and one
-# asynchronous gather in three fusions, in a loop of 24.
+# Shortened output of the TPU compiler (libtpu 0.0.42): a loop of 24 iterations
+# with the attention scores of 2 rows, 512 slots, and 2 key heads of width 64
+# with 7 query heads each, and with one asynchronous gather in three fusions.
 TPU = """\
 HloModule jit_update, is_scheduled=true
 
@@ -62,8 +62,8 @@ condition=%condition, body=%body
 }
 """
 
-# The same compiler about a kernel of Pallas, shortened: what the kernel says of
-# itself has lines of its own.
+# Shortened output of the same compiler for a Pallas kernel, whose metadata is
+# on separate lines.
 KERNEL = """\
 ENTRY %main (arg: bf16[4,14,1024,64]) -> f32[8] {
   %arg = bf16[4,14,1024,64]{3,2,1,0} parameter(0)
@@ -90,19 +90,19 @@ def test_a_loop_of_the_tpu_compiler():
   runs = list(hlo.walk(TPU))
   assert hlo.flops(runs) == 24 * 2 * 2 * 2 * 7 * 512 * 512 * 64
   assert hlo.cycles(runs) == 24 * 20784
-  # Once a layer, 128 x 256 numbers of four bytes.
+  # Once per layer, 128 x 256 numbers of four bytes.
   assert hlo.moved(runs) == {'all-gather': hlo.Moved(24, 24 * 128 * 256 * 4)}
 
 
-def test_a_loop_that_counts_without_a_sign():
-  """As those do that the TPU compiler makes of a product and its gather."""
+def test_a_loop_with_an_unsigned_counter():
+  """The TPU compiler creates them for a product and its gather."""
   text = TPU.replace(
     's32[]{:T(128)} constant(24)', 'u32[]{:T(128)} constant(8)'
   )
   assert hlo.cycles(list(hlo.walk(text, unknown_trips=3))) == 8 * 20784
 
 
-def test_a_loop_that_goes_in_twos():
+def test_a_loop_whose_counter_is_incremented_by_two():
   text = TPU.replace(
     '  %rows =',
     '  %layer.1 = s32[] get-tuple-element(%state), index=0\n'
@@ -117,12 +117,12 @@ def test_a_loop_that_goes_in_twos():
   assert hlo.cycles(list(hlo.walk(text))) == 12 * 20784
 
 
-def test_a_loop_whose_bound_is_data():
+def test_a_loop_whose_bound_depends_on_data():
   text = TPU.replace('s32[]{:T(128)} constant(24)', 's32[]{:T(128)} add()')
   assert hlo.cycles(list(hlo.walk(text, unknown_trips=3))) == 3 * 20784
 
 
-def test_a_text_that_is_none():
+def test_a_text_without_a_program_is_an_error():
   with pytest.raises(ValueError, match='expected the text of a compiled'):
     hlo.parse('no program')
 
@@ -146,7 +146,7 @@ def mesh():
   return sharding.make_mesh({'data': 1, 'fsdp': 8, 'tensor': 1})
 
 
-def test_products_in_a_real_loop_count_as_often_as_they_run():
+def test_products_in_a_compiled_loop_are_counted_for_each_iteration():
   def run(x_BD, kernels_LDD):
     return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x_BD, kernels_LDD)
 
@@ -157,8 +157,8 @@ def test_products_in_a_real_loop_count_as_often_as_they_run():
 
 
 @pytest.mark.parametrize('at_once', [True, False])
-def test_gathering_a_stack_of_layers_is_seen(at_once):
-  """Split kernels [5, 48, 40]: all of them gathered, or one after the other."""
+def test_gathering_all_layers_at_once_is_reported(at_once):
+  """Gathers sharded kernels [5, 48, 40] at once, or layer by layer."""
   split = NamedSharding(mesh(), P(None, 'fsdp'))
   whole = NamedSharding(mesh(), P())
 
@@ -177,6 +177,6 @@ def test_gathering_a_stack_of_layers_is_seen(at_once):
   text = jax.jit(run).lower(x, kernels).compile().as_text()
   gathered = hlo.moved(list(hlo.walk(text)))['all-gather']
   assert gathered.bytes == 5 * 48 * 40 * 4
-  found = hlo.whole_parameters(text, [(5, 48, 40)])
-  assert len(found) == at_once
-  assert all(one.endswith(': (5, 48, 40)') for one in found)
+  reported = hlo.gathered_stacks(text, [(5, 48, 40)])
+  assert len(reported) == at_once
+  assert all(line.endswith(': (5, 48, 40)') for line in reported)

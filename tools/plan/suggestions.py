@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from launch import programs
+from tools.plan import programs
 
 
-def largest(found: dict[str, dict[str, Any]]) -> tuple[str, int]:
+def largest(measurements: dict[str, dict[str, Any]]) -> tuple[str, int]:
   """Returns the program with the largest memory, and its bytes per device."""
-  name = max(found, key=lambda name: found[name]['total'])
-  return name, found[name]['total']
+  name = max(measurements, key=lambda name: measurements[name]['total'])
+  return name, measurements[name]['total']
 
 
 def next_try(
@@ -24,19 +24,21 @@ def next_try(
     Config keys with their new values (None for the default), and the new
     settings; None if there is nothing left to try.
   """
-  w = settings.workload
-  least = settings.mesh[0] * settings.mesh[1]  # one group per chip
-  rows = settings.max_rows or w.questions * w.group_size
-  fewer = max(rows // 4, least * w.group_size)
+  workload = settings.workload
+  min_groups = settings.mesh[0] * settings.mesh[1]  # one group per chip
+  rows = settings.max_rows or workload.questions * workload.group_size
+  fewer_rows = max(rows // 4, min_groups * workload.group_size)
   if worst == 'update' and settings.remat != 'full':
     return {'model.remat': 'full'}, settings._replace(remat='full')
-  if worst == 'update' and settings.groups_per_microbatch > least:
+  if worst == 'update' and settings.groups_per_microbatch > min_groups:
     return (
-      {'optimizer.groups_per_microbatch': str(least)},
-      settings._replace(groups_per_microbatch=least),
+      {'optimizer.groups_per_microbatch': str(min_groups)},
+      settings._replace(groups_per_microbatch=min_groups),
     )
-  if worst != 'update' and fewer < rows:
-    return {'sampler.max_rows': str(fewer)}, settings._replace(max_rows=fewer)
+  if worst != 'update' and fewer_rows < rows:
+    return {'sampler.max_rows': str(fewer_rows)}, settings._replace(
+      max_rows=fewer_rows
+    )
   if settings.lora_rank:
     return None
   if settings.dtypes != 'bfloat16':

@@ -100,23 +100,34 @@ def workload() -> Workload:
   )
 
 
-_MODELS = flags.DEFINE_list('models', list(MODELS), 'Sizes of Qwen2.5.')
-_MODEL_PATH = flags.DEFINE_string('model_path', None, 'A model of your own.')
-DTYPES_FLAG = flags.DEFINE_enum('dtypes', 'mixed', list(DTYPES), 'Of weights.')
-LORA_RANK = flags.DEFINE_integer('lora_rank', 0, 'Of adapters.', lower_bound=0)
+_MODELS = flags.DEFINE_list('models', list(MODELS), 'Sizes of Qwen2.5 models.')
+_MODEL_PATH = flags.DEFINE_string(
+  'model_path', None, 'A model directory or GGUF file, instead of --models.'
+)
+DTYPES_FLAG = flags.DEFINE_enum(
+  'dtypes',
+  'mixed',
+  list(DTYPES),
+  'Dtypes; mixed: float32 parameters, computation in bfloat16.',
+)
+LORA_RANK = flags.DEFINE_integer(
+  'lora_rank', 0, 'Rank of adapters; 0: none.', lower_bound=0
+)
 GATHER_WEIGHTS = flags.DEFINE_bool(
-  'gather_weights', False, 'Whole weights on every device while it samples.'
+  'gather_weights', False, 'As sampler.gather_weights.'
 )
 _QUESTIONS = flags.DEFINE_integer(
-  'questions', PAPER.questions, 'Questions at the same time.', 1
+  'questions', PAPER.questions, 'Questions sampled together.', 1
 )
 _GROUP_SIZE = flags.DEFINE_integer(
-  'group_size', PAPER.group_size, 'Answers a question.', 1
+  'group_size', PAPER.group_size, 'Answers per question.', 1
 )
 _PROMPT_TOKENS = flags.DEFINE_integer(
-  'prompt_tokens', PAPER.prompt_tokens, 'Room for a prompt.', 1
+  'prompt_tokens', PAPER.prompt_tokens, 'Capacity for a prompt.', 1
 )
-_TOKENS = flags.DEFINE_integer('tokens', PAPER.tokens, 'Room for an answer.', 1)
+_TOKENS = flags.DEFINE_integer(
+  'tokens', PAPER.tokens, 'Capacity for an answer.', 1
+)
 FORMAT = flags.DEFINE_enum(
-  'format', 'markdown', ('markdown', 'json'), 'Of the table.'
+  'format', 'markdown', ('markdown', 'json'), 'Output format.'
 )

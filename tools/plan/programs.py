@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from launch import hlo, memory, sizes
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import decoding, groups, learner, optimizer
 from sqlm_jax.models import config as model_config
@@ -20,6 +19,7 @@ from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import packing as packing_lib
 from sqlm_jax.selfplay import packing
+from tools.plan import hlo, memory, sizes
 
 STOP_STATES = 16  # the smallest number of states of a stop table
 
@@ -297,7 +297,7 @@ def measure(program: Program) -> dict[str, Any]:
     'cycles': hlo.cycles(runs),
     'calls': program.calls,
     'collectives': {k: v._asdict() for k, v in hlo.moved(runs).items()},
-    'gathered': hlo.whole_parameters(text, stacked(program.arguments)),
+    'gathered': hlo.gathered_stacks(text, stacked(program.arguments)),
   }
 
 
