@@ -37,7 +37,8 @@ from sqlm_jax.engine import optimizer
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import rounding
-from sqlm_jax.run import assemble, states
+from sqlm_jax.run import build as build_lib
+from sqlm_jax.run import train_states
 
 TEXTS = (
   'Question: 7 + 4 = 11\nQuestion: 2 + 9 = 11\nQuestion: 6 + 3 = 9\n',
@@ -63,7 +64,7 @@ class Model(NamedTuple):
   """
 
   config: config_lib.Config
-  parts: assemble.Parts
+  parts: build_lib.Parts
   exact: policy_lib.Policy
   base: Params
   trained: Params
@@ -81,7 +82,7 @@ def open_model(
   def build(dtype):
     c.model.dtype = dtype
     config = config_lib.from_dict(c.to_dict())
-    return config, assemble.build(config)
+    return config, build_lib.build(config)
 
   _, exact = build('float32')
   config, parts = build('bfloat16')
@@ -108,7 +109,7 @@ def start(model: Model, how: str, *, on_grid: bool) -> Params:
     return jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
   if how == AS_STORED or model.base:
     return params
-  return states.prepare_for_small_updates(params, hold=how == 'hold')
+  return train_states.prepare_for_small_updates(params, hold=how == 'hold')
 
 
 def signs_of_gradients(model: Model) -> list[Params]:

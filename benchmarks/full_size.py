@@ -31,7 +31,7 @@ def get_config():
   c.task.answer_kind = 'text'
   # Noise has no lines: a question ends at the first of many letters.
   c.task.proposer_stop = tuple('abcdefghijklmnopqrstuvwxyz|')
-  c.proposer.questions = 4
+  c.proposer.num_questions = 4
   c.proposer.group_size = 4
   c.proposer.train_every = 1
   c.proposer.max_tokens = 32
@@ -40,7 +40,7 @@ def get_config():
   # Random models never agree: coin flips give both roles a gradient.
   c.solver.rewards.majority = 0.0
   c.solver.rewards.random = 1.0
-  c.loss.kl = 0.0
+  c.loss.kl_coef = 0.0
   c.loss.logits_chunk = 64
   c.optimizer.solver_updates = 1
   c.optimizer.proposer_updates = 1

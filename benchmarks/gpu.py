@@ -197,7 +197,7 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
   """
   from configs import default
   from sqlm_jax.config import schema as config_lib
-  from sqlm_jax.run import assemble, states
+  from sqlm_jax.run import build, train_states
 
   model = directory / 'model'
   full_size.make(model, args.model, letters=128)
@@ -213,7 +213,7 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
   c.task.proposer_stop = ('a', 'e')
   c.task.solver_prompt = 'Answer {question}: '
   c.task.answer_kind = 'text'
-  c.proposer.questions = args.groups
+  c.proposer.num_questions = args.groups
   c.proposer.group_size = args.group_size
   c.proposer.train_every = 1
   c.solver.group_size = args.group_size
@@ -221,12 +221,12 @@ def make_game(args: argparse.Namespace, directory: pathlib.Path):
   c.sampler.max_prompt_tokens = args.step_tokens + 64
   # Random answers never agree: random rewards give both roles a gradient.
   c.solver.rewards.majority, c.solver.rewards.random = 0.0, 1.0
-  c.loss.kl = 0.0
+  c.loss.kl_coef = 0.0
   c.loss.logits_chunk = args.chunk
   c.optimizer.groups_per_microbatch = args.groups_per_microbatch
   c.optimizer.solver_updates = c.optimizer.proposer_updates = 1
-  parts = assemble.build(config_lib.from_dict(c.to_dict()))
-  return assemble.make_game(parts), states.initial_states(parts)
+  parts = build.build(config_lib.from_dict(c.to_dict()))
+  return build.make_game(parts), train_states.initial_states(parts)
 
 
 class Utilization:

@@ -29,9 +29,8 @@ from pyarrow import parquet
 
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.run import assemble
-from sqlm_jax.run import states as states_lib
-from sqlm_jax.workdir import checkpoint, writers
+from sqlm_jax.run import build, train_states
+from sqlm_jax.workdir import checkpoints, run_writer
 
 ENDLESS = 10**6
 ROOT = pathlib.Path(__file__).parent.parent
@@ -113,10 +112,10 @@ def look(workdir: pathlib.Path, config: config_lib.Config) -> Left:
       than saved steps.
   """
   path = workdir / 'metrics.jsonl'
-  rows = writers.read_jsonl(path) if path.exists() else []
+  rows = run_writer.read_jsonl(path) if path.exists() else []
   if [row['step'] for row in rows] != list(range(len(rows))):
     raise RuntimeError(f'{path}: lines are missing, or there twice')
-  files = writers.rollout_files(workdir, before=len(rows))
+  files = run_writer.rollout_files(workdir, before=len(rows))
   if len(files) != len(rows):
     raise RuntimeError(f'{workdir}: rollouts are missing')
   for file in files:
@@ -125,17 +124,17 @@ def look(workdir: pathlib.Path, config: config_lib.Config) -> Left:
   if not directory.exists():
     return Left(len(rows), 0, False)
   saving = any('tmp' in path.name for path in directory.iterdir())
-  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
-    saved = checkpoint.latest_step(manager) or 0
+  with checkpoints.open_checkpoints(directory, read_only=True) as manager:
+    saved = checkpoints.latest_step(manager) or 0
     if saved:
-      checkpoint.restore(manager, abstract(config), step=saved)
+      checkpoints.restore(manager, abstract(config), step=saved)
   if saved > len(rows):
     raise RuntimeError(f'{path}: fewer lines than the {saved} steps saved')
   return Left(len(rows), saved, saving)
 
 
 def abstract(config: config_lib.Config):
-  return states_lib.abstract_states(assemble.build(config))
+  return train_states.abstract_states(build.build(config))
 
 
 def soak(
@@ -191,7 +190,7 @@ def compare(one: pathlib.Path, other: pathlib.Path, config) -> None:
   """Raises AssertionError unless two workdirs are equal, except for times."""
 
   def lines(workdir, name):
-    rows = writers.read_jsonl(workdir / name)
+    rows = run_writer.read_jsonl(workdir / name)
     return [
       {k: v for k, v in row.items() if not k.startswith(('time/', 'seconds'))}
       for row in rows
@@ -199,10 +198,10 @@ def compare(one: pathlib.Path, other: pathlib.Path, config) -> None:
 
   def restored(workdir):
     directory = workdir / 'checkpoints'
-    with checkpoint.open_checkpoints(directory, read_only=True) as manager:
+    with checkpoints.open_checkpoints(directory, read_only=True) as manager:
       steps = sorted(manager.all_steps())
-      found = checkpoint.restore(manager, abstract(config), step=steps[-1])
-      return (steps, checkpoint.best_step(manager)), jax.device_get(found)
+      found = checkpoints.restore(manager, abstract(config), step=steps[-1])
+      return (steps, checkpoints.best_step(manager)), jax.device_get(found)
 
   for name in ('metrics.jsonl', 'eval.jsonl'):
     assert lines(one, name) == lines(other, name), name

@@ -33,8 +33,7 @@ import optax
 from benchmarks import models, pairs, work
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner, optimizer
-from sqlm_jax.models import config as model_config
-from sqlm_jax.models import decoder
+from sqlm_jax.models import decoder, model_config
 from sqlm_jax.models import policy as policy_lib
 
 LEARNING = ('forward', 'backward', 'update')

@@ -30,7 +30,7 @@ from benchmarks import learning, models, pairs, rollouts, work
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer, sampler
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.selfplay import packing
+from sqlm_jax.selfplay import packing_plan
 
 OWN, SHARED = 19, 57  # tokens of a prompt: its own, and common to all prompts
 
@@ -92,7 +92,9 @@ def learning_sides(
   )
   at_once = args.groups_per_microbatch
   sides = {
-    'packed': packing.pack_batch(padded, packing.Layout(at_once, shards=1)),
+    'packed': packing_plan.pack_batch(
+      padded, packing_plan.Layout(at_once, shards=1)
+    ),
     'static': padded,
   }
   adam = optimizer.make_optimizer(learning_rate=1e-6)

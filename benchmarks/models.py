@@ -8,7 +8,7 @@ import optax
 
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import decoding, groups, learner, sampler
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import batches
 

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import learning, models, pairs, rollouts, work
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 
 # Name -> values, including the base value. Prompts have no common prefix.
 SIZES = {

@@ -48,19 +48,19 @@ def make_game(model: str, dtype: str, case: str, tokens: int):
   from benchmarks import models
   from configs import quickstart
   from sqlm_jax.config import schema as config_lib
-  from sqlm_jax.run import assemble, states
+  from sqlm_jax.run import build, train_states
 
   c = quickstart.get_config()
   c.model.path = model
   c.model.dtype = dtype
-  c.proposer.questions = c.proposer.group_size = len(QUESTIONS)
+  c.proposer.num_questions = c.proposer.group_size = len(QUESTIONS)
   c.proposer.train_every = 0
   c.solver.group_size = GROUP_SIZE
   c.solver.max_tokens = tokens
   if case == 'forced':
     c.solver.rewards.majority, c.solver.rewards.random = 0.0, 1.0
-  parts = assemble.build(config_lib.from_dict(c.to_dict()))
-  game = assemble.make_game(parts)._replace(questions=QUESTIONS)
+  parts = build.build(config_lib.from_dict(c.to_dict()))
+  game = build.make_game(parts)._replace(questions=QUESTIONS)
   if case == 'forced':
     solver = game.writers['solver']
     vocab_size = solver.settings.stop_table.shape[1]
@@ -70,7 +70,7 @@ def make_game(model: str, dtype: str, case: str, tokens: int):
       rules=game.rules._replace(keep_neutral=True),
       writers=game.writers | {'solver': solver._replace(settings=settings)},
     )
-  return game, states.initial_states(parts)
+  return game, train_states.initial_states(parts)
 
 
 def serve(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ are not counted.
 
 from typing import NamedTuple
 
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 
 
 class Groups(NamedTuple):

@@ -62,15 +62,15 @@ def get_config():
   c.task.answer_pattern = r'[^=]+$'  # the text after the last equals sign
   c.task.answer_kind = 'expression'
   pairs = evaluation(140)
-  c.task.evaluation, c.task.validation = pairs[:100], pairs[100:]
-  c.proposer.questions = 64
+  c.task.test, c.task.validation = pairs[:100], pairs[100:]
+  c.proposer.num_questions = 64
   c.proposer.group_size = 64  # all questions have the same prompt
   c.proposer.temperature = 0.8  # at 1, most questions have another form
   c.proposer.max_tokens = 32
   c.solver.group_size = 8
   c.solver.max_tokens = 16
   c.sampler.max_prompt_tokens = 192
-  c.loss.kl = 0.0
+  c.loss.kl_coef = 0.0
   c.optimizer.learning_rate = 1e-5
   c.optimizer.solver_updates = 1
   c.optimizer.proposer_updates = 1

@@ -15,7 +15,7 @@ for a laptop.
 from configs import default
 
 # The paper's released config of this run uses a critic instead of groups:
-#   --config.advantage.estimator=gae --config.loss.kl=0
+#   --config.advantage.estimator=gae --config.loss.kl_coef=0
 PROPOSER_PROMPT = """\
 You write programming exercises for beginners, about {topic}.
 

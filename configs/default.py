@@ -62,7 +62,7 @@ def get_config() -> config_dict.ConfigDict:
   # Source of true answers, for diagnosis: none, arithmetic or module:function.
   c.task.checker = 'none'
   # Test set: pairs (question, true answer), or (question, tests) for code.
-  c.task.evaluation = ()
+  c.task.test = ()
   c.task.validation = ()  # validation set, by which a checkpoint is chosen
   # Fixed questions that replace the proposer's: a .txt, .jsonl or .parquet
   # file, or the workdir of a run.
@@ -72,12 +72,12 @@ def get_config() -> config_dict.ConfigDict:
   c.tests = config_dict.ConfigDict()
   # Regex of a test, whose groups are the input and the output.
   c.tests.pattern = r'(?m)^(.*?)=>(.*)$'
-  c.tests.least = 5  # minimum number of tests of a valid question
-  c.tests.most = 10  # maximum number of tests; further tests are ignored
+  c.tests.min_count = 5  # minimum number of tests of a valid question
+  c.tests.max_count = 10  # maximum number of tests; further tests are ignored
   c.tests.program = '{answer}'  # template of the program that is run
   # Treatment of tests that no answer passes: count them as in the paper, or
   # leave_out.
-  c.tests.unpassed = 'count'
+  c.tests.unsolved = 'count'
 
   c.sandbox = config_dict.ConfigDict()
   c.sandbox.backend = 'bubblewrap'  # or unsafe_subprocess, without protection
@@ -87,7 +87,7 @@ def get_config() -> config_dict.ConfigDict:
   c.sandbox.memory_mib = 256  # limit of memory per test, in MiB
 
   c.proposer = config_dict.ConfigDict()
-  c.proposer.questions = 256  # Q, number of questions per step
+  c.proposer.num_questions = 256  # Q, number of questions per step
   c.proposer.group_size = 4  # number of questions per group, for advantages
   c.proposer.train_every = 5  # steps between updates; 0 never trains it
   # The reward of a question is the weighted sum of these terms. A weight of 0
@@ -102,13 +102,17 @@ def get_config() -> config_dict.ConfigDict:
   c.proposer.rewards.history_repeats = 0.0
   # Weights that change over time: points (reward, step, weight), between which
   # a weight is interpolated linearly.
-  c.proposer.schedule = ()
+  c.proposer.reward_schedule = ()
   c.proposer.band = (0.3, 0.8)  # agreements that proposer.rewards.band rewards
   # For task.answer_kind=code: group computes the reward from the tests that all
   # answers pass in total; sample averages the rewards of single answers.
   c.proposer.reward_over = 'group'
-  c.proposer.similarity = 0.85  # minimum similarity of near-duplicates, 0 to 1
-  c.proposer.memory = 10000  # number of earlier questions for history_repeats
+  c.proposer.min_similarity = (
+    0.85  # minimum similarity of near-duplicates, 0 to 1
+  )
+  c.proposer.history_size = (
+    10000  # number of earlier questions for history_repeats
+  )
   # Reward of an unreadable question, at most 0. No other reward is lower.
   c.proposer.unreadable_reward = -1.0
   c.proposer.temperature = 1.0
@@ -124,10 +128,11 @@ def get_config() -> config_dict.ConfigDict:
   c.solver.rewards.format = 0.0  # 1 for any readable answer
   c.solver.rewards.random = 0.0  # 0 or 1 at random, as a control
   c.solver.rewards.true = 0.0  # 1 for the checker's answer, as a control
-  c.solver.schedule = ()  # weights that change, as in proposer.schedule
+  # Weights that change, as in proposer.reward_schedule.
+  c.solver.reward_schedule = ()
   # Maximum number of rounds of questions per step. A step ends early once Q
   # questions have answers with different rewards.
-  c.solver.rounds = 1
+  c.solver.max_rounds = 1
   c.solver.temperature = 1.0
   # Temperatures that the answers of a group cycle through, instead of
   # solver.temperature.
@@ -138,7 +143,7 @@ def get_config() -> config_dict.ConfigDict:
   c.vote = config_dict.ConfigDict()
   # Weights of the votes: equal, or likelihood (by mean log-probability).
   c.vote.weights = 'equal'
-  c.vote.ties = 'nobody'  # winner of a tie: nobody, or first as in the paper
+  c.vote.ties = 'none'  # winner of a tie: none, or first as in the paper
   c.vote.min_agreement = 0.0  # minimum fraction of the group for a majority
   # Number of additional answers per question that an earlier solver samples.
   # They vote, but are not trained on.
@@ -166,26 +171,32 @@ def get_config() -> config_dict.ConfigDict:
   # Critic, a second model of the same size, for advantage.estimator=gae.
   c.critic = config_dict.ConfigDict()
   c.critic.learning_rate = 1e-5  # other settings are those of the optimizer
-  c.critic.clip = 0.5  # maximum change of a value before it is clipped
+  c.critic.value_clip = 0.5  # maximum change of a value before it is clipped
   c.critic.gamma = 1.0  # discount per token
-  c.critic.decay = 1.0  # lambda of GAE: 0 relies on the values, 1 on rewards
+  c.critic.gae_lambda = (
+    1.0  # lambda of GAE: 0 relies on the values, 1 on rewards
+  )
 
   c.loss = config_dict.ConfigDict()
-  c.loss.clip = 0.2  # clip range of the probability ratio
-  c.loss.clip_high = 0.0  # upper clip range; 0 uses loss.clip; DAPO has 0.28
+  c.loss.clip_ratio = 0.2  # clip range of the probability ratio
+  c.loss.clip_ratio_high = (
+    0.0  # upper clip range; 0 uses loss.clip_ratio; DAPO has 0.28
+  )
   # Bound of the ratio for negative advantages (dual clip); 0 turns it off.
   c.loss.dual_clip = 0.0
-  c.loss.ratio = 'token'  # ratio that is clipped: token, or sequence (GSPO)
-  c.loss.kl = 0.001  # coefficient of the KL to the initial model; 0 is off
+  c.loss.ratio_level = (
+    'token'  # ratio that is clipped: token, or sequence (GSPO)
+  )
+  c.loss.kl_coef = 0.001  # coefficient of the KL to the initial model; 0 is off
   c.loss.kl_estimator = 'k3'  # estimator of the KL: k3 or k2
   # Place of the KL penalty: loss; or reward, which subtracts it from the reward
   # of each token and requires advantage.estimator=gae.
-  c.loss.kl_in = 'loss'
-  c.loss.entropy = 0.0  # coefficient of the entropy bonus
+  c.loss.kl_placement = 'loss'
+  c.loss.entropy_coef = 0.0  # coefficient of the entropy bonus
   # Aggregation of the loss: token is the mean over all tokens; sequence is the
   # mean over responses of token means; constant divides the sum over tokens by
   # the number of responses times the maximum response length.
-  c.loss.average = 'token'
+  c.loss.aggregation = 'token'
   c.loss.logits_chunk = 512  # rows of logits in memory at once, per device
 
   c.optimizer = config_dict.ConfigDict()
@@ -210,12 +221,14 @@ def get_config() -> config_dict.ConfigDict:
 
   c.evaluation = config_dict.ConfigDict()
   # Test set, evaluated before and after training and by --mode=eval: a dataset
-  # of docs/evaluate.md or a file. '' uses task.evaluation.
+  # of docs/evaluate.md or a file. '' uses task.test.
   c.evaluation.test = ''
   # Validation set, also evaluated during training, by which the best checkpoint
   # is chosen. '' uses task.validation.
   c.evaluation.validation = ''
-  c.evaluation.question = '{question}'  # template for questions of a dataset
+  c.evaluation.question_template = (
+    '{question}'  # template for questions of a dataset
+  )
   # Steps between evaluations on the validation set; 0 for none during training.
   c.evaluation.every = 5
   # Figure that chooses the best checkpoint: mean (of the samples) or greedy.
@@ -241,18 +254,20 @@ def get_config() -> config_dict.ConfigDict:
   c.divergence = config_dict.ConfigDict()
   # Number of consecutive skipped updates, which are not finite, after which the
   # run stops; 0 never stops it.
-  c.divergence.skipped_updates = 10
+  c.divergence.max_skipped_updates = 10
   # Alarm if the KL to the initial model is higher, in nats per token; 0 is off.
-  c.divergence.kl_above = 0.0
+  c.divergence.max_kl = 0.0
   # Alarm if the entropy is lower, in nats per token; 0 is off.
-  c.divergence.entropy_below = 0.0
+  c.divergence.min_entropy = 0.0
   # Alarm after this number of consecutive steps in which more than half of the
   # questions are invalid; 0 is off. A warning comes after three such steps.
-  c.divergence.unreadable_steps = 0
+  c.divergence.max_unreadable_steps = 0
   # Reaction to an alarm: stop, or roll_back to the weights of the last
   # checkpoint and continue with the next step.
   c.divergence.action = 'stop'
-  c.divergence.rollbacks = 3  # number of rollbacks after which the run stops
+  c.divergence.max_rollbacks = (
+    3  # number of rollbacks after which the run stops
+  )
 
   # Number of devices along each mesh axis; -1 uses all remaining devices.
   c.mesh = config_dict.ConfigDict()

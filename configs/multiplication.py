@@ -48,6 +48,6 @@ def get_config():
   c.optimizer.groups_per_microbatch = 4
   c.evaluation.test = 'multiplication/test'
   c.evaluation.validation = 'multiplication/validation[:256]'
-  c.evaluation.question = 'What is {question}?'
+  c.evaluation.question_template = 'What is {question}?'
   c.evaluation.samples = 1
   return c

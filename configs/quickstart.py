@@ -56,14 +56,14 @@ def get_config():
   c.task.checker = 'arithmetic'
   pairs = [(a, b) for a in range(10) for b in range(10)]
   questions = [(f'{a} + {b}', str(a + b)) for a, b in pairs]
-  c.task.validation, c.task.evaluation = split(questions, SOLVER_PROMPT)
-  c.proposer.questions = 32
+  c.task.validation, c.task.test = split(questions, SOLVER_PROMPT)
+  c.proposer.num_questions = 32
   c.proposer.group_size = 32  # all questions have the same prompt
   c.proposer.max_tokens = 8
   c.solver.group_size = 8
   c.solver.max_tokens = 4
   c.sampler.max_prompt_tokens = 128
-  c.loss.kl = 0.0
+  c.loss.kl_coef = 0.0
   c.optimizer.learning_rate = 1e-5
   c.optimizer.solver_updates = 1
   c.optimizer.proposer_updates = 1

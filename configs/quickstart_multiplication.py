@@ -32,7 +32,5 @@ def get_config():
   c.task.solver_prompt = SOLVER_PROMPT
   pairs = [(a, b) for a in range(10) for b in range(10)]
   questions = [(f'{a} * {b}', str(a * b)) for a, b in pairs]
-  c.task.validation, c.task.evaluation = quickstart.split(
-    questions, SOLVER_PROMPT
-  )
+  c.task.validation, c.task.test = quickstart.split(questions, SOLVER_PROMPT)
   return c

@@ -22,16 +22,16 @@ def get_config():
   # Two characters, so that all prompts have the same length and compile once.
   c.task.question_pattern = r'[!-~]{2}'
   c.task.answer_pattern = r'[0-9]'
-  c.task.evaluation = (('1 + 1', '2'), ('2 + 2', '4'), ('3 + 3', '6'))
+  c.task.test = (('1 + 1', '2'), ('2 + 2', '4'), ('3 + 3', '6'))
   c.task.validation = (('1 + 2', '3'), ('2 + 3', '5'))
   c.task.proposer_stop = tuple('aeiou')
-  c.proposer.questions = 8
+  c.proposer.num_questions = 8
   c.proposer.group_size = 4
   c.proposer.train_every = 2
   c.proposer.max_tokens = 32
   c.solver.group_size = 8
   c.solver.max_tokens = 24
-  c.loss.kl = 0.01
+  c.loss.kl_coef = 0.01
   c.optimizer.learning_rate = 1e-3
   c.optimizer.solver_updates = 2
   c.optimizer.proposer_updates = 1

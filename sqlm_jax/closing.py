@@ -1,12 +1,12 @@
 """Summary shown at the end of a training run."""
 
 from sqlm_jax import display, run_evaluations
-from sqlm_jax.run import assemble
-from sqlm_jax.workdir import writers
+from sqlm_jax.run import build
+from sqlm_jax.workdir import run_writer
 
 
 def report(
-  parts: assemble.Parts, writer: writers.RunWriter, step: int, best: int | None
+  parts: build.Parts, writer: run_writer.RunWriter, step: int, best: int | None
 ) -> None:
   """Shows the accuracy before and after training, and the paths of the output.
 
@@ -23,7 +23,7 @@ def report(
     record = run_evaluations.find_test(parts, writer, at)
     if record is not None:
       rows[name] = (
-        f'{writers.accuracies(record)} '
+        f'{run_writer.accuracies(record)} '
         f'on {record["questions"]} questions ({at} steps)'
       )
   rows['checkpoint'] = str(directory / 'checkpoints' / str(step))
@@ -48,7 +48,7 @@ def report(
   display.summary(title, rows)
 
 
-def _nothing_better(parts: assemble.Parts, writer: writers.RunWriter) -> str:
+def _nothing_better(parts: build.Parts, writer: run_writer.RunWriter) -> str:
   """Explains why no checkpoint is better than the initial model."""
   scores = run_evaluations.validation_scores(parts, writer)
   name = run_evaluations.score_name(parts)

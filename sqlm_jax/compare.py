@@ -10,10 +10,11 @@ from etils import epath
 
 from sqlm_jax import display, evaluate
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.distributed import hosts
+from sqlm_jax.distributed import processes
 from sqlm_jax.evaluation import comparison, report
-from sqlm_jax.run import assemble, evaluation_sets, open_run
-from sqlm_jax.workdir import storage, writers
+from sqlm_jax.run import build, evaluation_sets
+from sqlm_jax.run import saved as saved_lib
+from sqlm_jax.workdir import run_writer, storage
 
 # Matches the end of a checkpoint name. `pair` splits only after such a name,
 # because a workdir may contain commas.
@@ -28,9 +29,7 @@ class Evaluated(NamedTuple):
   settings: dict[str, Any]
 
 
-def find_set(
-  parts: assemble.Parts, dataset: str
-) -> evaluation_sets.EvaluationSet:
+def find_set(parts: build.Parts, dataset: str) -> evaluation_sets.EvaluationSet:
   """Returns the evaluation set that `dataset` names.
 
   Args:
@@ -41,7 +40,7 @@ def find_set(
   Raises:
     ValueError: If there is no such evaluation set.
   """
-  assemble.check(parts)
+  build.check(parts)
   if dataset not in evaluation_sets.PURPOSES:
     return evaluation_sets.of_dataset(parts.config, parts.task, dataset)
   asked = parts.sets(dataset)
@@ -54,8 +53,8 @@ def find_set(
 
 
 def evaluate_saved(
-  parts: assemble.Parts,
-  saved: open_run.Saved,
+  parts: build.Parts,
+  saved: saved_lib.Saved,
   asked: evaluation_sets.EvaluationSet,
   workdir: epath.PathLike | None,
 ) -> Evaluated:
@@ -64,7 +63,7 @@ def evaluate_saved(
   Answers of an earlier evaluation with the same settings are read from the
   workdir and not computed again.
   """
-  assemble.check(parts)
+  build.check(parts)
   planned = evaluate.plan(parts, asked, step=saved.step, workdir=workdir)
   if planned.is_answered:
     record = evaluate.evaluate(planned, None)
@@ -73,8 +72,8 @@ def evaluate_saved(
     title = f'Evaluating on {asked.name}'
     with display.progress(title, len(asked.examples)) as progress:
       record = evaluate.evaluate(planned, params, progress=progress)
-  if workdir and hosts.is_first():
-    with contextlib.closing(writers.RunWriter(workdir)) as writer:
+  if workdir and processes.is_first():
+    with contextlib.closing(run_writer.RunWriter(workdir)) as writer:
       # An earlier evaluation may have been killed before it wrote its record.
       if writer.find_evaluation(planned.files.settings) is None:
         writer.evaluation(record)
@@ -82,7 +81,7 @@ def evaluate_saved(
 
 
 def compare(
-  parts: assemble.Parts,
+  parts: build.Parts,
   names: Sequence[str],
   *,
   dataset: str,
@@ -103,13 +102,13 @@ def compare(
   Raises:
     ValueError: If there are not two names, or a checkpoint does not exist.
   """
-  assemble.check(parts)
+  build.check(parts)
   names = pair(names)
   sides = []
   for name in names:
     of, which = parse(name, workdir)
     own = parts if of == workdir else _other(of, parts)
-    saved = open_run.find(own, of, which)
+    saved = saved_lib.find(own, of, which)
     display.message(f'{name}: {saved.about}')
     sides.append(evaluate_saved(own, saved, find_set(parts, dataset), of))
   one, other = sides
@@ -123,7 +122,7 @@ def compare(
   slug = '-vs-'.join(re.sub(r'[^\w.@-]+', '_', name) for name in names)
   slug += '-' + re.sub(r'[^\w.-]+', '_', dataset)
   directory = epath.Path(workdir or place) / 'comparisons' / slug[-200:]
-  if hosts.is_first():
+  if processes.is_first():
     report.write(directory, found)
   return found, directory
 
@@ -178,11 +177,11 @@ def parse(
   return (of if at else workdir), which
 
 
-def _other(workdir: epath.PathLike, parts: assemble.Parts) -> assemble.Parts:
+def _other(workdir: epath.PathLike, parts: build.Parts) -> build.Parts:
   """Builds another run's parts with the evaluation settings of this run."""
-  stored = writers.read_config(workdir)
+  stored = run_writer.read_config(workdir)
   if stored is None:
     raise ValueError(f'{workdir}: expected a run, with a config.json')
   config = config_lib.from_dict(stored)
   config = dataclasses.replace(config, evaluation=parts.config.evaluation)
-  return assemble.build(config)
+  return build.build(config)

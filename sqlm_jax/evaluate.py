@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 from absl import logging
 from etils import epath
 
-from sqlm_jax.distributed import hosts
-from sqlm_jax.evaluation import collapse, metrics, reliability, report
+from sqlm_jax.distributed import processes
+from sqlm_jax.evaluation import accuracy, collapse, reliability, report
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.run import assemble, evaluation_sets
-from sqlm_jax.selfplay import reading, responses
-from sqlm_jax.workdir import evaluation_files, writers
+from sqlm_jax.run import build, evaluation_sets
+from sqlm_jax.selfplay import background_grading, responses
+from sqlm_jax.workdir import evaluation_files, run_writer
 
 _KEY = 2  # evaluation's number in random key paths; the roles have 0 and 1
 
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     files: Directory of the evaluation, and the rows that are already answered.
   """
 
-  parts: assemble.Parts
+  parts: build.Parts
   asked: evaluation_sets.EvaluationSet
   prompts: list[list[int]]
   files: evaluation_files.Files
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
 
 def plan(
-  parts: assemble.Parts,
+  parts: build.Parts,
   asked: evaluation_sets.EvaluationSet,
   *,
   step: int,
@@ -69,13 +69,17 @@ def plan(
   Raises:
     ValueError: If the prompt of a question is too long.
   """
-  assemble.check(parts)
+  build.check(parts)
   prompts = [_encode(parts, example.question) for example in asked.examples]
   settings = _settings(parts, asked, step) | {
     'first_prompt': parts.tokens.decode(prompts[0], skip_special=False)
   }
-  rows = hosts.from_first(lambda: evaluation_files.find(workdir, settings).rows)
-  files = evaluation_files.find(workdir if hosts.is_first() else None, settings)
+  rows = processes.from_first(
+    lambda: evaluation_files.find(workdir, settings).rows
+  )
+  files = evaluation_files.find(
+    workdir if processes.is_first() else None, settings
+  )
   return Plan(parts, asked, prompts, files._replace(rows=rows))
 
 
@@ -111,7 +115,7 @@ def evaluate(
   total = len(planned.prompts)
   size = min(parts.config.evaluation.batch_questions, total)
   with contextlib.ExitStack() as stack:
-    hosts.from_first(lambda: evaluation_files.start(files, stack))
+    processes.from_first(lambda: evaluation_files.start(files, stack))
     progress(len(files.rows), total)
     while not planned.is_answered:
       if stopped():
@@ -134,12 +138,12 @@ def _answer(
   """
   parts = planned.parts
   size = parts.config.evaluation.batch_questions
-  own = hosts.own(len(indices))
+  own = processes.own(len(indices))
   examples = planned.asked.examples[indices.start : indices.stop]
   grade = lambda numbers, texts: parts.task.grade(
     texts, [examples[i] for i in numbers]
   )
-  with reading.Ahead(grade) as ahead:
+  with background_grading.Ahead(grade) as ahead:
     written = responses.write(
       parts.writers['evaluation'],
       params,
@@ -166,14 +170,14 @@ def _answer(
     }
     for i in own
   ]
-  return list(itertools.chain.from_iterable(hosts.exchange(rows)))
+  return list(itertools.chain.from_iterable(processes.exchange(rows)))
 
 
 def _record(planned: Plan, seconds: float) -> dict[str, Any]:
   """Returns the record of a completed evaluation, and writes its files."""
   c, files = planned.parts.config.evaluation, planned.files
   votes = planned.parts.task.run_tests is None
-  result = metrics.summarize(files.rows, c.samples, votes=votes)
+  result = accuracy.summarize(files.rows, c.samples, votes=votes)
   collapsed = collapse.find(files.rows, c.samples)
   _warn_of_collapse(files.settings, collapsed)
   curve = None
@@ -208,7 +212,7 @@ def _warn_of_collapse(
 ) -> None:
   """Warns about figures whose answers have collapsed, on the first process."""
   for name, value in collapsed.items():
-    if hosts.is_first():
+    if processes.is_first():
       logging.warning(
         '%s after %d steps: %s. The solver has collapsed to one answer. Such '
         'an evaluation on the validation set makes no checkpoint the best.',
@@ -220,17 +224,17 @@ def _warn_of_collapse(
 
 def asks_the_same(
   record: Mapping[str, Any],
-  parts: assemble.Parts,
+  parts: build.Parts,
   asked: evaluation_sets.EvaluationSet,
 ) -> bool:
   """Returns True if a record has this evaluation set and the run's settings."""
   stored = record.get('settings', {})
-  now = writers.as_stored(_settings(parts, asked, record['step']))
+  now = run_writer.as_stored(_settings(parts, asked, record['step']))
   return stored | now == stored
 
 
 def _settings(
-  parts: assemble.Parts, asked: evaluation_sets.EvaluationSet, step: int
+  parts: build.Parts, asked: evaluation_sets.EvaluationSet, step: int
 ) -> Mapping[str, Any]:
   """Returns everything that determines the answers, except device rounding."""
   c = parts.config
@@ -266,7 +270,7 @@ def _settings(
   return settings
 
 
-def _encode(parts: assemble.Parts, question: str) -> list[int]:
+def _encode(parts: build.Parts, question: str) -> list[int]:
   prompt = parts.writers['solver'].encode(
     parts.task.solver_prompts(question)[0]
   )

@@ -14,18 +14,18 @@ from absl import logging
 from etils import epath
 from pyarrow import parquet
 
-from sqlm_jax import json_text
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.evaluation import report
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.pretrained import catalog, export, hub, safetensors, tokenizer
-from sqlm_jax.run import assemble
-from sqlm_jax.workdir import writers
+from sqlm_jax.pretrained import catalog, hf_export, hub, safetensors, tokenizer
+from sqlm_jax.run import build
+from sqlm_jax.text import json_text
+from sqlm_jax.workdir import run_writer
 
 
 def export_policy(
-  parts: assemble.Parts,
+  parts: build.Parts,
   trained: policy_lib.Params,
   directory: str,
   *,
@@ -57,7 +57,7 @@ def export_policy(
   Raises:
     ValueError: If the directory is not empty, or there are no adapters.
   """
-  assemble.check(parts)
+  build.check(parts)
   target = pathlib.Path(directory).expanduser().absolute()
   check_target(parts, directory, as_adapter=as_adapter)
   if as_adapter and not lora.adapters(trained):
@@ -74,7 +74,7 @@ def export_policy(
     if as_adapter:
       path = parts.config.model.path
       on_hub, revision = _on_hub(path)
-      export.write_adapter(
+      hf_export.write_adapter(
         temporary,
         config,
         adapters,
@@ -85,12 +85,12 @@ def export_policy(
     else:
       if adapters:
         trained = lora.merge(trained, parts.lora, dtype)
-      export.write_model(
+      hf_export.write_model(
         temporary, config, parts.hf_config, trained, dtype=dtype
       )
       stops = {'eos_token_id': list(parts.tokens.stop_ids)}
       generation = parts.generation | stops
-      export.write_json(temporary / 'generation_config.json', generation)
+      hf_export.write_json(temporary / 'generation_config.json', generation)
     parts.tokens.save(temporary)
     _check_tokenizer(temporary, parts.tokens)
     card = model_card(
@@ -152,7 +152,7 @@ def _check_tokenizer(
 
 
 def check_target(
-  parts: assemble.Parts, directory: str, *, as_adapter: bool
+  parts: build.Parts, directory: str, *, as_adapter: bool
 ) -> None:
   """Checks whether an export is possible, before anything is loaded.
 
@@ -160,7 +160,7 @@ def check_target(
     ValueError: If the directory is not empty, there are no adapters to export,
       or PEFT could not apply the adapters to the model.
   """
-  assemble.check(parts)
+  build.check(parts)
   target = pathlib.Path(directory).expanduser()
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise ValueError(
@@ -238,7 +238,7 @@ def _results(workdir: str | None, step: int) -> str:
         f'{name} {report.figure(record, name)}' for name in record['intervals']
       ),
     ]
-    for record in writers.read_jsonl(path)
+    for record in run_writer.read_jsonl(path)
     if record['step'] <= step
   ]
   return report.table(
@@ -284,7 +284,7 @@ def describe_data(config: config_lib.Config) -> str:
     text
     for name, text in _PAID_FOR.items()
     if getattr(config.solver.rewards, name)
-    or name in {point[0] for point in config.solver.schedule}
+    or name in {point[0] for point in config.solver.reward_schedule}
   ]
   topics = '\n'.join(f'- {topic}' for topic in config.task.topics)
   asked = (
@@ -301,15 +301,15 @@ def describe_data(config: config_lib.Config) -> str:
 
 def count_rollouts(workdir: str, step: int) -> dict[str, Any]:
   """Counts the rollouts that a policy was trained on in `step` steps."""
-  files = writers.rollout_files(workdir, before=step)
-  columns = ['role', 'question', 'counted']
+  files = run_writer.rollout_files(workdir, before=step)
+  columns = ['role', 'question', 'trained_on']
   tables, digest = [], hashlib.sha256()
   for file in files:
     content = file.read_bytes()
     digest.update(content)
     source = pa.BufferReader(content)
     tables.append(parquet.read_table(source, columns=columns))
-  empty = pa.schema([writers.ROLLOUT_SCHEMA.field(name) for name in columns])
+  empty = pa.schema([run_writer.ROLLOUT_SCHEMA.field(name) for name in columns])
   rows = pa.concat_tables([empty.empty_table(), *tables])
   proposals = rows.filter(pc.field('role') == 'proposer')
   answers = rows.filter(pc.field('role') == 'solver')
@@ -320,6 +320,6 @@ def count_rollouts(workdir: str, step: int) -> dict[str, Any]:
     'readable': len(readable),
     'distinct': len(readable.unique()),
     'answers': answers.num_rows,
-    'counted': pc.sum(answers['counted']).as_py() or 0,
+    'trained_on': pc.sum(answers['trained_on']).as_py() or 0,
     'sha256': digest.hexdigest(),
   }

@@ -14,15 +14,17 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from sqlm_jax import compare, display, export, json_text, sample, train
+from sqlm_jax import compare, display, export, sample, train
 from sqlm_jax.config import overrides
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.distributed import hosts
+from sqlm_jax.distributed import processes
 from sqlm_jax.evaluation import report
 from sqlm_jax.pretrained import catalog
-from sqlm_jax.pretrained import export as export_files
-from sqlm_jax.run import assemble, divergence, evaluation_sets, open_run
-from sqlm_jax.workdir import storage, writers
+from sqlm_jax.pretrained import hf_export as export_files
+from sqlm_jax.run import build, divergence, evaluation_sets
+from sqlm_jax.run import saved as saved_lib
+from sqlm_jax.text import json_text
+from sqlm_jax.workdir import run_writer, storage
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'A file of configs/, or one of your own.', lock_config=True
@@ -47,7 +49,7 @@ _QUESTIONS_FILE = flags.DEFINE_string(
 )
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint',
-  open_run.LATEST,
+  saved_lib.LATEST,
   'What to evaluate, talk to or export: latest, best on the validation set, '
   'or a number of steps, 0 for the model before any training.',
 )
@@ -122,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
   # Tracing creates many long-lived objects, and scanning them took a second.
   gc.set_threshold(10_000)
   _keep_compiled()
-  with hosts.ending_all():
+  with processes.ending_all():
     is_done = _run()
   if not is_done:  # every process has stopped at the same step
     sys.exit(_STOPPED_EXIT_CODE.value)
@@ -190,8 +192,8 @@ def _start_processes() -> None:
     )
   if _MODE.value not in ('train', 'eval'):
     raise ValueError(f'--mode={_MODE.value}: expected to be one process')
-  hosts.start(*given)
-  if not hosts.is_first():
+  processes.start(*given)
+  if not processes.is_first():
     display.mute()
 
 
@@ -201,7 +203,7 @@ def _read_config() -> config_lib.Config:
     config = config_lib.from_dict(_CONFIG.value.to_dict())
     if _MODE.value == 'eval' and _WORKDIR.value:
       # The model must be the run's; the evaluation settings may differ.
-      writers.check_config(
+      run_writer.check_config(
         _WORKDIR.value,
         config_lib.to_dict(config),
         may_change=config_lib.may_change_to_evaluate(config),
@@ -216,7 +218,7 @@ def _read_config() -> config_lib.Config:
     raise ValueError(
       '--config: expected a config file, or a --workdir that has a run'
     )
-  stored = writers.read_config(workdir)
+  stored = run_writer.read_config(workdir)
   if stored is None:
     raise ValueError(
       f'{flag}={workdir}: expected a run in it, with its config.json, or '
@@ -227,7 +229,7 @@ def _read_config() -> config_lib.Config:
 
 def _use_model(config: config_lib.Config) -> None:
   """Evaluates, samples from or exports a checkpoint or the initial model."""
-  parts = assemble.build(config, _WORKDIR.value)
+  parts = build.build(config, _WORKDIR.value)
   if _MODE.value == 'eval':
     evaluate_one = _compare if _COMPARE.value else _evaluate
     evaluate_one(parts)
@@ -236,7 +238,7 @@ def _use_model(config: config_lib.Config) -> None:
     _check_export(parts)
   if _QUESTIONS_FILE.value:
     _check_questions_file(_ROLE.value)
-  saved = open_run.find(parts, _WORKDIR.value, _CHECKPOINT.value)
+  saved = saved_lib.find(parts, _WORKDIR.value, _CHECKPOINT.value)
   _note(f'{_ROLE.value} {saved.about}')
   params = saved.load(_ROLE.value)
   if _MODE.value == 'export':
@@ -244,9 +246,9 @@ def _use_model(config: config_lib.Config) -> None:
   elif _QUESTIONS_FILE.value:
     _write_questions(parts, params)
   elif _ROLE.value == 'proposer':
-    for _, text, why_not in sample.questions(parts, params, saved.step):
+    for _, text, reason in sample.questions(parts, params, saved.step):
       text = display.clip(text, _LINE)
-      display.message(text if not why_not else f'{text}   ({why_not})')
+      display.message(text if not reason else f'{text}   ({reason})')
   else:
     for text, answer in sample.answers(parts, params, _typed_questions()):
       text = display.clip(text, _LINE)
@@ -255,13 +257,13 @@ def _use_model(config: config_lib.Config) -> None:
       )
 
 
-def _evaluate(parts: assemble.Parts) -> None:
+def _evaluate(parts: build.Parts) -> None:
   asked = compare.find_set(parts, _DATASET.value)
-  saved = open_run.find(parts, _WORKDIR.value, _CHECKPOINT.value)
-  is_new = _WORKDIR.value and writers.read_config(_WORKDIR.value) is None
-  if is_new and hosts.is_first():
+  saved = saved_lib.find(parts, _WORKDIR.value, _CHECKPOINT.value)
+  is_new = _WORKDIR.value and run_writer.read_config(_WORKDIR.value) is None
+  if is_new and processes.is_first():
     # `--compare` finds an evaluated model by the config.json of its workdir.
-    writers.write_config(_WORKDIR.value, config_lib.to_dict(parts.config))
+    run_writer.write_config(_WORKDIR.value, config_lib.to_dict(parts.config))
   _note(f'solver {saved.about}')
   record = compare.evaluate_saved(parts, saved, asked, _WORKDIR.value).record
   display.summary('Evaluation', report.rows(record))
@@ -272,7 +274,7 @@ def _evaluate(parts: assemble.Parts) -> None:
     display.message(report.describe_votes(curve))
 
 
-def _compare(parts: assemble.Parts) -> None:
+def _compare(parts: build.Parts) -> None:
   found, directory = compare.compare(
     parts, _COMPARE.value, dataset=_DATASET.value, workdir=_WORKDIR.value
   )
@@ -293,7 +295,7 @@ def _check_questions_file(role: str) -> None:
     )
 
 
-def _write_questions(parts: assemble.Parts, params) -> None:
+def _write_questions(parts: build.Parts, params) -> None:
   path, count = epath.Path(_QUESTIONS_FILE.value), 0
   num_steps = parts.config.num_steps
   with (
@@ -302,7 +304,7 @@ def _write_questions(parts: assemble.Parts, params) -> None:
   ):
     for step in range(num_steps):
       for proposal in sample.questions(parts, params, step):
-        if not proposal.why_not:
+        if not proposal.reason:
           line = json_text.dumps({'question': proposal.response})
           file.write(f'{line}\n')
           count += 1
@@ -310,7 +312,7 @@ def _write_questions(parts: assemble.Parts, params) -> None:
   _note(f'{count} questions in {path}')
 
 
-def _check_export(parts: assemble.Parts) -> None:
+def _check_export(parts: build.Parts) -> None:
   """Checks the flags of an export before anything is loaded."""
   if not _EXPORT_DIR.value:
     raise ValueError('--export_dir: expected a directory to write to')
@@ -324,7 +326,7 @@ def _check_export(parts: assemble.Parts) -> None:
   )
 
 
-def _export(parts: assemble.Parts, params, step: int) -> None:
+def _export(parts: build.Parts, params, step: int) -> None:
   written = export.export_policy(
     parts,
     params,
@@ -344,7 +346,7 @@ def _export(parts: assemble.Parts, params, step: int) -> None:
 
 def _note(text: str) -> None:
   """Writes to standard error, so that standard output has only the answers."""
-  if hosts.is_first():
+  if processes.is_first():
     sys.stderr.write(f'[{text}]\n')
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sqlm_jax import display, evaluate
-from sqlm_jax.distributed import hosts
+from sqlm_jax.distributed import processes
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.run import assemble, evaluation_sets
-from sqlm_jax.workdir import checkpoint, writers
+from sqlm_jax.run import build, evaluation_sets
+from sqlm_jax.workdir import checkpoints, run_writer
 
 # Score of an evaluation that is ignored, because its answers have collapsed.
-NOT_ELIGIBLE = checkpoint.NOT_ELIGIBLE
+NOT_ELIGIBLE = checkpoints.NOT_ELIGIBLE
 
 
 class Choice(NamedTuple):
@@ -32,10 +32,10 @@ class Choice(NamedTuple):
 
 
 def evaluate_due(
-  parts: assemble.Parts,
+  parts: build.Parts,
   params: Callable[[], policy_lib.Params],
   step: int,
-  writer: writers.RunWriter,
+  writer: run_writer.RunWriter,
   *,
   stopped: Callable[[], bool],
   before: Callable[[], None],
@@ -71,7 +71,7 @@ def evaluate_due(
     if asked is None:
       continue
     planned = evaluate.plan(parts, asked, step=step, workdir=writer.workdir)
-    record = hosts.from_first(
+    record = processes.from_first(
       functools.partial(writer.find_evaluation, planned.files.settings)
     )
     if record is None:
@@ -84,12 +84,12 @@ def evaluate_due(
       if record is None:
         return metrics
       writer.evaluation(record)
-    metrics |= writers.evaluation_metrics(record)
+    metrics |= run_writer.evaluation_metrics(record)
   return metrics
 
 
 def choose(
-  parts: assemble.Parts, writer: writers.RunWriter, step: int
+  parts: build.Parts, writer: run_writer.RunWriter, step: int
 ) -> Choice:
   """Compares the solver after `step` steps with earlier steps of the run.
 
@@ -106,11 +106,11 @@ def choose(
     is_best = step > 0 and score is not None and score > best_before
     return score, None if start == NOT_ELIGIBLE else start, is_best
 
-  return Choice(*hosts.from_first(read))
+  return Choice(*processes.from_first(read))
 
 
 def validation_scores(
-  parts: assemble.Parts, writer: writers.RunWriter
+  parts: build.Parts, writer: run_writer.RunWriter
 ) -> dict[int, float]:
   """Returns a map from step to score of all validation evaluations."""
   asked = parts.sets(evaluation_sets.VALIDATION)
@@ -124,14 +124,14 @@ def validation_scores(
   return scores
 
 
-def score_name(parts: assemble.Parts) -> str:
+def score_name(parts: build.Parts) -> str:
   """Returns the name of the figure by which the best checkpoint is chosen."""
   c = parts.config.evaluation
   return f'mean@{c.samples}' if c.best_by == 'mean' and c.samples else 'greedy'
 
 
 def find_test(
-  parts: assemble.Parts, writer: writers.RunWriter, step: int
+  parts: build.Parts, writer: run_writer.RunWriter, step: int
 ) -> dict[str, Any] | None:
   """Returns the evaluation record on the test set after `step` steps, or None.
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.run import assemble
+from sqlm_jax.run import build
 from sqlm_jax.selfplay import responses
 
 _KEY = 3  # this mode's number in random key paths, see `evaluate._KEY`
 
 
 def answers(
-  parts: assemble.Parts,
+  parts: build.Parts,
   params: policy_lib.Params,
   questions: Iterable[str],
 ) -> Iterator[tuple[str, str]]:
@@ -23,7 +23,7 @@ def answers(
     Pairs of a response and the answer parsed from it, '' if there is none. If
     a prompt is too long, the response is a message that names the limit.
   """
-  assemble.check(parts)
+  build.check(parts)
   writer = parts.writers['solver']
   one_greedy = writer.settings._replace(
     temperature=np.zeros(1, np.float32), top_p=np.ones(1, np.float32)
@@ -51,14 +51,14 @@ class Proposal(NamedTuple):
 
   response: str
   text: str
-  why_not: str  # reason if the question cannot be used, otherwise ''
+  reason: str  # reason if the question cannot be used, otherwise ''
 
 
 def questions(
-  parts: assemble.Parts, params: policy_lib.Params, step: int
+  parts: build.Parts, params: policy_lib.Params, step: int
 ) -> list[Proposal]:
   """Samples the proposer's questions of a step."""
-  assemble.check(parts)
+  build.check(parts)
   task, writer = parts.task, parts.writers['proposer']
   topics = task.topics(step)
   written = responses.write(
@@ -72,6 +72,6 @@ def questions(
   texts = [text for group in written.texts for text in group]
   read = map(task.read_question, texts)
   return [
-    Proposal(text, problem.text, problem.why_not if complete else 'unfinished')
+    Proposal(text, problem.text, problem.reason if complete else 'unfinished')
     for text, problem, complete in zip(texts, read, finished, strict=True)
   ]

@@ -20,18 +20,17 @@ from jax.experimental import multihost_utils
 
 from sqlm_jax import closing, display, run_evaluations
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.distributed import hosts
+from sqlm_jax.distributed import processes
 from sqlm_jax.game import repetition
-from sqlm_jax.run import assemble, divergence, evaluation_sets
-from sqlm_jax.run import states as states_lib
-from sqlm_jax.selfplay import game as game_lib
+from sqlm_jax.run import build, divergence, evaluation_sets, train_states
+from sqlm_jax.selfplay import rounds as rounds_lib
 from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import (
-  checkpoint,
+  checkpoints,
   evaluation_files,
-  records,
+  rollout_rows,
+  run_writer,
   storage,
-  writers,
 )
 
 
@@ -55,7 +54,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     RuntimeError: If another process is writing to `workdir`.
     OSError: If a file cannot be written; earlier checkpoints stay intact.
     divergence.DivergedError: If the run has diverged according to
-      `config.divergence`.
+      `model_config.divergence`.
   """
   config = config_lib.of(config)
   storage.check(workdir)
@@ -64,13 +63,13 @@ def train(config: config_lib.Config, workdir: str) -> bool:
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(_stop_signals())
     # Process 0 takes the lock; if it fails, every process raises.
-    hosts.from_first(lambda: stack.enter_context(storage.locked(directory)))
+    processes.from_first(lambda: stack.enter_context(storage.locked(directory)))
     manager = stack.enter_context(_open_checkpoints(directory, config))
     step, states, memory, health = _restore_or_start(parts, manager)
 
     # Opened after all checks, so that an invalid run writes no config.json.
     writer = stack.enter_context(_open_writer(directory, parts.config, step))
-    game = assemble.make_game(parts)
+    game = build.make_game(parts)
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
@@ -78,7 +77,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     # The first round of the next step if it was sampled ahead, and the number
     # of optimizer steps of the weights that sampled it.
     asked = sampled_by = None
-    stack.callback(lambda: asked and asked.reading.cancel())
+    stack.callback(lambda: asked and asked.grading.cancel())
     if step:
       # If the run was killed during an evaluation, its checkpoint has no score.
       choice = run_evaluations.choose(parts, writer, step)
@@ -102,12 +101,12 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       writer.metrics(step, metrics)
       # The table shows the scores of an evaluation in the next step's row.
       shown = metrics | scores | {'step': step}
-      table.update(shown, records.sample_questions(outcome))
+      table.update(shown, rollout_rows.sample_questions(outcome))
       states, health, rolled_back = divergence.react(
         parts, manager, step, states, health, outcome
       )
       if rolled_back and asked:
-        asked.reading.cancel()
+        asked.grading.cancel()
         asked = None
       step += 1
       # Saved before the evaluation, so that a kill during it loses no step.
@@ -119,26 +118,24 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     if scores and step:
       table.update(scores | {'step': step})
     _save(manager, step, states, memory, health, force=True)
-    checkpoint.wait(manager)
-    best = checkpoint.best_step(manager)
-  if hosts.is_first():
+    checkpoints.wait(manager)
+    best = checkpoints.best_step(manager)
+  if processes.is_first():
     closing.report(parts, writer, step, best)
   # A run that was stopped after its last step may lack its last evaluation.
   return step >= config.num_steps and not stop.now()
 
 
-def _prepare(
-  config: config_lib.Config, directory: epath.Path
-) -> assemble.Parts:
+def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
   """Prepares everything except arrays, so that invalid input fails early."""
-  parts = assemble.build(config, directory)
+  parts = build.build(config, directory)
   parts.task.prepare()
   sets = [parts.sets(purpose) for purpose in evaluation_sets.PURPOSES]
   if all(sets):
     evaluation_sets.check_disjoint(*sets)
   stored = config_lib.to_dict(parts.config)
-  hosts.from_first(
-    lambda: writers.check_config(
+  processes.from_first(
+    lambda: run_writer.check_config(
       directory,
       stored,
       may_change=config_lib.MAY_CHANGE,
@@ -149,19 +146,19 @@ def _prepare(
 
 
 def _policy_steps(
-  parts: assemble.Parts, states: game_lib.States
+  parts: build.Parts, states: rounds_lib.States
 ) -> dict[str, int]:
   """Returns, for each role, the optimizer steps of its current weights."""
   return {role: int(states[owner].step) for role, owner in parts.owner.items()}
 
 
 def _rollout_rows(
-  parts: assemble.Parts,
-  outcome: game_lib.Outcome,
+  parts: build.Parts,
+  outcome: rounds_lib.Outcome,
   sampled_by: dict[str, int],
   policy_steps: dict[str, int],
 ) -> list[dict[str, Any]]:
-  return records.rollout_rows(
+  return rollout_rows.rollout_rows(
     outcome,
     seed=parts.config.seed,
     sampled_by=sampled_by,
@@ -172,7 +169,7 @@ def _rollout_rows(
 
 def _open_checkpoints(
   directory: epath.Path, config: config_lib.Config
-) -> contextlib.AbstractContextManager[checkpoint.Manager]:
+) -> contextlib.AbstractContextManager[checkpoints.Manager]:
   """Opens the checkpoints of the run.
 
   Raises if the checkpoint directory is missing although metrics.jsonl exists,
@@ -191,18 +188,18 @@ def _open_checkpoints(
       'beside it, and they are gone. Bring them back, or name another --workdir'
     )
   every, keep = config.checkpoint.every, config.checkpoint.keep
-  return checkpoint.open_checkpoints(path, keep=keep, every=every)
+  return checkpoints.open_checkpoints(path, keep=keep, every=every)
 
 
 def _restore_or_start(
-  parts: assemble.Parts, manager: checkpoint.Manager
-) -> tuple[int, game_lib.States, repetition.Memory, divergence.Health]:
-  memory = assemble.make_memory(parts.config)
-  if checkpoint.latest_step(manager) is None:
+  parts: build.Parts, manager: checkpoints.Manager
+) -> tuple[int, rounds_lib.States, repetition.Memory, divergence.Health]:
+  memory = build.make_memory(parts.config)
+  if checkpoints.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
-    return 0, states_lib.initial_states(parts), memory, divergence.Health()
-  step, states, host = checkpoint.restore(
-    manager, states_lib.abstract_states(parts)
+    return 0, train_states.initial_states(parts), memory, divergence.Health()
+  step, states, host = checkpoints.restore(
+    manager, train_states.abstract_states(parts)
   )
   display.message(f'Going on from the checkpoint of step {step}.')
   health = divergence.from_host(host['health'])
@@ -212,17 +209,17 @@ def _restore_or_start(
 @contextlib.contextmanager
 def _open_writer(
   directory: epath.Path, config: config_lib.Config, step: int
-) -> Iterator[writers.RunWriter]:
+) -> Iterator[run_writer.RunWriter]:
   """Opens the writer, and removes output written after `step` steps."""
   stored = config_lib.to_dict(config)
-  hosts.from_first(lambda: writers.write_config(directory, stored))
-  writer = writers.RunWriter(directory, hosts.index(), hosts.count())
+  processes.from_first(lambda: run_writer.write_config(directory, stored))
+  writer = run_writer.RunWriter(directory, processes.index(), processes.count())
   with contextlib.closing(writer):
-    hosts.from_first(lambda: _forget_after(step, writer))
+    processes.from_first(lambda: _forget_after(step, writer))
     yield writer
 
 
-def _forget_after(step: int, writer: writers.RunWriter) -> None:
+def _forget_after(step: int, writer: run_writer.RunWriter) -> None:
   writer.rewind(step)
   evaluation_files.forget_after(writer.workdir, step)
 
@@ -242,9 +239,9 @@ def _looks_ahead(config: config_lib.Config, step: int) -> bool:
 
 
 def _save(
-  manager: checkpoint.Manager,
+  manager: checkpoints.Manager,
   step: int,
-  states: game_lib.States,
+  states: rounds_lib.States,
   memory: repetition.Memory,
   health: divergence.Health,
   *,
@@ -256,7 +253,7 @@ def _save(
   If a checkpoint of the step exists, the score of `choice` is added to it.
   """
   host_state = {'asked': list(memory.questions), 'health': health._asdict()}
-  checkpoint.save(
+  checkpoints.save(
     manager,
     step,
     states,
@@ -268,27 +265,27 @@ def _save(
 
 
 def _evaluate(
-  parts: assemble.Parts,
-  game: game_lib.Game,
-  states: game_lib.States,
+  parts: build.Parts,
+  game: rounds_lib.Game,
+  states: rounds_lib.States,
   step: int,
-  writer: writers.RunWriter,
-  manager: checkpoint.Manager,
+  writer: run_writer.RunWriter,
+  manager: checkpoints.Manager,
   stop: '_Stop',
 ) -> dict[str, float]:
   """Runs the evaluations that are due, and returns their figures as metrics."""
   return run_evaluations.evaluate_due(
     parts,
-    lambda: game_lib.params_of('solver', states, game),
+    lambda: rounds_lib.params_of('solver', states, game),
     step,
     writer,
     stopped=stop.now,
     # Waits until a checkpoint that is being saved is on disk.
-    before=lambda: checkpoint.wait(manager),
+    before=lambda: checkpoints.wait(manager),
   )
 
 
-def _columns(parts: assemble.Parts) -> tuple[display.Column, ...]:
+def _columns(parts: build.Parts) -> tuple[display.Column, ...]:
   shown = evaluation_sets.TEST
   if parts.sets(evaluation_sets.VALIDATION):
     shown = evaluation_sets.VALIDATION
@@ -320,7 +317,7 @@ def _stop_signals() -> Iterator[_Stop]:
   signal ends the process. With several processes, a signal to one of them stops
   all: jax handles SIGTERM, and finds the next step that no process has started.
   """
-  several = hosts.count() > 1
+  several = processes.count() > 1
   event = threading.Event()
 
   def stop(signum, _):

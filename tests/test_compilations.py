@@ -7,7 +7,7 @@ import pytest
 from configs import smoke
 from sqlm_jax import train
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.workdir import writers
+from sqlm_jax.workdir import run_writer
 from tests import compilations
 
 STEPS = 20
@@ -21,13 +21,13 @@ def compiled(tmp_path_factory):
   c = smoke.get_config()
   c.num_steps = STEPS
   c.mesh.data = 1
-  c.loss.kl = 0.0
+  c.loss.kl_coef = 0.0
   c.proposer.max_tokens = c.solver.max_tokens = 12
   c.evaluation.every = c.checkpoint.every = 0
   metrics = workdir / 'metrics.jsonl'
 
   def played():
-    return len(writers.read_jsonl(metrics)) if metrics.exists() else 0
+    return len(run_writer.read_jsonl(metrics)) if metrics.exists() else 0
 
   with compilations.programs(played) as found:
     train.train(config_lib.from_dict(c.to_dict()), str(workdir))

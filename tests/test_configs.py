@@ -52,7 +52,9 @@ def make_task(name: str) -> base.Task:
     return task
   return coding_task.with_programs(
     task,
-    tests=coding_task.Tests(c.tests.pattern, c.tests.least, c.tests.most),
+    tests=coding_task.Tests(
+      c.tests.pattern, c.tests.min_count, c.tests.max_count
+    ),
     program=c.tests.program,
     open_sandbox=lambda: None,
   )
@@ -69,14 +71,14 @@ def test_a_config_says_how_to_run_it(path):
 @pytest.mark.parametrize('name', SMALL)
 def test_no_question_of_an_evaluation_is_asked_twice(name):
   task = load(name).task
-  questions = [question for question, _ in task.evaluation + task.validation]
+  questions = [question for question, _ in task.test + task.validation]
   assert len(questions) == len(set(questions)) >= 50
 
 
 @pytest.mark.parametrize('name', SMALL)
 def test_an_evaluation_shows_nothing_of_the_prompts(name):
   task = load(name).task
-  for question, _ in task.evaluation + task.validation:
+  for question, _ in task.test + task.validation:
     assert question not in task.solver_prompt.split('\n')
     assert not re.search(
       rf'(?m)^{re.escape(question)}[ ,=]', task.solver_prompt
@@ -100,21 +102,21 @@ def test_worked_examples_have_the_format_that_they_show(name):
 )
 def test_products(name):
   task = load(name).task
-  for question, true in task.evaluation + task.validation:
+  for question, true in task.test + task.validation:
     a, b = map(int, re.findall(r'\d+', question))
     assert a * b == int(true)
 
 
 def test_word_problems():
   task = load('algebra_smollm2').task
-  for problem, true in task.evaluation + task.validation:
+  for problem, true in task.test + task.validation:
     first, then = map(int, re.findall(r'\d+', problem))
     assert then - first == int(true)
 
 
 def test_tests_of_the_small_coding_task():
   c = load('coding_smollm2')
-  for question, tests in c.task.evaluation + c.task.validation:
+  for question, tests in c.task.test + c.task.validation:
     assert make_task('coding_smollm2').read_question(f'{question}\n{tests}').ok
 
 
@@ -191,7 +193,7 @@ def test_controls(base, control):
   plain = load(base)
   same = (base, control) == ('quickstart', 'every_5')  # the paper's interval
   assert (config == plain) == same
-  assert config.task.evaluation == plain.task.evaluation
+  assert config.task.test == plain.task.test
 
 
 @pytest.mark.parametrize('name', ['quickstart', 'quickstart,nothing', ''])

@@ -11,23 +11,23 @@ from configs import smoke
 from sqlm_jax import evaluate
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.evaluation import report
-from sqlm_jax.run import assemble, evaluation_sets
+from sqlm_jax.run import build, evaluation_sets
 from sqlm_jax.workdir import evaluation_files
 
 PAIRS = tuple((f'{a} + {b}', str(a + b)) for a in range(5) for b in range(5))
 
 
-def make_parts(**changes) -> assemble.Parts:
+def make_parts(**changes) -> build.Parts:
   c = smoke.get_config()
   c.mesh.data = 1
-  c.task.evaluation = PAIRS
+  c.task.test = PAIRS
   c.task.validation = ()
   c.solver.max_tokens = 8
   c.evaluation.batch_questions = 4
   c.evaluation.samples = 2
   c.evaluation.seeds = 2
   c.update_from_flattened_dict(changes)
-  return assemble.build(config_lib.from_dict(c.to_dict()))
+  return build.build(config_lib.from_dict(c.to_dict()))
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +57,7 @@ def test_a_record_says_what_was_asked_and_how(whole, parts):
   assert record['step'] == 0
   assert record['questions'] == len(PAIRS)
   assert list(record['intervals']) == [
-    *('greedy', 'mean@2', 'pass@2', 'pass@4', 'maj@2', 'unreadable')
+    *('greedy', 'mean@2', 'pass@2', 'pass@4', 'maj@2', 'unparsed')
   ]
   for name, (low, high) in record['intervals'].items():
     assert 0 <= low <= record[name] <= high <= 1
@@ -74,7 +74,7 @@ def test_a_record_says_what_was_asked_and_how(whole, parts):
   ):
     assert settings[key] == value
   assert json.loads(json.dumps(record)) == record
-  assert report.rows(record)['questions'] == '25 of task.evaluation'
+  assert report.rows(record)['questions'] == '25 of task.test'
 
 
 def test_rows_hold_every_answer_and_its_grade(whole):
@@ -148,7 +148,7 @@ def test_what_is_answered_is_not_asked_again(whole, parts):
     {'evaluation.temperature': 0.5},
     {'evaluation.samples': 3},
     {'task.solver_prompt': 'Now {question}: '},
-    {'task.evaluation': PAIRS[:-1]},
+    {'task.test': PAIRS[:-1]},
     {'seed': 1},
     {'sampler.dtype': 'bfloat16'},
   ],
@@ -234,7 +234,7 @@ def test_greedy_alone(whole, tmp_path):
     planned.files.rows.append(row | {name: row[name][:1] for name in lists})
   planned.files.directory.mkdir(parents=True)
   record = evaluate.evaluate(planned, None)
-  assert list(record['intervals']) == ['greedy', 'unreadable']
+  assert list(record['intervals']) == ['greedy', 'unparsed']
   assert 'reliability' not in record
 
 
@@ -247,9 +247,9 @@ def test_a_question_that_does_not_fit_is_named(parts):
 def test_sets_of_a_dataset(parts, tmp_path, monkeypatch):
   monkeypatch.setenv('SQLM_JAX_CACHE', str(tmp_path))
   changes = {
-    'task.evaluation': (),
+    'task.test': (),
     'evaluation.test': 'multiplication/test[:3]',
-    'evaluation.question': 'What is {question}?',
+    'evaluation.question_template': 'What is {question}?',
   }
   asked = make_parts(**changes).sets('test')
   assert (asked.name, asked.origin) == ('test', 'multiplication/test[:3]')
@@ -289,6 +289,6 @@ def test_sets_that_share_a_question_are_refused(parts, tmp_path):
 
 
 def test_a_true_answer_of_a_config_that_cannot_be_read_is_named():
-  parts = make_parts(**{'task.evaluation': (('1 + 1', 'two'),)})
+  parts = make_parts(**{'task.test': (('1 + 1', 'two'),)})
   with pytest.raises(ValueError, match=r"task\.evaluation: \('1 \+ 1', 'two'"):
     parts.sets('test')

@@ -18,10 +18,9 @@ from configs import smoke
 from sqlm_jax import export, train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.pretrained import catalog, tokenizer
-from sqlm_jax.run import assemble
-from sqlm_jax.run import states as states_lib
+from sqlm_jax.run import build, train_states
 from sqlm_jax.selfplay import responses
-from sqlm_jax.workdir import checkpoint
+from sqlm_jax.workdir import checkpoints
 from tests.pretrained import families
 
 torch = pytest.importorskip('torch')
@@ -64,15 +63,15 @@ def run(request, model_path, tmp_path_factory):
   changes = {'model.lora.rank': 2} if request.param == 'lora' else {}
   config = make_config(model_path, **changes)
   train.train(config, str(workdir))
-  return workdir, assemble.build(config)
+  return workdir, build.build(config)
 
 
 def trained(workdir, parts, role):
-  abstract = states_lib.abstract_states(parts)[parts.owner[role]].params
+  abstract = train_states.abstract_states(parts)[parts.owner[role]].params
   directory = workdir / 'checkpoints'
-  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
-    step, params = checkpoint.restore_params(manager, {role: abstract})
-  return step, states_lib.whole_params(parts, params[role])
+  with checkpoints.open_checkpoints(directory, read_only=True) as manager:
+    step, params = checkpoints.restore_params(manager, {role: abstract})
+  return step, train_states.whole_params(parts, params[role])
 
 
 def export_role(run, role, directory, **kwargs):
@@ -132,7 +131,7 @@ def test_the_roles_differ_from_each_other_and_from_the_start(run, tmp_path):
 
 def test_an_exported_model_is_a_model_to_start_from(run, tmp_path):
   params = export_role(run, 'solver', tmp_path / 'out')
-  again = assemble.build(make_config(tmp_path / 'out'))
+  again = build.build(make_config(tmp_path / 'out'))
   expected, _ = our_greedy_texts(run[1], params)
   found, _ = our_greedy_texts(again, again.load_params('float32'))
   assert found == expected
@@ -284,7 +283,7 @@ def test_adapters_resume_and_leave_the_base_alone(run, tmp_path):
   names = {
     path[-1].key
     for path, _ in jax.tree.leaves_with_path(
-      states_lib.abstract_states(parts)['solver'].params
+      train_states.abstract_states(parts)['solver'].params
     )
   }
   assert names == {'lora_a', 'lora_b'}
@@ -298,7 +297,7 @@ def test_the_card_says_where_questions_came_from_and_what_was_paid(model_path):
     'task.questions': 'mine.jsonl',
     'solver.rewards.majority': 0.0,
     'solver.rewards.format': 0.5,
-    'solver.schedule': (('random', 3, 1.0),),
+    'solver.reward_schedule': (('random', 3, 1.0),),
   }
   given = export.describe_data(make_config(model_path, **changes))
   assert 'All questions came from `mine.jsonl`.' in given

@@ -16,7 +16,7 @@ from sqlm_jax import main, sample, train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.run import divergence
 from sqlm_jax.tasks import question_files
-from sqlm_jax.workdir import writers
+from sqlm_jax.workdir import run_writer
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = '--config=configs/smoke.py'
@@ -168,7 +168,10 @@ def workdir(tmp_path_factory):
       (SMOKE, '--config.num_steps=1.5'),
       "num_steps='1.5': expected a whole number",
     ),
-    ((SMOKE, '--config.loss.kl=low'), "loss.kl='low': expected a number"),
+    (
+      (SMOKE, '--config.loss.kl_coef=low'),
+      "loss.kl_coef='low': expected a number",
+    ),
     (
       (SMOKE, '--config.policy.shared=maybe'),
       "policy.shared='maybe': expected true or false",
@@ -220,8 +223,8 @@ def workdir(tmp_path_factory):
       '--mode=sample: expected to be one process',
     ),
     (
-      (SMOKE, '--workdir=/tmp/x', '--config.loss.kl=nan'),
-      'loss.kl=nan: expected a finite number',
+      (SMOKE, '--workdir=/tmp/x', '--config.loss.kl_coef=nan'),
+      'loss.kl_coef=nan: expected a finite number',
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.random_model.num_kv_heads=3'),
@@ -249,7 +252,7 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.evaluation.test=a/test'),
-      "add --config.task.evaluation='()'",
+      "add --config.task.test='()'",
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.mesh.tensor=3'),
@@ -298,12 +301,12 @@ def test_overrides_reach_the_config(start, monkeypatch, tmp_path):
     f'--workdir={tmp_path}',
     '--config.num_steps=3',
     '--config.policy.shared=false',
-    '--config.loss.kl=0',
+    '--config.loss.kl_coef=0',
     '--config.task.name=other',
   )
   ((config, workdir),) = seen
   assert workdir == str(tmp_path)
-  found = config.num_steps, config.policy.shared, config.loss.kl
+  found = config.num_steps, config.policy.shared, config.loss.kl_coef
   assert found == (3, False, 0.0)
   assert config.task.name == 'other'
 
@@ -341,7 +344,7 @@ def test_the_proposer_asks(start, workdir, capsys):
   start('--mode=sample', '--role=proposer', f'--workdir={workdir}')
   out, err = capsys.readouterr()
   assert 'proposer after 0 steps' in err
-  assert len(out.splitlines()) == 8  # proposer.questions
+  assert len(out.splitlines()) == 8  # proposer.num_questions
 
 
 def test_questions_are_written_beforehand(start, workdir, tmp_path, capsys):
@@ -358,7 +361,7 @@ def test_questions_are_written_beforehand(start, workdir, tmp_path, capsys):
     '--config.num_steps=1',
     '--config.evaluation.every=0',
   )
-  (row,) = writers.read_jsonl(tmp_path / 'metrics.jsonl')
+  (row,) = run_writer.read_jsonl(tmp_path / 'metrics.jsonl')
   assert row['proposer/valid_rate'] == 1
   with pytest.raises(SystemExit, match=r'expected a new \.jsonl'):
     start(*ask, f'--workdir={workdir}')
@@ -397,11 +400,11 @@ def test_an_evaluation_that_was_done_is_shown_not_repeated(
   out, err = capsys.readouterr()
   assert 'solver after 0 steps' in err
   assert 'greedy' in out
-  assert '3 of task.evaluation' in out
+  assert '3 of task.test' in out
   # Killed when all was answered, before its line was written.
   (workdir / 'eval.jsonl').write_text('')
   start('--mode=eval', f'--workdir={workdir}')
-  (record,) = writers.read_jsonl(workdir / 'eval.jsonl')
+  (record,) = run_writer.read_jsonl(workdir / 'eval.jsonl')
   assert (record['set'], record['step'], record['questions']) == ('test', 0, 3)
   (workdir / 'eval.jsonl').write_text(lines)
 
@@ -433,7 +436,7 @@ def test_two_checkpoints_are_compared(start, workdir, tmp_path, capsys):
   other = tmp_path / 'other'
   shutil.copytree(workdir, other)
   start('--mode=eval', f'--workdir={workdir}', f'--compare=0,{other}@latest')
-  assert '3 questions of `task.evaluation`' in capsys.readouterr().out
+  assert '3 questions of `task.test`' in capsys.readouterr().out
   (directory,) = (workdir / 'comparisons').iterdir()
   found = json.loads((directory / 'comparison.json').read_text())
   assert found['figures']['greedy']['difference']['p'] == 1

@@ -8,11 +8,10 @@ import pytest
 
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.run import assemble
-from sqlm_jax.run import states as states_lib
-from sqlm_jax.selfplay import game as game_lib
+from sqlm_jax.run import build, train_states
+from sqlm_jax.selfplay import rounds as rounds_lib
 from sqlm_jax.selfplay import step as step_lib
-from sqlm_jax.workdir import checkpoint
+from sqlm_jax.workdir import checkpoints
 
 CHANGES = {
   'mesh.data': 1,
@@ -22,19 +21,19 @@ CHANGES = {
   'solver.max_tokens': 12,
   'advantage.estimator': 'gae',
   'critic.learning_rate': 1e-3,
-  'loss.kl_in': 'reward',
+  'loss.kl_placement': 'reward',
 }
 
 
-def make_parts(**changes) -> assemble.Parts:
+def make_parts(**changes) -> build.Parts:
   c = smoke.get_config()
   c.update_from_flattened_dict(CHANGES | changes)
-  return assemble.build(config_lib.from_dict(c.to_dict()))
+  return build.build(config_lib.from_dict(c.to_dict()))
 
 
 def play(parts, game, states, steps):
   """States and metrics after these steps."""
-  memory, found = assemble.make_memory(parts.config), []
+  memory, found = build.make_memory(parts.config), []
   for step in steps:
     states, memory, outcome = step_lib.self_play_step(
       step, states, memory, game
@@ -48,7 +47,7 @@ def play(parts, game, states, steps):
 @functools.cache
 def parts_and_game():
   parts = make_parts()
-  return parts, assemble.make_game(parts)
+  return parts, build.make_game(parts)
 
 
 @pytest.fixture(scope='module')
@@ -56,9 +55,9 @@ def four_steps(tmp_path_factory):
   """Four steps in one go, with a checkpoint of the first two."""
   directory = tmp_path_factory.mktemp('checkpoints')
   parts, game = parts_and_game()
-  states, found = play(parts, game, states_lib.initial_states(parts), (0, 1))
-  with checkpoint.open_checkpoints(directory) as manager:
-    checkpoint.save(manager, 2, states, {}, force=True)
+  states, found = play(parts, game, train_states.initial_states(parts), (0, 1))
+  with checkpoints.open_checkpoints(directory) as manager:
+    checkpoints.save(manager, 2, states, {}, force=True)
   states, more = play(parts, game, states, (2, 3))
   return directory, jax.device_get(states), found + more
 
@@ -66,9 +65,9 @@ def four_steps(tmp_path_factory):
 def test_two_and_two_steps_equal_four_bit_for_bit(four_steps):
   directory, expected, metrics = four_steps
   parts, game = parts_and_game()
-  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
-    _, states, _ = checkpoint.restore(
-      manager, states_lib.abstract_states(parts)
+  with checkpoints.open_checkpoints(directory, read_only=True) as manager:
+    _, states, _ = checkpoints.restore(
+      manager, train_states.abstract_states(parts)
     )
   states, found = play(parts, game, states, (2, 3))
   assert set(states) == {'policy', 'policy_critic'}
@@ -82,7 +81,7 @@ def test_policy_and_critic_take_the_same_updates(four_steps):
   updates = sum(
     row.get(f'train/{role}/updates', 0.0)
     for row in metrics
-    for role in game_lib.ROLES
+    for role in rounds_lib.ROLES
   )
   assert states['policy'].step == states['policy_critic'].step == updates > 4
   head = states['policy_critic'].params['value_head']['kernel']
@@ -103,9 +102,9 @@ def test_policy_and_critic_take_the_same_updates(four_steps):
 def test_a_policy_is_read_without_its_critic(four_steps):
   directory, _, _ = four_steps
   parts, _ = parts_and_game()
-  abstract = states_lib.abstract_states(parts)['policy'].params
-  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
-    _, params = checkpoint.restore_params(manager, {'policy': abstract})
+  abstract = train_states.abstract_states(parts)['policy'].params
+  with checkpoints.open_checkpoints(directory, read_only=True) as manager:
+    _, params = checkpoints.restore_params(manager, {'policy': abstract})
   assert set(params) == {'policy'}
 
 
@@ -115,8 +114,8 @@ def test_every_policy_has_a_critic_that_starts_as_the_model(rank):
   changes |= {'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2}
   parts = make_parts(**changes)
   states, abstract = (
-    states_lib.initial_states(parts),
-    states_lib.abstract_states(parts),
+    train_states.initial_states(parts),
+    train_states.abstract_states(parts),
   )
   assert list(states) == [
     'proposer',

@@ -7,9 +7,8 @@ import pytest
 
 from configs import smoke
 from sqlm_jax import closing, compare, evaluate, run_evaluations
-from sqlm_jax.run import assemble, open_run
-from sqlm_jax.run import states as states_lib
-from sqlm_jax.workdir import checkpoint, writers
+from sqlm_jax.run import build, saved, train_states
+from sqlm_jax.workdir import checkpoints, run_writer
 
 TRUTHS = 'ABCDE' * 4
 
@@ -21,7 +20,7 @@ def parts():
   c.num_steps = 12
   c.evaluation.samples = 2
   c.task.validation = tuple((f'{n} + 0', str(n)) for n in range(9))
-  return assemble.build(c)
+  return build.build(c)
 
 
 def record_of(parts, purpose, step, score, **changes):
@@ -36,13 +35,13 @@ def record_of(parts, purpose, step, score, **changes):
     'greedy': 0.9,
     'intervals': {'mean@2': [0, 1], 'greedy': [0, 1]},
     'questions': len(asked.examples),
-    'settings': writers.as_stored(settings) | changes,
+    'settings': run_writer.as_stored(settings) | changes,
   }
 
 
 @contextlib.contextmanager
 def writer_of(workdir, *records):
-  with contextlib.closing(writers.RunWriter(workdir)) as writer:
+  with contextlib.closing(run_writer.RunWriter(workdir)) as writer:
     for record in records:
       writer.evaluation(record)
     yield writer
@@ -79,7 +78,7 @@ def test_a_collapsed_evaluation_is_not_the_best(parts, tmp_path):
   last['collapsed'] = {'mean@2': {'answer': 'C', 'share': 1.0}}
   with writer_of(tmp_path, start, first, last) as writer:
     choice = run_evaluations.choose(parts, writer, 8)
-    assert choice == (checkpoint.NOT_ELIGIBLE, 0.183, False)
+    assert choice == (checkpoints.NOT_ELIGIBLE, 0.183, False)
     # The greedy answers do not decide here.
     last['collapsed'] = {'greedy': last['collapsed']['mean@2']}
   with writer_of(tmp_path / 'other', start, first, last) as writer:
@@ -165,19 +164,19 @@ def test_the_best_step_of_a_run_that_only_fell_is_the_initial_model(
   parts, tmp_path
 ):
   directory = tmp_path / 'checkpoints'
-  states = states_lib.initial_states(parts)
-  with checkpoint.open_checkpoints(directory, keep=2) as manager:
+  states = train_states.initial_states(parts)
+  with checkpoints.open_checkpoints(directory, keep=2) as manager:
     for step, score in ((4, 0.45), (8, 0.41)):
-      checkpoint.save(
+      checkpoints.save(
         manager, step, states, {}, score=score, start_score=0.6, force=True
       )
-  found = open_run.find(parts, tmp_path, 'best')
+  found = saved.find(parts, tmp_path, 'best')
   assert found.step == 0
   assert 'no checkpoint is better on the validation set' in found.about
-  assert open_run.find(parts, tmp_path, 'latest').step == 8
+  assert saved.find(parts, tmp_path, 'latest').step == 8
   (tmp_path / 'none').mkdir()
   with pytest.raises(ValueError, match=r"'best': expected .* evaluation.every"):
-    open_run.find(parts, tmp_path / 'none', 'best')
+    saved.find(parts, tmp_path / 'none', 'best')
 
 
 @pytest.mark.parametrize(
@@ -204,9 +203,9 @@ def test_more_or_fewer_than_two_checkpoints(value):
 
 
 def test_the_record_of_a_checkpoint_names_its_step_and_run(parts, tmp_path):
-  states = {'policy': {'w': states_lib.initial_states(parts)['policy'].step}}
-  with checkpoint.open_checkpoints(tmp_path / 'c') as manager:
-    checkpoint.save(manager, 3, states, {}, force=True)
+  states = {'policy': {'w': train_states.initial_states(parts)['policy'].step}}
+  with checkpoints.open_checkpoints(tmp_path / 'c') as manager:
+    checkpoints.save(manager, 3, states, {}, force=True)
   record = json.loads((tmp_path / 'c' / '3' / 'host' / 'metadata').read_text())
   assert record['step'] == 3
   assert record['run_id'] == (tmp_path / 'c' / 'run_id').read_text().strip()

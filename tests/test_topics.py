@@ -11,8 +11,7 @@ import pytest
 
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.game import repetition
-from sqlm_jax.run import assemble
-from sqlm_jax.run import states as states_lib
+from sqlm_jax.run import build, train_states
 from sqlm_jax.selfplay import step as step_lib
 from tests.selfplay import test_step
 
@@ -56,7 +55,7 @@ def parts(request, tmp_path_factory):
       'model.path': 'random',
       'random_model.num_layers': 1,
       'mesh.data': 1,
-      'proposer.questions': 2 * len(c.task.topics),
+      'proposer.num_questions': 2 * len(c.task.topics),
       'proposer.group_size': 2,
       'proposer.max_tokens': 4,
       'solver.group_size': 4,
@@ -66,7 +65,7 @@ def parts(request, tmp_path_factory):
       'optimizer.proposer_updates': 1,
     }
   )
-  return assemble.build(config_lib.from_dict(c.to_dict()))
+  return build.build(config_lib.from_dict(c.to_dict()))
 
 
 def test_there_are_topics_to_check():
@@ -84,13 +83,13 @@ def test_a_checker_of_the_users_own(parts, tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(tmp_path)
   task = dataclasses.replace(parts.config.task, checker='defect_rules:cause')
   config = dataclasses.replace(parts.config, task=task)
-  true_answer = assemble.build(config).task.true_answer
+  true_answer = build.build(config).task.true_answer
   assert true_answer('Burrs again.') == 'A'  # read like an answer
   assert true_answer('No idea.') is None
   for wrong in ('defect_rules:effect', 'no_such_rules:cause'):
     task = dataclasses.replace(parts.config.task, checker=wrong)
     with pytest.raises(ValueError, match=f"task.checker='{wrong}': expected"):
-      assemble.build(dataclasses.replace(parts.config, task=task))
+      build.build(dataclasses.replace(parts.config, task=task))
 
 
 def test_a_topic_is_read_and_judged(parts):
@@ -101,7 +100,7 @@ def test_a_topic_is_read_and_judged(parts):
   assert parts.task.read_answers([response, 'no idea']) == (answer, None)
   expected = answer if checked else None
   assert parts.task.true_answer(problem.text) == expected
-  for asked, true in parts.config.task.evaluation:
+  for asked, true in parts.config.task.test:
     assert parts.task.read_question(asked).ok
     (known,) = parts.task.read_answers([true])
     assert known is not None
@@ -114,14 +113,14 @@ def test_a_step_of_a_topic(parts):
   topics = parts.task.topics(0)
   script = [[question + '\n', 'Hello!\n'] for _ in topics]
   seen = []
-  game = assemble.make_game(parts)
+  game = build.make_game(parts)
   roomy = game.writers['proposer']._replace(slots=len(question) + 1)
   writers = game.writers | {
     'proposer': test_step.scripted_writer(roomy, script, seen)
   }
   states, _, outcome = step_lib.self_play_step(
     0,
-    states_lib.initial_states(parts),
+    train_states.initial_states(parts),
     repetition.Memory(),
     game._replace(writers=writers),
   )

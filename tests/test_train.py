@@ -27,9 +27,9 @@ from sqlm_jax import (
   train,
 )
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.run import assemble, divergence, open_run
-from sqlm_jax.run import states as states_lib
-from sqlm_jax.workdir import checkpoint, storage, writers
+from sqlm_jax.run import build, divergence, saved, train_states
+from sqlm_jax.workdir import checkpoints as checkpoints_lib
+from sqlm_jax.workdir import run_writer, storage
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -44,15 +44,15 @@ def smoke_config(**changes) -> config_lib.Config:
 
 def restored(config, workdir):
   directory = workdir / 'checkpoints'
-  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
-    abstract = states_lib.abstract_states(assemble.build(config))
-    return checkpoint.restore(manager, abstract)
+  with checkpoints_lib.open_checkpoints(directory, read_only=True) as manager:
+    abstract = train_states.abstract_states(build.build(config))
+    return checkpoints_lib.restore(manager, abstract)
 
 
 def without_times(workdir):
   return [
     {k: v for k, v in row.items() if not k.startswith('time/')}
-    for row in writers.read_jsonl(workdir / 'metrics.jsonl')
+    for row in run_writer.read_jsonl(workdir / 'metrics.jsonl')
   ]
 
 
@@ -79,7 +79,7 @@ def test_a_run_leaves_what_the_docs_say(four_steps):
   assert [row['step'] for row in rows] == [0, 1, 2, 3]
   for row in rows:
     assert all(np.isfinite(value) for value in row.values())
-  evaluations = writers.read_jsonl(four_steps / 'eval.jsonl')
+  evaluations = run_writer.read_jsonl(four_steps / 'eval.jsonl')
   assert [(row['step'], row['set']) for row in evaluations] == [
     (step, purpose) for step in (0, 4) for purpose in ('validation', 'test')
   ]
@@ -158,22 +158,22 @@ def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
     }
   )
   train.train(config, str(tmp_path))
-  records = writers.read_jsonl(tmp_path / 'eval.jsonl')
+  records = run_writer.read_jsonl(tmp_path / 'eval.jsonl')
   assert [r['step'] for r in records if r['set'] == 'test'] == [0, 4]
   validated = [r for r in records if r['set'] == 'validation']
   assert [r['step'] for r in validated] == [0, 1, 2, 3, 4]
   scores = {r['step']: r['mean@4'] for r in validated}
   assert len({score for step, score in scores.items() if step}) > 1
-  with checkpoint.open_checkpoints(
+  with checkpoints_lib.open_checkpoints(
     tmp_path / 'checkpoints', read_only=True
   ) as manager:
-    best = checkpoint.best_step(manager)
+    best = checkpoints_lib.best_step(manager)
     assert set(manager.all_steps()) == {best, 4} - {0}
   assert scores[best] == max(scores.values())
   assert best or scores[0] >= max(scores.values())
   # What --mode=eval asks in another way is no score of the run.
-  parts = assemble.build(config)
-  with contextlib.closing(writers.RunWriter(tmp_path)) as writer:
+  parts = build.build(config)
+  with contextlib.closing(run_writer.RunWriter(tmp_path)) as writer:
     choice = run_evaluations.choose(parts, writer, 4)
     assert choice.score == scores[4]
     other = validated[-1]['settings'] | {'temperature': 0.1}
@@ -187,11 +187,11 @@ def test_what_a_step_remembers_survives_a_restart(tmp_path):
     'random_model.num_layers': 1,
     'task.solver_variants': ('{question}: a number? ',),
     'proposer.rewards.history_repeats': 1.0,
-    'proposer.memory': 12,
-    'solver.rounds': 2,
+    'proposer.history_size': 12,
+    'solver.max_rounds': 2,
     'vote.earlier_answers': 4,
     'vote.earlier_every': 2,
-    'loss.kl': 0.0,
+    'loss.kl_coef': 0.0,
   }
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   train.train(smoke_config(num_steps=3, **changes), str(whole))
@@ -209,7 +209,7 @@ def test_what_a_step_remembers_survives_a_restart(tmp_path):
   voters = [row for row in rows if row['role'] == 'voter']
   assert voters
   assert all(row['reward'] is None for row in voters)
-  assert not any(row['counted'] for row in voters)
+  assert not any(row['trained_on'] for row in voters)
   # After two steps the voters are as old as the solver was then.
   ages = {(row['step'] >= 2, row['policy_step'] > 0) for row in voters}
   assert ages == {(False, False), (True, True)}
@@ -233,7 +233,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(four_steps, tmp_path):
 def test_a_run_goes_on_with_other_devices(four_steps, shape):
   axes = zip(('data', 'fsdp', 'tensor'), shape, strict=True)
   config = smoke_config(**{f'mesh.{axis}': size for axis, size in axes})
-  writers.check_config(
+  run_writer.check_config(
     four_steps,
     config_lib.to_dict(config),
     may_change=config_lib.MAY_CHANGE,
@@ -268,16 +268,16 @@ def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
   config = smoke_config(
     **{
       'optimizer.learning_rate': 1e30,  # the second update meets infinity
-      'divergence.skipped_updates': 1,
+      'divergence.max_skipped_updates': 1,
       'checkpoint.every': 1,
       'evaluation.validation': '',
       'task.validation': (),
-      'task.evaluation': (),
+      'task.test': (),
     }
   )
   with pytest.raises(divergence.DivergedError) as caught:
     train.train(config, str(tmp_path))
-  step = len(writers.read_jsonl(tmp_path / 'metrics.jsonl')) - 1
+  step = len(run_writer.read_jsonl(tmp_path / 'metrics.jsonl')) - 1
   said = str(caught.value)
   assert said.startswith(f'step {step}: 2 updates of train/')
   assert 'in a row were skipped, as not finite: ' in said
@@ -303,18 +303,18 @@ def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
     **{
       'num_steps': 2,
       'checkpoint.every': 1,
-      'divergence.kl_above': sum(kls) / 2,
+      'divergence.max_kl': sum(kls) / 2,
       'divergence.action': 'roll_back',
-      'divergence.rollbacks': 1,
+      'divergence.max_rollbacks': 1,
     }
   )
   train.train(config, str(tmp_path))
   assert [row['step'] for row in without_times(tmp_path)] == [0, 1]
   directory = tmp_path / 'checkpoints'
-  abstract = states_lib.abstract_states(assemble.build(config))
-  with checkpoint.open_checkpoints(directory, read_only=True) as manager:
-    _, before, _ = checkpoint.restore(manager, abstract, step=1)
-    _, after, host = checkpoint.restore(manager, abstract, step=2)
+  abstract = train_states.abstract_states(build.build(config))
+  with checkpoints_lib.open_checkpoints(directory, read_only=True) as manager:
+    _, before, _ = checkpoints_lib.restore(manager, abstract, step=1)
+    _, after, host = checkpoints_lib.restore(manager, abstract, step=2)
   jax.tree.map(np.testing.assert_array_equal, before, after)
   assert host['health'] == {'skipped': {}, 'rollbacks': 1, 'unreadable': 0}
 
@@ -327,7 +327,7 @@ def unreadable(tmp_path, **changes):
       'proposer.max_tokens': 8,
       'evaluation.validation': '',
       'task.validation': (),
-      'task.evaluation': (),
+      'task.test': (),
       'checkpoint.every': 1,
     }
     | changes
@@ -365,7 +365,7 @@ def test_unreadable_questions_can_stop_a_run(tmp_path, caplog):
     divergence.DivergedError,
     match=r'step 1: most .* in 2 steps .*\(divergence\.unreadable_steps=2\)',
   ) as caught:
-    unreadable(tmp_path, **{'divergence.unreadable_steps': 2})
+    unreadable(tmp_path, **{'divergence.max_unreadable_steps': 2})
   assert f'good checkpoint is {tmp_path}/checkpoints/1.' in str(caught.value)
   assert told(caplog) == []
 
@@ -448,7 +448,7 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
 
   steps = lambda: [
     (row['step'], row['set'])
-    for row in writers.read_jsonl(tmp_path / 'eval.jsonl')
+    for row in run_writer.read_jsonl(tmp_path / 'eval.jsonl')
   ]
   with monkeypatch.context() as patch:
     patch.setattr(display, 'progress', interrupted)
@@ -456,13 +456,13 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
   assert steps() == [(0, 'validation'), (0, 'test')]
   assert train.train(config, str(tmp_path))
   assert steps()[2:] == [(1, 'validation'), (1, 'test')]
-  with checkpoint.open_checkpoints(
+  with checkpoints_lib.open_checkpoints(
     tmp_path / 'checkpoints', read_only=True
   ) as manager:
-    best = checkpoint.best_step(manager)
+    best = checkpoints_lib.best_step(manager)
   before, after = (
     row['mean@4']
-    for row in writers.read_jsonl(tmp_path / 'eval.jsonl')
+    for row in run_writer.read_jsonl(tmp_path / 'eval.jsonl')
     if row['set'] == 'validation'
   )
   # Its score was added when it was evaluated.
@@ -502,7 +502,9 @@ def test_a_kill_in_an_evaluation_loses_no_step(
 
 
 def open_read_only(workdir):
-  return checkpoint.open_checkpoints(workdir / 'checkpoints', read_only=True)
+  return checkpoints_lib.open_checkpoints(
+    workdir / 'checkpoints', read_only=True
+  )
 
 
 def test_only_checkpoints_of_the_run_in_a_workdir_of_any_name(
@@ -516,12 +518,12 @@ def test_only_checkpoints_of_the_run_in_a_workdir_of_any_name(
   shutil.copytree(checkpoints / '4', checkpoints / '50')
   (checkpoints / '5').write_text('a file in the way of the next one')
   (checkpoints / 'notes').mkdir()
-  parts = assemble.build(smoke_config())
+  parts = build.build(smoke_config())
   for which in ('latest', 'best', '4'):
-    assert open_run.find(parts, workdir, which).step in (0, 4)
+    assert saved.find(parts, workdir, which).step in (0, 4)
   for which in ('98', '50'):
     with pytest.raises(ValueError, match=f"'{which}': expected one of"):
-      open_run.find(parts, workdir, which)
+      saved.find(parts, workdir, which)
 
   assert train.train(smoke_config(num_steps=5), str(workdir))
   told = [m for m in caplog.messages if 'no checkpoint of this run' in m]
@@ -530,7 +532,7 @@ def test_only_checkpoints_of_the_run_in_a_workdir_of_any_name(
   assert {path.name for path in away.iterdir()} == {'98', '50', '5'}
   step, states, _ = restored(smoke_config(), workdir)
   assert step == 5
-  found = open_run.find(parts, workdir, 'latest').load('solver')
+  found = saved.find(parts, workdir, 'latest').load('solver')
   jax.tree.map(np.testing.assert_array_equal, found, states['policy'].params)
   assert {row['step'] for row in without_times(workdir)} == {0, 1, 2, 3, 4}
 
@@ -559,16 +561,16 @@ def test_a_config_dict_trains(four_steps, tmp_path, capsys):
   assert 'Trained 4 steps.' in capsys.readouterr().out
   with pytest.raises(ValueError, match=r"^config='smoke': expected a config"):
     train.train('smoke', str(tmp_path / 'other'))
-  asked = assemble.build(c).sets('test')
+  asked = build.build(c).sets('test')
   for call in (
     lambda: evaluate.plan(c, asked, step=0, workdir=None),
     lambda: compare.compare(c, ['0', '4'], dataset='test', workdir=four_steps),
-    lambda: open_run.find(c, four_steps),
+    lambda: saved.find(c, four_steps),
     lambda: next(sample.answers(c, {}, ['1 + 1'])),
     lambda: sample.questions(c, {}, 0),
     lambda: export.check_target(c, str(tmp_path / 'x'), as_adapter=False),
   ):
-    with pytest.raises(ValueError, match=r'parts: expected assemble.build'):
+    with pytest.raises(ValueError, match=r'parts: expected build.build'):
       call()
 
 
@@ -642,7 +644,7 @@ def test_terminate_and_go_on(tmp_path):
   assert f'Stopped after {len(steps)} of 100000 steps' in output
   stored = json.loads((tmp_path / 'config.json').read_text())
   assert stored['num_steps'] == 100000
-  with checkpoint.open_checkpoints(
+  with checkpoints_lib.open_checkpoints(
     tmp_path / 'checkpoints', read_only=True
   ) as manager:
-    assert checkpoint.latest_step(manager) == len(steps)
+    assert checkpoints_lib.latest_step(manager) == len(steps)

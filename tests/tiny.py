@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sqlm_jax.models import config, policy
+from sqlm_jax.models import model_config, policy
 
-CONFIG = config.ModelConfig(
+CONFIG = model_config.ModelConfig(
   vocab_size=300,
   num_layers=2,
   width=32,

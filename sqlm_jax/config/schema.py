@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from ml_collections import config_dict
 
-from sqlm_jax.config import config_build, config_limits, config_rules
+from sqlm_jax.config import checks, limits, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Task:
   answer_kind: str
   options: tuple[str, ...]
   checker: str
-  evaluation: tuple[tuple[str, str], ...]
+  test: tuple[tuple[str, str], ...]
   validation: tuple[tuple[str, str], ...]
   questions: str
   date: str = ''
@@ -67,10 +67,10 @@ class Task:
 @dataclasses.dataclass(frozen=True)
 class Tests:
   pattern: str
-  least: int
-  most: int
+  min_count: int
+  max_count: int
   program: str
-  unpassed: str
+  unsolved: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +93,15 @@ class ProposerRewards:
 
 @dataclasses.dataclass(frozen=True)
 class Proposer:
-  questions: int
+  num_questions: int
   group_size: int
   train_every: int
   rewards: ProposerRewards
-  schedule: tuple[tuple[str, int, float], ...]
+  reward_schedule: tuple[tuple[str, int, float], ...]
   band: tuple[float, float]
   reward_over: str
-  similarity: float
-  memory: int
+  min_similarity: float
+  history_size: int
   unreadable_reward: float
   temperature: float
   top_p: float
@@ -121,8 +121,8 @@ class SolverRewards:
 class Solver:
   group_size: int
   rewards: SolverRewards
-  schedule: tuple[tuple[str, int, float], ...]
-  rounds: int
+  reward_schedule: tuple[tuple[str, int, float], ...]
+  max_rounds: int
   temperature: float
   temperatures: tuple[float, ...]
   top_p: float
@@ -156,22 +156,22 @@ class Advantage:
 @dataclasses.dataclass(frozen=True)
 class Critic:
   learning_rate: float
-  clip: float
+  value_clip: float
   gamma: float
-  decay: float
+  gae_lambda: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-  clip: float
-  clip_high: float
+  clip_ratio: float
+  clip_ratio_high: float
   dual_clip: float
-  ratio: str
-  kl: float
+  ratio_level: str
+  kl_coef: float
   kl_estimator: str
-  kl_in: str
-  entropy: float
-  average: str
+  kl_placement: str
+  entropy_coef: float
+  aggregation: str
   logits_chunk: int
 
 
@@ -195,7 +195,7 @@ class Optimizer:
 class Evaluation:
   test: str
   validation: str
-  question: str
+  question_template: str
   every: int
   best_by: str
   samples: int
@@ -215,12 +215,12 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
-  skipped_updates: int
-  kl_above: float
-  entropy_below: float
+  max_skipped_updates: int
+  max_kl: float
+  min_entropy: float
   action: str
-  rollbacks: int
-  unreadable_steps: int = 0
+  max_rollbacks: int
+  max_unreadable_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +285,7 @@ _OF_EVALUATION = (
   'evaluation.',
   'sandbox.',
   'mesh.',
-  'task.evaluation',
+  'task.test',
   'task.validation',
   'task.date',
   'task.solver_prompt',
@@ -314,11 +314,11 @@ def from_dict(tree: Mapping) -> Config:
   """
   if isinstance(tree, config_dict.ConfigDict):
     tree = tree.to_dict()
-  config = config_build.build(Config, tree)
-  for rules in (config_rules.rules, config_limits.rules):
+  config = parse.build(Config, tree)
+  for rules in (checks.rules, limits.rules):
     for key, good, expected in rules(config):
       if not good:
-        value = config_build.show(config_rules.lookup(config, key))
+        value = parse.show(checks.lookup(config, key))
         raise ValueError(f'{key}={value}: expected {expected}')
   return config
 
@@ -334,7 +334,7 @@ def of(config: Config | Mapping) -> Config:
   if isinstance(config, Mapping | config_dict.ConfigDict):
     return from_dict(config)
   raise ValueError(
-    f'config={config_build.show(config)}: expected a config.Config, or the '
+    f'config={parse.show(config)}: expected a config.Config, or the '
     'ConfigDict that get_config() of a config file returns'
   )
 
@@ -342,7 +342,7 @@ def of(config: Config | Mapping) -> Config:
 def complete(tree: Mapping) -> Mapping:
   """Adds the defaults of missing keys to a config of an earlier version."""
   try:
-    return to_dict(config_build.build(Config, tree))
+    return to_dict(parse.build(Config, tree))
   except ValueError:
     return tree
 

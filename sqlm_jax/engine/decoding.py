@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import distinct, groups
+from sqlm_jax.engine import dedup, groups
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import sampling
 
@@ -178,7 +178,7 @@ def make_decode(
         logits_BV, *new = read_next(last_B, before)
       else:
         running_B = _running(loop.progress, settings)
-        logits_BV, *new = distinct.read(
+        logits_BV, *new = dedup.read(
           read_next, last_B, before, first_B, running_B
         )
       write = lambda old, fresh, axis: jax.lax.dynamic_update_slice_in_dim(
@@ -188,7 +188,7 @@ def make_decode(
         loop.progress, logits_BV, keys_B, settings_B
       )
       if first_B is not None:
-        first_B = distinct.still_equal(first_B, drawn.tokens)
+        first_B = dedup.still_equal(first_B, drawn.tokens)
       keys, values = (
         write(old, fresh, 3)
         for old, fresh in zip(loop.recent[:2], new, strict=True)
@@ -339,7 +339,7 @@ def _goes_on(loop: _Loop, settings: SamplerSettings) -> jax.Array:
   any_left = jnp.any(running_B)
   if loop.first is None:
     return any_left
-  return any_left & distinct.few(loop.first, running_B)
+  return any_left & dedup.few(loop.first, running_B)
 
 
 def _read_next(

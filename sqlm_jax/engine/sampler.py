@@ -21,8 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import decoding, distinct, groups, schedule
-from sqlm_jax.engine import record as record_lib
+from sqlm_jax.engine import (
+  decoding,
+  dedup,
+  groups,
+  rollout_buffer,
+  row_scheduler,
+)
 from sqlm_jax.models import policy as policy_lib
 
 STOPPED = decoding.STOPPED
@@ -41,7 +46,7 @@ class _Chunk(NamedTuple):
     starts: [B], first cache slot of each row that `recent` belongs in.
   """
 
-  layout: schedule.Layout
+  layout: row_scheduler.Layout
   cache: tuple | None
   recent: tuple
   starts: np.ndarray
@@ -96,7 +101,7 @@ def make_sampler(
   prepare = _make_prepare(policy, mesh, gather_weights=gather_weights)
   prefill = decoding.make_prefill(policy, mesh, max_rows=max_rows)
   decode = decoding.make_decode(policy, mesh)
-  shapes = schedule.FEW if policy.reads_live else schedule.FINE
+  shapes = row_scheduler.FEW if policy.reads_live else row_scheduler.FINE
   keep = _make_keep(policy, mesh, shapes)
   take_prompts = decoding.make_take_prompts(mesh)
   shards = sharding.row_shards(mesh)
@@ -116,20 +121,22 @@ def make_sampler(
     num_rows = num_groups * group_size
     limit, width = min(int(settings.limit), slots), min(chunk, slots)
     repack = functools.partial(
-      schedule.repack,
+      row_scheduler.repack,
       static=static,
       group_size=group_size,
       max_rows=max(max_rows, group_size) if max_rows else num_rows,
       multiple=shards,
       shapes=shapes,
     )
-    record = record_lib.Record(keys_QG.shape, slots, settings.stop_table.dtype)
+    record = rollout_buffer.Record(
+      keys_QG.shape, slots, settings.stop_table.dtype
+    )
     settings = decoding.simplest(settings._replace(limit=np.int32(limit)))
     settings = sharding.put_whole(settings, mesh)
     params = prepare(params)  # once per call, not once per chunk
     first = prefill(params, prompts, keys_QG, settings)
     params = policy.take_apart(params)
-    rows_N = record_lib.asked(num_groups, group_size, num_prompts)
+    rows_N = rollout_buffer.asked(num_groups, group_size, num_prompts)
     record.add(rows_N, *jax.device_get((first.progress, first.drawn)))
     prompt_room = first.prompts.keys.shape[3]
     if policy.reads_live:
@@ -180,10 +187,10 @@ def _make_equal_rows(
     if not share:
       return None
     slots = width + (cache[0].shape[3] if cache else 0)
-    if not distinct.pays(params, own, len(rows_B), slots):
+    if not dedup.pays(params, own, len(rows_B), slots):
       return None
     first_B, running_B = record.firsts(rows_B, prompts)
-    return first_B if distinct.few(first_B, running_B) else None
+    return first_B if dedup.few(first_B, running_B) else None
 
   return equal_rows
 
@@ -240,7 +247,9 @@ def response_keys(
 
 
 def _make_keep(
-  policy: policy_lib.Policy, mesh: jax.sharding.Mesh, shapes: schedule.Shapes
+  policy: policy_lib.Policy,
+  mesh: jax.sharding.Mesh,
+  shapes: row_scheduler.Shapes,
 ) -> Callable[..., tuple | None]:
   """Returns a function that moves cached keys and values to the next layout.
 
@@ -268,7 +277,7 @@ def _make_keep(
     room = shapes.room(last.starts[stays_B].max() + width, width, most=slots)
     sources_B = None
     if layout is not last.layout:
-      sources_B = schedule.sources(last.layout, layout)
+      sources_B = row_scheduler.sources(last.layout, layout)
     same_rows = last.cache is not None and sources_B is None
     in_place = same_rows and last.cache[0].shape[3] == room
     return (store_in_place if in_place else store)(

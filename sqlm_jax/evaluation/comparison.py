@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sqlm_jax.evaluation import metrics, paired
+from sqlm_jax.evaluation import accuracy, paired
 
 _SHOWN = 10  # examples of each kind
 
@@ -44,7 +44,7 @@ def compare(
   _check_same_questions(one, other, names)
   votes = settings[0]['answer_kind'] != 'code'
   by_question = [
-    metrics.by_question(rows, each['samples'], votes=votes)
+    accuracy.by_question(rows, each['samples'], votes=votes)
     for rows, each in zip((one, other), settings, strict=True)
   ]
   figures = {
@@ -77,7 +77,7 @@ def _figure(
   if name == 'greedy':
     change['p'] = paired.mcnemar(one_Q, other_Q)
   return {
-    'values': [metrics.with_interval(x) for x in (one_Q, other_Q)],
+    'values': [accuracy.with_interval(x) for x in (one_Q, other_Q)],
     'difference': change,
     'test': 'McNemar, exact' if name == 'greedy' else 'sign flips',
   }

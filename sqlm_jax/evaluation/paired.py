@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epy
 
-from sqlm_jax.evaluation import metrics
+from sqlm_jax.evaluation import accuracy
 
 with epy.lazy_imports():  # takes half a second
   from scipy import stats
@@ -71,7 +71,7 @@ def difference(one_Q: np.ndarray, other_Q: np.ndarray) -> dict[str, Any]:
   low, high = stats.bootstrap(
     (change_Q,),
     np.mean,
-    confidence_level=metrics.CONFIDENCE,
+    confidence_level=accuracy.CONFIDENCE,
     n_resamples=_RESAMPLES,
     batch=_RESAMPLED_AT_ONCE,
     method='percentile',
@@ -96,7 +96,7 @@ def difference(one_Q: np.ndarray, other_Q: np.ndarray) -> dict[str, Any]:
 
 
 def _constant_difference(value: float, questions: int) -> dict[str, Any]:
-  _, unseen = metrics.wilson(0, questions)
+  _, unseen = accuracy.wilson(0, questions)
   return {
     'value': value,
     'low': value - unseen * (1 + value),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sqlm_jax.evaluation import metrics
+from sqlm_jax.evaluation import accuracy
 
 _MOST_BINS = 10
 
@@ -50,12 +50,12 @@ def measure(
   """
   votes = [
     (
-      metrics.agreement(answers),
-      metrics.majority_is_right(answers, right),
+      accuracy.agreement(answers),
+      accuracy.majority_is_right(answers, right),
       question,
     )
     for question, row in enumerate(rows)
-    for answers, right in metrics.sampled(row, samples)
+    for answers, right in accuracy.sampled(row, samples)
   ]
   agreement_V, right_V, question_V = np.array(votes).reshape(-1, 3).T
   describe = lambda chosen_V: _describe(
@@ -112,7 +112,7 @@ def _describe(
 ) -> dict[str, Any]:
   right, votes = int(right_V.sum()), len(right_V)
   questions = len(np.unique(question_V))
-  low, high = metrics.wilson(right / votes * questions, questions)
+  low, high = accuracy.wilson(right / votes * questions, questions)
   return {
     'agreement': float(agreement_V.mean()),
     'least': float(agreement_V.min()),

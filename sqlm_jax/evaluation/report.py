@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sqlm_jax import json_text
 from sqlm_jax.evaluation import collapse, plots
+from sqlm_jax.text import json_text
 
 _LONGEST = 60  # characters of a text in a table
 
@@ -119,7 +119,7 @@ def write_result(
 
   Args:
     directory: Directory of the evaluation.
-    result: Figures from `metrics.summarize`.
+    result: Figures from `accuracy.summarize`.
     curve: Reliability curve from `reliability.measure`, None without votes.
     settings: Settings of the evaluation.
     collapsed: Collapsed figures from `collapse.find`.

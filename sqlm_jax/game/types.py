@@ -22,7 +22,7 @@ class Result(NamedTuple):
   detail: str = ''  # short explanation for people
 
 
-# The `why_not` of a readable question that is in an evaluation set.
+# The `reason` of a readable question that is in an evaluation set.
 CONTAMINATED = 'contaminated'
 
 
@@ -31,7 +31,7 @@ class Problem(NamedTuple):
 
   text: str
   ok: bool = True
-  why_not: str = ''  # one word, counted in the metrics
+  reason: str = ''  # one word, counted in the metrics
   tests: tuple[TestCase, ...] = ()  # if the question asks for a program
 
 
@@ -57,7 +57,7 @@ class Vote(NamedTuple):
   answer: Answer  # None if there is no majority
   count: int  # answers equal to it, 0 if there is no majority
   size: int  # answers in the group, including unreadable ones
-  why_not: str = ''  # 'blank', 'tie', 'singleton' or 'disagreement'
+  reason: str = ''  # 'unparsed', 'tie', 'singleton' or 'disagreement'
 
 
 class Verdict(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sqlm_jax.game import types
 
-TIES = ('nobody', 'first')
+TIES = ('none', 'first')
 WEIGHTS = ('equal', 'likelihood')
 
 
@@ -13,12 +13,12 @@ def majority(
   answers: Sequence[types.Answer],
   *,
   weights: Sequence[float] | None = None,
-  ties: str = 'nobody',
+  ties: str = 'none',
   min_agreement: float = 0.0,
 ) -> types.Vote:
   """Returns the answer that most of a group gave (SQLM, eq. 1).
 
-  With `ties='nobody'`, unreadable answers cannot win, and there is no majority
+  With `ties='none'`, unreadable answers cannot win, and there is no majority
   if there is a tie or if the winner occurs only once, because an arbitrary
   label would be noise. With `ties='first'`, the vote is that of the paper's
   code: an unreadable answer is a vote for None, a tie goes to the answer that
@@ -28,31 +28,31 @@ def majority(
     answers: canonical answers, None for an unreadable one.
     weights: nonnegative weight of each answer's vote; by default, all weights
       are equal.
-    ties: 'nobody' or 'first'.
+    ties: 'none' or 'first'.
     min_agreement: minimum share of the total weight that the winner needs. The
       total includes unreadable answers.
   """
   size = len(answers)
   weights = [1] * size if weights is None else weights
-  nobody = lambda why_not: types.Vote(None, 0, size, why_not)
+  no_majority = lambda reason: types.Vote(None, 0, size, reason)
   totals: dict[types.Answer, float] = {}
   for answer, weight in zip(answers, weights, strict=True):
     if ties == 'first' or answer is not None:
       totals[answer] = totals.get(answer, 0) + weight
   if not totals:
-    return nobody('blank')
+    return no_majority('unparsed')
   winner = max(totals, key=totals.get)  # in a tie, the first answer
   if winner is None:
-    return nobody('blank')
+    return no_majority('unparsed')
   count = sum(answer == winner for answer in answers)
-  if ties == 'nobody':
+  if ties == 'none':
     if count == 1:
-      return nobody('singleton')
+      return no_majority('singleton')
     if list(totals.values()).count(totals[winner]) > 1:
-      return nobody('tie')
+      return no_majority('tie')
   # Divide instead of multiplying, because 0.56 * 25 > 14 in floating point.
   if totals[winner] / (sum(weights) or 1) < min_agreement:
-    return nobody('disagreement')
+    return no_majority('disagreement')
   return types.Vote(winner, count, size)
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 from sqlm_jax.game import types
-from sqlm_jax.grading import wrappings
+from sqlm_jax.grading import markup
 from sqlm_jax.text import normalize
 
 _NUMBER = re.compile(
@@ -53,14 +53,14 @@ def stated_number(text: str) -> fractions.Fraction | None:
   equal.
   """
   value = number(text)
-  if value is not None or len(text) > wrappings.MAX_LENGTH:
+  if value is not None or len(text) > markup.MAX_LENGTH:
     return value
   if _CUT_BY_PUNCTUATION.search(text):
     return None
   text = normalize.plain(text)
   value = number(text)
   while value is None:
-    shorter = _FULL_STOP.sub('', wrappings.peel(text))
+    shorter = _FULL_STOP.sub('', markup.peel(text))
     if shorter == text:
       return None
     text = shorter
@@ -98,10 +98,10 @@ def short_text(text: str) -> str | None:
   「摩耗」 and 答えは摩耗です。
   """
   answer = words(text)
-  if answer is None or len(answer) > wrappings.MAX_LENGTH:
+  if answer is None or len(answer) > markup.MAX_LENGTH:
     return answer
   # If nothing follows the introduction, the introduction is the answer.
-  while (shorter := words(wrappings.peel(answer))) not in (None, answer):
+  while (shorter := words(markup.peel(answer))) not in (None, answer):
     answer = shorter
   return answer
 

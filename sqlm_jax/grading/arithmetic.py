@@ -10,7 +10,7 @@ import math
 import operator
 import re
 
-from sqlm_jax.grading.math import notation
+from sqlm_jax.grading.math import plain_text
 
 _OPERATORS = {
   ast.Add: operator.add,
@@ -45,7 +45,7 @@ def value(expression: str) -> fractions.Fraction | None:
   if len(expression.strip()) > _LONGEST:
     return None
   try:
-    text = notation.clean(expression)
+    text = plain_text.clean(expression)
     for pattern, new in _PLAIN:
       text = pattern.sub(new, text)
     if not _ALLOWED.fullmatch(text):

@@ -5,7 +5,7 @@ import re
 import string
 from collections.abc import Callable, Sequence
 
-from sqlm_jax.grading import answers, wrappings
+from sqlm_jax.grading import answers, markup
 from sqlm_jax.text import normalize
 
 _LONGEST = 1000  # characters; no option is longer
@@ -52,7 +52,7 @@ _ENDING = re.compile(
   r'|(?:是|为|為)?(?:正确|正確|对|對)(?:的|答案|选项|選項)*)+\.?\Z'
 )
 _WRAPPED = re.compile(r'\A[(\[{]([^()\[\]{}]+)[)\]}]\Z')
-_LATEX = re.compile(rf'{wrappings.LATEX_COMMAND}\s*\{{([^{{}}]*)\}}')
+_LATEX = re.compile(rf'{markup.LATEX_COMMAND}\s*\{{([^{{}}]*)\}}')
 _TYPESETTING = re.compile(
   r'\\[()\[\] ,;:!]|[$`*]|</?(?:b|strong|em)>|\b__?|__?\b'
   r'|(?<=[^\s~])~(?=[^\s~])'  # LaTeX's space; ~~B~~ is struck out
@@ -141,7 +141,7 @@ def _with_its_text(match: re.Match, texts: Sequence[str | None]) -> int | None:
 
 def _peel(said: str) -> str | None:
   """Removes one layer around a letter or around an option's text."""
-  shorter = wrappings.peel(said)
+  shorter = markup.peel(said)
   for pattern, inside in (
     (_INTRODUCTION, ''),
     (_ENDING, ''),

@@ -34,7 +34,7 @@ class Result(NamedTuple):
   """The result of a task."""
 
   value: Any = None  # a JSON value
-  why_not: str = ''  # 'timeout', 'crash', 'memory', 'error' or 'late'
+  reason: str = ''  # 'timeout', 'crash', 'memory', 'error' or 'late'
 
 
 class Pool:
@@ -144,7 +144,7 @@ class Pool:
     end = time.monotonic() + self._call_limit
     while len(results) < len(lines):
       if waiting and time.monotonic() > end:
-        results.update((index, Result(why_not='late')) for index, _ in waiting)
+        results.update((index, Result(reason='late')) for index, _ in waiting)
         self._given_up['late'] += len(waiting)
         waiting.clear()
       for worker in self._workers:
@@ -159,10 +159,10 @@ class Pool:
         lost = self._collect(place, worker, results)
         if lost is None:
           continue
-        index, why_not = lost
+        index, reason = lost
         if index in tried_twice or time.monotonic() > end:
-          results[index] = Result(why_not=why_not)
-          self._given_up[why_not] += 1
+          results[index] = Result(reason=reason)
+          self._given_up[reason] += 1
         else:
           tried_twice.add(index)
           waiting.append((index, lines[index]))
@@ -189,7 +189,7 @@ class Pool:
       if worker.ready:
         results[worker.task] = result = Result(*json.loads(line))
         worker.rest()
-        worker.spent = result.why_not == 'memory'
+        worker.spent = result.reason == 'memory'
       else:
         self._failed_starts = 0
         worker.rest()
@@ -310,9 +310,9 @@ def _call(function, task: Any) -> Result:
   try:
     return Result(function(task))
   except MemoryError:
-    return Result(why_not='memory')
+    return Result(reason='memory')
   except Exception:
-    return Result(why_not='error')
+    return Result(reason='error')
 
 
 def _limit_resources(memory_limit: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction as F
 
 from sqlm_jax.game import types
-from sqlm_jax.grading import readers
+from sqlm_jax.grading import answer_kinds
 from sqlm_jax.sandbox import unit_tests
 
 _MOST_ANSWERS = 16
@@ -18,14 +18,14 @@ _LONGEST_TESTS = 10_000  # characters of an example's tests
 
 
 def check_reader(
-  read: readers.Reader, truths: Sequence[str], *, kind: str
+  read: answer_kinds.Reader, truths: Sequence[str], *, kind: str
 ) -> None:
   """Checks pairs of answers that are known to be equal or different.
 
   Args:
     read: the parser to check.
     truths: true answers of an evaluation set; a sample of them is used.
-    kind: the parser's kind, one of `readers.KINDS`.
+    kind: the parser's kind, one of `answer_kinds.KINDS`.
 
   Raises:
     RuntimeError: if a pair, in either order, is compared incorrectly.

@@ -19,7 +19,7 @@ TIME_LIMIT = 10.0  # seconds for a call
 _IMPORT_LIMIT = 30  # seconds; less than the pool gives a worker to start
 _LONGEST = 200  # characters of a value in an error message
 
-_ENDS = {  # `pool.Result.why_not` -> its description in an error message
+_ENDS = {  # `pool.Result.reason` -> its description in an error message
   'timeout': f'it did not return within {TIME_LIMIT:g} seconds',
   'late': f'it did not return within {TIME_LIMIT:g} seconds',
   'crash': 'it ended its process',
@@ -82,8 +82,8 @@ class Function:
       (result,) = self._pool.start().map([[self._name, text]])
     except RuntimeError:  # the worker does not start
       return None, 'importing its module ended the process'
-    if result.why_not:
-      return None, _ENDS[result.why_not]
+    if result.reason:
+      return None, _ENDS[result.reason]
     return tuple(result.value)
 
 

@@ -8,8 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.models import apart, attention, layers, rope
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import attention, layers, model_config, rope, unstacked
 from sqlm_jax.models import kernels as kernels_lib
 from sqlm_jax.ops import packing as packing_lib
 
@@ -219,7 +218,7 @@ class Decoder(nn.Module):
     of_layers = (pairs, windows_L, rope_index_L)
     packings = tuple(segment.packing for segment in segments)
     of_segments = (lengths, tuple(rotations), packings, one_row)
-    is_apart = self.has_variable('params', apart.NAME)
+    is_apart = self.has_variable('params', unstacked.NAME)
     read = self._one_by_one if is_apart else self._scan
     x_IASD, keys_values = read(x_IASD, of_layers, of_segments)
     if one_row:
@@ -291,7 +290,7 @@ class Decoder(nn.Module):
 
     found = []
     for i in range(self.config.num_layers):
-      params = self.variables['params'][apart.NAME][str(i)]
+      params = self.variables['params'][unstacked.NAME][str(i)]
       of_layer = jax.tree.map(lambda x, i=i: x[i], of_layers)
       x_IASD, keys_values = read(
         params, x_IASD, pairs, of_layer, of_segments, i

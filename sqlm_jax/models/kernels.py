@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 from sqlm_jax.ops import decode_attention, fused_attention
 
 KEPT = 'attention'  # checkpoint name of residuals that remat should save

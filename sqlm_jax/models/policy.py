@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.models import apart, attention, decoder, layers
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import attention, decoder, layers, model_config, unstacked
 from sqlm_jax.models import kernels as kernels_lib
 from sqlm_jax.ops import products
 
@@ -46,7 +45,7 @@ class Policy(NamedTuple):
     cast: `params -> params`, casts parameters to the dtype they are computed
       in, once before they are used many times.
     take_apart: `params -> params`, prepares parameters for decoding one token
-      per row at a time, see `apart.take_apart`. Returns them unchanged where
+      per row at a time, see `unstacked.take_apart`. Returns them unchanged if
       this saves no time.
     reads_live: True if decoding reads only the live slots of the cache, so that
       unused capacity costs no time.
@@ -101,7 +100,7 @@ def make_policy(
   can_decode = bool(found and found.can_decode)
   if can_decode:
     join = not sharding.shares_outputs(mesh)
-    take_apart = jax.jit(functools.partial(apart.take_apart, join=join))
+    take_apart = jax.jit(functools.partial(unstacked.take_apart, join=join))
 
   def init(key):
     tokens = jnp.zeros((1, 1), jnp.int32)

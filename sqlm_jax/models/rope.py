@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 
 
 def frequencies(rope: model_config.Rope, head_width: int) -> np.ndarray:

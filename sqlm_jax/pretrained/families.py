@@ -12,7 +12,7 @@ import numpy as np
 import transformers
 from huggingface_hub import errors
 
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 from sqlm_jax.models import rope as rope_lib
 from sqlm_jax.pretrained import hf_values
 

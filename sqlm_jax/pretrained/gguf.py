@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import transformers
 
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 from sqlm_jax.models import rope as rope_lib
 from sqlm_jax.pretrained import (
   families,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import transformers
 
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 from sqlm_jax.pretrained import gguf, names, safetensors
 
 

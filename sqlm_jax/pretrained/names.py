@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 
 # A parameter in pieces that are read one at a time. A piece is an index and an
 # array: (layer,) and the layer's slice, or () and the complete parameter.

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
-from sqlm_jax.config import config_rules
+from sqlm_jax.config import checks
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.distributed import hosts
-from sqlm_jax.run import assemble, unreadable
-from sqlm_jax.run import states as states_lib
-from sqlm_jax.selfplay import game as game_lib
-from sqlm_jax.workdir import checkpoint
+from sqlm_jax.distributed import processes
+from sqlm_jax.run import build, train_states, unreadable_questions
+from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.workdir import checkpoints
 
 
 class DivergedError(RuntimeError):
@@ -75,7 +74,7 @@ def not_finite(
       what = [m.removeprefix(prefix) for m in metrics if m.startswith(prefix)]
       return (
         f'{count} updates of {name} in a row were skipped, as not finite: '
-        f'{", ".join(what)} (divergence.skipped_updates={most})'
+        f'{", ".join(what)} (divergence.max_skipped_updates={most})'
       )
   return None
 
@@ -86,23 +85,21 @@ def alarm(
   """Returns a message about the first metric out of bounds, None if all fit."""
   for name, value in metrics.items():
     kind = name.split('/')[-1] if name.startswith('train/') else ''
-    if kind == 'kl' and rules.kl_above and value > rules.kl_above:
-      return f'{name}={value:.4g} (divergence.kl_above={rules.kl_above})'
-    if kind == 'entropy' and value < rules.entropy_below:
-      return (
-        f'{name}={value:.4g} (divergence.entropy_below={rules.entropy_below})'
-      )
+    if kind == 'kl' and rules.max_kl and value > rules.max_kl:
+      return f'{name}={value:.4g} (divergence.max_kl={rules.max_kl})'
+    if kind == 'entropy' and value < rules.min_entropy:
+      return f'{name}={value:.4g} (divergence.min_entropy={rules.min_entropy})'
   return None
 
 
 def react(
-  parts: assemble.Parts,
-  manager: checkpoint.Manager,
+  parts: build.Parts,
+  manager: checkpoints.Manager,
   step: int,
-  states: game_lib.States,
+  states: rounds_lib.States,
   health: Health,
-  outcome: game_lib.Outcome,
-) -> tuple[game_lib.States, Health, bool]:
+  outcome: rounds_lib.Outcome,
+) -> tuple[rounds_lib.States, Health, bool]:
   """Continues after a step, rolls back to a checkpoint, or stops the run.
 
   Repeating the same steps would give the same result, because all randomness
@@ -121,17 +118,17 @@ def react(
   rules, metrics = parts.config.divergence, outcome.metrics
   health = count_skipped(health, metrics)
   health = health._replace(
-    unreadable=unreadable.count(health.unreadable, metrics)
+    unreadable=unreadable_questions.count(health.unreadable, metrics)
   )
-  wrong = not_finite(health, metrics, rules.skipped_updates)
+  wrong = not_finite(health, metrics, rules.max_skipped_updates)
   alarmed = alarm(metrics, rules) or _unreadable(
     step, health.unreadable, parts.config, outcome
   )
   if not wrong and not alarmed:
     return states, health, False
-  last = checkpoint.latest_step(manager)
-  may = rules.action == config_rules.ROLL_BACK and last is not None
-  if wrong or not may or health.rollbacks >= rules.rollbacks:
+  last = checkpoints.latest_step(manager)
+  may = rules.action == checks.ROLL_BACK and last is not None
+  if wrong or not may or health.rollbacks >= rules.max_rollbacks:
     where = 'There is no checkpoint yet.'
     if last is not None:
       where = f'The last good checkpoint is {manager.place / str(last)}.'
@@ -141,26 +138,28 @@ def react(
     )
   logging.warning('step %d: %s; back to step %d.', step, alarmed, last)
   jax.tree.map(lambda x: x.delete(), states)  # there is memory for one copy
-  _, states, _ = checkpoint.restore(manager, states_lib.abstract_states(parts))
+  _, states, _ = checkpoints.restore(
+    manager, train_states.abstract_states(parts)
+  )
   return states, Health(rollbacks=health.rollbacks + 1), True
 
 
 def _unreadable(
-  step: int, steps: int, config: config_lib.Config, outcome: game_lib.Outcome
+  step: int, steps: int, config: config_lib.Config, outcome: rounds_lib.Outcome
 ) -> str | None:
   """Warns about unreadable questions, or returns the message of an alarm."""
-  most = config.divergence.unreadable_steps
+  most = config.divergence.max_unreadable_steps
   is_alarm = bool(most) and steps >= most
-  if not is_alarm and steps != unreadable.WARN_AFTER:
+  if not is_alarm and steps != unreadable_questions.WARN_AFTER:
     return None
   problems = [
     verdict.problem
     for game_round in outcome.rounds
     for verdict in game_round.verdicts
   ]
-  text = unreadable.describe(problems, config, steps)
+  text = unreadable_questions.describe(problems, config, steps)
   if is_alarm:
-    return f'{text} (divergence.unreadable_steps={most})'
-  if hosts.is_first():
+    return f'{text} (divergence.max_unreadable_steps={most})'
+  if processes.is_first():
     logging.warning('step %d: %s.', step, text)
   return None

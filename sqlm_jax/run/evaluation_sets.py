@@ -7,7 +7,7 @@ from typing import NamedTuple
 from absl import logging
 
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.datasets import catalog
+from sqlm_jax.datasets import builtin
 from sqlm_jax.game import contamination, types
 from sqlm_jax.pretrained import catalog as weights_catalog
 from sqlm_jax.tasks import base
@@ -44,21 +44,22 @@ def of_config(
   origin = getattr(config.evaluation, purpose)
   if origin:
     return of_dataset(config, task, origin, name=purpose)
-  key = {TEST: 'evaluation', VALIDATION: 'validation'}[purpose]
-  pairs = getattr(config.task, key)
+  pairs = getattr(config.task, purpose)
   if not pairs:
     return None
   try:
     examples = [task.to_example(types.Example(*pair)) for pair in pairs]
   except ValueError as error:
-    raise ValueError(f'task.{key}: {error}') from None
-  return _make(purpose, f'task.{key}', examples)
+    raise ValueError(f'task.{purpose}: {error}') from None
+  return _make(purpose, f'task.{purpose}', examples)
 
 
 def of_dataset(
   config: config_lib.Config, task: base.Task, origin: str, *, name: str = ''
 ) -> EvaluationSet:
-  """Reads a dataset, with questions formatted by `evaluation.question`.
+  """Reads a dataset and formats its questions.
+
+  The format is `evaluation.question_template`.
 
   Examples that the task cannot grade are left out with a warning.
 
@@ -73,9 +74,9 @@ def of_dataset(
   """
   found, left_out = [], []
   directory = weights_catalog.cache_directory() / 'datasets'
-  for example in catalog.read(origin, directory):
+  for example in builtin.read(origin, directory):
     question = prompts.fill(
-      config.evaluation.question, question=example.question
+      config.evaluation.question_template, question=example.question
     )
     try:
       found.append(task.to_example(example._replace(question=question)))

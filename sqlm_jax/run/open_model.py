@@ -11,8 +11,7 @@ import transformers
 
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
-from sqlm_jax.models import config as model_config
-from sqlm_jax.models import layers, lora
+from sqlm_jax.models import layers, lora, model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import catalog, families, gguf_file, loader, tokenizer
 

@@ -5,9 +5,9 @@ import dataclasses
 from etils import epath
 
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.distributed import hosts
+from sqlm_jax.distributed import processes
 from sqlm_jax.pretrained import chat, tokenizer
-from sqlm_jax.workdir import writers
+from sqlm_jax.workdir import run_writer
 
 
 def fix(
@@ -32,7 +32,7 @@ def fix(
   task = config.task
   if task.style != 'chat' or task.date or not tokens.uses_date:
     return config
-  date = hosts.from_first(lambda: _date_of_run(workdir))
+  date = processes.from_first(lambda: _date_of_run(workdir))
   return dataclasses.replace(config, task=dataclasses.replace(task, date=date))
 
 
@@ -42,7 +42,7 @@ def _date_of_run(workdir: epath.PathLike | None) -> str:
   Returns '' for a run of an earlier version, whose template continues to insert
   the date of each start.
   """
-  stored = writers.read_config(workdir) if workdir else None
+  stored = run_writer.read_config(workdir) if workdir else None
   if stored is None:
     return chat.today()
   return stored.get('task', {}).get('date', '')

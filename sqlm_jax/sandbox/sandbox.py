@@ -35,7 +35,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.game import types
-from sqlm_jax.sandbox import bubblewrap, sandbox_process, seccomp, unit_tests
+from sqlm_jax.sandbox import bubblewrap, seccomp, unit_tests
+from sqlm_jax.sandbox import process as process_lib
 
 Program = tuple[str, Sequence[types.TestCase]]
 
@@ -124,7 +125,7 @@ class Sandbox:
 
   def __init__(
     self,
-    launch: Callable[[], sandbox_process.Process],
+    launch: Callable[[], process_lib.Process],
     *,
     workers: int,
     limits: Limits,
@@ -133,10 +134,8 @@ class Sandbox:
     self._launch_one, self._limits = launch, limits
     self._most_timeouts = most_timeouts
     self._lock = threading.Lock()
-    self._alive: set[sandbox_process.Process] = set()
-    self._spares: collections.deque[sandbox_process.Process] = (
-      collections.deque()
-    )
+    self._alive: set[process_lib.Process] = set()
+    self._spares: collections.deque[process_lib.Process] = collections.deque()
     self._closed = threading.Event()
     self._threads = concurrent.futures.ThreadPoolExecutor(workers, 'sandbox')
     try:
@@ -194,7 +193,7 @@ class Sandbox:
       process = self._launch_one()
     except (OSError, subprocess.SubprocessError) as error:
       raise RuntimeError(
-        f'a sandbox does not start: {error}\n{sandbox_process.HOW_TO}'
+        f'a sandbox does not start: {error}\n{process_lib.HOW_TO}'
       ) from error
     with self._lock:  # `close` must see every process
       closed = self._closed.is_set()
@@ -210,7 +209,7 @@ class Sandbox:
       raise
     self._spares.append(process)
 
-  def _take(self) -> sandbox_process.Process:
+  def _take(self) -> process_lib.Process:
     """Returns a sandbox that is ready and starts another one to replace it.
 
     A start can fail because the user currently has too many processes or file
@@ -230,7 +229,7 @@ class Sandbox:
           raise
     raise AssertionError
 
-  def _discard(self, process: sandbox_process.Process) -> None:
+  def _discard(self, process: process_lib.Process) -> None:
     process.close()
     with self._lock:
       self._alive.discard(process)
@@ -258,7 +257,7 @@ class Sandbox:
 
   def _judge_in(
     self,
-    process: sandbox_process.Process,
+    process: process_lib.Process,
     source: str,
     tests: Sequence[types.TestCase],
   ) -> list[types.Result]:
@@ -288,7 +287,7 @@ def is_lost(result: types.Result) -> bool:
   return result.status == unit_tests.ERROR and result.detail.startswith(_LOST)
 
 
-def _verdict(answer: sandbox_process.Answer, expected: str) -> types.Result:
+def _verdict(answer: process_lib.Answer, expected: str) -> types.Result:
   """Converts the worker's answer to the result of a run."""
   if answer.why in _WHY:
     return _WHY[answer.why]
@@ -323,13 +322,13 @@ def _worker_arguments(
   return [backend, streams, code.hex(), *map(str, limits)]
 
 
-def _launch_unsafe(limits: Limits) -> sandbox_process.Process:
+def _launch_unsafe(limits: Limits) -> process_lib.Process:
   folder = tempfile.mkdtemp(prefix='unsafe_sandbox_')
   work, streams = (os.path.join(folder, name) for name in ('tmp', 'dev'))
   os.mkdir(work)
   os.mkdir(streams)
   arguments = _worker_arguments('unsafe_subprocess', streams, b'', limits)
-  return sandbox_process.Process(
+  return process_lib.Process(
     [sys.executable, *_PYTHON, str(_WORKER), *arguments],
     first=_compiled(_CHILD),
     cleanup=functools.partial(shutil.rmtree, folder, ignore_errors=True),
@@ -338,14 +337,14 @@ def _launch_unsafe(limits: Limits) -> sandbox_process.Process:
   )
 
 
-def _launch_bubblewrap(limits: Limits) -> sandbox_process.Process:
+def _launch_bubblewrap(limits: Limits) -> process_lib.Process:
   """Starts a sandbox without waiting for its interpreter."""
   if not shutil.which('bwrap'):
-    raise RuntimeError(f'bwrap is not installed. {sandbox_process.HOW_TO}')
+    raise RuntimeError(f'bwrap is not installed. {process_lib.HOW_TO}')
   filters = seccomp.filters()
   with contextlib.ExitStack() as stack:
     descriptors = [
-      stack.enter_context(sandbox_process.file_with(data)).fileno()
+      stack.enter_context(process_lib.file_with(data)).fileno()
       for data in (filters.supervisor, _PYC_HEAD + _compiled(_WORKER))
     ]
     command = bubblewrap.command(limits.file_bytes, *descriptors)
@@ -354,7 +353,7 @@ def _launch_bubblewrap(limits: Limits) -> sandbox_process.Process:
     )
     worker = ['--', '/python/bin/python3', *_PYTHON, '/worker.pyc', *arguments]
     if os.geteuid() != 0:
-      return sandbox_process.Process(
+      return process_lib.Process(
         command + worker, first=_compiled(_CHILD), pass_fds=descriptors
       )
     info, its_info = socket.socketpair()
@@ -369,7 +368,7 @@ def _launch_bubblewrap(limits: Limits) -> sandbox_process.Process:
     # bwrap also gets our end of info: if this process died and closed the only
     # copy, writing to info would kill bwrap.
     ends = [end.fileno() for end in (info, its_info, its_go)]
-    return sandbox_process.Process(
+    return process_lib.Process(
       command + worker,
       first=_compiled(_CHILD),
       begin=functools.partial(_map_users, info, go),

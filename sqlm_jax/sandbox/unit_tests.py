@@ -20,7 +20,7 @@ PASSED, WRONG, ERROR, TIMEOUT, LIMIT = STATUSES = (
   'limit',
 )
 
-UNPASSED = ('count', 'leave_out')  # see `shares_passed`
+UNSOLVED = ('count', 'leave_out')  # see `shares_passed`
 
 _INTEGER = re.compile(r'[+-]?\d+')
 _DECIMAL = re.compile(
@@ -142,7 +142,7 @@ def fraction_passed(results: Sequence[types.Result]) -> float:
 
 
 def shares_passed(
-  table: Sequence[Sequence[types.Result]], *, unpassed: str = 'count'
+  table: Sequence[Sequence[types.Result]], *, unsolved: str = 'count'
 ) -> tuple[float, ...]:
   """Returns the fraction of passed tests for each program.
 
@@ -151,11 +151,11 @@ def shares_passed(
 
   Args:
     table: results [programs][tests].
-    unpassed: treatment of tests that no program passes: 'count', as in the
+    unsolved: treatment of tests that no program passes: 'count', as in the
       paper, or 'leave_out'. All fractions are 0.0 if no test is left.
   """
   counts = passed_by(table)
-  kept = [unpassed == 'count' or count > 0 for count in counts]
+  kept = [unsolved == 'count' or count > 0 for count in counts]
   return tuple(
     fraction_passed([r for r, keep in zip(row, kept, strict=True) if keep])
     for row in table

@@ -8,7 +8,7 @@ import numpy as np
 
 from sqlm_jax.engine import groups
 from sqlm_jax.ops import losses
-from sqlm_jax.selfplay import merging, packing
+from sqlm_jax.selfplay import equal_responses, packing_plan
 
 _SHORTEST_PREFIX = 8  # a shorter prefix is not worth a separate forward pass
 # Jitted as one program; otherwise each operation is compiled separately.
@@ -93,11 +93,11 @@ def pack_prompts(
     common = 0
   rest = [prompt[common:] for prompt in prompts]
   rest += [[0]] * ((num_rows or 0) - len(rest))
-  width = packing.bucket(common) if common else 0
+  width = packing_plan.bucket(common) if common else 0
   return groups.Prompts(
     prefix_tokens=pad([prompts[0][:common]], width),
     prefix_lengths=np.array([common], np.int32),
-    tokens=pad(rest, packing.bucket(max(map(len, rest)))),
+    tokens=pad(rest, packing_plan.bucket(max(map(len, rest)))),
     lengths=np.array([len(row) for row in rest], np.int32),
   )
 
@@ -116,7 +116,7 @@ def pad_groups(scored: Scored) -> Rows:
   )
 
 
-def to_evaluate(rows: Rows, layout: packing.Layout) -> groups.Texts:
+def to_evaluate(rows: Rows, layout: packing_plan.Layout) -> groups.Texts:
   """Returns all rows in order, padded to whole microbatches, as host arrays.
 
   Rows after the last counted row and tokens after the end of a response are
@@ -129,13 +129,13 @@ def to_evaluate(rows: Rows, layout: packing.Layout) -> groups.Texts:
   texts = groups.Texts(
     rows.prompts.take(order), tokens[order], np.int32(last + 1)
   )
-  return packing.pack_texts(texts, rows.rollout.lengths[order], layout)
+  return packing_plan.pack_texts(texts, rows.rollout.lengths[order], layout)
 
 
 def make_batches(
   rows: Rows,
   estimate: Estimate,
-  layout: packing.Layout,
+  layout: packing_plan.Layout,
   *,
   updates: int,
   average: str,
@@ -199,8 +199,8 @@ def make_batches(
       value_targets=_in_order(estimate.targets, order, width),
     )
     if estimate.values is None:
-      batch = merging.merge(batch)
-    batches.append(packing.pack_batch(batch, layout))
+      batch = equal_responses.merge(batch)
+    batches.append(packing_plan.pack_batch(batch, layout))
   return batches
 
 
@@ -215,10 +215,10 @@ def _width(lengths: np.ndarray, tokens: np.ndarray) -> int:
 
   Widths are rounded up to a bucket because every width is compiled separately.
   """
-  return min(packing.bucket(int(lengths.max())), tokens.shape[-1])
+  return min(packing_plan.bucket(int(lengths.max())), tokens.shape[-1])
 
 
-def _whole(order: np.ndarray, layout: packing.Layout) -> np.ndarray:
+def _whole(order: np.ndarray, layout: packing_plan.Layout) -> np.ndarray:
   """Pads row indices with 0 to whole microbatches."""
   size = layout.at_once(len(order))
   return np.pad(order, (0, -len(order) % size))

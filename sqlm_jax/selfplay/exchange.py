@@ -7,7 +7,7 @@ and the rewards, which they need for training, but never the answers.
 
 from collections.abc import Mapping, Sequence
 
-from sqlm_jax.distributed import hosts
+from sqlm_jax.distributed import processes
 from sqlm_jax.game import types
 
 Prompts = list[list[int]]  # token ids of the prompts of one question
@@ -27,18 +27,18 @@ def questions(
     have no tests; the prompts of each readable problem; and the range of the
     readable problems that belong to this process.
   """
-  told = hosts.exchange(
+  told = processes.exchange(
     [(*p._replace(tests=()), prompts) for p, prompts in read]
   )
   problems, all_prompts = [], []
   for process, those in enumerate(told):
     first = len(all_prompts)
-    if process == hosts.index():
+    if process == processes.index():
       problems += [problem for problem, _ in read]
     else:
       problems += [types.Problem(*fields) for *fields, _ in those]
     all_prompts += [prompts for *_, prompts in those if prompts]
-    if process == hosts.index():
+    if process == processes.index():
       own = range(first, len(all_prompts))
   return problems, all_prompts, own
 
@@ -58,7 +58,7 @@ def rewards(verdicts: Sequence[types.Verdict]) -> list[types.Verdict]:
     for v in verdicts
   ]
   found = []
-  for verdict, *told in zip(verdicts, *hosts.exchange(own), strict=True):
+  for verdict, *told in zip(verdicts, *processes.exchange(own), strict=True):
     paid = next(filter(None, told), None)
     if paid and not verdict.answers:
       solver_rewards, proposer_reward = paid
@@ -79,7 +79,7 @@ def sums(own: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, int]]:
     The sum and the number of the values of each name.
   """
   total: dict[str, tuple[float, int]] = {}
-  for told in hosts.exchange(
+  for told in processes.exchange(
     {name: (float(sum(v)), len(v)) for name, v in own.items()}
   ):
     for name, (value, number) in told.items():

@@ -9,8 +9,14 @@ import numpy as np
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import types
-from sqlm_jax.selfplay import batches, estimates, metrics, packing, responses
-from sqlm_jax.selfplay import game as game_lib
+from sqlm_jax.selfplay import (
+  batches,
+  estimates,
+  packing_plan,
+  responses,
+  step_metrics,
+)
+from sqlm_jax.selfplay import rounds as rounds_lib
 
 
 def tells_apart(verdict: types.Verdict) -> bool:
@@ -19,7 +25,7 @@ def tells_apart(verdict: types.Verdict) -> bool:
 
 
 def to_learn(
-  rounds: Sequence[game_lib.Round], rules: game_lib.Rules
+  rounds: Sequence[rounds_lib.Round], rules: rounds_lib.Rules
 ) -> list[int]:
   """Selects the readable questions that the solver is trained on.
 
@@ -43,11 +49,11 @@ def to_learn(
 
 def learn(
   step: int,
-  states: game_lib.States,
-  rounds: Sequence[game_lib.Round],
+  states: rounds_lib.States,
+  rounds: Sequence[rounds_lib.Round],
   learned: Sequence[int],
-  game: game_lib.Game,
-) -> tuple[game_lib.States, tuple[str, ...], dict[str, float]]:
+  game: rounds_lib.Game,
+) -> tuple[rounds_lib.States, tuple[str, ...], dict[str, float]]:
   """Updates the solver and, in every k-th step, the proposer.
 
   The batches of both roles hold the log-probabilities and values of the weights
@@ -85,11 +91,11 @@ def learn(
       if owner not in changed:
         # Measured only before the first update, with the weights that sampled.
         gap = jax.device_get([{'logprob_gap': gap}])
-        found |= metrics.of_updates(gap, f'sample/{role}')
+        found |= step_metrics.of_updates(gap, f'sample/{role}')
       changed.add(owner)
       totals.append(one)
       if game.critic:
-        name = game_lib.critic_of(owner)
+        name = rounds_lib.critic_of(owner)
         states[name], one = game.critic.update(
           states[name], batch, game.base_params
         )
@@ -99,7 +105,7 @@ def learn(
       found[f'train/{role}/kl'] = kl
     for prefix, these in (('train', totals), ('critic', critic_totals)):
       these = jax.device_get(these)
-      found |= metrics.of_updates(these, f'{prefix}/{role}')
+      found |= step_metrics.of_updates(these, f'{prefix}/{role}')
     trained += [role] if updates else []
   if rules.earlier_every and (step + 1) % rules.earlier_every == 0:
     states[game.owner['voter']] = earlier_solver(states, game.owner)
@@ -109,8 +115,8 @@ def learn(
 def to_batches(
   role: str,
   scored: batches.Scored,
-  states: game_lib.States,
-  game: game_lib.Game,
+  states: rounds_lib.States,
+  game: rounds_lib.Game,
 ) -> tuple[list[groups.GroupBatch], float | None]:
   """Returns a role's batches, and the mean KL if the reward includes it."""
   rules = game.rules
@@ -128,13 +134,16 @@ def to_batches(
   return updates, estimate.kl
 
 
-def _layout(game: game_lib.Game) -> packing.Layout:
+def _layout(game: rounds_lib.Game) -> packing_plan.Layout:
   shards = sharding.row_shards(game.mesh)
-  return packing.Layout(game.rules.groups_per_microbatch, shards)
+  return packing_plan.Layout(game.rules.groups_per_microbatch, shards)
 
 
 def _estimate(
-  rows: batches.Rows, states: game_lib.States, owner: str, game: game_lib.Game
+  rows: batches.Rows,
+  states: rounds_lib.States,
+  owner: str,
+  game: rounds_lib.Game,
 ) -> batches.Estimate:
   critic = game.critic
   if critic is None:
@@ -145,7 +154,7 @@ def _estimate(
   evaluate = lambda program, *params: sharding.fetch(program(texts, *params))[
     :num_rows
   ]
-  params = states[game_lib.critic_of(owner)].params
+  params = states[rounds_lib.critic_of(owner)].params
   reference_QGR = None
   if critic.reference_logprobs:
     reference_QGR = evaluate(critic.reference_logprobs, game.reference_params)
@@ -153,14 +162,14 @@ def _estimate(
     rows,
     evaluate(critic.values, params, game.base_params),
     gamma=critic.gamma,
-    decay=critic.decay,
+    decay=critic.gae_lambda,
     reference_QGR=reference_QGR,
     kl=critic.kl,
   )
 
 
 def earlier_solver(
-  states: game_lib.States, owner: dict[str, str]
+  states: rounds_lib.States, owner: dict[str, str]
 ) -> learner.TrainState:
   """Returns a copy of the current solver, for votes in later steps."""
   solver = states[owner['solver']]._replace(opt_state=())
@@ -169,9 +178,9 @@ def earlier_solver(
 
 
 def _solver_scores(
-  rounds: Sequence[game_lib.Round],
+  rounds: Sequence[rounds_lib.Round],
   learned: Sequence[int],
-  rules: game_lib.Rules,
+  rules: rounds_lib.Rules,
 ) -> batches.Scored | None:
   if not learned:
     return None
@@ -192,7 +201,7 @@ def _solver_scores(
 
 
 def _proposer_scores(
-  one: game_lib.Round, rules: game_lib.Rules
+  one: rounds_lib.Round, rules: rounds_lib.Rules
 ) -> batches.Scored | None:
   """Returns the proposals of a round with their rewards.
 

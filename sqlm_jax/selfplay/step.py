@@ -26,17 +26,17 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from sqlm_jax.distributed import hosts
+from sqlm_jax.distributed import processes
 from sqlm_jax.game import repetition, types, vote
 from sqlm_jax.selfplay import (
+  background_grading,
   exchange,
-  judging,
   learning,
-  metrics,
-  reading,
   responses,
+  scoring,
+  step_metrics,
 )
-from sqlm_jax.selfplay import game as game_lib
+from sqlm_jax.selfplay import rounds as rounds_lib
 
 # Number of each role in key paths. Evaluation uses 2, and --mode=sample uses 3.
 _KEYS = {'proposer': 0, 'solver': 1, 'voter': 4}
@@ -45,13 +45,13 @@ _KEYS_A_ROUND = 8
 
 def self_play_step(
   step: int,
-  states: game_lib.States,
+  states: rounds_lib.States,
   memory: repetition.Memory,
-  game: game_lib.Game,
-  asked: game_lib.Asked | None = None,
+  game: rounds_lib.Game,
+  asked: rounds_lib.Asked | None = None,
   *,
   look_ahead: bool = False,
-) -> tuple[game_lib.States, repetition.Memory, game_lib.Outcome]:
+) -> tuple[rounds_lib.States, repetition.Memory, rounds_lib.Outcome]:
   """Plays one step and trains on it.
 
   All randomness derives from the seed and `step`.
@@ -73,7 +73,7 @@ def self_play_step(
   rounds, coming = [], None
   while True:
     asked = asked or ask(step, len(rounds), states, game, clock)
-    with asked.reading:
+    with asked.grading:
       if look_ahead and not rounds:
         coming = ask(step + 1, 0, states, game, clock)
       rounds.append(judge(step, len(rounds), asked, memory, game, clock))
@@ -94,17 +94,17 @@ def self_play_step(
   return (
     states,
     memory,
-    game_lib.Outcome(rounds, trained, frozenset(learned), found, coming),
+    rounds_lib.Outcome(rounds, trained, frozenset(learned), found, coming),
   )
 
 
 def ask(
   step: int,
   number: int,
-  states: game_lib.States,
-  game: game_lib.Game,
+  states: rounds_lib.States,
+  game: rounds_lib.Game,
   clock: '_Clock',
-) -> game_lib.Asked:
+) -> rounds_lib.Asked:
   """Samples a round: questions, and answers to them.
 
   Args:
@@ -126,12 +126,12 @@ def ask(
     solve, step=step, number=number, states=states, own=own, game=game
   )
   readable = [problem for problem in problems if problem.ok]
-  read = lambda numbers, texts: reading.read(
+  read = lambda numbers, texts: background_grading.read(
     [readable[i] for i in numbers], texts, game.task
   )
   variants = len(prompts[0]) if prompts else 1
   with contextlib.ExitStack() as stack, clock('solve'):
-    ahead = stack.enter_context(reading.Ahead(read, variants))
+    ahead = stack.enter_context(background_grading.Ahead(read, variants))
     if 'voter' in game.writers:
       # The voters' answers are read together with the solver's.
       solutions = answer('solver', prompts)
@@ -139,17 +139,17 @@ def ask(
     else:
       solutions, voters = answer('solver', prompts, on_text=ahead.add), None
     stack.pop_all()  # keep reading after the return
-  return game_lib.Asked(proposals, problems, solutions, voters, ahead)
+  return rounds_lib.Asked(proposals, problems, solutions, voters, ahead)
 
 
 def judge(
   step: int,
   number: int,
-  asked: game_lib.Asked,
+  asked: rounds_lib.Asked,
   memory: repetition.Memory,
-  game: game_lib.Game,
+  game: rounds_lib.Game,
   clock: '_Clock',
-) -> game_lib.Round:
+) -> rounds_lib.Round:
   """Judges a round and computes its rewards.
 
   Args:
@@ -160,8 +160,8 @@ def judge(
     game: the fixed parts of self-play.
     clock: accumulates the seconds of each stage.
   """
-  with clock('judge'):
-    verdicts = judging.judge(
+  with clock('grade'):
+    verdicts = scoring.judge(
       asked.problems,
       _answers(
         sum(problem.ok for problem in asked.problems),
@@ -169,20 +169,20 @@ def judge(
         asked.voters,
       ),
       game.task,
-      game.rules.judging,
+      game.rules.scoring,
       step=step,
       coin=lambda i: random.Random(f'{game.rules.seed}/{step}/{number}/{i}'),
       asked_before=memory,
-      known=asked.reading.finish(),
+      known=asked.grading.finish(),
     )
     verdicts = exchange.rewards(verdicts)
-  return game_lib.Round(
+  return rounds_lib.Round(
     asked.proposals, asked.solutions, asked.voters, verdicts
   )
 
 
 def propose(
-  step: int, number: int, states: game_lib.States, game: game_lib.Game
+  step: int, number: int, states: rounds_lib.States, game: rounds_lib.Game
 ) -> responses.Responses | None:
   """Samples a group of questions for each of the step's topics.
 
@@ -198,11 +198,11 @@ def propose(
   ]
   return responses.write(
     writer,
-    game_lib.params_of('proposer', states, game),
+    rounds_lib.params_of('proposer', states, game),
     prompts,
     path=_path('proposer', step, number, game),
     num_rows=len(prompts),
-    own=hosts.own(len(prompts)),
+    own=processes.own(len(prompts)),
   )
 
 
@@ -210,7 +210,7 @@ def read_questions(
   step: int,
   number: int,
   proposals: responses.Responses | None,
-  game: game_lib.Game,
+  game: rounds_lib.Game,
 ) -> list[tuple[types.Problem, list[list[int]]]]:
   """Reads this process's proposals and encodes the prompts of their questions.
 
@@ -225,7 +225,7 @@ def read_questions(
     first = (step * game.rules.rounds + number) * game.rules.questions
     written = [
       (game.questions[(first + i) % len(game.questions)], True)
-      for i in hosts.own(game.rules.questions)
+      for i in processes.own(game.rules.questions)
     ]
   else:
     written = [
@@ -240,10 +240,10 @@ def read_questions(
 
 
 def _read_question(
-  text: str, finished: bool, game: game_lib.Game
+  text: str, finished: bool, game: rounds_lib.Game
 ) -> tuple[types.Problem, list[list[int]]]:
   problem, prompts = game.task.read_question(text), []
-  refused = lambda why_not: problem._replace(ok=False, why_not=why_not)
+  refused = lambda reason: problem._replace(ok=False, reason=reason)
   if not finished:
     problem = refused('unfinished')
   if problem.ok and game.guard.exclude and game.guard.has(problem.text):
@@ -262,9 +262,9 @@ def solve(
   *,
   step: int,
   number: int,
-  states: game_lib.States,
+  states: rounds_lib.States,
   own: range,
-  game: game_lib.Game,
+  game: rounds_lib.Game,
   on_text: Callable[[Mapping[int, list[str]]], None] = lambda texts: None,
 ) -> responses.Responses | None:
   """Samples answers to every readable question.
@@ -290,7 +290,7 @@ def solve(
   variants = len(prompts[0])
   return responses.write(
     game.writers[role],
-    game_lib.params_of(role, states, game),
+    rounds_lib.params_of(role, states, game),
     list(itertools.chain.from_iterable(prompts)),
     path=_path(role, step, number, game),
     num_rows=game.rules.questions * variants,
@@ -300,24 +300,24 @@ def solve(
 
 
 def describe(
-  rounds: Sequence[game_lib.Round], game: game_lib.Game
+  rounds: Sequence[rounds_lib.Round], game: rounds_lib.Game
 ) -> dict[str, float]:
   """Computes the metrics of a step, except those of the updates."""
   verdicts = [v for one in rounds for v in one.verdicts]
-  found = metrics.of_verdicts(verdicts, game.task)
-  found |= metrics.of_contamination(verdicts, game.guard)
+  found = step_metrics.of_verdicts(verdicts, game.task)
+  found |= step_metrics.of_contamination(verdicts, game.guard)
   if len(rounds) > 1:
     found['sample/rounds'] = float(len(rounds))
   for role, written in (
     ('proposer', [one.proposals for one in rounds]),
     ('solver', [one.solutions for one in rounds]),
   ):
-    found |= metrics.of_responses(role, responses.join(written))
+    found |= step_metrics.of_responses(role, responses.join(written))
   return found
 
 
 def _path(
-  role: str, step: int, number: int, game: game_lib.Game
+  role: str, step: int, number: int, game: rounds_lib.Game
 ) -> tuple[int, int, int]:
   return (game.rules.seed, step, _KEYS[role] + number * _KEYS_A_ROUND)
 
@@ -326,17 +326,17 @@ def _answers(
   num_questions: int,
   solutions: responses.Responses | None,
   voters: responses.Responses | None,
-) -> list[judging.Answers | None]:
+) -> list[scoring.Answers | None]:
   """Returns the answers of solver and voters to each question.
 
   The entry of a question that another process reads is None.
   """
   said = _by_question(solutions, num_questions)
   if voters is None:
-    return [one and judging.Answers(*one) for one in said]
+    return [one and scoring.Answers(*one) for one in said]
   votes = _by_question(voters, num_questions)
   return [
-    one and judging.Answers(*one, *more)
+    one and scoring.Answers(*one, *more)
     for one, more in zip(said, votes, strict=True)
   ]
 

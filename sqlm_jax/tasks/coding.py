@@ -23,13 +23,13 @@ class Tests(NamedTuple):
   Attributes:
     pattern: regex of a test, whose groups are the input and the output. The
       description ends where the first test begins.
-    least: minimum number of distinct tests of a readable question.
-    most: maximum number of tests; further tests are ignored.
+    min_count: minimum number of distinct tests of a readable question.
+    max_count: maximum number of tests; further tests are ignored.
   """
 
   pattern: str
-  least: int
-  most: int
+  min_count: int
+  max_count: int
 
 
 def with_programs(
@@ -117,7 +117,7 @@ def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
   A question is unreadable for one of these reasons:
 
     format            there is no text before the first test
-    few_tests         there are fewer than `tests.least` distinct tests
+    few_tests         there are fewer than `tests.min_count` distinct tests
     contradiction     two tests expect different outputs for the same input, so
                       no program can pass both
     constant_output   all tests expect the same output, so a program that prints
@@ -126,9 +126,9 @@ def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
   first = re.search(tests.pattern, problem.text)
   description = problem.text[: first.start()].strip() if first else ''
   distinct = dict.fromkeys(find_tests(problem.text, tests.pattern))
-  cases = tuple(distinct)[: tests.most]
-  refuse = lambda why_not: problem._replace(ok=False, why_not=why_not)
-  if not first or len(cases) < tests.least:
+  cases = tuple(distinct)[: tests.max_count]
+  refuse = lambda reason: problem._replace(ok=False, reason=reason)
+  if not first or len(cases) < tests.min_count:
     return refuse('few_tests')
   if not description:
     return refuse('format')

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import logging
 
-from sqlm_jax.distributed import hosts
+from sqlm_jax.distributed import processes
 
 _SPACES = ' \t\u00a0\u3000'
 _SHOWN = 30  # number of characters of a prompt's end in the warning
@@ -28,7 +28,7 @@ def warn(
   """
   for key, key_templates in templates.items():
     for template in key_templates:
-      if is_harmful(template, encode) and hosts.is_first():
+      if is_harmful(template, encode) and processes.is_first():
         logging.warning(
           '%s=%s%r: ends in a space. Most tokenizers join a space with the '
           'word after it, so the model continues a text unlike those that it '

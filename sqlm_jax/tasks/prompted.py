@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 from sqlm_jax.game import types
-from sqlm_jax.grading import arithmetic, readers, self_test, user_functions
+from sqlm_jax.grading import answer_kinds, arithmetic, self_test, user_functions
 from sqlm_jax.tasks import base
-from sqlm_jax.text import code_blocks, parsing, prompts
+from sqlm_jax.text import code_blocks, extraction, prompts
 
 # Functions from a question to its true answer, by name in a config.
 CHECKERS: dict[str, Callable[[str], types.Answer]] = {
@@ -46,7 +46,7 @@ def make_task(
     solver_stop: strings that end an answer.
     answer_pattern: regex that finds the answer, '' for the whole response.
       Programs are found by `code_blocks.find`.
-    answer_kind: one of `readers.KINDS`.
+    answer_kind: one of `answer_kinds.KINDS`.
     options: texts of the options of a 'choice', A first.
     checker: a key of `CHECKERS`, or 'module:function' for a function from a
       question to its true answer as text, or None if the answer is not known.
@@ -61,17 +61,17 @@ def make_task(
       user's function fails.
   """
   given_up: collections.Counter[str] = collections.Counter()
-  read = readers.make_reader(answer_kind, options, given_up)
+  read = answer_kinds.make_reader(answer_kind, options, given_up)
 
   def topics_of(step):
     first = step * num_topics
     return tuple(topics[(first + i) % len(topics)] for i in range(num_topics))
 
   def find_answer(response):
-    text = parsing.before_stop(response, solver_stop)
+    text = extraction.before_stop(response, solver_stop)
     if answer_kind == 'code':
       return code_blocks.find(answer_pattern, text)
-    return parsing.find(answer_pattern, text) if answer_pattern else text
+    return extraction.find(answer_pattern, text) if answer_pattern else text
 
   return base.Task(
     name=name,
@@ -101,7 +101,7 @@ def make_task(
 
 
 def _example_reader(
-  read: readers.Reader, answer_kind: str
+  read: answer_kinds.Reader, answer_kind: str
 ) -> Callable[[types.Example], types.Example]:
   def to_example(example):
     if read([example.answer]) == (None,):
@@ -115,7 +115,7 @@ def _example_reader(
 
 
 def _grader(
-  read: readers.Reader, find_answer: Callable[[str], str]
+  read: answer_kinds.Reader, find_answer: Callable[[str], str]
 ) -> Callable[..., list[tuple[types.Graded, ...]]]:
   def grade_one(responses, example):
     texts = [find_answer(response) for response in responses]
@@ -130,13 +130,13 @@ def _grader(
   return lambda groups, examples: list(map(grade_one, groups, examples))
 
 
-def _same(read: readers.Reader, text: str | None, true: str) -> bool:
+def _same(read: answer_kinds.Reader, text: str | None, true: str) -> bool:
   answer, known = read([text, true])
   return known is not None and answer == known
 
 
 def _comparer(
-  read: readers.Reader, answer_kind: str
+  read: answer_kinds.Reader, answer_kind: str
 ) -> Callable[[types.Answer, types.Answer], bool]:
   """Returns a function that compares a canonical answer with the true one.
 
@@ -153,19 +153,19 @@ def _question_reader(
   pattern: str, stop: tuple[str, ...], forbidden: tuple[str, ...]
 ) -> Callable[[str], types.Problem]:
   def read_question(response):
-    text = parsing.before_stop(response, stop).strip()
-    question = parsing.find(pattern, text) if pattern else text
+    text = extraction.before_stop(response, stop).strip()
+    question = extraction.find(pattern, text) if pattern else text
     if not question:
-      return types.Problem(text, ok=False, why_not='format')
+      return types.Problem(text, ok=False, reason='format')
     if any(special in question for special in forbidden):
-      return types.Problem(text, ok=False, why_not='special_token')
+      return types.Problem(text, ok=False, reason='special_token')
     return types.Problem(question)
 
   return read_question
 
 
 def _users_checker(
-  name: str, read: readers.Reader
+  name: str, read: answer_kinds.Reader
 ) -> Callable[[str], types.Answer]:
   """Returns a checker that reads the text of a user's function as an answer."""
   if not re.fullmatch(r'[\w.]+:\w+', name):

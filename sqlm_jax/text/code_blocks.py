@@ -10,7 +10,7 @@ import re
 import textwrap
 from typing import NamedTuple
 
-from sqlm_jax.text import parsing
+from sqlm_jax.text import extraction
 
 _FENCE = re.compile(
   r'(?P<before>.*?)(?<![`~])(?P<fence>`{3,}+|~{3,}+)[ \t]*'
@@ -42,7 +42,7 @@ def find(pattern: str, text: str) -> str | None:
   """Finds the program in a response.
 
   Args:
-    pattern: a regular expression as in `parsing.find`. A pattern that contains
+    pattern: a regular expression as in `extraction.find`. A pattern with
       a fence is tried on each fenced block separately, starting with the last
       block. '' finds the last block of Python; if there is none, the last block
       without an info string; if there is no block at all, the complete text.
@@ -57,7 +57,7 @@ def find(pattern: str, text: str) -> str | None:
     return _program(blocks) if blocks else _dedent(text) or None
   fence = _FENCES.search(pattern)
   if not blocks or not fence:
-    return parsing.find(pattern, text)
+    return extraction.find(pattern, text)
   prose = [
     _FENCES.sub('', part) if isinstance(part, str) else _HIDDEN
     for part in parts
@@ -69,7 +69,7 @@ def find(pattern: str, text: str) -> str | None:
       code = code.replace(fence[0], _HIDDEN)
       fenced = f'{fence[0]}{info}\n{code}\n{fence[0]}'
       alone = '\n'.join([*prose[:i], fenced, *prose[i + 1 :]])
-      if program := parsing.find(pattern, alone):
+      if program := extraction.find(pattern, alone):
         return program.replace(_HIDDEN, fence[0])
   return None
 

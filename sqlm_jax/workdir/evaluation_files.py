@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from sqlm_jax import json_text
-from sqlm_jax.workdir import storage, writers
+from sqlm_jax.text import json_text
+from sqlm_jax.workdir import run_writer, storage
 
 Row = dict[str, Any]
 
@@ -58,7 +58,7 @@ def find(workdir: epath.PathLike | None, settings: Mapping[str, Any]) -> Files:
   directory = epath.Path(workdir) / 'evaluations'
   directory /= f'{settings["step"]:08d}-{name}-{digest}'
   path = directory / 'answers.jsonl'
-  rows = writers.read_jsonl(path) if path.exists() else []
+  rows = run_writer.read_jsonl(path) if path.exists() else []
   if [row.get('index') for row in rows] != list(range(len(rows))):
     raise ValueError(
       f'{path}: expected one line a question, in order; remove '

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import models, scaling, work
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 
 # A block: query 4x4, key and value 4x2 each, output 4x4, gate, up and down
 # 4x6 each: 16 + 8 + 8 + 16 + 3 * 24 = 120 parameters; two blocks, 240.

@@ -82,8 +82,8 @@ TYPES = [
   ('num_steps', '12', 'a whole number'),
   ('num_steps', None, 'a whole number'),
   ('solver.group_size', 8.0, 'a whole number'),
-  ('loss.kl', False, 'a finite number'),
-  ('loss.kl', '0.1', 'a finite number'),
+  ('loss.kl_coef', False, 'a finite number'),
+  ('loss.kl_coef', '0.1', 'a finite number'),
   ('policy.shared', 1, 'True or False'),
   ('policy.shared', 'false', 'True or False'),
   ('task.name', 3, 'text'),
@@ -91,12 +91,12 @@ TYPES = [
   ('task.topics', 'sums', 'a tuple, each element text'),
   ('task.topics', (1,), 'text'),
   ('task.solver_stop', '\n', 'a tuple, each element text'),
-  ('task.evaluation', (('1 + 1',),), 'a pair of text and text'),
-  ('task.evaluation', (('1 + 1', 2),), 'text'),
-  ('task.evaluation', (('1 + 1', '2', '3'),), 'a pair of text and text'),
+  ('task.test', (('1 + 1',),), 'a pair of text and text'),
+  ('task.test', (('1 + 1', 2),), 'text'),
+  ('task.test', (('1 + 1', '2', '3'),), 'a pair of text and text'),
   ('solver', 4, 'a group of keys'),
-  ('loss.kl', float('nan'), 'a finite number'),
-  ('loss.kl', float('inf'), 'a finite number'),
+  ('loss.kl_coef', float('nan'), 'a finite number'),
+  ('loss.kl_coef', float('inf'), 'a finite number'),
   ('optimizer.learning_rate', float('nan'), 'a finite number'),
   ('optimizer.weight_decay', float('inf'), 'a finite number'),
   ('proposer.unreadable_reward', float('-inf'), 'a finite number'),
@@ -110,33 +110,41 @@ VALUES = [
   ('model.dtype', 'float16', 'one of float32, bfloat16'),
   ('advantage.estimator', 'ppo', 'one of grpo, dr_grpo, rloo'),
   ('critic.learning_rate', -1.0, 'at least 0'),
-  ('critic.clip', 0.0, 'a number above 0'),
+  ('critic.value_clip', 0.0, 'a number above 0'),
   ('critic.gamma', 1.1, 'a number from 0.0 to 1.0'),
-  ('critic.decay', -0.1, 'a number from 0.0 to 1.0'),
-  ('loss.kl_in', 'answers', 'one of loss, reward'),
-  ('loss.kl_in', 'reward', 'loss, unless advantage.estimator is gae'),
-  ('loss.clip_high', -0.1, 'at least 0.0'),
+  ('critic.gae_lambda', -0.1, 'a number from 0.0 to 1.0'),
+  ('loss.kl_placement', 'answers', 'one of loss, reward'),
+  ('loss.kl_placement', 'reward', 'loss, unless advantage.estimator is gae'),
+  ('loss.clip_ratio_high', -0.1, 'at least 0.0'),
   ('loss.dual_clip', 1.1, '0, or more than 1.2'),
-  ('loss.ratio', 'word', 'one of token, sequence'),
+  ('loss.ratio_level', 'word', 'one of token, sequence'),
   ('loss.kl_estimator', 'k1', 'one of k2, k3'),
-  ('loss.entropy', -1.0, 'at least 0.0'),
-  ('loss.average', 'mean', 'one of token, sequence, constant'),
+  ('loss.entropy_coef', -1.0, 'at least 0.0'),
+  ('loss.aggregation', 'mean', 'one of token, sequence, constant'),
   ('proposer.rewards.sqlm', -1.0, 'at least 0'),
-  ('proposer.schedule', (('best', 0, 1.0),), 'the reward one of sqlm, r_zero'),
-  ('proposer.schedule', (('sqlm', -1, 1.0),), 'at least 0'),
-  ('proposer.schedule', (('sqlm', 0.5, 1.0),), 'a whole number'),
-  ('proposer.schedule', (('sqlm', 1),), 'a group of text and a whole number'),
+  (
+    'proposer.reward_schedule',
+    (('best', 0, 1.0),),
+    'the reward one of sqlm, r_zero',
+  ),
+  ('proposer.reward_schedule', (('sqlm', -1, 1.0),), 'at least 0'),
+  ('proposer.reward_schedule', (('sqlm', 0.5, 1.0),), 'a whole number'),
+  (
+    'proposer.reward_schedule',
+    (('sqlm', 1),),
+    'a group of text and a whole number',
+  ),
   ('proposer.reward_over', 'all', 'one of group, sample'),
-  ('proposer.similarity', 1.1, '0.0 to 1.0'),
-  ('proposer.memory', -1, 'at least 0'),
+  ('proposer.min_similarity', 1.1, '0.0 to 1.0'),
+  ('proposer.history_size', -1, 'at least 0'),
   ('proposer.band', (0.8, 0.3), 'two shares from 0 to 1, the lower one first'),
   ('proposer.band', (0.3, 1.3), 'two shares from 0 to 1, the lower one first'),
   ('solver.temperatures', (1.0, -1.0), 'numbers from 0 to 100'),
   ('vote.weights', 'loud', 'one of equal, likelihood'),
   ('random_model.num_layers', 0, 'at least 1'),
-  ('divergence.skipped_updates', -1, 'at least 0'),
-  ('divergence.entropy_below', -1.0, 'at least 0'),
-  ('divergence.unreadable_steps', -1, 'at least 0'),
+  ('divergence.max_skipped_updates', -1, 'at least 0'),
+  ('divergence.min_entropy', -1.0, 'at least 0'),
+  ('divergence.max_unreadable_steps', -1, 'at least 0'),
   ('divergence.action', 'restart', 'one of stop, roll_back'),
   ('task.name', 'two words', 'letters, digits, _ and -'),
   ('task.name', 'a/b', 'letters, digits, _ and -'),
@@ -151,10 +159,10 @@ VALUES = [
   ('task.solver_variants', ('{topic} = ',), 'a template with {question}'),
   ('tests.pattern', '(', 'a regular expression with 2 groups'),
   ('tests.pattern', '(.*)', 'a regular expression with 2 groups'),
-  ('tests.least', 0, 'at least 1'),
-  ('tests.most', 4, 'at least 5'),
+  ('tests.min_count', 0, 'at least 1'),
+  ('tests.max_count', 4, 'at least 5'),
   ('tests.program', 'print(1)', 'a template with {answer}'),
-  ('tests.unpassed', 'drop', 'one of count, leave_out'),
+  ('tests.unsolved', 'drop', 'one of count, leave_out'),
   ('sandbox.backend', 'docker', 'one of bubblewrap, unsafe_subprocess'),
   ('sandbox.workers', -1, 'at least 0'),
   ('sandbox.cpu_seconds', 0.0, 'a number above 0'),
@@ -166,9 +174,9 @@ VALUES = [
   ('task.options', ('same',) * 27, 'at most 26, A to Z'),
   ('proposer.group_size', 1, 'at least 2'),
   ('proposer.group_size', 0, 'at least 2'),
-  ('proposer.questions', 33, 'a multiple of proposer.group_size=32'),
-  ('proposer.questions', 0, 'a multiple of proposer.group_size=32'),
-  ('proposer.questions', -32, 'a multiple of proposer.group_size=32'),
+  ('proposer.num_questions', 33, 'a multiple of proposer.group_size=32'),
+  ('proposer.num_questions', 0, 'a multiple of proposer.group_size=32'),
+  ('proposer.num_questions', -32, 'a multiple of proposer.group_size=32'),
   ('proposer.train_every', -1, 'at least 0'),
   ('proposer.unreadable_reward', 0.5, 'at most 0'),
   ('proposer.temperature', -0.1, '0.0 to 100.0'),
@@ -177,21 +185,25 @@ VALUES = [
   ('solver.group_size', 1, 'at least 2'),
   ('solver.rewards.random', -0.1, 'at least 0'),
   ('solver.rewards.tests', 1.0, '0 unless task.answer_kind is code'),
-  ('solver.schedule', (('truth', 0, 1.0),), 'the reward one of majority'),
-  ('solver.rounds', 0, 'at least 1'),
+  (
+    'solver.reward_schedule',
+    (('truth', 0, 1.0),),
+    'the reward one of majority',
+  ),
+  ('solver.max_rounds', 0, 'at least 1'),
   ('solver.temperature', 101.0, '0.0 to 100.0'),
   ('solver.top_p', 0.0, 'above 0, at most 1'),
   ('solver.max_tokens', 0, 'at least 1'),
-  ('vote.ties', 'last', 'one of nobody, first'),
+  ('vote.ties', 'last', 'one of none, first'),
   ('vote.min_agreement', 1.5, '0.0 to 1.0'),
   ('vote.earlier_answers', -1, 'at least 0'),
   ('vote.earlier_every', 0, 'at least 1'),
   ('sampler.max_prompt_tokens', 0, 'at least 1'),
   ('sampler.max_rows', -1, 'at least 0'),
   ('sampler.chunk', 0, 'at least 1'),
-  ('loss.clip', -0.1, '0.0 to 1.0'),
-  ('loss.kl', -0.001, 'at least 0'),
-  ('loss.average', 'batch', 'one of token, sequence'),
+  ('loss.clip_ratio', -0.1, '0.0 to 1.0'),
+  ('loss.kl_coef', -0.001, 'at least 0'),
+  ('loss.aggregation', 'batch', 'one of token, sequence'),
   ('loss.logits_chunk', 0, 'at least 1'),
   ('optimizer.learning_rate', -1e-5, 'at least 0'),
   ('optimizer.warmup_steps', -1, 'at least 0'),
@@ -216,10 +228,10 @@ VALUES = [
   ('evaluation.best_by', 'luck', 'one of mean, greedy'),
   ('evaluation.contaminated', 'ignore', 'one of count, exclude'),
   ('evaluation.vote_precision', 2.0, 'a number from 0'),
-  ('evaluation.question', 'What?', 'a template with {question}'),
-  ('evaluation.test', 'multiplication/test', 'no task.evaluation as well'),
+  ('evaluation.question_template', 'What?', 'a template with {question}'),
+  ('evaluation.test', 'multiplication/test', 'no task.test as well'),
   ('evaluation.validation', 'a.jsonl', 'no task.validation as well'),
-  ('task.validation', (('1 + 8', '9'),), 'no question of task.evaluation'),
+  ('task.validation', (('1 + 8', '9'),), 'no question of task.test'),
   ('evaluation.batch_questions', 0, 'at least 1'),
   ('checkpoint.every', -1, 'at least 0'),
   ('checkpoint.keep', 0, 'at least 1'),
@@ -244,7 +256,7 @@ def test_topics_that_no_prompt_names_are_refused():
 def test_a_bad_value_is_refused(key, value, allowed):
   # The sizes of the table, whatever the quickstart is tuned to.
   sizes = {
-    'proposer.questions': 32,
+    'proposer.num_questions': 32,
     'proposer.group_size': 32,
     'optimizer.solver_updates': 1,
     'optimizer.proposer_updates': 1,
@@ -271,11 +283,11 @@ TOKENS = 'tokens of a batch, not'
     ('proposer.max_tokens', 2**31, 'at most 2147483647'),
     ('proposer.max_tokens', 2**31 - 1, TOKENS),
     ('solver.max_tokens', 2**30, TOKENS),
-    ('proposer.questions', 32 * BILLION, 'at most 2147483647'),
-    ('proposer.questions', 2**30, TOKENS),
+    ('proposer.num_questions', 32 * BILLION, 'at most 2147483647'),
+    ('proposer.num_questions', 2**30, TOKENS),
     ('solver.group_size', BILLION, TOKENS),
     ('vote.earlier_answers', BILLION, TOKENS),
-    ('solver.rounds', BILLION, 'at most 1000'),
+    ('solver.max_rounds', BILLION, 'at most 1000'),
     ('sandbox.workers', BILLION, 'at most 1024'),
     ('sandbox.memory_mib', 2**40, 'at most 2147483647'),
     ('sandbox.wall_seconds', 1e30, 'at most 86400'),
@@ -288,15 +300,15 @@ TOKENS = 'tokens of a batch, not'
     ('num_steps', 2**31, 'at most 2147483647'),
     ('optimizer.warmup_steps', 2**31, 'at most 2147483647'),
     ('optimizer.learning_rate', 1e39, 'a finite number'),
-    ('loss.kl', 10**400, 'a finite number'),
-    ('loss.kl', float('nan'), 'a finite number'),
+    ('loss.kl_coef', 10**400, 'a finite number'),
+    ('loss.kl_coef', float('nan'), 'a finite number'),
     ('solver.temperatures', (1.0, float('inf')), 'a finite number'),
-    ('proposer.schedule', (('sqlm', 2**31, 1.0),), 'at most 2147483647'),
+    ('proposer.reward_schedule', (('sqlm', 2**31, 1.0),), 'at most 2147483647'),
   ],
 )
 def test_what_no_array_can_have_is_refused(key, value, allowed):
   sizes = {
-    'proposer.questions': 32,
+    'proposer.num_questions': 32,
     'proposer.group_size': 32,
     'optimizer.solver_updates': 1,
     'optimizer.proposer_updates': 1,
@@ -334,7 +346,7 @@ def test_a_limit_that_is_above_all_there_is_may_be_large():
     'loss.logits_chunk',
     'optimizer.groups_per_microbatch',
     'evaluation.batch_questions',
-    'proposer.memory',
+    'proposer.history_size',
     'checkpoint.keep',
   )
   config_lib.from_dict(changed(**dict.fromkeys(keys, 2**31 - 1)))
@@ -345,8 +357,8 @@ def test_two_sets_of_test_questions_name_the_way_out():
   both = {'evaluation.test': 'multiplication/test'}
   with pytest.raises(ValueError, match=r'^evaluation\.test=') as caught:
     config_lib.from_dict(changed(**both))
-  assert "add --config.task.evaluation='()'" in str(caught.value)
-  config_lib.from_dict(changed(**both, **{'task.evaluation': ()}))
+  assert "add --config.task.test='()'" in str(caught.value)
+  config_lib.from_dict(changed(**both, **{'task.test': ()}))
 
 
 def test_a_config_dict_is_built_and_a_config_is_left_alone():
@@ -361,10 +373,10 @@ def test_a_config_dict_is_built_and_a_config_is_left_alone():
 def test_a_critic_learns_from_every_group():
   with pytest.raises(ValueError, match=r'^solver\.rounds=2: expected 1 for'):
     config_lib.from_dict(
-      changed(**{'advantage.estimator': 'gae', 'solver.rounds': 2})
+      changed(**{'advantage.estimator': 'gae', 'solver.max_rounds': 2})
     )
   config_lib.from_dict(
-    changed(**{'advantage.estimator': 'gae', 'loss.kl_in': 'reward'})
+    changed(**{'advantage.estimator': 'gae', 'loss.kl_placement': 'reward'})
   )
 
 
@@ -398,7 +410,7 @@ def test_extremes_that_make_sense_are_accepted():
       **{
         'seed': 2**31 - 1,
         'num_steps': 0,
-        'task.evaluation': (),
+        'task.test': (),
         'task.validation': (),
         'solver.temperature': 0.0,
         'solver.group_size': 2,
@@ -419,12 +431,12 @@ def test_a_config_survives_json():
   stored = json.loads(json.dumps(config_lib.to_dict(config)))
   assert stored['task']['topics'] == ['a', 'b']
   assert config_lib.from_dict(stored) == config
-  assert config_lib.from_dict(stored).task.evaluation[0] == ('1 + 8', '9')
+  assert config_lib.from_dict(stored).task.test[0] == ('1 + 8', '9')
 
 
 def test_a_whole_number_stands_for_a_float():
-  config = config_lib.from_dict(changed(**{'loss.kl': 1}))
-  assert type(config.loss.kl) is float
+  config = config_lib.from_dict(changed(**{'loss.kl_coef': 1}))
+  assert type(config.loss.kl_coef) is float
 
 
 def test_a_config_dict_and_its_dict_are_the_same():

@@ -15,7 +15,7 @@ from scipy import stats
 from sympy.parsing import sympy_parser
 
 from sqlm_jax.datasets import (
-  catalog,
+  builtin,
   linear_equations,
   multiplication,
   programs,
@@ -44,7 +44,7 @@ def directory(tmp_path_factory):
   ],
 )
 def test_sizes(origin, size, directory):
-  examples = catalog.read(origin, directory)
+  examples = builtin.read(origin, directory)
   assert len({example.question for example in examples}) == size
 
 
@@ -53,7 +53,7 @@ def test_sizes(origin, size, directory):
 )
 def test_splits_share_no_question(name, directory):
   test, validation = (
-    {e.question for e in catalog.read(f'{name}/{split}', directory)}
+    {e.question for e in builtin.read(f'{name}/{split}', directory)}
     for split in ('test', 'validation')
   )
   assert not test & validation
@@ -71,7 +71,7 @@ def test_splits_share_no_question(name, directory):
 )
 def test_the_same_questions_on_every_machine(origin, first, directory):
   """Whoever changes the generators has to change their version, too."""
-  assert [e.question for e in catalog.read(origin, directory)] == first
+  assert [e.question for e in builtin.read(origin, directory)] == first
 
 
 @pytest.mark.parametrize(
@@ -89,16 +89,16 @@ def test_the_same_questions_on_every_machine(origin, first, directory):
 )
 def test_what_there_is_not_is_named(origin, message, directory):
   with pytest.raises(ValueError, match=message):
-    catalog.read(origin, directory)
+    builtin.read(origin, directory)
 
 
 def test_no_tensorflow_and_no_noise(tmp_path):
   """In a process of its own, with warnings as errors."""
   program = (
     'import random, sys\n'
-    'from sqlm_jax.datasets import catalog\n'
+    'from sqlm_jax.datasets import builtin\n'
     'random.seed(0)\n'  # both alike, as a seeded launch makes them
-    f'print(len(catalog.read("programs/validation", {str(tmp_path)!r})))\n'
+    f'print(len(builtin.read("programs/validation", {str(tmp_path)!r})))\n'
     'assert "tensorflow" not in sys.modules\n'
   )
   command = [sys.executable, '-W', 'error', '-c', program]
@@ -119,7 +119,7 @@ def test_no_tensorflow_and_no_noise(tmp_path):
 def test_another_process_is_faster(tmp_path, monkeypatch):
   """By the time that this one asks whether the dataset is there, it is."""
   theirs, ours = tmp_path / 'theirs', tmp_path / 'ours'
-  expected = catalog.read('programs/validation', theirs)
+  expected = builtin.read('programs/validation', theirs)
   asked = programs.Programs.is_prepared
 
   def is_prepared(builder):
@@ -127,18 +127,18 @@ def test_another_process_is_faster(tmp_path, monkeypatch):
     return asked(builder)
 
   monkeypatch.setattr(programs.Programs, 'is_prepared', is_prepared)
-  assert catalog.read('programs/validation', ours) == expected
+  assert builtin.read('programs/validation', ours) == expected
 
 
 def test_a_generation_that_was_killed_is_begun_anew(tmp_path):
   half = tmp_path / 'programs' / 'incomplete.ABC123_1.0.0'
   half.mkdir(parents=True)
   (half / 'programs-test.array_record-00000-of-00001').write_bytes(b'cut')
-  assert len(catalog.read('programs/test', tmp_path)) == 30
+  assert len(builtin.read('programs/test', tmp_path)) == 30
 
 
 def test_products(directory):
-  for example in catalog.read('multiplication/test', directory):
+  for example in builtin.read('multiplication/test', directory):
     a, b = map(int, example.question.split(' * '))
     assert example.answer == str(a * b)
 
@@ -162,7 +162,7 @@ def test_operands_follow_the_published_distribution():
 
 def test_distinct_pairs_follow_it_where_repeats_are_rare(directory):
   """Pairs with an operand of three digits hardly ever come twice."""
-  examples = catalog.read('multiplication/test', directory)
+  examples = builtin.read('multiplication/test', directory)
   pairs = [tuple(map(int, e.question.split(' * '))) for e in examples]
   large = [pair for pair in pairs if max(pair) >= 100]
   kinds = collections.Counter(tuple(len(str(n)) for n in p) for p in large)
@@ -198,7 +198,7 @@ def read_system(question):
 @pytest.mark.parametrize('level', linear_equations.LEVELS)
 def test_equations_have_exactly_one_solution(level, directory):
   unknowns, letters = linear_equations.LEVELS[level]
-  for example in catalog.read(f'linear_equations/{level}/test[:20]', directory):
+  for example in builtin.read(f'linear_equations/{level}/test[:20]', directory):
     equations, definitions, asked = read_system(example.question)
     symbols = sorted(set().union(*(e.free_symbols for e in equations)), key=str)
     (solution,) = sympy.linsolve(equations, symbols)
@@ -213,7 +213,7 @@ def test_equations_have_exactly_one_solution(level, directory):
 
 
 def test_the_mixture_has_as_many_of_each_level(directory):
-  examples = catalog.read('linear_equations/test', directory)
+  examples = builtin.read('linear_equations/test', directory)
   kinds = collections.Counter(
     (len(equations) - definitions, bool(definitions))
     for equations, definitions, _ in (read_system(e.question) for e in examples)
@@ -227,7 +227,7 @@ def test_solutions_pass_their_tests(directory):
   examples = [
     example
     for split in ('test', 'validation')
-    for example in catalog.read(f'programs/{split}', directory)
+    for example in builtin.read(f'programs/{split}', directory)
   ]
   with sandbox.open_sandbox(workers=2) as judge:
     found = judge.run([(e.solution, e.tests) for e in examples])

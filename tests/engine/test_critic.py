@@ -11,7 +11,7 @@ import pytest
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, groups, learner
 from sqlm_jax.models import layers, lora, policy
-from sqlm_jax.selfplay import batches, estimates, packing
+from sqlm_jax.selfplay import batches, estimates, packing_plan
 from tests import tiny
 
 COMMON = list(range(20, 32))
@@ -181,7 +181,7 @@ def test_loss_and_gradient_equal_the_plain_ones(packed):
   batch = make_batch()
   if packed:
     inputs = np.where(batch.weights != 0, batch.lengths - 1, 0).reshape(1, -1)
-    own = packing.make_packing(inputs, R - 1, int(inputs.sum()) + 1)
+    own = packing_plan.make_packing(inputs, R - 1, int(inputs.sum()) + 1)
     batch = batch._replace(packing=own)
   (loss, _), grads = shared_loss_and_grad(value_params(), batch)
   expected, expected_grads = expected_loss_and_grad()

@@ -12,10 +12,9 @@ import pytest
 
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner, sampler
-from sqlm_jax.models import apart as apart_lib
-from sqlm_jax.models import kernels, layers, policy
+from sqlm_jax.models import kernels, layers, policy, unstacked
 from sqlm_jax.ops import decode_attention, fused_attention
-from sqlm_jax.selfplay import batches, packing
+from sqlm_jax.selfplay import batches, packing_plan
 from tests import tiny
 
 CONFIG = dataclasses.replace(
@@ -120,7 +119,9 @@ def test_gradients(as_on, platform, shape, packed):
   if packed:
     parts = sharding.row_shards(mesh)
     inputs = (lengths - 1).reshape(parts, -1)
-    own = packing.make_packing(inputs, 5, int(inputs.sum(axis=1).max()) + 1)
+    own = packing_plan.make_packing(
+      inputs, 5, int(inputs.sum(axis=1).max()) + 1
+    )
     texts = texts._replace(packing=own)
 
   def gradient(p):
@@ -159,7 +160,7 @@ def test_layers_apart_are_the_same_layers(changes, lora, join):
   params = jax.jit(p.init)(jax.random.key(0))
   fill = lambda x: x if x.ndim > 2 else x + 0.1  # biases start with zeros
   params = jax.tree.map(fill, params)
-  apart = jax.jit(functools.partial(apart_lib.take_apart, join=join))(params)
+  apart = jax.jit(functools.partial(unstacked.take_apart, join=join))(params)
   joined = 'gate_up' in apart['layers_apart']['0']['mlp']
   assert joined == (join and lora is None)
   lengths = np.array([5, 3], np.int32)

@@ -15,7 +15,7 @@ from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.engine import optimizer as optimizer_lib
 from sqlm_jax.models import policy
-from sqlm_jax.selfplay import batches, packing
+from sqlm_jax.selfplay import batches, packing_plan
 from tests import tiny
 
 COMMON = list(range(20, 32))
@@ -68,7 +68,7 @@ def pack(batch: groups.GroupBatch) -> groups.GroupBatch:
   """The tokens side by side, in two parts with room for two more."""
   inputs = np.where(batch.weights != 0, batch.lengths - 1, 0).reshape(2, -1)
   room = int(inputs.sum(axis=1).max()) + 2
-  return batch._replace(packing=packing.make_packing(inputs, R - 1, room))
+  return batch._replace(packing=packing_plan.make_packing(inputs, R - 1, room))
 
 
 def plain_loss(params, batch, settings, reference=None):

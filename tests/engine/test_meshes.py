@@ -12,7 +12,7 @@ from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner, sampler
 from sqlm_jax.models import policy
 from sqlm_jax.pretrained import families
-from sqlm_jax.selfplay import batches, packing
+from sqlm_jax.selfplay import batches, packing_plan
 
 SHAPES = [
   (data, fsdp, 8 // data // fsdp)
@@ -97,7 +97,9 @@ def play(family, shape, packed=True):
   if packed:
     inputs = (lengths - 1).reshape(sharding.row_shards(mesh), -1)
     room = int(inputs.sum(axis=1).max()) + 1
-    batch = batch._replace(packing=packing.make_packing(inputs, R - 1, room))
+    batch = batch._replace(
+      packing=packing_plan.make_packing(inputs, R - 1, room)
+    )
   # Its momentum is the gradient.
   sgd = optax.sgd(1.0, momentum=0.9)
   state = learner.init_state(params, sgd)

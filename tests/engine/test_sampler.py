@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import decoding, distinct, sampler
+from sqlm_jax.engine import decoding, dedup, sampler
 from sqlm_jax.selfplay import batches
 from tests import compilations, tiny
 
@@ -285,15 +285,15 @@ def test_keys_are_derived_from_the_path_and_the_row():
 
 def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
   looked = []
-  read = distinct.read
+  read = dedup.read
 
   def watch(read_next, last_B, context, first_B, running_B):
     look = lambda *x: looked.append([np.asarray(one) for one in x])
     jax.debug.callback(look, first_B, running_B, ordered=True)
     return read(read_next, last_B, context, first_B, running_B)
 
-  monkeypatch.setattr(distinct, 'pays', lambda *_: True)
-  monkeypatch.setattr(distinct, 'read', watch)
+  monkeypatch.setattr(dedup, 'pays', lambda *_: True)
+  monkeypatch.setattr(dedup, 'read', watch)
   # Cold enough that rows agree for some tokens, and differ in the end.
   said = settings(temperature=0.3, table=stops_early(), size=32)
   packed = batches.pack_prompts([*PROMPTS, PROMPTS[1]], 5)  # one asked twice
@@ -321,12 +321,12 @@ def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
 
 
 def test_reading_equal_rows_may_end_within_any_chunk(mesh, monkeypatch):
-  monkeypatch.setattr(distinct, 'pays', lambda *_: True)
-  monkeypatch.setattr(distinct, '_PART', 1)
-  monkeypatch.setattr(distinct, '_BLOCKS', 1)
+  monkeypatch.setattr(dedup, 'pays', lambda *_: True)
+  monkeypatch.setattr(dedup, '_PART', 1)
+  monkeypatch.setattr(dedup, '_BLOCKS', 1)
   # By turns, as rows end: chunks then begin where they may.
   some = lambda first_B, running_B: running_B.sum() % 2 == 1
-  monkeypatch.setattr(distinct, 'few', some)
+  monkeypatch.setattr(dedup, 'few', some)
   table = NO_STOPS.copy()
   table[0, ::60] = sampler.STOPPED
   shared, alone = (

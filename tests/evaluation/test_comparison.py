@@ -10,7 +10,7 @@ SETTINGS = {
   'step': 0,
   'task': 'sums',
   'set': 'test',
-  'origin': 'task.evaluation',
+  'origin': 'task.test',
   'questions': 20,
   'answer_kind': 'number',
   'samples': 2,

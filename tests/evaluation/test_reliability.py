@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sqlm_jax.evaluation import metrics, reliability, report
+from sqlm_jax.evaluation import accuracy, reliability, report
 
 
 def rows_of(*votes):
@@ -23,7 +23,7 @@ def test_a_curve_worked_by_hand():
     (4, True, 90), (4, False, 10), (2, True, 5), (2, False, 5), (0, False, 5)
   )
   found = reliability.measure(rows, samples=4, target=0.8)
-  low, high = metrics.wilson(90, 100)
+  low, high = accuracy.wilson(90, 100)
   assert found['bins'] == [
     {
       'agreement': share,
@@ -31,8 +31,8 @@ def test_a_curve_worked_by_hand():
       'votes': votes,
       'right': right,
       'accuracy': right / votes,
-      'low': pytest.approx(metrics.wilson(right, votes)[0]),
-      'high': pytest.approx(metrics.wilson(right, votes)[1]),
+      'low': pytest.approx(accuracy.wilson(right, votes)[0]),
+      'high': pytest.approx(accuracy.wilson(right, votes)[1]),
     }
     for share, votes, right in ((0.0, 5, 0), (0.5, 10, 5), (1.0, 100, 90))
   ]

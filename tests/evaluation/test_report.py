@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax.evaluation import metrics, reliability, report
+from sqlm_jax.evaluation import accuracy, reliability, report
 from sqlm_jax.game import vote as voting
 from tests.evaluation.test_comparison import SETTINGS, compare, row, sides
 
@@ -43,7 +43,7 @@ def test_what_is_written(tmp_path):
 
 def test_a_single_evaluation(tmp_path):
   rows = sides()[0]
-  result = metrics.summarize(rows, 2)
+  result = accuracy.summarize(rows, 2)
   curve = reliability.measure(rows, samples=2, target=0.8)
   report.write_result(tmp_path, result, curve, SETTINGS)
   names = {path.name for path in tmp_path.iterdir()}
@@ -76,7 +76,7 @@ def test_a_record_for_people():
   }
   assert report.rows(record) == {
     'greedy': '0.500 (0.250-0.750)',
-    'questions': '20 of task.evaluation',
+    'questions': '20 of task.test',
     'decoding': 'greedy, up to 4 tokens; 2 answers of 1 seeds at temperature '
     '1.0, top_p 1.0',
     'suggested vote.min_agreement': 'none is enough',

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sqlm_jax.game import rewards, types, vote
 
-BLANK = types.Vote(None, 0, 4, 'blank')
+UNPARSED = types.Vote(None, 0, 4, 'unparsed')
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ BLANK = types.Vote(None, 0, 4, 'blank')
     ([5, 5, 5, 5], types.Vote(5, 4, 4), (1, 1, 1, 1)),
     ([0, 0, None, 1], types.Vote(0, 2, 4), (1, 1, 0, 0)),
     # A blank is not rewarded for agreeing with a vote without a winner.
-    ([None, None, 1, 2], BLANK, (0, 0, 0, 0)),
-    ([], types.Vote(None, 0, 0, 'blank'), ()),
+    ([None, None, 1, 2], UNPARSED, (0, 0, 0, 0)),
+    ([], types.Vote(None, 0, 0, 'unparsed'), ()),
   ],
 )
 def test_majority(answers, result, expected):
@@ -67,7 +67,7 @@ def test_a_band_from_0_pays_for_a_majority_only():
 
 def test_an_unknown_proposer_reward_is_named():
   with pytest.raises(ValueError, match="term='best': expected one of"):
-    rewards.difficulty_of_vote('best', BLANK)
+    rewards.difficulty_of_vote('best', UNPARSED)
 
 
 def test_the_true_answer_is_the_control():

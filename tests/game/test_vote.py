@@ -38,7 +38,7 @@ def test_first_is_the_vote_of_the_papers_code(answers, solver, proposer):
 
 
 @pytest.mark.parametrize(
-  'answers, winner, count, why_not',
+  'answers, winner, count, reason',
   [
     ([5, 5, None, None], 5, 2, ''),
     ([None, None, 5, 5], 5, 2, ''),  # blanks do not stand for election
@@ -50,20 +50,20 @@ def test_first_is_the_vote_of_the_papers_code(answers, solver, proposer):
     ([1, 2, 3, 4], None, 0, 'singleton'),
     ([1, None, None, None], None, 0, 'singleton'),
     ([1], None, 0, 'singleton'),
-    ([None, None, None, None], None, 0, 'blank'),
-    ([], None, 0, 'blank'),
+    ([None, None, None, None], None, 0, 'unparsed'),
+    ([], None, 0, 'unparsed'),
     ([5, 5, 5, 5], 5, 4, ''),
     # 0 and the empty text are answers, not blanks.
     ([0, 0, 1, None], 0, 2, ''),
     (['', '', 'a', None], '', 2, ''),
   ],
 )
-def test_nobody(answers, winner, count, why_not):
+def test_nobody(answers, winner, count, reason):
   result = vote.majority(answers)
   assert result.answer == winner
   assert result.count == count
   assert result.size == len(answers)
-  assert result.why_not == why_not
+  assert result.reason == reason
 
 
 @pytest.mark.parametrize('ties', vote.TIES)
@@ -88,7 +88,7 @@ def test_min_agreement(ties, answers, min_agreement, wins):
   else:
     assert result.answer is None
     assert result.count == 0
-    assert result.why_not == 'disagreement'
+    assert result.reason == 'disagreement'
 
 
 def test_min_agreement_is_met_exactly_by_every_share():
@@ -107,10 +107,10 @@ def test_the_winner_is_the_one_that_most_gave(answers):
   best = [a for a, n in counts.items() if n == max(counts.values())]
   if len(best) == 1 and counts[best[0]] > 1:
     assert (result.answer, result.count) == (best[0], counts[best[0]])
-    assert not result.why_not
+    assert not result.reason
   else:
     assert (result.answer, result.count) == (None, 0)
-    assert result.why_not
+    assert result.reason
 
 
 @hypothesis.given(
@@ -143,14 +143,14 @@ def test_first_equals_a_maximum_over_what_was_seen(answers):
 )
 def test_no_answers_crash_it(answers, ties, min_agreement):
   result = vote.majority(answers, ties=ties, min_agreement=min_agreement)
-  assert (result.answer is None) == bool(result.why_not)
+  assert (result.answer is None) == bool(result.reason)
   assert result.count == (
     0 if result.answer is None else answers.count(result.answer)
   )
 
 
 @pytest.mark.parametrize(
-  'answers, weights, winner, count, why_not',
+  'answers, weights, winner, count, reason',
   [
     # Two of weight 0.3 lose against one of 0.7 and one of 0.1.
     ([1, 1, 2, 2], [0.3, 0.3, 0.7, 0.1], 2, 2, ''),
@@ -161,9 +161,9 @@ def test_no_answers_crash_it(answers, ties, min_agreement):
     ([1, 1, 2], [0.0, 0.0, 0.0], None, 0, 'tie'),
   ],
 )
-def test_weighted_votes(answers, weights, winner, count, why_not):
+def test_weighted_votes(answers, weights, winner, count, reason):
   found = vote.majority(answers, weights=weights)
-  assert (found.answer, found.count, found.why_not) == (winner, count, why_not)
+  assert (found.answer, found.count, found.reason) == (winner, count, reason)
 
 
 def test_agreement_of_weighted_votes_is_a_share_of_the_weight():
@@ -173,7 +173,7 @@ def test_agreement_of_weighted_votes_is_a_share_of_the_weight():
     answers, weights=weights, min_agreement=share
   )
   assert at_least(0.59).answer == 1
-  assert at_least(0.61).why_not == 'disagreement'
+  assert at_least(0.61).reason == 'disagreement'
 
 
 @hypothesis.given(ANSWERS, st.sampled_from(vote.TIES), st.floats(0, 1))

@@ -98,7 +98,7 @@ def test_no_tasks(workers):
 
 
 @pytest.mark.parametrize(
-  'task, why_not',
+  'task, reason',
   [
     ('hang', 'timeout'),
     ('hang in C', 'timeout'),
@@ -111,12 +111,12 @@ def test_no_tasks(workers):
     ('memory', 'memory'),
   ],
 )
-def test_what_goes_wrong_costs_its_one_task(workers, task, why_not):
+def test_what_goes_wrong_costs_its_one_task(workers, task, reason):
   start = time.monotonic()
   results = workers.map([1, task, 2, 3])
   seconds = time.monotonic() - start
   assert [r.value for r in results] == [1, None, 2, 3]
-  assert [r.why_not for r in results] == ['', why_not, '', '']
+  assert [r.reason for r in results] == ['', reason, '', '']
   assert seconds < 30  # a limit of 2 s, and a start on a busy machine
   assert workers.map(list(range(10))) == [pool.Result(i) for i in range(10)]
 
@@ -134,7 +134,7 @@ def test_a_task_is_tried_once_more_and_then_counted(act, tmp_path):
     results = workers.map(tasks)
   # Those that failed once only were done by the second worker.
   assert [r.value for r in results] == [*tasks[:3], None, None, 7]
-  assert [r.why_not for r in results[3:]] == ['timeout', 'crash', '']
+  assert [r.reason for r in results[3:]] == ['timeout', 'crash', '']
   assert given_up == {'timeout': 1, 'crash': 1}
 
 
@@ -143,7 +143,7 @@ def test_many_that_hang_are_cut_off_beside_each_other(act):
     workers.map([0] * 40)  # all are up
     start = time.monotonic()
     results = workers.map([['sleep', 100]] * 4)
-  assert [r.why_not for r in results] == ['timeout'] * 4
+  assert [r.reason for r in results] == ['timeout'] * 4
   assert 0.5 <= time.monotonic() - start < 10
 
 
@@ -154,7 +154,7 @@ def test_a_call_ends_in_time_whatever_its_tasks_do(act):
     results = workers.map(['hang'] * 1000)
     seconds = time.monotonic() - start
     assert workers.map([5]) == [pool.Result(5)]
-  assert 'late' in {r.why_not for r in results} <= {'timeout', 'late'}
+  assert 'late' in {r.reason for r in results} <= {'timeout', 'late'}
   assert 1.0 <= seconds < 10
 
 
@@ -170,7 +170,7 @@ def test_noise_is_not_read_as_an_answer(workers, capfd):
 
 def test_a_worker_cannot_write_a_file(workers):
   (result,) = workers.map(['write'])
-  assert result.why_not in ('crash', 'error')  # the fixture looks at the file
+  assert result.reason in ('crash', 'error')  # the fixture looks at the file
 
 
 def test_workers_stay_warm(workers):

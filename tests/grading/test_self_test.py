@@ -3,7 +3,7 @@
 import pytest
 
 from sqlm_jax.game import types
-from sqlm_jax.grading import readers, self_test
+from sqlm_jax.grading import answer_kinds, self_test
 from sqlm_jax.sandbox import sandbox, unit_tests
 
 NUMBERS = ['408', '-3', '0', '1/2', '0.25', '1,234', '12%']
@@ -27,7 +27,7 @@ NUMBERS = ['408', '-3', '0', '1/2', '0.25', '1,234', '12%']
   ],
 )
 def test_our_readers_pass(kind, options, truths):
-  read = readers.make_reader(kind, options)
+  read = answer_kinds.make_reader(kind, options)
   self_test.check_reader(read, truths, kind=kind)
 
 
@@ -50,7 +50,7 @@ def cut_at_the_point(texts):
 def test_a_broken_reader_is_found(read, why):
   def broken(texts):
     if len(texts) == 1:  # what the answer is
-      return readers.make_reader('number')(texts)
+      return answer_kinds.make_reader('number')(texts)
     return read(texts)
 
   with pytest.raises(RuntimeError, match=why):
@@ -59,7 +59,7 @@ def test_a_broken_reader_is_found(read, why):
 
 def test_a_reader_that_only_swapping_reveals():
   """Forgives what stands in the second place."""
-  number = readers.make_reader('number')
+  number = answer_kinds.make_reader('number')
 
   def broken(texts):
     if len(texts) == 1:

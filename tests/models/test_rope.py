@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sqlm_jax.models import config, rope
+from sqlm_jax.models import model_config, rope
 
 THETA = 10_000.0
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def rotary(x, positions, theta):
-  turns = rope.rotation(config.Rope(theta), positions, x.shape[-1])
+  turns = rope.rotation(model_config.Rope(theta), positions, x.shape[-1])
   return rope.rotate(x, *turns)
 
 
@@ -66,17 +66,17 @@ def test_rotary_keeps_the_dtype():
 
 
 STRETCHED = [
-  config.Rope(),
-  config.Rope(1e6, 'linear', 8.0),
+  model_config.Rope(),
+  model_config.Rope(1e6, 'linear', 8.0),
   # Llama 3.1 and 3.2, and one whose original context is short.
-  config.Rope(5e5, 'llama3', 8.0, 8192, 1.0, 4.0),
-  config.Rope(5e5, 'llama3', 32.0, 8192, 1.0, 4.0),
-  config.Rope(100.0, 'llama3', 4.0, 64, 2.0, 6.0),
-  config.Rope(1e6, 'yarn', 4.0, 32768),
-  config.Rope(1e4, 'yarn', 40.0, 4096, beta_fast=16.0, beta_slow=2.0),
-  config.Rope(1e4, 'yarn', 40.0, 4096, truncate=False),
+  model_config.Rope(5e5, 'llama3', 8.0, 8192, 1.0, 4.0),
+  model_config.Rope(5e5, 'llama3', 32.0, 8192, 1.0, 4.0),
+  model_config.Rope(100.0, 'llama3', 4.0, 64, 2.0, 6.0),
+  model_config.Rope(1e6, 'yarn', 4.0, 32768),
+  model_config.Rope(1e4, 'yarn', 40.0, 4096, beta_fast=16.0, beta_slow=2.0),
+  model_config.Rope(1e4, 'yarn', 40.0, 4096, truncate=False),
   # So short that no pair turns often enough to stay.
-  config.Rope(1e4, 'yarn', 4.0, 16),
+  model_config.Rope(1e4, 'yarn', 4.0, 16),
 ]
 
 
@@ -114,7 +114,7 @@ def test_frequencies_are_those_of_transformers(ours, head_width):
 
 def test_the_attention_factor_scales_both():
   positions = jnp.arange(3)[None]
-  plain = rope.rotation(config.Rope(), positions, 8)
-  scaled = rope.rotation(config.Rope(attention_factor=1.5), positions, 8)
+  plain = rope.rotation(model_config.Rope(), positions, 8)
+  scaled = rope.rotation(model_config.Rope(attention_factor=1.5), positions, 8)
   for one, other in zip(plain, scaled, strict=True):
     np.testing.assert_allclose(one * 1.5, other, rtol=1e-6)

@@ -19,9 +19,9 @@ import gguf
 import jax
 import numpy as np
 
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.pretrained import export, families
+from sqlm_jax.pretrained import families, hf_export
 
 Case = tuple[str, Callable[[pathlib.Path], None]]
 
@@ -54,10 +54,10 @@ def write_directory(path: pathlib.Path) -> None:
     jax.eval_shape(init, jax.random.key(0)),
   )
   hf_config = families.llama(CONFIG)
-  export.write_model(
+  hf_export.write_model(
     path, CONFIG, hf_config, params, dtype='float32', shard_bytes=2000
   )
-  export.write_json(
+  hf_export.write_json(
     path / 'generation_config.json', {'eos_token_id': [2], 'temperature': 0.5}
   )
 

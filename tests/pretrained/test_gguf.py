@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import gguf, gguf_file, loader, names
 from tests.pretrained import families

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from sqlm_jax.models import config as model_config
-from sqlm_jax.models import policy
+from sqlm_jax.models import model_config, policy
 from sqlm_jax.pretrained import names
 
 # Heads times head width is not the width, and nothing else is equal either.

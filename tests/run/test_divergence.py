@@ -54,7 +54,7 @@ def test_too_many_in_a_row_are_named_with_what_was_not_finite():
   assert divergence.not_finite(health, metrics, 0) is None
   assert divergence.not_finite(health, metrics, 4) == (
     '4 updates of train/solver in a row were skipped, as not finite: loss, '
-    'grad_norm (divergence.skipped_updates=4)'
+    'grad_norm (divergence.max_skipped_updates=4)'
   )
 
 
@@ -67,13 +67,13 @@ def test_too_many_in_a_row_are_named_with_what_was_not_finite():
     (
       {'kl_above': 4.9},
       'train/proposer/kl',
-      'train/proposer/kl=5 (divergence.kl_above=4.9)',
+      'train/proposer/kl=5 (divergence.max_kl=4.9)',
     ),
     ({'entropy_below': 5.0}, 'train/solver/entropy', None),
     (
       {'entropy_below': 5.1},
       'train/solver/entropy',
-      'train/solver/entropy=5 (divergence.entropy_below=5.1)',
+      'train/solver/entropy=5 (divergence.min_entropy=5.1)',
     ),
   ],
 )

@@ -5,7 +5,7 @@ import pytest
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.pretrained import tokenizer
-from sqlm_jax.run import assemble
+from sqlm_jax.run import build
 from tests.pretrained import families
 
 torch = pytest.importorskip('torch')
@@ -24,8 +24,8 @@ def test_a_broken_template_is_refused_only_if_it_is_used(tmp_path, caplog):
   c.task.style = 'chat'
   expected = r'chat_template\.jinja: TemplateSyntaxError'
   with pytest.raises(ValueError, match=expected):
-    assemble.build(config_lib.from_dict(c.to_dict()))
+    build.build(config_lib.from_dict(c.to_dict()))
   c.task.style = 'plain'
-  parts = assemble.build(config_lib.from_dict(c.to_dict()))
+  parts = build.build(config_lib.from_dict(c.to_dict()))
   assert '1 + 1' in parts.task.solver_prompts('1 + 1')[0]
   assert 'Ignoring an unused chat template' in caplog.text

@@ -8,8 +8,8 @@ from configs import smoke
 from sqlm_jax import evaluate, train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.pretrained import chat, tokenizer
-from sqlm_jax.run import assemble, evaluation_sets
-from sqlm_jax.workdir import writers
+from sqlm_jax.run import build, evaluation_sets
+from sqlm_jax.workdir import run_writer
 from tests.pretrained import families
 
 torch = pytest.importorskip('torch')
@@ -56,22 +56,22 @@ def make_config(model_path, **changes) -> config_lib.Config:
   return config_lib.from_dict(c.to_dict())
 
 
-def prompt_of(parts: assemble.Parts) -> str:
+def prompt_of(parts: build.Parts) -> str:
   return parts.task.solver_prompts('1 + 1')[0]
 
 
 def test_the_date_is_that_of_the_first_start(model_path, tmp_path, clock):
   config = make_config(model_path)
-  parts = assemble.build(config, tmp_path)
+  parts = build.build(config, tmp_path)
   assert prompt_of(parts).startswith('Today is 01 May 2031. ')
   assert parts.config.task.date == '2031-05-01'
-  writers.write_config(tmp_path, config_lib.to_dict(parts.config))
+  run_writer.write_config(tmp_path, config_lib.to_dict(parts.config))
   clock.day = 2
-  again = assemble.build(config, tmp_path)
+  again = build.build(config, tmp_path)
   assert prompt_of(again) == prompt_of(parts)
   assert again.config == parts.config
   # Another run has its own.
-  other = assemble.build(config, tmp_path / 'other')
+  other = build.build(config, tmp_path / 'other')
   assert prompt_of(other).startswith('Today is 02 May 2031. ')
 
 
@@ -85,10 +85,10 @@ def test_a_run_and_its_evaluation_go_on_the_next_day(
   train.train(make_config(model_path, num_steps=2), str(tmp_path))
   stored = json.loads((tmp_path / 'config.json').read_text())
   assert stored['task']['date'] == '2031-05-01'
-  files = writers.rollout_files(str(tmp_path), before=2)
+  files = run_writer.rollout_files(str(tmp_path), before=2)
   assert len(files) == 2
   # The evaluation before training is found again, not begun again.
-  parts = assemble.build(make_config(model_path, num_steps=2), tmp_path)
+  parts = build.build(make_config(model_path, num_steps=2), tmp_path)
   asked = parts.sets(evaluation_sets.TEST)
   planned = evaluate.plan(parts, asked, step=0, workdir=tmp_path)
   assert planned.is_answered
@@ -97,10 +97,10 @@ def test_a_run_and_its_evaluation_go_on_the_next_day(
 
 def test_a_date_of_the_users_own(model_path, tmp_path, clock):
   del clock
-  parts = assemble.build(make_config(model_path, **{'task.date': '1999-12-31'}))
+  parts = build.build(make_config(model_path, **{'task.date': '1999-12-31'}))
   assert prompt_of(parts).startswith('Today is 31 Dec 1999. ')
-  begun = assemble.build(make_config(model_path), tmp_path)
-  writers.write_config(tmp_path, config_lib.to_dict(begun.config))
+  begun = build.build(make_config(model_path), tmp_path)
+  run_writer.write_config(tmp_path, config_lib.to_dict(begun.config))
   other = make_config(model_path, **{'task.date': '1999-12-31'})
   with pytest.raises(ValueError, match=r'task\.date: .*2031-05-01.*1999-12-31'):
     train.train(other, str(tmp_path))
@@ -116,17 +116,17 @@ def test_a_date_that_is_none_is_refused(model_path, date):
 @pytest.mark.parametrize('style', ['plain', 'chat'])
 def test_no_date_is_kept_that_no_prompt_has(tmp_path, model_path, style):
   c = make_config('random', **{'task.style': style})
-  assert assemble.build(c, tmp_path).config.task.date == ''
+  assert build.build(c, tmp_path).config.task.date == ''
   c = make_config(model_path, **{'task.style': 'plain'})
-  assert assemble.build(c, tmp_path).config.task.date == ''
+  assert build.build(c, tmp_path).config.task.date == ''
 
 
 def test_a_run_of_an_earlier_version_goes_on(model_path, tmp_path):
   config = make_config(model_path)
   stored = config_lib.to_dict(config)
   del stored['task']['date']
-  writers.write_config(tmp_path, stored)
-  parts = assemble.build(config, tmp_path)
-  writers.check_config(
+  run_writer.write_config(tmp_path, stored)
+  parts = build.build(config, tmp_path)
+  run_writer.check_config(
     tmp_path, config_lib.to_dict(parts.config), complete=config_lib.complete
   )

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import pytest
 
 from sqlm_jax.game import types
-from sqlm_jax.sandbox import sandbox, sandbox_process, seccomp
+from sqlm_jax.sandbox import process as process_lib
+from sqlm_jax.sandbox import sandbox, seccomp
 from tests.sandbox import hostile_programs
 
 needs_bubblewrap = pytest.mark.skipif(
@@ -464,7 +465,7 @@ def test_a_sandbox_that_dies_is_no_exception():
 
 
 def test_a_program_that_breaks_its_sandbox_is_named():
-  answer = sandbox_process.Answer(b'x', 9, b'', b'cannot look at /tmp')
+  answer = process_lib.Answer(b'x', 9, b'', b'cannot look at /tmp')
   result = sandbox._verdict(answer, '')
   assert result.status == 'error'
   assert 'the program broke its sandbox' in result.detail
@@ -601,8 +602,8 @@ def test_a_bubblewrap_that_does_nothing_is_given_up(monkeypatch, tmp_path):
   command.write_text('#!/bin/sh\nexec sleep 600\n')
   command.chmod(0o755)
   monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
-  monkeypatch.setattr(sandbox_process, 'START_LIMIT', 0.5)
-  monkeypatch.setattr(sandbox_process, '_END_LIMIT', 0.5)
+  monkeypatch.setattr(process_lib, 'START_LIMIT', 0.5)
+  monkeypatch.setattr(process_lib, '_END_LIMIT', 0.5)
   before = descendants(os.getpid())
   with pytest.raises(RuntimeError, match='bubblewrap'):
     sandbox.open_sandbox()
@@ -616,7 +617,7 @@ def test_closing_does_not_wait_for_a_start(monkeypatch, tmp_path):
   command.write_text('#!/bin/sh\nexec sleep 600\n')
   command.chmod(0o755)
   monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
-  monkeypatch.setattr(sandbox_process, '_END_LIMIT', 0.5)
+  monkeypatch.setattr(process_lib, '_END_LIMIT', 0.5)
   threading.Timer(0.5, judge.close).start()
   start = time.perf_counter()
   with pytest.raises(RuntimeError):

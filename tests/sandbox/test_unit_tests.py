@@ -195,7 +195,7 @@ def test_passed_by_counts_programs():
 def test_shares_passed(table, count, leave_out):
   table = [results(row) for row in table]
   assert unit_tests.shares_passed(table) == count
-  assert unit_tests.shares_passed(table, unpassed='leave_out') == leave_out
+  assert unit_tests.shares_passed(table, unsolved='leave_out') == leave_out
 
 
 @pytest.mark.parametrize(

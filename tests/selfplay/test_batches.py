@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from sqlm_jax.engine import groups
-from sqlm_jax.selfplay import batches, estimates, packing
+from sqlm_jax.selfplay import batches, estimates, packing_plan
 
 COMMON = list(range(1, 11))  # 10 tokens, over the 8 that are worth a pass
 
@@ -44,12 +44,12 @@ def unpacked(packed: groups.Prompts) -> list[list[int]]:
 def test_pack_prompts(prompts, common, lengths):
   packed = batches.pack_prompts(prompts)
   assert packed.prefix_lengths.tolist() == [common]
-  width = packing.bucket(common) if common else 0
+  width = packing_plan.bucket(common) if common else 0
   assert packed.prefix_tokens.shape == (1, width)
   assert packed.lengths.tolist() == lengths
   assert packed.tokens.shape == (
     len(prompts),
-    packing.bucket(max(lengths)),
+    packing_plan.bucket(max(lengths)),
   )
   assert unpacked(packed) == prompts
 
@@ -103,7 +103,7 @@ def make_batches(
   rewards=REWARDS, lengths=LENGTHS, estimator='dr_grpo', **changes
 ):
   settings = {
-    'layout': packing.Layout(1, shards=1),
+    'layout': packing_plan.Layout(1, shards=1),
     'updates': 1,
     'average': 'token',
     'longest': 5,
@@ -138,7 +138,7 @@ def test_a_batch_is_as_wide_as_its_longest_response():
   (batch,) = batches.make_batches(
     rows,
     estimates.of_responses(rows, 'dr_grpo'),
-    packing.Layout(1, shards=1),
+    packing_plan.Layout(1, shards=1),
     updates=1,
     average='constant',
     longest=40,
@@ -243,7 +243,7 @@ def test_a_group_of_several_prompts_has_one_mean():
   (batch,) = batches.make_batches(
     rows,
     estimates.of_responses(rows, 'dr_grpo'),
-    packing.Layout(1, shards=1),
+    packing_plan.Layout(1, shards=1),
     updates=1,
     average='token',
     longest=3,
@@ -262,7 +262,7 @@ def test_a_group_of_several_prompts_has_one_mean():
 
 
 def test_batches_are_padded_to_whole_microbatches():
-  (batch,) = make_batches(layout=packing.Layout(3, shards=1))
+  (batch,) = make_batches(layout=packing_plan.Layout(3, shards=1))
   assert batch.lengths.shape == (6, 2)
   assert batch.num_groups == 2
   assert not batch.weights[2:].any()
@@ -283,7 +283,7 @@ def test_a_unanimous_group_teaches_the_value_function():
   (batch,) = batches.make_batches(
     rows,
     estimate,
-    packing.Layout(1, shards=1),
+    packing_plan.Layout(1, shards=1),
     updates=1,
     average='token',
     longest=5,
@@ -298,7 +298,7 @@ def test_a_unanimous_group_teaches_the_value_function():
 
 def test_texts_to_evaluate():
   rows = make_rows()
-  texts = batches.to_evaluate(rows, packing.Layout(3, shards=1))
+  texts = batches.to_evaluate(rows, packing_plan.Layout(3, shards=1))
   assert texts.num_groups == 3  # of four, the last fills the shape
   assert texts.prompts.tokens[:3, 0].tolist() == [10, 11, 12]
   np.testing.assert_array_equal(texts.tokens[:4], rows.rollout.tokens)

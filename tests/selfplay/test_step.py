@@ -14,12 +14,11 @@ from sqlm_jax.config import schema as config_lib
 from sqlm_jax.engine import groups
 from sqlm_jax.game import repetition, types
 from sqlm_jax.models import lora
-from sqlm_jax.run import assemble
-from sqlm_jax.run import states as states_lib
-from sqlm_jax.selfplay import game as game_lib
-from sqlm_jax.selfplay import reading
+from sqlm_jax.run import build, train_states
+from sqlm_jax.selfplay import background_grading
+from sqlm_jax.selfplay import rounds as rounds_lib
 from sqlm_jax.selfplay import step as step_lib
-from sqlm_jax.workdir import records
+from sqlm_jax.workdir import rollout_rows
 
 needs_bubblewrap = pytest.mark.skipif(
   shutil.which('bwrap') is None, reason='needs bubblewrap'
@@ -35,13 +34,13 @@ CHANGES = {
   'task.solver_stop': ('\n',),
   'task.answer_pattern': '',
   'task.checker': 'arithmetic',
-  'proposer.questions': 4,
+  'proposer.num_questions': 4,
   'proposer.group_size': 2,
   'proposer.train_every': 2,
   'proposer.max_tokens': 8,
   'solver.group_size': 4,
   'solver.max_tokens': 4,
-  'loss.kl': 0.0,
+  'loss.kl_coef': 0.0,
   'optimizer.solver_updates': 1,
   'optimizer.learning_rate': 0.003,
 }
@@ -54,10 +53,10 @@ UNREADABLE = [['why?\n', 'why?\n'], ['what?\n', '3 + 3']]
 
 
 @functools.cache
-def make_parts(**changes) -> assemble.Parts:
+def make_parts(**changes) -> build.Parts:
   c = smoke.get_config()
   c.update_from_flattened_dict(CHANGES | changes)
-  return assemble.build(config_lib.from_dict(c.to_dict()))
+  return build.build(config_lib.from_dict(c.to_dict()))
 
 
 def scripted_writer(writer, texts, seen):
@@ -94,7 +93,7 @@ class Script:
     self.parts = make_parts(**changes)
     self.used = {role: [] for role in ('proposer', 'solver', 'voter')}
     self.learned = []  # (name of the state, batch)
-    game = assemble.make_game(self.parts)
+    game = build.make_game(self.parts)
     texts = {'proposer': proposals, 'solver': solutions, 'voter': votes}
 
     def train_step(state, batch, reference, base):
@@ -115,12 +114,12 @@ class Script:
   def play(self, step=0, memory=EMPTY, asked=None, look_ahead=False, **rules):
     """Plays with other rules; returns the states and the outcome."""
     before = self.game.rules
-    judging = {k: v for k, v in rules.items() if k in before.judging._fields}
-    rest = {k: v for k, v in rules.items() if k not in judging}
-    after = before._replace(judging=before.judging._replace(**judging), **rest)
+    scoring = {k: v for k, v in rules.items() if k in before.scoring._fields}
+    rest = {k: v for k, v in rules.items() if k not in scoring}
+    after = before._replace(scoring=before.scoring._replace(**scoring), **rest)
     names = set(self.parts.owner.values())
     if self.game.critic:
-      names |= {game_lib.critic_of(name) for name in names}
+      names |= {rounds_lib.critic_of(name) for name in names}
     states = {name: Name(name) for name in names}
     states, self.memory, outcome = step_lib.self_play_step(
       step,
@@ -151,9 +150,9 @@ def test_a_step_in_numbers():
   _, outcome = Script(PROPOSALS, SOLUTIONS).play()
   assert [v.problem for v in outcome.rounds[0].verdicts] == [
     types.Problem('1 + 1'),
-    types.Problem('why?', ok=False, why_not='format'),
+    types.Problem('why?', ok=False, reason='format'),
     types.Problem('2 + 2'),
-    types.Problem('3 + 3', ok=False, why_not='unfinished'),
+    types.Problem('3 + 3', ok=False, reason='unfinished'),
   ]
   # 3 of 4: neither too easy nor too hard. 4 of 4: too easy.
   rewards = [v.proposer_reward for v in outcome.rounds[0].verdicts]
@@ -173,12 +172,12 @@ def test_a_step_in_numbers():
     'proposer/unreadable/unfinished': 1.0,
     'proposer/contaminated_rate': 1.0,  # 1 + 1 and 2 + 2 are evaluated on
     'solver/reward': 7 / 8,
-    'solver/blank_rate': 0.0,
+    'solver/unparsed_rate': 0.0,
     'vote/majority_rate': 1.0,
     'vote/agreement': (3 / 4 + 1) / 2,
     'vote/unanimous_rate': 1 / 2,
     'vote/accuracy': 1.0,
-    'vote/checked': 2.0,
+    'vote/num_checked': 2.0,
     # Every token has one probability of 257, to float32 rounding.
     'sample/proposer/surprisal': pytest.approx(math.log(257), rel=1e-6),
     'sample/solver/surprisal': pytest.approx(math.log(257), rel=1e-6),
@@ -190,7 +189,7 @@ def test_a_step_in_numbers():
     'train/solver/updates': 1.0,
     'train/solver/loss': 1.0,
   }
-  assert {'time/propose', 'time/solve', 'time/judge', 'time/learn'} < set(
+  assert {'time/propose', 'time/solve', 'time/grade', 'time/learn'} < set(
     outcome.metrics
   )
 
@@ -199,7 +198,7 @@ def test_questions_of_an_evaluation_set_are_excluded():
   """Neither role learns from 1 + 1, and nobody is paid for it."""
   changes = {
     'evaluation.contaminated': 'exclude',
-    'task.evaluation': (('1 + 1', '2'),),
+    'task.test': (('1 + 1', '2'),),
     'task.validation': (('What is 5+5?', '10'),),
   }
   # Only 2 + 2 is answered, and its answers differ.
@@ -207,7 +206,7 @@ def test_questions_of_an_evaluation_set_are_excluded():
   _, outcome = script.play(estimator='dr_grpo', train_every=1)
   first, *_ = outcome.rounds[0].verdicts
   assert first == types.Verdict(
-    types.Problem('1 + 1', ok=False, why_not='contaminated'),
+    types.Problem('1 + 1', ok=False, reason='contaminated'),
     proposer_reward=None,
   )
   assert outcome.metrics['proposer/contaminated_rate'] == 1 / 2
@@ -270,7 +269,7 @@ def test_values_are_those_before_any_update(
     learned.append(batch)
     return Name(f'{state}+'), {'loss': (3.0, 1.0)}
 
-  critic = game_lib.Critic(values, update, None, 0.0, 1.0, 1.0)
+  critic = rounds_lib.Critic(values, update, None, 0.0, 1.0, 1.0)
   script.game = script.game._replace(critic=critic)
   states, outcome = script.play(1, keep_neutral=True)
   # Two questions were readable; two topics were asked.
@@ -307,7 +306,7 @@ def test_the_proposer_learns_in_every_kth_step():
 
 def test_reading_ahead_changes_nothing(monkeypatch):
   ahead = Script(PROPOSALS, SOLUTIONS).play()[1]
-  monkeypatch.setattr(reading.Ahead, 'add', lambda self, texts: None)
+  monkeypatch.setattr(background_grading.Ahead, 'add', lambda self, texts: None)
   plain = Script(PROPOSALS, SOLUTIONS).play()[1]
   assert ahead.rounds[0].verdicts == plain.rounds[0].verdicts
   assert ahead.rounds[0].verdicts[0].answers == (2, 2, 2, 3)
@@ -328,7 +327,7 @@ def test_likelihoods_can_weigh_the_votes():
   writers['solver'] = writers['solver']._replace(sample=likelier)
   script.game = script.game._replace(writers=writers)
   equal = script.play(weights='equal')[1].rounds[0].verdicts[0]
-  assert equal.vote.why_not == 'tie'
+  assert equal.vote.reason == 'tie'
   weighed = script.play(weights='likelihood')[1].rounds[0].verdicts[0]
   assert (weighed.vote.answer, weighed.vote.count) == (8, 2)
   assert weighed.solver_rewards == (0, 0, 1, 1)
@@ -401,26 +400,26 @@ def test_an_unreadable_question_never_trains_the_solver():
 
 
 @pytest.mark.parametrize(
-  'answers, why_not, blanks',
+  'answers, reason, blanks',
   [
-    (['x\n'] * 4, 'blank', 1.0),
-    (['\n'] * 4, 'blank', 1.0),
+    (['x\n'] * 4, 'unparsed', 1.0),
+    (['\n'] * 4, 'unparsed', 1.0),
     (['1\n', '2\n', '3\n', '4\n'], 'singleton', 0.0),
     (['1\n', '1\n', '2\n', '2\n'], 'tie', 0.0),
     (['1\n', 'x\n', '\n', '?\n'], 'singleton', 0.75),
   ],
 )
-def test_a_vote_that_nobody_wins(answers, why_not, blanks):
+def test_a_vote_that_nobody_wins(answers, reason, blanks):
   script = Script(PROPOSALS, [answers, answers])
   states, outcome = script.play()
   assert states == {'policy': 'policy'}
   assert outcome.trained == ()
   metrics = outcome.metrics
   assert_finite(metrics)
-  assert metrics['solver/blank_rate'] == blanks
+  assert metrics['solver/unparsed_rate'] == blanks
   assert metrics['solver/reward'] == 0
   assert metrics['vote/majority_rate'] == 0
-  assert metrics[f'vote/nobody/{why_not}'] == 2
+  assert metrics[f'vote/no_majority/{reason}'] == 2
   assert metrics['train/solver/updates'] == 0
   # No mean over nothing.
   assert 'vote/agreement' not in metrics
@@ -435,7 +434,7 @@ def test_a_vote_that_nobody_wins(answers, why_not, blanks):
 
 def test_least_agreement():
   _, outcome = Script(PROPOSALS, SOLUTIONS).play(min_agreement=0.8)
-  assert outcome.metrics['vote/nobody/disagreement'] == 1
+  assert outcome.metrics['vote/no_majority/disagreement'] == 1
   assert outcome.metrics['vote/majority_rate'] == 1 / 2
 
 
@@ -510,7 +509,7 @@ def test_a_metric_that_is_not_finite_is_counted_by_name(bad):
 
 def test_two_policies_are_two_states_with_the_same_start():
   parts = make_parts(**{'policy.shared': False})
-  states = states_lib.initial_states(parts)
+  states = train_states.initial_states(parts)
   assert set(states) == {'proposer', 'solver'}
   jax.tree.map(
     np.testing.assert_array_equal, states['proposer'], states['solver']
@@ -521,16 +520,16 @@ def test_two_policies_are_two_states_with_the_same_start():
 
 
 def test_a_reference_is_held_only_for_a_penalty():
-  assert assemble.make_game(make_parts()).reference_params is None
-  with_kl = make_parts(**{'loss.kl': 0.01})
-  reference = assemble.make_game(with_kl).reference_params
+  assert build.make_game(make_parts()).reference_params is None
+  with_kl = make_parts(**{'loss.kl_coef': 0.01})
+  reference = build.make_game(with_kl).reference_params
   expected = with_kl.load_params('float32')
   jax.tree.map(np.testing.assert_array_equal, reference, expected)
 
 
 def test_with_adapters_the_reference_is_the_base_itself():
-  parts = make_parts(**{'loss.kl': 0.01, 'model.lora.rank': 2})
-  game = assemble.make_game(parts)
+  parts = make_parts(**{'loss.kl_coef': 0.01, 'model.lora.rank': 2})
+  game = build.make_game(parts)
   assert game.reference_params is game.base_params
   whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
   assert jax.tree.structure(game.base_params) == jax.tree.structure(
@@ -540,15 +539,15 @@ def test_with_adapters_the_reference_is_the_base_itself():
 
 def test_two_policies_of_adapters_share_one_base():
   parts = make_parts(**{'policy.shared': False, 'model.lora.rank': 2})
-  states = states_lib.initial_states(parts)
+  states = train_states.initial_states(parts)
   one, other = (states[role].params for role in ('proposer', 'solver'))
   kernel = lambda tree: tree['layers']['mlp']['up']
   assert kernel(one).keys() == {'lora_a', 'lora_b'}
   assert not np.array_equal(kernel(one)['lora_a'], kernel(other)['lora_a'])
   assert not np.any(kernel(one)['lora_b'])
-  game = assemble.make_game(parts)
+  game = build.make_game(parts)
   for role in states:
-    whole = game_lib.params_of(role, states, game)
+    whole = rounds_lib.params_of(role, states, game)
     assert whole['embedding'] is game.base_params['embedding']
     assert kernel(whole)['lora_a'] is kernel(states[role].params)['lora_a']
 
@@ -651,9 +650,9 @@ def test_an_earlier_solver_votes_and_is_not_paid():
 
 def test_todays_solver_becomes_the_earlier_one():
   parts = make_parts(**{'vote.earlier_answers': 2, 'vote.earlier_every': 2})
-  states = states_lib.initial_states(parts)
+  states = train_states.initial_states(parts)
   assert states['earlier'].opt_state == ()
-  game = assemble.make_game(parts)
+  game = build.make_game(parts)
   writers = Script(
     PROPOSALS, SOLUTIONS, [['2\n', '2\n']] * 2, **{'vote.earlier_answers': 2}
   ).game.writers
@@ -713,7 +712,7 @@ def test_more_rounds_until_enough_questions_tell_answers_apart():
 def test_a_row_names_the_weights_that_sampled_its_round():
   """The first round alone may have been sampled a step ahead."""
   _, outcome = Script(PROPOSALS, SOLUTIONS).play(rounds=3)
-  rows = records.rollout_rows(
+  rows = rollout_rows.rollout_rows(
     outcome,
     seed=0,
     sampled_by={'proposer': 1, 'solver': 1},
@@ -753,8 +752,8 @@ def test_the_next_step_is_asked_before_this_one_is_learned_from():
 
 def test_rounds_draw_other_samples():
   parts = make_parts()
-  game = assemble.make_game(parts)
-  states = states_lib.initial_states(parts)
+  game = build.make_game(parts)
+  states = train_states.initial_states(parts)
   first, second = (step_lib.propose(0, n, states, game) for n in (0, 1))
   assert first.texts != second.texts
 
@@ -768,13 +767,13 @@ def test_rounds_without_a_readable_question():
 
 
 CODE = {
-  'task.evaluation': (),
+  'task.test': (),
   'task.validation': (),
   'task.answer_kind': 'code',
   'task.question_pattern': '',
   'task.proposer_stop': ('END',),
   'task.solver_stop': ('END',),
-  'tests.least': 2,
+  'tests.min_count': 2,
   'tests.program': 'print({answer})',
   'solver.rewards.majority': 0.0,
   'solver.rewards.tests': 1.0,
@@ -800,8 +799,8 @@ def test_programs_are_paid_by_the_tests_they_pass():
   # All tests, one of two, no program, no answer.
   assert first.solver_rewards == (1, 0.5, 0, 0)
   assert first.proposer_reward == 1
-  assert second.problem.why_not == 'constant_output'
-  assert third.problem.why_not == 'few_tests'
+  assert second.problem.reason == 'constant_output'
+  assert third.problem.reason == 'few_tests'
   assert fourth.solver_rewards == (1, 1, 1, 1)
   assert fourth.proposer_reward == 0
   assert [v.proposer_reward for v in (second, third)] == [-1, -1]
@@ -809,10 +808,10 @@ def test_programs_are_paid_by_the_tests_they_pass():
   assert_finite(metrics)
   # 8 programs, 2 tests each: 3 and 8 pass. Of 4 tests, 2 are passed by all.
   assert metrics['tests/pass_rate'] == 11 / 16
-  assert metrics['tests/nobody_passes'] == 0
-  assert metrics['tests/everybody_passes'] == 2 / 4
+  assert metrics['tests/passed_by_none'] == 0
+  assert metrics['tests/passed_by_all'] == 2 / 4
   assert metrics['tests/error'] == 4
-  assert metrics['solver/blank_rate'] == 1 / 8
+  assert metrics['solver/unparsed_rate'] == 1 / 8
   assert not {key for key in metrics if key.startswith('vote/')}
   ((_, batch),) = script.learned
   assert batch.num_groups == 1
@@ -826,17 +825,17 @@ def test_a_wrong_test_pays_the_proposer_unless_it_is_left_out():
   proposals = [[wrong, 'why?END'], ['why?END', 'why?END']]
   answers = [['2 * int(input())END'] * 4]
   script = Script(proposals, answers, **CODE)
-  for unpassed, expected in (('count', 1), ('leave_out', 0)):
-    _, outcome = script.play(unpassed=unpassed)
+  for unsolved, expected in (('count', 1), ('leave_out', 0)):
+    _, outcome = script.play(unsolved=unsolved)
     assert outcome.rounds[0].verdicts[0].proposer_reward == expected
-    assert outcome.metrics['tests/nobody_passes'] == 1 / 3
+    assert outcome.metrics['tests/passed_by_none'] == 1 / 3
 
 
 # From here on with the real learner: scripted texts have one shape, so it is
 # compiled once.
 @functools.cache
-def real_game() -> game_lib.Game:
-  return assemble.make_game(make_parts())
+def real_game() -> rounds_lib.Game:
+  return build.make_game(make_parts())
 
 
 def learn_scripted(states, step=0, solutions=SOLUTIONS):
@@ -860,7 +859,7 @@ def next_logprobs(params):
 
 
 def test_the_answer_of_the_majority_becomes_more_likely():
-  states = states_lib.initial_states(make_parts())
+  states = train_states.initial_states(make_parts())
   before = next_logprobs(states['policy'].params)
   states, outcome = learn_scripted(states)
   after = next_logprobs(states['policy'].params)
@@ -874,7 +873,7 @@ def test_the_answer_of_the_majority_becomes_more_likely():
 
 
 def test_a_step_without_a_lesson_leaves_the_weights_bit_for_bit():
-  states = states_lib.initial_states(make_parts())
+  states = train_states.initial_states(make_parts())
   before = jax.device_get(states)
   blank = [['x\n'] * 4] * 2
   states, outcome = learn_scripted(states, solutions=blank)
@@ -883,7 +882,7 @@ def test_a_step_without_a_lesson_leaves_the_weights_bit_for_bit():
 
 
 def test_weights_that_are_not_finite_learn_nothing():
-  states = states_lib.initial_states(make_parts())
+  states = train_states.initial_states(make_parts())
   params = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), states['policy'])
   _, outcome = learn_scripted({'policy': params}, step=3)
   assert outcome.metrics['train/solver/skipped_rate'] == 1
@@ -901,14 +900,14 @@ def play_for_real(**changes):
       'task.answer_pattern': '.',
       'task.answer_kind': 'text',
       'proposer.max_tokens': 6,
-      'loss.kl': 0.01,
+      'loss.kl_coef': 0.01,
     }
     | changes
   )
-  states = states_lib.initial_states(parts)
+  states = train_states.initial_states(parts)
   before = jax.device_get(states)
   states, _, outcome = step_lib.self_play_step(
-    0, states, repetition.Memory(), assemble.make_game(parts)
+    0, states, repetition.Memory(), build.make_game(parts)
   )
   return before, jax.device_get(states), outcome
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import strategies as st
 
 from sqlm_jax.game import repetition, rewards, types, vote
+from sqlm_jax.grading import answer_kinds
 from sqlm_jax.grading import answers as canonical
-from sqlm_jax.grading import readers
 from sqlm_jax.sandbox import unit_tests
-from sqlm_jax.selfplay import judging
+from sqlm_jax.selfplay import scoring
 from sqlm_jax.tasks import coding, prompted
 
 FORBIDDEN = ('<|im_start|>', '<|im_end|>')
@@ -71,7 +71,7 @@ def test_any_response_is_a_question_or_is_not(name, response):
   task = make_task(name)
   problem = task.read_question(response)
   assert problem == task.read_question(response)
-  assert problem.ok == (not problem.why_not)
+  assert problem.ok == (not problem.reason)
   task.true_answer(problem.text)
   if problem.ok:
     assert problem.text.strip()
@@ -99,7 +99,7 @@ def test_any_responses_are_answers_or_blanks(name, responses):
 
 
 RULES = st.builds(
-  judging.Rules,
+  scoring.Rules,
   solver_rewards=st.fixed_dictionaries(
     {name: st.sampled_from([0.0, 1.0]) for name in ('majority', 'format')}
   ),
@@ -114,7 +114,7 @@ RULES = st.builds(
   unreadable_reward=st.just(-1.0),
   band=st.just((0.3, 0.8)),
   over=st.sampled_from(rewards.OVER),
-  unpassed=st.sampled_from(unit_tests.UNPASSED),
+  unsolved=st.sampled_from(unit_tests.UNSOLVED),
   similarity=st.sampled_from([0.0, 0.9, 1.0]),
   weights=st.sampled_from(vote.WEIGHTS),
   ties=st.sampled_from(vote.TIES),
@@ -133,11 +133,11 @@ def test_any_texts_are_judged(name, proposals, responses, votes, rules, data):
     st.lists(st.floats(0, 1), min_size=len(texts), max_size=len(texts))
   )
   groups = [
-    judging.Answers(responses, weights(responses), votes, weights(votes))
+    scoring.Answers(responses, weights(responses), votes, weights(votes))
     for problem in problems
     if problem.ok
   ]
-  verdicts = judging.judge(
+  verdicts = scoring.judge(
     problems,
     groups,
     task,
@@ -160,7 +160,7 @@ def test_any_texts_are_judged(name, proposals, responses, votes, rules, data):
     everybody = verdict.answers + verdict.votes
     if verdict.vote.answer is None:
       assert verdict.vote.count == 0
-      assert verdict.vote.why_not
+      assert verdict.vote.reason
     else:
       assert verdict.vote.count == everybody.count(verdict.vote.answer)
 
@@ -194,9 +194,9 @@ def test_any_programs_are_judged(proposals, responses, rules):
   rules = rules._replace(solver_rewards={'tests': 1.0, 'format': 0.5})
   problems = [task.read_question(text) for text in proposals]
   likelihoods = [0.5] * len(responses)
-  verdicts = judging.judge(
+  verdicts = scoring.judge(
     problems,
-    [judging.Answers(responses, likelihoods) for p in problems if p.ok],
+    [scoring.Answers(responses, likelihoods) for p in problems if p.ok],
     task,
     rules,
     step=0,
@@ -228,7 +228,7 @@ def test_any_expressions_are_compared(responses):
 @pytest.mark.parametrize('kind', ['number', 'text', 'choice'])
 @hypothesis.given(text=TEXTS)
 def test_a_canonical_answer_reads_back_to_itself(kind, text):
-  read = readers.make_reader(kind)
+  read = answer_kinds.make_reader(kind)
   (answer,) = read([text])
   written = str(answer)
   if answer is not None and (kind != 'number' or len(written) <= 64):

@@ -50,7 +50,7 @@ def test_a_question_is_its_description_and_its_tests():
 
 
 @pytest.mark.parametrize(
-  'text, why_not',
+  'text, reason',
   [
     ('', 'format'),
     ('Double the number.', 'few_tests'),
@@ -65,9 +65,9 @@ def test_a_question_is_its_description_and_its_tests():
     ('<|end|> Double it.\n1 => 2\n3 => 6', 'special_token'),
   ],
 )
-def test_questions_that_are_not_asked(text, why_not):
+def test_questions_that_are_not_asked(text, reason):
   problem = make_task().read_question(text)
-  assert (problem.ok, problem.why_not) == (False, why_not)
+  assert (problem.ok, problem.reason) == (False, reason)
 
 
 def test_tests_behind_the_most_are_ignored():
@@ -177,7 +177,7 @@ PIECES = st.lists(
 def test_any_text_is_read(text):
   problem = make_task().read_question(text)
   if not problem.ok:
-    assert problem.why_not
+    assert problem.reason
     return
   assert problem.text
   assert TESTS.least <= len(problem.tests) <= TESTS.most

@@ -4,7 +4,7 @@ import pytest
 
 from configs import quickstart
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.run import assemble
+from sqlm_jax.run import build as build_lib
 from sqlm_jax.tasks import prompt_ends
 
 REPORTS = 'Report: Burrs along a cut.\nReport: '
@@ -56,7 +56,7 @@ def build(**changes):
   c.model.path = 'random'
   c.mesh.data = 1
   c.update_from_flattened_dict(changes)
-  assemble.build(config_lib.from_dict(c.to_dict()))
+  build_lib.build(config_lib.from_dict(c.to_dict()))
 
 
 def test_a_run_warns_by_key_before_it_starts(caplog):

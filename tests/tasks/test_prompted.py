@@ -52,10 +52,10 @@ def test_more_groups_than_topics_use_a_topic_twice():
     ('  3 + 4 \nQuestion: 1 + 1', types.Problem('3 + 4')),
     ('3 + 4END', types.Problem('3 + 4')),
     ('3 + 4END\n', types.Problem('3 + 4')),  # the first stop string counts
-    ('', types.Problem('', ok=False, why_not='format')),
-    ('\n3 + 4', types.Problem('', ok=False, why_not='format')),
-    (' \t', types.Problem('', ok=False, why_not='format')),
-    ('3 + 44', types.Problem('3 + 44', ok=False, why_not='format')),
+    ('', types.Problem('', ok=False, reason='format')),
+    ('\n3 + 4', types.Problem('', ok=False, reason='format')),
+    (' \t', types.Problem('', ok=False, reason='format')),
+    ('3 + 44', types.Problem('3 + 44', ok=False, reason='format')),
     ('What is 3 + 4?', types.Problem('What is 3 + 4?', False, 'format')),
   ],
 )
@@ -72,13 +72,13 @@ def test_without_a_pattern_any_text_but_none_is_a_question():
 def test_a_group_of_the_pattern_is_the_question():
   task = make_task(question_pattern=r'<q>(.*?)</q>', proposer_stop=())
   assert task.read_question('so <q> 1 + 1 </q>.') == types.Problem('1 + 1')
-  assert task.read_question('<q></q>').why_not == 'format'
+  assert task.read_question('<q></q>').reason == 'format'
 
 
 def test_a_question_with_a_special_token_never_reaches_the_solver():
   task = make_task(question_pattern='')
   assert task.read_question('a<|end|>b') == types.Problem(
-    'a<|end|>b', ok=False, why_not='special_token'
+    'a<|end|>b', ok=False, reason='special_token'
   )
 
 
@@ -214,7 +214,7 @@ def test_prompts_are_filled_once_and_wrapped():
 def test_no_text_crashes_the_readers(text):
   task = make_task()
   problem = task.read_question(text)
-  assert problem.ok == (not problem.why_not)
+  assert problem.ok == (not problem.reason)
   assert isinstance(task.read_answers([text])[0], fractions.Fraction | None)
   if problem.ok:
     assert task.true_answer(problem.text) is not None

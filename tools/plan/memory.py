@@ -21,9 +21,8 @@ import jax
 from absl import app, flags
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import optimizer, schedule
-from sqlm_jax.models import config as model_config
-from sqlm_jax.models import kernels, lora
+from sqlm_jax.engine import optimizer, row_scheduler
+from sqlm_jax.models import kernels, lora, model_config
 from sqlm_jax.models import policy as policy_lib
 from tools.plan import sizes
 
@@ -98,8 +97,8 @@ def account(
   if gpus and kernels.known(config, sampled_in, 'gpu'):
     decoding_layers = {'layers': sampled['layers']}
     # The sampler's choice of capacity where unused cache slots are not read.
-    prompt_slots = schedule.FEW.room(prompt_slots, chunk)
-    response_slots = schedule.FEW.room(
+    prompt_slots = row_scheduler.FEW.room(prompt_slots, chunk)
+    response_slots = row_scheduler.FEW.room(
       response_slots, chunk, most=response_slots
     )
   bytes_by_purpose = {

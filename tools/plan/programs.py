@@ -14,11 +14,10 @@ import numpy as np
 
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import decoding, groups, learner, optimizer
-from sqlm_jax.models import config as model_config
-from sqlm_jax.models import lora
+from sqlm_jax.models import lora, model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import packing as packing_lib
-from sqlm_jax.selfplay import packing
+from sqlm_jax.selfplay import packing_plan
 from tools.plan import hlo, memory, sizes
 
 STOP_STATES = 16  # the smallest number of states of a stop table
@@ -143,7 +142,7 @@ def _packing(count, mesh, settings) -> packing_lib.Packing | None:
   """Returns the packing of `count` groups with partially filled rows."""
   if settings.filled == 1:
     return None
-  layout = packing.Layout(
+  layout = packing_plan.Layout(
     settings.groups_per_microbatch, sharding.row_shards(mesh)
   )
   of_a_part = layout.of_a_part(count)

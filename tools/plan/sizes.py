@@ -6,8 +6,7 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
-from sqlm_jax.models import config as model_config
-from sqlm_jax.models import layers
+from sqlm_jax.models import layers, model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import loader
 

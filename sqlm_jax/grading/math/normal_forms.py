@@ -6,7 +6,7 @@ import sympy
 from sympy import printing
 
 from sqlm_jax.grading import answers
-from sqlm_jax.grading.math import expressions, joining, notation, units, words
+from sqlm_jax.grading.math import joiners, parser, plain_text, units, vocabulary
 
 _MOST_PASSES = 4
 _DIGITS = 60
@@ -20,21 +20,21 @@ _SAMPLES = (
 )
 
 
-def expression(text: str) -> notation.Value:
+def expression(text: str) -> plain_text.Value:
   """Parses an expression to a number or to the text of its normal form."""
   number = answers.number(text)
-  return _normal(expressions.Parser(text).parse()) if number is None else number
+  return _normal(parser.Parser(text).parse()) if number is None else number
 
 
 def is_close(
-  value: notation.Value, target: notation.F, distance: notation.F
+  value: plain_text.Value, target: plain_text.F, distance: plain_text.F
 ) -> bool:
   """Returns True if a value is a number within `distance` of the target."""
-  if not isinstance(value, notation.F):
-    number = expressions.Parser(value).parse().evalf(_DIGITS)
+  if not isinstance(value, plain_text.F):
+    number = parser.Parser(value).parse().evalf(_DIGITS)
     if not number.is_Float:
       return False
-    value = notation.F(str(number))
+    value = plain_text.F(str(number))
   return abs(value - target) <= distance
 
 
@@ -54,20 +54,20 @@ class _Printer(printing.StrPrinter):
 _to_text = _Printer().doprint
 
 
-def _normal(value: sympy.Expr) -> notation.Value:
+def _normal(value: sympy.Expr) -> plain_text.Value:
   for _ in range(_MOST_PASSES):  # one pass may enable further simplification
     before, value = value, _simplified(value).rewrite(sympy.factorial)
     if value == before:
       break
   if value.has(sympy.nan, sympy.zoo):
-    raise notation.Unreadable('undefined')
-  if value.has(expressions.DEGREE):
-    raise notation.Unreadable('degrees')
+    raise plain_text.Unreadable('undefined')
+  if value.has(parser.DEGREE):
+    raise plain_text.Unreadable('degrees')
   if value.is_Rational:
-    value = expressions.bounded(value)
-    return notation.F(int(value.p), int(value.q))
+    value = parser.bounded(value)
+    return plain_text.F(int(value.p), int(value.q))
   text = _to_text(value)
-  words.tokens(text)  # raises if our parser cannot read sympy's output
+  vocabulary.tokens(text)  # raises if our parser cannot read sympy's output
   return text
 
 
@@ -89,7 +89,7 @@ def same(left: str, right: str) -> bool:
   """
   try:
     return _same(_parts(left), _parts(right))
-  except notation.Unreadable:  # such as a function's name
+  except plain_text.Unreadable:  # such as a function's name
     return False
 
 
@@ -98,20 +98,20 @@ def _parts(text: str):
   if (
     text[0] == '('
     and text[-1] == ')'  # not an interval, (1, 2]
-    and notation.closing(text, 0) == len(text) - 1
+    and plain_text.closing(text, 0) == len(text) - 1
     and ', ' in text
   ):
-    elements, _ = joining.split(text[1:-1])
+    elements, _ = joiners.split(text[1:-1])
     return tuple(_parts(element.strip()) for element in elements)
   signs = re.findall(' (?:<=?|=) ', text)
   if len(signs) > 1:  # 1 < x <= 2
-    raise notation.Unreadable('mixed')
+    raise plain_text.Unreadable('mixed')
   if signs:
     left, right = map(_parts, text.split(signs[0]))
     if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
       return [signs[0], left - right]
-    raise notation.Unreadable('mixed')
-  return expressions.Parser(text).parse()
+    raise plain_text.Unreadable('mixed')
+  return parser.Parser(text).parse()
 
 
 def _same(left, right) -> bool:

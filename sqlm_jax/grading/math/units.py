@@ -4,18 +4,18 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sqlm_jax.grading.math import notation, words
+from sqlm_jax.grading.math import plain_text, vocabulary
 
 
 class Leaf(NamedTuple):
   """Functions that parse and compare expressions, with or without sympy.
 
-  Both functions raise `notation.Unreadable` or `notation.TooHard`.
+  Both functions raise `plain_text.Unreadable` or `plain_text.TooHard`.
   """
 
-  expression: Callable[[str], notation.Value]
+  expression: Callable[[str], plain_text.Value]
   # (value, number, distance) -> True if the value is that close to the number.
-  is_close: Callable[[notation.Value, notation.F, notation.F], bool]
+  is_close: Callable[[plain_text.Value, plain_text.F, plain_text.F], bool]
 
 
 _MIXED = re.compile(r'(-?)(\d+) (\d+)\s*/\s*(\d+)')
@@ -137,46 +137,46 @@ _WITH_UNIT = (  # tried in order: for 5 square meters, and for 2 pi meters
 _UNIT_TOKEN = re.compile(rf'[*/]|{_WORD}')
 
 
-def with_unit(text: str, leaf: Leaf) -> notation.Reading:
+def with_unit(text: str, leaf: Leaf) -> plain_text.Reading:
   """Parses 5 cm, $12.50, 50 percent, or an expression without a unit."""
   if match := _CURRENCY.fullmatch(text):
     sign, unit, rest = match.groups()
     if per := re.fullmatch(r'(.*\d)\s+per\s+([a-z]+)', rest):  # $5 per hour
       return with_unit(f'{sign}{per[1]} {unit} per {per[2]}', leaf)
     if has_symbols(rest):
-      raise notation.Unreadable('word')
+      raise plain_text.Unreadable('word')
     value = _value(sign + rest, leaf)
-    return notation.Reading(value, unit=_UNIT_OF[unit])
+    return plain_text.Reading(value, unit=_UNIT_OF[unit])
   for pattern in _WITH_UNIT:
     match = pattern.fullmatch(text)
     if match is None or not _is_quantity(match['value']):
       continue
     if match['unit'].lower() in ('%', 'percent', 'per cent', 'pct'):
-      return notation.Reading(_percent(_value(match['value'], leaf), leaf))
+      return plain_text.Reading(_percent(_value(match['value'], leaf), leaf))
     if unit := _unit(match['unit']):
       if unit == 'degree' and re.search('[A-Za-z]', match['value']):
         break  # in \sin 30°, the degrees belong to the angle
-      return notation.Reading(_value(match['value'], leaf), unit=unit)
+      return plain_text.Reading(_value(match['value'], leaf), unit=unit)
   if '°' in text:
     return _angle(text, leaf)
-  return notation.Reading(_value(text, leaf))
+  return plain_text.Reading(_value(text, leaf))
 
 
-def _angle(text: str, leaf: Leaf) -> notation.Reading:
+def _angle(text: str, leaf: Leaf) -> plain_text.Reading:
   """Parses \\sin 30°, which is a number, and 30° + 15°, which has a unit."""
   try:
-    return notation.Reading(leaf.expression(text))
-  except notation.Unreadable as error:
+    return plain_text.Reading(leaf.expression(text))
+  except plain_text.Unreadable as error:
     if str(error) != 'degrees':
       raise
   value = leaf.expression(f'({text})/(1°)')
   if isinstance(value, str) and not value.isalpha():
     value = f'({value})'  # otherwise in b**2 °, the degrees belong to the 2
-  return notation.Reading(value, unit='degree')
+  return plain_text.Reading(value, unit='degree')
 
 
-def _percent(value: notation.Value, leaf: Leaf) -> notation.Value:
-  if isinstance(value, notation.F):
+def _percent(value: plain_text.Value, leaf: Leaf) -> plain_text.Value:
+  if isinstance(value, plain_text.F):
     return value / 100
   return leaf.expression(f'({value})/100')
 
@@ -191,8 +191,8 @@ def _is_quantity(text: str) -> bool:
 def has_symbols(text: str) -> bool:
   """Returns True if a text has symbols; in 2x m, m is then a factor."""
   return any(
-    word not in words.FUNCTIONS
-    and word not in words.CONSTANTS
+    word not in vocabulary.FUNCTIONS
+    and word not in vocabulary.CONSTANTS
     and word not in ('frac', 'binom')
     for word in re.findall('[A-Za-z]+', text)
   )
@@ -263,8 +263,8 @@ def _unit_word(word: str) -> tuple[str | None, bool]:
     name = name[:-1]
   is_other = (
     {lower, name, name.removesuffix('s')} & (_NO_UNITS | _UNIT_OF.keys())
-    or name in words.FUNCTIONS | words.CONSTANTS | words.SYMBOLS
-    or words.is_product(name)
+    or name in vocabulary.FUNCTIONS | vocabulary.CONSTANTS | vocabulary.SYMBOLS
+    or vocabulary.is_product(name)
   )
   return (None if is_other else name), False
 
@@ -274,11 +274,11 @@ def _is_word(word: str) -> bool:
   return len(word) > 2 and (word.islower() or word.isupper() or word.istitle())
 
 
-def _value(text: str, leaf: Leaf) -> notation.Value:
+def _value(text: str, leaf: Leaf) -> plain_text.Value:
   """Parses a mixed number such as 3 1/2, or an expression."""
   if match := _MIXED.fullmatch(text.strip()):
     sign, integer, above, below = match.groups()
     if int(below):
-      value = int(integer) + notation.F(int(above), int(below))
+      value = int(integer) + plain_text.F(int(above), int(below))
       return -value if sign else value
   return leaf.expression(text.strip())

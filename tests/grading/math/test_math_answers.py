@@ -10,8 +10,9 @@ import mpmath
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax.grading import signs
-from sqlm_jax.grading.math import mathematics, words
+from sqlm_jax.grading import symbols
+from sqlm_jax.grading.math import verifier as verifier_lib
+from sqlm_jax.grading.math import vocabulary
 
 F = fractions.Fraction
 CONTRACT = pathlib.Path(__file__).parents[3] / 'docs' / 'math_answers.md'
@@ -31,7 +32,7 @@ ROWS = list(_rows())
 
 @pytest.fixture(name='verifier', scope='module')
 def verifier_fixture():
-  with mathematics.Verifier(
+  with verifier_lib.Verifier(
     workers=2, time_limit=10.0, call_limit=300.0
   ) as verifier:
     yield verifier
@@ -261,13 +262,13 @@ UNKNOWN = st.one_of(
 
 def _is_known(char):
   return (
-    char in signs.SIGNS
-    or char in signs.MARKS
-    or char in signs.SUPERSCRIPTS
-    or char in signs.SUBSCRIPTS
+    char in symbols.SIGNS
+    or char in symbols.MARKS
+    or char in symbols.SUPERSCRIPTS
+    or char in symbols.SUBSCRIPTS
     or any(
       char in word
-      for word in (*signs.WORDS, '「」『』【】', '\u2028\u2029\x85')
+      for word in (*symbols.WORDS, '「」『』【】', '\u2028\u2029\x85')
     )
   )
 
@@ -286,7 +287,7 @@ def test_unknown_text_is_unparsed_never_partly_read(
   st.text(string.ascii_letters, min_size=1, max_size=8).map(lambda w: '\\' + w)
 )
 def test_a_macro_is_known_or_refused(verifier, macro):
-  hypothesis.assume(macro[1:] not in signs.MACROS)
-  hypothesis.assume(macro[1:] not in words.FUNCTIONS | words.SYMBOLS)
+  hypothesis.assume(macro[1:] not in symbols.MACROS)
+  hypothesis.assume(macro[1:] not in vocabulary.FUNCTIONS | vocabulary.SYMBOLS)
   hypothesis.assume(macro[1:] not in ('pi', 'quad', 'qquad', 'newline'))
   assert verifier.canonical([macro, f'{macro} 5', f'5 {macro}']) == [None] * 3

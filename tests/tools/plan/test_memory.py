@@ -13,8 +13,7 @@ import pytest
 
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer
-from sqlm_jax.models import apart as apart_lib
-from sqlm_jax.models import layers, lora, policy
+from sqlm_jax.models import layers, lora, policy, unstacked
 from tests import tiny
 from tools.plan import memory, sizes
 
@@ -82,7 +81,7 @@ def test_predictions_equal_real_shards(shape, rank, gather, sampler_dtype):
   assert predicted['sampler copy'] == on_first_device(put(copied))
   layers_apart = {}
   if not sampler_dtype:
-    apart = apart_lib.take_apart(put(sampler.cast(params)))
+    apart = unstacked.take_apart(put(sampler.cast(params)))
     layers_apart = apart['layers_apart']
   assert predicted['decoding layers'] == on_first_device(layers_apart)
   # The kernel's caches hold 4, 16, 64, ... chunks, and at most the last token.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.models import config as model_config
+from sqlm_jax.models import model_config
 from tools.plan import plan, programs, sizes, slices, suggestions
 
 ROOT = pathlib.Path(__file__).parents[3]

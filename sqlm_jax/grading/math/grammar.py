@@ -1,0 +1,406 @@
+"""The grammar of answers: statements, values and joiners.
+
+answer     = part {joiner part}
+joiner     = ',' | ';' | 'and' | 'or' | line break
+part       = '(' answer ')' | statement | value
+statement  = side {relation side}
+relation   = '=' | '≈' | '∈' | '≠' | '<' | '<=' | '>' | '>='
+value      = tuple | list | set | union | [expression] '±' expression | quantity
+quantity   = expression [unit]
+
+A `Leaf` parses the expressions. `docs/math_answers.md` defines the meaning of
+the joiners; any other text raises `plain_text.Unreadable`.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+
+from sqlm_jax.grading import answers
+from sqlm_jax.grading.math import joiners as joiners_lib
+from sqlm_jax.grading.math import plain_text, units, vocabulary
+
+_THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
+_NOT_THOUSANDS = re.compile(r'(?<![\d.,])0\d{0,2}(?:,\d{3})+(?![\d,])')
+_STARTS_WITH_ZERO = re.compile(r'\s*0\d')  # such as the cents of 5,00 €
+_RELATION = re.compile(r'<=|>=|[=<>≠≈∈]')
+_FLIPPED = {'>': '<', '>=': '<='}
+_LABEL = re.compile(
+  rf'\\?(?P<name>[A-Za-z]+)(?P<below>{vocabulary.SUBSCRIPT})?'
+  r"(?P<primes>'{0,3})"
+  r'(?:(?P<inverse>\s*\^\s*(?:\{\s*-\s*1\s*\}|-1))?'
+  r'\s*(?P<arguments>\(\s*-?\w+(?:\s*,\s*-?\w+)*\s*\)))?'
+)
+_NAME = re.compile(r'[A-Za-z]\w*')
+_DECIMAL = re.compile(
+  r'-?\d*(?:\.(?P<decimals>\d+))?\s*(?P<rest>[A-Za-z°$%].*)?'
+)
+
+
+def read(text: str, leaf: units.Leaf) -> plain_text.Reading:
+  """Parses a cleaned answer; `leaf` parses the expressions in it."""
+  return _answer(text, leaf).reading
+
+
+def _answer(text: str, leaf: units.Leaf) -> joiners_lib.Part:
+  """Parses the parts of an answer and joins them."""
+  text = text.strip()
+  if not text:
+    raise plain_text.Unreadable('empty')
+  if bracketed := _bracketed(text, leaf):
+    return bracketed
+  if _at_top(_NOT_THOUSANDS, text):  # 0,111
+    raise plain_text.Unreadable('syntax')
+  if answers.number(text) is not None:
+    return _part(text, leaf)
+  text = _join_thousands(text)
+  parts, joiners = joiners_lib.split(text)
+  if len(parts) == 1:
+    return _part(text, leaf)
+  if any(_STARTS_WITH_ZERO.match(part) for part in parts):
+    raise plain_text.Unreadable('syntax')  # 1, 000 and 3,05 m are ambiguous
+  return joiners_lib.join([_part(part, leaf) for part in parts], joiners)
+
+
+def _join_thousands(text: str) -> str:
+  """Removes the commas of 1,000 but not of (100,200)."""
+  start, pieces = 0, []
+  for match in _at_top(_THOUSANDS, text):
+    pieces.append(text[start : match.start()] + match[0].replace(',', ''))
+    start = match.end()
+  return ''.join(pieces) + text[start:]
+
+
+def _at_top(pattern: re.Pattern, text: str) -> list[re.Match]:
+  """Finds the matches outside of brackets."""
+  matches, depth, seen = [], 0, 0
+  for match in pattern.finditer(text):
+    depth += joiners_lib.depth_of(text[seen : match.start()])
+    seen = match.end()
+    if not depth:
+      matches.append(match)
+  return matches
+
+
+def _cut(text: str, matches: Sequence[re.Match]) -> list[str]:
+  """Returns the pieces of a text before, between and after the matches."""
+  starts = [0, *(match.end() for match in matches)]
+  ends = [*(match.start() for match in matches), len(text)]
+  return [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
+
+
+def _part(text: str, leaf: units.Leaf) -> joiners_lib.Part:
+  """Parses one statement or value."""
+  text = text.strip()
+  if not text:
+    raise plain_text.Unreadable('empty')
+  if bracketed := _bracketed(text, leaf):
+    return bracketed
+  if relations := _at_top(_RELATION, text):
+    signs = [match[0] for match in relations]
+    part = _statement(_cut(text, relations), signs, leaf)
+  else:
+    part = joiners_lib.Part('value', _value(text, leaf))
+  value = str(part.reading.value)
+  if '±' in text and part.kind in ('value', 'assignment') and value[0] == '{':
+    elements, _ = joiners_lib.split(value[1:-1])
+    choices = tuple(plain_text.Reading(element.strip()) for element in elements)
+    part = part._replace(choices=choices)
+  return part
+
+
+def _bracketed(text: str, leaf: units.Leaf) -> joiners_lib.Part | None:
+  """Parses (2, 3) and [2, 3), which are ordered, and {2, 3}, which is not.
+
+  Inside brackets, every comma is a separator: (100,200) is a pair.
+  """
+  if text[0] not in '([{' or plain_text.closing(text, 0) != len(text) - 1:
+    return None
+  if (text[0] == '{') != (text[-1] == '}'):
+    raise plain_text.Unreadable('syntax')
+  texts, joiners = joiners_lib.split(text[1:-1])
+  parts = [_part(part, leaf) for part in texts]
+  if len(parts) == 1:
+    if text[0] + text[-1] in ('(]', '[)'):
+      raise plain_text.Unreadable('syntax')
+    part = parts[0]
+    if text[0] == '[' and _is_list(part):  # a matrix of one row: [[1, 2]]
+      return joiners_lib.Part(
+        'value', plain_text.Reading(f'[{part.reading.value}]')
+      )
+    return part
+  if any(part.kind != 'value' for part in parts):
+    return joiners_lib.join(parts, joiners)
+  readings = [part.reading for part in parts]
+  if text[0] == '{':
+    if any(_STARTS_WITH_ZERO.match(part) for part in texts):
+      raise plain_text.Unreadable('syntax')  # {1,000}
+    if not set(joiners) <= {',', 'and'}:
+      raise plain_text.Unreadable('syntax')
+    return joiners_lib.Part('value', joiners_lib.as_set(readings))
+  if set(joiners) != {','}:
+    raise plain_text.Unreadable('syntax')
+  inside = ', '.join(str(reading.answer()) for reading in readings)
+  return joiners_lib.Part(
+    'value', plain_text.Reading(f'{text[0]}{inside}{text[-1]}')
+  )
+
+
+def _is_list(part: joiners_lib.Part) -> bool:
+  text = str(part.reading.answer())
+  is_bracketed = text[0] + text[-1] == '[]'
+  return is_bracketed and plain_text.closing(text, 0) == len(text) - 1
+
+
+def _value(text: str, leaf: units.Leaf) -> plain_text.Reading:
+  """Parses a collection or a quantity."""
+  text = text.strip()
+  if not text:
+    raise plain_text.Unreadable('empty')
+  if bracketed := _bracketed(text, leaf):
+    if bracketed.kind != 'value':
+      raise plain_text.Unreadable('mixed')
+    return bracketed.reading
+  if cups := _at_top(re.compile('∪'), text):
+    pieces = _cut(text, cups)
+    if not all(piece and piece[0] in '([{' for piece in pieces):
+      raise plain_text.Unreadable('syntax')
+    return joiners_lib.union([_value(piece, leaf) for piece in pieces])
+  if '±' in text:
+    if text.count('±') > 1:
+      raise plain_text.Unreadable('syntax')
+    return joiners_lib.as_set(
+      [_value(text.replace('±', sign), leaf) for sign in '+-']
+    )
+  return units.with_unit(text, leaf)
+
+
+# Statements
+
+
+def _statement(
+  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+) -> joiners_lib.Part:
+  if set(signs) <= {'=', '≈'}:
+    return _chain(sides, signs, leaf)
+  if signs == ['∈']:
+    return _membership(*sides, leaf)
+  if signs == ['≠']:
+    terms = _scalars([_value(side, leaf) for side in sides])
+    if len(set(terms)) < len(terms):
+      raise plain_text.Unreadable('false')
+    terms.sort(key=lambda term: (not _NAME.fullmatch(term), term))
+    return joiners_lib.relation(' ≠ '.join(terms))
+  return _inequality(sides, signs, leaf)
+
+
+def _inequality(
+  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+) -> joiners_lib.Part:
+  """Parses a chain of < and <=, or of > and >=, which is reversed."""
+  readings = [_value(side, leaf) for side in sides]
+  if all(sign in _FLIPPED for sign in signs):
+    readings, signs = readings[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
+  if not set(signs) <= {'<', '<='}:
+    raise plain_text.Unreadable('mixed')
+  values = _scalars(readings)
+  if joiners_lib.decreases(values) or (
+    '<' in signs and len(set(values)) < len(values)
+  ):
+    raise plain_text.Unreadable('false')
+  terms = itertools.chain(*zip(values, [*signs, ''], strict=True))
+  return joiners_lib.relation(' '.join(terms).strip())
+
+
+def _scalars(readings: Sequence[plain_text.Reading]) -> list[str]:
+  """Returns the sides of a relation as text; raises for collections."""
+  texts = [str(reading.answer()) for reading in readings]
+  if any(text[0] in '[{' or ', ' in text or ' or ' in text for text in texts):
+    raise plain_text.Unreadable('mixed')
+  return texts
+
+
+def _membership(
+  side: str, collection: str, leaf: units.Leaf
+) -> joiners_lib.Part:
+  """Parses x ∈ {1, 2} and (x, y) ∈ {(1, 2), (3, 4)}."""
+  reading = _value(collection, leaf)
+  text = str(reading.answer())
+  if collection[0] not in '([{':
+    raise plain_text.Unreadable('mixed')
+  if names := _names(side):
+    elements = joiners_lib.split(text[1:-1])[0] if text[0] == '{' else [text]
+    return joiners_lib.either(
+      [
+        joiners_lib.solution(names, plain_text.Reading(element.strip()))
+        for element in elements
+      ]
+    )
+  if label := _label(side):
+    return joiners_lib.assigned(label, reading)
+  raise plain_text.Unreadable('mixed')
+
+
+def _chain(
+  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+) -> joiners_lib.Part:
+  """Parses x = 3, x = y = 3, x = 2 + 3 = 5, x = 1/3 ≈ 0.33 and x + y = 3."""
+  tuples = [names for side in sides if (names := _names(side))]
+  labels = [label for side in sides if (label := _label(side))]
+  if len(set(labels)) < len(labels):  # x = x has no information
+    raise plain_text.Unreadable('mixed')
+  if len(sides) == 2 and tuples and not labels:
+    return _tuple_equation(sides, leaf)
+  exact, rounded = [], []
+  for sign, side in zip(('=', *signs), sides, strict=True):
+    if not _label(side):
+      (rounded if sign == '≈' else exact).append(side)
+  if not exact and not rounded:
+    if len(labels) == 2:  # x = y
+      return joiners_lib.assigned(labels[0], _value(sides[1], leaf))
+    *labels, last = sorted(labels)
+    exact = [last]
+  if not labels and not rounded and len(exact) == 2:
+    return _equation(exact, leaf)
+  value = _agreed(exact, rounded, leaf)
+  if not labels:
+    return joiners_lib.Part('value', value)
+  assigned = [joiners_lib.assigned(label, value) for label in labels]
+  return assigned[0] if len(assigned) == 1 else joiners_lib.system(assigned)
+
+
+def _label(text: str) -> str:
+  """Returns a label in normal form, such as f(x) or x_1; '' for other text."""
+  match = _LABEL.fullmatch(text.strip())
+  if not match:
+    return ''
+  name = match['name']
+  if name in vocabulary.FUNCTIONS or name in ('pi', 'oo', 'infinity', 'frac'):
+    return ''
+  if text.strip()[0] == '\\' and name not in vocabulary.SYMBOLS:
+    return ''
+  is_plain = not (match['below'] or match['primes'] or match['arguments'])
+  if is_plain and len(name) > 1 and vocabulary.is_product(name):
+    return ''
+  inverse = '^{-1}' if match['inverse'] else ''
+  arguments = re.sub(r'\s', '', match['arguments'] or '').replace(',', ', ')
+  below = vocabulary.plain_subscript(match['below'] or '')
+  return name + below + match['primes'] + inverse + arguments
+
+
+def _names(text: str) -> list[str]:
+  """Returns x and y for '(x, y)', [] for any other text."""
+  text = text.strip()
+  if not text or text[0] + text[-1] != '()' or ',' not in text:
+    return []
+  names = [
+    part.strip() if _NAME.fullmatch(part.strip()) else _label(part)
+    for part in text[1:-1].split(',')
+  ]
+  is_given = all(names) and all('(' not in name for name in names)
+  return names if is_given and len(set(names)) == len(names) else []
+
+
+def _tuple_equation(sides: Sequence[str], leaf: units.Leaf) -> joiners_lib.Part:
+  left, right = sides
+  if not _names(left):
+    left, right = right, left
+  return joiners_lib.solution(_names(left), _value(right, leaf))
+
+
+def _equation(sides: Sequence[str], leaf: units.Leaf) -> joiners_lib.Part:
+  """Parses 2*x + 1 = y, which assigns y, and 2 + 3 = 5 and x + y = 3."""
+  left, right = (_value(side, leaf) for side in sides)
+  values = [left.value, right.value]
+  if all(isinstance(value, plain_text.F) for value in values):
+    return joiners_lib.Part('value', _agreed(sides, [], leaf))
+  if left.unit or right.unit:
+    raise plain_text.Unreadable('mixed')
+  if not any(units.has_symbols(str(value)) for value in values):
+    return joiners_lib.Part(
+      'value', _agreed(sides, [], leaf)
+    )  # raises: \pi = 3.14
+  if left.value == right.value:  # 2x = x + x has no information
+    raise plain_text.Unreadable('mixed')
+  for name, value in ((left, right), (right, left)):
+    if _NAME.fullmatch(str(name.value)):
+      return joiners_lib.assigned(str(name.value), value)
+  return joiners_lib.relation(' = '.join(sorted(_scalars([left, right]))))
+
+
+def _agreed(
+  exact: Sequence[str], rounded: Sequence[str], leaf: units.Leaf
+) -> plain_text.Reading:
+  """Returns the exact value that all sides share.
+
+  Raises:
+    notation.Unreadable: if the exact sides are not proven equal, or if a
+      rounded side is not a rounding of the exact value.
+  """
+  if not exact:
+    exact, rounded = rounded[:1], rounded[1:]
+  first, *rest = [_value(side, leaf) for side in exact]
+  unit_names = {reading.unit for reading in (first, *rest)}
+  for side, reading in zip(exact[1:], rest, strict=True):
+    if reading.value != first.value and not _is_same(
+      first, reading, exact[0], side, leaf
+    ):
+      raise plain_text.Unreadable('false')
+  for side in rounded:
+    reading = _value(side, leaf)
+    unit_names.add(reading.unit)
+    if not _is_rounding(side, reading, first, leaf):
+      raise plain_text.Unreadable('false')
+  unit_names -= {''}
+  if len(unit_names) > 1:
+    raise plain_text.Unreadable('mixed')
+  return first._replace(unit=unit_names.pop() if unit_names else '')
+
+
+def _is_same(
+  left: plain_text.Reading,
+  right: plain_text.Reading,
+  left_text: str,
+  right_text: str,
+  leaf: units.Leaf,
+) -> bool:
+  """Returns True if the difference of two expressions is 0."""
+  if all(isinstance(reading.value, plain_text.F) for reading in (left, right)):
+    return False
+  if left.unit or right.unit:
+    return False
+  return leaf.expression(f'({left_text})-({right_text})') == 0
+
+
+def _is_rounding(
+  text: str,
+  rounded: plain_text.Reading,
+  exact: plain_text.Reading,
+  leaf: units.Leaf,
+) -> bool:
+  """Returns True if a decimal is a rounding, as 0.33 is a rounding of 1/3."""
+  match = _DECIMAL.fullmatch(text.strip().lstrip('$'))
+  if match is None or not isinstance(rounded.value, plain_text.F):
+    return False
+  half = plain_text.F(1, 2 * 10 ** len(match['decimals'] or ''))
+  if (match['rest'] or '').startswith('%'):
+    half /= 100
+  return leaf.is_close(exact.value, rounded.value, half)
+
+
+def number_only(text: str) -> plain_text.F:
+  """Parses a plain number; raises `TooHard` if it may be an expression."""
+  number = answers.number(text)
+  if number is None:
+    vocabulary.tokens(text)
+    raise plain_text.TooHard
+  return number
+
+
+def _is_close(value: plain_text.Value, target, distance) -> bool:
+  if not isinstance(value, plain_text.F):
+    raise plain_text.TooHard
+  return abs(value - target) <= distance
+
+
+CHEAP = units.Leaf(number_only, _is_close)

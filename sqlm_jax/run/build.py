@@ -1,0 +1,406 @@
+"""Assembles the parts of a run from its config."""
+
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+import transformers
+from etils import epath
+
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.distributed import sharding
+from sqlm_jax.engine import critic, learner, optimizer, sampler
+from sqlm_jax.game import contamination, repetition
+from sqlm_jax.models import layers
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.pretrained import tokenizer
+from sqlm_jax.run import evaluation_sets, open_model, run_date
+from sqlm_jax.sandbox import sandbox
+from sqlm_jax.selfplay import responses, scoring
+from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.tasks import base, coding, prompt_ends, prompted, question_files
+
+
+class Parts(NamedTuple):
+  """The parts of a run that do not depend on its train states.
+
+  Attributes:
+    config: Config of the run.
+    mesh: Device mesh.
+    tokens: Tokenizer.
+    policy: Functions of the model, as used for training.
+    hf_config: Hugging Face config of the model.
+    generation: Hugging Face generation config of the model.
+    lora: Settings of the adapters that are trained instead of the model's
+      parameters, None if all parameters are trained.
+    load_params: Function `load_params(dtype)` that loads the model's
+      parameters, each directly onto its shards.
+    optimizer: Optimizer of the policy.
+    critic_optimizer: Optimizer of the critic, None without a critic.
+    task: Prompts, parsers and checker of the task.
+    sets: Function `sets(purpose)` that returns the evaluation set for 'test' or
+      'validation', None if there is none. A set is read on first use.
+    questions: Fixed questions, () if the proposer generates the questions.
+    writers: Samplers of the two roles, of 'evaluation', and of 'voter' if
+      earlier solvers vote.
+    owner: Maps a role, or 'voter', to the name of its TrainState.
+  """
+
+  config: config_lib.Config
+  mesh: jax.sharding.Mesh
+  tokens: tokenizer.Tokenizer
+  policy: policy_lib.Policy
+  hf_config: transformers.PretrainedConfig
+  generation: dict[str, Any]
+  lora: layers.Lora | None
+  load_params: Callable[[str], policy_lib.Params]
+  optimizer: optax.GradientTransformation
+  critic_optimizer: optax.GradientTransformation | None
+  task: base.Task
+  sets: Callable[[str], evaluation_sets.EvaluationSet | None]
+  questions: tuple[str, ...]
+  writers: dict[str, responses.Writer]
+  owner: dict[str, str]
+
+
+def build(
+  config: config_lib.Config, workdir: epath.PathLike | None = None
+) -> Parts:
+  """Opens the model and prepares everything that does not need a train state.
+
+  Args:
+    config: Config of the run; may be a ConfigDict.
+    workdir: Directory of the run, None without a run. The date of the run is
+      read from it, see `run_date`.
+
+  Raises:
+    ValueError: If the model, the mesh or a prompt does not fit the config.
+    FileNotFoundError: If there is no model at the path.
+  """
+  config = config_lib.of(config)
+  mesh = sharding.make_mesh(
+    {axis: getattr(config.mesh, axis) for axis in sharding.AXES}
+  )
+  questions = ()
+  if config.task.questions:
+    questions = question_files.read_questions(config.task.questions)
+  opened = open_model.open_model(config, mesh)
+  tokens = opened.tokens
+  config = run_date.fix(config, tokens, workdir)
+  task = _make_task(config, tokens)
+  if config.task.style == 'plain':  # a chat template adds its own ending
+    prompt_ends.warn(_continued(config.task), tokens.encode)
+  writers = _make_writers(config, task, tokens, opened.sampling_policy, mesh)
+  for topic in config.task.topics:
+    if writers['proposer'].encode(task.proposer_prompt(topic)) is None:
+      raise ValueError(
+        f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}: '
+        f'expected room for the proposer prompt of topic {topic!r}'
+      )
+  uses_critic = config.advantage.estimator == 'gae'
+  return Parts(
+    config=config,
+    mesh=mesh,
+    tokens=tokens,
+    policy=opened.policy,
+    hf_config=opened.hf_config,
+    generation=opened.generation,
+    lora=open_model.lora_of(config),
+    load_params=opened.load_params,
+    optimizer=_make_optimizer(config, config.optimizer.learning_rate),
+    critic_optimizer=_make_optimizer(config, config.critic.learning_rate)
+    if uses_critic
+    else None,
+    task=task,
+    sets=functools.cache(
+      functools.partial(evaluation_sets.of_config, config, task)
+    ),
+    questions=questions,
+    writers=writers,
+    owner=_owners(config),
+  )
+
+
+def _continued(task: config_lib.Task) -> dict[str, tuple[str, ...]]:
+  """Returns the prompt templates that a model continues, by config key."""
+  templates = {
+    'task.proposer_prompt': (task.proposer_prompt,),
+    'task.solver_prompt': (task.solver_prompt,),
+    'task.solver_variants': task.solver_variants,
+  }
+  if task.questions:  # the proposer is not used
+    del templates['task.proposer_prompt']
+  return templates
+
+
+def check(parts: Parts) -> None:
+  """Raises ValueError if `parts` is not a `Parts`, for example a config."""
+  if not isinstance(parts, Parts):
+    raise ValueError(
+      f'parts: expected build.build(config), not a {type(parts).__name__}'
+    )
+
+
+def _make_optimizer(
+  config: config_lib.Config, learning_rate: float
+) -> optax.GradientTransformation:
+  o = config.optimizer
+  return optimizer.make_optimizer(
+    learning_rate=learning_rate,
+    warmup_steps=o.warmup_steps,
+    b1=o.b1,
+    b2=o.b2,
+    moment_dtype=o.moment_dtype,
+    weight_decay=o.weight_decay,
+    clip_norm=o.clip_norm,
+  )
+
+
+def _owners(config: config_lib.Config) -> dict[str, str]:
+  shared = config.policy.shared
+  owner = {role: 'policy' if shared else role for role in rounds_lib.ROLES}
+  if config.vote.earlier_answers:
+    owner['voter'] = 'earlier'
+  return owner
+
+
+def make_game(parts: Parts) -> rounds_lib.Game:
+  """Builds the constant arguments of `self_play_step`.
+
+  It loads the parameters of the reference policy if there is a KL penalty.
+  """
+  c = parts.config
+  base_params = {}
+  if parts.lora:
+    base_params = parts.load_params(c.model.dtype)
+  reference_params = None
+  if c.loss.kl_coef:
+    # Without its adapters, the model is the initial model.
+    reference_params = base_params or parts.load_params(c.model.dtype)
+  train_step = learner.make_train_step(
+    parts.policy,
+    parts.optimizer,
+    parts.mesh,
+    learner.LossSettings(
+      clip=c.loss.clip_ratio,
+      clip_high=c.loss.clip_ratio_high or None,
+      dual_clip=c.loss.dual_clip or None,
+      ratio=c.loss.ratio_level,
+      kl=c.loss.kl_coef if c.loss.kl_placement == 'loss' else 0.0,
+      kl_estimator=c.loss.kl_estimator,
+      entropy=c.loss.entropy_coef,
+      chunk=c.loss.logits_chunk,
+    ),
+    groups_per_microbatch=c.optimizer.groups_per_microbatch,
+    max_update_kl=c.optimizer.max_update_kl,
+  )
+  return rounds_lib.Game(
+    rules=_rules(c),
+    task=parts.task,
+    questions=parts.questions,
+    guard=_make_guard(parts),
+    writers=parts.writers,
+    owner=parts.owner,
+    train_step=train_step,
+    critic=_make_critic(parts),
+    reference_params=reference_params,
+    base_params=base_params,
+    mesh=parts.mesh,
+  )
+
+
+def _make_guard(parts: Parts) -> contamination.Guard:
+  sets = map(parts.sets, evaluation_sets.PURPOSES)
+  return contamination.make_guard(
+    (example.question for one in sets if one for example in one.examples),
+    parts.config.evaluation.contaminated,
+  )
+
+
+def _make_critic(parts: Parts) -> rounds_lib.Critic | None:
+  if parts.critic_optimizer is None:
+    return None
+  c = parts.config
+  size = {'groups_per_microbatch': c.optimizer.groups_per_microbatch}
+  reference_logprobs = None
+  if c.loss.kl_coef and c.loss.kl_placement == 'reward':
+    reference_logprobs = learner.make_logprobs(
+      parts.policy, parts.mesh, chunk=c.loss.logits_chunk, **size
+    )
+  return rounds_lib.Critic(
+    values=critic.make_values(parts.policy, parts.mesh, **size),
+    update=critic.make_critic_step(
+      parts.policy,
+      parts.critic_optimizer,
+      parts.mesh,
+      clip=c.critic.value_clip,
+      **size,
+    ),
+    reference_logprobs=reference_logprobs,
+    kl=c.loss.kl_coef,
+    gamma=c.critic.gamma,
+    decay=c.critic.gae_lambda,
+  )
+
+
+def _rules(c: config_lib.Config) -> rounds_lib.Rules:
+  return rounds_lib.Rules(
+    seed=c.seed,
+    questions=c.proposer.num_questions,
+    group_size=c.proposer.group_size,
+    rounds=c.solver.max_rounds,
+    train_every=c.proposer.train_every,
+    earlier_every=c.vote.earlier_every if c.vote.earlier_answers else 0,
+    estimator=c.advantage.estimator,
+    average=c.loss.aggregation,
+    # Otherwise groups with equal rewards have no gradient and are dropped.
+    keep_neutral=bool(
+      c.loss.kl_coef or c.loss.entropy_coef or c.advantage.estimator == 'gae'
+    ),
+    updates={
+      'solver': c.optimizer.solver_updates,
+      'proposer': c.optimizer.proposer_updates,
+    },
+    groups_per_microbatch=c.optimizer.groups_per_microbatch,
+    scoring=scoring.Rules(
+      solver_rewards=dataclasses.asdict(c.solver.rewards),
+      solver_schedule=c.solver.reward_schedule,
+      proposer_rewards=dataclasses.asdict(c.proposer.rewards),
+      proposer_schedule=c.proposer.reward_schedule,
+      unreadable_reward=c.proposer.unreadable_reward,
+      band=c.proposer.band,
+      over=c.proposer.reward_over,
+      unsolved=c.tests.unsolved,
+      similarity=c.proposer.min_similarity,
+      weights=c.vote.weights,
+      ties=c.vote.ties,
+      min_agreement=c.vote.min_agreement,
+    ),
+  )
+
+
+def make_memory(config: config_lib.Config) -> repetition.Memory:
+  """Returns an empty memory of questions.
+
+  Its size is 0 if the reward `history_repeats` is not used.
+  """
+  names = {name for name, _, _ in config.proposer.reward_schedule}
+  used = config.proposer.rewards.history_repeats or 'history_repeats' in names
+  return repetition.Memory(size=config.proposer.history_size if used else 0)
+
+
+def _make_task(
+  config: config_lib.Config, tokens: tokenizer.Tokenizer
+) -> base.Task:
+  t = config.task
+  wrap = lambda prompt: prompt
+  if t.style == 'chat':
+    wrap = lambda prompt: tokens.chat(
+      [{'role': 'user', 'content': prompt}], t.date or None
+    )
+  task = prompted.make_task(
+    name=t.name,
+    topics=t.topics,
+    proposer_prompt=t.proposer_prompt,
+    proposer_stop=t.proposer_stop,
+    question_pattern=t.question_pattern,
+    solver_prompts=(t.solver_prompt, *t.solver_variants),
+    solver_stop=t.solver_stop,
+    answer_pattern=t.answer_pattern,
+    answer_kind=t.answer_kind,
+    options=t.options,
+    checker=t.checker,
+    num_topics=config.proposer.num_questions // config.proposer.group_size,
+    wrap=wrap,
+    forbidden=tuple(tokens.special_strings),
+  )
+  if t.answer_kind != 'code':
+    return task
+  tests = config.tests
+  return coding.with_programs(
+    task,
+    tests=coding.Tests(tests.pattern, tests.min_count, tests.max_count),
+    program=tests.program,
+    open_sandbox=functools.partial(_open_sandbox, config.sandbox),
+  )
+
+
+def _open_sandbox(config: config_lib.Sandbox) -> sandbox.Sandbox:
+  return sandbox.open_sandbox(
+    config.backend,
+    workers=config.workers or len(os.sched_getaffinity(0)),
+    limits=sandbox.Limits(
+      cpu_seconds=config.cpu_seconds,
+      wall_seconds=config.wall_seconds,
+      memory_bytes=config.memory_mib * 2**20,
+    ),
+  )
+
+
+def _make_writers(
+  config: config_lib.Config,
+  task: base.Task,
+  tokens: tokenizer.Tokenizer,
+  policy: policy_lib.Policy,
+  mesh: jax.sharding.Mesh,
+) -> dict[str, responses.Writer]:
+  sample = sampler.make_sampler(
+    policy,
+    mesh,
+    chunk=config.sampler.chunk,
+    max_rows=config.sampler.max_rows,
+    gather_weights=config.sampler.gather_weights,
+  )
+  limit = config.sampler.max_prompt_tokens
+  is_chat = config.task.style == 'chat'
+
+  def encode(prompt):
+    # Only a chat template may contain special tokens. The task rejects model
+    # output that contains them.
+    ids = tokens.encode(prompt, allow_special=is_chat)
+    if not ids:
+      return None
+    if not is_chat:
+      ids = [*tokens.prefix_ids, *ids]  # a chat template adds the prefix itself
+    return ids if len(ids) <= limit else None
+
+  def writer(temperatures, top_p, max_tokens, stop):
+    settings = responses.make_settings(
+      tokens,
+      temperatures=temperatures,
+      top_p=top_p,
+      limit=max_tokens,
+      stop_strings=stop,
+    )
+    return responses.Writer(
+      sample, encode, tokens.decode, settings, max_tokens, mesh
+    )
+
+  p, s, v, e = config.proposer, config.solver, config.vote, config.evaluation
+  answers = functools.partial(
+    writer, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
+  )
+  in_turn = lambda count: list(
+    itertools.islice(itertools.cycle(s.temperatures or (s.temperature,)), count)
+  )
+  writers = {
+    'proposer': writer(
+      [p.temperature] * p.group_size, p.top_p, p.max_tokens, task.proposer_stop
+    ),
+    # A group is divided among the prompts that ask the same question.
+    'solver': answers(
+      in_turn(s.group_size // (1 + len(config.task.solver_variants)))
+    ),
+    # The first answer of a group is greedy; the others are sampled.
+    'evaluation': answers(
+      [0.0] + [e.temperature] * (e.samples * e.seeds), top_p=e.top_p
+    ),
+  }
+  if v.earlier_answers:
+    writers['voter'] = answers(in_turn(v.earlier_answers))
+  return writers

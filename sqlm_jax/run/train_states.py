@@ -1,0 +1,148 @@
+"""Creation of train states, their shapes, and their parameters."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+
+from sqlm_jax.config import checks
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.distributed import sharding
+from sqlm_jax.engine import critic, learner, optimizer
+from sqlm_jax.models import lora
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.ops import rounding
+from sqlm_jax.run import build
+from sqlm_jax.selfplay import learning
+from sqlm_jax.selfplay import rounds as rounds_lib
+
+
+def initial_states(parts: build.Parts) -> rounds_lib.States:
+  """Creates train states from the model's parameters, or with new adapters."""
+  shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
+
+  def start(index, sharded, trained):
+    init = lambda params: learner.init_state(params, trained.optimizer)
+    if not parts.lora:
+      # Donates the parameters, so that there is only one copy in memory.
+      start = jax.jit(init, out_shardings=sharded, donate_argnums=0)
+      params = parts.load_params(parts.config.model.param_dtype)
+      if rounds_weights(parts.config.model):
+        hold = parts.config.optimizer.small_updates == checks.HOLD
+        params = prepare_for_small_updates(params, hold=hold)
+      return start(trained.prepare(params))
+    key = jax.random.fold_in(jax.random.key(parts.config.seed), index)
+    start = lambda key: init(
+      trained.prepare(lora.adapters(parts.policy.init(key)))
+    )
+    return jax.jit(start, out_shardings=sharded)(key)
+
+  states = {
+    name: start(index, shardings[name], trained)
+    for index, (name, trained) in enumerate(_trained(parts).items())
+  }
+  if 'voter' in parts.owner:
+    states[parts.owner['voter']] = learning.earlier_solver(states, parts.owner)
+  return states
+
+
+def rounds_weights(model: config_lib.Model) -> bool:
+  """Returns True if float32 weights are rounded to bfloat16 in products."""
+  return (model.dtype, model.param_dtype) == ('bfloat16', 'float32')
+
+
+def prepare_for_small_updates(
+  params: policy_lib.Params, *, hold: bool
+) -> policy_lib.Params:
+  """Moves each weight within the interval that rounds to its bfloat16 value.
+
+  The model stays the same in bfloat16. How small updates affect its products
+  then depends only on `hold`, and not on the positions of the loaded weights
+  between two bfloat16 numbers.
+
+  Args:
+    params: Parameters to be trained in float32; donated.
+    hold: If True, moves weights to the center of the interval, so that an
+      update affects a product only once a weight has moved by half the distance
+      between two bfloat16 numbers. If False, moves weights to a random position
+      in the interval, so that every update affects products on average.
+  """
+  key = jax.random.key(0)  # independent of the run's seed
+
+  def move(index, x):
+    moved = functools.partial(rounding.spread, jax.random.fold_in(key, index))
+    if hold:
+      moved = rounding.center
+    return jax.jit(moved, donate_argnums=0, out_shardings=x.sharding)(x)
+
+  # Moves one array at a time, because the noise is as large as the array.
+  leaves, tree = jax.tree.flatten(params)
+  are_matrices = jax.tree.leaves(optimizer.matrices(params))
+  return tree.unflatten(
+    move(i, x) if is_matrix else x
+    for i, (x, is_matrix) in enumerate(zip(leaves, are_matrices, strict=True))
+  )
+
+
+def abstract_states(parts: build.Parts) -> rounds_lib.States:
+  """Returns the shapes and shardings of the train states, without arrays."""
+  whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
+  if parts.lora:
+    whole = lora.adapters(whole)
+
+  def abstract(trained):
+    params = jax.eval_shape(trained.prepare, whole)
+    state = jax.eval_shape(
+      lambda params: learner.init_state(params, trained.optimizer), params
+    )
+    shardings = sharding.shard_like_parameters(state, params, parts.mesh)
+    return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      state,
+      shardings,
+    )
+
+  states = {
+    name: abstract(trained) for name, trained in _trained(parts).items()
+  }
+  if 'voter' in parts.owner:
+    solver = states[parts.owner['solver']]
+    states[parts.owner['voter']] = solver._replace(opt_state=())
+  return states
+
+
+class _Trained(NamedTuple):
+  """Initialization of a train state.
+
+  Attributes:
+    prepare: Converts the model's parameters to the parameters of the state.
+    optimizer: Optimizer of the state.
+  """
+
+  prepare: Callable[[policy_lib.Params], policy_lib.Params]
+  optimizer: optax.GradientTransformation
+
+
+def _trained(parts: build.Parts) -> dict[str, _Trained]:
+  """Returns how the trained states are initialized, by name of the state."""
+  owners = dict.fromkeys(parts.owner[role] for role in rounds_lib.ROLES)
+  trained = {name: _Trained(lambda x: x, parts.optimizer) for name in owners}
+  if parts.critic_optimizer:
+    # Added after the policies, because the random key of a state's adapters
+    # depends on its position.
+    width = parts.policy.config.width
+    prepare = functools.partial(critic.init_params, width=width)
+    started = _Trained(prepare, parts.critic_optimizer)
+    trained |= {rounds_lib.critic_of(name): started for name in owners}
+  return trained
+
+
+def whole_params(
+  parts: build.Parts, trained: policy_lib.Params
+) -> policy_lib.Params:
+  """Returns whole parameters: adapters are joined with the frozen model."""
+  if not parts.lora:
+    return trained
+  return lora.join(parts.load_params(parts.config.model.dtype), trained)

@@ -1,0 +1,72 @@
+"""Reports when most questions of several steps could not be used."""
+
+import collections
+from collections.abc import Mapping, Sequence
+
+from sqlm_jax import display
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.game import types
+
+WARN_AFTER = 3  # consecutive steps
+_SHOWN = 3
+_WIDTH = 70  # columns of a question
+
+
+def count(steps: int, metrics: Mapping[str, float]) -> int:
+  """Counts consecutive steps in which more than half of the questions failed.
+
+  Args:
+    steps: Number of such steps before this step.
+    metrics: Metrics of this step.
+
+  Returns:
+    The number of such steps including this step, 0 if this is not such a step.
+  """
+  return steps + 1 if metrics.get('proposer/valid_rate', 1.0) < 0.5 else 0
+
+
+def describe(
+  problems: Sequence[types.Problem], config: config_lib.Config, steps: int
+) -> str:
+  """Describes how many questions failed and why, with up to three examples.
+
+  Args:
+    problems: All questions of a step; some of them are not ok.
+    config: Config of the run; each reason names the key that decides.
+    steps: Number of consecutive such steps, including this step.
+  """
+  failed = [problem for problem in problems if not problem.ok]
+  reasons = collections.Counter(problem.reason for problem in failed)
+  why = '; '.join(
+    f'{number} {_reason(name, config)}'
+    for name, number in reasons.most_common()
+  )
+  shown = list(dict.fromkeys(display.clip(p.text, _WIDTH) for p in failed))
+  return (
+    f'most questions could not be used in {steps} steps in a row. '
+    f'{len(failed)} of {len(problems)} in this step: {why}. '
+    f'For example: {", ".join(map(repr, shown[:_SHOWN]))}'
+  )
+
+
+def _reason(name: str, config: config_lib.Config) -> str:
+  """Explains a value of `Problem.reason` and names its config key."""
+  task, tests = config.task, config.tests
+  reasons = {
+    'format': f'did not match task.question_pattern={task.question_pattern!r}'
+    if task.question_pattern
+    else 'were empty',
+    'special_token': "held a special token of the model's",
+    'unfinished': 'reached '
+    f'proposer.max_tokens={config.proposer.max_tokens}, before one of '
+    f'task.proposer_stop={task.proposer_stop!r}',
+    'too_long': 'made a prompt over '
+    f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}',
+    types.CONTAMINATED: 'are in an evaluation set '
+    f'(evaluation.contaminated={config.evaluation.contaminated!r})',
+    'few_tests': f'had fewer than tests.min_count={tests.min_count} tests that '
+    f'tests.pattern={tests.pattern!r} finds',
+    'contradiction': 'had tests that contradict each other',
+    'constant_output': 'had tests that all expect the same output',
+  }
+  return reasons.get(name, name)

@@ -1,0 +1,66 @@
+"""What a person is told of questions that could not be used."""
+
+import pytest
+
+from configs import default
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.game import types
+from sqlm_jax.run import unreadable_questions
+
+
+def config(**changes):
+  c = default.get_config()
+  c.task.name, c.task.proposer_prompt = 'a', 'Ask: '
+  c.task.solver_prompt = '{question}'
+  c.update_from_flattened_dict(changes)
+  return config_lib.from_dict(c.to_dict())
+
+
+def test_steps_in_a_row():
+  steps, counts = 0, []
+  for rate in (0.4, 0.0, 0.5, 0.49, None, 0.1, 0.2, 0.3, 1.0):
+    metrics = {} if rate is None else {'proposer/valid_rate': rate}
+    steps = unreadable_questions.count(steps, metrics)
+    counts.append(steps)
+  # Half is not most.
+  assert counts == [1, 2, 0, 1, 0, 1, 2, 3, 0]
+
+
+def test_three_are_shown_and_what_refused_them():
+  refused = lambda text, why: types.Problem(text, ok=False, reason=why)
+  problems = [
+    types.Problem('炉の温度は？'),
+    refused('a', 'format'),
+    refused('a', 'format'),
+    refused('b\n\x1b[2Jc', 'unfinished'),
+    refused('温度が' * 40, 'format'),
+    refused('never shown', 'too_long'),
+  ]
+  said = unreadable_questions.describe(
+    problems, config(**{'task.question_pattern': '^.*？$'}), steps=3
+  )
+  shown = '温度が' * 11 + '温'
+  assert said == (
+    'most questions could not be used in 3 steps in a row. 5 of 6 in this '
+    "step: 3 did not match task.question_pattern='^.*？$'; 1 reached "
+    'proposer.max_tokens=1024, before one of task.proposer_stop=(); 1 made a '
+    "prompt over sampler.max_prompt_tokens=512. For example: 'a', "
+    f"'b [2Jc', '{shown}…'"
+  )
+
+
+@pytest.mark.parametrize(
+  'why, key',
+  [
+    ('format', 'were empty'),
+    ('special_token', 'special token'),
+    ('contaminated', "evaluation.contaminated='count'"),
+    ('few_tests', 'tests.min_count=5'),
+    ('contradiction', 'contradict'),
+    ('constant_output', 'same output'),
+    ('another', '1 another'),
+  ],
+)
+def test_each_reason_is_in_words(why, key):
+  problem = types.Problem('a', ok=False, reason=why)
+  assert key in unreadable_questions.describe([problem], config(), steps=3)
