@@ -1,4 +1,4 @@
-"""What README and docs tell a user to type."""
+"""Commands, links and names in README, docs and configs are valid."""
 
 import pathlib
 import re
@@ -30,12 +30,13 @@ OUR_FLAGS = [
   'process_id',
   'verbosity',
 ]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+PAGES += sorted((ROOT / 'tools').rglob('*.md'))
 PAGES += sorted((ROOT / 'configs').glob('*.py'))
 
 
 def commands():
-  """Every command line that starts our program, wherever it stands."""
+  """Returns the page and the flags of every command that starts a run."""
   found = set()
   for page in PAGES:
     text = page.read_text().replace('\\\\\n', ' ').replace('\\\n', ' ')
@@ -47,7 +48,7 @@ def commands():
 
 
 def shown_in_docs(path: str) -> bool:
-  """Whether a page tells the user to save a file of this name."""
+  """Returns True if a page tells the user to save a file of this name."""
   return any(f'`{path}`' in page.read_text() for page in PAGES) or any(
     f'--config={path}' in page.read_text() and page.suffix == '.md'
     for page in PAGES
@@ -61,7 +62,7 @@ def test_there_are_commands_to_check():
 @pytest.mark.parametrize('page, line', commands())
 def test_commands_parse(page, line, monkeypatch):
   words = shlex.split(line)
-  # What follows a colon is the file's own.
+  # The part after a colon is an argument of the config file.
   named = [
     w.removeprefix('--config=').split(':')[0] for w in words if '--config=' in w
   ]
@@ -72,10 +73,10 @@ def test_commands_parse(page, line, monkeypatch):
   with_flags = flags.FlagValues()
   for name in OUR_FLAGS:
     with_flags[name] = flags.FLAGS[name]
-  # The flag of a config puts its overrides where it was defined.
+  # A config flag writes its overrides to the flag values it was defined in.
   config_flags.DEFINE_config_file('config', flag_values=with_flags)
   monkeypatch.setattr(flags, 'FLAGS', with_flags)
-  # ml_collections looks for overrides there, whatever it is told to parse.
+  # ml_collections reads overrides from sys.argv instead of its argument.
   monkeypatch.setattr(sys, 'argv', ['main', *words])
   main.parse_flags(sys.argv)
   if named:
@@ -91,3 +92,13 @@ def test_links_and_named_functions_exist(page):
   for path, name in re.findall(r'`(\w+/\w+\.py):(\w+)`', text):
     source = (ROOT / 'sqlm_jax' / path).read_text()
     assert f'def {name}(' in source, f'{path}:{name}'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_named_scripts_exist(page):
+  names = re.findall(
+    r'python -m ((?:benchmarks|tools)[\w.]*\w)', page.read_text()
+  )
+  for name in names:
+    path = ROOT / name.replace('.', '/')
+    assert path.with_suffix('.py').exists() or path.is_dir(), name
