@@ -5,6 +5,7 @@ with shardings on the mesh of a topology.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -70,16 +71,19 @@ def place(tree, shardings):
 
 def trees(policy, adam, mesh, settings: Settings) -> Trees:
   """Returns the training state, frozen and sampled parameters of a run."""
-  whole = jax.eval_shape(policy.init, jax.random.key(0))
-  trained = lora.adapters(whole) if settings.lora_rank else whole
-  cast = lambda tree: jax.eval_shape(policy.cast, tree)
-  parameters = lambda tree: place(tree, sharding.shard_parameters(tree, mesh))
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+  trained = lora.adapters(params) if settings.lora_rank else params
+
+  def cast_and_shard(tree):
+    tree = jax.eval_shape(policy.cast, tree)
+    return place(tree, sharding.shard_parameters(tree, mesh))
+
   state = jax.eval_shape(lambda p: learner.init_state(p, adam), trained)
   state = place(state, sharding.shard_like_parameters(state, trained, mesh))
-  sampled = parameters(cast(whole))
+  sampled = cast_and_shard(params)
   if settings.gather_weights:
     sampled = place(sampled, sharding.shard_gathered(sampled, mesh))
-  return Trees(state, parameters(cast(lora.base(whole))), sampled)
+  return Trees(state, cast_and_shard(lora.base(params)), sampled)
 
 
 def build(
@@ -111,15 +115,15 @@ def _update(policy, adam, mesh, settings, run: Trees) -> Program:
   count = w.questions // settings.updates
   prompts = _prompts(count, w, mesh)
   rows = _rows(mesh, count)
-  whole = (w.group_size, w.tokens)
+  tokens_shape = (w.group_size, w.tokens)
   batch = groups.GroupBatch(
     prompts=prompts,
-    tokens=rows(whole, np.int32),
-    lengths=rows(whole[:1], np.int32),
-    old_logprobs=rows(whole, np.float32),
+    tokens=rows(tokens_shape, np.int32),
+    lengths=rows((w.group_size,), np.int32),
+    old_logprobs=rows(tokens_shape, np.float32),
     advantages=rows((w.group_size, 1), np.float32),
-    weights=rows(whole[:1], np.float32),
-    num_groups=_whole(mesh)((), np.int32),
+    weights=rows((w.group_size,), np.float32),
+    num_groups=_replicated(mesh)((), np.int32),
     packing=_packing(count, mesh, settings),
   )
   step = learner.make_train_step(
@@ -160,29 +164,29 @@ def _sampler(policy, mesh, settings, run: Trees) -> dict[str, Program]:
   num_rows = w.questions * w.group_size
   at_once = min(settings.max_rows or num_rows, num_rows)
   width = min(settings.chunk, w.tokens)
-  whole = _whole(mesh)
+  replicated = _replicated(mesh)
   keys_QG = jax.eval_shape(
     lambda: jax.random.split(jax.random.key(0), (w.questions, w.group_size))
   )
-  keys_QG = whole(keys_QG.shape, keys_QG.dtype)
+  keys_QG = replicated(keys_QG.shape, keys_QG.dtype)
   settings_G = decoding.SamplerSettings(
-    whole((w.group_size,), np.float32),
-    whole((w.group_size,), np.float32),
-    whole((), np.int32),
-    whole((STOP_STATES, policy.config.vocab_size), np.uint8),
+    replicated((w.group_size,), np.float32),
+    replicated((w.group_size,), np.float32),
+    replicated((), np.int32),
+    replicated((STOP_STATES, policy.config.vocab_size), np.uint8),
   )
   progress = decoding.Progress(
-    *(whole((at_once,), dtype) for dtype in (np.int32, np.int32, np.uint8))
+    *(replicated((at_once,), dtype) for dtype in (np.int32, np.int32, np.uint8))
   )
   cache = functools.partial(_cache, policy, mesh)
   all_prompts = cache(w.questions, w.prompt_tokens)
-  own = cache(at_once // w.group_size, w.prompt_tokens)
+  decoded_prompts = cache(at_once // w.group_size, w.prompt_tokens)
   before, recent = cache(at_once, w.tokens)[:2], cache(at_once, width)[:2]
   prefill = decoding.make_prefill(policy, mesh, max_rows=settings.max_rows)
   decode = decoding.make_decode(policy, mesh)
   store = decoding.make_store(mesh, in_place=True)
   training = (run.state, None if settings.lora_rank else run.frozen)
-  chunks = -(-w.tokens // width) * -(-num_rows // at_once)
+  chunks = math.ceil(w.tokens / width) * math.ceil(num_rows / at_once)
   return {
     'prefill': Program(
       prefill,
@@ -193,10 +197,10 @@ def _sampler(policy, mesh, settings, run: Trees) -> dict[str, Program]:
       decode,
       (
         run.sampled,
-        (own,),
+        (decoded_prompts,),
         before,
         progress,
-        whole((at_once,), np.int32),
+        replicated((at_once,), np.int32),
         keys_QG,
         settings_G,
       ),
@@ -207,15 +211,15 @@ def _sampler(policy, mesh, settings, run: Trees) -> dict[str, Program]:
     ),
     'store': Program(
       store,
-      (before, recent, whole((at_once,), np.int32), None),
-      resident=(*training, all_prompts, own, run.sampled),
+      (before, recent, replicated((at_once,), np.int32), None),
+      resident=(*training, all_prompts, decoded_prompts, run.sampled),
       calls=chunks,
       static=(('slots', w.tokens),),
     ),
   }
 
 
-def _whole(mesh):
+def _replicated(mesh):
   """Returns a function `(shape, dtype)` that makes a replicated array."""
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   return lambda shape, dtype: jax.ShapeDtypeStruct(
@@ -281,7 +285,7 @@ def measure(program: Program) -> dict[str, Any]:
       'total': max(needed, arguments) + resident,
     }
   used = compiled.memory_analysis()
-  found = {
+  byte_counts = {
     'arguments': used.argument_size_in_bytes,
     'outputs': used.output_size_in_bytes - used.alias_size_in_bytes,
     'temporaries': used.temp_size_in_bytes,
@@ -290,8 +294,8 @@ def measure(program: Program) -> dict[str, Any]:
   }
   text = compiled.as_text()
   runs = list(hlo.walk(text, unknown_trips=program.unknown_trips))
-  return found | {
-    'total': sum(found.values()),
+  return byte_counts | {
+    'total': sum(byte_counts.values()),
     'flops': hlo.flops(runs),
     'cycles': hlo.cycles(runs),
     'calls': program.calls,
@@ -326,7 +330,7 @@ def out_of_memory(message: str) -> int | None:
   if 'RESOURCE_EXHAUSTED' not in message:
     return None
   units = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-  found = re.findall(r'(?:\(|Used )([\d.]+)([KMGT])', message)
+  amounts = re.findall(r'(?:\(|Used )([\d.]+)([KMGT])', message)
   return max(
-    (int(float(number) * units[unit]) for number, unit in found), default=None
+    (int(float(number) * units[unit]) for number, unit in amounts), default=None
   )
