@@ -77,7 +77,8 @@ _RIDDLES = re.compile(
 def test_docstrings_do_not_begin_with_a_riddle():
   riddles = [
     f'{path}: {text.splitlines()[0]}'
-    for path in sorted((ROOT / 'sqlm_jax').rglob('*.py'))
+    for folder in ('sqlm_jax', 'benchmarks', 'tools')
+    for path in sorted((ROOT / folder).rglob('*.py'))
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
     and (text := ast.get_docstring(node))
