@@ -30,7 +30,7 @@ from pyarrow import parquet
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.run import build, train_states
-from sqlm_jax.workdir import checkpoints, run_writer
+from sqlm_jax.workdir import checkpoints, jsonl, rollouts
 
 ENDLESS = 10**6
 ROOT = pathlib.Path(__file__).parent.parent
@@ -112,10 +112,10 @@ def look(workdir: pathlib.Path, config: config_lib.Config) -> Left:
       than saved steps.
   """
   path = workdir / 'metrics.jsonl'
-  rows = run_writer.read_jsonl(path) if path.exists() else []
+  rows = jsonl.read(path) if path.exists() else []
   if [row['step'] for row in rows] != list(range(len(rows))):
     raise RuntimeError(f'{path}: lines are missing, or there twice')
-  files = run_writer.rollout_files(workdir, before=len(rows))
+  files = rollouts.files(workdir, before=len(rows))
   if len(files) != len(rows):
     raise RuntimeError(f'{workdir}: rollouts are missing')
   for file in files:
@@ -190,7 +190,7 @@ def compare(one: pathlib.Path, other: pathlib.Path, config) -> None:
   """Raises AssertionError unless two workdirs are equal, except for times."""
 
   def lines(workdir, name):
-    rows = run_writer.read_jsonl(workdir / name)
+    rows = jsonl.read(workdir / name)
     return [
       {k: v for k, v in row.items() if not k.startswith(('time/', 'seconds'))}
       for row in rows

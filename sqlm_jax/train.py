@@ -18,17 +18,24 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sqlm_jax import closing, display, run_evaluations
+from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.game import repetition
-from sqlm_jax.run import build, divergence, evaluation_sets, train_states
+from sqlm_jax.run import (
+  build,
+  divergence,
+  evaluation_sets,
+  scheduled_evaluations,
+  summary,
+  train_states,
+)
 from sqlm_jax.selfplay import rounds as rounds_lib
 from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import (
   checkpoints,
-  evaluation_files,
-  rollout_rows,
+  config_json,
+  rollouts,
   run_writer,
   storage,
 )
@@ -43,7 +50,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
 
   Args:
     config: Config of the run; may be a ConfigDict.
-    workdir: Directory of the run, see `writers`.
+    workdir: Directory of the run, see `workdir.run_writer`.
 
   Returns:
     True if the run finished, False if a signal stopped it.
@@ -54,7 +61,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     RuntimeError: If another process is writing to `workdir`.
     OSError: If a file cannot be written; earlier checkpoints stay intact.
     divergence.DivergedError: If the run has diverged according to
-      `model_config.divergence`.
+      `config.divergence`.
   """
   config = config_lib.of(config)
   storage.check(workdir)
@@ -80,7 +87,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     stack.callback(lambda: asked and asked.grading.cancel())
     if step:
       # If the run was killed during an evaluation, its checkpoint has no score.
-      choice = run_evaluations.choose(parts, writer, step)
+      choice = scheduled_evaluations.choose(parts, directory, step)
       _save(manager, step, states, memory, health, choice=choice)
     while step < config.num_steps and not stop.before(step):
       start = time.perf_counter()
@@ -101,9 +108,14 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       writer.metrics(step, metrics)
       # The table shows the scores of an evaluation in the next step's row.
       shown = metrics | scores | {'step': step}
-      table.update(shown, rollout_rows.sample_questions(outcome))
+      table.update(shown, rollouts.sample_questions(outcome))
       states, health, rolled_back = divergence.react(
-        parts, manager, step, states, health, outcome
+        parts,
+        manager,
+        step=step,
+        states=states,
+        health=health,
+        outcome=outcome,
       )
       if rolled_back and asked:
         asked.grading.cancel()
@@ -113,7 +125,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
       must_save = rolled_back or step == config.num_steps
       _save(manager, step, states, memory, health, force=must_save)
       scores = _evaluate(parts, game, states, step, writer, manager, stop)
-      choice = run_evaluations.choose(parts, writer, step)
+      choice = scheduled_evaluations.choose(parts, directory, step)
       _save(manager, step, states, memory, health, choice=choice)
     if scores and step:
       table.update(scores | {'step': step})
@@ -121,7 +133,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     checkpoints.wait(manager)
     best = checkpoints.best_step(manager)
   if processes.is_first():
-    closing.report(parts, writer, step, best)
+    summary.show(parts, directory, step=step, best=best)
   # A run that was stopped after its last step may lack its last evaluation.
   return step >= config.num_steps and not stop.now()
 
@@ -135,7 +147,7 @@ def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
     evaluation_sets.check_disjoint(*sets)
   stored = config_lib.to_dict(parts.config)
   processes.from_first(
-    lambda: run_writer.check_config(
+    lambda: config_json.check(
       directory,
       stored,
       may_change=config_lib.MAY_CHANGE,
@@ -158,7 +170,7 @@ def _rollout_rows(
   sampled_by: dict[str, int],
   policy_steps: dict[str, int],
 ) -> list[dict[str, Any]]:
-  return rollout_rows.rollout_rows(
+  return rollouts.to_rows(
     outcome,
     seed=parts.config.seed,
     sampled_by=sampled_by,
@@ -184,8 +196,8 @@ def _open_checkpoints(
     and not path.exists()
   ):
     raise ValueError(
-      f'{path}: expected the checkpoints of the run whose metrics.jsonl is '
-      'beside it, and they are gone. Bring them back, or name another --workdir'
+      f'{path}: this directory is missing, but metrics.jsonl of a run exists. '
+      'Restore the directory, or use another --workdir'
     )
   every, keep = config.checkpoint.every, config.checkpoint.keep
   return checkpoints.open_checkpoints(path, keep=keep, every=every)
@@ -201,7 +213,7 @@ def _restore_or_start(
   step, states, host = checkpoints.restore(
     manager, train_states.abstract_states(parts)
   )
-  display.message(f'Going on from the checkpoint of step {step}.')
+  display.message(f'Resuming from the checkpoint of step {step}.')
   health = divergence.from_host(host['health'])
   return step, states, memory.add(host['asked']), health
 
@@ -212,16 +224,11 @@ def _open_writer(
 ) -> Iterator[run_writer.RunWriter]:
   """Opens the writer, and removes output written after `step` steps."""
   stored = config_lib.to_dict(config)
-  processes.from_first(lambda: run_writer.write_config(directory, stored))
+  processes.from_first(lambda: config_json.write(directory, stored))
   writer = run_writer.RunWriter(directory, processes.index(), processes.count())
   with contextlib.closing(writer):
-    processes.from_first(lambda: _forget_after(step, writer))
+    processes.from_first(lambda: writer.rewind(step))
     yield writer
-
-
-def _forget_after(step: int, writer: run_writer.RunWriter) -> None:
-  writer.rewind(step)
-  evaluation_files.forget_after(writer.workdir, step)
 
 
 def _looks_ahead(config: config_lib.Config, step: int) -> bool:
@@ -245,7 +252,7 @@ def _save(
   memory: repetition.Memory,
   health: divergence.Health,
   *,
-  choice: run_evaluations.Choice | None = None,
+  choice: scheduled_evaluations.Choice | None = None,
   force: bool = False,
 ) -> None:
   """Saves a checkpoint if it is due, forced or the best so far.
@@ -274,11 +281,11 @@ def _evaluate(
   stop: '_Stop',
 ) -> dict[str, float]:
   """Runs the evaluations that are due, and returns their figures as metrics."""
-  return run_evaluations.evaluate_due(
+  return scheduled_evaluations.evaluate_due(
     parts,
     lambda: rounds_lib.params_of('solver', states, game),
-    step,
-    writer,
+    step=step,
+    writer=writer,
     stopped=stop.now,
     # Waits until a checkpoint that is being saved is on disk.
     before=lambda: checkpoints.wait(manager),

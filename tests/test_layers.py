@@ -1,6 +1,7 @@
 """The architecture holds: who may import whom, checked by import-linter."""
 
 import ast
+import collections
 import pathlib
 import re
 import subprocess
@@ -119,3 +120,9 @@ def test_the_map_of_the_architecture_lists_every_module():
     if path.name != '__init__.py'
   ]
   assert sorted(listed) == sorted(modules)
+
+
+def test_no_two_modules_have_the_same_name():
+  names = collections.Counter(pathlib.Path(name).stem for name in MODULES)
+  del names['__init__']
+  assert {name for name, count in names.items() if count > 1} == set()

@@ -16,7 +16,7 @@ from sqlm_jax import main, sample, train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.run import divergence
 from sqlm_jax.tasks import question_files
-from sqlm_jax.workdir import run_writer
+from sqlm_jax.workdir import jsonl
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = '--config=configs/smoke.py'
@@ -361,7 +361,7 @@ def test_questions_are_written_beforehand(start, workdir, tmp_path, capsys):
     '--config.num_steps=1',
     '--config.evaluation.every=0',
   )
-  (row,) = run_writer.read_jsonl(tmp_path / 'metrics.jsonl')
+  (row,) = jsonl.read(tmp_path / 'metrics.jsonl')
   assert row['proposer/valid_rate'] == 1
   with pytest.raises(SystemExit, match=r'expected a new \.jsonl'):
     start(*ask, f'--workdir={workdir}')
@@ -404,7 +404,7 @@ def test_an_evaluation_that_was_done_is_shown_not_repeated(
   # Killed when all was answered, before its line was written.
   (workdir / 'eval.jsonl').write_text('')
   start('--mode=eval', f'--workdir={workdir}')
-  (record,) = run_writer.read_jsonl(workdir / 'eval.jsonl')
+  (record,) = jsonl.read(workdir / 'eval.jsonl')
   assert (record['set'], record['step'], record['questions']) == ('test', 0, 3)
   (workdir / 'eval.jsonl').write_text(lines)
 

@@ -17,19 +17,18 @@ import pytest
 from pyarrow import parquet
 
 from configs import smoke
-from sqlm_jax import (
-  compare,
-  display,
-  evaluate,
-  export,
-  run_evaluations,
-  sample,
-  train,
-)
+from sqlm_jax import compare, display, export, sample, train
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.run import build, divergence, saved, train_states
+from sqlm_jax.run import (
+  build,
+  divergence,
+  evaluator,
+  saved_models,
+  scheduled_evaluations,
+  train_states,
+)
 from sqlm_jax.workdir import checkpoints as checkpoints_lib
-from sqlm_jax.workdir import run_writer, storage
+from sqlm_jax.workdir import config_json, jsonl, run_writer, storage
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -52,7 +51,7 @@ def restored(config, workdir):
 def without_times(workdir):
   return [
     {k: v for k, v in row.items() if not k.startswith('time/')}
-    for row in run_writer.read_jsonl(workdir / 'metrics.jsonl')
+    for row in jsonl.read(workdir / 'metrics.jsonl')
   ]
 
 
@@ -79,7 +78,7 @@ def test_a_run_leaves_what_the_docs_say(four_steps):
   assert [row['step'] for row in rows] == [0, 1, 2, 3]
   for row in rows:
     assert all(np.isfinite(value) for value in row.values())
-  evaluations = run_writer.read_jsonl(four_steps / 'eval.jsonl')
+  evaluations = jsonl.read(four_steps / 'eval.jsonl')
   assert [(row['step'], row['set']) for row in evaluations] == [
     (step, purpose) for step in (0, 4) for purpose in ('validation', 'test')
   ]
@@ -158,7 +157,7 @@ def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
     }
   )
   train.train(config, str(tmp_path))
-  records = run_writer.read_jsonl(tmp_path / 'eval.jsonl')
+  records = jsonl.read(tmp_path / 'eval.jsonl')
   assert [r['step'] for r in records if r['set'] == 'test'] == [0, 4]
   validated = [r for r in records if r['set'] == 'validation']
   assert [r['step'] for r in validated] == [0, 1, 2, 3, 4]
@@ -174,11 +173,11 @@ def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
   # What --mode=eval asks in another way is no score of the run.
   parts = build.build(config)
   with contextlib.closing(run_writer.RunWriter(tmp_path)) as writer:
-    choice = run_evaluations.choose(parts, writer, 4)
+    choice = scheduled_evaluations.choose(parts, tmp_path, 4)
     assert choice.score == scores[4]
     other = validated[-1]['settings'] | {'temperature': 0.1}
     writer.evaluation(validated[-1] | {'settings': other, 'mean@4': 2.0})
-    assert run_evaluations.choose(parts, writer, 4) == choice
+    assert scheduled_evaluations.choose(parts, tmp_path, 4) == choice
 
 
 def test_what_a_step_remembers_survives_a_restart(tmp_path):
@@ -233,7 +232,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(four_steps, tmp_path):
 def test_a_run_goes_on_with_other_devices(four_steps, shape):
   axes = zip(('data', 'fsdp', 'tensor'), shape, strict=True)
   config = smoke_config(**{f'mesh.{axis}': size for axis, size in axes})
-  run_writer.check_config(
+  config_json.check(
     four_steps,
     config_lib.to_dict(config),
     may_change=config_lib.MAY_CHANGE,
@@ -277,7 +276,7 @@ def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
   )
   with pytest.raises(divergence.DivergedError) as caught:
     train.train(config, str(tmp_path))
-  step = len(run_writer.read_jsonl(tmp_path / 'metrics.jsonl')) - 1
+  step = len(jsonl.read(tmp_path / 'metrics.jsonl')) - 1
   said = str(caught.value)
   assert said.startswith(f'step {step}: 2 updates of train/')
   assert 'in a row were skipped, as not finite: ' in said
@@ -447,8 +446,7 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
       yield report_and_stop
 
   steps = lambda: [
-    (row['step'], row['set'])
-    for row in run_writer.read_jsonl(tmp_path / 'eval.jsonl')
+    (row['step'], row['set']) for row in jsonl.read(tmp_path / 'eval.jsonl')
   ]
   with monkeypatch.context() as patch:
     patch.setattr(display, 'progress', interrupted)
@@ -462,7 +460,7 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
     best = checkpoints_lib.best_step(manager)
   before, after = (
     row['mean@4']
-    for row in run_writer.read_jsonl(tmp_path / 'eval.jsonl')
+    for row in jsonl.read(tmp_path / 'eval.jsonl')
     if row['set'] == 'validation'
   )
   # Its score was added when it was evaluated.
@@ -520,10 +518,10 @@ def test_only_checkpoints_of_the_run_in_a_workdir_of_any_name(
   (checkpoints / 'notes').mkdir()
   parts = build.build(smoke_config())
   for which in ('latest', 'best', '4'):
-    assert saved.find(parts, workdir, which).step in (0, 4)
+    assert saved_models.find(parts, workdir, which).step in (0, 4)
   for which in ('98', '50'):
-    with pytest.raises(ValueError, match=f"'{which}': expected one of"):
-      saved.find(parts, workdir, which)
+    with pytest.raises(ValueError, match=f"'{which}': expected a checkpoint"):
+      saved_models.find(parts, workdir, which)
 
   assert train.train(smoke_config(num_steps=5), str(workdir))
   told = [m for m in caplog.messages if 'no checkpoint of this run' in m]
@@ -532,7 +530,7 @@ def test_only_checkpoints_of_the_run_in_a_workdir_of_any_name(
   assert {path.name for path in away.iterdir()} == {'98', '50', '5'}
   step, states, _ = restored(smoke_config(), workdir)
   assert step == 5
-  found = saved.find(parts, workdir, 'latest').load('solver')
+  found = saved_models.find(parts, workdir, 'latest').load('solver')
   jax.tree.map(np.testing.assert_array_equal, found, states['policy'].params)
   assert {row['step'] for row in without_times(workdir)} == {0, 1, 2, 3, 4}
 
@@ -563,9 +561,9 @@ def test_a_config_dict_trains(four_steps, tmp_path, capsys):
     train.train('smoke', str(tmp_path / 'other'))
   asked = build.build(c).sets('test')
   for call in (
-    lambda: evaluate.plan(c, asked, step=0, workdir=None),
+    lambda: evaluator.plan(c, asked, step=0, workdir=None),
     lambda: compare.compare(c, ['0', '4'], dataset='test', workdir=four_steps),
-    lambda: saved.find(c, four_steps),
+    lambda: saved_models.find(c, four_steps),
     lambda: next(sample.answers(c, {}, ['1 + 1'])),
     lambda: sample.questions(c, {}, 0),
     lambda: export.check_target(c, str(tmp_path / 'x'), as_adapter=False),
@@ -635,13 +633,13 @@ def test_terminate_and_go_on(tmp_path):
   process.send_signal(signal.SIGTERM)
   output, _ = process.communicate(timeout=120)
   assert process.returncode == 75, output
-  assert 'The same command goes on from here' in output
+  assert 'To resume, run the same command again.' in output
 
   steps = [row['step'] for row in without_times(tmp_path)]
   assert steps == list(range(len(steps)))
   files = sorted(path.name for path in (tmp_path / 'rollouts').iterdir())
   assert files == [f'step_{step:08d}.parquet' for step in steps]
-  assert f'Stopped after {len(steps)} of 100000 steps' in output
+  assert f'Stopped and saved after {len(steps)} of 100000 steps' in output
   stored = json.loads((tmp_path / 'config.json').read_text())
   assert stored['num_steps'] == 100000
   with checkpoints_lib.open_checkpoints(

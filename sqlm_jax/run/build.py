@@ -19,7 +19,7 @@ from sqlm_jax.game import contamination, repetition
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
-from sqlm_jax.run import evaluation_sets, open_model, run_date
+from sqlm_jax.run import chat_date, evaluation_sets, open_model
 from sqlm_jax.sandbox import sandbox
 from sqlm_jax.selfplay import responses, scoring
 from sqlm_jax.selfplay import rounds as rounds_lib
@@ -76,7 +76,7 @@ def build(
   Args:
     config: Config of the run; may be a ConfigDict.
     workdir: Directory of the run, None without a run. The date of the run is
-      read from it, see `run_date`.
+      read from it, see `chat_date`.
 
   Raises:
     ValueError: If the model, the mesh or a prompt does not fit the config.
@@ -91,7 +91,7 @@ def build(
     questions = question_files.read_questions(config.task.questions)
   opened = open_model.open_model(config, mesh)
   tokens = opened.tokens
-  config = run_date.fix(config, tokens, workdir)
+  config = chat_date.fix(config, tokens, workdir)
   task = _make_task(config, tokens)
   if config.task.style == 'plain':  # a chat template adds its own ending
     prompt_ends.warn(_continued(config.task), tokens.encode)
@@ -100,7 +100,7 @@ def build(
     if writers['proposer'].encode(task.proposer_prompt(topic)) is None:
       raise ValueError(
         f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}: '
-        f'expected room for the proposer prompt of topic {topic!r}'
+        f'too small for the proposer prompt of topic {topic!r}'
       )
   uses_critic = config.advantage.estimator == 'gae'
   return Parts(
@@ -118,7 +118,7 @@ def build(
     else None,
     task=task,
     sets=functools.cache(
-      functools.partial(evaluation_sets.of_config, config, task)
+      functools.partial(evaluation_sets.from_config, config, task)
     ),
     questions=questions,
     writers=writers,
@@ -298,11 +298,12 @@ def _make_task(
   config: config_lib.Config, tokens: tokenizer.Tokenizer
 ) -> base.Task:
   t = config.task
-  wrap = lambda prompt: prompt
-  if t.style == 'chat':
-    wrap = lambda prompt: tokens.chat(
-      [{'role': 'user', 'content': prompt}], t.date or None
-    )
+
+  def wrap(prompt: str) -> str:
+    if t.style != 'chat':
+      return prompt
+    return tokens.chat([{'role': 'user', 'content': prompt}], t.date or None)
+
   task = prompted.make_task(
     name=t.name,
     topics=t.topics,
@@ -385,16 +386,18 @@ def _make_writers(
   answers = functools.partial(
     writer, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
   )
-  in_turn = lambda count: list(
-    itertools.islice(itertools.cycle(s.temperatures or (s.temperature,)), count)
-  )
+
+  def take_turns(count: int) -> list[float]:
+    temperatures = itertools.cycle(s.temperatures or (s.temperature,))
+    return list(itertools.islice(temperatures, count))
+
   writers = {
     'proposer': writer(
       [p.temperature] * p.group_size, p.top_p, p.max_tokens, task.proposer_stop
     ),
     # A group is divided among the prompts that ask the same question.
     'solver': answers(
-      in_turn(s.group_size // (1 + len(config.task.solver_variants)))
+      take_turns(s.group_size // (1 + len(config.task.solver_variants)))
     ),
     # The first answer of a group is greedy; the others are sampled.
     'evaluation': answers(
@@ -402,5 +405,5 @@ def _make_writers(
     ),
   }
   if v.earlier_answers:
-    writers['voter'] = answers(in_turn(v.earlier_answers))
+    writers['voter'] = answers(take_turns(v.earlier_answers))
   return writers

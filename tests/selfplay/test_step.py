@@ -18,7 +18,7 @@ from sqlm_jax.run import build, train_states
 from sqlm_jax.selfplay import background_grading
 from sqlm_jax.selfplay import rounds as rounds_lib
 from sqlm_jax.selfplay import step as step_lib
-from sqlm_jax.workdir import rollout_rows
+from sqlm_jax.workdir import rollouts
 
 needs_bubblewrap = pytest.mark.skipif(
   shutil.which('bwrap') is None, reason='needs bubblewrap'
@@ -712,7 +712,7 @@ def test_more_rounds_until_enough_questions_tell_answers_apart():
 def test_a_row_names_the_weights_that_sampled_its_round():
   """The first round alone may have been sampled a step ahead."""
   _, outcome = Script(PROPOSALS, SOLUTIONS).play(rounds=3)
-  rows = rollout_rows.rollout_rows(
+  rows = rollouts.to_rows(
     outcome,
     seed=0,
     sampled_by={'proposer': 1, 'solver': 1},

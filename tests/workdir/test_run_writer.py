@@ -19,7 +19,7 @@ from tensorboardX.proto import event_pb2
 
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.workdir import evaluation_files, run_writer, storage
+from sqlm_jax.workdir import evaluations, run_writer, storage
 from tests import buckets
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def test_rollouts_have_the_columns_of_the_schema(writer):
   writer.rollouts(12, [ROW, short | {'answer': None, 'reward': None}])
   path = writer.workdir / 'rollouts' / 'step_00000012.parquet'
   table = parquet.read_table(path)
-  assert table.schema.equals(run_writer.ROLLOUT_SCHEMA, check_metadata=False)
+  assert table.schema.equals(rollouts.SCHEMA, check_metadata=False)
   assert table.schema.field('policy_step').type == pa.int64()
   assert table.schema.field('logprob').type == pa.float32()
   assert table.to_pylist() == [
@@ -218,7 +218,7 @@ def test_killed_and_resumed_run_leaves_what_an_unbroken_one_does(tmp_path):
 
 
 def read(writer, name):
-  return run_writer.read_jsonl(writer.workdir / f'{name}.jsonl')
+  return jsonl.read(writer.workdir / f'{name}.jsonl')
 
 
 def test_rewind_of_a_run_that_wrote_nothing_does_nothing(writer):
@@ -237,7 +237,7 @@ def test_rewind_leaves_files_that_it_did_not_write(writer):
 def test_half_written_last_line_is_left_out(tmp_path, half):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"step": 0}\n' + half)
-  assert run_writer.read_jsonl(path) == [{'step': 0}]
+  assert jsonl.read(path) == [{'step': 0}]
 
 
 def test_a_line_that_ends_within_a_character_is_left_out(writer):
@@ -257,30 +257,30 @@ def test_a_damaged_character_inside_is_an_error(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_bytes(b'{"step": "\xe6\xb8"}\n{"step": 2}\n')
   with pytest.raises(ValueError, match=r'metrics\.jsonl:1: expected a JSON'):
-    run_writer.read_jsonl(path)
+    jsonl.read(path)
 
 
 WRITES = """
 import contextlib, locale, pathlib, sys
-from sqlm_jax.workdir import evaluation_files, run_writer
+from sqlm_jax.workdir import evaluations, run_writer
 assert locale.getpreferredencoding() != 'UTF-8'
 workdir = pathlib.Path(sys.argv[1])
 text = '注文 \\ud800 \\u2028'
 config = {'task': {'topics': [text]}}
-run_writer.write_config(workdir, config)
-assert run_writer.read_config(workdir) == config
-run_writer.check_config(workdir, config)
+config_json.write(workdir, config)
+assert config_json.read(workdir) == config
+config_json.check(workdir, config)
 writer = run_writer.RunWriter(workdir)
 writer.evaluation({'step': 1, 'set': text})
 writer.rewind(1)
 assert writer.evaluations() == [{'step': 1, 'set': text}]
 settings = {'step': 1, 'set': 'test', 'origin': text}
-files = evaluation_files.find(workdir, settings)
+files = evaluations.find_files(workdir, settings)
 files.directory.mkdir(parents=True)
 with contextlib.ExitStack() as stack:
-  evaluation_files.start(files, stack)
-  evaluation_files.append(files, [{'index': 0, 'question': text}])
-found = evaluation_files.find(workdir, settings)
+  evaluations.start(files, stack)
+  evaluations.append_answers(files, [{'index': 0, 'question': text}])
+found = evaluations.find_files(workdir, settings)
 assert found.rows == [{'index': 0, 'question': text}]
 """
 
@@ -322,7 +322,7 @@ def test_damaged_line_inside_is_an_error_with_its_number(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"step": 0}\n{"st\n{"step": 2}\n')
   with pytest.raises(ValueError, match=r'metrics\.jsonl:2: expected a JSON'):
-    run_writer.read_jsonl(path)
+    jsonl.read(path)
 
 
 CONFIG = {
@@ -335,27 +335,27 @@ CONFIG = {
 
 def test_config_is_written_once_and_accepted_again(tmp_path):
   workdir = tmp_path / 'runs' / 'one'
-  assert run_writer.read_config(workdir) is None
-  run_writer.check_config(workdir, CONFIG)
+  assert config_json.read(workdir) is None
+  config_json.check(workdir, CONFIG)
   assert not workdir.exists()  # looking leaves nothing behind
-  run_writer.write_config(workdir, CONFIG)
+  config_json.write(workdir, CONFIG)
   first = (workdir / 'config.json').read_bytes()
-  run_writer.check_config(workdir, CONFIG)
-  run_writer.write_config(workdir, CONFIG)
+  config_json.check(workdir, CONFIG)
+  config_json.write(workdir, CONFIG)
   assert (workdir / 'config.json').read_bytes() == first
   # What JSON makes of it: a tuple becomes a list.
-  assert run_writer.read_config(workdir) == json.loads(json.dumps(CONFIG))
+  assert config_json.read(workdir) == json.loads(json.dumps(CONFIG))
 
 
 def test_config_of_another_run_is_refused_by_key_and_values(tmp_path):
-  run_writer.write_config(tmp_path, CONFIG)
+  config_json.write(tmp_path, CONFIG)
   other = CONFIG | {
     'seed': 1,
     'task': {'topics': ('sums',), 'prompt': 'Q: ' * 50 + 'Answer: '},
     'loss': {'kl': None},
   }
   with pytest.raises(ValueError, match='another --workdir') as error:
-    run_writer.check_config(tmp_path, other, may_change={'num_steps'})
+    config_json.check(tmp_path, other, may_change={'num_steps'})
   assert str(error.value).splitlines()[1:] == [
     '  loss.kl_coef: no such key -> None',
     '  seed: 0 -> 1',
@@ -363,19 +363,19 @@ def test_config_of_another_run_is_refused_by_key_and_values(tmp_path):
     "  task.prompt: …Q: Q: Q: A: ' -> …Q: Q: Q: Answer: '",
     "  task.topics: ['sums', 'products'] -> ['sums']",
   ]
-  assert run_writer.read_config(tmp_path)['seed'] == 0
+  assert config_json.read(tmp_path)['seed'] == 0
 
 
 def test_config_may_change_where_it_is_told_to(tmp_path):
-  run_writer.write_config(tmp_path, CONFIG)
+  config_json.write(tmp_path, CONFIG)
   longer = CONFIG | {'num_steps': 40, 'checkpoint': {'every': 5}}
   with pytest.raises(ValueError, match='num_steps: 20 -> 40'):
-    run_writer.check_config(tmp_path, longer, may_change={'checkpoint.every'})
-  run_writer.check_config(
+    config_json.check(tmp_path, longer, may_change={'checkpoint.every'})
+  config_json.check(
     tmp_path, longer, may_change={'num_steps', 'checkpoint.every'}
   )
-  run_writer.write_config(tmp_path, longer)
-  assert run_writer.read_config(tmp_path)['num_steps'] == 40
+  config_json.write(tmp_path, longer)
+  assert config_json.read(tmp_path)['num_steps'] == 40
 
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path):
@@ -385,16 +385,14 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
   )
   old = json.loads(json.dumps(config))
   del old['sampler']['one_step_ahead'], old['sampler']['dtype']
-  run_writer.write_config(tmp_path, old)
-  check = functools.partial(
-    run_writer.check_config, complete=config_lib.complete
-  )
+  config_json.write(tmp_path, old)
+  check = functools.partial(config_json.check, complete=config_lib.complete)
   check(tmp_path, config)
   config['sampler']['one_step_ahead'] = True
   with pytest.raises(ValueError, match=r'sampler\.one_step_ahead: False'):
     check(tmp_path, config)
   # What it cannot read, of a later version say, is told as it stands.
-  run_writer.write_config(tmp_path, old | {'later': 1})
+  config_json.write(tmp_path, old | {'later': 1})
   with pytest.raises(ValueError, match='later: 1 -> no such key'):
     check(tmp_path, config)
 
@@ -402,7 +400,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
 def test_damaged_config_is_an_error_with_its_path(tmp_path):
   (tmp_path / 'config.json').write_text('{"seed": ')
   with pytest.raises(ValueError, match=r'config\.json: expected JSON'):
-    run_writer.check_config(tmp_path, CONFIG)
+    config_json.check(tmp_path, CONFIG)
 
 
 def test_a_run_in_a_bucket_leaves_the_same():
@@ -411,7 +409,7 @@ def test_a_run_in_a_bucket_leaves_the_same():
   config = {'seed': 1, 'model': {'path': 'random'}}
   with buckets.doubled():
     with storage.locked(workdir):
-      run_writer.write_config(workdir, config)
+      config_json.write(workdir, config)
       with contextlib.closing(run_writer.RunWriter(workdir)) as writer:
         for step in range(3):
           writer.rollouts(step, [ROW])
@@ -420,25 +418,25 @@ def test_a_run_in_a_bucket_leaves_the_same():
       with contextlib.closing(run_writer.RunWriter(workdir)) as writer:
         writer.rewind(1)
         writer.metrics(1, {'solver/reward': 0.75})
-    assert run_writer.read_jsonl(f'{workdir}/metrics.jsonl') == [
+    assert jsonl.read(f'{workdir}/metrics.jsonl') == [
       {'step': 0, 'solver/reward': 0.0},
       {'step': 1, 'solver/reward': 0.75},
     ]
     assert [row['step'] for row in writer.evaluations()] == [0, 1]
-    (file,) = run_writer.rollout_files(workdir, before=9)
+    (file,) = rollouts.files(workdir, before=9)
     assert f'{file}' == f'{workdir}/rollouts/step_00000000.parquet'
     with file.open('rb') as opened:
       assert parquet.read_table(opened).num_rows == 1
     with pytest.raises(ValueError, match=r'seed: 1 -> 2'):
-      run_writer.check_config(workdir, config | {'seed': 2})
-    files = evaluation_files.find(workdir, {'step': 4, 'set': 'test'})
+      config_json.check(workdir, config | {'seed': 2})
+    files = evaluations.find_files(workdir, {'step': 4, 'set': 'test'})
     with contextlib.ExitStack() as stack:
-      evaluation_files.start(files, stack)
+      evaluations.start(files, stack)
     for index in range(2):
-      evaluation_files.append(files, [{'index': index}])
-    again = evaluation_files.find(workdir, {'step': 4, 'set': 'test'})
+      evaluations.append_answers(files, [{'index': index}])
+    again = evaluations.find_files(workdir, {'step': 4, 'set': 'test'})
     assert again.rows == [{'index': 0}, {'index': 1}]
-    evaluation_files.forget_after(workdir, 3)
+    evaluations.rewind(workdir, 3)
     assert not again.directory.exists()
     left = {path.name for path in epath.Path(workdir).iterdir()}
   names = {'config.json', 'metrics.jsonl', 'eval.jsonl', 'rollouts'}

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from configs import smoke
-from sqlm_jax import evaluate, train
+from sqlm_jax import train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.pretrained import chat, tokenizer
-from sqlm_jax.run import build, evaluation_sets
-from sqlm_jax.workdir import run_writer
+from sqlm_jax.run import build, evaluation_sets, evaluator
+from sqlm_jax.workdir import config_json, rollouts
 from tests.pretrained import families
 
 torch = pytest.importorskip('torch')
@@ -65,7 +65,7 @@ def test_the_date_is_that_of_the_first_start(model_path, tmp_path, clock):
   parts = build.build(config, tmp_path)
   assert prompt_of(parts).startswith('Today is 01 May 2031. ')
   assert parts.config.task.date == '2031-05-01'
-  run_writer.write_config(tmp_path, config_lib.to_dict(parts.config))
+  config_json.write(tmp_path, config_lib.to_dict(parts.config))
   clock.day = 2
   again = build.build(config, tmp_path)
   assert prompt_of(again) == prompt_of(parts)
@@ -85,12 +85,12 @@ def test_a_run_and_its_evaluation_go_on_the_next_day(
   train.train(make_config(model_path, num_steps=2), str(tmp_path))
   stored = json.loads((tmp_path / 'config.json').read_text())
   assert stored['task']['date'] == '2031-05-01'
-  files = run_writer.rollout_files(str(tmp_path), before=2)
+  files = rollouts.files(str(tmp_path), before=2)
   assert len(files) == 2
   # The evaluation before training is found again, not begun again.
   parts = build.build(make_config(model_path, num_steps=2), tmp_path)
   asked = parts.sets(evaluation_sets.TEST)
-  planned = evaluate.plan(parts, asked, step=0, workdir=tmp_path)
+  planned = evaluator.plan(parts, asked, step=0, workdir=tmp_path)
   assert planned.is_answered
   assert 'Today is 01 May 2031' in planned.files.settings['first_prompt']
 
@@ -100,7 +100,7 @@ def test_a_date_of_the_users_own(model_path, tmp_path, clock):
   parts = build.build(make_config(model_path, **{'task.date': '1999-12-31'}))
   assert prompt_of(parts).startswith('Today is 31 Dec 1999. ')
   begun = build.build(make_config(model_path), tmp_path)
-  run_writer.write_config(tmp_path, config_lib.to_dict(begun.config))
+  config_json.write(tmp_path, config_lib.to_dict(begun.config))
   other = make_config(model_path, **{'task.date': '1999-12-31'})
   with pytest.raises(ValueError, match=r'task\.date: .*2031-05-01.*1999-12-31'):
     train.train(other, str(tmp_path))
@@ -125,8 +125,8 @@ def test_a_run_of_an_earlier_version_goes_on(model_path, tmp_path):
   config = make_config(model_path)
   stored = config_lib.to_dict(config)
   del stored['task']['date']
-  run_writer.write_config(tmp_path, stored)
+  config_json.write(tmp_path, stored)
   parts = build.build(config, tmp_path)
-  run_writer.check_config(
+  config_json.check(
     tmp_path, config_lib.to_dict(parts.config), complete=config_lib.complete
   )

@@ -35,7 +35,7 @@ def record_of(parts, purpose, step, score, **changes):
     'greedy': 0.9,
     'intervals': {'mean@2': [0, 1], 'greedy': [0, 1]},
     'questions': len(asked.examples),
-    'settings': run_writer.as_stored(settings) | changes,
+    'settings': config_json.as_stored(settings) | changes,
   }
 
 

@@ -12,7 +12,7 @@ from sqlm_jax import evaluate
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.evaluation import report
 from sqlm_jax.run import build, evaluation_sets
-from sqlm_jax.workdir import evaluation_files
+from sqlm_jax.workdir import evaluations
 
 PAIRS = tuple((f'{a} + {b}', str(a + b)) for a in range(5) for b in range(5))
 
@@ -185,7 +185,7 @@ def test_nothing_is_kept_without_a_workdir(parts, params, whole):
 def test_damaged_answers_are_named(parts, tmp_path):
   files = plan(parts, tmp_path).files
   with contextlib.ExitStack() as stack:
-    evaluation_files.start(files, stack)
+    evaluations.start(files, stack)
   path = files.directory / 'answers.jsonl'
   path.write_text('{"index": 0}\n{"index": 2}\n')
   with pytest.raises(ValueError, match='one line a question, in order'):
@@ -198,7 +198,7 @@ def test_damaged_answers_are_named(parts, tmp_path):
 def test_two_do_not_ask_the_same_at_once(parts, params, tmp_path):
   """Their answers would stand in one file, twice."""
   with contextlib.ExitStack() as stack:
-    evaluation_files.start(plan(parts, tmp_path).files, stack)
+    evaluations.start(plan(parts, tmp_path).files, stack)
     with pytest.raises(RuntimeError, match='another run is writing there'):
       evaluate.evaluate(plan(parts, tmp_path), params)
   assert evaluate.evaluate(plan(parts, tmp_path), params)
@@ -207,11 +207,11 @@ def test_two_do_not_ask_the_same_at_once(parts, params, tmp_path):
 def test_evaluations_of_steps_that_are_repeated_are_forgotten(parts, tmp_path):
   with contextlib.ExitStack() as stack:
     for step in (0, 2, 4):
-      evaluation_files.start(plan(parts, tmp_path, step).files, stack)
-  evaluation_files.forget_after(tmp_path, 2)
+      evaluations.start(plan(parts, tmp_path, step).files, stack)
+  evaluations.rewind(tmp_path, 2)
   left = sorted(p.name[:8] for p in (tmp_path / 'evaluations').iterdir())
   assert left == ['00000000', '00000002']
-  evaluation_files.forget_after(tmp_path / 'nothing', 2)
+  evaluations.rewind(tmp_path / 'nothing', 2)
 
 
 def test_a_judge_that_fails_its_test_judges_nothing(parts, params, tmp_path):
