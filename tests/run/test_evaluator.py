@@ -1,4 +1,4 @@
-"""Evaluations of the tiny random model: figures, files, interruptions."""
+"""Tests of evaluations of a tiny random model, also after interruptions."""
 
 import contextlib
 import json
@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from configs import smoke
-from sqlm_jax import evaluate
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.evaluation import report
-from sqlm_jax.run import build, evaluation_sets
+from sqlm_jax.run import build, evaluator
 from sqlm_jax.workdir import evaluations
 
 PAIRS = tuple((f'{a} + {b}', str(a + b)) for a in range(5) for b in range(5))
@@ -41,27 +40,27 @@ def params(parts):
 
 
 def plan(parts, workdir, step=0):
-  return evaluate.plan(parts, parts.sets('test'), step=step, workdir=workdir)
+  return evaluator.plan(parts, parts.sets('test'), step=step, workdir=workdir)
 
 
 @pytest.fixture(scope='module')
-def whole(parts, params, tmp_path_factory):
-  """An evaluation that nothing interrupted."""
-  planned = plan(parts, tmp_path_factory.mktemp('whole'))
-  return planned, evaluate.evaluate(planned, params)
+def uninterrupted(parts, params, tmp_path_factory):
+  """Returns the plan and the result of an uninterrupted evaluation."""
+  planned = plan(parts, tmp_path_factory.mktemp('uninterrupted'))
+  return planned, evaluator.evaluate(planned, params)
 
 
-def test_a_record_says_what_was_asked_and_how(whole, parts):
-  _, record = whole
-  assert (record['task'], record['set']) == ('smoke', 'test')
-  assert record['step'] == 0
-  assert record['questions'] == len(PAIRS)
-  assert list(record['intervals']) == [
+def test_a_result_has_figures_intervals_and_settings(uninterrupted, parts):
+  _, result = uninterrupted
+  assert (result['task'], result['set']) == ('smoke', 'test')
+  assert result['step'] == 0
+  assert result['questions'] == len(PAIRS)
+  assert list(result['intervals']) == [
     *('greedy', 'mean@2', 'pass@2', 'pass@4', 'maj@2', 'unparsed')
   ]
-  for name, (low, high) in record['intervals'].items():
-    assert 0 <= low <= record[name] <= high <= 1
-  settings = record['settings']
+  for name, (low, high) in result['intervals'].items():
+    assert 0 <= low <= result[name] <= high <= 1
+  settings = result['settings']
   assert settings['first_prompt'] == ('Here is a question: 0 + 0\nA number: ')
   assert settings['solver_prompt'] == parts.config.task.solver_prompt
   for key, value in (
@@ -73,12 +72,12 @@ def test_a_record_says_what_was_asked_and_how(whole, parts):
     ('model', 'random'),
   ):
     assert settings[key] == value
-  assert json.loads(json.dumps(record)) == record
-  assert report.rows(record)['questions'] == '25 of task.test'
+  assert json.loads(json.dumps(result)) == result
+  assert report.rows(result)['questions'] == '25 of task.test'
 
 
-def test_rows_hold_every_answer_and_its_grade(whole):
-  planned, record = whole
+def test_rows_contain_all_answers_and_grades(uninterrupted):
+  planned, result = uninterrupted
   path = planned.files.directory / 'answers.jsonl'
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   assert rows == planned.files.rows
@@ -88,7 +87,7 @@ def test_rows_hold_every_answer_and_its_grade(whole):
     assert len(row['responses']) == len(row['answers']) == 1 + 2 * 2
     assert row['right'] == [a == row['true'] for a in row['answers']]
   greedy = np.mean([row['right'][0] for row in rows])
-  assert record['greedy'] == greedy
+  assert result['greedy'] == greedy
   names = {p.name for p in planned.files.directory.iterdir()}
   assert names == {
     'answers.jsonl',
@@ -101,8 +100,10 @@ def test_rows_hold_every_answer_and_its_grade(whole):
   }
 
 
-def test_an_interrupted_evaluation_goes_on(whole, parts, params, tmp_path):
-  """Killed within a line: what is whole is not asked again."""
+def test_an_interrupted_evaluation_is_resumed(
+  uninterrupted, parts, params, tmp_path
+):
+  """Only the questions without a complete line are answered again."""
   seen = []
 
   class Killed(Exception):
@@ -114,32 +115,32 @@ def test_an_interrupted_evaluation_goes_on(whole, parts, params, tmp_path):
       raise Killed
 
   with pytest.raises(Killed):
-    evaluate.evaluate(plan(parts, tmp_path), params, progress=die)
+    evaluator.evaluate(plan(parts, tmp_path), params, progress=die)
   assert seen == [(0, 25), (4, 25), (8, 25), (12, 25)]
   path = plan(parts, tmp_path).files.directory / 'answers.jsonl'
-  whole_lines = path.read_text()
-  path.write_text(whole_lines[:-20])
+  lines = path.read_text()
+  path.write_text(lines[:-20])
   planned = plan(parts, tmp_path)
   assert len(planned.files.rows) == 11
   seen.clear()
-  record = evaluate.evaluate(
+  result = evaluator.evaluate(
     planned, params, progress=lambda *done: seen.append(done)
   )
   assert seen == [(n, 25) for n in (11, 15, 19, 23, 25)]
-  expected_plan, expected = whole
+  expected_plan, expected = uninterrupted
   assert planned.files.rows == expected_plan.files.rows
   assert (
     path.read_text()
     == (expected_plan.files.directory / 'answers.jsonl').read_text()
   )
-  assert record | {'seconds': 0} == expected | {'seconds': 0}
+  assert result | {'seconds': 0} == expected | {'seconds': 0}
 
 
-def test_what_is_answered_is_not_asked_again(whole, parts):
-  planned = plan(parts, whole[0].files.directory.parent.parent)
+def test_answered_questions_are_not_answered_again(uninterrupted, parts):
+  planned = plan(parts, uninterrupted[0].files.directory.parent.parent)
   assert planned.is_answered
-  record = evaluate.evaluate(planned, None)  # there is no model to ask
-  assert record | {'seconds': 0} == whole[1] | {'seconds': 0}
+  result = evaluator.evaluate(planned, None)  # without a model
+  assert result | {'seconds': 0} == uninterrupted[1] | {'seconds': 0}
 
 
 @pytest.mark.parametrize(
@@ -153,13 +154,15 @@ def test_what_is_answered_is_not_asked_again(whole, parts):
     {'sampler.dtype': 'bfloat16'},
   ],
 )
-def test_other_settings_are_another_evaluation(whole, changes):
-  planned = plan(make_parts(**changes), whole[0].files.directory.parent.parent)
+def test_other_settings_start_another_evaluation(uninterrupted, changes):
+  planned = plan(
+    make_parts(**changes), uninterrupted[0].files.directory.parent.parent
+  )
   assert not planned.files.rows
-  assert planned.files.directory != whole[0].files.directory
+  assert planned.files.directory != uninterrupted[0].files.directory
 
 
-def test_answers_are_graded_beside_the_sampler(parts, params, whole):
+def test_answers_are_graded_in_another_thread(parts, params, uninterrupted):
   threads, graded = set(), []
 
   def grade(groups, examples):
@@ -168,127 +171,54 @@ def test_answers_are_graded_beside_the_sampler(parts, params, whole):
     return parts.task.grade(groups, examples)
 
   watched = parts._replace(task=parts.task._replace(grade=grade))
-  record = evaluate.evaluate(plan(watched, None), params)
-  assert record | {'seconds': 0} == whole[1] | {'seconds': 0}
+  result = evaluator.evaluate(plan(watched, None), params)
+  assert result | {'seconds': 0} == uninterrupted[1] | {'seconds': 0}
   assert sorted(example.question for example in graded) == sorted(
     question for question, _ in PAIRS
   )
   assert all(name.startswith('reading') for name in threads)
 
 
-def test_nothing_is_kept_without_a_workdir(parts, params, whole):
+def test_an_evaluation_needs_no_workdir(parts, params, uninterrupted):
   planned = plan(parts, None)
-  record = evaluate.evaluate(planned, params)
-  assert record | {'seconds': 0} == whole[1] | {'seconds': 0}
+  result = evaluator.evaluate(planned, params)
+  assert result | {'seconds': 0} == uninterrupted[1] | {'seconds': 0}
 
 
-def test_damaged_answers_are_named(parts, tmp_path):
-  files = plan(parts, tmp_path).files
-  with contextlib.ExitStack() as stack:
-    evaluations.start(files, stack)
-  path = files.directory / 'answers.jsonl'
-  path.write_text('{"index": 0}\n{"index": 2}\n')
-  with pytest.raises(ValueError, match='one line a question, in order'):
-    plan(parts, tmp_path)
-  path.write_text('what\n{"index": 0}\n')
-  with pytest.raises(ValueError, match=r'answers\.jsonl:1: expected a JSON'):
-    plan(parts, tmp_path)
-
-
-def test_two_do_not_ask_the_same_at_once(parts, params, tmp_path):
-  """Their answers would stand in one file, twice."""
+def test_the_same_evaluation_cannot_run_twice_at_once(parts, params, tmp_path):
+  """Otherwise every answer would be in the file twice."""
   with contextlib.ExitStack() as stack:
     evaluations.start(plan(parts, tmp_path).files, stack)
-    with pytest.raises(RuntimeError, match='another run is writing there'):
-      evaluate.evaluate(plan(parts, tmp_path), params)
-  assert evaluate.evaluate(plan(parts, tmp_path), params)
+    with pytest.raises(RuntimeError, match='another run is writing to this'):
+      evaluator.evaluate(plan(parts, tmp_path), params)
+  assert evaluator.evaluate(plan(parts, tmp_path), params)
 
 
-def test_evaluations_of_steps_that_are_repeated_are_forgotten(parts, tmp_path):
-  with contextlib.ExitStack() as stack:
-    for step in (0, 2, 4):
-      evaluations.start(plan(parts, tmp_path, step).files, stack)
-  evaluations.rewind(tmp_path, 2)
-  left = sorted(p.name[:8] for p in (tmp_path / 'evaluations').iterdir())
-  assert left == ['00000000', '00000002']
-  evaluations.rewind(tmp_path / 'nothing', 2)
-
-
-def test_a_judge_that_fails_its_test_judges_nothing(parts, params, tmp_path):
+def test_a_failed_self_test_stops_the_evaluation(parts, params, tmp_path):
   def fail(examples):
     raise RuntimeError(f'of {len(examples)}')
 
   broken = parts._replace(task=parts.task._replace(self_test=fail))
-  planned = evaluate.plan(broken, parts.sets('test'), step=0, workdir=tmp_path)
+  planned = evaluator.plan(broken, parts.sets('test'), step=0, workdir=tmp_path)
   with pytest.raises(RuntimeError, match='of 25'):
-    evaluate.evaluate(planned, params)
+    evaluator.evaluate(planned, params)
   assert not (tmp_path / 'evaluations').exists()
 
 
-def test_greedy_alone(whole, tmp_path):
+def test_only_greedy_answers(uninterrupted, tmp_path):
   parts = make_parts(**{'evaluation.samples': 0})
   assert parts.writers['evaluation'].settings.temperature.tolist() == [0.0]
   planned = plan(parts, tmp_path)
   lists = ('responses', 'answers', 'right', 'finished')
-  for row in whole[0].files.rows:
+  for row in uninterrupted[0].files.rows:
     planned.files.rows.append(row | {name: row[name][:1] for name in lists})
   planned.files.directory.mkdir(parents=True)
-  record = evaluate.evaluate(planned, None)
-  assert list(record['intervals']) == ['greedy', 'unparsed']
-  assert 'reliability' not in record
+  result = evaluator.evaluate(planned, None)
+  assert list(result['intervals']) == ['greedy', 'unparsed']
+  assert 'reliability' not in result
 
 
-def test_a_question_that_does_not_fit_is_named(parts):
+def test_a_prompt_that_is_too_long_is_an_error_with_the_question(parts):
   long = make_parts(**{'sampler.max_prompt_tokens': 30})
-  with pytest.raises(ValueError, match=r"room for the question '0 \+ 0'"):
+  with pytest.raises(ValueError, match=r"prompt of the question '0 \+ 0'"):
     plan(long, None)
-
-
-def test_sets_of_a_dataset(parts, tmp_path, monkeypatch):
-  monkeypatch.setenv('SQLM_JAX_CACHE', str(tmp_path))
-  changes = {
-    'task.test': (),
-    'evaluation.test': 'multiplication/test[:3]',
-    'evaluation.question_template': 'What is {question}?',
-  }
-  asked = make_parts(**changes).sets('test')
-  assert (asked.name, asked.origin) == ('test', 'multiplication/test[:3]')
-  assert asked.examples[0].question == 'What is 974 * 780?'
-  again = make_parts(**changes).sets('test')
-  assert again.fingerprint == asked.fingerprint
-  changes['evaluation.test'] = 'multiplication/test[1:4]'
-  assert make_parts(**changes).sets('test').fingerprint != asked.fingerprint
-
-
-def test_examples_that_cannot_be_judged_are_left_out(parts, tmp_path, caplog):
-  path = tmp_path / 'mine.jsonl'
-  rows = [
-    {'question': '1 + 1', 'answer': '2'},
-    {'question': '?', 'answer': 'x'},
-  ]
-  path.write_text('\n'.join(map(json.dumps, rows)))
-  read = lambda: evaluation_sets.of_dataset(parts.config, parts.task, str(path))
-  assert [e.question for e in read().examples] == ['1 + 1']
-  assert '1 of 2 examples are left out' in caplog.text
-  path.write_text(json.dumps(rows[1]))
-  with pytest.raises(
-    ValueError, match=r'none of 1 examples fits task\.answer_k'
-  ):
-    read()
-
-
-def test_sets_that_share_a_question_are_refused(parts, tmp_path):
-  path = tmp_path / 'mine.jsonl'
-  path.write_text(json.dumps({'question': 'What is 2+3?', 'answer': '5'}))
-  other = evaluation_sets.of_dataset(parts.config, parts.task, str(path))
-  with pytest.raises(ValueError, match=r"found 1, the first: '2 \+ 3'"):
-    evaluation_sets.check_disjoint(parts.sets('test'), other)
-  evaluation_sets.check_disjoint(
-    other._replace(examples=()), parts.sets('test')
-  )
-
-
-def test_a_true_answer_of_a_config_that_cannot_be_read_is_named():
-  parts = make_parts(**{'task.test': (('1 + 1', 'two'),)})
-  with pytest.raises(ValueError, match=r"task\.evaluation: \('1 \+ 1', 'two'"):
-    parts.sets('test')
