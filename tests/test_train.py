@@ -127,7 +127,7 @@ def test_a_finished_run_is_not_touched_again(four_steps, capsys):
   evaluations = (four_steps / 'eval.jsonl').read_text()
   train.train(smoke_config(), str(four_steps))
   shown = capsys.readouterr().out
-  assert 'Going on from the checkpoint of step 4.' in shown
+  assert 'Resuming from the checkpoint of step 4.' in shown
   assert 'Trained 4 steps.' in shown
   assert (four_steps / 'metrics.jsonl').read_text() == lines
   assert (four_steps / 'eval.jsonl').read_text() == evaluations
@@ -248,7 +248,9 @@ def test_a_run_goes_on_with_other_devices(four_steps, shape):
 def test_a_run_without_its_checkpoints_is_not_played_again(tmp_path):
   line = '{"step": 0}\n'
   (tmp_path / 'metrics.jsonl').write_text(line)
-  with pytest.raises(ValueError, match='/checkpoints: expected the checkpoi'):
+  with pytest.raises(
+    ValueError, match='/checkpoints: this directory is missing'
+  ):
     train.train(smoke_config(), str(tmp_path))
   assert (tmp_path / 'metrics.jsonl').read_text() == line
 
@@ -278,8 +280,8 @@ def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
     train.train(config, str(tmp_path))
   step = len(jsonl.read(tmp_path / 'metrics.jsonl')) - 1
   said = str(caught.value)
-  assert said.startswith(f'step {step}: 2 updates of train/')
-  assert 'in a row were skipped, as not finite: ' in said
+  assert said.startswith(f'step {step}: 2 consecutive updates of train/')
+  assert 'skipped because these metrics were not finite: ' in said
   assert f'good checkpoint is {tmp_path}/checkpoints/{step}.' in said
   last = without_times(tmp_path)[-1]
   assert 1 in (
@@ -347,8 +349,8 @@ def test_unreadable_questions_are_told_once(tmp_path, caplog):
   unreadable(tmp_path, num_steps=4)
   (message,) = told(caplog)
   assert message.startswith(
-    'step 2: most questions could not be used in 3 steps in a row. '
-    '8 of 8 in this step: '
+    'step 2: most questions could not be used in 3 consecutive steps. '
+    'In this step 8 of 8: '
   )
   assert "did not match task.question_pattern='問題：.*'" in message
   assert message.count("', '") >= 2  # three of them are shown
@@ -362,7 +364,7 @@ def test_unreadable_questions_are_told_once(tmp_path, caplog):
 def test_unreadable_questions_can_stop_a_run(tmp_path, caplog):
   with pytest.raises(
     divergence.DivergedError,
-    match=r'step 1: most .* in 2 steps .*\(divergence\.unreadable_steps=2\)',
+    match=r'step 1: most .* in 2 .*\(divergence\.max_unreadable_steps=2\)',
   ) as caught:
     unreadable(tmp_path, **{'divergence.max_unreadable_steps': 2})
   assert f'good checkpoint is {tmp_path}/checkpoints/1.' in str(caught.value)
@@ -524,7 +526,7 @@ def test_only_checkpoints_of_the_run_in_a_workdir_of_any_name(
       saved_models.find(parts, workdir, which)
 
   assert train.train(smoke_config(num_steps=5), str(workdir))
-  told = [m for m in caplog.messages if 'no checkpoint of this run' in m]
+  told = [m for m in caplog.messages if 'not a checkpoint of this run' in m]
   assert len(told) == 3
   away = workdir / 'damaged_checkpoints'
   assert {path.name for path in away.iterdir()} == {'98', '50', '5'}

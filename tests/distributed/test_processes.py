@@ -224,7 +224,7 @@ def test_a_workdir_that_is_taken_is_refused_to_both(tmp_path):
         process.kill()
   assert [p.returncode for p in processes] == [1, 1], outputs
   for said in outputs:
-    assert 'another run is writing there' in said
+    assert 'another run is writing to this directory' in said
 
 
 # Exchanges with the other process until one of them fails in its own way.

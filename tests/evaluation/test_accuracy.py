@@ -119,8 +119,8 @@ def test_95_percent_of_the_intervals_contain_the_true_value():
   ]
   held = sum(x['low'] <= 0.3 <= x['high'] for x in intervals)
   # The count is binomial with probability 0.95 and a standard deviation of 2.4.
-  # The lower limit is five of them below the mean, because a percentile interval
-  # of a fraction is slightly too short.
+  # The lower limit is five standard deviations below the mean, because a
+  # percentile interval of a fraction is slightly too short.
   assert 102 <= held < 120
 
 

@@ -59,8 +59,8 @@ def test_all_sign_flips_of_few_questions_are_tried():
 def tango(differences: float, z: float = 1.959963984540054) -> float:
   """Computes the upper end of the score interval without any difference.
 
-  See Tango (1998). With no discordant pair among n, the score of a difference d > 0 is
-  n d / sqrt(n d (1 - d)), which is z at d = z^2 / (n + z^2).
+  With no discordant pair among n, the score of a difference d > 0 is
+  n d / sqrt(n d (1 - d)), which is z at d = z^2 / (n + z^2) (Tango, 1998).
   """
   return z**2 / (differences + z**2)
 
