@@ -138,7 +138,7 @@ def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
     lambda: run_writer.check_config(
       directory,
       stored,
-      may_change=config_lib.MAY_CHANGE,
+      may_change=config_lib.MAY_CHANGE_TO_RESUME,
       complete=config_lib.complete,
     )
   )

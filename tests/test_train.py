@@ -236,7 +236,7 @@ def test_a_run_goes_on_with_other_devices(four_steps, shape):
   run_writer.check_config(
     four_steps,
     config_lib.to_dict(config),
-    may_change=config_lib.MAY_CHANGE,
+    may_change=config_lib.MAY_CHANGE_TO_RESUME,
   )
   step, states, host = restored(config, four_steps)
   expected = restored(smoke_config(), four_steps)

@@ -12,6 +12,7 @@ import optax
 import transformers
 from etils import epath
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer, sampler
@@ -126,7 +127,7 @@ def build(
   )
 
 
-def _continued(task: config_lib.Task) -> dict[str, tuple[str, ...]]:
+def _continued(task: game_schema.Task) -> dict[str, tuple[str, ...]]:
   """Returns the prompt templates that a model continues, by config key."""
   templates = {
     'task.proposer_prompt': (task.proposer_prompt,),
@@ -330,7 +331,7 @@ def _make_task(
   )
 
 
-def _open_sandbox(config: config_lib.Sandbox) -> sandbox.Sandbox:
+def _open_sandbox(config: game_schema.Sandbox) -> sandbox.Sandbox:
   return sandbox.open_sandbox(
     config.backend,
     workers=config.workers or len(os.sched_getaffinity(0)),

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
-from sqlm_jax.config import checks
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.run import build, train_states, unreadable_questions
@@ -127,7 +126,7 @@ def react(
   if not wrong and not alarmed:
     return states, health, False
   last = checkpoints.latest_step(manager)
-  may = rules.action == checks.ROLL_BACK and last is not None
+  may = rules.action == 'roll_back' and last is not None
   if wrong or not may or health.rollbacks >= rules.max_rollbacks:
     where = 'There is no checkpoint yet.'
     if last is not None:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import optax
 
-from sqlm_jax.config import checks
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer
@@ -30,7 +29,7 @@ def initial_states(parts: build.Parts) -> rounds_lib.States:
       start = jax.jit(init, out_shardings=sharded, donate_argnums=0)
       params = parts.load_params(parts.config.model.param_dtype)
       if rounds_weights(parts.config.model):
-        hold = parts.config.optimizer.small_updates == checks.HOLD
+        hold = parts.config.optimizer.small_updates == 'hold'
         params = prepare_for_small_updates(params, hold=hold)
       return start(trained.prepare(params))
     key = jax.random.fold_in(jax.random.key(parts.config.seed), index)

@@ -14,7 +14,7 @@ Schedule = tuple[tuple[str, int, float], ...]
 
 
 class Rules(NamedTuple):
-  """Settings of the rewards; `configs/default.py` explains each of them."""
+  """Settings of the rewards; docs/config.md explains each of them."""
 
   solver_rewards: Mapping[str, float]
   solver_schedule: Schedule
