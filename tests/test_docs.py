@@ -99,4 +99,5 @@ def test_named_config_keys_exist(page):
   # `policy.name` is also a function of `models/policy.py`.
   groups = '|'.join({name.split('.')[0] for name in names} - {'policy'})
   for key in re.findall(rf'`((?:{groups})\.[\w.]+)[=`]', page.read_text()):
+    key = key.rstrip('.')
     assert key in names or any(name.startswith(f'{key}.') for name in names)

@@ -76,7 +76,7 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """How responses are sampled."""
+  """The sampling of responses."""
 
   dtype: Literal['', 'float32', 'bfloat16'] = keys.key(
     '', "Dtype of sampling; `''` uses `model.dtype`."
@@ -112,7 +112,7 @@ class Sampler:
 
 @dataclasses.dataclass(frozen=True)
 class Advantage:
-  """How advantages are estimated, see [algorithm.md](algorithm.md)."""
+  """The estimator of advantages, see [algorithm.md](algorithm.md)."""
 
   estimator: Literal[
     'grpo',

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from sqlm_jax.config import schema as config_lib
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer
 from sqlm_jax.models import lora
@@ -47,7 +47,7 @@ def initial_states(parts: build.Parts) -> rounds_lib.States:
   return states
 
 
-def rounds_weights(model: config_lib.Model) -> bool:
+def rounds_weights(model: training_schema.Model) -> bool:
   """Returns True if float32 weights are rounded to bfloat16 in products."""
   return (model.dtype, model.param_dtype) == ('bfloat16', 'float32')
 

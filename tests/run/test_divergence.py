@@ -62,16 +62,16 @@ def test_too_many_in_a_row_are_named_with_what_was_not_finite():
   'bounds, metric, said',
   [
     ({}, 'train/solver/kl', None),
-    ({'kl_above': 5.0}, 'train/solver/kl', None),
-    ({'kl_above': 4.9}, 'critic/solver/kl', None),
+    ({'max_kl': 5.0}, 'train/solver/kl', None),
+    ({'max_kl': 4.9}, 'critic/solver/kl', None),
     (
-      {'kl_above': 4.9},
+      {'max_kl': 4.9},
       'train/proposer/kl',
       'train/proposer/kl=5 (divergence.max_kl=4.9)',
     ),
-    ({'entropy_below': 5.0}, 'train/solver/entropy', None),
+    ({'min_entropy': 5.0}, 'train/solver/entropy', None),
     (
-      {'entropy_below': 5.1},
+      {'min_entropy': 5.1},
       'train/solver/entropy',
       'train/solver/entropy=5 (divergence.min_entropy=5.1)',
     ),
