@@ -61,7 +61,7 @@ def make_task(
       user's function fails.
   """
   given_up: collections.Counter[str] = collections.Counter()
-  read = answer_kinds.make_reader(answer_kind, options, given_up)
+  read = answer_kinds.make_parser(answer_kind, options, given_up)
 
   def topics_of(step):
     first = step * num_topics
@@ -91,7 +91,7 @@ def make_task(
     ),
     to_example=_example_reader(read, answer_kind),
     grade=_grader(read, find_answer),
-    self_test=lambda examples: self_test.check_reader(
+    self_test=lambda examples: self_test.check_parser(
       read, [example.answer for example in examples], kind=answer_kind
     ),
     true_answer=CHECKERS.get(checker) or _users_checker(checker, read),
@@ -101,7 +101,7 @@ def make_task(
 
 
 def _example_reader(
-  read: answer_kinds.Reader, answer_kind: str
+  read: answer_kinds.AnswerParser, answer_kind: str
 ) -> Callable[[types.Example], types.Example]:
   def to_example(example):
     if read([example.answer]) == (None,):
@@ -115,7 +115,7 @@ def _example_reader(
 
 
 def _grader(
-  read: answer_kinds.Reader, find_answer: Callable[[str], str]
+  read: answer_kinds.AnswerParser, find_answer: Callable[[str], str]
 ) -> Callable[..., list[tuple[types.Graded, ...]]]:
   def grade_one(responses, example):
     texts = [find_answer(response) for response in responses]
@@ -130,13 +130,13 @@ def _grader(
   return lambda groups, examples: list(map(grade_one, groups, examples))
 
 
-def _same(read: answer_kinds.Reader, text: str | None, true: str) -> bool:
+def _same(read: answer_kinds.AnswerParser, text: str | None, true: str) -> bool:
   answer, known = read([text, true])
   return known is not None and answer == known
 
 
 def _comparer(
-  read: answer_kinds.Reader, answer_kind: str
+  read: answer_kinds.AnswerParser, answer_kind: str
 ) -> Callable[[types.Answer, types.Answer], bool]:
   """Returns a function that compares a canonical answer with the true one.
 
@@ -165,7 +165,7 @@ def _question_reader(
 
 
 def _users_checker(
-  name: str, read: answer_kinds.Reader
+  name: str, read: answer_kinds.AnswerParser
 ) -> Callable[[str], types.Answer]:
   """Returns a checker that reads the text of a user's function as an answer."""
   if not re.fullmatch(r'[\w.]+:\w+', name):

@@ -8,7 +8,7 @@ from sqlm_jax.grading import answer_kinds, markup
 
 
 def test_expressions_with_what_stands_around_them():
-  read = answer_kinds.make_reader('expression')
+  read = answer_kinds.make_parser('expression')
   twelve = (
     '12', '12。', '「12」', '答え：12', '答えは12です。', '12です。',
     'Answer: 12', 'The answer is $12$.', 'Die Antwort ist 12.', '答案是12。',
@@ -37,4 +37,4 @@ def test_around_mathematics(text, expected):
 
 @pytest.mark.parametrize('kind', ['number', 'text', 'choice'])
 def test_nothing_found_is_a_blank(kind):
-  assert answer_kinds.make_reader(kind)([None, '']) == (None, None)
+  assert answer_kinds.make_parser(kind)([None, '']) == (None, None)

@@ -27,8 +27,8 @@ NUMBERS = ['408', '-3', '0', '1/2', '0.25', '1,234', '12%']
   ],
 )
 def test_our_readers_pass(kind, options, truths):
-  read = answer_kinds.make_reader(kind, options)
-  self_test.check_reader(read, truths, kind=kind)
+  read = answer_kinds.make_parser(kind, options)
+  self_test.check_parser(read, truths, kind=kind)
 
 
 def cut_at_the_point(texts):
@@ -50,16 +50,16 @@ def cut_at_the_point(texts):
 def test_a_broken_reader_is_found(read, why):
   def broken(texts):
     if len(texts) == 1:  # what the answer is
-      return answer_kinds.make_reader('number')(texts)
+      return answer_kinds.make_parser('number')(texts)
     return read(texts)
 
   with pytest.raises(RuntimeError, match=why):
-    self_test.check_reader(broken, ['8'], kind='number')
+    self_test.check_parser(broken, ['8'], kind='number')
 
 
 def test_a_reader_that_only_swapping_reveals():
   """Forgives what stands in the second place."""
-  number = answer_kinds.make_reader('number')
+  number = answer_kinds.make_parser('number')
 
   def broken(texts):
     if len(texts) == 1:
@@ -67,7 +67,7 @@ def test_a_reader_that_only_swapping_reveals():
     return (number(texts[:1])[0], number([texts[1].split('.')[0]])[0])
 
   with pytest.raises(RuntimeError, match=r"'1' and '1.5' should not"):
-    self_test.check_reader(broken, ['1', '1.5'], kind='number')
+    self_test.check_parser(broken, ['1', '1.5'], kind='number')
 
 
 EXAMPLES = [
@@ -110,7 +110,7 @@ def test_a_good_sandbox_passes():
 @pytest.mark.parametrize(
   'status_of, why',
   [
-    (lambda program: unit_tests.PASSED, r'(?s)expected 0%.*pass\nfound'),
+    (lambda program: unit_tests.PASSED, r'(?s)expected 0%.*pass\nbut'),
     (lambda program: unit_tests.ERROR, r'(?s)expected 100%.*stdout\.write\('),
     (
       lambda program: (

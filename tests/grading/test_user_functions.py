@@ -98,7 +98,7 @@ def test_an_error_names_the_function_the_question_and_what_it_did(
 ):
   monkeypatch.setattr(user_functions, 'TIME_LIMIT', 1.0)
   function = user_functions.Function('task.checker', f'of_a_user:{name}')
-  with pytest.raises(ValueError, match='expected text or None') as raised:
+  with pytest.raises(ValueError, match='expected a text or None') as raised:
     function('7 - 4')
   message = str(raised.value)
   assert f"task.checker='of_a_user:{name}'" in message

@@ -228,7 +228,7 @@ def test_any_expressions_are_compared(responses):
 @pytest.mark.parametrize('kind', ['number', 'text', 'choice'])
 @hypothesis.given(text=TEXTS)
 def test_a_canonical_answer_reads_back_to_itself(kind, text):
-  read = answer_kinds.make_reader(kind)
+  read = answer_kinds.make_parser(kind)
   (answer,) = read([text])
   written = str(answer)
   if answer is not None and (kind != 'number' or len(written) <= 64):
