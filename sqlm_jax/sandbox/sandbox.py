@@ -44,10 +44,8 @@ _LOST = 'lost: '  # prefix of the detail of a test that was not run
 BACKENDS = ('bubblewrap', 'unsafe_subprocess')
 
 _log = logging.getLogger(__name__)
-_WORKER, _CHILD = (
-  pathlib.Path(__file__).with_name(f'sandbox_{name}.py')
-  for name in ('worker', 'program')
-)
+_WORKER = pathlib.Path(__file__).with_name('worker.py')
+_CHILD = pathlib.Path(__file__).with_name('program.py')
 # Seconds after the wall-clock limit before the worker is considered lost.
 _GRACE = 10.0
 _PAUSES = (0.1, 1.0, 4.0)  # seconds before a sandbox is started again
@@ -399,4 +397,6 @@ def _map_users(info: socket.socket, go: socket.socket, seconds: float) -> None:
 @functools.cache
 def _compiled(path: pathlib.Path) -> bytes:
   """Compiles a script once; compiling it would add 3 ms to each start."""
-  return marshal.dumps(compile(path.read_bytes(), path.name, 'exec'))
+  # A traceback must not mistake this file for the program's own program.py.
+  name = f'sandbox_{path.name}'
+  return marshal.dumps(compile(path.read_bytes(), name, 'exec'))
