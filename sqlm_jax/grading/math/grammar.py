@@ -356,13 +356,13 @@ def _agreed(
   unit_names = {parsed.unit for parsed in (first, *rest)}
   for side, parsed in zip(exact[1:], rest, strict=True):
     if parsed.value != first.value and not _is_same(
-      first, parsed, exact[0], side, parser
+      first, parsed, left_text=exact[0], right_text=side, parser=parser
     ):
       raise plain_text.ParseError('false')
   for side in rounded:
     parsed = _value(side, parser)
     unit_names.add(parsed.unit)
-    if not _is_rounding(side, parsed, first, parser):
+    if not _is_rounding(side, rounded=parsed, exact=first, parser=parser):
       raise plain_text.ParseError('false')
   unit_names -= {''}
   if len(unit_names) > 1:
@@ -373,6 +373,7 @@ def _agreed(
 def _is_same(
   left: plain_text.ParsedAnswer,
   right: plain_text.ParsedAnswer,
+  *,
   left_text: str,
   right_text: str,
   parser: units.ExpressionParser,
@@ -387,6 +388,7 @@ def _is_same(
 
 def _is_rounding(
   text: str,
+  *,
   rounded: plain_text.ParsedAnswer,
   exact: plain_text.ParsedAnswer,
   parser: units.ExpressionParser,

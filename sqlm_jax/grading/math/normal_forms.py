@@ -44,10 +44,10 @@ WITH_SYMPY = units.ExpressionParser(expression, is_close)
 class _Printer(printing.StrPrinter):
   """Prints constants as the parser reads them, in which E and I are letters."""
 
-  def _print_Exp1(self, expr):
+  def _print_Exp1(self, expr: sympy.Expr) -> str:
     return 'e'
 
-  def _print_ImaginaryUnit(self, expr):
+  def _print_ImaginaryUnit(self, expr: sympy.Expr) -> str:
     return 'i'
 
 
@@ -80,6 +80,10 @@ def _simplified(value: sympy.Expr) -> sympy.Expr:
   return sympy.expand(sympy.simplify(value))
 
 
+# An expression, the parts of a tuple, or [sign, left side - right side].
+_Parts = sympy.Expr | tuple | list
+
+
 def same(left: str, right: str) -> bool:
   """Returns True if two canonical answers are proven equal.
 
@@ -93,7 +97,7 @@ def same(left: str, right: str) -> bool:
     return False
 
 
-def _parts(text: str):
+def _parts(text: str) -> _Parts:
   """Returns an expression, a tuple of parts, or [sign, left - right]."""
   if (
     text[0] == '('
@@ -114,7 +118,7 @@ def _parts(text: str):
   return parser.Parser(text).parse()
 
 
-def _same(left, right) -> bool:
+def _same(left: _Parts, right: _Parts) -> bool:
   match left, right:
     case tuple(), tuple():
       return len(left) == len(right) and all(map(_same, left, right))
@@ -159,7 +163,9 @@ def _is_multiple(left: sympy.Expr, right: sympy.Expr, positive: bool) -> bool:
   )
 
 
-def _at(value: sympy.Expr, samples) -> sympy.Expr | None:
+def _at(
+  value: sympy.Expr, samples: tuple[sympy.Rational, sympy.Rational]
+) -> sympy.Expr | None:
   """Returns the value at sample values of the symbols, None if undefined."""
   symbols = sorted(value.free_symbols, key=str)
   point = {
