@@ -3,7 +3,7 @@
 import collections
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlm_jax.game import types
 from sqlm_jax.grading import answer_kinds, arithmetic, self_test, user_functions
@@ -61,13 +61,13 @@ def make_task(
       user's function fails.
   """
   given_up: collections.Counter[str] = collections.Counter()
-  read = answer_kinds.make_reader(answer_kind, options, given_up)
+  parse = answer_kinds.make_parser(answer_kind, options, given_up)
 
-  def topics_of(step):
+  def topics_of(step: int) -> tuple[str, ...]:
     first = step * num_topics
     return tuple(topics[(first + i) % len(topics)] for i in range(num_topics))
 
-  def find_answer(response):
+  def find_answer(response: str) -> str | None:
     text = extraction.before_stop(response, solver_stop)
     if answer_kind == 'code':
       return code_blocks.find(answer_pattern, text)
@@ -86,28 +86,30 @@ def make_task(
       for template in solver_prompts
     ),
     solver_stop=solver_stop,
-    read_answers=lambda responses: read(
+    read_answers=lambda responses: parse(
       [find_answer(response) for response in responses]
     ),
-    to_example=_example_reader(read, answer_kind),
-    grade=_grader(read, find_answer),
-    self_test=lambda examples: self_test.check_reader(
-      read, [example.answer for example in examples], kind=answer_kind
+    to_example=_example_checker(parse, answer_kind),
+    grade=_grader(parse, find_answer),
+    self_test=lambda examples: self_test.check_parser(
+      parse, [example.answer for example in examples], kind=answer_kind
     ),
-    true_answer=CHECKERS.get(checker) or _users_checker(checker, read),
-    is_true=_comparer(read, answer_kind),
-    given_up=lambda: {why: given_up.pop(why) for why in list(given_up)},
+    true_answer=CHECKERS.get(checker) or _user_checker(checker, parse),
+    is_true=_comparer(parse, answer_kind),
+    given_up=lambda: {
+      reason: given_up.pop(reason) for reason in list(given_up)
+    },
   )
 
 
-def _example_reader(
-  read: answer_kinds.Reader, answer_kind: str
+def _example_checker(
+  parse: answer_kinds.AnswerParser, answer_kind: str
 ) -> Callable[[types.Example], types.Example]:
-  def to_example(example):
-    if read([example.answer]) == (None,):
+  def to_example(example: types.Example) -> types.Example:
+    if parse([example.answer]) == (None,):
       raise ValueError(
         f'{(example.question, example.answer)!r}: expected a true answer of '
-        f'kind {answer_kind}'
+        f'kind {answer_kind!r}'
       )
     return example
 
@@ -115,44 +117,57 @@ def _example_reader(
 
 
 def _grader(
-  read: answer_kinds.Reader, find_answer: Callable[[str], str]
-) -> Callable[..., list[tuple[types.Graded, ...]]]:
-  def grade_one(responses, example):
+  parse: answer_kinds.AnswerParser, find_answer: Callable[[str], str]
+) -> base.Grade:
+  def grade_one(
+    responses: Sequence[str], example: types.Example
+  ) -> tuple[types.Graded, ...]:
     texts = [find_answer(response) for response in responses]
-    # Answers are read together, as for a vote, because their canonical forms
+    # Answers are parsed together, as for a vote, because their canonical forms
     # may depend on each other. Grades must not, so each text is graded alone.
-    right = {text: _same(read, text, example.answer) for text in set(texts)}
+    right = {text: _same(parse, text, example.answer) for text in set(texts)}
     return tuple(
       types.Graded(answer, right[text])
-      for answer, text in zip(read(texts), texts, strict=True)
+      for answer, text in zip(parse(texts), texts, strict=True)
     )
 
-  return lambda groups, examples: list(map(grade_one, groups, examples))
+  def grade(
+    groups: Sequence[Sequence[str]], examples: Sequence[types.Example]
+  ) -> list[tuple[types.Graded, ...]]:
+    return list(map(grade_one, groups, examples))
+
+  return grade
 
 
-def _same(read: answer_kinds.Reader, text: str | None, true: str) -> bool:
-  answer, known = read([text, true])
+def _same(
+  parse: answer_kinds.AnswerParser, text: str | None, true: str
+) -> bool:
+  answer, known = parse([text, true])
   return known is not None and answer == known
 
 
 def _comparer(
-  read: answer_kinds.Reader, answer_kind: str
+  parse: answer_kinds.AnswerParser, answer_kind: str
 ) -> Callable[[types.Answer, types.Answer], bool]:
   """Returns a function that compares a canonical answer with the true one.
 
-  Expressions are read again, without the other answers of the group.
+  Expressions are parsed again, without the other answers of the group.
   """
   if answer_kind != 'expression':
     return operator.eq
-  return lambda answer, true: (
-    None not in (answer, true) and _same(read, str(answer), str(true))
-  )
+
+  def is_true(answer: types.Answer, true: types.Answer) -> bool:
+    if answer is None or true is None:
+      return False
+    return _same(parse, str(answer), str(true))
+
+  return is_true
 
 
 def _question_reader(
   pattern: str, stop: tuple[str, ...], forbidden: tuple[str, ...]
 ) -> Callable[[str], types.Problem]:
-  def read_question(response):
+  def read_question(response: str) -> types.Problem:
     text = extraction.before_stop(response, stop).strip()
     question = extraction.find(pattern, text) if pattern else text
     if not question:
@@ -164,14 +179,14 @@ def _question_reader(
   return read_question
 
 
-def _users_checker(
-  name: str, read: answer_kinds.Reader
+def _user_checker(
+  name: str, parse: answer_kinds.AnswerParser
 ) -> Callable[[str], types.Answer]:
-  """Returns a checker that reads the text of a user's function as an answer."""
+  """Returns a checker that parses what a user's function returns."""
   if not re.fullmatch(r'[\w.]+:\w+', name):
     raise ValueError(
       f'task.checker={name!r}: expected one of {", ".join(CHECKERS)}, or '
-      'module:function of yours'
+      'module:function'
     )
   function = user_functions.Function('task.checker', name)
-  return lambda question: read([function(question)])[0]
+  return lambda question: parse([function(question)])[0]

@@ -1,4 +1,4 @@
-"""No text of a model, however odd, breaks reading, voting or scoring."""
+"""Parsing, voting and scoring accept any text of a model."""
 
 import fractions
 import functools
@@ -16,7 +16,7 @@ from sqlm_jax.selfplay import scoring
 from sqlm_jax.tasks import coding, prompted
 
 FORBIDDEN = ('<|im_start|>', '<|im_end|>')
-# What formats are made of, whole and cut, and what has broken parsers.
+# Complete and partial markup, and texts that have broken parsers.
 PIECES = (
   *FORBIDDEN,
   *('<answer>', '</answer>', '<answer', '<think>', '</think>', 'Problem: '),
@@ -67,7 +67,7 @@ def make_task(name):
 
 @pytest.mark.parametrize('name', FORMATS)
 @hypothesis.given(response=TEXTS)
-def test_any_response_is_a_question_or_is_not(name, response):
+def test_any_response_can_be_read_as_a_question(name, response):
   task = make_task(name)
   problem = task.read_question(response)
   assert problem == task.read_question(response)
@@ -76,26 +76,27 @@ def test_any_response_is_a_question_or_is_not(name, response):
   if problem.ok:
     assert problem.text.strip()
     assert not any(special in problem.text for special in FORBIDDEN)
-    # A question fills its place, once, and no other.
-    one, twice = task.solver_prompts(problem.text)
-    assert one == f'{problem.text} {{topic}} = '
+    # A question replaces only its own placeholder.
+    once, twice = task.solver_prompts(problem.text)
+    assert once == f'{problem.text} {{topic}} = '
     assert twice == f'Solve {problem.text}{problem.text}'
 
 
 @pytest.mark.parametrize('name', FORMATS)
 @hypothesis.given(responses=GROUPS)
-def test_any_responses_are_answers_or_blanks(name, responses):
+def test_any_responses_can_be_parsed_and_graded(name, responses):
   task = make_task(name)
   answers = task.read_answers(responses)
   assert len(answers) == len(responses)
   assert answers == task.read_answers(responses)
   for answer in answers:
-    # Nothing like nan, which would not even agree with itself.
+    # An answer must equal itself, unlike nan.
     assert vote.majority([answer] * 2).count == 2 * (answer is not None)
     str(answer)
   (graded,) = task.grade([responses], [types.Example('?', responses[0])])
-  assert all(type(one.right) is bool for one in graded)
-  assert all(one.answer is not None or not one.right for one in graded)
+  for grade in graded:
+    assert type(grade.right) is bool
+    assert grade.answer is not None or not grade.right
 
 
 RULES = st.builds(
@@ -126,12 +127,16 @@ RULES = st.builds(
 @hypothesis.given(
   proposals=GROUPS, responses=GROUPS, votes=GROUPS, rules=RULES, data=st.data()
 )
-def test_any_texts_are_judged(name, proposals, responses, votes, rules, data):
+def test_any_texts_can_be_scored(
+  name, proposals, responses, votes, rules, data
+):
   task = make_task(name)
   problems = [task.read_question(text) for text in proposals]
-  weights = lambda texts: data.draw(
-    st.lists(st.floats(0, 1), min_size=len(texts), max_size=len(texts))
-  )
+
+  def weights(texts):
+    size = len(texts)
+    return data.draw(st.lists(st.floats(0, 1), min_size=size, max_size=size))
+
   groups = [
     scoring.Answers(responses, weights(responses), votes, weights(votes))
     for problem in problems
@@ -157,16 +162,16 @@ def test_any_texts_are_judged(name, proposals, responses, votes, rules, data):
     assert all(0 <= reward <= 2 for reward in verdict.solver_rewards)
     assert verdict.vote.count <= verdict.vote.size
     assert verdict.vote.size == len(responses) + len(votes)
-    everybody = verdict.answers + verdict.votes
+    all_votes = verdict.answers + verdict.votes
     if verdict.vote.answer is None:
       assert verdict.vote.count == 0
       assert verdict.vote.reason
     else:
-      assert verdict.vote.count == everybody.count(verdict.vote.answer)
+      assert verdict.vote.count == all_votes.count(verdict.vote.answer)
 
 
 class FakeSandbox:
-  """Passes what mentions print: programs are not the matter here."""
+  """A sandbox in which programs that contain 'print' pass all tests."""
 
   def run(self, programs):
     return [
@@ -182,14 +187,14 @@ class FakeSandbox:
 def coding_task():
   return coding.with_programs(
     make_task('number')._replace(read_answers=make_task('text').read_answers),
-    tests=coding.Tests(r'(?m)^(.*?)=>(.*)$', least=1, most=3),
+    tests=coding.Tests(r'(?m)^(.*?)=>(.*)$', min_count=1, max_count=3),
     program='x = {answer}{answer}',
     open_sandbox=FakeSandbox,
   )
 
 
 @hypothesis.given(proposals=GROUPS, responses=GROUPS, rules=RULES)
-def test_any_programs_are_judged(proposals, responses, rules):
+def test_any_programs_can_be_scored(proposals, responses, rules):
   task = coding_task()
   rules = rules._replace(solver_rewards={'tests': 1.0, 'format': 0.5})
   problems = [task.read_question(text) for text in proposals]
@@ -215,8 +220,8 @@ def test_any_programs_are_judged(proposals, responses, rules):
 
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(responses=GROUPS)
-def test_any_expressions_are_compared(responses):
-  """In processes of their own, so fewer examples."""
+def test_any_expressions_can_be_compared(responses):
+  """Expressions are parsed in worker processes, so there are fewer examples."""
   task = make_task('expression')
   answers = task.read_answers(responses)
   assert len(answers) == len(responses)
@@ -227,35 +232,35 @@ def test_any_expressions_are_compared(responses):
 
 @pytest.mark.parametrize('kind', ['number', 'text', 'choice'])
 @hypothesis.given(text=TEXTS)
-def test_a_canonical_answer_reads_back_to_itself(kind, text):
-  read = answer_kinds.make_reader(kind)
-  (answer,) = read([text])
-  written = str(answer)
-  if answer is not None and (kind != 'number' or len(written) <= 64):
-    assert read([written, f' {written}\n']) == (answer, answer)
+def test_canonical_answers_are_canonical(kind, text):
+  parse = answer_kinds.make_parser(kind)
+  (answer,) = parse([text])
+  printed = str(answer)
+  if answer is not None and (kind != 'number' or len(printed) <= 64):
+    assert parse([printed, f' {printed}\n']) == (answer, answer)
 
 
 @hypothesis.given(value=st.fractions())
-def test_every_fraction_that_is_not_too_long_is_a_number(value):
+def test_number_parses_every_short_fraction(value):
   hypothesis.assume(len(str(value)) <= 64)
   assert canonical.number(str(value)) == value
 
 
 @hypothesis.given(text=TEXTS, other=TEXTS)
-def test_any_output_is_the_same_as_itself(text, other):
+def test_any_output_equals_itself(text, other):
   assert unit_tests.same_output(text, text)
   assert isinstance(unit_tests.same_output(text, other), bool)
 
 
 @pytest.mark.parametrize('piece', PIECES, ids=lambda piece: ascii(piece[:20]))
-def test_a_piece_alone_and_very_often(piece):
+def test_single_and_repeated_pieces(piece):
   for text in (piece, piece * (20_000 // len(piece))):
     for task in map(make_task, FORMATS):
       problem = task.read_question(text)
       assert problem.text in text
       truth = task.true_answer(text)
       assert isinstance(truth, fractions.Fraction | None)
-      found = task.read_answers([text, f'{text}1', text])
-      assert found[0] == found[2]
+      answers = task.read_answers([text, f'{text}1', text])
+      assert answers[0] == answers[2]
       ((graded,),) = task.grade([[text]], [types.Example('?', text)])
-      assert not graded.right or found[0] is not None
+      assert not graded.right or answers[0] is not None
