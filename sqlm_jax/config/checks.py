@@ -67,7 +67,7 @@ def _task(c: Any) -> Iterator[Rule]:
     'one topic, or {topic} in task.proposer_prompt, because otherwise the '
     'prompts of all topics are the same',
   )
-  prompts = 1 + len(c.task.solver_variants)
+  prompts = len(c.task.solver_templates)
   yield Rule(
     'solver.group_size',
     c.solver.group_size % prompts == 0,

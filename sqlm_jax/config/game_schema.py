@@ -111,6 +111,11 @@ class Task:
     "file, or the workdir of a run; `''` for none.",
   )
 
+  @property
+  def solver_templates(self) -> tuple[str, ...]:
+    """All templates of the prompt for an answer."""
+    return (self.solver_prompt, *self.solver_variants)
+
 
 @dataclasses.dataclass(frozen=True)
 class Tests:

@@ -305,29 +305,15 @@ def _make_task(
       [{'role': 'user', 'content': prompt}], t.date or None
     )
   task = prompted.make_task(
-    name=t.name,
-    topics=t.topics,
-    proposer_prompt=t.proposer_prompt,
-    proposer_stop=t.proposer_stop,
-    question_pattern=t.question_pattern,
-    solver_prompts=(t.solver_prompt, *t.solver_variants),
-    solver_stop=t.solver_stop,
-    answer_pattern=t.answer_pattern,
-    answer_kind=t.answer_kind,
-    options=t.options,
-    checker=t.checker,
+    t,
     num_topics=config.proposer.num_questions // config.proposer.group_size,
     wrap=wrap,
     forbidden=tuple(tokens.special_strings),
   )
   if t.answer_kind != 'code':
     return task
-  tests = config.tests
   return coding.with_programs(
-    task,
-    tests=coding.Tests(tests.pattern, tests.min_count, tests.max_count),
-    program=tests.program,
-    open_sandbox=functools.partial(_open_sandbox, config.sandbox),
+    task, config.tests, functools.partial(_open_sandbox, config.sandbox)
   )
 
 
@@ -395,7 +381,7 @@ def _make_writers(
     ),
     # A group is divided among the prompts that ask the same question.
     'solver': answers(
-      in_turn(s.group_size // (1 + len(config.task.solver_variants)))
+      in_turn(s.group_size // len(config.task.solver_templates))
     ),
     # The first answer of a group is greedy; the others are sampled.
     'evaluation': answers(

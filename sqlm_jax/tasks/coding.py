@@ -8,8 +8,8 @@ import atexit
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.game import types
 from sqlm_jax.grading import self_test
 from sqlm_jax.sandbox import sandbox, unit_tests
@@ -17,26 +17,9 @@ from sqlm_jax.tasks import base
 from sqlm_jax.text import prompts
 
 
-class Tests(NamedTuple):
-  """The pattern of a question's tests, and limits on their number.
-
-  Attributes:
-    pattern: regex of a test, whose groups are the input and the output. The
-      description ends where the first test begins.
-    min_count: minimum number of distinct tests of a readable question.
-    max_count: maximum number of tests; further tests are ignored.
-  """
-
-  pattern: str
-  min_count: int
-  max_count: int
-
-
 def with_programs(
   task: base.Task,
-  *,
-  tests: Tests,
-  program: str,
+  tests: game_schema.Tests,
   open_sandbox: Callable[[], sandbox.Sandbox],
 ) -> base.Task:
   """Turns a task whose answers are texts into one whose answers are programs.
@@ -45,8 +28,9 @@ def with_programs(
     task: a task whose questions contain tests, and whose answers are programs
       or parts of programs. If an example has no tests, its answer contains them
       in the format of a question's tests.
-    tests: pattern of the tests, and limits on their number.
-    program: template of the program that is run, with `{answer}`.
+    tests: pattern of the tests, limits on their number, and template of the
+      program that is run. The description of a question ends where its first
+      test begins.
     open_sandbox: starts the sandbox; called when it is first needed.
   """
 
@@ -66,7 +50,10 @@ def with_programs(
   ) -> list[tuple[tuple[types.Result, ...], ...]]:
     """Returns results [questions][answers][tests] of one sandbox call."""
     programs = [
-      (prompts.fill(program, answer=answer), [_as_file(test) for test in case])
+      (
+        prompts.fill(tests.program, answer=answer),
+        [_as_file(test) for test in case],
+      )
       for group, case in zip(answers, cases, strict=True)
       for answer in group
       if answer is not None
@@ -124,7 +111,9 @@ def find_tests(text: str, pattern: str) -> tuple[types.TestCase, ...]:
   return tuple(case for case in cases if case.input and case.output)
 
 
-def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
+def read_tests(
+  problem: types.Problem, tests: game_schema.Tests
+) -> types.Problem:
   """Splits a question into its description and its tests.
 
   A question is unreadable for one of these reasons:

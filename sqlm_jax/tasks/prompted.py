@@ -5,6 +5,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.game import types
 from sqlm_jax.grading import answer_kinds, arithmetic, self_test, user_functions
 from sqlm_jax.tasks import base
@@ -18,18 +19,8 @@ CHECKERS: dict[str, Callable[[str], types.Answer]] = {
 
 
 def make_task(
+  config: game_schema.Task,
   *,
-  name: str,
-  topics: tuple[str, ...],
-  proposer_prompt: str,
-  proposer_stop: tuple[str, ...],
-  question_pattern: str,
-  solver_prompts: tuple[str, ...],
-  solver_stop: tuple[str, ...],
-  answer_pattern: str,
-  answer_kind: str,
-  options: tuple[str, ...] = (),
-  checker: str,
   num_topics: int,
   wrap: Callable[[str], str] = lambda prompt: prompt,
   forbidden: tuple[str, ...] = (),
@@ -37,20 +28,8 @@ def make_task(
   """Builds a task from templates and patterns.
 
   Args:
-    name: name of the task in metrics.
-    topics: values of `{topic}` in the proposer's prompt.
-    proposer_prompt: template of the request for a question.
-    proposer_stop: strings that end a question.
-    question_pattern: regex of a readable question, '' for any text.
-    solver_prompts: templates of the request for an answer, with `{question}`.
-    solver_stop: strings that end an answer.
-    answer_pattern: regex that finds the answer, '' for the whole response.
-      Programs are found by `code_blocks.find`.
-    answer_kind: one of `answer_kinds.KINDS`.
-    options: texts of the options of a 'choice', A first.
-    checker: a key of `CHECKERS`, or 'module:function' for a function from a
-      question to its true answer as text, or None if the answer is not known.
-      See `user_functions`.
+    config: the templates, the patterns and the kind of answer. Its evaluation
+      sets and fixed questions are not used.
     num_topics: number of topics per step, with one group of proposals each.
     wrap: converts a filled template to the prompt, as a chat template does.
     forbidden: strings that no question may contain. These are special tokens,
@@ -61,45 +40,59 @@ def make_task(
       user's function fails.
   """
   given_up: collections.Counter[str] = collections.Counter()
-  parse = answer_kinds.make_parser(answer_kind, options, given_up)
+  parse = answer_kinds.make_parser(config.answer_kind, config.options, given_up)
+  find_answer = _answer_finder(config)
 
-  def topics_of(step: int) -> tuple[str, ...]:
-    first = step * num_topics
-    return tuple(topics[(first + i) % len(topics)] for i in range(num_topics))
-
-  def find_answer(response: str) -> str | None:
-    text = extraction.before_stop(response, solver_stop)
-    if answer_kind == 'code':
-      return code_blocks.find(answer_pattern, text)
-    return extraction.find(answer_pattern, text) if answer_pattern else text
+  def topics(step: int) -> tuple[str, ...]:
+    rows = range(step * num_topics, (step + 1) * num_topics)
+    return tuple(config.topics[row % len(config.topics)] for row in rows)
 
   return base.Task(
-    name=name,
-    topics=topics_of,
+    name=config.name,
+    topics=topics,
     proposer_prompt=lambda topic: wrap(
-      prompts.fill(proposer_prompt, topic=topic)
+      prompts.fill(config.proposer_prompt, topic=topic)
     ),
-    proposer_stop=proposer_stop,
-    read_question=_question_reader(question_pattern, proposer_stop, forbidden),
+    proposer_stop=config.proposer_stop,
+    read_question=_question_reader(
+      config.question_pattern, config.proposer_stop, forbidden
+    ),
     solver_prompts=lambda question: tuple(
       wrap(prompts.fill(template, question=question))
-      for template in solver_prompts
+      for template in config.solver_templates
     ),
-    solver_stop=solver_stop,
+    solver_stop=config.solver_stop,
     read_answers=lambda responses: parse(
       [find_answer(response) for response in responses]
     ),
-    to_example=_example_checker(parse, answer_kind),
+    to_example=_example_checker(parse, config.answer_kind),
     grade=_grader(parse, find_answer),
     self_test=lambda examples: self_test.check_parser(
-      parse, [example.answer for example in examples], kind=answer_kind
+      parse, [example.answer for example in examples], kind=config.answer_kind
     ),
-    true_answer=CHECKERS.get(checker) or _user_checker(checker, parse),
-    is_true=_comparer(parse, answer_kind),
+    true_answer=CHECKERS.get(config.checker)
+    or _user_checker(config.checker, parse),
+    is_true=_comparer(parse, config.answer_kind),
     given_up=lambda: {
       reason: given_up.pop(reason) for reason in list(given_up)
     },
   )
+
+
+def _answer_finder(
+  config: game_schema.Task,
+) -> Callable[[str], str | None]:
+  """Returns a function that finds the text of the answer in a response."""
+
+  def find_answer(response: str) -> str | None:
+    text = extraction.before_stop(response, config.solver_stop)
+    if config.answer_kind == 'code':
+      return code_blocks.find(config.answer_pattern, text)
+    if config.answer_pattern:
+      return extraction.find(config.answer_pattern, text)
+    return text
+
+  return find_answer
 
 
 def _example_checker(

@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.game import repetition, rewards, types, vote
 from sqlm_jax.grading import answer_kinds
 from sqlm_jax.grading import answers as canonical
@@ -51,18 +52,17 @@ EXPRESSION = {'expression': {'answer_kind': 'expression'}}
 
 @functools.cache
 def make_task(name):
-  settings = {'answer_pattern': '', 'question_pattern': '', 'checker': 'none'}
-  return prompted.make_task(
+  config = game_schema.Task(
     name='any',
     topics=('a',),
     proposer_prompt='{topic}: ',
     proposer_stop=('END',),
-    solver_prompts=('{question} {topic} = ', 'Solve {question}{question}'),
+    solver_prompt='{question} {topic} = ',
+    solver_variants=('Solve {question}{question}',),
     solver_stop=('\n\n',),
-    num_topics=1,
-    forbidden=FORBIDDEN,
-    **settings | (FORMATS | EXPRESSION)[name],
+    **(FORMATS | EXPRESSION)[name],
   )
+  return prompted.make_task(config, num_topics=1, forbidden=FORBIDDEN)
 
 
 @pytest.mark.parametrize('name', FORMATS)
@@ -187,9 +187,8 @@ class FakeSandbox:
 def coding_task():
   return coding.with_programs(
     make_task('number')._replace(read_answers=make_task('text').read_answers),
-    tests=coding.Tests(r'(?m)^(.*?)=>(.*)$', min_count=1, max_count=3),
-    program='x = {answer}{answer}',
-    open_sandbox=FakeSandbox,
+    game_schema.Tests(min_count=1, max_count=3, program='x = {answer}{answer}'),
+    FakeSandbox,
   )
 
 

@@ -1,5 +1,6 @@
 """Coding tasks: tests in questions, and programs that are run against them."""
 
+import dataclasses
 import functools
 import shutil
 
@@ -7,6 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.game import types
 from sqlm_jax.sandbox import sandbox, unit_tests
 from sqlm_jax.tasks import coding, prompted
@@ -14,28 +16,24 @@ from sqlm_jax.tasks import coding, prompted
 needs_bubblewrap = pytest.mark.skipif(
   not shutil.which('bwrap'), reason='bubblewrap is not installed'
 )
-TESTS = coding.Tests(r'(?m)^(.*?)=>(.*)$', min_count=2, max_count=3)
+TESTS = game_schema.Tests(min_count=2, max_count=3)
 DOUBLE = 'Double the number.\n1 => 2\n3 => 6'
 BLOCK = r'```(?:python)?\n(.*?)```'
 
 
 def make_task(open_sandbox=None, answer_pattern=BLOCK, **changes):
-  task = prompted.make_task(
+  config = game_schema.Task(
     name='programs',
     topics=('a',),
     proposer_prompt='Ask about {topic}: ',
     proposer_stop=('END',),
-    question_pattern='',
-    solver_prompts=('{question}',),
-    solver_stop=(),
+    solver_prompt='{question}',
     answer_pattern=answer_pattern,
     answer_kind='code',
-    checker='none',
-    num_topics=1,
-    forbidden=('<|end|>',),
   )
-  settings = {'tests': TESTS, 'program': '{answer}'} | changes
-  return coding.with_programs(task, open_sandbox=open_sandbox, **settings)
+  task = prompted.make_task(config, num_topics=1, forbidden=('<|end|>',))
+  tests = dataclasses.replace(TESTS, **changes)
+  return coding.with_programs(task, tests, open_sandbox)
 
 
 @functools.cache

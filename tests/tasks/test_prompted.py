@@ -7,27 +7,31 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.game import rewards, types
 from sqlm_jax.grading import answers
 from sqlm_jax.tasks import prompted
 
 
-def make_task(**changes):
+def make_task(*, num_topics=2, wrap=lambda prompt: prompt, **changes):
   settings = {
     'name': 'sums',
     'topics': ('a', 'b', 'c'),
     'proposer_prompt': 'Ask about {topic}: ',
     'proposer_stop': ('\n', 'END'),
     'question_pattern': r'^\d \+ \d$',
-    'solver_prompts': ('{question} = ',),
+    'solver_prompt': '{question} = ',
     'solver_stop': ('\n',),
     'answer_pattern': '',
     'answer_kind': 'number',
     'checker': 'arithmetic',
-    'num_topics': 2,
-    'forbidden': ('<|end|>',),
   }
-  return prompted.make_task(**settings | changes)
+  return prompted.make_task(
+    game_schema.Task(**settings | changes),
+    num_topics=num_topics,
+    wrap=wrap,
+    forbidden=('<|end|>',),
+  )
 
 
 def grade(task, responses, true):
