@@ -13,7 +13,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -21,12 +21,11 @@ from etils import epath
 
 from sqlm_jax.distributed import processes
 from sqlm_jax.evaluation import accuracy, collapse, reliability, report
+from sqlm_jax.game import types
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.run import build, evaluation_sets
-from sqlm_jax.selfplay import background_grading, responses
+from sqlm_jax.selfplay import background_grading, random_streams, responses
 from sqlm_jax.workdir import evaluation_files, run_writer
-
-_KEY = 2  # evaluation's number in random key paths; the roles have 0 and 1
 
 
 class Plan(NamedTuple):
@@ -138,37 +137,44 @@ def _answer(
   """
   parts = planned.parts
   size = parts.config.evaluation.batch_questions
-  own = processes.own(len(indices))
+  local_rows = processes.own(len(indices))
   examples = planned.asked.examples[indices.start : indices.stop]
-  grade = lambda numbers, texts: parts.task.grade(
-    texts, [examples[i] for i in numbers]
-  )
-  with background_grading.Ahead(grade) as ahead:
-    written = responses.write(
-      parts.writers['evaluation'],
+
+  def grade(
+    rows: Sequence[int], texts: Sequence[Sequence[str]]
+  ) -> list[tuple[types.Graded, ...]]:
+    return parts.task.grade(texts, [examples[i] for i in rows])
+
+  with background_grading.BackgroundGrader(grade) as grader:
+    sampled = responses.sample(
+      parts.samplers['evaluation'],
       params,
       planned.prompts[indices.start : indices.stop],
-      path=(parts.config.seed, planned.files.settings['step'], _KEY),
+      path=random_streams.key_path(
+        parts.config.seed,
+        planned.files.settings['step'],
+        random_streams.Stream.EVALUATION,
+      ),
       num_rows=min(size, len(planned.prompts)),
       first_row=indices.start,
-      own=own,
-      on_text=ahead.add,
+      local_rows=local_rows,
+      on_texts=grader.add,
     )
-    graded = ahead.finish()
+    graded = grader.finish()
   rows = [
     {
       'index': indices[i],
       'question': examples[i].question,
       'true': examples[i].answer,
-      'prompt': parts.tokens.decode(written.prompt_ids[i], skip_special=False),
-      'responses': written.texts[i],
+      'prompt': parts.tokens.decode(sampled.prompt_ids[i], skip_special=False),
+      'responses': sampled.texts[i],
       'answers': [
         None if one.answer is None else str(one.answer) for one in graded[i]
       ],
       'right': [one.right for one in graded[i]],
-      'finished': written.rollout.finished[i].tolist(),
+      'finished': sampled.rollout.finished[i].tolist(),
     }
-    for i in own
+    for i in local_rows
   ]
   return list(itertools.chain.from_iterable(processes.exchange(rows)))
 
@@ -271,7 +277,7 @@ def _settings(
 
 
 def _encode(parts: build.Parts, question: str) -> list[int]:
-  prompt = parts.writers['solver'].encode(
+  prompt = parts.samplers['solver'].encode(
     parts.task.solver_prompts(question)[0]
   )
   if prompt is None:

@@ -7,9 +7,7 @@ import numpy as np
 
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.run import build
-from sqlm_jax.selfplay import responses
-
-_KEY = 3  # this mode's number in random key paths, see `evaluate._KEY`
+from sqlm_jax.selfplay import random_streams, responses
 
 
 def answers(
@@ -24,24 +22,26 @@ def answers(
     a prompt is too long, the response is a message that names the limit.
   """
   build.check(parts)
-  writer = parts.writers['solver']
-  one_greedy = writer.settings._replace(
+  sampler = parts.samplers['solver']
+  one_greedy = sampler.settings._replace(
     temperature=np.zeros(1, np.float32), top_p=np.ones(1, np.float32)
   )
   for question in questions:
-    prompt = writer.encode(parts.task.solver_prompts(question.strip())[0])
+    prompt = sampler.encode(parts.task.solver_prompts(question.strip())[0])
     if prompt is None:
       limit = parts.config.sampler.max_prompt_tokens
       yield f'(over sampler.max_prompt_tokens={limit})', ''
       continue
-    written = responses.write(
-      writer._replace(settings=one_greedy),
+    sampled = responses.sample(
+      sampler._replace(settings=one_greedy),
       params,
       [prompt],
-      path=(parts.config.seed, 0, _KEY),
+      path=random_streams.key_path(
+        parts.config.seed, 0, random_streams.Stream.INTERACTIVE
+      ),
       num_rows=1,
     )
-    text = written.texts[0][0]
+    text = sampled.texts[0][0]
     (answer,) = parts.task.read_answers([text])
     yield text.strip(), '' if answer is None else str(answer)
 
@@ -59,17 +59,19 @@ def questions(
 ) -> list[Proposal]:
   """Samples the proposer's questions of a step."""
   build.check(parts)
-  task, writer = parts.task, parts.writers['proposer']
+  task, sampler = parts.task, parts.samplers['proposer']
   topics = task.topics(step)
-  written = responses.write(
-    writer,
+  sampled = responses.sample(
+    sampler,
     params,
-    [writer.encode(task.proposer_prompt(topic)) for topic in topics],
-    path=(parts.config.seed, step, _KEY),
+    [sampler.encode(task.proposer_prompt(topic)) for topic in topics],
+    path=random_streams.key_path(
+      parts.config.seed, step, random_streams.Stream.INTERACTIVE
+    ),
     num_rows=len(topics),
   )
-  finished = written.rollout.finished.reshape(-1)
-  texts = [text for group in written.texts for text in group]
+  finished = sampled.rollout.finished.reshape(-1)
+  texts = [text for group in sampled.texts for text in group]
   read = map(task.read_question, texts)
   return [
     Proposal(text, problem.text, problem.reason if complete else 'unfinished')

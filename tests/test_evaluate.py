@@ -227,7 +227,7 @@ def test_a_judge_that_fails_its_test_judges_nothing(parts, params, tmp_path):
 
 def test_greedy_alone(whole, tmp_path):
   parts = make_parts(**{'evaluation.samples': 0})
-  assert parts.writers['evaluation'].settings.temperature.tolist() == [0.0]
+  assert parts.samplers['evaluation'].settings.temperature.tolist() == [0.0]
   planned = plan(parts, tmp_path)
   lists = ('responses', 'answers', 'right', 'finished')
   for row in whole[0].files.rows:

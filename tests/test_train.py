@@ -203,7 +203,7 @@ def test_what_a_step_remembers_survives_a_restart(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, expected[1], found[1])
   assert set(expected[1]) == {'policy', 'earlier'}
   assert expected[2] == found[2]
-  assert 0 < len(expected[2]['asked']) <= 12
+  assert 0 < len(expected[2]['questions']) <= 12
   assert without_times(parts) == without_times(whole)
   rows = parquet.read_table(whole / 'rollouts').to_pylist()
   voters = [row for row in rows if row['role'] == 'voter']

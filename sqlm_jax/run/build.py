@@ -22,8 +22,7 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
 from sqlm_jax.run import evaluation_sets, open_model, run_date
 from sqlm_jax.sandbox import sandbox
-from sqlm_jax.selfplay import responses, scoring
-from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.selfplay import responses, scoring, step_types
 from sqlm_jax.tasks import base, coding, prompt_ends, prompted, question_files
 
 
@@ -47,7 +46,7 @@ class Parts(NamedTuple):
     sets: Function `sets(purpose)` that returns the evaluation set for 'test' or
       'validation', None if there is none. A set is read on first use.
     questions: Fixed questions, () if the proposer generates the questions.
-    writers: Samplers of the two roles, of 'evaluation', and of 'voter' if
+    samplers: Samplers of the two roles, of 'evaluation', and of 'voter' if
       earlier solvers vote.
     owner: Maps a role, or 'voter', to the name of its TrainState.
   """
@@ -65,7 +64,7 @@ class Parts(NamedTuple):
   task: base.Task
   sets: Callable[[str], evaluation_sets.EvaluationSet | None]
   questions: tuple[str, ...]
-  writers: dict[str, responses.Writer]
+  samplers: dict[str, responses.TextSampler]
   owner: dict[str, str]
 
 
@@ -96,9 +95,9 @@ def build(
   task = _make_task(config, tokens)
   if config.task.style == 'plain':  # a chat template adds its own ending
     prompt_ends.warn(_continued(config.task), tokens.encode)
-  writers = _make_writers(config, task, tokens, opened.sampling_policy, mesh)
+  samplers = _make_samplers(config, task, tokens, opened.sampling_policy, mesh)
   for topic in config.task.topics:
-    if writers['proposer'].encode(task.proposer_prompt(topic)) is None:
+    if samplers['proposer'].encode(task.proposer_prompt(topic)) is None:
       raise ValueError(
         f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}: '
         f'expected room for the proposer prompt of topic {topic!r}'
@@ -122,7 +121,7 @@ def build(
       functools.partial(evaluation_sets.of_config, config, task)
     ),
     questions=questions,
-    writers=writers,
+    samplers=samplers,
     owner=_owners(config),
   )
 
@@ -164,13 +163,13 @@ def _make_optimizer(
 
 def _owners(config: config_lib.Config) -> dict[str, str]:
   shared = config.policy.shared
-  owner = {role: 'policy' if shared else role for role in rounds_lib.ROLES}
+  owner = {role: 'policy' if shared else role for role in step_types.ROLES}
   if config.vote.earlier_answers:
     owner['voter'] = 'earlier'
   return owner
 
 
-def make_game(parts: Parts) -> rounds_lib.Game:
+def make_game(parts: Parts) -> step_types.Game:
   """Builds the constant arguments of `self_play_step`.
 
   It loads the parameters of the reference policy if there is a KL penalty.
@@ -200,12 +199,12 @@ def make_game(parts: Parts) -> rounds_lib.Game:
     groups_per_microbatch=c.optimizer.groups_per_microbatch,
     max_update_kl=c.optimizer.max_update_kl,
   )
-  return rounds_lib.Game(
+  return step_types.Game(
     rules=_rules(c),
     task=parts.task,
     questions=parts.questions,
     guard=_make_guard(parts),
-    writers=parts.writers,
+    samplers=parts.samplers,
     owner=parts.owner,
     train_step=train_step,
     critic=_make_critic(parts),
@@ -223,7 +222,7 @@ def _make_guard(parts: Parts) -> contamination.Guard:
   )
 
 
-def _make_critic(parts: Parts) -> rounds_lib.Critic | None:
+def _make_critic(parts: Parts) -> step_types.Critic | None:
   if parts.critic_optimizer is None:
     return None
   c = parts.config
@@ -233,7 +232,7 @@ def _make_critic(parts: Parts) -> rounds_lib.Critic | None:
     reference_logprobs = learner.make_logprobs(
       parts.policy, parts.mesh, chunk=c.loss.logits_chunk, **size
     )
-  return rounds_lib.Critic(
+  return step_types.Critic(
     values=critic.make_values(parts.policy, parts.mesh, **size),
     update=critic.make_critic_step(
       parts.policy,
@@ -245,12 +244,12 @@ def _make_critic(parts: Parts) -> rounds_lib.Critic | None:
     reference_logprobs=reference_logprobs,
     kl=c.loss.kl_coef,
     gamma=c.critic.gamma,
-    decay=c.critic.gae_lambda,
+    gae_lambda=c.critic.gae_lambda,
   )
 
 
-def _rules(c: config_lib.Config) -> rounds_lib.Rules:
-  return rounds_lib.Rules(
+def _rules(c: config_lib.Config) -> step_types.Rules:
+  return step_types.Rules(
     seed=c.seed,
     questions=c.proposer.num_questions,
     group_size=c.proposer.group_size,
@@ -329,14 +328,14 @@ def _open_sandbox(config: game_schema.Sandbox) -> sandbox.Sandbox:
   )
 
 
-def _make_writers(
+def _make_samplers(
   config: config_lib.Config,
   task: base.Task,
   tokens: tokenizer.Tokenizer,
   policy: policy_lib.Policy,
   mesh: jax.sharding.Mesh,
-) -> dict[str, responses.Writer]:
-  sample = sampler.make_sampler(
+) -> dict[str, responses.TextSampler]:
+  sample_tokens = sampler.make_sampler(
     policy,
     mesh,
     chunk=config.sampler.chunk,
@@ -356,7 +355,7 @@ def _make_writers(
       ids = [*tokens.prefix_ids, *ids]  # a chat template adds the prefix itself
     return ids if len(ids) <= limit else None
 
-  def writer(temperatures, top_p, max_tokens, stop):
+  def make(temperatures, top_p, max_tokens, stop):
     settings = responses.make_settings(
       tokens,
       temperatures=temperatures,
@@ -364,19 +363,19 @@ def _make_writers(
       limit=max_tokens,
       stop_strings=stop,
     )
-    return responses.Writer(
-      sample, encode, tokens.decode, settings, max_tokens, mesh
+    return responses.TextSampler(
+      sample_tokens, encode, tokens.decode, settings, max_tokens, mesh
     )
 
   p, s, v, e = config.proposer, config.solver, config.vote, config.evaluation
   answers = functools.partial(
-    writer, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
+    make, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
   )
   in_turn = lambda count: list(
     itertools.islice(itertools.cycle(s.temperatures or (s.temperature,)), count)
   )
-  writers = {
-    'proposer': writer(
+  samplers = {
+    'proposer': make(
       [p.temperature] * p.group_size, p.top_p, p.max_tokens, task.proposer_stop
     ),
     # A group is divided among the prompts that ask the same question.
@@ -389,5 +388,5 @@ def _make_writers(
     ),
   }
   if v.earlier_answers:
-    writers['voter'] = answers(in_turn(v.earlier_answers))
-  return writers
+    samplers['voter'] = answers(in_turn(v.earlier_answers))
+  return samplers

@@ -15,7 +15,7 @@ from absl import logging
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.run import build, train_states, unreadable_questions
-from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.selfplay import step_types
 from sqlm_jax.workdir import checkpoints
 
 
@@ -95,10 +95,10 @@ def react(
   parts: build.Parts,
   manager: checkpoints.Manager,
   step: int,
-  states: rounds_lib.States,
+  states: step_types.States,
   health: Health,
-  outcome: rounds_lib.Outcome,
-) -> tuple[rounds_lib.States, Health, bool]:
+  outcome: step_types.Outcome,
+) -> tuple[step_types.States, Health, bool]:
   """Continues after a step, rolls back to a checkpoint, or stops the run.
 
   Repeating the same steps would give the same result, because all randomness
@@ -144,7 +144,7 @@ def react(
 
 
 def _unreadable(
-  step: int, steps: int, config: config_lib.Config, outcome: rounds_lib.Outcome
+  step: int, steps: int, config: config_lib.Config, outcome: step_types.Outcome
 ) -> str | None:
   """Warns about unreadable questions, or returns the message of an alarm."""
   most = config.divergence.max_unreadable_steps
@@ -152,9 +152,9 @@ def _unreadable(
   if not is_alarm and steps != unreadable_questions.WARN_AFTER:
     return None
   problems = [
-    verdict.problem
+    question.problem
     for game_round in outcome.rounds
-    for verdict in game_round.verdicts
+    for question in game_round.questions
   ]
   text = unreadable_questions.describe(problems, config, steps)
   if is_alarm:

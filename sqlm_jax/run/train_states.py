@@ -14,11 +14,10 @@ from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import rounding
 from sqlm_jax.run import build
-from sqlm_jax.selfplay import learning
-from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.selfplay import learning, step_types
 
 
-def initial_states(parts: build.Parts) -> rounds_lib.States:
+def initial_states(parts: build.Parts) -> step_types.States:
   """Creates train states from the model's parameters, or with new adapters."""
   shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
 
@@ -85,7 +84,7 @@ def prepare_for_small_updates(
   )
 
 
-def abstract_states(parts: build.Parts) -> rounds_lib.States:
+def abstract_states(parts: build.Parts) -> step_types.States:
   """Returns the shapes and shardings of the train states, without arrays."""
   whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
   if parts.lora:
@@ -126,7 +125,7 @@ class _Trained(NamedTuple):
 
 def _trained(parts: build.Parts) -> dict[str, _Trained]:
   """Returns how the trained states are initialized, by name of the state."""
-  owners = dict.fromkeys(parts.owner[role] for role in rounds_lib.ROLES)
+  owners = dict.fromkeys(parts.owner[role] for role in step_types.ROLES)
   trained = {name: _Trained(lambda x: x, parts.optimizer) for name in owners}
   if parts.critic_optimizer:
     # Added after the policies, because the random key of a state's adapters
@@ -134,7 +133,7 @@ def _trained(parts: build.Parts) -> dict[str, _Trained]:
     width = parts.policy.config.width
     prepare = functools.partial(critic.init_params, width=width)
     started = _Trained(prepare, parts.critic_optimizer)
-    trained |= {rounds_lib.critic_of(name): started for name in owners}
+    trained |= {step_types.critic_of(name): started for name in owners}
   return trained
 
 

@@ -68,8 +68,8 @@ def test_the_answers_of_a_group_take_turns_in_temperatures():
   c.solver.group_size = 5
   c.solver.temperatures = (1.0, 0.5)
   parts = build_lib.build(config_lib.from_dict(c.to_dict()))
-  found = parts.writers['solver'].settings.temperature
+  found = parts.samplers['solver'].settings.temperature
   assert found.tolist() == [1.0, 0.5, 1.0, 0.5, 1.0]
   # A greedy one and samples at 1, whatever the solver's own are.
-  evaluation = parts.writers['evaluation'].settings.temperature
+  evaluation = parts.samplers['evaluation'].settings.temperature
   assert evaluation.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]

@@ -13,7 +13,7 @@ from sqlm_jax.game import repetition, rewards, types, vote
 from sqlm_jax.grading import answer_kinds
 from sqlm_jax.grading import answers as canonical
 from sqlm_jax.sandbox import unit_tests
-from sqlm_jax.selfplay import scoring
+from sqlm_jax.selfplay import background_grading, scoring
 from sqlm_jax.tasks import coding, prompted
 
 FORBIDDEN = ('<|im_start|>', '<|im_end|>')
@@ -123,51 +123,53 @@ RULES = st.builds(
 )
 
 
+def grade(problems, texts, task):
+  """Grades the same texts as answers to every readable problem."""
+  readable = [problem for problem in problems if problem.ok]
+  return background_grading.grade_answers(
+    readable, [texts] * len(readable), task
+  )
+
+
 @pytest.mark.parametrize('name', FORMATS)
 @hypothesis.given(
   proposals=GROUPS, responses=GROUPS, votes=GROUPS, rules=RULES, data=st.data()
 )
-def test_any_texts_can_be_scored(
-  name, proposals, responses, votes, rules, data
-):
+def test_any_texts_are_scored(name, proposals, responses, votes, rules, data):
   task = make_task(name)
   problems = [task.read_question(text) for text in proposals]
-
-  def weights(texts):
-    size = len(texts)
-    return data.draw(st.lists(st.floats(0, 1), min_size=size, max_size=size))
-
-  groups = [
-    scoring.Answers(responses, weights(responses), votes, weights(votes))
-    for problem in problems
-    if problem.ok
-  ]
-  verdicts = scoring.judge(
+  texts = [*responses, *votes]
+  graded = grade(problems, texts, task)
+  weights = st.lists(st.floats(0, 1), min_size=len(texts), max_size=len(texts))
+  questions = scoring.score_questions(
     problems,
-    groups,
+    {
+      i: scoring.Answers(answers, data.draw(weights), len(responses))
+      for i, answers in enumerate(graded)
+    },
     task,
-    rules,
+    rules=rules,
     step=0,
-    coin=random.Random,
-    asked_before=repetition.Memory(size=3).add(proposals[:1]),
+    memory=repetition.Memory(size=3).add(proposals[:1]),
+    coin_of=random.Random,
   )
-  assert [verdict.problem for verdict in verdicts] == problems
-  for verdict in verdicts:
-    assert -1 <= verdict.proposer_reward <= 1.5
-    if not verdict.problem.ok:
-      assert verdict.proposer_reward == -1
-      assert verdict.vote is None
+  assert [question.problem for question in questions] == problems
+  for question in questions:
+    assert -1 <= question.proposer_reward <= 1.5
+    if not question.problem.ok:
+      assert question.proposer_reward == -1
+      assert question.vote is None
       continue
-    assert len(verdict.solver_rewards) == len(responses)
-    assert all(0 <= reward <= 2 for reward in verdict.solver_rewards)
-    assert verdict.vote.count <= verdict.vote.size
-    assert verdict.vote.size == len(responses) + len(votes)
-    all_votes = verdict.answers + verdict.votes
-    if verdict.vote.answer is None:
-      assert verdict.vote.count == 0
-      assert verdict.vote.reason
+    assert len(question.solver_rewards) == len(responses)
+    assert all(0 <= reward <= 2 for reward in question.solver_rewards)
+    assert question.vote.count <= question.vote.size
+    assert question.vote.size == len(responses) + len(votes)
+    all_answers = question.answers + question.voter_answers
+    if question.vote.answer is None:
+      assert question.vote.count == 0
+      assert question.vote.reason
     else:
-      assert verdict.vote.count == all_votes.count(verdict.vote.answer)
+      assert question.vote.count == all_answers.count(question.vote.answer)
 
 
 class FakeSandbox:
@@ -187,34 +189,38 @@ class FakeSandbox:
 def coding_task():
   return coding.with_programs(
     make_task('number')._replace(read_answers=make_task('text').read_answers),
-    game_schema.Tests(min_count=1, max_count=3, program='x = {answer}{answer}'),
-    FakeSandbox,
+    tests=coding.Tests(r'(?m)^(.*?)=>(.*)$', min_count=1, max_count=3),
+    program='x = {answer}{answer}',
+    open_sandbox=FakeSandbox,
   )
 
 
 @hypothesis.given(proposals=GROUPS, responses=GROUPS, rules=RULES)
-def test_any_programs_can_be_scored(proposals, responses, rules):
+def test_any_programs_are_scored(proposals, responses, rules):
   task = coding_task()
   rules = rules._replace(solver_rewards={'tests': 1.0, 'format': 0.5})
   problems = [task.read_question(text) for text in proposals]
   likelihoods = [0.5] * len(responses)
-  verdicts = scoring.judge(
+  questions = scoring.score_questions(
     problems,
-    [scoring.Answers(responses, likelihoods) for p in problems if p.ok],
+    {
+      i: scoring.Answers(answers, likelihoods, len(responses))
+      for i, answers in enumerate(grade(problems, responses, task))
+    },
     task,
-    rules,
+    rules=rules,
     step=0,
-    coin=random.Random,
-    asked_before=repetition.Memory(),
+    memory=repetition.Memory(),
+    coin_of=random.Random,
   )
-  for verdict in verdicts:
-    assert -1 <= verdict.proposer_reward <= 1.5
-    assert verdict.vote is None
-    if verdict.problem.ok:
-      assert verdict.problem.tests
-      assert all(0 <= r <= 1.5 for r in verdict.solver_rewards)
-      shape = [len(row) for row in verdict.results]
-      assert shape == [len(verdict.problem.tests)] * len(responses)
+  for question in questions:
+    assert -1 <= question.proposer_reward <= 1.5
+    assert question.vote is None
+    if question.problem.ok:
+      assert question.problem.tests
+      assert all(0 <= r <= 1.5 for r in question.solver_rewards)
+      shape = [len(row) for row in question.results]
+      assert shape == [len(question.problem.tests)] * len(responses)
 
 
 @hypothesis.settings(max_examples=25, deadline=None)
