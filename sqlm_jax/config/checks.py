@@ -135,7 +135,6 @@ def _code(c: Any) -> Iterator[Rule]:
 
 
 def _learning(c: Any) -> Iterator[Rule]:
-  has_critic = c.advantage.estimator == 'gae'
   clipped = 1 + (c.loss.clip_ratio_high or c.loss.clip_ratio)
   yield Rule(
     'loss.dual_clip',
@@ -144,13 +143,13 @@ def _learning(c: Any) -> Iterator[Rule]:
   )
   yield Rule(
     'loss.kl_placement',
-    c.loss.kl_placement == 'loss' or has_critic,
+    c.loss.kl_placement == 'loss' or c.advantage.uses_critic,
     'loss, unless advantage.estimator is gae, because other estimators have '
     'no rewards of tokens: add --config.advantage.estimator=gae',
   )
   yield Rule(
     'solver.max_rounds',
-    c.solver.max_rounds == 1 or not has_critic,
+    c.solver.max_rounds == 1 or not c.advantage.uses_critic,
     '1 for advantage.estimator=gae, which learns from every group: add '
     '--config.solver.max_rounds=1',
   )

@@ -127,6 +127,10 @@ class Advantage:
     'grpo', 'Estimator; `gae` is PPO with a value function (the critic).'
   )
 
+  @property
+  def uses_critic(self) -> bool:
+    return self.estimator == 'gae'
+
 
 @dataclasses.dataclass(frozen=True)
 class Critic:

@@ -1,6 +1,5 @@
 """Assembles the parts of a run from its config."""
 
-import dataclasses
 import functools
 import itertools
 import os
@@ -22,7 +21,7 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
 from sqlm_jax.run import evaluation_sets, open_model, run_date
 from sqlm_jax.sandbox import sandbox
-from sqlm_jax.selfplay import responses, scoring, step_types
+from sqlm_jax.selfplay import responses, step_types
 from sqlm_jax.tasks import base, coding, prompt_ends, prompted, question_files
 
 
@@ -102,7 +101,6 @@ def build(
         f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}: '
         f'expected room for the proposer prompt of topic {topic!r}'
       )
-  uses_critic = config.advantage.estimator == 'gae'
   return Parts(
     config=config,
     mesh=mesh,
@@ -114,7 +112,7 @@ def build(
     load_params=opened.load_params,
     optimizer=_make_optimizer(config, config.optimizer.learning_rate),
     critic_optimizer=_make_optimizer(config, config.critic.learning_rate)
-    if uses_critic
+    if config.advantage.uses_critic
     else None,
     task=task,
     sets=functools.cache(
@@ -200,7 +198,11 @@ def make_game(parts: Parts) -> step_types.Game:
     max_update_kl=c.optimizer.max_update_kl,
   )
   return step_types.Game(
-    rules=_rules(c),
+    config=c,
+    # Groups with equal rewards have no gradient unless one of these applies.
+    keep_neutral=bool(
+      c.loss.kl_coef or c.loss.entropy_coef or c.advantage.uses_critic
+    ),
     task=parts.task,
     questions=parts.questions,
     guard=_make_guard(parts),
@@ -242,45 +244,6 @@ def _make_critic(parts: Parts) -> step_types.Critic | None:
       **size,
     ),
     reference_logprobs=reference_logprobs,
-    kl=c.loss.kl_coef,
-    gamma=c.critic.gamma,
-    gae_lambda=c.critic.gae_lambda,
-  )
-
-
-def _rules(c: config_lib.Config) -> step_types.Rules:
-  return step_types.Rules(
-    seed=c.seed,
-    questions=c.proposer.num_questions,
-    group_size=c.proposer.group_size,
-    rounds=c.solver.max_rounds,
-    train_every=c.proposer.train_every,
-    earlier_every=c.vote.earlier_every if c.vote.earlier_answers else 0,
-    estimator=c.advantage.estimator,
-    average=c.loss.aggregation,
-    # Otherwise groups with equal rewards have no gradient and are dropped.
-    keep_neutral=bool(
-      c.loss.kl_coef or c.loss.entropy_coef or c.advantage.estimator == 'gae'
-    ),
-    updates={
-      'solver': c.optimizer.solver_updates,
-      'proposer': c.optimizer.proposer_updates,
-    },
-    groups_per_microbatch=c.optimizer.groups_per_microbatch,
-    scoring=scoring.Rules(
-      solver_rewards=dataclasses.asdict(c.solver.rewards),
-      solver_schedule=c.solver.reward_schedule,
-      proposer_rewards=dataclasses.asdict(c.proposer.rewards),
-      proposer_schedule=c.proposer.reward_schedule,
-      unreadable_reward=c.proposer.unreadable_reward,
-      band=c.proposer.band,
-      over=c.proposer.reward_over,
-      unsolved=c.tests.unsolved,
-      similarity=c.proposer.min_similarity,
-      weights=c.vote.weights,
-      ties=c.vote.ties,
-      min_agreement=c.vote.min_agreement,
-    ),
   )
 
 
