@@ -446,10 +446,12 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
 
       yield report_and_stop
 
-  steps = lambda: [
-    (row['step'], row['set'])
-    for row in run_writer.read_jsonl(tmp_path / 'eval.jsonl')
-  ]
+  def steps():
+    return [
+      (row['step'], row['set'])
+      for row in run_writer.read_jsonl(tmp_path / 'eval.jsonl')
+    ]
+
   with monkeypatch.context() as patch:
     patch.setattr(display, 'progress', interrupted)
     assert not train.train(config, str(tmp_path))  # all steps, but not all

@@ -105,13 +105,13 @@ def learn(
   metrics: dict[str, float] = {}
   trained: list[str] = []
   for role, batches_of_role in role_batches.items():
-    owners = [game.owner[name] for name in trained]
+    updated = {game.owner[name] for name in trained}
     states, role_metrics = update_role(
       role,
       batches_of_role,
       states,
       game,
-      is_on_policy=game.owner[role] not in owners,
+      is_on_policy=game.owner[role] not in updated,
     )
     metrics |= role_metrics
     if batches_of_role.batches:

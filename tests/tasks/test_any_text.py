@@ -1,5 +1,6 @@
 """Parsing, voting and scoring accept any text of a model."""
 
+import dataclasses
 import fractions
 import functools
 import random
@@ -8,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax.config import game_schema
+from sqlm_jax.config import game_schema, schema
 from sqlm_jax.game import repetition, rewards, types, vote
 from sqlm_jax.grading import answer_kinds
 from sqlm_jax.grading import answers as canonical
@@ -99,27 +100,37 @@ def test_any_responses_can_be_parsed_and_graded(name, responses):
     assert grade.answer is not None or not grade.right
 
 
-RULES = st.builds(
-  scoring.Rules,
-  solver_rewards=st.fixed_dictionaries(
-    {name: st.sampled_from([0.0, 1.0]) for name in ('majority', 'format')}
+CONFIGS = st.builds(
+  schema.Config,
+  solver=st.builds(
+    game_schema.Solver,
+    rewards=st.builds(
+      game_schema.SolverRewards,
+      majority=st.sampled_from([0.0, 1.0]),
+      format=st.sampled_from([0.0, 1.0]),
+    ),
   ),
-  solver_schedule=st.just(()),
-  proposer_rewards=st.fixed_dictionaries(
-    {
-      name: st.sampled_from([0.0, 0.5])
-      for name in (*rewards.PROPOSER_TERMS, *rewards.PENALTIES)
-    }
+  proposer=st.builds(
+    game_schema.Proposer,
+    rewards=st.builds(
+      game_schema.ProposerRewards,
+      **{
+        name: st.sampled_from([0.0, 0.5])
+        for name in (*rewards.PROPOSER_TERMS, *rewards.PENALTIES)
+      },
+    ),
+    reward_over=st.sampled_from(['group', 'sample']),
+    min_similarity=st.sampled_from([0.0, 0.9, 1.0]),
   ),
-  proposer_schedule=st.just(()),
-  unreadable_reward=st.just(-1.0),
-  band=st.just((0.3, 0.8)),
-  over=st.sampled_from(rewards.OVER),
-  unsolved=st.sampled_from(unit_tests.UNSOLVED),
-  similarity=st.sampled_from([0.0, 0.9, 1.0]),
-  weights=st.sampled_from(vote.WEIGHTS),
-  ties=st.sampled_from(vote.TIES),
-  min_agreement=st.sampled_from([0.0, 0.6, 1.0]),
+  tests=st.builds(
+    game_schema.Tests, unsolved=st.sampled_from(['count', 'leave_out'])
+  ),
+  vote=st.builds(
+    game_schema.Vote,
+    weights=st.sampled_from(['equal', 'likelihood']),
+    ties=st.sampled_from(['none', 'first']),
+    min_agreement=st.sampled_from([0.0, 0.6, 1.0]),
+  ),
 )
 
 
@@ -133,9 +144,13 @@ def grade(problems, texts, task):
 
 @pytest.mark.parametrize('name', FORMATS)
 @hypothesis.given(
-  proposals=GROUPS, responses=GROUPS, votes=GROUPS, rules=RULES, data=st.data()
+  proposals=GROUPS,
+  responses=GROUPS,
+  votes=GROUPS,
+  config=CONFIGS,
+  data=st.data(),
 )
-def test_any_texts_are_scored(name, proposals, responses, votes, rules, data):
+def test_any_texts_are_scored(name, proposals, responses, votes, config, data):
   task = make_task(name)
   problems = [task.read_question(text) for text in proposals]
   texts = [*responses, *votes]
@@ -148,7 +163,7 @@ def test_any_texts_are_scored(name, proposals, responses, votes, rules, data):
       for i, answers in enumerate(graded)
     },
     task,
-    rules=rules,
+    config=config,
     step=0,
     memory=repetition.Memory(size=3).add(proposals[:1]),
     coin_of=random.Random,
@@ -189,16 +204,17 @@ class FakeSandbox:
 def coding_task():
   return coding.with_programs(
     make_task('number')._replace(read_answers=make_task('text').read_answers),
-    tests=coding.Tests(r'(?m)^(.*?)=>(.*)$', min_count=1, max_count=3),
-    program='x = {answer}{answer}',
-    open_sandbox=FakeSandbox,
+    game_schema.Tests(min_count=1, max_count=3, program='x = {answer}{answer}'),
+    FakeSandbox,
   )
 
 
-@hypothesis.given(proposals=GROUPS, responses=GROUPS, rules=RULES)
-def test_any_programs_are_scored(proposals, responses, rules):
+@hypothesis.given(proposals=GROUPS, responses=GROUPS, config=CONFIGS)
+def test_any_programs_are_scored(proposals, responses, config):
   task = coding_task()
-  rules = rules._replace(solver_rewards={'tests': 1.0, 'format': 0.5})
+  weights = game_schema.SolverRewards(majority=0.0, tests=1.0, format=0.5)
+  solver = dataclasses.replace(config.solver, rewards=weights)
+  config = dataclasses.replace(config, solver=solver)
   problems = [task.read_question(text) for text in proposals]
   likelihoods = [0.5] * len(responses)
   questions = scoring.score_questions(
@@ -208,7 +224,7 @@ def test_any_programs_are_scored(proposals, responses, rules):
       for i, answers in enumerate(grade(problems, responses, task))
     },
     task,
-    rules=rules,
+    config=config,
     step=0,
     memory=repetition.Memory(),
     coin_of=random.Random,
