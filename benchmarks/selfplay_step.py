@@ -67,7 +67,7 @@ def make_game(model: str, dtype: str, case: str, tokens: int):
     endless = models.endless(GROUP_SIZE, vocab_size, tokens)
     settings = solver.settings._replace(stop_table=endless.stop_table)
     game = game._replace(
-      rules=game.rules._replace(keep_neutral=True),
+      keep_neutral=True,
       samplers=game.samplers | {'solver': solver._replace(settings=settings)},
     )
   return game, train_states.initial_states(parts)
@@ -108,7 +108,7 @@ def serve(args: argparse.Namespace) -> None:
       learn=outcome.metrics['time/learn'],
       compilations=len(compiled),
       tokens=int(lengths.sum()),
-      groups=_groups_learned(outcome, game.rules.keep_neutral),
+      groups=_groups_learned(outcome, game.keep_neutral),
     )
 
 
