@@ -219,7 +219,7 @@ def _read_config() -> config_lib.Config:
       config_json.check(
         _WORKDIR.value,
         config_lib.to_dict(config),
-        may_change=config_lib.may_change_to_evaluate(config),
+        may_change=config_lib.MAY_CHANGE_TO_EVALUATE,
         complete=config_lib.complete,
       )
     return config

@@ -9,10 +9,8 @@ from etils import epath
 from sqlm_jax import display
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.run import build
-from sqlm_jax.selfplay import responses
+from sqlm_jax.selfplay import random_streams, responses
 from sqlm_jax.text import json_text
-
-_KEY = 3  # this mode's number in random key paths, see `run.evaluator`
 
 
 def answers(
@@ -27,21 +25,23 @@ def answers(
     a prompt is too long, the response is a message that names the limit.
   """
   build.check(parts)
-  writer = parts.writers['solver']
-  greedy = writer.settings._replace(
+  sampler = parts.samplers['solver']
+  greedy = sampler.settings._replace(
     temperature=np.zeros(1, np.float32), top_p=np.ones(1, np.float32)
   )
   for question in questions:
-    prompt = writer.encode(parts.task.solver_prompts(question.strip())[0])
+    prompt = sampler.encode(parts.task.solver_prompts(question.strip())[0])
     if prompt is None:
       limit = parts.config.sampler.max_prompt_tokens
       yield f'(longer than sampler.max_prompt_tokens={limit})', ''
       continue
-    sampled = responses.write(
-      writer._replace(settings=greedy),
+    sampled = responses.sample(
+      sampler._replace(settings=greedy),
       params,
       [prompt],
-      path=(parts.config.seed, 0, _KEY),
+      path=random_streams.key_path(
+        parts.config.seed, 0, random_streams.Stream.INTERACTIVE
+      ),
       num_rows=1,
     )
     text = sampled.texts[0][0]
@@ -62,13 +62,15 @@ def questions(
 ) -> list[Proposal]:
   """Samples the proposer's questions of a step."""
   build.check(parts)
-  task, writer = parts.task, parts.writers['proposer']
+  task, sampler = parts.task, parts.samplers['proposer']
   topics = task.topics(step)
-  sampled = responses.write(
-    writer,
+  sampled = responses.sample(
+    sampler,
     params,
-    [writer.encode(task.proposer_prompt(topic)) for topic in topics],
-    path=(parts.config.seed, step, _KEY),
+    [sampler.encode(task.proposer_prompt(topic)) for topic in topics],
+    path=random_streams.key_path(
+      parts.config.seed, step, random_streams.Stream.INTERACTIVE
+    ),
     num_rows=len(topics),
   )
   finished = sampled.rollout.finished.reshape(-1)

@@ -91,3 +91,13 @@ def test_links_and_named_functions_exist(page):
   for path, name in re.findall(r'`(\w+/\w+\.py):(\w+)`', text):
     source = (ROOT / 'sqlm_jax' / path).read_text()
     assert f'def {name}(' in source, f'{path}:{name}'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_named_config_keys_exist(page):
+  names = {key.name for key in config_lib.KEYS}
+  # `policy.name` is also a function of `models/policy.py`.
+  groups = '|'.join({name.split('.')[0] for name in names} - {'policy'})
+  for key in re.findall(rf'`((?:{groups})\.[\w.]+)[=`]', page.read_text()):
+    key = key.rstrip('.')
+    assert key in names or any(name.startswith(f'{key}.') for name in names)

@@ -91,12 +91,12 @@ def export_role(run, role, directory, **kwargs):
 
 
 def greedy_texts(parts, params):
-  writer = parts.writers['evaluation']
-  prompts = [writer.encode(prompt) for prompt in PROMPTS]
-  sampled = responses.write(
-    writer, params, prompts, path=(0,), num_rows=len(prompts)
+  sampler = parts.samplers['evaluation']
+  prompts = [sampler.encode(prompt) for prompt in PROMPTS]
+  sampled = responses.sample(
+    sampler, params, prompts, path=(0,), num_rows=len(prompts)
   )
-  return [group[0] for group in sampled.texts], writer.slots
+  return [group[0] for group in sampled.texts], sampler.slots
 
 
 @pytest.mark.parametrize('role', ['solver', 'proposer'])

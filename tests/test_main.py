@@ -178,7 +178,7 @@ def workdir(tmp_path_factory):
     ),
     (
       ('--config.num_steps=3',),
-      '--config.num_steps=3: expected --config=FILE beside it',
+      '--config.num_steps=3: expected --config=FILE as well',
     ),
     ((SMOKE, '--mode=play'), 'flag --mode=play: value should be one of <train'),
     ((SMOKE, '--wrokdir=x'), "Unknown command line flag 'wrokdir'"),

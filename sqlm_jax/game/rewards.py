@@ -55,8 +55,8 @@ def right(
   This is a control that shows what training on labels would achieve. All
   rewards are 0 if the true answer is not known (None).
   """
-  paid = {a: true is not None and is_true(a, true) for a in set(answers)}
-  return tuple(float(paid[answer]) for answer in answers)
+  is_right = {a: true is not None and is_true(a, true) for a in set(answers)}
+  return tuple(float(is_right[answer]) for answer in answers)
 
 
 def solver(

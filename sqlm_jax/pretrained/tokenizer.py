@@ -9,8 +9,14 @@ import functools
 import json
 import pathlib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Mapping,
+  Sequence,
+)
+from typing import NamedTuple, Protocol
 
 import tokenizers
 from absl import logging
@@ -39,6 +45,26 @@ _PLAIN_CHAT = (
 )
 
 
+class Encode(Protocol):
+  """Returns the token ids of a text, see `Tokenizer.encode`."""
+
+  def __call__(self, text: str, allow_special: bool = False) -> list[int]: ...
+
+
+class Decode(Protocol):
+  """Returns the text of token ids, see `Tokenizer.decode`."""
+
+  def __call__(self, ids: Iterable[int], skip_special: bool = True) -> str: ...
+
+
+class Chat(Protocol):
+  """Renders messages as a prompt, see `Tokenizer.chat`."""
+
+  def __call__(
+    self, messages: Sequence[Mapping[str, str]], date: str | None = None
+  ) -> str: ...
+
+
 class Tokenizer(NamedTuple):
   """A tokenizer as functions and tables.
 
@@ -61,13 +87,13 @@ class Tokenizer(NamedTuple):
     uses_date: True if the chat template may write the date.
   """
 
-  encode: Callable[..., list[int]]
-  decode: Callable[..., str]
+  encode: Encode
+  decode: Decode
   token_bytes: tuple[bytes, ...]
   special: Mapping[int, str]
   prefix_ids: tuple[int, ...]
   stop_ids: tuple[int, ...]
-  chat: Callable[..., str]
+  chat: Chat
   save: Callable[[pathlib.Path], None]
   uses_date: bool = False
 
@@ -122,11 +148,11 @@ def cut(tokens: Tokenizer, num_rows: int) -> Tokenizer:
       f'{num_rows} rows of the embedding'
     )
 
-  def encode(text, allow_special=False):
+  def encode(text: str, allow_special: bool = False) -> list[int]:
     ids = tokens.encode(text, allow_special)
     if cut_off := {i for i in ids if i >= num_rows}:
       names = ', '.join(tokens.special[i] for i in sorted(cut_off))
-      raise ValueError(f'{names}: the model has no embedding of it')
+      raise ValueError(f'{names}: the model has no embedding for this token')
     return ids
 
   return tokens._replace(
@@ -231,12 +257,12 @@ def _wrap(
     b'' if i in silent else text for i, text in enumerate(all_bytes)
   )
 
-  def encode(text, allow_special=False):
+  def encode(text: str, allow_special: bool = False) -> list[int]:
     chosen = backend if allow_special else unsplit
     text = _without_surrogates(text)
     return chosen.encode(text, add_special_tokens=False).ids
 
-  def decode(ids, skip_special=True):
+  def decode(ids: Iterable[int], skip_special: bool = True) -> str:
     shown = {} if skip_special else silent
     # Embeddings are padded: a model may sample an id that has no token.
     pieces = (shown.get(i, token_bytes[i]) for i in ids if i < len(token_bytes))
@@ -275,7 +301,7 @@ def _check_decoding(
     # A decoder may remove the space that an encoder puts before a text.
     if expected not in (joined, joined.removeprefix(' ')):
       raise ValueError(
-        f'decoder: expected the text of the tokens, {joined!r}, it writes '
+        f'decoder: expected the text of the tokens, {joined!r}, but it writes '
         f'{expected!r}'
       )
 
@@ -321,8 +347,8 @@ def _prefix_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
   if processed == bare:
     return ()
   raise ValueError(
-    f'post_processor: expected tokens that contain those of the text, {bare}, '
-    f'it returns {processed}'
+    f'post_processor: expected the tokens of the text, {bare}, in its output, '
+    f'but it returns {processed}'
   )
 
 
@@ -340,7 +366,7 @@ def _token_bytes(
   pieces = {i: piece for piece, i in backend.get_vocab().items()}
   added = backend.get_added_tokens_decoder()
 
-  def bytes_of(i):
+  def bytes_of(i: int) -> bytes:
     if i in special or i not in pieces:
       return b''
     return to_bytes(pieces[i], i in added)
@@ -353,18 +379,21 @@ def _piece_to_bytes(decoder: Mapping) -> Callable[[str, bool], bytes]:
   kinds = [d['type'] for d in decoder.get('decoders', [decoder]) if d]
   if 'ByteLevel' in kinds:
     byte_of = {char: byte for byte, char in _byte_alphabet().items()}
+
     # Added tokens and pieces outside of the alphabet are plain text.
-    return lambda piece, added: (
-      piece.encode()
-      if added or not byte_of.keys() >= set(piece)
-      else bytes(byte_of[char] for char in piece)
-    )
+    def byte_level(piece: str, was_added: bool) -> bytes:
+      if was_added or not byte_of.keys() >= set(piece):
+        return piece.encode()
+      return bytes(byte_of[char] for char in piece)
+
+    return byte_level
   if 'ByteFallback' not in kinds:
     raise ValueError(
       f'tokenizer with decoders {kinds}: expected ByteLevel or ByteFallback'
     )
 
-  def sentencepiece(piece, _):
+  def sentencepiece(piece: str, was_added: bool) -> bytes:
+    del was_added
     byte = re.fullmatch('<0x([0-9A-F]{2})>', piece)
     return bytes.fromhex(byte[1]) if byte else piece.replace('▁', ' ').encode()
 
@@ -387,9 +416,9 @@ def _chat(
 ) -> str:
   if not stored.template:
     raise ValueError(
-      "task.style='chat': expected a model with a chat template, use 'plain'"
+      "task.style='chat': expected a model with a chat template; use 'plain'"
     )
   try:
-    return chat.render(stored.template, stored.named, messages, date)
+    return chat.render(stored.template, stored.named, messages, date=date)
   except ValueError as error:
     raise ValueError(f"the model's chat template: {error}") from None

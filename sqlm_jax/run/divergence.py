@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
-from sqlm_jax.config import checks
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.run import build, train_states, unreadable_questions
-from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.selfplay import step_types
 from sqlm_jax.workdir import checkpoints
 
 
@@ -98,10 +97,10 @@ def react(
   manager: checkpoints.Manager,
   *,
   step: int,
-  states: rounds_lib.States,
+  states: step_types.States,
   health: Health,
-  outcome: rounds_lib.Outcome,
-) -> tuple[rounds_lib.States, Health, bool]:
+  outcome: step_types.Outcome,
+) -> tuple[step_types.States, Health, bool]:
   """Continues after a step, rolls back to a checkpoint, or stops the run.
 
   Repeating the same steps would give the same result, because all randomness
@@ -129,7 +128,7 @@ def react(
   if not failure and not warning:
     return states, health, False
   last = checkpoints.latest_step(manager)
-  can_roll_back = rules.action == checks.ROLL_BACK and last is not None
+  can_roll_back = rules.action == 'roll_back' and last is not None
   if failure or not can_roll_back or health.rollbacks >= rules.max_rollbacks:
     where = 'There is no checkpoint yet.'
     if last is not None:
@@ -150,7 +149,7 @@ def react(
 
 def _unreadable(
   config: config_lib.Config,
-  outcome: rounds_lib.Outcome,
+  outcome: step_types.Outcome,
   *,
   step: int,
   num_steps: int,
@@ -168,9 +167,9 @@ def _unreadable(
   if not is_alarm and num_steps != unreadable_questions.WARN_AFTER:
     return None
   problems = [
-    verdict.problem
+    question.problem
     for game_round in outcome.rounds
-    for verdict in game_round.verdicts
+    for question in game_round.questions
   ]
   text = unreadable_questions.describe(problems, config, num_steps)
   if is_alarm:

@@ -25,10 +25,8 @@ from sqlm_jax.evaluation import accuracy, collapse, reliability, report
 from sqlm_jax.game import types
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.run import build, evaluation_sets
-from sqlm_jax.selfplay import background_grading, responses
+from sqlm_jax.selfplay import background_grading, random_streams, responses
 from sqlm_jax.workdir import config_json, evaluations
-
-_KEY = 2  # evaluation's number in random key paths; the roles have 0 and 1
 
 
 class Plan(NamedTuple):
@@ -142,26 +140,30 @@ def _answer(
   """
   parts = planned.parts
   size = parts.config.evaluation.batch_questions
-  local_indices = processes.own(len(indices))
+  local_rows = processes.own(len(indices))
   examples = planned.evaluation_set.examples[indices.start : indices.stop]
 
   def grade(
-    numbers: Sequence[int], texts: Sequence[Sequence[str]]
-  ) -> Sequence[Sequence[types.Graded]]:
-    return parts.task.grade(texts, [examples[i] for i in numbers])
+    rows: Sequence[int], texts: Sequence[Sequence[str]]
+  ) -> list[tuple[types.Graded, ...]]:
+    return parts.task.grade(texts, [examples[i] for i in rows])
 
-  with background_grading.Ahead(grade) as ahead:
-    sampled = responses.write(
-      parts.writers['evaluation'],
+  with background_grading.BackgroundGrader(grade) as grader:
+    sampled = responses.sample(
+      parts.samplers['evaluation'],
       params,
       planned.prompts[indices.start : indices.stop],
-      path=(parts.config.seed, planned.files.settings['step'], _KEY),
+      path=random_streams.key_path(
+        parts.config.seed,
+        planned.files.settings['step'],
+        random_streams.Stream.EVALUATION,
+      ),
       num_rows=min(size, len(planned.prompts)),
       first_row=indices.start,
-      own=local_indices,
-      on_text=ahead.add,
+      local_rows=local_rows,
+      on_texts=grader.add,
     )
-    graded = ahead.finish()
+    graded = grader.finish()
   rows = [
     {
       'index': indices[i],
@@ -175,7 +177,7 @@ def _answer(
       'right': [x.right for x in graded[i]],
       'finished': sampled.rollout.finished[i].tolist(),
     }
-    for i in local_indices
+    for i in local_rows
   ]
   return list(itertools.chain.from_iterable(processes.exchange(rows)))
 
@@ -284,7 +286,7 @@ def _settings(
 
 
 def _encode(parts: build.Parts, question: str) -> list[int]:
-  prompt = parts.writers['solver'].encode(
+  prompt = parts.samplers['solver'].encode(
     parts.task.solver_prompts(question)[0]
   )
   if prompt is None:

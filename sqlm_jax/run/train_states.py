@@ -7,19 +7,17 @@ from typing import NamedTuple
 import jax
 import optax
 
-from sqlm_jax.config import checks
-from sqlm_jax.config import schema as config_lib
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import rounding
 from sqlm_jax.run import build
-from sqlm_jax.selfplay import learning
-from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.selfplay import learning, step_types
 
 
-def initial_states(parts: build.Parts) -> rounds_lib.States:
+def initial_states(parts: build.Parts) -> step_types.States:
   """Creates train states from the model's parameters, or with new adapters."""
   shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
   make = _initial_adapters if parts.lora else _initial_weights
@@ -43,7 +41,7 @@ def _initial_weights(
   del index  # only new adapters need a random key
   params = parts.load_params(parts.config.model.param_dtype)
   if rounds_weights(parts.config.model):
-    hold = parts.config.optimizer.small_updates == checks.HOLD
+    hold = parts.config.optimizer.small_updates == 'hold'
     params = prepare_for_small_updates(params, hold=hold)
 
   # Donates the parameters, so that there is only one copy in memory.
@@ -71,7 +69,7 @@ def _initial_adapters(
   return init(jax.random.fold_in(jax.random.key(parts.config.seed), index))
 
 
-def rounds_weights(model: config_lib.Model) -> bool:
+def rounds_weights(model: training_schema.Model) -> bool:
   """Returns True if float32 weights are rounded to bfloat16 in products."""
   return (model.dtype, model.param_dtype) == ('bfloat16', 'float32')
 
@@ -109,7 +107,7 @@ def prepare_for_small_updates(
   )
 
 
-def abstract_states(parts: build.Parts) -> rounds_lib.States:
+def abstract_states(parts: build.Parts) -> step_types.States:
   """Returns the shapes and shardings of the train states, without arrays."""
   model_params = jax.eval_shape(parts.policy.init, jax.random.key(0))
   if parts.lora:
@@ -150,7 +148,7 @@ class _Trained(NamedTuple):
 
 def _trained(parts: build.Parts) -> dict[str, _Trained]:
   """Returns how the trained states are initialized, by name of the state."""
-  owners = dict.fromkeys(parts.owner[role] for role in rounds_lib.ROLES)
+  owners = dict.fromkeys(parts.owner[role] for role in step_types.ROLES)
   trained = {name: _Trained(lambda x: x, parts.optimizer) for name in owners}
   if parts.critic_optimizer:
     # Added after the policies, because the random key of a state's adapters
@@ -158,7 +156,7 @@ def _trained(parts: build.Parts) -> dict[str, _Trained]:
     width = parts.policy.config.width
     prepare = functools.partial(critic.init_params, width=width)
     trained_critic = _Trained(prepare, parts.critic_optimizer)
-    trained |= {rounds_lib.critic_of(name): trained_critic for name in owners}
+    trained |= {step_types.critic_of(name): trained_critic for name in owners}
   return trained
 
 

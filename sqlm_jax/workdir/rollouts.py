@@ -8,8 +8,9 @@ file per step and process, such as step_00000012-00000-of-00002.parquet.
 questions that are displayed.
 """
 
+import collections
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,8 +20,7 @@ from pyarrow import parquet
 from sqlm_jax import display
 from sqlm_jax.game import types
 from sqlm_jax.sandbox import unit_tests
-from sqlm_jax.selfplay import responses
-from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.selfplay import responses, step_types
 from sqlm_jax.text import json_text
 from sqlm_jax.workdir import storage
 
@@ -137,14 +137,7 @@ def _step_of(path: epath.Path) -> int:
   return int(re.match(_FILE, path.name)[1])
 
 
-def to_rows(
-  outcome: rounds_lib.Outcome,
-  *,
-  seed: int,
-  sampled_by: Mapping[str, int],
-  policy_steps: Mapping[str, int],
-  show: Show,
-) -> list[Row]:
+def to_rows(outcome: step_types.Outcome, *, seed: int, show: Show) -> list[Row]:
   """Returns the rows of a step for `write`, proposals before answers.
 
   Each process returns the rows of the responses that it graded; together, the
@@ -153,147 +146,192 @@ def to_rows(
   Args:
     outcome: Outcome of a self-play step.
     seed: Seed of the run.
-    sampled_by: Number of optimizer steps of the weights that sampled the first
-      round, by role. This round may have been sampled one step ahead.
-    policy_steps: Number of optimizer steps of the weights that sampled the
-      other rounds, by role.
     show: Decodes the token ids of a prompt, including special tokens.
   """
   rows = []
-  groups: dict[str, int] = {}  # number of earlier prompts by role, all rounds
-  asked_before = 0
-  for number, one in enumerate(outcome.rounds):
-    found = _proposals(one, show, 'proposer' in outcome.trained and not number)
-    for row in found:
-      row['group'] += groups.get('proposer', 0)
-    first_row = len(rows)
-    rows += found
-    asked = [v for v in one.verdicts if v.problem.ok]
-    for role, written, answers in (
-      ('solver', one.solutions, [v.answers for v in asked]),
-      ('voter', one.voters, [v.votes for v in asked]),
+  num_groups = collections.Counter()  # prompts of earlier rounds, by role
+  num_readable = 0  # readable questions of earlier rounds
+  for index, game_round in enumerate(outcome.rounds):
+    readable = [q for q in game_round.questions if q.problem.ok]
+    trained_on = {i - num_readable for i in outcome.trained_on}
+    # The proposer is trained on the first round only.
+    trains_proposer = 'proposer' in outcome.trained and index == 0
+    for role, sampled, role_rows in (
+      (
+        'proposer',
+        game_round.proposals,
+        _proposal_rows(game_round, trains_proposer, show),
+      ),
+      (
+        'solver',
+        game_round.solutions,
+        _solver_rows(game_round.solutions, readable, trained_on, show),
+      ),
+      (
+        'voter',
+        game_round.voters,
+        _voter_rows(game_round.voters, readable, show),
+      ),
     ):
-      if written is None:
-        continue
-      for row, question, i in _answers(written, answers, show):
-        verdict = asked[question]
-        learned = asked_before + question in outcome.learned
-        rewards = verdict.solver_rewards
-        row['group'] += groups.get(role, 0)
-        rows.append(
-          row
-          | _judged(verdict)
-          | {
-            'role': role,
-            'reward': rewards[i] if role == 'solver' else None,
-            'tests_passed': _passed(verdict, [i]) if role == 'solver' else None,
-            'trained_on': role == 'solver' and learned,
-          }
-        )
-      groups[role] = groups.get(role, 0) + len(written.prompt_ids)
-    if one.proposals is not None:
-      count = len(one.proposals.prompt_ids)
-      groups['proposer'] = groups.get('proposer', 0) + count
-    asked_before += len(asked)
-    used = policy_steps if number else sampled_by
-    for row in rows[first_row:]:
-      row |= {'seed': seed, 'policy_step': used[row['role']]}
+      for row in role_rows:
+        row['group'] += num_groups[role]
+        policy_step = game_round.policy_steps[role]
+        row |= {'role': role, 'seed': seed, 'policy_step': policy_step}
+        rows.append(row)
+      num_groups[role] += len(sampled.prompt_ids) if sampled else 0
+    num_readable += len(readable)
   return rows
 
 
-def sample_questions(outcome: rounds_lib.Outcome) -> list[display.Sample]:
+def sample_questions(outcome: step_types.Outcome) -> list[display.Sample]:
   """Returns the first questions that this process graded, with their votes."""
-  judged = [v for v in outcome.rounds[0].verdicts if v.answers]
+  graded = [q for q in outcome.rounds[0].questions if q.answers]
   return [
     display.Sample(
-      question=v.problem.text,
-      vote=str(v.vote.answer) if _has_majority(v) else None,
-      count=v.vote.count if v.vote else 0,
-      size=len(v.answers) + len(v.votes),
-      passed=_passed(v, range(len(v.answers))),
+      question=q.problem.text,
+      vote=None if (answer := _majority(q)) is None else str(answer),
+      count=q.vote.count if q.vote else 0,
+      size=len(q.answers) + len(q.voter_answers),
+      passed=_fraction_passed(q, range(len(q.answers))),
     )
-    for v in judged[:_SHOWN_SAMPLES]
+    for q in graded[:_SHOWN_SAMPLES]
   ]
 
 
-def _proposals(one: rounds_lib.Round, show: Show, counted: bool) -> list[Row]:
-  if one.proposals is None:
-    return []
-  group_size = one.proposals.rollout.lengths.shape[1]
-  rows = []
-  for i, verdict in enumerate(one.verdicts):
+def _proposal_rows(
+  game_round: step_types.Round, is_trained_on: bool, show: Show
+) -> Iterator[Row]:
+  """Yields a row for each proposal of this process."""
+  proposals = game_round.proposals
+  if proposals is None:
+    return
+  group_size = proposals.rollout.lengths.shape[1]
+  for i, question in enumerate(game_round.questions):
     group, sample = divmod(i, group_size)
-    if one.proposals.texts[group] is None:
+    if proposals.texts[group] is None:
       continue
-    row = _response_row(one.proposals, group, sample, show)
-    row |= _judged(verdict) | {
-      'role': 'proposer',
-      'reward': verdict.proposer_reward,
-      'tests_passed': _passed(verdict, range(len(verdict.answers))),
-      'trained_on': counted and verdict.proposer_reward is not None,
-    }
-    rows.append(row)
-  return rows
+    reward = question.proposer_reward
+    all_answers = range(len(question.answers))
+    yield (
+      _response_columns(proposals, group, sample, show)
+      | _question_columns(question)
+      | {
+        'reward': reward,
+        'tests_passed': _fraction_passed(question, all_answers),
+        'trained_on': is_trained_on and reward is not None,
+      }
+    )
 
 
-def _answers(
-  written: responses.Responses,
+def _solver_rows(
+  solutions: responses.Responses | None,
+  readable: Sequence[types.ScoredQuestion],
+  trained_on: Collection[int],
+  show: Show,
+) -> Iterator[Row]:
+  """Yields a row for each answer of the solver that this process graded.
+
+  Args:
+    solutions: The answers to all readable questions.
+    readable: The readable questions.
+    trained_on: Indices of the questions that the solver was trained on.
+    show: Decodes the token ids of a prompt.
+  """
+  answers = [question.answers for question in readable]
+  for index, i, row in _answer_rows(solutions, answers, show):
+    question = readable[index]
+    yield (
+      row
+      | _question_columns(question)
+      | {
+        'reward': question.solver_rewards[i],
+        'tests_passed': _fraction_passed(question, [i]),
+        'trained_on': index in trained_on,
+      }
+    )
+
+
+def _voter_rows(
+  voters: responses.Responses | None,
+  readable: Sequence[types.ScoredQuestion],
+  show: Show,
+) -> Iterator[Row]:
+  """Yields a row for each voter's answer that this process graded."""
+  answers = [question.voter_answers for question in readable]
+  for index, _, row in _answer_rows(voters, answers, show):
+    yield (
+      row
+      | _question_columns(readable[index])
+      | {'reward': None, 'tests_passed': None, 'trained_on': False}
+    )
+
+
+def _answer_rows(
+  sampled: responses.Responses | None,
   answers: Sequence[Sequence[types.Answer]],
   show: Show,
-):
+) -> Iterator[tuple[int, int, Row]]:
   """Yields rows of answers, with indices of the question and the answer.
 
   The index of an answer is its position among all answers to the question.
   The answers to a question are divided among its prompts, each of which is a
   group of the sampler. Questions of other processes have no answers here.
   """
-  variants = len(written.texts) // len(answers)
+  if sampled is None:
+    return
   for question, group in enumerate(answers):
-    size = len(group) // variants
+    prompts = sampled.rows_of(question, len(answers))
+    answers_per_prompt = len(group) // len(prompts)
     for i, answer in enumerate(group):
-      variant, sample = divmod(i, size)
-      row = _response_row(written, question * variants + variant, sample, show)
+      variant, sample = divmod(i, answers_per_prompt)
+      row = _response_columns(sampled, prompts[variant], sample, show)
       row['answer'] = None if answer is None else str(answer)
-      yield row, question, i
+      yield question, i, row
 
 
-def _response_row(
-  written: responses.Responses, group: int, sample: int, show: Show
+def _response_columns(
+  sampled: responses.Responses, group: int, sample: int, show: Show
 ) -> Row:
-  rollout = written.rollout
+  rollout, texts = sampled.rollout, sampled.texts[group]
+  assert texts is not None  # another process decodes them
   length = int(rollout.lengths[group, sample])
   return {
     'group': group,
     'sample': sample,
-    'prompt': show(written.prompt_ids[group]),
-    'response': written.texts[group][sample],
+    'prompt': show(sampled.prompt_ids[group]),
+    'response': texts[sample],
     'finished': bool(rollout.finished[group, sample]),
     'num_tokens': length,
     'logprob': float(rollout.logprobs[group, sample, :length].sum()),
   }
 
 
-def _has_majority(verdict: types.Verdict) -> bool:
-  return verdict.vote is not None and verdict.vote.answer is not None
-
-
-def _judged(verdict: types.Verdict) -> Row:
+def _question_columns(question: types.ScoredQuestion) -> Row:
   """Returns the columns that a question and all its answers share."""
-  problem, vote = verdict.problem, verdict.vote
-  labelled = _has_majority(verdict)
+  problem, vote = question.problem, question.vote
+  majority = _majority(question)
   reason = problem.reason or (vote.reason if vote else '')
   return {
     'question': problem.text if problem.ok else None,
     'tests': json_text.dumps(problem.tests) if problem.tests else None,
-    'vote': str(vote.answer) if labelled else None,
-    'vote_share': vote.count / vote.size if labelled else None,
+    'vote': None if majority is None else str(majority),
+    'vote_share': vote.count / vote.size
+    if vote and majority is not None
+    else None,
     'reason': reason or None,
   }
 
 
-def _passed(verdict: types.Verdict, answers: Sequence[int]) -> float | None:
-  """Returns the fraction of tests that the given answers passed."""
-  if not verdict.results:
+def _majority(question: types.ScoredQuestion) -> types.Answer:
+  """Returns the answer of the majority, None if there is none."""
+  return None if question.vote is None else question.vote.answer
+
+
+def _fraction_passed(
+  question: types.ScoredQuestion, answers: Sequence[int]
+) -> float | None:
+  """Returns the fraction of the tests that some of the answers passed."""
+  if not question.results:
     return None
-  results = [r for i in answers for r in verdict.results[i]]
+  results = [r for i in answers for r in question.results[i]]
   return unit_tests.fraction_passed(results)

@@ -70,8 +70,8 @@ def test_the_answers_of_a_group_alternate_between_temperatures():
   c.solver.group_size = 5
   c.solver.temperatures = (1.0, 0.5)
   parts = build_lib.build(config_lib.from_dict(c.to_dict()))
-  solver = parts.writers['solver'].settings.temperature
+  solver = parts.samplers['solver'].settings.temperature
   assert solver.tolist() == [1.0, 0.5, 1.0, 0.5, 1.0]
   # One greedy answer, and samples at evaluation.temperature.
-  evaluation = parts.writers['evaluation'].settings.temperature
+  evaluation = parts.samplers['evaluation'].settings.temperature
   assert evaluation.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]

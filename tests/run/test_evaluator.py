@@ -207,7 +207,7 @@ def test_a_failed_self_test_stops_the_evaluation(parts, params, tmp_path):
 
 def test_only_greedy_answers(uninterrupted, tmp_path):
   parts = make_parts(**{'evaluation.samples': 0})
-  assert parts.writers['evaluation'].settings.temperature.tolist() == [0.0]
+  assert parts.samplers['evaluation'].settings.temperature.tolist() == [0.0]
   planned = plan(parts, tmp_path)
   lists = ('responses', 'answers', 'right', 'finished')
   for row in uninterrupted[0].files.rows:
