@@ -305,7 +305,7 @@ def _save(
     run.manager,
     progress.step,
     progress.states,
-    host_state,
+    host_state=host_state,
     score=choice.score if choice else None,
     start_score=choice.start if choice else None,
     force=force or (choice is not None and choice.is_best),

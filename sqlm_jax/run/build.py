@@ -3,7 +3,7 @@
 import functools
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,13 +37,11 @@ class Parts(NamedTuple):
     generation: Hugging Face generation config of the model.
     lora: Settings of the adapters that are trained instead of the model's
       parameters, None if all parameters are trained.
-    load_params: Function `load_params(dtype)` that loads the model's
-      parameters, each directly onto its shards.
+    load_params: Loads the model's parameters in a dtype.
     optimizer: Optimizer of the policy.
     critic_optimizer: Optimizer of the critic, None without a critic.
     task: Prompts, parsers and checker of the task.
-    sets: Function `sets(purpose)` that returns the evaluation set for 'test' or
-      'validation', None if there is none. A set is read on first use.
+    sets: Returns an evaluation set, which is read on first use.
     questions: Fixed questions, () if the proposer generates the questions.
     samplers: Samplers of the two roles, of 'evaluation', and of 'voter' if
       earlier solvers vote.
@@ -57,11 +55,11 @@ class Parts(NamedTuple):
   hf_config: transformers.PretrainedConfig
   generation: dict[str, Any]
   lora: layers.Lora | None
-  load_params: Callable[[str], policy_lib.Params]
+  load_params: open_model.LoadParams
   optimizer: optax.GradientTransformation
   critic_optimizer: optax.GradientTransformation | None
   task: base.Task
-  sets: Callable[[str], evaluation_sets.EvaluationSet | None]
+  sets: evaluation_sets.FindSet
   questions: tuple[str, ...]
   samplers: dict[str, responses.TextSampler]
   owner: dict[str, str]
@@ -94,7 +92,13 @@ def build(
   task = _make_task(config, tokens)
   if config.task.style == 'plain':  # a chat template adds its own ending
     prompt_ends.warn(_continued(config.task), tokens.encode)
-  samplers = _make_samplers(config, task, tokens, opened.sampling_policy, mesh)
+  samplers = _make_samplers(
+    config,
+    task=task,
+    tokens=tokens,
+    policy=opened.sampling_policy,
+    mesh=mesh,
+  )
   for topic in config.task.topics:
     if samplers['proposer'].encode(task.proposer_prompt(topic)) is None:
       raise ValueError(
@@ -294,6 +298,7 @@ def _open_sandbox(config: game_schema.Sandbox) -> sandbox.Sandbox:
 
 def _make_samplers(
   config: config_lib.Config,
+  *,
   task: base.Task,
   tokens: tokenizer.Tokenizer,
   policy: policy_lib.Policy,
@@ -309,7 +314,7 @@ def _make_samplers(
   limit = config.sampler.max_prompt_tokens
   is_chat = config.task.style == 'chat'
 
-  def encode(prompt):
+  def encode(prompt: str) -> list[int] | None:
     # Only a chat template may contain special tokens. The task rejects model
     # output that contains them.
     ids = tokens.encode(prompt, allow_special=is_chat)
@@ -319,7 +324,13 @@ def _make_samplers(
       ids = [*tokens.prefix_ids, *ids]  # a chat template adds the prefix itself
     return ids if len(ids) <= limit else None
 
-  def make(temperatures, top_p, max_tokens, stop):
+  def make(
+    temperatures: Sequence[float],
+    *,
+    top_p: float,
+    max_tokens: int,
+    stop: Sequence[str],
+  ) -> responses.TextSampler:
     settings = responses.make_settings(
       tokens,
       temperatures=temperatures,
@@ -342,7 +353,10 @@ def _make_samplers(
 
   samplers = {
     'proposer': make(
-      [p.temperature] * p.group_size, p.top_p, p.max_tokens, task.proposer_stop
+      [p.temperature] * p.group_size,
+      top_p=p.top_p,
+      max_tokens=p.max_tokens,
+      stop=task.proposer_stop,
     ),
     # A group is divided among the prompts that ask the same question.
     'solver': answers(

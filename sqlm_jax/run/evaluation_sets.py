@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from absl import logging
 
@@ -31,6 +31,12 @@ class EvaluationSet(NamedTuple):
   origin: str
   examples: tuple[types.Example, ...]
   fingerprint: str
+
+
+class FindSet(Protocol):
+  """Returns the set for 'test' or 'validation', None if there is none."""
+
+  def __call__(self, purpose: str, /) -> EvaluationSet | None: ...
 
 
 def from_config(

@@ -165,7 +165,9 @@ def to_rows(outcome: step_types.Outcome, *, seed: int, show: Show) -> list[Row]:
       (
         'solver',
         game_round.solutions,
-        _solver_rows(game_round.solutions, readable, trained_on, show),
+        _solver_rows(
+          game_round.solutions, readable, trained_on=trained_on, show=show
+        ),
       ),
       (
         'voter',
@@ -213,7 +215,7 @@ def _proposal_rows(
     reward = question.proposer_reward
     all_answers = range(len(question.answers))
     yield (
-      _response_columns(proposals, group, sample, show)
+      _response_columns(proposals, group=group, sample=sample, show=show)
       | _question_columns(question)
       | {
         'reward': reward,
@@ -226,6 +228,7 @@ def _proposal_rows(
 def _solver_rows(
   solutions: responses.Responses | None,
   readable: Sequence[types.ScoredQuestion],
+  *,
   trained_on: Collection[int],
   show: Show,
 ) -> Iterator[Row]:
@@ -284,13 +287,15 @@ def _answer_rows(
     answers_per_prompt = len(group) // len(prompts)
     for i, answer in enumerate(group):
       variant, sample = divmod(i, answers_per_prompt)
-      row = _response_columns(sampled, prompts[variant], sample, show)
+      row = _response_columns(
+        sampled, group=prompts[variant], sample=sample, show=show
+      )
       row['answer'] = None if answer is None else str(answer)
       yield question, i, row
 
 
 def _response_columns(
-  sampled: responses.Responses, group: int, sample: int, show: Show
+  sampled: responses.Responses, *, group: int, sample: int, show: Show
 ) -> Row:
   rollout, texts = sampled.rollout, sampled.texts[group]
   assert texts is not None  # another process decodes them

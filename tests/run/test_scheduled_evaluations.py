@@ -167,7 +167,13 @@ def test_the_initial_model_is_the_best_if_all_scores_are_lower(parts, tmp_path):
   with checkpoints.open_checkpoints(directory, keep=2) as manager:
     for step, score in ((4, 0.45), (8, 0.41)):
       checkpoints.save(
-        manager, step, states, {}, score=score, start_score=0.6, force=True
+        manager,
+        step,
+        states,
+        host_state={},
+        score=score,
+        start_score=0.6,
+        force=True,
       )
   best = saved_models.find(parts, tmp_path, 'best')
   assert best.step == 0

@@ -91,7 +91,9 @@ def test_a_resumed_run_equals_an_unbroken_run_bit_for_bit(tmp_path):
   unbroken = run(make_state(), range(4))
   with open_in(tmp_path) as manager:
     states = {'policy': run(make_state(), range(2))}
-    checkpoints.save(manager, 2, states, {'topics': [1, 2], 'name': 'sums'})
+    checkpoints.save(
+      manager, 2, states, host_state={'topics': [1, 2], 'name': 'sums'}
+    )
   with open_in(tmp_path) as manager:
     assert checkpoints.latest_step(manager) == 2
     step, states, host = checkpoints.restore(
@@ -105,7 +107,7 @@ def test_a_resumed_run_equals_an_unbroken_run_bit_for_bit(tmp_path):
 def test_two_policies_are_saved_and_restored(tmp_path):
   states = {'proposer': make_state(1), 'solver': make_state(2)}
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 1, states, {})
+    checkpoints.save(manager, 1, states, host_state={})
     _, restored, host = checkpoints.restore(manager, abstract(states))
   assert host == {}
   assert_same(restored, states)
@@ -115,7 +117,7 @@ def test_training_during_a_save_does_not_change_the_checkpoint(tmp_path):
   state = run(make_state(width=200_000), range(1))
   expected = jax.tree.map(np.array, state)
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 1, {'policy': state}, {})
+    checkpoints.save(manager, 1, {'policy': state}, host_state={})
     state = run(state, range(1, 4))  # donates the arrays that are saved
     manager.wait_until_finished()
     _, restored, _ = checkpoints.restore(manager, {'policy': abstract(state)})
@@ -132,7 +134,7 @@ def test_arrays_are_restored_onto_another_mesh(tmp_path, before, after):
   placed = jax.tree.map(lambda x: jax.device_put(x, on(before)(x)), state)
   wanted = {'policy': abstract(state, on(after))}
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 1, {'policy': placed}, {})
+    checkpoints.save(manager, 1, {'policy': placed}, host_state={})
     _, restored, _ = checkpoints.restore(manager, wanted)
   assert_same(restored['policy'], state)
   assert jax.tree.all(
@@ -144,7 +146,7 @@ def test_parameters_are_restored_without_the_optimizer_state(tmp_path):
   state = run(make_state(), range(2))
   params = {'policy': abstract(state.params)}
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 2, {'policy': state}, {})
+    checkpoints.save(manager, 2, {'policy': state}, host_state={})
     step, restored = checkpoints.restore_params(manager, params)
   assert step == 2
   assert_same(restored, {'policy': state.params})
@@ -158,10 +160,10 @@ def test_due_steps_are_saved_and_the_newest_are_kept(tmp_path, every, saved):
   with open_in(tmp_path, keep=3, every=every) as manager:
     for step in range(1, 5):
       due = bool(every) and step % every == 0
-      assert checkpoints.save(manager, step, states, {}) == due
-    assert checkpoints.save(manager, 5, states, {}, force=True)
+      assert checkpoints.save(manager, step, states, host_state={}) == due
+    assert checkpoints.save(manager, 5, states, host_state={}, force=True)
     # A run may stop at a step that it has just saved.
-    assert checkpoints.save(manager, 5, states, {}, force=True)
+    assert checkpoints.save(manager, 5, states, host_state={}, force=True)
     manager.wait_until_finished()
     assert sorted(manager.all_steps()) == saved
 
@@ -170,7 +172,9 @@ def test_a_step_is_restored_by_number_and_the_newest_by_default(tmp_path):
   with open_in(tmp_path) as manager:
     assert checkpoints.latest_step(manager) is None
     for step in (1, 2):
-      checkpoints.save(manager, step, {'policy': make_state(step)}, {})
+      checkpoints.save(
+        manager, step, {'policy': make_state(step)}, host_state={}
+      )
     like = {'policy': abstract(make_state())}
     assert_same(
       checkpoints.restore(manager, like, step=1)[1]['policy'], make_state(1)
@@ -191,13 +195,13 @@ def test_restoring_from_an_empty_directory_names_it(tmp_path):
 def test_an_incomplete_checkpoint_is_removed_and_not_restored(tmp_path):
   states = {'policy': make_state()}
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 1, states, {})
+    checkpoints.save(manager, 1, states, host_state={})
   # A run that is killed while it saves leaves such a directory.
   incomplete = tmp_path / '2.orbax-checkpoint-tmp'
   shutil.copytree(tmp_path / '1', incomplete)
   with open_in(tmp_path) as manager:
     assert checkpoints.latest_step(manager) == 1
-    assert checkpoints.save(manager, 2, states, {'again': True})
+    assert checkpoints.save(manager, 2, states, host_state={'again': True})
     assert checkpoints.restore(manager, abstract(states))[2] == {'again': True}
   assert not incomplete.exists()
 
@@ -206,7 +210,7 @@ def test_reading_does_not_disturb_a_save_in_progress(tmp_path):
   states = {'policy': make_state()}
   with open_in(tmp_path) as manager:
     for step in (1, 2):
-      checkpoints.save(manager, step, states, {})
+      checkpoints.save(manager, step, states, host_state={})
   shutil.copytree(tmp_path / '2', tmp_path / '3.orbax-checkpoint-tmp')
   before = sorted(tmp_path.rglob('*'))
   with checkpoints.open_checkpoints(tmp_path, read_only=True) as manager:
@@ -217,7 +221,7 @@ def test_reading_does_not_disturb_a_save_in_progress(tmp_path):
 
 def test_another_architecture_is_rejected_with_the_arrays_that_differ(tmp_path):
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 1, {'policy': make_state()}, {})
+    checkpoints.save(manager, 1, {'policy': make_state()}, host_state={})
     wider = abstract(make_state(width=16))
     with pytest.raises(ValueError, match='another architecture') as error:
       checkpoints.restore(manager, {'policy': wider})
@@ -262,7 +266,7 @@ def test_missing_and_additional_arrays_are_rejected_by_name(
   state = make_state()
   wanted = change(abstract(state.params))
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 1, {'policy': state}, {})
+    checkpoints.save(manager, 1, {'policy': state}, host_state={})
     with pytest.raises(ValueError, match=message):
       checkpoints.restore_params(manager, {'policy': wanted})
 
@@ -272,7 +276,7 @@ def test_a_checkpoint_of_two_policies_does_not_restore_a_shared_policy(
 ):
   states = {'proposer': make_state(), 'solver': make_state()}
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 1, states, {})
+    checkpoints.save(manager, 1, states, host_state={})
     wanted = abstract({'policy': states['solver']})
     with pytest.raises(ValueError, match=r'policy/.*: found nothing'):
       checkpoints.restore(manager, wanted)
@@ -290,7 +294,9 @@ def two_checkpoints(tmp_path_factory):
   directory = tmp_path_factory.mktemp('two')
   with open_in(directory) as manager:
     for step in (1, 2):
-      checkpoints.save(manager, step, one_array(step), {'n': step}, score=step)
+      checkpoints.save(
+        manager, step, one_array(step), host_state={'n': step}, score=step
+      )
   return directory
 
 
@@ -314,7 +320,7 @@ def test_the_checkpoint_before_a_damaged_checkpoint_is_restored(
     assert message.endswith(f'moved to {away}, resuming from step 1.')
     assert away.is_dir()
     # The run saves this step again.
-    assert checkpoints.save(manager, 2, one_array(3), {'n': 3})
+    assert checkpoints.save(manager, 2, one_array(3), host_state={'n': 3})
     assert checkpoints.restore(manager, like)[2] == {'n': 3}
   for step in (1, 2):
     shutil.rmtree(here / f'{step}' / lost)
@@ -374,7 +380,7 @@ def test_a_flipped_bit_is_detected_or_has_no_effect(two_checkpoints, tmp_path):
 def test_an_array_with_changed_values_is_damage(tmp_path, monkeypatch):
   """A file system, a network or a library may have changed the array."""
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 1, one_array(1), {})
+    checkpoints.save(manager, 1, one_array(1), host_state={})
     checkpoints.wait(manager)
     read = ocp.Checkpointer.restore
 
@@ -406,12 +412,12 @@ def test_a_damaged_score_is_removed(two_checkpoints, tmp_path):
 
 def test_a_score_can_be_added_later(tmp_path):
   with open_in(tmp_path, keep=1) as manager:
-    assert checkpoints.save(manager, 1, one_array(1), {}, score=0.2)
-    assert checkpoints.save(manager, 2, one_array(2), {})
+    assert checkpoints.save(manager, 1, one_array(1), host_state={}, score=0.2)
+    assert checkpoints.save(manager, 2, one_array(2), host_state={})
     for _ in range(2):  # the first score is kept
-      assert checkpoints.save(manager, 2, {}, {}, score=0.3)
+      assert checkpoints.save(manager, 2, {}, host_state={}, score=0.3)
     assert checkpoints.best_step(manager) == 2
-    assert checkpoints.save(manager, 3, one_array(3), {}, score=0.1)
+    assert checkpoints.save(manager, 3, one_array(3), host_state={}, score=0.1)
     checkpoints.wait(manager)
     assert sorted(manager.all_steps()) == [2, 3]
     _, states, _ = checkpoints.restore(manager, abstract(one_array(1)), step=2)
@@ -437,7 +443,12 @@ def test_the_best_step_includes_the_initial_model(
   with open_in(tmp_path) as manager:
     for step, score in scores.items():
       checkpoints.save(
-        manager, step, one_array(step), {}, score=score, start_score=start
+        manager,
+        step,
+        one_array(step),
+        host_state={},
+        score=score,
+        start_score=start,
       )
     assert checkpoints.best_step(manager) == best
 
@@ -445,15 +456,17 @@ def test_the_best_step_includes_the_initial_model(
 def test_the_start_score_applies_to_checkpoints_of_an_earlier_version(tmp_path):
   """These were saved without a start score."""
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 1, one_array(1), {}, score=0.5)
+    checkpoints.save(manager, 1, one_array(1), host_state={}, score=0.5)
     assert checkpoints.best_step(manager) == 1
-    checkpoints.save(manager, 2, one_array(2), {}, score=0.4, start_score=0.6)
+    checkpoints.save(
+      manager, 2, one_array(2), host_state={}, score=0.4, start_score=0.6
+    )
     assert checkpoints.best_step(manager) == 0
 
 
 def test_the_manifest_of_a_checkpoint_names_its_step_and_run(tmp_path):
   with open_in(tmp_path) as manager:
-    checkpoints.save(manager, 3, one_array(3), {})
+    checkpoints.save(manager, 3, one_array(3), host_state={})
   stored = json.loads((tmp_path / '3' / 'host' / 'metadata').read_text())
   assert stored['step'] == 3
   assert stored['run_id'] == (tmp_path / 'run_id').read_text().strip()
@@ -490,7 +503,9 @@ def test_entries_that_are_not_checkpoints_of_the_run_are_moved_away(
     assert checkpoints.best_step(manager) == 2
     # New checkpoints stay the newest.
     for step in (3, 9):
-      assert checkpoints.save(manager, step, one_array(step), {'n': step})
+      assert checkpoints.save(
+        manager, step, one_array(step), host_state={'n': step}
+      )
     assert checkpoints.all_steps(manager)[-2:] == [3, 9]
   with open_in(here) as manager:
     assert checkpoints.restore(manager, abstract(one_array(1)))[2] == {'n': 9}
@@ -502,7 +517,7 @@ def test_a_checkpoint_of_another_run_is_moved_away(two_checkpoints, tmp_path):
   here, other = tmp_path / 'checkpoints', tmp_path / 'other'
   shutil.copytree(two_checkpoints, here)
   with open_in(other) as manager:
-    checkpoints.save(manager, 7, one_array(7), {'n': 7}, score=9.0)
+    checkpoints.save(manager, 7, one_array(7), host_state={'n': 7}, score=9.0)
   shutil.copytree(other / '7', here / '7')
   with open_in(here) as manager:
     assert checkpoints.restore(manager, abstract(one_array(1)))[2] == {'n': 2}
@@ -529,7 +544,7 @@ def test_a_checkpoint_of_another_run_is_moved_away(two_checkpoints, tmp_path):
 def test_a_directory_may_have_any_name(tmp_path, name):
   here = tmp_path / name / 'checkpoints'
   with open_in(here) as manager:
-    checkpoints.save(manager, 1, one_array(1), {'n': 1})
+    checkpoints.save(manager, 1, one_array(1), host_state={'n': 1})
   with open_in(here) as manager:
     _, states, host = checkpoints.restore(manager, abstract(one_array(1)))
     assert host == {'n': 1}
@@ -553,7 +568,7 @@ def test_a_newer_format_is_rejected_and_not_treated_as_damage(
 ):
   with monkeypatch.context() as patch, open_in(tmp_path) as manager:
     patch.setattr(manifest, 'FORMAT', 2)
-    checkpoints.save(manager, 1, one_array(1), {})
+    checkpoints.save(manager, 1, one_array(1), host_state={})
   with open_in(tmp_path) as manager:
     like = abstract(one_array(1))
     with pytest.raises(ValueError, match=r'1: saved by .*, in format 2'):
@@ -577,7 +592,8 @@ def save(name, directory, *steps, between=lambda: None):
     with checkpoints.open_checkpoints(directory, keep=9, every=1) as manager:
       for step in steps:
         params = jax.random.normal(jax.random.key(step), (50_000,))
-        checkpoints.save(manager, step, {'policy': {'params': params}}, {})
+        states = {'policy': {'params': params}}
+        checkpoints.save(manager, step, states, host_state={})
         checkpoints.wait(manager)
         between()
   except OSError as error:
@@ -648,7 +664,7 @@ def test_log_messages_of_orbax_are_dropped(tmp_path):
   logging.get_absl_logger().addHandler(handler)
   try:
     with open_in(tmp_path) as manager:
-      checkpoints.save(manager, 1, {'policy': make_state()}, {})
+      checkpoints.save(manager, 1, {'policy': make_state()}, host_state={})
       logging.info('our message')
   finally:
     logging.get_absl_logger().removeHandler(handler)
@@ -679,8 +695,10 @@ def states(step):
 with checkpoints.open_checkpoints(directory, keep=2, every=1) as manager:
   if mode == 'save':
     for step in (1, 2):
-      checkpoints.save(manager, step, states(step), {}, force=True)
-      checkpoints.save(manager, step, {}, {}, score=0.1 * step, start_score=0.0)
+      checkpoints.save(manager, step, states(step), host_state={}, force=True)
+      score = 0.1 * step
+      checkpoints.save(
+        manager, step, {}, host_state={}, score=score, start_score=0.0)
     assert checkpoints.best_step(manager) == 2
   else:
     like = jax.ShapeDtypeStruct((size,), np.float32, sharding=sharding)
