@@ -88,7 +88,7 @@ def build(
     questions = question_files.read_questions(config.task.questions)
   opened = open_model.open_model(config, mesh)
   tokens = opened.tokens
-  config = chat_date.fix(config, tokens, workdir)
+  config = chat_date.set_date(config, tokens, workdir)
   task = _make_task(config, tokens)
   if config.task.style == 'plain':  # a chat template adds its own ending
     prompt_ends.warn(_continued(config.task), tokens.encode)

@@ -10,12 +10,12 @@ from sqlm_jax.pretrained import chat, tokenizer
 from sqlm_jax.workdir import config_json
 
 
-def fix(
+def set_date(
   config: config_lib.Config,
   tokens: tokenizer.Tokenizer,
   workdir: epath.PathLike | None,
 ) -> config_lib.Config:
-  """Fixes the date of a run whose chat template inserts the current date.
+  """Sets the date of a run whose chat template inserts the current date.
 
   Otherwise a run that is resumed on another day would have different prompts,
   and an interrupted evaluation would start from the beginning. Every process
