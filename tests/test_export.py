@@ -145,16 +145,18 @@ def test_adapters_in_peft_equal_the_merged_model(run, tmp_path):
       export_role(run, 'solver', tmp_path / 'out', as_adapter=True)
     return
   export_role(run, 'solver', tmp_path / 'adapter', as_adapter=True)
-  export_role(run, 'solver', tmp_path / 'whole')
+  export_role(run, 'solver', tmp_path / 'merged')
   base = transformers.AutoModelForCausalLM.from_pretrained(
     parts.config.model.path
   )
   adapted = peft.PeftModel.from_pretrained(base, tmp_path / 'adapter')
-  whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'whole')
+  merged = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path / 'merged'
+  )
   text = torch.arange(30)[None] + 60
   with torch.no_grad():
     torch.testing.assert_close(
-      adapted(text).logits, whole(text).logits, atol=1e-4, rtol=0
+      adapted(text).logits, merged(text).logits, atol=1e-4, rtol=0
     )
 
 

@@ -341,7 +341,7 @@ source, place = map(pathlib.Path, sys.argv[1:])
 with checkpoints.open_checkpoints(source, read_only=True) as manager:
   like = {'policy': {'params': jax.ShapeDtypeStruct((2000,), 'float32',
     sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))}}
-  whole = {n: checkpoints.restore(manager, like, step=n) for n in (1, 2)}
+  intact = {n: checkpoints.restore(manager, like, step=n) for n in (1, 2)}
 for file in sorted((source / '2').rglob('*')):
   if not file.is_file():
     continue
@@ -354,7 +354,7 @@ for file in sorted((source / '2').rglob('*')):
   path.write_bytes(data)
   with checkpoints.open_checkpoints(here) as manager:
     step, states, host = checkpoints.restore(manager, like)
-  expected = whole[step]
+  expected = intact[step]
   numpy.testing.assert_array_equal(
     states['policy']['params'], expected[1]['policy']['params'])
   assert host == expected[2]
@@ -557,7 +557,7 @@ def test_a_directory_may_have_any_name(tmp_path, name):
 
 def test_a_bucket_without_objects_is_prepared():
   directory = epath.Path('gs://bucket/run/checkpoints')
-  with buckets.doubled():
+  with buckets.substituted():
     run_id = directory_entries.prepare(directory)
     assert directory_entries.inspect(directory) == (run_id, {})
     assert directory_entries.prepare(directory) == run_id
@@ -687,9 +687,8 @@ sharding = NamedSharding(Mesh(np.array(jax.devices()), 'x'), PartitionSpec('x'))
 size = 1 << 16
 
 def states(step):
-  whole = np.random.default_rng(step).normal(size=size).astype(np.float32)
-  make = lambda index: whole[index]
-  array = jax.make_array_from_callback((size,), sharding, make)
+  values = np.random.default_rng(step).normal(size=size).astype(np.float32)
+  array = jax.make_array_from_callback((size,), sharding, values.__getitem__)
   return {'policy': {'params': {'w': array}}}
 
 with checkpoints.open_checkpoints(directory, keep=2, every=1) as manager:

@@ -215,7 +215,7 @@ def test_a_run_in_a_bucket_leaves_the_same_files():
   """Objects cannot be appended to, and appear only when they are complete."""
   workdir = 'gs://bucket/runs/one'
   config = {'seed': 1, 'model': {'path': 'random'}}
-  with buckets.doubled():
+  with buckets.substituted():
     with storage.locked(workdir):
       config_json.write(workdir, config)
       with contextlib.closing(run_writer.RunWriter(workdir)) as writer:
