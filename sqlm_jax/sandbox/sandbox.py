@@ -41,7 +41,6 @@ from sqlm_jax.sandbox import process as process_lib
 Program = tuple[str, Sequence[types.TestCase]]
 
 _LOST = 'lost: '  # prefix of the detail of a test that was not run
-BACKENDS = ('bubblewrap', 'unsafe_subprocess')
 
 _log = logging.getLogger(__name__)
 _WORKER = pathlib.Path(__file__).with_name('worker.py')

@@ -288,7 +288,7 @@ def test_values_are_those_before_any_update(
     learned.append(batch)
     return Name(f'{state}+'), {'loss': (3.0, 1.0)}
 
-  critic = step_types.Critic(values, update, None, 0.0, 1.0, 1.0)
+  critic = step_types.Critic(values, update, None)
   script.game = script.game._replace(critic=critic)
   states, outcome = script.play(1, keep_neutral=True)
   # Two questions were readable; two topics were asked.
