@@ -79,7 +79,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
 
   Args:
     config: Config of the run; may be a ConfigDict.
-    workdir: Directory of the run, see `writers`.
+    workdir: Directory of the run, see `run_writer`.
 
   Returns:
     True if the run finished, False if a signal stopped it.

@@ -31,7 +31,7 @@ ANSWERS = st.lists(st.sampled_from([None, 1, 2, 3, 4]), max_size=9)
     ([], (), 0),
   ],
 )
-def test_first_is_the_vote_of_the_papers_code(answers, solver, proposer):
+def test_ties_first_is_the_vote_of_the_papers_code(answers, solver, proposer):
   result = vote.majority(answers, ties='first')
   assert rewards.majority(answers, result) == solver
   assert rewards.difficulty_of_vote('sqlm', result) == proposer
@@ -58,7 +58,7 @@ def test_first_is_the_vote_of_the_papers_code(answers, solver, proposer):
     (['', '', 'a', None], '', 2, ''),
   ],
 )
-def test_nobody(answers, winner, count, reason):
+def test_no_majority(answers, winner, count, reason):
   result = vote.majority(answers)
   assert result.answer == winner
   assert result.count == count
@@ -101,7 +101,7 @@ def test_min_agreement_is_met_exactly_by_every_share():
 
 
 @hypothesis.given(ANSWERS)
-def test_the_winner_is_the_one_that_most_gave(answers):
+def test_the_winner_is_the_most_frequent_answer(answers):
   result = vote.majority(answers)
   counts = collections.Counter(a for a in answers if a is not None)
   best = [a for a, n in counts.items() if n == max(counts.values())]
@@ -125,7 +125,7 @@ def test_order_does_not_matter(pair, min_agreement):
 
 
 @hypothesis.given(ANSWERS)
-def test_first_equals_a_maximum_over_what_was_seen(answers):
+def test_ties_first_equals_a_maximum_in_order(answers):
   """`max` returns the first of equals: the paper's code, said another way."""
   result = vote.majority(answers, ties='first')
   winner = max(answers, key=answers.count, default=None)
