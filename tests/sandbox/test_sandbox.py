@@ -17,8 +17,8 @@ from typing import NamedTuple
 import pytest
 
 from sqlm_jax.game import types
+from sqlm_jax.sandbox import outcomes, sandbox, seccomp
 from sqlm_jax.sandbox import process as process_lib
-from sqlm_jax.sandbox import sandbox, seccomp
 from tests.sandbox import hostile_programs
 
 needs_bubblewrap = pytest.mark.skipif(
@@ -472,7 +472,7 @@ def test_killed_sandboxes_are_replaced():
 
 def test_programs_that_break_their_sandbox_are_reported():
   answer = process_lib.Answer(b'x', 9, b'', b'cannot look at /tmp')
-  result = sandbox._result(answer, '')
+  result = outcomes.result_of(answer, '')
   assert result.status == 'error'
   assert 'the program broke its sandbox' in result.detail
   assert not sandbox.is_lost(result)
