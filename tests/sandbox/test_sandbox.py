@@ -165,8 +165,8 @@ CONTAINED = """
   kill_parent stop_parent kill_everybody fork_bomb thread_bomb raise_limits
   call_mount call_bpf call_setuid call_reboot call_sethostname
 """
-HOSTILE = hostile_programs.everywhere() + (
-  hostile_programs.of_x86_64() if platform.machine() == 'x86_64' else []
+HOSTILE = hostile_programs.portable_programs() + (
+  hostile_programs.x86_64_programs() if platform.machine() == 'x86_64' else []
 )
 
 
