@@ -1,4 +1,4 @@
-"""What a config accepts, and what it says about what it does not accept."""
+"""Accepted and refused configs, and the errors of refused ones."""
 
 import importlib
 import json

@@ -70,7 +70,7 @@ def pack(batch, size, shards=1) -> groups.GroupBatch:
 
 
 def filled(packed: packing_ops.Packing) -> list[int]:
-  """How many tokens stand in each part."""
+  """Returns the number of tokens in each part."""
   return (packed.slots < packed.places[0].size).sum(axis=1).tolist()
 
 
@@ -101,7 +101,7 @@ def test_parts_are_about_as_large():
 
 @pytest.mark.parametrize('size, parts, shape', [(2, 2, 6), (3, 2, 2)])
 def test_parts_are_those_that_rows_are_split_into(size, parts, shape):
-  """Where they can be: three groups are not split over two devices."""
+  """Three groups cannot be split over two devices."""
   found = pack(make_batch(), size, parts)
   assert len(found.packing.slots) == len(found.packing.places) == shape
 
@@ -137,7 +137,7 @@ def test_a_response_of_one_token_or_none():
 
 
 def test_texts_keep_their_order():
-  """What is evaluated is read off by row; what nobody asked for is not read."""
+  """Evaluated texts keep their rows, and padding groups are not read."""
   batch = make_batch()
   texts = groups.Texts(batch.prompts, batch.tokens, np.int32(3))
   layout = packing_plan.Layout(2, shards=1)

@@ -851,7 +851,7 @@ def learn_scripted(states, step=0, solutions=SOLUTIONS):
 
 @jax.jit
 def next_logprobs(params):
-  """Of the token after '1 + 1 = '."""
+  """Returns the log-probabilities of the token after '1 + 1 = '."""
   policy = make_parts().policy
   tokens = jnp.array([list(b'1 + 1 = ')])
   hidden, _ = policy.forward(params, tokens, jnp.array([8]))
@@ -947,7 +947,7 @@ def test_sampler_and_learner_agree_about_log_probabilities(real_step):
 
 
 def test_sampled_in_bfloat16_and_learned_in_float32():
-  """What the two disagree about is told, and is in the ratio of the loss."""
+  """The difference of the two dtypes is reported and enters the loss."""
   before, after, outcome = play_for_real(**{'sampler.dtype': 'bfloat16'})
   assert 1e-4 < outcome.metrics['sample/solver/logprob_gap'] < 0.05
   assert outcome.trained == ('solver',)
