@@ -148,8 +148,8 @@ def as_set(
   elements = sorted({str(parsed.answer()) for parsed in parsed_answers})
   if len(elements) == 1:
     return parsed_answers[0]
-  found_units = {parsed.unit for parsed in parsed_answers}
-  if '' in found_units and len(found_units) > 1:  # 3 and 4 cm; 3,40 €
+  unit_names = {parsed.unit for parsed in parsed_answers}
+  if '' in unit_names and len(unit_names) > 1:  # 3 and 4 cm; 3,40 €
     raise plain_text.ParseError('mixed')
   if any(' or ' in element for element in elements):  # an element is a union
     raise plain_text.ParseError('mixed')
