@@ -29,7 +29,7 @@ def shown(console) -> str:
 
 
 def screen(output: str) -> list[str]:
-  """What a terminal shows after it: lines, without trailing blanks.
+  """Returns the lines that a terminal shows, without trailing spaces.
 
   Knows what rich writes: line feeds, carriage returns, cursor up, erase line;
   colours and the cursor's visibility change nothing here.

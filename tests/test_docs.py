@@ -1,4 +1,4 @@
-"""What README and docs tell a user to type."""
+"""Commands and links of the README and the docs."""
 
 import pathlib
 import re
@@ -47,7 +47,7 @@ def commands():
 
 
 def shown_in_docs(path: str) -> bool:
-  """Whether a page tells the user to save a file of this name."""
+  """Returns True if a page tells the user to save a file of this name."""
   return any(f'`{path}`' in page.read_text() for page in PAGES) or any(
     f'--config={path}' in page.read_text() and page.suffix == '.md'
     for page in PAGES

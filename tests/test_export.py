@@ -159,7 +159,7 @@ def test_adapters_for_peft(run, tmp_path):
 
 
 def named(parts, path):
-  """The same parts, had the model been found under another name."""
+  """Returns the parts with another name of the model."""
   model = dataclasses.replace(parts.config.model, path=path)
   return parts._replace(config=dataclasses.replace(parts.config, model=model))
 

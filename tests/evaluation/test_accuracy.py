@@ -98,7 +98,7 @@ def test_programs_have_no_vote_and_greedy_alone_no_samples():
 
 
 def test_the_interval_is_that_of_a_mean():
-  """Of many values the bootstrap and Student's interval are nearly the same."""
+  """For many values, the bootstrap interval is close to Student's interval."""
   values = np.random.default_rng(3).random(2000)
   found = accuracy.with_interval(values)
   expected = stats.t.interval(

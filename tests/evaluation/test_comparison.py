@@ -34,7 +34,7 @@ def row(index, answers, question=None):
 
 
 def sides():
-  """Of 20 questions 5 get right, 1 gets wrong and 2 change their error."""
+  """Returns 20 questions: 5 become right, 1 becomes wrong, 2 stay wrong."""
   before = ['2'] * 5 + ['1'] + ['2', '3'] + ['1'] * 10 + ['2', None]
   after = ['1'] * 5 + ['2'] + ['3', None] + ['1'] * 10 + ['2', None]
   return [

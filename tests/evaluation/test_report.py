@@ -125,7 +125,7 @@ def test_a_suggested_agreement_keeps_the_votes_that_it_is_of():
 
 
 def test_a_bin_shows_what_is_kept_from_its_lowest_agreement_on():
-  """Of 32 answers 20, 21 and 22 are one bin of ten."""
+  """Agreements of 20, 21 and 22 of 32 answers share a bin."""
   votes = [['a'] * n + ['b'] * (32 - n) for n in (20, 21, 22)]
   rows = [{'answers': ['a', *v], 'right': [True] * 33} for v in votes]
   curve = reliability.measure(rows, samples=32, target=0.9)

@@ -39,7 +39,7 @@ def test_rows_of_the_embedding_without_a_token_add_nothing(tmp_path, rows):
 
 @pytest.mark.parametrize('path', ['random', 'tiny.gguf'])
 def test_frozen_scales_are_as_wide_as_trained_ones(tmp_path, path):
-  """Else a reference in bfloat16 would not be the policy before any update."""
+  """Otherwise a bfloat16 reference would differ from the initial policy."""
   if path == 'random':
     parts = build_lib.build(config_lib.from_dict(smoke.get_config().to_dict()))
   else:

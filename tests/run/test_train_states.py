@@ -1,4 +1,4 @@
-"""How train states begin."""
+"""Initial train states."""
 
 import jax
 import jax.numpy as jnp

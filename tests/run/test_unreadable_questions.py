@@ -1,4 +1,4 @@
-"""What a person is told of questions that could not be used."""
+"""Messages about questions that could not be used."""
 
 import pytest
 

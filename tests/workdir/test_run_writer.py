@@ -406,7 +406,7 @@ def test_damaged_config_is_an_error_with_its_path(tmp_path):
 
 
 def test_a_run_in_a_bucket_leaves_the_same():
-  """Where objects do not grow, and a name appears when it is whole."""
+  """Objects in a bucket cannot be appended to and appear when complete."""
   workdir = 'gs://bucket/runs/one'
   config = {'seed': 1, 'model': {'path': 'random'}}
   with buckets.doubled():
