@@ -39,7 +39,6 @@ from sqlm_jax.sandbox import process as process_lib
 
 Program = tuple[str, Sequence[types.TestCase]]
 
-
 _log = logging.getLogger(__name__)
 _WORKER = pathlib.Path(__file__).with_name('worker.py')
 _CHILD = pathlib.Path(__file__).with_name('program.py')
