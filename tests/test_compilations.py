@@ -1,4 +1,4 @@
-"""What a longer run compiles: little, most of it at once, nothing twice."""
+"""A longer run compiles few programs, most of them early, none twice."""
 
 import collections
 

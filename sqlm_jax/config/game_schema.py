@@ -176,32 +176,34 @@ class Sandbox:
 class ProposerRewards:
   """Weights of the terms whose sum is the reward of a question.
 
-  Each key describes the value of its term. A weight of 0 turns a term off.
+  A weight of 0 turns a term off.
   """
 
   sqlm: float = keys.key(
-    1.0, '1 if some answers agree, but not all.', keys.at_least(0)
+    1.0,
+    'Weight of a term that is 1 if some answers agree, but not all.',
+    keys.at_least(0),
   )
   r_zero: float = keys.key(
     0.0,
-    'Highest if half of the answers agree.',
+    'Weight of a term that is highest if half of the answers agree.',
     keys.at_least(0),
   )
   band: float = keys.key(
     0.0,
-    '1 if the agreement is in `proposer.band`.',
+    'Weight of a term that is 1 if the agreement is in `proposer.band`.',
     keys.at_least(0),
   )
   batch_repeats: float = keys.key(
     0.0,
-    "Fraction of the step's other questions that are "
-    'near-duplicates. This term is subtracted.',
+    "Weight of the fraction of the step's other questions that are "
+    'near-duplicates. It is subtracted.',
     keys.at_least(0),
   )
   history_repeats: float = keys.key(
     0.0,
-    '1 if the question is a near-duplicate of a question of an '
-    'earlier step. This term is subtracted.',
+    'Weight of a term that is 1 if the question is a near-duplicate of a '
+    'question of an earlier step. It is subtracted.',
     keys.at_least(0),
   )
 
@@ -276,24 +278,31 @@ class Proposer:
 class SolverRewards:
   """Weights of the terms whose sum is the reward of an answer.
 
-  Each key describes the value of its term. A weight of 0 turns a term off.
+  A weight of 0 turns a term off.
   """
 
   majority: float = keys.key(
-    1.0, '1 for the answer of the majority.', keys.at_least(0)
+    1.0,
+    'Weight of a term that is 1 for the answer of the majority.',
+    keys.at_least(0),
   )
   tests: float = keys.key(
     0.0,
-    'Fraction of the tests that a program passes.',
+    'Weight of the fraction of the tests that a program passes.',
     keys.at_least(0),
   )
-  format: float = keys.key(0.0, '1 for any readable answer.', keys.at_least(0))
+  format: float = keys.key(
+    0.0, 'Weight of a term that is 1 for any readable answer.', keys.at_least(0)
+  )
   random: float = keys.key(
-    0.0, '0 or 1 at random, as a control.', keys.at_least(0)
+    0.0,
+    'Weight of a term that is 0 or 1 at random, as a control.',
+    keys.at_least(0),
   )
   true: float = keys.key(
     0.0,
-    '1 for the answer of `task.checker`, as a control.',
+    'Weight of a term that is 1 for the true answer, as a control. It requires '
+    '`task.checker`.',
     keys.at_least(0),
   )
 

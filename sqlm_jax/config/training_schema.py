@@ -233,13 +233,14 @@ class Optimizer:
   )
   solver_updates: int = keys.key(
     8,
-    "Number of minibatches per step that the solver's groups are divided into.",
+    "Number of minibatches that the solver's groups of a step are divided "
+    'into; a divisor of `proposer.num_questions`.',
     keys.at_least(1),
   )
   proposer_updates: int = keys.key(
     2,
-    "Number of minibatches per step that the proposer's groups are divided "
-    'into.',
+    "Number of minibatches that the proposer's groups of a step are divided "
+    'into; a divisor of the number of groups.',
     keys.at_least(1),
   )
   groups_per_microbatch: int = keys.key(

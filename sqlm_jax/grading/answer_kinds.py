@@ -27,9 +27,6 @@ class AnswerParser(Protocol):
   ) -> tuple[types.Answer, ...]: ...
 
 
-KINDS = (*answers.KINDS, 'choice', 'expression', 'code')
-
-
 def make_parser(
   kind: str,
   options: Sequence[str] = (),

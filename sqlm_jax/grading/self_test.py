@@ -25,7 +25,7 @@ def check_parser(
   Args:
     parse: the parser to check.
     truths: true answers of an evaluation set; a sample of them is used.
-    kind: the parser's kind, one of `answer_kinds.KINDS`.
+    kind: the parser's kind, see `answer_kinds.make_parser`.
 
   Raises:
     RuntimeError: if a pair, in either order, is compared incorrectly.

@@ -115,10 +115,10 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
   _check_frequencies(head_width, rope, local_rope)
 
   # Keys that belong to other families are ignored, as in transformers.
-  def read(key: str, *kinds: str) -> Any:
+  def of_family(key: str, *kinds: str) -> Any:
     return getattr(hf, key, None) if kind in kinds else None
 
-  attention_bias = bool(read('attention_bias', *_ATTENTION_BIASES))
+  attention_bias = bool(of_family('attention_bias', *_ATTENTION_BIASES))
   return model_config.ModelConfig(
     vocab_size=hf.vocab_size,
     num_layers=hf.num_hidden_layers,
@@ -131,11 +131,11 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
     local_rope=local_rope,
     windows=_windows(hf),
     attention_scale=hf.query_pre_attn_scalar**-0.5 if is_gemma else 0.0,
-    attention_softcap=read('attn_logit_softcapping', 'gemma2') or 0.0,
-    logit_softcap=read('final_logit_softcapping', *_GEMMAS) or 0.0,
+    attention_softcap=of_family('attn_logit_softcapping', 'gemma2') or 0.0,
+    logit_softcap=of_family('final_logit_softcapping', *_GEMMAS) or 0.0,
     qkv_bias=kind == 'qwen2' or attention_bias,
     output_bias=attention_bias,
-    mlp_bias=bool(read('mlp_bias', 'llama')),
+    mlp_bias=bool(of_family('mlp_bias', 'llama')),
     qk_norm=_QK_NORMS.get(kind, 'none'),
     norm_placement=_NORM_PLACEMENTS.get(kind, 'pre'),
     norm_offset=1.0 if is_gemma else 0.0,

@@ -24,7 +24,6 @@ import marshal
 import os
 import pathlib
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -35,13 +34,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.game import types
-from sqlm_jax.sandbox import bubblewrap, seccomp, unit_tests
+from sqlm_jax.sandbox import bubblewrap, outcomes, seccomp, unit_tests
 from sqlm_jax.sandbox import process as process_lib
 
 Program = tuple[str, Sequence[types.TestCase]]
-
-_LOST = 'lost: '  # prefix of the detail of a test that was not run
-BACKENDS = ('bubblewrap', 'unsafe_subprocess')
 
 _log = logging.getLogger(__name__)
 _WORKER = pathlib.Path(__file__).with_name('worker.py')
@@ -49,23 +45,8 @@ _CHILD = pathlib.Path(__file__).with_name('program.py')
 # Seconds after the wall-clock limit before the worker is considered lost.
 _GRACE = 10.0
 _PAUSES = (0.1, 1.0, 4.0)  # seconds before a sandbox is started again
-_MAX_DETAIL = 200  # characters
 _PYC_HEAD = importlib.util.MAGIC_NUMBER + bytes(12)
 _PYTHON = ['-S', '-s', '-P', '-B', '-X', 'utf8']
-# Text in the last line of a program's stderr -> the limit that was exceeded.
-_LIMIT_MESSAGES = {
-  'MemoryError': 'memory',
-  "can't start new thread": 'processes or memory',
-  '[Errno 27]': 'file size',
-  '[Errno 28]': 'file size',
-}
-_WHY = {  # keyed by the reasons that `worker` sends
-  b'w': types.Result(unit_tests.TIMEOUT, 'wall clock'),
-  b'c': types.Result(unit_tests.TIMEOUT, 'processor time'),
-  b'o': types.Result(unit_tests.LIMIT, 'output'),
-  b'f': types.Result(unit_tests.LIMIT, 'number of files'),
-  b'x': types.Result(unit_tests.ERROR, 'the program broke its sandbox'),
-}
 
 
 class Limits(NamedTuple):
@@ -249,7 +230,7 @@ class Sandbox:
         if self._closed.is_set():
           raise RuntimeError('the sandbox was closed') from None
         words = (process.last_words() or str(error)).splitlines()[-1]
-        detail = f'{_LOST}{words}'[:_MAX_DETAIL]
+        detail = f'{outcomes.LOST}{words}'[: outcomes.MAX_DETAIL]
         lost = types.Result(unit_tests.ERROR, detail)
       finally:
         self._discard(process)
@@ -276,7 +257,7 @@ class Sandbox:
       try:
         process.send(unit_tests.as_lines(test.input), seconds)
         results.append(
-          _result(process.receive(seconds, max_bytes), test.output)
+          outcomes.result_of(process.receive(seconds, max_bytes), test.output)
         )
       except TimeoutError:
         missing = types.Result(unit_tests.TIMEOUT, 'no answer')
@@ -286,38 +267,8 @@ class Sandbox:
 
 def is_lost(result: types.Result) -> bool:
   """Returns True if the program was not run because its sandbox was lost."""
-  return result.status == unit_tests.ERROR and result.detail.startswith(_LOST)
-
-
-def _result(answer: process_lib.Answer, expected: str) -> types.Result:
-  """Converts the worker's answer to the result of a run."""
-  if answer.why in _WHY:
-    return _WHY[answer.why]
-  code = os.waitstatus_to_exitcode(answer.status)
-  if code == 0:
-    output = answer.output.decode(errors='replace')
-    if unit_tests.same_output(expected, output):
-      return types.Result(unit_tests.PASSED)
-    return types.Result(unit_tests.WRONG, output[:_MAX_DETAIL])
-  lines = answer.errors.decode(errors='replace').strip().splitlines()
-  message = lines[-1][:_MAX_DETAIL] if lines else f'exit status {code}'
-  if message.startswith(_LOST):
-    message = (
-      f'stderr: {message}'  # the program printed it; its sandbox was not lost
-    )
-  for words, limit in _LIMIT_MESSAGES.items():
-    if words in message:
-      return types.Result(unit_tests.LIMIT, limit)
-  if code < 0:
-    return types.Result(unit_tests.ERROR, f'killed by {_signal_name(-code)}')
-  return types.Result(unit_tests.ERROR, message)
-
-
-def _signal_name(number: int) -> str:
-  try:
-    return signal.Signals(number).name
-  except ValueError:
-    return f'signal {number}'
+  is_error = result.status == unit_tests.ERROR
+  return is_error and result.detail.startswith(outcomes.LOST)
 
 
 def _worker_arguments(

@@ -20,8 +20,6 @@ PASSED, WRONG, ERROR, TIMEOUT, LIMIT = STATUSES = (
   'limit',
 )
 
-UNSOLVED = ('count', 'leave_out')  # see `shares_passed`
-
 _INTEGER = re.compile(r'[+-]?\d+')
 _DECIMAL = re.compile(
   r'[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)'

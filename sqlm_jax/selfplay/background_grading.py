@@ -28,7 +28,6 @@ class GradeBatch(Protocol[T_co]):
       indices: indices of the questions.
       texts: the responses to each of these questions.
     """
-    ...
 
 
 class GradedAnswers(NamedTuple):

@@ -56,7 +56,7 @@ class Prefetcher:
   ) -> step_types.SampledRound:
     clock = step_metrics.StageClock()
     with clock('propose'):
-      proposals = proposing.propose(step, 0, states, self._game)
+      proposed = proposing.propose(step, 0, states, self._game)
     with clock('solve'):
-      sampled = solving.solve(step, 0, proposals, states, self._game)
+      sampled = solving.solve(step, 0, proposed, states, self._game)
     return sampled._replace(seconds=clock.seconds)

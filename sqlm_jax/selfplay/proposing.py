@@ -15,7 +15,7 @@ def propose(
   round_index: int,
   states: step_types.States,
   game: step_types.Game,
-) -> step_types.Proposals:
+) -> step_types.ProposedQuestions:
   """Samples a group of questions for each of the step's topics.
 
   A question is unreadable if it was cut off, does not match the format, or has
@@ -32,13 +32,13 @@ def propose(
     The questions. Each process parses its share of them.
   """
   if game.questions:
-    proposed = None
+    proposals = None
     texts = [(text, True) for text in _next_questions(step, round_index, game)]
   else:
-    proposed = _sample_questions(step, round_index, states, game)
-    texts = _texts_and_finished(proposed)
+    proposals = _sample_questions(step, round_index, states, game)
+    texts = _texts_and_finished(proposals)
   parsed = [_parse_question(text, finished, game) for text, finished in texts]
-  return step_types.Proposals(proposed, *exchange.questions(parsed))
+  return step_types.ProposedQuestions(proposals, *exchange.questions(parsed))
 
 
 def _next_questions(
@@ -60,10 +60,11 @@ def _sample_questions(
   game: step_types.Game,
 ) -> responses.Responses:
   sampler = game.samplers['proposer']
-  prompts = [
-    sampler.encode(game.task.proposer_prompt(topic))
-    for topic in game.task.topics(step)
-  ]
+  prompts = []
+  for topic in game.task.topics(step):
+    ids = sampler.encode(game.task.proposer_prompt(topic))
+    assert ids is not None  # `build` checks the prompts of all topics
+    prompts.append(ids)
   return responses.sample(
     sampler,
     step_types.params_of('proposer', states, game),
@@ -80,13 +81,13 @@ def _sample_questions(
 
 
 def _texts_and_finished(
-  proposed: responses.Responses,
+  proposals: responses.Responses,
 ) -> list[tuple[str, bool]]:
   """Returns this process's responses, each with True if it was not cut off."""
   return [
     (text, bool(finished))
     for group, finished_G in zip(
-      proposed.texts, proposed.rollout.finished, strict=True
+      proposals.texts, proposals.rollout.finished, strict=True
     )
     if group is not None
     for text, finished in zip(group, finished_G, strict=True)
@@ -109,7 +110,10 @@ def _parse_question(
   if not problem.ok:
     return problem, []
   encode = game.samplers['solver'].encode
-  prompts = [encode(p) for p in game.task.solver_prompts(problem.text)]
-  if None in prompts:
-    return problem._replace(ok=False, reason='too_long'), []
+  prompts = []
+  for prompt in game.task.solver_prompts(problem.text):
+    ids = encode(prompt)
+    if ids is None:
+      return problem._replace(ok=False, reason='too_long'), []
+    prompts.append(ids)
   return problem, prompts

@@ -22,7 +22,6 @@ class OnEnded(Protocol):
     self, which_Q: np.ndarray, tokens_QGR: np.ndarray, lengths_QG: np.ndarray, /
   ) -> None:
     """Receives the indices of the prompts, and the tokens and lengths."""
-    ...
 
 
 class SampleTokens(Protocol):
@@ -40,7 +39,6 @@ class SampleTokens(Protocol):
     on_ended: OnEnded,
   ) -> groups.Rollout:
     """Returns the rollout, as host arrays."""
-    ...
 
 
 class OnTexts(Protocol):

@@ -16,7 +16,7 @@ from sqlm_jax.selfplay import (
 def solve(
   step: int,
   round_index: int,
-  proposals: step_types.Proposals,
+  proposed: step_types.ProposedQuestions,
   states: step_types.States,
   game: step_types.Game,
 ) -> step_types.SampledRound:
@@ -25,14 +25,14 @@ def solve(
   Args:
     step: self-play step, counted from 0.
     round_index: index of the round in its step.
-    proposals: the questions.
+    proposed: the questions.
     states: the `TrainState` of each policy.
     game: the constant parts of self-play.
 
   Returns:
     The round. Its answers may still be being graded.
   """
-  readable = [problem for problem in proposals.problems if problem.ok]
+  readable = [problem for problem in proposed.problems if problem.ok]
 
   def grade(
     indices: Sequence[int], texts: Sequence[Sequence[str]]
@@ -45,10 +45,10 @@ def solve(
     step=step,
     round_index=round_index,
     states=states,
-    local_questions=proposals.local,
+    local_questions=proposed.local,
     game=game,
   )
-  prompts = proposals.prompts
+  prompts = proposed.prompts
   if 'voter' in game.samplers:
     # The answers of solver and voters are graded together, so not before the
     # voters have answered.
@@ -62,8 +62,8 @@ def solve(
       solutions = sample('solver', prompts, on_texts=grader.add)
     voters = None
   return step_types.SampledRound(
-    proposals.responses,
-    proposals.problems,
+    proposed.proposals,
+    proposed.problems,
     solutions,
     voters,
     grader,

@@ -1,7 +1,7 @@
 """One step of self-play: propose, solve, grade, score, learn.
 
-1. Propose: the proposer continues the step's topic prompts. Its responses are
-   groups of questions, and each is parsed into a `Problem` (`Proposals`).
+1. Propose: the proposer continues the step's topic prompts. Each response is
+   parsed into a `Problem` (`ProposedQuestions`).
 2. Solve: the solver answers every readable question G times (`SampledRound`).
 3. Grade: the answers to a question are parsed, or they are programs and are run
    against the question's tests (`GradedAnswers`). A thread does this while
@@ -65,9 +65,9 @@ def self_play_step(
     sampled = None if rounds else first_round
     if sampled is None:
       with clock('propose'):
-        proposals = proposing.propose(step, len(rounds), states, game)
+        proposed = proposing.propose(step, len(rounds), states, game)
       with clock('solve'):
-        sampled = solving.solve(step, len(rounds), proposals, states, game)
+        sampled = solving.solve(step, len(rounds), proposed, states, game)
     clock.add(sampled.seconds)
     with clock('grade'):
       answers = grade(sampled)

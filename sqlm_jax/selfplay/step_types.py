@@ -30,7 +30,6 @@ class TrainStep(Protocol):
     /,
   ) -> tuple[learner.TrainState, learner.Metrics]:
     """Returns the trained state, and metrics as (sum, count) pairs."""
-    ...
 
 
 class CriticStep(Protocol):
@@ -44,7 +43,6 @@ class CriticStep(Protocol):
     /,
   ) -> tuple[learner.TrainState, learner.Metrics]:
     """Returns the trained state, and metrics as (sum, count) pairs."""
-    ...
 
 
 class EvaluateTokens(Protocol):
@@ -54,7 +52,6 @@ class EvaluateTokens(Protocol):
     self, texts: groups.Texts, /, *params: policy_lib.Params
   ) -> jax.Array:
     """Returns an array [Q, G, R]."""
-    ...
 
 
 class Critic(NamedTuple):
@@ -108,17 +105,17 @@ class Game(NamedTuple):
   mesh: jax.sharding.Mesh
 
 
-class Proposals(NamedTuple):
+class ProposedQuestions(NamedTuple):
   """The questions of a round, from all processes.
 
   Attributes:
-    responses: responses of the proposer, None if `Game.questions` replace it.
+    proposals: responses of the proposer, None if `Game.questions` replace it.
     problems: the problem parsed from each response.
     prompts: the solver's prompts for each readable problem.
     local: range of the readable problems whose answers this process grades.
   """
 
-  responses: responses.Responses | None
+  proposals: responses.Responses | None
   problems: list[types.Problem]
   prompts: list[exchange.Prompts]
   local: range

@@ -110,7 +110,7 @@ def _example_checker(
 
 
 def _grader(
-  parse: answer_kinds.AnswerParser, find_answer: Callable[[str], str]
+  parse: answer_kinds.AnswerParser, find_answer: Callable[[str], str | None]
 ) -> base.Grade:
   def grade_one(
     responses: Sequence[str], example: types.Example

@@ -1,4 +1,4 @@
-"""What the diagnosis of updates in bfloat16 says of a tiny model."""
+"""The diagnosis of bfloat16 updates, for a tiny model."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a run has written so far."""
+"""Progress of a run, read from what it has written so far."""
 
 import sys
 

@@ -59,7 +59,7 @@ class Machine:
     return subprocess.CompletedProcess(process.args, code, out, err)
 
   def shell(self, command: str, **env: str) -> str:
-    """What a host prints that is told to run a command."""
+    """Returns the output of a command that a host runs."""
     return subprocess.run(
       ['bash', '-c', command],
       cwd=self.home,
@@ -71,7 +71,7 @@ class Machine:
     ).stdout
 
   def calls(self) -> list[list[str]]:
-    """How the stand-ins were called since the last time."""
+    """Returns the calls of the stand-ins since the last time."""
     if not self.record.exists():
       return []
     calls = self.record.read_text().split('\x1e\0')[:-1]

@@ -1,4 +1,4 @@
-"""What a compiled text says, against programs worked out by hand."""
+"""Figures of compiled programs, compared with values worked out by hand."""
 
 import functools
 

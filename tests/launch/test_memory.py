@@ -1,4 +1,4 @@
-"""What is predicted, held against arrays that exist."""
+"""Predicted memory, compared with real arrays."""
 
 import dataclasses
 import json

@@ -77,7 +77,7 @@ def test_what_the_compiler_needs(row):
 
 
 def test_the_products_are_divided_among_all(row):
-  """Of the forward pass, 2 FLOPs a parameter and token, an eighth each."""
+  """Each device computes an eighth of 2 FLOPs per parameter and token."""
   layers = 3 * (64 * (4 + 2 * 2) * 16 + 4 * 16 * 64 + 3 * 64 * 160)
   tokens = 16 * 16 // 8
   products = 2 * tokens * layers

@@ -1,4 +1,4 @@
-"""What the scripts of launch/ would run, what they run, what they refuse."""
+"""Commands that the scripts of launch/ run, print or refuse."""
 
 import pathlib
 import re

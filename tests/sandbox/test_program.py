@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sqlm_jax.game import types
-from sqlm_jax.sandbox import sandbox
+from sqlm_jax.sandbox import outcomes, sandbox
 
 needs_bubblewrap = pytest.mark.skipif(
   not shutil.which('bwrap'), reason='bubblewrap is not installed'
@@ -287,7 +287,7 @@ PROGRAMS = READING | WRITING | ENDING | RUNNING
 def answers():
   """Returns the worker's answers for every program, in both tests."""
   answers_by_name = {}
-  result_of = sandbox._result
+  result_of = outcomes.result_of
 
   def remember(answer, name):
     answers_by_name.setdefault(name, []).append(answer)
@@ -297,7 +297,7 @@ def answers():
     cpu_seconds=30.0, wall_seconds=60.0, output_bytes=2**21
   )
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sandbox, '_result', remember)
+    patch.setattr(outcomes, 'result_of', remember)
     with sandbox.open_sandbox(workers=2, limits=limits) as opened:
       opened.run(
         [

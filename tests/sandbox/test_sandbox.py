@@ -17,8 +17,8 @@ from typing import NamedTuple
 import pytest
 
 from sqlm_jax.game import types
+from sqlm_jax.sandbox import outcomes, sandbox, seccomp
 from sqlm_jax.sandbox import process as process_lib
-from sqlm_jax.sandbox import sandbox, seccomp
 from tests.sandbox import hostile_programs
 
 needs_bubblewrap = pytest.mark.skipif(
@@ -165,8 +165,8 @@ CONTAINED = """
   kill_parent stop_parent kill_everybody fork_bomb thread_bomb raise_limits
   call_mount call_bpf call_setuid call_reboot call_sethostname
 """
-HOSTILE = hostile_programs.everywhere() + (
-  hostile_programs.of_x86_64() if platform.machine() == 'x86_64' else []
+HOSTILE = hostile_programs.portable_programs() + (
+  hostile_programs.x86_64_programs() if platform.machine() == 'x86_64' else []
 )
 
 
@@ -472,7 +472,7 @@ def test_killed_sandboxes_are_replaced():
 
 def test_programs_that_break_their_sandbox_are_reported():
   answer = process_lib.Answer(b'x', 9, b'', b'cannot look at /tmp')
-  result = sandbox._result(answer, '')
+  result = outcomes.result_of(answer, '')
   assert result.status == 'error'
   assert 'the program broke its sandbox' in result.detail
   assert not sandbox.is_lost(result)

@@ -1,4 +1,4 @@
-"""Prompts into rows, scores into batches: all by hand."""
+"""Packed prompts and batches, computed by hand."""
 
 import hypothesis
 import numpy as np
@@ -12,7 +12,7 @@ COMMON = list(range(1, 11))  # 10 tokens, over the 8 that are worth a pass
 
 
 def unpacked(packed: groups.Prompts) -> list[list[int]]:
-  """Each row's prompt, put together again."""
+  """Returns the prompt of each row."""
   prefix = packed.prefix_tokens[0, : packed.prefix_lengths[0]].tolist()
   return [
     prefix + row[:length].tolist()
@@ -54,7 +54,7 @@ def test_pack_prompts(prompts, common, lengths):
   assert unpacked(packed) == prompts
 
 
-def test_rows_that_only_fill_the_shape_have_one_token():
+def test_padding_rows_have_one_token():
   packed = batches.pack_prompts([[*COMMON, 20], [*COMMON, 21]], num_rows=5)
   assert packed.lengths.tolist() == [1] * 5
   assert packed.tokens.shape == (5, 8)
@@ -124,7 +124,7 @@ def test_useful_groups_come_first_and_keep_their_rows():
 
 
 def test_a_batch_is_as_wide_as_its_longest_response():
-  """Room for 40 tokens, and responses of 9 at most: the bucket is 12."""
+  """Of 40 tokens, the longest response has 9, and its bucket is 12."""
   scored = make_scored(REWARDS, LENGTHS)
   rollout = scored.rollout
   wide = np.zeros((*rollout.tokens.shape[:2], 40), np.int32)
@@ -151,7 +151,7 @@ def test_a_batch_is_as_wide_as_its_longest_response():
   np.testing.assert_array_equal(batch.tokens[0], wide[0, :, :12])
 
 
-def test_advantages_are_rewards_less_the_groups_mean():
+def test_advantages_are_rewards_minus_the_group_mean():
   (batch,) = make_batches()
   half = [[0.5, -0.5], [-0.5, 0.5]]
   assert batch.advantages.shape == (4, 2, 1)
@@ -168,13 +168,13 @@ def test_normalized_advantages():
   )
 
 
-def test_token_average_weighs_tokens_alike_and_counts_neutral_groups():
+def test_token_aggregation_weighs_tokens_equally_and_counts_neutral_groups():
   (batch,) = make_batches()
   np.testing.assert_allclose(batch.weights[:2], 1 / TOTAL, rtol=1e-6)
   assert not batch.weights[2:].any()
 
 
-def test_sequence_average_weighs_responses_alike():
+def test_sequence_aggregation_weighs_responses_equally():
   # Six responses count, and a response's tokens share its sixth.
   (batch,) = make_batches(aggregation='sequence')
   expected = [[1 / 6 / 1, 1 / 6 / 3], [1 / 6 / 4, 1 / 6 / 4]]
@@ -182,7 +182,7 @@ def test_sequence_average_weighs_responses_alike():
   assert not batch.weights[2:].any()
 
 
-def test_constant_average_ignores_how_long_responses_are():
+def test_constant_aggregation_ignores_the_lengths_of_responses():
   (batch,) = make_batches(aggregation='constant')  # six responses of room 5
   np.testing.assert_allclose(batch.weights[:2], 1 / 30, rtol=1e-6)
 
@@ -215,7 +215,7 @@ def test_updates_split_the_groups_in_order():
   np.testing.assert_allclose(second.weights[0], 1 / 8, rtol=1e-6)
 
 
-def test_an_update_without_anything_to_learn_is_left_out():
+def test_an_update_with_nothing_to_learn_is_left_out():
   # The last of four splits is not counted, the second is neutral.
   found = make_batches(updates=4)
   assert [batch.prompts.tokens[0, 0] for batch in found] == [10, 12]
@@ -262,7 +262,7 @@ def test_a_group_of_several_prompts_has_one_mean():
   assert batch.num_groups == 4
 
 
-def test_batches_are_padded_to_whole_microbatches():
+def test_batches_are_padded_to_full_microbatches():
   (batch,) = make_batches(layout=packing_plan.Layout(3, shards=1))
   assert batch.lengths.shape == (6, 2)
   assert batch.num_groups == 2
@@ -271,7 +271,7 @@ def test_batches_are_padded_to_whole_microbatches():
 
 
 @pytest.mark.parametrize('aggregation', ['token', 'sequence'])
-def test_an_empty_response_is_survived(aggregation):
+def test_an_empty_response_gives_finite_weights(aggregation):
   lengths = [[0, 3], *LENGTHS[1:]]
   (batch,) = make_batches(lengths=lengths, aggregation=aggregation)
   assert np.isfinite(batch.weights).all()

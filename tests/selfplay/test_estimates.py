@@ -1,4 +1,4 @@
-"""Advantages of tokens, by hand and by loops in float64."""
+"""Advantages of tokens, computed by hand and by loops in float64."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def of_tokens(
   )
 
 
-def test_advantages_of_tokens_are_reward_less_value():
+def test_advantages_of_tokens_are_reward_minus_value():
   # A = r - V_t: 1 - 0, 1 - 2 and 0 - 3 are 1, -1, -3, of mean -1 and
   # unbiased std 2.
   estimated = of_tokens([[1, 0]], [[2, 1]], [[[0, 2], [3, np.nan]]])
@@ -32,7 +32,7 @@ def test_advantages_of_tokens_are_reward_less_value():
   assert estimated.values[0, 1, 0] == 3
 
 
-def test_what_does_not_count_does_not_whiten():
+def test_masked_responses_do_not_affect_the_whitening():
   mask = [[True, True], [False, False]]
   rewards, lengths = [[1, 0], [9, 9]], [[2, 1], [2, 2]]
   values = [[[0, 2], [3, np.nan]], [[7, 7], [np.inf, 7]]]
@@ -42,7 +42,7 @@ def test_what_does_not_count_does_not_whiten():
   )
 
 
-def test_the_answers_of_a_question_may_stand_in_rows_of_its_prompts():
+def test_the_answers_to_a_question_may_be_divided_among_its_prompts():
   # Rewards [Q, G] = [1, 4], lengths of two prompts with two answers each.
   whole = of_tokens([[4, 3, 2, 1]], [[1, 1, 1, 1]], np.zeros((1, 4, 1)))
   parts = of_tokens([[4, 3, 2, 1]], [[1, 1], [1, 1]], np.zeros((2, 2, 1)))
@@ -52,7 +52,7 @@ def test_the_answers_of_a_question_may_stand_in_rows_of_its_prompts():
   )
 
 
-def test_a_reward_that_pays_for_the_kl():
+def test_a_reward_with_a_kl_penalty():
   # k1 = -1 - -2 = 1, then -3 - -1 = -2, at 1/2 a nat: rewards -1/2, 4 + 1.
   # V = 0, so the targets are what is still to come: 4.5, 5.
   rollout = groups.Rollout(
@@ -79,7 +79,7 @@ def test_a_reward_that_pays_for_the_kl():
 @pytest.mark.parametrize(
   'gamma, gae_lambda', [(1.0, 1.0), (0.9, 0.8), (1.0, 0.0)]
 )
-def test_the_whole_path_against_loops(gamma, gae_lambda):
+def test_advantages_equal_those_of_loops(gamma, gae_lambda):
   """Reward at the end, GAE, whitened: written out in float64."""
   rng = np.random.default_rng(0)
   rewards, lengths = rng.normal(size=(3, 2)), rng.integers(1, 6, (3, 2))

@@ -257,7 +257,7 @@ def test_the_solver_learns_from_the_group_that_disagrees():
   assert not np.any(np.asarray(batch.weights)[1:])
 
 
-def test_with_a_kl_penalty_a_unanimous_group_is_learned_from():
+def test_with_a_kl_penalty_a_unanimous_group_is_trained_on():
   script = Script(PROPOSALS, SOLUTIONS)
   script.play(keep_neutral=True)
   ((_, batch),) = script.learned
@@ -271,7 +271,7 @@ def test_with_a_kl_penalty_a_unanimous_group_is_learned_from():
     (False, 'proposer_critic', 'solver_critic', 'solver_critic+'),
   ],
 )
-def test_values_are_those_before_any_update(
+def test_values_are_computed_before_any_update(
   shared, proposers, solvers, solver_after
 ):
   """The critic of a role's owner, and the batches that its policy has."""
@@ -288,7 +288,7 @@ def test_values_are_those_before_any_update(
     learned.append(batch)
     return Name(f'{state}+'), {'loss': (3.0, 1.0)}
 
-  critic = step_types.Critic(values, update, None, 0.0, 1.0, 1.0)
+  critic = step_types.Critic(values, update, None)
   script.game = script.game._replace(critic=critic)
   states, outcome = script.play(1, keep_neutral=True)
   # Two questions were readable; two topics were asked.
@@ -336,7 +336,7 @@ def test_grading_in_the_background_changes_nothing():
   assert readable[0].answers == (2, 2, 2, 3)
 
 
-def test_likelihoods_can_weigh_the_votes():
+def test_likelihoods_can_weight_the_votes():
   """Two likely answers outweigh two unlikely ones; equal ones are a tie."""
   script = Script(PROPOSALS, [['7\n', '7\n', '8\n', '8\n']] * 4)
   sample = script.game.samplers['solver'].sample_tokens
@@ -373,7 +373,7 @@ def test_the_control_is_rewarded_by_the_checker():
   assert question.solver_rewards == (1, 0, 0, 0)
 
 
-def test_a_proposer_rewarded_by_how_close_to_half_agree():
+def test_the_r_zero_reward_of_the_proposer():
   questions = (
     Script(PROPOSALS, SOLUTIONS)
     .play(**{'proposer.rewards.sqlm': 0.0, 'proposer.rewards.r_zero': 1.0})[1]
@@ -396,7 +396,7 @@ def test_the_proposers_questions_are_compared_within_a_topic():
 
 @pytest.mark.parametrize('keep_neutral', [False, True])
 @pytest.mark.parametrize('step', [0, 1])
-def test_no_valid_question(step, keep_neutral):
+def test_a_step_without_a_readable_question(step, keep_neutral):
   script = Script(UNREADABLE)
   _, outcome = script.play(step, keep_neutral=keep_neutral)
   assert outcome.rounds[0].solutions is None
@@ -441,7 +441,7 @@ def test_an_unreadable_question_never_trains_the_solver():
     (['1\n', 'x\n', '\n', '?\n'], 'singleton', 0.75),
   ],
 )
-def test_a_vote_that_nobody_wins(answers, reason, blanks):
+def test_a_vote_without_a_majority(answers, reason, blanks):
   script = Script(PROPOSALS, [answers, answers])
   states, outcome = script.play()
   assert states == {'policy': 'policy'}
@@ -464,7 +464,7 @@ def test_a_vote_that_nobody_wins(answers, reason, blanks):
   ]
 
 
-def test_least_agreement():
+def test_min_agreement():
   _, outcome = Script(PROPOSALS, SOLUTIONS).play(**{'vote.min_agreement': 0.8})
   assert outcome.metrics['vote/no_majority/disagreement'] == 1
   assert outcome.metrics['vote/majority_rate'] == 1 / 2
@@ -490,7 +490,7 @@ def test_a_question_over_the_limit_is_unreadable():
   assert 'proposer/unreadable/too_long' not in fits.play()[1].metrics
 
 
-def test_the_format_control_pays_every_readable_answer():
+def test_the_format_control_rewards_every_readable_answer():
   answers = ['1\n', 'x\n', '2\n', '2\n']
   _, outcome = Script(PROPOSALS, [answers] * 2).play(
     **{'solver.rewards.majority': 0.0, 'solver.rewards.format': 1.0}
@@ -546,7 +546,7 @@ def test_a_metric_that_is_not_finite_is_counted_by_name(bad):
   assert outcome.metrics['train/solver/not_finite/loss'] == 1
 
 
-def test_two_policies_are_two_states_with_the_same_start():
+def test_two_policies_start_with_equal_states():
   parts = make_parts(**{'policy.shared': False})
   states = train_states.initial_states(parts)
   assert set(states) == {'proposer', 'solver'}
@@ -558,7 +558,7 @@ def test_two_policies_are_two_states_with_the_same_start():
   assert not {id(x) for x in one} & {id(x) for x in other}
 
 
-def test_a_reference_is_held_only_for_a_penalty():
+def test_a_reference_policy_is_loaded_only_for_a_kl_penalty():
   assert build.make_game(make_parts()).reference_params is None
   with_kl = make_parts(**{'loss.kl_coef': 0.01})
   reference = build.make_game(with_kl).reference_params
@@ -566,7 +566,7 @@ def test_a_reference_is_held_only_for_a_penalty():
   jax.tree.map(np.testing.assert_array_equal, reference, expected)
 
 
-def test_with_adapters_the_reference_is_the_base_itself():
+def test_with_adapters_the_reference_policy_is_the_base():
   parts = make_parts(**{'loss.kl_coef': 0.01, 'model.lora.rank': 2})
   game = build.make_game(parts)
   assert game.reference_params is game.base_params
@@ -594,7 +594,7 @@ def test_two_policies_of_adapters_share_one_base():
     assert kernel(whole)['lora_a'] is kernel(states[role].params)['lora_a']
 
 
-def test_a_weight_of_the_schedule_holds_in_its_step():
+def test_a_reward_schedule_applies_to_its_steps():
   schedule = (('r_zero', 0, 0.0), ('r_zero', 2, 1.0))
   rewards = [
     Script(PROPOSALS, SOLUTIONS)
@@ -688,7 +688,7 @@ def test_an_earlier_solver_votes_and_is_not_rewarded():
   assert batch.counts[0].sum() == 4
 
 
-def test_todays_solver_becomes_the_earlier_one():
+def test_the_current_solver_becomes_the_earlier_one():
   parts = make_parts(**{'vote.earlier_answers': 2, 'vote.earlier_every': 2})
   states = train_states.initial_states(parts)
   assert states['earlier'].opt_state == ()
@@ -716,7 +716,7 @@ def test_todays_solver_becomes_the_earlier_one():
   assert int(kept[1]['earlier'].step) == 2
 
 
-def test_questions_written_beforehand():
+def test_given_questions_replace_the_proposer():
   script = Script([], [['2\n', '2\n', '2\n', '3\n']] * 4)
   questions = ('1 + 1', '2 + 2', 'why?', '3 + 3', '4 + 4')
   script.game = script.game._replace(questions=questions)
@@ -735,7 +735,7 @@ def test_questions_written_beforehand():
   assert 'sample/proposer/tokens' not in outcome.metrics
 
 
-def test_more_rounds_until_enough_questions_tell_answers_apart():
+def test_rounds_continue_until_enough_questions_have_different_rewards():
   script = Script(PROPOSALS, SOLUTIONS)
   _, outcome = script.play(**{'solver.max_rounds': 3})
   # One of two questions a round tells: three rounds of at most four needed.
@@ -765,7 +765,7 @@ def test_a_row_names_the_weights_that_sampled_its_round():
     assert steps == [first] * (len(steps) // 3) + [0] * (len(steps) // 3 * 2)
 
 
-def test_no_more_rounds_than_it_takes():
+def test_no_more_rounds_than_necessary():
   telling = [['2\n', '2\n', '2\n', '3\n']] * 4
   four = [['1 + 1\n', '2 + 2\n'], ['3 + 3\n', '4 + 4\n']]
   _, outcome = Script(four, telling).play(1, **{'solver.max_rounds': 3})
@@ -797,6 +797,28 @@ def test_the_next_step_is_sampled_before_this_one_is_learned_from():
   assert prefetcher.first_round(2, states, look_ahead=False) is None
 
 
+def test_a_failure_ahead_stops_grading_the_current_round(monkeypatch):
+  """Interrupted while the round of the next step is sampled."""
+  script = Script(PROPOSALS, SOLUTIONS)
+  prefetcher = prefetch.Prefetcher(script.game)
+  canceled, propose = [], proposing.propose
+  monkeypatch.setattr(
+    background_grading.BackgroundGrader, 'cancel', canceled.append
+  )
+
+  def interrupted(step, *args):
+    if step == 1:
+      raise KeyboardInterrupt
+    return propose(step, *args)
+
+  monkeypatch.setattr(proposing, 'propose', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    prefetcher.first_round(0, script.states(), look_ahead=True)
+  assert len(canceled) == 1
+  prefetcher.cancel()  # nothing is held
+  assert len(canceled) == 1
+
+
 def test_a_prefetcher_drops_what_it_holds():
   script = Script(PROPOSALS, SOLUTIONS)
   prefetcher = prefetch.Prefetcher(script.game)
@@ -806,12 +828,12 @@ def test_a_prefetcher_drops_what_it_holds():
   assert prefetcher.first_round(1, script.states(), look_ahead=False) is None
 
 
-def test_rounds_draw_other_samples():
+def test_rounds_have_different_samples():
   parts = make_parts()
   game = build.make_game(parts)
   states = train_states.initial_states(parts)
   first, second = (proposing.propose(0, n, states, game) for n in (0, 1))
-  assert first.responses.texts != second.responses.texts
+  assert first.proposals.texts != second.proposals.texts
 
 
 def test_rounds_without_a_readable_question():
@@ -876,7 +898,7 @@ def test_programs_are_rewarded_by_the_tests_they_pass():
 
 
 @needs_bubblewrap
-def test_a_wrong_test_pays_the_proposer_unless_it_is_left_out():
+def test_a_wrong_test_rewards_the_proposer_unless_it_is_left_out():
   wrong = 'Double it.\n1 => 2\n3 => 7\n4 => 8\nEND'
   proposals = [[wrong, 'why?END'], ['why?END', 'why?END']]
   answers = [['2 * int(input())END'] * 4]
@@ -895,7 +917,7 @@ def real_game() -> step_types.Game:
 
 
 def learn_scripted(states, step=0, solutions=SOLUTIONS):
-  """A step with scripted texts and the real update."""
+  """Plays a step with scripted texts and the real update."""
   samplers = Script(PROPOSALS, solutions).game.samplers
   game = real_game()
   config = change(game.config, {'proposer.train_every': 0})
@@ -908,7 +930,7 @@ def learn_scripted(states, step=0, solutions=SOLUTIONS):
 
 @jax.jit
 def next_logprobs(params):
-  """Of the token after '1 + 1 = '."""
+  """Returns the log-probabilities of the token after '1 + 1 = '."""
   policy = make_parts().policy
   tokens = jnp.array([list(b'1 + 1 = ')])
   hidden, _ = policy.forward(params, tokens, jnp.array([8]))
@@ -929,7 +951,7 @@ def test_the_answer_of_the_majority_becomes_more_likely():
   assert gain[ord('2')] > gain[ord('5')] > gain[ord('3')]  # nobody's answer
 
 
-def test_a_step_without_a_lesson_leaves_the_weights_bit_for_bit():
+def test_a_step_with_nothing_to_learn_keeps_the_weights_bit_for_bit():
   states = train_states.initial_states(make_parts())
   before = jax.device_get(states)
   blank = [['x\n'] * 4] * 2
@@ -938,7 +960,7 @@ def test_a_step_without_a_lesson_leaves_the_weights_bit_for_bit():
   jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(states))
 
 
-def test_weights_that_are_not_finite_learn_nothing():
+def test_weights_that_are_not_finite_skip_the_update():
   states = train_states.initial_states(make_parts())
   params = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), states['policy'])
   _, outcome = learn_scripted({'policy': params}, step=3)
@@ -947,7 +969,7 @@ def test_weights_that_are_not_finite_learn_nothing():
 
 
 def play_for_real(**changes):
-  """Sampled by the random model, which ends half of all texts at a token."""
+  """Plays a step with the random model, which ends half of its texts early."""
   stop = tuple(map(chr, range(128)))
   parts = make_parts(
     **{
@@ -1004,7 +1026,7 @@ def test_sampler_and_learner_agree_about_log_probabilities(real_step):
 
 
 def test_sampled_in_bfloat16_and_learned_in_float32():
-  """What the two disagree about is told, and is in the ratio of the loss."""
+  """The difference is in the metrics, and in the ratio of the loss."""
   before, after, outcome = play_for_real(**{'sampler.dtype': 'bfloat16'})
   assert 1e-4 < outcome.metrics['sample/solver/logprob_gap'] < 0.05
   assert outcome.trained == ('solver',)
@@ -1014,7 +1036,7 @@ def test_sampled_in_bfloat16_and_learned_in_float32():
     }
 
 
-def test_texts_are_what_the_tokens_say(real_step):
+def test_texts_are_the_decoded_tokens(real_step):
   solutions = real_step[2].rounds[0].solutions
   for tokens, lengths, texts in zip(
     solutions.rollout.tokens,

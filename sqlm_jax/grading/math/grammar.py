@@ -50,7 +50,7 @@ def _answer(text: str, parser: units.ExpressionParser) -> joiners_lib.Part:
     raise plain_text.ParseError('empty')
   if bracketed := _bracketed(text, parser):
     return bracketed
-  if _at_top(_NOT_THOUSANDS, text):  # 0,111
+  if joiners_lib.at_top(_NOT_THOUSANDS, text):  # 0,111
     raise plain_text.ParseError('syntax')
   if answers.number(text) is not None:
     return _part(text, parser)
@@ -66,28 +66,10 @@ def _answer(text: str, parser: units.ExpressionParser) -> joiners_lib.Part:
 def _join_thousands(text: str) -> str:
   """Removes the commas of 1,000 but not of (100,200)."""
   start, pieces = 0, []
-  for match in _at_top(_THOUSANDS, text):
+  for match in joiners_lib.at_top(_THOUSANDS, text):
     pieces.append(text[start : match.start()] + match[0].replace(',', ''))
     start = match.end()
   return ''.join(pieces) + text[start:]
-
-
-def _at_top(pattern: re.Pattern, text: str) -> list[re.Match]:
-  """Finds the matches outside of brackets."""
-  matches, depth, seen = [], 0, 0
-  for match in pattern.finditer(text):
-    depth += joiners_lib.depth_of(text[seen : match.start()])
-    seen = match.end()
-    if not depth:
-      matches.append(match)
-  return matches
-
-
-def _cut(text: str, matches: Sequence[re.Match]) -> list[str]:
-  """Returns the pieces of a text before, between and after the matches."""
-  starts = [0, *(match.end() for match in matches)]
-  ends = [*(match.start() for match in matches), len(text)]
-  return [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
 
 
 def _part(text: str, parser: units.ExpressionParser) -> joiners_lib.Part:
@@ -97,9 +79,9 @@ def _part(text: str, parser: units.ExpressionParser) -> joiners_lib.Part:
     raise plain_text.ParseError('empty')
   if bracketed := _bracketed(text, parser):
     return bracketed
-  if relations := _at_top(_RELATION, text):
+  if relations := joiners_lib.at_top(_RELATION, text):
     signs = [match[0] for match in relations]
-    part = _statement(_cut(text, relations), signs, parser)
+    part = _statement(joiners_lib.cut(text, relations), signs, parser)
   else:
     part = joiners_lib.Part('value', _value(text, parser))
   value = str(part.parsed.value)
@@ -168,8 +150,8 @@ def _value(
     if bracketed.kind != 'value':
       raise plain_text.ParseError('mixed')
     return bracketed.parsed
-  if cups := _at_top(re.compile('∪'), text):
-    pieces = _cut(text, cups)
+  if cups := joiners_lib.at_top(re.compile('∪'), text):
+    pieces = joiners_lib.cut(text, cups)
     if not all(piece and piece[0] in '([{' for piece in pieces):
       raise plain_text.ParseError('syntax')
     return joiners_lib.union([_value(piece, parser) for piece in pieces])

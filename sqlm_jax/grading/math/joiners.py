@@ -71,6 +71,24 @@ def depth_of(text: str) -> int:
   return sum((char in '([{') - (char in ')]}') for char in text)
 
 
+def at_top(pattern: re.Pattern, text: str) -> list[re.Match]:
+  """Finds the matches outside of brackets."""
+  matches, depth, seen = [], 0, 0
+  for match in pattern.finditer(text):
+    depth += depth_of(text[seen : match.start()])
+    seen = match.end()
+    if not depth:
+      matches.append(match)
+  return matches
+
+
+def cut(text: str, matches: Sequence[re.Match]) -> list[str]:
+  """Returns the pieces of a text before, between and after the matches."""
+  starts = [0, *(match.end() for match in matches)]
+  ends = [*(match.start() for match in matches), len(text)]
+  return [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
+
+
 def join(parts: Sequence[Part], joiners: Sequence[str]) -> Part:
   """Joins parts by their joiners.
 
@@ -130,8 +148,8 @@ def as_set(
   elements = sorted({str(parsed.answer()) for parsed in parsed_answers})
   if len(elements) == 1:
     return parsed_answers[0]
-  found_units = {parsed.unit for parsed in parsed_answers}
-  if '' in found_units and len(found_units) > 1:  # 3 and 4 cm; 3,40 €
+  unit_names = {parsed.unit for parsed in parsed_answers}
+  if '' in unit_names and len(unit_names) > 1:  # 3 and 4 cm; 3,40 €
     raise plain_text.ParseError('mixed')
   if any(' or ' in element for element in elements):  # an element is a union
     raise plain_text.ParseError('mixed')

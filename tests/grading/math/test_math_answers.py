@@ -109,15 +109,15 @@ def _examples(heading):
 
 
 def test_examples_of_the_contract(verifier):
-  refused = _examples('What is refused')
+  refused = _examples('Refused answers')
   assert len(refused) > 15
   assert set(verifier.canonical(refused)) == {None}
   joined = [
-    text
-    for text in _examples('How statements are joined')
-    if re.search('[=<>]', text)
+    text for text in _examples('Joined statements') if re.search('[=<>]', text)
   ]
-  cells = [text for text in _examples('What is read') if text[-1:].isalnum()]
+  cells = [
+    text for text in _examples('Accepted answers') if text[-1:].isalnum()
+  ]
   read = [text for text in cells if re.search(r'\d', text)] + joined
   assert len(read) > 40
   unread = [
