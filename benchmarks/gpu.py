@@ -18,11 +18,11 @@ Uses random weights in the shapes of published models, in bfloat16. Measures:
 - memory: the bandwidth of reading and writing one large array, in the same
   rounds
 - step: a complete step of self-play with the paper's sizes (64 questions, 4
-  answers, up to 1024 tokens), split into propose, solve, judge and learn, and
-  the fraction of it in which the accelerator is idle, according to `nvidia-smi`
-  (omitted if it is not installed). Each step is played twice because the first
-  time compiles; the time and the number of compilations of the first time are
-  printed separately
+  answers, up to 1024 tokens), split into propose, solve, grade, score and
+  learn, and the fraction of it in which the accelerator is idle, according to
+  `nvidia-smi` (omitted if it is not installed). Each step is played twice
+  because the first time compiles; the time and the number of compilations of
+  the first time are printed separately
 
 The following command compares learning with the rate of matrix products:
 
@@ -49,7 +49,7 @@ from sqlm_jax.distributed import sharding
 from sqlm_jax.models import attention, decoder
 from sqlm_jax.models import kernels as kernels_lib
 
-PARTS = ('propose', 'solve', 'judge', 'learn')
+PARTS = ('propose', 'solve', 'grade', 'score', 'learn')
 
 
 def kernels(args: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ from pyarrow import parquet
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.run import build, train_states
-from sqlm_jax.workdir import checkpoints, run_writer
+from sqlm_jax.workdir import checkpoints, jsonl, rollouts
 
 ENDLESS = 10**6
 ROOT = pathlib.Path(__file__).parent.parent
@@ -111,10 +111,10 @@ def inspect(workdir: pathlib.Path, config: config_lib.Config) -> Remains:
       than saved steps.
   """
   path = workdir / 'metrics.jsonl'
-  rows = run_writer.read_jsonl(path) if path.exists() else []
+  rows = jsonl.read(path) if path.exists() else []
   if [row['step'] for row in rows] != list(range(len(rows))):
     raise RuntimeError(f'{path}: expected one line for each step')
-  files = run_writer.rollout_files(workdir, before=len(rows))
+  files = rollouts.files(workdir, before=len(rows))
   if len(files) != len(rows):
     raise RuntimeError(f'{workdir}: expected a rollout file for each step')
   for file in files:
@@ -193,7 +193,7 @@ def compare(killed: pathlib.Path, undisturbed: pathlib.Path, config) -> None:
   """Raises AssertionError unless two workdirs are equal, except for times."""
 
   def lines(workdir, name):
-    rows = run_writer.read_jsonl(workdir / name)
+    rows = jsonl.read(workdir / name)
     return [
       {k: v for k, v in row.items() if not k.startswith(('time/', 'seconds'))}
       for row in rows

@@ -62,13 +62,13 @@ def make_game(model: str, dtype: str, case: str, tokens: int):
   parts = build.build(config_lib.from_dict(c.to_dict()))
   game = build.make_game(parts)._replace(questions=QUESTIONS)
   if case == 'forced':
-    solver = game.writers['solver']
+    solver = game.samplers['solver']
     vocab_size = solver.settings.stop_table.shape[1]
     endless = models.endless(GROUP_SIZE, vocab_size, tokens)
     settings = solver.settings._replace(stop_table=endless.stop_table)
     game = game._replace(
-      rules=game.rules._replace(keep_neutral=True),
-      writers=game.writers | {'solver': solver._replace(settings=settings)},
+      keep_neutral=True,
+      samplers=game.samplers | {'solver': solver._replace(settings=settings)},
     )
   return game, train_states.initial_states(parts)
 
@@ -83,9 +83,9 @@ def serve(args: argparse.Namespace) -> None:
   from tests import compilations
 
   game, states = make_game(args.model, args.dtype, *args.serve)
-  writer = game.writers['solver']
+  sampler = game.samplers['solver']
   ids = [
-    writer.encode(prompt)
+    sampler.encode(prompt)
     for question in QUESTIONS
     for prompt in game.task.solver_prompts(question)
   ]
@@ -108,13 +108,13 @@ def serve(args: argparse.Namespace) -> None:
       learn=outcome.metrics['time/learn'],
       compilations=len(compiled),
       tokens=int(lengths.sum()),
-      groups=_groups_learned(outcome, game.rules.keep_neutral),
+      groups=_groups_learned(outcome, game.keep_neutral),
     )
 
 
 def _groups_learned(outcome, keep_neutral: bool) -> int:
-  rewards = [set(v.solver_rewards) for v in outcome.rounds[0].verdicts]
-  return sum(keep_neutral or len(paid) > 1 for paid in rewards)
+  rewards = [set(q.solver_rewards) for q in outcome.rounds[0].questions]
+  return sum(keep_neutral or len(distinct) > 1 for distinct in rewards)
 
 
 def export(model: str, directory: pathlib.Path) -> None:

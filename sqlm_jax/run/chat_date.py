@@ -7,15 +7,15 @@ from etils import epath
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.pretrained import chat, tokenizer
-from sqlm_jax.workdir import run_writer
+from sqlm_jax.workdir import config_json
 
 
-def fix(
+def set_date(
   config: config_lib.Config,
   tokens: tokenizer.Tokenizer,
   workdir: epath.PathLike | None,
 ) -> config_lib.Config:
-  """Fixes the date of a run whose chat template inserts the current date.
+  """Sets the date of a run whose chat template inserts the current date.
 
   Otherwise a run that is resumed on another day would have different prompts,
   and an interrupted evaluation would start from the beginning. Every process
@@ -42,7 +42,7 @@ def _date_of_run(workdir: epath.PathLike | None) -> str:
   Returns '' for a run of an earlier version, whose template continues to insert
   the date of each start.
   """
-  stored = run_writer.read_config(workdir) if workdir else None
+  stored = config_json.read(workdir) if workdir else None
   if stored is None:
     return chat.today()
   return stored.get('task', {}).get('date', '')

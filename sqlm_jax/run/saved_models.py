@@ -1,8 +1,7 @@
-"""Opens the saved parameters of a run."""
+"""Finds and loads the models that a run has saved."""
 
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from etils import epath
 
@@ -13,28 +12,34 @@ from sqlm_jax.workdir import checkpoints
 LATEST, BEST = 'latest', 'best'
 
 _HOW_BEST = (
-  ' (the best one is chosen on a validation set, task.validation or '
-  'evaluation.validation, after evaluation.every steps)'
+  '. The best checkpoint is chosen on a validation set (task.validation or '
+  'evaluation.validation) every evaluation.every steps'
 )
 
 
-class Saved(NamedTuple):
+class Load(Protocol):
+  """Loads the parameters of a role."""
+
+  def __call__(self, role: str) -> policy_lib.Params: ...
+
+
+class SavedModel(NamedTuple):
   """A model after some steps of a run.
 
   Attributes:
     step: Number of self-play steps that the model has been trained for.
     about: Human-readable description of the model's origin.
-    load: Function `load(role)` that returns the parameters of a role.
+    load: Loads the parameters of a role.
   """
 
   step: int
   about: str
-  load: Callable[[str], policy_lib.Params]
+  load: Load
 
 
 def find(
   parts: build.Parts, workdir: epath.PathLike | None, which: str = LATEST
-) -> Saved:
+) -> SavedModel:
   """Finds a checkpoint without loading it.
 
   Args:
@@ -69,19 +74,15 @@ def find(
     step = best if which == BEST else int(which)
   if step is None or (step and step not in steps):
     raise ValueError(
-      f'checkpoint={which!r}: expected one of {directory}, which has '
+      f'checkpoint={which!r}: expected a checkpoint in {directory}, which has '
       f'{", ".join(map(str, steps)) or "none"}'
-      + ('' if best is None else f', the best one is {best}')
-      + _HOW_BEST * (which == BEST)
+      + ('' if best is None else f'; the best one is {best}')
+      + (_HOW_BEST if which == BEST else '')
     )
   if step not in steps:
-    load = lambda role: parts.load_params(parts.config.model.param_dtype)
-    about = 'before any training'
-    if which == BEST:
-      about += ': no checkpoint is better on the validation set'
-    return Saved(0, about, load)
+    return _initial_model(parts, is_best=which == BEST)
 
-  def load(role):
+  def load(role: str) -> policy_lib.Params:
     owner = parts.owner[role]
     abstract = train_states.abstract_states(parts)[owner].params
     with checkpoints.open_checkpoints(directory, read_only=True) as manager:
@@ -90,4 +91,15 @@ def find(
       )
     return train_states.whole_params(parts, params[owner])
 
-  return Saved(step, f'after {step} steps, from {workdir}', load)
+  return SavedModel(step, f'after {step} steps, from {workdir}', load)
+
+
+def _initial_model(parts: build.Parts, *, is_best: bool) -> SavedModel:
+  def load(role: str) -> policy_lib.Params:
+    del role  # both roles start from the same model
+    return parts.load_params(parts.config.model.param_dtype)
+
+  about = 'before training'
+  if is_best:
+    about += ': no checkpoint has a higher validation score'
+  return SavedModel(0, about, load)

@@ -4,11 +4,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sqlm_jax import display, evaluate
+from etils import epath
+
+from sqlm_jax import display
 from sqlm_jax.distributed import processes
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.run import build, evaluation_sets
-from sqlm_jax.workdir import checkpoints, run_writer
+from sqlm_jax.run import build, evaluation_sets, evaluator
+from sqlm_jax.workdir import checkpoints, evaluations, run_writer
 
 # Score of an evaluation that is ignored, because its answers have collapsed.
 NOT_ELIGIBLE = checkpoints.NOT_ELIGIBLE
@@ -34,9 +36,9 @@ class Choice(NamedTuple):
 def evaluate_due(
   parts: build.Parts,
   params: Callable[[], policy_lib.Params],
+  *,
   step: int,
   writer: run_writer.RunWriter,
-  *,
   stopped: Callable[[], bool],
   before: Callable[[], None],
 ) -> dict[str, float]:
@@ -58,39 +60,45 @@ def evaluate_due(
     The figures of all due evaluations as metrics, except those of an
     evaluation that was stopped.
   """
-  config = parts.config
-  every, ends = config.evaluation.every, (0, config.num_steps)
-  due = {
-    evaluation_sets.VALIDATION: step in ends
-    or bool(every and step % every == 0),
-    evaluation_sets.TEST: step in ends,
-  }
   metrics = {}
-  for purpose, is_due in due.items():
-    asked = parts.sets(purpose) if is_due else None
-    if asked is None:
+  for purpose in (evaluation_sets.VALIDATION, evaluation_sets.TEST):
+    evaluation_set = None
+    if _is_due(parts, purpose, step):
+      evaluation_set = parts.sets(purpose)
+    if evaluation_set is None:
       continue
-    planned = evaluate.plan(parts, asked, step=step, workdir=writer.workdir)
-    record = processes.from_first(
-      functools.partial(writer.find_evaluation, planned.files.settings)
+    planned = evaluator.plan(
+      parts, evaluation_set, step=step, workdir=writer.workdir
     )
-    if record is None:
+    result = processes.from_first(
+      functools.partial(
+        evaluations.find_result, writer.workdir, planned.files.settings
+      )
+    )
+    if result is None:
       before()
       title = f'Evaluating after {step} steps ({purpose})'
-      with display.progress(title, len(asked.examples)) as progress:
-        record = evaluate.evaluate(
+      with display.progress(title, len(evaluation_set.examples)) as progress:
+        result = evaluator.evaluate(
           planned, params(), progress=progress, stopped=stopped
         )
-      if record is None:
+      if result is None:
         return metrics
-      writer.evaluation(record)
-    metrics |= run_writer.evaluation_metrics(record)
+      writer.evaluation(result)
+    metrics |= evaluations.to_metrics(result)
   return metrics
 
 
-def choose(
-  parts: build.Parts, writer: run_writer.RunWriter, step: int
-) -> Choice:
+def _is_due(parts: build.Parts, purpose: str, step: int) -> bool:
+  config = parts.config
+  if step in (0, config.num_steps):
+    return True
+  every = config.evaluation.every
+  is_validation = purpose == evaluation_sets.VALIDATION
+  return is_validation and every > 0 and step % every == 0
+
+
+def choose(parts: build.Parts, workdir: epath.PathLike, step: int) -> Choice:
   """Compares the solver after `step` steps with earlier steps of the run.
 
   Only evaluations on the validation set with the run's settings are compared,
@@ -98,8 +106,8 @@ def choose(
   process must call this function.
   """
 
-  def read():
-    scores = validation_scores(parts, writer)
+  def read() -> tuple[float | None, float | None, bool]:
+    scores = validation_scores(parts, workdir)
     score, start = scores.get(step), scores.get(0)
     earlier = [value for at, value in scores.items() if at < step]
     best_before = max([*earlier, NOT_ELIGIBLE])
@@ -110,17 +118,17 @@ def choose(
 
 
 def validation_scores(
-  parts: build.Parts, writer: run_writer.RunWriter
+  parts: build.Parts, workdir: epath.PathLike
 ) -> dict[int, float]:
   """Returns a map from step to score of all validation evaluations."""
-  asked = parts.sets(evaluation_sets.VALIDATION)
-  if asked is None:
+  evaluation_set = parts.sets(evaluation_sets.VALIDATION)
+  if evaluation_set is None:
     return {}
   name, scores = score_name(parts), {}
-  for record in writer.evaluations():
-    if evaluate.asks_the_same(record, parts, asked) and name in record:
-      collapsed = name in record.get('collapsed', {})
-      scores[record['step']] = NOT_ELIGIBLE if collapsed else record[name]
+  for result in evaluations.read_results(workdir):
+    if name in result and evaluator.has_settings(result, parts, evaluation_set):
+      collapsed = name in result.get('collapsed', {})
+      scores[result['step']] = NOT_ELIGIBLE if collapsed else result[name]
   return scores
 
 
@@ -131,18 +139,18 @@ def score_name(parts: build.Parts) -> str:
 
 
 def find_test(
-  parts: build.Parts, writer: run_writer.RunWriter, step: int
+  parts: build.Parts, workdir: epath.PathLike, step: int
 ) -> dict[str, Any] | None:
-  """Returns the evaluation record on the test set after `step` steps, or None.
+  """Returns the result on the test set after `step` steps, or None.
 
-  Records of `--mode=eval` with settings other than the run's are ignored.
+  Results of `--mode=eval` with settings other than the run's are ignored.
   """
-  asked = parts.sets(evaluation_sets.TEST)
-  if asked is None:
+  evaluation_set = parts.sets(evaluation_sets.TEST)
+  if evaluation_set is None:
     return None
-  records = [
-    record
-    for record in writer.evaluations()
-    if record['step'] == step and evaluate.asks_the_same(record, parts, asked)
-  ]
-  return records[0] if records else None
+  for result in evaluations.read_results(workdir):
+    if result['step'] == step and evaluator.has_settings(
+      result, parts, evaluation_set
+    ):
+      return result
+  return None

@@ -7,6 +7,8 @@ from etils import epath
 
 from sqlm_jax.distributed import processes
 
+_MAX_LENGTH = 200  # characters of an error's message
+
 
 class DamagedError(ValueError):
   """Raised for a checkpoint whose files were altered, truncated or lost."""
@@ -22,8 +24,8 @@ def opening(
     yield
   except kinds as error:
     raise OSError(
-      f'{directory}: no checkpoints can be kept or found there '
-      f'({_first_lines(error)})'
+      f'{directory}: this directory of checkpoints cannot be opened '
+      f'({_shorten(error)})'
     ) from error
 
 
@@ -37,9 +39,9 @@ def saving(directory: epath.Path) -> Iterator[None]:
     yield
   except Exception as error:
     raise OSError(
-      f'{directory}: a checkpoint could not be saved. What was saved '
-      'before is whole: when this is mended, the same command goes on from '
-      f'there. ({_first_lines(error)})'
+      f'{directory}: a checkpoint could not be saved ({_shorten(error)}). '
+      'Earlier checkpoints are intact. After you fix the problem, run the same '
+      'command again to resume.'
     ) from error
 
 
@@ -56,15 +58,16 @@ def reading(where: str) -> Iterator[None]:
     yield
   except Exception as error:
     failure = error
-  failures = processes.exchange(failure and _first_lines(failure))
-  if why := next(filter(None, failures), None):
-    raise damage(where, why) from failure
+  failures = processes.exchange(None if failure is None else _shorten(failure))
+  for message in failures:
+    if message is not None:
+      raise damage(where, message) from failure
 
 
-def damage(where: str, what: str) -> DamagedError:
-  return DamagedError(f'{where}: a damaged checkpoint ({what})')
+def damage(where: str, reason: str) -> DamagedError:
+  return DamagedError(f'{where}: damaged checkpoint ({reason})')
 
 
-def _first_lines(error: Exception, most: int = 200) -> str:
-  said = ' '.join(f'{error}'.split())
-  return f'{type(error).__name__}: {said[:most]}'
+def _shorten(error: Exception) -> str:
+  message = ' '.join(f'{error}'.split())
+  return f'{type(error).__name__}: {message[:_MAX_LENGTH]}'
