@@ -1,37 +1,80 @@
 """The training loop of self-play.
 
-Start reading here: `train` sets up the run and loops over steps,
+Start reading here: `train` opens the run and loops over steps,
 `selfplay.step.self_play_step` is one step, and `engine.learner` computes the
 gradient.
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sqlm_jax import closing, display, run_evaluations
+from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.game import repetition
-from sqlm_jax.run import build, divergence, evaluation_sets, train_states
-from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.run import (
+  build,
+  divergence,
+  evaluation_sets,
+  scheduled_evaluations,
+  summary,
+  train_states,
+)
+from sqlm_jax.selfplay import prefetch, step_types
 from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import (
   checkpoints,
-  evaluation_files,
-  rollout_rows,
+  config_json,
+  rollouts,
   run_writer,
   storage,
 )
+
+
+class _Run(NamedTuple):
+  """The parts of a run that do not change from step to step.
+
+  Attributes:
+    parts: Parts of the run.
+    game: Compiled programs and settings of a step.
+    manager: Checkpoints of the run.
+    writer: Writer of metrics and rollouts.
+    table: Table on the terminal.
+    prefetcher: Samples the next step ahead if the config asks for it.
+    stop: Reports whether the run has to stop.
+  """
+
+  parts: build.Parts
+  game: step_types.Game
+  manager: checkpoints.Manager
+  writer: run_writer.RunWriter
+  table: display.LiveTable
+  prefetcher: prefetch.Prefetcher
+  stop: '_Stop'
+
+
+@dataclasses.dataclass
+class _Progress:
+  """The state of a run after `step` steps, which checkpoints store.
+
+  It is mutable so that old train states are freed as soon as they are replaced.
+  """
+
+  step: int
+  states: step_types.States
+  memory: repetition.Memory
+  health: divergence.Health
 
 
 def train(config: config_lib.Config, workdir: str) -> bool:
@@ -43,7 +86,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
 
   Args:
     config: Config of the run; may be a ConfigDict.
-    workdir: Directory of the run, see `writers`.
+    workdir: Directory of the run, see `workdir.run_writer`.
 
   Returns:
     True if the run finished, False if a signal stopped it.
@@ -54,76 +97,107 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     RuntimeError: If another process is writing to `workdir`.
     OSError: If a file cannot be written; earlier checkpoints stay intact.
     divergence.DivergedError: If the run has diverged according to
-      `model_config.divergence`.
+      `config.divergence`.
   """
   config = config_lib.of(config)
   storage.check(workdir)
   directory = epath.Path(workdir)
   parts = _prepare(config, directory)
+  with _open_run(parts, directory) as (run, progress):
+    scores = _evaluate(run, progress)
+    if progress.step:
+      # If the run was killed during an evaluation, its checkpoint has no score.
+      _save_score(run, progress)
+    while _may_continue(run, progress.step):
+      _train_one_step(run, progress, scores)
+      scores = _evaluate(run, progress)
+      _save_score(run, progress)
+    if scores and progress.step:
+      run.table.update(scores | {'step': progress.step})
+    _save(run, progress, force=True)
+    checkpoints.wait(run.manager)
+    best = checkpoints.best_step(run.manager)
+  if processes.is_first():
+    summary.show(parts, directory, step=progress.step, best=best)
+  # A run that was stopped after its last step may lack its last evaluation.
+  return progress.step >= config.num_steps and not run.stop.now()
+
+
+def _may_continue(run: _Run, step: int) -> bool:
+  """Returns True if the run has steps left and no signal has stopped it."""
+  return step < run.parts.config.num_steps and not run.stop.before(step)
+
+
+def _train_one_step(
+  run: _Run, progress: _Progress, scores: Mapping[str, float]
+) -> None:
+  """Plays a step, writes its results, and saves a checkpoint if it is due.
+
+  Args:
+    run: The run.
+    progress: State of the run before the step; it is advanced by one step.
+    scores: Results of the evaluations before the step. The table shows them in
+      the row of this step.
+  """
+  step, config = progress.step, run.parts.config
+  start = time.perf_counter()
+  first_round = run.prefetcher.first_round(
+    step, progress.states, look_ahead=_looks_ahead(config, step)
+  )
+  progress.states, progress.memory, outcome = step_lib.self_play_step(
+    step, progress.states, progress.memory, run.game, first_round
+  )
+  metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
+  rows = rollouts.to_rows(
+    outcome,
+    seed=config.seed,
+    show=functools.partial(run.parts.tokens.decode, skip_special=False),
+  )
+  run.writer.rollouts(step, rows)
+  run.writer.metrics(step, metrics)
+  shown = {**metrics, **scores, 'step': step}
+  run.table.update(shown, rollouts.sample_questions(outcome))
+  progress.states, progress.health, rolled_back = divergence.react(
+    run.parts,
+    run.manager,
+    step=step,
+    states=progress.states,
+    health=progress.health,
+    outcome=outcome,
+  )
+  if rolled_back:
+    run.prefetcher.cancel()
+  progress.step += 1
+  # Saved before the evaluation, so that a kill during it loses no step.
+  is_last = progress.step == config.num_steps
+  _save(run, progress, force=rolled_back or is_last)
+
+
+@contextlib.contextmanager
+def _open_run(
+  parts: build.Parts, directory: epath.Path
+) -> Iterator[tuple[_Run, _Progress]]:
+  """Opens the files of a run, and restores its state or starts it."""
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(_stop_signals())
     # Process 0 takes the lock; if it fails, every process raises.
     processes.from_first(lambda: stack.enter_context(storage.locked(directory)))
-    manager = stack.enter_context(_open_checkpoints(directory, config))
-    step, states, memory, health = _restore_or_start(parts, manager)
-
+    manager = stack.enter_context(_open_checkpoints(directory, parts.config))
+    progress = _restore_or_start(parts, manager)
     # Opened after all checks, so that an invalid run writes no config.json.
-    writer = stack.enter_context(_open_writer(directory, parts.config, step))
+    writer = stack.enter_context(
+      _open_writer(directory, parts.config, progress.step)
+    )
     game = build.make_game(parts)
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
-    scores = _evaluate(parts, game, states, step, writer, manager, stop)
-    # The first round of the next step if it was sampled ahead, and the number
-    # of optimizer steps of the weights that sampled it.
-    asked = sampled_by = None
-    stack.callback(lambda: asked and asked.grading.cancel())
-    if step:
-      # If the run was killed during an evaluation, its checkpoint has no score.
-      choice = run_evaluations.choose(parts, writer, step)
-      _save(manager, step, states, memory, health, choice=choice)
-    while step < config.num_steps and not stop.before(step):
-      start = time.perf_counter()
-      policy_steps = _policy_steps(parts, states)
-      sampled_by = sampled_by if asked else policy_steps
-      states, memory, outcome = step_lib.self_play_step(
-        step,
-        states,
-        memory,
-        game,
-        asked,
-        look_ahead=_looks_ahead(config, step),
-      )
-      metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
-      rows = _rollout_rows(parts, outcome, sampled_by, policy_steps)
-      asked, sampled_by = outcome.coming, policy_steps
-      writer.rollouts(step, rows)
-      writer.metrics(step, metrics)
-      # The table shows the scores of an evaluation in the next step's row.
-      shown = metrics | scores | {'step': step}
-      table.update(shown, rollout_rows.sample_questions(outcome))
-      states, health, rolled_back = divergence.react(
-        parts, manager, step, states, health, outcome
-      )
-      if rolled_back and asked:
-        asked.grading.cancel()
-        asked = None
-      step += 1
-      # Saved before the evaluation, so that a kill during it loses no step.
-      must_save = rolled_back or step == config.num_steps
-      _save(manager, step, states, memory, health, force=must_save)
-      scores = _evaluate(parts, game, states, step, writer, manager, stop)
-      choice = run_evaluations.choose(parts, writer, step)
-      _save(manager, step, states, memory, health, choice=choice)
-    if scores and step:
-      table.update(scores | {'step': step})
-    _save(manager, step, states, memory, health, force=True)
-    checkpoints.wait(manager)
-    best = checkpoints.best_step(manager)
-  if processes.is_first():
-    closing.report(parts, writer, step, best)
-  # A run that was stopped after its last step may lack its last evaluation.
-  return step >= config.num_steps and not stop.now()
+    prefetcher = prefetch.Prefetcher(game)
+    stack.callback(prefetcher.cancel)
+    yield (
+      _Run(parts, game, manager, writer, table, prefetcher, stop),
+      progress,
+    )
 
 
 def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
@@ -135,36 +209,14 @@ def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
     evaluation_sets.check_disjoint(*sets)
   stored = config_lib.to_dict(parts.config)
   processes.from_first(
-    lambda: run_writer.check_config(
+    lambda: config_json.check(
       directory,
       stored,
-      may_change=config_lib.MAY_CHANGE,
+      may_change=config_lib.MAY_CHANGE_TO_RESUME,
       complete=config_lib.complete,
     )
   )
   return parts
-
-
-def _policy_steps(
-  parts: build.Parts, states: rounds_lib.States
-) -> dict[str, int]:
-  """Returns, for each role, the optimizer steps of its current weights."""
-  return {role: int(states[owner].step) for role, owner in parts.owner.items()}
-
-
-def _rollout_rows(
-  parts: build.Parts,
-  outcome: rounds_lib.Outcome,
-  sampled_by: dict[str, int],
-  policy_steps: dict[str, int],
-) -> list[dict[str, Any]]:
-  return rollout_rows.rollout_rows(
-    outcome,
-    seed=parts.config.seed,
-    sampled_by=sampled_by,
-    policy_steps=policy_steps,
-    show=functools.partial(parts.tokens.decode, skip_special=False),
-  )
 
 
 def _open_checkpoints(
@@ -184,8 +236,8 @@ def _open_checkpoints(
     and not path.exists()
   ):
     raise ValueError(
-      f'{path}: expected the checkpoints of the run whose metrics.jsonl is '
-      'beside it, and they are gone. Bring them back, or name another --workdir'
+      f'{path}: this directory is missing, but metrics.jsonl of a run exists. '
+      'Restore the directory, or use another --workdir'
     )
   every, keep = config.checkpoint.every, config.checkpoint.keep
   return checkpoints.open_checkpoints(path, keep=keep, every=every)
@@ -193,17 +245,18 @@ def _open_checkpoints(
 
 def _restore_or_start(
   parts: build.Parts, manager: checkpoints.Manager
-) -> tuple[int, rounds_lib.States, repetition.Memory, divergence.Health]:
+) -> _Progress:
   memory = build.make_memory(parts.config)
   if checkpoints.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
-    return 0, train_states.initial_states(parts), memory, divergence.Health()
+    states = train_states.initial_states(parts)
+    return _Progress(0, states, memory, divergence.Health())
   step, states, host = checkpoints.restore(
     manager, train_states.abstract_states(parts)
   )
-  display.message(f'Going on from the checkpoint of step {step}.')
+  display.message(f'Resuming from the checkpoint of step {step}.')
   health = divergence.from_host(host['health'])
-  return step, states, memory.add(host['asked']), health
+  return _Progress(step, states, memory.add(host['questions']), health)
 
 
 @contextlib.contextmanager
@@ -212,16 +265,11 @@ def _open_writer(
 ) -> Iterator[run_writer.RunWriter]:
   """Opens the writer, and removes output written after `step` steps."""
   stored = config_lib.to_dict(config)
-  processes.from_first(lambda: run_writer.write_config(directory, stored))
+  processes.from_first(lambda: config_json.write(directory, stored))
   writer = run_writer.RunWriter(directory, processes.index(), processes.count())
   with contextlib.closing(writer):
-    processes.from_first(lambda: _forget_after(step, writer))
+    processes.from_first(lambda: writer.rewind(step))
     yield writer
-
-
-def _forget_after(step: int, writer: run_writer.RunWriter) -> None:
-  writer.rewind(step)
-  evaluation_files.forget_after(writer.workdir, step)
 
 
 def _looks_ahead(config: config_lib.Config, step: int) -> bool:
@@ -239,49 +287,49 @@ def _looks_ahead(config: config_lib.Config, step: int) -> bool:
 
 
 def _save(
-  manager: checkpoints.Manager,
-  step: int,
-  states: rounds_lib.States,
-  memory: repetition.Memory,
-  health: divergence.Health,
+  run: _Run,
+  progress: _Progress,
   *,
-  choice: run_evaluations.Choice | None = None,
+  choice: scheduled_evaluations.Choice | None = None,
   force: bool = False,
 ) -> None:
   """Saves a checkpoint if it is due, forced or the best so far.
 
   If a checkpoint of the step exists, the score of `choice` is added to it.
   """
-  host_state = {'asked': list(memory.questions), 'health': health._asdict()}
+  host_state = {
+    'questions': list(progress.memory.questions),
+    'health': progress.health._asdict(),
+  }
   checkpoints.save(
-    manager,
-    step,
-    states,
-    host_state,
+    run.manager,
+    progress.step,
+    progress.states,
+    host_state=host_state,
     score=choice.score if choice else None,
     start_score=choice.start if choice else None,
-    force=force or bool(choice and choice.is_best),
+    force=force or (choice is not None and choice.is_best),
   )
 
 
-def _evaluate(
-  parts: build.Parts,
-  game: rounds_lib.Game,
-  states: rounds_lib.States,
-  step: int,
-  writer: run_writer.RunWriter,
-  manager: checkpoints.Manager,
-  stop: '_Stop',
-) -> dict[str, float]:
+def _save_score(run: _Run, progress: _Progress) -> None:
+  """Adds the validation score to the checkpoint, or saves it if it is best."""
+  choice = scheduled_evaluations.choose(
+    run.parts, run.writer.workdir, progress.step
+  )
+  _save(run, progress, choice=choice)
+
+
+def _evaluate(run: _Run, progress: _Progress) -> dict[str, float]:
   """Runs the evaluations that are due, and returns their figures as metrics."""
-  return run_evaluations.evaluate_due(
-    parts,
-    lambda: rounds_lib.params_of('solver', states, game),
-    step,
-    writer,
-    stopped=stop.now,
+  return scheduled_evaluations.evaluate_due(
+    run.parts,
+    lambda: step_types.params_of('solver', progress.states, run.game),
+    step=progress.step,
+    writer=run.writer,
+    stopped=run.stop.now,
     # Waits until a checkpoint that is being saved is on disk.
-    before=lambda: checkpoints.wait(manager),
+    before=lambda: checkpoints.wait(run.manager),
   )
 
 
@@ -328,16 +376,16 @@ def _stop_signals() -> Iterator[_Stop]:
     if several:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  asked = _Stop(lambda _: event.is_set(), event.is_set)
+  stops = _Stop(lambda _: event.is_set(), event.is_set)
   if several:
-    asked = _Stop(multihost_utils.reached_preemption_sync_point, lambda: False)
+    stops = _Stop(multihost_utils.reached_preemption_sync_point, lambda: False)
   signals = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
   if threading.current_thread() is not threading.main_thread():
-    yield asked  # only the main thread can install signal handlers
+    yield stops  # only the main thread can install signal handlers
     return
   before = [signal.signal(signum, stop) for signum in signals]
   try:
-    yield asked
+    yield stops
   finally:
     for signum, handler in zip(signals, before, strict=True):
       signal.signal(signum, handler)

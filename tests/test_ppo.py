@@ -9,8 +9,8 @@ import pytest
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.run import build, train_states
-from sqlm_jax.selfplay import rounds as rounds_lib
 from sqlm_jax.selfplay import step as step_lib
+from sqlm_jax.selfplay import step_types
 from sqlm_jax.workdir import checkpoints
 
 CHANGES = {
@@ -57,7 +57,7 @@ def four_steps(tmp_path_factory):
   parts, game = parts_and_game()
   states, found = play(parts, game, train_states.initial_states(parts), (0, 1))
   with checkpoints.open_checkpoints(directory) as manager:
-    checkpoints.save(manager, 2, states, {}, force=True)
+    checkpoints.save(manager, 2, states, host_state={}, force=True)
   states, more = play(parts, game, states, (2, 3))
   return directory, jax.device_get(states), found + more
 
@@ -81,7 +81,7 @@ def test_policy_and_critic_take_the_same_updates(four_steps):
   updates = sum(
     row.get(f'train/{role}/updates', 0.0)
     for row in metrics
-    for role in rounds_lib.ROLES
+    for role in step_types.ROLES
   )
   assert states['policy'].step == states['policy_critic'].step == updates > 4
   head = states['policy_critic'].params['value_head']['kernel']

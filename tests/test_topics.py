@@ -92,7 +92,7 @@ def test_a_checker_of_the_users_own(parts, tmp_path, monkeypatch):
       build.build(dataclasses.replace(parts.config, task=task))
 
 
-def test_a_topic_is_read_and_judged(parts):
+def test_a_topic_is_parsed_and_graded(parts):
   question, response, answer, checked = EXAMPLES[parts.task.name]
   problem = parts.task.read_question(question)
   assert (problem.ok, problem.text) == (True, question.strip())
@@ -100,11 +100,11 @@ def test_a_topic_is_read_and_judged(parts):
   assert parts.task.read_answers([response, 'no idea']) == (answer, None)
   expected = answer if checked else None
   assert parts.task.true_answer(problem.text) == expected
-  for asked, true in parts.config.task.test:
-    assert parts.task.read_question(asked).ok
+  for question, true in parts.config.task.test:
+    assert parts.task.read_question(question).ok
     (known,) = parts.task.read_answers([true])
     assert known is not None
-    assert parts.task.true_answer(asked) == (known if checked else None)
+    assert parts.task.true_answer(question) == (known if checked else None)
 
 
 def test_a_step_of_a_topic(parts):
@@ -114,15 +114,15 @@ def test_a_step_of_a_topic(parts):
   script = [[question + '\n', 'Hello!\n'] for _ in topics]
   seen = []
   game = build.make_game(parts)
-  roomy = game.writers['proposer']._replace(slots=len(question) + 1)
-  writers = game.writers | {
-    'proposer': test_step.scripted_writer(roomy, script, seen)
+  roomy = game.samplers['proposer']._replace(slots=len(question) + 1)
+  samplers = game.samplers | {
+    'proposer': test_step.scripted_sampler(roomy, script, seen)
   }
   states, _, outcome = step_lib.self_play_step(
     0,
     train_states.initial_states(parts),
     repetition.Memory(),
-    game._replace(writers=writers),
+    game._replace(samplers=samplers),
   )
   (played,) = outcome.rounds
   assert len(seen) == 1
@@ -130,9 +130,9 @@ def test_a_step_of_a_topic(parts):
   assert len(played.solutions.texts) == len(topics)
   assert all(np.isfinite(list(outcome.metrics.values())))
   # The solver was asked what the docs say, with the question filled in.
-  asked = parts.tokens.decode(played.solutions.prompt_ids[0])
-  assert question.strip() in asked
-  assert '{question}' not in asked
+  prompt = parts.tokens.decode(played.solutions.prompt_ids[0])
+  assert question.strip() in prompt
+  assert '{question}' not in prompt
   shown = parts.tokens.decode(played.proposals.prompt_ids[0])
   assert topics[0] in shown
   for leaf in jax.tree.leaves(states['policy'].params):

@@ -14,7 +14,7 @@ be closer to 123 + 457 than two word problems that differ in a name. In scripts
 without spaces between words (Japanese, Chinese, Thai, Lao, Burmese, Khmer)
 every character is a word, but a number is still one word. The comparison
 ignores meaning: a paraphrase is not a repetition, but a long problem with other
-numbers is one.
+numbers is a repetition.
 """
 
 import functools
@@ -27,13 +27,13 @@ from rapidfuzz import fuzz, process
 
 from sqlm_jax.text import normalize
 
-_LONGEST = 2000  # maximum number of characters that are compared
+_MAX_CHARACTERS = 2000  # maximum number of characters that are compared
 _UNSPACED = f'[{normalize.UNSPACED}]'
 _WORD = re.compile(
   rf'\d+(?:[.,]\d+)*|{_UNSPACED}|(?:(?!{_UNSPACED})[^\W\d_])+|\S'
 )
 # Each distinct word is encoded as one character, which is fast to compare.
-_FIRST, _MOST = 0x10000, 0x100000
+_FIRST_CHARACTER, _NUM_CHARACTERS = 0x10000, 0x100000
 
 
 def shares(questions: Sequence[str], similarity: float) -> tuple[float, ...]:
@@ -73,7 +73,7 @@ class Memory(NamedTuple):
     if not questions or not self.questions:
       return (0.0,) * len(questions)
     alike = _alike(questions, self.questions, similarity)
-    return tuple(alike.any(axis=1) * 1.0)
+    return tuple(alike.any(axis=1).astype(float))
 
   def add(self, questions: Iterable[str]) -> 'Memory':
     """Adds questions, and drops the oldest ones beyond `size`."""
@@ -91,27 +91,30 @@ def words(question: str) -> tuple[str, ...]:
   A long question is truncated. In scripts without spaces between words, every
   character is a word.
   """
-  return tuple(_WORD.findall(normalize.comparable(question[:_LONGEST])))
+  return tuple(_WORD.findall(normalize.comparable(question[:_MAX_CHARACTERS])))
 
 
 def _alike(
   first: Sequence[str], second: Sequence[str], similarity: float
 ) -> np.ndarray:
   """Returns booleans [len(first), len(second)], True if a pair is alike."""
-  least = max(100 * similarity - 1e-3, 0.0)  # scores are rounded
+  min_score = max(100 * similarity - 1e-3, 0.0)  # scores are rounded
   numbers: dict[str, int] = {}
-  encode = lambda question: ''.join(
-    chr(_FIRST + numbers.setdefault(word, len(numbers)) % _MOST)
-    for word in words(question)
-  )
+
+  def encode(question: str) -> str:
+    indices = [numbers.setdefault(w, len(numbers)) for w in words(question)]
+    return ''.join(
+      chr(_FIRST_CHARACTER + index % _NUM_CHARACTERS) for index in indices
+    )
+
   score = process.cdist(
     [encode(question) for question in first],
     [encode(question) for question in second],
     scorer=fuzz.ratio,
-    score_cutoff=least,
+    score_cutoff=min_score,
   )
   # Scores below the cutoff are 0. With similarity 0, every pair is alike.
-  return score >= least
+  return score >= min_score
 
 
 def _clusters(alike: np.ndarray) -> np.ndarray:

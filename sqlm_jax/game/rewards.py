@@ -17,7 +17,6 @@ SOLVER_TERMS = ('majority', 'tests', 'format', 'random', 'true')
 PROPOSER_TERMS = ('sqlm', 'r_zero', 'band')
 # These terms are subtracted if a question repeats others, see `repetition`.
 PENALTIES = ('batch_repeats', 'history_repeats')
-OVER = ('group', 'sample')
 
 
 def majority(
@@ -55,8 +54,8 @@ def right(
   This is a control that shows what training on labels would achieve. All
   rewards are 0 if the true answer is not known (None).
   """
-  paid = {a: true is not None and is_true(a, true) for a in set(answers)}
-  return tuple(float(paid[answer]) for answer in answers)
+  is_right = {a: true is not None and is_true(a, true) for a in set(answers)}
+  return tuple(float(is_right[answer]) for answer in answers)
 
 
 def solver(
@@ -147,7 +146,7 @@ def difficulty_of_tests(
   Args:
     term: one of `PROPOSER_TERMS`.
     passed: share of the tests that each answer passed.
-    over: one of `OVER`.
+    over: 'group' or 'sample'.
     band: low and high.
   """
   if not passed:

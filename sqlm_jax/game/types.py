@@ -60,17 +60,17 @@ class Vote(NamedTuple):
   reason: str = ''  # 'unparsed', 'tie', 'singleton' or 'disagreement'
 
 
-class Verdict(NamedTuple):
-  """A judged question: its answers, their results, and all rewards.
+class ScoredQuestion(NamedTuple):
+  """A question with its answers, their results, and all rewards.
 
   The answers are put to a vote, or they are programs and are run against the
   question's tests. An unreadable question has neither vote nor results. For a
-  question that another process has judged, only the rewards are known.
+  question that another process has scored, only the rewards are known.
   """
 
   problem: Problem
   answers: tuple[Answer, ...] = ()  # one per response of the solver
-  votes: tuple[Answer, ...] = ()  # of earlier solvers; not rewarded
+  voter_answers: tuple[Answer, ...] = ()  # of earlier solvers; not rewarded
   vote: Vote | None = None
   results: tuple[tuple[Result, ...], ...] = ()  # [answers][tests]
   solver_rewards: tuple[float, ...] = ()

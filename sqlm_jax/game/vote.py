@@ -5,9 +5,6 @@ from collections.abc import Sequence
 
 from sqlm_jax.game import types
 
-TIES = ('none', 'first')
-WEIGHTS = ('equal', 'likelihood')
-
 
 def majority(
   answers: Sequence[types.Answer],
@@ -34,7 +31,10 @@ def majority(
   """
   size = len(answers)
   weights = [1] * size if weights is None else weights
-  no_majority = lambda reason: types.Vote(None, 0, size, reason)
+
+  def no_majority(reason: str) -> types.Vote:
+    return types.Vote(None, 0, size, reason)
+
   totals: dict[types.Answer, float] = {}
   for answer, weight in zip(answers, weights, strict=True):
     if ties == 'first' or answer is not None:

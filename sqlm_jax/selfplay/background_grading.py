@@ -1,105 +1,127 @@
-"""Reads answers in a thread while other answers are still being sampled."""
+"""Grades answers in a thread while other answers are still being sampled."""
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from sqlm_jax.game import types
 from sqlm_jax.tasks import base
 
 # One executor for the life of the process, because processes that its thread
 # starts may end with the thread.
-_BESIDE = concurrent.futures.ThreadPoolExecutor(1, 'reading')
-
+_EXECUTOR = concurrent.futures.ThreadPoolExecutor(1, 'grading')
 
 T = TypeVar('T')
-ReadThese = Callable[[Sequence[int], Sequence[Sequence[str]]], Sequence[T]]
+T_co = TypeVar('T_co', covariant=True)
 
 
-class Read(NamedTuple):
+class GradeBatch(Protocol[T_co]):
+  """Grades the answers to several questions."""
+
+  def __call__(
+    self, indices: Sequence[int], texts: Sequence[Sequence[str]], /
+  ) -> Sequence[T_co]:
+    """Returns one grade per question.
+
+    Args:
+      indices: indices of the questions.
+      texts: the responses to each of these questions.
+    """
+
+
+class GradedAnswers(NamedTuple):
   """The answers to one question, and the results of its tests."""
 
   answers: tuple[types.Answer, ...]
   results: tuple[tuple[types.Result, ...], ...] = ()  # [answers][tests]
 
 
-def read(
+def grade_answers(
   problems: Sequence[types.Problem],
   texts: Sequence[Sequence[str]],
   task: base.Task,
-) -> list[Read]:
-  """Reads the answers to each question and, if the task has tests, runs them.
+) -> list[GradedAnswers]:
+  """Parses the answers to each question and, if the task has tests, runs them.
 
   Args:
     problems: the questions.
     texts: the responses to each question.
-    task: reads answers and runs tests.
+    task: parses answers and runs tests.
   """
-  # All answers to a question are read together, because which answers are equal
-  # may depend on the others.
+  # All answers to a question are parsed together, because which answers are
+  # equal may depend on the others.
   answers = [task.read_answers(group) for group in texts]
   if task.run_tests is None:
-    return [Read(group) for group in answers]
+    return [GradedAnswers(group) for group in answers]
   results = task.run_tests(answers, [problem.tests for problem in problems])
-  return [Read(*pair) for pair in zip(answers, results, strict=True)]
+  return [
+    GradedAnswers(group, group_results)
+    for group, group_results in zip(answers, results, strict=True)
+  ]
 
 
-class Ahead(Generic[T]):
-  """Reads answers in a separate thread, so that no device waits for a sandbox.
+class BackgroundGrader(Generic[T]):
+  """Grades answers in a separate thread, so that no device waits for a sandbox.
 
-  Leaving the context cancels everything that has not started.
+  If its context is left by an exception, everything that has not started is
+  canceled. Otherwise grading continues after the context.
   """
 
-  def __init__(self, read: ReadThese[T], variants: int = 1):
-    """Initializes the reader without starting to read.
+  def __init__(self, grade: GradeBatch[T], variants: int = 1):
+    """Initializes a grader without any answers.
 
     Args:
-      read: a function `read(numbers, texts)` that reads the answers `texts` to
-        the questions with these indices.
+      grade: grades the answers to several questions.
       variants: number of prompts per question. The answers to all prompts of a
-        question are read together.
+        question are graded together.
     """
-    self._read, self._variants = read, variants
-    self._parts = collections.defaultdict(dict)
+    self._grade, self._variants = grade, variants
+    # Answers by question and variant, until those to all variants are there.
+    self._texts: dict[int, dict[int, list[str]]] = collections.defaultdict(dict)
     self._submitted: list[concurrent.futures.Future[dict[int, T]]] = []
 
-  def __enter__(self) -> 'Ahead[T]':
+  def __enter__(self) -> 'BackgroundGrader[T]':
     return self
 
-  def __exit__(self, *error) -> None:
-    self.cancel()
+  def __exit__(self, error_type, *_) -> None:
+    if error_type is not None:
+      self.cancel()
 
   def cancel(self) -> None:
     """Cancels everything that has not started."""
     for future in self._submitted:
       future.cancel()
 
-  def add(self, texts: Mapping[int, list[str]]) -> None:
-    """Adds answers and starts to read them.
+  def add(self, texts: Mapping[int, list[str]], /) -> None:
+    """Adds answers and starts to grade them.
 
-    A question is read once the answers to all of its prompts have been added.
+    A question is graded once the answers to all of its prompts have been added.
 
     Args:
-      texts: the answers to each prompt, by index of the prompt.
+      texts: the answers to each prompt, by index of the prompt. The prompts of
+        a question are consecutive.
     """
-    whole = {}
+    complete = {}
     for row, group in texts.items():
-      number, variant = divmod(row, self._variants)
-      parts = self._parts[number]
-      parts[variant] = group
-      if len(parts) == self._variants:
-        whole[number] = [text for i in sorted(parts) for text in parts[i]]
-    if whole:
-      self._submitted.append(_BESIDE.submit(self._read_whole, whole))
+      question, variant = divmod(row, self._variants)
+      by_variant = self._texts[question]
+      by_variant[variant] = group
+      if len(by_variant) == self._variants:
+        complete[question] = [
+          text for i in sorted(by_variant) for text in by_variant[i]
+        ]
+    if complete:
+      self._submitted.append(_EXECUTOR.submit(self._grade_complete, complete))
 
-  def _read_whole(self, whole: Mapping[int, list[str]]) -> dict[int, T]:
-    found = self._read(list(whole), list(whole.values()))
-    return dict(zip(whole, found, strict=True))
+  def _grade_complete(self, texts: Mapping[int, list[str]]) -> dict[int, T]:
+    grades = self._grade(list(texts), list(texts.values()))
+    return dict(zip(texts, grades, strict=True))
 
   def finish(self) -> dict[int, T]:
-    """Waits until everything is read, and returns it by question index."""
-    found = {}
-    for future in self._submitted:
-      found |= future.result()
-    return found
+    """Waits until everything is graded, and returns it by question index."""
+    grades: dict[int, T] = {}
+    with self:
+      for future in self._submitted:
+        grades |= future.result()
+    return grades

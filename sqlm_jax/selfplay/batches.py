@@ -1,4 +1,4 @@
-"""Packs prompts, and turns scored rollouts into batches for the learner."""
+"""Packs prompts, and turns scored responses into batches for the learner."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,57 +10,48 @@ from sqlm_jax.engine import groups
 from sqlm_jax.ops import losses
 from sqlm_jax.selfplay import equal_responses, packing_plan
 
-_SHORTEST_PREFIX = 8  # a shorter prefix is not worth a separate forward pass
+_MIN_PREFIX = 8  # a shorter prefix is not worth a separate forward pass
 # Jitted as one program; otherwise each operation is compiled separately.
 _token_weights = jax.jit(
   losses.token_weights, static_argnames=('average', 'longest')
 )
 
 
-class Scored(NamedTuple):
-  """The responses of one role in a step, and their rewards.
+class ScoredResponses(NamedTuple):
+  """The responses of one role in a step, with their rewards.
 
   The G responses of a group are compared with each other. They continue one
-  prompt, or are divided among V prompts that ask the same question.
-  """
-
-  prompt_ids: Sequence[Sequence[int]]  # [Q V]
-  rollout: groups.Rollout  # [Q V, G / V, ...], host arrays
-  rewards: np.ndarray  # [Q, G], NaN for a response that is not trained on
-  num_groups: int  # Q of a full step; missing groups are padded
-
-
-class Rows(NamedTuple):
-  """A role's step, padded to the shape that all of its steps share.
+  prompt, or are divided among V prompts that ask the same question. All steps
+  of a role have the same shape: missing groups are padded.
 
   Attributes:
     prompts: [Q V] rows.
-    rollout: [Q V, G / V, ...].
-    rewards: [Q, G].
-    counted: [Q, G], False for padding and for responses without a reward.
+    rollout: [Q V, G / V, ...], host arrays.
+    rewards: [Q, G], 0 where the mask is False.
+    mask: [Q, G], False for padding and for responses without a reward.
   """
 
   prompts: groups.Prompts
   rollout: groups.Rollout
   rewards: np.ndarray
-  counted: np.ndarray
+  mask: np.ndarray
 
 
-class Estimate(NamedTuple):
+class Advantages(NamedTuple):
   """Advantages and, if there is a value function, its targets.
 
   Attributes:
     advantages: [Q V, G / V, 1] if they belong to responses, [Q V, G / V, R] if
       they belong to tokens.
     values: [Q V, G / V, R], the value estimated before each token.
-    targets: [Q V, G / V, R], the regression targets of the value function.
-    kl: the mean KL per token, if the reward includes a KL penalty.
+    value_targets: [Q V, G / V, R], what the value function is trained on.
+    mean_kl: the mean KL per token, if the reward includes a KL penalty.
   """
 
   advantages: np.ndarray
   values: np.ndarray | None = None
-  targets: np.ndarray | None = None
-  kl: float | None = None
+  value_targets: np.ndarray | None = None
+  mean_kl: float | None = None
 
 
 def pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
@@ -85,11 +76,11 @@ def pack_prompts(
     The prompts. Prefix and rest are padded to a bucket.
   """
   # Every prompt keeps at least its last token, which predicts the response.
-  shortest = min(len(prompt) for prompt in prompts) - 1
-  first = np.array([prompt[:shortest] for prompt in prompts])
-  differs = np.flatnonzero(np.any(first != first[:1], axis=0))
-  common = int(differs[0]) if differs.size else shortest
-  if common < _SHORTEST_PREFIX:
+  max_common = min(len(prompt) for prompt in prompts) - 1
+  starts = np.array([prompt[:max_common] for prompt in prompts])
+  differences = np.flatnonzero(np.any(starts != starts[:1], axis=0))
+  common = int(differences[0]) if differences.size else max_common
+  if common < _MIN_PREFIX:
     common = 0
   rest = [prompt[common:] for prompt in prompts]
   rest += [[0]] * ((num_rows or 0) - len(rest))
@@ -102,55 +93,70 @@ def pack_prompts(
   )
 
 
-def pad_groups(scored: Scored) -> Rows:
-  """Packs the prompts and pads the rows to the groups of a full step."""
-  size = len(scored.rewards)
-  paid = ~np.isnan(scored.rewards)
-  variants = len(scored.prompt_ids) // size
-  missing = scored.num_groups - size
-  return Rows(
-    pack_prompts(scored.prompt_ids, scored.num_groups * variants),
-    jax.tree.map(lambda x: _pad_rows(x, missing * variants), scored.rollout),
-    _pad_rows(np.where(paid, scored.rewards, 0), missing),
-    _pad_rows(paid, missing),
-  )
+def pad_groups(
+  prompt_ids: Sequence[Sequence[int]],
+  rollout: groups.Rollout,
+  rewards: np.ndarray,
+  *,
+  num_groups: int,
+) -> ScoredResponses:
+  """Packs the prompts and pads the rows to the groups of a full step.
 
-
-def to_evaluate(rows: Rows, layout: packing_plan.Layout) -> groups.Texts:
-  """Returns all rows in order, padded to whole microbatches, as host arrays.
-
-  Rows after the last counted row and tokens after the end of a response are
-  not evaluated.
+  Args:
+    prompt_ids: token ids of the prompts, V per group.
+    rollout: the responses to these prompts, host arrays.
+    rewards: [Q, G], NaN for a response that is not trained on.
+    num_groups: number of groups of a full step.
   """
-  tokens = rows.rollout.tokens
-  order = _whole(np.arange(len(tokens)), layout)
-  counted_Q = rows.counted.reshape(len(tokens), -1).any(axis=1)
-  last = np.flatnonzero(counted_Q).max(initial=-1)
-  texts = groups.Texts(
-    rows.prompts.take(order), tokens[order], np.int32(last + 1)
+  is_rewarded = ~np.isnan(rewards)
+  variants = len(prompt_ids) // len(rewards)
+  missing = num_groups - len(rewards)
+  return ScoredResponses(
+    pack_prompts(prompt_ids, num_groups * variants),
+    jax.tree.map(lambda x: _pad_rows(x, missing * variants), rollout),
+    _pad_rows(np.where(is_rewarded, rewards, 0), missing),
+    _pad_rows(is_rewarded, missing),
   )
-  return packing_plan.pack_texts(texts, rows.rollout.lengths[order], layout)
+
+
+def texts_to_evaluate(
+  scored: ScoredResponses, layout: packing_plan.Layout
+) -> groups.Texts:
+  """Returns all rows in order, padded to full microbatches, as host arrays.
+
+  Rows after the last row with a reward and tokens after the end of a response
+  are not evaluated.
+  """
+  tokens = scored.rollout.tokens
+  order = _fill_microbatches(np.arange(len(tokens)), layout)
+  is_rewarded_Q = scored.mask.reshape(len(tokens), -1).any(axis=1)
+  last = np.flatnonzero(is_rewarded_Q).max(initial=-1)
+  texts = groups.Texts(
+    scored.prompts.take(order), tokens[order], np.int32(last + 1)
+  )
+  return packing_plan.pack_texts(texts, scored.rollout.lengths[order], layout)
 
 
 def make_batches(
-  rows: Rows,
-  estimate: Estimate,
+  scored: ScoredResponses,
+  advantages: Advantages,
   layout: packing_plan.Layout,
   *,
   updates: int,
-  average: str,
-  longest: int,
+  aggregation: str,
+  max_tokens: int,
   keep_neutral: bool,
 ) -> list[groups.GroupBatch]:
   """Makes one batch for each optimizer step.
 
   Args:
-    rows: responses and rewards of the step.
-    estimate: their advantages.
-    layout: microbatch layout; batches are padded to whole microbatches.
+    scored: responses and rewards of the step.
+    advantages: their advantages.
+    layout: microbatch layout; batches are padded to full microbatches.
     updates: number of optimizer steps, a divisor of the step's groups.
-    average: how the loss of an update is averaged, see `losses.token_weights`.
-    longest: maximum number of tokens of a response.
+    aggregation: how the loss of an update is averaged, see
+      `losses.token_weights`.
+    max_tokens: maximum number of tokens of a response.
     keep_neutral: if True, also train on groups in which every advantage is 0.
       Such groups have a gradient only if there is a KL penalty, an entropy
       bonus or a value function. Otherwise, leaving them out only saves time.
@@ -160,54 +166,68 @@ def make_batches(
     At most `updates` batches; a batch with nothing to train on is left out.
     Each batch is as wide as its longest response requires.
   """
-  rollout = rows.rollout
-  counted_QG = rows.counted.reshape(rollout.lengths.shape)
+  lengths_QG = scored.rollout.lengths
+  mask_QG = scored.mask.reshape(lengths_QG.shape)
   batches = []
-  for part in np.split(np.arange(len(counted_QG)), updates):
-    weights_QG = np.asarray(
-      _token_weights(
-        rollout.lengths[part],
-        counted_QG[part],
-        average=average,
-        longest=longest,
-      )
+  for rows in np.split(np.arange(len(mask_QG)), updates):
+    weights_QG = _token_weights(
+      lengths_QG[rows], mask_QG[rows], average=aggregation, longest=max_tokens
     )
-    useful = counted_QG[part].any(axis=1)
+    useful = mask_QG[rows].any(axis=1)
     if not keep_neutral:
-      useful &= (estimate.advantages[part] != 0).any(axis=(1, 2))
-    if not useful.any():
-      continue
-    # Useful groups come first, because the learner stops after them.
-    order = np.argsort(~useful, kind='stable')
-    order = _whole(order, layout)
-    weights_QG, order = weights_QG[order], part[order]
-    num_useful = int(useful.sum())
-    live_Q1 = np.arange(len(order))[:, None] < num_useful
-    width = _width(rollout.lengths[order[:num_useful]], rollout.tokens)
-    advantages = np.where(
-      live_Q1[..., None], estimate.advantages[order][..., :width], 0
-    )
-    batch = groups.GroupBatch(
-      prompts=rows.prompts.take(order),
-      tokens=rollout.tokens[order][..., :width],
-      lengths=np.minimum(rollout.lengths[order], width),
-      old_logprobs=rollout.logprobs[order][..., :width],
-      advantages=advantages,
-      weights=np.where(live_Q1, weights_QG, 0),
-      num_groups=np.int32(num_useful),
-      old_values=_in_order(estimate.values, order, width),
-      value_targets=_in_order(estimate.targets, order, width),
-    )
-    if estimate.values is None:
-      batch = equal_responses.merge(batch)
-    batches.append(packing_plan.pack_batch(batch, layout))
+      useful &= (advantages.advantages[rows] != 0).any(axis=(1, 2))
+    if useful.any():
+      batch = _make_batch(
+        scored, advantages, layout, rows, useful, np.asarray(weights_QG)
+      )
+      batches.append(packing_plan.pack_batch(batch, layout))
   return batches
 
 
-def _in_order(
-  x: np.ndarray | None, order: np.ndarray, width: int
-) -> np.ndarray | None:
-  return None if x is None else x[order][..., :width]
+def _make_batch(
+  scored: ScoredResponses,
+  advantages: Advantages,
+  layout: packing_plan.Layout,
+  rows: np.ndarray,
+  useful: np.ndarray,
+  weights_QG: np.ndarray,
+) -> groups.GroupBatch:
+  """Makes the batch of one optimizer step.
+
+  Args:
+    scored: responses and rewards of the step.
+    advantages: their advantages.
+    layout: microbatch layout.
+    rows: indices of the rows of this optimizer step.
+    useful: mask of those rows that are trained on.
+    weights_QG: the loss weights of the tokens of those rows.
+  """
+  rollout = scored.rollout
+  # Useful groups come first, because the learner stops after them.
+  order = _fill_microbatches(np.argsort(~useful, kind='stable'), layout)
+  weights_QG, order = weights_QG[order], rows[order]
+  num_useful = int(useful.sum())
+  live_Q1 = np.arange(len(order))[:, None] < num_useful
+  width = _width(rollout.lengths[order[:num_useful]], rollout.tokens)
+
+  def select(x_QGR: np.ndarray) -> np.ndarray:
+    return x_QGR[order][..., :width]
+
+  batch = groups.GroupBatch(
+    prompts=scored.prompts.take(order),
+    tokens=select(rollout.tokens),
+    lengths=np.minimum(rollout.lengths[order], width),
+    old_logprobs=select(rollout.logprobs),
+    advantages=np.where(live_Q1[..., None], select(advantages.advantages), 0),
+    weights=np.where(live_Q1, weights_QG, 0),
+    num_groups=np.int32(num_useful),
+  )
+  if advantages.values is None:
+    return equal_responses.merge(batch)
+  return batch._replace(
+    old_values=select(advantages.values),
+    value_targets=select(advantages.value_targets),
+  )
 
 
 def _width(lengths: np.ndarray, tokens: np.ndarray) -> int:
@@ -218,9 +238,11 @@ def _width(lengths: np.ndarray, tokens: np.ndarray) -> int:
   return min(packing_plan.bucket(int(lengths.max())), tokens.shape[-1])
 
 
-def _whole(order: np.ndarray, layout: packing_plan.Layout) -> np.ndarray:
-  """Pads row indices with 0 to whole microbatches."""
-  size = layout.at_once(len(order))
+def _fill_microbatches(
+  order: np.ndarray, layout: packing_plan.Layout
+) -> np.ndarray:
+  """Pads row indices with 0 to full microbatches."""
+  size = layout.microbatch_size(len(order))
   return np.pad(order, (0, -len(order) % size))
 
 

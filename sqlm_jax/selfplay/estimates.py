@@ -7,75 +7,79 @@ from sqlm_jax.ops import advantages, losses, masked, returns
 from sqlm_jax.selfplay import batches
 
 
-def of_responses(rows: batches.Rows, estimator: str) -> batches.Estimate:
+def of_responses(
+  scored: batches.ScoredResponses, estimator: str
+) -> batches.Advantages:
   """Computes advantages of responses, without a value function.
 
   Args:
-    rows: rewards. The batch of an estimator is all rows of the step, not the
+    scored: rewards. The batch of an estimator is all rows of the step, not the
       rows of one update.
     estimator: a key of `advantages.ESTIMATORS`.
 
   Returns:
-    An estimate with advantages [Q V, G / V, 1], and without values.
+    Advantages [Q V, G / V, 1], without values.
   """
   # Jitted as one program; otherwise each operation is compiled separately.
   estimate = jax.jit(advantages.ESTIMATORS[estimator])
-  advantages_QG = np.asarray(estimate(rows.rewards, rows.counted))
+  advantages_QG = np.asarray(estimate(scored.rewards, scored.mask))
   # Groups of questions [Q, G] become groups of prompts [Q V, G / V].
-  shape = rows.rollout.lengths.shape
-  return batches.Estimate(advantages_QG.reshape(*shape, 1))
+  shape = scored.rollout.lengths.shape
+  return batches.Advantages(advantages_QG.reshape(*shape, 1))
 
 
 def of_tokens(
-  rows: batches.Rows,
+  scored: batches.ScoredResponses,
   values_QGR: np.ndarray,
   *,
   gamma: float,
-  decay: float,
+  gae_lambda: float,
   reference_QGR: np.ndarray | None = None,
-  kl: float = 0.0,
-) -> batches.Estimate:
+  kl_coef: float = 0.0,
+) -> batches.Advantages:
   """Computes GAE advantages of tokens, whitened over the batch.
 
   The reward of token t is
 
-    r_t = [t is the last] r - kl k1_t,
+    r_t = [t is the last] r - kl_coef k1_t,
 
   where the KL term applies if `reference_QGR` is given (Ouyang et al., 2022,
   eq. 2; Stiennon et al., 2020).
 
   Args:
-    rows: rewards r, given at the last token of each response.
+    scored: rewards r, given at the last token of each response.
     values_QGR: V before each token; values in the padding are ignored.
     gamma: discount per token, see `returns.generalized_advantages`.
-    decay: lambda of GAE, see `returns.generalized_advantages`.
+    gae_lambda: lambda of GAE, see `returns.generalized_advantages`.
     reference_QGR: log-probabilities under the reference policy if the reward
       includes a KL penalty, otherwise None; values in the padding are ignored.
-    kl: coefficient of the KL penalty, in reward per nat.
+    kl_coef: coefficient of the KL penalty, in reward per nat.
 
   Returns:
-    An estimate with advantages, values and targets [Q V, G / V, R].
+    Advantages, values and value targets [Q V, G / V, R].
   """
   shape = values_QGR.shape
-  lengths_B = rows.rollout.lengths.ravel()
+  lengths_B = scored.rollout.lengths.ravel()
   mask_BR = masked.up_to(lengths_B, shape[-1])
-  mask_BR &= rows.counted.reshape(-1, 1)
-  rewards_BR = returns.at_last_token(rows.rewards.ravel(), lengths_B, shape[-1])
+  mask_BR &= scored.mask.reshape(-1, 1)
+  rewards_BR = returns.at_last_token(
+    scored.rewards.ravel(), lengths_B, shape[-1]
+  )
   mean_kl = None
   if reference_QGR is not None:
-    k1_QGR = losses.kl_k1(rows.rollout.logprobs, reference_QGR)
+    k1_QGR = losses.kl_k1(scored.rollout.logprobs, reference_QGR)
     k1_BR = k1_QGR.reshape(mask_BR.shape)
     mean_kl = float(masked.mean(k1_BR, mask_BR))
-    rewards_BR = rewards_BR - kl * k1_BR
+    rewards_BR = rewards_BR - kl_coef * k1_BR
   advantages_BR, targets_BR = returns.generalized_advantages(
     rewards_BR,
     values_QGR.reshape(-1, shape[-1]),
     lengths_B,
     gamma=gamma,
-    decay=decay,
+    decay=gae_lambda,
   )
   whitened_BR = advantages.whiten(advantages_BR, mask_BR)
-  return batches.Estimate(
+  return batches.Advantages(
     np.asarray(whitened_BR).reshape(shape),
     values_QGR,
     np.asarray(targets_BR).reshape(shape),

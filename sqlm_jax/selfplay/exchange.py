@@ -1,8 +1,8 @@
 """Exchanges questions, rewards and metrics between the processes of a run.
 
-One process reads a group of proposals and the answers to its questions, and
-takes the vote or runs the programs. The other processes receive the questions
-and the rewards, which they need for training, but never the answers.
+One process parses a group of proposals, grades the answers to its questions and
+computes their rewards. The other processes receive the questions and the
+rewards, which they need for training, but never the answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,75 +14,78 @@ Prompts = list[list[int]]  # token ids of the prompts of one question
 
 
 def questions(
-  read: Sequence[tuple[types.Problem, Prompts]],
+  local: Sequence[tuple[types.Problem, Prompts]],
 ) -> tuple[list[types.Problem], list[Prompts], range]:
   """Concatenates the questions of all processes.
 
   Args:
-    read: the problems of this process, each with its prompts. The prompts of
+    local: the problems of this process, each with its prompts. The prompts of
       an unreadable question are empty.
 
   Returns:
-    `(problems, prompts, own)`: all problems, where those of other processes
-    have no tests; the prompts of each readable problem; and the range of the
-    readable problems that belong to this process.
+    `(problems, prompts, local_range)`: all problems, where those of other
+    processes have no tests; the prompts of each readable problem; and the range
+    of the readable problems that belong to this process.
   """
-  told = processes.exchange(
-    [(*p._replace(tests=()), prompts) for p, prompts in read]
+  by_process = processes.exchange(
+    [(*p._replace(tests=()), prompts) for p, prompts in local]
   )
-  problems, all_prompts = [], []
-  for process, those in enumerate(told):
+  problems, all_prompts, local_range = [], [], range(0)
+  for process, received in enumerate(by_process):
     first = len(all_prompts)
+    all_prompts += [prompts for *_, prompts in received if prompts]
     if process == processes.index():
-      problems += [problem for problem, _ in read]
+      problems += [problem for problem, _ in local]
+      local_range = range(first, len(all_prompts))
     else:
-      problems += [types.Problem(*fields) for *fields, _ in those]
-    all_prompts += [prompts for *_, prompts in those if prompts]
-    if process == processes.index():
-      own = range(first, len(all_prompts))
-  return problems, all_prompts, own
+      problems += [types.Problem(*fields) for *fields, _ in received]
+  return problems, all_prompts, local_range
 
 
-def rewards(verdicts: Sequence[types.Verdict]) -> list[types.Verdict]:
-  """Fills in the rewards of verdicts that other processes have judged.
+def rewards(
+  scored: Sequence[types.ScoredQuestion],
+) -> list[types.ScoredQuestion]:
+  """Fills in the rewards of questions that other processes have scored.
 
   Args:
-    verdicts: verdicts on all problems of the round. Those that this process
-      has judged have answers.
+    scored: all questions of the round. Those that this process has scored have
+      answers.
 
   Returns:
-    The verdicts in the same order, with the rewards of all processes.
+    The questions in the same order, with the rewards of all processes.
   """
-  own = [
-    (v.solver_rewards, v.proposer_reward) if v.answers else None
-    for v in verdicts
-  ]
-  found = []
-  for verdict, *told in zip(verdicts, *processes.exchange(own), strict=True):
-    paid = next(filter(None, told), None)
-    if paid and not verdict.answers:
-      solver_rewards, proposer_reward = paid
-      verdict = verdict._replace(
+  by_process = processes.exchange(
+    [
+      (q.solver_rewards, q.proposer_reward) if q.answers else None
+      for q in scored
+    ]
+  )
+  rewarded = []
+  for question, *received in zip(scored, *by_process, strict=True):
+    reward = next(filter(None, received), None)
+    if reward and not question.answers:
+      solver_rewards, proposer_reward = reward
+      question = question._replace(
         solver_rewards=tuple(solver_rewards), proposer_reward=proposer_reward
       )
-    found.append(verdict)
-  return found
+    rewarded.append(question)
+  return rewarded
 
 
-def sums(own: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, int]]:
+def sums(local: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, int]]:
   """Computes sums and counts over the values of all processes.
 
   Args:
-    own: the values of this process, by name.
+    local: the values of this process, by name.
 
   Returns:
     The sum and the number of the values of each name.
   """
-  total: dict[str, tuple[float, int]] = {}
-  for told in processes.exchange(
-    {name: (float(sum(v)), len(v)) for name, v in own.items()}
+  totals: dict[str, tuple[float, int]] = {}
+  for received in processes.exchange(
+    {name: (float(sum(v)), len(v)) for name, v in local.items()}
   ):
-    for name, (value, number) in told.items():
-      before, counted = total.get(name, (0.0, 0))
-      total[name] = before + value, counted + number
-  return total
+    for name, (value, number) in received.items():
+      total, count = totals.get(name, (0.0, 0))
+      totals[name] = total + value, count + number
+  return totals

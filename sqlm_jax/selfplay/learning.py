@@ -1,31 +1,56 @@
 """Updates both roles with the rounds of a step."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sqlm_jax.config import game_schema, schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import types
+from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import (
   batches,
   estimates,
   packing_plan,
   responses,
   step_metrics,
+  step_types,
 )
-from sqlm_jax.selfplay import rounds as rounds_lib
 
 
-def tells_apart(verdict: types.Verdict) -> bool:
-  """Returns whether the rewards of the answers differ."""
-  return len(set(verdict.solver_rewards)) > 1
+class RoleBatches(NamedTuple):
+  """The batches of a role in a step."""
+
+  batches: list[groups.GroupBatch]  # one per update
+  mean_kl: float | None  # per token, if the reward includes a KL penalty
 
 
-def to_learn(
-  rounds: Sequence[rounds_lib.Round], rules: rounds_lib.Rules
+class Learned(NamedTuple):
+  """The result of the updates of a step.
+
+  Attributes:
+    trained: roles that were updated.
+    trained_on: indices of the questions that the solver was trained on, among
+      the readable questions of all rounds.
+    metrics: metrics of the updates.
+  """
+
+  trained: tuple[str, ...]
+  trained_on: frozenset[int]
+  metrics: dict[str, float]
+
+
+def rewards_differ(question: types.ScoredQuestion) -> bool:
+  """Returns True if the answers to a question have different rewards."""
+  return len(set(question.solver_rewards)) > 1
+
+
+def select_questions(
+  rounds: Sequence[step_types.Round], config: schema.Config
 ) -> list[int]:
   """Selects the readable questions that the solver is trained on.
 
@@ -35,25 +60,24 @@ def to_learn(
 
   Args:
     rounds: the rounds of the step.
-    rules: settings of the game.
+    config: config of the run.
 
   Returns:
     Indices into the readable questions of all rounds.
   """
-  asked = [v for one in rounds for v in one.verdicts if v.problem.ok]
-  if rules.rounds == 1:
-    return list(range(len(asked)))
-  useful = [i for i, v in enumerate(asked) if tells_apart(v)]
-  return useful[: rules.questions]
+  readable = step_types.readable_questions(rounds)
+  if config.solver.max_rounds == 1:
+    return list(range(len(readable)))
+  useful = [i for i, q in enumerate(readable) if rewards_differ(q)]
+  return useful[: config.proposer.num_questions]
 
 
 def learn(
   step: int,
-  states: rounds_lib.States,
-  rounds: Sequence[rounds_lib.Round],
-  learned: Sequence[int],
-  game: rounds_lib.Game,
-) -> tuple[rounds_lib.States, tuple[str, ...], dict[str, float]]:
+  states: step_types.States,
+  rounds: Sequence[step_types.Round],
+  game: step_types.Game,
+) -> tuple[step_types.States, Learned]:
   """Updates the solver and, in every k-th step, the proposer.
 
   The batches of both roles hold the log-probabilities and values of the weights
@@ -63,113 +87,161 @@ def learn(
     step: self-play step, counted from 0.
     states: the `TrainState` of each policy; trained states are donated.
     rounds: the rounds of the step.
-    learned: questions that the solver is trained on, see `to_learn`.
-    game: the fixed parts of self-play.
+    game: the constant parts of self-play.
 
   Returns:
-    The new states, the roles that were updated, and metrics.
+    The new states, and what was learned.
   """
-  rules = game.rules
-  pending = {'solver': _solver_scores(rounds, learned, rules)}
-  if rules.train_every and (step + 1) % rules.train_every == 0:
-    pending['proposer'] = _proposer_scores(rounds[0], rules)
-  todo = {
-    role: to_batches(role, scored, states, game)
-    for role, scored in pending.items()
-    if scored is not None
+  proposer, vote = game.config.proposer, game.config.vote
+  selected = select_questions(rounds, game.config)
+  scored = {'solver': _solver_responses(rounds, selected, proposer)}
+  if _is_due(step, proposer.train_every):
+    scored['proposer'] = _proposer_responses(rounds[0], proposer)
+  role_batches = {
+    role: make_batches(role, role_scored, states, game)
+    for role, role_scored in scored.items()
+    if role_scored is not None
   }
-  states, found, trained, changed = dict(states), {}, [], set()
-  for role, (updates, kl) in todo.items():
-    totals, critic_totals = [], []
-    owner = game.owner[role]
-    for batch in updates:
-      batch = sharding.put_rows(batch, game.mesh)
-      states[owner], one = game.train_step(
-        states[owner], batch, game.reference_params, game.base_params
-      )
-      gap = one.pop('logprob_gap')
-      if owner not in changed:
-        # Measured only before the first update, with the weights that sampled.
-        gap = jax.device_get([{'logprob_gap': gap}])
-        found |= step_metrics.of_updates(gap, f'sample/{role}')
-      changed.add(owner)
-      totals.append(one)
-      if game.critic:
-        name = rounds_lib.critic_of(owner)
-        states[name], one = game.critic.update(
-          states[name], batch, game.base_params
-        )
-        critic_totals.append(one)
-    found[f'train/{role}/updates'] = float(len(updates))
-    if kl is not None:
-      found[f'train/{role}/kl'] = kl
-    for prefix, these in (('train', totals), ('critic', critic_totals)):
-      these = jax.device_get(these)
-      found |= step_metrics.of_updates(these, f'{prefix}/{role}')
-    trained += [role] if updates else []
-  if rules.earlier_every and (step + 1) % rules.earlier_every == 0:
-    states[game.owner['voter']] = earlier_solver(states, game.owner)
-  return states, tuple(trained), found
+  metrics: dict[str, float] = {}
+  trained: list[str] = []
+  for role, batches_of_role in role_batches.items():
+    updated = {game.owner[name] for name in trained}
+    states, role_metrics = update_role(
+      role,
+      batches_of_role,
+      states,
+      game,
+      is_on_policy=game.owner[role] not in updated,
+    )
+    metrics |= role_metrics
+    if batches_of_role.batches:
+      trained.append(role)
+  if 'voter' in game.owner and _is_due(step, vote.earlier_every):
+    states = states | {game.owner['voter']: earlier_solver(states, game.owner)}
+  trained_on = frozenset(selected if 'solver' in trained else ())
+  return states, Learned(tuple(trained), trained_on, metrics)
 
 
-def to_batches(
+def _is_due(step: int, every: int) -> bool:
+  """Returns True in every `every`-th step; never if `every` is 0."""
+  return every > 0 and (step + 1) % every == 0
+
+
+def make_batches(
   role: str,
-  scored: batches.Scored,
-  states: rounds_lib.States,
-  game: rounds_lib.Game,
-) -> tuple[list[groups.GroupBatch], float | None]:
-  """Returns a role's batches, and the mean KL if the reward includes it."""
-  rules = game.rules
-  rows = batches.pad_groups(scored)
-  estimate = _estimate(rows, states, game.owner[role], game)
-  updates = batches.make_batches(
-    rows,
-    estimate,
-    _layout(game),
-    updates=rules.updates[role],
-    average=rules.average,
-    longest=game.writers[role].slots,
-    keep_neutral=rules.keep_neutral,
+  scored: batches.ScoredResponses,
+  states: step_types.States,
+  game: step_types.Game,
+) -> RoleBatches:
+  """Computes the advantages of a role's responses and makes its batches."""
+  config = game.config
+  layout = packing_plan.Layout(
+    config.optimizer.groups_per_microbatch, sharding.row_shards(game.mesh)
   )
-  return updates, estimate.kl
+  if game.critic is None:
+    advantages = estimates.of_responses(scored, config.advantage.estimator)
+  else:
+    critic_params = states[step_types.critic_of(game.owner[role])].params
+    advantages = _estimate_with_critic(
+      scored, game.critic, critic_params, layout, game
+    )
+  updates = {
+    'solver': config.optimizer.solver_updates,
+    'proposer': config.optimizer.proposer_updates,
+  }
+  role_batches = batches.make_batches(
+    scored,
+    advantages,
+    layout,
+    updates=updates[role],
+    aggregation=config.loss.aggregation,
+    max_tokens=game.samplers[role].slots,
+    keep_neutral=game.keep_neutral,
+  )
+  return RoleBatches(role_batches, advantages.mean_kl)
 
 
-def _layout(game: rounds_lib.Game) -> packing_plan.Layout:
-  shards = sharding.row_shards(game.mesh)
-  return packing_plan.Layout(game.rules.groups_per_microbatch, shards)
-
-
-def _estimate(
-  rows: batches.Rows,
-  states: rounds_lib.States,
-  owner: str,
-  game: rounds_lib.Game,
-) -> batches.Estimate:
-  critic = game.critic
-  if critic is None:
-    return estimates.of_responses(rows, game.rules.estimator)
-  texts = batches.to_evaluate(rows, _layout(game))
+def _estimate_with_critic(
+  scored: batches.ScoredResponses,
+  critic: step_types.Critic,
+  critic_params: policy_lib.Params,
+  layout: packing_plan.Layout,
+  game: step_types.Game,
+) -> batches.Advantages:
+  """Computes advantages of tokens from the values of a critic."""
+  texts = batches.texts_to_evaluate(scored, layout)
   texts = sharding.put_rows(texts, game.mesh)
-  num_rows = len(rows.rollout.tokens)
-  evaluate = lambda program, *params: sharding.fetch(program(texts, *params))[
-    :num_rows
-  ]
-  params = states[rounds_lib.critic_of(owner)].params
+
+  def evaluate(
+    program: step_types.EvaluateTokens, *params: policy_lib.Params
+  ) -> np.ndarray:
+    numbers_QGR = sharding.fetch(program(texts, *params))
+    return numbers_QGR[: len(scored.rollout.tokens)]
+
   reference_QGR = None
-  if critic.reference_logprobs:
+  if critic.reference_logprobs is not None:
     reference_QGR = evaluate(critic.reference_logprobs, game.reference_params)
   return estimates.of_tokens(
-    rows,
-    evaluate(critic.values, params, game.base_params),
-    gamma=critic.gamma,
-    decay=critic.gae_lambda,
+    scored,
+    evaluate(critic.values, critic_params, game.base_params),
+    gamma=game.config.critic.gamma,
+    gae_lambda=game.config.critic.gae_lambda,
     reference_QGR=reference_QGR,
-    kl=critic.kl,
+    kl_coef=game.config.loss.kl_coef,
   )
+
+
+def update_role(
+  role: str,
+  role_batches: RoleBatches,
+  states: step_types.States,
+  game: step_types.Game,
+  *,
+  is_on_policy: bool,
+) -> tuple[step_types.States, dict[str, float]]:
+  """Updates the policy of a role, and its critic, with all of its batches.
+
+  Args:
+    role: 'solver' or 'proposer'.
+    role_batches: the batches of the role.
+    states: the `TrainState` of each policy; the role's states are donated.
+    game: the constant parts of self-play.
+    is_on_policy: True if the policy has not been updated in this step. Only
+      then its log-probabilities are compared with those of the sampler.
+
+  Returns:
+    The new states, and metrics.
+  """
+  owner = game.owner[role]
+  critic_owner = step_types.critic_of(owner)
+  states = dict(states)
+  policy_totals: list[learner.Metrics] = []
+  critic_totals: list[learner.Metrics] = []
+  gaps: list[learner.Metrics] = []
+  for host_batch in role_batches.batches:
+    batch = sharding.put_rows(host_batch, game.mesh)
+    states[owner], totals = game.train_step(
+      states[owner], batch, game.reference_params, game.base_params
+    )
+    gaps.append({'logprob_gap': totals.pop('logprob_gap')})
+    policy_totals.append(totals)
+    if game.critic is not None:
+      states[critic_owner], totals = game.critic.update(
+        states[critic_owner], batch, game.base_params
+      )
+      critic_totals.append(totals)
+  first_gap = gaps[:1] if is_on_policy else []
+  metrics = step_metrics.of_updates(first_gap, f'sample/{role}')
+  metrics[f'train/{role}/updates'] = float(len(role_batches.batches))
+  if role_batches.mean_kl is not None:
+    metrics[f'train/{role}/kl'] = role_batches.mean_kl
+  metrics |= step_metrics.of_updates(policy_totals, f'train/{role}')
+  metrics |= step_metrics.of_updates(critic_totals, f'critic/{role}')
+  return states, metrics
 
 
 def earlier_solver(
-  states: rounds_lib.States, owner: dict[str, str]
+  states: step_types.States, owner: dict[str, str]
 ) -> learner.TrainState:
   """Returns a copy of the current solver, for votes in later steps."""
   solver = states[owner['solver']]._replace(opt_state=())
@@ -177,45 +249,46 @@ def earlier_solver(
   return jax.tree.map(jnp.copy, solver)
 
 
-def _solver_scores(
-  rounds: Sequence[rounds_lib.Round],
-  learned: Sequence[int],
-  rules: rounds_lib.Rules,
-) -> batches.Scored | None:
-  if not learned:
+def _solver_responses(
+  rounds: Sequence[step_types.Round],
+  selected: Sequence[int],
+  proposer: game_schema.Proposer,
+) -> batches.ScoredResponses | None:
+  """Returns the answers to the selected questions with their rewards."""
+  solutions = responses.join([r.solutions for r in rounds])
+  if not selected or solutions is None:
     return None
-  written = responses.join([one.solutions for one in rounds])
   rewards = np.array(
-    [v.solver_rewards for o in rounds for v in o.verdicts if v.problem.ok],
+    [q.solver_rewards for q in step_types.readable_questions(rounds)],
     np.float32,
   )
-  # The prompts of a question are consecutive.
-  prompts = np.arange(len(written.texts)).reshape(len(rewards), -1)
-  written = responses.take(written, prompts[learned].reshape(-1))
-  return batches.Scored(
-    written.prompt_ids,
-    written.rollout,
-    rewards[learned],
-    num_groups=rules.questions,
+  rows = [row for i in selected for row in solutions.rows_of(i, len(rewards))]
+  solutions = responses.take(solutions, rows)
+  return batches.pad_groups(
+    solutions.prompt_ids,
+    solutions.rollout,
+    rewards[selected],
+    num_groups=proposer.num_questions,
   )
 
 
-def _proposer_scores(
-  one: rounds_lib.Round, rules: rounds_lib.Rules
-) -> batches.Scored | None:
+def _proposer_responses(
+  first_round: step_types.Round, proposer: game_schema.Proposer
+) -> batches.ScoredResponses | None:
   """Returns the proposals of a round with their rewards.
 
   Only the first round is used. Later rounds repeat its prompts to give the
   solver more questions.
   """
-  if one.proposals is None:
+  if first_round.proposals is None:
     return None
   # Converting to float32 turns None into NaN.
-  rewards = np.array([v.proposer_reward for v in one.verdicts], np.float32)
-  rewards = rewards.reshape(-1, rules.group_size)
-  return batches.Scored(
-    one.proposals.prompt_ids,
-    one.proposals.rollout,
+  rewards = np.array(
+    [q.proposer_reward for q in first_round.questions], np.float32
+  ).reshape(-1, proposer.group_size)
+  return batches.pad_groups(
+    first_round.proposals.prompt_ids,
+    first_round.proposals.rollout,
     rewards,
     num_groups=len(rewards),
   )

@@ -1,6 +1,7 @@
 """Packs the responses of a batch, so that padding costs less computation."""
 
 import itertools
+import math
 from typing import NamedTuple
 
 import jax
@@ -31,21 +32,21 @@ class Layout(NamedTuple):
   groups_per_microbatch: int
   shards: int
 
-  def at_once(self, num_groups: int) -> int:
+  def microbatch_size(self, num_groups: int) -> int:
     """Returns the number of groups of a microbatch."""
     return min(self.groups_per_microbatch, num_groups)
 
-  def of_a_part(self, num_groups: int) -> int:
+  def part_size(self, num_groups: int) -> int:
     """Returns the number of groups that are packed together, on one shard."""
-    at_once = self.at_once(num_groups)
-    return at_once if at_once % self.shards else at_once // self.shards
+    size = self.microbatch_size(num_groups)
+    return size if size % self.shards else size // self.shards
 
 
 def pack_batch(batch: groups.GroupBatch, layout: Layout) -> groups.GroupBatch:
   """Packs responses and balances the number of tokens of the parts.
 
   Args:
-    batch: host arrays of whole microbatches. The first `batch.num_groups`
+    batch: host arrays of full microbatches. The first `batch.num_groups`
       groups are trained on.
     layout: layout of the batch.
 
@@ -56,14 +57,15 @@ def pack_batch(batch: groups.GroupBatch, layout: Layout) -> groups.GroupBatch:
   # Number of tokens that predict a later token, in rows with a weight.
   inputs_QG = np.where(batch.weights != 0, batch.lengths - 1, 0).clip(0)
   num_groups = len(inputs_QG)
-  at_once = layout.at_once(num_groups)
-  used = -(-int(batch.num_groups) // at_once) * at_once
-  of_a_part = layout.of_a_part(num_groups)
-  order = spread(inputs_QG.sum(axis=1), used // of_a_part, of_a_part)
+  microbatch_size = layout.microbatch_size(num_groups)
+  part_size = layout.part_size(num_groups)
+  num_microbatches = math.ceil(int(batch.num_groups) / microbatch_size)
+  num_parts = num_microbatches * microbatch_size // part_size
+  order = spread(inputs_QG.sum(axis=1), num_parts, part_size)
   batch = _in_order(batch, order)
   width = batch.tokens.shape[2] - 1
-  found = _packing(inputs_QG[order], width, batch.prompts, layout)
-  return batch._replace(packing=found)
+  packed = _pack_parts(inputs_QG[order], width, batch.prompts, layout)
+  return batch._replace(packing=packed)
 
 
 def pack_texts(
@@ -72,18 +74,18 @@ def pack_texts(
   """Packs the responses of texts, if that saves tokens.
 
   Args:
-    texts: host arrays of whole microbatches.
+    texts: host arrays of full microbatches.
     lengths_QG: number of tokens of each response.
     layout: layout of the texts.
   """
-  asked_Q1 = np.arange(len(lengths_QG))[:, None] < texts.num_groups
-  inputs_QG = np.where(asked_Q1, lengths_QG - 1, 0).clip(0)
+  live_Q1 = np.arange(len(lengths_QG))[:, None] < texts.num_groups
+  inputs_QG = np.where(live_Q1, lengths_QG - 1, 0).clip(0)
   width = texts.tokens.shape[2] - 1
-  found = _packing(inputs_QG, width, texts.prompts, layout)
-  return texts._replace(packing=found)
+  packed = _pack_parts(inputs_QG, width, texts.prompts, layout)
+  return texts._replace(packing=packed)
 
 
-def _packing(
+def _pack_parts(
   inputs_QG: np.ndarray, width: int, prompts: groups.Prompts, layout: Layout
 ) -> packing.Packing | None:
   """Packs all parts with the same capacity, that of the fullest part.
@@ -95,35 +97,35 @@ def _packing(
   Returns:
     The packing, or None if it would not save any tokens.
   """
-  of_a_part = layout.of_a_part(len(inputs_QG))
-  inputs_AB = inputs_QG.reshape(len(inputs_QG) // of_a_part, -1)
-  read = prompts.prefix_tokens.size + prompts.tokens[:of_a_part].size
-  room = bucket(max(int(inputs_AB.sum(axis=1).max()), read))
-  if room >= inputs_AB.shape[1] * width:
+  part_size = layout.part_size(len(inputs_QG))
+  inputs_AB = inputs_QG.reshape(len(inputs_QG) // part_size, -1)
+  prompt_tokens = prompts.prefix_tokens.size + prompts.tokens[:part_size].size
+  capacity = bucket(max(int(inputs_AB.sum(axis=1).max()), prompt_tokens))
+  if capacity >= inputs_AB.shape[1] * width:
     return None
-  return make_packing(inputs_AB, width, room)
+  return make_packing(inputs_AB, width, capacity)
 
 
-def spread(sizes: np.ndarray, parts: int, room: int) -> np.ndarray:
+def spread(sizes: np.ndarray, parts: int, part_size: int) -> np.ndarray:
   """Orders groups so that consecutive parts have about the same total size.
 
   Groups are assigned in order of decreasing size, each to the part with the
   smallest total so far (Graham, 1969).
 
   Args:
-    sizes: size of each group. Groups after the first `parts * room` keep their
-      position.
+    sizes: size of each group. Groups after the first `parts * part_size` keep
+      their position.
     parts: number of parts.
-    room: number of groups per part.
+    part_size: number of groups per part.
 
   Returns:
     The order of all groups, part by part.
   """
-  count = parts * room
+  count = parts * part_size
   members, totals = [[] for _ in range(parts)], [0] * parts
   for group in np.argsort(-sizes[:count], kind='stable'):
     part = min(
-      (part for part in range(parts) if len(members[part]) < room),
+      (part for part in range(parts) if len(members[part]) < part_size),
       key=lambda part: totals[part],
     )
     members[part].append(group)
@@ -135,19 +137,19 @@ def spread(sizes: np.ndarray, parts: int, room: int) -> np.ndarray:
 
 
 def make_packing(
-  lengths_AB: np.ndarray, width: int, room: int
+  lengths_AB: np.ndarray, width: int, capacity: int
 ) -> packing.Packing:
   """Builds the packing of right-padded rows into parts of a fixed capacity.
 
   Args:
     lengths_AB: number of tokens of each row of each part.
     width: capacity of a row, in tokens.
-    room: capacity of a part, in tokens, at least the sum of its lengths.
+    capacity: capacity of a part, in tokens, at least the sum of its lengths.
   """
   parts, rows = lengths_AB.shape
   live_ABT = np.arange(width) < lengths_AB[..., None]
-  slots = np.full((parts, room), rows * width, np.int32)
-  places_ABT = np.full((parts, rows, width), room, np.int32)
+  slots = np.full((parts, capacity), rows * width, np.int32)
+  places_ABT = np.full((parts, rows, width), capacity, np.int32)
   for part, live_BT in enumerate(live_ABT):
     count = live_BT.sum()
     slots[part, :count] = np.flatnonzero(live_BT)

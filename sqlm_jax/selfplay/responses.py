@@ -1,24 +1,61 @@
 """Samples responses as text: encodes prompts and decodes rollouts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, sampler
+from sqlm_jax.game import vote
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
 from sqlm_jax.selfplay import batches
 from sqlm_jax.text import stopping
 
 
-class Writer(NamedTuple):
+class OnEnded(Protocol):
+  """Receives the responses to prompts whose responses have all finished."""
+
+  def __call__(
+    self, which_Q: np.ndarray, tokens_QGR: np.ndarray, lengths_QG: np.ndarray, /
+  ) -> None:
+    """Receives the indices of the prompts, and the tokens and lengths."""
+
+
+class SampleTokens(Protocol):
+  """Samples the tokens of G responses to each prompt, see `sampler`."""
+
+  def __call__(
+    self,
+    params: policy_lib.Params,
+    prompts: groups.Prompts,
+    keys_QG: jax.Array,
+    settings: sampler.SamplerSettings,
+    *,
+    slots: int,
+    num_prompts: int,
+    on_ended: OnEnded,
+  ) -> groups.Rollout:
+    """Returns the rollout, as host arrays."""
+
+
+class OnTexts(Protocol):
+  """Receives the responses to some prompts, by index of the prompt."""
+
+  def __call__(self, texts: Mapping[int, list[str]], /) -> None: ...
+
+
+def ignore_texts(texts: Mapping[int, list[str]], /) -> None:
+  """Ignores the texts; the default of `OnTexts`."""
+
+
+class TextSampler(NamedTuple):
   """A sampler with its tokenizer and settings, for a role or an evaluation.
 
   Attributes:
-    sample: the sampler.
+    sample_tokens: the sampler.
     encode: `prompt -> token ids`, or None if the prompt exceeds the limit.
     decode: `token ids -> text`.
     settings: temperatures, top_p, token limit and stop table.
@@ -26,7 +63,7 @@ class Writer(NamedTuple):
     mesh: mesh that the sampler runs on.
   """
 
-  sample: Callable[..., groups.Rollout]
+  sample_tokens: SampleTokens
   encode: Callable[[str], list[int] | None]
   decode: Callable[[Sequence[int]], str]
   settings: sampler.SamplerSettings
@@ -46,6 +83,17 @@ class Responses(NamedTuple):
   prompt_ids: Sequence[Sequence[int]]
   rollout: groups.Rollout
   texts: list[list[str] | None]
+
+  def rows_of(self, question: int, num_questions: int) -> range:
+    """Returns the indices of the prompts that ask a question.
+
+    Args:
+      question: index of the question.
+      num_questions: number of questions. Each has the same number of prompts,
+        which are consecutive.
+    """
+    variants = len(self.prompt_ids) // num_questions
+    return range(question * variants, (question + 1) * variants)
 
 
 def make_settings(
@@ -80,94 +128,121 @@ def make_settings(
   )
 
 
-def write(
-  writer: Writer,
+def sample(
+  text_sampler: TextSampler,
   params: policy_lib.Params,
   prompts: Sequence[Sequence[int]],
   *,
   path: tuple[int, ...],
   num_rows: int,
   first_row: int = 0,
-  own: range | None = None,
-  on_text: Callable[[Mapping[int, list[str]]], None] = lambda texts: None,
+  local_rows: range | None = None,
+  on_texts: OnTexts = ignore_texts,
 ) -> Responses:
   """Samples a group of responses to every prompt.
 
   Args:
-    writer: sampler, tokenizer and settings.
+    text_sampler: sampler, tokenizer and settings.
     params: parameters of the policy.
     prompts: token ids of at least one prompt.
-    path: identifies the call; the random keys of the responses derive from it.
+    path: identifies the call; the random keys of the responses derive from it,
+      see `random_streams.key_path`.
     num_rows: number of prompts to pad to, so that the shape does not change.
     first_row: index of the first prompt among all calls that share a path. A
       response therefore does not depend on the number of prompts of a call.
-    own: range of the prompts whose responses this process decodes; by default,
-      all prompts.
-    on_text: called with the responses to own prompts, by index of the prompt,
-      as soon as all responses to a prompt have finished and while others are
-      still being sampled.
+    local_rows: range of the prompts whose responses this process decodes; by
+      default, all prompts.
+    on_texts: called with the responses to local prompts as soon as all
+      responses to a prompt have finished, while others are still being sampled.
 
   Returns:
     The responses to all prompts, without padding.
   """
-  texts = [None] * len(prompts)
-  own = range(len(prompts)) if own is None else own
+  texts: list[list[str] | None] = [None] * len(prompts)
+  local_rows = range(len(prompts)) if local_rows is None else local_rows
 
-  def on_ended(which_Q, tokens_QGR, lengths_QG):
-    new = {}
+  def decode_ended(which_Q, tokens_QGR, lengths_QG):
+    decoded = {}
     for row, tokens_GR, lengths_G in zip(
       which_Q.tolist(), tokens_QGR, lengths_QG, strict=True
     ):
-      if row in own:
-        new[row] = texts[row] = [
-          writer.decode(tokens[:length].tolist())
+      if row in local_rows:
+        decoded[row] = texts[row] = [
+          text_sampler.decode(tokens[:length].tolist())
           for tokens, length in zip(tokens_GR, lengths_G, strict=True)
         ]
-    on_text(new)
+    on_texts(decoded)
 
   packed = batches.pack_prompts(prompts, num_rows)
   keys_QG = sampler.response_keys(
     path,
     first_row,
     num_groups=num_rows,
-    group_size=len(writer.settings.temperature),
+    group_size=len(text_sampler.settings.temperature),
   )
-  rollout = writer.sample(
+  rollout = text_sampler.sample_tokens(
     params,
-    sharding.put_rows(packed, writer.mesh),
+    sharding.put_rows(packed, text_sampler.mesh),
     keys_QG,
-    writer.settings,
-    slots=writer.slots,
+    text_sampler.settings,
+    slots=text_sampler.slots,
     num_prompts=len(prompts),
-    on_ended=on_ended,
+    on_ended=decode_ended,
   )
   rollout = jax.tree.map(lambda x: x[: len(prompts)], rollout)
   return Responses(prompts, rollout, texts)
 
 
-def join(written: Sequence[Responses | None]) -> Responses | None:
+def join(parts: Sequence[Responses | None]) -> Responses | None:
   """Concatenates the responses of several calls; None if there are none."""
-  written = [one for one in written if one is not None]
-  if len(written) < 2:
-    return written[0] if written else None
+  present = [part for part in parts if part is not None]
+  if len(present) < 2:
+    return present[0] if present else None
   return Responses(
-    [ids for one in written for ids in one.prompt_ids],
+    [ids for part in present for ids in part.prompt_ids],
     jax.tree.map(
-      lambda *parts: np.concatenate(parts), *(one.rollout for one in written)
+      lambda *arrays: np.concatenate(arrays),
+      *(part.rollout for part in present),
     ),
-    [group for one in written for group in one.texts],
+    [group for part in present for group in part.texts],
   )
 
 
-def take(written: Responses, rows: Sequence[int]) -> Responses:
+def take(responses: Responses, rows: Sequence[int]) -> Responses:
   """Returns the responses to some of the prompts.
 
   Args:
-    written: responses.
+    responses: responses to all prompts.
     rows: indices of the prompts.
   """
   return Responses(
-    [written.prompt_ids[row] for row in rows],
-    jax.tree.map(lambda x: x[np.asarray(rows)], written.rollout),
-    [written.texts[row] for row in rows],
+    [responses.prompt_ids[row] for row in rows],
+    jax.tree.map(lambda x: x[np.asarray(rows)], responses.rollout),
+    [responses.texts[row] for row in rows],
   )
+
+
+def likelihoods(
+  responses: Responses | None, question: int, num_questions: int
+) -> list[float]:
+  """Computes the likelihood of each answer to a question.
+
+  Args:
+    responses: answers to all questions, None if there are none.
+    question: index of the question.
+    num_questions: number of questions.
+
+  Returns:
+    The likelihoods of the answers to all prompts of the question, see
+    `vote.likelihood`.
+  """
+  if responses is None:
+    return []
+  rollout = responses.rollout
+  return [
+    vote.likelihood(float(logprobs_R[:length].sum()), length)
+    for row in responses.rows_of(question, num_questions)
+    for logprobs_R, length in zip(
+      rollout.logprobs[row], rollout.lengths[row].tolist(), strict=True
+    )
+  ]

@@ -1,218 +1,203 @@
-"""Judges answers by a vote or by unit tests, and computes all rewards."""
+"""Computes the rewards of both roles from votes or from unit tests."""
 
+import dataclasses
 import functools
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from sqlm_jax.config import game_schema, schema
 from sqlm_jax.game import repetition, rewards, types, vote
 from sqlm_jax.sandbox import unit_tests
 from sqlm_jax.selfplay import background_grading
 from sqlm_jax.tasks import base
 
-Schedule = tuple[tuple[str, int, float], ...]
-
-
-class Rules(NamedTuple):
-  """Settings of the rewards; `configs/default.py` explains each of them."""
-
-  solver_rewards: Mapping[str, float]
-  solver_schedule: Schedule
-  proposer_rewards: Mapping[str, float]
-  proposer_schedule: Schedule
-  unreadable_reward: float
-  band: tuple[float, float]
-  over: str
-  unsolved: str
-  similarity: float
-  weights: str
-  ties: str
-  min_agreement: float
-
 
 class Answers(NamedTuple):
-  """Responses to one question, with their likelihoods."""
+  """The answers to a question: those of the solver, then those of voters."""
 
-  texts: Sequence[str]  # responses of the solver, which are rewarded
-  likelihoods: Sequence[float]
-  voter_texts: Sequence[str] = ()  # responses of an earlier solver; only vote
-  voter_likelihoods: Sequence[float] = ()
+  graded: background_grading.GradedAnswers
+  likelihoods: Sequence[float]  # of all answers
+  num_solver: int  # number of answers of the solver
 
 
-def judge(
+class Weights(NamedTuple):
+  """The weights of the reward terms in a step, by name of the term."""
+
+  solver: Mapping[str, float]
+  proposer: Mapping[str, float]
+
+
+def score_questions(
   problems: Sequence[types.Problem],
-  groups: Sequence[Answers | None],
+  answers: Mapping[int, Answers],
   task: base.Task,
-  rules: Rules,
   *,
+  config: schema.Config,
   step: int,
-  coin: Callable[[int], random.Random],
-  asked_before: repetition.Memory,
-  known: Mapping[int, background_grading.Read] | None = None,
-) -> list[types.Verdict]:
-  """Judges every problem and computes the rewards of both roles.
+  memory: repetition.Memory,
+  coin_of: Callable[[int], random.Random],
+) -> list[types.ScoredQuestion]:
+  """Computes the rewards of both roles for every problem of a round.
 
   Args:
     problems: the proposer's problems.
-    groups: the answers to each readable problem, None if another process
-      judges them.
-    task: reads answers, runs tests and checks answers.
-    rules: settings of the rewards.
+    answers: the answers to the readable problems that this process scores, by
+      index among the readable problems.
+    task: checks answers.
+    config: config of the rewards, the vote and the tests.
     step: the self-play step, for the weight schedules.
-    coin: returns the random generator of a readable question, given the
-      question's index; for random rewards.
-    asked_before: questions of earlier steps.
-    known: answers that are already read, by index of the readable question.
+    memory: questions of earlier steps.
+    coin_of: returns the generator of a readable problem's random rewards, given
+      the problem's index.
 
   Returns:
-    One verdict per problem, in order. An unreadable problem gets the lowest
-    reward, and a problem from an evaluation set gets None. The verdict on a
-    problem that another process judges has neither answers nor rewards.
+    One question per problem, in order. An unreadable problem gets the lowest
+    reward, and a problem from an evaluation set gets None. The question of a
+    problem that another process scores has neither answers nor rewards.
   """
-  asked = [problem for problem in problems if problem.ok]
-  own = [i for i, group in enumerate(groups) if group is not None]
-  known = _read_rest(known or {}, asked, groups, own, task)
-  weights = rewards.weights_at(
-    step, rules.solver_rewards, rules.solver_schedule
+  weights = Weights(
+    solver=_weights_at(step, config.solver),
+    proposer=_weights_at(step, config.proposer),
   )
-  own_problems, reads = [asked[i] for i in own], [known[i] for i in own]
-  coins = map(coin, own)
-  if task.run_tests:
-    rated = _by_tests(own_problems, reads, rules, weights, coins)
-  else:
-    own_groups = [groups[i] for i in own]
-    rated = _by_vote(
-      own_problems, own_groups, reads, task, rules, weights, coins
-    )
-  weights = rewards.weights_at(
-    step, rules.proposer_rewards, rules.proposer_schedule
-  )
-  penalties = _penalties(asked, rules, weights, asked_before)
-  judged = {
-    i: verdict._replace(
-      proposer_reward=max(
-        sum(
-          weight * difficulty(term)
-          for term, weight in weights.items()
-          if weight and term in rewards.PROPOSER_TERMS
-        )
-        - penalties[i],
-        # A readable question never gets less than an unreadable one.
-        rules.unreadable_reward,
+  readable = [problem for problem in problems if problem.ok]
+  penalties = _penalties(readable, config, weights.proposer, memory)
+  questions: list[types.ScoredQuestion] = []
+  index = 0  # among the readable problems
+  for problem in problems:
+    if not problem.ok:
+      questions.append(_score_unreadable(problem, config))
+      continue
+    question = types.ScoredQuestion(problem)
+    if index in answers:
+      question = score_question(
+        problem,
+        answers[index],
+        task,
+        config=config,
+        weights=weights,
+        penalty=penalties[index],
+        coin=coin_of(index),
       )
-    )
-    for i, (verdict, difficulty) in zip(own, rated, strict=True)
-  }
-  # No reward, so that nothing is learned about evaluation questions.
-  refused = lambda problem: types.Verdict(
-    problem,
-    proposer_reward=None
-    if problem.reason == types.CONTAMINATED
-    else rules.unreadable_reward,
-  )
-  of_asked = (
-    judged.get(i, types.Verdict(problem)) for i, problem in enumerate(asked)
-  )
-  return [
-    next(of_asked) if problem.ok else refused(problem) for problem in problems
-  ]
+    questions.append(question)
+    index += 1
+  return questions
 
 
-def _read_rest(
-  known, asked, groups, own, task
-) -> dict[int, background_grading.Read]:
-  """Reads this process's remaining answers and adds them to `known`."""
-  left = [i for i in own if i not in known]
-  found = background_grading.read(
-    [asked[i] for i in left],
-    [[*groups[i].texts, *groups[i].voter_texts] for i in left],
-    task,
-  )
-  return {**known, **dict(zip(left, found, strict=True))}
-
-
-# A verdict without the proposer's reward, and a function `term -> value` from
-# which that reward is computed.
-_Rated = tuple[types.Verdict, Callable[[str], float]]
-
-
-def _by_vote(
-  problems: Sequence[types.Problem],
-  groups: Sequence[Answers],
-  reads: Sequence[background_grading.Read],
+def score_question(
+  problem: types.Problem,
+  answers: Answers,
   task: base.Task,
-  rules: Rules,
-  weights: Mapping[str, float],
-  coins: Iterable[random.Random],
-) -> Iterator[_Rated]:
-  for problem, group, (read, _), coin in zip(
-    problems, groups, reads, coins, strict=True
-  ):
-    likelihoods = [*group.likelihoods, *group.voter_likelihoods]
-    result = vote.majority(
-      read,
-      weights=likelihoods if rules.weights == 'likelihood' else None,
-      ties=rules.ties,
-      min_agreement=rules.min_agreement,
-    )
-    answers, votes = read[: len(group.texts)], read[len(group.texts) :]
+  *,
+  config: schema.Config,
+  weights: Weights,
+  penalty: float,
+  coin: random.Random,
+) -> types.ScoredQuestion:
+  """Computes the rewards of one question and of the answers to it.
+
+  Args:
+    problem: the question.
+    answers: the answers to it.
+    task: checks answers.
+    config: config of the rewards, the vote and the tests.
+    weights: weights of the reward terms.
+    penalty: subtracted from the proposer's reward, because the question repeats
+      others.
+    coin: generator of the random rewards.
+  """
+  graded, num_solver = answers.graded, answers.num_solver
+  solver_answers = graded.answers[:num_solver]
+  vote_result = None
+  if task.run_tests is None:
+    vote_result = _vote(answers, config.vote)
     solver_rewards = rewards.solver(
-      weights,
-      answers,
-      vote=result,
+      weights.solver,
+      solver_answers,
+      vote=vote_result,
       coin=coin,
       true=functools.partial(task.true_answer, problem.text),
       is_true=task.is_true,
     )
-    yield (
-      types.Verdict(
-        problem, answers, votes, vote=result, solver_rewards=solver_rewards
-      ),
-      functools.partial(
-        rewards.difficulty_of_vote, vote=result, band=rules.band
-      ),
+    difficulty = functools.partial(
+      rewards.difficulty_of_vote, vote=vote_result, band=config.proposer.band
     )
+  else:
+    passed = unit_tests.shares_passed(
+      graded.results, unsolved=config.tests.unsolved
+    )
+    solver_rewards = rewards.solver(
+      weights.solver, solver_answers, passed=passed, coin=coin
+    )
+    difficulty = functools.partial(
+      rewards.difficulty_of_tests,
+      passed=passed,
+      over=config.proposer.reward_over,
+      band=config.proposer.band,
+    )
+  proposer_reward = sum(
+    weight * difficulty(term)
+    for term, weight in weights.proposer.items()
+    if weight and term in rewards.PROPOSER_TERMS
+  )
+  return types.ScoredQuestion(
+    problem,
+    solver_answers,
+    voter_answers=graded.answers[num_solver:],
+    vote=vote_result,
+    results=graded.results,
+    solver_rewards=solver_rewards,
+    # A readable question never gets less than an unreadable one.
+    proposer_reward=max(
+      proposer_reward - penalty, config.proposer.unreadable_reward
+    ),
+  )
 
 
-def _by_tests(
-  problems: Sequence[types.Problem],
-  reads: Sequence[background_grading.Read],
-  rules: Rules,
-  weights: Mapping[str, float],
-  coins: Iterable[random.Random],
-) -> Iterator[_Rated]:
-  for problem, (answers, results), coin in zip(
-    problems, reads, coins, strict=True
-  ):
-    passed = unit_tests.shares_passed(results, unsolved=rules.unsolved)
-    solver_rewards = rewards.solver(weights, answers, passed=passed, coin=coin)
-    yield (
-      types.Verdict(
-        problem, answers, results=results, solver_rewards=solver_rewards
-      ),
-      functools.partial(
-        rewards.difficulty_of_tests,
-        passed=passed,
-        over=rules.over,
-        band=rules.band,
-      ),
-    )
+def _weights_at(
+  step: int, role: game_schema.Solver | game_schema.Proposer
+) -> dict[str, float]:
+  """Returns the weights of a role's reward terms in a step."""
+  weights = dataclasses.asdict(role.rewards)
+  return rewards.weights_at(step, weights, role.reward_schedule)
+
+
+def _score_unreadable(
+  problem: types.Problem, config: schema.Config
+) -> types.ScoredQuestion:
+  reward: float | None = config.proposer.unreadable_reward
+  if problem.reason == types.CONTAMINATED:
+    reward = None  # so that nothing is learned about evaluation questions
+  return types.ScoredQuestion(problem, proposer_reward=reward)
+
+
+def _vote(answers: Answers, config: game_schema.Vote) -> types.Vote:
+  return vote.majority(
+    answers.graded.answers,
+    weights=answers.likelihoods if config.weights == 'likelihood' else None,
+    ties=config.ties,
+    min_agreement=config.min_agreement,
+  )
 
 
 def _penalties(
   problems: Sequence[types.Problem],
-  rules: Rules,
+  config: schema.Config,
   weights: Mapping[str, float],
-  asked_before: repetition.Memory,
+  memory: repetition.Memory,
 ) -> list[float]:
   """Returns the repetition penalty of each question's reward."""
   questions = [problem.text for problem in problems]
-  of = {
-    'batch_repeats': lambda: repetition.shares(questions, rules.similarity),
-    'history_repeats': lambda: asked_before.seen(questions, rules.similarity),
+  measures = {
+    'batch_repeats': repetition.shares,
+    'history_repeats': memory.seen,
   }
-  total = [0.0] * len(questions)
+  totals = [0.0] * len(questions)
   for name in rewards.PENALTIES:
     if weight := weights.get(name, 0.0):
-      total = [t + weight * v for t, v in zip(total, of[name](), strict=True)]
-  return total
+      repeats = measures[name](questions, config.proposer.min_similarity)
+      totals = [
+        total + weight * repeat
+        for total, repeat in zip(totals, repeats, strict=True)
+      ]
+  return totals

@@ -1,61 +1,100 @@
 """Metrics of a self-play step."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from sqlm_jax.game import contamination, types
 from sqlm_jax.ops import masked
 from sqlm_jax.sandbox import sandbox, unit_tests
-from sqlm_jax.selfplay import exchange, responses
+from sqlm_jax.selfplay import exchange, responses, step_types
 from sqlm_jax.tasks import base
 
 
-def of_verdicts(
-  verdicts: Sequence[types.Verdict], task: base.Task
+class StageClock:
+  """Accumulates the seconds of each stage of a step."""
+
+  def __init__(self):
+    self.seconds: dict[str, float] = {}
+
+  @contextlib.contextmanager
+  def __call__(self, stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    self.add({stage: time.perf_counter() - start})
+
+  def add(self, seconds: Mapping[str, float]) -> None:
+    """Adds seconds that were measured elsewhere, by stage."""
+    for stage, value in seconds.items():
+      self.seconds[stage] = self.seconds.get(stage, 0.0) + value
+
+  def metrics(self) -> dict[str, float]:
+    """Returns the seconds by name of the metric."""
+    return {f'time/{stage}': value for stage, value in self.seconds.items()}
+
+
+def of_rounds(
+  rounds: Sequence[step_types.Round], game: step_types.Game
+) -> dict[str, float]:
+  """Computes the metrics of a step, except those of the updates."""
+  questions = [q for game_round in rounds for q in game_round.questions]
+  metrics = of_questions(questions, game.task)
+  metrics |= of_contamination(questions, game.guard)
+  if len(rounds) > 1:
+    metrics['sample/rounds'] = float(len(rounds))
+  proposals = responses.join([r.proposals for r in rounds])
+  solutions = responses.join([r.solutions for r in rounds])
+  metrics |= of_responses('proposer', proposals)
+  return metrics | of_responses('solver', solutions)
+
+
+def of_questions(
+  questions: Sequence[types.ScoredQuestion], task: base.Task
 ) -> dict[str, float]:
   """Computes metrics of questions, answers and rewards, over all processes.
 
   A mean over no values is left out.
 
   Args:
-    verdicts: the verdicts of the step.
+    questions: the scored questions of the step.
     task: the task of the questions.
   """
-  asked = [v for v in verdicts if v.problem.ok]
+  readable = [q for q in questions if q.problem.ok]
   metrics = _means(
     {
-      'proposer/valid_rate': [v.problem.ok for v in verdicts],
+      'proposer/valid_rate': [q.problem.ok for q in questions],
       'proposer/reward': [
-        v.proposer_reward for v in verdicts if v.proposer_reward is not None
+        q.proposer_reward for q in questions if q.proposer_reward is not None
       ],
-      'solver/reward': [r for v in asked for r in v.solver_rewards],
+      'solver/reward': [r for q in readable for r in q.solver_rewards],
     }
   )
-  if asked:
-    distinct = {v.problem.text for v in asked}
-    metrics['proposer/distinct_rate'] = len(distinct) / len(asked)
+  if readable:
+    distinct = {q.problem.text for q in readable}
+    metrics['proposer/distinct_rate'] = len(distinct) / len(readable)
   metrics |= _counts(
-    'proposer/unreadable', [v.problem.reason for v in verdicts]
+    'proposer/unreadable', [q.problem.reason for q in questions]
   )
-  # Only the process that judged a question knows its answers.
-  judged = [v for v in asked if v.answers]
-  means, counts = (_of_tests if task.run_tests else _of_votes)(judged, task)
-  blank = [answer is None for v in judged for answer in v.answers]
-  found = exchange.sums({'solver/unparsed_rate': blank} | means)
-  metrics |= {name: total / n for name, (total, n) in found.items() if n}
+  # Only the process that graded the answers to a question knows them.
+  local = [q for q in readable if q.answers]
+  means, counts = (_of_tests if task.run_tests else _of_votes)(local, task)
+  means['solver/unparsed_rate'] = [a is None for q in local for a in q.answers]
+  sums = exchange.sums(means)
+  metrics |= {name: total / n for name, (total, n) in sums.items() if n}
   if not task.run_tests:
-    metrics['vote/num_checked'] = float(found['vote/accuracy'][1])
-  given_up = task.given_up().items()
-  counts |= {f'grading/given_up/{why}': float(n) for why, n in given_up}
-  counts = {name: [value] for name, value in counts.items()}
-  counts = exchange.sums(counts)
-  return metrics | {name: total for name, (total, _) in counts.items()}
+    metrics['vote/num_checked'] = float(sums['vote/accuracy'][1])
+  for reason, count in task.given_up().items():
+    counts[f'grading/given_up/{reason}'] = float(count)
+  sums = exchange.sums({name: [count] for name, count in counts.items()})
+  return metrics | {name: total for name, (total, _) in sums.items()}
 
 
 def _of_votes(
-  judged: Sequence[types.Verdict], task: base.Task
+  local: Sequence[types.ScoredQuestion], task: base.Task
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
   """Computes the agreement of the answers and the accuracy of the votes.
 
@@ -65,23 +104,24 @@ def _of_votes(
   Returns:
     The values of each mean, and the counts.
   """
-  labelled = [v for v in judged if v.vote.answer is not None]
+  votes = [(q.problem.text, q.vote) for q in local if q.vote is not None]
+  labelled = [(text, vote) for text, vote in votes if vote.answer is not None]
   checked = [
-    task.is_true(v.vote.answer, true)
-    for v in labelled
-    if (true := task.true_answer(v.problem.text)) is not None
+    task.is_true(vote.answer, true)
+    for text, vote in labelled
+    if (true := task.true_answer(text)) is not None
   ]
   values = {
-    'vote/majority_rate': [v.vote.answer is not None for v in judged],
-    'vote/agreement': [v.vote.count / v.vote.size for v in labelled],
-    'vote/unanimous_rate': [v.vote.count == v.vote.size for v in judged],
+    'vote/majority_rate': [vote.answer is not None for _, vote in votes],
+    'vote/agreement': [vote.count / vote.size for _, vote in labelled],
+    'vote/unanimous_rate': [vote.count == vote.size for _, vote in votes],
     'vote/accuracy': checked,
   }
-  return values, _counts('vote/no_majority', [v.vote.reason for v in judged])
+  return values, _counts('vote/no_majority', [v.reason for _, v in votes])
 
 
 def _of_tests(
-  judged: Sequence[types.Verdict], _: base.Task
+  local: Sequence[types.ScoredQuestion], _: base.Task
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
   """Computes how many tests the programs pass.
 
@@ -90,52 +130,54 @@ def _of_tests(
   Returns:
     The values of each mean, and the counts.
   """
-  results = [r for v in judged for row in v.results for r in row]
-  passed = [(n, v) for v in judged for n in unit_tests.passed_by(v.results)]
+  results = [r for q in local for row in q.results for r in row]
+  # (number of programs that pass a test, number of programs) of each test.
+  passes = [
+    (count, len(q.answers))
+    for q in local
+    for count in unit_tests.passed_by(q.results)
+  ]
   values = {
     'tests/pass_rate': [r.status == unit_tests.PASSED for r in results],
-    'tests/passed_by_none': [count == 0 for count, _ in passed],
-    'tests/passed_by_all': [count == len(v.answers) for count, v in passed],
+    'tests/passed_by_none': [count == 0 for count, _ in passes],
+    'tests/passed_by_all': [count == size for count, size in passes],
   }
   counts = {}
   if lost := sum(map(sandbox.is_lost, results)):
     counts['grading/given_up/sandbox'] = float(lost)
-  found = unit_tests.statuses(results)
-  counts |= {f'tests/{name}': float(n) for name, n in found.items()}
+  for status, count in unit_tests.statuses(results).items():
+    counts[f'tests/{status}'] = float(count)
   return values, counts
 
 
 def of_contamination(
-  verdicts: Sequence[types.Verdict], guard: contamination.Guard
+  questions: Sequence[types.ScoredQuestion], guard: contamination.Guard
 ) -> dict[str, float]:
   """Computes the share of readable questions that are in an evaluation set."""
   if not guard.keys:
     return {}
-  excluded = [v.problem.reason == types.CONTAMINATED for v in verdicts]
-  readable = [
-    v for v, out in zip(verdicts, excluded, strict=True) if v.problem.ok or out
-  ]
-  return _means(
-    {
-      'proposer/contaminated_rate': [
-        not v.problem.ok or guard.has(v.problem.text) for v in readable
-      ]
-    }
-  )
+  contaminated = []
+  for question in questions:
+    problem = question.problem
+    if problem.reason == types.CONTAMINATED:
+      contaminated.append(True)
+    elif problem.ok:
+      contaminated.append(guard.has(problem.text))
+  return _means({'proposer/contaminated_rate': contaminated})
 
 
 def of_responses(
-  role: str, written: responses.Responses | None
+  role: str, sampled: responses.Responses | None
 ) -> dict[str, float]:
   """Computes mean length, finished share and mean -log p of a token."""
-  if written is None:
+  if sampled is None:
     return {}
-  rollout, rows = written.rollout, len(written.prompt_ids)
+  rollout, rows = sampled.rollout, len(sampled.prompt_ids)
   lengths, logprobs = rollout.lengths[:rows], rollout.logprobs[:rows]
   mask = masked.up_to(lengths, logprobs.shape[-1])
   return {
     f'sample/{role}/surprisal': float(-masked.mean(logprobs, mask)),
-    f'sample/{role}/tokens': float(np.mean(rollout.lengths[:rows])),
+    f'sample/{role}/tokens': float(np.mean(lengths)),
     f'sample/{role}/finished_rate': float(np.mean(rollout.finished[:rows])),
   }
 
@@ -149,12 +191,13 @@ def of_updates(
   `not_finite/`. The learner has skipped such an update.
 
   Args:
-    totals: the (sum, count) pairs of each update, by name.
+    totals: the (sum, count) pairs of each update, by name, on any device.
     prefix: prefix of the metric names.
   """
-  metrics = {}
+  metrics: dict[str, float] = {}
+  totals = jax.device_get(totals)
   for name in totals[0] if totals else ():
-    pairs = np.array([found[name] for found in totals], np.float64)
+    pairs = np.array([update[name] for update in totals], np.float64)
     finite = np.isfinite(pairs[:, 0])
     total, count = pairs[finite].sum(axis=0)
     if count:

@@ -1,4 +1,4 @@
-"""Where every array lives, on eight devices."""
+"""Shardings of every array on eight devices."""
 
 import functools
 import types

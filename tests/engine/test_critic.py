@@ -74,7 +74,7 @@ def plain_values(params, batch):
 
 
 def plain_loss(params, batch):
-  """The same loss over unshared rows, written out."""
+  """Computes the loss directly, over unshared rows."""
   values = plain_values(params, batch)
   total = 0.0
   for q, g in np.ndindex(Q, G):
@@ -303,18 +303,21 @@ def test_values_approach_a_reward_that_never_changes():
   state = copied_state(optimizer, fresh)
   batch, rewards = make_batch(), np.full((Q, G), 0.7, np.float32)
   rollout = groups.Rollout(None, None, None, batch.lengths, None)
-  rows = batches.Rows(None, rollout, rewards, batch.weights != 0)
+  scored = batches.ScoredResponses(
+    None, rollout, rewards, mask=batch.weights != 0
+  )
   mask = np.arange(R) < batch.lengths[..., None]
   mask[LEFT_OUT] = False
   errors = []
   for _ in range(30):
     values = np.asarray(values_of(4)(texts_of(batch), state.params))
     errors.append(np.abs(values - 0.7)[mask].max())
-    estimate = estimates.of_tokens(rows, values, gamma=1.0, decay=1.0)
+    advantages = estimates.of_tokens(scored, values, gamma=1.0, gae_lambda=1.0)
     state, _ = step(
       state,
       batch._replace(
-        old_values=estimate.values, value_targets=estimate.targets
+        old_values=advantages.values,
+        value_targets=advantages.value_targets,
       ),
     )
   assert errors[0] == pytest.approx(0.7)

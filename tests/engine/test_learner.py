@@ -30,7 +30,7 @@ Q, G, R = 4, 3, 5
 
 @functools.cache
 def sampled_logprobs() -> np.ndarray:
-  """What a sampler would have recorded for the tokens of `make_batch`."""
+  """Returns the log-probabilities that a sampler would record."""
   tokens = np.random.default_rng(1).integers(0, 300, (Q, G, R))
   texts = [
     [*PROMPTS[q], *tokens[q, g].tolist()] for q in range(Q) for g in range(G)
@@ -72,7 +72,7 @@ def pack(batch: groups.GroupBatch) -> groups.GroupBatch:
 
 
 def plain_loss(params, batch, settings, reference=None):
-  """The same loss over unshared rows, one text a row, written out."""
+  """Computes the loss directly, over unshared rows with one text each."""
   clip, kl = settings.clip, settings.kl
   rows = [
     (q, g)
@@ -324,7 +324,7 @@ def test_padding_does_not_reach_loss_or_gradient():
 
 
 def linear_update(optimizer):
-  """Of one parameter, whose gradient is an advantage everywhere."""
+  """Returns an update of one parameter whose gradient is an advantage."""
 
   def loss_of(params, batch):
     loss = (params['embedding'] * batch.advantages[0, 0, 0]).sum()

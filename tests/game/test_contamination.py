@@ -59,7 +59,7 @@ SAME = [
 
 
 @pytest.mark.parametrize('questions', SAME, ids=lambda q: q[0])
-def test_the_same_in_other_words(questions):
+def test_equal_questions_in_other_notation(questions):
   guard = contamination.make_guard(questions[:1], 'count')
   assert all(guard.has(question) for question in questions)
 
@@ -101,19 +101,19 @@ def test_another_question(one, other):
   assert contamination.key(one) != contamination.key(other)
 
 
-def test_a_guard_over_nothing_has_nothing():
+def test_an_empty_guard_recognizes_no_question():
   assert not contamination.make_guard((), 'exclude').has('')
   assert not contamination.Guard().has('7 + 8')
 
 
 @hypothesis.given(st.text(alphabet='12 +-*/().,=?xab\n\0é×', max_size=60))
-def test_any_text_has_a_key_and_keeps_it(text):
+def test_spaces_around_any_text_do_not_change_its_key(text):
   key = contamination.key(text)
   assert key == contamination.key(f' {text} ')
 
 
 @pytest.mark.parametrize('piece', ['(', '1 ', '1+', '-', '1-(', ' ', '1.,'])
-def test_a_long_question_takes_no_time(piece):
-  """Hundredths of a second where it is linear, minutes where it is not."""
+def test_a_long_question_takes_linear_time(piece):
+  """Takes hundredths of a second; in quadratic time, it would take minutes."""
   question = piece * 50_000
   assert contamination.key(question) == contamination.key(f' {question} ')

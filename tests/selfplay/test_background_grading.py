@@ -1,4 +1,4 @@
-"""Answers are read while others are still being written."""
+"""Answers are graded while others are still being sampled."""
 
 import threading
 
@@ -18,44 +18,44 @@ def make_task(read_answers=tuple, run_tests=None) -> base.Task:
   )
 
 
-def make_ahead(task, problems=PROBLEMS, variants=1):
-  return background_grading.Ahead(
-    lambda numbers, texts: background_grading.read(
-      [problems[i] for i in numbers], texts, task
+def make_grader(task, problems=PROBLEMS, variants=1):
+  return background_grading.BackgroundGrader(
+    lambda indices, texts: background_grading.grade_answers(
+      [problems[i] for i in indices], texts, task
     ),
     variants,
   )
 
 
-def test_a_question_is_read_before_the_next_one_is_there():
-  was_read = threading.Event()
+def test_a_question_is_graded_before_the_next_one_is_added():
+  was_graded = threading.Event()
 
   def read_answers(texts):
-    was_read.set()
+    was_graded.set()
     return tuple(texts)
 
-  ahead = make_ahead(make_task(read_answers))
-  ahead.add({1: ['x', 'y']})
-  assert was_read.wait(timeout=60)
-  ahead.add({0: ['z']})
-  assert ahead.finish() == {
-    0: background_grading.Read(('z',)),
-    1: background_grading.Read(('x', 'y')),
+  grader = make_grader(make_task(read_answers))
+  grader.add({1: ['x', 'y']})
+  assert was_graded.wait(timeout=60)
+  grader.add({0: ['z']})
+  assert grader.finish() == {
+    0: background_grading.GradedAnswers(('z',)),
+    1: background_grading.GradedAnswers(('x', 'y')),
   }
 
 
-def test_answers_to_all_prompts_of_a_question_are_read_together():
-  ahead = make_ahead(make_task(), variants=2)
-  ahead.add({5: ['f'], 0: ['a']})
-  ahead.add({4: ['e'], 2: ['c']})
-  assert ahead.finish() == {
-    2: background_grading.Read(('e', 'f'))
-  }  # of others one half
-  ahead.add({1: ['b']})
-  assert ahead.finish()[0] == background_grading.Read(('a', 'b'))
+def test_answers_to_all_prompts_of_a_question_are_graded_together():
+  grader = make_grader(make_task(), variants=2)
+  grader.add({5: ['f'], 0: ['a']})
+  grader.add({4: ['e'], 2: ['c']})
+  assert grader.finish() == {
+    2: background_grading.GradedAnswers(('e', 'f'))
+  }  # the other questions lack the answers to one prompt
+  grader.add({1: ['b']})
+  assert grader.finish()[0] == background_grading.GradedAnswers(('a', 'b'))
 
 
-def test_tests_are_run_of_all_that_ended_together():
+def test_tests_of_all_questions_that_end_together_run_together():
   calls = []
 
   def run_tests(answers, tests):
@@ -66,16 +66,16 @@ def test_tests_are_run_of_all_that_ended_together():
     ]
 
   problems = [p._replace(tests=(p.text,)) for p in PROBLEMS]
-  ahead = make_ahead(make_task(run_tests=run_tests), problems)
-  ahead.add({2: ['z'], 0: ['x', 'y']})
-  assert ahead.finish() == {
-    0: background_grading.Read(('x', 'y'), (('x', 'a'), ('y', 'a'))),
-    2: background_grading.Read(('z',), (('z', 'c'),)),
+  grader = make_grader(make_task(run_tests=run_tests), problems)
+  grader.add({2: ['z'], 0: ['x', 'y']})
+  assert grader.finish() == {
+    0: background_grading.GradedAnswers(('x', 'y'), (('x', 'a'), ('y', 'a'))),
+    2: background_grading.GradedAnswers(('z',), (('z', 'c'),)),
   }
   assert calls == [([('z',), ('x', 'y')], [('c',), ('a',)])]
 
 
-def test_what_has_not_begun_never_does_once_the_step_is_left():
+def test_an_exception_cancels_what_has_not_started():
   begun, go_on, seen = threading.Event(), threading.Event(), []
 
   def read_answers(texts):
@@ -85,26 +85,26 @@ def test_what_has_not_begun_never_does_once_the_step_is_left():
     return tuple(texts)
 
   def interrupted():
-    with make_ahead(make_task(read_answers)) as ahead:
-      ahead.add({0: ['x']})
+    with make_grader(make_task(read_answers)) as grader:
+      grader.add({0: ['x']})
       assert begun.wait(timeout=60)
-      ahead.add({1: ['y']})
+      grader.add({1: ['y']})
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
     interrupted()
   go_on.set()
-  after = make_ahead(make_task())
+  after = make_grader(make_task())
   after.add({2: ['z']})
   after.finish()  # the thread is through with all before it
   assert seen == [['x']]
 
 
-def test_what_fails_in_the_thread_fails_the_step():
+def test_a_failure_in_the_thread_fails_the_step():
   def read_answers(texts):
     raise RuntimeError('no sandbox')
 
-  ahead = make_ahead(make_task(read_answers))
-  ahead.add({0: ['x']})
+  grader = make_grader(make_task(read_answers))
+  grader.add({0: ['x']})
   with pytest.raises(RuntimeError, match='no sandbox'):
-    ahead.finish()
+    grader.finish()

@@ -1,4 +1,4 @@
-"""Prompts into rows, scores into batches: all by hand."""
+"""Packed prompts and batches, computed by hand."""
 
 import hypothesis
 import numpy as np
@@ -12,7 +12,7 @@ COMMON = list(range(1, 11))  # 10 tokens, over the 8 that are worth a pass
 
 
 def unpacked(packed: groups.Prompts) -> list[list[int]]:
-  """Each row's prompt, put together again."""
+  """Returns the prompt of each row."""
   prefix = packed.prefix_tokens[0, : packed.prefix_lengths[0]].tolist()
   return [
     prefix + row[:length].tolist()
@@ -54,7 +54,7 @@ def test_pack_prompts(prompts, common, lengths):
   assert unpacked(packed) == prompts
 
 
-def test_rows_that_only_fill_the_shape_have_one_token():
+def test_padding_rows_have_one_token():
   packed = batches.pack_prompts([[*COMMON, 20], [*COMMON, 21]], num_rows=5)
   assert packed.lengths.tolist() == [1] * 5
   assert packed.tokens.shape == (5, 8)
@@ -84,7 +84,7 @@ REWARDS = [[1, 0], [1, 1], [0, 1]]
 TOTAL = 1 + 3 + 2 + 2 + 4 + 4  # tokens that count
 
 
-def make_rows(rewards=REWARDS, lengths=LENGTHS):
+def make_scored(rewards=REWARDS, lengths=LENGTHS):
   shape = (3, 2, 5)
   rollout = groups.Rollout(
     tokens=np.arange(30, dtype=np.int32).reshape(shape),
@@ -95,7 +95,7 @@ def make_rows(rewards=REWARDS, lengths=LENGTHS):
   )
   rewards = np.array(rewards, np.float32)
   return batches.pad_groups(
-    batches.Scored([[10], [11, 11], [12]], rollout, rewards, 4)
+    [[10], [11, 11], [12]], rollout, rewards, num_groups=4
   )
 
 
@@ -105,13 +105,13 @@ def make_batches(
   settings = {
     'layout': packing_plan.Layout(1, shards=1),
     'updates': 1,
-    'average': 'token',
-    'longest': 5,
+    'aggregation': 'token',
+    'max_tokens': 5,
     'keep_neutral': False,
   }
-  rows = make_rows(rewards, lengths)
-  estimate = estimates.of_responses(rows, estimator)
-  return batches.make_batches(rows, estimate, **settings | changes)
+  scored = make_scored(rewards, lengths)
+  advantages = estimates.of_responses(scored, estimator)
+  return batches.make_batches(scored, advantages, **settings | changes)
 
 
 def test_useful_groups_come_first_and_keep_their_rows():
@@ -124,24 +124,25 @@ def test_useful_groups_come_first_and_keep_their_rows():
 
 
 def test_a_batch_is_as_wide_as_its_longest_response():
-  """Room for 40 tokens, and responses of 9 at most: the bucket is 12."""
-  rows = make_rows(REWARDS, LENGTHS)
-  wide = np.zeros((*rows.rollout.tokens.shape[:2], 40), np.int32)
-  wide[..., : rows.rollout.tokens.shape[2]] = rows.rollout.tokens
-  lengths = rows.rollout.lengths.copy()
+  """Of 40 tokens, the longest response has 9, and its bucket is 12."""
+  scored = make_scored(REWARDS, LENGTHS)
+  rollout = scored.rollout
+  wide = np.zeros((*rollout.tokens.shape[:2], 40), np.int32)
+  wide[..., : rollout.tokens.shape[2]] = rollout.tokens
+  lengths = rollout.lengths.copy()
   lengths[0, 1] = 9
   lengths[1] = 40  # of a group that teaches nothing
-  rollout = rows.rollout._replace(
+  rollout = rollout._replace(
     tokens=wide, logprobs=-wide.astype(np.float32), lengths=lengths
   )
-  rows = rows._replace(rollout=rollout)
+  scored = scored._replace(rollout=rollout)
   (batch,) = batches.make_batches(
-    rows,
-    estimates.of_responses(rows, 'dr_grpo'),
+    scored,
+    estimates.of_responses(scored, 'dr_grpo'),
     packing_plan.Layout(1, shards=1),
     updates=1,
-    average='constant',
-    longest=40,
+    aggregation='constant',
+    max_tokens=40,
     keep_neutral=False,
   )
   assert batch.tokens.shape[2] == batch.old_logprobs.shape[2] == 12
@@ -150,7 +151,7 @@ def test_a_batch_is_as_wide_as_its_longest_response():
   np.testing.assert_array_equal(batch.tokens[0], wide[0, :, :12])
 
 
-def test_advantages_are_rewards_less_the_groups_mean():
+def test_advantages_are_rewards_minus_the_group_mean():
   (batch,) = make_batches()
   half = [[0.5, -0.5], [-0.5, 0.5]]
   assert batch.advantages.shape == (4, 2, 1)
@@ -167,22 +168,22 @@ def test_normalized_advantages():
   )
 
 
-def test_token_average_weighs_tokens_alike_and_counts_neutral_groups():
+def test_token_aggregation_weighs_tokens_equally_and_counts_neutral_groups():
   (batch,) = make_batches()
   np.testing.assert_allclose(batch.weights[:2], 1 / TOTAL, rtol=1e-6)
   assert not batch.weights[2:].any()
 
 
-def test_sequence_average_weighs_responses_alike():
+def test_sequence_aggregation_weighs_responses_equally():
   # Six responses count, and a response's tokens share its sixth.
-  (batch,) = make_batches(average='sequence')
+  (batch,) = make_batches(aggregation='sequence')
   expected = [[1 / 6 / 1, 1 / 6 / 3], [1 / 6 / 4, 1 / 6 / 4]]
   np.testing.assert_allclose(batch.weights[:2], expected, rtol=1e-6)
   assert not batch.weights[2:].any()
 
 
-def test_constant_average_ignores_how_long_responses_are():
-  (batch,) = make_batches(average='constant')  # six responses of room 5
+def test_constant_aggregation_ignores_the_lengths_of_responses():
+  (batch,) = make_batches(aggregation='constant')  # six responses of room 5
   np.testing.assert_allclose(batch.weights[:2], 1 / 30, rtol=1e-6)
 
 
@@ -195,9 +196,9 @@ def test_an_estimator_over_the_batch_sees_all_updates():
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('average', ['token', 'sequence'])
-def test_all_weights_add_up_to_one_if_all_are_kept(average):
-  (batch,) = make_batches(keep_neutral=True, average=average)
+@pytest.mark.parametrize('aggregation', ['token', 'sequence'])
+def test_all_weights_add_up_to_one_if_all_are_kept(aggregation):
+  (batch,) = make_batches(keep_neutral=True, aggregation=aggregation)
   assert batch.num_groups == 3
   total = float((batch.weights * batch.lengths).sum())
   assert total == pytest.approx(1, rel=1e-6)
@@ -214,7 +215,7 @@ def test_updates_split_the_groups_in_order():
   np.testing.assert_allclose(second.weights[0], 1 / 8, rtol=1e-6)
 
 
-def test_an_update_without_anything_to_learn_is_left_out():
+def test_an_update_with_nothing_to_learn_is_left_out():
   # The last of four splits is not counted, the second is neutral.
   found = make_batches(updates=4)
   assert [batch.prompts.tokens[0, 0] for batch in found] == [10, 12]
@@ -237,16 +238,16 @@ def test_a_group_of_several_prompts_has_one_mean():
     finished=np.ones((4, 2), bool),
   )
   rewards = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], np.float32)
-  rows = batches.pad_groups(
-    batches.Scored([[10], [20], [11], [21]], rollout, rewards, num_groups=3)
+  scored = batches.pad_groups(
+    [[10], [20], [11], [21]], rollout, rewards, num_groups=3
   )
   (batch,) = batches.make_batches(
-    rows,
-    estimates.of_responses(rows, 'dr_grpo'),
+    scored,
+    estimates.of_responses(scored, 'dr_grpo'),
     packing_plan.Layout(1, shards=1),
     updates=1,
-    average='token',
-    longest=3,
+    aggregation='token',
+    max_tokens=3,
     keep_neutral=False,
   )
   assert batch.prompts.tokens[:, 0].tolist() == [10, 20, 11, 21, 0, 0]
@@ -261,7 +262,7 @@ def test_a_group_of_several_prompts_has_one_mean():
   assert batch.num_groups == 4
 
 
-def test_batches_are_padded_to_whole_microbatches():
+def test_batches_are_padded_to_full_microbatches():
   (batch,) = make_batches(layout=packing_plan.Layout(3, shards=1))
   assert batch.lengths.shape == (6, 2)
   assert batch.num_groups == 2
@@ -269,38 +270,38 @@ def test_batches_are_padded_to_whole_microbatches():
   assert not batch.advantages[2:].any()
 
 
-@pytest.mark.parametrize('average', ['token', 'sequence'])
-def test_an_empty_response_is_survived(average):
+@pytest.mark.parametrize('aggregation', ['token', 'sequence'])
+def test_an_empty_response_gives_finite_weights(aggregation):
   lengths = [[0, 3], *LENGTHS[1:]]
-  (batch,) = make_batches(lengths=lengths, average=average)
+  (batch,) = make_batches(lengths=lengths, aggregation=aggregation)
   assert np.isfinite(batch.weights).all()
 
 
 def test_a_unanimous_group_teaches_the_value_function():
   values = np.random.default_rng(0).normal(size=(4, 2, 5)).astype(np.float32)
-  rows = make_rows()
-  estimate = estimates.of_tokens(rows, values, gamma=1.0, decay=1.0)
+  scored = make_scored()
+  advantages = estimates.of_tokens(scored, values, gamma=1.0, gae_lambda=1.0)
   (batch,) = batches.make_batches(
-    rows,
-    estimate,
+    scored,
+    advantages,
     packing_plan.Layout(1, shards=1),
     updates=1,
-    average='token',
-    longest=5,
+    aggregation='token',
+    max_tokens=5,
     keep_neutral=True,
   )
   assert batch.num_groups == 3  # the second's rewards are 1 and 1
   assert batch.value_targets[1, :, 0].tolist() == [1, 1]
   np.testing.assert_array_equal(batch.old_values[:3], values[:3])
-  np.testing.assert_array_equal(batch.advantages[:3], estimate.advantages[:3])
+  np.testing.assert_array_equal(batch.advantages[:3], advantages.advantages[:3])
   assert not batch.advantages[3].any()
 
 
 def test_texts_to_evaluate():
-  rows = make_rows()
-  texts = batches.to_evaluate(rows, packing_plan.Layout(3, shards=1))
+  scored = make_scored()
+  texts = batches.texts_to_evaluate(scored, packing_plan.Layout(3, shards=1))
   assert texts.num_groups == 3  # of four, the last fills the shape
   assert texts.prompts.tokens[:3, 0].tolist() == [10, 11, 12]
-  np.testing.assert_array_equal(texts.tokens[:4], rows.rollout.tokens)
+  np.testing.assert_array_equal(texts.tokens[:4], scored.rollout.tokens)
   assert texts.tokens.shape == (6, 2, 5)
   assert texts.prompts.lengths.shape == (6,)

@@ -1,4 +1,4 @@
-"""Equal responses as one: the same loss and gradient, with fewer rows."""
+"""Merging equal responses keeps the loss and its gradient."""
 
 import functools
 
@@ -17,7 +17,7 @@ FEW = [A, B, A, A, A, B], [B, B, A, C, A, A]
 
 
 def make_batch(*tokens, lengths=None, weights=None) -> groups.GroupBatch:
-  """Groups of six responses; those with the same tokens are paid alike."""
+  """Makes groups of six responses; equal tokens have equal advantages."""
   num_groups, rng = len(tokens), np.random.default_rng(0)
   tokens = np.array([*tokens, *[[A] * 6] * (4 - num_groups)], np.int32)
   weights = np.full((4, 6), 1 / 50) if weights is None else np.array(weights)
@@ -36,7 +36,7 @@ def make_batch(*tokens, lengths=None, weights=None) -> groups.GroupBatch:
 
 
 @pytest.mark.parametrize('ratio', ['token', 'sequence'])
-def test_loss_gradient_and_metrics_stay(ratio):
+def test_merging_changes_neither_loss_nor_gradient_nor_metrics(ratio):
   batch = make_batch(*FEW)
   merged = equal_responses.merge(batch)
   assert merged.counts[:2].tolist() == [[4, 2, 0, 0, 0, 0], [2, 0, 3, 1, 0, 0]]
@@ -59,7 +59,7 @@ def test_loss_gradient_and_metrics_stay(ratio):
   )
 
 
-def test_what_is_paid_otherwise_stays_apart():
+def test_responses_with_other_advantages_are_not_merged():
   batch = make_batch([A] * 6, [A] * 6)
   advantages = batch.advantages.copy()
   advantages[0, 3] = 1
@@ -67,7 +67,7 @@ def test_what_is_paid_otherwise_stays_apart():
   assert merged.counts[0].tolist() == [5, 0, 0, 1, 0, 0]
 
 
-def test_what_stands_behind_an_end_does_not_count():
+def test_tokens_after_the_end_are_ignored():
   lengths = np.full((4, 6), 2)
   merged = equal_responses.merge(
     make_batch(*FEW, lengths=lengths)._replace(
@@ -77,7 +77,7 @@ def test_what_stands_behind_an_end_does_not_count():
   assert merged.counts[0].tolist() == [6, *[0] * 5]  # all end before they part
 
 
-def test_what_weighs_nothing_stays_so():
+def test_responses_without_weight_are_not_merged():
   weights = np.full((4, 6), 0.02)
   weights[0, 2:] = weights[1, 4:] = 0
   merged = equal_responses.merge(make_batch(*FEW, weights=weights))
@@ -85,7 +85,7 @@ def test_what_weighs_nothing_stays_so():
   np.testing.assert_allclose(merged.weights[1], [0.04, 0, 0.02, 0.02, 0, 0])
 
 
-def test_a_batch_without_equal_responses_is_as_it_was():
+def test_a_batch_without_equal_responses_does_not_change():
   batch = make_batch(*[[[i, j, 1] for i in range(6)] for j in range(2)])
   merged = equal_responses.merge(batch)
   np.testing.assert_array_equal(merged.weights, batch.weights)

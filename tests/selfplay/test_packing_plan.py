@@ -1,4 +1,4 @@
-"""Tokens side by side: what a batch holds then, and what is learned from it."""
+"""Packing a batch, and training on the packed batch."""
 
 import hypothesis
 import jax
@@ -35,7 +35,7 @@ def test_bucket(length, expected):
   assert packing_plan.bucket(length) == expected
 
 
-def test_from_8_on_a_bucket_is_at_most_a_third_padding():
+def test_at_most_a_third_of_a_bucket_is_padding():
   # 2n + 1 in a bucket of 3n is the worst: 9 of 12, 17 of 24, ...
   for length in range(8, 2000):
     size = packing_plan.bucket(length)
@@ -70,7 +70,7 @@ def pack(batch, size, shards=1) -> groups.GroupBatch:
 
 
 def filled(packed: packing_ops.Packing) -> list[int]:
-  """How many tokens stand in each part."""
+  """Returns the number of tokens in each part."""
   return (packed.slots < packed.places[0].size).sum(axis=1).tolist()
 
 
@@ -80,7 +80,7 @@ def one_device() -> jax.sharding.Mesh:
   )
 
 
-def test_there_is_room_for_the_fullest_part():
+def test_the_capacity_is_that_of_the_fullest_part():
   batch = pack(make_batch(), 2)
   # 19 + 2 + 4, 1, 11 + 8 + 1 and 2 + 2 + 17 tokens come before others.
   assert batch.lengths[:, 0].tolist() == [20, 1, 12, 3, 20, 20]
@@ -90,7 +90,7 @@ def test_there_is_room_for_the_fullest_part():
   assert places.shape == (3, 6, 19)
 
 
-def test_parts_are_about_as_large():
+def test_parts_have_about_the_same_size():
   batch = make_batch()
   batch = batch._replace(lengths=batch.lengths[[0, 2, 1, 3, 4, 5]])
   found = pack(batch, 2)
@@ -100,14 +100,14 @@ def test_parts_are_about_as_large():
 
 
 @pytest.mark.parametrize('size, parts, shape', [(2, 2, 6), (3, 2, 2)])
-def test_parts_are_those_that_rows_are_split_into(size, parts, shape):
-  """Where they can be: three groups are not split over two devices."""
+def test_each_microbatch_has_one_part_per_shard(size, parts, shape):
+  """Three groups are not split over two devices, so they have one part."""
   found = pack(make_batch(), size, parts)
   assert len(found.packing.slots) == len(found.packing.places) == shape
 
 
-def test_prompts_are_the_least_room():
-  """With what all have in common: each room costs a compilation."""
+def test_the_capacity_is_at_least_the_number_of_prompt_tokens():
+  """The common prefix counts, too."""
   batch = make_batch()
   batch = batch._replace(lengths=np.minimum(batch.lengths, 2))
   found = pack(batch, 6)
@@ -128,7 +128,7 @@ def test_full_rows_are_not_packed():
   assert pack(batch, 2).packing is None
 
 
-def test_a_response_of_one_token_or_none():
+def test_responses_of_one_token_and_of_none():
   batch = make_batch()
   batch.lengths[:2] = [[1, 0, 0], [0, 1, 1]]
   found = pack(batch, 6)
@@ -137,13 +137,13 @@ def test_a_response_of_one_token_or_none():
 
 
 def test_texts_keep_their_order():
-  """What is evaluated is read off by row; what nobody asked for is not read."""
+  """Results are read by row; groups after `num_groups` are not evaluated."""
   batch = make_batch()
   texts = groups.Texts(batch.prompts, batch.tokens, np.int32(3))
   layout = packing_plan.Layout(2, shards=1)
   found = packing_plan.pack_texts(texts, batch.lengths, layout)
   np.testing.assert_array_equal(found.tokens, texts.tokens)
-  # 19 + 2 + 4 and 0 + 1 + 3, 11 + 8 + 1 and what is not asked for.
+  # 19 + 2 + 4 and 0 + 1 + 3, 11 + 8 + 1 and nothing of the last group.
   assert filled(found.packing) == [29, 20, 0]
 
   evaluate = learner.make_logprobs(
@@ -151,24 +151,26 @@ def test_texts_keep_their_order():
   )
   params = tiny.tiny_params()
   expected, given_QGR = evaluate(texts, params), evaluate(found, params)
-  asked = np.arange(R) < batch.lengths[..., None]
-  asked[3:] = False
-  np.testing.assert_allclose(given_QGR[asked], expected[asked], rtol=1e-5)
+  evaluated = np.arange(R) < batch.lengths[..., None]
+  evaluated[3:] = False
+  np.testing.assert_allclose(
+    given_QGR[evaluated], expected[evaluated], rtol=1e-5
+  )
   assert np.isfinite(given_QGR).all()
 
 
 @hypothesis.given(st.data())
-def test_a_packing_holds_every_token_once(data):
+def test_a_packing_contains_every_token_once(data):
   parts, rows, width = (data.draw(st.integers(1, 4)) for _ in range(3))
   length = st.integers(0, width)
   lengths = np.array(
     data.draw(st.lists(length, min_size=parts * rows, max_size=parts * rows))
   ).reshape(parts, rows)
-  room = int(lengths.sum(axis=1).max()) + data.draw(st.integers(0, 3))
-  found = packing_plan.make_packing(lengths, width, room)
+  capacity = int(lengths.sum(axis=1).max()) + data.draw(st.integers(0, 3))
+  found = packing_plan.make_packing(lengths, width, capacity)
   x = np.arange(1, parts * rows * width + 1).reshape(-1, width)
   packed = packing_ops.pack(x, found)
-  assert packed.shape == (parts, room)
+  assert packed.shape == (parts, capacity)
   expected = np.where(np.arange(width) < lengths.reshape(-1, 1), x, 0)
   assert sorted(packed[packed > 0].tolist()) == expected[expected > 0].tolist()
   np.testing.assert_array_equal(packing_ops.unpack(packed, found), expected)
@@ -178,19 +180,19 @@ def test_a_packing_holds_every_token_once(data):
   st.lists(st.integers(0, 50), min_size=12, max_size=14),
   st.sampled_from([(1, 12), (2, 6), (3, 4), (12, 1)]),
 )
-def test_groups_are_spread(sizes, shape):
-  """No two parts are further apart than the largest group is large."""
-  parts, room = shape
-  order = packing_plan.spread(np.array(sizes), parts, room)
+def test_groups_are_spread_evenly(sizes, shape):
+  """Two parts differ by at most the size of the largest group."""
+  parts, part_size = shape
+  order = packing_plan.spread(np.array(sizes), parts, part_size)
   assert sorted(order) == list(range(len(sizes)))
   assert order[12:].tolist() == list(range(12, len(sizes)))
-  totals = np.array(sizes)[order[:12]].reshape(parts, room).sum(axis=1)
+  totals = np.array(sizes)[order[:12]].reshape(parts, part_size).sum(axis=1)
   assert totals.max() - totals.min() <= max(sizes[:12])
 
 
 @pytest.mark.parametrize('size', [1, 2, 6])
 @pytest.mark.parametrize('ratio', ['token', 'sequence'])
-def test_the_update_is_that_of_rows(size, ratio):
+def test_an_update_equals_that_of_unpacked_rows(size, ratio):
   step = learner.make_train_step(
     tiny.tiny_policy(),
     optax.sgd(1.0),

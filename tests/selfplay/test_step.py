@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import config_dict
 
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
@@ -15,10 +16,14 @@ from sqlm_jax.engine import groups
 from sqlm_jax.game import repetition, types
 from sqlm_jax.models import lora
 from sqlm_jax.run import build, train_states
-from sqlm_jax.selfplay import background_grading
-from sqlm_jax.selfplay import rounds as rounds_lib
+from sqlm_jax.selfplay import (
+  background_grading,
+  prefetch,
+  proposing,
+  step_types,
+)
 from sqlm_jax.selfplay import step as step_lib
-from sqlm_jax.workdir import rollout_rows
+from sqlm_jax.workdir import rollouts
 
 needs_bubblewrap = pytest.mark.skipif(
   shutil.which('bwrap') is None, reason='needs bubblewrap'
@@ -54,13 +59,19 @@ UNREADABLE = [['why?\n', 'why?\n'], ['what?\n', '3 + 3']]
 
 @functools.cache
 def make_parts(**changes) -> build.Parts:
-  c = smoke.get_config()
-  c.update_from_flattened_dict(CHANGES | changes)
-  return build.build(config_lib.from_dict(c.to_dict()))
+  config = config_lib.from_dict(smoke.get_config())
+  return build.build(change(config, CHANGES | changes))
 
 
-def scripted_writer(writer, texts, seen):
-  """Writes `texts` instead of what a model would; no stop: not finished."""
+def change(config: config_lib.Config, changes) -> config_lib.Config:
+  """Returns a config with other values of some keys."""
+  c = config_dict.ConfigDict(config_lib.to_dict(config))
+  c.update_from_flattened_dict(changes)
+  return config_lib.from_dict(c)
+
+
+def scripted_sampler(sampler, texts, seen):
+  """Returns `texts` as samples; a text without a stop was cut off."""
 
   def sample(params, prompts, keys, settings, slots, num_prompts, on_ended):
     del keys
@@ -81,11 +92,11 @@ def scripted_writer(writer, texts, seen):
     logprobs = np.full(shape, -np.log(257), np.float32)
     return groups.Rollout(tokens, logprobs, logprobs, lengths, finished)
 
-  return writer._replace(sample=sample)
+  return sampler._replace(sample_tokens=sample)
 
 
 class Script:
-  """A game with scripted texts; remembers who read and learned what."""
+  """A game with scripted texts that records what is sampled and learned."""
 
   def __init__(
     self, proposals, solutions=(), votes=(), *, metric=1.0, **changes
@@ -99,35 +110,40 @@ class Script:
     def train_step(state, batch, reference, base):
       del reference
       self.learned.append((state, batch))
-      found = {'loss': (metric, 1.0), 'logprob_gap': (0.0, 1.0)}
-      return f'{state}+', found
+      metrics = {'loss': (metric, 1.0), 'logprob_gap': (0.0, 1.0)}
+      return Name(f'{state}+'), metrics
 
     self.game = game._replace(
       train_step=train_step,
-      writers={
-        role: scripted_writer(game.writers[role], texts[role], used)
+      samplers={
+        role: scripted_sampler(game.samplers[role], texts[role], used)
         for role, used in self.used.items()
-        if role in game.writers
+        if role in game.samplers
       },
     )
 
-  def play(self, step=0, memory=EMPTY, asked=None, look_ahead=False, **rules):
-    """Plays with other rules; returns the states and the outcome."""
-    before = self.game.rules
-    scoring = {k: v for k, v in rules.items() if k in before.scoring._fields}
-    rest = {k: v for k, v in rules.items() if k not in scoring}
-    after = before._replace(scoring=before.scoring._replace(**scoring), **rest)
+  def states(self):
+    """Returns a state for each name, which stands for its parameters."""
     names = set(self.parts.owner.values())
     if self.game.critic:
-      names |= {rounds_lib.critic_of(name) for name in names}
-    states = {name: Name(name) for name in names}
+      names |= {step_types.critic_of(name) for name in names}
+    return {name: Name(name) for name in names}
+
+  def play(
+    self,
+    step=0,
+    memory=EMPTY,
+    first_round=None,
+    *,
+    keep_neutral=False,
+    **changes,
+  ):
+    """Plays with a changed config; returns the states and the outcome."""
+    game = self.game._replace(
+      config=change(self.game.config, changes), keep_neutral=keep_neutral
+    )
     states, self.memory, outcome = step_lib.self_play_step(
-      step,
-      states,
-      memory,
-      self.game._replace(rules=after),
-      asked,
-      look_ahead=look_ahead,
+      step, self.states(), memory, game, first_round
     )
     return states, outcome
 
@@ -136,6 +152,7 @@ class Name(str):
   """Stands for a train state in a script."""
 
   __slots__ = ()
+  step = 0
 
   @property
   def params(self):
@@ -148,16 +165,16 @@ def assert_finite(metrics):
 
 def test_a_step_in_numbers():
   _, outcome = Script(PROPOSALS, SOLUTIONS).play()
-  assert [v.problem for v in outcome.rounds[0].verdicts] == [
+  assert [q.problem for q in outcome.rounds[0].questions] == [
     types.Problem('1 + 1'),
     types.Problem('why?', ok=False, reason='format'),
     types.Problem('2 + 2'),
     types.Problem('3 + 3', ok=False, reason='unfinished'),
   ]
   # 3 of 4: neither too easy nor too hard. 4 of 4: too easy.
-  rewards = [v.proposer_reward for v in outcome.rounds[0].verdicts]
+  rewards = [q.proposer_reward for q in outcome.rounds[0].questions]
   assert rewards == [1.0, -1.0, 0.0, -1.0]
-  rewards = [v.solver_rewards for v in outcome.rounds[0].verdicts]
+  rewards = [q.solver_rewards for q in outcome.rounds[0].questions]
   assert rewards == [(1, 1, 1, 0), (), (1, 1, 1, 1), ()]
   found = {
     key: value
@@ -195,7 +212,7 @@ def test_a_step_in_numbers():
 
 
 def test_questions_of_an_evaluation_set_are_excluded():
-  """Neither role learns from 1 + 1, and nobody is paid for it."""
+  """Neither role learns from 1 + 1, and it has no reward."""
   changes = {
     'evaluation.contaminated': 'exclude',
     'task.test': (('1 + 1', '2'),),
@@ -203,9 +220,11 @@ def test_questions_of_an_evaluation_set_are_excluded():
   }
   # Only 2 + 2 is answered, and its answers differ.
   script = Script(PROPOSALS, SOLUTIONS[:1], **changes)
-  _, outcome = script.play(estimator='dr_grpo', train_every=1)
-  first, *_ = outcome.rounds[0].verdicts
-  assert first == types.Verdict(
+  _, outcome = script.play(
+    **{'advantage.estimator': 'dr_grpo', 'proposer.train_every': 1}
+  )
+  first, *_ = outcome.rounds[0].questions
+  assert first == types.ScoredQuestion(
     types.Problem('1 + 1', ok=False, reason='contaminated'),
     proposer_reward=None,
   )
@@ -224,7 +243,7 @@ def test_questions_of_an_evaluation_set_are_excluded():
 
 def test_the_solver_learns_from_the_group_that_disagrees():
   script = Script(PROPOSALS, SOLUTIONS)
-  states, outcome = script.play(estimator='dr_grpo')
+  states, outcome = script.play(**{'advantage.estimator': 'dr_grpo'})
   assert states == {'policy': 'policy+'}
   assert outcome.trained == ('solver',)
   ((_, batch),) = script.learned
@@ -238,7 +257,7 @@ def test_the_solver_learns_from_the_group_that_disagrees():
   assert not np.any(np.asarray(batch.weights)[1:])
 
 
-def test_with_a_kl_penalty_a_unanimous_group_is_learned_from():
+def test_with_a_kl_penalty_a_unanimous_group_is_trained_on():
   script = Script(PROPOSALS, SOLUTIONS)
   script.play(keep_neutral=True)
   ((_, batch),) = script.learned
@@ -252,7 +271,7 @@ def test_with_a_kl_penalty_a_unanimous_group_is_learned_from():
     (False, 'proposer_critic', 'solver_critic', 'solver_critic+'),
   ],
 )
-def test_values_are_those_before_any_update(
+def test_values_are_computed_before_any_update(
   shared, proposers, solvers, solver_after
 ):
   """The critic of a role's owner, and the batches that its policy has."""
@@ -269,7 +288,7 @@ def test_values_are_those_before_any_update(
     learned.append(batch)
     return Name(f'{state}+'), {'loss': (3.0, 1.0)}
 
-  critic = rounds_lib.Critic(values, update, None, 0.0, 1.0, 1.0)
+  critic = step_types.Critic(values, update, None)
   script.game = script.game._replace(critic=critic)
   states, outcome = script.play(1, keep_neutral=True)
   # Two questions were readable; two topics were asked.
@@ -295,27 +314,32 @@ def test_values_are_those_before_any_update(
 
 def test_the_proposer_learns_in_every_kth_step():
   trained = [
-    Script(PROPOSALS, SOLUTIONS).play(step, train_every=3)[1].trained
+    Script(PROPOSALS, SOLUTIONS)
+    .play(step, **{'proposer.train_every': 3})[1]
+    .trained
     for step in range(6)
   ]
   both, one = ('solver', 'proposer'), ('solver',)
   assert trained == [one, one, both, one, one, both]
-  never = Script(PROPOSALS, SOLUTIONS).play(5, train_every=0)
+  never = Script(PROPOSALS, SOLUTIONS).play(5, **{'proposer.train_every': 0})
   assert never[1].trained == one
 
 
-def test_reading_ahead_changes_nothing(monkeypatch):
-  ahead = Script(PROPOSALS, SOLUTIONS).play()[1]
-  monkeypatch.setattr(background_grading.Ahead, 'add', lambda self, texts: None)
-  plain = Script(PROPOSALS, SOLUTIONS).play()[1]
-  assert ahead.rounds[0].verdicts == plain.rounds[0].verdicts
-  assert ahead.rounds[0].verdicts[0].answers == (2, 2, 2, 3)
+def test_grading_in_the_background_changes_nothing():
+  script = Script(PROPOSALS, SOLUTIONS)
+  _, outcome = script.play()
+  readable = step_types.readable_questions(outcome.rounds)
+  expected = background_grading.grade_answers(
+    [q.problem for q in readable], SOLUTIONS, script.game.task
+  )
+  assert [q.answers for q in readable] == [g.answers for g in expected]
+  assert readable[0].answers == (2, 2, 2, 3)
 
 
-def test_likelihoods_can_weigh_the_votes():
+def test_likelihoods_can_weight_the_votes():
   """Two likely answers outweigh two unlikely ones; equal ones are a tie."""
   script = Script(PROPOSALS, [['7\n', '7\n', '8\n', '8\n']] * 4)
-  sample = script.game.writers['solver'].sample
+  sample = script.game.samplers['solver'].sample_tokens
 
   def likelier(*args, **kwargs):
     rollout = sample(*args, **kwargs)
@@ -323,38 +347,46 @@ def test_likelihoods_can_weigh_the_votes():
     logprobs[:, 2:] = -0.1
     return rollout._replace(logprobs=logprobs)
 
-  writers = dict(script.game.writers)
-  writers['solver'] = writers['solver']._replace(sample=likelier)
-  script.game = script.game._replace(writers=writers)
-  equal = script.play(weights='equal')[1].rounds[0].verdicts[0]
+  samplers = dict(script.game.samplers)
+  samplers['solver'] = samplers['solver']._replace(sample_tokens=likelier)
+  script.game = script.game._replace(samplers=samplers)
+  equal = script.play(**{'vote.weights': 'equal'})[1].rounds[0].questions[0]
   assert equal.vote.reason == 'tie'
-  weighed = script.play(weights='likelihood')[1].rounds[0].verdicts[0]
+  weighed = (
+    script.play(**{'vote.weights': 'likelihood'})[1].rounds[0].questions[0]
+  )
   assert (weighed.vote.answer, weighed.vote.count) == (8, 2)
   assert weighed.solver_rewards == (0, 0, 1, 1)
 
 
-def test_the_control_is_paid_by_the_checker():
+def test_the_control_is_rewarded_by_the_checker():
   script = Script(PROPOSALS, [['2\n', '7\n', '7\n', '7\n']] * 4)
-  verdict = script.play(solver_rewards={'true': 1.0})[1].rounds[0].verdicts[0]
-  assert verdict.problem.text == '1 + 1'
-  assert verdict.vote.answer == 7
-  assert verdict.solver_rewards == (1, 0, 0, 0)
-
-
-def test_a_proposer_paid_by_how_close_to_half_agree():
-  verdicts = (
-    Script(PROPOSALS, SOLUTIONS)
-    .play(proposer_rewards={'r_zero': 1.0})[1]
+  question = (
+    script.play(**{'solver.rewards.majority': 0.0, 'solver.rewards.true': 1.0})[
+      1
+    ]
     .rounds[0]
-    .verdicts
+    .questions[0]
+  )
+  assert question.problem.text == '1 + 1'
+  assert question.vote.answer == 7
+  assert question.solver_rewards == (1, 0, 0, 0)
+
+
+def test_the_r_zero_reward_of_the_proposer():
+  questions = (
+    Script(PROPOSALS, SOLUTIONS)
+    .play(**{'proposer.rewards.sqlm': 0.0, 'proposer.rewards.r_zero': 1.0})[1]
+    .rounds[0]
+    .questions
   )
   # 3 of 4 agree, unreadable, all agree, unreadable.
-  assert [v.proposer_reward for v in verdicts] == [0.5, -1, 0, -1]
+  assert [q.proposer_reward for q in questions] == [0.5, -1, 0, -1]
 
 
 def test_the_proposers_questions_are_compared_within_a_topic():
   script = Script(PROPOSALS, SOLUTIONS)
-  script.play(1, estimator='dr_grpo')
+  script.play(1, **{'advantage.estimator': 'dr_grpo'})
   _, batch = script.learned[1]
   # Rewards 1, -1 of topic a and 0, -1 of topic b.
   expected = [[1, -1], [0.5, -0.5]]
@@ -364,13 +396,13 @@ def test_the_proposers_questions_are_compared_within_a_topic():
 
 @pytest.mark.parametrize('keep_neutral', [False, True])
 @pytest.mark.parametrize('step', [0, 1])
-def test_no_valid_question(step, keep_neutral):
+def test_a_step_without_a_readable_question(step, keep_neutral):
   script = Script(UNREADABLE)
   _, outcome = script.play(step, keep_neutral=keep_neutral)
   assert outcome.rounds[0].solutions is None
   assert not script.used['solver']
   assert 'solver' not in outcome.trained
-  assert [v.proposer_reward for v in outcome.rounds[0].verdicts] == [-1.0] * 4
+  assert [q.proposer_reward for q in outcome.rounds[0].questions] == [-1.0] * 4
   assert_finite(outcome.metrics)
   assert outcome.metrics['proposer/valid_rate'] == 0
   assert outcome.metrics['proposer/unreadable/format'] == 3
@@ -409,7 +441,7 @@ def test_an_unreadable_question_never_trains_the_solver():
     (['1\n', 'x\n', '\n', '?\n'], 'singleton', 0.75),
   ],
 )
-def test_a_vote_that_nobody_wins(answers, reason, blanks):
+def test_a_vote_without_a_majority(answers, reason, blanks):
   script = Script(PROPOSALS, [answers, answers])
   states, outcome = script.play()
   assert states == {'policy': 'policy'}
@@ -424,7 +456,7 @@ def test_a_vote_that_nobody_wins(answers, reason, blanks):
   # No mean over nothing.
   assert 'vote/agreement' not in metrics
   assert 'vote/accuracy' not in metrics
-  assert [v.proposer_reward for v in outcome.rounds[0].verdicts] == [
+  assert [q.proposer_reward for q in outcome.rounds[0].questions] == [
     0,
     -1,
     0,
@@ -432,15 +464,15 @@ def test_a_vote_that_nobody_wins(answers, reason, blanks):
   ]
 
 
-def test_least_agreement():
-  _, outcome = Script(PROPOSALS, SOLUTIONS).play(min_agreement=0.8)
+def test_min_agreement():
+  _, outcome = Script(PROPOSALS, SOLUTIONS).play(**{'vote.min_agreement': 0.8})
   assert outcome.metrics['vote/no_majority/disagreement'] == 1
   assert outcome.metrics['vote/majority_rate'] == 1 / 2
 
 
 def test_answers_that_mean_the_same_are_one_vote():
   _, outcome = Script(PROPOSALS, [['2\n', '02\n', '2.0\n', '3\n']] * 2).play()
-  votes = [v.vote for v in outcome.rounds[0].verdicts if v.vote]
+  votes = [q.vote for q in outcome.rounds[0].questions if q.vote]
   assert votes == [types.Vote(2, 3, 4)] * 2
   # 2 + 2 is not 2: the diagnosis sees it, the reward does not.
   assert outcome.metrics['vote/accuracy'] == 1 / 2
@@ -453,24 +485,31 @@ def test_a_question_over_the_limit_is_unreadable():
   _, outcome = script.play()
   assert outcome.rounds[0].solutions is None
   assert outcome.metrics['proposer/unreadable/too_long'] == 2
-  assert [v.proposer_reward for v in outcome.rounds[0].verdicts] == [-1.0] * 4
+  assert [q.proposer_reward for q in outcome.rounds[0].questions] == [-1.0] * 4
   fits = Script(PROPOSALS, SOLUTIONS, **{'sampler.max_prompt_tokens': 8})
   assert 'proposer/unreadable/too_long' not in fits.play()[1].metrics
 
 
-def test_the_format_control_pays_every_readable_answer():
+def test_the_format_control_rewards_every_readable_answer():
   answers = ['1\n', 'x\n', '2\n', '2\n']
   _, outcome = Script(PROPOSALS, [answers] * 2).play(
-    solver_rewards={'format': 1.0}
+    **{'solver.rewards.majority': 0.0, 'solver.rewards.format': 1.0}
   )
-  assert outcome.rounds[0].verdicts[0].solver_rewards == (1, 0, 1, 1)
+  assert outcome.rounds[0].questions[0].solver_rewards == (1, 0, 1, 1)
 
 
 def test_the_random_control_does_not_look_at_answers():
   def rewards(step, solutions, seed=0):
     script = Script(PROPOSALS, solutions)
-    _, outcome = script.play(step, solver_rewards={'random': 1.0}, seed=seed)
-    return [v.solver_rewards for v in outcome.rounds[0].verdicts]
+    _, outcome = script.play(
+      step,
+      **{
+        'solver.rewards.majority': 0.0,
+        'solver.rewards.random': 1.0,
+        'seed': seed,
+      },
+    )
+    return [q.solver_rewards for q in outcome.rounds[0].questions]
 
   first = rewards(0, SOLUTIONS)
   assert {r for group in first for r in group} == {0.0, 1.0}
@@ -507,7 +546,7 @@ def test_a_metric_that_is_not_finite_is_counted_by_name(bad):
   assert outcome.metrics['train/solver/not_finite/loss'] == 1
 
 
-def test_two_policies_are_two_states_with_the_same_start():
+def test_two_policies_start_with_equal_states():
   parts = make_parts(**{'policy.shared': False})
   states = train_states.initial_states(parts)
   assert set(states) == {'proposer', 'solver'}
@@ -519,7 +558,7 @@ def test_two_policies_are_two_states_with_the_same_start():
   assert not {id(x) for x in one} & {id(x) for x in other}
 
 
-def test_a_reference_is_held_only_for_a_penalty():
+def test_a_reference_policy_is_loaded_only_for_a_kl_penalty():
   assert build.make_game(make_parts()).reference_params is None
   with_kl = make_parts(**{'loss.kl_coef': 0.01})
   reference = build.make_game(with_kl).reference_params
@@ -527,7 +566,7 @@ def test_a_reference_is_held_only_for_a_penalty():
   jax.tree.map(np.testing.assert_array_equal, reference, expected)
 
 
-def test_with_adapters_the_reference_is_the_base_itself():
+def test_with_adapters_the_reference_policy_is_the_base():
   parts = make_parts(**{'loss.kl_coef': 0.01, 'model.lora.rank': 2})
   game = build.make_game(parts)
   assert game.reference_params is game.base_params
@@ -541,24 +580,27 @@ def test_two_policies_of_adapters_share_one_base():
   parts = make_parts(**{'policy.shared': False, 'model.lora.rank': 2})
   states = train_states.initial_states(parts)
   one, other = (states[role].params for role in ('proposer', 'solver'))
-  kernel = lambda tree: tree['layers']['mlp']['up']
+
+  def kernel(tree):
+    return tree['layers']['mlp']['up']
+
   assert kernel(one).keys() == {'lora_a', 'lora_b'}
   assert not np.array_equal(kernel(one)['lora_a'], kernel(other)['lora_a'])
   assert not np.any(kernel(one)['lora_b'])
   game = build.make_game(parts)
   for role in states:
-    whole = rounds_lib.params_of(role, states, game)
+    whole = step_types.params_of(role, states, game)
     assert whole['embedding'] is game.base_params['embedding']
     assert kernel(whole)['lora_a'] is kernel(states[role].params)['lora_a']
 
 
-def test_a_weight_of_the_schedule_holds_in_its_step():
+def test_a_reward_schedule_applies_to_its_steps():
   schedule = (('r_zero', 0, 0.0), ('r_zero', 2, 1.0))
   rewards = [
     Script(PROPOSALS, SOLUTIONS)
-    .play(step, proposer_schedule=schedule)[1]
+    .play(step, **{'proposer.reward_schedule': schedule})[1]
     .rounds[0]
-    .verdicts[0]
+    .questions[0]
     .proposer_reward
     for step in range(4)
   ]
@@ -570,23 +612,21 @@ def test_a_repeated_question_is_worth_less():
   same = [['1 + 1\n', '1 + 1\n'], ['2 + 2\n', '3 + 3']]
   answers = [['2\n', '2\n', '2\n', '3\n']] * 4
   script = Script(same, answers)
-  _, outcome = script.play(
-    proposer_rewards={'sqlm': 1.0, 'batch_repeats': 1.0},
-  )
+  _, outcome = script.play(**{'proposer.rewards.batch_repeats': 1.0})
   # Two of three asked questions are alike: each resembles 1 of 2 others.
-  found = [v.proposer_reward for v in outcome.rounds[0].verdicts]
+  found = [q.proposer_reward for q in outcome.rounds[0].questions]
   assert found == [0.5, 0.5, 1, -1]
 
 
-def test_what_was_asked_before_is_worth_less_and_never_less_than_nothing():
+def test_a_question_of_an_earlier_step_is_worth_less():
   script = Script(PROPOSALS, SOLUTIONS)
-  rewards = {'sqlm': 1.0, 'history_repeats': 5.0}
+  changes = {'proposer.rewards.history_repeats': 5.0}
   memory = repetition.Memory(size=2)
-  _, first = script.play(memory=memory, proposer_rewards=rewards)
+  _, first = script.play(memory=memory, **changes)
   assert script.memory.questions == ('1 + 1', '2 + 2')  # readable ones
-  _, second = script.play(1, script.memory, proposer_rewards=rewards)
+  _, second = script.play(1, script.memory, **changes)
   found = [
-    [v.proposer_reward for v in outcome.rounds[0].verdicts]
+    [q.proposer_reward for q in outcome.rounds[0].questions]
     for outcome in (first, second)
   ]
   assert found == [[1, -1, 0, -1], [-1, -1, -1, -1]]
@@ -597,8 +637,8 @@ def test_answers_to_variants_of_a_prompt_vote_together():
   # Two answers to each of two prompts of two questions.
   answers = [['2\n', '2\n'], ['2\n', '3\n'], ['4\n', '4\n'], ['5\n', '6\n']]
   script = Script(PROPOSALS, answers, **variants)
-  _, outcome = script.play(estimator='dr_grpo')
-  votes = [v.vote for v in outcome.rounds[0].verdicts if v.vote]
+  _, outcome = script.play(**{'advantage.estimator': 'dr_grpo'})
+  votes = [q.vote for q in outcome.rounds[0].questions if q.vote]
   assert votes == [types.Vote(2, 3, 4), types.Vote(4, 2, 4)]
   solutions = outcome.rounds[0].solutions
   assert [bytes(ids).decode() for ids in solutions.prompt_ids] == [
@@ -626,7 +666,7 @@ def test_one_variant_that_does_not_fit_makes_a_question_unreadable():
   assert outcome.metrics['proposer/unreadable/too_long'] == 2
 
 
-def test_an_earlier_solver_votes_and_is_not_paid():
+def test_an_earlier_solver_votes_and_is_not_rewarded():
   earlier = {'vote.earlier_answers': 3, 'vote.earlier_every': 2}
   script = Script(
     PROPOSALS,
@@ -635,12 +675,12 @@ def test_an_earlier_solver_votes_and_is_not_paid():
     **earlier,
   )
   states, outcome = script.play()
-  verdict = outcome.rounds[0].verdicts[0]
+  question = outcome.rounds[0].questions[0]
   # 2 2 3 3 is a tie; with 3 3 and a blank there are four of seven for 3.
-  assert verdict.vote == types.Vote(3, 4, 7)
-  assert verdict.votes == (3, 3, None)
-  assert verdict.solver_rewards == (0, 0, 1, 1)
-  assert verdict.proposer_reward == 1
+  assert question.vote == types.Vote(3, 4, 7)
+  assert question.voter_answers == (3, 3, None)
+  assert question.solver_rewards == (0, 0, 1, 1)
+  assert question.proposer_reward == 1
   assert script.used['voter'] == ['earlier']
   assert states == {'policy': 'policy+', 'earlier': 'earlier'}
   # Only the solver's own answers are learned from.
@@ -648,39 +688,41 @@ def test_an_earlier_solver_votes_and_is_not_paid():
   assert batch.counts[0].sum() == 4
 
 
-def test_todays_solver_becomes_the_earlier_one():
+def test_the_current_solver_becomes_the_earlier_one():
   parts = make_parts(**{'vote.earlier_answers': 2, 'vote.earlier_every': 2})
   states = train_states.initial_states(parts)
   assert states['earlier'].opt_state == ()
   game = build.make_game(parts)
-  writers = Script(
+  samplers = Script(
     PROPOSALS, SOLUTIONS, [['2\n', '2\n']] * 2, **{'vote.earlier_answers': 2}
-  ).game.writers
-  game = game._replace(
-    writers=writers, rules=game.rules._replace(train_every=0)
-  )
+  ).game.samplers
+  config = change(game.config, {'proposer.train_every': 0})
+  game = game._replace(samplers=samplers, config=config)
   kept = []
   for step in range(2):
     states, _, _ = step_lib.self_play_step(step, states, EMPTY, game)
     kept.append(jax.device_get(states))
-  same = lambda one, other: all(
-    np.array_equal(a, b)
-    for a, b in zip(
-      jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True
+
+  def same(one, other):
+    return all(
+      np.array_equal(a, b)
+      for a, b in zip(
+        jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True
+      )
     )
-  )
+
   assert not same(kept[0]['earlier'], kept[0]['policy'])
   assert same(kept[1]['earlier'], kept[1]['policy'])
   assert int(kept[1]['earlier'].step) == 2
 
 
-def test_questions_written_beforehand():
+def test_given_questions_replace_the_proposer():
   script = Script([], [['2\n', '2\n', '2\n', '3\n']] * 4)
   questions = ('1 + 1', '2 + 2', 'why?', '3 + 3', '4 + 4')
   script.game = script.game._replace(questions=questions)
   states, outcome = script.play(1)
   # Four a step, from the start again behind the last; step 1 begins with 5.
-  assert [v.problem.text for v in outcome.rounds[0].verdicts] == [
+  assert [q.problem.text for q in outcome.rounds[0].questions] == [
     '4 + 4',
     '1 + 1',
     '2 + 2',
@@ -693,12 +735,12 @@ def test_questions_written_beforehand():
   assert 'sample/proposer/tokens' not in outcome.metrics
 
 
-def test_more_rounds_until_enough_questions_tell_answers_apart():
+def test_rounds_continue_until_enough_questions_have_different_rewards():
   script = Script(PROPOSALS, SOLUTIONS)
-  _, outcome = script.play(rounds=3)
+  _, outcome = script.play(**{'solver.max_rounds': 3})
   # One of two questions a round tells: three rounds of at most four needed.
   assert len(outcome.rounds) == 3
-  assert outcome.learned == {0, 2, 4}
+  assert outcome.trained_on == {0, 2, 4}
   assert outcome.metrics['sample/rounds'] == 3
   assert outcome.metrics['proposer/valid_rate'] == 6 / 12
   ((_, batch),) = script.learned
@@ -710,57 +752,93 @@ def test_more_rounds_until_enough_questions_tell_answers_apart():
 
 
 def test_a_row_names_the_weights_that_sampled_its_round():
-  """The first round alone may have been sampled a step ahead."""
-  _, outcome = Script(PROPOSALS, SOLUTIONS).play(rounds=3)
-  rows = rollout_rows.rollout_rows(
-    outcome,
-    seed=0,
-    sampled_by={'proposer': 1, 'solver': 1},
-    policy_steps={'proposer': 5, 'solver': 5},
-    show=str,
+  """The first round may have been sampled before the last update."""
+  script = Script(PROPOSALS, SOLUTIONS)
+  first_round = prefetch.Prefetcher(script.game).first_round(
+    0, script.states(), look_ahead=True
   )
-  for role in ('proposer', 'solver'):
-    found = [row['policy_step'] for row in rows if row['role'] == role]
-    assert found == [1] * (len(found) // 3) + [5] * (len(found) // 3 * 2)
+  first_round = first_round._replace(policy_steps={'proposer': 1, 'solver': 2})
+  _, outcome = script.play(first_round=first_round, **{'solver.max_rounds': 3})
+  rows = rollouts.to_rows(outcome, seed=0, show=str)
+  for role, first in (('proposer', 1), ('solver', 2)):
+    steps = [row['policy_step'] for row in rows if row['role'] == role]
+    assert steps == [first] * (len(steps) // 3) + [0] * (len(steps) // 3 * 2)
 
 
-def test_no_more_rounds_than_it_takes():
+def test_no_more_rounds_than_necessary():
   telling = [['2\n', '2\n', '2\n', '3\n']] * 4
   four = [['1 + 1\n', '2 + 2\n'], ['3 + 3\n', '4 + 4\n']]
-  _, outcome = Script(four, telling).play(1, rounds=3)
+  _, outcome = Script(four, telling).play(1, **{'solver.max_rounds': 3})
   assert len(outcome.rounds) == 1
-  assert outcome.learned == {0, 1, 2, 3}
+  assert outcome.trained_on == {0, 1, 2, 3}
   # What is left over of a round is not learned from.
-  _, outcome = Script(four[:1] + PROPOSALS[1:], telling).play(rounds=3)
+  _, outcome = Script(four[:1] + PROPOSALS[1:], telling).play(
+    **{'solver.max_rounds': 3}
+  )
   assert len(outcome.rounds) == 2
-  assert outcome.learned == {0, 1, 2, 3}
+  assert outcome.trained_on == {0, 1, 2, 3}
 
 
-def test_the_next_step_is_asked_before_this_one_is_learned_from():
+def test_the_next_step_is_sampled_before_this_one_is_learned_from():
   script = Script(PROPOSALS, SOLUTIONS)
-  states, outcome = script.play(0, look_ahead=True)
-  assert states == {'policy': 'policy+'}
+  prefetcher = prefetch.Prefetcher(script.game)
+  first_round = prefetcher.first_round(0, script.states(), look_ahead=True)
   assert script.used['proposer'] == script.used['solver'] == ['policy'] * 2
-  # Nobody is asked again, and verdicts are those of a step on its own.
-  _, then = script.play(1, asked=outcome.coming)
+  states, outcome = script.play(0, first_round=first_round)
+  assert states == {'policy': 'policy+'}
+  assert {'time/propose', 'time/solve'} < outcome.metrics.keys()
+  # The next step is not sampled again, and is that of a run without it.
+  first_round = prefetcher.first_round(1, states, look_ahead=False)
+  _, outcome = script.play(1, first_round=first_round)
   assert len(script.used['proposer']) == len(script.used['solver']) == 2
-  assert then.coming is None
   alone = Script(PROPOSALS, SOLUTIONS).play(1)[1]
-  assert then.rounds[0].verdicts == alone.rounds[0].verdicts
-  assert then.trained == alone.trained == ('solver', 'proposer')
+  assert outcome.rounds[0].questions == alone.rounds[0].questions
+  assert outcome.trained == alone.trained == ('solver', 'proposer')
+  assert prefetcher.first_round(2, states, look_ahead=False) is None
 
 
-def test_rounds_draw_other_samples():
+def test_a_failure_ahead_stops_grading_the_current_round(monkeypatch):
+  """Interrupted while the round of the next step is sampled."""
+  script = Script(PROPOSALS, SOLUTIONS)
+  prefetcher = prefetch.Prefetcher(script.game)
+  canceled, propose = [], proposing.propose
+  monkeypatch.setattr(
+    background_grading.BackgroundGrader, 'cancel', canceled.append
+  )
+
+  def interrupted(step, *args):
+    if step == 1:
+      raise KeyboardInterrupt
+    return propose(step, *args)
+
+  monkeypatch.setattr(proposing, 'propose', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    prefetcher.first_round(0, script.states(), look_ahead=True)
+  assert len(canceled) == 1
+  prefetcher.cancel()  # nothing is held
+  assert len(canceled) == 1
+
+
+def test_a_prefetcher_drops_what_it_holds():
+  script = Script(PROPOSALS, SOLUTIONS)
+  prefetcher = prefetch.Prefetcher(script.game)
+  prefetcher.first_round(0, script.states(), look_ahead=True)
+  prefetcher.cancel()
+  prefetcher.cancel()  # nothing is held any more
+  assert prefetcher.first_round(1, script.states(), look_ahead=False) is None
+
+
+def test_rounds_have_different_samples():
   parts = make_parts()
   game = build.make_game(parts)
   states = train_states.initial_states(parts)
-  first, second = (step_lib.propose(0, n, states, game) for n in (0, 1))
-  assert first.texts != second.texts
+  first, second = (proposing.propose(0, n, states, game) for n in (0, 1))
+  assert first.proposals.texts != second.proposals.texts
 
 
 def test_rounds_without_a_readable_question():
   script = Script(UNREADABLE)
-  _, outcome = script.play(rounds=2)
+  _, outcome = script.play(**{'solver.max_rounds': 2})
   assert len(outcome.rounds) == 2
   assert outcome.trained == ()
   assert_finite(outcome.metrics)
@@ -785,15 +863,15 @@ DOUBLE = 'Double it.\n1 => 2\n3 => 6\nEND'
 
 
 @needs_bubblewrap
-def test_programs_are_paid_by_the_tests_they_pass():
+def test_programs_are_rewarded_by_the_tests_they_pass():
   proposals = [[DOUBLE, 'Say one.\n1 => 1\n2 => 1\nEND'], ['why?END', DOUBLE]]
   answers = [
     ['2 * int(input())END', '2END', '1 +END', 'END'],
     ['2 * int(input())END'] * 4,
   ]
   script = Script(proposals, answers, **CODE)
-  _, outcome = script.play(estimator='dr_grpo')
-  first, second, third, fourth = outcome.rounds[0].verdicts
+  _, outcome = script.play(**{'advantage.estimator': 'dr_grpo'})
+  first, second, third, fourth = outcome.rounds[0].questions
   assert first.problem.text == 'Double it.'
   assert first.problem.tests == (('1', '2'), ('3', '6'))
   # All tests, one of two, no program, no answer.
@@ -803,7 +881,7 @@ def test_programs_are_paid_by_the_tests_they_pass():
   assert third.problem.reason == 'few_tests'
   assert fourth.solver_rewards == (1, 1, 1, 1)
   assert fourth.proposer_reward == 0
-  assert [v.proposer_reward for v in (second, third)] == [-1, -1]
+  assert [q.proposer_reward for q in (second, third)] == [-1, -1]
   metrics = outcome.metrics
   assert_finite(metrics)
   # 8 programs, 2 tests each: 3 and 8 pass. Of 4 tests, 2 are passed by all.
@@ -820,29 +898,30 @@ def test_programs_are_paid_by_the_tests_they_pass():
 
 
 @needs_bubblewrap
-def test_a_wrong_test_pays_the_proposer_unless_it_is_left_out():
+def test_a_wrong_test_rewards_the_proposer_unless_it_is_left_out():
   wrong = 'Double it.\n1 => 2\n3 => 7\n4 => 8\nEND'
   proposals = [[wrong, 'why?END'], ['why?END', 'why?END']]
   answers = [['2 * int(input())END'] * 4]
   script = Script(proposals, answers, **CODE)
   for unsolved, expected in (('count', 1), ('leave_out', 0)):
-    _, outcome = script.play(unsolved=unsolved)
-    assert outcome.rounds[0].verdicts[0].proposer_reward == expected
+    _, outcome = script.play(**{'tests.unsolved': unsolved})
+    assert outcome.rounds[0].questions[0].proposer_reward == expected
     assert outcome.metrics['tests/passed_by_none'] == 1 / 3
 
 
 # From here on with the real learner: scripted texts have one shape, so it is
 # compiled once.
 @functools.cache
-def real_game() -> rounds_lib.Game:
+def real_game() -> step_types.Game:
   return build.make_game(make_parts())
 
 
 def learn_scripted(states, step=0, solutions=SOLUTIONS):
-  """A step with scripted texts and the real update."""
-  writers = Script(PROPOSALS, solutions).game.writers
-  game = real_game()._replace(writers=writers)
-  game = game._replace(rules=game.rules._replace(train_every=0))
+  """Plays a step with scripted texts and the real update."""
+  samplers = Script(PROPOSALS, solutions).game.samplers
+  game = real_game()
+  config = change(game.config, {'proposer.train_every': 0})
+  game = game._replace(samplers=samplers, config=config)
   states, _, outcome = step_lib.self_play_step(
     step, states, repetition.Memory(), game
   )
@@ -851,7 +930,7 @@ def learn_scripted(states, step=0, solutions=SOLUTIONS):
 
 @jax.jit
 def next_logprobs(params):
-  """Of the token after '1 + 1 = '."""
+  """Returns the log-probabilities of the token after '1 + 1 = '."""
   policy = make_parts().policy
   tokens = jnp.array([list(b'1 + 1 = ')])
   hidden, _ = policy.forward(params, tokens, jnp.array([8]))
@@ -872,7 +951,7 @@ def test_the_answer_of_the_majority_becomes_more_likely():
   assert gain[ord('2')] > gain[ord('5')] > gain[ord('3')]  # nobody's answer
 
 
-def test_a_step_without_a_lesson_leaves_the_weights_bit_for_bit():
+def test_a_step_with_nothing_to_learn_keeps_the_weights_bit_for_bit():
   states = train_states.initial_states(make_parts())
   before = jax.device_get(states)
   blank = [['x\n'] * 4] * 2
@@ -881,7 +960,7 @@ def test_a_step_without_a_lesson_leaves_the_weights_bit_for_bit():
   jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(states))
 
 
-def test_weights_that_are_not_finite_learn_nothing():
+def test_weights_that_are_not_finite_skip_the_update():
   states = train_states.initial_states(make_parts())
   params = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), states['policy'])
   _, outcome = learn_scripted({'policy': params}, step=3)
@@ -890,7 +969,7 @@ def test_weights_that_are_not_finite_learn_nothing():
 
 
 def play_for_real(**changes):
-  """Sampled by the random model, which ends half of all texts at a token."""
+  """Plays a step with the random model, which ends half of its texts early."""
   stop = tuple(map(chr, range(128)))
   parts = make_parts(
     **{
@@ -947,7 +1026,7 @@ def test_sampler_and_learner_agree_about_log_probabilities(real_step):
 
 
 def test_sampled_in_bfloat16_and_learned_in_float32():
-  """What the two disagree about is told, and is in the ratio of the loss."""
+  """The difference is in the metrics, and in the ratio of the loss."""
   before, after, outcome = play_for_real(**{'sampler.dtype': 'bfloat16'})
   assert 1e-4 < outcome.metrics['sample/solver/logprob_gap'] < 0.05
   assert outcome.trained == ('solver',)
@@ -957,10 +1036,13 @@ def test_sampled_in_bfloat16_and_learned_in_float32():
     }
 
 
-def test_texts_are_what_the_tokens_say(real_step):
-  written = real_step[2].rounds[0].solutions
+def test_texts_are_the_decoded_tokens(real_step):
+  solutions = real_step[2].rounds[0].solutions
   for tokens, lengths, texts in zip(
-    written.rollout.tokens, written.rollout.lengths, written.texts, strict=False
+    solutions.rollout.tokens,
+    solutions.rollout.lengths,
+    solutions.texts,
+    strict=False,
   ):
     for ids, length, text in zip(tokens, lengths, texts, strict=True):
       assert make_parts().tokens.decode(ids[:length].tolist()) == text

@@ -1,0 +1,62 @@
+"""Samples the next step while the answers of the current step are graded."""
+
+from sqlm_jax.selfplay import proposing, solving, step_metrics, step_types
+
+
+class Prefetcher:
+  """Holds the first round of the next step, sampled before this step learns.
+
+  Devices then do not wait for slow tests. The weights that sample the round
+  lack the update of the current step.
+  """
+
+  def __init__(self, game: step_types.Game):
+    """Initializes a prefetcher that holds no round.
+
+    Args:
+      game: the constant parts of self-play.
+    """
+    self._game = game
+    self._held: step_types.SampledRound | None = None
+
+  def first_round(
+    self, step: int, states: step_types.States, *, look_ahead: bool
+  ) -> step_types.SampledRound | None:
+    """Returns the first round of a step, for `self_play_step`.
+
+    Args:
+      step: self-play step, counted from 0.
+      states: the `TrainState` of each policy.
+      look_ahead: True to also sample the first round of the next step. The
+        answers of this step are graded in a thread at the same time.
+
+    Returns:
+      The round, or None if the step has to sample it.
+    """
+    current, self._held = self._held, None
+    if not look_ahead:
+      return current
+    if current is None:
+      current = self._sample(step, states)
+    try:
+      self._held = self._sample(step + 1, states)
+    except BaseException:
+      current.grader.cancel()
+      raise
+    return current
+
+  def cancel(self) -> None:
+    """Drops the round that is held, and stops grading its answers."""
+    if self._held is not None:
+      self._held.grader.cancel()
+      self._held = None
+
+  def _sample(
+    self, step: int, states: step_types.States
+  ) -> step_types.SampledRound:
+    clock = step_metrics.StageClock()
+    with clock('propose'):
+      proposed = proposing.propose(step, 0, states, self._game)
+    with clock('solve'):
+      sampled = solving.solve(step, 0, proposed, states, self._game)
+    return sampled._replace(seconds=clock.seconds)

@@ -1,0 +1,207 @@
+"""Types of a self-play step: its constant parts, its stages and its result."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from sqlm_jax.config import schema
+from sqlm_jax.engine import groups, learner
+from sqlm_jax.game import contamination, types
+from sqlm_jax.models import lora
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.selfplay import background_grading, exchange, responses
+from sqlm_jax.tasks import base
+
+ROLES = ('proposer', 'solver')
+
+States = dict[str, learner.TrainState]
+
+
+class TrainStep(Protocol):
+  """The compiled update of a policy, see `learner.make_train_step`."""
+
+  def __call__(
+    self,
+    state: learner.TrainState,
+    batch: groups.GroupBatch,
+    reference_params: policy_lib.Params | None,
+    base_params: policy_lib.Params,
+    /,
+  ) -> tuple[learner.TrainState, learner.Metrics]:
+    """Returns the trained state, and metrics as (sum, count) pairs."""
+
+
+class CriticStep(Protocol):
+  """The compiled update of a value function, see `critic.make_critic_step`."""
+
+  def __call__(
+    self,
+    state: learner.TrainState,
+    batch: groups.GroupBatch,
+    base_params: policy_lib.Params,
+    /,
+  ) -> tuple[learner.TrainState, learner.Metrics]:
+    """Returns the trained state, and metrics as (sum, count) pairs."""
+
+
+class EvaluateTokens(Protocol):
+  """A compiled program that computes a number for each response token."""
+
+  def __call__(
+    self, texts: groups.Texts, /, *params: policy_lib.Params
+  ) -> jax.Array:
+    """Returns an array [Q, G, R]."""
+
+
+class Critic(NamedTuple):
+  """Compiled programs of a value function, for PPO.
+
+  Attributes:
+    values: computes values from the critic's parameters and `base_params`.
+    update: the compiled update.
+    reference_logprobs: computes log-probabilities from the parameters of the
+      reference policy; None unless the reward includes a penalty on the KL to
+      it.
+  """
+
+  values: EvaluateTokens
+  update: CriticStep
+  reference_logprobs: EvaluateTokens | None
+
+
+class Game(NamedTuple):
+  """The parts of self-play that do not change from step to step.
+
+  Attributes:
+    config: config of the run.
+    keep_neutral: True to also train on groups whose responses all have the same
+      reward.
+    task: builds prompts, parses questions and answers, and checks answers.
+    questions: questions that replace those of a proposer; () if the proposer
+      generates them.
+    guard: recognizes the questions of the evaluation sets.
+    samplers: one sampler per role, and one for 'voter' if earlier solvers vote.
+    owner: role -> name of the `TrainState` that the role samples with and
+      trains. Roles that share weights have the same `TrainState`.
+    train_step: the compiled update.
+    critic: None without a value function.
+    reference_params: frozen initial weights, None without a KL penalty.
+    base_params: frozen base weights of the adapters, {} without adapters.
+    mesh: mesh that the batches are placed on.
+  """
+
+  config: schema.Config
+  keep_neutral: bool
+  task: base.Task
+  questions: tuple[str, ...]
+  guard: contamination.Guard
+  samplers: dict[str, responses.TextSampler]
+  owner: dict[str, str]
+  train_step: TrainStep
+  critic: Critic | None
+  reference_params: policy_lib.Params | None
+  base_params: policy_lib.Params
+  mesh: jax.sharding.Mesh
+
+
+class ProposedQuestions(NamedTuple):
+  """The questions of a round, from all processes.
+
+  Attributes:
+    proposals: responses of the proposer, None if `Game.questions` replace it.
+    problems: the problem parsed from each response.
+    prompts: the solver's prompts for each readable problem.
+    local: range of the readable problems whose answers this process grades.
+  """
+
+  proposals: responses.Responses | None
+  problems: list[types.Problem]
+  prompts: list[exchange.Prompts]
+  local: range
+
+
+class SampledRound(NamedTuple):
+  """A round whose questions and answers are sampled, but not yet scored.
+
+  Attributes:
+    proposals: responses of the proposer, None if `Game.questions` replace it.
+    problems: the problem parsed from each response.
+    solutions: responses of the solver, None if no question is readable.
+    voters: responses of an earlier solver, None without earlier solvers.
+    grader: grades the answers in a thread.
+    policy_steps: number of optimizer steps of the weights that sampled the
+      round, by role.
+    seconds: seconds of each stage, if the round was sampled ahead.
+  """
+
+  proposals: responses.Responses | None
+  problems: list[types.Problem]
+  solutions: responses.Responses | None
+  voters: responses.Responses | None
+  grader: background_grading.BackgroundGrader[background_grading.GradedAnswers]
+  policy_steps: dict[str, int]
+  seconds: Mapping[str, float] = {}
+
+
+class Round(NamedTuple):
+  """A scored round.
+
+  Attributes:
+    proposals: as in `SampledRound`.
+    solutions: as in `SampledRound`.
+    voters: as in `SampledRound`.
+    questions: one per problem, readable or not.
+    policy_steps: as in `SampledRound`.
+  """
+
+  proposals: responses.Responses | None
+  solutions: responses.Responses | None
+  voters: responses.Responses | None
+  questions: list[types.ScoredQuestion]
+  policy_steps: dict[str, int]
+
+
+class Outcome(NamedTuple):
+  """The result of a step, for logging.
+
+  Attributes:
+    rounds: the rounds of the step.
+    trained: roles that were updated.
+    trained_on: indices of the questions that the solver was trained on, among
+      the readable questions of all rounds.
+    metrics: metrics of the step by name.
+  """
+
+  rounds: list[Round]
+  trained: tuple[str, ...]
+  trained_on: frozenset[int]
+  metrics: dict[str, float]
+
+
+def readable_questions(
+  rounds: Sequence[Round],
+) -> list[types.ScoredQuestion]:
+  """Returns the readable questions of all rounds."""
+  return [
+    question
+    for game_round in rounds
+    for question in game_round.questions
+    if question.problem.ok
+  ]
+
+
+def params_of(role: str, states: States, game: Game) -> Any:
+  """Returns all parameters that a role samples with."""
+  trained = states[game.owner[role]].params
+  return lora.join(game.base_params, trained) if game.base_params else trained
+
+
+def critic_of(owner: str) -> str:
+  """Returns the name of the critic of an owner's policy.
+
+  Every policy has its own value function. Roles that share weights are one
+  policy, and its critic learns from both roles, which it can distinguish by
+  their prompts.
+  """
+  return f'{owner}_critic'
