@@ -176,7 +176,7 @@ def test_answers_are_graded_in_another_thread(parts, params, uninterrupted):
   assert sorted(example.question for example in graded) == sorted(
     question for question, _ in PAIRS
   )
-  assert all(name.startswith('reading') for name in threads)
+  assert all(name.startswith('grading') for name in threads)
 
 
 def test_an_evaluation_needs_no_workdir(parts, params, uninterrupted):
