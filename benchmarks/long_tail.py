@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from benchmarks import learning, models, pairs, rollouts, work
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer, sampler
 from sqlm_jax.models import policy as policy_lib
@@ -97,7 +98,7 @@ def learning_sides(
     ),
     'static': padded,
   }
-  adam = optimizer.make_optimizer(learning_rate=1e-6)
+  adam = optimizer.make_optimizer(training_schema.Optimizer(weight_decay=0.0))
   step = learner.make_train_step(
     policy, adam, mesh, learner.LossSettings(), groups_per_microbatch=at_once
   )

@@ -21,6 +21,7 @@ import jax
 from absl import app, flags
 
 from launch import sizes
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import optimizer, row_scheduler
 from sqlm_jax.models import kernels, lora, model_config
@@ -80,7 +81,7 @@ def account(
   if lora_rank:
     trained = lora.adapters(whole)
   moments = jax.eval_shape(
-    optimizer.make_optimizer(learning_rate=1e-6).init, trained
+    optimizer.make_optimizer(training_schema.Optimizer()).init, trained
   )
   moment_bytes = bytes_per_device(
     moments, sharding.shard_like_parameters(moments, trained, mesh)
