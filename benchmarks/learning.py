@@ -31,6 +31,7 @@ import numpy as np
 import optax
 
 from benchmarks import models, pairs, work
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner, optimizer
 from sqlm_jax.models import decoder, model_config
@@ -94,7 +95,9 @@ def learning_sides(
   sides = {
     'forward': lambda: jax.block_until_ready(logprobs(texts, params)),
     'backward': updates(optax.set_to_zero()),
-    'update': updates(optimizer.make_optimizer(learning_rate=1e-6)),
+    'update': updates(
+      optimizer.make_optimizer(training_schema.Optimizer(weight_decay=0.0))
+    ),
   }
   for call in sides.values():
     call()

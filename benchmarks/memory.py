@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import learning, models, pairs, work
+from sqlm_jax.config import training_schema
 from sqlm_jax.engine import learner, optimizer
 from sqlm_jax.models import decoder
 from sqlm_jax.models import policy as policy_lib
@@ -37,7 +38,9 @@ def update_bytes(
 ) -> dict[str, int]:
   """Returns the memory that XLA allocates during one update, in bytes."""
   mesh = models.one_device()
-  optimize = optimizer.make_optimizer(learning_rate=1e-6)
+  optimize = optimizer.make_optimizer(
+    training_schema.Optimizer(weight_decay=0.0)
+  )
   step = learner.make_train_step(
     policy,
     optimize,

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks import learning, models, pairs, rollouts, work
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer
 from sqlm_jax.models import model_config
@@ -73,7 +74,9 @@ def make_calls(
     models.endless(size.group_size, config.vocab_size, size.response),
     slots=size.response,
   )
-  optimize = optimizer.make_optimizer(learning_rate=1e-6)
+  optimize = optimizer.make_optimizer(
+    training_schema.Optimizer(weight_decay=0.0)
+  )
   step = learner.make_train_step(
     sampling.policy,
     optimize,

@@ -76,14 +76,6 @@ def today() -> str:
   return datetime.datetime.now().strftime(DATE_FORMAT)
 
 
-def is_date(text: str) -> bool:
-  """Returns True if a text is a date, YYYY-MM-DD."""
-  try:
-    return _moment(text).strftime(DATE_FORMAT) == text
-  except ValueError:
-    return False
-
-
 def _moment(date: str | None) -> datetime.datetime:
   return datetime.datetime.strptime(date or today(), DATE_FORMAT)
 

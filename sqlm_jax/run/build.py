@@ -1,5 +1,6 @@
 """Assembles the parts of a run from its config."""
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -114,8 +115,12 @@ def build(
     generation=opened.generation,
     lora=open_model.lora_of(config),
     load_params=opened.load_params,
-    optimizer=_make_optimizer(config, config.optimizer.learning_rate),
-    critic_optimizer=_make_optimizer(config, config.critic.learning_rate)
+    optimizer=optimizer.make_optimizer(config.optimizer),
+    critic_optimizer=optimizer.make_optimizer(
+      dataclasses.replace(
+        config.optimizer, learning_rate=config.critic.learning_rate
+      )
+    )
     if config.advantage.uses_critic
     else None,
     task=task,
@@ -146,21 +151,6 @@ def check(parts: Parts) -> None:
     raise ValueError(
       f'parts: expected build.build(config), not a {type(parts).__name__}'
     )
-
-
-def _make_optimizer(
-  config: config_lib.Config, learning_rate: float
-) -> optax.GradientTransformation:
-  o = config.optimizer
-  return optimizer.make_optimizer(
-    learning_rate=learning_rate,
-    warmup_steps=o.warmup_steps,
-    b1=o.b1,
-    b2=o.b2,
-    moment_dtype=o.moment_dtype,
-    weight_decay=o.weight_decay,
-    clip_norm=o.clip_norm,
-  )
 
 
 def _owners(config: config_lib.Config) -> dict[str, str]:

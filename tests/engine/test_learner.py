@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.engine import optimizer as optimizer_lib
@@ -357,7 +358,9 @@ def test_an_update_that_is_not_finite_changes_no_bit(bad):
 
 def test_a_state_is_written_in_place_to_the_same_bits(monkeypatch):
   """XLA for processors would copy both moments first."""
-  optimizer = optimizer_lib.make_optimizer(learning_rate=0.1, weight_decay=0.1)
+  optimizer = optimizer_lib.make_optimizer(
+    training_schema.Optimizer(learning_rate=0.1, weight_decay=0.1)
+  )
   batch, found = make_batch(), []
   for knows in (learner._compiler_knows, lambda option: False):
     monkeypatch.setattr(learner, '_compiler_knows', knows)

@@ -72,20 +72,6 @@ def test_dates_in_templates():
 
 
 @pytest.mark.parametrize(
-  'text, valid',
-  [
-    ('2024-02-29', True),
-    ('2023-02-29', False),
-    ('2024-2-9', False),
-    ('29 Feb 2024', False),
-    ('2024-02-29 ', False),
-  ],
-)
-def test_is_date(text, valid):
-  assert chat.is_date(text) is valid
-
-
-@pytest.mark.parametrize(
   'template, message',
   [
     (GEMMA, 'TemplateError: System role not supported'),

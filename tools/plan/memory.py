@@ -20,6 +20,7 @@ import math
 import jax
 from absl import app, flags
 
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import optimizer, row_scheduler
 from sqlm_jax.models import kernels, lora, model_config
@@ -122,7 +123,7 @@ def account(
 
 def _optimizer_bytes(trained, mesh) -> int:
   """Returns the bytes of AdamW's state for the trained parameters."""
-  adam = optimizer.make_optimizer(learning_rate=1e-6)
+  adam = optimizer.make_optimizer(training_schema.Optimizer())
   state = jax.eval_shape(adam.init, trained)
   return bytes_per_device(
     state, sharding.shard_like_parameters(state, trained, mesh)

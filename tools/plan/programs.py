@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import decoding, groups, learner, optimizer
 from sqlm_jax.models import lora, model_config
@@ -102,7 +103,7 @@ def build(
     kernels=settings.kernels,
     mesh=mesh,
   )
-  adam = optimizer.make_optimizer(learning_rate=1e-6, weight_decay=0.01)
+  adam = optimizer.make_optimizer(training_schema.Optimizer())
   run = trees(policy, adam, mesh, settings)
   return {
     'update': _update(policy, adam, mesh, settings, run),

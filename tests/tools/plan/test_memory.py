@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer
 from sqlm_jax.models import layers, lora, policy, unstacked
@@ -57,7 +58,7 @@ def test_predictions_equal_real_shards(shape, rank, gather, sampler_dtype):
   )
   params = model.init(jax.random.key(0))
   trained = lora.adapters(params) if rank else params
-  adam = optimizer.make_optimizer(learning_rate=1.0)
+  adam = optimizer.make_optimizer(training_schema.Optimizer())
   state = learner.init_state(trained, adam)
   state = jax.device_put(
     state, sharding.shard_like_parameters(state, trained, mesh)
