@@ -199,9 +199,10 @@ def make_measure(model: Model) -> Callable[..., dict[str, float]]:
   copies = {'learner': lambda params: params, 'sampler': rounded.cast}
 
   def change(logits, before, after, prepare=lambda params: params):
-    read = lambda trained: np.asarray(
-      logits(prepare(lora.join(model.base, trained)), tokens), np.float64
-    )
+    def read(trained):
+      params = prepare(lora.join(model.base, trained))
+      return np.asarray(logits(params, tokens), np.float64)
+
     return (read(after) - read(before)).ravel()
 
   def measure(params, directions, rate, number):

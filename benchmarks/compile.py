@@ -50,21 +50,21 @@ def run_to_first_step(
     workdir = pathlib.Path(temporary) / 'run'
     command = [sys.executable, '-m', 'sqlm_jax.main', *flags]
     command += [f'--workdir={workdir}']
-    start, found = time.perf_counter(), {}
+    start, reached = time.perf_counter(), {}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-      while len(found) < len(MARKS):
+      while len(reached) < len(MARKS):
         seconds = time.perf_counter() - start
         for name, (file, count) in MARKS.items():
-          if name not in found and lines(workdir / file) >= count:
-            found[name] = seconds
+          if name not in reached and lines(workdir / file) >= count:
+            reached[name] = seconds
         if process.poll() is not None or seconds > patience:
-          raise RuntimeError(f'{command}: no first step')
+          raise RuntimeError(f'{command}: ended without a first step')
         time.sleep(0.02)
     finally:
       process.kill()
       process.wait()
-  return found
+  return reached
 
 
 def count(flags: list[str], steps: int) -> dict[str, int]:
@@ -85,7 +85,7 @@ def count_here(result: pathlib.Path, flags: list[str]) -> None:
 
   from sqlm_jax import main as program
 
-  found = collections.Counter()
+  counts = collections.Counter()
   (workdir,) = [
     pathlib.Path(flag.partition('=')[2])
     for flag in flags
@@ -94,19 +94,19 @@ def count_here(result: pathlib.Path, flags: list[str]) -> None:
 
   def listen(event, *_, **__):
     if event == '/jax/core/compile/backend_compile_duration':
-      found[lines(workdir / 'metrics.jsonl')] += 1
+      counts[lines(workdir / 'metrics.jsonl')] += 1
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   sys.argv = ['sqlm_jax', *flags]
   try:
     app.run(program.main, argv=sys.argv, flags_parser=program.parse_flags)
   finally:
-    result.write_text(json.dumps(found))
+    result.write_text(json.dumps(counts))
 
 
 def time_to_first_step(args: argparse.Namespace, flags: list[str]) -> None:
   """Measures and prints the time to the first step for each kind of cache."""
-  found = {name: {mark: [] for mark in MARKS} for name in args.sides}
+  measured = {name: {mark: [] for mark in MARKS} for name in args.sides}
   for _ in range(args.repeats):
     with tempfile.TemporaryDirectory() as temporary:
       caches = {'none': 'off', 'cold': temporary, 'warm': temporary}
@@ -115,14 +115,14 @@ def time_to_first_step(args: argparse.Namespace, flags: list[str]) -> None:
           [*flags, f'--compilation_cache={caches[name]}']
         )
         for mark, seconds in marks.items():
-          found[name][mark].append(seconds)
+          measured[name][mark].append(seconds)
   result = {'flags': flags}
-  for name, marks in found.items():
+  for name, marks in measured.items():
     result[name] = {mark: pairs.spread(s) for mark, s in marks.items()}
   parts = [
-    f'{name} {pairs.tell(marks["first_step"])} s '
-    f'(evaluated after {pairs.tell(marks["evaluated"])} s)'
-    for name, marks in found.items()
+    f'{name} {pairs.summarize(marks["first_step"])} s '
+    f'(evaluated after {pairs.summarize(marks["evaluated"])} s)'
+    for name, marks in measured.items()
   ]
   pairs.show('compile', result, f'first step played: {", ".join(parts)}')
 
@@ -136,7 +136,12 @@ def main() -> None:
   )
   add = parser.add_argument
   add('--sides', default=['none', 'cold', 'warm'], nargs='+')
-  add('--steps', default=20, type=int, help='to count compilations in')
+  add(
+    '--steps',
+    default=20,
+    type=int,
+    help='number of steps in which compilations are counted',
+  )
   add('--repeats', default=5, type=int)
   args, flags = parser.parse_known_args()
   if not any(flag.startswith('--config=') for flag in flags):
@@ -144,15 +149,15 @@ def main() -> None:
   if args.repeats:
     time_to_first_step(args, flags)
   if args.steps:
-    found = count(flags, args.steps)
-    late = {step: n for step, n in found.items() if int(step)}
-    total = sum(found.values())
+    counts = count(flags, args.steps)
+    late = {step: n for step, n in counts.items() if int(step)}
+    total = sum(counts.values())
     line = (
-      f'{total} programs in {args.steps} steps, of which after so many steps: '
-      f'{late}'
+      f'{total} programs in {args.steps} steps; by the number of steps before '
+      f'them: {late}'
     )
     result = {'flags': flags, 'steps': args.steps, 'programs': total}
-    pairs.show('compile', result | {'after_steps': found}, line)
+    pairs.show('compile', result | {'after_steps': counts}, line)
 
 
 if __name__ == '__main__':

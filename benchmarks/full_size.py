@@ -10,6 +10,7 @@ these together with the pages of mapped files, which the system can reclaim.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import subprocess
@@ -130,8 +131,8 @@ def load(model: pathlib.Path, dtype: str) -> dict:
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
   jax.block_until_ready(jnp.ones(()) + 1)
   before = memory.anonymous
-  place = lambda *args: sharding.place_parameter(
-    *args, dtype=jnp.dtype(dtype), mesh=mesh
+  place = functools.partial(
+    sharding.place_parameter, dtype=jnp.dtype(dtype), mesh=mesh
   )
   start = time.perf_counter()
   params = jax.block_until_ready(checkpoint.params(place))
@@ -184,12 +185,10 @@ def phases(output: pathlib.Path) -> dict:
   model, workdir = output / 'model', output / 'run'
   config = output / 'full_size_config.py'
   export = ['--mode=export', f'--config={config}', '--export_dtype=bfloat16']
-  read = lambda name: {
-    'tensors_gb': sum(
-      p.stat().st_size for p in (output / name).glob('*.safetensors')
-    )
-    / 1e9
-  }
+
+  def size(name):
+    files = (output / name).glob('*.safetensors')
+    return {'tensors_gb': sum(file.stat().st_size for file in files) / 1e9}
 
   def train():
     config.write_text(CONFIG.format(path=str(model)))
@@ -202,13 +201,13 @@ def phases(output: pathlib.Path) -> dict:
     'one step': train,
     'export untrained': lambda: (
       run_main(*export, f'--export_dir={output / "untrained"}')
-      | read('untrained')
+      | size('untrained')
     ),
     'export trained': lambda: (
       run_main(
         *export, f'--workdir={workdir}', f'--export_dir={output / "out"}'
       )
-      | read('out')
+      | size('out')
     ),
     'untrained against the source': lambda: compare(
       model, output / 'untrained'

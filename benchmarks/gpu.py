@@ -64,11 +64,17 @@ def kernels(args: argparse.Namespace) -> None:
   span = attention.Span(c.head_width**-0.5)
   rows = args.groups * args.group_size
   keys = iter(jax.random.split(jax.random.key(0), 32))
-  draw = lambda *shape: jax.random.normal(next(keys), shape, jnp.bfloat16)
-  exact = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-  of_keys = lambda count, slots: (count, c.num_kv_heads, slots, c.head_width)
+
+  def draw(*shape):
+    return jax.random.normal(next(keys), shape, jnp.bfloat16)
+
+  def key_shape(rows, slots):
+    return rows, c.num_kv_heads, slots, c.head_width
+
   before = ((1, 24), (args.groups, args.prompt), (rows, 40))
-  context = [(draw(*of_keys(*size)), draw(*of_keys(*size))) for size in before]
+  context = [
+    (draw(*key_shape(*size)), draw(*key_shape(*size))) for size in before
+  ]
   lengths = [
     jax.random.randint(next(keys), (count,), 1, slots + 1)
     for count, slots in before
@@ -95,27 +101,30 @@ def kernels(args: argparse.Namespace) -> None:
   def compare(call, width, **options):
     texts = (
       draw(rows, width, c.num_heads, c.head_width),
-      draw(*of_keys(rows, width)),
-      draw(*of_keys(rows, width)),
+      draw(*key_shape(rows, width)),
+      draw(*key_shape(rows, width)),
     )
     stacked = [[x[None] for x in pair] for pair in context]
     given = context if options.get('layer') is None else stacked
     fast = functools.partial(call, kernels=known, **options)
-    found = jax.jit(fast)(texts, given)
-    expected = jax.jit(call)(*exact((texts, context)))
-    norm = lambda x: float(jnp.linalg.norm(x.reshape(-1)))
-    leaves = zip(*map(jax.tree.leaves, (found, expected)), strict=True)
-    return [norm(a.astype(jnp.float32) - b) / norm(b) for a, b in leaves]
+    outputs = jax.jit(fast)(texts, given)
+    exact = jax.tree.map(lambda x: x.astype(jnp.float32), (texts, context))
+    expected = jax.jit(call)(*exact)
+    leaves = zip(*map(jax.tree.leaves, (outputs, expected)), strict=True)
+    return [
+      float(jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel()))
+      for a, b in leaves
+    ]
 
-  found = {
+  errors = {
     'reading': compare(with_gradients, 256),
-    'reading, an odd number': compare(with_gradients, 255),
+    'reading, odd length': compare(with_gradients, 255),
   }
   if known.can_decode:
-    found['decoding'] = compare(attend, 1, layer=0)
-  off = ', '.join(f'{name} {max(x):.2g}' for name, x in found.items())
+    errors['decoding'] = compare(attend, 1, layer=0)
+  largest = ', '.join(f'{name} {max(x):.2g}' for name, x in errors.items())
   result = {'workload': 'kernels', 'model': args.model, 'device': device}
-  pairs.show('gpu', result | found, f'{args.model}: off by at most {off}')
+  pairs.show('gpu', result | errors, f'{args.model}: largest errors: {largest}')
 
 
 def memory_rate(size: int):
@@ -150,11 +159,11 @@ def decode(args: argparse.Namespace) -> None:
     calls[name]()
   sides = {name: pairs.seconds(call) for name, call in calls.items()}
   sides['memory'] = memory_rate(args.memory_bytes)
-  found = pairs.in_turn(sides, args.repeats)
+  measured = pairs.in_turn(sides, args.repeats)
   tokens = args.tokens - 1
-  a_token = [
+  token_seconds = [
     (many - one) / tokens
-    for many, one in zip(found['many'], found['one'], strict=True)
+    for many, one in zip(measured['many'], measured['one'], strict=True)
   ]
   rows = args.groups * args.group_size
   # On average, half of a response has been generated.
@@ -163,8 +172,8 @@ def decode(args: argparse.Namespace) -> None:
   needed = work.decode_bytes(
     config, weight_size=itemsize, cache_size=itemsize, live_tokens=live
   )
-  floors = [needed / rate for rate in found['memory']]
-  fractions = pairs.ratios(floors, a_token)
+  floors = [needed / rate for rate in measured['memory']]
+  fractions = pairs.ratios(floors, token_seconds)
   result = {
     'workload': 'decode',
     'model': args.model,
@@ -173,19 +182,20 @@ def decode(args: argparse.Namespace) -> None:
     'rows': rows,
     'prompt_tokens': args.prompt,
     'tokens': args.tokens,
-    'bytes_a_token': needed,
-    'seconds': pairs.spread(found['many']),
-    'prefill_seconds': pairs.spread(found['one']),
-    'seconds_a_token': pairs.spread(a_token),
-    'tokens_per_second': pairs.spread([rows / s for s in a_token]),
-    'memory_gb_per_second': pairs.spread([r / 1e9 for r in found['memory']]),
+    'bytes_per_token': needed,
+    'seconds': pairs.spread(measured['many']),
+    'prefill_seconds': pairs.spread(measured['one']),
+    'seconds_per_token': pairs.spread(token_seconds),
+    'tokens_per_second': pairs.spread([rows / s for s in token_seconds]),
+    'memory_gb_per_second': pairs.spread([r / 1e9 for r in measured['memory']]),
     'fraction': pairs.spread(fractions),
   }
+  milliseconds = pairs.summarize([s * 1e3 for s in token_seconds])
+  bandwidth = pairs.summarize([r / 1e9 for r in measured['memory']])
   line = (
-    f'{args.model}, {rows} rows: {pairs.tell([s * 1e3 for s in a_token])} ms '
-    f'a token, {needed / 1e9:.3g} GB at '
-    f'{pairs.tell([r / 1e9 for r in found["memory"]])} GB/s, fraction '
-    f'{pairs.tell(fractions, "{:.2f}")}'
+    f'{args.model}, {rows} rows: {milliseconds} ms per token, '
+    f'{needed / 1e9:.3g} GB at {bandwidth} GB/s, fraction '
+    f'{pairs.summarize(fractions, "{:.2f}")}'
   )
   pairs.show('gpu', result, line)
 
@@ -260,12 +270,12 @@ def play(args: argparse.Namespace) -> None:
   memory, first, again = repetition.Memory(size=0), [], []
   for step in range(args.steps):
     # Plays the step twice from the same states; the second time is compiled.
-    where = jax.tree.map(lambda x: x.sharding, states)
+    shardings = jax.tree.map(lambda x: x.sharding, states)
     before = jax.device_get(states), memory
     for rows in (first, again):
       states = None  # frees the states before they are copied back
       states, memory, row = play_once(
-        step, jax.device_put(before[0], where), before[1], game
+        step, jax.device_put(before[0], shardings), before[1], game
       )
       rows.append(row)
       print(f'step {step}: {row}', file=sys.stderr, flush=True)
@@ -281,16 +291,18 @@ def play(args: argparse.Namespace) -> None:
     'first_time': first,
   }
   result |= {name: pairs.spread(values) for name, values in column.items()}
-  parts = ', '.join(f'{name} {pairs.tell(column[name])} s' for name in PARTS)
-  idle = 'nobody saw how much of it idle'
+  parts = ', '.join(
+    f'{name} {pairs.summarize(column[name])} s' for name in PARTS
+  )
+  idle = 'idle fraction unknown (no nvidia-smi)'
   if 'idle' in column:
-    idle = f'idle {pairs.tell(column["idle"], "{:.3f}")} of it'
-  written = [row['proposed'] + row['answered'] for row in again]
+    idle = f'idle {pairs.summarize(column["idle"], "{:.3f}")} of the step'
+  generated = [row['proposed'] + row['answered'] for row in again]
   line = (
-    f'{args.model}: a step {pairs.tell(column["seconds"])} s ({parts}), '
-    f'{pairs.tell(written)} tokens written, {idle}; the first time '
-    f'{pairs.tell([row["seconds"] for row in first])} s, with '
-    f'{pairs.tell([row["compiled"] for row in first])} programs compiled'
+    f'{args.model}: a step {pairs.summarize(column["seconds"])} s ({parts}), '
+    f'{pairs.summarize(generated)} tokens generated, {idle}; the first time '
+    f'{pairs.summarize([row["seconds"] for row in first])} s, with '
+    f'{pairs.summarize([row["compiled"] for row in first])} programs compiled'
   )
   pairs.show('gpu', result, line)
 
@@ -312,13 +324,13 @@ def play_once(step: int, states, memory, game):
   if share is not None:
     row['idle'] = 1 - share
   row |= {name: outcome.metrics[f'time/{name}'] for name in PARTS}
-  for name, sampled in (
+  for name, responses in (
     ('proposed', outcome.rounds[0].proposals),
     ('answered', outcome.rounds[0].solutions),
   ):
-    row[name] = int(sampled.rollout.lengths.sum()) if sampled else 0
+    row[name] = int(responses.rollout.lengths.sum()) if responses else 0
   if not row['answered']:
-    raise RuntimeError(f'step {step}: no question to answer')
+    raise RuntimeError(f'step {step}: there was no question to answer')
   row['compiled'] = len(compiled)
   return states, memory, row
 
@@ -343,7 +355,11 @@ def main() -> None:
   add('--memory_bytes', default=2**32, type=int, help='of the array')
   add('--steps', default=5, type=int, help='for step, each played twice')
   add('--repeats', default=5, type=int)
-  add('--check', action='store_true', help='tiny sizes: does it run at all?')
+  add(
+    '--check',
+    action='store_true',
+    help='use tiny sizes, to check that everything runs',
+  )
   args = parser.parse_args()
   if args.check:
     args.groups, args.prompt, args.tokens, args.step_tokens = 4, 12, 8, 64

@@ -11,7 +11,6 @@ with the existing output.
 """
 
 import argparse
-import collections
 import json
 import os
 import pathlib
@@ -30,13 +29,13 @@ from pyarrow import parquet
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.run import build, train_states
-from sqlm_jax.workdir import checkpoints, run_writer
+from sqlm_jax.workdir import checkpoints, jsonl, rollouts
 
 ENDLESS = 10**6
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-class Left(NamedTuple):
+class Remains(NamedTuple):
   """The state of a workdir after its process was killed."""
 
   steps: int  # number of steps in metrics.jsonl
@@ -66,19 +65,19 @@ def start(workdir: pathlib.Path, num_steps: int) -> subprocess.Popen:
 def finish(workdir: pathlib.Path, num_steps: int) -> None:
   """Finishes a run; raises RuntimeError with the end of its log on failure."""
   if start(workdir, num_steps).wait():
-    said = (workdir.parent / f'{workdir.name}.log').read_text()
-    raise RuntimeError(f'{workdir} did not finish: {said[-2000:]}')
+    log = (workdir.parent / f'{workdir.name}.log').read_text()
+    raise RuntimeError(f'{workdir} did not finish: {log[-2000:]}')
 
 
 def kill_once(
-  workdir: pathlib.Path, after: float, at_least: int
+  workdir: pathlib.Path, after: float, min_steps: int
 ) -> float | None:
   """Starts a run and kills it.
 
   Args:
     workdir: the run's workdir.
     after: seconds from the start until the process is killed.
-    at_least: number of steps before the process is killed, even if it takes
+    min_steps: number of steps before the process is killed, even if it takes
       longer.
 
   Returns:
@@ -86,10 +85,10 @@ def kill_once(
   """
   process, begun = start(workdir, ENDLESS), time.monotonic()
   first, steps, last = None, 0, modified(workdir)
-  while (elapsed := time.monotonic() - begun) < after or steps < at_least:
+  while (elapsed := time.monotonic() - begun) < after or steps < min_steps:
     if process.poll() is not None:
-      said = (workdir.parent / f'{workdir.name}.log').read_text()
-      raise RuntimeError(f'it ended before it was killed: {said[-2000:]}')
+      log = (workdir.parent / f'{workdir.name}.log').read_text()
+      raise RuntimeError(f'the run ended before it was killed: {log[-2000:]}')
     if (now := modified(workdir)) > last:
       last, steps, first = now, steps + 1, first or elapsed
     time.sleep(0.02)
@@ -104,7 +103,7 @@ def modified(workdir: pathlib.Path) -> int:
   return max(times, default=0)
 
 
-def look(workdir: pathlib.Path, config: config_lib.Config) -> Left:
+def inspect(workdir: pathlib.Path, config: config_lib.Config) -> Remains:
   """Reads all files of a killed process.
 
   Raises:
@@ -112,25 +111,27 @@ def look(workdir: pathlib.Path, config: config_lib.Config) -> Left:
       than saved steps.
   """
   path = workdir / 'metrics.jsonl'
-  rows = run_writer.read_jsonl(path) if path.exists() else []
+  rows = jsonl.read(path) if path.exists() else []
   if [row['step'] for row in rows] != list(range(len(rows))):
-    raise RuntimeError(f'{path}: lines are missing, or there twice')
-  files = run_writer.rollout_files(workdir, before=len(rows))
+    raise RuntimeError(f'{path}: expected one line for each step')
+  files = rollouts.files(workdir, before=len(rows))
   if len(files) != len(rows):
-    raise RuntimeError(f'{workdir}: rollouts are missing')
+    raise RuntimeError(f'{workdir}: expected a rollout file for each step')
   for file in files:
     parquet.read_metadata(file)
   directory = workdir / 'checkpoints'
   if not directory.exists():
-    return Left(len(rows), 0, False)
+    return Remains(len(rows), 0, False)
   saving = any('tmp' in path.name for path in directory.iterdir())
   with checkpoints.open_checkpoints(directory, read_only=True) as manager:
     saved = checkpoints.latest_step(manager) or 0
     if saved:
       checkpoints.restore(manager, abstract(config), step=saved)
   if saved > len(rows):
-    raise RuntimeError(f'{path}: fewer lines than the {saved} steps saved')
-  return Left(len(rows), saved, saving)
+    raise RuntimeError(
+      f'{path}: {saved} steps are saved, but only {len(rows)} lines'
+    )
+  return Remains(len(rows), saved, saving)
 
 
 def abstract(config: config_lib.Config):
@@ -143,7 +144,7 @@ def soak(
   kills: int,
   seed: int = 0,
   first: float = 30.0,
-  at_least: int = 0,
+  min_steps: int = 0,
   report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, int]:
   """Kills a run repeatedly, finishes it, and compares it with another run.
@@ -154,7 +155,7 @@ def soak(
     seed: the random seed of the kill times.
     first: initial estimate of the seconds from the start to the first step;
       replaced by measurements.
-    at_least: the minimum number of steps of a process before it is killed.
+    min_steps: the minimum number of steps of a process before it is killed.
     report: called with one line for each kill.
 
   Returns:
@@ -165,32 +166,34 @@ def soak(
     RuntimeError: if data is lost.
   """
   output.mkdir(parents=True, exist_ok=True)
-  workdir, whole = output / 'killed', output / 'whole'
+  workdir, undisturbed = output / 'killed', output / 'undisturbed'
   config = config_lib.from_dict(smoke.get_config().to_dict())
-  rng, left = random.Random(seed), Left(0, 0, False)
-  met = collections.Counter()
+  rng, left = random.Random(seed), Remains(0, 0, False)
+  phases = dict.fromkeys(('before a step', 'in a step', 'while saving'), 0)
   for kill in range(kills):
     # Adapts to the machine: half of all kills are after the first step.
-    moment = rng.uniform(0, 2 * first)
-    found = kill_once(workdir, moment, at_least)
-    first = found or 1.1 * first
-    last, left = left, look(workdir, config)
+    after = rng.uniform(0, 2 * first)
+    first_step = kill_once(workdir, after, min_steps)
+    first = first_step or 1.1 * first
+    last, left = left, inspect(workdir, config)
     if left.saved < last.saved:
-      raise RuntimeError(f'{workdir}: the checkpoint of {last} is gone')
-    met['while saving' if left.saving else 'in a step'] += found is not None
-    met['before a step'] += found is None
-    report(json.dumps({'kill': kill, 'second': moment} | left._asdict()))
+      raise RuntimeError(f'{workdir}: checkpoint {last.saved} is missing')
+    if first_step is None:
+      phases['before a step'] += 1
+    else:
+      phases['while saving' if left.saving else 'in a step'] += 1
+    report(json.dumps({'kill': kill, 'second': after} | left._asdict()))
   finish(workdir, left.steps + 2)
-  finish(whole, left.steps + 2)
-  compare(workdir, whole, config)
-  return dict(met) | {'kills': kills, 'steps': left.steps + 2}
+  finish(undisturbed, left.steps + 2)
+  compare(workdir, undisturbed, config)
+  return phases | {'kills': kills, 'steps': left.steps + 2}
 
 
-def compare(one: pathlib.Path, other: pathlib.Path, config) -> None:
+def compare(killed: pathlib.Path, undisturbed: pathlib.Path, config) -> None:
   """Raises AssertionError unless two workdirs are equal, except for times."""
 
   def lines(workdir, name):
-    rows = run_writer.read_jsonl(workdir / name)
+    rows = jsonl.read(workdir / name)
     return [
       {k: v for k, v in row.items() if not k.startswith(('time/', 'seconds'))}
       for row in rows
@@ -204,13 +207,17 @@ def compare(one: pathlib.Path, other: pathlib.Path, config) -> None:
       return (steps, checkpoints.best_step(manager)), jax.device_get(found)
 
   for name in ('metrics.jsonl', 'eval.jsonl'):
-    assert lines(one, name) == lines(other, name), name
+    assert lines(killed, name) == lines(undisturbed, name), name
   tables = [
-    parquet.read_table(workdir / 'rollouts') for workdir in (one, other)
+    parquet.read_table(workdir / 'rollouts')
+    for workdir in (killed, undisturbed)
   ]
   assert tables[0].equals(tables[1]), 'rollouts'
-  (kept, state), (expected_kept, expected) = restored(one), restored(other)
-  assert kept == expected_kept, 'which checkpoints are kept'
+  (kept, state), (expected_kept, expected) = (
+    restored(killed),
+    restored(undisturbed),
+  )
+  assert kept == expected_kept, 'checkpoints that are kept'
   assert (state[0], state[2]) == (expected[0], expected[2]), 'host state'
   jax.tree.map(np.testing.assert_array_equal, state[1], expected[1])
 
@@ -222,13 +229,13 @@ def main() -> None:
   parser.add_argument('--output', type=pathlib.Path, required=True)
   options = parser.parse_args()
   begun = time.monotonic()
-  found = soak(
+  result = soak(
     options.output,
     kills=options.kills,
     seed=options.seed,
     report=lambda line: print(line, flush=True),
   )
-  print(json.dumps(found | {'seconds': round(time.monotonic() - begun)}))
+  print(json.dumps(result | {'seconds': round(time.monotonic() - begun)}))
 
 
 if __name__ == '__main__':

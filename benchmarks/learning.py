@@ -16,7 +16,7 @@ groups of random tokens. Alternates in one process between:
 
 A rate is the number of useful operations per second, as defined in
 `benchmarks/work.py`. A fraction is that rate divided by the rate of `square`
-(the better of the two) or of `own` in the same round.
+(the faster of the two) or of `own` in the same round.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import numpy as np
 import optax
 
 from benchmarks import models, pairs, work
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner, optimizer
 from sqlm_jax.models import decoder, model_config
@@ -94,18 +95,22 @@ def learning_sides(
   sides = {
     'forward': lambda: jax.block_until_ready(logprobs(texts, params)),
     'backward': updates(optax.set_to_zero()),
-    'update': updates(optimizer.make_optimizer(learning_rate=1e-6)),
+    'update': updates(
+      optimizer.make_optimizer(training_schema.Optimizer(weight_decay=0.0))
+    ),
   }
   for call in sides.values():
     call()
   return sides
 
 
-def product_rate(rows: int, inner: int, columns: int, dtype, *, least: float):
+def product_rate(
+  rows: int, inner: int, columns: int, dtype, *, min_seconds: float
+):
   """Returns a function that measures operations per second of a product.
 
   The product is [rows, inner] @ [inner, columns]. A measurement repeats it for
-  about `least` seconds.
+  about `min_seconds` seconds.
   """
   # Random like weights, because GPUs may be faster with equal numbers.
   keys = jax.random.split(jax.random.key(0))
@@ -122,7 +127,7 @@ def product_rate(rows: int, inner: int, columns: int, dtype, *, least: float):
     return time.perf_counter() - start
 
   once(2)
-  count = max(int(least / once(1)), 1)
+  count = max(int(min_seconds / once(1)), 1)
   return lambda: count * flops / once(count)
 
 
@@ -146,32 +151,38 @@ def own_products(
     (M, K, N) -> the number of products [M, K] @ [K, N].
   """
   rows = at_once * size.group_size
-  found = collections.Counter()
+  products = collections.Counter()
 
   def add(rows, inputs, outputs, count):
-    found[rows, inputs, outputs] += count
-    found[rows, outputs, inputs] += count  # gradient of the input
-    found[inputs, rows, outputs] += count  # gradient of the weights
+    products[rows, inputs, outputs] += count
+    products[rows, outputs, inputs] += count  # gradient of the input
+    products[inputs, rows, outputs] += count  # gradient of the weights
 
   for inputs, outputs in work.layer_products(config).values():
     read = max(rows * (size.response - 1), 1)
     add(read, inputs, outputs, config.num_layers)
   count = rows * size.response / chunk
   add(chunk, config.width, config.vocab_size, count)
-  return found
+  return products
 
 
 def own_rate(
-  products: dict[tuple[int, int, int], float], dtype, *, least: float
+  products: dict[tuple[int, int, int], float], dtype, *, min_seconds: float
 ):
   """Returns a function that measures operations per second over all products.
 
   Each product is measured separately.
   """
-  flops = {one: 2 * math.prod(one) * count for one, count in products.items()}
-  rates = {one: product_rate(*one, dtype, least=least) for one in products}
+  flops = {
+    shape: 2 * math.prod(shape) * count for shape, count in products.items()
+  }
+  rates = {
+    shape: product_rate(*shape, dtype, min_seconds=min_seconds)
+    for shape in products
+  }
   return lambda: (
-    sum(flops.values()) / sum(flops[one] / rates[one]() for one in products)
+    sum(flops.values())
+    / sum(flops[shape] / rates[shape]() for shape in products)
   )
 
 
@@ -191,29 +202,33 @@ def measure(args: argparse.Namespace, response: int) -> None:
     chunk=args.chunk,
   )
   at_once = min(args.groups_per_microbatch, size.groups)
-  least = args.least_seconds
+  min_seconds = args.min_seconds
   sides = {name: pairs.seconds(call) for name, call in calls.items()}
-  sides['square'] = product_rate(*[args.square] * 3, args.dtype, least=least)
+  sides['square'] = product_rate(
+    *[args.square] * 3, args.dtype, min_seconds=min_seconds
+  )
   sides['own'] = own_rate(
     own_products(config, size, at_once=at_once, chunk=args.chunk),
     args.dtype,
-    least=least / 10,
+    min_seconds=min_seconds / 10,
   )
   if jax.default_backend() == 'cpu' and args.dtype == 'float32':
     sides['numpy'] = numpy_rate(args.square)
-  found = pairs.in_turn(sides, args.repeats)
-  show(args, size, found)
+  measured = pairs.in_turn(sides, args.repeats)
+  show(args, size, measured)
 
 
 def show(
-  args: argparse.Namespace, size: work.Groups, found: dict[str, list[float]]
+  args: argparse.Namespace, size: work.Groups, measured: dict[str, list[float]]
 ) -> None:
   """Computes and prints rates and fractions."""
   config = models.SHAPES[args.model]
   flops = dict.fromkeys(LEARNING, work.update_flops(config, size))
   flops['forward'] = work.forward_flops(config, size)
-  rates = {name: [flops[name] / s for s in found[name]] for name in LEARNING}
-  square = list(map(max, found['square'], found.get('numpy', found['square'])))
+  rates = {name: [flops[name] / s for s in measured[name]] for name in LEARNING}
+  square = list(
+    map(max, measured['square'], measured.get('numpy', measured['square']))
+  )
   result = size._asdict() | {
     'model': args.model,
     'dtype': args.dtype,
@@ -223,23 +238,25 @@ def show(
     'device': jax.devices()[0].device_kind,
   }
   for name in ('square', 'numpy', 'own'):
-    if name in found:
-      result[f'{name}_gflops'] = pairs.spread([r / 1e9 for r in found[name]])
-  peaks = {'square': square, 'own': found['own']}
+    if name in measured:
+      result[f'{name}_gflops'] = pairs.spread([r / 1e9 for r in measured[name]])
+  peaks = {'square': square, 'own': measured['own']}
   for name in LEARNING:
-    result[f'{name}_seconds'] = pairs.spread(found[name])
+    result[f'{name}_seconds'] = pairs.spread(measured[name])
     result[f'{name}_gflops'] = pairs.spread([r / 1e9 for r in rates[name]])
     for peak, of in peaks.items():
       result[f'{name}_of_{peak}'] = pairs.spread(pairs.ratios(rates[name], of))
-  parts = [
-    f'{name} {pairs.tell(found[name])} s, '
-    f'{pairs.tell([r / 1e9 for r in rates[name]])} GFLOP/s, '
-    f'{pairs.tell(pairs.ratios(rates[name], square), "{:.2f}")} of square, '
-    f'{pairs.tell(pairs.ratios(rates[name], found["own"]), "{:.2f}")} of own'
-    for name in LEARNING
-  ]
+  parts = []
+  for name in LEARNING:
+    gflops = pairs.summarize([r / 1e9 for r in rates[name]])
+    fractions = ', '.join(
+      f'{pairs.summarize(pairs.ratios(rates[name], of), "{:.2f}")} of {peak}'
+      for peak, of in peaks.items()
+    )
+    seconds = pairs.summarize(measured[name])
+    parts.append(f'{name} {seconds} s, {gflops} GFLOP/s, {fractions}')
   peaks = ', '.join(
-    f'{name} {pairs.tell([r / 1e9 for r in of])} GFLOP/s'
+    f'{name} {pairs.summarize([r / 1e9 for r in of])} GFLOP/s'
     for name, of in peaks.items()
   )
   line = f'{args.model}, responses of {size.response}: {"; ".join(parts)}'
@@ -261,7 +278,12 @@ def main() -> None:
   chunk = learner.LossSettings().chunk
   add('--chunk', default=chunk, type=int, help='rows of logits at once')
   add('--square', default=4096, type=int, help='side of the large product')
-  add('--least_seconds', default=1.0, type=float, help='to time a product in')
+  add(
+    '--min_seconds',
+    default=1.0,
+    type=float,
+    help='minimum time of one measurement of a product',
+  )
   add('--repeats', default=5, type=int)
   args = parser.parse_args()
   for response in args.responses:

@@ -90,7 +90,7 @@ def compare(
   rows: list[dict], samples: dict[int, dict], stops: list[str]
 ) -> tuple[dict, list[str]]:
   """Counts the questions on which both agree and describes the others."""
-  found = dict.fromkeys(('same_text', 'same_verdict', 'ours', 'theirs'), 0)
+  counts = dict.fromkeys(('same_text', 'same_grade', 'ours', 'theirs'), 0)
   differing = []
   for row in rows:
     sample = samples[row['index']]
@@ -99,18 +99,18 @@ def compare(
     for stop in stops:  # lm-eval removes stop strings
       ours = ours.split(stop)[0]
     right = sample['exact_match'] == 1.0
-    found['same_text'] += ours == theirs
-    found['same_verdict'] += row['right'][0] == right
-    found['ours'] += row['right'][0]
-    found['theirs'] += right
+    counts['same_text'] += ours == theirs
+    counts['same_grade'] += row['right'][0] == right
+    counts['ours'] += row['right'][0]
+    counts['theirs'] += right
     if ours != theirs or row['right'][0] != right:
       differing.append(
         f'{row["question"]!r}: ours {ours!r} ({row["right"][0]}), '
         f'theirs {theirs!r} ({right})'
       )
   count = len(rows)
-  accuracies = {name: found[name] / count for name in ('ours', 'theirs')}
-  return found | accuracies | {'questions': count}, differing
+  accuracies = {name: counts[name] / count for name in ('ours', 'theirs')}
+  return counts | accuracies | {'questions': count}, differing
 
 
 def main() -> None:
@@ -123,19 +123,19 @@ def main() -> None:
   parser.add_argument('--device', default='cpu')
   args = parser.parse_args()
   if shutil.which(args.lm_eval) is None:
-    sys.exit(f"--lm_eval={args.lm_eval}: not found: pip install 'lm-eval[hf]'")
+    sys.exit(f"--lm_eval={args.lm_eval}: not counts: pip install 'lm-eval[hf]'")
   if args.output.exists():
     # Otherwise, the results of an earlier model could be compared.
     sys.exit(f'--output={args.output}: expected a new directory')
   rows, settings = our_answers(args)
   write_task(args.output, rows, settings)
   samples = their_answers(args, args.output)
-  found, differing = compare(rows, samples, settings['solver_stop'])
-  print(json.dumps(found))
+  counts, differing = compare(rows, samples, settings['solver_stop'])
+  print(json.dumps(counts))
   print(
-    f'{found["questions"]} questions: greedy {found["ours"]:.4f} here, '
-    f'{found["theirs"]:.4f} by lm-eval; {found["same_text"]} same texts, '
-    f'{found["same_verdict"]} same verdicts'
+    f'{counts["questions"]} questions: greedy {counts["ours"]:.4f} here, '
+    f'{counts["theirs"]:.4f} by lm-eval; {counts["same_text"]} same texts, '
+    f'{counts["same_grade"]} same grades'
   )
   print('\n'.join(differing))
   sys.exit(bool(differing))

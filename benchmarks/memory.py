@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import learning, models, pairs, work
+from sqlm_jax.config import training_schema
 from sqlm_jax.engine import learner, optimizer
 from sqlm_jax.models import decoder
 from sqlm_jax.models import policy as policy_lib
@@ -37,7 +38,9 @@ def update_bytes(
 ) -> dict[str, int]:
   """Returns the memory that XLA allocates during one update, in bytes."""
   mesh = models.one_device()
-  optimize = optimizer.make_optimizer(learning_rate=1e-6)
+  optimize = optimizer.make_optimizer(
+    training_schema.Optimizer(weight_decay=0.0)
+  )
   step = learner.make_train_step(
     policy,
     optimize,
@@ -50,12 +53,12 @@ def update_bytes(
     jax.random.key(0),
   )
   batch = learning.make_batch(size, policy.config.vocab_size)
-  found = step.lower(state, batch, None).compile().memory_analysis()
+  analysis = step.lower(state, batch, None).compile().memory_analysis()
   return {
-    'arguments': found.argument_size_in_bytes,
-    'meanwhile': found.temp_size_in_bytes,
+    'arguments': analysis.argument_size_in_bytes,
+    'temporaries': analysis.temp_size_in_bytes,
     # Donated arguments are overwritten.
-    'results': found.output_size_in_bytes - found.alias_size_in_bytes,
+    'outputs': analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
   }
 
 
@@ -97,13 +100,13 @@ def measure(args: argparse.Namespace) -> None:
   )
   held = update_bytes(policy, size, **how)
   longer = size._replace(response=2 * size.response)
-  further = sum(update_bytes(policy, longer, **how).values())
+  longer_total = sum(update_bytes(policy, longer, **how).values())
   needed = needed_bytes(
     policy, size, **how, itemsize=jnp.dtype(args.dtype).itemsize
   )
   at_once = min(args.groups_per_microbatch, size.groups)
   tokens = at_once * size.group_size * size.response
-  a_token = (further - sum(held.values())) / tokens
+  token_bytes = (longer_total - sum(held.values())) / tokens
   logits = 4 * config.vocab_size
   totals = sum(held.values()), sum(needed.values())
   result = size._asdict() | how
@@ -111,15 +114,18 @@ def measure(args: argparse.Namespace) -> None:
   result |= {'held_bytes': held, 'needed_bytes': needed}
   result |= {
     'held_to_needed': totals[0] / totals[1],
-    'bytes_a_token': a_token,
-    'logits_bytes_a_token': logits,
+    'bytes_per_token': token_bytes,
+    'logits_bytes_per_token': logits,
   }
-  gb = lambda found: ', '.join(f'{k} {v / 1e9:.3g}' for k, v in found.items())
+
+  def in_gb(sizes):
+    return ', '.join(f'{k} {v / 1e9:.3g}' for k, v in sizes.items())
+
   line = (
-    f'{args.model}: an update holds {totals[0] / 1e9:.3g} GB ({gb(held)}), '
-    f'needs {totals[1] / 1e9:.3g} GB ({gb(needed)}), '
-    f'ratio {totals[0] / totals[1]:.2f}; a further response token of a '
-    f'microbatch adds {a_token / 1e3:.3g} kB, its logits would be '
+    f'{args.model}: an update holds {totals[0] / 1e9:.3g} GB ({in_gb(held)}), '
+    f'needs {totals[1] / 1e9:.3g} GB ({in_gb(needed)}), '
+    f'ratio {totals[0] / totals[1]:.2f}; an additional response token '
+    f'of a microbatch adds {token_bytes / 1e3:.3g} kB, its logits would be '
     f'{logits / 1e3:.3g} kB'
   )
   pairs.show('memory', result, line)
@@ -152,8 +158,9 @@ def play(args: argparse.Namespace) -> None:
   }
   line = (
     f'two steps of 16 x 8 answers of {args.response} tokens: the process had '
-    f'{memory.anonymous / 1e9:.3g} GB of its own at most, parameters and '
-    f'moments are {state / 1e9:.3g} GB, ratio {result["ratio"]:.2f}'
+    f'at most {memory.anonymous / 1e9:.3g} GB of anonymous memory, '
+    f'parameters and moments are {state / 1e9:.3g} GB, '
+    f'ratio {result["ratio"]:.2f}'
   )
   pairs.show('memory', result, line)
 

@@ -93,12 +93,15 @@ def random_state(
 ) -> learner.TrainState:
   """Returns a random initial train state with the shardings of training."""
   params = jax.eval_shape(policy.init, jax.random.key(0))
-  start = lambda params: learner.init_state(params, optimizer)
+
+  def init_state(params):
+    return learner.init_state(params, optimizer)
+
   shardings = sharding.shard_like_parameters(
-    jax.eval_shape(start, params), params, mesh
+    jax.eval_shape(init_state, params), params, mesh
   )
-  start = jax.jit(start, out_shardings=shardings, donate_argnums=0)
-  return jax.block_until_ready(start(random_params(policy, mesh)))
+  init = jax.jit(init_state, out_shardings=shardings, donate_argnums=0)
+  return jax.block_until_ready(init(random_params(policy, mesh)))
 
 
 def prompt_ids(

@@ -27,11 +27,11 @@ def in_turn(
   Returns:
     The measurements by name, in the order of the rounds.
   """
-  found = {name: [] for name in sides}
+  measured = {name: [] for name in sides}
   for _ in range(repeats):
     for name, measure in sides.items():
-      found[name].append(measure())
-  return found
+      measured[name].append(measure())
+  return measured
 
 
 def seconds(call: Callable[[], Any]) -> Callable[[], float]:
@@ -63,17 +63,17 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
   }
 
 
-def tell(values: Sequence[float], form: str = '{:.3g}') -> str:
+def summarize(values: Sequence[float], form: str = '{:.3g}') -> str:
   """Formats the median, and the range in parentheses."""
-  found = (statistics.median(values), min(values), max(values))
-  median, low, high = map(form.format, found)
+  numbers = (statistics.median(values), min(values), max(values))
+  median, low, high = map(form.format, numbers)
   return f'{median} ({low}-{high})'
 
 
 def show(benchmark: str, result: dict[str, Any], line: str) -> None:
   """Prints a result as a line of JSON and as a line of text."""
-  whole = {'benchmark': benchmark} | result | {'machine': machine()}
-  print(json.dumps(_rounded(whole)))
+  row = {'benchmark': benchmark} | result | {'machine': machine()}
+  print(json.dumps(_rounded(row)))
   print(f'{benchmark}: {line}', flush=True)
 
 

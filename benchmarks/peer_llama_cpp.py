@@ -72,16 +72,16 @@ def main() -> None:
       drawn += len(last)
     return drawn
 
-  parent.tell(
+  parent.send(
     threads=settings.n_threads,
     versions={
       'llama-cpp-python': importlib.metadata.version('llama-cpp-python')
     },
   )
-  while (question := parent.listen()) is not None:
+  while (question := parent.receive()) is not None:
     start = time.perf_counter()
     drawn = sample(question)
-    parent.tell(seconds=time.perf_counter() - start, tokens=drawn)
+    parent.send(seconds=time.perf_counter() - start, tokens=drawn)
 
 
 if __name__ == '__main__':

@@ -27,11 +27,11 @@ def main() -> None:
   )
   model = model.to(device).eval()
   names = ('torch', 'transformers')
-  parent.tell(
+  parent.send(
     threads=torch.get_num_threads(),
     versions={name: importlib.metadata.version(name) for name in names},
   )
-  while (question := parent.listen()) is not None:
+  while (question := parent.receive()) is not None:
     prompts = torch.tensor(question['prompts'], device=device)
     start = time.perf_counter()
     texts = model.generate(
@@ -49,7 +49,7 @@ def main() -> None:
     texts = texts.cpu()
     seconds = time.perf_counter() - start
     count = (texts.shape[1] - prompts.shape[1]) * len(texts)
-    parent.tell(seconds=seconds, tokens=count)
+    parent.send(seconds=seconds, tokens=count)
 
 
 if __name__ == '__main__':

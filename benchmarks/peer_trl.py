@@ -69,12 +69,12 @@ def main() -> None:
     """
 
     def on_step_begin(self, args, state, control, **_):
-      if parent.listen() is None:
+      if parent.receive() is None:
         sys.exit()
       self.start = time.perf_counter()
 
     def on_step_end(self, args, state, control, **_):
-      parent.tell(seconds=time.perf_counter() - self.start)
+      parent.send(seconds=time.perf_counter() - self.start)
 
   def reward(completions, **_):
     return vote(completions, case)
@@ -109,7 +109,7 @@ def main() -> None:
       ),
     )
     names = ('torch', 'transformers', 'trl', 'accelerate')
-    parent.tell(
+    parent.send(
       prompt_ids=[tokenizer(prompt)['input_ids'] for prompt in prompts()],
       threads=torch.get_num_threads(),
       versions={name: importlib.metadata.version(name) for name in names},

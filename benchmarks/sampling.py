@@ -1,7 +1,7 @@
 """Measures how many tokens per second the sampler generates.
 
   python -m benchmarks.sampling
-  python -m benchmarks.sampling --workload=room
+  python -m benchmarks.sampling --workload=capacity
   python -m benchmarks.sampling --workload=field --model=qwen3-0.6b \\
       --dtype=bfloat16
 
@@ -13,7 +13,7 @@ responses that end only at their maximum length. Workloads:
   Alternates between separate processes of our sampler (`sampler.make_sampler`),
   transformers' `generate`, and, with --gguf and --llama_python, llama.cpp,
   which reads quantized weights from that file
-- room: responses of 64 tokens with a capacity of 4,096 and of 128 tokens,
+- capacity: responses of 64 tokens with a capacity of 4,096 and of 128 tokens,
   alternately; our sampler only
 - field: 256 different prompts with one response each, both with lengths that
   are uniform in 100 to 1024; our sampler only
@@ -41,16 +41,16 @@ def serve(args: argparse.Namespace) -> None:
 
   config = models.SHAPES[args.model]
   sampling = rollouts.Sampling(config, args.dtype)
-  parent.tell()
-  while (question := parent.listen()) is not None:
-    tokens = question['tokens']
-    settings = models.endless(question['group_size'], config.vocab_size, tokens)
+  parent.send()
+  while (request := parent.receive()) is not None:
+    tokens = request['tokens']
+    settings = models.endless(request['group_size'], config.vocab_size, tokens)
     # Packing is included: it finds the common prefix of the prompts.
     start = time.perf_counter()
-    prompts = batches.pack_prompts(question['prompts'])
+    prompts = batches.pack_prompts(request['prompts'])
     rollout = sampling.call(prompts, settings, slots=tokens)()
     seconds = time.perf_counter() - start
-    parent.tell(seconds=seconds, tokens=int(rollout.lengths.sum()))
+    parent.send(seconds=seconds, tokens=int(rollout.lengths.sum()))
 
 
 def open_sides(args: argparse.Namespace) -> dict[str, workers.Worker]:
@@ -79,7 +79,7 @@ def grid(args: argparse.Namespace) -> None:
   sides = open_sides(args)
   for cell in itertools.product(args.tokens, args.groups, args.group_sizes):
     tokens, count, group_size = cell
-    question = {
+    request = {
       'prompts': models.prompt_ids(
         count, args.own, shared=args.shared, vocab_size=vocab_size
       ),
@@ -87,10 +87,10 @@ def grid(args: argparse.Namespace) -> None:
       'tokens': tokens,
     }
 
-    def ask(side, question=question):
-      answer = side.ask(**question)
-      expected = len(question['prompts']) * question['group_size']
-      if answer['tokens'] != expected * question['tokens']:
+    def ask(side, request=request):
+      answer = side.ask(**request)
+      expected = len(request['prompts']) * request['group_size']
+      if answer['tokens'] != expected * request['tokens']:
         raise RuntimeError(f'{answer}: expected all tokens')
       return answer['seconds']
 
@@ -98,16 +98,16 @@ def grid(args: argparse.Namespace) -> None:
       name: lambda side=side: ask(side) for name, side in sides.items()
     }
     pairs.in_turn(measures, 1)
-    found = pairs.in_turn(measures, args.repeats)
-    show_cell(args, sides, cell, found)
+    measured = pairs.in_turn(measures, args.repeats)
+    show_cell(args, sides, cell, measured)
   for side in sides.values():
     side.close()
 
 
-def show_cell(args, sides, cell, found: dict[str, list[float]]) -> None:
+def show_cell(args, sides, cell, measured: dict[str, list[float]]) -> None:
   """Prints a cell's rates, and the ratios of the peers' seconds to ours."""
   tokens, count, group_size = cell
-  drawn = tokens * count * group_size
+  total_tokens = tokens * count * group_size
   result = {
     'workload': 'grid',
     'model': args.model,
@@ -119,24 +119,24 @@ def show_cell(args, sides, cell, found: dict[str, list[float]]) -> None:
     'about': {name: side.hello for name, side in sides.items()},
   }
   parts = []
-  for name, seconds in found.items():
-    rates = [drawn / s for s in seconds]
+  for name, seconds in measured.items():
+    rates = [total_tokens / s for s in seconds]
     result[name] = {
       'seconds': pairs.spread(seconds),
       'tokens_per_second': pairs.spread(rates),
     }
-    part = f'{name} {pairs.tell(rates)} tokens/s'
+    part = f'{name} {pairs.summarize(rates)} tokens/s'
     if name != 'ours':
-      ratios = pairs.ratios(seconds, found['ours'])
+      ratios = pairs.ratios(seconds, measured['ours'])
       result[name]['to_ours'] = pairs.spread(ratios)
-      part += f', ratio {pairs.tell(ratios)}'
+      part += f', ratio {pairs.summarize(ratios)}'
     parts.append(part)
   line = f'{count} x {group_size} x {tokens} tokens: {"; ".join(parts)}'
   pairs.show('sampling', result, line)
 
 
-def room(args: argparse.Namespace) -> None:
-  """Samples the same responses with a large and with a small capacity."""
+def capacity(args: argparse.Namespace) -> None:
+  """Samples the same responses with a small and with a large capacity."""
   from benchmarks import rollouts
 
   config = models.SHAPES[args.model]
@@ -144,30 +144,32 @@ def room(args: argparse.Namespace) -> None:
   prompts = models.prompts(
     16, args.own, shared=args.shared, vocab_size=config.vocab_size
   )
-  tokens = args.room_tokens
+  tokens = args.capacity_tokens
   settings = models.endless(8, config.vocab_size, tokens)
   calls = {
-    room: sampling.call(prompts, settings, slots=room) for room in args.rooms
+    slots: sampling.call(prompts, settings, slots=slots)
+    for slots in args.capacities
   }
   for call in calls.values():
     call()
-  found = pairs.in_turn(
-    {room: pairs.seconds(call) for room, call in calls.items()}, args.repeats
+  seconds = pairs.in_turn(
+    {slots: pairs.seconds(call) for slots, call in calls.items()}, args.repeats
   )
-  little, much = args.rooms
-  ratios = pairs.ratios(found[much], found[little])
+  small, large = args.capacities
+  ratios = pairs.ratios(seconds[large], seconds[small])
   result = {
-    'workload': 'room',
+    'workload': 'capacity',
     'model': args.model,
     'dtype': args.dtype,
     'rows': 128,
     'tokens': tokens,
-    'seconds': {room: pairs.spread(s) for room, s in found.items()},
+    'seconds': {slots: pairs.spread(s) for slots, s in seconds.items()},
     'ratio': pairs.spread(ratios),
   }
   line = (
-    f'{tokens} tokens with room for {much}: {pairs.tell(found[much])} s, '
-    f'for {little}: {pairs.tell(found[little])} s, ratio {pairs.tell(ratios)}'
+    f'{tokens} tokens with a capacity of {large}: '
+    f'{pairs.summarize(seconds[large])} s, of {small}: '
+    f'{pairs.summarize(seconds[small])} s, ratio {pairs.summarize(ratios)}'
   )
   pairs.show('sampling', result, line)
 
@@ -181,34 +183,35 @@ def field(args: argparse.Namespace) -> None:
   sampling = rollouts.Sampling(config, args.dtype)
   rng = np.random.default_rng(0)
   low, high = args.lengths
-  reading, writing = rng.integers(low, high + 1, size=(2, args.requests))
+  prompt_lengths, lengths = rng.integers(low, high + 1, size=(2, args.requests))
   prompts = batches.pack_prompts(
-    [rng.integers(config.vocab_size, size=n).tolist() for n in reading]
+    [rng.integers(config.vocab_size, size=n).tolist() for n in prompt_lengths]
   )
-  settings = sampling.forced(prompts, writing[:, None])
+  settings = sampling.forced(prompts, lengths[:, None])
   call = sampling.call(prompts, settings, slots=high)
-  drawn = int(call().lengths.sum())
-  found = pairs.in_turn({'ours': pairs.seconds(call)}, args.repeats)['ours']
-  rates = [drawn / s for s in found]
+  tokens = int(call().lengths.sum())
+  measured = pairs.in_turn({'ours': pairs.seconds(call)}, args.repeats)
+  seconds = measured['ours']
+  rates = [tokens / s for s in seconds]
   result = {
     'workload': 'field',
     'model': args.model,
     'dtype': args.dtype,
     'requests': args.requests,
     'lengths': [low, high],
-    'prompt_tokens': int(reading.sum()),
-    'tokens': drawn,
-    'seconds': pairs.spread(found),
+    'prompt_tokens': int(prompt_lengths.sum()),
+    'tokens': tokens,
+    'seconds': pairs.spread(seconds),
     'tokens_per_second': pairs.spread(rates),
   }
   line = (
-    f'{args.model}, {args.requests} requests, {drawn} tokens: '
-    f'{pairs.tell(found)} s, {pairs.tell(rates)} tokens/s'
+    f'{args.model}, {args.requests} requests, {tokens} tokens: '
+    f'{pairs.summarize(seconds)} s, {pairs.summarize(rates)} tokens/s'
   )
   pairs.show('sampling', result, line)
 
 
-WORKLOADS = {'grid': grid, 'room': room, 'field': field}
+WORKLOADS = {'grid': grid, 'capacity': capacity, 'field': field}
 
 
 def main() -> None:
@@ -222,8 +225,8 @@ def main() -> None:
   add('--tokens', default=[8, 128], type=int, nargs='+')
   add('--shared', default=57, type=int, help='tokens common to all prompts')
   add('--own', default=19, type=int, help='further tokens of a prompt')
-  add('--room_tokens', default=64, type=int)
-  add('--rooms', default=[128, 4096], type=int, nargs=2)
+  add('--capacity_tokens', default=64, type=int)
+  add('--capacities', default=[128, 4096], type=int, nargs=2)
   add('--requests', default=256, type=int)
   add('--lengths', default=[100, 1024], type=int, nargs=2)
   add('--peer_python', default=sys.executable, help='has transformers')

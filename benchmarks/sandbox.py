@@ -53,24 +53,24 @@ def programs(count: int, one_in: int) -> list[sandbox.Program]:
   return rows
 
 
-def check(rows: list[sandbox.Program], found: list) -> None:
-  for (source, _), results in zip(rows, found, strict=True):
+def check(rows: list[sandbox.Program], all_results: list) -> None:
+  for (source, _), results in zip(rows, all_results, strict=True):
     passed = {result.status == 'passed' for result in results}
     if passed != {source in HONEST}:
       raise RuntimeError(f'{source!r}: {results}')
 
 
 def measure(
-  judge: sandbox.Sandbox, rows: list[sandbox.Program]
+  runner: sandbox.Sandbox, rows: list[sandbox.Program]
 ) -> dict[str, float]:
   """Measures programs per second, and the seconds of each program alone."""
   start = time.perf_counter()
-  check(rows, judge.run(rows))
+  check(rows, runner.run(rows))
   together = time.perf_counter() - start
   latencies = []
   for row in rows[: len(rows) // 2]:
     start = time.perf_counter()
-    check([row], judge.run([row]))
+    check([row], runner.run([row]))
     latencies.append(time.perf_counter() - start)
   return {
     'programs_per_second': round(len(rows) / together, 1),
@@ -105,10 +105,10 @@ def main() -> None:
   limits = sandbox.Limits(cpu_seconds=args.cpu_seconds, wall_seconds=2.0)
   settings = vars(args) | {'tests': 5} | machine()
   measured = []
-  with sandbox.open_sandbox(workers=args.workers, limits=limits) as judge:
-    judge.run(rows[:20])  # warms the disk cache
+  with sandbox.open_sandbox(workers=args.workers, limits=limits) as runner:
+    runner.run(rows[:20])  # warms the disk cache
     for _ in range(args.repetitions):
-      measured.append(measure(judge, rows))
+      measured.append(measure(runner, rows))
       print(json.dumps(settings | measured[-1]))
       print(
         '{programs_per_second} programs/s, alone {latency_median} s '

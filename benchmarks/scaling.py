@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks import learning, models, pairs, rollouts, work
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import learner, optimizer
 from sqlm_jax.models import model_config
@@ -33,10 +34,10 @@ SIZES = {
   'width': (256, 512, 768, 1024),
 }
 ABOUT = {
-  'group_size': 'answers a question',
+  'group_size': 'answers per question',
   'groups': 'questions',
-  'own': 'tokens of a prompt',
-  'response': 'tokens of an answer',
+  'own': 'prompt tokens',
+  'response': 'answer tokens',
   'width': 'width of the model',
 }
 BASE = work.Groups(groups=8, group_size=4, shared=0, own=64, response=32)
@@ -73,7 +74,9 @@ def make_calls(
     models.endless(size.group_size, config.vocab_size, size.response),
     slots=size.response,
   )
-  optimize = optimizer.make_optimizer(learning_rate=1e-6)
+  optimize = optimizer.make_optimizer(
+    training_schema.Optimizer(weight_decay=0.0)
+  )
   step = learner.make_train_step(
     sampling.policy,
     optimize,
@@ -104,7 +107,7 @@ def sweep(name: str, values: Sequence[int], args) -> dict:
     layouts[value] = (make_config(width, args.layers), size)
   calls = {value: make_calls(*layout) for value, layout in layouts.items()}
   flops = {'sample': work.forward_flops, 'learn': work.update_flops}
-  found = {}
+  parts = {}
   for part, count in flops.items():
     seconds = pairs.in_turn(
       {value: pairs.seconds(calls[value][part]) for value in values},
@@ -112,17 +115,17 @@ def sweep(name: str, values: Sequence[int], args) -> dict:
     )
     medians = [float(np.median(seconds[value])) for value in values]
     operations = [count(*layouts[value]) for value in values]
-    found[part] = {
+    parts[part] = {
       'seconds': {value: pairs.spread(seconds[value]) for value in values},
       'medians': medians,
       'exponent': exponent(values, medians),
       'work_exponent': exponent(values, operations),
       'work': operations,
     }
-  return found
+  return parts
 
 
-def plot(found: dict[str, dict], output: pathlib.Path) -> None:
+def plot(sizes: dict[str, dict], output: pathlib.Path) -> None:
   """Plots a panel for each size, with seconds and operations.
 
   The curves of the operations are scaled to meet the seconds at the largest
@@ -134,16 +137,17 @@ def plot(found: dict[str, dict], output: pathlib.Path) -> None:
   from matplotlib import pyplot
 
   figure, axes = pyplot.subplots(
-    1, len(found), figsize=(3.2 * len(found), 3.4), squeeze=False
+    1, len(sizes), figsize=(3.2 * len(sizes), 3.4), squeeze=False
   )
-  for axis, (name, parts) in zip(axes[0], found.items(), strict=True):
+  for axis, (name, parts) in zip(axes[0], sizes.items(), strict=True):
     for part, color in (('sample', 'C0'), ('learn', 'C1')):
-      one = parts[part]
-      values = list(one['seconds'])
-      label = f'{part}: {one["exponent"]:.2f}, work {one["work_exponent"]:.2f}'
-      axis.loglog(values, one['medians'], 'o-', color=color, label=label)
-      scale = one['medians'][-1] / one['work'][-1]
-      line = [scale * operations for operations in one['work']]
+      measured = parts[part]
+      values = list(measured['seconds'])
+      exponents = measured['exponent'], measured['work_exponent']
+      label = f'{part}: {exponents[0]:.2f}, work {exponents[1]:.2f}'
+      axis.loglog(values, measured['medians'], 'o-', color=color, label=label)
+      scale = measured['medians'][-1] / measured['work'][-1]
+      line = [scale * operations for operations in measured['work']]
       axis.loglog(values, line, ':', color=color)
     axis.set_xticks(values, [str(value) for value in values])
     axis.minorticks_off()
@@ -161,24 +165,30 @@ def main() -> None:
   add = parser.add_argument
   add('--output', type=pathlib.Path, required=True, help='for the plot')
   add('--sizes', default=list(SIZES), nargs='+', choices=SIZES)
-  add('--values', type=int, nargs='+', help='of one size, instead of its own')
+  add(
+    '--values',
+    type=int,
+    nargs='+',
+    help='values of the size, instead of the default',
+  )
   add('--layers', default=6, type=int)
   add('--repeats', default=5, type=int)
   args = parser.parse_args()
   args.output.mkdir(parents=True, exist_ok=True)
-  found = {}
+  sizes = {}
   for name in args.sizes:
-    found[name] = sweep(name, args.values or SIZES[name], args)
+    sizes[name] = sweep(name, args.values or SIZES[name], args)
     parts = [
-      f'{part} {one["exponent"]:.2f} (work {one["work_exponent"]:.2f})'
-      for part, one in found[name].items()
+      f'{part} {measured["exponent"]:.2f} '
+      f'(work {measured["work_exponent"]:.2f})'
+      for part, measured in sizes[name].items()
     ]
     pairs.show(
       'scaling',
-      {'size': name, 'layers': args.layers} | BASE._asdict() | found[name],
+      {'size': name, 'layers': args.layers} | BASE._asdict() | sizes[name],
       f'{ABOUT[name]}: exponents {", ".join(parts)}',
     )
-  plot(found, args.output)
+  plot(sizes, args.output)
 
 
 if __name__ == '__main__':

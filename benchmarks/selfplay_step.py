@@ -67,7 +67,7 @@ def make_game(model: str, dtype: str, case: str, tokens: int):
     endless = models.endless(GROUP_SIZE, vocab_size, tokens)
     settings = solver.settings._replace(stop_table=endless.stop_table)
     game = game._replace(
-      rules=game.rules._replace(keep_neutral=True),
+      keep_neutral=True,
       samplers=game.samplers | {'solver': solver._replace(settings=settings)},
     )
   return game, train_states.initial_states(parts)
@@ -89,10 +89,10 @@ def serve(args: argparse.Namespace) -> None:
     for question in QUESTIONS
     for prompt in game.task.solver_prompts(question)
   ]
-  parent.tell(prompt_ids=ids, threads=len(os.sched_getaffinity(0)))
+  parent.send(prompt_ids=ids, threads=len(os.sched_getaffinity(0)))
   memory = repetition.Memory(size=0)
   for step in itertools.count():
-    if parent.listen() is None:
+    if parent.receive() is None:
       break
     with compilations.count() as compiled:
       start = time.perf_counter()
@@ -102,13 +102,13 @@ def serve(args: argparse.Namespace) -> None:
       jax.block_until_ready(states)
       seconds = time.perf_counter() - start
     lengths = outcome.rounds[0].solutions.rollout.lengths
-    parent.tell(
+    parent.send(
       seconds=seconds,
       solve=outcome.metrics['time/solve'],
       learn=outcome.metrics['time/learn'],
       compilations=len(compiled),
       tokens=int(lengths.sum()),
-      groups=_groups_learned(outcome, game.rules.keep_neutral),
+      groups=_groups_learned(outcome, game.keep_neutral),
     )
 
 
@@ -154,7 +154,7 @@ def measure(
     first = pairs.in_turn(sides, 1)
     sides['ours']()  # compiles shapes that depend on the sampled responses
     answers = {'ours': [], 'trl': []}
-    found = pairs.in_turn(sides, args.repeats)
+    measured = pairs.in_turn(sides, args.repeats)
   lengths = [len(row) for row in ours.hello.pop('prompt_ids')]
   result: dict[str, Any] = {
     'case': case,
@@ -167,21 +167,25 @@ def measure(
     'trl_rows': args.trl_rows,
     'first_seconds': {name: value[0] for name, value in first.items()},
   }
-  for name in found:
-    result[f'{name}_seconds'] = pairs.spread(found[name])
+  for name in measured:
+    result[f'{name}_seconds'] = pairs.spread(measured[name])
     for key in ('solve', 'learn', 'tokens', 'groups', 'compilations'):
       if key in answers[name][0]:
         values = [answer[key] for answer in answers[name]]
         result[f'{name}_{key}'] = pairs.spread(values)
-  ratios = pairs.ratios(found['trl'], found['ours'])
+  ratios = pairs.ratios(measured['trl'], measured['ours'])
   result['trl_to_ours'] = pairs.spread(ratios)
-  part = lambda key: pairs.tell([one[key] for one in answers['ours']])
+
+  def summary(key):
+    return pairs.summarize([answer[key] for answer in answers['ours']])
+
   line = (
     f'{case}, {tokens} tokens, {args.dtype}: '
-    f'ours {pairs.tell(found["ours"])} s '
-    f'(solve {part("solve")}, learn {part("learn")}, '
-    f'{part("groups")} of {len(QUESTIONS)} groups), '
-    f'TRL {pairs.tell(found["trl"])} s, ratio {pairs.tell(ratios)}; '
+    f'ours {pairs.summarize(measured["ours"])} s '
+    f'(solve {summary("solve")}, learn {summary("learn")}, '
+    f'{summary("groups")} of {len(QUESTIONS)} groups), '
+    f'TRL {pairs.summarize(measured["trl"])} s, '
+    f'ratio {pairs.summarize(ratios)}; '
     f'first step: ours {first["ours"][0]:.3g} s, TRL {first["trl"][0]:.3g} s'
   )
   pairs.show('selfplay_step', result, line)

@@ -73,12 +73,12 @@ class Parent:
     self._answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
 
-  def tell(self, **answer: Any) -> None:
+  def send(self, **answer: Any) -> None:
     """Sends the first message or an answer."""
     self._answers.write(json.dumps(answer) + '\n')
     self._answers.flush()
 
-  def listen(self) -> dict[str, Any] | None:
+  def receive(self) -> dict[str, Any] | None:
     """Returns the next request, None if the parent has hung up."""
     line = sys.stdin.readline()
     return json.loads(line) if line else None

@@ -4,7 +4,7 @@
       --workdir=runs/word_problems
 
 The accuracy rises with one seed and falls with another, because the model's
-votes on this task are barely reliable. See docs/benchmarks.md for the numbers.
+votes on this task are barely reliable. See docs/dev/longer_runs.md.
 """
 
 import random

@@ -3,9 +3,9 @@
   python -m sqlm_jax.main --config=configs/coding_smollm2.py \\
       --workdir=runs/coding
 
-Sampled answers improve, but greedy answers hardly do. See docs/benchmarks.md
-for the numbers, and for the results of longer runs. Requires bubblewrap, in
-which all programs run.
+Sampled answers improve, but greedy answers hardly do. See
+docs/dev/longer_runs.md for the numbers, and for the results of longer runs.
+Requires bubblewrap, in which all programs run.
 """
 
 from configs import default

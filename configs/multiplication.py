@@ -6,8 +6,9 @@
 
 Expected accuracy on multiplication: 0.791 before training, 0.948 ± 0.009 after
 (the paper's table 1: three runs on 4 GPUs, the best checkpoint on the test
-set). It has not been run here. `python -m launch.memory` shows which configs
-fit on which devices; on one GPU with 80 GB add `--config.model.lora.rank=64`.
+set). It has not been run here. `python -m tools.plan.memory` shows which
+configs fit on which devices; on one GPU with 80 GB add
+`--config.model.lora.rank=64`.
 `configs/multiplication_smollm2.py` has the same topic for a laptop.
 """
 

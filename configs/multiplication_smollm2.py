@@ -4,7 +4,8 @@
       --workdir=runs/multiplication_20
 
 The accuracy of sampled answers improves, but that of greedy answers does not.
-See docs/benchmarks.md for the numbers, and for the results of longer runs.
+See docs/dev/longer_runs.md for the numbers, and for the results of longer
+runs.
 """
 
 import random

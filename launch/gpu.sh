@@ -1,32 +1,23 @@
 #!/usr/bin/env bash
-# One machine with NVIDIA GPUs: one process drives one, some or all of them.
+# Runs on one machine with NVIDIA GPUs. One process uses some or all of them.
 #
 #   launch/gpu.sh -- --config=configs/multiplication.py --workdir=runs/3b
 #   launch/gpu.sh --gpus=0,1 -- --config=… --workdir=…
 #
-# --gpus=I,J     which GPUs, by the numbers of nvidia-smi (all)
-# --memory=0.75  share of each GPU's memory that JAX takes when it starts
-# --dry_run      prints the command, does not run it
+# --gpus=I,J     GPUs to use, by their numbers in nvidia-smi (all)
+# --memory=0.75  share of each GPU's memory that JAX allocates when it starts
+# --dry_run      prints the command without running it
 #
-# Without a GPU that works it fails, where JAX by itself would use the CPU.
+# The script fails if no GPU works, whereas JAX by itself would use the CPU.
 set -euo pipefail
+# shellcheck source=launch/commands.sh
+source "$(dirname "${BASH_SOURCE[0]}")/commands.sh"
 
 gpus='' memory='' dry_run=''
 
 fail() {
   echo "launch/gpu.sh: $*" >&2
   exit 2
-}
-
-# Prints a command as a shell reads it.
-show() {
-  local word line='' tick="'" escaped="'\\''"
-  for word; do
-    [[ $word =~ ^[A-Za-z0-9_.,:/=@%+-]+$ ]] ||
-      word="'${word//$tick/$escaped}'"
-    line+="$word "
-  done
-  printf '%s\n' "${line% }"
 }
 
 while (($#)); do

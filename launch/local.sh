@@ -1,31 +1,23 @@
 #!/usr/bin/env bash
-# One machine without accelerators: one process, or several as on a pod.
+# Runs on one machine without accelerators, with one process or, as on a pod,
+# several.
 #
 #   launch/local.sh -- --config=configs/quickstart.py --workdir=runs/quickstart
 #   launch/local.sh --processes=2 --devices=4 -- --config=… --workdir=…
 #
-# --processes=N  processes on the loopback address, each as a host of its own
-# --devices=N    devices that a process sees, all of them this CPU
-# --port=PORT    where the processes find the first of them
-# --dry_run      prints the commands, runs none
+# --processes=N  number of processes, connected by the loopback address (1)
+# --devices=N    number of devices of a process, all of which are this CPU (1)
+# --port=PORT    port of the first process, to which the others connect (8476)
+# --dry_run      prints the commands without running them
 set -euo pipefail
+# shellcheck source=launch/commands.sh
+source "$(dirname "${BASH_SOURCE[0]}")/commands.sh"
 
 processes=1 devices=1 port=8476 dry_run=''
 
 fail() {
   echo "launch/local.sh: $*" >&2
   exit 2
-}
-
-# Prints a command as a shell reads it.
-show() {
-  local word line='' tick="'" escaped="'\\''"
-  for word; do
-    [[ $word =~ ^[A-Za-z0-9_.,:/=@%+-]+$ ]] ||
-      word="'${word//$tick/$escaped}'"
-    line+="$word "
-  done
-  printf '%s\n' "${line% }"
 }
 
 while (($#)); do
@@ -66,7 +58,7 @@ for ((i = 0; i < processes; i++)); do
 done
 [[ ! $dry_run ]] || exit 0
 
-# All of them are told, and have the time to save.
+# Passes the signal to all processes, so that they can save.
 trap 'interrupted=1; kill -TERM "${pids[@]}" 2> /dev/null || true' INT TERM
 failed=0
 for pid in "${pids[@]}"; do

@@ -1,24 +1,28 @@
 #!/usr/bin/env bash
-# A Cloud TPU slice of any size: all its hosts run the same program, detached.
+# Runs on a Cloud TPU slice of any size: all its hosts run the same program,
+# which does not depend on this terminal.
 #
 #   launch/tpu_vm.sh start --name=sqlm --zone=us-east5-b --type=v6e-16 -- \
 #     --config=configs/multiplication.py --workdir=gs://bucket/runs/3b
 #   launch/tpu_vm.sh status --name=sqlm --zone=us-east5-b
 #
-# start   creates the slice, or uses the one that is there (a preempted one is
-#         deleted first), copies this clone, installs it, starts the run
-# status  of the slice, and of the run on each host
-# follow  the log of the first host, until Ctrl-C
-# logs    collects the log of each host in runs/logs/NAME
-# stop    tells the run to save and end, and waits until it has
-# delete  the slice
+# start   creates the slice or uses an existing one (a preempted one is deleted
+#         first), copies and installs this clone, and starts the run
+# status  prints the state of the slice, and of the run on each host
+# follow  prints the log of the first host until Ctrl-C
+# logs    copies the log of each host to runs/logs/NAME
+# stop    tells the run to save and end, and waits for it
+# delete  deletes the slice
 #
-# --name=NAME --zone=ZONE  the slice; with --project=PROJECT, or gcloud's own
-# --type=TYPE        of the accelerator, such as v5litepod-16 (start)
-# --version=VERSION  of its software (start; that of the type)
-# --spot             cheaper, and may be taken away at any time (start)
-# --dry_run          prints the commands, runs none
+# --name=NAME --zone=ZONE  the slice
+# --project=PROJECT  its project (default: gcloud's)
+# --type=TYPE        type of the accelerator, such as v5litepod-16 (start)
+# --version=VERSION  version of its software (start; default: by type)
+# --spot             cheaper, but may be taken away at any time (start)
+# --dry_run          prints the commands without running them
 set -euo pipefail
+# shellcheck source=launch/commands.sh
+source "$(dirname "${BASH_SOURCE[0]}")/commands.sh"
 
 actions='start, status, follow, logs, stop, delete'
 name='' zone='' project='' type='' version='' spot='' dry_run=''
@@ -26,21 +30,6 @@ name='' zone='' project='' type='' version='' spot='' dry_run=''
 fail() {
   echo "launch/tpu_vm.sh: $*" >&2
   exit 2
-}
-
-# Prints a command as a shell reads it.
-show() {
-  local word line='' tick="'" escaped="'\\''"
-  for word; do
-    [[ $word =~ ^[A-Za-z0-9_.,:/=@%+-]+$ ]] ||
-      word="'${word//$tick/$escaped}'"
-    line+="$word "
-  done
-  printf '%s\n' "${line% }"
-}
-
-run() {
-  if [[ $dry_run ]]; then show "$@"; else show "$@" >&2 && "$@"; fi
 }
 
 tpu() {  # verb, arguments
@@ -52,8 +41,8 @@ on_all() {  # command, arguments
   tpu ssh "$name" --worker=all "--command=$1" "${@:2}"
 }
 
-# Prints the state of the slice, or none if gcloud says that there is none.
-# Any other failure, such as one of the network, ends the script.
+# Prints the state of the slice, or `none` if gcloud reports that it does not
+# exist. Any other failure, such as a network error, ends the script.
 find_state() {
   local state errors code=0
   if [[ $dry_run ]]; then
@@ -81,7 +70,7 @@ create_or_reuse() {
     find_state
     echo '# if it was preempted:'
     tpu delete "$name" --quiet
-    echo '# if it was preempted, or there is none:'
+    echo '# if it was preempted, or does not exist:'
     create
     echo '# then:'
     return
@@ -94,7 +83,7 @@ create_or_reuse() {
       tpu delete "$name" --quiet
       create
       ;;
-    *) fail "$name is $state: expected READY, PREEMPTED, or no such slice" ;;
+    *) fail "$name is $state: expected READY, PREEMPTED, or no slice" ;;
   esac
 }
 
@@ -108,12 +97,12 @@ start() {
       v5p-*) version=v2-alpha-tpuv5 ;;
       v6e-*) version=v2-alpha-tpuv6e ;;
       *) fail "--type=$type: expected v4-N, v5litepod-N, v5p-N or v6e-N," \
-        'or a --version beside it' ;;
+        'or in addition --version' ;;
     esac
   fi
   # shellcheck disable=SC2016  # the hosts expand it
   alive='kill -0 "$(cat sqlm_jax.pid 2> /dev/null)" 2> /dev/null'
-  # The images have an older Python than we need.
+  # The Python of the images is too old.
   install="if $alive; then echo 'a run is in progress: expected stop' >&2;"
   install+=' exit 1; fi; mkdir -p sqlm_jax'
   install+=' && tar -xzf sqlm_jax.tar.gz -C sqlm_jax'
@@ -127,7 +116,7 @@ start() {
 
   create_or_reuse
   run mkdir -p build
-  # All files but those that git ignores, committed or not.
+  # All files except those that git ignores, committed or not.
   run bash -c 'export GIT_INDEX_FILE=build/index && git add --all '\
 '&& git archive --output=build/sqlm_jax.tar.gz "$(git write-tree)"'
   tpu scp build/sqlm_jax.tar.gz "$name:" --worker=all

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Google Kubernetes Engine by way of xpk: one TPU slice, or several as one run.
+# Runs on Google Kubernetes Engine through xpk, on one or several TPU slices.
 #
 #   launch/xpk.sh start --workload=sqlm --cluster=pods --project=mine \
 #     --zone=us-east5-b --type=v6e-16 --num_slices=2 -- \
@@ -8,21 +8,24 @@
 #     --zone=us-east5-b
 #
 # start   copies this clone into an image and starts the run on every slice
-# status  of the run
-# logs    of all its pods that are there now
-# delete  stops the run; it saves first, where it can in --grace seconds
+# status  prints the state of the run
+# logs    prints the logs of all its current pods
+# delete  stops the run, which saves first if it can within --grace seconds
 #
-# --workload=NAME --cluster=CLUSTER --project=PROJECT --zone=ZONE  what, where
-# --type=TYPE          of a slice, such as v5litepod-16 (start)
-# --num_slices=N       how many (start; 1)
-# --spot               on spot capacity, of a cluster that provisions itself
-#                      (start; another cluster decides when it is made)
-# --max_restarts=N     how often the run goes on after slices were lost (start;
+# --workload=NAME --cluster=CLUSTER --project=PROJECT --zone=ZONE  the run
+# --type=TYPE          type of a slice, such as v5litepod-16 (start)
+# --num_slices=N       number of slices (start; 1)
+# --spot               use spot capacity, for a cluster that provisions its
+#                      machines automatically (start; other clusters decide when
+#                      they are created)
+# --max_restarts=N     maximum number of restarts after a slice was lost (start;
 #                      100)
-# --grace=SECONDS      between the notice and the end of a pod (start; 120)
-# --image=IMAGE        to which the clone is added (start; python:3.12)
-# --dry_run            prints the commands, runs none
+# --grace=SECONDS      time between the notice and the end of a pod (start; 120)
+# --image=IMAGE        image to which the clone is added (start; python:3.12)
+# --dry_run            prints the commands without running them
 set -euo pipefail
+# shellcheck source=launch/commands.sh
+source "$(dirname "${BASH_SOURCE[0]}")/commands.sh"
 
 actions='start, status, logs, delete'
 workload='' cluster='' project='' zone='' type='' spot='' dry_run=''
@@ -31,21 +34,6 @@ num_slices=1 max_restarts=100 grace=120 image=python:3.12
 fail() {
   echo "launch/xpk.sh: $*" >&2
   exit 2
-}
-
-# Prints a command as a shell reads it.
-show() {
-  local word line='' tick="'" escaped="'\\''"
-  for word; do
-    [[ $word =~ ^[A-Za-z0-9_.,:/=@%+-]+$ ]] ||
-      word="'${word//$tick/$escaped}'"
-    line+="$word "
-  done
-  printf '%s\n' "${line% }"
-}
-
-run() {
-  if [[ $dry_run ]]; then show "$@"; else show "$@" >&2 && "$@"; fi
 }
 
 workload() {  # verb, arguments
@@ -60,20 +48,20 @@ start() {
     [[ $flag != *$'\n'* ]] || fail "$flag: expected no line break"
     [[ $flag != --workdir=gs://?* ]] || bucket=1
   done
-  # A pod's own disk goes with it.
+  # A pod's own disk is deleted with the pod.
   [[ $bucket ]] || fail '--workdir=gs://…: expected after --'
-  # What is started last has to be the program: it gets the notice.
+  # `exec`: the last process of the command receives the preemption notice.
   command='apt-get -qq update && apt-get -qq install -y bubblewrap'
   command+=" && pip install -q -e '.[tpu,gs]'"
   command+=" && exec $(show python -m sqlm_jax.main --distributed=auto \
     --stopped_exit_code=75 "$@")"
 
   run mkdir -p build
-  # All files but those that git ignores, committed or not.
+  # All files except those that git ignores, committed or not.
   run bash -c 'export GIT_INDEX_FILE=build/index && rm -rf build/image '\
 '&& git add --all && git checkout-index --all --prefix=build/image/'
-  # 1 and 6: an error, such as the loss of another slice.
-  # 75: a preemption notice. A run that has diverged (3) would do so again.
+  # Exit codes 1 and 6: an error, such as the loss of another slice; 75: a
+  # preemption notice. A run that has diverged (3) would diverge again.
   workload create "--workload=$workload" "--tpu-type=$type" \
     "--num-slices=$num_slices" ${spot:+--spot} \
     "--max-restarts=$max_restarts" --restart-on-exit-codes=1,6,75 \
@@ -127,7 +115,7 @@ case $action in
     workload list "--filter-by-job=$workload"
     ;;
   logs)
-    # The first one leads kubectl to the cluster.
+    # This command configures kubectl for the cluster.
     workload list "--filter-by-job=$workload"
     run kubectl logs "--selector=xpk.google.com/workload=$workload" \
       --prefix --tail=-1 --max-log-requests=1024

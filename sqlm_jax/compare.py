@@ -1,10 +1,9 @@
 """Compares two checkpoints on the same questions."""
 
-import contextlib
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 
@@ -12,77 +11,17 @@ from sqlm_jax import display, evaluate
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.evaluation import comparison, report
-from sqlm_jax.run import build, evaluation_sets
-from sqlm_jax.run import saved as saved_lib
-from sqlm_jax.workdir import run_writer, storage
+from sqlm_jax.run import build, saved_models
+from sqlm_jax.workdir import config_json, storage
 
 # Matches the end of a checkpoint name. `pair` splits only after such a name,
 # because a workdir may contain commas.
 _CHECKPOINT = re.compile(r'(^|@)(latest|best|[0-9]+)$')
 
 
-class Evaluated(NamedTuple):
-  """An evaluation record, and the rows and settings it was computed from."""
-
-  record: dict[str, Any]
-  rows: list[dict[str, Any]]
-  settings: dict[str, Any]
-
-
-def find_set(parts: build.Parts, dataset: str) -> evaluation_sets.EvaluationSet:
-  """Returns the evaluation set that `dataset` names.
-
-  Args:
-    parts: Parts of the run.
-    dataset: 'test' or 'validation' for a set of the config, otherwise a
-      dataset or a file.
-
-  Raises:
-    ValueError: If there is no such evaluation set.
-  """
-  build.check(parts)
-  if dataset not in evaluation_sets.PURPOSES:
-    return evaluation_sets.of_dataset(parts.config, parts.task, dataset)
-  asked = parts.sets(dataset)
-  if asked is None:
-    raise ValueError(
-      f"evaluation.{dataset}='': expected questions to evaluate on, there or "
-      'by --dataset'
-    )
-  return asked
-
-
-def evaluate_saved(
-  parts: build.Parts,
-  saved: saved_lib.Saved,
-  asked: evaluation_sets.EvaluationSet,
-  workdir: epath.PathLike | None,
-) -> Evaluated:
-  """Evaluates a checkpoint with a progress bar, and writes the result.
-
-  Answers of an earlier evaluation with the same settings are read from the
-  workdir and not computed again.
-  """
-  build.check(parts)
-  planned = evaluate.plan(parts, asked, step=saved.step, workdir=workdir)
-  if planned.is_answered:
-    record = evaluate.evaluate(planned, None)
-  else:
-    params = saved.load('solver')
-    title = f'Evaluating on {asked.name}'
-    with display.progress(title, len(asked.examples)) as progress:
-      record = evaluate.evaluate(planned, params, progress=progress)
-  if workdir and processes.is_first():
-    with contextlib.closing(run_writer.RunWriter(workdir)) as writer:
-      # An earlier evaluation may have been killed before it wrote its record.
-      if writer.find_evaluation(planned.files.settings) is None:
-        writer.evaluation(record)
-  return Evaluated(record, planned.files.rows, dict(planned.files.settings))
-
-
 def compare(
   parts: build.Parts,
-  names: Sequence[str],
+  pieces: Sequence[str],
   *,
   dataset: str,
   workdir: epath.PathLike | None,
@@ -92,8 +31,8 @@ def compare(
   Args:
     parts: Parts of the run in `workdir`; both checkpoints are evaluated with
       its evaluation settings.
-    names: Names of the two checkpoints, see `parse`.
-    dataset: Name of the evaluation set, see `find_set`.
+    pieces: Names of the two checkpoints, see `pair` and `parse`.
+    dataset: Name of the evaluation set, see `evaluate.find_set`.
     workdir: Directory of the run, None if both names contain a workdir.
 
   Returns:
@@ -103,28 +42,37 @@ def compare(
     ValueError: If there are not two names, or a checkpoint does not exist.
   """
   build.check(parts)
-  names = pair(names)
+  names = pair(pieces)
   sides = []
   for name in names:
-    of, which = parse(name, workdir)
-    own = parts if of == workdir else _other(of, parts)
-    saved = saved_lib.find(own, of, which)
-    display.message(f'{name}: {saved.about}')
-    sides.append(evaluate_saved(own, saved, find_set(parts, dataset), of))
-  one, other = sides
-  found = comparison.compare(
-    one.rows,
-    other.rows,
-    names=tuple(names),
-    settings=(one.settings, other.settings),
+    model_workdir, which = parse(name, workdir)
+    model_parts = parts
+    if model_workdir != workdir:
+      model_parts = _other_run(model_workdir, parts)
+    model = saved_models.find(model_parts, model_workdir, which)
+    display.message(f'{name}: {model.about}')
+    sides.append(
+      evaluate.evaluate(
+        model_parts,
+        model,
+        evaluate.find_set(model_parts, dataset),
+        workdir=model_workdir,
+      )
+    )
+  first, second = sides
+  compared = comparison.compare(
+    first.rows,
+    second.rows,
+    names=names,
+    settings=(first.settings, second.settings),
   )
-  place, _ = parse(names[0], workdir)
+  first_workdir, _ = parse(names[0], workdir)
   slug = '-vs-'.join(re.sub(r'[^\w.@-]+', '_', name) for name in names)
   slug += '-' + re.sub(r'[^\w.-]+', '_', dataset)
-  directory = epath.Path(workdir or place) / 'comparisons' / slug[-200:]
+  directory = epath.Path(workdir or first_workdir) / 'comparisons' / slug[-200:]
   if processes.is_first():
-    report.write(directory, found)
-  return found, directory
+    report.write(directory, compared)
+  return compared, directory
 
 
 def pair(pieces: Sequence[str]) -> tuple[str, str]:
@@ -166,22 +114,23 @@ def parse(
   Raises:
     ValueError: If neither the name nor the arguments contain a workdir.
   """
-  of, at, which = name.rpartition('@')
-  if not at and workdir is None:
+  model_workdir, separator, which = name.rpartition('@')
+  if separator:
+    model_workdir = storage.expand(model_workdir)
+    storage.check(model_workdir, '--compare')
+    return model_workdir, which
+  if workdir is None:
     raise ValueError(
-      f'--compare={name}: expected WORKDIR@CHECKPOINT, or a --workdir'
+      f'--compare={name}: expected WORKDIR@CHECKPOINT, or --workdir'
     )
-  if at:
-    of = storage.expand(of)
-    storage.check(of, '--compare')
-  return (of if at else workdir), which
+  return workdir, which
 
 
-def _other(workdir: epath.PathLike, parts: build.Parts) -> build.Parts:
+def _other_run(workdir: epath.PathLike, parts: build.Parts) -> build.Parts:
   """Builds another run's parts with the evaluation settings of this run."""
-  stored = run_writer.read_config(workdir)
+  stored = config_json.read(workdir)
   if stored is None:
-    raise ValueError(f'{workdir}: expected a run, with a config.json')
+    raise ValueError(f'{workdir}: expected a run with a config.json')
   config = config_lib.from_dict(stored)
   config = dataclasses.replace(config, evaluation=parts.config.evaluation)
   return build.build(config)

@@ -23,6 +23,8 @@ import rich.table
 import rich.text
 from absl import logging
 
+_SECONDS_PER_LINE = 30.0  # interval between lines of progress in a log
+
 
 class Column(NamedTuple):
   """A column of the table: its title, its metric and its number format."""
@@ -104,7 +106,7 @@ class LiveTable:
       self._open.enter_context(_absl_follows_stderr())
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     self._live = None
     self._open.close()
 
@@ -198,7 +200,7 @@ def progress(
   console = console or rich.get_console()
   if not console.is_terminal:
     _print(console, f'{description} ({total})')
-    yield _lines_now_and_then(console)
+    yield _progress_lines(console)
     return
   with rich.progress.Progress(
     *rich.progress.Progress.get_default_columns(),
@@ -208,21 +210,30 @@ def progress(
     transient=True,
   ) as bar:
     task = bar.add_task(description, total=total)
-    yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def report(done: int, total: int) -> None:
+      bar.update(task, completed=done, total=total)
+
+    yield report
 
 
-def _lines_now_and_then(console: rich.console.Console, every: float = 30.0):
-  begun, said = None, time.monotonic()
+def _progress_lines(
+  console: rich.console.Console,
+) -> Callable[[int, int], None]:
+  """Returns a function `report(done, total)` that prints occasional lines."""
+  first: tuple[float, int] | None = None  # time and count of the first report
+  last_printed = time.monotonic()
 
-  def report(done, total):
-    nonlocal begun, said
+  def report(done: int, total: int) -> None:
+    nonlocal first, last_printed
     now = time.monotonic()
-    begun = begun or (now, done)
-    if now - said < every or done in (begun[1], total):
+    first = first or (now, done)
+    start, done_before = first
+    if now - last_printed < _SECONDS_PER_LINE or done in (done_before, total):
       return
-    said = now
-    left = (now - begun[0]) / (done - begun[1]) * (total - done)
-    minutes, seconds = divmod(round(left), 60)
+    last_printed = now
+    remaining = (now - start) / (done - done_before) * (total - done)
+    minutes, seconds = divmod(round(remaining), 60)
     _print(console, f'  {done} of {total}, {minutes}:{seconds:02d} left')
 
   return report
@@ -256,14 +267,16 @@ def mute() -> None:
   rich.get_console().quiet = True
 
 
-def _print(console: rich.console.Console, line: str, style: str | None = None):
+def _print(
+  console: rich.console.Console, line: str, *, style: str | None = None
+) -> None:
   # Replaces characters that the terminal cannot encode with question marks.
   line = line.encode(console.encoding, 'replace').decode(console.encoding)
   console.print(rich.text.Text(line), style=style, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def _absl_follows_stderr():
+def _absl_follows_stderr() -> Iterator[None]:
   """Redirects absl's log to the live table's replacement of standard error.
 
   The handler of absl keeps a reference to the stream that was standard error

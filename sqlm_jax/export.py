@@ -1,9 +1,11 @@
 """Exports a trained policy to a directory that other tools can load."""
 
+import contextlib
 import hashlib
 import pathlib
 import secrets
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import huggingface_hub
@@ -11,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import transformers
 from absl import logging
-from etils import epath
 from pyarrow import parquet
 
 from sqlm_jax.config import schema as config_lib
@@ -21,7 +22,7 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import catalog, hf_export, hub, safetensors, tokenizer
 from sqlm_jax.run import build
 from sqlm_jax.text import json_text
-from sqlm_jax.workdir import run_writer
+from sqlm_jax.workdir import evaluations, rollouts
 
 
 def export_policy(
@@ -58,41 +59,20 @@ def export_policy(
     ValueError: If the directory is not empty, or there are no adapters.
   """
   build.check(parts)
-  target = pathlib.Path(directory).expanduser().absolute()
   check_target(parts, directory, as_adapter=as_adapter)
   if as_adapter and not lora.adapters(trained):
     raise ValueError(
-      '--export_adapter: expected a checkpoint that has adapters; the model of '
-      f'step {step}, before any training, has none. Name another --checkpoint'
+      '--export_adapter: expected a checkpoint with adapters; the model before '
+      'training has none. Use another --checkpoint'
     )
-  target.parent.mkdir(parents=True, exist_ok=True)
-  # `tempfile.mkdtemp` would ignore the user's umask.
-  temporary = target.with_name(f'.{target.name}.{secrets.token_hex(4)}')
-  temporary.mkdir()
-  try:
-    config, adapters = parts.policy.config, lora.adapters(trained)
+  target = pathlib.Path(directory).expanduser().absolute()
+  with _staging_directory(target) as staging:
     if as_adapter:
-      path = parts.config.model.path
-      on_hub, revision = _on_hub(path)
-      hf_export.write_adapter(
-        temporary,
-        config,
-        adapters,
-        parts.lora,
-        base=on_hub or path,
-        revision=revision,
-      )
+      _write_adapter(staging, parts, lora.adapters(trained))
     else:
-      if adapters:
-        trained = lora.merge(trained, parts.lora, dtype)
-      hf_export.write_model(
-        temporary, config, parts.hf_config, trained, dtype=dtype
-      )
-      stops = {'eos_token_id': list(parts.tokens.stop_ids)}
-      generation = parts.generation | stops
-      hf_export.write_json(temporary / 'generation_config.json', generation)
-    parts.tokens.save(temporary)
-    _check_tokenizer(temporary, parts.tokens)
+      _write_model(staging, parts, trained, dtype=dtype)
+    parts.tokens.save(staging)
+    _check_tokenizer(staging, parts.tokens)
     card = model_card(
       parts.config,
       step=step,
@@ -100,14 +80,57 @@ def export_policy(
       as_adapter=as_adapter,
       workdir=workdir,
     )
-    card.save(temporary / 'README.md')
+    card.save(staging / 'README.md')
+  return target
+
+
+@contextlib.contextmanager
+def _staging_directory(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a temporary directory and renames it to `target` on success."""
+  target.parent.mkdir(parents=True, exist_ok=True)
+  # `tempfile.mkdtemp` would ignore the user's umask.
+  staging = target.with_name(f'.{target.name}.{secrets.token_hex(4)}')
+  staging.mkdir()
+  try:
+    yield staging
     if target.exists():
       target.rmdir()
-    temporary.rename(target)
+    staging.rename(target)
   except BaseException:
-    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(staging, ignore_errors=True)
     raise
-  return target
+
+
+def _write_adapter(
+  directory: pathlib.Path, parts: build.Parts, adapters: policy_lib.Params
+) -> None:
+  path = parts.config.model.path
+  hub_id, revision = _on_hub(path)
+  hf_export.write_adapter(
+    directory,
+    parts.policy.config,
+    adapters,
+    parts.lora,
+    base=hub_id or path,
+    revision=revision,
+  )
+
+
+def _write_model(
+  directory: pathlib.Path,
+  parts: build.Parts,
+  params: policy_lib.Params,
+  *,
+  dtype: str,
+) -> None:
+  """Writes the model and its generation config, with adapters merged."""
+  if lora.adapters(params):
+    params = lora.merge(params, parts.lora, dtype)
+  hf_export.write_model(
+    directory, parts.policy.config, parts.hf_config, params, dtype=dtype
+  )
+  generation = parts.generation | {'eos_token_id': list(parts.tokens.stop_ids)}
+  hf_export.write_json(directory / 'generation_config.json', generation)
 
 
 def default_dtype(config: config_lib.Config) -> str:
@@ -144,9 +167,9 @@ def _check_tokenizer(
     return
   if actual != [tokens.encode(text, allow_special=True) for text in _TEXTS]:
     logging.warning(
-      'AutoTokenizer of transformers %s does not split text as tokenizer.json '
-      'says, which is how the model was trained: load the exported tokenizer '
-      'with transformers.PreTrainedTokenizerFast.',
+      'AutoTokenizer of transformers %s does not follow tokenizer.json, which '
+      'the model was trained with. Load the exported tokenizer with '
+      'transformers.PreTrainedTokenizerFast.',
       transformers.__version__,
     )
 
@@ -172,11 +195,11 @@ def check_target(
       '--export_adapter: expected a run with model.lora.rank above 0'
     )
   path = parts.config.model.path
-  is_file = as_adapter and path != 'random'
-  if is_file and safetensors.has_images(catalog.resolve(path)):
+  has_files = as_adapter and path != 'random'
+  if has_files and safetensors.has_images(catalog.resolve(path)):
     raise ValueError(
-      f'--export_adapter: {path} is of images, too, and PEFT '
-      'would find none of its layers; export the whole model'
+      f'--export_adapter: {path} also processes images, and PEFT would find '
+      'none of its layers. Export the whole model instead'
     )
 
 
@@ -205,8 +228,8 @@ def model_card(
     'Trained by sqlm_jax with the method of Self-Questioning Language Models '
     '(Chen et al., 2025, arXiv 2508.03682), starting from '
     f'`{path}`.',
-    '## Results\n\nOf the solver.\n\n' + _results(workdir, step),
-    '## Data\n\n' + _provenance(config, workdir, step),
+    '## Results of the solver\n\n' + _results(workdir, step),
+    '## Data\n\n' + _describe_training(config, workdir, step),
     '## Config\n\n```json\n'
     + json_text.dumps(config_lib.to_dict(config), indent=2)
     + '\n```',
@@ -226,91 +249,93 @@ def _on_hub(path: str) -> tuple[str | None, str | None]:
 
 def _results(workdir: str | None, step: int) -> str:
   """Returns a Markdown table of the evaluations up to a step."""
-  path = epath.Path(workdir or '') / 'eval.jsonl'
-  if not workdir or not path.exists():
+  results = evaluations.read_results(workdir) if workdir else []
+  if not results:
     return 'Not evaluated.'
-  found = [
+  rows = [
     [
-      str(record['step']),
-      record['set'],
-      str(record['questions']),
+      str(result['step']),
+      result['set'],
+      str(result['questions']),
       ', '.join(
-        f'{name} {report.figure(record, name)}' for name in record['intervals']
+        f'{name} {report.figure(result, name)}'
+        for name in evaluations.figure_names(result)
       ),
     ]
-    for record in run_writer.read_jsonl(path)
-    if record['step'] <= step
+    for result in results
+    if result['step'] <= step
   ]
   return report.table(
-    ['steps', 'set', 'questions', 'figures with 95% intervals'], found
+    ['steps', 'set', 'questions', 'figures with 95% intervals'], rows
   )
 
 
 # Descriptions of the terms of `solver.rewards`, for the model card.
-_PAID_FOR = {
+_REWARDED_FOR = {
   'majority': "agreement with the majority of the solver's own answers",
   'tests': "passing the proposer's unit tests",
-  'format': 'answers that can be read, right or wrong (a control)',
-  'random': 'nothing: by coin flips (a control)',
-  'true': "the answer of the task's checker (a control: these are labels)",
+  'format': 'readable answers, right or wrong (a control)',
+  'random': 'nothing: rewards were coin flips (a control)',
+  'true': "right answers, according to the task's checker (a control that uses "
+  'labels)',
 }
 
 
-def _provenance(
+def _describe_training(
   config: config_lib.Config, workdir: str | None, step: int
 ) -> str:
   """Describes the training data: its source, size and SHA-256."""
   text = describe_data(config)
   if not workdir or not step:
     return text
-  found = count_rollouts(workdir, step)
-  asked = (
-    f'{found["proposals"]} proposals were sampled, '
-    f'{found["readable"]} of them readable questions, '
-    f'{found["distinct"]} different ones. To these '
-  )
+  counts = count_rollouts(workdir, step)
+  text += f' In {counts["steps"]} steps, '
+  if not config.task.questions:
+    text += (
+      f'{counts["proposals"]} proposals were sampled. '
+      f'{counts["readable"]} of them were readable questions, '
+      f'{counts["distinct"]} of which were distinct. For these questions, '
+    )
   return text + (
-    f' In {found["steps"]} steps {"" if config.task.questions else asked}'
-    f'{found["answers"]} answers were sampled, '
-    f'{found["counted"]} of which were learned from. The '
-    'SHA-256 of the rollout files, in the order of their steps, is '
-    f'`{found["sha256"]}`.'
+    f'{counts["answers"]} answers were sampled, and {counts["trained_on"]} of '
+    'them were trained on. The SHA-256 of the rollout files, in the order of '
+    f'their steps, is `{counts["sha256"]}`.'
   )
 
 
 def describe_data(config: config_lib.Config) -> str:
   """Describes the source of the questions and the solver's rewards."""
-  paid = [
+  rewarded_for = [
     text
-    for name, text in _PAID_FOR.items()
+    for name, text in _REWARDED_FOR.items()
     if getattr(config.solver.rewards, name)
     or name in {point[0] for point in config.solver.reward_schedule}
   ]
   topics = '\n'.join(f'- {topic}' for topic in config.task.topics)
-  asked = (
-    'No question came from outside. The proposer wrote all '
-    f'questions, about\n\n{topics}\n\nand the'
+  source = (
+    'No question came from outside. The proposer generated all questions, on '
+    f'these topics:\n\n{topics}\n\n'
   )
   if config.task.questions:
-    asked = f'All questions came from `{config.task.questions}`. The'
+    source = f'All questions came from `{config.task.questions}`. '
   return (
-    f'{asked} solver was paid for {" and ".join(paid) or "nothing"}. '
-    f'Seed {config.seed}.'
+    f'{source}The solver was rewarded for '
+    f'{" and ".join(rewarded_for) or "nothing"}. The seed was {config.seed}.'
   )
 
 
 def count_rollouts(workdir: str, step: int) -> dict[str, Any]:
   """Counts the rollouts that a policy was trained on in `step` steps."""
-  files = run_writer.rollout_files(workdir, before=step)
+  files = rollouts.files(workdir, before=step)
   columns = ['role', 'question', 'trained_on']
-  tables, digest = [], hashlib.sha256()
+  schema = pa.schema([rollouts.SCHEMA.field(name) for name in columns])
+  tables, digest = [schema.empty_table()], hashlib.sha256()
   for file in files:
     content = file.read_bytes()
     digest.update(content)
     source = pa.BufferReader(content)
     tables.append(parquet.read_table(source, columns=columns))
-  empty = pa.schema([run_writer.ROLLOUT_SCHEMA.field(name) for name in columns])
-  rows = pa.concat_tables([empty.empty_table(), *tables])
+  rows = pa.concat_tables(tables)
   proposals = rows.filter(pc.field('role') == 'proposer')
   answers = rows.filter(pc.field('role') == 'solver')
   readable = proposals['question'].drop_null()

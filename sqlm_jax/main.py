@@ -5,7 +5,7 @@ python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 
 import gc
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -14,100 +14,113 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from sqlm_jax import compare, display, export, sample, train
+from sqlm_jax import compare, display, evaluate, export, sample, train
 from sqlm_jax.config import overrides
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.evaluation import report
-from sqlm_jax.pretrained import catalog
-from sqlm_jax.pretrained import hf_export as export_files
-from sqlm_jax.run import build, divergence, evaluation_sets
-from sqlm_jax.run import saved as saved_lib
-from sqlm_jax.text import json_text
-from sqlm_jax.workdir import run_writer, storage
+from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.pretrained import catalog, hf_export
+from sqlm_jax.run import build, divergence, evaluation_sets, saved_models
+from sqlm_jax.workdir import config_json, storage
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'A file of configs/, or one of your own.', lock_config=True
+  'config',
+  None,
+  'Config file, from configs/ or your own. Default: the config of the run in '
+  '--workdir, except for a new run.',
+  lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Where the run is kept, and found again.'
+  'workdir', None, 'Directory that the run writes to and is resumed from.'
 )
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ('train', 'eval', 'sample', 'export'), 'What to do.'
+  'mode',
+  'train',
+  ('train', 'eval', 'sample', 'export'),
+  'train or resume a run, evaluate a checkpoint, answer typed questions, or '
+  'export a checkpoint for other tools.',
 )
 _ROLE = flags.DEFINE_enum(
   'role',
   'solver',
   ('solver', 'proposer'),
-  'Who talks with --mode=sample, or goes out with --mode=export.',
+  'Role to sample from with --mode=sample, or to export with --mode=export.',
 )
 _QUESTIONS_FILE = flags.DEFINE_string(
   'questions_file',
   None,
-  'With --mode=sample --role=proposer: a new .jsonl file for the readable '
-  'questions of num_steps steps, to be asked with task.questions.',
+  'With --mode=sample --role=proposer: new .jsonl file for the readable '
+  'questions of num_steps steps. task.questions can read such a file.',
 )
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint',
-  saved_lib.LATEST,
-  'What to evaluate, talk to or export: latest, best on the validation set, '
-  'or a number of steps, 0 for the model before any training.',
+  saved_models.LATEST,
+  'Checkpoint to evaluate, sample from or export: latest, best (by its '
+  'validation score), or a number of steps. 0 is the model before training.',
 )
 _DATASET = flags.DEFINE_string(
   'dataset',
   evaluation_sets.TEST,
-  'With --mode=eval: test or validation of the config, a dataset or a file.',
+  'Questions for --mode=eval: test or validation (of the config), the name of '
+  'a dataset, or a file.',
 )
 _COMPARE = flags.DEFINE_list(
   'compare',
   [],
-  'With --mode=eval: two checkpoints A,B to be evaluated on the same '
-  'questions and compared; those of other runs as WORKDIR@CHECKPOINT.',
+  'With --mode=eval: two checkpoints A,B to evaluate on the same questions and '
+  'compare. Checkpoints of other runs are written as WORKDIR@CHECKPOINT.',
 )
 _EXPORT_DIR = flags.DEFINE_string(
-  'export_dir', None, 'Where --mode=export writes to, a new directory.'
+  'export_dir', None, 'New directory that --mode=export writes to.'
 )
 _EXPORT_DTYPE = flags.DEFINE_enum(
   'export_dtype',
   None,
-  export_files.DTYPES,
+  hf_export.DTYPES,
   'Dtype of exported tensors. Default: float32 for a run with adapters; '
   'otherwise bfloat16 if the run computes or stores weights in it.',
 )
 _EXPORT_ADAPTER = flags.DEFINE_bool(
-  'export_adapter', False, 'Export LoRA adapters for PEFT, not one model.'
+  'export_adapter',
+  False,
+  'Export only the LoRA adapters, for PEFT, instead of the whole model.',
 )
 
 _DISTRIBUTED = flags.DEFINE_enum(
   'distributed',
   'off',
   ('off', 'auto'),
-  'auto: one of several processes, as Cloud TPU, SLURM or Open MPI says.',
+  'auto: this is one of several processes that Cloud TPU, SLURM or Open MPI '
+  'has started.',
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
   'coordinator_address',
   None,
-  'HOST:PORT of the first of several processes, where no scheduler says so.',
+  'HOST:PORT of the first of several processes, if --distributed=auto cannot '
+  'find it.',
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'With it: how many there are.'
+  'num_processes', None, 'With --coordinator_address: number of processes.'
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'With it: which one this is, counted from 0.'
+  'process_id',
+  None,
+  'With --coordinator_address: index of this process, counted from 0.',
 )
 
 _COMPILATION_CACHE = flags.DEFINE_string(
   'compilation_cache',
   None,
-  "Where compiled programs are kept, or 'off'; default, "
+  "Directory of compiled programs, or 'off'. Default: "
   "$JAX_COMPILATION_CACHE_DIR, or a directory in the user's cache.",
 )
 
 _STOPPED_EXIT_CODE = flags.DEFINE_integer(
   'stopped_exit_code',
   0,
-  'Exit code if Ctrl-C or SIGTERM has stopped the training before its end. '
-  'Schedulers that restart failed jobs need another code than 0.',
+  'Exit code if Ctrl-C or SIGTERM stops the training before its end. '
+  'Schedulers that restart only failed jobs need a code other than 0.',
   lower_bound=0,
   upper_bound=255,
 )
@@ -150,7 +163,7 @@ def _run() -> bool:
   except (ValueError, OSError, RuntimeError) as error:
     # Errors that a user can fix are reported without a traceback.
     logging.debug('%s', error, exc_info=True)
-    sys.exit(f'sqlm_jax: {error}\n(--verbosity=1 shows where)')
+    sys.exit(f'sqlm_jax: {error}\n(--verbosity=1 shows a traceback)')
 
 
 def _check_paths() -> None:
@@ -161,7 +174,7 @@ def _check_paths() -> None:
       storage.check(flag.value, f'--{flag.name}')
   if _EXPORT_DIR.value and storage.is_remote(_EXPORT_DIR.value):
     raise ValueError(
-      f'--export_dir={_EXPORT_DIR.value}: expected a directory of this machine'
+      f'--export_dir={_EXPORT_DIR.value}: expected a local directory'
     )
 
 
@@ -188,25 +201,25 @@ def _start_processes() -> None:
   if _DISTRIBUTED.value == 'off' and None in given:
     raise ValueError(
       '--coordinator_address, --num_processes, --process_id: expected all '
-      'three, or --distributed=auto'
+      'three of them, or --distributed=auto'
     )
   if _MODE.value not in ('train', 'eval'):
-    raise ValueError(f'--mode={_MODE.value}: expected to be one process')
+    raise ValueError(f'--mode={_MODE.value}: expected a single process')
   processes.start(*given)
   if not processes.is_first():
     display.mute()
 
 
 def _read_config() -> config_lib.Config:
-  """Returns the config of the flags, or that of the workdir without a file."""
+  """Returns the config of `--config`, or of the run in the workdir."""
   if _CONFIG.value is not None:
     config = config_lib.from_dict(_CONFIG.value.to_dict())
     if _MODE.value == 'eval' and _WORKDIR.value:
       # The model must be the run's; the evaluation settings may differ.
-      run_writer.check_config(
+      config_json.check(
         _WORKDIR.value,
         config_lib.to_dict(config),
-        may_change=config_lib.may_change_to_evaluate(config),
+        may_change=config_lib.MAY_CHANGE_TO_EVALUATE,
         complete=config_lib.complete,
       )
     return config
@@ -216,12 +229,12 @@ def _read_config() -> config_lib.Config:
     workdir, _ = compare.parse(compare.pair(_COMPARE.value)[0], None)
   if not workdir:
     raise ValueError(
-      '--config: expected a config file, or a --workdir that has a run'
+      '--config: expected a config file, or a --workdir with a run'
     )
-  stored = run_writer.read_config(workdir)
+  stored = config_json.read(workdir)
   if stored is None:
     raise ValueError(
-      f'{flag}={workdir}: expected a run in it, with its config.json, or '
+      f'{flag}={workdir}: expected a directory with a run (config.json), or '
       '--config=FILE'
     )
   return config_lib.from_dict(stored)
@@ -231,85 +244,79 @@ def _use_model(config: config_lib.Config) -> None:
   """Evaluates, samples from or exports a checkpoint or the initial model."""
   parts = build.build(config, _WORKDIR.value)
   if _MODE.value == 'eval':
-    evaluate_one = _compare if _COMPARE.value else _evaluate
-    evaluate_one(parts)
+    if _COMPARE.value:
+      _compare(parts)
+    else:
+      _evaluate(parts)
     return
   if _MODE.value == 'export':
     _check_export(parts)
   if _QUESTIONS_FILE.value:
     _check_questions_file(_ROLE.value)
-  saved = saved_lib.find(parts, _WORKDIR.value, _CHECKPOINT.value)
-  _note(f'{_ROLE.value} {saved.about}')
-  params = saved.load(_ROLE.value)
+  model = saved_models.find(parts, _WORKDIR.value, _CHECKPOINT.value)
+  _note(f'{_ROLE.value} {model.about}')
+  params = model.load(_ROLE.value)
   if _MODE.value == 'export':
-    _export(parts, params, saved.step)
+    _export(parts, params, model.step)
   elif _QUESTIONS_FILE.value:
-    _write_questions(parts, params)
+    count = sample.write_questions(parts, params, _QUESTIONS_FILE.value)
+    _note(f'wrote {count} questions to {_QUESTIONS_FILE.value}')
   elif _ROLE.value == 'proposer':
-    for _, text, reason in sample.questions(parts, params, saved.step):
-      text = display.clip(text, _LINE)
-      display.message(text if not reason else f'{text}   ({reason})')
+    _show_questions(parts, params, model.step)
   else:
-    for text, answer in sample.answers(parts, params, _typed_questions()):
-      text = display.clip(text, _LINE)
-      display.message(
-        text if text == answer else f'{text}   (read: {answer or "nothing"})'
-      )
+    _show_answers(parts, params)
 
 
 def _evaluate(parts: build.Parts) -> None:
-  asked = compare.find_set(parts, _DATASET.value)
-  saved = saved_lib.find(parts, _WORKDIR.value, _CHECKPOINT.value)
-  is_new = _WORKDIR.value and run_writer.read_config(_WORKDIR.value) is None
+  evaluation_set = evaluate.find_set(parts, _DATASET.value)
+  model = saved_models.find(parts, _WORKDIR.value, _CHECKPOINT.value)
+  is_new = _WORKDIR.value and config_json.read(_WORKDIR.value) is None
   if is_new and processes.is_first():
     # `--compare` finds an evaluated model by the config.json of its workdir.
-    run_writer.write_config(_WORKDIR.value, config_lib.to_dict(parts.config))
-  _note(f'solver {saved.about}')
-  record = compare.evaluate_saved(parts, saved, asked, _WORKDIR.value).record
-  display.summary('Evaluation', report.rows(record))
-  if 'reliability' in record:
-    curve = record['reliability']
-    display.message('\nHow far the votes can be trusted:')
+    config_json.write(_WORKDIR.value, config_lib.to_dict(parts.config))
+  _note(f'solver {model.about}')
+  result = evaluate.evaluate(
+    parts, model, evaluation_set, workdir=_WORKDIR.value
+  ).result
+  display.summary('Evaluation', report.rows(result))
+  if 'reliability' in result:
+    curve = result['reliability']
+    display.message('\nHow often votes are right, by agreement:')
     display.message(report.votes(curve))
     display.message(report.describe_votes(curve))
 
 
 def _compare(parts: build.Parts) -> None:
-  found, directory = compare.compare(
+  compared, directory = compare.compare(
     parts, _COMPARE.value, dataset=_DATASET.value, workdir=_WORKDIR.value
   )
-  display.message(report.to_markdown(found))
-  display.summary('Comparison', {'in': str(directory)})
+  display.message(report.to_markdown(compared))
+  display.summary('Comparison', {'directory': str(directory)})
+
+
+def _show_questions(
+  parts: build.Parts, params: policy_lib.Params, step: int
+) -> None:
+  for _, text, reason in sample.questions(parts, params, step):
+    text = display.clip(text, _LINE)
+    display.message(text if not reason else f'{text}   ({reason})')
+
+
+def _show_answers(parts: build.Parts, params: policy_lib.Params) -> None:
+  for text, answer in sample.answers(parts, params, _typed_questions()):
+    text = display.clip(text, _LINE)
+    if text != answer:
+      text += f'   (parsed: {answer or "nothing"})'
+    display.message(text)
 
 
 def _check_questions_file(role: str) -> None:
-  path = epath.Path(_QUESTIONS_FILE.value)
+  path = _QUESTIONS_FILE.value
   if _MODE.value != 'sample' or role != 'proposer':
     raise ValueError(
       f'--questions_file={path}: expected --mode=sample --role=proposer'
     )
-  if path.suffix != '.jsonl' or path.exists() or not path.parent.is_dir():
-    raise ValueError(
-      f'--questions_file={path}: expected a new .jsonl file in a directory '
-      'that is there'
-    )
-
-
-def _write_questions(parts: build.Parts, params) -> None:
-  path, count = epath.Path(_QUESTIONS_FILE.value), 0
-  num_steps = parts.config.num_steps
-  with (
-    path.open('w', encoding='utf-8') as file,
-    display.progress('Asking', num_steps) as report,
-  ):
-    for step in range(num_steps):
-      for proposal in sample.questions(parts, params, step):
-        if not proposal.reason:
-          line = json_text.dumps({'question': proposal.response})
-          file.write(f'{line}\n')
-          count += 1
-      report(step + 1, num_steps)
-  _note(f'{count} questions in {path}')
+  sample.check_questions_file(path)
 
 
 def _check_export(parts: build.Parts) -> None:
@@ -326,8 +333,8 @@ def _check_export(parts: build.Parts) -> None:
   )
 
 
-def _export(parts: build.Parts, params, step: int) -> None:
-  written = export.export_policy(
+def _export(parts: build.Parts, params: policy_lib.Params, step: int) -> None:
+  directory = export.export_policy(
     parts,
     params,
     _EXPORT_DIR.value,
@@ -339,9 +346,9 @@ def _export(parts: build.Parts, params, step: int) -> None:
   )
   sizes = {
     path.name: f'{path.stat().st_size / 1e6:.1f} MB'
-    for path in sorted(written.iterdir())
+    for path in sorted(directory.iterdir())
   }
-  display.summary(f'Exported to {written}', sizes)
+  display.summary(f'Exported to {directory}', sizes)
 
 
 def _note(text: str) -> None:
@@ -350,11 +357,11 @@ def _note(text: str) -> None:
     sys.stderr.write(f'[{text}]\n')
 
 
-def _typed_questions():
+def _typed_questions() -> Iterator[str]:
   """Yields lines of standard input, with a prompt on a terminal."""
-  typing = sys.stdin.isatty()
+  is_terminal = sys.stdin.isatty()
   while True:
-    if typing:
+    if is_terminal:
       sys.stderr.write('> ')
       sys.stderr.flush()
     line = sys.stdin.readline()

@@ -4,10 +4,13 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
+from sqlm_jax import display
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.run import build
 from sqlm_jax.selfplay import random_streams, responses
+from sqlm_jax.text import json_text
 
 
 def answers(
@@ -23,17 +26,17 @@ def answers(
   """
   build.check(parts)
   sampler = parts.samplers['solver']
-  one_greedy = sampler.settings._replace(
+  greedy = sampler.settings._replace(
     temperature=np.zeros(1, np.float32), top_p=np.ones(1, np.float32)
   )
   for question in questions:
     prompt = sampler.encode(parts.task.solver_prompts(question.strip())[0])
     if prompt is None:
       limit = parts.config.sampler.max_prompt_tokens
-      yield f'(over sampler.max_prompt_tokens={limit})', ''
+      yield f'(longer than sampler.max_prompt_tokens={limit})', ''
       continue
     sampled = responses.sample(
-      sampler._replace(settings=one_greedy),
+      sampler._replace(settings=greedy),
       params,
       [prompt],
       path=random_streams.key_path(
@@ -72,8 +75,41 @@ def questions(
   )
   finished = sampled.rollout.finished.reshape(-1)
   texts = [text for group in sampled.texts for text in group]
-  read = map(task.read_question, texts)
+  problems = map(task.read_question, texts)
   return [
     Proposal(text, problem.text, problem.reason if complete else 'unfinished')
-    for text, problem, complete in zip(texts, read, finished, strict=True)
+    for text, problem, complete in zip(texts, problems, finished, strict=True)
   ]
+
+
+def check_questions_file(path: epath.PathLike) -> None:
+  """Raises ValueError if `write_questions` cannot create the file."""
+  path = epath.Path(path)
+  if path.suffix != '.jsonl' or path.exists() or not path.parent.is_dir():
+    raise ValueError(
+      f'--questions_file={path}: expected a new .jsonl file in an existing '
+      'directory'
+    )
+
+
+def write_questions(
+  parts: build.Parts, params: policy_lib.Params, path: epath.PathLike
+) -> int:
+  """Writes the usable questions of `num_steps` steps to a .jsonl file.
+
+  Returns:
+    The number of questions.
+  """
+  count, num_steps = 0, parts.config.num_steps
+  with (
+    epath.Path(path).open('w', encoding='utf-8') as file,
+    display.progress('Sampling questions', num_steps) as show_progress,
+  ):
+    for step in range(num_steps):
+      for proposal in questions(parts, params, step):
+        if not proposal.reason:
+          line = json_text.dumps({'question': proposal.response})
+          file.write(f'{line}\n')
+          count += 1
+      show_progress(step + 1, num_steps)
+  return count

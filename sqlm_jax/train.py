@@ -19,17 +19,24 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sqlm_jax import closing, display, run_evaluations
+from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.game import repetition
-from sqlm_jax.run import build, divergence, evaluation_sets, train_states
+from sqlm_jax.run import (
+  build,
+  divergence,
+  evaluation_sets,
+  scheduled_evaluations,
+  summary,
+  train_states,
+)
 from sqlm_jax.selfplay import prefetch, step_types
 from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import (
   checkpoints,
-  evaluation_files,
-  rollout_rows,
+  config_json,
+  rollouts,
   run_writer,
   storage,
 )
@@ -79,7 +86,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
 
   Args:
     config: Config of the run; may be a ConfigDict.
-    workdir: Directory of the run, see `run_writer`.
+    workdir: Directory of the run, see `workdir.run_writer`.
 
   Returns:
     True if the run finished, False if a signal stopped it.
@@ -111,7 +118,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
     checkpoints.wait(run.manager)
     best = checkpoints.best_step(run.manager)
   if processes.is_first():
-    closing.report(parts, run.writer, progress.step, best)
+    summary.show(parts, directory, step=progress.step, best=best)
   # A run that was stopped after its last step may lack its last evaluation.
   return progress.step >= config.num_steps and not run.stop.now()
 
@@ -141,7 +148,7 @@ def _train_one_step(
     step, progress.states, progress.memory, run.game, first_round
   )
   metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
-  rows = rollout_rows.to_rows(
+  rows = rollouts.to_rows(
     outcome,
     seed=config.seed,
     show=functools.partial(run.parts.tokens.decode, skip_special=False),
@@ -149,9 +156,14 @@ def _train_one_step(
   run.writer.rollouts(step, rows)
   run.writer.metrics(step, metrics)
   shown = {**metrics, **scores, 'step': step}
-  run.table.update(shown, rollout_rows.sample_questions(outcome))
+  run.table.update(shown, rollouts.sample_questions(outcome))
   progress.states, progress.health, rolled_back = divergence.react(
-    run.parts, run.manager, step, progress.states, progress.health, outcome
+    run.parts,
+    run.manager,
+    step=step,
+    states=progress.states,
+    health=progress.health,
+    outcome=outcome,
   )
   if rolled_back:
     run.prefetcher.cancel()
@@ -197,10 +209,10 @@ def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
     evaluation_sets.check_disjoint(*sets)
   stored = config_lib.to_dict(parts.config)
   processes.from_first(
-    lambda: run_writer.check_config(
+    lambda: config_json.check(
       directory,
       stored,
-      may_change=config_lib.MAY_CHANGE,
+      may_change=config_lib.MAY_CHANGE_TO_RESUME,
       complete=config_lib.complete,
     )
   )
@@ -224,8 +236,8 @@ def _open_checkpoints(
     and not path.exists()
   ):
     raise ValueError(
-      f'{path}: expected the checkpoints of the run whose metrics.jsonl is '
-      'beside it, and they are gone. Bring them back, or name another --workdir'
+      f'{path}: this directory is missing, but metrics.jsonl of a run exists. '
+      'Restore the directory, or use another --workdir'
     )
   every, keep = config.checkpoint.every, config.checkpoint.keep
   return checkpoints.open_checkpoints(path, keep=keep, every=every)
@@ -242,7 +254,7 @@ def _restore_or_start(
   step, states, host = checkpoints.restore(
     manager, train_states.abstract_states(parts)
   )
-  display.message(f'Going on from the checkpoint of step {step}.')
+  display.message(f'Resuming from the checkpoint of step {step}.')
   health = divergence.from_host(host['health'])
   return _Progress(step, states, memory.add(host['questions']), health)
 
@@ -253,16 +265,11 @@ def _open_writer(
 ) -> Iterator[run_writer.RunWriter]:
   """Opens the writer, and removes output written after `step` steps."""
   stored = config_lib.to_dict(config)
-  processes.from_first(lambda: run_writer.write_config(directory, stored))
+  processes.from_first(lambda: config_json.write(directory, stored))
   writer = run_writer.RunWriter(directory, processes.index(), processes.count())
   with contextlib.closing(writer):
-    processes.from_first(lambda: _forget_after(step, writer))
+    processes.from_first(lambda: writer.rewind(step))
     yield writer
-
-
-def _forget_after(step: int, writer: run_writer.RunWriter) -> None:
-  writer.rewind(step)
-  evaluation_files.forget_after(writer.workdir, step)
 
 
 def _looks_ahead(config: config_lib.Config, step: int) -> bool:
@@ -283,7 +290,7 @@ def _save(
   run: _Run,
   progress: _Progress,
   *,
-  choice: run_evaluations.Choice | None = None,
+  choice: scheduled_evaluations.Choice | None = None,
   force: bool = False,
 ) -> None:
   """Saves a checkpoint if it is due, forced or the best so far.
@@ -298,7 +305,7 @@ def _save(
     run.manager,
     progress.step,
     progress.states,
-    host_state,
+    host_state=host_state,
     score=choice.score if choice else None,
     start_score=choice.start if choice else None,
     force=force or (choice is not None and choice.is_best),
@@ -307,17 +314,19 @@ def _save(
 
 def _save_score(run: _Run, progress: _Progress) -> None:
   """Adds the validation score to the checkpoint, or saves it if it is best."""
-  choice = run_evaluations.choose(run.parts, run.writer, progress.step)
+  choice = scheduled_evaluations.choose(
+    run.parts, run.writer.workdir, progress.step
+  )
   _save(run, progress, choice=choice)
 
 
 def _evaluate(run: _Run, progress: _Progress) -> dict[str, float]:
   """Runs the evaluations that are due, and returns their figures as metrics."""
-  return run_evaluations.evaluate_due(
+  return scheduled_evaluations.evaluate_due(
     run.parts,
     lambda: step_types.params_of('solver', progress.states, run.game),
-    progress.step,
-    run.writer,
+    step=progress.step,
+    writer=run.writer,
     stopped=run.stop.now,
     # Waits until a checkpoint that is being saved is on disk.
     before=lambda: checkpoints.wait(run.manager),

@@ -1,7 +1,7 @@
-"""A local double of Google Cloud Storage, for what goes through epath.
+"""In-memory substitute for Google Cloud Storage, for files opened by epath.
 
-Like the real one it has objects and no directories, replaces an object at once
-when a file is closed, and refuses to append to one.
+It has objects but no directories, replaces an object atomically when a file is
+closed, and does not support appending.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ class Bucket(memory.MemoryFileSystem):
     return '/' + path.strip('/') if path.strip('/') else ''
 
   def mkdir(self, path, create_parents=True, **kwargs):
-    """Does nothing: a directory is there as long as it has an object."""
+    """Does nothing, because a directory exists as long as it has an object."""
 
   def makedirs(self, path, exist_ok=False):
-    """Does nothing, as `mkdir`."""
+    """Does nothing, like `mkdir`."""
 
   def _open(self, path, mode='rb', **kwargs):
     if mode not in ('rb', 'wb', 'xb'):
-      raise NotImplementedError(f'mode={mode!r}: objects do not grow')
+      raise NotImplementedError(f'mode={mode!r}: objects cannot be appended to')
     return super()._open(path, mode, **kwargs)
 
 
 class Events:
-  """In the place of tensorboardX's own client of the real one."""
+  """Substitute for the storage client of tensorboardX."""
 
   def __init__(self, path: str):
     self._path, self._data = epath.Path(path), b''
@@ -58,8 +58,8 @@ class Events:
 
 
 @contextlib.contextmanager
-def doubled() -> Iterator[type[Bucket]]:
-  """Everything under gs:// is in memory, and empty at first."""
+def substituted() -> Iterator[type[Bucket]]:
+  """Context manager that keeps everything under gs:// in memory."""
   known = fsspec.registry.get('gcs')
   fsspec.register_implementation('gcs', Bucket, clobber=True)
   backend.fsspec_backend._get_filesystem.cache_clear()

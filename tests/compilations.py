@@ -1,4 +1,4 @@
-"""How often XLA compiles, and what."""
+"""Counts and names the programs that XLA compiles."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ def count() -> Iterator[list[float]]:
 
 
 class Program(NamedTuple):
-  """What was compiled: `jit(name)`, the shapes it takes, and when."""
+  """A compiled program: `jit(name)`, its argument shapes, and its steps."""
 
   name: str
   shapes: str

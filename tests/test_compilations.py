@@ -1,4 +1,4 @@
-"""What a longer run compiles: little, most of it at once, nothing twice."""
+"""A longer run compiles few programs, most of them early, none twice."""
 
 import collections
 
@@ -7,7 +7,7 @@ import pytest
 from configs import smoke
 from sqlm_jax import train
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.workdir import run_writer
+from sqlm_jax.workdir import jsonl
 from tests import compilations
 
 STEPS = 20
@@ -27,7 +27,7 @@ def compiled(tmp_path_factory):
   metrics = workdir / 'metrics.jsonl'
 
   def played():
-    return len(run_writer.read_jsonl(metrics)) if metrics.exists() else 0
+    return len(jsonl.read(metrics)) if metrics.exists() else 0
 
   with compilations.programs(played) as found:
     train.train(config_lib.from_dict(c.to_dict()), str(workdir))

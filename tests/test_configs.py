@@ -34,30 +34,10 @@ def load(name: str) -> config_lib.Config:
 def make_task(name: str) -> base.Task:
   """The task as it is read; nothing is run."""
   c = load(name)
-  t = c.task
-  task = prompted.make_task(
-    name=t.name,
-    topics=t.topics,
-    proposer_prompt=t.proposer_prompt,
-    proposer_stop=t.proposer_stop,
-    question_pattern=t.question_pattern,
-    solver_prompts=(t.solver_prompt, *t.solver_variants),
-    solver_stop=t.solver_stop,
-    answer_pattern=t.answer_pattern,
-    answer_kind=t.answer_kind,
-    checker=t.checker,
-    num_topics=1,
-  )
-  if t.answer_kind != 'code':
+  task = prompted.make_task(c.task, num_topics=1)
+  if c.task.answer_kind != 'code':
     return task
-  return coding_task.with_programs(
-    task,
-    tests=coding_task.Tests(
-      c.tests.pattern, c.tests.min_count, c.tests.max_count
-    ),
-    program=c.tests.program,
-    open_sandbox=lambda: None,
-  )
+  return coding_task.with_programs(task, c.tests, lambda: None)
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')))

@@ -1,3 +1,5 @@
+"""Tests of the output on a terminal and in a log."""
+
 import contextlib
 import io
 import os
@@ -29,10 +31,10 @@ def shown(console) -> str:
 
 
 def screen(output: str) -> list[str]:
-  """What a terminal shows after it: lines, without trailing blanks.
+  """Returns the lines that a terminal shows, without trailing spaces.
 
-  Knows what rich writes: line feeds, carriage returns, cursor up, erase line;
-  colours and the cursor's visibility change nothing here.
+  It handles the codes that rich writes: line feeds, carriage returns, cursor up
+  and erase line. Colors and the visibility of the cursor are ignored.
   """
   rows, row, column = [''], 0, 0
   for part in re.findall(r'\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+', output):
@@ -46,7 +48,7 @@ def screen(output: str) -> list[str]:
     elif part == '\x1b[2K':
       rows[row] = ''
     elif part.startswith('\x1b'):
-      assert part[-1] in 'mhl', f'{part!r} is not in this terminal'
+      assert part[-1] in 'mhl', f'{part!r} is not handled'
     else:
       line = rows[row].ljust(column)
       rows[row] = line[:column] + part + line[column + len(part) :]
@@ -63,7 +65,7 @@ def screen(output: str) -> list[str]:
     (display.Sample('', '', 8, 8), ' →  (8 of 8)'),
   ],
 )
-def test_sample_is_one_line(sample, line):
+def test_a_sample_is_shown_on_one_line(sample, line):
   assert display.describe(sample) == line
 
 
@@ -73,25 +75,25 @@ def test_sample_is_one_line(sample, line):
     ('abcdef', 'abcdef'),
     ('abcdefg', 'abcde…'),
     ('abcde fgh', 'abcde…'),
-    ('\x1b[2Jab', '[2Jab'),  # without its escape a code is only text
+    ('\x1b[2Jab', '[2Jab'),  # without the escape character, a code is text
     ('a\u202eb', 'a b'),  # would write the rest of the line backwards
     ('a\u2028b\x85c', 'a b c'),  # line breaks beyond \n
     ('日本語', '日本語'),  # two columns each
     ('日本語日', '日本…'),
   ],
 )
-def test_clip_keeps_to_one_line_of_columns(text, line):
+def test_clip_returns_one_line_of_at_most_width_columns(text, line):
   assert display.clip(text, 6) == line
 
 
 @hypothesis.given(strategies.text(), strategies.integers(1, 30))
-def test_no_text_gets_out_of_its_line(text, width):
+def test_clipped_text_is_printable_and_not_too_wide(text, width):
   line = display.clip(text, width)
   assert rich.cells.cell_len(line) <= width
   assert line == '' or line.isprintable()
 
 
-def test_log_has_a_plain_line_a_step():
+def test_a_log_has_a_plain_line_per_step():
   console = log_console()
   columns = display.columns('addition/test', 4)
   with display.LiveTable(columns, console=console) as table:
@@ -108,7 +110,7 @@ def test_log_has_a_plain_line_a_step():
   )
 
 
-def test_long_line_of_a_log_is_not_wrapped():
+def test_long_lines_of_a_log_are_not_wrapped():
   console = log_console()
   columns = [display.Column(f'name{i}', f'm{i}', '{:.2f}') for i in range(20)]
   with display.LiveTable(columns, console=console) as table:
@@ -116,7 +118,7 @@ def test_long_line_of_a_log_is_not_wrapped():
   assert shown(console).count('\n') == 1
 
 
-def test_terminal_shows_the_last_steps_and_their_samples_once():
+def test_a_terminal_shows_the_last_steps_and_samples_once():
   console = terminal_console()
   columns = display.columns('addition/test', 4)
   with display.LiveTable(columns, height=2, console=console) as table:
@@ -133,7 +135,7 @@ def test_terminal_shows_the_last_steps_and_their_samples_once():
   assert [row for row in rows if '→' in row] == ['  7 + 8 → 15 (6 of 8)']
 
 
-def test_text_of_a_model_cannot_steer_the_terminal():
+def test_generated_text_cannot_control_the_terminal():
   console = terminal_console()
   text = '[bold]x[/bold] [/] \x1b[2J\x1b]0;title\x07 \r\n\x9b2J'
   with display.LiveTable(display.columns('t', 4), console=console) as table:
@@ -145,14 +147,14 @@ def test_text_of_a_model_cannot_steer_the_terminal():
   assert f'  {line} → ' in '\n'.join(screen(shown(console)))
 
 
-def test_table_closes_after_an_error():
+def test_the_table_is_closed_after_an_error():
   console = terminal_console()
   stderr = sys.stderr
   table = display.LiveTable(display.columns('t', 4), console=console)
   with pytest.raises(KeyboardInterrupt), table:
     raise KeyboardInterrupt
   assert sys.stderr is stderr
-  assert shown(console).count('\x1b[?25h') == 1  # the cursor is back
+  assert shown(console).count('\x1b[?25h') == 1  # the cursor is shown again
 
 
 SCRIPT = """
@@ -180,16 +182,20 @@ COMMAND = [sys.executable, '-W', 'error', '-c', SCRIPT]
 ENVIRONMENT = os.environ | {'TERM': 'xterm', 'COLUMNS': '80', 'LINES': '40'}
 
 
-def test_log_lines_do_not_tear_the_table():
-  ours, theirs = os.openpty()
+def test_log_lines_appear_above_the_table():
+  terminal_end, process_end = os.openpty()
   process = subprocess.Popen(
-    COMMAND, env=ENVIRONMENT, stdin=theirs, stdout=theirs, stderr=theirs
+    COMMAND,
+    env=ENVIRONMENT,
+    stdin=process_end,
+    stdout=process_end,
+    stderr=process_end,
   )
-  os.close(theirs)
+  os.close(process_end)
   output = b''
   with (
-    os.fdopen(ours, 'rb', buffering=0) as terminal,
-    contextlib.suppress(OSError),  # how Linux ends a terminal
+    os.fdopen(terminal_end, 'rb', buffering=0) as terminal,
+    contextlib.suppress(OSError),  # raised by Linux when the process has ended
   ):
     while part := terminal.read(65536):
       output += part
@@ -203,8 +209,8 @@ def test_log_lines_do_not_tear_the_table():
   assert [row for row in rows[6:] if row][-1] == 'log line after'
 
 
-def test_log_file_gets_no_control_codes():
-  found = subprocess.run(
+def test_a_log_file_has_no_control_codes():
+  process = subprocess.run(
     COMMAND,
     env=ENVIRONMENT,
     capture_output=True,
@@ -212,7 +218,7 @@ def test_log_file_gets_no_control_codes():
     check=True,
     timeout=60,
   )
-  assert found.stdout.splitlines() == [
+  assert process.stdout.splitlines() == [
     line
     for step in range(3)
     for line in (
@@ -221,10 +227,10 @@ def test_log_file_gets_no_control_codes():
       'evaluating (2)',
     )
   ]
-  assert 'log line 1\n' in found.stderr
+  assert 'log line 1\n' in process.stderr
 
 
-def test_output_survives_a_terminal_without_unicode():
+def test_a_terminal_without_unicode_shows_question_marks():
   buffer = io.BytesIO()
   file = io.TextIOWrapper(buffer, encoding='ascii')
   console = rich.console.Console(file=file, width=80)
@@ -234,20 +240,20 @@ def test_output_survives_a_terminal_without_unicode():
   assert buffer.getvalue() == b'step 0\n  7 + 8 ? 15 (6 of 8)\n'
 
 
-def test_time_left_is_told_however_long_a_batch_takes():
+def test_the_remaining_time_is_shown_for_slow_batches():
   times = [0.0]
   console = log_console(
     force_terminal=True, color_system=None, get_time=lambda: times[-1]
   )
   with display.progress('evaluating', 100, console=console) as report:
-    # 5 were done before. Then 10 a minute, the first ones with a compilation.
+    # 5 were done before this start, and 10 more in each minute.
     for minute, done in enumerate((5, 15, 25)):
       times.append(60.0 * minute)
       report(done, 100)
   assert '0:07:30' in shown(console)
 
 
-def test_summary_lines_up_and_does_not_break_commands():
+def test_a_summary_is_aligned_and_does_not_wrap_commands():
   console = log_console()
   command = 'python -m sqlm_jax.main ' + '--config.some.key=value ' * 5
   rows = {'before': '50%', 'now try': command.strip()}

@@ -1,4 +1,4 @@
-"""What README and docs tell a user to type."""
+"""Tests of the commands, links and names in README, docs and configs."""
 
 import pathlib
 import re
@@ -30,24 +30,25 @@ OUR_FLAGS = [
   'process_id',
   'verbosity',
 ]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+PAGES += sorted((ROOT / 'tools').rglob('*.md'))
 PAGES += sorted((ROOT / 'configs').glob('*.py'))
 
 
 def commands():
-  """Every command line that starts our program, wherever it stands."""
-  found = set()
+  """Returns the page and flags of every documented command line."""
+  lines = set()
   for page in PAGES:
     text = page.read_text().replace('\\\\\n', ' ').replace('\\\n', ' ')
     for match in re.finditer(
       r'(?:python -m sqlm_jax\.main|launch/[^\n]* -- )([^`|&\n]*)', text
     ):
-      found.add((page.name, ' '.join(match[1].split())))
-  return sorted(found)
+      lines.add((page.name, ' '.join(match[1].split())))
+  return sorted(lines)
 
 
 def shown_in_docs(path: str) -> bool:
-  """Whether a page tells the user to save a file of this name."""
+  """Returns True if a page tells the user to save a file with this name."""
   return any(f'`{path}`' in page.read_text() for page in PAGES) or any(
     f'--config={path}' in page.read_text() and page.suffix == '.md'
     for page in PAGES
@@ -61,24 +62,25 @@ def test_there_are_commands_to_check():
 @pytest.mark.parametrize('page, line', commands())
 def test_commands_parse(page, line, monkeypatch):
   words = shlex.split(line)
-  # What follows a colon is the file's own.
-  named = [
+  # The config file itself interprets the text after a colon.
+  config_files = [
     w.removeprefix('--config=').split(':')[0] for w in words if '--config=' in w
   ]
-  if named and not (ROOT / named[0]).exists():
-    assert shown_in_docs(named[0]), f'{page}: {named[0]} does not exist'
-    words = [w.replace(named[0], 'configs/quickstart.py') for w in words]
+  if config_files and not (ROOT / config_files[0]).exists():
+    path = config_files[0]
+    assert shown_in_docs(path), f'{page}: {path} does not exist'
+    words = [w.replace(path, 'configs/quickstart.py') for w in words]
   monkeypatch.chdir(ROOT)
   with_flags = flags.FlagValues()
   for name in OUR_FLAGS:
     with_flags[name] = flags.FLAGS[name]
-  # The flag of a config puts its overrides where it was defined.
+  # Overrides are added to the FlagValues in which the flag was defined.
   config_flags.DEFINE_config_file('config', flag_values=with_flags)
   monkeypatch.setattr(flags, 'FLAGS', with_flags)
-  # ml_collections looks for overrides there, whatever it is told to parse.
+  # ml_collections reads overrides from sys.argv, not from its argument.
   monkeypatch.setattr(sys, 'argv', ['main', *words])
   main.parse_flags(sys.argv)
-  if named:
+  if config_files:
     config_lib.from_dict(with_flags['config'].value.to_dict())
   assert with_flags['mode'].value in ('train', 'eval', 'sample', 'export')
 
@@ -91,3 +93,23 @@ def test_links_and_named_functions_exist(page):
   for path, name in re.findall(r'`(\w+/\w+\.py):(\w+)`', text):
     source = (ROOT / 'sqlm_jax' / path).read_text()
     assert f'def {name}(' in source, f'{path}:{name}'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_named_scripts_exist(page):
+  names = re.findall(
+    r'python -m ((?:benchmarks|tools)[\w.]*\w)', page.read_text()
+  )
+  for name in names:
+    path = ROOT / name.replace('.', '/')
+    assert path.with_suffix('.py').exists() or path.is_dir(), name
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_named_config_keys_exist(page):
+  names = {key.name for key in config_lib.KEYS}
+  # `policy.name` is also a function of `models/policy.py`.
+  groups = '|'.join({name.split('.')[0] for name in names} - {'policy'})
+  for key in re.findall(rf'`((?:{groups})\.[\w.]+)[=`]', page.read_text()):
+    key = key.rstrip('.')
+    assert key in names or any(name.startswith(f'{key}.') for name in names)

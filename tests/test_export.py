@@ -1,4 +1,4 @@
-"""Runs that go out to transformers and peft, with a card that tells of them."""
+"""Tests of exports for transformers and peft, and of their model card."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ from tests.pretrained import families
 
 torch = pytest.importorskip('torch')
 
-# transformers warns of settings that tiny models have and real ones have not.
+# transformers warns about settings of tiny models.
 pytestmark = pytest.mark.filterwarnings('ignore')
 
 PROMPTS = ['3 + 4 = ', 'a', 'Questions:\n']
@@ -33,7 +33,7 @@ PROMPTS = ['3 + 4 = ', 'a', 'Questions:\n']
 
 @pytest.fixture(scope='module')
 def model_path(tmp_path_factory):
-  """A directory as users have them: a tiny model that reads bytes."""
+  """Returns the directory of a tiny model with a byte-level tokenizer."""
   directory = tmp_path_factory.mktemp('model')
   families.make('qwen2', directory, vocab_size=264, eos_token_id=256)
   tokenizer.byte_tokenizer().save(directory)
@@ -47,7 +47,7 @@ def make_config(model_path, **changes) -> config_lib.Config:
   c.mesh.data = 1
   c.policy.shared = False
   c.evaluation.every = 0
-  # Random models write nothing that can be read: take every word for one.
+  # Accepts every word, because a random model writes no readable answers.
   c.task.question_pattern = ''
   c.task.answer_kind = 'text'
   c.task.checker = 'none'
@@ -58,7 +58,7 @@ def make_config(model_path, **changes) -> config_lib.Config:
 
 @pytest.fixture(scope='module', params=['all weights', 'lora'])
 def run(request, model_path, tmp_path_factory):
-  """A finished run of two steps with a policy a role, and its parts."""
+  """Returns the workdir and parts of a run with one policy per role."""
   workdir = tmp_path_factory.mktemp('run')
   changes = {'model.lora.rank': 2} if request.param == 'lora' else {}
   config = make_config(model_path, **changes)
@@ -90,7 +90,7 @@ def export_role(run, role, directory, **kwargs):
   return params
 
 
-def our_greedy_texts(parts, params):
+def greedy_texts(parts, params):
   sampler = parts.samplers['evaluation']
   prompts = [sampler.encode(prompt) for prompt in PROMPTS]
   sampled = responses.sample(
@@ -100,19 +100,19 @@ def our_greedy_texts(parts, params):
 
 
 @pytest.mark.parametrize('role', ['solver', 'proposer'])
-def test_transformers_writes_the_same_greedy_text(run, role, tmp_path):
+def test_transformers_generates_the_same_greedy_text(run, role, tmp_path):
   params = export_role(run, role, tmp_path / 'out')
-  expected, slots = our_greedy_texts(run[1], params)
+  expected, slots = greedy_texts(run[1], params)
   model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out')
   reader = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
   assert model.generation_config.eos_token_id == [256]
   for prompt, text in zip(PROMPTS, expected, strict=True):
     tokens = reader(prompt, return_tensors='pt')
     ids = model.generate(**tokens, do_sample=False, max_new_tokens=slots)
-    found = reader.decode(
+    generated = reader.decode(
       ids[0, tokens['input_ids'].shape[1] :], skip_special_tokens=True
     )
-    assert found == text
+    assert generated == text
 
 
 def test_the_roles_differ_from_each_other_and_from_the_start(run, tmp_path):
@@ -129,15 +129,15 @@ def test_the_roles_differ_from_each_other_and_from_the_start(run, tmp_path):
     assert not torch.equal(weights[i], weights[i - 1])
 
 
-def test_an_exported_model_is_a_model_to_start_from(run, tmp_path):
+def test_a_run_can_start_from_an_exported_model(run, tmp_path):
   params = export_role(run, 'solver', tmp_path / 'out')
   again = build.build(make_config(tmp_path / 'out'))
-  expected, _ = our_greedy_texts(run[1], params)
-  found, _ = our_greedy_texts(again, again.load_params('float32'))
-  assert found == expected
+  expected, _ = greedy_texts(run[1], params)
+  texts, _ = greedy_texts(again, again.load_params('float32'))
+  assert texts == expected
 
 
-def test_adapters_for_peft(run, tmp_path):
+def test_adapters_in_peft_equal_the_merged_model(run, tmp_path):
   peft = pytest.importorskip('peft')
   _, parts = run
   if not parts.lora:
@@ -145,21 +145,23 @@ def test_adapters_for_peft(run, tmp_path):
       export_role(run, 'solver', tmp_path / 'out', as_adapter=True)
     return
   export_role(run, 'solver', tmp_path / 'adapter', as_adapter=True)
-  export_role(run, 'solver', tmp_path / 'whole')
+  export_role(run, 'solver', tmp_path / 'merged')
   base = transformers.AutoModelForCausalLM.from_pretrained(
     parts.config.model.path
   )
   adapted = peft.PeftModel.from_pretrained(base, tmp_path / 'adapter')
-  whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'whole')
+  merged = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path / 'merged'
+  )
   text = torch.arange(30)[None] + 60
   with torch.no_grad():
     torch.testing.assert_close(
-      adapted(text).logits, whole(text).logits, atol=1e-4, rtol=0
+      adapted(text).logits, merged(text).logits, atol=1e-4, rtol=0
     )
 
 
-def named(parts, path):
-  """The same parts, had the model been found under another name."""
+def with_path(parts, path):
+  """Returns the parts with another path of the model."""
   model = dataclasses.replace(parts.config.model, path=path)
   return parts._replace(config=dataclasses.replace(parts.config, model=model))
 
@@ -182,7 +184,7 @@ def test_an_adapter_names_a_base_that_peft_can_find(
   step, params = trained(workdir, parts, 'solver')
   monkeypatch.setattr(catalog, 'resolve', pathlib.Path)
   export.export_policy(
-    named(parts, path),
+    with_path(parts, path),
     params,
     str(tmp_path / 'out'),
     step=step,
@@ -190,24 +192,24 @@ def test_an_adapter_names_a_base_that_peft_can_find(
     dtype='float32',
     as_adapter=True,
   )
-  written = json.loads((tmp_path / 'out' / 'adapter_config.json').read_text())
-  assert written['base_model_name_or_path'] == base
-  assert written['revision'] == revision
+  stored = json.loads((tmp_path / 'out' / 'adapter_config.json').read_text())
+  assert stored['base_model_name_or_path'] == base
+  assert stored['revision'] == revision
 
 
-def test_adapters_of_a_model_that_has_images_are_refused(run, tmp_path):
-  """PEFT would look for the layers under another name, and find none."""
+def test_adapters_of_a_model_with_images_are_rejected(run, tmp_path):
+  """PEFT would search for the layers under another name."""
   _, parts = run
   (tmp_path / 'config.json').write_text('{"model_type": "gemma3"}')
   with pytest.raises(
-    ValueError, match='is of images' if parts.lora else 'lora'
+    ValueError, match='processes images' if parts.lora else 'lora'
   ):
     export.check_target(
-      named(parts, str(tmp_path)), str(tmp_path / 'out'), as_adapter=True
+      with_path(parts, str(tmp_path)), str(tmp_path / 'out'), as_adapter=True
     )
 
 
-def test_the_card_says_what_it_was_trained_on(run, tmp_path):
+def test_the_card_counts_the_training_data(run, tmp_path):
   workdir, parts = run
   export_role(run, 'solver', tmp_path / 'out')
   card = (tmp_path / 'out' / 'README.md').read_text()
@@ -219,8 +221,12 @@ def test_the_card_says_what_it_was_trained_on(run, tmp_path):
   rows = parquet.read_table(workdir / 'rollouts').to_pylist()
   proposals = [row for row in rows if row['role'] == 'proposer']
   answers = [row for row in rows if row['role'] == 'solver']
-  assert f'In 2 steps {len(proposals)} proposals' in card
-  assert f'To these {len(answers)} answers were sampled' in card
+  trained_on = sum(row['trained_on'] for row in answers)
+  assert f'In 2 steps, {len(proposals)} proposals were sampled.' in card
+  assert (
+    f'For these questions, {len(answers)} answers were sampled, and '
+    f'{trained_on} of them were trained on.'
+  ) in card
   assert '| 0 | ' in card  # evaluated before and after
   assert '| 2 | ' in card
   assert f'"path": "{parts.config.model.path}"' in card
@@ -229,7 +235,7 @@ def test_the_card_says_what_it_was_trained_on(run, tmp_path):
 
 @pytest.mark.parametrize('mask', [0o022, 0o077, 0o002])
 @pytest.mark.parametrize('as_adapter', [False, True])
-def test_whom_an_export_is_for_is_what_the_umask_says(
+def test_the_permissions_of_an_export_follow_the_umask(
   run, tmp_path, mask, as_adapter
 ):
   if as_adapter and not run[1].lora:
@@ -248,14 +254,14 @@ def test_whom_an_export_is_for_is_what_the_umask_says(
   assert stat.S_IMODE((tmp_path / 'out').stat().st_mode) == 0o777 & ~mask
 
 
-def test_a_directory_that_is_not_empty_is_left_alone(run, tmp_path):
+def test_a_directory_that_is_not_empty_is_not_changed(run, tmp_path):
   (tmp_path / 'mine.txt').write_text('mine')
   with pytest.raises(ValueError, match='expected a directory that does not'):
     export_role(run, 'solver', tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']
 
 
-def test_what_is_cut_off_leaves_nothing_behind(run, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_no_files(run, tmp_path, monkeypatch):
   def full_disk(*args, **kwargs):
     raise OSError('No space left on device')
 
@@ -265,11 +271,11 @@ def test_what_is_cut_off_leaves_nothing_behind(run, tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
-def test_adapters_resume_and_leave_the_base_alone(run, tmp_path):
-  """One and one step equal two, and no base is stored."""
+def test_adapters_resume_and_the_base_is_not_stored(run, tmp_path):
+  """Two runs of one step equal a run of two steps."""
   workdir, parts = run
   if not parts.lora:
-    return  # tests/test_train.py has it
+    return  # tests/test_train.py tests runs without adapters
   shutil.copytree(workdir, tmp_path / 'run')
   for step in (1, 2):
     config = make_config(
@@ -277,9 +283,9 @@ def test_adapters_resume_and_leave_the_base_alone(run, tmp_path):
     )
     train.train(config, str(tmp_path / 'again'))
   for role in ('solver', 'proposer'):
-    found = trained(pathlib.Path(tmp_path / 'again'), parts, role)
+    resumed = trained(pathlib.Path(tmp_path / 'again'), parts, role)
     expected = trained(workdir, parts, role)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(np.testing.assert_array_equal, resumed, expected)
   names = {
     path[-1].key
     for path, _ in jax.tree.leaves_with_path(
@@ -289,10 +295,12 @@ def test_adapters_resume_and_leave_the_base_alone(run, tmp_path):
   assert names == {'lora_a', 'lora_b'}
 
 
-def test_the_card_says_where_questions_came_from_and_what_was_paid(model_path):
-  own = export.describe_data(make_config(model_path))
-  assert 'No question came from outside' in own
-  assert "agreement with the majority of the solver's own answers. Seed" in own
+def test_the_card_describes_the_questions_and_rewards(model_path):
+  proposed = export.describe_data(make_config(model_path))
+  assert 'No question came from outside' in proposed
+  assert (
+    "agreement with the majority of the solver's own answers. The seed was 0."
+  ) in proposed
   changes = {
     'task.questions': 'mine.jsonl',
     'solver.rewards.majority': 0.0,
@@ -301,7 +309,7 @@ def test_the_card_says_where_questions_came_from_and_what_was_paid(model_path):
   }
   given = export.describe_data(make_config(model_path, **changes))
   assert 'All questions came from `mine.jsonl`.' in given
-  assert 'right or wrong (a control) and nothing: by coin flips' in given
+  assert 'right or wrong (a control) and nothing: rewards were coin' in given
   assert 'outside' not in given
 
 
@@ -315,7 +323,7 @@ def test_the_card_says_where_questions_came_from_and_what_was_paid(model_path):
     ('float32', 'bfloat16', 2, 'float32'),
   ],
 )
-def test_what_is_exported_is_what_was_evaluated(
+def test_the_default_dtype_is_the_one_that_was_evaluated(
   dtype, param_dtype, rank, exported
 ):
   c = smoke.get_config()

@@ -1,6 +1,7 @@
-"""The architecture holds: who may import whom, checked by import-linter."""
+"""Tests of the architecture: imports, names and the table of modules."""
 
 import ast
+import collections
 import pathlib
 import re
 import subprocess
@@ -17,19 +18,19 @@ MODULES = {
 
 def test_import_contracts_are_kept():
   command = 'from importlinter.cli import lint_imports_command as c; c()'
-  found = subprocess.run(
+  process = subprocess.run(
     [sys.executable, '-c', command, '--no-cache'],
     cwd=ROOT,
     capture_output=True,
     text=True,
     timeout=120,
   )
-  assert found.returncode == 0, found.stdout + found.stderr
-  assert 'Contracts: 6 kept, 0 broken.' in found.stdout
+  assert process.returncode == 0, process.stdout + process.stderr
+  assert 'Contracts: 6 kept, 0 broken.' in process.stdout
 
 
 def imports(tree: ast.AST) -> set[str]:
-  """Dotted names of all that a module imports, modules and what is in them."""
+  """Returns the dotted names of everything that a module imports."""
   names = set()
   for node in ast.walk(tree):
     if isinstance(node, ast.Import):
@@ -42,13 +43,15 @@ def imports(tree: ast.AST) -> set[str]:
 @pytest.mark.parametrize(
   'libraries, allowed',
   [
-    # import-linter sees absl as a whole, and every module may log.
+    # import-linter cannot distinguish these modules from absl.logging.
     (('absl.flags', 'absl.app'), {'sqlm_jax/main.py'}),
-    # A ConfigDict is accepted, and converted at once.
+    # config.schema accepts a ConfigDict and converts it immediately.
     (('ml_collections',), {'sqlm_jax/main.py', 'sqlm_jax/config/schema.py'}),
   ],
 )
-def test_only_the_edge_knows_flags_and_config_dicts(libraries, allowed):
+def test_only_main_and_the_config_use_flags_and_config_dicts(
+  libraries, allowed
+):
   importing = {
     name
     for name, tree in MODULES.items()
@@ -57,8 +60,8 @@ def test_only_the_edge_knows_flags_and_config_dicts(libraries, allowed):
   assert importing <= allowed
 
 
-def test_imports_stand_at_the_top():
-  # Only what an operating system may lack is imported when it is used.
+def test_modules_are_imported_at_the_top():
+  # Exceptions are modules that some operating systems lack.
   optional = {'fcntl', 'msvcrt', 'resource'}
   hidden = {
     f'{name}:{node.lineno}'
@@ -72,36 +75,36 @@ def test_imports_stand_at_the_top():
   assert not hidden
 
 
-def test_a_start_imports_no_library_that_it_may_not_need():
-  found = subprocess.run(
+def test_main_does_not_import_slow_libraries_at_the_start():
+  process = subprocess.run(
     [sys.executable, '-c', 'import sys, sqlm_jax.main; print(*sys.modules)'],
     cwd=ROOT,
     capture_output=True,
     text=True,
     timeout=120,
   )
-  assert found.returncode == 0, found.stderr
-  loaded = set(found.stdout.split())
+  assert process.returncode == 0, process.stderr
+  loaded = set(process.stdout.split())
   assert 'sqlm_jax.main' in loaded
   assert not loaded & {'sympy', 'matplotlib', 'scipy.stats'}
 
 
-def test_only_sharding_names_the_axes_of_the_mesh():
-  found = {
+def test_only_sharding_contains_the_names_of_mesh_axes():
+  modules = {
     name
     for name, tree in MODULES.items()
     for node in ast.walk(tree)
     if isinstance(node, ast.Constant) and node.value in ('fsdp', 'tensor')
   }
-  assert found <= {'sqlm_jax/distributed/sharding.py'}
+  assert modules <= {'sqlm_jax/distributed/sharding.py'}
 
 
-def test_nothing_is_called_utils():
+def test_no_module_has_a_meaningless_name():
   names = {path.stem for path in ROOT.rglob('*.py')}
   assert not names & {'utils', 'util', 'common', 'helpers', 'misc'}
 
 
-def test_the_map_of_the_architecture_lists_every_module():
+def test_the_table_of_modules_is_complete():
   rows = re.findall(
     r'^\| (?:`([a-z/]+)/`)? ?\| ((?:`\w+` ?)+)\|',
     (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8'),
@@ -119,3 +122,9 @@ def test_the_map_of_the_architecture_lists_every_module():
     if path.name != '__init__.py'
   ]
   assert sorted(listed) == sorted(modules)
+
+
+def test_no_two_modules_have_the_same_name():
+  names = collections.Counter(pathlib.Path(name).stem for name in MODULES)
+  del names['__init__']
+  assert {name for name, count in names.items() if count > 1} == set()

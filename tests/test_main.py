@@ -1,4 +1,4 @@
-"""The command line: what it refuses, and the modes beside training."""
+"""Tests of the command line: invalid flags, and all modes except training."""
 
 import io
 import json
@@ -16,14 +16,14 @@ from sqlm_jax import main, sample, train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.run import divergence
 from sqlm_jax.tasks import question_files
-from sqlm_jax.workdir import run_writer
+from sqlm_jax.workdir import jsonl
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = '--config=configs/smoke.py'
 
 
 def run(*words, text=None):
-  """The program as a user starts it."""
+  """Runs the program as a user does."""
   return subprocess.run(
     [sys.executable, '-m', 'sqlm_jax.main', *words],
     cwd=ROOT,
@@ -36,7 +36,7 @@ def run(*words, text=None):
 
 @pytest.fixture
 def start(monkeypatch):
-  """Runs a command line in this process, with flags of its own."""
+  """Returns a function that runs a command line in this process."""
 
   def call(*words):
     values = flags.FlagValues()
@@ -83,7 +83,7 @@ def start(monkeypatch):
     for name, holder in holders.items():
       monkeypatch.setattr(main, name, holder)
     monkeypatch.setattr(flags, 'FLAGS', values)
-    # ml_collections looks for overrides there, whatever it is told to parse.
+    # ml_collections reads overrides from sys.argv, not from its argument.
     monkeypatch.setattr(sys, 'argv', ['main', *words])
     monkeypatch.chdir(ROOT)
     main.main(main.parse_flags(sys.argv))
@@ -93,7 +93,7 @@ def start(monkeypatch):
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """A run of no steps: evaluated and saved, ready to be used."""
+  """Returns the workdir of a run of 0 steps, evaluated and saved."""
   workdir = tmp_path_factory.mktemp('runs') / 'smoke'
   c = smoke.get_config()
   c.num_steps = 0
@@ -110,14 +110,14 @@ def workdir(tmp_path_factory):
   'words, message',
   [
     ((SMOKE,), '--workdir: expected a directory for the run'),
-    ((), '--config: expected a config file, or a --workdir that has a run'),
+    ((), '--config: expected a config file, or a --workdir with a run'),
     (
       ('--workdir=/nowhere/at/all',),
-      '--workdir=/nowhere/at/all: expected a run',
+      '--workdir=/nowhere/at/all: expected a directory with a run',
     ),
     (
       ('--mode=eval', '--compare=/no/where@0,/tmp/x@0'),
-      '--compare=/no/where: expected a run in it, with its config.json',
+      '--compare=/no/where: expected a directory with a run (config.json)',
     ),
     (
       ('--config', 'configs/nosuch.py'),
@@ -142,7 +142,7 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--workdir=README.md'),
-      'README.md: expected a directory, and it is a file',
+      'README.md: expected a directory, not a file',
     ),
     (
       ('--config=configs/nosuch.py',),
@@ -178,7 +178,7 @@ def workdir(tmp_path_factory):
     ),
     (
       ('--config.num_steps=3',),
-      '--config.num_steps=3: expected --config=FILE beside it',
+      '--config.num_steps=3: expected --config=FILE as well',
     ),
     ((SMOKE, '--mode=play'), 'flag --mode=play: value should be one of <train'),
     ((SMOKE, '--wrokdir=x'), "Unknown command line flag 'wrokdir'"),
@@ -216,11 +216,11 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--num_processes=2'),
-      '--process_id: expected all three, or --distributed=auto',
+      '--process_id: expected all three of them, or --distributed=auto',
     ),
     (
       ('--mode=sample', '--workdir=/tmp/x', '--distributed=auto'),
-      '--mode=sample: expected to be one process',
+      '--mode=sample: expected a single process',
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.loss.kl_coef=nan'),
@@ -260,42 +260,42 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.sampler.max_prompt_tokens=9'),
-      'sampler.max_prompt_tokens=9: expected room for the proposer prompt',
+      'sampler.max_prompt_tokens=9: too small for the proposer prompt',
     ),
   ],
 )
-def test_a_bad_command_line_is_refused_in_one_paragraph(start, words, message):
+def test_an_invalid_command_line_is_explained_in_one_paragraph(
+  start, words, message
+):
   with pytest.raises(SystemExit) as caught:
     start(*words)
-  told = str(caught.value.code)
-  assert told.startswith('sqlm_jax: ')
-  assert message in told
-  assert 'Traceback' not in told
+  error = str(caught.value.code)
+  assert error.startswith('sqlm_jax: ')
+  assert message in error
+  assert 'Traceback' not in error
 
 
-def test_a_missing_model_leaves_no_workdir_behind(start, tmp_path):
+def test_a_missing_model_creates_no_workdir(start, tmp_path):
   path = tmp_path / 'nosuch.gguf'
   with pytest.raises(SystemExit, match=r'nosuch\.gguf'):
     start(SMOKE, f'--workdir={tmp_path / "run"}', f'--config.model.path={path}')
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_run_that_diverged_has_an_exit_code_of_its_own(
-  start, monkeypatch, capsys
-):
+def test_a_diverged_run_has_a_separate_exit_code(start, monkeypatch, capsys):
   def diverge(*_):
-    raise divergence.DivergedError('step 7: as it was told')
+    raise divergence.DivergedError('step 7: diverged')
 
   monkeypatch.setattr(train, 'train', diverge)
   with pytest.raises(SystemExit) as caught:
     start(SMOKE, '--workdir=/tmp/x')
   assert caught.value.code == 3
-  assert capsys.readouterr().err == 'sqlm_jax: step 7: as it was told\n'
+  assert capsys.readouterr().err == 'sqlm_jax: step 7: diverged\n'
 
 
 def test_overrides_reach_the_config(start, monkeypatch, tmp_path):
-  seen = []
-  monkeypatch.setattr(train, 'train', lambda *args: seen.append(args) or True)
+  calls = []
+  monkeypatch.setattr(train, 'train', lambda *args: calls.append(args) or True)
   start(
     SMOKE,
     f'--workdir={tmp_path}',
@@ -304,15 +304,16 @@ def test_overrides_reach_the_config(start, monkeypatch, tmp_path):
     '--config.loss.kl_coef=0',
     '--config.task.name=other',
   )
-  ((config, workdir),) = seen
+  ((config, workdir),) = calls
   assert workdir == str(tmp_path)
-  found = config.num_steps, config.policy.shared, config.loss.kl_coef
-  assert found == (3, False, 0.0)
+  assert config.num_steps == 3
+  assert not config.policy.shared
+  assert config.loss.kl_coef == 0.0
   assert config.task.name == 'other'
 
 
 @pytest.mark.parametrize('flags, code', [((), 0), (('75',), 75)])
-def test_a_stopped_training_exits_as_asked(
+def test_a_stopped_training_exits_with_the_given_code(
   start, monkeypatch, tmp_path, flags, code
 ):
   monkeypatch.setattr(train, 'train', lambda *_: False)
@@ -322,38 +323,42 @@ def test_a_stopped_training_exits_as_asked(
   assert stopped.value.code == code
 
 
-def test_the_program_itself_refuses_and_says_why():
-  found = run(SMOKE, '--config.solver.size=4')
-  assert found.returncode == 1
-  assert found.stderr.startswith("sqlm_jax: solver.size='4': unknown key")
-  assert 'Traceback' not in found.stderr
+def test_an_invalid_flag_ends_the_program_without_a_traceback():
+  process = run(SMOKE, '--config.solver.size=4')
+  assert process.returncode == 1
+  assert process.stderr.startswith("sqlm_jax: solver.size='4': unknown key")
+  assert 'Traceback' not in process.stderr
 
 
 def test_piped_questions_are_answered_line_by_line(workdir):
-  found = run(
+  process = run(
     '--mode=sample', f'--workdir={workdir}', text='1 + 1\n\n' + 'x' * 99 + '\n'
   )
-  assert found.returncode == 0, found.stderr
-  assert 'solver after 0 steps' in found.stderr
-  # The empty line is no question; the pipe holds the answers alone.
-  _, over = found.stdout.splitlines()
-  assert over.startswith('(over sampler.max_prompt_tokens=64)')
+  assert process.returncode == 0, process.stderr
+  assert 'solver after 0 steps' in process.stderr
+  # The empty line is ignored; standard output has only the answers.
+  _, too_long = process.stdout.splitlines()
+  assert too_long.startswith('(longer than sampler.max_prompt_tokens=64)')
 
 
-def test_the_proposer_asks(start, workdir, capsys):
+def test_questions_of_the_proposer_are_shown(start, workdir, capsys):
   start('--mode=sample', '--role=proposer', f'--workdir={workdir}')
   out, err = capsys.readouterr()
   assert 'proposer after 0 steps' in err
   assert len(out.splitlines()) == 8  # proposer.num_questions
 
 
-def test_questions_are_written_beforehand(start, workdir, tmp_path, capsys):
+def test_questions_are_written_to_a_file_and_trained_on(
+  start, workdir, tmp_path, capsys
+):
   path = tmp_path / 'questions.jsonl'
   ask = ('--mode=sample', '--role=proposer', f'--questions_file={path}')
   start(SMOKE, *ask, '--config.num_steps=1')
   questions = question_files.read_questions(path)
-  assert f'{len(questions)} questions in {path}' in capsys.readouterr().err
-  # What is written is read as it was when it was proposed.
+  assert (
+    f'wrote {len(questions)} questions to {path}' in capsys.readouterr().err
+  )
+  # The file has the responses, so the questions are parsed as in a run.
   start(
     SMOKE,
     f'--workdir={tmp_path}',
@@ -361,7 +366,7 @@ def test_questions_are_written_beforehand(start, workdir, tmp_path, capsys):
     '--config.num_steps=1',
     '--config.evaluation.every=0',
   )
-  (row,) = run_writer.read_jsonl(tmp_path / 'metrics.jsonl')
+  (row,) = jsonl.read(tmp_path / 'metrics.jsonl')
   assert row['proposer/valid_rate'] == 1
   with pytest.raises(SystemExit, match=r'expected a new \.jsonl'):
     start(*ask, f'--workdir={workdir}')
@@ -369,7 +374,7 @@ def test_questions_are_written_beforehand(start, workdir, tmp_path, capsys):
     start('--mode=sample', f'--questions_file={path}', f'--workdir={workdir}')
 
 
-def test_questions_are_written_as_a_person_reads_them(
+def test_questions_are_written_without_escaping_letters(
   start, tmp_path, monkeypatch
 ):
   proposals = [sample.Proposal('炉の温度は？', '炉の温度は？', '')]
@@ -381,17 +386,17 @@ def test_questions_are_written_as_a_person_reads_them(
   assert question_files.read_questions(path) == ('炉の温度は？',)
 
 
-def test_sampling_twice_says_the_same(start, workdir, capsys, monkeypatch):
-  said = []
-  for question in ('2 + 2\n', '2 + 2'):  # the last line may lack its end
+def test_sampling_is_deterministic(start, workdir, capsys, monkeypatch):
+  outputs = []
+  for question in ('2 + 2\n', '2 + 2'):  # the last line may lack a line break
     monkeypatch.setattr(sys, 'stdin', io.StringIO(question))
     start('--mode=sample', f'--workdir={workdir}')
-    said.append(capsys.readouterr().out)
-  assert said[0] == said[1]
-  assert len(said[0].splitlines()) == 1
+    outputs.append(capsys.readouterr().out)
+  assert outputs[0] == outputs[1]
+  assert len(outputs[0].splitlines()) == 1
 
 
-def test_an_evaluation_that_was_done_is_shown_not_repeated(
+def test_a_completed_evaluation_is_shown_and_not_repeated(
   start, workdir, capsys
 ):
   lines = (workdir / 'eval.jsonl').read_text()
@@ -401,22 +406,22 @@ def test_an_evaluation_that_was_done_is_shown_not_repeated(
   assert 'solver after 0 steps' in err
   assert 'greedy' in out
   assert '3 of task.test' in out
-  # Killed when all was answered, before its line was written.
+  # The run was killed after the last answer, before the result was written.
   (workdir / 'eval.jsonl').write_text('')
   start('--mode=eval', f'--workdir={workdir}')
-  (record,) = run_writer.read_jsonl(workdir / 'eval.jsonl')
-  assert (record['set'], record['step'], record['questions']) == ('test', 0, 3)
+  (result,) = jsonl.read(workdir / 'eval.jsonl')
+  assert (result['set'], result['step'], result['questions']) == ('test', 0, 3)
   (workdir / 'eval.jsonl').write_text(lines)
 
 
-def test_an_evaluation_on_other_questions_adds_its_line(
+def test_an_evaluation_on_other_questions_adds_a_line(
   start, workdir, tmp_path, capsys
 ):
   path = tmp_path / 'mine.jsonl'
   path.write_text('{"question": "1 + 3", "answer": "4"}\n')
   start('--mode=eval', f'--workdir={workdir}', f'--dataset={path}')
-  record = json.loads((workdir / 'eval.jsonl').read_text().splitlines()[-1])
-  assert (record['set'], record['questions']) == (str(path), 1)
+  result = jsonl.read(workdir / 'eval.jsonl')[-1]
+  assert (result['set'], result['questions']) == (str(path), 1)
   assert f'1 of {path}' in capsys.readouterr().out
   changed = '--config.evaluation.samples=3'
   start(
@@ -425,10 +430,10 @@ def test_an_evaluation_on_other_questions_adds_its_line(
     *('--config.proposer.max_tokens=8', '--config.solver.max_tokens=8'),
     '--config.sampler.max_prompt_tokens=64',
   )
-  record = json.loads((workdir / 'eval.jsonl').read_text().splitlines()[-1])
-  assert 'mean@3' in record
+  result = jsonl.read(workdir / 'eval.jsonl')[-1]
+  assert 'mean@3' in result
   assert '| agreement | votes | right |' in capsys.readouterr().out
-  with pytest.raises(SystemExit, match=r'these differ(?s:.)*proposer\.max_tok'):
+  with pytest.raises(SystemExit, match=r'keys differ(?s:.)*proposer\.max_tok'):
     start(SMOKE, '--mode=eval', f'--workdir={workdir}')
 
 
@@ -438,9 +443,9 @@ def test_two_checkpoints_are_compared(start, workdir, tmp_path, capsys):
   start('--mode=eval', f'--workdir={workdir}', f'--compare=0,{other}@latest')
   assert '3 questions of `task.test`' in capsys.readouterr().out
   (directory,) = (workdir / 'comparisons').iterdir()
-  found = json.loads((directory / 'comparison.json').read_text())
-  assert found['figures']['greedy']['difference']['p'] == 1
-  # Both by their directories: no --workdir, no --config.
+  compared = json.loads((directory / 'comparison.json').read_text())
+  assert compared['figures']['greedy']['difference']['p'] == 1
+  # If both names contain a workdir, neither --workdir nor --config is needed.
   start('--mode=eval', f'--compare={workdir}@0,{other}@0')
   assert len(list((workdir / 'comparisons').iterdir())) == 2
 
@@ -449,7 +454,10 @@ def test_two_checkpoints_are_compared(start, workdir, tmp_path, capsys):
   'words, message',
   [
     (('--compare=0',), 'expected two checkpoints A,B'),
-    (('--compare=0,7',), r"checkpoint='7': expected one of .* which has 0"),
+    (
+      ('--compare=0,7',),
+      r"checkpoint='7': expected a checkpoint in .* which has 0",
+    ),
     (('--compare=0,last',), "checkpoint='last': expected latest, best or a"),
     (('--checkpoint=best',), 'chosen on a validation set'),
     (('--dataset=sums/test',), "'sums/test': expected a file"),
@@ -457,23 +465,25 @@ def test_two_checkpoints_are_compared(start, workdir, tmp_path, capsys):
     (('--compare=0,/nowhere@0',), '/nowhere: expected a run'),
   ],
 )
-def test_evaluations_that_cannot_be(start, workdir, words, message):
+def test_an_impossible_evaluation_is_explained(start, workdir, words, message):
   with pytest.raises(SystemExit, match=message):
     start('--mode=eval', f'--workdir={workdir}', *words)
 
 
-def test_what_cannot_be_evaluated_leaves_no_workdir(start, tmp_path):
-  with pytest.raises(SystemExit, match="checkpoint='7': expected one of"):
+def test_an_impossible_evaluation_creates_no_workdir(start, tmp_path):
+  with pytest.raises(SystemExit, match="checkpoint='7': expected a checkpoint"):
     start(SMOKE, '--mode=eval', f'--workdir={tmp_path}/new', '--checkpoint=7')
   assert not (tmp_path / 'new').exists()
 
 
-def test_comparing_without_a_place(start):
+def test_comparing_without_a_workdir_is_rejected(start):
   with pytest.raises(SystemExit, match='expected WORKDIR@CHECKPOINT'):
     start('--mode=eval', '--compare=0,1')
 
 
-def test_export_writes_what_it_says(start, workdir, tmp_path, capsys):
+def test_an_export_lists_the_files_that_it_writes(
+  start, workdir, tmp_path, capsys
+):
   target = tmp_path / 'exported'
   start('--mode=export', f'--workdir={workdir}', f'--export_dir={target}')
   out, err = capsys.readouterr()
@@ -488,7 +498,7 @@ def test_export_writes_what_it_says(start, workdir, tmp_path, capsys):
     'tokenizer.json',
   }
   assert all(name in out for name in names)
-  # It is a model like any other.
+  # The directory is no longer empty.
   with pytest.raises(SystemExit, match='expected a directory that does not'):
     start('--mode=export', f'--workdir={workdir}', f'--export_dir={target}')
 
@@ -496,7 +506,7 @@ def test_export_writes_what_it_says(start, workdir, tmp_path, capsys):
 def test_every_mode_works_on_a_workdir_of_any_name(
   start, workdir, tmp_path, capsys, monkeypatch
 ):
-  """Characters of patterns, commas, spaces, and the home directory as ~."""
+  """Glob characters, commas, spaces, and ~ for the home directory."""
   monkeypatch.setenv('HOME', str(tmp_path))
   run, name = tmp_path / 'seeds=[0,1] \\ü', '~/seeds=[0,1] \\ü'
   shutil.copytree(workdir, run)
@@ -513,7 +523,7 @@ def test_every_mode_works_on_a_workdir_of_any_name(
   assert (run / 'q.jsonl').exists()
   monkeypatch.setattr(sys, 'stdin', io.StringIO('1 + 1\n'))
   start('--mode=sample', at)
-  # The run itself, which has nothing left to do.
+  # The run itself, which is already finished.
   c = json.loads((run / 'config.json').read_text())
   assert train.train(config_lib.from_dict(c), str(run))
 
@@ -527,5 +537,5 @@ def test_sampling_without_a_run_uses_the_initial_model(start, capsys, tmp_path):
     '--config.proposer.max_tokens=8',
     '--config.mesh.data=1',
   )
-  assert 'proposer before any training' in capsys.readouterr().err
-  assert not (tmp_path / 'new').exists()  # asking leaves nothing behind
+  assert 'proposer before training' in capsys.readouterr().err
+  assert not (tmp_path / 'new').exists()  # sampling creates no files

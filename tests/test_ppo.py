@@ -57,7 +57,7 @@ def four_steps(tmp_path_factory):
   parts, game = parts_and_game()
   states, found = play(parts, game, train_states.initial_states(parts), (0, 1))
   with checkpoints.open_checkpoints(directory) as manager:
-    checkpoints.save(manager, 2, states, {}, force=True)
+    checkpoints.save(manager, 2, states, host_state={}, force=True)
   states, more = play(parts, game, states, (2, 3))
   return directory, jax.device_get(states), found + more
 

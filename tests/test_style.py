@@ -1,4 +1,4 @@
-"""The hand that the project is written in, as far as a machine can tell."""
+"""Style rules that a program can check."""
 
 import ast
 import pathlib
@@ -14,39 +14,39 @@ ROOT = pathlib.Path(__file__).parent.parent
 @pytest.mark.parametrize(
   'command', [('check',), ('format', '--check')], ids=lambda x: x[0]
 )
-def test_ruff_is_content(command):
-  found = subprocess.run(
+def test_ruff(command):
+  process = subprocess.run(
     [sys.executable, '-m', 'ruff', *command, '--no-cache', '.'],
     cwd=ROOT,
     capture_output=True,
     text=True,
     timeout=120,
   )
-  assert found.returncode == 0, found.stdout + found.stderr
+  assert process.returncode == 0, process.stdout + process.stderr
 
 
-def test_every_module_imports_without_a_warning_or_a_word():
+def test_every_module_imports_without_warnings_or_output():
   paths = sorted((ROOT / 'sqlm_jax').rglob('*.py'))
   names = ['.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in paths]
-  found = subprocess.run(
+  process = subprocess.run(
     [sys.executable, '-W', 'error', '-c', f'import {", ".join(names)}'],
     cwd=ROOT,
     capture_output=True,
     text=True,
     timeout=120,
   )
-  assert (found.returncode, found.stdout, found.stderr) == (0, '', '')
+  assert (process.returncode, process.stdout, process.stderr) == (0, '', '')
 
 
 def test_the_library_does_not_print():
-  # Ruff's T20 says so, too, but a comment can silence it.
+  # Ruff's T20 checks this, too, but a comment can disable it.
   for path in (ROOT / 'sqlm_jax').rglob('*.py'):
     text = path.read_text()
     assert 'print(' not in text.replace('_print(', '').replace('.print(', '')
 
 
 def test_every_text_file_has_an_encoding():
-  """Elsewhere the default is another than UTF-8."""
+  """On some systems, the default encoding is not UTF-8."""
   for path in sorted((ROOT / 'sqlm_jax').rglob('*.py')):
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
       if isinstance(node, ast.Call) and _opens_text(node):
@@ -57,7 +57,7 @@ def test_every_text_file_has_an_encoding():
 def _opens_text(call: ast.Call) -> bool:
   name = getattr(call.func, 'attr', getattr(call.func, 'id', ''))
   if name in ('read_text', 'write_text'):
-    # `storage.write_text` gives one itself.
+    # `storage.write_text` sets the encoding itself.
     return ast.unparse(call.func) != 'storage.write_text'
   if name != 'open' or ast.unparse(call.func) == 'os.open':
     return False
@@ -74,10 +74,13 @@ _RIDDLES = re.compile(
 )
 
 
-def test_docstrings_do_not_begin_with_a_riddle():
+@pytest.mark.parametrize(
+  'folder', ['sqlm_jax', 'tests', 'benchmarks', 'tools', 'configs']
+)
+def test_docstrings_start_with_a_verb_or_a_noun(folder):
   riddles = [
     f'{path}: {text.splitlines()[0]}'
-    for path in sorted((ROOT / 'sqlm_jax').rglob('*.py'))
+    for path in sorted((ROOT / folder).rglob('*.py'))
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
     and (text := ast.get_docstring(node))

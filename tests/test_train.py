@@ -17,19 +17,18 @@ import pytest
 from pyarrow import parquet
 
 from configs import smoke
-from sqlm_jax import (
-  compare,
-  display,
-  evaluate,
-  export,
-  run_evaluations,
-  sample,
-  train,
-)
+from sqlm_jax import compare, display, export, sample, train
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.run import build, divergence, saved, train_states
+from sqlm_jax.run import (
+  build,
+  divergence,
+  evaluator,
+  saved_models,
+  scheduled_evaluations,
+  train_states,
+)
 from sqlm_jax.workdir import checkpoints as checkpoints_lib
-from sqlm_jax.workdir import run_writer, storage
+from sqlm_jax.workdir import config_json, jsonl, run_writer, storage
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -52,7 +51,7 @@ def restored(config, workdir):
 def without_times(workdir):
   return [
     {k: v for k, v in row.items() if not k.startswith('time/')}
-    for row in run_writer.read_jsonl(workdir / 'metrics.jsonl')
+    for row in jsonl.read(workdir / 'metrics.jsonl')
   ]
 
 
@@ -79,7 +78,7 @@ def test_a_run_leaves_what_the_docs_say(four_steps):
   assert [row['step'] for row in rows] == [0, 1, 2, 3]
   for row in rows:
     assert all(np.isfinite(value) for value in row.values())
-  evaluations = run_writer.read_jsonl(four_steps / 'eval.jsonl')
+  evaluations = jsonl.read(four_steps / 'eval.jsonl')
   assert [(row['step'], row['set']) for row in evaluations] == [
     (step, purpose) for step in (0, 4) for purpose in ('validation', 'test')
   ]
@@ -128,7 +127,7 @@ def test_a_finished_run_is_not_touched_again(four_steps, capsys):
   evaluations = (four_steps / 'eval.jsonl').read_text()
   train.train(smoke_config(), str(four_steps))
   shown = capsys.readouterr().out
-  assert 'Going on from the checkpoint of step 4.' in shown
+  assert 'Resuming from the checkpoint of step 4.' in shown
   assert 'Trained 4 steps.' in shown
   assert (four_steps / 'metrics.jsonl').read_text() == lines
   assert (four_steps / 'eval.jsonl').read_text() == evaluations
@@ -158,7 +157,7 @@ def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
     }
   )
   train.train(config, str(tmp_path))
-  records = run_writer.read_jsonl(tmp_path / 'eval.jsonl')
+  records = jsonl.read(tmp_path / 'eval.jsonl')
   assert [r['step'] for r in records if r['set'] == 'test'] == [0, 4]
   validated = [r for r in records if r['set'] == 'validation']
   assert [r['step'] for r in validated] == [0, 1, 2, 3, 4]
@@ -174,11 +173,11 @@ def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
   # What --mode=eval asks in another way is no score of the run.
   parts = build.build(config)
   with contextlib.closing(run_writer.RunWriter(tmp_path)) as writer:
-    choice = run_evaluations.choose(parts, writer, 4)
+    choice = scheduled_evaluations.choose(parts, tmp_path, 4)
     assert choice.score == scores[4]
     other = validated[-1]['settings'] | {'temperature': 0.1}
     writer.evaluation(validated[-1] | {'settings': other, 'mean@4': 2.0})
-    assert run_evaluations.choose(parts, writer, 4) == choice
+    assert scheduled_evaluations.choose(parts, tmp_path, 4) == choice
 
 
 def test_what_a_step_remembers_survives_a_restart(tmp_path):
@@ -233,10 +232,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(four_steps, tmp_path):
 def test_a_run_goes_on_with_other_devices(four_steps, shape):
   axes = zip(('data', 'fsdp', 'tensor'), shape, strict=True)
   config = smoke_config(**{f'mesh.{axis}': size for axis, size in axes})
-  run_writer.check_config(
+  config_json.check(
     four_steps,
     config_lib.to_dict(config),
-    may_change=config_lib.MAY_CHANGE,
+    may_change=config_lib.MAY_CHANGE_TO_RESUME,
   )
   step, states, host = restored(config, four_steps)
   expected = restored(smoke_config(), four_steps)
@@ -249,7 +248,9 @@ def test_a_run_goes_on_with_other_devices(four_steps, shape):
 def test_a_run_without_its_checkpoints_is_not_played_again(tmp_path):
   line = '{"step": 0}\n'
   (tmp_path / 'metrics.jsonl').write_text(line)
-  with pytest.raises(ValueError, match='/checkpoints: expected the checkpoi'):
+  with pytest.raises(
+    ValueError, match='/checkpoints: this directory is missing'
+  ):
     train.train(smoke_config(), str(tmp_path))
   assert (tmp_path / 'metrics.jsonl').read_text() == line
 
@@ -277,10 +278,10 @@ def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
   )
   with pytest.raises(divergence.DivergedError) as caught:
     train.train(config, str(tmp_path))
-  step = len(run_writer.read_jsonl(tmp_path / 'metrics.jsonl')) - 1
+  step = len(jsonl.read(tmp_path / 'metrics.jsonl')) - 1
   said = str(caught.value)
-  assert said.startswith(f'step {step}: 2 updates of train/')
-  assert 'in a row were skipped, as not finite: ' in said
+  assert said.startswith(f'step {step}: 2 consecutive updates of train/')
+  assert 'skipped because these metrics were not finite: ' in said
   assert f'good checkpoint is {tmp_path}/checkpoints/{step}.' in said
   last = without_times(tmp_path)[-1]
   assert 1 in (
@@ -348,8 +349,8 @@ def test_unreadable_questions_are_told_once(tmp_path, caplog):
   unreadable(tmp_path, num_steps=4)
   (message,) = told(caplog)
   assert message.startswith(
-    'step 2: most questions could not be used in 3 steps in a row. '
-    '8 of 8 in this step: '
+    'step 2: most questions could not be used in 3 consecutive steps. '
+    'In this step 8 of 8: '
   )
   assert "did not match task.question_pattern='問題：.*'" in message
   assert message.count("', '") >= 2  # three of them are shown
@@ -363,7 +364,7 @@ def test_unreadable_questions_are_told_once(tmp_path, caplog):
 def test_unreadable_questions_can_stop_a_run(tmp_path, caplog):
   with pytest.raises(
     divergence.DivergedError,
-    match=r'step 1: most .* in 2 steps .*\(divergence\.max_unreadable_steps=2\)',
+    match=r'step 1: most .* in 2 .*\(divergence\.max_unreadable_steps=2\)',
   ) as caught:
     unreadable(tmp_path, **{'divergence.max_unreadable_steps': 2})
   assert f'good checkpoint is {tmp_path}/checkpoints/1.' in str(caught.value)
@@ -448,8 +449,7 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
 
   def steps():
     return [
-      (row['step'], row['set'])
-      for row in run_writer.read_jsonl(tmp_path / 'eval.jsonl')
+      (row['step'], row['set']) for row in jsonl.read(tmp_path / 'eval.jsonl')
     ]
 
   with monkeypatch.context() as patch:
@@ -464,7 +464,7 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
     best = checkpoints_lib.best_step(manager)
   before, after = (
     row['mean@4']
-    for row in run_writer.read_jsonl(tmp_path / 'eval.jsonl')
+    for row in jsonl.read(tmp_path / 'eval.jsonl')
     if row['set'] == 'validation'
   )
   # Its score was added when it was evaluated.
@@ -522,19 +522,19 @@ def test_only_checkpoints_of_the_run_in_a_workdir_of_any_name(
   (checkpoints / 'notes').mkdir()
   parts = build.build(smoke_config())
   for which in ('latest', 'best', '4'):
-    assert saved.find(parts, workdir, which).step in (0, 4)
+    assert saved_models.find(parts, workdir, which).step in (0, 4)
   for which in ('98', '50'):
-    with pytest.raises(ValueError, match=f"'{which}': expected one of"):
-      saved.find(parts, workdir, which)
+    with pytest.raises(ValueError, match=f"'{which}': expected a checkpoint"):
+      saved_models.find(parts, workdir, which)
 
   assert train.train(smoke_config(num_steps=5), str(workdir))
-  told = [m for m in caplog.messages if 'no checkpoint of this run' in m]
+  told = [m for m in caplog.messages if 'not a checkpoint of this run' in m]
   assert len(told) == 3
   away = workdir / 'damaged_checkpoints'
   assert {path.name for path in away.iterdir()} == {'98', '50', '5'}
   step, states, _ = restored(smoke_config(), workdir)
   assert step == 5
-  found = saved.find(parts, workdir, 'latest').load('solver')
+  found = saved_models.find(parts, workdir, 'latest').load('solver')
   jax.tree.map(np.testing.assert_array_equal, found, states['policy'].params)
   assert {row['step'] for row in without_times(workdir)} == {0, 1, 2, 3, 4}
 
@@ -565,9 +565,9 @@ def test_a_config_dict_trains(four_steps, tmp_path, capsys):
     train.train('smoke', str(tmp_path / 'other'))
   asked = build.build(c).sets('test')
   for call in (
-    lambda: evaluate.plan(c, asked, step=0, workdir=None),
+    lambda: evaluator.plan(c, asked, step=0, workdir=None),
     lambda: compare.compare(c, ['0', '4'], dataset='test', workdir=four_steps),
-    lambda: saved.find(c, four_steps),
+    lambda: saved_models.find(c, four_steps),
     lambda: next(sample.answers(c, {}, ['1 + 1'])),
     lambda: sample.questions(c, {}, 0),
     lambda: export.check_target(c, str(tmp_path / 'x'), as_adapter=False),
@@ -637,13 +637,13 @@ def test_terminate_and_go_on(tmp_path):
   process.send_signal(signal.SIGTERM)
   output, _ = process.communicate(timeout=120)
   assert process.returncode == 75, output
-  assert 'The same command goes on from here' in output
+  assert 'To resume, run the same command again.' in output
 
   steps = [row['step'] for row in without_times(tmp_path)]
   assert steps == list(range(len(steps)))
   files = sorted(path.name for path in (tmp_path / 'rollouts').iterdir())
   assert files == [f'step_{step:08d}.parquet' for step in steps]
-  assert f'Stopped after {len(steps)} of 100000 steps' in output
+  assert f'Stopped and saved after {len(steps)} of 100000 steps' in output
   stored = json.loads((tmp_path / 'config.json').read_text())
   assert stored['num_steps'] == 100000
   with checkpoints_lib.open_checkpoints(

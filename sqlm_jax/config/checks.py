@@ -1,28 +1,48 @@
-"""Rules for the values of a config, one function per group of keys.
+"""Checks the values of a config, once their types are known to be right.
 
-A rule is a tuple of a key, True if its value is allowed, and a description of
-the allowed values. Types are checked before the rules, by `config_build`.
+The condition on the value of a single key is declared with the key. The rules
+here are conditions on several keys, and limits that keep array sizes valid.
 """
 
 import dataclasses
-import re
-from collections.abc import Collection, Iterator
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-from sqlm_jax.game import contamination, rewards, vote
-from sqlm_jax.grading import answer_kinds
-from sqlm_jax.models import decoder
-from sqlm_jax.ops import advantages, losses
-from sqlm_jax.pretrained import chat
-from sqlm_jax.sandbox import sandbox, unit_tests
-from sqlm_jax.tasks import prompted
+from sqlm_jax.config import keys, parse
 
-ACTIONS = STOP, ROLL_BACK = ('stop', 'roll_back')
-DTYPES = ('float32', 'bfloat16')
-SMALL_UPDATES = FOLLOW, HOLD = ('follow', 'hold')
-BEST_BY = ('mean', 'greedy')
+# The largest number of tokens of a batch, since indices have 32 bits.
+MAX_TOKENS = 2**31 - 1
+MAX_PARAMETERS = 2**40
 
-Rule = tuple[str, bool, str]
+
+class Rule(NamedTuple):
+  """The result of a check.
+
+  Attributes:
+    key: Dotted key that the error is about.
+    is_valid: True if the value is allowed.
+    expected: Describes the allowed values.
+  """
+
+  key: str
+  is_valid: bool
+  expected: str
+
+
+def check(config: Any, declared: Sequence[keys.Key]) -> None:
+  """Checks every key of a `schema.Config`, and then the rules.
+
+  Raises:
+    ValueError: If a value is not allowed.
+  """
+  for key in declared:
+    if key.check:
+      is_valid = key.check.is_valid(lookup(config, key.name))
+      _require(config, Rule(key.name, is_valid, key.check.expected))
+  for rules in (_task, _roles, _code, _learning, _evaluation, _run, _sizes):
+    for rule in rules(config):
+      _require(config, rule)
 
 
 def lookup(config: Any, key: str) -> Any:
@@ -33,127 +53,22 @@ def lookup(config: Any, key: str) -> Any:
   return value
 
 
-def rules(c: Any) -> Iterator[Rule]:
-  """Yields the rules of a `schema.Config`."""
-  yield _within(c, 'seed', 0, 2**31 - 1)
-  yield _at_least(c, 'num_steps', 0)
-  groups = (_model, _task, _tests, _roles, _rewards, _votes)
-  for group in (*groups, _loss, _critic, _optimizer, _evaluation, _schedule):
-    yield from group(c)
+def _require(config: Any, rule: Rule) -> None:
+  if not rule.is_valid:
+    value = parse.show(lookup(config, rule.key))
+    raise ValueError(f'{rule.key}={value}: expected {rule.expected}')
 
 
-def _at_least(c, key: str, least: float) -> Rule:
-  return key, lookup(c, key) >= least, f'at least {least}'
-
-
-def _share(c, key: str) -> Rule:
-  return key, 0 < lookup(c, key) <= 1, 'a number above 0, at most 1'
-
-
-def _within(c, key: str, low: float, high: float) -> Rule:
-  good = low <= lookup(c, key) <= high
-  return key, good, f'a number from {low} to {high}'
-
-
-def _choice(c, key: str, choices: Collection[str]) -> Rule:
-  return key, lookup(c, key) in choices, 'one of ' + ', '.join(choices)
-
-
-def _regex(c, key: str, *, groups: int = 0) -> Rule:
-  expected = 'a regular expression' + f' with {groups} groups' * bool(groups)
-  try:
-    return key, re.compile(lookup(c, key)).groups >= groups, expected
-  except re.error:
-    return key, False, expected
-
-
-def _model(c) -> Iterator[Rule]:
-  yield 'model.path', bool(c.model.path), 'a file, a directory or a hub id'
-  yield _choice(c, 'model.dtype', DTYPES)
-  yield _choice(c, 'model.param_dtype', DTYPES)
-  yield (
-    'sampler.dtype',
-    c.sampler.dtype in ('', *DTYPES),
-    f"one of {', '.join(DTYPES)}, or '' for that of model.dtype",
-  )
-  yield _choice(c, 'model.remat', tuple(decoder.REMAT))
-  yield _at_least(c, 'model.lora.rank', 0)
-  yield 'model.lora.alpha', c.model.lora.alpha > 0, 'a number above 0'
-  for name in dataclasses.asdict(c.random_model):
-    yield _at_least(c, f'random_model.{name}', 1)
-
-
-def _task(c) -> Iterator[Rule]:
-  yield (
-    'task.name',
-    re.fullmatch(r'[\w-]+', c.task.name) is not None,
-    'a name of letters, digits, _ and -',
-  )
-  yield _choice(c, 'task.style', ('plain', 'chat'))
-  good = not c.task.date or chat.is_date(c.task.date)
-  yield 'task.date', good, "a date as YYYY-MM-DD, or ''"
-  yield 'task.topics', bool(c.task.topics), 'at least one topic'
-  takes_turns = '{topic}' in c.task.proposer_prompt
-  yield (
+def _task(c: Any) -> Iterator[Rule]:
+  uses_topic = '{topic}' in c.task.proposer_prompt
+  yield Rule(
     'task.topics',
-    len(c.task.topics) == 1 or takes_turns or bool(c.task.questions),
-    'one topic, or {topic} in task.proposer_prompt: without it all topics ask '
-    'the same',
+    len(c.task.topics) == 1 or uses_topic or bool(c.task.questions),
+    'one topic, or {topic} in task.proposer_prompt, because otherwise the '
+    'prompts of all topics are the same',
   )
-  has_text = bool(c.task.proposer_prompt.strip())
-  yield 'task.proposer_prompt', has_text, 'a template'
-  for key, templates in (
-    ('task.solver_prompt', [c.task.solver_prompt]),
-    ('task.solver_variants', c.task.solver_variants),
-  ):
-    good = all('{question}' in template for template in templates)
-    yield key, good, 'a template with {question}'
-  yield _regex(c, 'task.question_pattern')
-  yield _regex(c, 'task.answer_pattern')
-  yield _choice(c, 'task.answer_kind', answer_kinds.KINDS)
-  yield 'task.options', len(c.task.options) <= 26, 'at most 26, A to Z'
-  checker = c.task.checker
-  yield (
-    'task.checker',
-    checker in prompted.CHECKERS or re.fullmatch(r'[\w.]+:\w+', checker),
-    f'one of {", ".join(prompted.CHECKERS)}, or module:function of yours',
-  )
-  for key in ('task.proposer_stop', 'task.solver_stop'):
-    yield key, all(lookup(c, key)), 'no empty string'
-
-
-def _roles(c) -> Iterator[Rule]:
-  for role in ('proposer', 'solver'):
-    yield _within(c, f'{role}.temperature', 0.0, 100.0)
-    yield _share(c, f'{role}.top_p')
-    yield _at_least(c, f'{role}.max_tokens', 1)
-    # Votes and group-relative advantages need at least two responses.
-    yield _at_least(c, f'{role}.group_size', 2)
-  p = c.proposer
-  yield (
-    'proposer.num_questions',
-    p.num_questions > 0 and p.num_questions % p.group_size == 0,
-    f'a multiple of proposer.group_size={p.group_size}',
-  )
-  yield _at_least(c, 'proposer.train_every', 0)
-  yield (
-    'proposer.unreadable_reward',
-    p.unreadable_reward <= 0,
-    'at most 0, so that it is the lowest of all rewards',
-  )
-  yield (
-    'proposer.band',
-    0 <= p.band[0] <= p.band[1] <= 1,
-    'two shares from 0 to 1, the lower one first',
-  )
-  yield (
-    'solver.temperatures',
-    all(0 <= t <= 100 for t in c.solver.temperatures),
-    'numbers from 0 to 100',
-  )
-  yield _at_least(c, 'solver.max_rounds', 1)
-  prompts = 1 + len(c.task.solver_variants)
-  yield (
+  prompts = len(c.task.solver_templates)
+  yield Rule(
     'solver.group_size',
     c.solver.group_size % prompts == 0,
     f'a multiple of the {prompts} prompts of task.solver_prompt and '
@@ -161,216 +76,159 @@ def _roles(c) -> Iterator[Rule]:
   )
 
 
-def _rewards(c) -> Iterator[Rule]:
-  for role in ('proposer', 'solver'):
-    names = dataclasses.asdict(lookup(c, f'{role}.rewards'))
-    for name in names:
-      yield _at_least(c, f'{role}.rewards.{name}', 0.0)
-    key = f'{role}.reward_schedule'
-    yield (
+def _roles(c: Any) -> Iterator[Rule]:
+  questions, group_size = c.proposer.num_questions, c.proposer.group_size
+  yield Rule(
+    'proposer.num_questions',
+    questions % group_size == 0,
+    f'a multiple of proposer.group_size={group_size}',
+  )
+  for role, groups in (
+    ('solver', questions),
+    ('proposer', questions // group_size),
+  ):
+    key = f'optimizer.{role}_updates'
+    yield Rule(
       key,
-      all(
-        name in names and step >= 0 and weight >= 0
-        for name, step, weight in lookup(c, key)
-      ),
-      f'points (reward, step, weight), the reward one of {", ".join(names)}, '
-      'step and weight at least 0',
+      groups % lookup(c, key) == 0,
+      f'a divisor of the {groups} groups of a step',
     )
-  used = {
-    name
-    for name, value in dataclasses.asdict(c.solver.rewards).items()
-    if value
-  }
-  used |= {name for name, _, _ in c.solver.reward_schedule}
-  yield (
+  yield Rule(
     'solver.rewards.true',
-    'true' not in used or c.task.checker != 'none',
+    'true' not in _used_rewards(c.solver) or c.task.checker != 'none',
     'a task.checker that knows the true answer, for this control: add '
     '--config.task.checker=arithmetic, or module:function of yours',
   )
-  is_code = c.task.answer_kind == 'code'
-  yield (
+
+
+def _used_rewards(role: Any) -> set[str]:
+  """Returns the names of the rewards that have a weight, at some time."""
+  weights = dataclasses.asdict(role.rewards)
+  used = {name for name, weight in weights.items() if weight}
+  return used | {name for name, _, _ in role.reward_schedule}
+
+
+def _code(c: Any) -> Iterator[Rule]:
+  yield Rule(
+    'tests.max_count',
+    c.tests.max_count >= c.tests.min_count,
+    f'at least tests.min_count={c.tests.min_count}',
+  )
+  is_code, used = c.task.answer_kind == 'code', _used_rewards(c.solver)
+  yield Rule(
     'solver.rewards.tests',
     is_code or 'tests' not in used,
     '0 unless task.answer_kind is code: add --config.task.answer_kind=code',
   )
   for name in ('majority', 'true'):
-    yield (
+    yield Rule(
       f'solver.rewards.{name}',
       not is_code or name not in used,
       '0 for task.answer_kind=code, whose answers are not put to a vote; '
       '--config.solver.rewards.tests=1.0 rewards the tests that pass',
     )
-  yield _choice(c, 'proposer.reward_over', rewards.OVER)
-  yield _within(c, 'proposer.min_similarity', 0.0, 1.0)
-  yield _at_least(c, 'proposer.history_size', 0)
-
-
-def _tests(c) -> Iterator[Rule]:
-  yield _regex(c, 'tests.pattern', groups=2)
-  yield _at_least(c, 'tests.min_count', 1)
-  yield _at_least(c, 'tests.max_count', c.tests.min_count)
-  yield (
-    'tests.program',
-    '{answer}' in c.tests.program,
-    'a template with {answer}',
-  )
-  yield _choice(c, 'tests.unsolved', unit_tests.UNSOLVED)
-  yield _choice(c, 'sandbox.backend', sandbox.BACKENDS)
-  yield _at_least(c, 'sandbox.workers', 0)
-  for name in ('cpu_seconds', 'wall_seconds', 'memory_mib'):
-    key = f'sandbox.{name}'
-    yield key, lookup(c, key) > 0, 'a number above 0'
-
-
-def _votes(c) -> Iterator[Rule]:
-  yield _choice(c, 'vote.weights', vote.WEIGHTS)
-  yield _choice(c, 'vote.ties', vote.TIES)
-  yield _within(c, 'vote.min_agreement', 0.0, 1.0)
-  yield _at_least(c, 'vote.earlier_answers', 0)
-  yield (
+  yield Rule(
     'vote.earlier_answers',
-    not c.vote.earlier_answers or c.task.answer_kind != 'code',
+    not c.vote.earlier_answers or not is_code,
     '0 for task.answer_kind=code, whose answers are not put to a vote',
   )
-  yield _at_least(c, 'vote.earlier_every', 1)
-  yield _at_least(c, 'sampler.max_prompt_tokens', 1)
-  yield _at_least(c, 'sampler.max_rows', 0)
-  yield _at_least(c, 'sampler.chunk', 1)
 
 
-def _loss(c) -> Iterator[Rule]:
-  yield _choice(c, 'advantage.estimator', (*advantages.ESTIMATORS, 'gae'))
-  yield _within(c, 'loss.clip_ratio', 0.0, 1.0)
-  yield _at_least(c, 'loss.clip_ratio_high', 0.0)
-  above = 1 + (c.loss.clip_ratio_high or c.loss.clip_ratio)
-  yield (
+def _learning(c: Any) -> Iterator[Rule]:
+  clipped = 1 + (c.loss.clip_ratio_high or c.loss.clip_ratio)
+  yield Rule(
     'loss.dual_clip',
-    c.loss.dual_clip == 0 or c.loss.dual_clip > above,
-    f'0, or more than {above}, where the ratio is clipped anyway',
+    c.loss.dual_clip == 0 or c.loss.dual_clip > clipped,
+    f'0, or more than {clipped}, where the ratio is clipped anyway',
   )
-  yield _choice(c, 'loss.ratio_level', ('token', 'sequence'))
-  yield _at_least(c, 'loss.kl_coef', 0.0)
-  yield _choice(c, 'loss.kl_estimator', losses.KL_ESTIMATORS)
-  yield _choice(c, 'loss.kl_placement', ('loss', 'reward'))
-  yield (
+  yield Rule(
     'loss.kl_placement',
-    c.loss.kl_placement == 'loss' or c.advantage.estimator == 'gae',
-    'loss, unless advantage.estimator is gae, since others have no rewards '
-    'of tokens: add --config.advantage.estimator=gae',
+    c.loss.kl_placement == 'loss' or c.advantage.uses_critic,
+    'loss, unless advantage.estimator is gae, because other estimators have '
+    'no rewards of tokens: add --config.advantage.estimator=gae',
   )
-  yield _at_least(c, 'loss.entropy_coef', 0.0)
-  yield _choice(c, 'loss.aggregation', losses.AVERAGES)
-  yield _at_least(c, 'loss.logits_chunk', 1)
-
-
-def _critic(c) -> Iterator[Rule]:
-  yield _at_least(c, 'critic.learning_rate', 0)
-  yield 'critic.value_clip', c.critic.value_clip > 0, 'a number above 0'
-  yield _within(c, 'critic.gamma', 0.0, 1.0)
-  yield _within(c, 'critic.gae_lambda', 0.0, 1.0)
-  yield (
+  yield Rule(
     'solver.max_rounds',
-    c.solver.max_rounds == 1 or c.advantage.estimator != 'gae',
+    c.solver.max_rounds == 1 or not c.advantage.uses_critic,
     '1 for advantage.estimator=gae, which learns from every group: add '
     '--config.solver.max_rounds=1',
   )
-
-
-def _optimizer(c) -> Iterator[Rule]:
-  yield _choice(c, 'optimizer.moment_dtype', DTYPES)
-  yield _at_least(c, 'optimizer.max_update_kl', 0.0)
-  small_updates = c.optimizer.small_updates
-  yield _choice(c, 'optimizer.small_updates', SMALL_UPDATES)
-  yield (
+  rounds_weights = (c.model.dtype, c.model.param_dtype) == (
+    'bfloat16',
+    'float32',
+  ) and not c.model.lora.rank
+  yield Rule(
     'optimizer.small_updates',
-    small_updates != HOLD
-    or (
-      (c.model.dtype, c.model.param_dtype) == ('bfloat16', 'float32')
-      and not c.model.lora.rank
-    ),
-    f'{FOLLOW}; {HOLD} needs --config.model.dtype=bfloat16 '
+    c.optimizer.small_updates != 'hold' or rounds_weights,
+    'follow; hold needs --config.model.dtype=bfloat16 '
     '--config.model.param_dtype=float32 --config.model.lora.rank=0',
   )
-  for key in ('optimizer.b1', 'optimizer.b2'):
-    yield key, 0 <= lookup(c, key) < 1, 'a number from 0 to below 1'
-  for name in ('learning_rate', 'warmup_steps', 'weight_decay', 'clip_norm'):
-    yield _at_least(c, f'optimizer.{name}', 0)
-  yield _at_least(c, 'optimizer.groups_per_microbatch', 1)
-  for role, groups in (
-    ('solver', c.proposer.num_questions),
-    ('proposer', c.proposer.num_questions // c.proposer.group_size),
-  ):
-    key = f'optimizer.{role}_updates'
-    updates = lookup(c, key)
-    yield (
-      key,
-      updates >= 1 and groups % updates == 0,
-      f'at least 1, and a divisor of the {groups} groups of a step',
-    )
 
 
-def _evaluation(c) -> Iterator[Rule]:
+def _evaluation(c: Any) -> Iterator[Rule]:
   for purpose in ('test', 'validation'):
     key = f'evaluation.{purpose}'
-    both = lookup(c, key) and lookup(c, f'task.{purpose}')
-    yield (
+    has_both = lookup(c, key) and lookup(c, f'task.{purpose}')
+    yield Rule(
       key,
-      not both,
+      not has_both,
       f"'', or no task.{purpose} as well: add --config.task.{purpose}='()'",
     )
-  yield (
+  yield Rule(
     'evaluation.validation',
     not c.evaluation.validation or c.evaluation.validation != c.evaluation.test,
     'other questions than those of evaluation.test, such as another split; '
     "--config.evaluation.validation='' drops the validation set",
   )
-  tested = {question for question, _ in c.task.test}
-  yield (
+  test = {question for question, _ in c.task.test}
+  yield Rule(
     'task.validation',
-    not any(question in tested for question, _ in c.task.validation),
+    not any(question in test for question, _ in c.task.validation),
     'no question of task.test; '
     "--config.task.validation='()' drops the validation set",
   )
-  yield (
-    'evaluation.question_template',
-    '{question}' in c.evaluation.question_template,
-    'a template with {question}',
-  )
-  yield _at_least(c, 'evaluation.every', 0)
-  yield _choice(c, 'evaluation.best_by', BEST_BY)
-  yield _at_least(c, 'evaluation.samples', 0)
-  yield _at_least(c, 'evaluation.seeds', 1)
-  yield _within(c, 'evaluation.temperature', 0.0, 100.0)
-  yield _share(c, 'evaluation.top_p')
-  yield _at_least(c, 'evaluation.batch_questions', 1)
-  yield _choice(c, 'evaluation.contaminated', contamination.CHOICES)
-  yield _within(c, 'evaluation.vote_precision', 0.0, 1.0)
 
 
-def _schedule(c) -> Iterator[Rule]:
-  yield _at_least(c, 'checkpoint.every', 0)
-  yield (
+def _run(c: Any) -> Iterator[Rule]:
+  yield Rule(
     'checkpoint.every',
     not c.sampler.one_step_ahead or c.checkpoint.every != 1,
-    'another than 1, as sampler.one_step_ahead stops at every checkpoint: add '
-    '--config.checkpoint.every=10, say, or '
+    'a number other than 1, because sampler.one_step_ahead pauses at every '
+    'checkpoint: add --config.checkpoint.every=10, for example, or '
     '--config.sampler.one_step_ahead=False',
   )
-  yield _at_least(c, 'checkpoint.keep', 1)
-  for name in (
-    *('max_skipped_updates', 'max_kl', 'min_entropy', 'max_rollbacks'),
-    'max_unreadable_steps',
-  ):
-    yield _at_least(c, f'divergence.{name}', 0)
-  yield _choice(c, 'divergence.action', ACTIONS)
-  yield (
+  yield Rule(
     'divergence.max_kl',
     not c.divergence.max_kl or c.loss.kl_coef > 0,
-    '0 where loss.kl_coef is 0, and the KL is not known: add '
-    '--config.loss.kl_coef=0.001, say',
+    '0 if loss.kl_coef is 0, because the KL is then not measured: add '
+    '--config.loss.kl_coef=0.001, for example',
   )
-  for axis in dataclasses.asdict(c.mesh):
-    key = f'mesh.{axis}'
-    size = lookup(c, key)
-    yield key, size == -1 or size > 0, 'at least 1, or -1 for the rest'
+
+
+def _sizes(c: Any) -> Iterator[Rule]:
+  questions, limit = 'proposer.num_questions', 'solver.max_tokens'
+  # `evaluation.batch_questions` may be larger than the number of questions.
+  for factors in (
+    (questions, 'proposer.max_tokens'),
+    (questions, 'solver.group_size', limit),
+    (questions, 'vote.earlier_answers', limit),
+    ('evaluation.samples', 'evaluation.seeds', limit),
+  ):
+    sizes = {key: lookup(c, key) for key in factors}
+    tokens = math.prod(sizes.values())
+    yield Rule(
+      max(sizes, key=sizes.__getitem__),
+      tokens <= MAX_TOKENS,
+      f'{" * ".join(factors)} to be at most {MAX_TOKENS} tokens of a batch, '
+      f'not {tokens}',
+    )
+  m = c.random_model
+  attention = 2 * (m.num_heads + m.num_kv_heads) * m.head_width
+  parameters = m.num_layers * m.width * (attention + 3 * m.mlp_width)
+  sizes = dataclasses.asdict(m)
+  yield Rule(
+    f'random_model.{max(sizes, key=sizes.__getitem__)}',
+    parameters <= MAX_PARAMETERS,
+    f'sizes of a model with at most {MAX_PARAMETERS} parameters, not '
+    f'{parameters}',
+  )

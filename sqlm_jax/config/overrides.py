@@ -33,7 +33,7 @@ def check(
     return
   if not files:
     key, value = overrides[0]
-    raise ValueError(f'--{key}={value}: expected --config=FILE beside it')
+    raise ValueError(f'--{key}={value}: expected --config=FILE as well')
   base = load(f'--config={files[-1]}')
   for key, value in overrides:
     _check_override(base, key.removeprefix('config.'), value)
@@ -56,10 +56,10 @@ def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     if not arg.startswith('-') or key.partition('.')[0] != 'config':
       continue
     if not equals:
-      behind = args[number : number + 1]
-      if not behind or behind[0].startswith('-'):
+      following = args[number : number + 1]
+      if not following or following[0].startswith('-'):
         continue  # a flag without a value, such as a boolean; absl handles it
-      (value,) = behind
+      (value,) = following
     yield key, value
 
 

@@ -1,325 +1,210 @@
-"""Frozen dataclasses of a config, built from a ConfigDict and validated.
+"""The config of a run: frozen dataclasses, built from a ConfigDict and checked.
 
-No module of lower layers uses a ConfigDict. Every error names the key, its
-value and the allowed values. The keys are documented in `configs/default.py`.
+Every key is declared once, with its type, default, meaning and check: the keys
+of the game in `game_schema`, those of the model and of learning in
+`training_schema`, and all others here. `configs/default.py` and the page
+docs/config.md are generated from these declarations. No module of lower layers
+uses a ConfigDict.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Literal
 
 from ml_collections import config_dict
 
-from sqlm_jax.config import checks, limits, parse
-
-
-@dataclasses.dataclass(frozen=True)
-class Lora:
-  rank: int
-  alpha: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-  path: str
-  dtype: str
-  param_dtype: str
-  remat: str
-  lora: Lora
-  kernels: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomModel:
-  num_layers: int
-  width: int
-  mlp_width: int
-  num_heads: int
-  num_kv_heads: int
-  head_width: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Policy:
-  shared: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  name: str
-  style: str
-  topics: tuple[str, ...]
-  proposer_prompt: str
-  proposer_stop: tuple[str, ...]
-  question_pattern: str
-  solver_prompt: str
-  solver_variants: tuple[str, ...]
-  solver_stop: tuple[str, ...]
-  answer_pattern: str
-  answer_kind: str
-  options: tuple[str, ...]
-  checker: str
-  test: tuple[tuple[str, str], ...]
-  validation: tuple[tuple[str, str], ...]
-  questions: str
-  date: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Tests:
-  pattern: str
-  min_count: int
-  max_count: int
-  program: str
-  unsolved: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Sandbox:
-  backend: str
-  workers: int
-  cpu_seconds: float
-  wall_seconds: float
-  memory_mib: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ProposerRewards:
-  sqlm: float
-  r_zero: float
-  band: float
-  batch_repeats: float
-  history_repeats: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Proposer:
-  num_questions: int
-  group_size: int
-  train_every: int
-  rewards: ProposerRewards
-  reward_schedule: tuple[tuple[str, int, float], ...]
-  band: tuple[float, float]
-  reward_over: str
-  min_similarity: float
-  history_size: int
-  unreadable_reward: float
-  temperature: float
-  top_p: float
-  max_tokens: int
-
-
-@dataclasses.dataclass(frozen=True)
-class SolverRewards:
-  majority: float
-  tests: float
-  format: float
-  random: float
-  true: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Solver:
-  group_size: int
-  rewards: SolverRewards
-  reward_schedule: tuple[tuple[str, int, float], ...]
-  max_rounds: int
-  temperature: float
-  temperatures: tuple[float, ...]
-  top_p: float
-  max_tokens: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Vote:
-  weights: str
-  ties: str
-  min_agreement: float
-  earlier_answers: int
-  earlier_every: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampler:
-  max_prompt_tokens: int
-  max_rows: int
-  chunk: int
-  gather_weights: bool = False
-  dtype: str = ''
-  one_step_ahead: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Advantage:
-  estimator: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Critic:
-  learning_rate: float
-  value_clip: float
-  gamma: float
-  gae_lambda: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-  clip_ratio: float
-  clip_ratio_high: float
-  dual_clip: float
-  ratio_level: str
-  kl_coef: float
-  kl_estimator: str
-  kl_placement: str
-  entropy_coef: float
-  aggregation: str
-  logits_chunk: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-  learning_rate: float
-  warmup_steps: int
-  b1: float
-  b2: float
-  moment_dtype: str
-  weight_decay: float
-  clip_norm: float
-  solver_updates: int
-  proposer_updates: int
-  groups_per_microbatch: int
-  max_update_kl: float = 0.0
-  small_updates: str = 'follow'
+from sqlm_jax.config import checks, game_schema, keys, parse, training_schema
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  test: str
-  validation: str
-  question_template: str
-  every: int
-  best_by: str
-  samples: int
-  seeds: int
-  temperature: float
-  top_p: float
-  batch_questions: int
-  contaminated: str
-  vote_precision: float
+  """Test set, validation set and the answers that are sampled for them."""
+
+  test: str = keys.key(
+    '',
+    'Test set, evaluated before and after training and by `--mode=eval`: a '
+    "dataset of [evaluate.md](evaluate.md) or a file. `''` uses `task.test`.",
+  )
+  validation: str = keys.key(
+    '',
+    'Validation set, also evaluated during training, by which the best '
+    "checkpoint is chosen. `''` uses `task.validation`.",
+  )
+  question_template: str = keys.key(
+    '{question}',
+    'Template for the questions of a dataset.',
+    keys.template('{question}'),
+  )
+  every: int = keys.key(
+    5,
+    'Steps between evaluations on the validation set; 0 for none during '
+    'training.',
+    keys.at_least(0),
+    may_change=keys.TO_RESUME,
+  )
+  best_by: Literal['mean', 'greedy'] = keys.key(
+    'mean',
+    'Accuracy that chooses the best checkpoint: the mean of the sampled '
+    'answers, or that of the greedy answers.',
+  )
+  samples: int = keys.key(
+    4,
+    'k, number of sampled answers per question, in addition to the greedy '
+    'answer.',
+    keys.within(0, 2**20),
+  )
+  seeds: int = keys.key(
+    1, 'Number of seeds, each with k sampled answers.', keys.within(1, 2**20)
+  )
+  temperature: float = keys.key(
+    1.0, 'Temperature of the sampled answers.', keys.within(0, 100)
+  )
+  top_p: float = keys.key(
+    1.0,
+    'Cumulative probability of nucleus sampling.',
+    keys.above(0, high=1),
+  )
+  batch_questions: int = keys.key(
+    100, 'Number of questions in memory at once.', keys.at_least(1)
+  )
+  contaminated: Literal['count', 'exclude'] = keys.key(
+    'count',
+    "The proposer's questions that are in an evaluation set: `count` reports "
+    'them, `exclude` also excludes them from training.',
+  )
+  vote_precision: float = keys.key(
+    0.8,
+    'Desired fraction of votes that are right, for suggesting '
+    '`vote.min_agreement`.',
+    keys.within(0, 1),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  every: int
-  keep: int
+  """When checkpoints are saved.
+
+  A run also saves a checkpoint at its end, when it is stopped, and after a new
+  best validation score.
+  """
+
+  every: int = keys.key(
+    10, 'Steps between regular checkpoints; 0 for none.', keys.at_least(0)
+  )
+  keep: int = keys.key(
+    2, 'Number of newest checkpoints to keep.', keys.at_least(1)
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
-  max_skipped_updates: int
-  max_kl: float
-  min_entropy: float
-  action: str
-  max_rollbacks: int
-  max_unreadable_steps: int = 0
+  """When a run has diverged, and the reaction to it."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Mesh:
-  data: int
-  fsdp: int
-  tensor: int
+  max_skipped_updates: int = keys.key(
+    10,
+    'Number of consecutive updates, skipped because they are not finite, '
+    'after which the run stops; 0 never stops it.',
+    keys.at_least(0),
+  )
+  max_kl: float = keys.key(
+    0.0,
+    'Alarm if the KL to the initial model is higher, in nats per token; 0 '
+    'turns it off.',
+    keys.at_least(0),
+  )
+  min_entropy: float = keys.key(
+    0.0,
+    'Alarm if the entropy is lower, in nats per token; 0 turns it off.',
+    keys.at_least(0),
+  )
+  max_unreadable_steps: int = keys.key(
+    0,
+    'Alarm after this number of consecutive steps in which more than half of '
+    'the questions are invalid; 0 turns it off. A warning comes after three '
+    'such steps.',
+    keys.at_least(0),
+  )
+  action: Literal['stop', 'roll_back'] = keys.key(
+    'stop',
+    'Reaction to an alarm: stop, or roll back to the weights of the last '
+    'checkpoint and continue with the next step.',
+  )
+  max_rollbacks: int = keys.key(
+    3, 'Number of rollbacks after which the run stops.', keys.at_least(0)
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """The validated config of a run."""
+  """The config of a run."""
 
-  seed: int
-  num_steps: int
-  model: Model
-  random_model: RandomModel
-  policy: Policy
-  task: Task
-  tests: Tests
-  sandbox: Sandbox
-  proposer: Proposer
-  solver: Solver
-  vote: Vote
-  sampler: Sampler
-  advantage: Advantage
-  critic: Critic
-  loss: Loss
-  optimizer: Optimizer
-  evaluation: Evaluation
-  checkpoint: Checkpoint
-  divergence: Divergence
-  mesh: Mesh
+  seed: int = keys.key(
+    0, 'Seed of all randomness in a run.', keys.within(0, 2**31 - 1)
+  )
+  num_steps: int = keys.key(
+    100,
+    'Number of self-play steps.',
+    keys.at_least(0),
+    may_change=keys.TO_RESUME,
+  )
+  model: training_schema.Model = keys.group(training_schema.Model)
+  random_model: training_schema.RandomModel = keys.group(
+    training_schema.RandomModel
+  )
+  policy: training_schema.Policy = keys.group(training_schema.Policy)
+  task: game_schema.Task = keys.group(game_schema.Task)
+  tests: game_schema.Tests = keys.group(game_schema.Tests)
+  sandbox: game_schema.Sandbox = keys.group(
+    game_schema.Sandbox, may_change=keys.TO_EVALUATE
+  )
+  proposer: game_schema.Proposer = keys.group(game_schema.Proposer)
+  solver: game_schema.Solver = keys.group(game_schema.Solver)
+  vote: game_schema.Vote = keys.group(game_schema.Vote)
+  sampler: training_schema.Sampler = keys.group(
+    training_schema.Sampler, may_change=keys.TO_EVALUATE
+  )
+  advantage: training_schema.Advantage = keys.group(training_schema.Advantage)
+  critic: training_schema.Critic = keys.group(training_schema.Critic)
+  loss: training_schema.Loss = keys.group(training_schema.Loss)
+  optimizer: training_schema.Optimizer = keys.group(training_schema.Optimizer)
+  evaluation: Evaluation = keys.group(Evaluation, may_change=keys.TO_EVALUATE)
+  checkpoint: Checkpoint = keys.group(Checkpoint, may_change=keys.TO_RESUME)
+  divergence: Divergence = keys.group(Divergence, may_change=keys.TO_RESUME)
+  mesh: training_schema.Mesh = keys.group(
+    training_schema.Mesh, may_change=keys.TO_RESUME
+  )
 
+
+KEYS = tuple(keys.declared(Config))
 
 # Keys that may change when a run is resumed. They determine how long it runs,
-# how often it saves and evaluates, and on which devices, not what it computes.
-MAY_CHANGE = frozenset(
-  {
-    'num_steps',
-    'checkpoint.every',
-    'checkpoint.keep',
-    'evaluation.every',
-    # These keys change the results only by rounding.
-    'mesh.data',
-    'mesh.fsdp',
-    'mesh.tensor',
-    'model.remat',
-    'model.kernels',
-    'loss.logits_chunk',
-    'optimizer.groups_per_microbatch',
-    'sampler.chunk',
-    'sampler.gather_weights',
-    'sampler.max_rows',
-  }
-  | {f'divergence.{x.name}' for x in dataclasses.fields(Divergence)}
+# how often it saves and evaluates, and on which devices. Other than that they
+# change its results by rounding at most.
+MAY_CHANGE_TO_RESUME = frozenset(
+  key.name for key in KEYS if key.may_change == keys.TO_RESUME
 )
 
-# Prefixes of keys that may differ between an evaluation and the training: those
-# of the solver's prompts, of grading and of devices.
-_OF_EVALUATION = (
-  'evaluation.',
-  'sandbox.',
-  'mesh.',
-  'task.test',
-  'task.validation',
-  'task.date',
-  'task.solver_prompt',
-  'task.solver_stop',
-  'task.answer_pattern',
-  'tests.program',
-  'solver.max_tokens',
-  'sampler.',
-  'model.dtype',
+# Keys that may change when a run is evaluated: also those of the evaluation, of
+# the solver's prompts and of grading.
+MAY_CHANGE_TO_EVALUATE = frozenset(
+  key.name for key in KEYS if key.may_change != keys.NO
 )
 
 
 def from_dict(tree: Mapping) -> Config:
   """Builds and validates a config.
 
-  Configs stored by earlier versions lack keys that were added later. Such keys
-  have defaults that preserve the earlier behavior.
-
   Args:
-    tree: A ConfigDict, or nested mappings with the keys of
-      `configs/default.py`.
+    tree: A ConfigDict, or nested mappings. A missing key has its default.
 
   Raises:
-    ValueError: If a key is missing or unknown, or a value has the wrong type or
-      is not allowed. The message has the key, its value and what is expected.
+    ValueError: If a key is unknown, or a value has the wrong type or is not
+      allowed. The message has the key, its value and what is expected.
   """
   if isinstance(tree, config_dict.ConfigDict):
     tree = tree.to_dict()
   config = parse.build(Config, tree)
-  for rules in (checks.rules, limits.rules):
-    for key, good, expected in rules(config):
-      if not good:
-        value = parse.show(checks.lookup(config, key))
-        raise ValueError(f'{key}={value}: expected {expected}')
+  checks.check(config, KEYS)
   return config
 
 
@@ -350,17 +235,3 @@ def complete(tree: Mapping) -> Mapping:
 def to_dict(config: Config) -> dict:
   """Converts a config to nested dicts, as they are stored in config.json."""
   return dataclasses.asdict(config)
-
-
-def may_change_to_evaluate(config: Config) -> frozenset[str]:
-  """Returns the keys whose values may differ in an evaluation of the run."""
-  keys = _keys(to_dict(config), '')
-  return MAY_CHANGE | {key for key in keys if key.startswith(_OF_EVALUATION)}
-
-
-def _keys(tree: Mapping, prefix: str) -> Iterator[str]:
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      yield from _keys(value, f'{prefix}{name}.')
-    else:
-      yield prefix + name

@@ -5,6 +5,8 @@ import io
 import pathlib
 import re
 import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -46,15 +48,15 @@ def read(origin: str, directory: epath.PathLike) -> tuple[types.Example, ...]:
   match = _NAME.fullmatch(origin)
   if match is None or match['builder'] not in BUILDERS:
     raise ValueError(
-      f'{origin!r}: expected a file {", ".join(files.SUFFIXES)}, or '
-      f'DATASET/SPLIT with DATASET one of {", ".join(BUILDERS)}'
+      f'{origin!r}: expected a file that ends in {", ".join(files.SUFFIXES)}, '
+      f'or DATASET/SPLIT with DATASET one of {", ".join(BUILDERS)}'
     )
   cls = BUILDERS[match['builder']]
   configs = [config.name for config in cls.BUILDER_CONFIGS]
   if match['config'] and match['config'] not in configs:
     raise ValueError(
       f'{origin!r}: expected a config of {match["builder"]}: '
-      f'{", ".join(configs) or "it has none"}'
+      f'{", ".join(configs) or "none exists"}'
     )
   with _quietly():
     builder = _prepared(cls, match['config'], directory)
@@ -72,7 +74,7 @@ def read(origin: str, directory: epath.PathLike) -> tuple[types.Example, ...]:
       f"or a slice such as 'test[:100]' ({error})"
     ) from None
   if empty:
-    raise ValueError(f'{origin!r}: expected a slice with something in it')
+    raise ValueError(f'{origin!r}: expected a slice that is not empty')
   return tuple(map(_example, source))
 
 
@@ -88,20 +90,23 @@ def _prepared(
   tensorflow-datasets is not safe here: its name comes from Python's global
   random numbers, so two processes with the same seed would share it.
   """
-  make = lambda place: cls(
-    data_dir=str(place), config=config, file_format='array_record'
-  )
+
+  def make(data_dir: pathlib.Path | str) -> tfds.core.DatasetBuilder:
+    return cls(
+      data_dir=str(data_dir), config=config, file_format='array_record'
+    )
+
   absent = make(directory)
   if not absent.is_prepared():
-    place = pathlib.Path(absent.data_dir)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory) as own:
-      made = make(own)
+    target = pathlib.Path(absent.data_dir)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory) as temporary:
+      made = make(temporary)
       made.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
       try:
-        pathlib.Path(made.data_dir).rename(place)
+        pathlib.Path(made.data_dir).rename(target)
       except OSError:
         if not make(directory).is_prepared():
           raise  # otherwise another process has moved it in first
@@ -111,7 +116,7 @@ def _prepared(
 
 
 @contextlib.contextmanager
-def _quietly():
+def _quietly() -> Iterator[None]:
   """Suppresses progress bars and warnings about missing files."""
   tfds.disable_progress_bar()
   verbosity = logging.get_verbosity()
@@ -123,8 +128,11 @@ def _quietly():
     logging.set_verbosity(verbosity)
 
 
-def _example(row) -> types.Example:
-  text = lambda name: row[name].decode() if name in row else ''
+def _example(row: Mapping[str, Any]) -> types.Example:
+
+  def text(name: str) -> str:
+    return row[name].decode() if name in row else ''
+
   pairs = zip(row.get('inputs', ()), row.get('outputs', ()), strict=True)
   return types.Example(
     text('question'),

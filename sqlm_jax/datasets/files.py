@@ -26,8 +26,8 @@ from sqlm_jax.game import types
 from sqlm_jax.text import code_blocks
 
 SUFFIXES = ('.json', '.jsonl', '.parquet')
-_MOST_TESTS = 10  # tests per program, as in the paper's code
-_MOST_REPORTS = 5
+_MAX_TESTS = 10  # tests per program, as in the paper's code
+_MAX_REPORTS = 5
 
 # Errors that are raised when a row does not have the expected structure.
 DAMAGE = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
@@ -67,8 +67,10 @@ def read_examples(path: epath.PathLike) -> tuple[types.Example, ...]:
     raise FileNotFoundError(f'{path}: no such file')
   readers = {'.jsonl': _lines, '.json': _list, '.parquet': _table}
   if path.suffix not in readers or path.is_dir():
-    raise ValueError(f'{path}: expected a file {", ".join(SUFFIXES)}')
-  found, damaged, columns, layout = [], [], set(), None
+    raise ValueError(
+      f'{path}: expected a file that ends in {", ".join(SUFFIXES)}'
+    )
+  examples, damaged, columns, layout = [], [], set(), None
   for number, row in readers[path.suffix](path):
     try:
       if isinstance(row, Exception):
@@ -77,35 +79,35 @@ def read_examples(path: epath.PathLike) -> tuple[types.Example, ...]:
         raise TypeError('expected an object')
       columns |= row.keys()
       # Recognized once per file, because rows may leave out empty columns.
-      layout = layout or _recognise(row)
+      layout = layout or _recognize(row)
       if layout is None:
         raise ValueError(f'unknown columns {", ".join(map(str, row))}')
-      found.append(_check(layout.read(row)))
+      examples.append(_check(layout.read(row)))
     except DAMAGE as error:
-      what = f'no {error}' if isinstance(error, KeyError) else error
-      damaged.append(f'{path}:{number}: {what}')
-  for report in damaged[:_MOST_REPORTS]:
-    logging.warning('%s; left out', report)
-  if len(damaged) > _MOST_REPORTS:
+      reason = f'{error} is missing' if isinstance(error, KeyError) else error
+      damaged.append(f'{path}:{number}: {reason}')
+  for report in damaged[:_MAX_REPORTS]:
+    logging.warning('Skipping a damaged row: %s', report)
+  if len(damaged) > _MAX_REPORTS:
     logging.warning(
-      '%s: %d damaged rows are left out, %d are read',
+      '%s: skipped %d damaged rows, read %d rows',
       path,
       len(damaged),
-      len(found),
+      len(examples),
     )
-  if not found:
+  if not examples:
     layouts = '; '.join(
-      f'{one.name}: {", ".join(sorted(one.columns))}' for one in LAYOUTS
+      f'{x.name}: {", ".join(sorted(x.columns))}' for x in LAYOUTS
     )
     raise ValueError(
       f'{path}: expected rows in one of the layouts ({layouts}), found '
-      f'{damaged[0] if damaged else "no row"}'
+      f'{damaged[0] if damaged else "no rows"}'
     )
-  return tuple(found)
+  return tuple(examples)
 
 
-def _recognise(row: Row) -> Layout | None:
-  return next((one for one in LAYOUTS if one.columns <= row.keys()), None)
+def _recognize(row: Row) -> Layout | None:
+  return next((x for x in LAYOUTS if x.columns <= row.keys()), None)
 
 
 def _check(example: types.Example) -> types.Example:
@@ -119,7 +121,7 @@ def _check(example: types.Example) -> types.Example:
   pairs = [text for case in example.tests for text in case]
   for text in (example.question, example.answer, example.solution, *pairs):
     if not isinstance(text, str):
-      raise TypeError(f'expected text, not {str(text)[:60]!r}')
+      raise TypeError(f'expected text, found {str(text)[:60]!r}')
     text.encode()  # raises for an unpaired surrogate
   if not example.question.strip():
     raise ValueError('expected a question')
@@ -133,7 +135,7 @@ def _ours(row: Row) -> types.Example:
   answer = row.get('answer')
   if isinstance(answer, int | float) and not isinstance(answer, bool):
     if not math.isfinite(answer):
-      raise ValueError(f'expected a finite answer, not {answer}')
+      raise ValueError(f'expected a finite answer, found {answer}')
     answer = str(answer)
   return types.Example(
     row['question'],
@@ -154,18 +156,20 @@ def _prime(row: Row) -> types.Example:
     return types.Example(question, truth)
   table = json.loads(truth)
   if table.get('fn_name'):
-    raise ValueError('expected tests of a program, not of a function')
+    raise ValueError('expected tests of a program, found tests of a function')
   pairs = zip(table['inputs'], table['outputs'], strict=True)
   return types.Example(question, tests=_cases(list(pairs)))
 
 
 def _codeforces(row: Row) -> types.Example:
   if row.get('generated_checker'):
-    raise ValueError('more than one output is right: it needs its own checker')
+    raise ValueError(
+      'several outputs are right, so the problem needs its own checker'
+    )
   if row.get('input_mode') == 'file':
-    raise ValueError('expected standard input, not files')
+    raise ValueError('expected standard input, found files')
   if row.get('interaction_format'):
-    raise ValueError('expected a program that reads once, not a dialogue')
+    raise ValueError('expected a problem without interaction')
   parts = [row['description']]
   for title, name in (
     ('Input', 'input_format'),
@@ -186,7 +190,7 @@ def _verifiable(row: Row) -> types.Example:
   info = row['verification_info']
   cases = info['test_cases']
   if any(case.get('fn_name') for case in cases):
-    raise ValueError('expected tests of a program, not of a function')
+    raise ValueError('expected tests of a program, found tests of a function')
   return types.Example(
     row['prompt'],
     tests=_cases(cases),
@@ -197,9 +201,9 @@ def _verifiable(row: Row) -> types.Example:
 
 def _asked(messages: Iterable[Row]) -> str:
   """Returns the content of the last message of the user."""
-  asked = [one['content'] for one in messages if one['role'] == 'user']
+  asked = [x['content'] for x in messages if x['role'] == 'user']
   if not asked:
-    raise ValueError('expected a message of the user')
+    raise ValueError('expected a message with the role "user"')
   return asked[-1]
 
 
@@ -210,10 +214,10 @@ def _cases(tests: Iterable[Any]) -> tuple[types.TestCase, ...]:
     if isinstance(test, Mapping):
       test = (test['input'], test['output'])
     elif isinstance(test, str):
-      raise TypeError(f'expected an input and an output, not {test[:60]!r}')
+      raise TypeError(f'expected an input and an output, found {test[:60]!r}')
     given, expected = test
     cases.append(types.TestCase(given, expected))
-  return tuple(cases[:_MOST_TESTS])
+  return tuple(cases[:_MAX_TESTS])
 
 
 LAYOUTS = (
@@ -242,14 +246,14 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, Any]]:
     try:
       yield number, json.loads(line.decode())
     except (ValueError, RecursionError) as error:
-      yield number, ValueError(f'expected JSON in UTF-8, {error}')
+      yield number, ValueError(f'expected JSON in UTF-8: {error}')
 
 
 def _list(path: epath.Path) -> Iterator[tuple[int, Any]]:
   try:
     rows = json.loads(path.read_bytes().decode('utf-8-sig'))
   except (ValueError, RecursionError) as error:
-    raise ValueError(f'{path}: expected JSON in UTF-8, {error}') from None
+    raise ValueError(f'{path}: expected JSON in UTF-8: {error}') from None
   if not isinstance(rows, list):
     raise ValueError(f'{path}: expected a list of objects')
   yield from enumerate(rows, start=1)
@@ -260,7 +264,7 @@ def _table(path: epath.Path) -> Iterator[tuple[int | str, Any]]:
     try:
       table = parquet.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
-      raise ValueError(f'{path}: expected Parquet, {error}') from None
+      raise ValueError(f'{path}: expected Parquet: {error}') from None
     end = 0
     for group in range(table.num_row_groups):
       number, end = end, end + table.metadata.row_group(group).num_rows

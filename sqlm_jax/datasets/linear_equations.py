@@ -15,8 +15,8 @@ composes questions from its second level on. `files` reads its files.
 import itertools
 import random
 import string
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -173,16 +173,20 @@ class LinearEquations(tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,
     )
 
-  def _split_generators(self, dl_manager):
+  def _split_generators(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
     del dl_manager  # nothing is downloaded
     name = self.builder_config.name
     levels = [name] if name in LEVELS else list(LEVELS)
-    found = problems(levels, f'sqlm_jax/linear_equations/{name}/1')
+    generated = problems(levels, f'sqlm_jax/linear_equations/{name}/1')
     return {
-      split: self._generate_examples(list(itertools.islice(found, SIZE)))
+      split: self._generate_examples(list(itertools.islice(generated, SIZE)))
       for split in ('test', 'validation')
     }
 
-  def _generate_examples(self, found):
-    for i, problem in enumerate(found):
+  def _generate_examples(
+    self, rows: Iterable[Problem]
+  ) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, problem in enumerate(rows):
       yield i, problem._asdict() | {'answer': str(problem.answer)}

@@ -10,7 +10,8 @@ hardly any of them.
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -21,7 +22,10 @@ _SEED = 'sqlm_jax/multiplication/1'
 
 def operands(draw: random.Random) -> Iterator[tuple[int, int]]:
   """Yields pairs of operands without end; pairs may repeat."""
-  operand = lambda: draw.randrange(10 ** draw.choice((1, 2, 3, 3)))
+
+  def operand() -> int:
+    return draw.randrange(10 ** draw.choice((1, 2, 3, 3)))
+
   while True:
     yield operand(), operand()
 
@@ -56,7 +60,9 @@ class Multiplication(tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,
     )
 
-  def _split_generators(self, dl_manager):
+  def _split_generators(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
     del dl_manager  # nothing is downloaded
     pairs = distinct(operands(random.Random(_SEED)))
     return {
@@ -64,6 +70,8 @@ class Multiplication(tfds.core.GeneratorBasedBuilder):
       for split, size in SPLITS.items()
     }
 
-  def _generate_examples(self, pairs):
+  def _generate_examples(
+    self, pairs: Iterable[tuple[int, int]]
+  ) -> Iterator[tuple[int, dict[str, Any]]]:
     for i, (a, b) in enumerate(pairs):
       yield i, {'question': f'{a} * {b}', 'answer': str(a * b), 'a': a, 'b': b}

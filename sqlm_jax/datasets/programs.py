@@ -7,6 +7,8 @@ tests, and every evaluation runs some of them first.
 """
 
 import json
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -35,7 +37,9 @@ class Programs(tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,
     )
 
-  def _split_generators(self, dl_manager):
+  def _split_generators(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
     del dl_manager  # nothing is downloaded
     lines = _FILE.read_text(encoding='utf-8').splitlines()
     rows = [json.loads(line) for line in lines]
@@ -44,7 +48,9 @@ class Programs(tfds.core.GeneratorBasedBuilder):
       for split in ('test', 'validation')
     }
 
-  def _generate_examples(self, rows):
+  def _generate_examples(
+    self, rows: Iterable[dict[str, Any]]
+  ) -> Iterator[tuple[int, dict[str, Any]]]:
     for i, row in enumerate(rows):
       inputs, outputs = zip(*row['tests'], strict=True)
       yield (

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sqlm_jax.config import training_schema
 from sqlm_jax.ops import rounding
 
 
@@ -17,39 +18,34 @@ class InBfloat16(NamedTuple):
 
 
 def make_optimizer(
-  *,
-  learning_rate: float,
-  warmup_steps: int = 0,
-  b1: float = 0.9,
-  b2: float = 0.999,
-  moment_dtype: str = 'float32',
-  weight_decay: float = 0.0,
-  clip_norm: float = 1.0,
+  config: training_schema.Optimizer,
 ) -> optax.GradientTransformation:
   """Returns AdamW (Loshchilov and Hutter, 2019) after gradient clipping.
 
+  Weight decay is decoupled, multiplied by the learning rate, and applies to
+  matrices only.
+
   Args:
-    learning_rate: learning rate, constant after the warm-up.
-    warmup_steps: number of optimizer steps of linear warm-up from 0.
-    b1: decay rate of the first moment.
-    b2: decay rate of the second moment.
-    moment_dtype: dtype that both moments are stored in, float32 or bfloat16.
-    weight_decay: decoupled weight decay, multiplied by the learning rate;
-      applies to matrices only.
-    clip_norm: maximum global norm of a gradient; 0 disables clipping.
+    config: learning rate, moments, weight decay and clipping.
   """
-  schedule = learning_rate
-  if warmup_steps:
-    schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+  schedule = config.learning_rate
+  if config.warmup_steps:
+    schedule = optax.linear_schedule(
+      0.0, config.learning_rate, config.warmup_steps
+    )
   adamw = optax.adamw(
-    schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=matrices
+    schedule,
+    b1=config.b1,
+    b2=config.b2,
+    weight_decay=config.weight_decay,
+    mask=matrices,
   )
   adamw = in_float32(adamw)
-  if moment_dtype == 'bfloat16':
+  if config.moment_dtype == 'bfloat16':
     adamw = in_bfloat16(adamw)
-  if not clip_norm:
+  if not config.clip_norm:
     return adamw
-  return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+  return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
 
 
 def apply_updates(

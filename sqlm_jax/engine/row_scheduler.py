@@ -72,7 +72,7 @@ FINE = Shapes(part=2, fewest=1, rooms=(1, 2, 3), factor=2)
 # Capacities of 4, 16, 64, ... chunks, for policies that read live slots only:
 # unused capacity costs only memory, while every shape costs a compilation. A
 # GPU takes 1.5 ms per token for 64 rows and 2.0 ms for 256
-# (docs/benchmarks.md).
+# (docs/dev/speed_notes.md).
 FEW = Shapes(part=4, fewest=64, rooms=(4, 16), factor=4)
 
 

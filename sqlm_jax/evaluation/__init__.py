@@ -1,4 +1,4 @@
-"""Computes figures, intervals, tests and reports from graded answers (floor 3).
+"""Computes figures, intervals, tests and reports from graded answers.
 
 The functions use NumPy and SciPy and operate on the rows of an evaluation's
 answers.jsonl, one row per question. The first answer of a row is greedy; the

@@ -38,14 +38,14 @@ def summarize(
     'std', the standard deviation of these values, None for a single seed. The
     figures are greedy, unparsed and, with samples, mean@k, pass@j and maj@k.
   """
-  found = {}
+  figures = {}
   for name, values_QS in by_question(rows, samples, votes=votes).items():
-    found[name] = with_interval(values_QS.mean(axis=1))
+    figures[name] = with_interval(values_QS.mean(axis=1))
     if samples and name in (f'mean@{samples}', f'maj@{samples}'):
-      one_a_seed = values_QS.mean(axis=0)
-      std = float(one_a_seed.std(ddof=1)) if len(one_a_seed) > 1 else None
-      found[name] |= {'seeds': one_a_seed.tolist(), 'std': std}
-  return found
+      mean_S = values_QS.mean(axis=0)
+      std = float(mean_S.std(ddof=1)) if len(mean_S) > 1 else None
+      figures[name] |= {'seeds': mean_S.tolist(), 'std': std}
+  return figures
 
 
 def by_question(
@@ -63,21 +63,21 @@ def by_question(
     not computed per seed.
   """
   right_QA = np.array([row['right'] for row in rows], np.float64)
-  blank_QA = np.array([[a is None for a in row['answers']] for row in rows])
-  found = {'greedy': right_QA[:, :1]}
+  unparsed_QA = np.array([[a is None for a in row['answers']] for row in rows])
+  values = {'greedy': right_QA[:, :1]}
   if samples:
     right_QSK = right_QA[:, 1:].reshape(len(rows), -1, samples)
-    found[f'mean@{samples}'] = right_QSK.mean(axis=2)
+    values[f'mean@{samples}'] = right_QSK.mean(axis=2)
     for k in _draws(samples, right_QA.shape[1] - 1):
-      found[f'pass@{k}'] = pass_at(right_QA[:, 1:], k)[:, None]
+      values[f'pass@{k}'] = pass_at(right_QA[:, 1:], k)[:, None]
     if votes:
       voted = [
-        [majority_is_right(*one) for one in sampled(row, samples)]
+        [majority_is_right(*answers) for answers in sampled(row, samples)]
         for row in rows
       ]
-      found[f'maj@{samples}'] = np.array(voted, np.float64)
-  found['unparsed'] = blank_QA.mean(axis=1, keepdims=True)
-  return found
+      values[f'maj@{samples}'] = np.array(voted, np.float64)
+  values['unparsed'] = unparsed_QA.mean(axis=1, keepdims=True)
+  return values
 
 
 def pass_at(right_QN: np.ndarray, k: int) -> np.ndarray:
@@ -99,7 +99,9 @@ def pass_at(right_QN: np.ndarray, k: int) -> np.ndarray:
   """
   n = right_QN.shape[1]
   if not 1 <= k <= n:
-    raise ValueError(f'{k=}: expected 1 to {n}, the answers a question')
+    raise ValueError(
+      f'{k=}: expected 1 to {n}, the number of answers per question'
+    )
   # Computes the ratio as the product of 1 - k / i over i = n, n - 1, ...,
   # n - c + 1, for every c at once, because the binomials would overflow.
   factors = np.maximum(1 - k / np.arange(n, 0, -1), 0)
@@ -196,10 +198,10 @@ def _majority(answers: Sequence[str | None]) -> str | None:
   return counts.most_common(1)[0][0] if counts else None
 
 
-def _draws(samples: int, most: int) -> list[int]:
-  """Returns the values of k for pass@k: powers of 2, `samples` and `most`.
+def _draws(samples: int, total: int) -> list[int]:
+  """Returns the values of k for pass@k: powers of 2, `samples` and `total`.
 
   1 is left out, because pass@1 is the mean.
   """
-  found = {1 << i for i in range(1, most.bit_length())} | {samples, most}
-  return sorted(found - {1})
+  powers = {1 << i for i in range(1, total.bit_length())}
+  return sorted((powers | {samples, total}) - {1})

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _NEARLY_ALL = 0.9  # fraction of all answers
-_FEWEST_QUESTIONS = 4  # with fewer, equal answers may be a coincidence
+_MIN_QUESTIONS = 4  # with fewer, equal answers may be a coincidence
 
 Row = Mapping[str, Any]
 
@@ -58,7 +58,7 @@ def _collapse(rows: Sequence[Row], part: slice) -> dict[str, Any] | None:
   answers = [answer for row in rows for answer in row['answers'][part]]
   counts = collections.Counter(a for a in answers if a is not None)
   readable = counts.total()
-  if len(rows) < _FEWEST_QUESTIONS or 2 * readable < len(answers):
+  if len(rows) < _MIN_QUESTIONS or 2 * readable < len(answers):
     return None
   ((answer, count),) = counts.most_common(1)
   true = sum(_is_true(row, answer) for row in rows)

@@ -17,8 +17,8 @@ Settings = Mapping[str, Any]
 
 
 def compare(
-  one: Sequence[Row],
-  other: Sequence[Row],
+  first: Sequence[Row],
+  second: Sequence[Row],
   *,
   names: tuple[str, str],
   settings: tuple[Settings, Settings],
@@ -26,8 +26,8 @@ def compare(
   """Compares two evaluations of the same questions.
 
   Args:
-    one: Rows of the first evaluation.
-    other: Rows of the second evaluation.
+    first: Rows of the first evaluation.
+    second: Rows of the second evaluation.
     names: Names of both evaluations.
     settings: Settings of both evaluations.
 
@@ -41,14 +41,14 @@ def compare(
     ValueError: If the questions are not the same. The message names the first
       question that differs.
   """
-  _check_same_questions(one, other, names)
+  _check_same_questions(first, second, names)
   votes = settings[0]['answer_kind'] != 'code'
   by_question = [
     accuracy.by_question(rows, each['samples'], votes=votes)
-    for rows, each in zip((one, other), settings, strict=True)
+    for rows, each in zip((first, second), settings, strict=True)
   ]
   figures = {
-    name: _figure(name, *(found[name].mean(axis=1) for found in by_question))
+    name: _figure(name, *(values[name].mean(axis=1) for values in by_question))
     for name in by_question[0]
     if name in by_question[1]
   }
@@ -56,9 +56,9 @@ def compare(
     'names': list(names),
     'set': settings[0]['set'],
     'origin': settings[0]['origin'],
-    'questions': len(one),
+    'questions': len(first),
     'figures': figures,
-    **_changes(one, other),
+    **_changes(first, second),
     'settings_differ': {
       key: [settings[0].get(key), settings[1].get(key)]
       for key in sorted(settings[0].keys() | settings[1].keys())
@@ -70,34 +70,34 @@ def compare(
 
 
 def _figure(
-  name: str, one_Q: np.ndarray, other_Q: np.ndarray
+  name: str, first_Q: np.ndarray, second_Q: np.ndarray
 ) -> dict[str, Any]:
   """Returns a figure of both evaluations, and a test of their difference."""
-  change = paired.difference(one_Q, other_Q)
+  change = paired.difference(first_Q, second_Q)
   if name == 'greedy':
-    change['p'] = paired.mcnemar(one_Q, other_Q)
+    change['p'] = paired.mcnemar(first_Q, second_Q)
   return {
-    'values': [accuracy.with_interval(x) for x in (one_Q, other_Q)],
+    'values': [accuracy.with_interval(x) for x in (first_Q, second_Q)],
     'difference': change,
     'test': 'McNemar, exact' if name == 'greedy' else 'sign flips',
   }
 
 
-def _changes(one: Sequence[Row], other: Sequence[Row]) -> dict[str, Any]:
+def _changes(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
   """Counts the changes between greedy answers, and collects examples."""
   kinds = {(a, b): [] for a in (False, True) for b in (False, True)}
-  for pair in zip(one, other, strict=True):
+  for pair in zip(first, second, strict=True):
     kinds[pair[0]['right'][0], pair[1]['right'][0]].append(pair)
   gained, lost = kinds[False, True], kinds[True, False]
   wrong = kinds[False, False]
-  other_wrong = sum(a['answers'][0] != b['answers'][0] for a, b in wrong)
+  changed = sum(a['answers'][0] != b['answers'][0] for a, b in wrong)
   return {
     'changed': {
       'wrong to right': len(gained),
       'right to wrong': len(lost),
-      'wrong to another wrong one': other_wrong,
+      'wrong to another wrong answer': changed,
       'right both times': len(kinds[True, True]),
-      'the same wrong one': len(wrong) - other_wrong,
+      'same wrong answer': len(wrong) - changed,
     },
     'gained': [_example(*pair) for pair in gained[:_SHOWN]],
     'lost': [_example(*pair) for pair in lost[:_SHOWN]],
@@ -105,14 +105,14 @@ def _changes(one: Sequence[Row], other: Sequence[Row]) -> dict[str, Any]:
 
 
 def _check_same_questions(
-  one: Sequence[Row], other: Sequence[Row], names: tuple[str, str]
+  first: Sequence[Row], second: Sequence[Row], names: tuple[str, str]
 ) -> None:
-  if len(one) != len(other):
+  if len(first) != len(second):
     raise ValueError(
       f'{names[0]} and {names[1]}: expected the same questions, found '
-      f'{len(one)} and {len(other)}'
+      f'{len(first)} and {len(second)} questions'
     )
-  for a, b in zip(one, other, strict=True):
+  for a, b in zip(first, second, strict=True):
     if (a['question'], a['true']) != (b['question'], b['true']):
       raise ValueError(
         f'{names[0]} and {names[1]}: expected the same questions, found '
@@ -120,11 +120,11 @@ def _check_same_questions(
       )
 
 
-def _example(one: Row, other: Row) -> dict[str, Any]:
+def _example(first: Row, second: Row) -> dict[str, Any]:
   """Returns a question with the greedy answers of both evaluations."""
   return {
-    'question': one['question'],
-    'true': one['true'],
-    'answers': [one['answers'][0], other['answers'][0]],
-    'responses': [one['responses'][0], other['responses'][0]],
+    'question': first['question'],
+    'true': first['true'],
+    'answers': [first['answers'][0], second['answers'][0]],
+    'responses': [first['responses'][0], second['responses'][0]],
   }

@@ -19,7 +19,7 @@ _RESAMPLES = 2000
 _RESAMPLED_AT_ONCE = 100
 
 
-def mcnemar(one_Q: np.ndarray, other_Q: np.ndarray) -> float:
+def mcnemar(first_Q: np.ndarray, second_Q: np.ndarray) -> float:
   """Computes the p-value of McNemar's exact test (1947).
 
   Under the null hypothesis, a question that only one of the models answers
@@ -27,22 +27,22 @@ def mcnemar(one_Q: np.ndarray, other_Q: np.ndarray) -> float:
   with probability 1/2.
 
   Args:
-    one_Q: True for questions that the first model answers correctly.
-    other_Q: True for questions that the second model answers correctly.
+    first_Q: True for questions that the first model answers correctly.
+    second_Q: True for questions that the second model answers correctly.
 
   Returns:
     The two-sided p-value; 1.0 if there is no difference.
   """
-  one_Q, other_Q = np.asarray(one_Q, bool), np.asarray(other_Q, bool)
-  only_one = int(np.sum(one_Q & ~other_Q))
-  only_other = int(np.sum(~one_Q & other_Q))
-  if not only_one + only_other:
+  first_Q, second_Q = np.asarray(first_Q, bool), np.asarray(second_Q, bool)
+  only_first = int(np.sum(first_Q & ~second_Q))
+  only_second = int(np.sum(~first_Q & second_Q))
+  if not only_first + only_second:
     return 1.0
-  return float(stats.binomtest(only_one, only_one + only_other).pvalue)
+  return float(stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
-def difference(one_Q: np.ndarray, other_Q: np.ndarray) -> dict[str, Any]:
-  """Computes the mean of other - one, with its interval and p-value.
+def difference(first_Q: np.ndarray, second_Q: np.ndarray) -> dict[str, Any]:
+  """Computes the mean of second - first, with its interval and p-value.
 
   The interval is a bootstrap over questions, which resamples pairs. The p-value
   is from a sign-flip permutation test (Fisher, 1935): under the null
@@ -56,14 +56,14 @@ def difference(one_Q: np.ndarray, other_Q: np.ndarray) -> dict[str, Any]:
   interval of a paired difference of proportions (Tango, 1998).
 
   Args:
-    one_Q: First model's value from 0 to 1 for each question.
-    other_Q: Second model's value from 0 to 1 for each question.
+    first_Q: First model's value from 0 to 1 for each question.
+    second_Q: Second model's value from 0 to 1 for each question.
 
   Returns:
     A dict with 'value', 'low', 'high', 'p', and 'constant', which is True if
     all questions have the same difference.
   """
-  change_Q = np.asarray(other_Q, np.float64) - np.asarray(one_Q, np.float64)
+  change_Q = np.asarray(second_Q, np.float64) - np.asarray(first_Q, np.float64)
   value = float(change_Q.mean())
   # Rounds, so that 0.7 - 0.6 and 0.4 - 0.3 are the same difference.
   if np.ptp(change_Q.round(12)) == 0:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sqlm_jax.evaluation import accuracy
 
-_MOST_BINS = 10
+_MAX_BINS = 10
 
 
 def measure(
@@ -38,7 +38,7 @@ def measure(
   Returns:
     A dict with the following entries:
       bins: A list of bins, each with the mean 'agreement' of its votes, their
-        'least' agreement, the number of 'votes', the number of 'right' votes,
+        'min_agreement', the number of 'votes', the number of 'right' votes,
         their 'accuracy' and its Wilson interval, 'low' and 'high'.
       thresholds: The values of a bin for all votes whose agreement is at least
         a threshold, 'agreement', and the fraction of such votes, 'kept'.
@@ -58,19 +58,21 @@ def measure(
     for answers, right in accuracy.sampled(row, samples)
   ]
   agreement_V, right_V, question_V = np.array(votes).reshape(-1, 3).T
-  describe = lambda chosen_V: _describe(
-    agreement_V[chosen_V], right_V[chosen_V], question_V[chosen_V]
-  )
+
+  def describe(chosen_V: np.ndarray) -> dict[str, Any]:
+    return _describe(
+      agreement_V[chosen_V], right_V[chosen_V], question_V[chosen_V]
+    )
+
   bins = [describe(in_bin_V) for in_bin_V in _bins(agreement_V, samples)]
   thresholds = []
-  for least in np.unique(agreement_V):
-    kept_V = agreement_V >= least
-    threshold = describe(kept_V)
-    threshold |= {'agreement': float(least), 'kept': float(kept_V.mean())}
-    thresholds.append(threshold)
-  error = sum(
-    one['votes'] * abs(one['agreement'] - one['accuracy']) for one in bins
-  )
+  for threshold in np.unique(agreement_V):
+    kept_V = agreement_V >= threshold
+    thresholds.append(
+      describe(kept_V)
+      | {'agreement': float(threshold), 'kept': float(kept_V.mean())}
+    )
+  error = sum(x['votes'] * abs(x['agreement'] - x['accuracy']) for x in bins)
   curve = {
     'samples': samples,
     'target': target,
@@ -101,7 +103,7 @@ def _bins(agreement_V: np.ndarray, samples: int) -> list[np.ndarray]:
   There is one bin for each agreement c / k, but at most ten of equal width
   plus one for an agreement of 0.
   """
-  count = min(samples, _MOST_BINS)
+  count = min(samples, _MAX_BINS)
   # Rounds first, because 0.7 * 10 is slightly more than 7 in floating point.
   bin_V = np.ceil(np.round(agreement_V * count, 6))
   return [bin_V == number for number in np.unique(bin_V)]
@@ -115,7 +117,7 @@ def _describe(
   low, high = accuracy.wilson(right / votes * questions, questions)
   return {
     'agreement': float(agreement_V.mean()),
-    'least': float(agreement_V.min()),
+    'min_agreement': float(agreement_V.min()),
     'votes': votes,
     'right': right,
     'accuracy': right / votes,

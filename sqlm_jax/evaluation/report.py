@@ -6,7 +6,7 @@ truncated, in a code span that it cannot close.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from etils import epath
 from sqlm_jax.evaluation import collapse, plots
 from sqlm_jax.text import json_text
 
-_LONGEST = 60  # characters of a text in a table
+_MAX_LENGTH = 60  # characters of a text in a table
 
 Settings = Mapping[str, Any]
 
@@ -26,25 +26,25 @@ def to_markdown(comparison: Mapping[str, Any]) -> str:
   origin = comparison['origin']
   lines = [
     f'# {names[0]} and {names[1]}',
-    f'{comparison["questions"]} questions of {code(origin)}. In brackets 95% '
-    'intervals, over questions; the difference and its p-value are paired.',
+    f'{comparison["questions"]} questions of {code(origin)}. Parentheses show '
+    '95% intervals over questions. The difference and its p-value are paired.',
     table(
       ['', *names, 'difference', 'p', 'test'],
       [
         [
           name,
-          *map(interval, found['values']),
-          interval(found['difference'], signed=True),
-          _p_value(found['difference']['p']),
-          found['test'],
+          *map(interval, compared['values']),
+          interval(compared['difference'], signed=True),
+          _p_value(compared['difference']['p']),
+          compared['test'],
         ]
-        for name, found in comparison['figures'].items()
+        for name, compared in comparison['figures'].items()
       ],
     ),
     *_constant_differences(comparison['figures'], comparison['questions']),
-    'What became of the greedy answers:',
+    'How the greedy answers changed:',
     table(
-      ['from the first to the second', 'questions'],
+      ['from the first to the second checkpoint', 'questions'],
       [[name, str(n)] for name, n in comparison['changed'].items()],
     ),
   ]
@@ -53,7 +53,7 @@ def to_markdown(comparison: Mapping[str, Any]) -> str:
       lines += [f'## {title}', _examples(comparison[key], names)]
   if comparison['settings_differ']:
     lines += [
-      '## Not asked alike',
+      '## Settings that differ',
       table(
         ['', *names],
         [
@@ -77,25 +77,25 @@ def _constant_differences(
   if not names:
     return []
   return [
-    f'All {questions} questions differ alike in {", ".join(names)}, so that a '
-    'bootstrap would give an interval without a width. The interval of this '
-    'difference allows for any other difference in a share of the questions, '
-    f"up to the upper end of Wilson's interval of 0 of {questions}."
+    f'All {questions} questions have the same difference in '
+    f'{", ".join(names)}, so the bootstrap interval would have zero width. The '
+    'interval shown allows any other difference in a fraction of the '
+    f"questions, up to the upper end of Wilson's interval for 0 of {questions}."
   ]
 
 
 def _examples(examples: Sequence[Mapping], names: Sequence[str]) -> str:
-  shown = []
-  for one in examples:
+  cells = []
+  for example in examples:
+    pairs = zip(example['answers'], example['responses'], strict=True)
     # Shows the response instead if no answer could be parsed.
     answers = [
-      response if answer is None else answer
-      for answer, response in zip(one['answers'], one['responses'], strict=True)
+      response if answer is None else answer for answer, response in pairs
     ]
-    shown.append(
-      [code(one['question']), code(one['true']), *map(code, answers)]
+    cells.append(
+      [code(example['question']), code(example['true']), *map(code, answers)]
     )
-  return table(['question', 'true', *names], shown)
+  return table(['question', 'true', *names], cells)
 
 
 def write(directory: epath.PathLike, comparison: Mapping[str, Any]) -> None:
@@ -110,7 +110,8 @@ def write(directory: epath.PathLike, comparison: Mapping[str, Any]) -> None:
 
 def write_result(
   directory: epath.PathLike,
-  result: Mapping[str, Mapping[str, Any]],
+  figures: Mapping[str, Mapping[str, Any]],
+  *,
   curve: Mapping[str, Any] | None,
   settings: Settings,
   collapsed: Mapping[str, Mapping[str, Any]] = {},
@@ -119,14 +120,14 @@ def write_result(
 
   Args:
     directory: Directory of the evaluation.
-    result: Figures from `accuracy.summarize`.
+    figures: Figures from `accuracy.summarize`.
     curve: Reliability curve from `reliability.measure`, None without votes.
     settings: Settings of the evaluation.
     collapsed: Collapsed figures from `collapse.find`.
   """
   directory = epath.Path(directory)
   stored = {
-    'figures': result,
+    'figures': figures,
     'reliability': curve,
     'collapsed': collapsed,
     'settings': settings,
@@ -134,13 +135,13 @@ def write_result(
   _write(directory / 'result.json', _to_json(stored))
   lines = [
     f'# {settings["set"]}, after {settings["step"]} steps',
-    f'{settings["questions"]} questions of {code(settings["origin"])}. In '
-    'brackets 95% intervals, over questions.',
+    f'{settings["questions"]} questions of {code(settings["origin"])}. '
+    'Parentheses show 95% intervals over questions.',
     table(
       ['', 'value', 'standard deviation over seeds'],
       [
-        [name, interval(one), '' if not one.get('std') else f'{one["std"]:.4f}']
-        for name, one in result.items()
+        [name, interval(x), f'{x["std"]:.4f}' if x.get('std') else '']
+        for name, x in figures.items()
       ],
     ),
   ]
@@ -165,50 +166,55 @@ def describe_votes(curve: Mapping[str, Any]) -> str:
   """Describes the agreement at which votes are right often enough."""
   if 'suggested_min_agreement' not in curve:
     return (
-      'A vote.min_agreement is suggested for the validation set alone '
-      '(--dataset=validation): a run that is tuned on other questions cannot '
-      'be measured by them.'
+      'A vote.min_agreement is suggested only for the validation set '
+      '(--dataset=validation), because questions that a run was tuned on '
+      'cannot measure it.'
     )
-  least, target = curve['suggested_min_agreement'], curve['target']
-  if least is None:
+  suggested, target = curve['suggested_min_agreement'], curve['target']
+  if suggested is None:
     return (
-      f'No agreement makes votes of {curve["samples"]} answers right in at '
-      f'least {target:.0%} of all cases, with 95% confidence.'
+      f'At no level of agreement are at least {target:.0%} of the votes of '
+      f'{curve["samples"]} answers right with 95% confidence.'
     )
-  (found,) = (t for t in curve['thresholds'] if t['agreement'] == least)
+  (chosen,) = (t for t in curve['thresholds'] if t['agreement'] == suggested)
   return (
-    f'From an agreement of {least:.2f} on, votes of {curve["samples"]} answers '
-    f'are right in at least {target:.0%} of all cases, with 95% confidence: '
-    f'{found["right"]} of {found["votes"]}, {found["kept"]:.0%} of all votes. '
-    f'Suggested: vote.min_agreement={_at_most(least)}'
+    f'With an agreement of at least {suggested:.2f}, at least {target:.0%} of '
+    f'the votes of {curve["samples"]} answers are right with 95% confidence: '
+    f'{chosen["right"]} of {chosen["votes"]} were right. These are '
+    f'{chosen["kept"]:.0%} of all votes. '
+    f'Suggested: vote.min_agreement={_round_down(suggested)}'
   )
 
 
 def votes(curve: Mapping[str, Any]) -> str:
   """Formats a reliability curve as a Markdown table."""
   return table(
-    ['agreement', 'votes', 'right', 'from there on', 'kept'],
+    ['agreement', 'votes', 'right', 'right at or above', 'kept'],
     [
       [
-        f'{least["agreement"]:.2f}',
-        str(one['votes']),
-        f'{one["accuracy"]:.1%} ({one["low"]:.1%}-{one["high"]:.1%})',
-        f'{least["accuracy"]:.1%} ({least["low"]:.1%}-{least["high"]:.1%})',
-        f'{least["kept"]:.0%}',
+        f'{threshold["agreement"]:.2f}',
+        str(in_bin['votes']),
+        _percentage(in_bin),
+        _percentage(threshold),
+        f'{threshold["kept"]:.0%}',
       ]
-      for one, least in _bins_and_thresholds(curve)
+      for in_bin, threshold in _bins_and_thresholds(curve)
     ],
   )
 
 
-def _bins_and_thresholds(curve: Mapping[str, Any]) -> Iterable[tuple]:
+def _percentage(votes: Mapping[str, float]) -> str:
+  return f'{votes["accuracy"]:.1%} ({votes["low"]:.1%}-{votes["high"]:.1%})'
+
+
+def _bins_and_thresholds(curve: Mapping[str, Any]) -> Iterator[tuple]:
   """Yields each bin with the threshold at its lowest agreement."""
-  at = {least['agreement']: least for least in curve['thresholds']}
-  for one in curve['bins']:
-    yield one, at[one['least']]
+  thresholds = {t['agreement']: t for t in curve['thresholds']}
+  for in_bin in curve['bins']:
+    yield in_bin, thresholds[in_bin['min_agreement']]
 
 
-def _at_most(share: float) -> str:
+def _round_down(share: float) -> str:
   """Formats a fraction rounded down.
 
   Rounded up, a threshold of 7 / 8 would be 0.88 and would exclude 7 of 8.
@@ -216,39 +222,39 @@ def _at_most(share: float) -> str:
   return f'{math.floor(share * 1e4) / 1e4:g}'
 
 
-def rows(record: Mapping[str, Any]) -> dict[str, str]:
-  """Formats a record of eval.jsonl as names and values."""
-  shown = {name: figure(record, name) for name in record['intervals']}
-  settings = record['settings']
-  shown['questions'] = f'{record["questions"]} of {settings["origin"]}'
+def rows(result: Mapping[str, Any]) -> dict[str, str]:
+  """Formats a line of eval.jsonl as names and values."""
+  shown = {name: figure(result, name) for name in result['intervals']}
+  settings = result['settings']
+  shown['questions'] = f'{result["questions"]} of {settings["origin"]}'
   shown['decoding'] = f'greedy, up to {settings["max_tokens"]} tokens'
   if settings['samples']:
     shown['decoding'] += (
-      f'; {settings["samples"]} answers of {settings["seeds"]} seeds at '
-      f'temperature {settings["temperature"]}, top_p {settings["top_p"]}'
+      f'; {settings["samples"]} answers for each of {settings["seeds"]} seeds '
+      f'at temperature {settings["temperature"]}, top_p {settings["top_p"]}'
     )
-  curve = record.get('reliability', {})
+  curve = result.get('reliability', {})
   if 'suggested_min_agreement' in curve:
-    least = curve['suggested_min_agreement']
+    suggested = curve['suggested_min_agreement']
     shown['suggested vote.min_agreement'] = (
-      'none is enough' if least is None else _at_most(least)
+      'none is high enough' if suggested is None else _round_down(suggested)
     )
-  for name, value in record.get('collapsed', {}).items():
+  for name, value in result.get('collapsed', {}).items():
     shown[f'collapsed ({name})'] = collapse.describe(name, value)
   return shown
 
 
-def figure(record: Mapping[str, Any], name: str) -> str:
-  """Formats a figure of a record of eval.jsonl with its interval."""
-  low, high = record['intervals'][name]
-  return interval({'value': record[name], 'low': low, 'high': high})
+def figure(result: Mapping[str, Any], name: str) -> str:
+  """Formats a figure of a line of eval.jsonl with its interval."""
+  low, high = result['intervals'][name]
+  return interval({'value': result[name], 'low': low, 'high': high})
 
 
-def interval(one: Mapping[str, float], *, signed: bool = False) -> str:
+def interval(value: Mapping[str, float], *, signed: bool = False) -> str:
   """Formats a value and its interval, such as '0.912 (0.850-0.961)'."""
   sign, to = ('+', ' to ') if signed else ('', '-')
-  low, high = f'{one["low"]:{sign}.3f}', f'{one["high"]:{sign}.3f}'
-  return f'{one["value"]:{sign}.3f} ({low}{to}{high})'
+  low, high = f'{value["low"]:{sign}.3f}', f'{value["high"]:{sign}.3f}'
+  return f'{value["value"]:{sign}.3f} ({low}{to}{high})'
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -259,11 +265,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def code(text: str) -> str:
   """Formats untrusted text as a Markdown code span on one line, truncated."""
-  text = ' '.join(
-    ''.join(c if c.isprintable() else ' ' for c in text[: 4 * _LONGEST]).split()
-  )
-  if len(text) > _LONGEST:
-    text = text[: _LONGEST - 1] + '…'
+  text = ''.join(c if c.isprintable() else ' ' for c in text[: 4 * _MAX_LENGTH])
+  text = ' '.join(text.split())
+  if len(text) > _MAX_LENGTH:
+    text = text[: _MAX_LENGTH - 1] + '…'
   if not text:
     return ''
   # The fence is longer than any run of backticks in the text. A vertical bar
@@ -284,7 +289,7 @@ def _to_json(tree: Any) -> bytes:
 def _number(x: Any) -> Any:
   if isinstance(x, np.generic):
     return x.item()
-  raise TypeError(f'{x!r}: expected what JSON can hold')
+  raise TypeError(f'{x!r}: expected a value that JSON can represent')
 
 
 def _write(path: epath.Path, content: bytes) -> None:

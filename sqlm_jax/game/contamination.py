@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 from sqlm_jax.text import normalize
 
-CHOICES = ('count', 'exclude')
-
 # A calculation: numbers joined by operators.
 _CALCULATION = re.compile(
   r'(?<![\d.,])[-(]{0,3}\d[\d.,]*+[)\s]*+'
@@ -51,7 +49,7 @@ def make_guard(questions: Iterable[str], choice: str) -> Guard:
 
   Args:
     questions: the questions of all evaluation sets.
-    choice: one of `CHOICES`.
+    choice: 'count', or 'exclude' to also exclude these questions.
   """
   return Guard(frozenset(map(key, questions)), exclude=choice == 'exclude')
 

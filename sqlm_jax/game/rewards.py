@@ -17,7 +17,6 @@ SOLVER_TERMS = ('majority', 'tests', 'format', 'random', 'true')
 PROPOSER_TERMS = ('sqlm', 'r_zero', 'band')
 # These terms are subtracted if a question repeats others, see `repetition`.
 PENALTIES = ('batch_repeats', 'history_repeats')
-OVER = ('group', 'sample')
 
 
 def majority(
@@ -147,7 +146,7 @@ def difficulty_of_tests(
   Args:
     term: one of `PROPOSER_TERMS`.
     passed: share of the tests that each answer passed.
-    over: one of `OVER`.
+    over: 'group' or 'sample'.
     band: low and high.
   """
   if not passed:

@@ -5,9 +5,6 @@ from collections.abc import Sequence
 
 from sqlm_jax.game import types
 
-TIES = ('none', 'first')
-WEIGHTS = ('equal', 'likelihood')
-
 
 def majority(
   answers: Sequence[types.Answer],

@@ -3,7 +3,8 @@
 import atexit
 import collections
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from etils import epy
 
@@ -13,18 +14,24 @@ from sqlm_jax.grading import answers, choices, markup
 with epy.lazy_imports():  # sympy takes half a second
   from sqlm_jax.grading.math import verifier as verifier_lib
 
-# Maps the answers to one question as texts, None for a missing answer, to
-# canonical answers, which are equal if and only if the answers agree.
-Reader = Callable[[Sequence[str | None]], tuple[types.Answer, ...]]
 
-KINDS = (*answers.KINDS, 'choice', 'expression', 'code')
+class AnswerParser(Protocol):
+  """Parses the answers to one question, given as texts.
+
+  A missing answer is None. Canonical answers are equal if and only if the
+  answers agree; an answer that cannot be parsed becomes None.
+  """
+
+  def __call__(
+    self, texts: Sequence[str | None], /
+  ) -> tuple[types.Answer, ...]: ...
 
 
-def make_reader(
+def make_parser(
   kind: str,
   options: Sequence[str] = (),
   given_up: collections.Counter[str] | None = None,
-) -> Reader:
+) -> AnswerParser:
   """Returns a function that parses the answers to one question.
 
   Args:
@@ -37,26 +44,36 @@ def make_reader(
       reason.
   """
   if kind == 'expression':
-    return _expressions(given_up)
+    return _expression_parser(given_up)
   if kind == 'code':
-    read = lambda text: text if text.strip() else None
+    parse_one = _program
   elif kind == 'choice':
-    read = functools.partial(choices.choice, options=options)
+    parse_one = functools.partial(choices.choice, options=options)
   else:
-    read = answers.KINDS[kind]
-  return lambda texts: tuple(
-    None if text is None else read(text) for text in texts
-  )
+    parse_one = answers.KINDS[kind]
+
+  def parse(texts: Sequence[str | None]) -> tuple[types.Answer, ...]:
+    return tuple(None if text is None else parse_one(text) for text in texts)
+
+  return parse
 
 
-def _expressions(given_up: collections.Counter[str] | None) -> Reader:
+def _program(text: str) -> str | None:
+  return text if text.strip() else None
+
+
+def _expression_parser(
+  given_up: collections.Counter[str] | None,
+) -> AnswerParser:
   @functools.cache
-  def verifier():
+  def verifier() -> verifier_lib.Verifier:
     started = verifier_lib.Verifier(given_up=given_up).start()
     atexit.register(started.close)
     return started
 
-  # An empty text is unparsed, like a missing text.
-  return lambda texts: tuple(
-    verifier().group([markup.around_mathematics(t or '') for t in texts])
-  )
+  def parse(texts: Sequence[str | None]) -> tuple[types.Answer, ...]:
+    # An empty text is unparsed, like a missing text.
+    stripped = [markup.around_mathematics(text or '') for text in texts]
+    return tuple(verifier().group(stripped))
+
+  return parse

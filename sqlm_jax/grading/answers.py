@@ -10,12 +10,12 @@ from sqlm_jax.text import normalize
 
 _NUMBER = re.compile(
   r'(?P<sign>[+-]?)'
-  r'(?P<whole>\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))'
+  r'(?P<integer>\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))'
   r'(?P<decimals>\.\d*)?'
-  r'(?:/(?P<below>\d+))?'
+  r'(?:/(?P<denominator>\d+))?'
   r'(?P<percent>%?)'
 )
-_LONGEST_NUMBER = 64  # characters; real answers are shorter
+_MAX_NUMBER_LENGTH = 64  # characters; real answers are shorter
 # An ideographic comma or full stop separates numbers; it is never part of one.
 _CUT_BY_PUNCTUATION = re.compile(r'\d\s*[、。､｡]\s*\d')
 _FULL_STOP = re.compile(r'(?<=[\d%])\.\Z')  # the end of a sentence
@@ -32,15 +32,15 @@ def number(text: str) -> fractions.Fraction | None:
   text = normalize.fold(text).translate(_HYPHENS)
   # Removes only spaces around a fraction's slash: 1 2/3 is not 12/3.
   text = '/'.join(part.strip() for part in text.split('/'))
-  match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
+  match = _NUMBER.fullmatch(text) if len(text) <= _MAX_NUMBER_LENGTH else None
   if match is None or not text.isascii():
     return None
-  whole = match['whole'].replace(',', '') or '0'
-  value = fractions.Fraction(whole + (match['decimals'] or ''))
-  if match['below']:
-    if not int(match['below']):
+  integer = match['integer'].replace(',', '') or '0'
+  value = fractions.Fraction(integer + (match['decimals'] or ''))
+  if match['denominator']:
+    if not int(match['denominator']):
       return None
-    value /= int(match['below'])
+    value /= int(match['denominator'])
   if match['percent']:
     value /= 100
   return -value if match['sign'] == '-' else value

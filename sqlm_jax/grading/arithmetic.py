@@ -18,7 +18,7 @@ _OPERATORS = {
   ast.Mult: operator.mul,
   ast.Div: operator.truediv,
 }
-_LONGEST = 200  # characters; bounds the time that hostile text can take
+_MAX_LENGTH = 200  # characters; bounds the time that hostile text can take
 _ALLOWED = re.compile(r'[\d\s.+\-*/()eE]*', re.ASCII)
 _PLAIN = tuple(
   (re.compile(pattern), new)
@@ -42,7 +42,7 @@ def value(expression: str) -> fractions.Fraction | None:
   Returns:
     The value, or None for any other text and for a division by zero.
   """
-  if len(expression.strip()) > _LONGEST:
+  if len(expression.strip()) > _MAX_LENGTH:
     return None
   try:
     text = plain_text.clean(expression)

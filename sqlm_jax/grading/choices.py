@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from sqlm_jax.grading import answers, markup
 from sqlm_jax.text import normalize
 
-_LONGEST = 1000  # characters; no option is longer
+_MAX_LENGTH = 1000  # characters; no option is longer
 _MAX_LAYERS = 32  # introductions, endings and brackets around an answer
 
-# Words that announce a letter, in the languages of `wrappings`.
+# Words that announce a letter, in the languages of `markup`.
 _OPTION = (
   r'(?:(?:the )?(?:(?:correct|final|right|best) )*'
   r'(?:option|choice|letter|alternative)|buchstabe|opción|alternativa|opzione'
@@ -33,7 +33,7 @@ _LABEL_LAST = re.compile(
 _CLOSING = ' )]}>.:,;="\''
 _DASHES = '-–—→/|'  # separate a letter from its text; - may also be a sign
 
-# Introductions in addition to those of `wrappings`.
+# Introductions in addition to those of `markup`.
 _INTRODUCTION = re.compile(
   r'\A(?:(?:(?:the |my )?(?:(?:correct|final|right|best) )*answer'
   r"|i(?:'d| would| will)? (?:choose|pick|select|say|go with)"
@@ -76,15 +76,15 @@ def choice(text: str, options: Sequence[str] = ()) -> str | None:
   Returns:
     A capital letter, or None if the text is not an answer.
   """
-  if len(text) > _LONGEST:
+  if len(text) > _MAX_LENGTH:
     return None
   # Typesetting is removed only if the unchanged text does not match an option,
   # because it may be part of an option, as in 2*3.
   for normalize_one in (answers.words, _without_typesetting):
     texts = _normalize_all(tuple(options), normalize_one)
-    place = _read(normalize_one(text), texts)
-    if place is not None:
-      return string.ascii_uppercase[place]
+    index = _find(normalize_one(text), texts)
+    if index is not None:
+      return string.ascii_uppercase[index]
   return None
 
 
@@ -103,50 +103,50 @@ def _without_typesetting(text: str) -> str | None:
   return answers.words(_TYPESETTING.sub(' ', text))
 
 
-def _read(said: str | None, texts: Sequence[str | None]) -> int | None:
+def _find(answer: str | None, texts: Sequence[str | None]) -> int | None:
   """Returns the index of the option that a text names, None if unclear."""
   num_letters = len(texts) or len(string.ascii_lowercase)
   for _ in range(_MAX_LAYERS):
-    if said is None:
+    if answer is None:
       return None
     # Texts are checked before letters: an option's text may be a letter.
-    if texts.count(said) == 1:
-      return texts.index(said)
-    if match := _LABEL.fullmatch(said):
-      place = string.ascii_lowercase.index(match['letter'])
-      return place if place < num_letters else None
+    if texts.count(answer) == 1:
+      return texts.index(answer)
+    if match := _LABEL.fullmatch(answer):
+      index = string.ascii_lowercase.index(match['letter'])
+      return index if index < num_letters else None
     for pattern in (_LABEL_FIRST, _LABEL_LAST):
-      match = pattern.fullmatch(said)
-      if match and (place := _with_its_text(match, texts)) is not None:
-        return place
-    shorter = _peel(said)
-    if shorter == said:
+      match = pattern.fullmatch(answer)
+      if match and (index := _with_its_text(match, texts)) is not None:
+        return index
+    shorter = _peel(answer)
+    if shorter == answer:
       return None
-    said = shorter
+    answer = shorter
   return None
 
 
 def _with_its_text(match: re.Match, texts: Sequence[str | None]) -> int | None:
   """Returns the letter's index if the rest is the text of its option."""
-  place = string.ascii_lowercase.index(match['letter'])
+  index = string.ascii_lowercase.index(match['letter'])
   rest = match['rest'].lstrip(_CLOSING)
   without_dash = rest.lstrip(_CLOSING + _DASHES)
   without_particle = re.sub(r'\A[のは]', '', without_dash)
   for candidate in (rest, without_dash, without_particle):
     for text in (answers.words(candidate), answers.short_text(candidate)):
       if text is not None and text in texts:
-        return place if place < len(texts) and texts[place] == text else None
+        return index if index < len(texts) and texts[index] == text else None
   return None
 
 
-def _peel(said: str) -> str | None:
+def _peel(answer: str) -> str | None:
   """Removes one layer around a letter or around an option's text."""
-  shorter = markup.peel(said)
+  shorter = markup.peel(answer)
   for pattern, inside in (
     (_INTRODUCTION, ''),
     (_ENDING, ''),
     (_WRAPPED, r'\1'),
   ):
-    if shorter == said:
-      shorter = pattern.sub(inside, said)
+    if shorter == answer:
+      shorter = pattern.sub(inside, answer)
   return answers.words(shorter)

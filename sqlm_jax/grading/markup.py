@@ -94,7 +94,7 @@ _WRAPPERS = tuple(
 def around_mathematics(text: str) -> str:
   """Removes introductions, Japanese punctuation and Japanese quotation marks.
 
-  LaTeX and other typesetting are left to `mathematics`.
+  LaTeX and other typesetting are left to `plain_text.clean`.
   """
   text = text.translate(_IN_MATHEMATICS).strip()
   before = None

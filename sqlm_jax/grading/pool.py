@@ -21,13 +21,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-_LONGEST_TASK = 256 * 1024  # bytes
+_MAX_TASK_BYTES = 256 * 1024  # bytes
 _START_LIMIT = 60.0  # seconds until a worker is ready; busy machines are slow
 _END_LIMIT = 10.0  # seconds for the kernel to end a killed process
-_MOST_FAILED_STARTS = 3  # consecutive, per worker, before an error is raised
+_MAX_FAILED_STARTS = 3  # consecutive, per worker, before an error is raised
 
 
 class Result(NamedTuple):
@@ -75,7 +75,7 @@ class Pool:
       raise ValueError(f'workers={workers!r}: expected at least 1')
     if min(time_limit, call_limit) <= 0:
       raise ValueError(
-        f'{time_limit=}, {call_limit=}: expected seconds above 0'
+        f'{time_limit=}, {call_limit=}: expected more than 0 seconds'
       )
     self._arguments = (
       function,
@@ -108,7 +108,7 @@ class Pool:
   def __enter__(self) -> 'Pool':
     return self.start()
 
-  def __exit__(self, *error) -> None:
+  def __exit__(self, *error: object) -> None:
     self.close()
 
   def pids(self) -> tuple[int, ...]:
@@ -126,11 +126,11 @@ class Pool:
       ValueError: if a task is too long.
     """
     lines = [json.dumps(task).encode() + b'\n' for task in tasks]
-    if any(len(line) > _LONGEST_TASK for line in lines):
-      raise ValueError(f'a task is longer than {_LONGEST_TASK} bytes')
+    if any(len(line) > _MAX_TASK_BYTES for line in lines):
+      raise ValueError(f'a task has more than {_MAX_TASK_BYTES} bytes')
     with self._lock:
       if not self._workers:
-        raise RuntimeError('the pool is closed: start it first')
+        raise RuntimeError('the pool is closed; call start() first')
       try:
         return self._map(lines)
       except BaseException:
@@ -155,8 +155,8 @@ class Pool:
         ):
           waiting.popleft()
       self._wait()
-      for place, worker in enumerate(self._workers):
-        lost = self._collect(place, worker, results)
+      for slot, worker in enumerate(self._workers):
+        lost = self._collect(slot, worker, results)
         if lost is None:
           continue
         index, reason = lost
@@ -177,7 +177,7 @@ class Pool:
     poll.poll(max(0.0, min(late - time.monotonic(), 1.0)) * 1000)
 
   def _collect(
-    self, place: int, worker: '_Worker', results: dict
+    self, slot: int, worker: '_Worker', results: dict
   ) -> tuple[int, str] | None:
     """Collects one worker's answers and replaces the worker if needed.
 
@@ -202,23 +202,23 @@ class Pool:
       self._count_failed_start()
     elif worker.task is not None:
       lost = worker.task, 'timeout' if alive else 'crash'
-    self._replace(place)
+    self._replace(slot)
     return lost
 
   def _count_failed_start(self) -> None:
     self._failed_starts += 1
-    if self._failed_starts >= _MOST_FAILED_STARTS * self._size:
+    if self._failed_starts >= _MAX_FAILED_STARTS * self._size:
       command = shlex.join(_command(self._arguments))
-      raise RuntimeError(f'workers do not start, see what this says: {command}')
+      raise RuntimeError(f'workers do not start; see the output of: {command}')
 
-  def _replace(self, place: int) -> None:
-    self._workers[place].kill()
-    self._workers[place] = _Worker(self._arguments)
+  def _replace(self, slot: int) -> None:
+    self._workers[slot].kill()
+    self._workers[slot] = _Worker(self._arguments)
 
   def _drop_tasks(self) -> None:
-    for place, worker in enumerate(self._workers):
+    for slot, worker in enumerate(self._workers):
       if worker.task is not None:
-        self._replace(place)
+        self._replace(slot)
 
 
 def _command(arguments: Sequence[str]) -> list[str]:
@@ -270,7 +270,7 @@ class _Worker:
     self.socket.setblocking(False)
     alive = False
     try:
-      while chunk := self.socket.recv(_LONGEST_TASK):
+      while chunk := self.socket.recv(_MAX_TASK_BYTES):
         self._unread += chunk
     except BlockingIOError:
       alive = True
@@ -306,7 +306,7 @@ def main(name: str, time_limit: str, memory_limit: str, warm_up: str) -> None:
     channel.sendall(json.dumps(result).encode() + b'\n')
 
 
-def _call(function, task: Any) -> Result:
+def _call(function: Callable[[Any], Any], task: Any) -> Result:
   try:
     return Result(function(task))
   except MemoryError:
@@ -323,9 +323,9 @@ def _limit_resources(memory_limit: int) -> None:
     (resource.RLIMIT_CORE, 0),
     (resource.RLIMIT_FSIZE, 0),  # a worker writes no files
   ):
-    _, most = resource.getrlimit(kind)
-    least = limit if most == resource.RLIM_INFINITY else min(limit, most)
-    resource.setrlimit(kind, (least, most))
+    _, hard = resource.getrlimit(kind)
+    soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (soft, hard))
 
 
 if __name__ == '__main__':

@@ -11,39 +11,40 @@ from sqlm_jax.game import types
 from sqlm_jax.grading import answer_kinds
 from sqlm_jax.sandbox import unit_tests
 
-_MOST_ANSWERS = 16
-_MOST_PROGRAMS = 4
-_MOST_DIGITS = 20  # longer numbers are not tried in other forms
-_LONGEST_TESTS = 10_000  # characters of an example's tests
+_MAX_ANSWERS = 16
+_MAX_PROGRAMS = 4
+_MAX_DIGITS = 20  # longer numbers are not tried in other forms
+_MAX_TESTS_LENGTH = 10_000  # characters of an example's tests
 
 
-def check_reader(
-  read: answer_kinds.Reader, truths: Sequence[str], *, kind: str
+def check_parser(
+  parse: answer_kinds.AnswerParser, truths: Sequence[str], *, kind: str
 ) -> None:
   """Checks pairs of answers that are known to be equal or different.
 
   Args:
-    read: the parser to check.
+    parse: the parser to check.
     truths: true answers of an evaluation set; a sample of them is used.
-    kind: the parser's kind, one of `answer_kinds.KINDS`.
+    kind: the parser's kind, see `answer_kinds.make_parser`.
 
   Raises:
     RuntimeError: if a pair, in either order, is compared incorrectly.
   """
-  chosen = _spread(list(dict.fromkeys(truths)), _MOST_ANSWERS)
+  chosen = _spread(list(dict.fromkeys(truths)), _MAX_ANSWERS)
   for i, true in enumerate(chosen):
-    (known,) = read([true])
+    (known,) = parse([true])
     same = [true, *_same_answers(known, true, kind)]
     following = chosen[(i + 1) % len(chosen)]
     other = ['', ' \n', *_other_answers(known)]
-    other += [following] * _differ(known, *read([following]), kind)
+    if _differ(known, *parse([following]), kind):
+      other.append(following)
     for expected, answers in ((True, same), (False, other)):
       for answer in answers:
         for pair in ([true, answer], [answer, true]):
-          first, second = read(pair)
+          first, second = parse(pair)
           if (first is not None and first == second) != expected:
             raise RuntimeError(
-              f'the judge of answers of kind {kind} failed its self-test: '
+              f'the parser of answers of kind {kind!r} failed its self-test: '
               f'{pair[0]!r} and {pair[1]!r} should '
               f'{"" if expected else "not "}be equal'
             )
@@ -63,25 +64,25 @@ def check_sandbox(
     RuntimeError: if a program is graded incorrectly, or if an example's
       solution does not pass its tests.
   """
-  fit = [
+  suitable = [
     example
     for example in examples
-    if sum(map(len, sum(example.tests, ()))) < _LONGEST_TESTS
+    if sum(map(len, sum(example.tests, ()))) < _MAX_TESTS_LENGTH
     and not unit_tests.contradictions(example.tests)
     and all(case.output.strip() for case in example.tests)
   ]
-  tried = [
+  runs = [
     (example, program, expected)
-    for example in _spread(fit, _MOST_PROGRAMS)
+    for example in _spread(suitable, _MAX_PROGRAMS)
     for program, expected in _programs(example)
   ]
-  table = run([(program, example.tests) for example, program, _ in tried])
-  for (example, program, expected), results in zip(tried, table, strict=True):
+  table = run([(program, example.tests) for example, program, _ in runs])
+  for (example, program, expected), results in zip(runs, table, strict=True):
     if unit_tests.fraction_passed(results) != expected:
       raise RuntimeError(
-        f'the judge of programs failed its self-test: expected {expected:.0%} '
-        f'of the tests of {example.question[:200]!r} to be passed by\n'
-        f'{program}\nfound {[tuple(result) for result in results]}'
+        f'the sandbox failed its self-test: expected {expected:.0%} of the '
+        f'tests of {example.question[:200]!r} to be passed by\n'
+        f'{program}\nbut the results are {[tuple(r) for r in results]}'
       )
 
 
@@ -93,7 +94,7 @@ def _same_answers(known: types.Answer, true: str, kind: str) -> Iterator[str]:
   """
   if isinstance(known, F):
     above, below = known.as_integer_ratio()
-    if len(f'{abs(above)}{below}') > _MOST_DIGITS:
+    if len(f'{abs(above)}{below}') > _MAX_DIGITS:
       return
     yield f'{2 * above}/{2 * below}'
     yield f' {above}/{below} '
@@ -102,7 +103,7 @@ def _same_answers(known: types.Answer, true: str, kind: str) -> Iterator[str]:
       yield f'{above:,}'
       yield f'{100 * above}%'
     if kind == 'expression':
-      yield rf'${"-" * (above < 0)}\frac{{{abs(above)}}}{{{below}}}$'
+      yield rf'${"-" if above < 0 else ""}\frac{{{abs(above)}}}{{{below}}}$'
   elif kind == 'choice':
     yield f'({str(known).lower()})'
     yield f'Answer: {known}'
@@ -142,7 +143,7 @@ def _programs(example: types.Example) -> Iterator[tuple[str, float]]:
   yield 'raise SystemExit(0)', 0.0
 
 
-def _spread(items: Sequence, most: int) -> list:
-  """Returns at most `most` items, spread over the sequence."""
-  step = max(len(items) / most, 1)
-  return [items[int(i * step)] for i in range(min(most, len(items)))]
+def _spread(items: Sequence, max_items: int) -> list:
+  """Returns at most `max_items` items, spread over the sequence."""
+  step = max(len(items) / max_items, 1)
+  return [items[int(i * step)] for i in range(min(max_items, len(items)))]

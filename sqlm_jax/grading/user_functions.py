@@ -12,12 +12,13 @@ import inspect
 import pathlib
 import signal
 import traceback
+from collections.abc import Callable
 
 from sqlm_jax.grading import pool
 
 TIME_LIMIT = 10.0  # seconds for a call
 _IMPORT_LIMIT = 30  # seconds; less than the pool gives a worker to start
-_LONGEST = 200  # characters of a value in an error message
+_MAX_SHOWN = 200  # characters of a value in an error message
 
 _ENDS = {  # `pool.Result.reason` -> its description in an error message
   'timeout': f'it did not return within {TIME_LIMIT:g} seconds',
@@ -51,14 +52,14 @@ class Function:
     )
     atexit.register(self._pool.close)
     try:
-      problem = self._ask(None)[1]
+      problem = self._call(None)[1]
     except BaseException:
       self._pool.close()
       raise
     if problem:
       self._pool.close()
       raise ValueError(
-        f'{self._setting}: expected a function of one text, {problem}'
+        f'{self._setting}: expected a function of one text, but {problem}'
       )
 
   def __call__(self, text: str) -> str | None:
@@ -68,15 +69,15 @@ class Function:
       ValueError: if the function does not return a text or None. The message
         says what it did instead.
     """
-    value, problem = self._ask(text)
+    value, problem = self._call(text)
     if problem:
       raise ValueError(
-        f'{self._setting}: expected text or None for the question '
-        f'{_shown(text)}, {problem}'
+        f'{self._setting}: expected a text or None for the question '
+        f'{_shown(text)}, but {problem}'
       )
     return value
 
-  def _ask(self, text: str | None) -> tuple[str | None, str]:
+  def _call(self, text: str | None) -> tuple[str | None, str]:
     """Returns the value, and a description of the problem or ''."""
     try:
       (result,) = self._pool.start().map([[self._name, text]])
@@ -113,12 +114,12 @@ def call(task: tuple[str, str | None]) -> tuple[str | None, str]:
 
 
 @functools.cache
-def _find(name: str) -> tuple:
+def _find(name: str) -> tuple[Callable[[str], object] | None, str]:
   """Returns a function and '', or None and the reason it cannot be used."""
   module, _, attribute = name.partition(':')
 
-  def give_up(*_):
-    raise TimeoutError(f'not done within {_IMPORT_LIMIT} seconds')
+  def give_up(*_: object) -> None:
+    raise TimeoutError(f'it took more than {_IMPORT_LIMIT} seconds')
 
   before = signal.signal(signal.SIGALRM, give_up)
   signal.alarm(_IMPORT_LIMIT)
@@ -163,6 +164,6 @@ def _shown(value: object) -> str:
   except Exception:
     text = f'an object of {type(value)}'
   kind = '' if isinstance(value, str) else f' ({type(value).__name__})'
-  if len(text) > _LONGEST:
-    text = f'{text[:_LONGEST]}…'
+  if len(text) > _MAX_SHOWN:
+    text = f'{text[:_MAX_SHOWN]}…'
   return text + kind

@@ -22,8 +22,7 @@ from sqlm_jax.ops import packing as packing_lib
 
 _LOWEST = float(np.finfo(np.float32).min) / 2  # finite: -inf - -inf is nan
 # Maximum size of a block of keys that is copied at once. The block and its
-# values fit in the CPU's caches (measured in docs/benchmarks.md, "What was
-# tried").
+# values fit in the CPU's caches (measured in docs/dev/speed_notes.md).
 _NEAR_BYTES = 3 << 19
 
 

@@ -11,7 +11,7 @@ from jax import ad_checkpoint
 
 _KEPT = 'log-partition'  # checkpoint name of a chunk's saved residuals
 # Number of columns of logits that one loop sums. XLA does not vectorize longer
-# loops (measured in docs/benchmarks.md, "What was tried").
+# loops (measured in docs/dev/speed_notes.md).
 _COLUMNS = 16
 # Number of parts of the vocabulary that are summed separately, so that devices
 # that shard the vocabulary sum their own logits.

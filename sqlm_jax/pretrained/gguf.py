@@ -177,26 +177,26 @@ def _sizes(
     raise ValueError(f'{fields.path}: tensor token_embd.weight: missing')
   width = fields.integer('embedding_length')
   num_heads = fields.integer('attention.head_count')
-  num_layers = fields.integer('block_count', most=hf_values.MAX_LAYERS)
+  num_layers = fields.integer('block_count', maximum=hf_values.MAX_LAYERS)
   head_width = fields.integer('attention.key_length', width // num_heads)
   fields.expect('attention.value_length', (head_width,), default=head_width)
   fields.expect('rope.dimension_count', (head_width,), default=head_width)
   shape = stored['token_embd.weight'].shape
   if len(shape) != 2:
     raise ValueError(
-      f'{fields.path}: tensor token_embd.weight: {len(shape)} dimensions, '
-      'expected 2'
+      f'{fields.path}: tensor token_embd.weight: expected 2 dimensions, found '
+      f'{len(shape)}'
     )
   vocab_size = int(shape[1])  # GGUF reverses the dimensions
   values = {'vocab_size': vocab_size}
   for token, stored_as in (('bos', 'bos'), ('eos', 'eos'), ('pad', 'padding')):
     name = f'tokenizer.ggml.{stored_as}_token_id'
     # A pad token may lack an embedding row, see `hf_values.drop_unusable_pad`.
-    most = vocab_size if token == 'pad' else vocab_size - 1
+    maximum = vocab_size if token == 'pad' else vocab_size - 1
     values[f'{token}_token_id'] = (
       None
       if fields.get(name) in (None, gguf_file.NO_TOKEN)
-      else fields.integer(name, least=0, most=most)
+      else fields.integer(name, minimum=0, maximum=maximum)
     )
   if fields.architecture != 'qwen2':  # its biases are not configurable
     biased = {name.split('.')[-2] for name in stored if name.endswith('.bias')}
@@ -234,11 +234,11 @@ def _rope(
   if fields.architecture == 'llama' and _LLAMA3_TENSOR in stored:
     if not is_plain:
       raise ValueError(
-        f'{fields.path}: tensor {_LLAMA3_TENSOR}: expected none, as '
-        f'{fields.architecture}.rope.scaling.factor={factor}'
+        f'{fields.path}: tensor {_LLAMA3_TENSOR}: expected no such tensor '
+        f'because {fields.architecture}.rope.scaling.factor={factor}'
       )
     divisors = _dequantize(fields.path, stored[_LLAMA3_TENSOR])
-    return _llama3(fields.path, divisors, theta, head_width)
+    return _llama3(fields.path, divisors, theta=theta, head_width=head_width)
   if is_plain:
     return plain
   scaled = plain | {'rope_type': kind, 'factor': factor}
@@ -256,18 +256,18 @@ def _yarn(fields: gguf_fields.Fields) -> dict[str, Any]:
       'rope.scaling.original_context_length', context
     )
   }
-  for ours, theirs in (
+  for key, gguf_key in (
     ('attention_factor', 'yarn_attn_factor'),
     ('beta_fast', 'yarn_beta_fast'),
     ('beta_slow', 'yarn_beta_slow'),
   ):
-    if fields.get(f'rope.scaling.{theirs}') is not None:
-      parameters[ours] = fields.number(f'rope.scaling.{theirs}')
+    if fields.get(f'rope.scaling.{gguf_key}') is not None:
+      parameters[key] = fields.number(f'rope.scaling.{gguf_key}')
   return parameters
 
 
 def _llama3(
-  path: pathlib.Path, divisors: np.ndarray, theta: float, head_width: int
+  path: pathlib.Path, divisors: np.ndarray, *, theta: float, head_width: int
 ) -> dict[str, Any]:
   """Infers Llama 3's rope_parameters from the divisors of the frequencies."""
   if divisors.shape == (head_width // 2,) and divisors.min() >= 1:
@@ -286,8 +286,8 @@ def _llama3(
       parameters = {'rope_type': 'llama3', 'rope_theta': theta}
       return parameters | {'factor': factor} | _LLAMA3
   raise ValueError(
-    f'{path}: tensor {_LLAMA3_TENSOR}: expected {head_width // 2} divisors '
-    f'that Llama 3 has with {_LLAMA3}'
+    f'{path}: tensor {_LLAMA3_TENSOR}: expected the {head_width // 2} divisors '
+    f'of Llama 3 with {_LLAMA3}'
   )
 
 
@@ -298,7 +298,7 @@ def _gemma(
   is_2 = fields.architecture == 'gemma2'
   num_layers = values['num_hidden_layers']
   window = fields.integer(
-    'attention.sliding_window', 4096 if is_2 else 0, least=0
+    'attention.sliding_window', 4096 if is_2 else 0, minimum=0
   )
   # The attention scale is not stored. Only the 27B models scale by
   # width / num_heads; llama.cpp recognizes them by their number of layers.
@@ -323,14 +323,19 @@ def _gemma(
     }
   return caps | {
     'sliding_window': window or None,
-    'layer_types': _layer_types(fields, num_layers, window, 2 if is_2 else 6),
+    'layer_types': _layer_types(
+      fields,
+      num_layers=num_layers,
+      window=window,
+      period=2 if is_2 else 6,
+    ),
     'query_pre_attn_scalar': scalar,
     'rope_parameters': rope,
   }
 
 
 def _layer_types(
-  fields: gguf_fields.Fields, num_layers: int, window: int, period: int
+  fields: gguf_fields.Fields, *, num_layers: int, window: int, period: int
 ) -> list[str]:
   """Returns the layers' types; the last layer of each period has no window."""
   name = 'attention.sliding_window_pattern'

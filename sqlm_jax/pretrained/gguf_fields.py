@@ -40,7 +40,7 @@ class Fields:
       return _content(field)
     except UnicodeDecodeError as error:
       raise ValueError(
-        f'{self.path}: {self._key(name)}: expected UTF-8, {error}'
+        f'{self.path}: {self._key(name)}: expected UTF-8: {error}'
       ) from None
 
   def number(
@@ -48,7 +48,7 @@ class Fields:
   ) -> float:
     value = self.get(name, default)
     if not hf_values.is_number(value) or not (value or may_be_0):
-      kind = 'number from 0 on' if may_be_0 else 'positive number'
+      kind = 'number that is at least 0' if may_be_0 else 'positive number'
       raise self.error(name, value, f'a {kind}')
     return float(value)
 
@@ -57,14 +57,14 @@ class Fields:
     name: str,
     default: int | None = None,
     *,
-    least: int = 1,
-    most: int = hf_values.MAX_SIZE,
+    minimum: int = 1,
+    maximum: int = hf_values.MAX_SIZE,
   ) -> int:
     value = self.get(name, default)
     # Some models have one number for each layer, which the decoder does not
     # support.
-    if type(value) is not int or not least <= value <= most:
-      raise self.error(name, value, f'an integer from {least} to {most}')
+    if type(value) is not int or not minimum <= value <= maximum:
+      raise self.error(name, value, f'an integer from {minimum} to {maximum}')
     return value
 
   def expect(self, name: str, allowed: Iterable, default: Any = None) -> None:

@@ -83,7 +83,7 @@ def _read(path: pathlib.Path) -> gguf.GGUFReader:
     start = file.read(4)
     if start != b'GGUF':
       raise ValueError(
-        f'{path}: expected a GGUF file or a Hugging Face directory, this is a '
+        f'{path}: expected a GGUF file or a Hugging Face directory, found a '
         f'file that begins with {start!r}'
       )
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -91,7 +91,7 @@ def _read(path: pathlib.Path) -> gguf.GGUFReader:
         _HeaderCheck(content).run()
       except _DamagedError as error:
         raise ValueError(
-          f'{path}: expected a whole GGUF file, this one is truncated or '
+          f'{path}: expected a complete GGUF file, but it is truncated or '
           f'damaged ({error})'
         ) from None
       except ValueError as error:
@@ -100,7 +100,7 @@ def _read(path: pathlib.Path) -> gguf.GGUFReader:
     return _Reader(path)
   except (ValueError, LookupError, OverflowError) as error:
     raise ValueError(
-      f'{path}: expected a whole GGUF file, this one is truncated or damaged '
+      f'{path}: expected a complete GGUF file, but it is truncated or damaged '
       f'({error})'
     ) from None
 
@@ -139,8 +139,12 @@ class _HeaderCheck:
     num_tensors, num_keys = self._number('Q'), self._number('Q')
     # A key takes at least a length, a type and a byte; a tensor takes at least
     # a length, a number of dimensions, a type and an offset.
-    self._check_count('metadata keys', num_keys, _MAX_KEYS, 13)
-    self._check_count('tensors', num_tensors, _MAX_TENSORS, 24)
+    self._check_count(
+      'metadata keys', num_keys, max_count=_MAX_KEYS, min_bytes=13
+    )
+    self._check_count(
+      'tensors', num_tensors, max_count=_MAX_TENSORS, min_bytes=24
+    )
     alignment = self._check_metadata(num_keys)
     tensors = self._check_tensor_infos(num_tensors)
     start = self._at + -self._at % alignment
@@ -153,11 +157,11 @@ class _HeaderCheck:
     (swapped,) = struct.unpack('>I', struct.pack('<I', version))
     if swapped in (1, *_VERSIONS):
       raise ValueError(
-        'expected a little-endian GGUF file, this one is big-endian'
+        'expected a little-endian GGUF file, found a big-endian one'
       )
     raise ValueError(
       f'expected a GGUF file of version {" or ".join(map(str, _VERSIONS))}, '
-      f'this is version {version}'
+      f'found version {version}'
     )
 
   def _check_metadata(self, num_keys: int) -> int:
@@ -167,7 +171,7 @@ class _HeaderCheck:
     for _ in range(num_keys):
       key = self._name('a metadata key')
       if key in seen:
-        raise ValueError(f'{key}: expected once, the file has it twice')
+        raise ValueError(f'{key}: expected one value, found two')
       seen.add(key)
       kind = self._number('I')
       start = self._at
@@ -195,13 +199,15 @@ class _HeaderCheck:
     elif kind == _ARRAY:
       self._check_array(key)
     else:
-      raise ValueError(f'{key}: type {kind}, expected a type from 0 to 12')
+      raise ValueError(
+        f'{key}: expected a type from 0 to 12, found type {kind}'
+      )
 
   def _check_array(self, key: str) -> None:
     kind, count = self._number('I'), self._number('Q')
     if kind not in _NUMBERS and kind != _STRING:
       raise ValueError(
-        f'{key}: an array of type {kind}, expected numbers or strings'
+        f'{key}: expected an array of numbers or strings, found type {kind}'
       )
     entry_bytes = 8 if kind == _STRING else struct.calcsize(_NUMBERS[kind])
     if count * entry_bytes > len(self._content) - self._at:
@@ -211,7 +217,7 @@ class _HeaderCheck:
     self._array_entries += count
     if self._array_entries > _MAX_ARRAY_ENTRIES:
       raise ValueError(
-        f'{key}: {count} entries, expected at most {_MAX_ARRAY_ENTRIES} in all '
+        f'{key}: {count} entries: expected at most {_MAX_ARRAY_ENTRIES} in all '
         'arrays of the metadata together'
       )
     if kind == _STRING:
@@ -225,12 +231,14 @@ class _HeaderCheck:
     for _ in range(num_tensors):
       name = self._name('the name of a tensor')
       if name in seen:
-        raise ValueError(f'tensor {name}: expected once, the file has it twice')
+        raise ValueError(
+          f'tensor {name}: expected one tensor of this name, found two'
+        )
       seen.add(name)
       rank = self._number('I')
       if rank > _MAX_DIMENSIONS:
         raise ValueError(
-          f'tensor {name}: {rank} dimensions, expected at most '
+          f'tensor {name}: {rank} dimensions: expected at most '
           f'{_MAX_DIMENSIONS}'
         )
       shape = [self._number('Q') for _ in range(rank)]
@@ -245,12 +253,12 @@ class _HeaderCheck:
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
       if tensor.offset % alignment:
         raise ValueError(
-          f'tensor {tensor.name}: offset {tensor.offset}, expected a multiple '
+          f'tensor {tensor.name}: offset {tensor.offset}: expected a multiple '
           f'of {alignment}'
         )
       if tensor.offset < end:
         raise ValueError(
-          f'tensor {tensor.name}: offset {tensor.offset}, expected at least '
+          f'tensor {tensor.name}: offset {tensor.offset}: expected at least '
           f'{end}, where the tensor before it ends'
         )
       end = tensor.offset + tensor.num_bytes
@@ -261,14 +269,14 @@ class _HeaderCheck:
         )
 
   def _check_count(
-    self, what: str, count: int, allowed: int, least_bytes: int
+    self, what: str, count: int, *, max_count: int, min_bytes: int
   ) -> None:
-    if count * least_bytes > len(self._content) - self._at:
+    if count * min_bytes > len(self._content) - self._at:
       raise _DamagedError(
         f'{count} {what} in a file of {len(self._content)} bytes'
       )
-    if count > allowed:
-      raise ValueError(f'{count} {what}, expected at most {allowed}')
+    if count > max_count:
+      raise ValueError(f'{count} {what}: expected at most {max_count}')
 
   def _name(self, what: str) -> str:
     length = self._number('Q')
@@ -276,12 +284,12 @@ class _HeaderCheck:
     self._skip(length)
     if length > _MAX_NAME_BYTES:
       raise ValueError(
-        f'{what}: {length} bytes, expected at most {_MAX_NAME_BYTES}'
+        f'{what}: {length} bytes: expected at most {_MAX_NAME_BYTES}'
       )
     try:
       return self._content[start : self._at].decode()
     except UnicodeDecodeError as error:
-      raise ValueError(f'{what}: expected UTF-8, {error}') from None
+      raise ValueError(f'{what}: expected UTF-8: {error}') from None
 
   def _number(self, kind: str) -> int:
     start = self._at
@@ -292,11 +300,11 @@ class _HeaderCheck:
     self._at += num_bytes
     if self._at > len(self._content):
       raise _DamagedError(
-        f'its metadata goes on to byte {self._at} of {len(self._content)}'
+        f'its metadata extends to byte {self._at} of {len(self._content)}'
       )
     if self._at > _MAX_HEADER_BYTES:
       raise ValueError(
-        f'metadata of {self._at} bytes and more, expected at most '
+        f'metadata of more than {self._at} bytes: expected at most '
         f'{_MAX_HEADER_BYTES}'
       )
 
@@ -305,20 +313,20 @@ def _num_bytes(name: str, shape: list[int], kind: int) -> int:
   """Returns the size of a tensor's data; `shape` begins with the row's size."""
   if 0 in shape:
     raise ValueError(
-      f'tensor {name}: shape {tuple(shape[::-1])}, expected no dimension of 0'
+      f'tensor {name}: shape {tuple(shape[::-1])}: expected no dimension of 0'
     )
   try:
     kind = gguf.GGMLQuantizationType(kind)
   except ValueError:
     raise ValueError(
-      f'tensor {name}: type {kind}, expected a type that the gguf library '
+      f'tensor {name}: type {kind}: expected a type that the gguf library '
       f'knows, at most {max(gguf.GGMLQuantizationType).value}'
     ) from None
   block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
   row = shape[0] if shape else 1
   if row % block:
     raise ValueError(
-      f'tensor {name}: rows of {row} numbers, expected a multiple of {block} '
+      f'tensor {name}: rows of {row} numbers: expected a multiple of {block} '
       f'for {kind.name}'
     )
   return math.prod(shape) // block * block_bytes

@@ -41,17 +41,17 @@ def find(name: str | None, architecture: str | None, source: str) -> Rule:
   """
   rules = _rules()
   if name in (None, 'default') and architecture in _OWN_RULES:
-    own = _OWN_RULES[architecture]
+    default = _OWN_RULES[architecture]
     logging.warning(
-      '%s: tokenizer.ggml.pre=%r does not say how text is split: %r is used, '
+      '%s: tokenizer.ggml.pre=%r does not say how text is split. Using %r, '
       'the rule of architecture %r.',
-      *(source, name, own, architecture),
+      *(source, name, default, architecture),
     )
-    return rules[own]
+    return rules[default]
   if name is None:
     raise ValueError(
       'tokenizer.ggml.pre: missing, and models of architecture '
-      f'{architecture!r} have different rules: expected one of '
+      f'{architecture!r} have different rules. Expected one of '
       f'{", ".join(rules)}'
     )
   if name not in rules:

@@ -12,8 +12,8 @@ Directories that have no tokenizer.json hold the same tables in other files, so
 """
 
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, processors
@@ -37,8 +37,11 @@ _NAMED = {
 }
 _ENDS = ('eos', 'eot', 'eom')
 
-# Looks up a field by its name without `tokenizer.`: `(name, default=None)`.
-Get = Callable[..., Any]
+
+class GetField(Protocol):
+  """Looks up a field by its name without `tokenizer.`."""
+
+  def __call__(self, name: str, default: Any = None, /) -> Any: ...
 
 
 class _Tables(NamedTuple):
@@ -64,20 +67,19 @@ def read(
   fields = gguf_file.open_file(path).fields
   architecture = fields.get('general.architecture')
 
-  def get(name, default=None):
+  def get(name: str, default: Any = None) -> Any:
     field = fields.get(f'tokenizer.{name}')
     return default if field is None else field.contents()
 
   try:
-    return build(
-      get, architecture and architecture.contents(), source=str(path)
-    )
+    name = None if architecture is None else architecture.contents()
+    return build(get, name, source=str(path))
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
 
 
 def build(
-  get: Get, architecture: str | None = None, *, source: str
+  get: GetField, architecture: str | None = None, *, source: str
 ) -> tuple[stored_tokenizer.StoredTokenizer, tuple[int, ...]]:
   """Builds a tokenizer from tables, and the ids of tokens that end a turn.
 
@@ -107,7 +109,9 @@ def build(
   # llama.cpp assumes these ids for a SentencePiece file that states no ids.
   assumed = {'bos': 1, 'eos': 2} if kind == 'llama' else {}
   ids = {
-    name: _token_id(get, name, assumed.get(name), len(tables.tokens))
+    name: _token_id(
+      get, name, default=assumed.get(name), num_tokens=len(tables.tokens)
+    )
     for name in (*_NAMED, *_ENDS)
   }
   if get('ggml.add_bos_token', add_bos):
@@ -132,7 +136,7 @@ def _bos_first(
   """Returns a post-processor that puts BOS before a text."""
   if bos is None:
     raise ValueError(
-      'tokenizer.ggml.bos_token_id: missing, but a text begins with it'
+      'tokenizer.ggml.bos_token_id: missing, but every text begins with it'
     )
   token = backend.id_to_token(bos)
   # `single` is a list instead of a string because a token may contain a space.
@@ -143,7 +147,7 @@ def _bos_first(
   )
 
 
-def _tables(get: Get) -> _Tables:
+def _tables(get: GetField) -> _Tables:
   tokens = get('ggml.tokens')
   if tokens is None:
     raise ValueError('tokenizer.ggml.tokens: missing')
@@ -161,14 +165,14 @@ def _refuse_repeated(tables: _Tables) -> None:
   ids = tables.ids
   if len(ids) < len(tables.tokens):
     repeated = next(t for i, t in enumerate(tables.tokens) if ids[t] != i)
-    raise ValueError(f'tokenizer.ggml.tokens: {repeated!r} stands there twice')
+    raise ValueError(f'tokenizer.ggml.tokens: {repeated!r} appears twice')
 
 
 def _token_id(
-  get: Get, name: str, assumed: int | None, num_tokens: int
+  get: GetField, name: str, *, default: int | None, num_tokens: int
 ) -> int | None:
   key = f'ggml.{name}_token_id'
-  i = get(key, assumed)
+  i = get(key, default)
   if i is None or i == gguf_file.NO_TOKEN:
     return None
   if name == 'padding' and i == num_tokens:  # added without a row in the model
@@ -178,7 +182,9 @@ def _token_id(
   return int(i)
 
 
-def _byte_level(get: Get, tables: _Tables, rule: gguf_rules.Rule):
+def _byte_level(
+  get: GetField, tables: _Tables, rule: gguf_rules.Rule
+) -> tokenizers.Tokenizer:
   """Builds byte-level BPE; bytes are written in GPT-2's letters."""
   vocabulary = tables.ids
   merges = get('ggml.merges')
@@ -188,8 +194,8 @@ def _byte_level(get: Get, tables: _Tables, rule: gguf_rules.Rule):
   for merge in merges:
     if len(merge) != 2 or not {*merge, ''.join(merge)} <= vocabulary.keys():
       raise ValueError(
-        f'tokenizer.ggml.merges: {" ".join(merge)!r}: expected two tokens, '
-        'and a third that they make'
+        f'tokenizer.ggml.merges: {" ".join(merge)!r}: expected two '
+        'tokens whose concatenation is a token'
       )
   backend = tokenizers.Tokenizer(
     models.BPE(vocab=vocabulary, merges=merges, ignore_merges=rule.whole_words)
@@ -201,7 +207,7 @@ def _byte_level(get: Get, tables: _Tables, rule: gguf_rules.Rule):
   return _with_added(backend, tables)
 
 
-def _sentencepiece(get: Get, tables: _Tables):
+def _sentencepiece(get: GetField, tables: _Tables) -> tokenizers.Tokenizer:
   """Builds BPE on characters, with ▁ for a space and bytes as a fallback."""
   key = 'ggml.remove_extra_whitespaces'
   if get(key):
@@ -237,19 +243,18 @@ def _sentencepiece(get: Get, tables: _Tables):
       ),
     )
   )
-  has_prefix = get('ggml.add_space_prefix', True)
-  # `Metaspace` would not add a space before a text that begins with a space.
-  backend.normalizer = normalizers.Sequence(
-    [normalizers.Prepend('▁')] * has_prefix + [normalizers.Replace(' ', '▁')]
-  )
-  backend.decoder = decoders.Sequence(
-    [
-      decoders.Replace('▁', ' '),
-      decoders.ByteFallback(),
-      decoders.Fuse(),
-      *[decoders.Strip(content=' ', left=1)] * has_prefix,
-    ]
-  )
+  normalize = [normalizers.Replace(' ', '▁')]
+  decode = [
+    decoders.Replace('▁', ' '),
+    decoders.ByteFallback(),
+    decoders.Fuse(),
+  ]
+  if get('ggml.add_space_prefix', True):
+    # `Metaspace` would not add a space before a text that begins with a space.
+    normalize.insert(0, normalizers.Prepend('▁'))
+    decode.append(decoders.Strip(content=' ', left=1))
+  backend.normalizer = normalizers.Sequence(normalize)
+  backend.decoder = decoders.Sequence(decode)
   return _with_added(backend, tables)
 
 

@@ -100,7 +100,9 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
   path.write_text(text, encoding='utf-8')
 
 
-def _save(path: pathlib.Path, tensors: Iterable[names.Tensor], dtype: str):
+def _save(
+  path: pathlib.Path, tensors: Iterable[names.Tensor], dtype: str
+) -> None:
   arrays = {
     t.name: np.ascontiguousarray(t.read(), jnp.dtype(dtype)) for t in tensors
   }
@@ -113,13 +115,13 @@ def _save(path: pathlib.Path, tensors: Iterable[names.Tensor], dtype: str):
 
 def _older_rope_keys(hf_config: transformers.PretrainedConfig) -> dict:
   """Returns the RoPE keys that tools older than transformers 5 read."""
-  whole = hf_config.rope_parameters
+  parameters = hf_config.rope_parameters
   keys = {}
-  if 'full_attention' in whole:
-    keys['rope_local_base_freq'] = whole['sliding_attention']['rope_theta']
-    whole = whole['full_attention']
-  keys['rope_theta'] = whole['rope_theta']
-  if whole['rope_type'] != 'default':
-    scaling = {k: v for k, v in whole.items() if k != 'rope_theta'}
+  if 'full_attention' in parameters:
+    keys['rope_local_base_freq'] = parameters['sliding_attention']['rope_theta']
+    parameters = parameters['full_attention']
+  keys['rope_theta'] = parameters['rope_theta']
+  if parameters['rope_type'] != 'default':
+    scaling = {k: v for k, v in parameters.items() if k != 'rope_theta'}
     keys['rope_scaling'] = scaling
   return keys

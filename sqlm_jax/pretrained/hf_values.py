@@ -90,13 +90,13 @@ def check(values: Mapping[str, Any], within: str = '') -> None:
     if value is None and key != 'rope_theta':
       continue
     if key in _INTEGERS:
-      least, most = _INTEGERS[key]
-      if type(value) is not int or not least <= value <= most:
-        raise _error(name, value, f'an integer from {least} to {most}')
+      minimum, maximum = _INTEGERS[key]
+      if type(value) is not int or not minimum <= value <= maximum:
+        raise _error(name, value, f'an integer from {minimum} to {maximum}')
     elif key in _POSITIVE and not (is_number(value) and value > 0):
       raise _error(name, value, 'a positive number')
     elif key in _NOT_NEGATIVE and not is_number(value):
-      raise _error(name, value, 'a number from 0 on')
+      raise _error(name, value, 'a number that is at least 0')
     elif key in _TRUTH_VALUES and not isinstance(value, bool):
       raise _error(name, value, 'true or false')
     elif key in _TEXTS and not isinstance(value, str):
@@ -124,7 +124,7 @@ def drop_unusable_pad(
   pad = kept.get('pad_token_id')
   if type(pad) is int and pad == vocab_size:
     logging.warning(
-      'pad_token_id=%d is ignored: the embedding has only %d rows.',
+      'Ignoring pad_token_id=%d because the embedding has only %d rows.',
       *(pad, vocab_size),
     )
     del kept['pad_token_id']
@@ -143,7 +143,7 @@ def check_token_ids(values: Mapping[str, Any], vocab_size: int) -> None:
       continue
     for i in value if isinstance(value, list) else [value]:
       if type(i) is not int or not -1 <= i < vocab_size:
-        raise _error(key, value, f'ids less than {vocab_size}, the vocab_size')
+        raise _error(key, value, f'ids less than vocab_size={vocab_size}')
 
 
 def is_number(value: Any) -> bool:

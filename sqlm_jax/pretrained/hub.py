@@ -49,7 +49,7 @@ def fetch(path: str) -> pathlib.Path:
   match = _ID.fullmatch(path)
   name = f'model.path={path!r}'
   try:
-    found = huggingface_hub.snapshot_download(
+    directory = huggingface_hub.snapshot_download(
       match['repo'],
       revision=match['revision'],
       allow_patterns=list(_FILES),
@@ -61,21 +61,21 @@ def fetch(path: str) -> pathlib.Path:
     ) from None
   except errors.GatedRepoError:
     raise RuntimeError(
-      f'{name}: its owners ask for consent first: give it on the page of the '
-      'model, then `hf auth login` with a token that may read it'
+      f'{name}: access to the model is restricted. Request access on its '
+      'page, then run `hf auth login` with a token that may read it'
     ) from None
   except errors.RepositoryNotFoundError:
     raise RuntimeError(
-      f'{name}: there is no file and no directory of that name, and no such '
-      'model on the hub, or a private one: `hf auth login` with a token that '
-      'may read it'
+      f'{name}: no file or directory has this name, and the hub has no such '
+      'model. If it is private, run `hf auth login` with a token that may '
+      'read it'
     ) from None
   except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
     raise RuntimeError(
-      f'{name}: there is no file and no directory of that name, it is not in '
-      f'the cache of the hub, and {constants.ENDPOINT} was not reached. Where '
-      'there is no network, name a directory or a GGUF file'
+      f'{name}: no file or directory has this name, the cache of the hub does '
+      f'not contain it, and {constants.ENDPOINT} could not be reached. Without '
+      'a network, pass a directory or a GGUF file'
     ) from None
   except (errors.HfHubHTTPError, errors.HFValidationError) as error:
     raise RuntimeError(f'{name}: {" ".join(str(error).split())}') from None
-  return pathlib.Path(found)
+  return pathlib.Path(directory)

@@ -2,13 +2,18 @@
 
 import functools
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import transformers
 
 from sqlm_jax.models import model_config
 from sqlm_jax.pretrained import gguf, names, safetensors
+
+
+class _Params(Protocol):
+  """Reads the parameters; `place` puts each of them on the devices."""
+
+  def __call__(self, place: names.Place) -> dict[str, Any]: ...
 
 
 class Checkpoint(NamedTuple):
@@ -24,7 +29,7 @@ class Checkpoint(NamedTuple):
   config: model_config.ModelConfig
   hf_config: transformers.PretrainedConfig
   generation: dict[str, Any]
-  params: Callable[..., dict]
+  params: _Params
 
 
 def open_checkpoint(path: pathlib.Path) -> Checkpoint:

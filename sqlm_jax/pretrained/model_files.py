@@ -42,21 +42,21 @@ def size_of(path: pathlib.Path, max_bytes: int | None = None) -> int:
   except (FileNotFoundError, NotADirectoryError):
     if path.is_symlink():
       raise ValueError(
-        f'{path}: expected a file, this is a symbolic link to '
+        f'{path}: expected a file, found a symbolic link to '
         f'{path.readlink()}, which does not exist'
       ) from None
     raise ValueError(f'{path}: missing') from None
   if not stat.S_ISREG(status.st_mode):
     kind = _KINDS.get(stat.S_IFMT(status.st_mode), 'something else')
-    raise ValueError(f'{path}: expected a regular file, this is {kind}')
+    raise ValueError(f'{path}: expected a regular file, found {kind}')
   if max_bytes is not None and status.st_size > max_bytes:
     raise ValueError(
-      f'{path}: {status.st_size} bytes, expected at most {max_bytes}'
+      f'{path}: {status.st_size} bytes: expected at most {max_bytes}'
     )
   with path.open('rb') as file:
     if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
       raise ValueError(
-        f'{path}: expected the file itself, this is a pointer of Git LFS: run '
+        f'{path}: expected a model file, found a Git LFS pointer; run '
         '`git lfs pull` in the directory'
       )
   return status.st_size
@@ -82,7 +82,7 @@ def read_utf8(path: pathlib.Path) -> str:
   try:
     text = read_bytes(path).decode()
   except UnicodeDecodeError as error:
-    raise ValueError(f'{path}: expected UTF-8, {error}') from None
+    raise ValueError(f'{path}: expected UTF-8: {error}') from None
   return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
@@ -109,10 +109,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     )
   except RecursionError:
     raise ValueError(
-      f'{path}: expected JSON, this is nested too deep'
+      f'{path}: expected JSON, found one that is nested too deeply'
     ) from None
   except ValueError as error:
-    raise ValueError(f'{path}: expected JSON, {error}') from None
+    raise ValueError(f'{path}: expected JSON: {error}') from None
   if not isinstance(values, dict):
     raise ValueError(f'{path}: expected a JSON object')
   return values
@@ -131,5 +131,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
   value = float(text)
   if not math.isfinite(value):
-    raise ValueError(f'{text} is not a finite number')
+    raise ValueError(f'{text}: expected a finite number')
   return value

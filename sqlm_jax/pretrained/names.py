@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,8 +13,14 @@ from sqlm_jax.models import model_config
 # A parameter in pieces that are read one at a time. A piece is an index and an
 # array: (layer,) and the layer's slice, or () and the complete parameter.
 Pieces = Iterator[tuple[tuple[int, ...], np.ndarray]]
-# (path, shape, pieces) -> array: assembles a parameter and places it.
-Place = Callable[[str, tuple[int, ...], Pieces], Any]
+
+
+class Place(Protocol):
+  """Assembles a parameter and places it, for example on devices."""
+
+  def __call__(
+    self, path: str, shape: tuple[int, ...], pieces: Pieces, /
+  ) -> Any: ...
 
 
 EMBEDDING = 'model.embed_tokens.weight'
@@ -78,33 +84,35 @@ def table(c: model_config.ModelConfig) -> list[Entry]:
     *_norms(c),
   ]
   if not c.tied_embeddings:
-    entries += _linear(('unembed',), 'lm_head', vocabulary, vocabulary[::-1])
+    entries += _linear(
+      ('unembed',), 'lm_head', stored=vocabulary, shape=vocabulary[::-1]
+    )
   return entries
 
 
 def _attention(c: model_config.ModelConfig) -> Iterator[Entry]:
   D, H = c.width, c.head_width
-  ours, theirs = ('layers', 'attention'), 'model.layers.{}.self_attn.'
+  path, prefix = ('layers', 'attention'), 'model.layers.{}.self_attn.'
   for name, short, count in (
     ('query', 'q', c.num_heads),
     ('key', 'k', c.num_kv_heads),
     ('value', 'v', c.num_kv_heads),
   ):
     yield from _linear(
-      (*ours, name),
-      f'{theirs}{short}_proj',
-      (count * H, D),
-      (D, count, H),
+      (*path, name),
+      f'{prefix}{short}_proj',
+      stored=(count * H, D),
+      shape=(D, count, H),
       bias=(count, H) if c.qkv_bias else None,
     )
     if short != 'v' and c.qk_norm != 'none':
       width = H if c.qk_norm == 'head' else count * H
-      yield _scale((*ours, f'{name}_norm'), f'{theirs}{short}_norm', width)
+      yield _scale((*path, f'{name}_norm'), f'{prefix}{short}_norm', width)
   yield from _linear(
-    (*ours, 'output'),
-    theirs + 'o_proj',
-    (D, c.num_heads * H),
-    (c.num_heads, H, D),
+    (*path, 'output'),
+    prefix + 'o_proj',
+    stored=(D, c.num_heads * H),
+    shape=(c.num_heads, H, D),
     bias=(D,) if c.output_bias else None,
   )
 
@@ -115,8 +123,8 @@ def _mlp(c: model_config.ModelConfig) -> Iterator[Entry]:
     yield from _linear(
       ('layers', 'mlp', name),
       f'model.layers.{{}}.mlp.{name}_proj',
-      stored,
-      stored[::-1],
+      stored=stored,
+      shape=stored[::-1],
       bias=stored[:1] if c.mlp_bias else None,
     )
 
@@ -140,15 +148,22 @@ def _norms(c: model_config.ModelConfig) -> Iterator[Entry]:
       'mlp_post_norm': 'post_feedforward_layernorm',
     },
   }[c.norm_placement]
-  for ours, theirs in names.items():
-    yield _scale(('layers', ours), 'model.layers.{}.' + theirs, c.width)
+  for name, stored_name in names.items():
+    yield _scale(('layers', name), 'model.layers.{}.' + stored_name, c.width)
 
 
-def _scale(path, name: str, width: int) -> Entry:
+def _scale(path: tuple[str, ...], name: str, width: int) -> Entry:
   return Entry((*path, 'scale'), name + '.weight', (width,), (width,), False)
 
 
-def _linear(path, name: str, stored, shape, bias=None) -> Iterator[Entry]:
+def _linear(
+  path: tuple[str, ...],
+  name: str,
+  *,
+  stored: tuple[int, ...],
+  shape: tuple[int, ...],
+  bias: tuple[int, ...] | None = None,
+) -> Iterator[Entry]:
   yield Entry((*path, 'kernel'), name + '.weight', stored, shape, True)
   if bias is not None:
     yield Entry((*path, 'bias'), name + '.bias', stored[:1], bias, False)
@@ -157,7 +172,8 @@ def _linear(path, name: str, stored, shape, bias=None) -> Iterator[Entry]:
 def in_memory(dtype: np.dtype) -> Place:
   """Returns a `Place` that assembles parameters as NumPy arrays."""
 
-  def place(path, shape, pieces):
+  def place(path: str, shape: tuple[int, ...], pieces: Pieces) -> np.ndarray:
+    del path
     array = np.empty(shape, dtype)
     for at, piece in pieces:
       array[at] = piece
@@ -183,7 +199,7 @@ def check_tensors(config: model_config.ModelConfig, tensors: Tensors) -> None:
   for entry in entries:
     for layer in range(config.num_layers if entry.is_layered else 1):
       name = entry.name.format(layer)
-      _check_shape(tensors, name, shapes[name], entry.stored)
+      _check_shape(tensors, name, shape=shapes[name], expected=entry.stored)
 
 
 def build_params(
@@ -209,10 +225,10 @@ def build_params(
   if config.tied_embeddings and UNEMBEDDING in tensors.names():
     _check_tied(tensors)
 
-  def read(entry, layer=0):
+  def read(entry: Entry, layer: int = 0) -> np.ndarray:
     name = entry.name.format(layer)
     array = tensors.read(name)
-    _check_shape(tensors, name, array.shape, entry.stored)
+    _check_shape(tensors, name, shape=array.shape, expected=entry.stored)
     return entry.from_file(array)
 
   params = {}
@@ -230,7 +246,9 @@ def build_params(
   return params
 
 
-def _check_names(config, entries, tensors: Tensors) -> None:
+def _check_names(
+  config: model_config.ModelConfig, entries: Iterable[Entry], tensors: Tensors
+) -> None:
   layers = range(config.num_layers)
   expected = {e.name.format(i) for e in entries for i in layers}
   harmless = {n for n in tensors.names() if n.endswith('rotary_emb.inv_freq')}
@@ -238,8 +256,8 @@ def _check_names(config, entries, tensors: Tensors) -> None:
     harmless.add(UNEMBEDDING)  # see `_check_tied`
   for name in sorted(tensors.names() - expected - harmless):
     raise ValueError(
-      f'{tensors.path}: tensor {name}: unexpected, a model of {config} has '
-      'no such tensor'
+      f'{tensors.path}: tensor {name}: unexpected, because a model of '
+      f'{config} has no such tensor'
     )
   for name in sorted(expected - tensors.names()):
     raise ValueError(f'{tensors.path}: tensor {name}: missing')
@@ -248,25 +266,28 @@ def _check_names(config, entries, tensors: Tensors) -> None:
 def _check_shape(
   tensors: Tensors,
   name: str,
+  *,
   shape: tuple[int, ...],
   expected: tuple[int, ...],
 ) -> None:
   if shape != expected:
     raise ValueError(
-      f'{tensors.path}: tensor {name}: shape {shape}, expected {expected}'
+      f'{tensors.path}: tensor {name}: expected shape {expected}, found {shape}'
     )
 
 
 def _check_tied(tensors: Tensors) -> None:
   """Checks that the head stored with a tied model equals the embedding."""
+
   # Digests are compared, so that only one tensor is in memory at a time.
-  digest = lambda name: hashlib.sha256(
-    np.ascontiguousarray(tensors.read(name)).view(np.uint8)
-  ).digest()
+  def digest(name: str) -> bytes:
+    array = np.ascontiguousarray(tensors.read(name))
+    return hashlib.sha256(array.view(np.uint8)).digest()
+
   if digest(EMBEDDING) != digest(UNEMBEDDING):
     raise ValueError(
-      f'{tensors.path}: tensor {UNEMBEDDING}: is not {EMBEDDING}, expected '
-      'tie_word_embeddings=false in config.json'
+      f'{tensors.path}: tensor {UNEMBEDDING} differs from {EMBEDDING}: '
+      'expected tie_word_embeddings=false in config.json'
     )
 
 
@@ -293,16 +314,24 @@ def adapter_tensors(
     rank = adapter['lora_a'].shape[-1]
     for layer in range(config.num_layers):
       name = entry.name.format(layer).removesuffix('.weight')
-      for letter, ours, shape in (
+      for letter, key, shape in (
         ('A', 'lora_a', (rank, inputs)),
         ('B', 'lora_b', (outputs, rank)),
       ):
-        turn = lambda x, shape=shape: x.reshape(shape[::-1]).T
         yield Tensor(
           f'base_model.model.{name}.lora_{letter}.weight',
           shape,
-          functools.partial(_take, adapter[ours], layer, turn),
+          functools.partial(
+            _take,
+            adapter[key],
+            layer,
+            functools.partial(_transposed, shape=shape),
+          ),
         )
+
+
+def _transposed(array: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
+  return array.reshape(shape[::-1]).T
 
 
 def linear_names(config: model_config.ModelConfig) -> list[str]:
@@ -314,12 +343,16 @@ def linear_names(config: model_config.ModelConfig) -> list[str]:
   ]
 
 
-def _leaf(tree: dict, path: tuple[str, ...]):
+def _leaf(tree: dict[str, Any], path: tuple[str, ...]) -> Any:
   for key in path:
     tree = tree[key]
   return tree
 
 
-def _take(array, layer: int | None, turn) -> np.ndarray:
-  """Copies one tensor to the host and applies `turn` to it."""
-  return turn(np.asarray(array if layer is None else array[layer]))
+def _take(
+  array: Any,
+  layer: int | None,
+  transform: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+  """Copies one tensor to the host and applies `transform` to it."""
+  return transform(np.asarray(array if layer is None else array[layer]))

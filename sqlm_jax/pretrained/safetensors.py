@@ -53,8 +53,8 @@ class DirectoryTensors:
     has_config = model_files.is_present(path / 'config.json')
     if not has_config and model_files.is_present(path / _ADAPTER):
       raise ValueError(
-        f'{path}: expected a whole model, this is an adapter ({_ADAPTER}): '
-        'merge it into its base first'
+        f'{path}: expected a complete model, found an adapter ({_ADAPTER}); '
+        'merge it into its base model first'
       )
     self.hf_config = read_config(path / 'config.json')
     try:
@@ -80,8 +80,8 @@ class DirectoryTensors:
       if name in self._stored:
         other = self._stored[name]
         raise ValueError(
-          f'{file}: tensor {stored}: expected once, {other.file} has '
-          f'{other.name}, too'
+          f'{file}: tensor {stored}: expected one tensor of this name, but '
+          f'{other.file} has {other.name}, too'
         )
       self._stored[name] = _Stored(file, handle, stored)
 
@@ -98,9 +98,9 @@ class DirectoryTensors:
     tensor = stored.handle.get_slice(stored.name)
     if tensor.get_dtype() not in _DTYPES:
       raise ValueError(
-        f'{stored.file}: tensor {stored.name}: {tensor.get_dtype()}, expected '
-        f'one of {", ".join(_DTYPES)}: quantized weights are read from GGUF '
-        'files alone'
+        f'{stored.file}: tensor {stored.name}: {tensor.get_dtype()}: expected '
+        f'one of {", ".join(_DTYPES)}; quantized weights are read only from '
+        'GGUF files'
       )
     return tuple(tensor.get_shape())
 
@@ -116,14 +116,14 @@ def _open(file: pathlib.Path) -> Any:
     header_bytes = int.from_bytes(start.read(8), 'little')
   if header_bytes > _MAX_HEADER_BYTES:
     raise ValueError(
-      f'{file}: expected whole safetensors with a header of at most '
-      f'{_MAX_HEADER_BYTES} bytes, this file has {header_bytes}'
+      f'{file}: expected a header of at most {_MAX_HEADER_BYTES} bytes, '
+      f'found {header_bytes}'
     )
   try:
     return safetensors.safe_open(file, framework='numpy')
   except (OSError, safetensors.SafetensorError) as error:
     raise ValueError(
-      f'{file}: expected whole safetensors, this file is truncated or '
+      f'{file}: expected a complete safetensors file, but it is truncated or '
       f'damaged ({error})'
     ) from None
 
@@ -148,7 +148,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
     other = ', '.join(sorted(file.name for file in path.glob('*.bin')))
     raise ValueError(
       f'{path}: expected {single} or {index}, found '
-      + (f'{other}: save them as safetensors first' if other else 'neither')
+      + (f'{other}; save it as safetensors first' if other else 'neither')
     )
   shards = model_files.read_json(path / index).get('weight_map')
   if not isinstance(shards, dict) or not shards:
@@ -185,7 +185,7 @@ def read_generation_config(
   # transformers checks little, so the error may have any type.
   except Exception as error:
     raise ValueError(
-      f'{path}: expected settings that transformers reads, {error!r}'
+      f'{path}: expected settings that transformers accepts: {error!r}'
     ) from None
   return values
 

@@ -6,11 +6,15 @@ functions and tables that a run needs.
 """
 
 import functools
-import json
 import pathlib
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Mapping,
+  Sequence,
+)
+from typing import NamedTuple, Protocol
 
 import tokenizers
 from absl import logging
@@ -24,6 +28,7 @@ from sqlm_jax.pretrained import (
   stored_tokenizer,
   trial,
 )
+from sqlm_jax.pretrained import token_bytes as token_bytes_lib
 
 # Tokens that end a turn or a text, by the families that have them.
 _END_OF_TURN = (
@@ -37,6 +42,26 @@ _PLAIN_CHAT = (
   "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}"
   "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
+
+
+class Encode(Protocol):
+  """Returns the token ids of a text, see `Tokenizer.encode`."""
+
+  def __call__(self, text: str, allow_special: bool = False) -> list[int]: ...
+
+
+class Decode(Protocol):
+  """Returns the text of token ids, see `Tokenizer.decode`."""
+
+  def __call__(self, ids: Iterable[int], skip_special: bool = True) -> str: ...
+
+
+class Chat(Protocol):
+  """Renders messages as a prompt, see `Tokenizer.chat`."""
+
+  def __call__(
+    self, messages: Sequence[Mapping[str, str]], date: str | None = None
+  ) -> str: ...
 
 
 class Tokenizer(NamedTuple):
@@ -61,13 +86,13 @@ class Tokenizer(NamedTuple):
     uses_date: True if the chat template may write the date.
   """
 
-  encode: Callable[..., list[int]]
-  decode: Callable[..., str]
+  encode: Encode
+  decode: Decode
   token_bytes: tuple[bytes, ...]
   special: Mapping[int, str]
   prefix_ids: tuple[int, ...]
   stop_ids: tuple[int, ...]
-  chat: Callable[..., str]
+  chat: Chat
   save: Callable[[pathlib.Path], None]
   uses_date: bool = False
 
@@ -122,11 +147,11 @@ def cut(tokens: Tokenizer, num_rows: int) -> Tokenizer:
       f'{num_rows} rows of the embedding'
     )
 
-  def encode(text, allow_special=False):
+  def encode(text: str, allow_special: bool = False) -> list[int]:
     ids = tokens.encode(text, allow_special)
     if cut_off := {i for i in ids if i >= num_rows}:
       names = ', '.join(tokens.special[i] for i in sorted(cut_off))
-      raise ValueError(f'{names}: the model has no embedding of it')
+      raise ValueError(f'{names}: the model has no embedding for this token')
     return ids
 
   return tokens._replace(
@@ -141,7 +166,9 @@ def byte_tokenizer() -> Tokenizer:
 
   It needs no files.
   """
-  vocabulary = {letter: byte for byte, letter in _byte_alphabet().items()}
+  vocabulary = {
+    letter: byte for byte, letter in token_bytes_lib.byte_alphabet().items()
+  }
   backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(
     add_prefix_space=False, use_regex=False
@@ -224,19 +251,19 @@ def _wrap(
   backend.no_padding()
   special = _special(stored)
   unsplit = _without_special(backend, special)
-  all_bytes = _token_bytes(backend, special)
+  all_bytes = token_bytes_lib.token_bytes(backend, special)
   silent = {i: all_bytes[i] for i in stops}
   silent |= {i: text.encode() for i, text in special.items()}
   token_bytes = tuple(
     b'' if i in silent else text for i, text in enumerate(all_bytes)
   )
 
-  def encode(text, allow_special=False):
+  def encode(text: str, allow_special: bool = False) -> list[int]:
     chosen = backend if allow_special else unsplit
     text = _without_surrogates(text)
     return chosen.encode(text, add_special_tokens=False).ids
 
-  def decode(ids, skip_special=True):
+  def decode(ids: Iterable[int], skip_special: bool = True) -> str:
     shown = {} if skip_special else silent
     # Embeddings are padded: a model may sample an id that has no token.
     pieces = (shown.get(i, token_bytes[i]) for i in ids if i < len(token_bytes))
@@ -275,7 +302,7 @@ def _check_decoding(
     # A decoder may remove the space that an encoder puts before a text.
     if expected not in (joined, joined.removeprefix(' ')):
       raise ValueError(
-        f'decoder: expected the text of the tokens, {joined!r}, it writes '
+        f'decoder: expected the text of the tokens, {joined!r}, but it writes '
         f'{expected!r}'
       )
 
@@ -321,63 +348,14 @@ def _prefix_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
   if processed == bare:
     return ()
   raise ValueError(
-    f'post_processor: expected tokens that contain those of the text, {bare}, '
-    f'it returns {processed}'
+    f'post_processor: expected the tokens of the text, {bare}, in its output, '
+    f'but it returns {processed}'
   )
 
 
 def _without_surrogates(text: str) -> str:
   """Replaces lone surrogates, which the library refuses, by U+FFFD."""
   return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
-
-
-def _token_bytes(
-  backend: tokenizers.Tokenizer, special: Mapping[int, str]
-) -> tuple[bytes, ...]:
-  """Returns the bytes that each token adds to the text, b'' if special."""
-  decoder = json.loads(backend.to_str())['decoder'] or {}
-  to_bytes = _piece_to_bytes(decoder)
-  pieces = {i: piece for piece, i in backend.get_vocab().items()}
-  added = backend.get_added_tokens_decoder()
-
-  def bytes_of(i):
-    if i in special or i not in pieces:
-      return b''
-    return to_bytes(pieces[i], i in added)
-
-  return tuple(bytes_of(i) for i in range(max(pieces) + 1))
-
-
-def _piece_to_bytes(decoder: Mapping) -> Callable[[str, bool], bytes]:
-  """Returns a function `(piece, was_added) -> bytes` for a decoder."""
-  kinds = [d['type'] for d in decoder.get('decoders', [decoder]) if d]
-  if 'ByteLevel' in kinds:
-    byte_of = {char: byte for byte, char in _byte_alphabet().items()}
-    # Added tokens and pieces outside of the alphabet are plain text.
-    return lambda piece, added: (
-      piece.encode()
-      if added or not byte_of.keys() >= set(piece)
-      else bytes(byte_of[char] for char in piece)
-    )
-  if 'ByteFallback' not in kinds:
-    raise ValueError(
-      f'tokenizer with decoders {kinds}: expected ByteLevel or ByteFallback'
-    )
-
-  def sentencepiece(piece, _):
-    byte = re.fullmatch('<0x([0-9A-F]{2})>', piece)
-    return bytes.fromhex(byte[1]) if byte else piece.replace('▁', ' ').encode()
-
-  return sentencepiece
-
-
-def _byte_alphabet() -> dict[int, str]:
-  """Returns byte -> the printable character that stands for it in GPT-2."""
-  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-  others = [byte for byte in range(256) if byte not in printable]
-  return {byte: chr(byte) for byte in printable} | {
-    byte: chr(256 + i) for i, byte in enumerate(others)
-  }
 
 
 def _chat(
@@ -387,9 +365,9 @@ def _chat(
 ) -> str:
   if not stored.template:
     raise ValueError(
-      "task.style='chat': expected a model with a chat template, use 'plain'"
+      "task.style='chat': expected a model with a chat template; use 'plain'"
     )
   try:
-    return chat.render(stored.template, stored.named, messages, date)
+    return chat.render(stored.template, stored.named, messages, date=date)
   except ValueError as error:
     raise ValueError(f"the model's chat template: {error}") from None

@@ -30,7 +30,7 @@ _MAX_PROMPT = 2**20  # characters that a template may make of one short message
 _MESSAGES = ({'role': 'user', 'content': 'What is 2 + 3?'},)
 _DATE = '2000-01-01'
 
-_ANOTHER_PROMPT = 'expected the same prompt every time, the prompts differ'
+_ANOTHER_PROMPT = 'expected the same prompt every time, but the prompts differ'
 _TOO_MUCH_MEMORY = f'needs more than {_MEMORY_BYTES >> 30} GiB of memory'
 
 _SOME_TEXTS = (
@@ -63,7 +63,7 @@ def try_template(template: str, variables: Mapping[str, str]) -> None:
       loses the question, or does not write the same prompt every time.
   """
   tried = _try_template(template, tuple(sorted(variables.items())))
-  if tried != chat.render(template, variables, _MESSAGES, _DATE):
+  if tried != chat.render(template, variables, _MESSAGES, date=_DATE):
     raise ValueError(_ANOTHER_PROMPT)
 
 
@@ -110,13 +110,13 @@ def _run(kind: str, arguments: Sequence[str] = (), payload: bytes = b'') -> Any:
 
 def _why_killed(process: subprocess.CompletedProcess, kind: str) -> str:
   """Explains why the process ended without a result."""
-  said = process.stderr.decode(errors='replace').strip().splitlines()
-  if 'memory allocation of' in ''.join(said):
+  lines = process.stderr.decode(errors='replace').strip().splitlines()
+  if 'memory allocation of' in ''.join(lines):
     return _TOO_MUCH_MEMORY
   # The kernel sends SIGXCPU, and SIGKILL a second later.
   if -process.returncode in (24, 9):
     return f'takes more than {_LIMITS[kind]} seconds'
-  return f'ended its process ({process.returncode}): ' + ' '.join(said[:2])
+  return f'ended its process ({process.returncode}): ' + ' '.join(lines[:2])
 
 
 def _tokenize(path: str) -> None:
@@ -146,7 +146,7 @@ def _render(payload: Mapping[str, Any]) -> str:
   """Renders a template twice, and checks and returns the prompt."""
   template, variables = payload['template'], payload['variables']
   prompt, again = (
-    chat.render(template, variables, _MESSAGES, _DATE) for _ in range(2)
+    chat.render(template, variables, _MESSAGES, date=_DATE) for _ in range(2)
   )
   if len(prompt) > _MAX_PROMPT:
     raise ValueError(
@@ -156,7 +156,9 @@ def _render(payload: Mapping[str, Any]) -> str:
   if again != prompt:
     raise ValueError(_ANOTHER_PROMPT)
   if _MESSAGES[0]['content'] not in prompt:
-    raise ValueError("expected the user's text in the prompt, it is lost")
+    raise ValueError(
+      "expected the user's text in the prompt, but it is missing"
+    )
   return prompt
 
 
@@ -168,10 +170,9 @@ def _limit_resources(cpu_seconds: int) -> None:
     (resource.RLIMIT_CPU, cpu_seconds),
     (resource.RLIMIT_CORE, 0),
   ):
-    _, most = resource.getrlimit(kind)
-    if most != resource.RLIM_INFINITY:
-      limit = min(limit, most)
-    resource.setrlimit(kind, (limit, most))
+    _, hard = resource.getrlimit(kind)
+    soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (soft, hard))
 
 
 def main(kind: str, cpu_seconds: str, *arguments: str) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import optax
 import transformers
 from etils import epath
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer, sampler
@@ -19,9 +20,9 @@ from sqlm_jax.game import contamination, repetition
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
-from sqlm_jax.run import evaluation_sets, open_model, run_date
+from sqlm_jax.run import chat_date, evaluation_sets, open_model
 from sqlm_jax.sandbox import sandbox
-from sqlm_jax.selfplay import responses, scoring, step_types
+from sqlm_jax.selfplay import responses, step_types
 from sqlm_jax.tasks import base, coding, prompt_ends, prompted, question_files
 
 
@@ -37,13 +38,11 @@ class Parts(NamedTuple):
     generation: Hugging Face generation config of the model.
     lora: Settings of the adapters that are trained instead of the model's
       parameters, None if all parameters are trained.
-    load_params: Function `load_params(dtype)` that loads the model's
-      parameters, each directly onto its shards.
+    load_params: Loads the model's parameters in a dtype.
     optimizer: Optimizer of the policy.
     critic_optimizer: Optimizer of the critic, None without a critic.
     task: Prompts, parsers and checker of the task.
-    sets: Function `sets(purpose)` that returns the evaluation set for 'test' or
-      'validation', None if there is none. A set is read on first use.
+    sets: Returns an evaluation set, which is read on first use.
     questions: Fixed questions, () if the proposer generates the questions.
     samplers: Samplers of the two roles, of 'evaluation', and of 'voter' if
       earlier solvers vote.
@@ -57,11 +56,11 @@ class Parts(NamedTuple):
   hf_config: transformers.PretrainedConfig
   generation: dict[str, Any]
   lora: layers.Lora | None
-  load_params: Callable[[str], policy_lib.Params]
+  load_params: open_model.LoadParams
   optimizer: optax.GradientTransformation
   critic_optimizer: optax.GradientTransformation | None
   task: base.Task
-  sets: Callable[[str], evaluation_sets.EvaluationSet | None]
+  sets: evaluation_sets.FindSet
   questions: tuple[str, ...]
   samplers: dict[str, responses.TextSampler]
   owner: dict[str, str]
@@ -75,7 +74,7 @@ def build(
   Args:
     config: Config of the run; may be a ConfigDict.
     workdir: Directory of the run, None without a run. The date of the run is
-      read from it, see `run_date`.
+      read from it, see `chat_date`.
 
   Raises:
     ValueError: If the model, the mesh or a prompt does not fit the config.
@@ -90,18 +89,23 @@ def build(
     questions = question_files.read_questions(config.task.questions)
   opened = open_model.open_model(config, mesh)
   tokens = opened.tokens
-  config = run_date.fix(config, tokens, workdir)
+  config = chat_date.set_date(config, tokens, workdir)
   task = _make_task(config, tokens)
   if config.task.style == 'plain':  # a chat template adds its own ending
     prompt_ends.warn(_continued(config.task), tokens.encode)
-  samplers = _make_samplers(config, task, tokens, opened.sampling_policy, mesh)
+  samplers = _make_samplers(
+    config,
+    task=task,
+    tokens=tokens,
+    policy=opened.sampling_policy,
+    mesh=mesh,
+  )
   for topic in config.task.topics:
     if samplers['proposer'].encode(task.proposer_prompt(topic)) is None:
       raise ValueError(
         f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}: '
-        f'expected room for the proposer prompt of topic {topic!r}'
+        f'too small for the proposer prompt of topic {topic!r}'
       )
-  uses_critic = config.advantage.estimator == 'gae'
   return Parts(
     config=config,
     mesh=mesh,
@@ -111,13 +115,17 @@ def build(
     generation=opened.generation,
     lora=open_model.lora_of(config),
     load_params=opened.load_params,
-    optimizer=_make_optimizer(config, config.optimizer.learning_rate),
-    critic_optimizer=_make_optimizer(config, config.critic.learning_rate)
-    if uses_critic
+    optimizer=optimizer.make_optimizer(config.optimizer),
+    critic_optimizer=optimizer.make_optimizer(
+      dataclasses.replace(
+        config.optimizer, learning_rate=config.critic.learning_rate
+      )
+    )
+    if config.advantage.uses_critic
     else None,
     task=task,
     sets=functools.cache(
-      functools.partial(evaluation_sets.of_config, config, task)
+      functools.partial(evaluation_sets.from_config, config, task)
     ),
     questions=questions,
     samplers=samplers,
@@ -125,7 +133,7 @@ def build(
   )
 
 
-def _continued(task: config_lib.Task) -> dict[str, tuple[str, ...]]:
+def _continued(task: game_schema.Task) -> dict[str, tuple[str, ...]]:
   """Returns the prompt templates that a model continues, by config key."""
   templates = {
     'task.proposer_prompt': (task.proposer_prompt,),
@@ -143,21 +151,6 @@ def check(parts: Parts) -> None:
     raise ValueError(
       f'parts: expected build.build(config), not a {type(parts).__name__}'
     )
-
-
-def _make_optimizer(
-  config: config_lib.Config, learning_rate: float
-) -> optax.GradientTransformation:
-  o = config.optimizer
-  return optimizer.make_optimizer(
-    learning_rate=learning_rate,
-    warmup_steps=o.warmup_steps,
-    b1=o.b1,
-    b2=o.b2,
-    moment_dtype=o.moment_dtype,
-    weight_decay=o.weight_decay,
-    clip_norm=o.clip_norm,
-  )
 
 
 def _owners(config: config_lib.Config) -> dict[str, str]:
@@ -199,7 +192,11 @@ def make_game(parts: Parts) -> step_types.Game:
     max_update_kl=c.optimizer.max_update_kl,
   )
   return step_types.Game(
-    rules=_rules(c),
+    config=c,
+    # Groups with equal rewards have no gradient unless one of these applies.
+    keep_neutral=bool(
+      c.loss.kl_coef or c.loss.entropy_coef or c.advantage.uses_critic
+    ),
     task=parts.task,
     questions=parts.questions,
     guard=_make_guard(parts),
@@ -241,45 +238,6 @@ def _make_critic(parts: Parts) -> step_types.Critic | None:
       **size,
     ),
     reference_logprobs=reference_logprobs,
-    kl=c.loss.kl_coef,
-    gamma=c.critic.gamma,
-    gae_lambda=c.critic.gae_lambda,
-  )
-
-
-def _rules(c: config_lib.Config) -> step_types.Rules:
-  return step_types.Rules(
-    seed=c.seed,
-    questions=c.proposer.num_questions,
-    group_size=c.proposer.group_size,
-    rounds=c.solver.max_rounds,
-    train_every=c.proposer.train_every,
-    earlier_every=c.vote.earlier_every if c.vote.earlier_answers else 0,
-    estimator=c.advantage.estimator,
-    average=c.loss.aggregation,
-    # Otherwise groups with equal rewards have no gradient and are dropped.
-    keep_neutral=bool(
-      c.loss.kl_coef or c.loss.entropy_coef or c.advantage.estimator == 'gae'
-    ),
-    updates={
-      'solver': c.optimizer.solver_updates,
-      'proposer': c.optimizer.proposer_updates,
-    },
-    groups_per_microbatch=c.optimizer.groups_per_microbatch,
-    scoring=scoring.Rules(
-      solver_rewards=dataclasses.asdict(c.solver.rewards),
-      solver_schedule=c.solver.reward_schedule,
-      proposer_rewards=dataclasses.asdict(c.proposer.rewards),
-      proposer_schedule=c.proposer.reward_schedule,
-      unreadable_reward=c.proposer.unreadable_reward,
-      band=c.proposer.band,
-      over=c.proposer.reward_over,
-      unsolved=c.tests.unsolved,
-      similarity=c.proposer.min_similarity,
-      weights=c.vote.weights,
-      ties=c.vote.ties,
-      min_agreement=c.vote.min_agreement,
-    ),
   )
 
 
@@ -297,39 +255,26 @@ def _make_task(
   config: config_lib.Config, tokens: tokenizer.Tokenizer
 ) -> base.Task:
   t = config.task
-  wrap = lambda prompt: prompt
-  if t.style == 'chat':
-    wrap = lambda prompt: tokens.chat(
-      [{'role': 'user', 'content': prompt}], t.date or None
-    )
+
+  def wrap(prompt: str) -> str:
+    if t.style != 'chat':
+      return prompt
+    return tokens.chat([{'role': 'user', 'content': prompt}], t.date or None)
+
   task = prompted.make_task(
-    name=t.name,
-    topics=t.topics,
-    proposer_prompt=t.proposer_prompt,
-    proposer_stop=t.proposer_stop,
-    question_pattern=t.question_pattern,
-    solver_prompts=(t.solver_prompt, *t.solver_variants),
-    solver_stop=t.solver_stop,
-    answer_pattern=t.answer_pattern,
-    answer_kind=t.answer_kind,
-    options=t.options,
-    checker=t.checker,
+    t,
     num_topics=config.proposer.num_questions // config.proposer.group_size,
     wrap=wrap,
     forbidden=tuple(tokens.special_strings),
   )
   if t.answer_kind != 'code':
     return task
-  tests = config.tests
   return coding.with_programs(
-    task,
-    tests=coding.Tests(tests.pattern, tests.min_count, tests.max_count),
-    program=tests.program,
-    open_sandbox=functools.partial(_open_sandbox, config.sandbox),
+    task, config.tests, functools.partial(_open_sandbox, config.sandbox)
   )
 
 
-def _open_sandbox(config: config_lib.Sandbox) -> sandbox.Sandbox:
+def _open_sandbox(config: game_schema.Sandbox) -> sandbox.Sandbox:
   return sandbox.open_sandbox(
     config.backend,
     workers=config.workers or len(os.sched_getaffinity(0)),
@@ -343,6 +288,7 @@ def _open_sandbox(config: config_lib.Sandbox) -> sandbox.Sandbox:
 
 def _make_samplers(
   config: config_lib.Config,
+  *,
   task: base.Task,
   tokens: tokenizer.Tokenizer,
   policy: policy_lib.Policy,
@@ -358,7 +304,7 @@ def _make_samplers(
   limit = config.sampler.max_prompt_tokens
   is_chat = config.task.style == 'chat'
 
-  def encode(prompt):
+  def encode(prompt: str) -> list[int] | None:
     # Only a chat template may contain special tokens. The task rejects model
     # output that contains them.
     ids = tokens.encode(prompt, allow_special=is_chat)
@@ -368,7 +314,13 @@ def _make_samplers(
       ids = [*tokens.prefix_ids, *ids]  # a chat template adds the prefix itself
     return ids if len(ids) <= limit else None
 
-  def make(temperatures, top_p, max_tokens, stop):
+  def make(
+    temperatures: Sequence[float],
+    *,
+    top_p: float,
+    max_tokens: int,
+    stop: Sequence[str],
+  ) -> responses.TextSampler:
     settings = responses.make_settings(
       tokens,
       temperatures=temperatures,
@@ -384,16 +336,21 @@ def _make_samplers(
   answers = functools.partial(
     make, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
   )
-  in_turn = lambda count: list(
-    itertools.islice(itertools.cycle(s.temperatures or (s.temperature,)), count)
-  )
+
+  def take_turns(count: int) -> list[float]:
+    temperatures = itertools.cycle(s.temperatures or (s.temperature,))
+    return list(itertools.islice(temperatures, count))
+
   samplers = {
     'proposer': make(
-      [p.temperature] * p.group_size, p.top_p, p.max_tokens, task.proposer_stop
+      [p.temperature] * p.group_size,
+      top_p=p.top_p,
+      max_tokens=p.max_tokens,
+      stop=task.proposer_stop,
     ),
     # A group is divided among the prompts that ask the same question.
     'solver': answers(
-      in_turn(s.group_size // (1 + len(config.task.solver_variants)))
+      take_turns(s.group_size // len(config.task.solver_templates))
     ),
     # The first answer of a group is greedy; the others are sampled.
     'evaluation': answers(
@@ -401,5 +358,5 @@ def _make_samplers(
     ),
   }
   if v.earlier_answers:
-    samplers['voter'] = answers(in_turn(v.earlier_answers))
+    samplers['voter'] = answers(take_turns(v.earlier_answers))
   return samplers

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
-from sqlm_jax.config import checks
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.run import build, train_states, unreadable_questions
@@ -58,23 +57,24 @@ def count_skipped(health: Health, metrics: Mapping[str, float]) -> Health:
 
 
 def not_finite(
-  health: Health, metrics: Mapping[str, float], most: int
+  health: Health, metrics: Mapping[str, float], limit: int
 ) -> str | None:
   """Returns a message if too many consecutive updates were skipped, or None.
 
   Args:
     health: Counts that include this step.
     metrics: Metrics of this step.
-    most: Number of consecutive skipped updates that stops the run; 0 for no
+    limit: Number of consecutive skipped updates that stops the run; 0 for no
       limit.
   """
   for name, count in health.skipped.items():
-    if most and count >= most:
+    if limit and count >= limit:
       prefix = f'{name}/not_finite/'
-      what = [m.removeprefix(prefix) for m in metrics if m.startswith(prefix)]
+      causes = [m.removeprefix(prefix) for m in metrics if m.startswith(prefix)]
       return (
-        f'{count} updates of {name} in a row were skipped, as not finite: '
-        f'{", ".join(what)} (divergence.max_skipped_updates={most})'
+        f'{count} consecutive updates of {name} were skipped because these '
+        f'metrics were not finite: {", ".join(causes)} '
+        f'(divergence.max_skipped_updates={limit})'
       )
   return None
 
@@ -95,6 +95,7 @@ def alarm(
 def react(
   parts: build.Parts,
   manager: checkpoints.Manager,
+  *,
   step: int,
   states: step_types.States,
   health: Health,
@@ -120,23 +121,25 @@ def react(
   health = health._replace(
     unreadable=unreadable_questions.count(health.unreadable, metrics)
   )
-  wrong = not_finite(health, metrics, rules.max_skipped_updates)
-  alarmed = alarm(metrics, rules) or _unreadable(
-    step, health.unreadable, parts.config, outcome
+  failure = not_finite(health, metrics, rules.max_skipped_updates)
+  warning = alarm(metrics, rules) or _unreadable(
+    parts.config, outcome, step=step, num_steps=health.unreadable
   )
-  if not wrong and not alarmed:
+  if not failure and not warning:
     return states, health, False
   last = checkpoints.latest_step(manager)
-  may = rules.action == checks.ROLL_BACK and last is not None
-  if wrong or not may or health.rollbacks >= rules.max_rollbacks:
+  can_roll_back = rules.action == 'roll_back' and last is not None
+  if failure or not can_roll_back or health.rollbacks >= rules.max_rollbacks:
     where = 'There is no checkpoint yet.'
     if last is not None:
       where = f'The last good checkpoint is {manager.place / str(last)}.'
     raise DivergedError(
-      f'step {step}: {wrong or alarmed}. The run has diverged after '
-      f'{health.rollbacks} rollbacks, and stops. {where}'
+      f'step {step}: {failure or warning}. The run has diverged after '
+      f'{health.rollbacks} rollbacks and stops. {where}'
     )
-  logging.warning('step %d: %s; back to step %d.', step, alarmed, last)
+  logging.warning(
+    'step %d: %s; rolling back to the weights of step %d.', step, warning, last
+  )
   jax.tree.map(lambda x: x.delete(), states)  # there is memory for one copy
   _, states, _ = checkpoints.restore(
     manager, train_states.abstract_states(parts)
@@ -145,21 +148,32 @@ def react(
 
 
 def _unreadable(
-  step: int, steps: int, config: config_lib.Config, outcome: step_types.Outcome
+  config: config_lib.Config,
+  outcome: step_types.Outcome,
+  *,
+  step: int,
+  num_steps: int,
 ) -> str | None:
-  """Warns about unreadable questions, or returns the message of an alarm."""
-  most = config.divergence.max_unreadable_steps
-  is_alarm = bool(most) and steps >= most
-  if not is_alarm and steps != unreadable_questions.WARN_AFTER:
+  """Warns about unreadable questions, or returns the message of an alarm.
+
+  Args:
+    config: Config of the run.
+    outcome: Outcome of the step.
+    step: Number of the step.
+    num_steps: Number of consecutive steps with mostly unreadable questions.
+  """
+  limit = config.divergence.max_unreadable_steps
+  is_alarm = limit > 0 and num_steps >= limit
+  if not is_alarm and num_steps != unreadable_questions.WARN_AFTER:
     return None
   problems = [
     question.problem
     for game_round in outcome.rounds
     for question in game_round.questions
   ]
-  text = unreadable_questions.describe(problems, config, steps)
+  text = unreadable_questions.describe(problems, config, num_steps)
   if is_alarm:
-    return f'{text} (divergence.max_unreadable_steps={most})'
+    return f'{text} (divergence.max_unreadable_steps={limit})'
   if processes.is_first():
     logging.warning('step %d: %s.', step, text)
   return None

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from absl import logging
 
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.datasets import builtin
 from sqlm_jax.game import contamination, types
-from sqlm_jax.pretrained import catalog as weights_catalog
+from sqlm_jax.pretrained import catalog
 from sqlm_jax.tasks import base
 from sqlm_jax.text import prompts
 
@@ -32,7 +33,13 @@ class EvaluationSet(NamedTuple):
   fingerprint: str
 
 
-def of_config(
+class FindSet(Protocol):
+  """Returns the set for 'test' or 'validation', None if there is none."""
+
+  def __call__(self, purpose: str, /) -> EvaluationSet | None: ...
+
+
+def from_config(
   config: config_lib.Config, task: base.Task, purpose: str
 ) -> EvaluationSet | None:
   """Returns the test or validation set of a config, None if it has none.
@@ -43,7 +50,7 @@ def of_config(
   """
   origin = getattr(config.evaluation, purpose)
   if origin:
-    return of_dataset(config, task, origin, name=purpose)
+    return from_dataset(config, task, origin, name=purpose)
   pairs = getattr(config.task, purpose)
   if not pairs:
     return None
@@ -54,51 +61,50 @@ def of_config(
   return _make(purpose, f'task.{purpose}', examples)
 
 
-def of_dataset(
+def from_dataset(
   config: config_lib.Config, task: base.Task, origin: str, *, name: str = ''
 ) -> EvaluationSet:
-  """Reads a dataset and formats its questions.
+  """Reads a dataset and inserts its questions into the question template.
 
-  The format is `evaluation.question_template`.
-
-  Examples that the task cannot grade are left out with a warning.
+  The template is `evaluation.question_template`. Examples that the task cannot
+  grade are left out with a warning.
 
   Args:
     config: Config of the run.
     task: Task that grades the answers.
-    origin: Dataset or file, see `datasets.catalog.read`.
+    origin: Dataset or file, see `datasets.builtin.read`.
     name: Name of the evaluation set; `origin` by default.
 
   Raises:
     ValueError: If there is no such dataset, or all examples are left out.
   """
-  found, left_out = [], []
-  directory = weights_catalog.cache_directory() / 'datasets'
+  examples, errors = [], []
+  directory = catalog.cache_directory() / 'datasets'
   for example in builtin.read(origin, directory):
     question = prompts.fill(
       config.evaluation.question_template, question=example.question
     )
     try:
-      found.append(task.to_example(example._replace(question=question)))
+      examples.append(task.to_example(example._replace(question=question)))
     except ValueError as error:
-      left_out.append(error)
-  if not found:
+      errors.append(error)
+  if not examples:
     raise ValueError(
-      f'{origin}: none of {len(left_out)} examples fits task.answer_kind='
-      f'{config.task.answer_kind!r}, the first: {left_out[0]}'
+      f'{origin}: none of {len(errors)} examples fits task.answer_kind='
+      f'{config.task.answer_kind!r}. The first error: {errors[0]}'
     )
-  if left_out:
+  if errors:
     logging.warning(
-      '%s: %d of %d examples are left out, the first: %s',
+      '%s: %d of %d examples are left out. The first error: %s',
       origin,
-      len(left_out),
-      len(left_out) + len(found),
-      left_out[0],
+      len(errors),
+      len(errors) + len(examples),
+      errors[0],
     )
-  return _make(name or origin, origin, found)
+  return _make(name or origin, origin, examples)
 
 
-def check_disjoint(one: EvaluationSet, other: EvaluationSet) -> None:
+def check_disjoint(first: EvaluationSet, second: EvaluationSet) -> None:
   """Raises if the validation and test sets overlap.
 
   The score on questions that were used to choose a checkpoint is biased.
@@ -108,16 +114,18 @@ def check_disjoint(one: EvaluationSet, other: EvaluationSet) -> None:
       (see `contamination.key`). The message names the first such question.
   """
   guard = contamination.make_guard(
-    (e.question for e in other.examples), 'count'
+    (e.question for e in second.examples), 'count'
   )
-  both = [e.question for e in one.examples if guard.has(e.question)]
-  if both:
+  shared = [e.question for e in first.examples if guard.has(e.question)]
+  if shared:
     raise ValueError(
-      f'{one.origin} and {other.origin}: expected no question in both, found '
-      f'{len(both)}, the first: {both[0]!r}'
+      f'{first.origin} and {second.origin}: expected no question in both, '
+      f'found {len(shared)}, for example {shared[0]!r}'
     )
 
 
-def _make(name: str, origin: str, examples) -> EvaluationSet:
+def _make(
+  name: str, origin: str, examples: Sequence[types.Example]
+) -> EvaluationSet:
   digest = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
   return EvaluationSet(name, origin, tuple(examples), digest[:16])

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import transformers
 
 from sqlm_jax.config import schema as config_lib
@@ -17,24 +18,35 @@ from sqlm_jax.pretrained import catalog, families, gguf_file, loader, tokenizer
 
 
 def lora_of(config: config_lib.Config) -> layers.Lora | None:
+  """Returns the settings of the adapters, None without adapters."""
   adapter = config.model.lora
   if not adapter.rank:
     return None
   return layers.Lora(adapter.rank, adapter.alpha)
 
 
+class LoadParams(Protocol):
+  """Loads the parameters of the model in a dtype, directly onto their shards.
+
+  Frozen scales and biases may have a wider dtype.
+  """
+
+  def __call__(self, dtype: str) -> policy_lib.Params: ...
+
+
 class Opened(NamedTuple):
-  """The fields of `Parts` that depend on the files of the model."""
+  """The fields of `build.Parts` that depend on the files of the model."""
 
   tokens: tokenizer.Tokenizer
   policy: policy_lib.Policy
   sampling_policy: policy_lib.Policy
   hf_config: transformers.PretrainedConfig
   generation: dict[str, Any]
-  load_params: Callable[[str], policy_lib.Params]
+  load_params: LoadParams
 
 
 def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
+  """Opens the model of a config, without loading its parameters."""
   if config.model.path == 'random':
     return _random_model(config, mesh)
   path = catalog.resolve(config.model.path)
@@ -53,11 +65,19 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   # Embeddings are padded: rows without a token decode to an empty string.
   tokens = tokens._replace(token_bytes=tokens.token_bytes + (b'',) * unused)
 
-  def load(dtype):
-    def place(path, shape, pieces):
-      kept = _stored_as(path.split('/')[-1], dtype, config.model.param_dtype)
+  def load(dtype: str) -> policy_lib.Params:
+    def place(
+      path: str,
+      shape: tuple[int, ...],
+      pieces: Iterator[tuple[tuple[int, ...], np.ndarray]],
+    ) -> jax.Array:
+      name = path.split('/')[-1]
       return sharding.place_parameter(
-        path, shape, pieces, dtype=kept, mesh=mesh
+        path,
+        shape,
+        pieces,
+        dtype=_stored_dtype(name, dtype, config.model.param_dtype),
+        mesh=mesh,
       )
 
     return checkpoint.params(place)
@@ -79,10 +99,10 @@ def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   key = jax.random.key(config.seed)
 
   @functools.partial(jax.jit, static_argnums=0)
-  def load(dtype):
+  def load(dtype: str) -> policy_lib.Params:
     params = jax.tree_util.tree_map_with_path(
       lambda path, x: x.astype(
-        _stored_as(path[-1].key, dtype, config.model.param_dtype)
+        _stored_dtype(path[-1].key, dtype, config.model.param_dtype)
       ),
       lora.base(policies[0].init(key)),
     )
@@ -92,7 +112,7 @@ def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   return Opened(tokens, *policies, families.llama(model), {}, load)
 
 
-def _stored_as(name: str, dtype: str, param_dtype: str) -> jnp.dtype:
+def _stored_dtype(name: str, dtype: str, param_dtype: str) -> jnp.dtype:
   """Returns the dtype in which a parameter is stored.
 
   Frozen scales and biases are at least as wide as trained ones. They are not

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from sqlm_jax.config import checks
-from sqlm_jax.config import schema as config_lib
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer
 from sqlm_jax.models import lora
@@ -21,25 +20,9 @@ from sqlm_jax.selfplay import learning, step_types
 def initial_states(parts: build.Parts) -> step_types.States:
   """Creates train states from the model's parameters, or with new adapters."""
   shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
-
-  def start(index, sharded, trained):
-    init = lambda params: learner.init_state(params, trained.optimizer)
-    if not parts.lora:
-      # Donates the parameters, so that there is only one copy in memory.
-      start = jax.jit(init, out_shardings=sharded, donate_argnums=0)
-      params = parts.load_params(parts.config.model.param_dtype)
-      if rounds_weights(parts.config.model):
-        hold = parts.config.optimizer.small_updates == checks.HOLD
-        params = prepare_for_small_updates(params, hold=hold)
-      return start(trained.prepare(params))
-    key = jax.random.fold_in(jax.random.key(parts.config.seed), index)
-    start = lambda key: init(
-      trained.prepare(lora.adapters(parts.policy.init(key)))
-    )
-    return jax.jit(start, out_shardings=sharded)(key)
-
+  make = _initial_adapters if parts.lora else _initial_weights
   states = {
-    name: start(index, shardings[name], trained)
+    name: make(parts, trained, index=index, shardings=shardings[name])
     for index, (name, trained) in enumerate(_trained(parts).items())
   }
   if 'voter' in parts.owner:
@@ -47,7 +30,46 @@ def initial_states(parts: build.Parts) -> step_types.States:
   return states
 
 
-def rounds_weights(model: config_lib.Model) -> bool:
+def _initial_weights(
+  parts: build.Parts,
+  trained: '_Trained',
+  *,
+  index: int,
+  shardings: learner.TrainState,
+) -> learner.TrainState:
+  """Returns a train state of the model's loaded weights."""
+  del index  # only new adapters need a random key
+  params = parts.load_params(parts.config.model.param_dtype)
+  if rounds_weights(parts.config.model):
+    hold = parts.config.optimizer.small_updates == 'hold'
+    params = prepare_for_small_updates(params, hold=hold)
+
+  # Donates the parameters, so that there is only one copy in memory.
+  @functools.partial(jax.jit, out_shardings=shardings, donate_argnums=0)
+  def init(params: policy_lib.Params) -> learner.TrainState:
+    return learner.init_state(params, trained.optimizer)
+
+  return init(trained.prepare(params))
+
+
+def _initial_adapters(
+  parts: build.Parts,
+  trained: '_Trained',
+  *,
+  index: int,
+  shardings: learner.TrainState,
+) -> learner.TrainState:
+  """Returns a train state of new adapters."""
+
+  @functools.partial(jax.jit, out_shardings=shardings)
+  def init(key: jax.Array) -> learner.TrainState:
+    adapters = lora.adapters(parts.policy.init(key))
+    return learner.init_state(trained.prepare(adapters), trained.optimizer)
+
+  return init(jax.random.fold_in(jax.random.key(parts.config.seed), index))
+
+
+def rounds_weights(model: training_schema.Model) -> bool:
   """Returns True if float32 weights are rounded to bfloat16 in products."""
   return (model.dtype, model.param_dtype) == ('bfloat16', 'float32')
 
@@ -70,7 +92,7 @@ def prepare_for_small_updates(
   """
   key = jax.random.key(0)  # independent of the run's seed
 
-  def move(index, x):
+  def move(index: int, x: jax.Array) -> jax.Array:
     moved = functools.partial(rounding.spread, jax.random.fold_in(key, index))
     if hold:
       moved = rounding.center
@@ -87,12 +109,12 @@ def prepare_for_small_updates(
 
 def abstract_states(parts: build.Parts) -> step_types.States:
   """Returns the shapes and shardings of the train states, without arrays."""
-  whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
+  model_params = jax.eval_shape(parts.policy.init, jax.random.key(0))
   if parts.lora:
-    whole = lora.adapters(whole)
+    model_params = lora.adapters(model_params)
 
-  def abstract(trained):
-    params = jax.eval_shape(trained.prepare, whole)
+  def abstract(trained: _Trained) -> learner.TrainState:
+    params = jax.eval_shape(trained.prepare, model_params)
     state = jax.eval_shape(
       lambda params: learner.init_state(params, trained.optimizer), params
     )
@@ -133,15 +155,15 @@ def _trained(parts: build.Parts) -> dict[str, _Trained]:
     # depends on its position.
     width = parts.policy.config.width
     prepare = functools.partial(critic.init_params, width=width)
-    started = _Trained(prepare, parts.critic_optimizer)
-    trained |= {step_types.critic_of(name): started for name in owners}
+    trained_critic = _Trained(prepare, parts.critic_optimizer)
+    trained |= {step_types.critic_of(name): trained_critic for name in owners}
   return trained
 
 
 def whole_params(
   parts: build.Parts, trained: policy_lib.Params
 ) -> policy_lib.Params:
-  """Returns whole parameters: adapters are joined with the frozen model."""
+  """Returns all parameters of a policy, with adapters and the frozen model."""
   if not parts.lora:
     return trained
   return lora.join(parts.load_params(parts.config.model.dtype), trained)

@@ -43,8 +43,8 @@ def describe(
   )
   shown = list(dict.fromkeys(display.clip(p.text, _WIDTH) for p in failed))
   return (
-    f'most questions could not be used in {steps} steps in a row. '
-    f'{len(failed)} of {len(problems)} in this step: {why}. '
+    f'most questions could not be used in {steps} consecutive steps. '
+    f'In this step {len(failed)} of {len(problems)}: {why}. '
     f'For example: {", ".join(map(repr, shown[:_SHOWN]))}'
   )
 
@@ -56,16 +56,15 @@ def _reason(name: str, config: config_lib.Config) -> str:
     'format': f'did not match task.question_pattern={task.question_pattern!r}'
     if task.question_pattern
     else 'were empty',
-    'special_token': "held a special token of the model's",
-    'unfinished': 'reached '
-    f'proposer.max_tokens={config.proposer.max_tokens}, before one of '
-    f'task.proposer_stop={task.proposer_stop!r}',
-    'too_long': 'made a prompt over '
+    'special_token': 'contained a special token of the model',
+    'unfinished': f'reached proposer.max_tokens={config.proposer.max_tokens} '
+    f'without a stop in task.proposer_stop={task.proposer_stop!r}',
+    'too_long': 'gave a prompt longer than '
     f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}',
     types.CONTAMINATED: 'are in an evaluation set '
     f'(evaluation.contaminated={config.evaluation.contaminated!r})',
     'few_tests': f'had fewer than tests.min_count={tests.min_count} tests that '
-    f'tests.pattern={tests.pattern!r} finds',
+    f'match tests.pattern={tests.pattern!r}',
     'contradiction': 'had tests that contradict each other',
     'constant_output': 'had tests that all expect the same output',
   }

@@ -13,24 +13,25 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 START_LIMIT = 60.0  # seconds; busy machines are slow
 _END_LIMIT = 10.0  # seconds before a process that does not end is killed
 HOW_TO = (
-  'Programs are judged in sandboxes of bubblewrap. Install 0.6 or newer, as '
-  'with `apt-get install bubblewrap`, and allow unprivileged user namespaces '
-  '(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, '
-  'kernel.apparmor_restrict_unprivileged_userns; in a container of Docker: '
-  "--security-opt seccomp=unconfined). backend='unsafe_subprocess' does "
-  'without them, for containers that are thrown away.'
+  'Programs run in bubblewrap sandboxes. Install bubblewrap 0.6 or newer, for '
+  'example with `apt-get install bubblewrap`, and allow unprivileged user '
+  'namespaces (sysctl kernel.unprivileged_userns_clone, '
+  'user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns; in '
+  'a Docker container: --security-opt seccomp=unconfined). '
+  "backend='unsafe_subprocess' runs programs without a sandbox, for disposable "
+  'containers.'
 )
 
 
 class Answer(NamedTuple):
   """The worker's report on one run."""
 
-  why: bytes  # see `sandbox_worker`
+  why: bytes  # see `worker`
   status: int  # from os.waitpid
   output: bytes
   errors: bytes
@@ -48,7 +49,7 @@ def file_with(data: bytes) -> BinaryIO:
 
 
 class Process:
-  """The host's handle of a worker; `sandbox_worker` defines the messages.
+  """The host's handle of a worker; `worker` defines the messages.
 
   Args:
     command: the command that starts the worker.
@@ -56,7 +57,7 @@ class Process:
     begin: called once by `Process.begin`, with the number of seconds that it
       may take, to complete the setup that the worker waits for.
     cleanup: called after the process has ended.
-    **how: options of subprocess.Popen.
+    **options: options of subprocess.Popen.
 
   Raises:
     OSError: if the command does not start.
@@ -69,7 +70,7 @@ class Process:
     first: bytes,
     begin: Callable[[float], None] = lambda seconds: None,
     cleanup: Callable[[], None] = lambda: None,
-    **how,
+    **options: Any,
   ):
     self._first, self._begin, self._cleanup = first, begin, cleanup
     self._ready = False
@@ -77,15 +78,17 @@ class Process:
     with contextlib.ExitStack() as stack:
       stack.callback(cleanup)
       self._errors = stack.enter_context(file_with(b''))
-      self._socket, theirs = map(stack.enter_context, socket.socketpair())
-      with theirs:
+      self._socket, worker_socket = map(
+        stack.enter_context, socket.socketpair()
+      )
+      with worker_socket:
         self._process = subprocess.Popen(
           command,
-          stdin=theirs,
-          stdout=theirs,
+          stdin=worker_socket,
+          stdout=worker_socket,
           stderr=self._errors,
           start_new_session=True,  # Ctrl-C reaches only the host
-          **how,
+          **options,
         )
       stack.pop_all()  # `close` is responsible from now on
 
@@ -128,18 +131,18 @@ class Process:
     self._socket.settimeout(seconds)
     self._socket.sendall(len(data).to_bytes(8, 'big') + data)
 
-  def receive(self, seconds: float, most: int) -> Answer:
+  def receive(self, seconds: float, max_bytes: int) -> Answer:
     """Returns the next answer; raises TimeoutError or another OSError.
 
     Args:
       seconds: the maximum time to wait.
-      most: the maximum number of bytes of output and errors together.
+      max_bytes: the maximum number of bytes of output and errors together.
     """
     end = time.monotonic() + seconds
     head = self._read(13, end)
     status, *sizes = (int.from_bytes(head[i : i + 4], 'big') for i in (1, 5, 9))
-    if sum(sizes) > most:
-      raise OSError('more than a worker sends')
+    if sum(sizes) > max_bytes:
+      raise OSError('the message is longer than a worker sends')
     out, err = (self._read(size, end) for size in sizes)
     return Answer(head[:1], status, out, err)
 

@@ -1,7 +1,7 @@
 """Turns a forked child of the sandbox worker into an interpreter of a script.
 
-`sandbox_worker` receives this module in compiled form from the host and calls
-it in the child process that it forks for each test.
+`worker` receives this module in compiled form from the host and calls it in
+the child process that it forks for each test.
 """
 
 import _signal
@@ -15,7 +15,11 @@ import os
 import resource
 import sys
 
-_MOST_DESCRIPTORS = 64
+TYPE_CHECKING = False  # importing `typing` would slow down every start
+if TYPE_CHECKING:
+  from sqlm_jax.sandbox import worker
+
+_MAX_DESCRIPTORS = 64
 _STACK = 64 * 2**20
 _SCRIPT = 'program.py'
 _STREAMS = (  # name, mode and error handler of each standard stream
@@ -25,7 +29,7 @@ _STREAMS = (  # name, mode and error handler of each standard stream
 )
 
 
-def give_up_everything(descriptors: list[int], limits) -> None:
+def give_up_everything(descriptors: list[int], limits: 'worker.Limits') -> None:
   """Closes all but the standard streams of a child and sets its limits."""
   os.setpgid(0, 0)
   for target, descriptor in enumerate(descriptors):
@@ -36,37 +40,37 @@ def give_up_everything(descriptors: list[int], limits) -> None:
   _bound_stacks(limits.memory // 2)
 
 
-def _limit(limits) -> None:
+def _limit(limits: 'worker.Limits') -> None:
   seconds = int(limits.cpu) + 2  # a fallback; the worker's limit is exact
-  for kind, most in (
+  for kind, value in (
     (resource.RLIMIT_CPU, seconds),
     (resource.RLIMIT_NPROC, limits.processes + 1),  # + 1 for the worker
     (resource.RLIMIT_FSIZE, limits.files),
-    (resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS),
+    (resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS),
     (resource.RLIMIT_CORE, 0),
     (resource.RLIMIT_MEMLOCK, 0),
     (resource.RLIMIT_MSGQUEUE, 0),
-    (resource.RLIMIT_SIGPENDING, _MOST_DESCRIPTORS),
+    (resource.RLIMIT_SIGPENDING, _MAX_DESCRIPTORS),
     (resource.RLIMIT_AS, limits.memory),
   ):
     _, hard = resource.getrlimit(kind)
     if hard != resource.RLIM_INFINITY:
-      most = min(most, hard)
-    resource.setrlimit(kind, (most, most))
+      value = min(value, hard)
+    resource.setrlimit(kind, (value, value))
   # A high limit for programs that recurse deeply; RLIMIT_AS bounds memory.
   _, hard = resource.getrlimit(resource.RLIMIT_STACK)
   soft = _STACK if hard == resource.RLIM_INFINITY else min(_STACK, hard)
   resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
 
 
-def _bound_stacks(most: int) -> None:
-  """Caps the thread stack size that a program requests at `most` bytes.
+def _bound_stacks(max_bytes: int) -> None:
+  """Caps the thread stack size that a program requests at `max_bytes`.
 
   Many programs request 512 MiB because programming contests count only the
   memory that is used.
   """
   set_size = _thread.stack_size
-  _thread.stack_size = lambda size=0, /: set_size(min(size, most))
+  _thread.stack_size = lambda size=0, /: set_size(min(size, max_bytes))
 
 
 class Run:
@@ -86,7 +90,9 @@ class Run:
     self.status: int | None = 1
     atexit.register(self._end)
     for descriptor, (name, mode, errors) in enumerate(_STREAMS):
-      stream = _text_stream(descriptor, f'<{name}>', mode, errors)
+      stream = _text_stream(
+        descriptor, name=f'<{name}>', mode=mode, errors=errors
+      )
       setattr(sys, name, stream)
       setattr(sys, f'__{name}__', stream)
     gc.freeze()  # `_end` then visits only objects that the program created
@@ -142,7 +148,9 @@ def _files() -> list:
   return [file for file in files if not file.closed and file.writable()]
 
 
-def _text_stream(descriptor: int, name: str, mode: str, errors: str):
+def _text_stream(
+  descriptor: int, *, name: str, mode: str, errors: str
+) -> io.TextIOWrapper:
   """Creates a standard stream as CPython's `create_stdio` does."""
   buffer = open(descriptor, mode + 'b', closefd=False)  # noqa: SIM115
   buffer.raw.name = name

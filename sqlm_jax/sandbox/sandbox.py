@@ -6,8 +6,8 @@ resource limits, and a filter of system calls (`seccomp`). A sandbox starts
 while earlier programs run, runs one program once for each test, and ends. The
 output is compared outside; the expected output never enters a sandbox.
 
-  with sandbox.open_sandbox(workers=2) as judge:
-    results = judge.run([(source, tests), ...])  # [programs][tests]
+  with sandbox.open_sandbox(workers=2) as opened:
+    results = opened.run([(source, tests), ...])  # [programs][tests]
 
 A program runs as with `python program.py < input`: standard input is a file,
 and the program ends as an interpreter does. It cannot start processes, open
@@ -24,7 +24,6 @@ import marshal
 import os
 import pathlib
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -35,39 +34,19 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.game import types
-from sqlm_jax.sandbox import bubblewrap, seccomp, unit_tests
+from sqlm_jax.sandbox import bubblewrap, outcomes, seccomp, unit_tests
 from sqlm_jax.sandbox import process as process_lib
 
 Program = tuple[str, Sequence[types.TestCase]]
 
-_LOST = 'lost: '  # prefix of the detail of a test that was not run
-BACKENDS = ('bubblewrap', 'unsafe_subprocess')
-
 _log = logging.getLogger(__name__)
-_WORKER, _CHILD = (
-  pathlib.Path(__file__).with_name(f'sandbox_{name}.py')
-  for name in ('worker', 'program')
-)
+_WORKER = pathlib.Path(__file__).with_name('worker.py')
+_CHILD = pathlib.Path(__file__).with_name('program.py')
 # Seconds after the wall-clock limit before the worker is considered lost.
 _GRACE = 10.0
 _PAUSES = (0.1, 1.0, 4.0)  # seconds before a sandbox is started again
-_LONGEST_DETAIL = 200  # characters
 _PYC_HEAD = importlib.util.MAGIC_NUMBER + bytes(12)
 _PYTHON = ['-S', '-s', '-P', '-B', '-X', 'utf8']
-# Text in the last line of a program's stderr -> the limit that was exceeded.
-_LIMITS_SAID = {
-  'MemoryError': 'memory',
-  "can't start new thread": 'processes or memory',
-  '[Errno 27]': 'file size',
-  '[Errno 28]': 'file size',
-}
-_WHY = {  # keyed by the reasons that `sandbox_worker` sends
-  b'w': types.Result(unit_tests.TIMEOUT, 'wall clock'),
-  b'c': types.Result(unit_tests.TIMEOUT, 'processor time'),
-  b'o': types.Result(unit_tests.LIMIT, 'output'),
-  b'f': types.Result(unit_tests.LIMIT, 'number of files'),
-  b'x': types.Result(unit_tests.ERROR, 'the program broke its sandbox'),
-}
 
 
 class Limits(NamedTuple):
@@ -86,7 +65,7 @@ def open_sandbox(
   *,
   workers: int = 2,
   limits: Limits | None = None,
-  most_timeouts: int = 1,
+  max_timeouts: int = 1,
 ) -> 'Sandbox':
   """Starts sandboxes and waits until the first one works.
 
@@ -96,7 +75,7 @@ def open_sandbox(
     workers: the number of programs that run at the same time. The same number
       of additional sandboxes is kept started in advance.
     limits: the limits for every run of every program.
-    most_timeouts: after this number of timeouts of a program, its remaining
+    max_timeouts: after this number of timeouts of a program, its remaining
       tests are not run and count as timeouts.
 
   Raises:
@@ -104,19 +83,21 @@ def open_sandbox(
     ValueError: if an argument is out of range.
   """
   limits = limits or Limits()
-  if min(limits) <= 0 or min(workers, most_timeouts) < 1:
-    raise ValueError(f'{limits}, {workers=}, {most_timeouts=}: expected more')
+  if min(limits) <= 0 or min(workers, max_timeouts) < 1:
+    raise ValueError(
+      f'{limits}, {workers=}, {max_timeouts=}: expected positive numbers'
+    )
   if backend == 'bubblewrap':
     launch = functools.partial(_launch_bubblewrap, limits)
   elif backend == 'unsafe_subprocess':
-    _log.warning('UNSAFE: programs run as this user, without a sandbox.')
+    _log.warning('UNSAFE: Programs run as this user, without a sandbox.')
     launch = functools.partial(_launch_unsafe, limits)
   else:
     raise ValueError(
       f"{backend=}: expected 'bubblewrap' or 'unsafe_subprocess'"
     )
   return Sandbox(
-    launch, workers=workers, limits=limits, most_timeouts=most_timeouts
+    launch, workers=workers, limits=limits, max_timeouts=max_timeouts
   )
 
 
@@ -129,10 +110,10 @@ class Sandbox:
     *,
     workers: int,
     limits: Limits,
-    most_timeouts: int,
+    max_timeouts: int,
   ):
     self._launch_one, self._limits = launch, limits
-    self._most_timeouts = most_timeouts
+    self._max_timeouts = max_timeouts
     self._lock = threading.Lock()
     self._alive: set[process_lib.Process] = set()
     self._spares: collections.deque[process_lib.Process] = collections.deque()
@@ -159,7 +140,7 @@ class Sandbox:
     """
     if self._closed.is_set():
       raise RuntimeError('the sandbox is closed')
-    futures = [self._threads.submit(self._judge, *p) for p in programs]
+    futures = [self._threads.submit(self._run_program, *p) for p in programs]
     try:
       return [future.result() for future in futures]
     except concurrent.futures.CancelledError:
@@ -193,7 +174,7 @@ class Sandbox:
       process = self._launch_one()
     except (OSError, subprocess.SubprocessError) as error:
       raise RuntimeError(
-        f'a sandbox does not start: {error}\n{process_lib.HOW_TO}'
+        f'cannot start a sandbox: {error}\n{process_lib.HOW_TO}'
       ) from error
     with self._lock:  # `close` must see every process
       closed = self._closed.is_set()
@@ -234,7 +215,7 @@ class Sandbox:
     with self._lock:
       self._alive.discard(process)
 
-  def _judge(
+  def _run_program(
     self, source: str, tests: Sequence[types.TestCase]
   ) -> list[types.Result]:
     """Runs a program in a sandbox, and again in a second if the first is lost.
@@ -244,18 +225,18 @@ class Sandbox:
     for _ in range(2):
       process = self._take()
       try:
-        return self._judge_in(process, source, tests)
+        return self._run_tests(process, source, tests)
       except OSError as error:
         if self._closed.is_set():
           raise RuntimeError('the sandbox was closed') from None
         words = (process.last_words() or str(error)).splitlines()[-1]
-        detail = f'{_LOST}{words}'[:_LONGEST_DETAIL]
+        detail = f'{outcomes.LOST}{words}'[: outcomes.MAX_DETAIL]
         lost = types.Result(unit_tests.ERROR, detail)
       finally:
         self._discard(process)
     return [lost] * len(tests)
 
-  def _judge_in(
+  def _run_tests(
     self,
     process: process_lib.Process,
     source: str,
@@ -264,18 +245,20 @@ class Sandbox:
     """Runs the tests in order."""
     results: list[types.Result] = []
     seconds = self._limits.wall_seconds + _GRACE
-    most = 2 * self._limits.output_bytes + 2**16
+    max_bytes = 2 * self._limits.output_bytes + 2**16
     process.send(source, seconds)
     for test in tests:
       late = sum(r.status == unit_tests.TIMEOUT for r in results)
-      if late >= self._most_timeouts:
+      if late >= self._max_timeouts:
         results.append(
-          types.Result(unit_tests.TIMEOUT, 'not run, others were late')
+          types.Result(unit_tests.TIMEOUT, 'not run after other timeouts')
         )
         continue
       try:
         process.send(unit_tests.as_lines(test.input), seconds)
-        results.append(_verdict(process.receive(seconds, most), test.output))
+        results.append(
+          outcomes.result_of(process.receive(seconds, max_bytes), test.output)
+        )
       except TimeoutError:
         missing = types.Result(unit_tests.TIMEOUT, 'no answer')
         return results + [missing] * (len(tests) - len(results))
@@ -284,40 +267,12 @@ class Sandbox:
 
 def is_lost(result: types.Result) -> bool:
   """Returns True if the program was not run because its sandbox was lost."""
-  return result.status == unit_tests.ERROR and result.detail.startswith(_LOST)
-
-
-def _verdict(answer: process_lib.Answer, expected: str) -> types.Result:
-  """Converts the worker's answer to the result of a run."""
-  if answer.why in _WHY:
-    return _WHY[answer.why]
-  code = os.waitstatus_to_exitcode(answer.status)
-  if code == 0:
-    output = answer.output.decode(errors='replace')
-    if unit_tests.same_output(expected, output):
-      return types.Result(unit_tests.PASSED)
-    return types.Result(unit_tests.WRONG, output[:_LONGEST_DETAIL])
-  lines = answer.errors.decode(errors='replace').strip().splitlines()
-  said = lines[-1][:_LONGEST_DETAIL] if lines else f'exit status {code}'
-  if said.startswith(_LOST):
-    said = f'said {said}'  # the program printed it; its sandbox was not lost
-  for words, limit in _LIMITS_SAID.items():
-    if words in said:
-      return types.Result(unit_tests.LIMIT, limit)
-  if code < 0:
-    return types.Result(unit_tests.ERROR, f'killed by {_signal_name(-code)}')
-  return types.Result(unit_tests.ERROR, said)
-
-
-def _signal_name(number: int) -> str:
-  try:
-    return signal.Signals(number).name
-  except ValueError:
-    return f'signal {number}'
+  is_error = result.status == unit_tests.ERROR
+  return is_error and result.detail.startswith(outcomes.LOST)
 
 
 def _worker_arguments(
-  backend: str, streams: str, code: bytes, limits: Limits
+  backend: str, *, streams: str, code: bytes, limits: Limits
 ) -> list[str]:
   return [backend, streams, code.hex(), *map(str, limits)]
 
@@ -327,7 +282,9 @@ def _launch_unsafe(limits: Limits) -> process_lib.Process:
   work, streams = (os.path.join(folder, name) for name in ('tmp', 'dev'))
   os.mkdir(work)
   os.mkdir(streams)
-  arguments = _worker_arguments('unsafe_subprocess', streams, b'', limits)
+  arguments = _worker_arguments(
+    'unsafe_subprocess', streams=streams, code=b'', limits=limits
+  )
   return process_lib.Process(
     [sys.executable, *_PYTHON, str(_WORKER), *arguments],
     first=_compiled(_CHILD),
@@ -349,30 +306,33 @@ def _launch_bubblewrap(limits: Limits) -> process_lib.Process:
     ]
     command = bubblewrap.command(limits.file_bytes, *descriptors)
     arguments = _worker_arguments(
-      'bubblewrap', bubblewrap.STREAMS, filters.program, limits
+      'bubblewrap',
+      streams=bubblewrap.STREAMS,
+      code=filters.program,
+      limits=limits,
     )
     worker = ['--', '/python/bin/python3', *_PYTHON, '/worker.pyc', *arguments]
     if os.geteuid() != 0:
       return process_lib.Process(
         command + worker, first=_compiled(_CHILD), pass_fds=descriptors
       )
-    info, its_info = socket.socketpair()
-    go, its_go = socket.socketpair()
-    ours = contextlib.ExitStack()
+    info, bwrap_info = socket.socketpair()
+    go, bwrap_go = socket.socketpair()
+    host_ends = contextlib.ExitStack()
     for end in (info, go):
-      ours.enter_context(end)
-    for end in (its_info, its_go):
+      host_ends.enter_context(end)
+    for end in (bwrap_info, bwrap_go):
       stack.enter_context(end)
-    command += ['--info-fd', str(its_info.fileno())]
-    command += ['--userns-block-fd', str(its_go.fileno())]
+    command += ['--info-fd', str(bwrap_info.fileno())]
+    command += ['--userns-block-fd', str(bwrap_go.fileno())]
     # bwrap also gets our end of info: if this process died and closed the only
     # copy, writing to info would kill bwrap.
-    ends = [end.fileno() for end in (info, its_info, its_go)]
+    ends = [end.fileno() for end in (info, bwrap_info, bwrap_go)]
     return process_lib.Process(
       command + worker,
       first=_compiled(_CHILD),
       begin=functools.partial(_map_users, info, go),
-      cleanup=ours.close,
+      cleanup=host_ends.close,
       pass_fds=descriptors + ends,
     )
 
@@ -385,18 +345,20 @@ def _map_users(info: socket.socket, go: socket.socket, seconds: float) -> None:
     ValueError: if bwrap's answer cannot be parsed.
   """
   end = time.monotonic() + seconds
-  said = b''
-  while not said.endswith(b'}\n'):
+  reply = b''
+  while not reply.endswith(b'}\n'):
     info.settimeout(max(end - time.monotonic(), 0.001))
     chunk = info.recv(4096)
     if not chunk:
-      raise OSError('bwrap does not say which process it has started')
-    said += chunk
-  bubblewrap.map_users(said)
+      raise OSError('bwrap did not report the process that it started')
+    reply += chunk
+  bubblewrap.map_users(reply)
   go.sendall(b'1')
 
 
 @functools.cache
 def _compiled(path: pathlib.Path) -> bytes:
   """Compiles a script once; compiling it would add 3 ms to each start."""
-  return marshal.dumps(compile(path.read_bytes(), path.name, 'exec'))
+  # A traceback must not mistake this file for the program's own program.py.
+  name = f'sandbox_{path.name}'
+  return marshal.dumps(compile(path.read_bytes(), name, 'exec'))

@@ -108,8 +108,8 @@ def filters(machine: str | None = None) -> Filters:
   machine = machine or platform.machine()
   if machine not in _MACHINES:
     raise RuntimeError(
-      f'machine={machine!r}: its system calls are not listed, '
-      f'expected one of {sorted(_MACHINES)}'
+      f'{machine=}: expected one of {sorted(_MACHINES)}, whose system calls '
+      'are known'
     )
   column, audit = _MACHINES[machine]
   program = _numbers(_PROGRAM, column)

@@ -20,15 +20,13 @@ PASSED, WRONG, ERROR, TIMEOUT, LIMIT = STATUSES = (
   'limit',
 )
 
-UNSOLVED = ('count', 'leave_out')  # see `shares_passed`
-
 _INTEGER = re.compile(r'[+-]?\d+')
 _DECIMAL = re.compile(
   r'[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)'
 )
 # An integer as Python prints a large float, 1e+16, or a Decimal, 1E+2.
 _LARGE = re.compile(r'[+-]?\d(?:\.\d+)?[eE]\+\d{1,2}')
-_LONGEST_NUMBER = 64  # characters; longer tokens are compared as text
+_MAX_NUMBER = 64  # characters; longer tokens are compared as text
 _LIST = re.compile(r'\[[^\[\]]*\]')
 
 
@@ -74,7 +72,9 @@ def _lines(text: str) -> list[str]:
   return lines if text.strip() else []
 
 
-def _same_line(expected, actual, *, absolute, relative) -> bool:
+def _same_line(
+  expected: str, actual: str, *, absolute: float, relative: float
+) -> bool:
   if expected == actual:
     return True
   tokens = _tokens(expected), _tokens(actual)
@@ -100,13 +100,15 @@ def _unquoted(token: str) -> str:
   return token[1:-1] if quoted else token
 
 
-def _same_token(expected, actual, *, absolute, relative) -> bool:
+def _same_token(
+  expected: str, actual: str, *, absolute: float, relative: float
+) -> bool:
   if expected == actual:
     return True
-  if max(len(expected), len(actual)) > _LONGEST_NUMBER:
+  if max(len(expected), len(actual)) > _MAX_NUMBER:
     return False
   if _INTEGER.fullmatch(expected):
-    return _whole(actual) == int(expected)
+    return _integer(actual) == int(expected)
   if not _DECIMAL.fullmatch(expected) or not _is_number(actual):
     return False
   wanted, given = float(expected), float(actual)
@@ -119,7 +121,7 @@ def _is_number(token: str) -> bool:
   return bool(_INTEGER.fullmatch(token) or _DECIMAL.fullmatch(token))
 
 
-def _whole(token: str) -> int | None:
+def _integer(token: str) -> int | None:
   """Returns the exact value of an integer token such as `1.0`, or None."""
   if _LARGE.fullmatch(token):
     value = decimal.Decimal(token)

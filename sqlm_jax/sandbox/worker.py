@@ -9,10 +9,10 @@ program cannot signal it. It does not know the expected output.
 The child returns from `main` and runs the program at the top level of the
 interpreter, which therefore ends a program as it ends any script: it prints
 uncaught errors, waits for threads, calls atexit handlers, flushes files and
-computes the exit status. `sandbox_program` prepares the child.
+computes the exit status. `program` prepares the child.
 
 A message from the host is an 8-byte length followed by that number of bytes.
-The first message is the compiled `sandbox_program`, because sqlm_jax is not
+The first message is the compiled `program`, because sqlm_jax is not
 available in a sandbox. An answer is a letter (why the program was ended, see
 `_why`), the wait status, the lengths of stdout and stderr, and their content.
 """
@@ -32,19 +32,20 @@ _M_ARENA_MAX = -8  # a parameter of mallopt
 _USER = 1000  # inside the sandbox; if root started it, see `map_users`
 _TICK = 0.02  # seconds between two checks of the limits
 _SHORT_TICK = 0.001  # after a program has closed its output: it will end soon
-_MOST_FILES = 256  # tmpfs limits only bytes, but empty files also take memory
+_MAX_FILES = 256  # tmpfs limits only bytes, but empty files also take memory
 _ERROR_BYTES = 4096  # the number of bytes kept from the end of stderr
 _STREAMS = 'stdin', 'stdout', 'stderr'
 
 
-class _Limits:
-  def __init__(self, cpu, wall, memory, processes, files, output):
-    self.cpu, self.wall = float(cpu), float(wall)
-    self.memory, self.processes = int(memory), int(processes)
-    self.files, self.output = int(files), int(output)
+class Limits:
+  """The limits of a run, from the fields of `sandbox.Limits` as text."""
+
+  def __init__(self, *numbers: str):
+    self.cpu, self.wall = map(float, numbers[:2])
+    self.memory, self.processes, self.files, self.output = map(int, numbers[2:])
 
 
-def main(backend: str, streams: str, code: str, *numbers: str):
+def main(backend: str, streams: str, code: str, *numbers: str) -> object:
   """Answers the host until it hangs up; returns only in the child of a test.
 
   Args:
@@ -71,7 +72,7 @@ def main(backend: str, streams: str, code: str, *numbers: str):
     files.protect()
     _become_nobody(libc)
   sys.dont_write_bytecode = True
-  limits = _Limits(*numbers)
+  limits = Limits(*numbers)
   child = type(sys)('sandbox_program')
   exec(marshal.loads(_receive(channel)), child.__dict__)
   os.write(channel, b'ready\n')
@@ -87,7 +88,8 @@ def main(backend: str, streams: str, code: str, *numbers: str):
       return child.Run(source.decode())
     for descriptor in descriptors:
       os.close(descriptor)
-    _send(channel, *_watch(pid, files, limits, channel))
+    report = _watch(pid, files=files, limits=limits, channel=channel)
+    _send(channel, **report)
 
 
 class _Files:
@@ -168,7 +170,9 @@ def _read(channel: int, size: int) -> bytes:
   return b''.join(chunks)
 
 
-def _send(channel: int, why: bytes, status: int, out: bytes, err: bytes):
+def _send(
+  channel: int, *, why: bytes, status: int, out: bytes, err: bytes
+) -> None:
   numbers = (status, len(out), len(err))
   head = why + b''.join(n.to_bytes(4, 'big') for n in numbers)
   _write(channel, head + out + err)
@@ -180,25 +184,37 @@ def _write(descriptor: int, data: bytes) -> None:
     left = left[os.write(descriptor, left) :]
 
 
-def _watch(pid: int, files: _Files, limits: _Limits, channel: int) -> tuple:
+def _watch(
+  pid: int, *, files: _Files, limits: Limits, channel: int
+) -> dict[str, object]:
   """Waits for the end of a run and returns the arguments of `_send`."""
-  run = _Watch(pid, files, limits, channel)
+  run = _Watch(pid, files=files, limits=limits, channel=channel)
   try:
     why = run.until_the_end()
     run.close()
   except OSError as error:
     # Only the program itself can cause this error.
     run.kill()
-    return b'x', run.status, b'', str(error).encode()
+    return {
+      'why': b'x',
+      'status': run.status,
+      'out': b'',
+      'err': str(error).encode(),
+    }
   if len(run.out) > limits.output:
     why = b'o'
-  return why, run.status, bytes(run.out[: limits.output]), bytes(run.err)
+  return {
+    'why': why,
+    'status': run.status,
+    'out': bytes(run.out[: limits.output]),
+    'err': bytes(run.err),
+  }
 
 
 class _Watch:
   """Supervises a running program."""
 
-  def __init__(self, pid, files, limits, channel):
+  def __init__(self, pid: int, *, files: _Files, limits: Limits, channel: int):
     self.pid, self.files = pid, files
     self.limits, self.channel = limits, channel
     self.out, self.err = bytearray(), bytearray()
@@ -241,7 +257,7 @@ class _Watch:
     if self._seconds() > self.limits.cpu:
       return b'c'
     system = os.fstatvfs(self.files.work)
-    if os.getpid() == 1 and system.f_files - system.f_ffree > _MOST_FILES:
+    if os.getpid() == 1 and system.f_files - system.f_ffree > _MAX_FILES:
       return b'f'
     return b''
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sqlm_jax.config import game_schema, schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import types
@@ -49,7 +50,7 @@ def rewards_differ(question: types.ScoredQuestion) -> bool:
 
 
 def select_questions(
-  rounds: Sequence[step_types.Round], rules: step_types.Rules
+  rounds: Sequence[step_types.Round], config: schema.Config
 ) -> list[int]:
   """Selects the readable questions that the solver is trained on.
 
@@ -59,16 +60,16 @@ def select_questions(
 
   Args:
     rounds: the rounds of the step.
-    rules: settings of the game.
+    config: config of the run.
 
   Returns:
     Indices into the readable questions of all rounds.
   """
   readable = step_types.readable_questions(rounds)
-  if rules.rounds == 1:
+  if config.solver.max_rounds == 1:
     return list(range(len(readable)))
   useful = [i for i, q in enumerate(readable) if rewards_differ(q)]
-  return useful[: rules.questions]
+  return useful[: config.proposer.num_questions]
 
 
 def learn(
@@ -91,11 +92,11 @@ def learn(
   Returns:
     The new states, and what was learned.
   """
-  rules = game.rules
-  selected = select_questions(rounds, rules)
-  scored = {'solver': _solver_responses(rounds, selected, rules)}
-  if _is_due(step, rules.train_every):
-    scored['proposer'] = _proposer_responses(rounds[0], rules)
+  proposer, vote = game.config.proposer, game.config.vote
+  selected = select_questions(rounds, game.config)
+  scored = {'solver': _solver_responses(rounds, selected, proposer)}
+  if _is_due(step, proposer.train_every):
+    scored['proposer'] = _proposer_responses(rounds[0], proposer)
   role_batches = {
     role: make_batches(role, role_scored, states, game)
     for role, role_scored in scored.items()
@@ -115,7 +116,7 @@ def learn(
     metrics |= role_metrics
     if batches_of_role.batches:
       trained.append(role)
-  if _is_due(step, rules.earlier_every):
+  if 'voter' in game.owner and _is_due(step, vote.earlier_every):
     states = states | {game.owner['voter']: earlier_solver(states, game.owner)}
   trained_on = frozenset(selected if 'solver' in trained else ())
   return states, Learned(tuple(trained), trained_on, metrics)
@@ -133,25 +134,29 @@ def make_batches(
   game: step_types.Game,
 ) -> RoleBatches:
   """Computes the advantages of a role's responses and makes its batches."""
-  rules = game.rules
+  config = game.config
   layout = packing_plan.Layout(
-    rules.groups_per_microbatch, sharding.row_shards(game.mesh)
+    config.optimizer.groups_per_microbatch, sharding.row_shards(game.mesh)
   )
   if game.critic is None:
-    advantages = estimates.of_responses(scored, rules.estimator)
+    advantages = estimates.of_responses(scored, config.advantage.estimator)
   else:
     critic_params = states[step_types.critic_of(game.owner[role])].params
     advantages = _estimate_with_critic(
       scored, game.critic, critic_params, layout, game
     )
+  updates = {
+    'solver': config.optimizer.solver_updates,
+    'proposer': config.optimizer.proposer_updates,
+  }
   role_batches = batches.make_batches(
     scored,
     advantages,
     layout,
-    updates=rules.updates[role],
-    aggregation=rules.average,
+    updates=updates[role],
+    aggregation=config.loss.aggregation,
     max_tokens=game.samplers[role].slots,
-    keep_neutral=rules.keep_neutral,
+    keep_neutral=game.keep_neutral,
   )
   return RoleBatches(role_batches, advantages.mean_kl)
 
@@ -179,10 +184,10 @@ def _estimate_with_critic(
   return estimates.of_tokens(
     scored,
     evaluate(critic.values, critic_params, game.base_params),
-    gamma=critic.gamma,
-    gae_lambda=critic.gae_lambda,
+    gamma=game.config.critic.gamma,
+    gae_lambda=game.config.critic.gae_lambda,
     reference_QGR=reference_QGR,
-    kl_coef=critic.kl,
+    kl_coef=game.config.loss.kl_coef,
   )
 
 
@@ -247,7 +252,7 @@ def earlier_solver(
 def _solver_responses(
   rounds: Sequence[step_types.Round],
   selected: Sequence[int],
-  rules: step_types.Rules,
+  proposer: game_schema.Proposer,
 ) -> batches.ScoredResponses | None:
   """Returns the answers to the selected questions with their rewards."""
   solutions = responses.join([r.solutions for r in rounds])
@@ -263,12 +268,12 @@ def _solver_responses(
     solutions.prompt_ids,
     solutions.rollout,
     rewards[selected],
-    num_groups=rules.questions,
+    num_groups=proposer.num_questions,
   )
 
 
 def _proposer_responses(
-  first_round: step_types.Round, rules: step_types.Rules
+  first_round: step_types.Round, proposer: game_schema.Proposer
 ) -> batches.ScoredResponses | None:
   """Returns the proposals of a round with their rewards.
 
@@ -280,7 +285,7 @@ def _proposer_responses(
   # Converting to float32 turns None into NaN.
   rewards = np.array(
     [q.proposer_reward for q in first_round.questions], np.float32
-  ).reshape(-1, rules.group_size)
+  ).reshape(-1, proposer.group_size)
   return batches.pad_groups(
     first_round.proposals.prompt_ids,
     first_round.proposals.rollout,

@@ -45,11 +45,11 @@ def _next_questions(
   step: int, round_index: int, game: step_types.Game
 ) -> list[str]:
   """Returns this process's share of the given questions of a round."""
-  rules = game.rules
-  first = (step * rules.rounds + round_index) * rules.questions
+  number = game.config.proposer.num_questions
+  first = (step * game.config.solver.max_rounds + round_index) * number
   return [
     game.questions[(first + i) % len(game.questions)]
-    for i in processes.own(rules.questions)
+    for i in processes.own(number)
   ]
 
 
@@ -70,7 +70,7 @@ def _sample_questions(
     step_types.params_of('proposer', states, game),
     prompts,
     path=random_streams.key_path(
-      game.rules.seed,
+      game.config.seed,
       step,
       random_streams.Stream.PROPOSER,
       round_index=round_index,

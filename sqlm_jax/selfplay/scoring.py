@@ -1,33 +1,16 @@
 """Computes the rewards of both roles from votes or from unit tests."""
 
+import dataclasses
 import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from sqlm_jax.config import game_schema, schema
 from sqlm_jax.game import repetition, rewards, types, vote
 from sqlm_jax.sandbox import unit_tests
 from sqlm_jax.selfplay import background_grading
 from sqlm_jax.tasks import base
-
-Schedule = tuple[tuple[str, int, float], ...]
-
-
-class Rules(NamedTuple):
-  """Settings of the rewards; `configs/default.py` explains each of them."""
-
-  solver_rewards: Mapping[str, float]
-  solver_schedule: Schedule
-  proposer_rewards: Mapping[str, float]
-  proposer_schedule: Schedule
-  unreadable_reward: float
-  band: tuple[float, float]
-  over: str
-  unsolved: str
-  similarity: float
-  weights: str
-  ties: str
-  min_agreement: float
 
 
 class Answers(NamedTuple):
@@ -50,7 +33,7 @@ def score_questions(
   answers: Mapping[int, Answers],
   task: base.Task,
   *,
-  rules: Rules,
+  config: schema.Config,
   step: int,
   memory: repetition.Memory,
   coin_of: Callable[[int], random.Random],
@@ -62,7 +45,7 @@ def score_questions(
     answers: the answers to the readable problems that this process scores, by
       index among the readable problems.
     task: checks answers.
-    rules: settings of the rewards.
+    config: config of the rewards, the vote and the tests.
     step: the self-play step, for the weight schedules.
     memory: questions of earlier steps.
     coin_of: returns the generator of a readable problem's random rewards, given
@@ -74,16 +57,16 @@ def score_questions(
     problem that another process scores has neither answers nor rewards.
   """
   weights = Weights(
-    rewards.weights_at(step, rules.solver_rewards, rules.solver_schedule),
-    rewards.weights_at(step, rules.proposer_rewards, rules.proposer_schedule),
+    solver=_weights_at(step, config.solver),
+    proposer=_weights_at(step, config.proposer),
   )
   readable = [problem for problem in problems if problem.ok]
-  penalties = _penalties(readable, rules, weights.proposer, memory)
+  penalties = _penalties(readable, config, weights.proposer, memory)
   questions: list[types.ScoredQuestion] = []
   index = 0  # among the readable problems
   for problem in problems:
     if not problem.ok:
-      questions.append(_score_unreadable(problem, rules))
+      questions.append(_score_unreadable(problem, config))
       continue
     question = types.ScoredQuestion(problem)
     if index in answers:
@@ -91,7 +74,7 @@ def score_questions(
         problem,
         answers[index],
         task,
-        rules=rules,
+        config=config,
         weights=weights,
         penalty=penalties[index],
         coin=coin_of(index),
@@ -106,7 +89,7 @@ def score_question(
   answers: Answers,
   task: base.Task,
   *,
-  rules: Rules,
+  config: schema.Config,
   weights: Weights,
   penalty: float,
   coin: random.Random,
@@ -117,7 +100,7 @@ def score_question(
     problem: the question.
     answers: the answers to it.
     task: checks answers.
-    rules: settings of the rewards.
+    config: config of the rewards, the vote and the tests.
     weights: weights of the reward terms.
     penalty: subtracted from the proposer's reward, because the question repeats
       others.
@@ -127,7 +110,7 @@ def score_question(
   solver_answers = graded.answers[:num_solver]
   vote_result = None
   if task.run_tests is None:
-    vote_result = _vote(answers, rules)
+    vote_result = _vote(answers, config.vote)
     solver_rewards = rewards.solver(
       weights.solver,
       solver_answers,
@@ -137,18 +120,20 @@ def score_question(
       is_true=task.is_true,
     )
     difficulty = functools.partial(
-      rewards.difficulty_of_vote, vote=vote_result, band=rules.band
+      rewards.difficulty_of_vote, vote=vote_result, band=config.proposer.band
     )
   else:
-    passed = unit_tests.shares_passed(graded.results, unsolved=rules.unsolved)
+    passed = unit_tests.shares_passed(
+      graded.results, unsolved=config.tests.unsolved
+    )
     solver_rewards = rewards.solver(
       weights.solver, solver_answers, passed=passed, coin=coin
     )
     difficulty = functools.partial(
       rewards.difficulty_of_tests,
       passed=passed,
-      over=rules.over,
-      band=rules.band,
+      over=config.proposer.reward_over,
+      band=config.proposer.band,
     )
   proposer_reward = sum(
     weight * difficulty(term)
@@ -163,31 +148,41 @@ def score_question(
     results=graded.results,
     solver_rewards=solver_rewards,
     # A readable question never gets less than an unreadable one.
-    proposer_reward=max(proposer_reward - penalty, rules.unreadable_reward),
+    proposer_reward=max(
+      proposer_reward - penalty, config.proposer.unreadable_reward
+    ),
   )
 
 
+def _weights_at(
+  step: int, role: game_schema.Solver | game_schema.Proposer
+) -> dict[str, float]:
+  """Returns the weights of a role's reward terms in a step."""
+  weights = dataclasses.asdict(role.rewards)
+  return rewards.weights_at(step, weights, role.reward_schedule)
+
+
 def _score_unreadable(
-  problem: types.Problem, rules: Rules
+  problem: types.Problem, config: schema.Config
 ) -> types.ScoredQuestion:
-  reward: float | None = rules.unreadable_reward
+  reward: float | None = config.proposer.unreadable_reward
   if problem.reason == types.CONTAMINATED:
     reward = None  # so that nothing is learned about evaluation questions
   return types.ScoredQuestion(problem, proposer_reward=reward)
 
 
-def _vote(answers: Answers, rules: Rules) -> types.Vote:
+def _vote(answers: Answers, config: game_schema.Vote) -> types.Vote:
   return vote.majority(
     answers.graded.answers,
-    weights=answers.likelihoods if rules.weights == 'likelihood' else None,
-    ties=rules.ties,
-    min_agreement=rules.min_agreement,
+    weights=answers.likelihoods if config.weights == 'likelihood' else None,
+    ties=config.ties,
+    min_agreement=config.min_agreement,
   )
 
 
 def _penalties(
   problems: Sequence[types.Problem],
-  rules: Rules,
+  config: schema.Config,
   weights: Mapping[str, float],
   memory: repetition.Memory,
 ) -> list[float]:
@@ -200,7 +195,7 @@ def _penalties(
   totals = [0.0] * len(questions)
   for name in rewards.PENALTIES:
     if weight := weights.get(name, 0.0):
-      repeats = measures[name](questions, rules.similarity)
+      repeats = measures[name](questions, config.proposer.min_similarity)
       totals = [
         total + weight * repeat
         for total, repeat in zip(totals, repeats, strict=True)

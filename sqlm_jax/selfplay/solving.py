@@ -108,12 +108,12 @@ def _sample_answers(
     step_types.params_of(role, states, game),
     list(itertools.chain.from_iterable(prompts)),
     path=random_streams.key_path(
-      game.rules.seed,
+      game.config.seed,
       step,
       random_streams.Stream[role.upper()],
       round_index=round_index,
     ),
-    num_rows=game.rules.questions * variants,
+    num_rows=game.config.proposer.num_questions * variants,
     local_rows=range(
       local_questions.start * variants, local_questions.stop * variants
     ),

@@ -22,6 +22,7 @@ maximum until enough questions have answers with different rewards.
 import random
 from collections.abc import Mapping, Sequence
 
+from sqlm_jax.config import schema
 from sqlm_jax.game import repetition, types
 from sqlm_jax.selfplay import (
   exchange,
@@ -60,7 +61,7 @@ def self_play_step(
   """
   clock = step_metrics.StageClock()
   rounds: list[step_types.Round] = []
-  while not rounds or _needs_another_round(rounds, game.rules):
+  while not rounds or _needs_another_round(rounds, game.config):
     sampled = None if rounds else first_round
     if sampled is None:
       with clock('propose'):
@@ -93,12 +94,15 @@ def self_play_step(
 
 
 def _needs_another_round(
-  rounds: Sequence[step_types.Round], rules: step_types.Rules
+  rounds: Sequence[step_types.Round], config: schema.Config
 ) -> bool:
   """Returns True if too few questions have answers with different rewards."""
   readable = step_types.readable_questions(rounds)
   useful = sum(map(learning.rewards_differ, readable))
-  return len(rounds) < rules.rounds and useful < rules.questions
+  return (
+    len(rounds) < config.solver.max_rounds
+    and useful < config.proposer.num_questions
+  )
 
 
 def grade(sampled: step_types.SampledRound) -> dict[int, scoring.Answers]:
@@ -144,14 +148,14 @@ def score(
 
   def coin_of(question: int) -> random.Random:
     return random_streams.coin(
-      game.rules.seed, step, round_index=round_index, question=question
+      game.config.seed, step, round_index=round_index, question=question
     )
 
   questions = scoring.score_questions(
     sampled.problems,
     answers,
     game.task,
-    rules=game.rules.scoring,
+    config=game.config,
     step=step,
     memory=memory,
     coin_of=coin_of,

@@ -5,33 +5,17 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from sqlm_jax.config import schema
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import contamination, types
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.selfplay import background_grading, exchange, responses, scoring
+from sqlm_jax.selfplay import background_grading, exchange, responses
 from sqlm_jax.tasks import base
 
 ROLES = ('proposer', 'solver')
 
 States = dict[str, learner.TrainState]
-
-
-class Rules(NamedTuple):
-  """Settings of the game; `configs/default.py` explains each of them."""
-
-  seed: int
-  questions: int  # Q
-  group_size: int  # group size of the proposer
-  rounds: int
-  train_every: int
-  earlier_every: int
-  estimator: str
-  average: str
-  keep_neutral: bool
-  updates: dict[str, int]
-  groups_per_microbatch: int
-  scoring: scoring.Rules
 
 
 class TrainStep(Protocol):
@@ -71,7 +55,7 @@ class EvaluateTokens(Protocol):
 
 
 class Critic(NamedTuple):
-  """Compiled programs and settings of a value function, for PPO.
+  """Compiled programs of a value function, for PPO.
 
   Attributes:
     values: computes values from the critic's parameters and `base_params`.
@@ -79,24 +63,20 @@ class Critic(NamedTuple):
     reference_logprobs: computes log-probabilities from the parameters of the
       reference policy; None unless the reward includes a penalty on the KL to
       it.
-    kl: coefficient of that penalty, in reward per nat.
-    gamma: discount per token.
-    gae_lambda: lambda of GAE.
   """
 
   values: EvaluateTokens
   update: CriticStep
   reference_logprobs: EvaluateTokens | None
-  kl: float
-  gamma: float
-  gae_lambda: float
 
 
 class Game(NamedTuple):
   """The parts of self-play that do not change from step to step.
 
   Attributes:
-    rules: the settings.
+    config: config of the run.
+    keep_neutral: True to also train on groups whose responses all have the same
+      reward.
     task: builds prompts, parses questions and answers, and checks answers.
     questions: questions that replace those of a proposer; () if the proposer
       generates them.
@@ -111,7 +91,8 @@ class Game(NamedTuple):
     mesh: mesh that the batches are placed on.
   """
 
-  rules: Rules
+  config: schema.Config
+  keep_neutral: bool
   task: base.Task
   questions: tuple[str, ...]
   guard: contamination.Guard

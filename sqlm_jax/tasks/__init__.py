@@ -1,1 +1,1 @@
-"""Tasks: prompts, answer readers and checkers (floor 2)."""
+"""Tasks: prompts, answer parsers and checkers."""

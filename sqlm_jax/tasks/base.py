@@ -1,10 +1,32 @@
-"""The type of a task: prompts, answer readers and checkers of one topic."""
+"""The type of a task: prompts, answer parsers and checkers of one topic."""
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from sqlm_jax.game import types
+
+
+class Grade(Protocol):
+  """Grades the responses to examples, see `Task.grade`."""
+
+  def __call__(
+    self,
+    groups: Sequence[Sequence[str]],
+    examples: Sequence[types.Example],
+    /,
+  ) -> list[tuple[types.Graded, ...]]: ...
+
+
+class RunTests(Protocol):
+  """Runs programs against tests, see `Task.run_tests`."""
+
+  def __call__(
+    self,
+    answers: Sequence[Sequence[types.Answer]],
+    tests: Sequence[Sequence[types.TestCase]],
+    /,
+  ) -> list[tuple[tuple[types.Result, ...], ...]]: ...
 
 
 class Task(NamedTuple):
@@ -38,7 +60,7 @@ class Task(NamedTuple):
       put to a vote.
     given_up: returns, by reason, the number of worker tasks that were given up
       since the last call because two processes in a row died or hung.
-    prepare: starts the processes that judging needs, so that a machine that
+    prepare: starts the processes that grading needs, so that a machine that
       cannot run them raises a RuntimeError at the start of a run.
   """
 
@@ -51,15 +73,10 @@ class Task(NamedTuple):
   solver_stop: tuple[str, ...]
   read_answers: Callable[[Sequence[str]], tuple[types.Answer, ...]]
   to_example: Callable[[types.Example], types.Example]
-  grade: Callable[
-    [Sequence[Sequence[str]], Sequence[types.Example]],
-    list[tuple[types.Graded, ...]],
-  ]
+  grade: Grade
   self_test: Callable[[Sequence[types.Example]], None]
   true_answer: Callable[[str], types.Answer]
   is_true: Callable[[types.Answer, types.Answer], bool] = operator.eq
-  run_tests: (
-    Callable[..., list[tuple[tuple[types.Result, ...], ...]]] | None
-  ) = None
+  run_tests: RunTests | None = None
   given_up: Callable[[], dict[str, int]] = dict
   prepare: Callable[[], None] = lambda: None

@@ -1,4 +1,4 @@
-"""Tasks whose answers are programs, judged by the question's unit tests.
+"""Tasks whose answers are programs, graded by the question's unit tests.
 
 A question consists of a description and tests. Each test is an input and its
 expected output, by default on one line. The solver sees only the description.
@@ -8,8 +8,8 @@ import atexit
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.game import types
 from sqlm_jax.grading import self_test
 from sqlm_jax.sandbox import sandbox, unit_tests
@@ -17,26 +17,9 @@ from sqlm_jax.tasks import base
 from sqlm_jax.text import prompts
 
 
-class Tests(NamedTuple):
-  """The pattern of a question's tests, and limits on their number.
-
-  Attributes:
-    pattern: regex of a test, whose groups are the input and the output. The
-      description ends where the first test begins.
-    min_count: minimum number of distinct tests of a readable question.
-    max_count: maximum number of tests; further tests are ignored.
-  """
-
-  pattern: str
-  min_count: int
-  max_count: int
-
-
 def with_programs(
   task: base.Task,
-  *,
-  tests: Tests,
-  program: str,
+  tests: game_schema.Tests,
   open_sandbox: Callable[[], sandbox.Sandbox],
 ) -> base.Task:
   """Turns a task whose answers are texts into one whose answers are programs.
@@ -45,20 +28,32 @@ def with_programs(
     task: a task whose questions contain tests, and whose answers are programs
       or parts of programs. If an example has no tests, its answer contains them
       in the format of a question's tests.
-    tests: pattern of the tests, and limits on their number.
-    program: template of the program that is run, with `{answer}`.
+    tests: pattern of the tests, limits on their number, and template of the
+      program that is run. The description of a question ends where its first
+      test begins.
     open_sandbox: starts the sandbox; called when it is first needed.
   """
-  opened = functools.cache(lambda: _closed_at_exit(open_sandbox()))
 
-  def read_question(response):
+  @functools.cache
+  def opened() -> sandbox.Sandbox:
+    result = open_sandbox()
+    atexit.register(result.close)
+    return result
+
+  def read_question(response: str) -> types.Problem:
     problem = task.read_question(response)
     return read_tests(problem, tests) if problem.ok else problem
 
-  def run_tests(answers, cases):
+  def run_tests(
+    answers: Sequence[Sequence[types.Answer]],
+    cases: Sequence[Sequence[types.TestCase]],
+  ) -> list[tuple[tuple[types.Result, ...], ...]]:
     """Returns results [questions][answers][tests] of one sandbox call."""
     programs = [
-      (prompts.fill(program, answer=answer), [_as_file(test) for test in case])
+      (
+        prompts.fill(tests.program, answer=answer),
+        [_as_file(test) for test in case],
+      )
       for group, case in zip(answers, cases, strict=True)
       for answer in group
       if answer is not None
@@ -72,16 +67,18 @@ def with_programs(
       for group, case in zip(answers, cases, strict=True)
     ]
 
-  def to_example(example):
+  def to_example(example: types.Example) -> types.Example:
     cases = example.tests or find_tests(example.answer, tests.pattern)
     if not cases:
       raise ValueError(
         f'{(example.question, example.answer)!r}: expected tests that '
-        f'tests.pattern={tests.pattern!r} finds'
+        f'match tests.pattern={tests.pattern!r}'
       )
     return example._replace(tests=cases)
 
-  def grade(groups, examples):
+  def grade(
+    groups: Sequence[Sequence[str]], examples: Sequence[types.Example]
+  ) -> list[tuple[types.Graded, ...]]:
     answers = [task.read_answers(responses) for responses in groups]
     table = run_tests(answers, [example.tests for example in examples])
     return [
@@ -92,13 +89,16 @@ def with_programs(
       for pair in zip(answers, table, strict=True)
     ]
 
+  def prepare() -> None:
+    opened()
+
   return task._replace(
     read_question=read_question,
     to_example=to_example,
     grade=grade,
     self_test=lambda examples: self_test.check_sandbox(opened().run, examples),
     run_tests=run_tests,
-    prepare=lambda: opened() and None,
+    prepare=prepare,
   )
 
 
@@ -111,7 +111,9 @@ def find_tests(text: str, pattern: str) -> tuple[types.TestCase, ...]:
   return tuple(case for case in cases if case.input and case.output)
 
 
-def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
+def read_tests(
+  problem: types.Problem, tests: game_schema.Tests
+) -> types.Problem:
   """Splits a question into its description and its tests.
 
   A question is unreadable for one of these reasons:
@@ -127,7 +129,10 @@ def read_tests(problem: types.Problem, tests: Tests) -> types.Problem:
   description = problem.text[: first.start()].strip() if first else ''
   distinct = dict.fromkeys(find_tests(problem.text, tests.pattern))
   cases = tuple(distinct)[: tests.max_count]
-  refuse = lambda reason: problem._replace(ok=False, reason=reason)
+
+  def refuse(reason: str) -> types.Problem:
+    return problem._replace(ok=False, reason=reason)
+
   if not first or len(cases) < tests.min_count:
     return refuse('few_tests')
   if not description:
@@ -147,8 +152,3 @@ def _as_file(test: types.TestCase) -> types.TestCase:
 
 def _no_program(cases: Sequence[types.TestCase]) -> tuple[types.Result, ...]:
   return (types.Result(unit_tests.ERROR, 'no program'),) * len(cases)
-
-
-def _closed_at_exit(opened: sandbox.Sandbox) -> sandbox.Sandbox:
-  atexit.register(opened.close)
-  return opened

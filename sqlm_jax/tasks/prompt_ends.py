@@ -30,11 +30,11 @@ def warn(
     for template in key_templates:
       if is_harmful(template, encode) and processes.is_first():
         logging.warning(
-          '%s=%s%r: ends in a space. Most tokenizers join a space with the '
-          'word after it, so the model continues a text unlike those that it '
-          'knows, and may write noise. Remove the space.',
+          '%s=%s%r ends in a space. Most tokenizers join a space with the word '
+          'after it, so such a prompt is unlike the training texts of a model, '
+          'which may then generate noise. Remove the space.',
           key,
-          '…' * (len(template) > _SHOWN),
+          '…' if len(template) > _SHOWN else '',
           template[-_SHOWN:],
         )
 

@@ -3,8 +3,9 @@
 import collections
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.game import types
 from sqlm_jax.grading import answer_kinds, arithmetic, self_test, user_functions
 from sqlm_jax.tasks import base
@@ -18,18 +19,8 @@ CHECKERS: dict[str, Callable[[str], types.Answer]] = {
 
 
 def make_task(
+  config: game_schema.Task,
   *,
-  name: str,
-  topics: tuple[str, ...],
-  proposer_prompt: str,
-  proposer_stop: tuple[str, ...],
-  question_pattern: str,
-  solver_prompts: tuple[str, ...],
-  solver_stop: tuple[str, ...],
-  answer_pattern: str,
-  answer_kind: str,
-  options: tuple[str, ...] = (),
-  checker: str,
   num_topics: int,
   wrap: Callable[[str], str] = lambda prompt: prompt,
   forbidden: tuple[str, ...] = (),
@@ -37,20 +28,8 @@ def make_task(
   """Builds a task from templates and patterns.
 
   Args:
-    name: name of the task in metrics.
-    topics: values of `{topic}` in the proposer's prompt.
-    proposer_prompt: template of the request for a question.
-    proposer_stop: strings that end a question.
-    question_pattern: regex of a readable question, '' for any text.
-    solver_prompts: templates of the request for an answer, with `{question}`.
-    solver_stop: strings that end an answer.
-    answer_pattern: regex that finds the answer, '' for the whole response.
-      Programs are found by `code_blocks.find`.
-    answer_kind: one of `answer_kinds.KINDS`.
-    options: texts of the options of a 'choice', A first.
-    checker: a key of `CHECKERS`, or 'module:function' for a function from a
-      question to its true answer as text, or None if the answer is not known.
-      See `user_functions`.
+    config: the templates, the patterns and the kind of answer. Its evaluation
+      sets and fixed questions are not used.
     num_topics: number of topics per step, with one group of proposals each.
     wrap: converts a filled template to the prompt, as a chat template does.
     forbidden: strings that no question may contain. These are special tokens,
@@ -61,53 +40,69 @@ def make_task(
       user's function fails.
   """
   given_up: collections.Counter[str] = collections.Counter()
-  read = answer_kinds.make_reader(answer_kind, options, given_up)
+  parse = answer_kinds.make_parser(config.answer_kind, config.options, given_up)
+  find_answer = _answer_finder(config)
 
-  def topics_of(step):
-    first = step * num_topics
-    return tuple(topics[(first + i) % len(topics)] for i in range(num_topics))
-
-  def find_answer(response):
-    text = extraction.before_stop(response, solver_stop)
-    if answer_kind == 'code':
-      return code_blocks.find(answer_pattern, text)
-    return extraction.find(answer_pattern, text) if answer_pattern else text
+  def topics(step: int) -> tuple[str, ...]:
+    rows = range(step * num_topics, (step + 1) * num_topics)
+    return tuple(config.topics[row % len(config.topics)] for row in rows)
 
   return base.Task(
-    name=name,
-    topics=topics_of,
+    name=config.name,
+    topics=topics,
     proposer_prompt=lambda topic: wrap(
-      prompts.fill(proposer_prompt, topic=topic)
+      prompts.fill(config.proposer_prompt, topic=topic)
     ),
-    proposer_stop=proposer_stop,
-    read_question=_question_reader(question_pattern, proposer_stop, forbidden),
+    proposer_stop=config.proposer_stop,
+    read_question=_question_reader(
+      config.question_pattern, config.proposer_stop, forbidden
+    ),
     solver_prompts=lambda question: tuple(
       wrap(prompts.fill(template, question=question))
-      for template in solver_prompts
+      for template in config.solver_templates
     ),
-    solver_stop=solver_stop,
-    read_answers=lambda responses: read(
+    solver_stop=config.solver_stop,
+    read_answers=lambda responses: parse(
       [find_answer(response) for response in responses]
     ),
-    to_example=_example_reader(read, answer_kind),
-    grade=_grader(read, find_answer),
-    self_test=lambda examples: self_test.check_reader(
-      read, [example.answer for example in examples], kind=answer_kind
+    to_example=_example_checker(parse, config.answer_kind),
+    grade=_grader(parse, find_answer),
+    self_test=lambda examples: self_test.check_parser(
+      parse, [example.answer for example in examples], kind=config.answer_kind
     ),
-    true_answer=CHECKERS.get(checker) or _users_checker(checker, read),
-    is_true=_comparer(read, answer_kind),
-    given_up=lambda: {why: given_up.pop(why) for why in list(given_up)},
+    true_answer=CHECKERS.get(config.checker)
+    or _user_checker(config.checker, parse),
+    is_true=_comparer(parse, config.answer_kind),
+    given_up=lambda: {
+      reason: given_up.pop(reason) for reason in list(given_up)
+    },
   )
 
 
-def _example_reader(
-  read: answer_kinds.Reader, answer_kind: str
+def _answer_finder(
+  config: game_schema.Task,
+) -> Callable[[str], str | None]:
+  """Returns a function that finds the text of the answer in a response."""
+
+  def find_answer(response: str) -> str | None:
+    text = extraction.before_stop(response, config.solver_stop)
+    if config.answer_kind == 'code':
+      return code_blocks.find(config.answer_pattern, text)
+    if config.answer_pattern:
+      return extraction.find(config.answer_pattern, text)
+    return text
+
+  return find_answer
+
+
+def _example_checker(
+  parse: answer_kinds.AnswerParser, answer_kind: str
 ) -> Callable[[types.Example], types.Example]:
-  def to_example(example):
-    if read([example.answer]) == (None,):
+  def to_example(example: types.Example) -> types.Example:
+    if parse([example.answer]) == (None,):
       raise ValueError(
         f'{(example.question, example.answer)!r}: expected a true answer of '
-        f'kind {answer_kind}'
+        f'kind {answer_kind!r}'
       )
     return example
 
@@ -115,44 +110,57 @@ def _example_reader(
 
 
 def _grader(
-  read: answer_kinds.Reader, find_answer: Callable[[str], str]
-) -> Callable[..., list[tuple[types.Graded, ...]]]:
-  def grade_one(responses, example):
+  parse: answer_kinds.AnswerParser, find_answer: Callable[[str], str | None]
+) -> base.Grade:
+  def grade_one(
+    responses: Sequence[str], example: types.Example
+  ) -> tuple[types.Graded, ...]:
     texts = [find_answer(response) for response in responses]
-    # Answers are read together, as for a vote, because their canonical forms
+    # Answers are parsed together, as for a vote, because their canonical forms
     # may depend on each other. Grades must not, so each text is graded alone.
-    right = {text: _same(read, text, example.answer) for text in set(texts)}
+    right = {text: _same(parse, text, example.answer) for text in set(texts)}
     return tuple(
       types.Graded(answer, right[text])
-      for answer, text in zip(read(texts), texts, strict=True)
+      for answer, text in zip(parse(texts), texts, strict=True)
     )
 
-  return lambda groups, examples: list(map(grade_one, groups, examples))
+  def grade(
+    groups: Sequence[Sequence[str]], examples: Sequence[types.Example]
+  ) -> list[tuple[types.Graded, ...]]:
+    return list(map(grade_one, groups, examples))
+
+  return grade
 
 
-def _same(read: answer_kinds.Reader, text: str | None, true: str) -> bool:
-  answer, known = read([text, true])
+def _same(
+  parse: answer_kinds.AnswerParser, text: str | None, true: str
+) -> bool:
+  answer, known = parse([text, true])
   return known is not None and answer == known
 
 
 def _comparer(
-  read: answer_kinds.Reader, answer_kind: str
+  parse: answer_kinds.AnswerParser, answer_kind: str
 ) -> Callable[[types.Answer, types.Answer], bool]:
   """Returns a function that compares a canonical answer with the true one.
 
-  Expressions are read again, without the other answers of the group.
+  Expressions are parsed again, without the other answers of the group.
   """
   if answer_kind != 'expression':
     return operator.eq
-  return lambda answer, true: (
-    None not in (answer, true) and _same(read, str(answer), str(true))
-  )
+
+  def is_true(answer: types.Answer, true: types.Answer) -> bool:
+    if answer is None or true is None:
+      return False
+    return _same(parse, str(answer), str(true))
+
+  return is_true
 
 
 def _question_reader(
   pattern: str, stop: tuple[str, ...], forbidden: tuple[str, ...]
 ) -> Callable[[str], types.Problem]:
-  def read_question(response):
+  def read_question(response: str) -> types.Problem:
     text = extraction.before_stop(response, stop).strip()
     question = extraction.find(pattern, text) if pattern else text
     if not question:
@@ -164,14 +172,14 @@ def _question_reader(
   return read_question
 
 
-def _users_checker(
-  name: str, read: answer_kinds.Reader
+def _user_checker(
+  name: str, parse: answer_kinds.AnswerParser
 ) -> Callable[[str], types.Answer]:
-  """Returns a checker that reads the text of a user's function as an answer."""
+  """Returns a checker that parses what a user's function returns."""
   if not re.fullmatch(r'[\w.]+:\w+', name):
     raise ValueError(
       f'task.checker={name!r}: expected one of {", ".join(CHECKERS)}, or '
-      'module:function of yours'
+      'module:function'
     )
   function = user_functions.Function('task.checker', name)
-  return lambda question: read([function(question)])[0]
+  return lambda question: parse([function(question)])[0]

@@ -41,13 +41,15 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
     readers = {'.txt': _lines, '.jsonl': _objects, '.parquet': _column}
     if path.suffix not in readers:
       raise ValueError(
-        f'task.questions={str(path)!r}: expected a workdir, or a file '
-        f'{", ".join(readers)}'
+        f'task.questions={str(path)!r}: expected a workdir, or a file that '
+        f'ends in {", ".join(readers)}'
       )
     questions = readers[path.suffix](path)
   questions = tuple(question for question in questions if question.strip())
   if not questions:
-    raise ValueError(f'task.questions={str(path)!r}: expected questions in it')
+    raise ValueError(
+      f'task.questions={str(path)!r}: expected at least one question'
+    )
   return questions
 
 
@@ -59,7 +61,7 @@ def _lines(path: epath.Path) -> list[str]:
     return content.decode('utf-8-sig').replace('\r\n', '\n').split('\n')
   except UnicodeDecodeError as error:
     number = error.object.count(b'\n', 0, error.start) + 1
-    raise ValueError(f'{path}:{number}: expected UTF-8, {error}') from None
+    raise ValueError(f'{path}:{number}: expected UTF-8: {error}') from None
 
 
 def _objects(path: epath.Path) -> list[str]:
@@ -73,8 +75,8 @@ def _objects(path: epath.Path) -> list[str]:
       question = None
     if not isinstance(question, str) or _SURROGATE.search(question):
       raise ValueError(
-        f'{path}:{number}: expected an object with a "question" that is text, '
-        f'not {line[:80]!r}'
+        f'{path}:{number}: expected an object with the text "question", '
+        f'found {line[:80]!r}'
       )
     questions.append(question)
   return questions
@@ -98,7 +100,7 @@ def _rows(path: epath.Path, columns: list[str]) -> list[dict]:
       rows = parquet.read_table(file, columns=columns).to_pylist()
   except (pa.ArrowException, UnicodeDecodeError) as error:
     raise ValueError(
-      f'{path}: expected Parquet with the columns {columns}, {error}'
+      f'{path}: expected Parquet with the columns {columns}: {error}'
     ) from None
   rows = [row for row in rows if row.get('question') is not None]
   for name in columns:

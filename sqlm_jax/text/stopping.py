@@ -12,7 +12,7 @@ import numpy as np
 
 STOPPED = 1
 _STATES = 16  # tables are padded to a multiple of this
-_MOST_STATES = 256  # states are stored as bytes
+_MAX_STATES = 256  # states are stored as bytes
 
 
 def stop_table(
@@ -36,14 +36,14 @@ def stop_table(
   """
   stops = [stop.encode() for stop in stop_strings]
   if b'' in stops:
-    raise ValueError('stop strings: expected text, one is empty')
+    raise ValueError('stop strings: expected text, found an empty string')
   prefixes = sorted({stop[:n] for stop in stops for n in range(1, len(stop))})
   state_of = {b'': 0} | {prefix: i + 2 for i, prefix in enumerate(prefixes)}
   num_states = len(state_of) + 1
-  if num_states > _MOST_STATES:
+  if num_states > _MAX_STATES:
     raise ValueError(
-      f'stop strings of {sum(map(len, stops))} bytes in all: expected at most '
-      f'{_MOST_STATES - 2}'
+      f'stop strings have {sum(map(len, stops))} bytes in total: expected at '
+      f'most {_MAX_STATES - 2}'
     )
   by_byte = np.full((num_states, 256), STOPPED, np.uint8)
   for seen, state in state_of.items():

@@ -7,7 +7,7 @@ state as JSON. Arrays are stored under their paths, such as
 code that wrote it. If a checkpoint does not fit, the error names the arrays
 that differ.
 
-A record (`manifest`) describes the arrays as they were in memory. If an array
+A manifest (`manifest`) describes the arrays as they were in memory. If an array
 is missing or is restored with other values, the checkpoint is damaged, and the
 checkpoint before it is restored.
 """
@@ -23,11 +23,11 @@ from etils import epath
 
 from sqlm_jax.distributed import processes
 from sqlm_jax.workdir import (
+  checkpoint_errors,
   directory_entries,
   log_filters,
   manifest,
   orbax_manager,
-  save_errors,
   storage,
   tree_paths,
   verified_files,
@@ -66,7 +66,7 @@ def open_checkpoints(
     OSError: If the directory cannot be created, or a save has failed.
     ValueError: If the directory has checkpoints, but none of this run.
   """
-  log_filters.hush_orbax()
+  log_filters.silence_orbax()
   directory = storage.absolute(directory)
   with contextlib.ExitStack() as stack:
     manager = orbax_manager.open_manager(
@@ -78,13 +78,13 @@ def open_checkpoints(
       with contextlib.suppress(Exception):  # only the first error is reported
         manager.close()
       raise
-    with save_errors.saving(directory):
+    with checkpoint_errors.saving(directory):
       manager.close()
 
 
 def all_steps(manager: Manager) -> list[int]:
   """Returns the steps of the run's complete checkpoints in ascending order."""
-  return sorted(set(manager.all_steps()) - manager.strange)
+  return sorted(set(manager.all_steps()) - manager.foreign_steps)
 
 
 def latest_step(manager: Manager) -> int | None:
@@ -108,7 +108,7 @@ def best_step(manager: Manager) -> int | None:
     default=NOT_ELIGIBLE,
   )
   ranked = sorted(scores, key=lambda step: (scores[step], step))
-  while ranked and _without_record(manager, ranked[-1:]):
+  while ranked and _unreadable(manager, ranked[-1:]):
     ranked.pop()  # such as a checkpoint that was copied incompletely
   if not ranked:
     return None
@@ -121,8 +121,8 @@ def save(
   manager: Manager,
   step: int,
   states: Mapping[str, Tree],
-  host_state: Mapping[str, Any],
   *,
+  host_state: Mapping[str, Any],
   score: float | None = None,
   start_score: float | None = None,
   force: bool = False,
@@ -158,13 +158,13 @@ def save(
   if not force and not manager.should_save(step):
     return False
   arrays = tree_paths.paths(states)
-  record = manifest.seal(arrays, host_state, step=step, run_id=manager.run_id)
-  with save_errors.saving(manager.place):
+  sealed = manifest.seal(arrays, host_state, step=step, run_id=manager.run_id)
+  with checkpoint_errors.saving(manager.place):
     return manager.save(
       step,
       args=ocp.args.Composite(
         states=ocp.args.PyTreeSave(tree_paths.nest(arrays)),
-        host=ocp.args.JsonSave(record),
+        host=ocp.args.JsonSave(sealed),
       ),
       metrics=metrics,
       force=force,
@@ -181,7 +181,7 @@ def _add_metrics(
   wait(manager)
   directory = manager.directory / str(step) / 'metrics'
 
-  def write():
+  def write() -> None:
     if not (directory / 'metrics').exists():
       directory.mkdir(exist_ok=True)
       storage.write_text(directory / 'metrics', json.dumps(metrics))
@@ -189,15 +189,15 @@ def _add_metrics(
   processes.from_first(write)
   manager.reload()
 
-  def beaten():
+  def outdated() -> list[int]:
     steps = all_steps(manager)
     kept = {*steps[-manager.keep :], manager.best_step()}
     return sorted(set(steps) - kept)
 
   # Deleting is collective, and on a shared disk some processes may see the new
   # score late, so process 0 decides.
-  for other in processes.from_first(beaten):
-    manager.delete(other)
+  for old_step in processes.from_first(outdated):
+    manager.delete(old_step)
 
 
 def wait(manager: Manager) -> None:
@@ -206,7 +206,7 @@ def wait(manager: Manager) -> None:
   Raises:
     OSError: If a checkpoint cannot be saved.
   """
-  with save_errors.saving(manager.place):
+  with checkpoint_errors.saving(manager.place):
     manager.wait_until_finished()
 
 
@@ -241,23 +241,23 @@ def restore(
   if step is None:
     steps = all_steps(manager)[::-1]
   wanted = tree_paths.paths(abstract_states)
-  damaged: dict[int, save_errors.DamagedError] = {}
+  damaged: dict[int, checkpoint_errors.DamagedError] = {}
   for index, at in enumerate(steps):
     where = _where(manager, at)
     try:
-      record = verified_files.read_record(where)
-      manifest.check(wanted, record.arrays, where.shown)
-      arrays = verified_files.read_arrays(where, wanted, record.arrays)
-    except save_errors.DamagedError as error:
+      stored = verified_files.read_manifest(where)
+      manifest.check(wanted, stored.arrays, where.shown)
+      arrays = verified_files.read_arrays(where, wanted, stored.arrays)
+    except checkpoint_errors.DamagedError as error:
       damaged[at] = error
       continue
-    damaged |= _without_record(manager, steps[index + 1 :])
+    damaged |= _unreadable(manager, steps[index + 1 :])
     _move_away(manager, damaged, instead=at)
-    return at, tree_paths.fill(abstract_states, arrays), record.host
+    return at, tree_paths.fill(abstract_states, arrays), stored.host
   raise ValueError(
     '\n'.join(map(str, damaged.values()))
-    + f'\nNo other is left in {manager.place}. Remove that directory to '
-    'start from the beginning.'
+    + f'\nNo other checkpoint is left in {manager.place}. Remove this '
+    'directory to start from the beginning.'
   )
 
 
@@ -290,7 +290,7 @@ def restore_params(
   wanted = tree_paths.paths(trees)
   stored = {
     path: x
-    for path, x in verified_files.read_record(where).arrays.items()
+    for path, x in verified_files.read_manifest(where).arrays.items()
     if path[0] in abstract_params and path[1:2] == ('params',)
   }
   manifest.check(wanted, stored, where.shown)
@@ -300,18 +300,20 @@ def restore_params(
 
 
 def newest_readable(manager: Manager) -> int | None:
-  """Returns the newest step whose record can be read, None if there is none.
+  """Returns the newest step whose manifest can be read, None if there is none.
 
-  Checkpoints without a readable record, such as incomplete copies, are skipped
-  with a warning.
+  Checkpoints without a readable manifest, such as incomplete copies, are
+  skipped with a warning.
   """
   steps = all_steps(manager)[::-1]
   for index, step in enumerate(steps):
-    damaged = _without_record(manager, [step])
+    damaged = _unreadable(manager, [step])
     if not damaged:
       return step
-    instead = 'trying the one before it' if steps[index + 1 :] else 'none left'
-    logging.warning('%s; %s.', damaged[step], instead)
+    action = 'no other checkpoint is left'
+    if steps[index + 1 :]:
+      action = 'trying the previous checkpoint'
+    logging.warning('%s; %s.', damaged[step], action)
   return None
 
 
@@ -320,10 +322,8 @@ def _existing(manager: Manager, step: int | None) -> int:
   if steps and step is None:
     return steps[-1]
   if step not in steps:
-    raise FileNotFoundError(
-      f'{manager.place}: expected a checkpoint'
-      + (f' of step {step}, found {steps}' if steps else ', found none')
-    )
+    expected = f' of step {step}, found {steps}' if steps else ', found none'
+    raise FileNotFoundError(f'{manager.place}: expected a checkpoint{expected}')
   return step
 
 
@@ -333,15 +333,15 @@ def _where(manager: Manager, step: int) -> verified_files.Where:
   )
 
 
-def _without_record(
+def _unreadable(
   manager: Manager, steps: Sequence[int]
-) -> dict[int, save_errors.DamagedError]:
-  """Returns the errors of those `steps` whose record cannot be read."""
+) -> dict[int, checkpoint_errors.DamagedError]:
+  """Returns the errors of those `steps` whose manifest cannot be read."""
   damaged = {}
   for step in steps:
     try:
-      verified_files.read_record(_where(manager, step))
-    except save_errors.DamagedError as error:
+      verified_files.read_manifest(_where(manager, step))
+    except checkpoint_errors.DamagedError as error:
       damaged[step] = error
     except ValueError:
       pass  # saved by another version, but not damaged
@@ -355,10 +355,10 @@ def _move_away(
   for step, error in damaged.items():
     away = manager.place.parent / 'damaged_checkpoints' / str(step)
     logging.warning(
-      '%s; moved to %s, going on from step %d.', error, away, instead
+      '%s; moved to %s, resuming from step %d.', error, away, instead
     )
 
-  def move():
+  def move() -> None:
     for step in damaged:
       directory_entries.set_aside(manager.place, str(step))
 

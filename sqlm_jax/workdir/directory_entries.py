@@ -4,8 +4,8 @@ Orbax treats every directory whose name is a number as a checkpoint of the run,
 and the largest number as the newest checkpoint. A symbolic link, a copied
 directory or a checkpoint of another run could be restored instead of the newest
 checkpoint, and new checkpoints with lower numbers would be deleted as outdated.
-The record of each checkpoint therefore contains its step and the id of its run,
-and entries that do not match are moved away.
+The manifest of each checkpoint therefore contains its step and the id of its
+run, and entries that do not match are moved away.
 """
 
 import contextlib
@@ -38,25 +38,25 @@ class Contents(NamedTuple):
 
   Attributes:
     run_id: Id of the run that the checkpoints belong to, '' if unknown.
-    strangers: Entries that look like checkpoints but do not belong to the run,
+    foreign: Entries that look like checkpoints but do not belong to the run,
       with the reason, by name.
   """
 
   run_id: str
-  strangers: Mapping[str, str]
+  foreign: Mapping[str, str]
 
 
-def look(directory: epath.Path) -> Contents:
+def inspect(directory: epath.Path) -> Contents:
   """Inspects a directory of checkpoints without changing it."""
   if not directory.is_dir():
     return Contents('', {})
   path = directory / RUN_ID
   run_id = path.read_text(encoding='utf-8').strip() if path.exists() else ''
-  return Contents(run_id, _strangers(directory, run_id))
+  return Contents(run_id, _foreign_entries(directory, run_id))
 
 
 def prepare(directory: epath.Path) -> str:
-  """Creates the directory, moves strangers away and returns the run's id.
+  """Creates the directory, moves foreign entries away and returns the run's id.
 
   Every process must call this function.
 
@@ -99,22 +99,23 @@ def alias(directory: epath.Path) -> Iterator[epath.Path]:
 
 def _prepare(directory: epath.Path) -> str:
   directory.mkdir(parents=True, exist_ok=True)
-  run_id, strangers = look(directory)
+  run_id, foreign = inspect(directory)
   steps = storage.entries(directory, _STEP)
-  if steps and len(strangers) == len(steps):
-    reasons = ''.join(f'\n  {name}: {why}' for name, why in strangers.items())
+  if steps and len(foreign) == len(steps):
+    reasons = ''.join(f'\n  {name}: {why}' for name, why in foreign.items())
     raise ValueError(
       f'{directory}: expected checkpoints of this run, found{reasons}\nRemove '
-      'them to start from the beginning, or bring back those of this run.'
+      'these entries to start from the beginning, or restore the checkpoints '
+      'of this run.'
     )
   if not run_id:
-    own = [path for path in steps if path.name not in strangers]
-    run_id = _adopt(directory, own)
+    checkpoints = [path for path in steps if path.name not in foreign]
+    run_id = _adopt(directory, checkpoints)
     storage.write_text(directory / RUN_ID, f'{run_id}\n')
-  for name, why in strangers.items():
+  for name, why in foreign.items():
     away = set_aside(directory, name)
     _log.warning(
-      '%s: no checkpoint of this run (%s); moved to %s.',
+      '%s: not a checkpoint of this run (%s); moved to %s.',
       directory / name,
       why,
       away,
@@ -127,18 +128,19 @@ def _adopt(directory: epath.Path, checkpoints: list[epath.Path]) -> str:
   run_ids = {_origin(path)[1] for path in checkpoints} - {''}
   if len(run_ids) > 1:
     raise ValueError(
-      f'{directory}: expected checkpoints of one run, found checkpoints of '
-      f'{len(run_ids)} runs, and no file {RUN_ID}. Keep those of one run there.'
+      f'{directory}: expected checkpoints of a single run, found checkpoints '
+      f'of {len(run_ids)} runs, and no file {RUN_ID}. Keep only the '
+      'checkpoints of one run.'
     )
   return run_ids.pop() if run_ids else uuid.uuid4().hex
 
 
-def _strangers(directory: epath.Path, run_id: str) -> dict[str, str]:
-  strangers = {}
+def _foreign_entries(directory: epath.Path, run_id: str) -> dict[str, str]:
+  foreign = {}
   for path in storage.entries(directory, _STEP):
     if why := _why_not(path, run_id):
-      strangers[path.name] = why
-  return strangers
+      foreign[path.name] = why
+  return foreign
 
 
 def _why_not(path: epath.Path, run_id: str) -> str:
@@ -159,9 +161,9 @@ def _origin(path: epath.Path) -> tuple[int | None, str]:
   """Returns the step and run id of a checkpoint, (None, '') if unknown."""
   try:
     text = (path / 'host' / 'metadata').read_text(encoding='utf-8')
-    record = manifest.unseal(json.loads(text))
+    stored = manifest.unseal(json.loads(text))
   except (OSError, ValueError, TypeError, AttributeError, KeyError):
     return None, ''  # damaged: `checkpoints.restore` reports it
   except NotImplementedError:
     return None, ''  # saved by another version
-  return record.step, record.run_id
+  return stored.step, stored.run_id

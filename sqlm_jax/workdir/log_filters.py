@@ -3,7 +3,7 @@
 import logging
 
 
-def hush_orbax() -> None:
+def silence_orbax() -> None:
   """Drops log messages of orbax and of the failures that it also raises.
 
   The errors themselves are reported by `workdir.checkpoint_errors`.

@@ -1,4 +1,4 @@
-"""Record of a checkpoint's contents, which reveals damaged checkpoints.
+"""Manifest of a checkpoint's contents, which reveals damaged checkpoints.
 
   {"format": 1, "step": 12, "run_id": "5f0c...",
    "arrays": {"policy/params/...": ["float32", [8, 4], 12345]},
@@ -21,6 +21,8 @@ from sqlm_jax.workdir import tree_paths
 
 FORMAT = 1  # format version of a checkpoint's directory
 
+_MAX_SHOWN = 5  # differing arrays that a message names
+
 Path = tree_paths.Path
 
 
@@ -32,14 +34,14 @@ class Stored(NamedTuple):
   checksum: int
 
 
-class Record(NamedTuple):
-  """The record of a checkpoint.
+class Manifest(NamedTuple):
+  """The manifest of a checkpoint.
 
   Attributes:
     arrays: Descriptions of the saved arrays by path.
     host: Host state.
-    step: Step of the checkpoint; None in records of earlier versions.
-    run_id: Id of the run that saved it; '' in records of earlier versions.
+    step: Step of the checkpoint; None in manifests of earlier versions.
+    run_id: Id of the run that saved it; '' in manifests of earlier versions.
   """
 
   arrays: dict[Path, Stored]
@@ -55,7 +57,7 @@ def seal(
   step: int,
   run_id: str,
 ) -> dict[str, Any]:
-  """Returns the record of a checkpoint as JSON, with its own checksum."""
+  """Returns the manifest of a checkpoint as JSON, with its own checksum."""
   sums = _checksums(arrays)
   content = {
     'format': FORMAT,
@@ -70,23 +72,25 @@ def seal(
   return content | {'sha256': _digest(content)}
 
 
-def unseal(sealed: Mapping[str, Any]) -> Record:
-  """Verifies and parses a record.
+def unseal(sealed: Mapping[str, Any]) -> Manifest:
+  """Verifies and parses a manifest.
 
   Raises:
-    ValueError: If the record does not match its checksum.
-    NotImplementedError: If the record has another format.
+    ValueError: If the manifest does not match its checksum.
+    NotImplementedError: If the manifest has another format.
   """
   content = dict(sealed)
   if content.pop('sha256', None) != _digest(content):
-    raise ValueError('its record is not as it was, or older than format 1')
+    raise ValueError(
+      'its manifest does not match its checksum, or is older than format 1'
+    )
   if content['format'] != FORMAT:
     raise NotImplementedError(content['format'])
   arrays = {
     tuple(path.split('/')): Stored(*described)
     for path, described in content['arrays'].items()
   }
-  return Record(
+  return Manifest(
     arrays, content['host'], content.get('step'), content.get('run_id', '')
   )
 
@@ -111,28 +115,31 @@ def _digest(content: Mapping[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check(wanted: Mapping, stored: Mapping, where: str, most: int = 5):
+def check(
+  wanted: Mapping[Path, Any], stored: Mapping[Path, Any], where: str
+) -> None:
   """Raises ValueError if a checkpoint does not have the wanted arrays.
 
   Args:
     wanted: Expected arrays by path, with `dtype` and `shape`.
     stored: Saved arrays by path, with `dtype` and `shape`.
     where: Path of the checkpoint, for the message.
-    most: Maximum number of differing arrays that the message names.
   """
-  show = lambda x: f'{x.dtype}{list(x.shape)}'
   differing = []
   for path in sorted(wanted.keys() | stored.keys()):
-    found = show(stored[path]) if path in stored else 'nothing'
-    expected = show(wanted[path]) if path in wanted else 'nothing'
+    found, expected = _describe(stored.get(path)), _describe(wanted.get(path))
     if found != expected:
       differing.append(
         f'  {"/".join(path)}: found {found}, expected {expected}'
       )
   if differing:
-    rest = len(differing) - most
+    rest = len(differing) - _MAX_SHOWN
     raise ValueError(
-      f'{where}: a checkpoint of another architecture or optimizer\n'
-      + '\n'.join(differing[:most])
+      f'{where}: checkpoint of another architecture or optimizer\n'
+      + '\n'.join(differing[:_MAX_SHOWN])
       + (f'\n  and {rest} more' if rest > 0 else '')
     )
+
+
+def _describe(array: Any | None) -> str:
+  return 'nothing' if array is None else f'{array.dtype}{list(array.shape)}'

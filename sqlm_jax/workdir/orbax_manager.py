@@ -8,7 +8,11 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from sqlm_jax.distributed import processes
-from sqlm_jax.workdir import directory_entries, save_errors, verified_files
+from sqlm_jax.workdir import (
+  checkpoint_errors,
+  directory_entries,
+  verified_files,
+)
 
 
 class Manager(ocp.CheckpointManager):
@@ -18,13 +22,13 @@ class Manager(ocp.CheckpointManager):
     place: Directory as the user gave it; `directory` may be an alias.
     keep: Number of newest checkpoints to keep.
     run_id: Id of the run that the checkpoints belong to.
-    strange: Steps whose checkpoint does not belong to the run.
+    foreign_steps: Steps whose checkpoint does not belong to the run.
   """
 
   place: epath.Path
   keep: int
   run_id: str
-  strange: frozenset[int]
+  foreign_steps: frozenset[int]
 
 
 def open_manager(
@@ -44,11 +48,11 @@ def open_manager(
     every: Multiples of this step are due to be saved; 0 for none.
     read_only: True if the directory must not be changed.
   """
-  with save_errors.opening(directory, (OSError,)):
+  with checkpoint_errors.opening(directory, (OSError,)):
     if not read_only:
       directory_entries.prepare(directory)
-    contents = directory_entries.look(directory)
-  with save_errors.opening(directory):
+    contents = directory_entries.inspect(directory)
+  with checkpoint_errors.opening(directory):
     if not read_only:
       # Must happen before any process reads the scores.
       processes.from_first(
@@ -56,7 +60,7 @@ def open_manager(
       )
     manager = Manager(
       stack.enter_context(directory_entries.alias(directory)),
-      options=_options(keep, every, read_only),
+      options=_options(keep=keep, every=every, read_only=read_only),
       item_handlers={
         'states': ocp.PyTreeCheckpointHandler(),
         'host': ocp.JsonCheckpointHandler(),
@@ -64,12 +68,12 @@ def open_manager(
     )
   manager.place, manager.keep = directory, keep
   manager.run_id = contents.run_id
-  manager.strange = frozenset(map(int, contents.strangers))
+  manager.foreign_steps = frozenset(map(int, contents.foreign))
   return manager
 
 
 def _options(
-  keep: int, every: int, read_only: bool
+  *, keep: int, every: int, read_only: bool
 ) -> ocp.CheckpointManagerOptions:
   if read_only:
     return ocp.CheckpointManagerOptions(

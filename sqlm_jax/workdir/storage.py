@@ -113,8 +113,8 @@ def append(path: epath.Path, text: str) -> None:
   """Appends lines to a file; they are on disk when this returns."""
   with named(path):
     if is_remote(path):
-      before = path.read_bytes() if path.exists() else b''
-      path.write_bytes(before + text.encode())
+      old = path.read_bytes() if path.exists() else b''
+      path.write_bytes(old + text.encode())
       return
     with path.open('a', encoding='utf-8') as file:
       file.write(text)
@@ -129,8 +129,8 @@ def named(path: epath.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise OSError(
-      f'{path} could not be written: {error}. When this is mended, the same '
-      'command goes on from the last checkpoint.'
+      f'{path} could not be written: {error}. After you fix the problem, run '
+      'the same command again to resume from the last checkpoint.'
     ) from error
 
 
@@ -166,7 +166,7 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
   """
   directory = epath.Path(workdir)
   if directory.exists() and not directory.is_dir():
-    raise ValueError(f'{directory}: expected a directory, and it is a file')
+    raise ValueError(f'{directory}: expected a directory, not a file')
   directory.mkdir(parents=True, exist_ok=True)
   if is_remote(directory):
     yield
@@ -175,8 +175,8 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
     if not _lock(file.fileno()):
       file.seek(0)
       raise RuntimeError(
-        f'workdir={str(workdir)!r}: another run is writing there '
-        f'({file.read().strip()}). Stop it, or name another --workdir.'
+        f'workdir={str(workdir)!r}: another run is writing to this directory '
+        f'({file.read().strip()}). Stop it, or use another --workdir.'
       )
     with named(directory / 'lock'):
       file.truncate(0)

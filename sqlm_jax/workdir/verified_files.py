@@ -1,7 +1,7 @@
-"""Reads the files of a checkpoint and verifies them against its record."""
+"""Reads the files of a checkpoint and verifies them against its manifest."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from absl import logging
 from etils import epath
 
 from sqlm_jax.distributed import processes
-from sqlm_jax.workdir import manifest, save_errors, tree_paths
+from sqlm_jax.workdir import checkpoint_errors, manifest, tree_paths
 
 Path = tree_paths.Path
 
@@ -27,25 +27,25 @@ class Where(NamedTuple):
   shown: str
 
 
-def read_record(where: Where) -> manifest.Record:
-  """Reads the record of a checkpoint. Every process must call this function.
+def read_manifest(where: Where) -> manifest.Manifest:
+  """Reads the manifest of a checkpoint. Every process must call this function.
 
   Raises:
-    DamagedError: If the record is missing or damaged.
+    DamagedError: If the manifest is missing or damaged.
     ValueError: If another version saved the checkpoint.
   """
-  with save_errors.reading(where.shown):
-    record = _read_alone(
+  with checkpoint_errors.reading(where.shown):
+    sealed = _read_alone(
       where.path / 'host', ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
     )
     try:
-      return manifest.unseal(record)
+      return manifest.unseal(sealed)
     except NotImplementedError as error:
       other_format = error
   raise ValueError(
-    f'{where.shown}: a checkpoint of format {other_format}, saved by another '
-    'version of sqlm_jax: this version reads format '
-    f'{manifest.FORMAT}, a newer one may read both'
+    f'{where.shown}: saved by another version of sqlm_jax, in format '
+    f'{other_format}. This version reads format {manifest.FORMAT}; a newer '
+    'version may read both'
   )
 
 
@@ -59,7 +59,7 @@ def read_arrays(
   Args:
     where: Directory of the checkpoint.
     wanted: `jax.ShapeDtypeStruct` of each array with its sharding, by path.
-    stored: Entry of each array in the record, by path.
+    stored: Entry of each array in the manifest, by path.
 
   Raises:
     DamagedError: If an array is missing or differs from what was saved.
@@ -73,14 +73,14 @@ def read_arrays(
     restore_args=tree_paths.nest(restore_args),
     partial_restore=True,
   )
-  with save_errors.reading(where.shown):
+  with checkpoint_errors.reading(where.shown):
     states = _read_alone(
       where.path / 'states', ocp.PyTreeCheckpointHandler, args
     )
     arrays = tree_paths.paths(states)
   if altered := manifest.altered(arrays, stored):
-    why = f'not as it was: {", ".join(altered[:3])}'
-    raise save_errors.damage(where.shown, why)
+    reason = f'changed arrays: {", ".join(altered[:3])}'
+    raise checkpoint_errors.damage(where.shown, reason)
   return arrays
 
 
@@ -93,19 +93,25 @@ def drop_damaged_scores(directory: epath.Path) -> None:
     try:
       float(json.loads(path.read_bytes())['score'])
     except (ValueError, KeyError, TypeError):
-      logging.warning('%s is damaged: this checkpoint lost its score.', path)
+      logging.warning('%s is damaged; the score is removed.', path)
       path.parent.rmtree()
 
 
-def _read_alone(path: epath.Path, handler, args) -> Any:
+def _read_alone(
+  path: epath.Path,
+  handler: Callable[..., ocp.CheckpointHandler],
+  args: ocp.args.CheckpointArgs,
+) -> Any:
   """Reads an item without waiting for other processes, which may fail."""
   if not path.exists():
     raise FileNotFoundError(f'{path}: missing')
-  own = ocp.options.MultiprocessingOptions(
+  only_this_process = ocp.options.MultiprocessingOptions(
     primary_host=processes.index(),
     active_processes={processes.index()},
     barrier_sync_key_prefix=f'process_{processes.index()}',
   )
-  handler = handler(multiprocessing_options=own)
-  with ocp.Checkpointer(handler, multiprocessing_options=own) as reader:
+  with ocp.Checkpointer(
+    handler(multiprocessing_options=only_this_process),
+    multiprocessing_options=only_this_process,
+  ) as reader:
     return reader.restore(path, args=args)

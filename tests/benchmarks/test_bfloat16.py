@@ -1,4 +1,4 @@
-"""What the diagnosis of updates in bfloat16 says of a tiny model."""
+"""The benchmark of updates in bfloat16, with a tiny model."""
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,7 @@ def half_way(x: jax.Array) -> jax.Array:
   return jax.lax.bitcast_convert_type(bits | jnp.uint32(0x8000), jnp.float32)
 
 
-def test_weights_half_way_between_two_numbers_tip_unless_they_are_spread(
-  opened,
-):
+def test_weights_half_way_between_two_numbers_jump_unless_prepared(opened):
   model, directions, measure = opened
   model = model._replace(trained=jax.tree.map(half_way, model.trained))
   tipped, followed = (
@@ -51,12 +49,12 @@ def measured(opened):
 
 
 @pytest.mark.parametrize('on_grid', [False, True])
-def test_spread_weights_follow_updates(measured, on_grid):
-  found = measured[on_grid, 'follow']
-  # 100,000 weights, of which a fifth moves by a whole step.
-  assert found['weights'] == pytest.approx(1, abs=0.1)
-  assert found['learner'] == pytest.approx(1, abs=0.2)
-  assert found['learner correlation'] > 0.8
+def test_prepared_weights_follow_updates(measured, on_grid):
+  slopes = measured[on_grid, 'follow']
+  # About a fifth of the 100,000 weights moves, each by a whole step.
+  assert slopes['weights'] == pytest.approx(1, abs=0.1)
+  assert slopes['learner'] == pytest.approx(1, abs=0.2)
+  assert slopes['learner correlation'] > 0.8
 
 
 @pytest.mark.parametrize('on_grid', [False, True])
@@ -64,10 +62,10 @@ def test_held_weights_do_not_follow_small_updates(measured, on_grid):
   assert measured[on_grid, 'hold']['weights'] < 0.5
 
 
-def test_weights_on_bfloat16_numbers_are_held_as_they_are(measured):
+def test_weights_on_bfloat16_numbers_behave_as_held(measured):
   assert measured[True, 'as stored'] == measured[True, 'hold']
 
 
-def test_sampler_and_learner_see_the_same(measured):
-  for found in measured.values():
-    assert found['sampler'] == pytest.approx(found['learner'], rel=1e-3)
+def test_sampler_and_learner_have_equal_slopes(measured):
+  for slopes in measured.values():
+    assert slopes['sampler'] == pytest.approx(slopes['learner'], rel=1e-3)

@@ -1,21 +1,22 @@
-"""The soak in short: killed twice, and nothing is lost or there twice."""
+"""A short soak: after two kills, nothing is lost or duplicated."""
 
 from benchmarks import kill_soak
 
 
 def test_two_kills_lose_nothing(tmp_path):
-  told = []
-  found = kill_soak.soak(
-    # A seed whose second moment comes early: then the steps are what counts.
+  reports = []
+  result = kill_soak.soak(
+    # With this seed, the second kill waits for the minimum number of steps.
     tmp_path,
     kills=2,
     seed=15,
     first=0.0,
-    at_least=5,
-    report=told.append,
+    min_steps=5,
+    report=reports.append,
   )
-  # A second save waits for the first: the checkpoint of step 2 is whole when
-  # a process plays its fifth step. The next one goes on from there, or later.
-  assert found['kills'] == len(told) == 2
-  assert found['steps'] >= 2 + 5 + 2
-  assert found['before a step'] == 0
+  # A save waits for the previous one, so the checkpoint of step 2 is complete
+  # when a process plays its fifth step. The next process resumes from that
+  # checkpoint or a later one.
+  assert result['kills'] == len(reports) == 2
+  assert result['steps'] >= 2 + 5 + 2
+  assert result['before a step'] == 0

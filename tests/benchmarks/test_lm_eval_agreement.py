@@ -1,4 +1,4 @@
-"""The comparison with lm-eval, on samples as it logs them."""
+"""The comparison with lm-eval, on samples in its format."""
 
 import json
 
@@ -22,12 +22,12 @@ def row(index, response, right):
 
 
 def sample(index, response, right):
-  """The fields that are read of a line of samples_TASK_DATE.jsonl."""
+  """Returns the relevant fields of a line of samples_TASK_DATE.jsonl."""
   doc = {'index': index, 'prompt': '', 'true': str(index)}
   return {'doc': doc, 'resps': [[response]], 'exact_match': float(right)}
 
 
-def test_the_task_is_filled_in(tmp_path):
+def test_the_task_file_is_complete(tmp_path):
   rows = [row(0, '0\n', True), row(1, '1\n', True)]
   agreement.write_task(tmp_path / 'new', rows, SETTINGS)
   task = yaml.safe_load((tmp_path / 'new' / 'greedy.yaml').read_text())
@@ -41,9 +41,9 @@ def test_the_task_is_filled_in(tmp_path):
   with open(path) as file:
     questions = [json.loads(line) for line in file]
   assert questions == [
-    {k: one[k] for k in ('index', 'prompt', 'true')} for one in rows
+    {k: row[k] for k in ('index', 'prompt', 'true')} for row in rows
   ]
-  # Both are columns of these.
+  # Both are columns of the questions.
   assert task['doc_to_text'] == 'prompt'
   assert task['doc_to_target'] == 'true'
 
@@ -51,10 +51,10 @@ def test_the_task_is_filled_in(tmp_path):
 def test_agreement():
   rows = [row(0, '0\n', True), row(1, '7\nmore', False)]
   samples = {1: sample(1, '7', False), 0: sample(0, '0', True)}
-  found, differing = agreement.compare(rows, samples, ['\n'])
-  assert found == {
+  counts, differing = agreement.compare(rows, samples, ['\n'])
+  assert counts == {
     'same_text': 2,
-    'same_verdict': 2,
+    'same_grade': 2,
     'ours': 0.5,
     'theirs': 0.5,
     'questions': 2,
@@ -63,12 +63,13 @@ def test_agreement():
 
 
 @pytest.mark.parametrize(
-  'theirs, right, text, verdict',
+  'theirs, right, same_text, same_grade',
   [('1', False, 1, 0), ('1.', True, 0, 1), ('2', False, 0, 0)],
 )
-def test_differences_are_told(theirs, right, text, verdict):
+def test_differences_are_reported(theirs, right, same_text, same_grade):
   rows = [row(1, '1\n', True)]
   samples = {1: sample(1, theirs, right)}
-  found, differing = agreement.compare(rows, samples, ['\n'])
-  assert (found['same_text'], found['same_verdict']) == (text, verdict)
+  counts, differing = agreement.compare(rows, samples, ['\n'])
+  assert counts['same_text'] == same_text
+  assert counts['same_grade'] == same_grade
   assert differing == [f"'1 + 0': ours '1' (True), theirs '{theirs}' ({right})"]

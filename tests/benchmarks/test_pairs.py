@@ -1,4 +1,4 @@
-"""Measuring in turn, and what is made of the numbers."""
+"""Alternating measurements and their summaries."""
 
 import json
 
@@ -11,13 +11,13 @@ def test_sides_are_measured_in_turn():
   def side(name, values):
     return lambda: order.append(name) or next(values)
 
-  found = pairs.in_turn(
+  measured = pairs.in_turn(
     {'a': side('a', iter([3.0, 8.0])), 'b': side('b', iter([2.0, 4.0]))}, 2
   )
   assert order == ['a', 'b', 'a', 'b']
-  assert found == {'a': [3.0, 8.0], 'b': [2.0, 4.0]}
-  # Round by round: the ratio of the medians would be 5.5 / 3.
-  assert pairs.ratios(found['a'], found['b']) == [1.5, 2.0]
+  assert measured == {'a': [3.0, 8.0], 'b': [2.0, 4.0]}
+  # Computed for each round: the ratio of the medians would be 5.5 / 3.
+  assert pairs.ratios(measured['a'], measured['b']) == [1.5, 2.0]
 
 
 def test_median_and_range():
@@ -27,16 +27,16 @@ def test_median_and_range():
     'high': 5.0,
     'values': [5.0, 1.0, 2.0],
   }
-  assert pairs.tell([5.0, 1.0, 2.0]) == '2 (1-5)'
+  assert pairs.summarize([5.0, 1.0, 2.0]) == '2 (1-5)'
 
 
-def test_a_result_is_one_line_of_json_and_one_for_people(capsys):
+def test_a_result_is_a_line_of_json_and_a_line_of_text(capsys):
   pairs.show('name', {'x': {'median': 1.23456, 'n': 12345}}, 'as text')
   first, second = capsys.readouterr().out.splitlines()
-  found = json.loads(first)
-  assert (found['benchmark'], found['x']) == (
+  result = json.loads(first)
+  assert (result['benchmark'], result['x']) == (
     'name',
     {'median': 1.235, 'n': 12345},
   )
-  assert 'jax' in found['machine']
+  assert 'jax' in result['machine']
   assert second == 'name: as text'

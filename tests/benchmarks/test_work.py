@@ -1,4 +1,4 @@
-"""Counts of operations and bytes, by hand."""
+"""Numbers of operations and bytes, calculated by hand."""
 
 import pytest
 
@@ -21,16 +21,17 @@ SIZE = work.Groups(groups=2, group_size=3, shared=2, own=1, response=2)
 
 def test_a_token():
   assert work.block_parameters(CONFIG) == 240
-  # 2 * 240, and for each token seen 4 N H L = 4 * 2 * 2 * 2 = 32.
+  # 2 * 240, and for each token it attends to 4 N H L = 4 * 2 * 2 * 2 = 32.
   assert work.token_flops(CONFIG, seen=3) == 480 + 96
   assert work.unembedding_flops(CONFIG) == 2 * 4 * 10
 
 
 def test_an_update():
-  # Common tokens see 1 and 2: 2 * 480 + 3 * 32 = 1056.
-  # Two own tokens see 3: 2 * (480 + 96) = 1152.
-  # Of each of 6 responses one token is read, which sees 4: 6 * 608 = 3648.
-  # 2 prompts and those 6 tokens have logits: 8 * 80 = 640.
+  # Common tokens attend to 1 and 2 tokens: 2 * 480 + 3 * 32 = 1056.
+  # Two own tokens attend to 3: 2 * (480 + 96) = 1152.
+  # Each of 6 responses has one token that is read, which attends to 4:
+  # 6 * 608 = 3648.
+  # 2 prompts and these 6 tokens have logits: 8 * 80 = 640.
   assert work.forward_flops(CONFIG, SIZE) == 1056 + 1152 + 3648 + 640
   assert work.update_flops(CONFIG, SIZE) == 3 * 6496
 
@@ -40,8 +41,10 @@ def test_memory():
   # + 3 * 6 (gate, up, their product).
   assert work.saved_activations(CONFIG) == 2 * 38
   # 240 + 4 * 10 weights; keys and values of a token 2 * 2 * 1 * 2 numbers.
-  found = work.decode_bytes(CONFIG, weight_size=4, cache_size=2, live_tokens=5)
-  assert found == 280 * 4 + 5 * 8 * 2
+  num_bytes = work.decode_bytes(
+    CONFIG, weight_size=4, cache_size=2, live_tokens=5
+  )
+  assert num_bytes == 280 * 4 + 5 * 8 * 2
 
 
 def test_a_published_model_has_the_size_in_its_name():
@@ -51,7 +54,7 @@ def test_a_published_model_has_the_size_in_its_name():
 
 
 def test_exponents():
-  # Cost 3 n^2, and twice that everywhere.
+  # The cost 3 n^2, twice that cost, and a constant cost.
   sizes = [2, 4, 8]
   assert scaling.exponent(sizes, [12, 48, 192]) == pytest.approx(2)
   assert scaling.exponent(sizes, [24, 96, 384]) == pytest.approx(2)

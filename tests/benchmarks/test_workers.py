@@ -1,11 +1,11 @@
-"""Questions to another process."""
+"""Requests to a worker process."""
 
 import pytest
 
 from benchmarks import workers
 
 
-def test_questions_and_answers():
+def test_requests_are_answered():
   with workers.Worker('tests.benchmarks.answering') as worker:
     assert worker.hello == {'ready': True}
     assert worker.ask(x=3) == {'square': 9}

@@ -1,15 +1,22 @@
-"""What a config accepts, and what it says about what it does not accept."""
+"""Tests of valid configs, and of the messages about invalid ones."""
 
+import dataclasses
 import importlib
 import json
 import pathlib
 import re
+import typing
 
 import pytest
 from ml_collections import config_dict
 
 from configs import default, quickstart
+from sqlm_jax.config import checks, parse
 from sqlm_jax.config import schema as config_lib
+from sqlm_jax.game import rewards
+from sqlm_jax.grading import answers
+from sqlm_jax.models import decoder
+from sqlm_jax.ops import advantages, losses
 
 ROOT = pathlib.Path(__file__).parents[2]
 # default.py holds every key, but no task.
@@ -32,16 +39,17 @@ def changed(**changes) -> dict:
   return tree
 
 
-def test_a_stored_config_of_an_earlier_version():
+def test_a_missing_key_has_its_default():
+  """Stored configs of earlier versions lack the keys that were added later."""
   tree = changed(**{'sampler.chunk': 7})
-  now = config_lib.from_dict(tree)
+  expected = config_lib.from_dict(tree)
   del tree['sampler']['gather_weights']
-  assert config_lib.from_dict(tree) == now
+  del tree['vote']
+  assert config_lib.from_dict(tree) == expected
+  assert config_lib.complete(tree) == config_lib.to_dict(expected)
   tree['sampler']['gather_weights'] = True
   assert config_lib.from_dict(tree).sampler.gather_weights
-  del tree['sampler']['chunk']  # was always there
-  with pytest.raises(ValueError, match=r'sampler\.chunk: missing'):
-    config_lib.from_dict(tree)
+  assert not config_lib.Config().sampler.gather_weights
 
 
 @pytest.mark.parametrize('name', RUNNABLE)
@@ -60,19 +68,62 @@ def test_default_has_no_task_and_says_so():
     config_lib.from_dict(default.get_config().to_dict())
 
 
-def test_default_holds_every_key_with_its_type():
-  """A key that the dataclasses know and default.py lacks cannot be set."""
+def test_default_is_a_locked_config_dict_of_all_keys():
+  c = default.get_config()
+  assert isinstance(c, config_dict.ConfigDict)
+  assert c.is_locked
+  assert c.to_dict() == config_lib.to_dict(config_lib.Config())
+  for key in config_lib.KEYS:
+    value = checks.lookup(c, key.name)
+    assert type(value) is type(key.default)
+    assert value == key.default
+  with pytest.raises(AttributeError):
+    c.solver.groupsize = 4
 
-  def keys(tree, prefix=''):
-    for name, value in tree.items():
-      if isinstance(value, dict):
-        yield from keys(value, f'{prefix}{name}.')
-      else:
-        yield prefix + name
 
-  config = config_lib.from_dict(changed())
-  expected = set(keys(config_lib.to_dict(config)))
-  assert set(keys(default.get_config().to_dict())) == expected
+def test_every_key_has_a_documented_default_of_its_type():
+  assert len(config_lib.KEYS) > 100
+  assert len({key.name for key in config_lib.KEYS}) == len(config_lib.KEYS)
+  for key in config_lib.KEYS:
+    assert key.doc.endswith('.'), key.name
+    assert '\n' not in key.doc, key.name
+  # An empty task is not valid, but its types are.
+  default_config = config_lib.to_dict(config_lib.Config())
+  assert parse.build(config_lib.Config, default_config) == config_lib.Config()
+
+
+@pytest.mark.parametrize(
+  'key, names',
+  [
+    ('advantage.estimator', (*advantages.ESTIMATORS, 'gae')),
+    ('loss.kl_estimator', losses.KL_ESTIMATORS),
+    ('model.remat', decoder.REMAT),
+    ('task.answer_kind', (*answers.KINDS, 'choice', 'expression', 'code')),
+  ],
+)
+def test_choices_are_those_of_the_code(key, names):
+  (declared,) = (k for k in config_lib.KEYS if k.name == key)
+  assert set(typing.get_args(declared.type)) == set(names)
+
+
+def test_rewards_are_those_of_the_code():
+  solver = dataclasses.asdict(config_lib.Config().solver.rewards)
+  assert tuple(solver) == rewards.SOLVER_TERMS
+  proposer = dataclasses.asdict(config_lib.Config().proposer.rewards)
+  assert tuple(proposer) == (*rewards.PROPOSER_TERMS, *rewards.PENALTIES)
+
+
+def test_keys_that_may_change():
+  resume = config_lib.MAY_CHANGE_TO_RESUME
+  evaluate = config_lib.MAY_CHANGE_TO_EVALUATE
+  assert resume < evaluate
+  assert {'num_steps', 'mesh.fsdp', 'sampler.chunk'} <= resume
+  assert {
+    'sampler.dtype',
+    'evaluation.samples',
+    'task.date',
+  } <= evaluate - resume
+  assert not {'seed', 'solver.group_size', 'model.path'} & evaluate
 
 
 # key, value, what the message must say is allowed.
@@ -105,21 +156,21 @@ TYPES = [
 ]
 VALUES = [
   ('seed', -1, '0 to 2147483647'),
-  ('seed', 2**31, '0 to 2147483647'),
+  ('seed', 2**31, 'to 2147483647'),
   ('num_steps', -1, 'at least 0'),
   ('model.dtype', 'float16', 'one of float32, bfloat16'),
   ('advantage.estimator', 'ppo', 'one of grpo, dr_grpo, rloo'),
   ('critic.learning_rate', -1.0, 'at least 0'),
   ('critic.value_clip', 0.0, 'a number above 0'),
-  ('critic.gamma', 1.1, 'a number from 0.0 to 1.0'),
-  ('critic.gae_lambda', -0.1, 'a number from 0.0 to 1.0'),
+  ('critic.gamma', 1.1, 'a number from 0 to 1'),
+  ('critic.gae_lambda', -0.1, 'a number from 0 to 1'),
   ('loss.kl_placement', 'answers', 'one of loss, reward'),
   ('loss.kl_placement', 'reward', 'loss, unless advantage.estimator is gae'),
-  ('loss.clip_ratio_high', -0.1, 'at least 0.0'),
+  ('loss.clip_ratio_high', -0.1, 'at least 0'),
   ('loss.dual_clip', 1.1, '0, or more than 1.2'),
   ('loss.ratio_level', 'word', 'one of token, sequence'),
   ('loss.kl_estimator', 'k1', 'one of k2, k3'),
-  ('loss.entropy_coef', -1.0, 'at least 0.0'),
+  ('loss.entropy_coef', -1.0, 'at least 0'),
   ('loss.aggregation', 'mean', 'one of token, sequence, constant'),
   ('proposer.rewards.sqlm', -1.0, 'at least 0'),
   (
@@ -135,13 +186,21 @@ VALUES = [
     'a group of text and a whole number',
   ),
   ('proposer.reward_over', 'all', 'one of group, sample'),
-  ('proposer.min_similarity', 1.1, '0.0 to 1.0'),
+  ('proposer.min_similarity', 1.1, 'from 0 to 1'),
   ('proposer.history_size', -1, 'at least 0'),
-  ('proposer.band', (0.8, 0.3), 'two shares from 0 to 1, the lower one first'),
-  ('proposer.band', (0.3, 1.3), 'two shares from 0 to 1, the lower one first'),
+  (
+    'proposer.band',
+    (0.8, 0.3),
+    'two fractions from 0 to 1, the lower one first',
+  ),
+  (
+    'proposer.band',
+    (0.3, 1.3),
+    'two fractions from 0 to 1, the lower one first',
+  ),
   ('solver.temperatures', (1.0, -1.0), 'numbers from 0 to 100'),
   ('vote.weights', 'loud', 'one of equal, likelihood'),
-  ('random_model.num_layers', 0, 'at least 1'),
+  ('random_model.num_layers', 0, 'from 1 to 1048576'),
   ('divergence.max_skipped_updates', -1, 'at least 0'),
   ('divergence.min_entropy', -1.0, 'at least 0'),
   ('divergence.max_unreadable_steps', -1, 'at least 0'),
@@ -160,14 +219,14 @@ VALUES = [
   ('tests.pattern', '(', 'a regular expression with 2 groups'),
   ('tests.pattern', '(.*)', 'a regular expression with 2 groups'),
   ('tests.min_count', 0, 'at least 1'),
-  ('tests.max_count', 4, 'at least 5'),
+  ('tests.max_count', 4, 'at least tests.min_count=5'),
   ('tests.program', 'print(1)', 'a template with {answer}'),
   ('tests.unsolved', 'drop', 'one of count, leave_out'),
   ('sandbox.backend', 'docker', 'one of bubblewrap, unsafe_subprocess'),
-  ('sandbox.workers', -1, 'at least 0'),
+  ('sandbox.workers', -1, 'from 0 to 1024'),
   ('sandbox.cpu_seconds', 0.0, 'a number above 0'),
   ('sandbox.wall_seconds', -1.0, 'a number above 0'),
-  ('sandbox.memory_mib', 0, 'a number above 0'),
+  ('sandbox.memory_mib', 0, 'at least 1'),
   ('task.checker', 'sympy', 'one of none, arithmetic'),
   ('task.proposer_stop', ('\n', ''), 'no empty string'),
   ('task.solver_stop', ('',), 'no empty string'),
@@ -175,11 +234,11 @@ VALUES = [
   ('proposer.group_size', 1, 'at least 2'),
   ('proposer.group_size', 0, 'at least 2'),
   ('proposer.num_questions', 33, 'a multiple of proposer.group_size=32'),
-  ('proposer.num_questions', 0, 'a multiple of proposer.group_size=32'),
-  ('proposer.num_questions', -32, 'a multiple of proposer.group_size=32'),
+  ('proposer.num_questions', 0, 'at least 1'),
+  ('proposer.num_questions', -32, 'at least 1'),
   ('proposer.train_every', -1, 'at least 0'),
   ('proposer.unreadable_reward', 0.5, 'at most 0'),
-  ('proposer.temperature', -0.1, '0.0 to 100.0'),
+  ('proposer.temperature', -0.1, 'from 0 to 100'),
   ('proposer.top_p', 1.1, 'above 0, at most 1'),
   ('proposer.max_tokens', 0, 'at least 1'),
   ('solver.group_size', 1, 'at least 2'),
@@ -190,25 +249,25 @@ VALUES = [
     (('truth', 0, 1.0),),
     'the reward one of majority',
   ),
-  ('solver.max_rounds', 0, 'at least 1'),
-  ('solver.temperature', 101.0, '0.0 to 100.0'),
+  ('solver.max_rounds', 0, 'from 1 to 1000'),
+  ('solver.temperature', 101.0, 'from 0 to 100'),
   ('solver.top_p', 0.0, 'above 0, at most 1'),
   ('solver.max_tokens', 0, 'at least 1'),
   ('vote.ties', 'last', 'one of none, first'),
-  ('vote.min_agreement', 1.5, '0.0 to 1.0'),
+  ('vote.min_agreement', 1.5, 'from 0 to 1'),
   ('vote.earlier_answers', -1, 'at least 0'),
   ('vote.earlier_every', 0, 'at least 1'),
   ('sampler.max_prompt_tokens', 0, 'at least 1'),
   ('sampler.max_rows', -1, 'at least 0'),
   ('sampler.chunk', 0, 'at least 1'),
-  ('loss.clip_ratio', -0.1, '0.0 to 1.0'),
+  ('loss.clip_ratio', -0.1, 'from 0 to 1'),
   ('loss.kl_coef', -0.001, 'at least 0'),
   ('loss.aggregation', 'batch', 'one of token, sequence'),
   ('loss.logits_chunk', 0, 'at least 1'),
   ('optimizer.learning_rate', -1e-5, 'at least 0'),
   ('optimizer.warmup_steps', -1, 'at least 0'),
-  ('optimizer.b1', 1.0, '0 to below 1'),
-  ('optimizer.b2', -0.1, '0 to below 1'),
+  ('optimizer.b1', 1.0, 'at least 0 and below 1'),
+  ('optimizer.b2', -0.1, 'at least 0 and below 1'),
   ('optimizer.moment_dtype', 'int8', 'one of float32, bfloat16'),
   ('optimizer.small_updates', 'round', 'one of follow, hold'),
   ('optimizer.small_updates', 'hold', 'hold needs --config.model.dtype='),
@@ -221,8 +280,8 @@ VALUES = [
   ('optimizer.proposer_updates', 2, 'a divisor of the 1 groups'),
   ('optimizer.groups_per_microbatch', 0, 'at least 1'),
   ('evaluation.every', -1, 'at least 0'),
-  ('evaluation.samples', -1, 'at least 0'),
-  ('evaluation.seeds', 0, 'at least 1'),
+  ('evaluation.samples', -1, 'from 0 to 1048576'),
+  ('evaluation.seeds', 0, 'from 1 to 1048576'),
   ('evaluation.temperature', -1.0, 'a number from 0'),
   ('evaluation.top_p', 1.5, 'above 0, at most 1'),
   ('evaluation.best_by', 'luck', 'one of mean, greedy'),
@@ -235,8 +294,8 @@ VALUES = [
   ('evaluation.batch_questions', 0, 'at least 1'),
   ('checkpoint.every', -1, 'at least 0'),
   ('checkpoint.keep', 0, 'at least 1'),
-  ('mesh.data', 0, 'at least 1, or -1'),
-  ('mesh.tensor', -2, 'at least 1, or -1'),
+  ('mesh.data', 0, 'from 1 to 1048576, or -1'),
+  ('mesh.tensor', -2, 'from 1 to 1048576, or -1'),
 ]
 
 
@@ -265,7 +324,7 @@ def test_a_bad_value_is_refused(key, value, allowed):
     config_lib.from_dict(changed(**sizes | {key: value}))
   told, _, expected = str(caught.value).partition(': expected ')
   assert told.startswith(f'{key}=')
-  # Of a tuple the element that is wrong is enough.
+  # For a tuple, the message may show only the invalid element.
   assert told.removeprefix(f'{key}=') in repr(value)
   assert allowed in expected
 
@@ -277,33 +336,33 @@ TOKENS = 'tokens of a batch, not'
 @pytest.mark.parametrize(
   'key, value, allowed',
   [
-    ('evaluation.samples', BILLION, 'at most 1048576'),
-    ('evaluation.seeds', BILLION, 'at most 1048576'),
-    ('evaluation.batch_questions', 2**31, 'at most 2147483647'),
-    ('proposer.max_tokens', 2**31, 'at most 2147483647'),
+    ('evaluation.samples', BILLION, 'to 1048576'),
+    ('evaluation.seeds', BILLION, 'to 1048576'),
+    ('evaluation.batch_questions', 2**31, 'to 2147483647'),
+    ('proposer.max_tokens', 2**31, 'to 2147483647'),
     ('proposer.max_tokens', 2**31 - 1, TOKENS),
     ('solver.max_tokens', 2**30, TOKENS),
-    ('proposer.num_questions', 32 * BILLION, 'at most 2147483647'),
+    ('proposer.num_questions', 32 * BILLION, 'to 2147483647'),
     ('proposer.num_questions', 2**30, TOKENS),
     ('solver.group_size', BILLION, TOKENS),
     ('vote.earlier_answers', BILLION, TOKENS),
-    ('solver.max_rounds', BILLION, 'at most 1000'),
-    ('sandbox.workers', BILLION, 'at most 1024'),
-    ('sandbox.memory_mib', 2**40, 'at most 2147483647'),
+    ('solver.max_rounds', BILLION, 'to 1000'),
+    ('sandbox.workers', BILLION, 'to 1024'),
+    ('sandbox.memory_mib', 2**40, 'to 2147483647'),
     ('sandbox.wall_seconds', 1e30, 'at most 86400'),
-    ('model.lora.rank', BILLION, 'at most 65536'),
-    ('random_model.width', BILLION, 'at most 1048576'),
-    ('random_model.num_layers', 2**31, 'at most 2147483647'),
-    ('mesh.data', BILLION, 'at most 1048576'),
-    ('mesh.tensor', 2**63, 'at most 2147483647'),
-    ('checkpoint.keep', 2**31, 'at most 2147483647'),
-    ('num_steps', 2**31, 'at most 2147483647'),
-    ('optimizer.warmup_steps', 2**31, 'at most 2147483647'),
+    ('model.lora.rank', BILLION, 'to 65536'),
+    ('random_model.width', BILLION, 'to 1048576'),
+    ('random_model.num_layers', 2**31, 'to 2147483647'),
+    ('mesh.data', BILLION, 'to 1048576'),
+    ('mesh.tensor', 2**63, 'to 2147483647'),
+    ('checkpoint.keep', 2**31, 'to 2147483647'),
+    ('num_steps', 2**31, 'to 2147483647'),
+    ('optimizer.warmup_steps', 2**31, 'to 2147483647'),
     ('optimizer.learning_rate', 1e39, 'a finite number'),
     ('loss.kl_coef', 10**400, 'a finite number'),
     ('loss.kl_coef', float('nan'), 'a finite number'),
     ('solver.temperatures', (1.0, float('inf')), 'a finite number'),
-    ('proposer.reward_schedule', (('sqlm', 2**31, 1.0),), 'at most 2147483647'),
+    ('proposer.reward_schedule', (('sqlm', 2**31, 1.0),), 'to 2147483647'),
   ],
 )
 def test_what_no_array_can_have_is_refused(key, value, allowed):
@@ -371,7 +430,9 @@ def test_a_config_dict_is_built_and_a_config_is_left_alone():
 
 
 def test_a_critic_learns_from_every_group():
-  with pytest.raises(ValueError, match=r'^solver\.rounds=2: expected 1 for'):
+  with pytest.raises(
+    ValueError, match=r'^solver\.max_rounds=2: expected 1 for'
+  ):
     config_lib.from_dict(
       changed(**{'advantage.estimator': 'gae', 'solver.max_rounds': 2})
     )
@@ -382,7 +443,9 @@ def test_a_critic_learns_from_every_group():
 
 def test_no_step_is_sampled_ahead_where_every_one_is_saved():
   ahead = {'sampler.one_step_ahead': True}
-  with pytest.raises(ValueError, match=r'^checkpoint\.every=1: expected ano'):
+  with pytest.raises(
+    ValueError, match=r'^checkpoint\.every=1: expected a number'
+  ):
     config_lib.from_dict(changed(**ahead | {'checkpoint.every': 1}))
   config_lib.from_dict(changed(**ahead | {'checkpoint.every': 2}))
 
@@ -392,15 +455,6 @@ def test_an_unknown_key_is_refused_with_those_there_are():
   with pytest.raises(ValueError, match=r'^solver\.groupsize=4: unknown key'):
     config_lib.from_dict(tree)
   with pytest.raises(ValueError, match=r'expected one of group_size, rewards'):
-    config_lib.from_dict(tree)
-
-
-@pytest.mark.parametrize('key', ['seed', 'vote', 'vote.ties'])
-def test_a_missing_key_is_named(key):
-  tree = changed()
-  *parents, name = key.split('.')
-  del (tree[parents[0]] if parents else tree)[name]
-  with pytest.raises(ValueError, match=f'^{re.escape(key)}: missing$'):
     config_lib.from_dict(tree)
 
 

@@ -1,4 +1,4 @@
-"""Files of others, in their layouts, damaged rows and all."""
+"""Files of examples in several layouts, with intact and with damaged rows."""
 
 import json
 
@@ -14,8 +14,7 @@ from sqlm_jax.game import types
 CASES = (types.TestCase('1 2', '3'), types.TestCase('5 5', '10'))
 TESTS = [{'input': c.input, 'output': c.output} for c in CASES]
 
-# Rows as they are published (columns that are not read left out), and what is
-# read of them.
+# Rows of published datasets (without unused columns), and their examples.
 OURS = {'question': '1 + 1', 'answer': '2'}
 OMEGA = {
   'id': 'algebra_linear_equation_0',
@@ -121,12 +120,16 @@ def damaged_prime(**changes):
 DAMAGED = [
   (OURS, {'question': '2 + 2', 'answer': None}, 'an answer or tests'),
   (OURS, {'question': '  ', 'answer': '4'}, 'expected a question'),
-  (OURS, {'question': 7, 'answer': '4'}, "expected text, not '7'"),
-  (OURS, {'answer': '4'}, "no 'question'"),
-  (OMEGA, OMEGA | {'messages': []}, 'a message of the user'),
-  (OMEGA, OMEGA | {'ground_truth': None}, "expected text, not 'None'"),
+  (OURS, {'question': 7, 'answer': '4'}, "expected text, found '7'"),
+  (OURS, {'answer': '4'}, "'question' is missing"),
+  (OMEGA, OMEGA | {'messages': []}, 'a message with the role "user"'),
+  (OMEGA, OMEGA | {'ground_truth': None}, "expected text, found 'None'"),
   (PRIME, damaged_prime(ground_truth='{"inputs": ['), 'Expecting value'),
-  (PRIME, damaged_prime(ground_truth='{"inputs": ["1"]}'), "no 'outputs'"),
+  (
+    PRIME,
+    damaged_prime(ground_truth='{"inputs": ["1"]}'),
+    "'outputs' is missing",
+  ),
   (
     PRIME,
     damaged_prime(ground_truth='{"inputs": ["1", "2"], "outputs": ["1"]}'),
@@ -137,7 +140,7 @@ DAMAGED = [
     damaged_prime(
       ground_truth='{"fn_name": "f", "inputs": [1], "outputs": [1]}'
     ),
-    'not of a function',
+    'found tests of a function',
   ),
   (
     CODEFORCES,
@@ -148,12 +151,12 @@ DAMAGED = [
   (
     CODEFORCES,
     CODEFORCES | {'interaction_format': 'Print ? and read.'},
-    'not a dialogue',
+    'without interaction',
   ),
   (
     CODEFORCES,
     CODEFORCES | {'official_tests': [{'input': '1', 'output': None}]},
-    "expected text, not 'None'",
+    "expected text, found 'None'",
   ),
   (VERIFIABLE, VERIFIABLE | {'verification_info': None}, 'subscriptable'),
   (PRIME, damaged_prime(ground_truth='[1]'), "no attribute 'get'"),
@@ -162,75 +165,75 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(
-  'suffix, good, bad, why',
+  'suffix, good, bad, message',
   [
-    (suffix, *one)
+    (suffix, *case)
     for suffix in files.SUFFIXES
-    for one in DAMAGED
-    # A column of Parquet has one type, and every row has it.
-    if suffix != '.parquet' or "expected text, not '7'" not in one[2]
-    if suffix != '.parquet' or one[2] != "no 'question'"
+    for case in DAMAGED
+    # In Parquet, a column has one type and a value in every row.
+    if suffix != '.parquet' or "expected text, found '7'" not in case[2]
+    if suffix != '.parquet' or case[2] != "'question' is missing"
   ],
 )
-def test_a_damaged_row_is_named_and_the_rest_is_read(
-  suffix, good, bad, why, tmp_path, caplog
+def test_damaged_rows_are_reported_and_skipped(
+  suffix, good, bad, message, tmp_path, caplog
 ):
   path = write(tmp_path / f'rows{suffix}', [good, bad, good])
   assert len(files.read_examples(path)) == 2
   (record,) = caplog.records
   assert f'{path}:2: ' in record.getMessage()
-  assert why in record.getMessage()
+  assert message in record.getMessage()
 
 
 @pytest.mark.parametrize(
-  'row, why',
+  'row, message',
   [
-    ('{"question": "a", "answer": NaN}', 'a finite answer, not nan'),
-    ('{"question": "a", "answer": -Infinity}', 'a finite answer, not -inf'),
+    ('{"question": "a", "answer": NaN}', 'a finite answer, found nan'),
+    ('{"question": "a", "answer": -Infinity}', 'a finite answer, found -inf'),
     (
       '{"question": "a", "tests": ["ab"]}',
-      "an input and an output, not 'ab'",
+      "an input and an output, found 'ab'",
     ),
   ],
 )
-def test_what_json_would_let_pass(tmp_path, row, why):
+def test_invalid_values_in_valid_json(tmp_path, row, message):
   path = tmp_path / 'rows.jsonl'
   path.write_text(row)
-  with pytest.raises(ValueError, match=f'jsonl:1: expected {why}'):
+  with pytest.raises(ValueError, match=f'jsonl:1: expected {message}'):
     files.read_examples(path)
 
 
-def test_a_directory_is_no_file(tmp_path):
+def test_directories_are_refused(tmp_path):
   (tmp_path / 'rows.jsonl').mkdir()
   with pytest.raises(ValueError, match='expected a file'):
     files.read_examples(tmp_path / 'rows.jsonl')
 
 
-def test_lines_that_are_no_json_and_no_utf8(tmp_path, caplog):
+def test_invalid_json_and_utf8_lines(tmp_path, caplog):
   good = json.dumps(OURS).encode()
   lines = [good, b'{"question": ', b'\xff\xfe', b'[]', b'7', b'', good]
   path = tmp_path / 'rows.jsonl'
   path.write_bytes(b'\xef\xbb\xbf' + b'\r\n'.join(lines))
   assert files.read_examples(path) == (types.Example('1 + 1', '2'),) * 2
-  said = [record.getMessage() for record in caplog.records]
-  assert [s.split(':')[1] for s in said] == ['2', '3', '4', '5']
+  messages = [record.getMessage() for record in caplog.records]
+  assert [message.split(':')[2] for message in messages] == ['2', '3', '4', '5']
 
 
-def test_half_a_character_is_damage(tmp_path, caplog):
+def test_lone_surrogates_are_damage(tmp_path, caplog):
   path = tmp_path / 'rows.jsonl'
   path.write_text('{"question": "\\ud800", "answer": "1"}\n' + json.dumps(OURS))
   assert len(files.read_examples(path)) == 1
   assert f'{path}:1: ' in caplog.text
 
 
-def test_much_damage_is_counted(tmp_path, caplog):
+def test_many_damaged_rows_are_counted(tmp_path, caplog):
   path = write(tmp_path / 'rows.jsonl', [OURS, *[{'question': ''}] * 20])
   assert len(files.read_examples(path)) == 1
   assert len(caplog.records) == 6
-  assert '20 damaged rows are left out, 1 are read' in caplog.text
+  assert 'skipped 20 damaged rows, read 1 rows' in caplog.text
 
 
-def test_ten_tests_are_kept(tmp_path):
+def test_ten_tests_are_kept_per_program(tmp_path):
   tests = [[str(i), str(i)] for i in range(30)]
   path = write(tmp_path / 'rows.jsonl', [{'question': 'Echo.', 'tests': tests}])
   (example,) = files.read_examples(path)
@@ -240,24 +243,24 @@ def test_ten_tests_are_kept(tmp_path):
 @pytest.mark.parametrize(
   'name, content, message',
   [
-    ('rows.jsonl', b'', 'found no row'),
+    ('rows.jsonl', b'', 'found no rows'),
     ('rows.jsonl', b'{"prompt": "hi"}\n', 'unknown columns prompt'),
     ('rows.json', b'{"question": "a"}', 'expected a list'),
     ('rows.json', b'[', 'expected JSON in UTF-8'),
     ('rows.parquet', b'PAR1 not', 'expected Parquet'),
-    ('rows.csv', b'a,b', r'expected a file \.json, \.jsonl, \.parquet'),
+    ('rows.csv', b'a,b', r'expected a file that ends in \.json, \.jsonl, \.p'),
   ],
 )
-def test_what_cannot_be_read_at_all(name, content, message, tmp_path):
+def test_unreadable_files_are_refused(name, content, message, tmp_path):
   path = tmp_path / name
   path.write_bytes(content)
-  with pytest.raises(ValueError, match=message) as found:
+  with pytest.raises(ValueError, match=message) as error:
     files.read_examples(path)
-  assert str(path) in str(found.value)
+  assert str(path) in str(error.value)
 
 
-def test_behind_a_damaged_page_the_next_rows_are_read(tmp_path, caplog):
-  """In the layout of Codeforces, in groups of four rows; the second is cut."""
+def test_rows_after_a_damaged_row_group_are_read(tmp_path, caplog):
+  """The file has groups of four rows, the second of which is damaged."""
   rows = [CODEFORCES | {'description': f'Problem {i}.'} for i in range(12)]
   path = tmp_path / 'rows.parquet'
   parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=4)
@@ -269,26 +272,26 @@ def test_behind_a_damaged_page_the_next_rows_are_read(tmp_path, caplog):
     b'\xff' * column.total_compressed_size
   )
   path.write_bytes(content)
-  asked = [
+  questions = [
     example.question.split('.')[0] for example in files.read_examples(path)
   ]
-  assert asked == [f'Problem {i}' for i in (0, 1, 2, 3, 8, 9, 10, 11)]
+  assert questions == [f'Problem {i}' for i in (0, 1, 2, 3, 8, 9, 10, 11)]
   (record,) = caplog.records
   assert f'{path}:5-8: rows that cannot be read' in record.getMessage()
 
 
 @pytest.mark.parametrize('suffix', ['.parquet', '.jsonl'])
-def test_a_file_that_was_cut_off(suffix, tmp_path, caplog):
-  """Parquet has its table of contents at the end, lines stand by themselves."""
+def test_truncated_files(suffix, tmp_path, caplog):
+  """Truncated JSON lines lose one row; truncated Parquet has no footer."""
   path = write(tmp_path / f'rows{suffix}', [CODEFORCES] * 3)
   path.write_bytes(path.read_bytes()[:-20])
   if suffix == '.jsonl':
     assert len(files.read_examples(path)) == 2
     assert f'{path}:3: expected JSON' in caplog.text
     return
-  with pytest.raises(ValueError, match='expected Parquet') as found:
+  with pytest.raises(ValueError, match='expected Parquet') as error:
     files.read_examples(path)
-  assert str(path) in str(found.value)
+  assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -298,13 +301,13 @@ def test_a_file_that_was_cut_off(suffix, tmp_path, caplog):
     {'gold_standard_solution': 5},
   ],
 )
-def test_other_shapes_within_a_row(changes, tmp_path, caplog):
+def test_rows_with_values_of_wrong_types(changes, tmp_path, caplog):
   path = write(tmp_path / 'rows.jsonl', [VERIFIABLE | changes, VERIFIABLE])
   assert len(files.read_examples(path)) == 1
   assert f'{path}:1: ' in caplog.text
 
 
-def test_no_such_file(tmp_path):
+def test_missing_file(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'none\.jsonl: no such file'):
     files.read_examples(tmp_path / 'none.jsonl')
 
@@ -334,13 +337,13 @@ NAMES = sorted({name for layout in files.LAYOUTS for name in layout.columns})
     hypothesis.HealthCheck.too_slow,
   ],
 )
-def test_no_row_crashes_a_reader(row, tmp_path):
+def test_any_row_is_read_or_refused(row, tmp_path):
   path = tmp_path / 'rows.jsonl'
   path.write_text(json.dumps(row) + '\n')
   try:
-    found = files.read_examples(path)
+    examples = files.read_examples(path)
   except ValueError:
-    found = ()  # said by name, see above
-  for example in found:
+    examples = ()
+  for example in examples:
     assert example.question.strip()
     assert example.answer.strip() or example.tests

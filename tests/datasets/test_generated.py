@@ -69,8 +69,8 @@ def test_splits_share_no_question(name, directory):
     ),
   ],
 )
-def test_the_same_questions_on_every_machine(origin, first, directory):
-  """Whoever changes the generators has to change their version, too."""
+def test_generation_is_deterministic(origin, first, directory):
+  """A change of a generator requires a new version of its dataset."""
   assert [e.question for e in builtin.read(origin, directory)] == first
 
 
@@ -78,32 +78,32 @@ def test_the_same_questions_on_every_machine(origin, first, directory):
   'origin, message',
   [
     ('sums/test', 'DATASET one of multiplication, linear_equations, programs'),
-    ('multiplication', 'expected a file .json'),
+    ('multiplication', 'expected a file that ends in .json'),
     ('multiplication/train', 'a split, one of test, validation'),
     ('multiplication/test[5:5]', 'a split, one of'),
     ('multiplication/test[9:3]', 'a split, one of'),
     ('multiplication/all[:4]', 'a split, one of'),
-    ('multiplication/hard/test', 'multiplication: it has none'),
+    ('multiplication/hard/test', 'multiplication: none exists'),
     ('linear_equations/hard/test', 'mixed, level_1, level_2'),
   ],
 )
-def test_what_there_is_not_is_named(origin, message, directory):
+def test_unknown_names_are_refused(origin, message, directory):
   with pytest.raises(ValueError, match=message):
     builtin.read(origin, directory)
 
 
-def test_no_tensorflow_and_no_noise(tmp_path):
-  """In a process of its own, with warnings as errors."""
+def test_two_processes_generate_quietly_without_tensorflow(tmp_path):
+  """Runs two processes at once, with warnings as errors."""
   program = (
     'import random, sys\n'
     'from sqlm_jax.datasets import builtin\n'
-    'random.seed(0)\n'  # both alike, as a seeded launch makes them
+    'random.seed(0)\n'  # the same in both processes, as in a seeded launch
     f'print(len(builtin.read("programs/validation", {str(tmp_path)!r})))\n'
     'assert "tensorflow" not in sys.modules\n'
   )
   command = [sys.executable, '-W', 'error', '-c', program]
-  # Two at once: none may see what the other one has half written.
-  both = [
+  # Neither may read a dataset that the other has not completed.
+  processes = [
     subprocess.Popen(
       command,
       cwd=ROOT,
@@ -113,27 +113,27 @@ def test_no_tensorflow_and_no_noise(tmp_path):
     )
     for _ in range(2)
   ]
-  assert [p.communicate(timeout=120) for p in both] == [('12\n', '')] * 2
+  assert [p.communicate(timeout=120) for p in processes] == [('12\n', '')] * 2
 
 
-def test_another_process_is_faster(tmp_path, monkeypatch):
-  """By the time that this one asks whether the dataset is there, it is."""
-  theirs, ours = tmp_path / 'theirs', tmp_path / 'ours'
-  expected = builtin.read('programs/validation', theirs)
-  asked = programs.Programs.is_prepared
+def test_another_process_generates_the_dataset_first(tmp_path, monkeypatch):
+  """The dataset appears just before this process checks whether it exists."""
+  source, target = tmp_path / 'source', tmp_path / 'target'
+  expected = builtin.read('programs/validation', source)
+  original = programs.Programs.is_prepared
 
   def is_prepared(builder):
-    shutil.copytree(theirs, ours, dirs_exist_ok=True)
-    return asked(builder)
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    return original(builder)
 
   monkeypatch.setattr(programs.Programs, 'is_prepared', is_prepared)
-  assert builtin.read('programs/validation', ours) == expected
+  assert builtin.read('programs/validation', target) == expected
 
 
-def test_a_generation_that_was_killed_is_begun_anew(tmp_path):
-  half = tmp_path / 'programs' / 'incomplete.ABC123_1.0.0'
-  half.mkdir(parents=True)
-  (half / 'programs-test.array_record-00000-of-00001').write_bytes(b'cut')
+def test_interrupted_generation_is_repeated(tmp_path):
+  incomplete = tmp_path / 'programs' / 'incomplete.ABC123_1.0.0'
+  incomplete.mkdir(parents=True)
+  (incomplete / 'programs-test.array_record-00000-of-00001').write_bytes(b'cut')
   assert len(builtin.read('programs/test', tmp_path)) == 30
 
 
@@ -143,8 +143,12 @@ def test_products(directory):
     assert example.answer == str(a * b)
 
 
-def chances():
-  """Of each number of digits: 1/4 below 10, 1/4 below 100, 1/2 below 1000."""
+def digit_chances():
+  """Returns the probabilities of one, two and three digits.
+
+  An operand is below 10 or below 100 with probability 1/4 each, and below 1000
+  with probability 1/2.
+  """
   one = 1 / 4 + 1 / 4 / 10 + 1 / 2 / 100
   two = 1 / 4 * 9 / 10 + 1 / 2 * 9 / 100
   return [one, two, 1 - one - two]
@@ -155,18 +159,18 @@ def test_operands_follow_the_published_distribution():
   drawn = [next(pairs) for _ in range(4096)]
   for which in range(2):
     digits = collections.Counter(len(str(pair[which])) for pair in drawn)
-    expected = [chance * len(drawn) for chance in chances()]
-    found = [digits[number] for number in (1, 2, 3)]
-    assert stats.chisquare(found, expected).pvalue > 0.001
+    expected = [chance * len(drawn) for chance in digit_chances()]
+    counts = [digits[number] for number in (1, 2, 3)]
+    assert stats.chisquare(counts, expected).pvalue > 0.001
 
 
-def test_distinct_pairs_follow_it_where_repeats_are_rare(directory):
-  """Pairs with an operand of three digits hardly ever come twice."""
+def test_distinct_pairs_follow_the_distribution(directory):
+  """Pairs with an operand of three digits are rarely repeated."""
   examples = builtin.read('multiplication/test', directory)
   pairs = [tuple(map(int, e.question.split(' * '))) for e in examples]
   large = [pair for pair in pairs if max(pair) >= 100]
   kinds = collections.Counter(tuple(len(str(n)) for n in p) for p in large)
-  one, two, three = chances()
+  one, two, three = digit_chances()
   expected = {
     (3, 3): three * three,
     (3, 1): three * one,
@@ -176,14 +180,14 @@ def test_distinct_pairs_follow_it_where_repeats_are_rare(directory):
   }
   scale = len(large) / sum(expected.values())
   table = [(kinds[kind], chance * scale) for kind, chance in expected.items()]
-  # A few of the 2,900 small ones are repeats.
+  # A few of the 2,900 pairs are dropped as repeats.
   assert stats.chisquare(*zip(*table, strict=True)).pvalue > 0.001
-  # Of 100 different pairs of single digits all are there before long.
+  # Most of the 100 pairs of single digits occur.
   assert 80 < len([pair for pair in pairs if max(pair) < 10]) <= 100
 
 
-def read_system(question):
-  """Equations and what is asked, read from the text alone."""
+def parse_system(question):
+  """Parses the equations, number of definitions and unknown of a question."""
   text = question.replace('*', ' * ')
   *definitions, system = re.findall(r'(?:Let|Suppose|Solve) ([^.]*)\.', text)
   system, asked = system.split(' for ')
@@ -199,24 +203,26 @@ def read_system(question):
 def test_equations_have_exactly_one_solution(level, directory):
   unknowns, letters = linear_equations.LEVELS[level]
   for example in builtin.read(f'linear_equations/{level}/test[:20]', directory):
-    equations, definitions, asked = read_system(example.question)
+    equations, definitions, asked = parse_system(example.question)
     symbols = sorted(set().union(*(e.free_symbols for e in equations)), key=str)
     (solution,) = sympy.linsolve(equations, symbols)
     assert not set().union(*(value.free_symbols for value in solution))
-    found = dict(zip(symbols, solution, strict=True))
-    assert str(found[asked]) == example.answer
+    values = dict(zip(symbols, solution, strict=True))
+    assert str(values[asked]) == example.answer
     assert re.fullmatch(r'-?\d+', example.answer)
-    # The structure of the levels: 2, 3, 4 unknowns, letters on higher ones.
+    # Higher levels have more unknowns, and letters for their coefficients.
     assert definitions == letters * unknowns
     assert len(equations) == unknowns + definitions
     assert len(symbols) == unknowns + definitions
 
 
-def test_the_mixture_has_as_many_of_each_level(directory):
+def test_the_mixture_has_equally_many_of_each_level(directory):
   examples = builtin.read('linear_equations/test', directory)
   kinds = collections.Counter(
     (len(equations) - definitions, bool(definitions))
-    for equations, definitions, _ in (read_system(e.question) for e in examples)
+    for equations, definitions, _ in (
+      parse_system(e.question) for e in examples
+    )
   )
   assert set(kinds.values()) == {20}
   assert set(kinds) == {tuple(x) for x in linear_equations.LEVELS.values()}
@@ -229,9 +235,9 @@ def test_solutions_pass_their_tests(directory):
     for split in ('test', 'validation')
     for example in builtin.read(f'programs/{split}', directory)
   ]
-  with sandbox.open_sandbox(workers=2) as judge:
-    found = judge.run([(e.solution, e.tests) for e in examples])
-  for example, results in zip(examples, found, strict=True):
+  with sandbox.open_sandbox(workers=2) as opened:
+    table = opened.run([(e.solution, e.tests) for e in examples])
+  for example, results in zip(examples, table, strict=True):
     assert unit_tests.fraction_passed(results) == 1, example.question
     assert len(set(example.tests)) >= 5
     assert not unit_tests.contradictions(example.tests)
@@ -241,7 +247,7 @@ def test_solutions_pass_their_tests(directory):
       assert re.fullmatch(r'-?\d+( -?\d+)*', case.output)
 
 
-def test_the_package_ships_its_programs():
+def test_the_package_contains_its_programs():
   rows = (ROOT / 'sqlm_jax' / 'datasets' / 'programs.jsonl').read_text()
   assert len([json.loads(line) for line in rows.splitlines()]) == 42
   assert "'sqlm_jax.datasets': ['*.jsonl']" in (ROOT / 'setup.py').read_text()

@@ -21,7 +21,7 @@ from sqlm_jax import train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes as processes_lib
 from sqlm_jax.run import build, train_states
-from sqlm_jax.workdir import checkpoints, run_writer, storage
+from sqlm_jax.workdir import checkpoints, jsonl, storage
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = {
@@ -134,10 +134,10 @@ def assert_same_numbers(found: dict, expected: dict):
 def assert_same_run(found: pathlib.Path, expected: pathlib.Path, config):
   for name in ('metrics.jsonl', 'eval.jsonl'):
     paths = [path / name for path in (found, expected)]
-    rows = [run_writer.read_jsonl(path) for path in paths if path.exists()]
+    rows = [jsonl.read(path) for path in paths if path.exists()]
     for one, other in zip(*rows, strict=True):
       assert_same_numbers(one, other)
-  metrics = run_writer.read_jsonl(found / 'metrics.jsonl')
+  metrics = jsonl.read(found / 'metrics.jsonl')
   for role in ('proposer', 'solver'):
     assert any(row.get(f'train/{role}/updates') for row in metrics)
   for one, other in zip(rows_of(found), rows_of(expected), strict=True):
@@ -161,8 +161,8 @@ def restored(workdir, config):
 
 def test_a_signal_to_one_stops_all_at_the_same_step(two):
   workdir, outputs = two
-  steps = len(run_writer.read_jsonl(workdir / 'metrics.jsonl'))
-  assert f'Stopped after {steps} of 100000 steps, and saved' in outputs[0]
+  steps = len(jsonl.read(workdir / 'metrics.jsonl'))
+  assert f'Stopped and saved after {steps} of 100000 steps' in outputs[0]
   assert 'steps' not in outputs[1]  # the first one speaks for all
   saved = {path.name for path in (workdir / 'checkpoints').iterdir()}
   assert saved == {str(steps), 'run_id'}
@@ -171,7 +171,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(two):
 def test_one_process_and_two_go_on_with_the_run_of_two(two, tmp_path):
   """Which is the run of one that was never stopped."""
   workdir = shutil.copytree(two[0], tmp_path / 'two')
-  steps = len(run_writer.read_jsonl(workdir / 'metrics.jsonl'))
+  steps = len(jsonl.read(workdir / 'metrics.jsonl'))
   train.train(
     config_of(TWO | ONE_DEVICE | {'num_steps': steps + 1}), str(workdir)
   )
@@ -197,7 +197,7 @@ def test_one_process_and_two_go_on_with_the_run_of_two(two, tmp_path):
 def evaluations(workdir):
   """All answers, by the evaluation that asked for them."""
   return {
-    path.parent.name: run_writer.read_jsonl(path)
+    path.parent.name: jsonl.read(path)
     for path in workdir.glob('evaluations/*/answers.jsonl')
   }
 
@@ -224,7 +224,7 @@ def test_a_workdir_that_is_taken_is_refused_to_both(tmp_path):
         process.kill()
   assert [p.returncode for p in processes] == [1, 1], outputs
   for said in outputs:
-    assert 'another run is writing there' in said
+    assert 'another run is writing to this directory' in said
 
 
 # Exchanges with the other process until one of them fails in its own way.

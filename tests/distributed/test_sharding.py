@@ -1,4 +1,4 @@
-"""Where every array lives, on eight devices."""
+"""Shardings of every array on eight devices."""
 
 import functools
 import types
@@ -10,6 +10,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, optimizer
 from sqlm_jax.models import layers, lora, policy
@@ -332,7 +333,9 @@ def test_constrain_rows():
 def test_moments_live_where_their_parameter_does(tied, clip_norm):
   params = abstract_params(tied)
   adam = optimizer.make_optimizer(
-    learning_rate=1e-3, warmup_steps=3, weight_decay=0.1, clip_norm=clip_norm
+    training_schema.Optimizer(
+      learning_rate=1e-3, warmup_steps=3, weight_decay=0.1, clip_norm=clip_norm
+    )
   )
   state = jax.eval_shape(adam.init, params)
   found = sharding.shard_like_parameters(state, params, mesh())

@@ -74,7 +74,7 @@ def plain_values(params, batch):
 
 
 def plain_loss(params, batch):
-  """The same loss over unshared rows, written out."""
+  """Computes the loss directly, over unshared rows."""
   values = plain_values(params, batch)
   total = 0.0
   for q, g in np.ndindex(Q, G):

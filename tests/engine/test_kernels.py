@@ -1,4 +1,4 @@
-"""What GPUs and TPUs do otherwise, on a CPU: kernels interpreted, or by XLA."""
+"""Kernels of GPUs and TPUs, interpreted or replaced by XLA on a CPU."""
 
 import dataclasses
 import functools

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.engine import optimizer as optimizer_lib
@@ -30,7 +31,7 @@ Q, G, R = 4, 3, 5
 
 @functools.cache
 def sampled_logprobs() -> np.ndarray:
-  """What a sampler would have recorded for the tokens of `make_batch`."""
+  """Returns the log-probabilities that a sampler would record."""
   tokens = np.random.default_rng(1).integers(0, 300, (Q, G, R))
   texts = [
     [*PROMPTS[q], *tokens[q, g].tolist()] for q in range(Q) for g in range(G)
@@ -72,7 +73,7 @@ def pack(batch: groups.GroupBatch) -> groups.GroupBatch:
 
 
 def plain_loss(params, batch, settings, reference=None):
-  """The same loss over unshared rows, one text a row, written out."""
+  """Computes the loss directly, over unshared rows with one text each."""
   clip, kl = settings.clip, settings.kl
   rows = [
     (q, g)
@@ -324,7 +325,7 @@ def test_padding_does_not_reach_loss_or_gradient():
 
 
 def linear_update(optimizer):
-  """Of one parameter, whose gradient is an advantage everywhere."""
+  """Returns an update of one parameter whose gradient is an advantage."""
 
   def loss_of(params, batch):
     loss = (params['embedding'] * batch.advantages[0, 0, 0]).sum()
@@ -357,7 +358,9 @@ def test_an_update_that_is_not_finite_changes_no_bit(bad):
 
 def test_a_state_is_written_in_place_to_the_same_bits(monkeypatch):
   """XLA for processors would copy both moments first."""
-  optimizer = optimizer_lib.make_optimizer(learning_rate=0.1, weight_decay=0.1)
+  optimizer = optimizer_lib.make_optimizer(
+    training_schema.Optimizer(learning_rate=0.1, weight_decay=0.1)
+  )
   batch, found = make_batch(), []
   for knows in (learner._compiler_knows, lambda option: False):
     monkeypatch.setattr(learner, '_compiler_knows', knows)

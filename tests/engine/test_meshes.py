@@ -118,7 +118,7 @@ def play(family, shape, packed=True):
 
 
 def parts_of(state):
-  """What a device holds of every array, by shape."""
+  """Returns the shape of a device's shard of every array."""
   return jax.tree.map(lambda x: x.sharding.shard_shape(x.shape), state)
 
 
@@ -148,7 +148,7 @@ def test_samples_and_update_are_those_of_one_device(family, shape):
 
 @pytest.mark.parametrize('family', ['llama', 'qwen2'])
 def test_no_device_holds_all_of_the_unembedding(family):
-  """What moves are rows: of a large vocabulary much less."""
+  """Devices exchange rows, which are smaller than the unembedding."""
   mesh = sharding.make_mesh(dict(zip(sharding.AXES, (1, 8, 1), strict=True)))
   p = make_policy(family, mesh)
   params = jax.eval_shape(p.init, jax.random.key(0))

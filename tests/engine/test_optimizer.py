@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from sqlm_jax.config import training_schema
 from sqlm_jax.engine import optimizer
 from tests import tiny
 
@@ -14,6 +15,12 @@ PARAMS = {
   'mlp': {'kernel': jnp.array([[8.0, 4.0]])},
   'norm': {'scale': jnp.array([8.0, 1.0])},
 }
+
+
+def make_optimizer(**settings):
+  """Returns an optimizer without weight decay by default."""
+  config = training_schema.Optimizer(**{'weight_decay': 0.0} | settings)
+  return optimizer.make_optimizer(config)
 
 
 def updates_of(transform, gradients, params):
@@ -27,7 +34,7 @@ def updates_of(transform, gradients, params):
 def test_scales_of_norms_do_not_decay():
   # Without a gradient Adam stands still, and what is left is p lr decay:
   # an eighth of the matrices.
-  adam = optimizer.make_optimizer(learning_rate=0.5, weight_decay=0.25)
+  adam = make_optimizer(learning_rate=0.5, weight_decay=0.25)
   zero = jax.tree.map(jnp.zeros_like, PARAMS)
   (update,) = updates_of(adam, [zero], PARAMS)
   new = optax.apply_updates(PARAMS, update)
@@ -59,9 +66,7 @@ def test_matrices_are_all_but_the_scales(tied):
   [(0.0, 1.0), (26.0, 1.0), (13.0, 1.0), (6.5, 0.5), (1.0, 1 / 13)],
 )
 def test_gradients_are_clipped_by_their_global_norm(clip_norm, factor):
-  adam = optimizer.make_optimizer(
-    learning_rate=1.0, b1=0.75, clip_norm=clip_norm
-  )
+  adam = make_optimizer(learning_rate=1.0, b1=0.75, clip_norm=clip_norm)
   params = {
     'a': {'kernel': jnp.ones((1, 2))},
     'b': {'scale': jnp.ones(2)},
@@ -91,7 +96,7 @@ def test_gradients_are_clipped_by_their_global_norm(clip_norm, factor):
 def test_warm_up(warmup_steps, rates):
   # For equal gradients both moments, without bias, equal them: updates are
   # -lr g / (|g| + 1e-8).
-  adam = optimizer.make_optimizer(
+  adam = make_optimizer(
     learning_rate=0.125, warmup_steps=warmup_steps, clip_norm=0.0
   )
   gradient = jax.tree.map(lambda x: jnp.full_like(x, -2.0), PARAMS)
@@ -105,9 +110,7 @@ def test_warm_up(warmup_steps, rates):
 def test_two_steps_by_hand():
   # b1 = b2 = 1/2, g = 1 and then 3. First moments 1/2 and 7/4, second 1/2
   # and 19/4; both unbiased by 1 - 1/4: 7/3 and 19/3.
-  adam = optimizer.make_optimizer(
-    learning_rate=1.0, b1=0.5, b2=0.5, clip_norm=0
-  )
+  adam = make_optimizer(learning_rate=1.0, b1=0.5, b2=0.5, clip_norm=0)
   params = {'kernel': jnp.zeros((1, 1))}
   gradients = [{'kernel': jnp.full((1, 1), g)} for g in (1.0, 3.0)]
   one, two = updates_of(adam, gradients, params)
@@ -147,9 +150,7 @@ def test_moments_fall_and_rise_however_they_are_stored(stored, moments):
 
   nu = (1 - b2^100) b2^100 = 0.0861, and mu = 0.9^100 (1 - 0.9^100).
   """
-  adam = optimizer.make_optimizer(
-    learning_rate=1e-3, moment_dtype=moments, clip_norm=0.0
-  )
+  adam = make_optimizer(learning_rate=1e-3, moment_dtype=moments, clip_norm=0.0)
   params = {'kernel': jnp.ones((100, 100), stored)}
 
   def step(state, gradient):

@@ -1,4 +1,4 @@
-"""What a call of the sampler has drawn so far."""
+"""The responses that a sampler call has drawn so far."""
 
 import numpy as np
 

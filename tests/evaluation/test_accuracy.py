@@ -1,4 +1,4 @@
-"""Figures and intervals against definitions, scipy and statsmodels."""
+"""Tests of figures and intervals against definitions, scipy and statsmodels."""
 
 import itertools
 import math
@@ -14,8 +14,8 @@ from sqlm_jax.evaluation import accuracy
 
 
 @pytest.mark.parametrize('n', [1, 2, 5, 8])
-def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(n):
-  """The definition: of all ways to draw k of the n answers."""
+def test_pass_at_k_is_the_fraction_of_subsets_with_a_right_answer(n):
+  """By definition, over all subsets of k of the n answers."""
   right_QN = np.array([[i < c for i in range(n)] for c in range(n + 1)])
   for k in range(1, n + 1):
     expected = [
@@ -28,14 +28,14 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(n):
 def test_pass_at_k_of_many_answers_is_finite():
   right_QN = np.zeros((1, 4096), bool)
   right_QN[0, :3] = True
-  # Of 2048 drawn answers none is right: (2048 2047 2046) / (4096 4095 4094).
+  # Probability that none of 2048 answers is right.
   missed = 2048 * 2047 * 2046 / (4096 * 4095 * 4094)
-  found = accuracy.pass_at(right_QN, 2048)
-  np.testing.assert_allclose(found, [1 - missed], rtol=1e-9)
+  passed = accuracy.pass_at(right_QN, 2048)
+  np.testing.assert_allclose(passed, [1 - missed], rtol=1e-9)
 
 
 @pytest.mark.parametrize('k', [0, 3])
-def test_pass_at_needs_that_many_answers(k):
+def test_pass_at_k_needs_k_answers(k):
   with pytest.raises(ValueError, match=f'k={k}: expected 1 to 2'):
     accuracy.pass_at(np.ones((1, 2), bool), k)
 
@@ -52,13 +52,15 @@ def test_pass_at_needs_that_many_answers(k):
     (['1'], [True], True, 1.0),
   ],
 )
-def test_votes(answers, right, expected, share):
+def test_a_vote_is_right_if_the_most_frequent_answer_is(
+  answers, right, expected, share
+):
   assert accuracy.majority_is_right(answers, right) == expected
   assert accuracy.agreement(answers) == pytest.approx(share)
 
 
 def row(greedy, *sampled):
-  """Answers as text, right is '1'."""
+  """Returns a row of an evaluation; the true answer is '1'."""
   answers = [greedy, *sampled]
   return {'answers': answers, 'right': [a == '1' for a in answers]}
 
@@ -70,57 +72,60 @@ def test_an_evaluation_worked_by_hand():
     row('1', '2', '1', '1', '2'),
     row(None, None, None, '1', '2'),
   ]
-  found = accuracy.summarize(rows, 2)
-  value = {name: one['value'] for name, one in found.items()}
+  figures = accuracy.summarize(rows, 2)
+  value = {name: figure['value'] for name, figure in figures.items()}
   assert value['greedy'] == 2 / 4
-  # Right of 2: (1, 2), (0, 0), (1, 1), (0, 1).
-  assert found['mean@2']['seeds'] == [2 / 8, 4 / 8]
+  # Right answers of 2, by question and seed: (1, 2), (0, 0), (1, 1), (0, 1).
+  assert figures['mean@2']['seeds'] == [2 / 8, 4 / 8]
   assert value['mean@2'] == 6 / 16
-  assert found['mean@2']['std'] == pytest.approx(0.25 / math.sqrt(2))
-  # 3, 0, 2 and 1 of 4 are right: 1 - C(4 - c, 2) / 6.
+  assert figures['mean@2']['std'] == pytest.approx(0.25 / math.sqrt(2))
+  # Of 4 answers, 3, 0, 2 and 1 are right: 1 - C(4 - c, 2) / 6.
   assert value['pass@2'] == pytest.approx((1 + 0 + 5 / 6 + 3 / 6) / 4)
   assert value['pass@4'] == 3 / 4
-  # The first of equals wins: right in 1 of 4, then in all but the second.
-  assert found['maj@2']['seeds'] == [1 / 4, 3 / 4]
+  # In a tie the first answer wins: right for 1 question, then for 3.
+  assert figures['maj@2']['seeds'] == [1 / 4, 3 / 4]
   assert value['unparsed'] == (0 + 2 + 0 + 3) / 20
-  assert list(found) == [
+  assert list(figures) == [
     *('greedy', 'mean@2', 'pass@2', 'pass@4', 'maj@2', 'unparsed')
   ]
 
 
-def test_programs_have_no_vote_and_greedy_alone_no_samples():
+def test_figures_without_votes_and_without_samples():
   rows = [row('1', '1'), row('2', '1')]
-  found = accuracy.summarize(rows, 1, votes=False)
-  assert list(found) == ['greedy', 'mean@1', 'unparsed']
-  assert found['mean@1']['std'] is None
-  found = accuracy.summarize([row('1')], 0)
-  assert list(found) == ['greedy', 'unparsed']
+  figures = accuracy.summarize(rows, 1, votes=False)
+  assert list(figures) == ['greedy', 'mean@1', 'unparsed']
+  assert figures['mean@1']['std'] is None
+  figures = accuracy.summarize([row('1')], 0)
+  assert list(figures) == ['greedy', 'unparsed']
 
 
-def test_the_interval_is_that_of_a_mean():
-  """Of many values the bootstrap and Student's interval are nearly the same."""
+def test_the_interval_of_many_values_equals_that_of_a_mean():
+  """The bootstrap interval is then close to Student's interval."""
   values = np.random.default_rng(3).random(2000)
-  found = accuracy.with_interval(values)
+  interval = accuracy.with_interval(values)
   expected = stats.t.interval(
     0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values)
   )
   # The ends of 2,000 resamples vary by a few hundredths of the width.
   width = expected[1] - expected[0]
-  assert found['low'] == pytest.approx(expected[0], abs=0.05 * width)
-  assert found['high'] == pytest.approx(expected[1], abs=0.05 * width)
+  assert interval['low'] == pytest.approx(expected[0], abs=0.05 * width)
+  assert interval['high'] == pytest.approx(expected[1], abs=0.05 * width)
 
 
-def test_the_interval_holds_the_truth_19_times_in_20():
+def test_95_percent_of_the_intervals_contain_the_true_value():
   rng = np.random.default_rng(4)
-  found = [accuracy.with_interval(rng.random(200) < 0.3) for _ in range(120)]
-  held = sum(one['low'] <= 0.3 <= one['high'] for one in found)
-  # Binomial with 0.95, four standard deviations (of 2.4) below, one more: a
-  # percentile interval of a share is a little short.
+  intervals = [
+    accuracy.with_interval(rng.random(200) < 0.3) for _ in range(120)
+  ]
+  held = sum(x['low'] <= 0.3 <= x['high'] for x in intervals)
+  # The count is binomial with probability 0.95 and a standard deviation of 2.4.
+  # The lower limit is five standard deviations below the mean, because a
+  # percentile interval of a fraction is slightly too short.
   assert 102 <= held < 120
 
 
 @pytest.mark.parametrize('count, total', [(0, 7), (7, 7), (3, 7), (90, 100)])
-def test_wilson(count, total):
+def test_wilson_interval(count, total):
   expected = proportion.proportion_confint(count, total, method='wilson')
   np.testing.assert_allclose(
     accuracy.wilson(count, total), np.clip(expected, 0, 1), atol=1e-12
@@ -132,16 +137,16 @@ def test_wilson(count, total):
 
 
 @pytest.mark.parametrize('values', [[1, 1, 1], [0, 0], [1], [0], [0.5] * 4])
-def test_all_alike_is_not_certain(values):
-  found = accuracy.with_interval(np.array(values))
-  assert found['low'] <= found['value'] <= found['high']
-  assert found['high'] - found['low'] > 0.4
+def test_the_interval_of_equal_values_has_a_width(values):
+  interval = accuracy.with_interval(np.array(values))
+  assert interval['low'] <= interval['value'] <= interval['high']
+  assert interval['high'] - interval['low'] > 0.4
   assert accuracy.wilson(0, 0) == (0, 1)
 
 
-def test_pass_at_k_is_told_of_the_k_that_was_asked_for():
-  found = accuracy.summarize([row('1', *'122112'), row('2', *'121212')], 3)
-  assert [name for name in found if name.startswith('pass')] == [
+def test_pass_at_k_is_computed_for_powers_of_two_and_the_samples():
+  figures = accuracy.summarize([row('1', *'122112'), row('2', *'121212')], 3)
+  assert [name for name in figures if name.startswith('pass')] == [
     *('pass@2', 'pass@3', 'pass@4', 'pass@6')
   ]
 
@@ -155,7 +160,7 @@ def test_pass_at_k_is_told_of_the_k_that_was_asked_for():
 )
 @hypothesis.settings(max_examples=30)
 def test_any_answers_have_figures(answers):
-  rows = [row(*one) for one in answers]
+  rows = [row(*group) for group in answers]
   for samples in (4, 2, 1):
-    for one in accuracy.summarize(rows, samples).values():
-      assert 0 <= one['low'] <= one['value'] <= one['high'] <= 1
+    for x in accuracy.summarize(rows, samples).values():
+      assert 0 <= x['low'] <= x['value'] <= x['high'] <= 1

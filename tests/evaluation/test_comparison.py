@@ -1,4 +1,4 @@
-"""Comparisons of answers that are known."""
+"""Tests of comparisons, on known answers."""
 
 import json
 
@@ -22,7 +22,7 @@ SETTINGS = {
 
 
 def row(index, answers, question=None):
-  """The true answer is always 1."""
+  """Returns a row of an evaluation; the true answer is always 1."""
   return {
     'index': index,
     'question': question or f'{index} * 0 + 1',
@@ -34,7 +34,7 @@ def row(index, answers, question=None):
 
 
 def sides():
-  """Of 20 questions 5 get right, 1 gets wrong and 2 change their error."""
+  """Returns both sides: 5 of 20 become right, 1 wrong, 2 change their error."""
   before = ['2'] * 5 + ['1'] + ['2', '3'] + ['1'] * 10 + ['2', None]
   after = ['1'] * 5 + ['2'] + ['3', None] + ['1'] * 10 + ['2', None]
   return [
@@ -43,70 +43,70 @@ def sides():
   ]
 
 
-def compare(one, other, **changes):
+def compare(first, second, **changes):
   return comparison.compare(
-    one,
-    other,
+    first,
+    second,
     names=('0', 'best'),
     settings=(SETTINGS, SETTINGS | {'step': 12} | changes),
   )
 
 
 def test_a_comparison_worked_by_hand():
-  found = compare(*sides())
-  assert found['changed'] == {
+  compared = compare(*sides())
+  assert compared['changed'] == {
     'wrong to right': 5,
     'right to wrong': 1,
-    'wrong to another wrong one': 2,
+    'wrong to another wrong answer': 2,
     'right both times': 10,
-    'the same wrong one': 2,
+    'same wrong answer': 2,
   }
-  greedy = found['figures']['greedy']
-  assert [one['value'] for one in greedy['values']] == [11 / 20, 15 / 20]
+  greedy = compared['figures']['greedy']
+  assert [x['value'] for x in greedy['values']] == [11 / 20, 15 / 20]
   assert greedy['difference']['value'] == pytest.approx(4 / 20)
-  # Of 6 that changed at most 1 the other way: 2 (1 + 6) / 2^6.
+  # 6 changed, at most 1 in the other direction: 2 (1 + 6) / 2^6.
   assert greedy['difference']['p'] == pytest.approx(14 / 64)
-  assert found['figures']['mean@2']['difference']['p'] == 1
-  assert [e['question'] for e in found['lost']] == ['5 * 0 + 1']
-  assert found['lost'][0]['answers'] == ['1', '2']
-  assert len(found['gained']) == 5
-  assert found['settings_differ'] == {}
-  assert json.loads(json.dumps(found)) == found
+  assert compared['figures']['mean@2']['difference']['p'] == 1
+  assert [e['question'] for e in compared['lost']] == ['5 * 0 + 1']
+  assert compared['lost'][0]['answers'] == ['1', '2']
+  assert len(compared['gained']) == 5
+  assert compared['settings_differ'] == {}
+  assert json.loads(json.dumps(compared)) == compared
 
 
-def test_a_difference_that_is_everywhere_the_same_says_so():
-  """In sides() the sampled answers are the same, and half of them right."""
-  found = compare(*sides())
-  difference = found['figures']['mean@2']['difference']
+def test_a_constant_difference_is_explained():
+  """The sampled answers of `sides` are the same, and half of them are right."""
+  compared = compare(*sides())
+  difference = compared['figures']['mean@2']['difference']
   # 1.96^2 / (20 + 1.96^2)
   assert difference['value'] == 0
   assert difference['high'] == pytest.approx(0.1611, abs=1e-4)
-  assert not found['figures']['greedy']['difference']['constant']
-  said = report.to_markdown(found)
-  assert 'All 20 questions differ alike in mean@2, pass@2, maj@2, so' in said
-  assert 'nan' not in said
+  assert not compared['figures']['greedy']['difference']['constant']
+  text = report.to_markdown(compared)
+  assert 'All 20 questions have the same difference in mean@2, pass@2' in text
+  assert 'nan' not in text
 
 
-def test_ten_examples_each_way():
-  one = [row(i, ['2']) for i in range(30)]
-  other = [row(i, ['1']) for i in range(30)]
-  found = comparison.compare(
-    one, other, names=('a', 'b'), settings=(SETTINGS | {'samples': 0},) * 2
+def test_ten_examples_are_kept_in_each_direction():
+  first = [row(i, ['2']) for i in range(30)]
+  second = [row(i, ['1']) for i in range(30)]
+  compared = comparison.compare(
+    first, second, names=('a', 'b'), settings=(SETTINGS | {'samples': 0},) * 2
   )
-  assert len(found['gained']) == 10
-  assert found['changed']['wrong to right'] == 30
-  assert found['figures']['greedy']['difference']['p'] == 2 / 2**30
+  assert len(compared['gained']) == 10
+  assert compared['changed']['wrong to right'] == 30
+  assert compared['figures']['greedy']['difference']['p'] == 2 / 2**30
 
 
-def test_other_questions_are_refused():
-  one, other = sides()
-  with pytest.raises(ValueError, match='found 20 and 19'):
-    compare(one, other[:-1])
-  other[3] = row(3, ['1', '1', '1'], question='what?')
+def test_different_questions_are_rejected():
+  first, second = sides()
+  with pytest.raises(ValueError, match='found 20 and 19 questions'):
+    compare(first, second[:-1])
+  second[3] = row(3, ['1', '1', '1'], question='what?')
   with pytest.raises(ValueError, match=r"'3 \* 0 \+ 1' and 'what\?' at num"):
-    compare(one, other)
+    compare(first, second)
 
 
-def test_settings_that_differ_are_told():
-  found = compare(*sides(), temperature=0.5)
-  assert found['settings_differ'] == {'temperature': [1.0, 0.5]}
+def test_settings_that_differ_are_listed():
+  compared = compare(*sides(), temperature=0.5)
+  assert compared['settings_differ'] == {'temperature': [1.0, 0.5]}

@@ -66,7 +66,7 @@ def test_no_majority(answers, winner, count, reason):
   assert result.reason == reason
 
 
-@pytest.mark.parametrize('ties', vote.TIES)
+@pytest.mark.parametrize('ties', ['none', 'first'])
 @pytest.mark.parametrize(
   'answers, min_agreement, wins',
   [
@@ -138,7 +138,7 @@ def test_ties_first_equals_a_maximum_in_order(answers):
   st.lists(
     st.none() | st.text(max_size=2) | st.fractions() | st.integers(), max_size=6
   ),
-  st.sampled_from(vote.TIES),
+  st.sampled_from(['none', 'first']),
   st.floats(0, 1),
 )
 def test_no_answers_crash_it(answers, ties, min_agreement):
@@ -176,7 +176,7 @@ def test_agreement_of_weighted_votes_is_a_share_of_the_weight():
   assert at_least(0.61).reason == 'disagreement'
 
 
-@hypothesis.given(ANSWERS, st.sampled_from(vote.TIES), st.floats(0, 1))
+@hypothesis.given(ANSWERS, st.sampled_from(['none', 'first']), st.floats(0, 1))
 def test_equal_weights_change_nothing(answers, ties, least):
   plain = vote.majority(answers, ties=ties, min_agreement=least)
   weighted = vote.majority(

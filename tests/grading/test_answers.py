@@ -1,4 +1,4 @@
-"""Canonical answers: equal exactly if two answers mean the same."""
+"""Canonical answers of the kinds 'number' and 'text'."""
 
 import fractions
 import string
@@ -70,7 +70,7 @@ def test_number(text, expected):
     ',000',
     '1000,000',
     '1 000',
-    '1 1/2',  # neither 11/2 nor 3/2: one number and another
+    '1 1/2',  # ambiguous: 11/2, 3/2 or two numbers
     '1 000/2',
     '- 1/2',  # as '- 5'
     '1/0',
@@ -101,7 +101,7 @@ def test_number(text, expected):
     '5 %',
     '٥',  # Arabic-Indic digits: \d, but not ASCII
     '५',
-    '5²',  # not 52, nor is 3½ 31/2
+    '5²',  # not 52, as 3½ is not 31/2
     '5₂',
     '²',
     '½',
@@ -114,7 +114,7 @@ def test_number(text, expected):
     '1' + ',000' * 30_000,
   ],
 )
-def test_what_is_no_number_is_a_blank(text):
+def test_other_texts_are_not_numbers(text):
   assert answers.number(text) is None
 
 
@@ -132,7 +132,7 @@ def test_what_is_no_number_is_a_blank(text):
     '「12.0。」', '24/2.', '1200%。', '**Answer:** 12.0.',
   ],
 )  # fmt: skip
-def test_what_stands_around_a_number(text):
+def test_numbers_in_sentences_and_typesetting(text):
   assert answers.KINDS['number'](text) == 12
 
 
@@ -146,12 +146,12 @@ def test_what_stands_around_a_number(text):
     '12..', '12.0..', '1.2.0.', '12.0,',
   ],
 )  # fmt: skip
-def test_no_number_is_guessed(text):
+def test_ambiguous_texts_are_not_numbers(text):
   assert answers.KINDS['number'](text) is None
 
 
 @pytest.mark.parametrize('sign', '-\u2212\u2010\u2011\u2012\u2013－﹣')
-def test_signs_of_a_negative_number(sign):
+def test_minus_signs(sign):
   assert answers.number(f'{sign}3') == -3
 
 
@@ -167,7 +167,7 @@ def test_signs_of_a_negative_number(sign):
     '【答え】摩耗',
   ],
 )  # fmt: skip
-def test_one_answer_in_japanese(text):
+def test_short_text_in_japanese(text):
   assert answers.short_text(text) == '摩耗'
 
 
@@ -179,12 +179,12 @@ def test_one_answer_in_japanese(text):
     'Antwort: Paris', 'La réponse est Paris.', 'Ｐａｒｉｓ。', '«Paris»',
   ],
 )  # fmt: skip
-def test_one_answer_in_english(text):
+def test_short_text_in_european_languages(text):
   assert answers.short_text(text) == 'paris'
 
 
 @pytest.mark.parametrize(
-  'one, other',
+  'left, right',
   [
     ('摩耗', '摩擦'),
     ('5²', '52'),
@@ -208,7 +208,7 @@ def test_one_answer_in_english(text):
     ('$5 and $10', '5 and 10'),
     ('a or b', 'a'),
     ('not Paris', 'Paris'),
-    # No introduction, but words that begin like one.
+    # Words that begin like an introduction.
     ("The answer isn't Paris", "n't Paris"),
     ('La respuesta está en casa', 'á en casa'),
     ('Die Antwort istanbul', 'anbul'),
@@ -221,12 +221,12 @@ def test_one_answer_in_english(text):
     ('온도 이상', '온도이상'),
   ],
 )
-def test_other_answers_stay_apart(one, other):
-  assert answers.short_text(one) != answers.short_text(other)
+def test_different_short_texts_stay_different(left, right):
+  assert answers.short_text(left) != answers.short_text(right)
 
 
 @hypothesis.given(st.text())
-def test_no_text_crashes_any_kind(text):
+def test_any_text_can_be_parsed(text):
   for kind in answers.KINDS.values():
     answer = kind(text)
     assert answer is None or hash(answer) == hash(kind(text))
@@ -235,19 +235,19 @@ def test_no_text_crashes_any_kind(text):
 @hypothesis.given(
   st.text(string.digits + '+-.,/% ½²５\u2212\u0665', max_size=12)
 )
-def test_nothing_like_a_number_crashes_it(text):
+def test_any_text_of_digits_and_signs_can_be_parsed(text):
   value = answers.number(text)
   assert value is None or isinstance(value, F)
 
 
 @hypothesis.given(st.fractions(max_denominator=10**6))
-def test_number_reads_every_fraction_as_it_is_printed(value):
+def test_number_parses_printed_fractions(value):
   assert answers.number(str(value)) == value
   assert answers.number(f' {value}\n') == value
 
 
 @hypothesis.given(st.integers(-(10**20), 10**20))
-def test_number_reads_every_integer_as_it_is_printed(value):
+def test_number_parses_printed_integers(value):
   for text in (f'{value}', f'{value:+}', f'{value:,}', f'{value}.0'):
     assert answers.number(text) == value
   assert answers.number(f'{value}%') == F(value, 100)
@@ -258,7 +258,7 @@ def test_number_reads_every_integer_as_it_is_printed(value):
   .filter(lambda x: abs(x) < 10**12)
   .map(lambda x: f'{x:f}')
 )
-def test_number_reads_every_decimal_as_fraction_does(text):
+def test_number_parses_decimals_like_fraction(text):
   assert answers.number(text) == F(text)
 
 
@@ -309,7 +309,7 @@ PIECES = (
     st.text(), st.lists(st.sampled_from(PIECES), max_size=8).map(''.join)
   )
 )
-def test_short_text_is_its_own_canonical_form(text):
+def test_canonical_short_texts_are_canonical(text):
   once = answers.short_text(text)
   if once is not None:
     assert answers.short_text(once) == once

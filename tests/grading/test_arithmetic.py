@@ -1,4 +1,4 @@
-"""Values of expressions, and what is none."""
+"""Values of arithmetic expressions."""
 
 import fractions
 
@@ -142,15 +142,15 @@ def test_value(expression, expected):
     '1' + ' ' * 10 + '+' + '1' * 200,
   ],
 )
-def test_hostile_or_meaningless(expression):
+def test_invalid_or_hostile_expressions_have_no_value(expression):
   assert arithmetic.value(expression) is None
 
 
-def test_leading_zeros_are_no_python():
+def test_leading_zeros_are_invalid():
   assert arithmetic.value('007 + 1') is None
 
 
-def test_as_long_as_allowed():
+def test_longest_allowed_expressions():
   # 199 characters: a hundred ones joined by 99 signs.
   assert arithmetic.value('+'.join('1' * 100)) == 100
   assert arithmetic.value('-' * 199 + '1') == -1
@@ -158,7 +158,7 @@ def test_as_long_as_allowed():
 
 
 @hypothesis.given(st.text(max_size=40))
-def test_no_text_crashes_it(text):
+def test_any_text_can_be_evaluated(text):
   value = arithmetic.value(text)
   assert value is None or isinstance(value, F)
 
@@ -166,13 +166,13 @@ def test_no_text_crashes_it(text):
 @hypothesis.given(
   st.text('0123456789.+-*/()_eExjJ×\u2212 TrueFalse"\'#\\\n', max_size=40)
 )
-def test_nothing_like_an_expression_crashes_it(text):
+def test_any_text_of_operators_can_be_evaluated(text):
   value = arithmetic.value(text)
   assert value is None or isinstance(value, F)
 
 
 def expressions():
-  """Pairs of a text and its value by fractions, built up together."""
+  """Generates pairs of an expression and its value as a Fraction."""
   leaf = st.integers(0, 999).map(lambda n: (str(n), F(n)))
 
   def join(parts):
@@ -193,11 +193,11 @@ def expressions():
 
 
 @hypothesis.given(expressions())
-def test_value_equals_that_of_fractions(pair):
+def test_value_agrees_with_fractions(pair):
   text, value = pair
   assert arithmetic.value(text) == value
 
 
-def test_decimals_are_exact_however_long():
-  found = arithmetic.value('12345678901234567.5 + 0.1')
-  assert found == fractions.Fraction('12345678901234567.6')
+def test_long_decimals_are_exact():
+  value = arithmetic.value('12345678901234567.5 + 0.1')
+  assert value == fractions.Fraction('12345678901234567.6')

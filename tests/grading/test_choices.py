@@ -36,8 +36,8 @@ def test_letters(text):
     ('(c) New York', 'C'),
     ('C: new york.', 'C'),
     ('d. Rome', 'D'),
-    ('B) Rome', None),  # the letter of one, the text of another
-    ('E', None),  # there are four
+    ('B) Rome', None),  # the letter and the text belong to different options
+    ('E', None),  # there are four options
     ('(E)', None),
     ('Berlin', None),
     ('e) Berlin', None),
@@ -65,13 +65,13 @@ def test_among_options(text, expected):
 @pytest.mark.parametrize(
   'text, options, expected',
   [
-    # An option's text goes before the letter: B is the text of A here.
+    # An option's text has priority over a letter: 'b' is the text of A.
     ('B', ('b', 'a'), 'A'),
     ('a', ('b', 'a'), 'B'),
     ('5', ('4', '5'), 'B'),
     ('b) 5', ('4', '5'), 'B'),
     ('a) 5', ('4', '5'), None),
-    ('5', ('5', '5'), None),  # which of them?
+    ('5', ('5', '5'), None),  # ambiguous
     ('b', ('5', '5'), 'B'),
     ('Z', (), 'Z'),
     ('Paris', (), None),
@@ -105,7 +105,7 @@ def test_corner_cases(text, options, expected):
     'La risposta corretta è B', 'A resposta correta é B', '정답은 B입니다.',
   ],
 )  # fmt: skip
-def test_what_stands_around_an_option(text):
+def test_options_in_sentences_and_typesetting(text):
   assert choices.choice(text, CITIES) == 'B'
 
 
@@ -147,7 +147,7 @@ def test_in_japanese_and_chinese(text):
     'B Paris Rome', '~~B~~', '~B', '~~Paris~~', '~~A~~ B', '!B',
   ],
 )  # fmt: skip
-def test_it_refuses_rather_than_guesses(text, options):
+def test_ambiguous_answers_are_unparsed(text, options):
   assert choices.choice(text, options) is None
 
 
@@ -172,15 +172,15 @@ def test_it_refuses_rather_than_guesses(text, options):
     ('B เครื่องมือสึก', ('ความร้อน', 'เครื่องมือสึก'), 'B'),
   ],
 )
-def test_texts_beside_letters(text, options, expected):
+def test_letters_with_texts(text, options, expected):
   assert choices.choice(text, options) == expected
 
 
 @pytest.mark.parametrize(
   'text', ['(' + '摩' * 900, 'Answer: ' * 120, '答えは' * 330, 'だ' * 999]
 )
-def test_what_is_repeated_takes_no_time(text):
-  """Minutes if it were not linear."""
+def test_repeated_introductions_take_linear_time(text):
+  """With quadratic time, these texts would take minutes."""
   assert choices.choice(text, CITIES) is None
 
 
@@ -189,39 +189,39 @@ def test_what_is_repeated_takes_no_time(text):
     ['{}', '{}。', '答えは{}です。', 'The answer is ({}).', '${}$']
   ),
   st.lists(
-    # A letter in brackets is a letter, whatever the options say.
+    # Options of one letter are excluded because a letter may name an option.
     st.text('摩耗温度 abAB。').filter(lambda x: len(x.strip(' 。')) > 1),
     min_size=1,
     max_size=5,
   ),
   st.data(),
 )
-def test_an_option_is_never_read_as_another(form, options, data):
-  place = data.draw(st.integers(0, len(options) - 1))
-  found = choices.choice(form.format(options[place]), options)
+def test_an_option_is_never_parsed_as_another(form, options, data):
+  index = data.draw(st.integers(0, len(options) - 1))
+  letter = choices.choice(form.format(options[index]), options)
   same = [choices.choice(option, options) for option in options]
-  if found is not None and same[place] is not None:
-    assert found == same[place]
+  if letter is not None and same[index] is not None:
+    assert letter == same[index]
 
 
 @hypothesis.given(st.text(), st.lists(st.text(), max_size=30))
-def test_no_text_crashes_it(text, options):
-  found = choices.choice(text, options)
-  assert found is None or ('A' <= found <= 'Z' and len(found) == 1)
-  if found is not None and options:
-    assert ord(found) - ord('A') < len(options)
+def test_any_text_can_be_parsed(text, options):
+  letter = choices.choice(text, options)
+  assert letter is None or ('A' <= letter <= 'Z' and len(letter) == 1)
+  if letter is not None and options:
+    assert ord(letter) - ord('A') < len(options)
 
 
 @hypothesis.given(
   st.text('abcABC().: answeristhe*', max_size=20),
 )
-def test_a_letter_is_its_own_canonical_form(text):
-  found = choices.choice(text)
-  if found is not None:
-    assert choices.choice(found) == found
+def test_canonical_letters_are_canonical(text):
+  letter = choices.choice(text)
+  if letter is not None:
+    assert choices.choice(letter) == letter
 
 
-def test_stars_that_are_a_part_of_an_option():
+def test_stars_may_be_part_of_an_option():
   options = ('2*3', '2+3')
-  found = [choices.choice(text, options) for text in ('2*3', '2+3', 'A) 2*3')]
-  assert found == ['A', 'B', 'A']
+  letters = [choices.choice(text, options) for text in ('2*3', '2+3', 'A) 2*3')]
+  assert letters == ['A', 'B', 'A']

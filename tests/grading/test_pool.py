@@ -1,4 +1,4 @@
-"""Workers that hang, crash or are killed cost one task each."""
+"""Workers that hang, crash or are killed."""
 
 import collections
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from sqlm_jax.grading import pool
 
-HOW = ('killed', 'hang', 'stopped')  # a worker may end
+WAYS_TO_END = ('killed', 'hang', 'stopped')  # of a worker
 MODULE = """
 import os, signal, sys, time
 
@@ -63,7 +63,7 @@ def act_again(task):
 
 @pytest.fixture(name='act', scope='module')
 def act_fixture(tmp_path_factory):
-  """The name of a function of misbehaving workers."""
+  """Yields the name of a function that misbehaves on request."""
   path = tmp_path_factory.mktemp('modules')
   (path / 'misbehaving.py').write_text(MODULE)
   with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +80,7 @@ def workers_fixture(act):
     yield workers
 
 
-def running(pid):
+def exists(pid):
   try:
     os.kill(pid, 0)
   except ProcessLookupError:
@@ -111,22 +111,27 @@ def test_no_tasks(workers):
     ('memory', 'memory'),
   ],
 )
-def test_what_goes_wrong_costs_its_one_task(workers, task, reason):
+def test_a_failing_task_does_not_affect_other_tasks(workers, task, reason):
   start = time.monotonic()
   results = workers.map([1, task, 2, 3])
   seconds = time.monotonic() - start
   assert [r.value for r in results] == [1, None, 2, 3]
   assert [r.reason for r in results] == ['', reason, '', '']
-  assert seconds < 30  # a limit of 2 s, and a start on a busy machine
+  assert (
+    seconds < 30
+  )  # the time limit is 2 s; the rest is a start on a busy machine
   assert workers.map(list(range(10))) == [pool.Result(i) for i in range(10)]
 
 
-def test_a_task_is_tried_once_more_and_then_counted(act, tmp_path):
+def test_a_failing_task_is_retried_once_and_counted(act, tmp_path):
   given_up = collections.Counter()
   with pool.Pool(act, workers=2, time_limit=0.5, given_up=given_up) as workers:
     marks = [str(tmp_path / name) for name in 'abc']
     tasks = [
-      *(['once', mark, how] for mark, how in zip(marks, HOW, strict=True)),
+      *(
+        ['once', mark, how]
+        for mark, how in zip(marks, WAYS_TO_END, strict=True)
+      ),
       'hang',
       'killed',
       7,
@@ -138,18 +143,18 @@ def test_a_task_is_tried_once_more_and_then_counted(act, tmp_path):
   assert given_up == {'timeout': 1, 'crash': 1}
 
 
-def test_many_that_hang_are_cut_off_beside_each_other(act):
+def test_hanging_tasks_time_out_in_parallel(act):
   with pool.Pool(act, workers=4, time_limit=0.5) as workers:
-    workers.map([0] * 40)  # all are up
+    workers.map([0] * 40)  # waits until all workers are ready
     start = time.monotonic()
     results = workers.map([['sleep', 100]] * 4)
   assert [r.reason for r in results] == ['timeout'] * 4
   assert 0.5 <= time.monotonic() - start < 10
 
 
-def test_a_call_ends_in_time_whatever_its_tasks_do(act):
+def test_call_limit(act):
   with pool.Pool(act, workers=2, time_limit=0.4, call_limit=1.0) as workers:
-    workers.map([0] * 20)  # all are up
+    workers.map([0] * 20)  # waits until all workers are ready
     start = time.monotonic()
     results = workers.map(['hang'] * 1000)
     seconds = time.monotonic() - start
@@ -158,40 +163,42 @@ def test_a_call_ends_in_time_whatever_its_tasks_do(act):
   assert 1.0 <= seconds < 10
 
 
-def test_workers_warm_up_before_they_are_ready(act):
-  with pool.Pool(act, workers=1, time_limit=0.5, warm_up=['sleep', 1.5]) as one:
-    assert one.map([5, 6]) == [pool.Result(5), pool.Result(6)]
+def test_warm_up_does_not_count_against_the_time_limit(act):
+  with pool.Pool(
+    act, workers=1, time_limit=0.5, warm_up=['sleep', 1.5]
+  ) as workers:
+    assert workers.map([5, 6]) == [pool.Result(5), pool.Result(6)]
 
 
-def test_noise_is_not_read_as_an_answer(workers, capfd):
+def test_output_of_a_task_is_discarded(workers, capfd):
   assert workers.map(['print', 5]) == [pool.Result('print'), pool.Result(5)]
   assert capfd.readouterr() == ('', '')
 
 
-def test_a_worker_cannot_write_a_file(workers):
+def test_workers_cannot_write_files(workers):
   (result,) = workers.map(['write'])
-  assert result.reason in ('crash', 'error')  # the fixture looks at the file
+  assert result.reason in ('crash', 'error')  # the fixture checks the file
 
 
-def test_workers_stay_warm(workers):
+def test_workers_are_reused(workers):
   pids = {r.value for _ in range(5) for r in workers.map(['pid'] * 4)}
   assert pids <= set(workers.pids())
 
 
-def test_a_worker_killed_in_the_middle_of_a_task(workers):
+def test_task_of_a_killed_worker_is_retried(workers):
   workers.map([0, 0])
   victim, _ = workers.pids()
   timer = threading.Timer(0.2, os.kill, (victim, signal.SIGKILL))
   timer.start()
   results = workers.map([['sleep', 0.6], ['sleep', 0.6], 1, 2, 3])
   timer.join()
-  # Its task was given to another one.
+  # Another worker repeated its task.
   expected = [['sleep', 0.6], ['sleep', 0.6], 1, 2, 3]
   assert results == [pool.Result(value) for value in expected]
   assert victim not in workers.pids()
 
 
-def test_workers_killed_while_idle_cost_nothing(workers):
+def test_workers_killed_while_idle_are_replaced(workers):
   workers.map([0, 0])
   for pid in workers.pids():
     os.kill(pid, signal.SIGKILL)
@@ -199,37 +206,37 @@ def test_workers_killed_while_idle_cost_nothing(workers):
   assert workers.map([1, 2, 3]) == [pool.Result(i) for i in (1, 2, 3)]
 
 
-def test_a_worker_that_is_stopped_while_idle_is_replaced(act):
-  # It takes no part of a task that is longer than what a socket holds.
-  with pool.Pool(act, workers=1, time_limit=1.0) as one:
-    one.map([0])
-    (stopped,) = one.pids()
+def test_a_worker_stopped_while_idle_is_replaced(act):
+  # The task is longer than a socket's buffer, so sending it blocks.
+  with pool.Pool(act, workers=1, time_limit=1.0) as workers:
+    workers.map([0])
+    (stopped,) = workers.pids()
     os.kill(stopped, signal.SIGSTOP)
     long = 'x' * 250_000
-    assert one.map([long, 1]) == [pool.Result(long), pool.Result(1)]
-    assert one.pids() != (stopped,)
+    assert workers.map([long, 1]) == [pool.Result(long), pool.Result(1)]
+    assert workers.pids() != (stopped,)
 
 
-def test_it_works_from_many_threads(workers):
-  found = {}
+def test_map_is_thread_safe(workers):
+  results = {}
 
-  def ask(name):
-    found[name] = workers.map([name * 100 + i for i in range(20)])
+  def call(name):
+    results[name] = workers.map([name * 100 + i for i in range(20)])
 
-  threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+  threads = [threading.Thread(target=call, args=(i,)) for i in range(4)]
   for thread in threads:
     thread.start()
   for thread in threads:
     thread.join()
-  assert found == {
+  assert results == {
     name: [pool.Result(name * 100 + i) for i in range(20)] for name in range(4)
   }
 
 
-def test_workers_know_nothing_of_the_main_script_or_jax(workers):
+def test_workers_do_not_import_the_main_script_or_jax(workers):
   import jax.numpy as jnp
 
-  jnp.ones(3).sum().block_until_ready()  # JAX has threads: a fork would warn
+  jnp.ones(3).sum().block_until_ready()  # JAX has threads, so a fork would warn
   os.kill(workers.pids()[0], signal.SIGKILL)
   time.sleep(0.1)
   (result,) = workers.map(['modules'])
@@ -241,24 +248,24 @@ def test_no_process_outlives_the_pool(act):
     workers.map([0] * 9)
     pids = workers.pids()
     assert len(set(pids)) == 3
-    assert all(running(pid) for pid in pids)
-  assert not any(running(pid) for pid in pids)
+    assert all(exists(pid) for pid in pids)
+  assert not any(exists(pid) for pid in pids)
   assert workers.pids() == ()
 
 
-def test_it_is_closed_on_an_exception_and_can_start_again(act):
+def test_closed_on_an_exception_and_restarted(act):
   workers = pool.Pool(act, workers=1)
   with pytest.raises(KeyError), workers:
     raise KeyError
   with pytest.raises(RuntimeError, match='closed'):
     workers.map([1])
-  workers.close()  # twice is once
+  workers.close()  # closing again has no effect
   with workers:
     assert workers.map([1]) == [pool.Result(1)]
 
 
-def test_an_interrupted_call_leaves_no_answer_behind(workers):
-  """Ctrl-C in the middle: the next call must not read what comes late."""
+def test_results_of_an_interrupted_call_are_discarded(workers):
+  """Results that arrive after Ctrl-C must not be read by the next call."""
   workers.map([0, 0])
 
   def interrupt(*_):
@@ -275,7 +282,7 @@ def test_an_interrupted_call_leaves_no_answer_behind(workers):
   assert workers.map([7, 8, 9]) == [pool.Result(i) for i in (7, 8, 9)]
 
 
-def test_a_killed_parent_leaves_no_worker_that_hangs(act, tmp_path):
+def test_workers_end_after_the_parent_is_killed(act, tmp_path):
   script = (
     'import os, signal, sys, threading\n'
     'from sqlm_jax.grading import pool\n'
@@ -287,23 +294,23 @@ def test_a_killed_parent_leaves_no_worker_that_hangs(act, tmp_path):
     'threading.Timer(0.2, kill).start()\n'
     'workers.map(["hang"])\n'
   )
-  found = subprocess.run(
+  process = subprocess.run(
     [sys.executable, '-c', script],
     env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
     stdout=subprocess.PIPE,
     timeout=60,
   )
-  assert found.returncode == -signal.SIGKILL
-  pids = [int(pid) for pid in found.stdout.split()]
+  assert process.returncode == -signal.SIGKILL
+  pids = [int(pid) for pid in process.stdout.split()]
   assert len(pids) == 2
   late = time.monotonic() + 20
-  while any(map(alive, pids)) and time.monotonic() < late:
+  while any(map(is_running, pids)) and time.monotonic() < late:
     time.sleep(0.05)
-  assert not any(map(alive, pids))
+  assert not any(map(is_running, pids))
 
 
-def alive(pid):
-  """Whether it still runs; nobody may have collected a dead orphan."""
+def is_running(pid):
+  """Returns True if a process runs; an orphan may remain as a zombie."""
   try:
     status = pathlib.Path(f'/proc/{pid}/stat').read_text()
   except FileNotFoundError:
@@ -311,7 +318,7 @@ def alive(pid):
   return status.rpartition(')')[2].split()[0] != 'Z'
 
 
-def test_a_function_that_cannot_be_imported_is_an_error():
+def test_import_errors_are_reported():
   with (
     pool.Pool('no_such_module:f', workers=1) as workers,
     pytest.raises(RuntimeError, match='no_such_module'),
@@ -319,8 +326,8 @@ def test_a_function_that_cannot_be_imported_is_an_error():
     workers.map([1])
 
 
-def test_a_task_longer_than_a_pipe_holds_is_refused(workers):
-  with pytest.raises(ValueError, match='longer than'):
+def test_too_long_tasks_are_refused(workers):
+  with pytest.raises(ValueError, match='more than'):
     workers.map(['x' * 10**6])
 
 

@@ -1,3 +1,5 @@
+"""User-defined functions that work, fail or hang."""
+
 import pytest
 
 from sqlm_jax.grading import user_functions
@@ -68,14 +70,14 @@ def modules(tmp_path, monkeypatch):
     ('instance', 'called'),
   ],
 )
-def test_functions_that_return_text_or_none(name, value, capfd):
+def test_functions_that_return_a_text_or_none(name, value, capfd):
   function = user_functions.Function('key', f'of_a_user:{name}')
   assert [function('7 × 6') for _ in range(3)] == [value] * 3
   assert capfd.readouterr() == ('', '')
 
 
 @pytest.mark.parametrize(
-  'name, said',
+  'name, problem',
   [
     ('raises', "it raised KeyError: '7 - 4' (of_a_user.py:14)"),
     ('inner', "it raised KeyError: '7 - 4' (of_a_user.py:14)"),
@@ -93,20 +95,20 @@ def test_functions_that_return_text_or_none(name, value, capfd):
     ('hangs', 'it did not return within'),
   ],
 )
-def test_an_error_names_the_function_the_question_and_what_it_did(
-  name, said, monkeypatch
+def test_errors_name_the_function_the_question_and_the_problem(
+  name, problem, monkeypatch
 ):
   monkeypatch.setattr(user_functions, 'TIME_LIMIT', 1.0)
   function = user_functions.Function('task.checker', f'of_a_user:{name}')
-  with pytest.raises(ValueError, match='expected text or None') as raised:
+  with pytest.raises(ValueError, match='expected a text or None') as raised:
     function('7 - 4')
   message = str(raised.value)
   assert f"task.checker='of_a_user:{name}'" in message
   assert "question '7 - 4'" in message
-  assert said in message
+  assert problem in message
 
 
-def test_the_question_is_shortened_in_an_error():
+def test_long_questions_are_shortened_in_errors():
   function = user_functions.Function('key', 'of_a_user:number')
   with pytest.raises(ValueError, match='expected') as raised:
     function('x' * 10**4)
@@ -114,7 +116,7 @@ def test_the_question_is_shortened_in_an_error():
 
 
 @pytest.mark.parametrize(
-  'name, said',
+  'name, problem',
   [
     ('of_a_user:two', "other arguments: missing a required argument: 'other'"),
     ('of_a_user:none', 'other arguments: too many positional arguments'),
@@ -131,8 +133,8 @@ def test_the_question_is_shortened_in_an_error():
     ('module_that_needs:f', "'no_such_module' (module_that_needs.py:1)"),
   ],
 )
-def test_a_name_is_looked_up_at_once(name, said):
+def test_invalid_functions_are_refused_at_creation(name, problem):
   with pytest.raises(ValueError, match='expected a function of one') as raised:
     user_functions.Function('task.checker', name)
   assert f'task.checker={name!r}' in str(raised.value)
-  assert said in str(raised.value)
+  assert problem in str(raised.value)

@@ -1,4 +1,4 @@
-"""Programs that stand in for those of the clouds, and tell of their calls."""
+"""Substitutes for the programs of clouds, which record their calls."""
 
 import os
 import pathlib
@@ -6,8 +6,15 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
-# What a shell, a YAML file or ssh could take apart.
+# Arguments that a shell, a YAML file or ssh could split or expand.
 NASTY = ("--a=it's", '--b="two  words"', '--c=$HOME `id` * ~', r'--d=\n;#&|')
+
+# Variables that sbatch sets.
+ON_SLURM = {
+  'SLURM_JOB_ID': '7',
+  'SLURM_JOB_NUM_NODES': '2',
+  'SLURM_SUBMIT_DIR': str(ROOT),
+}
 
 _RECORD = """#!/bin/bash
 printf '%s\\0' "${0##*/}" "$@" $'\\x1e' >> "$RECORD"
@@ -15,7 +22,7 @@ printf '%s\\0' "${0##*/}" "$@" $'\\x1e' >> "$RECORD"
 
 
 class Machine:
-  """A machine with a clone, and with programs of which each is a stand-in."""
+  """A machine with a clone, on which substitutes replace programs."""
 
   def __init__(self, directory: pathlib.Path):
     self.home = directory / 'home'
@@ -33,7 +40,7 @@ class Machine:
     }
 
   def add(self, name: str, does: str = '') -> pathlib.Path:
-    """Puts a program on PATH that records its arguments, and does so."""
+    """Puts a program on PATH that records its arguments and runs `does`."""
     path = self.bin / name
     path.write_text(f'{_RECORD}{does}\n')
     path.chmod(0o755)
@@ -52,14 +59,14 @@ class Machine:
   def run(
     self, script: str, *args: str, code: int = 0, **env: str
   ) -> subprocess.CompletedProcess:
-    """Runs a script of launch/ in the clone, to the exit code expected."""
+    """Runs a script of launch/ in the clone and checks its exit code."""
     process = self.start(script, *args, **env)
     out, err = process.communicate(timeout=100)
     assert process.returncode == code, (out, err)
     return subprocess.CompletedProcess(process.args, code, out, err)
 
   def shell(self, command: str, **env: str) -> str:
-    """What a host prints that is told to run a command."""
+    """Returns the output of a command that runs on the machine."""
     return subprocess.run(
       ['bash', '-c', command],
       cwd=self.home,
@@ -71,7 +78,7 @@ class Machine:
     ).stdout
 
   def calls(self) -> list[list[str]]:
-    """How the stand-ins were called since the last time."""
+    """Returns the calls of the substitutes since the last time."""
     if not self.record.exists():
       return []
     calls = self.record.read_text().split('\x1e\0')[:-1]

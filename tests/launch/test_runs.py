@@ -1,4 +1,4 @@
-"""Lives of runs that scripts of launch/ start, up to the cloud's door."""
+"""Runs that the scripts of launch/ start, with substitutes for clouds."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ from tests.launch import stand_ins
 ROOT = stand_ins.ROOT
 NASTY = stand_ins.NASTY
 
-# Trains until it is told to save, which takes it a moment.
+# Runs until SIGTERM, and then takes a moment to save.
 TRAINS = """
 trap 'sleep 0.2; echo saved "${@: -1}"; exit ${CODE:-0}' TERM
 echo training "$PWD" "${@: -1}"
@@ -27,7 +27,7 @@ NOT_FOUND = (
 )
 DESCRIBE = f"""if [[ ${{STATE-}} ]]; then echo "$STATE"; else
   echo "{NOT_FOUND}" >&2; exit 1; fi"""
-# One host: ssh runs a command in its home, scp copies into it.
+# One host: ssh runs a command in its home directory, scp copies into it.
 GCLOUD = """
 for word; do
   case $word in
@@ -53,7 +53,7 @@ def wait_for(condition):
     if condition():
       return
     time.sleep(0.1)
-  raise AssertionError('it never came')
+  raise AssertionError('the condition never became true')
 
 
 def git(machine, *args):
@@ -63,7 +63,7 @@ def git(machine, *args):
 
 @pytest.fixture
 def work_tree(machine):
-  """A clone in the middle of work: changed, new, deleted and ignored files."""
+  """A clone with changed, new, deleted and ignored files."""
   (machine.clone / '.gitignore').write_text('runs/\nbuild/\n')
   (machine.clone / 'old.py').touch()
   git(machine, 'init', '-q')
@@ -82,24 +82,24 @@ def files_in(directory):
   return sorted(str(p) for p in found if (directory / p).is_file())
 
 
-def test_local_processes_save_when_the_script_is_told_to(machine):
+def test_local_passes_signals_to_its_processes(machine):
   machine.add('python', TRAINS)
   process = machine.start('local.sh', '--processes=2', '--', 'x', CODE='3')
   printed = [process.stdout.readline() for _ in range(2)]
   assert printed == [f'training {machine.clone} x\n'] * 2
   process.send_signal(signal.SIGTERM)
   out, _ = process.communicate(timeout=60)
-  # Both had the time for it, and how they ended is told.
+  # Both processes could save, and the script returns their exit code.
   assert out == 'saved x\n' * 2
   assert process.returncode == 3
 
 
-def test_local_tells_how_a_process_ended(machine):
+def test_local_returns_the_exit_code_of_a_failed_process(machine):
   machine.add('python', '[[ $* != *--process_id=1* ]] || exit 7')
   machine.run('local.sh', '--processes=3', '--', 'x', code=7)
 
 
-def test_local_runs_our_program():
+def test_local_runs_sqlm_jax():
   flags = ('--config=configs/smoke.py', '--mode=sample')
   found = subprocess.run(
     ['launch/local.sh', '--devices=2', '--', *flags],
@@ -119,13 +119,13 @@ def test_local_runs_our_program():
 TPU = ('--name=t', '--zone=us-a')
 
 
-def test_a_life_on_a_tpu_vm(machine, tmp_path, work_tree):
+def test_start_status_stop_and_logs_on_a_tpu_vm(machine, tmp_path, work_tree):
   host = tmp_path / 'host'
   (host / 'venv' / 'bin').mkdir(parents=True)
   machine.add('python', TRAINS).rename(host / 'venv' / 'bin' / 'python')
   machine.add('gcloud', GCLOUD)
   for name in ('sudo', 'python3'):
-    machine.add(name)  # nothing is to be installed here
+    machine.add(name)  # installs nothing
   env = {'HOST': str(host), 'STATE': 'READY'}
   start = ('start', *TPU, '--type=v6e-16', '--', *NASTY)
 
@@ -137,7 +137,7 @@ def test_a_life_on_a_tpu_vm(machine, tmp_path, work_tree):
   assert tuple(python[1:]) == expected
   installed = [call[1:] for call in calls if call[0] == 'python3']
   assert installed[-1][-2:] == ['-e', './sqlm_jax[tpu,gs]']
-  # The code as it is, without what git ignores.
+  # The working tree without ignored files.
   assert files_in(host / 'sqlm_jax') == work_tree
   assert (host / 'sqlm_jax' / 'sqlm_jax' / 'main.py').read_text() == 'changed'
 
@@ -161,7 +161,9 @@ def test_a_life_on_a_tpu_vm(machine, tmp_path, work_tree):
     ('PREEMPTED', ['describe', 'delete', 'create', 'scp', 'ssh', 'ssh']),
   ],
 )
-def test_a_tpu_vm_is_created_used_or_replaced(machine, work_tree, state, verbs):
+def test_a_tpu_vm_is_created_reused_or_replaced(
+  machine, work_tree, state, verbs
+):
   machine.add('gcloud', f'[[ $4 != describe ]] || {{ {DESCRIBE}; }}')
   start = ('tpu_vm.sh', 'start', *TPU, '--type=v6e-16', '--spot')
   machine.run(*start, '--', 'x', STATE=state)
@@ -173,14 +175,14 @@ def test_a_tpu_vm_is_created_used_or_replaced(machine, work_tree, state, verbs):
   assert lines[1:6] == [
     '# if it was preempted:',
     'gcloud compute tpus tpu-vm delete t --quiet --zone=us-a',
-    '# if it was preempted, or there is none:',
+    '# if it was preempted, or does not exist:',
     'gcloud compute tpus tpu-vm create t --accelerator-type=v6e-16 '
     '--version=v2-alpha-tpuv6e --spot --zone=us-a',
     '# then:',
   ]
 
 
-def test_a_tpu_vm_in_another_state_is_left_alone(machine):
+def test_a_tpu_vm_in_another_state_is_not_changed(machine):
   machine.add('gcloud', 'echo STOPPING')
   found = machine.run(
     'tpu_vm.sh', 'start', *TPU, '--type=v6e-16', '--', 'x', code=2
@@ -199,8 +201,8 @@ def test_a_tpu_vm_in_another_state_is_left_alone(machine):
   ],
 )
 @pytest.mark.parametrize('code', [1, 130])
-def test_no_tpu_vm_is_created_while_nobody_knows_of_one(machine, said, code):
-  """A second slice would cost money, and its name might be taken."""
+def test_no_tpu_vm_is_created_if_its_state_is_unknown(machine, said, code):
+  """A second slice would cost money."""
   machine.add('gcloud', f'echo "{said}" >&2; exit {code}')
   start = ('start', *TPU, '--type=v6e-16', '--', 'x')
   found = machine.run('tpu_vm.sh', *start, code=2)
@@ -209,14 +211,14 @@ def test_no_tpu_vm_is_created_while_nobody_knows_of_one(machine, said, code):
   assert [call[4] for call in machine.calls()] == ['describe']
 
 
-def test_a_failure_ends_a_start(machine, work_tree):
+def test_a_failure_aborts_a_start(machine, work_tree):
   machine.add('gcloud', '[[ $4 = describe ]] && echo READY')
   start = ('start', *TPU, '--type=v6e-16', '--', 'x')
   machine.run('tpu_vm.sh', *start, code=1)
   assert [call[4] for call in machine.calls()] == ['describe', 'scp']
 
 
-def test_a_pod_of_xpk_runs_the_clone(machine, work_tree):
+def test_an_xpk_pod_runs_the_clone(machine, work_tree):
   for name in ('xpk', 'apt-get', 'pip', 'python'):
     machine.add(name)
   where = ('--workload=w', '--cluster=c', '--project=p', '--zone=us-a')
@@ -226,7 +228,7 @@ def test_a_pod_of_xpk_runs_the_clone(machine, work_tree):
   (image,) = [w for w in called if w.startswith('--script-dir=')]
   assert image == '--script-dir=build/image'
   assert files_in(machine.clone / 'build' / 'image') == work_tree
-  # As xpk puts it into the script of a pod.
+  # xpk runs the command in a script of the pod.
   (command,) = [w for w in called if w.startswith('--command=')]
   machine.shell(f'({command.removeprefix("--command=")}) & wait $!')
   calls = machine.calls()
@@ -236,7 +238,7 @@ def test_a_pod_of_xpk_runs_the_clone(machine, work_tree):
   assert tuple(calls[-1][1:]) == expected
 
 
-# Two tasks on two nodes, with the variables that srun sets.
+# Runs two tasks on two nodes, with the environment variables of srun.
 SRUN = """
 shift
 export SLURM_NTASKS=2 SLURM_LOCALID=0 SLURM_STEP_NODELIST='localhost,b'
@@ -247,15 +249,15 @@ for SLURM_PROCID in 0 1; do
 done
 wait; wait
 """
-# JAX makes a port of it, which nobody else should have.
+# JAX derives its port from the job id, which must be unique on this machine.
 JOB = str(os.getpid())
-ON_SLURM = {'SLURM_JOB_ID': JOB, 'SLURM_JOB_NUM_NODES': '2'}
+ON_SLURM = stand_ins.ON_SLURM | {'SLURM_JOB_ID': JOB}
 
 
-def test_tasks_of_slurm_find_each_other(machine):
+def test_slurm_tasks_connect_to_each_other(machine):
   machine.add('srun', SRUN)
-  says = 'print(jax.process_index(), "of", jax.process_count(), flush=True)'
-  program = f'import jax; jax.distributed.initialize(); {says}'
+  report = 'print(jax.process_index(), "of", jax.process_count(), flush=True)'
+  program = f'import jax; jax.distributed.initialize(); {report}'
   machine.add(
     'python', f'exec {shlex.quote(sys.executable)} -c {shlex.quote(program)}'
   )
@@ -264,7 +266,7 @@ def test_tasks_of_slurm_find_each_other(machine):
   assert sorted(found.stdout.splitlines()) == ['0 of 2', '1 of 2']
 
 
-def test_a_job_of_slurm_is_queued_again_when_its_time_is_up(machine):
+def test_a_slurm_job_is_queued_again_at_its_time_limit(machine):
   machine.add('srun', SRUN)
   machine.add('python', TRAINS)
   machine.add('scancel', 'kill -TERM $(cat pids)')
@@ -275,7 +277,7 @@ def test_a_job_of_slurm_is_queued_again_when_its_time_is_up(machine):
   process.send_signal(signal.SIGUSR1)
   out, _ = process.communicate(timeout=60)
   assert (out, process.returncode) == ('saved x\n' * 2, 0)
-  # In this order: it has saved before it is queued.
+  # The run has saved before the job is queued again.
   assert machine.calls()[-2:] == [
     ['scancel', '--signal=TERM', JOB],
     ['scontrol', 'requeue', JOB],
@@ -301,9 +303,9 @@ def test_a_job_of_slurm_is_queued_again_when_its_time_is_up(machine):
     ({'EXTRAS': 'tpu,gs'}, ('--distributed=auto',)),
   ],
 )
-def test_sky_runs_the_flags(machine, env, added):
+def test_sky_passes_the_flags(machine, env, added):
   task = yaml.safe_load((ROOT / 'launch' / 'sky.yaml').read_text())
-  assert task['envs']['FLAGS'] is None  # it asks for them
+  assert task['envs']['FLAGS'] is None  # SkyPilot requires a value
   assert task['resources']['use_spot'] is True
   envs = task['envs'] | env | {'FLAGS': shlex.join(NASTY)}
   for name in ('sudo', 'uv', 'python'):
@@ -315,7 +317,7 @@ def test_sky_runs_the_flags(machine, env, added):
   assert machine.calls()[-1][-2:] == ['-e', f'.[{envs["EXTRAS"]}]']
   machine.shell(task['run'], **envs)
   (called,) = machine.calls()
-  # What a notice has stopped goes on elsewhere.
+  # A run that was preempted is restarted.
   (code,) = task['resources']['job_recovery']['recover_on_exit_codes']
   added = (*added, f'--stopped_exit_code={code}')
   assert tuple(called) == ('python', '-m', 'sqlm_jax.main', *added, *NASTY)

@@ -1,4 +1,4 @@
-"""What the scripts of launch/ would run, what they run, what they refuse."""
+"""Commands that the scripts of launch/ print and run, and their errors."""
 
 import pathlib
 import re
@@ -20,7 +20,7 @@ PROGRAMS = (
 CONFIG = '--config=configs/smoke.py'
 TPU = ('--name=t', '--zone=us-a')
 XPK = ('--workload=w', '--cluster=c', '--project=p', '--zone=us-a')
-ON_SLURM = {'SLURM_JOB_ID': '7', 'SLURM_JOB_NUM_NODES': '2'}
+ON_SLURM = stand_ins.ON_SLURM
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def case(script, args, expected, env=None):
   return pytest.param(script, args, expected, env or {}, id=f'{script} {args}')
 
 
-# Written by hand.
+# The expected commands are written by hand.
 LOCAL = 'env JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={} python -m sqlm_jax.main'
 TPU_VM = 'gcloud compute tpus tpu-vm'
 CASES = [
@@ -67,7 +67,7 @@ CASES = [
       f'python -m sqlm_jax.main {CONFIG}'
     ],
   ),
-  # On each node one process, which has all GPUs of it.
+  # One process per node, which uses all GPUs of the node.
   case(
     'slurm.sbatch',
     f'-- {CONFIG}',
@@ -78,7 +78,7 @@ CASES = [
     ],
     ON_SLURM | {'SLURM_GPUS_ON_NODE': '4', 'SLURM_CPUS_PER_TASK': '8'},
   ),
-  # For each of 2 * 4 GPUs one process.
+  # One process for each of 2 * 4 GPUs.
   case(
     'slurm.sbatch',
     f'-- {CONFIG}',
@@ -168,7 +168,7 @@ CASES = [
 
 
 def printed(machine, script, args, env):
-  """The lines of --dry_run, which runs nothing."""
+  """Returns the lines that --dry_run prints; checks that it runs nothing."""
   at = args.index('--') if '--' in args else len(args)
   args = [*args[:at], '--dry_run', *args[at:]]
   lines = machine.run(script, *args, **env).stdout.splitlines()
@@ -178,14 +178,14 @@ def printed(machine, script, args, env):
 
 
 @pytest.mark.parametrize('script, args, expected, env', CASES)
-def test_prints_what_it_would_run_and_runs_that(
+def test_dry_run_prints_the_commands_that_run(
   machine, script, args, expected, env
 ):
   subprocess.run(['git', 'init', '-q'], cwd=machine.clone, check=True)
   args = shlex.split(args)
   lines = printed(machine, script, args, env)
   if script == 'slurm.sbatch':
-    # Only at the time limit, see below.
+    # These run only at the time limit.
     assert lines[1:] == [
       '# before the time limit:',
       'scancel --signal=TERM 7',
@@ -197,7 +197,7 @@ def test_prints_what_it_would_run_and_runs_that(
   wanted = [shlex.split(line.removesuffix(' &')) for line in lines]
   ran = machine.calls()
   if lines[0].endswith(' &'):
-    ran.sort()  # they run at once
+    ran.sort()  # the processes run concurrently
   assert ran == [call for call in wanted if call[0] in PROGRAMS]
 
 
@@ -240,16 +240,16 @@ def test_prints_what_it_would_run_and_runs_that(
     ),
   ],
 )
-def test_says_what_it_expected(machine, script, args, complaint):
+def test_errors_say_what_is_expected(machine, script, args, complaint):
   found = machine.run(script, *shlex.split(args), code=2)
   assert found.stderr.startswith(f'launch/{script}: {complaint}')
   assert (found.stdout, machine.calls()) == ('', [])
 
 
-def test_a_task_a_node_or_a_gpu(machine):
+def test_slurm_requires_one_task_per_node_or_per_gpu(machine):
   env = ON_SLURM | {'SLURM_GPUS_ON_NODE': '4', 'SLURM_NTASKS': '3'}
   found = machine.run('slurm.sbatch', '--', 'x', code=2, **env)
-  assert 'SLURM_NTASKS=3: expected one a node (2) or one a GPU (8)' in (
+  assert 'SLURM_NTASKS=3: expected one per node (2) or one per GPU (8)' in (
     found.stderr
   )
 
@@ -260,7 +260,7 @@ def test_a_task_a_node_or_a_gpu(machine):
 )
 def test_arguments_survive(machine, script, env):
   lines = printed(machine, script, ['--', *stand_ins.NASTY], env)
-  # What is printed can be pasted into a shell.
+  # The printed command can be pasted into a shell.
   machine.shell(lines[0])
   machine.run(script, '--', *stand_ins.NASTY, **env)
   pasted, run = machine.calls()
@@ -268,20 +268,20 @@ def test_arguments_survive(machine, script, env):
   assert tuple(run[-len(stand_ins.NASTY) :]) == stand_ins.NASTY
 
 
-def test_shellcheck_is_content():
+def test_shellcheck_reports_nothing():
   shellcheck = pathlib.Path(sysconfig.get_path('scripts')) / 'shellcheck'
   found = subprocess.run([shellcheck, *SCRIPTS], capture_output=True, text=True)
   assert found.returncode == 0, found.stdout + found.stderr
 
 
-def commands_of_the_page():
+def documented_commands():
   text = (ROOT / 'docs' / 'launch.md').read_text().replace('\\\n', ' ')
   lines = re.findall(r'^\s*(?:launch/|sbatch ).*$', text, re.MULTILINE)
   return [line.strip() for line in lines]
 
 
-@pytest.mark.parametrize('line', commands_of_the_page())
-def test_commands_of_the_page_are_accepted(machine, line):
+@pytest.mark.parametrize('line', documented_commands())
+def test_documented_commands_are_accepted(machine, line):
   script, _, args = line.partition('launch/')[2].partition(' ')
   assert ROOT / 'launch' / script in SCRIPTS
   assert printed(machine, script, shlex.split(args), ON_SLURM)

@@ -30,7 +30,7 @@ def full(rows, length):
 
 
 def one_cpu():
-  """Where the segments of a chain stand in one row; without a mesh, apart."""
+  """Returns a mesh of one CPU, where the segments of a chain form one row."""
   return sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
 
 

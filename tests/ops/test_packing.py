@@ -52,7 +52,7 @@ def test_longer_rows():
 
 
 def plain(x, index):
-  """The same reading, whose gradient JAX finds."""
+  """Reads by index with plain JAX, which derives the gradient."""
   parts = len(index)
   x = x.reshape(parts, -1, *x.shape[2:])
   index = index.reshape(parts, -1)

@@ -230,7 +230,7 @@ AVERAGES = {
 def our_loss(
   batch, *, average, sequence, clip, clip_high, dual_clip, kl, bonus
 ):
-  """The same from this package's functions; the padding holds nan."""
+  """Computes the loss with this package's functions; padding is nan."""
   shape = (Q, G, R)
   mask = batch['mask'].reshape(shape)
   take = lambda name: jnp.where(

@@ -25,8 +25,8 @@ def _rope(kind: str, **numbers) -> dict:
   return {'rope_parameters': {'rope_type': kind, 'rope_theta': 100.0} | numbers}
 
 
-# Name -> model_type, and what differs from `_SIZES`. Texts of the tests are
-# longer than the windows and than the contexts that ropes were stretched from.
+# Name -> model_type and differences from `_SIZES`. The tests' texts are longer
+# than the windows, and than the original contexts of scaled RoPEs.
 CASES = {
   'llama2': ('llama', {'tie_word_embeddings': False}),
   'llama-odd-heads': (
@@ -98,7 +98,7 @@ CASES = {
 
 
 def config_of(name: str, **changes) -> transformers.PretrainedConfig:
-  """The config of a case."""
+  """Returns the config of a case."""
   kind, differing = CASES[name]
   values = _SIZES | differing | changes
   if kind in ('qwen2', 'olmo2'):
@@ -108,11 +108,11 @@ def config_of(name: str, **changes) -> transformers.PretrainedConfig:
 
 
 def make(name: str, directory: pathlib.Path | None = None, **changes):
-  """A random model in float32, saved if there is a directory.
+  """Returns a random model in float32, and saves it if there is a directory.
 
-  Every parameter is random, norms and biases too: what is all zeros or ones
-  after the usual initialisation would hide that it is not read. Without torch
-  the test that asks is skipped.
+  All parameters are random, including norms and biases. Parameters that are all
+  zeros or ones could hide that they are not read. Skips the calling test if
+  torch is not installed.
   """
   torch = pytest.importorskip('torch')
   config = config_of(name, **changes)

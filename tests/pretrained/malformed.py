@@ -1,4 +1,4 @@
-"""Tiny model files, and malformed ones made of them by a seed.
+"""Tiny model files, and seeded changes that make them malformed.
 
 A case is a name and a function that damages a model in place: a directory that
 `write_directory` wrote, or a file that `write_gguf` wrote.
@@ -63,7 +63,7 @@ def write_directory(path: pathlib.Path) -> None:
 
 
 def write_gguf(path: pathlib.Path, **changed: Any) -> None:
-  """Writes the same sizes as a GGUF file, with fields of any type changed."""
+  """Writes a model of the same sizes as a GGUF file, with changed fields."""
   writer = gguf.GGUFWriter(path, 'llama')
   fields = {
     'llama.context_length': np.uint32(64),
@@ -114,7 +114,7 @@ def _add_field(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
 
 
 def json_cases() -> Iterator[Case]:
-  """Yields a case for each key of each JSON file and each odd value."""
+  """Yields a case for each key of each JSON file and each unusual value."""
   keys = {
     'config.json': (
       *('vocab_size', 'hidden_size', 'intermediate_size', 'head_dim'),
@@ -149,7 +149,7 @@ def json_cases() -> Iterator[Case]:
 
 
 def _set_json(path: pathlib.Path, key: str, text: str) -> None:
-  """Sets a key, or one of an object in the file, to any text."""
+  """Sets a key, possibly of a nested object, to a JSON text."""
   values = json.loads(path.read_text())
   outer, dot, inner = key.partition('.')
   if dot and isinstance(values.get(outer), dict):
@@ -160,7 +160,7 @@ def _set_json(path: pathlib.Path, key: str, text: str) -> None:
 
 
 def kind_cases(names: tuple[str, ...]) -> Iterator[Case]:
-  """Yields cases in which a file is of another kind, or other bytes."""
+  """Yields cases in which a file has another kind or other contents."""
   kinds = {
     'a directory': lambda path: path.mkdir(),
     'a named pipe': os.mkfifo,
@@ -237,7 +237,7 @@ def _set_header(path: pathlib.Path, key: str, value: Any, seed: float) -> None:
 
 
 def byte_cases(rng: random.Random, number: int) -> Iterator[Case]:
-  """Yields cases in which some bytes at the start of a file are others."""
+  """Yields cases in which some bytes at the start of a file are changed."""
   for i in range(number):
     yield f'bytes {i}', functools.partial(_damage, seed=rng.random())
 
@@ -305,7 +305,7 @@ def field_cases() -> Iterator[Case]:
 
 
 def copy_of(original: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
-  """Copies a model, for a case to damage."""
+  """Copies a model so that a case can damage the copy."""
   if original.is_dir():
     return pathlib.Path(shutil.copytree(original, target))
   return pathlib.Path(shutil.copy(original, target))

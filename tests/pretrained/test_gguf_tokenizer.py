@@ -1,4 +1,4 @@
-"""Tokenizers of GGUF files against those of the families they come from."""
+"""Tokenizers of GGUF files, compared with those of their families."""
 
 import functools
 import json
@@ -24,7 +24,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 def write(
   path: pathlib.Path, *, architecture: str = 'llama', **fields
 ) -> pathlib.Path:
-  """Writes fields by their names after `tokenizer.ggml.`, but for None."""
+  """Writes fields by their names after `tokenizer.ggml.`; omits None."""
   writer = gguf.GGUFWriter(path, architecture)
   for name, value in fields.items():
     key = f'tokenizer.ggml.{name}'
@@ -46,7 +46,7 @@ def write(
 
 
 def write_bytes(path, *, specials=(), eos=None, **fields) -> pathlib.Path:
-  """Writes a byte-level tokenizer, special tokens last."""
+  """Writes a byte-level tokenizer whose special tokens come last."""
   vocab, merges = files.trained(*specials)
   fields = {
     'model': 'gpt2',
@@ -88,8 +88,8 @@ FAMILIES = {
 
 @pytest.fixture(scope='module', params=FAMILIES)
 def byte_level(request, tmp_path_factory):
-  """The tokenizer of a family, and ours of a file with the same tables."""
-  pre, (theirs, specials, eos) = request.param, FAMILIES[request.param]
+  """Returns a family's tokenizer, and ours for a file with its tables."""
+  pre, (reference, specials, eos) = request.param, FAMILIES[request.param]
   path = write_bytes(
     tmp_path_factory.mktemp('bytes') / 'tiny.gguf',
     specials=specials,
@@ -97,38 +97,38 @@ def byte_level(request, tmp_path_factory):
     pre=pre,
     bos_token_id=list(files.trained(*specials)[0]).index(specials[0]),
   )
-  return theirs(), tokenizer.load_tokenizer(path)
+  return reference(), tokenizer.load_tokenizer(path)
 
 
 @hypothesis.given(text=files.HARD)
 @hypothesis.example('thistle 12345e\u0301')
 @hypothesis.settings(max_examples=50, deadline=None)
-def test_a_byte_level_file_has_the_tokens_of_its_family(byte_level, text):
-  theirs, ours = byte_level
-  ids = ours.encode(text, allow_special=True)
-  assert [*ours.prefix_ids, *ids] == theirs.encode(text)
-  assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
-  assert ours.decode(ids, skip_special=False) == theirs.decode(ids)
-  assert ours.encode(text) == theirs.encode(
+def test_byte_level_tokens_agree_with_transformers(byte_level, text):
+  reference, loaded = byte_level
+  ids = loaded.encode(text, allow_special=True)
+  assert [*loaded.prefix_ids, *ids] == reference.encode(text)
+  assert loaded.decode(ids) == reference.decode(ids, skip_special_tokens=True)
+  assert loaded.decode(ids, skip_special=False) == reference.decode(ids)
+  assert loaded.encode(text) == reference.encode(
     text, add_special_tokens=False, split_special_tokens=True
   )
 
 
-def test_what_is_known_of_a_file(byte_level):
-  theirs, ours = byte_level
-  assert ours.special_strings == tuple(
-    token.content for token in theirs.added_tokens_decoder.values()
+def test_special_and_stop_tokens_agree_with_transformers(byte_level):
+  reference, loaded = byte_level
+  assert loaded.special_strings == tuple(
+    token.content for token in reference.added_tokens_decoder.values()
   )
   goes_on = ('<|im_start|>', '<|begin_of_text|>')
-  assert ours.stop_ids == tuple(
+  assert loaded.stop_ids == tuple(
     i
-    for i, token in theirs.added_tokens_decoder.items()
+    for i, token in reference.added_tokens_decoder.items()
     if token.content not in goes_on
   )
 
 
-# From the families' `tokenizer.json`: Llama 3 and those that cut alike, Qwen
-# 3.5, Mistral (Tekken) and GPT-4o.
+# From `tokenizer.json` of Llama 3 and families with the same rule, Qwen 3.5,
+# Mistral (Tekken) and GPT-4o.
 UPPER = r'[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]'
 LOWER = r'[\p{Ll}\p{Lm}\p{Lo}\p{M}]'
 FRONT = r'[^\r\n\p{L}\p{N}]?'
@@ -157,11 +157,11 @@ PIECES = strategies.lists(strategies.sampled_from(files.PIECES)).map(''.join)
 
 
 @functools.cache
-def any_two() -> tuple[dict[str, int], list[tuple[str, str]]]:
-  """A vocabulary where any two letters merge, so that every cut shows."""
+def merges_of_all_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
+  """Returns a vocabulary in which all pairs merge, which reveals splits."""
   letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
   [(spelled, _)] = letters.pre_tokenize_str(''.join(files.PIECES))
-  # In an order that merges I and ' before ' and d.
+  # The order merges I and ' before ' and d.
   used = sorted(set(spelled), reverse=True)
   merges = [(left, right) for left in used for right in used]
   tokens = [
@@ -173,9 +173,9 @@ def any_two() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 @pytest.mark.parametrize('pre', WORDS)
-def test_words_are_cut_as_published(tmp_path, pre):
-  """By the regex library, and each word merged alone."""
-  vocab, merges = any_two()
+def test_words_are_split_by_the_published_rules(tmp_path, pre):
+  """Splits with the regex library, and merges each word separately."""
+  vocab, merges = merges_of_all_pairs()
   path = write(
     tmp_path / 'tiny.gguf',
     model='gpt2',
@@ -184,7 +184,7 @@ def test_words_are_cut_as_published(tmp_path, pre):
     merges=[' '.join(merge) for merge in merges],
     add_bos_token=False,
   )
-  ours = tokenizer.load_tokenizer(path)
+  loaded = tokenizer.load_tokenizer(path)
   merged = models.BPE(vocab=vocab, merges=merges)
   letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
@@ -201,15 +201,15 @@ def test_words_are_cut_as_published(tmp_path, pre):
     normal = unicodedata.normalize('NFC', text) if pre in COMPOSE else text
     words = regex.findall(WORDS[pre], normal)
     assert ''.join(words) == normal
-    assert ours.encode(text) == [i for word in words for i in ids_of(word)]
+    assert loaded.encode(text) == [i for word in words for i in ids_of(word)]
 
   check()
 
 
-def test_numbers_by_three_and_one_by_one(tmp_path):
-  # '12' is a token of every file; so is '345'. A cut of '12345' after three
-  # digits, after each, or not at all leaves others to merge.
-  found = {}
+def test_digits_are_split_by_the_rule(tmp_path):
+  # '12' and '345' are tokens of every file. Splitting '12345' into threes, into
+  # single digits or not at all leaves different merges.
+  pieces_by_rule = {}
   for pre in ('gpt-2', 'llama-bpe', 'qwen2', 'smollm', 'tekken', 'gpt-4o'):
     path = write(
       tmp_path / f'{pre}.gguf',
@@ -220,9 +220,9 @@ def test_numbers_by_three_and_one_by_one(tmp_path):
       add_bos_token=False,
     )
     tokens = tokenizer.load_tokenizer(path)
-    found[pre] = [tokens.decode([i]) for i in tokens.encode('12345')]
-  assert found == {
-    'gpt-2': ['1', '2', '34', '5'],  # in the order of the merges
+    pieces_by_rule[pre] = [tokens.decode([i]) for i in tokens.encode('12345')]
+  assert pieces_by_rule == {
+    'gpt-2': ['1', '2', '34', '5'],  # by the order of the merges
     'llama-bpe': ['1', '2', '3', '45'],
     'qwen2': ['1', '2', '3', '4', '5'],
     'smollm': ['1', '2', '3', '4', '5'],
@@ -233,9 +233,7 @@ def test_numbers_by_three_and_one_by_one(tmp_path):
 
 @pytest.mark.parametrize('pre', [None, 'default'])
 @pytest.mark.parametrize('architecture', ['qwen2', 'qwen3', 'gpt2'])
-def test_a_file_without_a_rule_takes_that_of_its_architecture(
-  tmp_path, architecture, pre, caplog
-):
+def test_rule_of_the_architecture(tmp_path, architecture, pre, caplog):
   rule = 'gpt-2' if architecture == 'gpt2' else 'qwen2'
   path = tmp_path / 'tiny.gguf'
   texts = ['Solve:\n\n12 + 3', "I'LL 12345e\u0301", ' \n\n x']
@@ -248,7 +246,7 @@ def test_a_file_without_a_rule_takes_that_of_its_architecture(
 
 
 @pytest.mark.parametrize('architecture', ['llama', 'gemma3', 'olmo2', 'phi3'])
-def test_a_file_without_a_rule_is_refused(tmp_path, architecture):
+def test_files_without_a_rule_are_refused(tmp_path, architecture):
   path = tmp_path / 'tiny.gguf'
   write_bytes(path, pre=None, architecture=architecture)
   expected = (
@@ -259,14 +257,14 @@ def test_a_file_without_a_rule_is_refused(tmp_path, architecture):
     tokenizer.load_tokenizer(path)
 
 
-def test_a_default_rule_is_warned_of(tmp_path, caplog):
+def test_the_default_rule_causes_a_warning(tmp_path, caplog):
   path = write_bytes(tmp_path / 'tiny.gguf', pre='default')
   tokenizer.load_tokenizer(path)
   assert "pre='default': text is split by GPT-2's rule" in caplog.text
 
 
-def test_special_tokens_of_a_file_are_kept(tmp_path):
-  """Gemma's are so: other tools pad with the token of the file."""
+def test_special_tokens_are_kept(tmp_path):
+  """As for Gemma, the file's pad token is kept for other tools."""
   path = write_pieces(
     tmp_path / 'tiny.gguf',
     files.sentencepiece_model(
@@ -276,7 +274,7 @@ def test_special_tokens_of_a_file_are_kept(tmp_path):
     padding_token_id=3,
     mask_token_id=4,
     seperator_token_id=2,
-    cls_token_id=2**32 - 1,  # some files store this for a missing token
+    cls_token_id=2**32 - 1,  # stands for a missing token in some files
   )
   tokenizer.load_tokenizer(path).save(tmp_path / 'out')
   saved = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
@@ -300,14 +298,14 @@ def test_special_tokens_of_a_file_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize('key', ['padding', 'unknown', 'eot'])
-def test_a_special_token_that_is_none_is_named(tmp_path, key):
+def test_invalid_special_token_ids_are_refused(tmp_path, key):
   field = f'{key}_token_id'
   path = write_bytes(tmp_path / 'tiny.gguf', **{field: 10**6})
   with pytest.raises(ValueError, match=rf'tokenizer\.ggml\.{field}=1000000'):
     tokenizer.load_tokenizer(path)
 
 
-def test_a_pad_token_without_a_row_is_no_token(tmp_path):
+def test_pad_tokens_without_a_row_are_ignored(tmp_path):
   path = write_bytes(tmp_path / 'tiny.gguf')
   size = tokenizer.load_tokenizer(path).vocab_size
   path = write_bytes(tmp_path / 'padded.gguf', padding_token_id=size)
@@ -320,14 +318,14 @@ SPECIALS = {True: ('<s>', '</s>'), False: ('<bos>', '<eos>', '<end_of_turn>')}
 
 
 class Pieces:
-  """A SentencePiece model, and ours of a GGUF and of a directory with it."""
+  """A SentencePiece model, and our tokenizers of its GGUF and directory."""
 
   def __init__(self, directory: pathlib.Path, *, has_prefix: bool):
     model = files.sentencepiece_model(
       has_prefix=has_prefix, specials=SPECIALS[has_prefix]
     )
-    self.theirs = sentencepiece.SentencePieceProcessor(model_proto=model)
-    self.ours = tokenizer.load_tokenizer(
+    self.reference = sentencepiece.SentencePieceProcessor(model_proto=model)
+    self.loaded = tokenizer.load_tokenizer(
       write_pieces(directory / 'tiny.gguf', model)
     )
     kind = 'LlamaTokenizer' if has_prefix else 'GemmaTokenizer'
@@ -343,61 +341,61 @@ def pieces(request, tmp_path_factory):
 
 @hypothesis.given(text=files.HARD)
 @hypothesis.settings(max_examples=80, deadline=None)
-def test_a_file_has_the_tokens_of_sentencepiece(pieces, text):
+def test_pieces_agree_with_sentencepiece(pieces, text):
   if pieces.has_prefix:
-    # The space in front goes before a token of the user's there, and behind
-    # it here, as with llama.cpp and with Llama 2's tokenizer.json.
+    # SentencePiece puts the prefix space before a user-defined token. We put it
+    # after the token, like llama.cpp and Llama 2's tokenizer.json.
     text = text.replace('<tool>', '<too>')
-  ids = pieces.ours.encode(text)
-  assert ids == pieces.theirs.encode(text)
+  ids = pieces.loaded.encode(text)
+  assert ids == pieces.reference.encode(text)
   assert ids == pieces.of_directory.encode(text)
-  # Both spell a space and ▁ alike. SentencePiece takes a space in front away.
+  # Both write a space as ▁. SentencePiece removes a leading space.
   expected = text.replace('▁', ' ')
-  assert pieces.theirs.decode(ids) == expected
+  assert pieces.reference.decode(ids) == expected
   prefix = ' ' if pieces.has_prefix and text else ''
-  assert pieces.ours.decode(ids) == prefix + expected
+  assert pieces.loaded.decode(ids) == prefix + expected
 
 
 @hypothesis.given(text=files.HARD)
 @hypothesis.settings(max_examples=80, deadline=None)
-def test_a_file_has_the_tokens_of_transformers(pieces, text):
-  # What a model's users defined is not read from `tokenizer.model` there.
+def test_pieces_agree_with_transformers(pieces, text):
+  # transformers does not read user-defined tokens from `tokenizer.model`.
   specials = ['<tool>']
   if pieces.has_prefix:
-    # LlamaTokenizer puts a space in front of the first piece of a text only,
-    # and none if there is one, where SentencePiece puts another.
+    # LlamaTokenizer adds a space only before the first piece of a text, and
+    # none if the text begins with a space; SentencePiece always adds one.
     text = 'a' + text
     specials += ['<s>', '</s>']
   for special in specials:
     text = text.replace(special, '<too>')
-  ids = pieces.ours.encode(text, allow_special=True)
-  assert [*pieces.ours.prefix_ids, *ids] == pieces.fast.encode(text)
-  decoded = pieces.ours.decode(ids, skip_special=False)
+  ids = pieces.loaded.encode(text, allow_special=True)
+  assert [*pieces.loaded.prefix_ids, *ids] == pieces.fast.encode(text)
+  decoded = pieces.loaded.decode(ids, skip_special=False)
   expected = pieces.fast.decode(ids)
   assert decoded == ' ' * pieces.has_prefix + expected
 
 
-def test_a_directory_of_pieces_is_that_of_the_file(pieces):
-  """The directory has a tokenizer.model, and no tokenizer.json."""
-  ours, found = pieces.ours, pieces.of_directory
-  assert found.token_bytes == ours.token_bytes
-  assert found.special == ours.special
-  assert found.prefix_ids == ours.prefix_ids
-  assert found.stop_ids == ours.stop_ids
+def test_directories_and_gguf_files_agree(pieces):
+  """The directory has a tokenizer.model, but no tokenizer.json."""
+  expected, loaded = pieces.loaded, pieces.of_directory
+  assert loaded.token_bytes == expected.token_bytes
+  assert loaded.special == expected.special
+  assert loaded.prefix_ids == expected.prefix_ids
+  assert loaded.stop_ids == expected.stop_ids
 
 
-def test_a_space_stands_in_front_of_each_part(tmp_path):
-  tokens = Pieces(tmp_path, has_prefix=True).ours
+def test_each_part_starts_with_a_space(tmp_path):
+  tokens = Pieces(tmp_path, has_prefix=True).loaded
   pieces = [
     tokens.token_bytes[i] or i
     for i in tokens.encode('the</s>the<tool> the', allow_special=True)
   ]
-  # As SentencePiece encodes each of the three texts alone.
+  # SentencePiece encodes each of the three texts this way.
   assert pieces == [b' the', 2, b' the', b'<tool>', b' ', b' the']
 
 
-def test_spaces_of_a_users_token(tmp_path):
-  # Gemma's runs of spaces, as a converter writes them, or as they are.
+def test_user_defined_tokens_of_spaces(tmp_path):
+  # Gemma's runs of spaces, written by a converter as ▁ or as spaces.
   for spelled in ('▁▁▁', '   '):
     path = write(
       tmp_path / 'tiny.gguf',
@@ -408,16 +406,16 @@ def test_spaces_of_a_users_token(tmp_path):
       add_space_prefix=False,
     )
     tokens = tokenizer.load_tokenizer(path)
-    # The longest from the left, as SentencePiece finds them; no merge is tried.
+    # Longest match from the left, without merges, as in SentencePiece.
     assert tokens.encode('a     a \n') == [5, 3, 6, 5, 4, 7]
     assert tokens.token_bytes[3:] == (b'   ', b' ', b'a', b'  ', b'\n')
     assert tokens.decode([3, 5]) == '   a'
-    # llama.cpp's numbers for a file that names none.
+    # llama.cpp's defaults for a file without ids.
     assert (tokens.prefix_ids, tokens.stop_ids) == ((1,), (2,))
 
 
-def test_merges_go_by_score(tmp_path):
-  # By place in the file 'ab' would come first.
+def test_merges_are_ordered_by_score(tmp_path):
+  # By position in the file, 'ab' would come first.
   path = write(
     tmp_path / 'tiny.gguf',
     model='llama',
@@ -429,13 +427,13 @@ def test_merges_go_by_score(tmp_path):
   )
   tokens = tokenizer.load_tokenizer(path)
   assert tokens.encode('abcab') == [1, 5, 4]
-  # Without tokens for bytes letters in a row are one unknown.
+  # Without byte tokens, consecutive unknown letters are one unknown token.
   assert tokens.encode('azzb') == [1, 0, 2]
   assert tokens.prefix_ids == ()
 
 
 @pytest.mark.parametrize('type_', [UNKNOWN, CONTROL, BYTE])
-def test_typed_text_is_merged_to_nothing_special(tmp_path, type_):
+def test_typed_text_never_becomes_a_special_token(tmp_path, type_):
   path = write(
     tmp_path / 'tiny.gguf',
     model='llama',
@@ -464,7 +462,7 @@ def test_typed_text_is_merged_to_nothing_special(tmp_path, type_):
     ('pieces', {'bos_token_id': 2}, (2,)),
   ],
 )
-def test_what_stands_before_a_text(tmp_path, kind, fields, prefix):
+def test_prefix_ids(tmp_path, kind, fields, prefix):
   if kind == 'bytes':
     path = write_bytes(tmp_path / 'tiny.gguf', **{'bos_token_id': 7} | fields)
   else:
@@ -475,7 +473,7 @@ def test_what_stands_before_a_text(tmp_path, kind, fields, prefix):
   assert tokens.encode('a')[:1] != list(prefix)
 
 
-def test_more_tokens_that_end_a_turn(tmp_path):
+def test_further_tokens_that_end_a_turn(tmp_path):
   path = write_bytes(
     tmp_path / 'tiny.gguf',
     pre='gpt-2',
@@ -484,15 +482,15 @@ def test_more_tokens_that_end_a_turn(tmp_path):
     eot_token_id=9,
     eom_token_id=8,
   )
-  found = tokenizer.load_tokenizer(path)
+  loaded = tokenizer.load_tokenizer(path)
   vocab, _ = files.trained(*files.QWEN)
-  # Those by name are ends in every file that has them.
+  # These names end a turn in every file that has them.
   named = (vocab['<|endoftext|>'], vocab['<|im_end|>'])
-  assert found.stop_ids == (7, 8, 9, *named)
+  assert loaded.stop_ids == (7, 8, 9, *named)
 
 
-def test_the_end_of_a_turn_and_of_a_text(tmp_path):
-  # Gemma's files name one of them as eos.
+def test_stop_ids(tmp_path):
+  # Gemma's files specify one of them as eos.
   model = files.sentencepiece_model(has_prefix=False, specials=SPECIALS[False])
   for eos in (2, 3):
     path = write_pieces(tmp_path / 'tiny.gguf', model, eos_token_id=eos)
@@ -501,8 +499,8 @@ def test_the_end_of_a_turn_and_of_a_text(tmp_path):
     assert tokens.stop_ids == (2, 3)
 
 
-def test_a_users_token_is_text_and_no_letters(tmp_path):
-  # In GPT-2's letters é would stand for the byte E9.
+def test_user_defined_tokens_are_text(tmp_path):
+  # In GPT-2's alphabet, é stands for the byte E9.
   path = write(
     tmp_path / 'tiny.gguf',
     model='gpt2',
@@ -530,7 +528,7 @@ def test_a_users_token_is_text_and_no_letters(tmp_path):
     ('llama', 'smollm', files.QWEN, None, '<|endoftext|>'),
   ],
 )
-def test_a_byte_level_tokenizer_is_saved(
+def test_byte_level_tokenizers_are_saved(
   tmp_path, model_type, pre, specials, bos, eos
 ):
   vocab, _ = files.trained(*specials)
@@ -544,7 +542,7 @@ def test_a_byte_level_tokenizer_is_saved(
   )
   tokens = tokenizer.load_tokenizer(path)
   assert tokens.prefix_ids == ((vocab[bos],) if bos else ())
-  # transformers chooses a class by the model beside it.
+  # transformers chooses a class by the model's config.
   (tmp_path / 'new').mkdir()
   config = json.dumps({'model_type': model_type})
   (tmp_path / 'new' / 'config.json').write_text(config)
@@ -552,11 +550,11 @@ def test_a_byte_level_tokenizer_is_saved(
 
 
 @pytest.mark.parametrize('model_type', ['', 'llama', 'gemma2', 'gemma3_text'])
-def test_a_sentencepiece_tokenizer_is_saved(pieces, tmp_path, model_type):
+def test_sentencepiece_tokenizers_are_saved(pieces, tmp_path, model_type):
   if model_type:
     config = json.dumps({'model_type': model_type})
     (tmp_path / 'config.json').write_text(config)
-  files.assert_saved(pieces.ours, tmp_path)
+  files.assert_saved(pieces.loaded, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -576,14 +574,14 @@ def test_a_sentencepiece_tokenizer_is_saved(pieces, tmp_path, model_type):
     ({'model': 'bert'}, r"ggml\.model='bert': expected gpt2 .* or llama"),
   ],
 )
-def test_tables_of_pieces_that_do_not_fit_are_named(tmp_path, fields, message):
+def test_inconsistent_tables_are_refused(tmp_path, fields, message):
   model = files.sentencepiece_model(has_prefix=True)
   path = write_pieces(tmp_path / 'tiny.gguf', model, **fields)
   with pytest.raises(ValueError, match=rf'tiny\.gguf: tokenizer\.{message}'):
     tokenizer.load_tokenizer(path)
 
 
-def test_whitespace_that_stays_is_no_error(tmp_path):
+def test_kept_whitespace(tmp_path):
   model = files.sentencepiece_model(has_prefix=True)
   fields = {'remove_extra_whitespaces': False}
   path = write_pieces(tmp_path / 'tiny.gguf', model, **fields)
@@ -591,14 +589,14 @@ def test_whitespace_that_stays_is_no_error(tmp_path):
   assert tokens.decode(tokens.encode('a  b ')) == ' a  b '
 
 
-def test_a_text_cannot_begin_with_a_token_that_is_not_named(tmp_path):
+def test_add_bos_token_requires_a_bos_id(tmp_path):
   path = write_bytes(tmp_path / 'tiny.gguf', pre='llama-bpe')
   message = r'tiny\.gguf: tokenizer\.ggml\.bos_token_id: missing'
   with pytest.raises(ValueError, match=message):
     tokenizer.load_tokenizer(path)
 
 
-def test_an_unknown_rule_is_named_beside_the_known(tmp_path):
+def test_unknown_rules_are_refused(tmp_path):
   path = write_bytes(tmp_path / 'tiny.gguf', pre='olmo')
   with pytest.raises(
     ValueError, match=r"ggml\.pre='olmo': expected one of default, gpt-2, .*,"

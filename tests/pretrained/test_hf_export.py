@@ -1,4 +1,4 @@
-"""What we write is read by transformers and peft, and by ourselves."""
+"""Exports, read by transformers, peft and this library."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from tests.pretrained import families
 
 torch = pytest.importorskip('torch')
 
-# transformers warns of settings that tiny models have and real ones have not.
+# transformers warns about settings that only tiny models have.
 pytestmark = pytest.mark.filterwarnings('ignore')
 
 TEXT_BT = np.random.default_rng(0).integers(3, families.TOKENS, (2, 24))
@@ -28,21 +28,21 @@ def read(directory, dtype='float32'):
   return checkpoint, checkpoint.params(names.in_memory(jnp.dtype(dtype)))
 
 
-def their_logits(model):
+def reference_logits(model):
   with torch.no_grad():
     return model(torch.from_numpy(TEXT_BT)).logits.float().numpy()
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def our_logits(policy, params):
+def policy_logits(policy, params):
   hidden_BTD, _ = policy.forward(params, TEXT_BT, np.full(2, 24))
   return policy.logits(params, hidden_BTD)
 
 
 @pytest.mark.parametrize('name', families.CASES)
-def test_there_and_back(tmp_path, name):
+def test_round_trip(tmp_path, name):
   source, out, again = (tmp_path / part for part in ('in', 'out', 'again'))
-  theirs = families.make(name, source)
+  reference = families.make(name, source)
   for before, after in ((source, out), (out, again)):
     checkpoint, params = read(before)
     after.mkdir()
@@ -55,18 +55,20 @@ def test_there_and_back(tmp_path, name):
     out, output_loading_info=True, attn_implementation='eager'
   )
   assert not any(problems.values()), problems
-  assert type(loaded) is type(theirs)
+  assert type(loaded) is type(reference)
   assert loaded.dtype == torch.float32
-  expected = theirs.state_dict()
+  expected = reference.state_dict()
   assert loaded.state_dict().keys() == expected.keys()
   for key, tensor in loaded.state_dict().items():
     assert torch.equal(tensor, expected[key]), key
-  # Rotation, windows and scales are not among the tensors.
-  np.testing.assert_array_equal(their_logits(loaded), their_logits(theirs))
+  # Also checks properties that are not tensors: rotation, windows, scales.
+  np.testing.assert_array_equal(
+    reference_logits(loaded), reference_logits(reference)
+  )
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
-def test_a_narrower_dtype(tmp_path, dtype):
+def test_narrower_dtypes(tmp_path, dtype):
   families.make('gemma3', tmp_path / 'in')
   checkpoint, params = read(tmp_path / 'in')
   (tmp_path / 'out').mkdir()
@@ -78,14 +80,14 @@ def test_a_narrower_dtype(tmp_path, dtype):
     dtype=dtype,
   )
   expected = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
-  found = read(tmp_path / 'out', dtype)[1]
-  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  reread = read(tmp_path / 'out', dtype)[1]
+  jax.tree.map(np.testing.assert_array_equal, reread, expected)
   loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out')
   assert str(loaded.dtype) == f'torch.{dtype}'
 
 
-def test_shards_are_no_larger_than_asked_for(tmp_path):
-  theirs = families.make('qwen3', tmp_path / 'in')
+def test_shards_respect_the_size_limit(tmp_path):
+  reference = families.make('qwen3', tmp_path / 'in')
   checkpoint, params = read(tmp_path / 'in')
   out = tmp_path / 'out'
   out.mkdir()
@@ -106,13 +108,15 @@ def test_shards_are_no_larger_than_asked_for(tmp_path):
   loaded = transformers.AutoModelForCausalLM.from_pretrained(
     out, attn_implementation='eager'
   )
-  np.testing.assert_array_equal(their_logits(loaded), their_logits(theirs))
+  np.testing.assert_array_equal(
+    reference_logits(loaded), reference_logits(reference)
+  )
   jax.tree.map(np.testing.assert_array_equal, read(out)[1], params)
 
 
 @pytest.mark.parametrize('name', families.CASES)
-def test_what_older_tools_read_of_the_rope(tmp_path, name):
-  """Those of version 4 know rope_theta and rope_scaling alone."""
+def test_older_rope_keys(tmp_path, name):
+  """Version 4 of transformers knows only rope_theta and rope_scaling."""
   families.make(name, tmp_path)
   checkpoint, params = read(tmp_path)
   hf_export.write_model(
@@ -126,45 +130,45 @@ def test_what_older_tools_read_of_the_rope(tmp_path, name):
 
 
 @pytest.fixture(scope='module')
-def adapted(tmp_path_factory):
-  """A base, and adapters that have moved from their zeros."""
+def adapted_model(tmp_path_factory):
+  """Returns a base model and adapters that are not zero."""
   directory = tmp_path_factory.mktemp('base')
-  theirs = families.make('llama-biases', directory)
+  reference = families.make('llama-biases', directory)
   checkpoint, base = read(directory)
   policy = policy_lib.make_policy(checkpoint.config, lora=LORA)
   adapters = lora.adapters(policy.init(jax.random.key(1)))
   adapters = jax.tree.map(
     lambda x: 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), adapters
   )
-  return theirs, checkpoint, policy, jax.device_put(base), adapters
+  return reference, checkpoint, policy, jax.device_put(base), adapters
 
 
-def test_merged_logits_equal_those_of_the_adapters(adapted):
-  theirs, _, policy, base, adapters = adapted
-  whole = lora.join(base, adapters)
-  merged = lora.merge(whole, LORA)
+def test_merged_adapters_have_equal_logits(adapted_model):
+  reference, _, policy, base, adapters = adapted_model
+  joined = lora.join(base, adapters)
+  merged = lora.merge(joined, LORA)
   assert jax.tree.structure(merged) == jax.tree.structure(base)
-  with_adapters = our_logits(policy, whole)
+  with_adapters = policy_logits(policy, joined)
   np.testing.assert_allclose(
-    our_logits(policy, merged), with_adapters, atol=1e-4
+    policy_logits(policy, merged), with_adapters, atol=1e-4
   )
-  # Without them it is the base again, which is the reference policy.
-  plain = our_logits(policy, base)
-  np.testing.assert_allclose(plain, their_logits(theirs), atol=1e-4)
+  # Without adapters, the model is the base, which is the reference policy.
+  plain = policy_logits(policy, base)
+  np.testing.assert_allclose(plain, reference_logits(reference), atol=1e-4)
   assert np.abs(plain - with_adapters).max() > 0.5
 
 
-def test_peft_loads_the_adapters(adapted, tmp_path):
+def test_peft_loads_the_adapters(adapted_model, tmp_path):
   peft = pytest.importorskip('peft')
-  _, checkpoint, policy, base, adapters = adapted
+  _, checkpoint, policy, base, adapters = adapted_model
   hf_export.write_adapter(
     tmp_path, checkpoint.config, adapters, LORA, base='somewhere'
   )
-  # peft changes the model in place, so it gets one of its own.
+  # peft changes the model in place, so it gets a copy.
   model = peft.PeftModel.from_pretrained(
     families.make('llama-biases'), tmp_path
   )
-  expected = our_logits(policy, lora.join(base, adapters))
-  np.testing.assert_allclose(their_logits(model), expected, atol=1e-4)
+  expected = policy_logits(policy, lora.join(base, adapters))
+  np.testing.assert_allclose(reference_logits(model), expected, atol=1e-4)
   merged = model.merge_and_unload()
-  np.testing.assert_allclose(their_logits(merged), expected, atol=1e-4)
+  np.testing.assert_allclose(reference_logits(merged), expected, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Hub ids, against a hub of our own on the loopback address."""
+"""FakeHub ids, resolved with a fake hub on the loopback address."""
 
 import hashlib
 import http.server
@@ -24,8 +24,8 @@ FILES = {
 }
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-  """As much of the hub as `snapshot_download` asks for."""
+class FakeHub(http.server.BaseHTTPRequestHandler):
+  """The parts of the hub that `snapshot_download` uses."""
 
   protocol_version = 'HTTP/1.1'
 
@@ -39,7 +39,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
       self.wfile.write(content)
 
   def do_GET(self):
-    self.server.asked.append(self.path)
+    self.server.requests.append(self.path)
     path = self.path.split('?')[0]
     if path.startswith('/api/models/org/'):
       return self.describe(path)
@@ -64,9 +64,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
     if revision not in ('main', 'v1', COMMIT, ''):
       return self.answer(404, X_Error_Code='RevisionNotFound')
     files = [{'rfilename': name} for name in FILES]
-    found = {'id': 'org/tiny', 'sha': COMMIT, 'siblings': files}
+    description = {'id': 'org/tiny', 'sha': COMMIT, 'siblings': files}
     return self.answer(
-      200, json.dumps(found).encode(), Content_Type='application/json'
+      200, json.dumps(description).encode(), Content_Type='application/json'
     )
 
   def list(self):
@@ -84,8 +84,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
-  server.asked = []
+  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), FakeHub)
+  server.requests = []
   thread = threading.Thread(target=server.serve_forever, daemon=True)
   thread.start()
   yield server
@@ -94,7 +94,7 @@ def server():
 
 
 def resolve(path, cache, port, **environment):
-  """In a process of its own: the library reads its address on import."""
+  """Runs in a new process, because the library reads its address on import."""
   code = (
     'import sys\n'
     'from sqlm_jax.pretrained import catalog\n'
@@ -120,49 +120,53 @@ def resolve(path, cache, port, **environment):
 
 
 @pytest.mark.parametrize('path', ['org/tiny', 'org/tiny@v1'])
-def test_only_what_is_read_is_fetched_and_once(path, server, tmp_path):
-  found = resolve(path, tmp_path, server.server_port)
-  assert found.returncode == 0, found.stderr
-  directory = pathlib.Path(found.stdout.strip())
+def test_needed_files_are_fetched_once(path, server, tmp_path):
+  process = resolve(path, tmp_path, server.server_port)
+  assert process.returncode == 0, process.stderr
+  directory = pathlib.Path(process.stdout.strip())
   assert directory.name == COMMIT
   names = {file.name for file in directory.rglob('*') if file.is_file()}
   assert names == {'config.json', 'model.safetensors', 'tokenizer.json'}
   for name in names:
     assert (directory / name).read_bytes() == FILES[name]
-  assert not any('.bin' in path or 'original' in path for path in server.asked)
-  # The hub is gone: what was fetched stays.
+  assert not any(
+    '.bin' in path or 'original' in path for path in server.requests
+  )
+  # Without the hub, the cached files are used.
   for environment in ({}, {'HF_HUB_OFFLINE': '1'}):
     again = resolve(path, tmp_path, 9, **environment)
-    assert again.stdout == found.stdout, again.stderr
+    assert again.stdout == process.stdout, again.stderr
 
 
 @pytest.mark.parametrize(
   'path, message',
   [
-    ('org/other', "RuntimeError: model.path='org/other': there is no file and"),
-    ('org/gated', "model.path='org/gated': its owners ask for consent first"),
+    ('org/other', "RuntimeError: model.path='org/other': no file or directory"),
+    ('org/gated', "model.path='org/gated': access to the model is restri"),
     ('org/tiny@v9', "model.path='org/tiny@v9': the model has no revision 'v9'"),
   ],
 )
-def test_what_the_hub_refuses_is_told(path, message, server, tmp_path):
-  found = resolve(path, tmp_path, server.server_port)
-  assert found.returncode == 1
-  assert message in found.stderr
+def test_refusals_of_the_hub(path, message, server, tmp_path):
+  process = resolve(path, tmp_path, server.server_port)
+  assert process.returncode == 1
+  assert message in process.stderr
 
 
 @pytest.mark.parametrize('environment', [{}, {'HF_HUB_OFFLINE': '1'}])
-def test_no_network_is_told(environment, tmp_path):
-  found = resolve('org/tiny', tmp_path, 9, **environment)  # nobody listens
-  assert found.returncode == 1
-  assert "model.path='org/tiny': there is no file and no" in found.stderr
-  assert 'was not reached' in found.stderr
-  assert 'Traceback' not in found.stderr
+def test_error_without_a_network(environment, tmp_path):
+  process = resolve('org/tiny', tmp_path, 9, **environment)  # an unused port
+  assert process.returncode == 1
+  assert "model.path='org/tiny': no file or directory" in process.stderr
+  assert 'could not be reached' in process.stderr
+  assert 'Traceback' not in process.stderr
 
 
-def test_what_exists_is_not_looked_for(tmp_path, monkeypatch):
+def test_local_paths_are_not_hub_ids(tmp_path, monkeypatch):
   (tmp_path / 'org' / 'tiny').mkdir(parents=True)
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(hub, 'fetch', lambda path: pytest.fail('asked the hub'))
+  monkeypatch.setattr(
+    hub, 'fetch', lambda path: pytest.fail('contacted the hub')
+  )
   assert catalog.resolve('org/tiny') == pathlib.Path('org/tiny')
 
 
@@ -181,5 +185,5 @@ def test_what_exists_is_not_looked_for(tmp_path, monkeypatch):
     ('', False),
   ],
 )
-def test_what_looks_like_a_hub_id(path, expected):
+def test_is_id(path, expected):
   assert hub.is_id(path) == expected

@@ -1,4 +1,4 @@
-"""Malformed model files soon end in an error that names the file."""
+"""Malformed model files, which must cause an error that names the file."""
 
 import random
 import signal
@@ -9,15 +9,15 @@ import pytest
 from sqlm_jax.pretrained import loader, names
 from tests.pretrained import malformed
 
-# transformers warns of settings that tiny models have and real ones have not.
+# transformers warns about settings that only tiny models have.
 pytestmark = pytest.mark.filterwarnings('ignore')
 
-_SECONDS = 60  # a case takes milliseconds; a hang takes for ever
+_SECONDS = 60  # a case takes milliseconds unless it hangs
 
 
 @pytest.fixture(autouse=True)
 def _deadline():
-  """Ends a hang, which would otherwise hold all tests."""
+  """Fails a test that hangs."""
 
   def stop(signum, frame):
     raise AssertionError(f'not done after {_SECONDS} seconds')
@@ -31,7 +31,7 @@ def _deadline():
 
 @pytest.fixture(scope='module')
 def originals(tmp_path_factory):
-  """A directory and a GGUF file that nothing is wrong with."""
+  """Returns an intact directory and an intact GGUF file."""
   path = tmp_path_factory.mktemp('originals')
   malformed.write_directory(path / 'directory')
   malformed.write_gguf(path / 'tiny.gguf')
@@ -51,13 +51,13 @@ def error_of(path):
   return None
 
 
-def test_the_originals_are_whole(originals):
+def test_originals_are_loaded(originals):
   for path in originals.values():
     assert load(path)['embedding'].shape == (24, 8)
 
 
 def cases(kind):
-  """All cases of a kind of model, in groups of about as many."""
+  """Yields the cases of a kind of model, in groups of similar size."""
   rng = random.Random(0)
   if kind == 'directory':
     shards = [f'model-0000{i}-of-00002.safetensors' for i in (1, 2)]
@@ -81,7 +81,7 @@ def cases(kind):
     for group, _ in cases(kind)
   ],
 )
-def test_a_malformed_model_is_loaded_or_refused_by_name(
+def test_malformed_models_are_loaded_or_refused(
   originals, tmp_path, kind, group
 ):
   refused = 0
@@ -96,7 +96,7 @@ def test_a_malformed_model_is_loaded_or_refused_by_name(
   assert refused > 20
 
 
-def test_a_model_file_of_another_kind_is_refused(originals, tmp_path):
+def test_other_kinds_of_files_are_refused(originals, tmp_path):
   for i, (case, damage) in enumerate(malformed.kind_cases(('tiny.gguf',))):
     path = tmp_path / str(i) / 'tiny.gguf'
     path.parent.mkdir()
@@ -108,8 +108,8 @@ def test_a_model_file_of_another_kind_is_refused(originals, tmp_path):
 
 
 def test_links_to_files_are_followed(originals, tmp_path):
-  """The cache of the hub is a directory of links."""
+  """The hub's cache consists of links."""
   for file in originals['directory'].iterdir():
     (tmp_path / file.name).symlink_to(file)
-  wanted, found = load(originals['directory']), load(tmp_path)
-  np.testing.assert_array_equal(found['embedding'], wanted['embedding'])
+  expected, linked = load(originals['directory']), load(tmp_path)
+  np.testing.assert_array_equal(linked['embedding'], expected['embedding'])

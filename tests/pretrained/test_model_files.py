@@ -1,4 +1,4 @@
-"""Files in which anything may stand, or that are no files."""
+"""Files with arbitrary contents, and irregular files."""
 
 import os
 
@@ -28,22 +28,22 @@ def test_json_is_read(tmp_path, text, expected):
   [
     (b'', 'expected JSON'),
     (b'{"a": 1', 'expected JSON'),
-    (b'{"a": 1}}', 'expected JSON, Extra data'),
-    (b'{"a": "\xff"}', 'expected JSON, .*utf-8'),
+    (b'{"a": 1}}', 'expected JSON: Extra data'),
+    (b'{"a": "\xff"}', 'expected JSON: .*utf-8'),
     (b'[]', 'expected a JSON object'),
     (b'null', 'expected a JSON object'),
-    (b'{"a": NaN}', 'NaN is not a finite number'),
-    (b'{"a": [-Infinity]}', '-Infinity is not a finite number'),
-    (b'{"a": 1e999}', '1e999 is not a finite number'),
+    (b'{"a": NaN}', 'NaN: expected a finite number'),
+    (b'{"a": [-Infinity]}', '-Infinity: expected a finite number'),
+    (b'{"a": 1e999}', '1e999: expected a finite number'),
     (b'{"a": ' + b'1' * 5000 + b'}', 'expected JSON'),
     (b'{"a": 1, "a": 2}', "key 'a' has two values, 1 and 2"),
     (b'{"b": {"a": 1, "a": null}}', "key 'a' has two values, 1 and None"),
     (b'[' * 10**5, 'nested too deep'),
     (b'{"a":' * 10**5, 'nested too deep'),
-    (b' ' * (2**24 + 1), '16777217 bytes, expected at most 16777216'),
+    (b' ' * (2**24 + 1), '16777217 bytes: expected at most 16777216'),
   ],
 )
-def test_what_is_not_json_is_refused(tmp_path, text, message):
+def test_invalid_json_is_refused(tmp_path, text, message):
   path = tmp_path / 'config.json'
   path.write_bytes(text)
   with pytest.raises(ValueError, match=rf'config\.json: .*{message}'):
@@ -54,20 +54,20 @@ def test_what_is_not_json_is_refused(tmp_path, text, message):
   'make, message',
   [
     (lambda path: None, 'missing'),
-    (lambda path: path.mkdir(), 'this is a directory'),
-    (os.mkfifo, 'this is a named pipe'),
-    (lambda path: path.symlink_to('/dev/zero'), 'this is a character device'),
+    (lambda path: path.mkdir(), 'found a directory'),
+    (os.mkfifo, 'found a named pipe'),
+    (lambda path: path.symlink_to('/dev/zero'), 'found a character device'),
     (lambda path: path.symlink_to('gone'), 'symbolic link to gone, which does'),
   ],
 )
-def test_what_is_no_file_is_refused(tmp_path, make, message):
+def test_irregular_files_are_refused(tmp_path, make, message):
   path = tmp_path / 'config.json'
   make(path)
   with pytest.raises(ValueError, match=rf'config\.json: .*{message}'):
     model_files.read_json(path)
 
 
-def test_a_link_to_a_file_is_that_file(tmp_path):
+def test_links_to_files_are_followed(tmp_path):
   (tmp_path / 'blob').write_text('{"a": 1}')
   path = tmp_path / 'config.json'
   path.symlink_to('blob')
@@ -75,15 +75,15 @@ def test_a_link_to_a_file_is_that_file(tmp_path):
   assert model_files.read_json(path) == {'a': 1}
 
 
-def test_a_link_that_leads_nowhere_is_present(tmp_path):
-  """It is somebody's mistake, and not the absence of an optional file."""
+def test_broken_links_are_present(tmp_path):
+  """A broken link is a mistake, unlike a missing optional file."""
   path = tmp_path / 'config.json'
   assert not model_files.is_present(path)
   path.symlink_to('gone')
   assert model_files.is_present(path)
 
 
-def test_an_optional_file_may_be_missing_but_not_broken(tmp_path):
+def test_optional_files_may_be_missing_but_not_broken(tmp_path):
   path = tmp_path / 'added_tokens.json'
   assert model_files.read_optional_json(path) == {}
   path.symlink_to('gone')
@@ -91,7 +91,7 @@ def test_an_optional_file_may_be_missing_but_not_broken(tmp_path):
     model_files.read_optional_json(path)
 
 
-def test_text_has_line_breaks_of_one_kind(tmp_path):
+def test_line_breaks_are_normalized(tmp_path):
   path = tmp_path / 'merges.txt'
   path.write_bytes('a b\r\nç d\re f\n'.encode())
   assert model_files.read_utf8(path) == 'a b\nç d\ne f\n'
@@ -100,12 +100,12 @@ def test_text_has_line_breaks_of_one_kind(tmp_path):
     model_files.read_utf8(path)
 
 
-def test_a_pointer_of_git_lfs_is_named(tmp_path):
-  """A clone without Git LFS has one in place of each large file."""
+def test_git_lfs_pointers_are_refused(tmp_path):
+  """A clone without Git LFS contains pointers instead of large files."""
   path = tmp_path / 'model.safetensors'
   path.write_text(
     f'version https://git-lfs.github.com/spec/v1\noid sha256:{"0" * 64}\n'
     'size 269060552\n'
   )
-  with pytest.raises(ValueError, match=r'model\.safet.*: run `git lfs pull`'):
+  with pytest.raises(ValueError, match=r'model\.safet.*; run `git lfs pull`'):
     model_files.size_of(path)

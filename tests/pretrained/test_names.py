@@ -1,3 +1,5 @@
+"""The table of tensor names and layouts."""
+
 import pathlib
 
 import jax
@@ -7,7 +9,7 @@ import pytest
 from sqlm_jax.models import model_config, policy
 from sqlm_jax.pretrained import names
 
-# Heads times head width is not the width, and nothing else is equal either.
+# All sizes differ, so that a wrong axis is noticed.
 CONFIG = model_config.ModelConfig(
   vocab_size=11,
   num_layers=2,
@@ -18,7 +20,7 @@ CONFIG = model_config.ModelConfig(
   head_width=4,
   tied_embeddings=False,
 )
-# Name -> [out, in], as Hugging Face's LlamaForCausalLM has them.
+# Name -> [out, in], the shapes of Hugging Face's LlamaForCausalLM.
 SHAPES = {
   'model.embed_tokens.weight': (11, 10),
   'model.norm.weight': (10,),
@@ -38,8 +40,8 @@ for _layer in ('model.layers.0.', 'model.layers.1.'):
   }
 
 
-class Memory:
-  """Tensors that lie in no file."""
+class MemoryTensors:
+  """Tensors in memory instead of a file."""
 
   path = pathlib.Path('somewhere')
 
@@ -64,26 +66,32 @@ def tensors():
 
 def build(tensors, *, config=CONFIG, place=None):
   place = place or names.in_memory(np.float32)
-  return names.build_params(config, Memory(tensors), place)
+  return names.build_params(config, MemoryTensors(tensors), place)
 
 
 @pytest.mark.parametrize('tied', [False, True])
-def test_the_tree_is_the_one_that_the_decoder_wants(tensors, tied):
+def test_tree_has_the_decoders_shapes(tensors, tied):
   config = model_config.ModelConfig(**{**vars(CONFIG), 'tied_embeddings': tied})
   if tied:
     del tensors['lm_head.weight']
   params = build(tensors, config=config)
-  wanted = jax.eval_shape(policy.make_policy(config).init, jax.random.key(0))
-  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
-  assert shapes(params) == shapes(wanted)
+  expected = jax.eval_shape(policy.make_policy(config).init, jax.random.key(0))
+
+  def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
+
+  assert shapes(params) == shapes(expected)
 
 
-def test_every_number_is_where_it_belongs(tensors):
+def test_positions_of_single_numbers(tensors):
   params = build(tensors)
   attention, mlp = params['layers']['attention'], params['layers']['mlp']
   layer, d, h, f = 1, 7, 3, 9
-  stored = lambda name: tensors[f'model.layers.1.{name}.weight']
-  # Head n, dimension h is row n * H + h, here 5 * 4 + 3 and 2 * 4 + 3.
+
+  def stored(name):
+    return tensors[f'model.layers.1.{name}.weight']
+
+  # Dimension h of head n is row n * H + h, here 5 * 4 + 3 and 2 * 4 + 3.
   query, key = stored('self_attn.q_proj'), stored('self_attn.k_proj')
   assert attention['query']['kernel'][layer, d, 5, h] == query[23, d]
   assert attention['key']['kernel'][layer, d, 2, h] == key[11, d]
@@ -103,7 +111,7 @@ def test_every_number_is_where_it_belongs(tensors):
   )
 
 
-def test_place_gets_every_parameter_once_in_pieces(tensors):
+def test_place_receives_every_parameter_once(tensors):
   placed = {}
 
   def place(path, shape, pieces):
@@ -120,10 +128,10 @@ def test_place_gets_every_parameter_once_in_pieces(tensors):
 
 
 def test_one_tensor_is_read_at_a_time(tensors):
-  """A piece is not read before the one before it was taken."""
+  """A piece is read only after the previous piece was consumed."""
   alive = []
 
-  class Counting(Memory):
+  class Counting(MemoryTensors):
     def read(self, name):
       alive.append(name)
       return super().read(name)
@@ -136,24 +144,24 @@ def test_one_tensor_is_read_at_a_time(tensors):
   names.build_params(CONFIG, Counting(tensors), place)
 
 
-def test_out_again_is_what_came_in(tensors):
+def test_file_tensors_invert_build_params(tensors):
   params = build(tensors)
-  found = {t.name: t.read() for t in names.file_tensors(CONFIG, params)}
-  assert found.keys() == tensors.keys()
-  for name, array in found.items():
+  written = {t.name: t.read() for t in names.file_tensors(CONFIG, params)}
+  assert written.keys() == tensors.keys()
+  for name, array in written.items():
     np.testing.assert_array_equal(array, tensors[name], name)
   for tensor in names.file_tensors(CONFIG, params):
     assert tensor.read().shape == tensor.shape, tensor.name
 
 
 @pytest.mark.parametrize('missing', ['model.norm.weight', 'lm_head.weight'])
-def test_a_missing_tensor_is_named(tensors, missing):
+def test_missing_tensors_are_refused(tensors, missing):
   del tensors[missing]
   with pytest.raises(ValueError, match=f'somewhere: tensor {missing}: missing'):
     build(tensors)
 
 
-def test_a_missing_layer_is_named(tensors):
+def test_missing_layers_are_refused(tensors):
   for name in list(tensors):
     if name.startswith('model.layers.1.'):
       del tensors[name]
@@ -169,26 +177,26 @@ def test_a_missing_layer_is_named(tensors):
     'model.layers.2.input_layernorm.weight',
   ],
 )
-def test_a_tensor_that_the_decoder_would_ignore_is_refused(tensors, extra):
+def test_unexpected_tensors_are_refused(tensors, extra):
   tensors[extra] = np.ones(10, np.float32)
   with pytest.raises(ValueError, match=f'tensor {extra}: unexpected'):
     build(tensors)
 
 
-def test_what_can_be_ignored_is(tensors):
-  wanted = build(tensors)
+def test_redundant_tensors_are_ignored(tensors):
+  expected = build(tensors)
   name = 'model.layers.0.self_attn.rotary_emb.inv_freq'
   tensors[name] = np.ones(2, np.float32)
-  jax.tree.map(np.testing.assert_array_equal, build(tensors), wanted)
-  # Some writers store the head of a tied model a second time.
+  jax.tree.map(np.testing.assert_array_equal, build(tensors), expected)
+  # Some files also store the head of a tied model.
   config = model_config.ModelConfig(**{**vars(CONFIG), 'tied_embeddings': True})
   head = tensors['lm_head.weight']
   tensors['lm_head.weight'] = tensors['model.embed_tokens.weight'].copy()
   assert 'unembed' not in build(tensors, config=config)
-  # Another head is no second one: transformers would not tie it either.
+  # A head that differs is refused: transformers would not tie it, either.
   tensors['lm_head.weight'] = head
   with pytest.raises(
-    ValueError, match=r'lm_head.weight: is not model.embed_to'
+    ValueError, match=r'lm_head.weight differs from model.emb'
   ):
     build(tensors, config=config)
 
@@ -202,7 +210,9 @@ def test_what_can_be_ignored_is(tensors):
     ('model.norm.weight', (10, 1), r'\(10,\)'),
   ],
 )
-def test_a_wrong_shape_is_named(tensors, name, shape, expected):
+def test_wrong_shapes_are_refused(tensors, name, shape, expected):
   tensors[name] = np.ones(shape, np.float32)
-  with pytest.raises(ValueError, match=f'{name}: shape.*expected {expected}'):
+  with pytest.raises(
+    ValueError, match=f'{name}: expected shape {expected}, found'
+  ):
     build(tensors)

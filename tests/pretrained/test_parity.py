@@ -1,4 +1,4 @@
-"""The real model against transformers, which reads the same file with torch."""
+"""The real model, compared with transformers, which reads the same file."""
 
 import copy
 import functools
@@ -18,10 +18,10 @@ from sqlm_jax.pretrained import gguf, loader, names, tokenizer
 from sqlm_jax.selfplay import batches
 
 torch = pytest.importorskip('torch')
-pytest.importorskip('accelerate')  # transformers wants it to read GGUF
+pytest.importorskip('accelerate')  # transformers needs it to read GGUF
 transformers = pytest.importorskip('transformers')
 
-pytestmark = pytest.mark.filterwarnings('ignore')  # theirs
+pytestmark = pytest.mark.filterwarnings('ignore')  # of transformers
 
 PROMPTS = [
   'The capital of France is',
@@ -33,7 +33,7 @@ PROMPTS = [
 
 
 @pytest.fixture(scope='module')
-def theirs(smollm2_path):
+def reference(smollm2_path):
   return transformers.AutoModelForCausalLM.from_pretrained(
     smollm2_path.parent, gguf_file=smollm2_path.name, dtype=torch.float32
   ).eval()
@@ -45,31 +45,32 @@ def tokens(smollm2_path):
 
 
 @pytest.fixture(scope='module')
-def ours(smollm2_path):
+def loaded(smollm2_path):
   checkpoint = loader.open_checkpoint(smollm2_path)
   params = checkpoint.params(names.in_memory(np.dtype('float32')))
   return policy_lib.make_policy(checkpoint.config), jax.device_put(params)
 
 
-def test_tensors(smollm2_path, theirs):
-  """Names, layouts and the order of rotary pairs, bit for bit.
+def test_tensors(smollm2_path, reference):
+  """Compares names, layouts and the order of rotary pairs bit for bit.
 
-  Both dequantise by the gguf library; `test_four_bits` does not.
+  Both use the gguf library to dequantize; `test_four_bits` does not.
   """
   tensors = gguf.GGUFTensors(smollm2_path)
-  expected = theirs.state_dict()
+  expected = reference.state_dict()
   assert {array.dtype for array in expected.values()} == {torch.float32}
-  del expected['lm_head.weight']  # the embedding's
+  del expected['lm_head.weight']  # tied to the embedding
   assert tensors.names() == set(expected)
   for name, array in expected.items():
     np.testing.assert_array_equal(tensors.read(name), array.numpy(), name)
 
 
 def test_four_bits(smollm2_path):
-  """Q4_1 as ggml's quants define it, worked out from the bytes.
+  """Checks Q4_1, computed from the bytes by ggml's definition.
 
-  A block is 32 numbers: a float16 step d, a float16 minimum m and 16 bytes.
-  Numbers 0 to 15 are d * (low nibble) + m, 16 to 31 those of the high ones.
+  A block of 32 numbers is a float16 step d, a float16 minimum m and 16 bytes.
+  Numbers 0 to 15 are d * (low nibble) + m. Numbers 16 to 31 use the high
+  nibbles.
   """
   reader = gguf_format.GGUFReader(smollm2_path)
   stored = next(t for t in reader.tensors if t.name == 'blk.7.ffn_down.weight')
@@ -80,28 +81,28 @@ def test_four_bits(smollm2_path):
   nibbles = np.concatenate([blocks['q'] & 15, blocks['q'] >> 4], axis=1)
   step, least = (blocks[name].astype(np.float32)[:, None] for name in 'dm')
   expected = (step * nibbles.astype(np.float32) + least).reshape(576, 1536)
-  found = gguf.GGUFTensors(smollm2_path).read(
+  array = gguf.GGUFTensors(smollm2_path).read(
     'model.layers.7.mlp.down_proj.weight'
   )
-  np.testing.assert_array_equal(found, expected)
+  np.testing.assert_array_equal(array, expected)
 
 
-def test_logits(ours, theirs, tokens):
-  policy, params = ours
+def test_logits(loaded, reference, tokens):
+  policy, params = loaded
   ids = [tokens.encode(prompt) for prompt in PROMPTS]
   padded = jnp.asarray(batches.pad(ids, max(map(len, ids))))
   lengths = jnp.array([len(row) for row in ids])
   hidden, _ = jax.jit(policy.forward)(params, padded, lengths)
   for row, text in enumerate(ids):
     with torch.no_grad():
-      expected = theirs(torch.tensor([text])).logits[0].numpy()
+      expected = reference(torch.tensor([text])).logits[0].numpy()
     logits = policy.logits(params, hidden[row, : len(text)])
-    # Issue of rounding alone: both compute in float32, logits reach 30.
+    # Only rounding differs: both compute in float32, and logits reach 30.
     assert np.abs(np.asarray(logits) - expected).max() < 1e-3
 
 
-def test_greedy_continuations_of_a_batch(ours, theirs, tokens):
-  policy, params = ours
+def test_greedy_continuations_of_a_batch(loaded, reference, tokens):
+  policy, params = loaded
   mesh = sharding.make_mesh(
     {'data': 1, 'fsdp': 1, 'tensor': 1}, jax.devices()[:1]
   )
@@ -118,13 +119,13 @@ def test_greedy_continuations_of_a_batch(ours, theirs, tokens):
   rollout = sampler.make_sampler(policy, mesh)(
     params, batches.pack_prompts(ids), keys, settings, slots=64
   )
-  # All at once, padded on the left, which is faster.
+  # One batch with padding on the left, which is faster.
   width = max(map(len, ids))
   padded = torch.tensor([[0] * (width - len(text)) + text for text in ids])
   live = torch.tensor(
     [[0] * (width - len(text)) + [1] * len(text) for text in ids]
   )
-  expected = theirs.generate(
+  expected = reference.generate(
     padded,
     attention_mask=live,
     do_sample=False,
@@ -162,27 +163,29 @@ ODD_TEXTS = [
 
 
 @pytest.fixture(scope='module')
-def their_tokenizer(smollm2_path):
+def reference_tokenizer(smollm2_path):
   return transformers.AutoTokenizer.from_pretrained(
     smollm2_path.parent, gguf_file=smollm2_path.name
   )
 
 
-def test_token_ids_without_odd_numbers(tokens, their_tokenizer):
-  """Where it makes no difference how numbers are cut: transformers as it is."""
+def test_token_ids_without_unusual_numbers(tokens, reference_tokenizer):
+  """Compares texts for which the rule for numbers makes no difference."""
   for text in ODD_TEXTS:
     if not any(c.isnumeric() and not c.isascii() for c in text):
-      expected = their_tokenizer(text, add_special_tokens=False)['input_ids']
+      expected = reference_tokenizer(text, add_special_tokens=False)[
+        'input_ids'
+      ]
       assert tokens.encode(text, allow_special=True) == expected, text
 
 
-def test_token_ids(tokens, their_tokenizer):
-  """Against the tokenizer of transformers, cut as llama.cpp cuts.
+def test_token_ids(tokens, reference_tokenizer):
+  """Compares with transformers' tokenizer and llama.cpp's rule for numbers.
 
-  transformers does not know the file's `tokenizer.ggml.pre`, smollm. By
-  llama.cpp's table that is: every number (\\p{N}) alone, then GPT-2's rule.
+  transformers ignores the file's `tokenizer.ggml.pre`, smollm. In llama.cpp's
+  table, that is: every number (\\p{N}) separately, then GPT-2's rule.
   """
-  backend = copy.deepcopy(their_tokenizer.backend_tokenizer)
+  backend = copy.deepcopy(reference_tokenizer.backend_tokenizer)
   backend.pre_tokenizer = pre_tokenizers.Sequence(
     [
       pre_tokenizers.Split(tokenizers.Regex(r'\p{N}'), behavior='isolated'),
@@ -195,21 +198,21 @@ def test_token_ids(tokens, their_tokenizer):
     assert tokens.decode(expected, skip_special=False) == text
 
 
-def test_bfloat16_is_no_further_off_than_theirs(
-  smollm2_path, ours, theirs, tokens
+def test_bfloat16_errors_are_similar_to_transformers(
+  smollm2_path, loaded, reference, tokens
 ):
-  """Half the bits: how far the logits move, theirs being the yardstick."""
-  policy, params = ours
+  """Compares our errors of bfloat16 logits with those of transformers."""
+  policy, params = loaded
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
   make = functools.partial(
     policy_lib.make_policy, policy.config, dtype='bfloat16'
   )
   halves = {'accelerator': make(), 'CPU': make(mesh=mesh)}
   half_params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-  half_theirs = copy.deepcopy(theirs).to(torch.bfloat16)
-  # `to` would leave the frequencies of the rotation rounded.
-  half_theirs.model.rotary_emb = copy.deepcopy(theirs.model.rotary_emb)
-  ours_off, theirs_off = {name: [] for name in halves}, []
+  half_reference = copy.deepcopy(reference).to(torch.bfloat16)
+  # `to` would round the frequencies of the rotation.
+  half_reference.model.rotary_emb = copy.deepcopy(reference.model.rotary_emb)
+  policy_errors, reference_errors = {name: [] for name in halves}, []
   for prompt in PROMPTS:
     ids = tokens.encode(prompt)
     hidden, _ = policy.forward(params, jnp.array([ids]), jnp.array([len(ids)]))
@@ -219,13 +222,15 @@ def test_bfloat16_is_no_further_off_than_theirs(
         half_params, jnp.array([ids]), jnp.array([len(ids)])
       )
       logits = half.logits(half_params, hidden)
-      ours_off[name].append(np.abs(logits - exact).ravel())
+      policy_errors[name].append(np.abs(logits - exact).ravel())
     with torch.no_grad():
-      found = half_theirs(torch.tensor([ids])).logits.float().numpy()
-    theirs_off.append(np.abs(found - exact).ravel())
-  theirs_off = np.concatenate(theirs_off)
-  ours_off = {name: np.concatenate(off) for name, off in ours_off.items()}
-  # Seen: 0.13 (CPU: 0.06) and 0.16 on average, 1.5 (0.5) and 1.6 at most.
-  assert ours_off['accelerator'].mean() < 1.1 * theirs_off.mean()
-  assert ours_off['accelerator'].max() < 1.5 * theirs_off.max()
-  assert ours_off['CPU'].mean() < ours_off['accelerator'].mean()
+      logits = half_reference(torch.tensor([ids])).logits.float().numpy()
+    reference_errors.append(np.abs(logits - exact).ravel())
+  reference_errors = np.concatenate(reference_errors)
+  policy_errors = {
+    name: np.concatenate(off) for name, off in policy_errors.items()
+  }
+  # Measured: mean 0.13 (CPU: 0.06) and 0.16, maximum 1.5 (0.5) and 1.6.
+  assert policy_errors['accelerator'].mean() < 1.1 * reference_errors.mean()
+  assert policy_errors['accelerator'].max() < 1.5 * reference_errors.max()
+  assert policy_errors['CPU'].mean() < policy_errors['accelerator'].mean()

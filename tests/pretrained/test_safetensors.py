@@ -1,4 +1,4 @@
-"""Hugging Face directories that transformers wrote, and damaged ones."""
+"""Intact and damaged Hugging Face directories."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from safetensors import numpy as save_lib
 from sqlm_jax.pretrained import loader, names, safetensors
 from tests.pretrained import families
 
-# transformers warns of settings that tiny models have and real ones have not.
+# transformers warns about settings that only tiny models have.
 pytestmark = pytest.mark.filterwarnings('ignore')
 
 
@@ -25,16 +25,19 @@ def read_params(directory, dtype='float32'):
 
 
 @pytest.mark.parametrize('tied', [True, False])
-def test_shards_are_one_model(tmp_path, tied):
+def test_sharded_models(tmp_path, tied):
   changes = {'tie_word_embeddings': tied}
   for name, size in (('one', '1GB'), ('many', '20KB')):
     model = families.make('llama3', tmp_path / name, **changes)
     model.save_pretrained(tmp_path / name, max_shard_size=size)
   assert len(list((tmp_path / 'many').glob('model-*.safetensors'))) > 2
   (tmp_path / 'many' / 'model.safetensors').unlink()
-  one, many = read_params(tmp_path / 'one'), read_params(tmp_path / 'many')
-  jax.tree.map(np.testing.assert_array_equal, one, many)
-  assert ('unembed' in one) != tied
+  single, sharded = (
+    read_params(tmp_path / 'one'),
+    read_params(tmp_path / 'many'),
+  )
+  jax.tree.map(np.testing.assert_array_equal, single, sharded)
+  assert ('unembed' in single) != tied
 
 
 def test_bfloat16_is_read_exactly(tmp_path):
@@ -52,7 +55,7 @@ def test_bfloat16_is_read_exactly(tmp_path):
 
 @pytest.fixture
 def directory(tmp_path):
-  """A model of transformers that a test can damage."""
+  """Returns a directory with a model that a test may damage."""
   families.make('llama2', tmp_path)
   return tmp_path
 
@@ -64,16 +67,16 @@ def change_config(directory, **changed):
   path.write_text(json.dumps(config))
 
 
-def test_keys_that_older_transformers_wrote(directory):
+def test_older_config_keys(directory):
   change_config(
     directory, rope_parameters={'rope_type': 'default', 'rope_theta': 50.0}
   )
-  wanted = loader.open_checkpoint(directory).config
-  assert wanted.rope.theta == 50.0
+  expected = loader.open_checkpoint(directory).config
+  assert expected.rope.theta == 50.0
   change_config(
     directory, rope_parameters='left out', rope_theta=50.0, rope_scaling=None
   )
-  assert loader.open_checkpoint(directory).config == wanted
+  assert loader.open_checkpoint(directory).config == expected
   change_config(directory, rope_scaling={'type': 'linear', 'factor': 4.0})
   stretched = loader.open_checkpoint(directory).config.rope
   assert (stretched.kind, stretched.factor) == ('linear', 4.0)
@@ -139,14 +142,14 @@ def test_keys_that_older_transformers_wrote(directory):
     ),
   ],
 )
-def test_what_the_decoder_cannot_do_is_named(directory, key, value, message):
+def test_unsupported_configs_are_refused(directory, key, value, message):
   change_config(directory, **{'rope_parameters': 'left out', key: value})
   with pytest.raises(ValueError, match=rf'(?s)config\.json: .*{message}'):
     loader.open_checkpoint(directory)
 
 
-def test_the_text_half_of_a_model_of_images(tmp_path):
-  """Gemma 3 above 1B: the text model inside, the images left alone."""
+def test_text_model_of_an_image_model(tmp_path):
+  """Gemma 3 above 1B contains a text model, which is read separately."""
   torch = pytest.importorskip('torch')
   text = families.make('gemma3', tmp_path / 'text')
   vision = {
@@ -165,18 +168,21 @@ def test_the_text_half_of_a_model_of_images(tmp_path):
     inner = model.model.language_model
     inner.load_state_dict(text.model.state_dict())
   model.save_pretrained(tmp_path / 'both')
-  found, wanted = read_params(tmp_path / 'both'), read_params(tmp_path / 'text')
-  jax.tree.map(np.testing.assert_array_equal, found, wanted)
-  one, other = (
+  loaded, expected = (
+    read_params(tmp_path / 'both'),
+    read_params(tmp_path / 'text'),
+  )
+  jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+  both_config, text_config = (
     loader.open_checkpoint(tmp_path / name).config for name in ('both', 'text')
   )
-  assert one == other
+  assert both_config == text_config
 
 
 @pytest.mark.parametrize(
   'key, value',
   [
-    # What says nothing about the decoder is not read, whatever it is.
+    # Keys that do not concern the decoder may have any value.
     ('to_dict', 5),
     ('attribute_map', {'hidden_size': 'vocab_size'}),
     ('__class__', 'int'),
@@ -186,28 +192,28 @@ def test_the_text_half_of_a_model_of_images(tmp_path):
     ('id2label', {'a': 'b'}),
     ('num_labels', 1000),
     ('problem_type', 'guessing'),
-    # Some files have it for none.
+    # -1 means no token in some files.
     ('pad_token_id', -1),
   ],
 )
-def test_what_is_not_of_the_decoder_changes_nothing(directory, key, value):
-  wanted = loader.open_checkpoint(directory).config
+def test_irrelevant_config_keys_are_ignored(directory, key, value):
+  expected = loader.open_checkpoint(directory).config
   change_config(directory, **{key: value})
-  found = loader.open_checkpoint(directory)
-  assert found.config == wanted
-  json.dumps(found.hf_config.to_diff_dict())  # so that it can be exported
+  loaded = loader.open_checkpoint(directory)
+  assert loaded.config == expected
+  json.dumps(loaded.hf_config.to_diff_dict())  # raises if it cannot be exported
 
 
 @pytest.mark.parametrize('name', ['config.json', 'generation_config.json'])
-def test_a_pad_token_without_a_row_is_ignored(directory, name, caplog):
-  """Some published models add the token and leave the embedding as it is."""
+def test_pad_tokens_without_a_row_are_ignored(directory, name, caplog):
+  """Some published models add a pad token without an embedding row."""
   caplog.set_level(logging.WARNING)
   path = directory / name
   values = json.loads(path.read_text()) if path.exists() else {}
   size = loader.open_checkpoint(directory).config.vocab_size
   path.write_text(json.dumps(values | {'pad_token_id': size}))
   opened = loader.open_checkpoint(directory)
-  assert f'pad_token_id={size} is ignored' in caplog.text
+  assert f'Ignoring pad_token_id={size} ' in caplog.text
   assert opened.hf_config.pad_token_id != size
   assert opened.generation.get('pad_token_id') != size
   path.write_text(json.dumps(values | {'pad_token_id': size + 1}))
@@ -220,13 +226,11 @@ def test_a_pad_token_without_a_row_is_ignored(directory, name, caplog):
   [
     ({'eos_token_id': 3 * 10**9}, 'eos_token_id=3000000000: expected ids l'),
     ({'eos_token_id': [1, 'a']}, r"eos_token_id=\[1, 'a'\]: expected ids less"),
-    ({'suppress_tokens': 7}, 'expected settings that transformers reads'),
-    ({'validate': 1}, 'expected settings that transformers reads'),
+    ({'suppress_tokens': 7}, 'expected settings that transformers accepts'),
+    ({'validate': 1}, 'expected settings that transformers accepts'),
   ],
 )
-def test_generation_settings_that_cannot_be_are_refused(
-  directory, values, message
-):
+def test_invalid_generation_configs_are_refused(directory, values, message):
   path = directory / 'generation_config.json'
   path.write_text(json.dumps(values))
   with pytest.raises(ValueError, match=rf'generation_config\.json: {message}'):
@@ -234,7 +238,7 @@ def test_generation_settings_that_cannot_be_are_refused(
 
 
 @pytest.mark.parametrize('text', [None, 5, [], 'gemma'])
-def test_a_text_half_that_is_none_is_refused(directory, text):
+def test_invalid_text_configs_are_refused(directory, text):
   (directory / 'config.json').write_text(
     json.dumps({'model_type': 'gemma3', 'text_config': text})
   )
@@ -242,7 +246,7 @@ def test_a_text_half_that_is_none_is_refused(directory, text):
     loader.open_checkpoint(directory)
 
 
-def test_ropes_of_layers_that_are_not_all_there_are_named(tmp_path):
+def test_incomplete_rope_parameters_are_refused(tmp_path):
   families.make('qwen2', tmp_path)
   rope = {'full_attention': {'rope_type': 'default', 'rope_theta': 100.0}}
   change_config(tmp_path, rope_parameters=rope)
@@ -251,39 +255,39 @@ def test_ropes_of_layers_that_are_not_all_there_are_named(tmp_path):
 
 
 @pytest.mark.parametrize('text', ['', '{', '[]', '\x00'])
-def test_a_damaged_config_is_refused(directory, text):
+def test_damaged_configs_are_refused(directory, text):
   (directory / 'config.json').write_text(text)
   with pytest.raises(ValueError, match=r'config\.json: expected'):
     loader.open_checkpoint(directory)
 
 
-def test_a_directory_without_a_model_is_refused(directory):
+def test_directories_without_a_model_are_refused(directory):
   (directory / 'model.safetensors').unlink()
   with pytest.raises(ValueError, match=r'expected model\.safetensors or'):
     loader.open_checkpoint(directory)
   (directory / 'pytorch_model.bin').write_bytes(b'a pickle')
-  with pytest.raises(ValueError, match=r'pytorch_model\.bin: save them as saf'):
+  with pytest.raises(ValueError, match=r'pytorch_model\.bin; save it as safet'):
     loader.open_checkpoint(directory)
   (directory / 'config.json').unlink()
   with pytest.raises(ValueError, match=r'config\.json: missing'):
     loader.open_checkpoint(directory)
 
 
-def test_an_adapter_without_its_base_is_no_model(tmp_path):
+def test_adapters_without_a_base_are_refused(tmp_path):
   (tmp_path / 'adapter_config.json').write_text('{"peft_type": "LORA"}')
-  with pytest.raises(ValueError, match=r'this is an adapter .*: merge it'):
+  with pytest.raises(ValueError, match=r'found an adapter .*; merge it'):
     loader.open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize('length', [0, 4, 100, -1])
-def test_a_truncated_file_is_refused(directory, length):
+def test_truncated_files_are_refused(directory, length):
   path = directory / 'model.safetensors'
   path.write_bytes(path.read_bytes()[:length])
   with pytest.raises(ValueError, match=r'model\.safetensors: expected whole'):
     loader.open_checkpoint(directory)
 
 
-def test_a_missing_shard_is_named(tmp_path):
+def test_missing_shards_are_refused(tmp_path):
   families.make('llama2').save_pretrained(tmp_path, max_shard_size='20KB')
   shard = sorted(tmp_path.glob('*.safetensors'))[1]
   shard.unlink()
@@ -302,7 +306,7 @@ def test_a_missing_shard_is_named(tmp_path):
     *('..\\model.safetensors', 'a\0.safetensors', 5, None, ['a']),
   ],
 )
-def test_a_shard_elsewhere_is_refused(tmp_path, file):
+def test_shards_outside_of_the_directory_are_refused(tmp_path, file):
   families.make('llama2').save_pretrained(tmp_path, max_shard_size='20KB')
   path = tmp_path / 'model.safetensors.index.json'
   index = json.loads(path.read_text())
@@ -313,18 +317,18 @@ def test_a_shard_elsewhere_is_refused(tmp_path, file):
     loader.open_checkpoint(tmp_path)
 
 
-def test_a_tensor_in_two_shards_is_named(tmp_path):
+def test_tensors_in_two_shards_are_refused(tmp_path):
   families.make('llama2').save_pretrained(tmp_path, max_shard_size='20KB')
   first, second = sorted(tmp_path.glob('*.safetensors'))[:2]
   arrays = save_lib.load_file(first) | save_lib.load_file(second)
   save_lib.save_file(arrays, second)
-  message = rf'{second.name}: tensor .*: expected once, .*{first.name} has'
+  message = rf'{second.name}: tensor .*: expected one tensor.*{first.name} has'
   with pytest.raises(ValueError, match=message):
     loader.open_checkpoint(tmp_path)
 
 
 def rewrite(directory, change):
-  """Writes the tensors of a directory again, changed."""
+  """Changes the tensors of a directory."""
   path = directory / 'model.safetensors'
   tensors = save_lib.load_file(path)
   change(tensors)
@@ -355,91 +359,92 @@ DOWN = 'model.layers.1.mlp.down_proj.weight'
     ('complex64', 'C64'),
   ],
 )
-def test_a_type_that_is_no_weight_is_named(directory, dtype, label):
-  """There may be no quantization_config that says so."""
+def test_unsupported_dtypes_are_refused(directory, dtype, label):
+  """The config may lack a quantization_config."""
 
   def change(tensors):
     tensors[DOWN] = tensors[DOWN].astype(jnp.dtype(dtype))
 
   rewrite(directory, change)
-  message = rf'model\.safetensors: tensor {DOWN}: {label}, expected one of F64'
+  message = rf'model\.safetensors: tensor {DOWN}: {label}: expected one of F64'
   with pytest.raises(ValueError, match=message):
     loader.open_checkpoint(directory)
 
 
-def test_fp8_weights_are_named_before_their_scales(directory):
+def test_fp8_weights_are_reported_before_their_scales(directory):
   def change(tensors):
     tensors[DOWN] = tensors[DOWN].astype(jnp.float8_e4m3fn)
     tensors[f'{DOWN}_scale_inv'] = np.ones((1, 1), np.float32)
 
   rewrite(directory, change)
-  with pytest.raises(ValueError, match=rf'tensor {DOWN}: F8_E4M3, expected'):
+  with pytest.raises(ValueError, match=rf'tensor {DOWN}: F8_E4M3: expected'):
     loader.open_checkpoint(directory)
 
 
 @pytest.mark.parametrize('dtype', ['float64', 'float16', 'bfloat16'])
-def test_tensors_of_several_types_are_one_model(directory, dtype):
-  wanted = read_params(directory)
+def test_models_with_several_dtypes(directory, dtype):
+  expected = read_params(directory)
 
   def change(tensors):
     tensors[DOWN] = tensors[DOWN].astype(jnp.dtype(dtype))
 
   rewrite(directory, change)
-  found = read_params(directory)
+  loaded = read_params(directory)
   jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=2**-7), found, wanted
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=2**-7), loaded, expected
   )
 
 
-def test_a_tied_model_may_store_its_head_alone(tmp_path):
+def test_tied_models_may_store_only_the_head(tmp_path):
   families.make('qwen2', tmp_path)
-  wanted = read_params(tmp_path)
-  assert 'unembed' not in wanted
+  expected = read_params(tmp_path)
+  assert 'unembed' not in expected
 
   def change(tensors):
     tensors['lm_head.weight'] = tensors.pop('model.embed_tokens.weight')
 
   rewrite(tmp_path, change)
-  found = read_params(tmp_path)
-  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  loaded = read_params(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, loaded, expected)
 
 
-def test_the_head_of_an_untied_model_is_no_embedding(directory):
+def test_untied_models_require_an_embedding(directory):
   rewrite(directory, lambda tensors: tensors.pop('model.embed_tokens.weight'))
   with pytest.raises(ValueError, match=r'embed_tokens\.weight: missing'):
     loader.open_checkpoint(directory)
 
 
-def test_sizes_are_those_of_the_file_before_anything_is_allocated(directory):
+def test_sizes_are_checked_before_allocation(directory):
   change_config(directory, vocab_size=2 * 10**9)
   message = (
-    r'embed_tokens\.weight: shape \(97, 24\), expected \(2000000000, 24\)'
+    r'embed_tokens\.weight: expected shape \(2000000000, 24\), '
+    r'found \(97, 24\)'
   )
   with pytest.raises(ValueError, match=message):
     loader.open_checkpoint(directory)
 
 
-def test_a_header_that_is_too_large_is_refused(directory):
+def test_large_headers_are_refused(directory):
   path = directory / 'model.safetensors'
   header = b'{' + b' ' * 2**24 + b'}'
   path.write_bytes(struct.pack('<Q', len(header)) + header)
   with pytest.raises(
-    ValueError, match='header of at most 16777216 bytes, this'
+    ValueError, match='header of at most 16777216 bytes, found'
   ):
     loader.open_checkpoint(directory)
 
 
-def test_other_files_of_the_directory_are_left_alone(directory):
-  # Such files lie beside the model in some downloads.
+def test_other_files_are_ignored(directory):
+  # Some downloads contain such files.
   (directory / 'consolidated.safetensors').write_bytes(b'another format')
   read_params(directory)
 
 
-def test_sizes_that_do_not_fit_the_tensors_are_named(directory):
+def test_inconsistent_sizes_are_refused(directory):
   change_config(directory, intermediate_size=44)
   with pytest.raises(
     ValueError,
-    match=r'gate_proj\.weight: shape \(40, 24\), expected \(44, 24\)',
+    match=r'gate_proj\.weight: expected shape \(44, 24\), found \(40, 24\)',
   ):
     read_params(directory)
 
@@ -447,7 +452,7 @@ def test_sizes_that_do_not_fit_the_tensors_are_named(directory):
 @pytest.mark.parametrize(
   'stored, name',
   [
-    # As transformers 4 and 5 save a model of images and text.
+    # Names that transformers 4 and 5 use for models of images and text.
     ('language_model.model.norm.weight', 'model.norm.weight'),
     ('model.language_model.norm.weight', 'model.norm.weight'),
     ('language_model.lm_head.weight', 'lm_head.weight'),
@@ -457,5 +462,5 @@ def test_sizes_that_do_not_fit_the_tensors_are_named(directory):
     ('model.layers.0.mlp.up_proj.weight', 'model.layers.0.mlp.up_proj.weight'),
   ],
 )
-def test_names_of_the_text_half(stored, name):
+def test_names_of_the_text_model(stored, name):
   assert safetensors._text_name(stored) == name

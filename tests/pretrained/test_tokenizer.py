@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from sqlm_jax.pretrained import tokenizer
 
 IM_START, IM_END, END_OF_TEXT = '<|im_start|>', '<|im_end|>', '<|endoftext|>'
-# Bytes that no token of SmolLM2 has. transformers drops them, and so do we.
+# Bytes without a token in SmolLM2. transformers also drops them.
 LOST = '\x04\x06\x13\x14\x16\x1d'
-# Text that a user may type, special tokens and broken pieces of them included.
+# Texts that a user may type, including complete and partial special tokens.
 TEXTS = st.lists(
   st.one_of(
-    # Above lie planes of Unicode without letters, which are lost, too.
+    # Higher planes of Unicode have no letters and are also dropped.
     st.text(
       st.characters(
         codec='utf-8', exclude_characters=LOST, max_codepoint=0x3FFFF
@@ -31,7 +31,7 @@ TEXTS = st.lists(
   )
 ).map(''.join)
 
-# `tokenizer.ggml.pre` smollm: each number alone, then GPT-2's rule.
+# `tokenizer.ggml.pre` smollm: each number separately, then GPT-2's rule.
 NUMBER = regex.compile(r'(\p{N})')
 WORD = regex.compile(
   r"'(?:[stmd]|re|ve|ll)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -49,22 +49,22 @@ def plain():
 
 
 @pytest.fixture(scope='module', params=['smollm2', 'plain'])
-def either(request):
+def any_tokenizer(request):
   return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope='module')
 def slow_encode(smollm2_path):
-  """The rules of SmolLM2's file carried out step by step.
+  """Encodes a text by the rules of SmolLM2's file, step by step.
 
-  Byte-pair encoding as Sennrich et al. (2016) put it, algorithm 1.
+  Byte-pair encoding of Sennrich et al. (2016), algorithm 1.
   """
   fields = gguf.GGUFReader(smollm2_path).fields
   tokens = fields['tokenizer.ggml.tokens'].contents()
   merges = fields['tokenizer.ggml.merges'].contents()
   ids = {token: i for i, token in enumerate(tokens)}
   rank = {tuple(merge.split(' ')): i for i, merge in enumerate(merges)}
-  # GPT-2: printable bytes are themselves, others follow from chr(256) on.
+  # GPT-2: printable bytes stand for themselves, others start at chr(256).
   printable = {b for b in range(256) if chr(b).isprintable() and b != 32}
   others = [b for b in range(256) if b not in printable]
   letters = [
@@ -73,7 +73,7 @@ def slow_encode(smollm2_path):
 
   @functools.cache
   def encode_word(word):
-    # What has no token is dropped first, so that its neighbours may merge.
+    # Bytes without a token are dropped first, so their neighbors may merge.
     all_letters = [letters[byte] for byte in word.encode()]
     pieces = [letter for letter in all_letters if letter in ids]
     while pairs := set(itertools.pairwise(pieces)) & rank.keys():
@@ -94,29 +94,29 @@ def slow_encode(smollm2_path):
   ]
 
 
-def joined(tokens, ids) -> bytes:
+def join(tokens, ids) -> bytes:
   return b''.join(tokens.token_bytes[i] for i in ids)
 
 
 @hypothesis.given(text=TEXTS)
 @hypothesis.settings(max_examples=200, deadline=None)
-def test_any_text_survives(either, text):
-  ids = either.encode(text)
-  assert either.decode(ids) == text
-  assert joined(either, ids) == text.encode()
-  # Nothing that is typed becomes a special token.
-  assert all(either.token_bytes[i] for i in ids)
+def test_any_text_round_trips(any_tokenizer, text):
+  ids = any_tokenizer.encode(text)
+  assert any_tokenizer.decode(ids) == text
+  assert join(any_tokenizer, ids) == text.encode()
+  # Typed text never becomes a special token.
+  assert all(any_tokenizer.token_bytes[i] for i in ids)
 
 
 @hypothesis.given(text=TEXTS)
 @hypothesis.settings(max_examples=200, deadline=None)
-def test_special_tokens_of_a_template_survive(either, text):
-  ids = either.encode(text, allow_special=True)
-  assert either.decode(ids, skip_special=False) == text
-  special = '|'.join(map(regex.escape, either.special_strings))
+def test_special_tokens_round_trip(any_tokenizer, text):
+  ids = any_tokenizer.encode(text, allow_special=True)
+  assert any_tokenizer.decode(ids, skip_special=False) == text
+  special = '|'.join(map(regex.escape, any_tokenizer.special_strings))
   without = regex.sub(special, '', text)
-  assert either.decode(ids) == without
-  assert joined(either, ids) == without.encode()
+  assert any_tokenizer.decode(ids) == without
+  assert join(any_tokenizer, ids) == without.encode()
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_special_tokens_of_a_template_survive(either, text):
     '"\x16:',
   ],
 )
-def test_odd_texts_are_cut_and_merged_by_the_rules(smollm2, slow_encode, text):
+def test_unusual_texts_follow_the_rules(smollm2, slow_encode, text):
   assert smollm2.encode(text) == slow_encode(text)
 
 
 @hypothesis.given(
-  # The newest letters are not known to every table of Unicode. What is lost
-  # is lost before merging, so that its neighbours may merge.
+  # Not every Unicode table knows the newest letters. Letters are dropped before
+  # merging, so that their neighbors may merge.
   text=st.text(
     st.one_of(
       st.sampled_from(' \n\t\'".,-+=<|>_0123456789'),
@@ -162,7 +162,7 @@ def test_odd_texts_are_cut_and_merged_by_the_rules(smollm2, slow_encode, text):
   )
 )
 @hypothesis.settings(max_examples=200, deadline=None)
-def test_any_text_is_cut_and_merged_by_the_rules(smollm2, slow_encode, text):
+def test_any_text_follows_the_rules(smollm2, slow_encode, text):
   assert smollm2.encode(text) == slow_encode(text)
 
 
@@ -171,7 +171,7 @@ def test_every_digit_is_a_token(smollm2):
   assert [smollm2.token_bytes[i].decode() for i in ids] == list('9876543210')
 
 
-def test_tokens_that_end_a_response(smollm2):
+def test_stop_ids(smollm2):
   assert smollm2.stop_ids == (0, 2)
   assert smollm2.vocab_size == len(smollm2.token_bytes) == 49152
   text = END_OF_TEXT + IM_START + IM_END
@@ -179,14 +179,14 @@ def test_tokens_that_end_a_response(smollm2):
   assert {END_OF_TEXT, IM_START, IM_END} < set(smollm2.special_strings)
 
 
-def test_special_tokens_add_nothing_to_the_text(smollm2):
+def test_special_tokens_add_no_text(smollm2):
   none = [i for i, added in enumerate(smollm2.token_bytes) if not added]
   assert none == list(range(17))
   assert smollm2.decode([0, 1, 2]) == ''
 
 
 def test_chat_template_of_smollm2(smollm2):
-  # As its model card shows it; the system prompt comes by itself.
+  # From its model card; the system prompt is added automatically.
   turn = {'role': 'user', 'content': 'Hi {x}!'}
   prompt = smollm2.chat([turn])
   assert prompt == (
@@ -195,38 +195,40 @@ def test_chat_template_of_smollm2(smollm2):
     '<|im_start|>user\nHi {x}!<|im_end|>\n'
     '<|im_start|>assistant\n'
   )
-  own = smollm2.chat([{'role': 'system', 'content': 'Be kind.'}, turn])
-  assert own.startswith('<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>u')
+  prompt = smollm2.chat([{'role': 'system', 'content': 'Be kind.'}, turn])
+  assert prompt.startswith(
+    '<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>u'
+  )
   ids = smollm2.encode(prompt, allow_special=True)
   assert [i for i in ids if i < 17] == [1, 2, 1, 2, 1]
 
 
-def test_half_a_character_is_shown_and_not_a_crash(smollm2):
+def test_incomplete_characters_are_decoded(smollm2):
   ids = smollm2.encode('語')
   assert len(ids) > 1
   assert smollm2.decode(ids[:1]) == '�'
 
 
-def test_bytes_that_are_not_text_do_not_crash(either):
-  # What a pipe of Latin-1 becomes where Python lets it through.
+def test_lone_surrogates_are_encoded(any_tokenizer):
+  # Latin-1 input that Python decodes with surrogates.
   text = b'caf\xe9 12'.decode(errors='surrogateescape')
-  assert either.decode(either.encode(text)) == 'caf\ufffd 12'
-  ids = either.encode(text + END_OF_TEXT, allow_special=True)
-  assert either.decode(ids) == 'caf\ufffd 12'
+  assert any_tokenizer.decode(any_tokenizer.encode(text)) == 'caf\ufffd 12'
+  ids = any_tokenizer.encode(text + END_OF_TEXT, allow_special=True)
+  assert any_tokenizer.decode(ids) == 'caf\ufffd 12'
 
 
-def test_bytes_and_one_token_more(plain):
+def test_byte_tokenizer(plain):
   assert plain.vocab_size == 257
   assert plain.encode('é<|endoftext|>')[:3] == [0xC3, 0xA9, ord('<')]
   assert plain.encode(f'a{END_OF_TEXT}b', allow_special=True) == [97, 256, 98]
   assert plain.decode([97, 256, 98]) == 'ab'
   assert plain.decode([97, 256], skip_special=False) == f'a{END_OF_TEXT}'
   assert plain.stop_ids == (256,)
-  # What an embedding has more rows for is sampled, too.
+  # Ids of additional embedding rows may be sampled, too.
   assert plain.decode([97, 257, 300, 98], skip_special=False) == 'ab'
 
 
-def test_a_chat_of_bytes(plain):
+def test_chat_of_the_byte_tokenizer(plain):
   turns = [
     {'role': 'system', 'content': ' <b> & "ü" {{ x }}\n'},
     {'role': 'user', 'content': 'Hi'},
@@ -248,7 +250,7 @@ FIELDS = {
 
 
 def write(path: pathlib.Path, **changed) -> pathlib.Path:
-  """Writes the tokenizer of a GGUF; a field changed to None is left out."""
+  """Writes the tokenizer of a GGUF file; fields that are None are omitted."""
   writer = gguf.GGUFWriter(path, 'llama')
   for name, value in (FIELDS | changed).items():
     match value:
@@ -266,14 +268,14 @@ def write(path: pathlib.Path, **changed) -> pathlib.Path:
 
 
 @pytest.mark.parametrize('split', ['gpt-2', 'default'])
-def test_a_tokenizer_worked_out_by_hand(tmp_path, split):
+def test_a_small_tokenizer_by_hand(tmp_path, split):
   path = tmp_path / 'tiny.gguf'
   tokens = tokenizer.load_tokenizer(
     write(path, **{'tokenizer.ggml.pre': split})
   )
-  # 'ab' is merged, ' ab' is merged further, 'b' and 'a' stay.
+  # 'ab' is merged, ' ab' is merged further, 'b' and 'a' are unchanged.
   assert tokens.encode('ab ab ba') == [5, 6, 4, 3, 2]
-  # A user-defined token is text; a control token is none.
+  # A user-defined token is text; a control token is not.
   assert tokens.encode('a<tool>') == [2, 1]
   assert tokens.encode('a<s>', allow_special=True) == [2, 0]
   assert tokens.decode([0, 2, 1, 6]) == 'a<tool> ab'
@@ -284,7 +286,7 @@ def test_a_tokenizer_worked_out_by_hand(tmp_path, split):
   assert tokens.special_strings == ('<s>',)
 
 
-def test_a_model_without_chat_template_says_so(tmp_path):
+def test_error_without_a_chat_template(tmp_path):
   tokens = tokenizer.from_gguf(write(tmp_path / 'tiny.gguf'))
   with pytest.raises(ValueError, match='expected a model with a chat template'):
     tokens.chat([{'role': 'user', 'content': 'Hi'}])
@@ -300,7 +302,7 @@ def test_a_model_without_chat_template_says_so(tmp_path):
     ('merges', None, 'tokenizer.ggml.merges: missing'),
   ],
 )
-def test_another_kind_of_tokenizer_is_named(tmp_path, field, value, message):
+def test_unknown_kinds_are_refused(tmp_path, field, value, message):
   path = write(tmp_path / 'tiny.gguf', **{f'tokenizer.ggml.{field}': value})
   with pytest.raises(ValueError, match=rf'tiny\.gguf: {message}'):
     tokenizer.load_tokenizer(path)
@@ -315,7 +317,7 @@ def test_another_kind_of_tokenizer_is_named(tmp_path, field, value, message):
     (-8, 'a whole GGUF file'),
   ],
 )
-def test_a_damaged_file_is_named(tmp_path, keep, expected):
+def test_damaged_files_are_refused(tmp_path, keep, expected):
   path = write(tmp_path / 'tiny.gguf')
   path.write_bytes(path.read_bytes().rstrip(b'\0')[:keep])
   with pytest.raises(ValueError, match=rf'tiny\.gguf: expected {expected}'):
@@ -323,7 +325,7 @@ def test_a_damaged_file_is_named(tmp_path, keep, expected):
 
 
 def save(directory, model, decoder, **changed):
-  """Saves a Hugging Face tokenizer, by transformers."""
+  """Saves a Hugging Face tokenizer with transformers."""
   backend = tokenizers.Tokenizer(model)
   backend.decoder = decoder
   for name, value in changed.items():
@@ -335,7 +337,7 @@ def save(directory, model, decoder, **changed):
   ).save_pretrained(directory)
 
 
-def test_a_directory_with_bytes_in_gpt2_letters(tmp_path):
+def test_directory_with_gpt2_bytes(tmp_path):
   save(
     tmp_path,
     tokenizers.models.BPE(
@@ -352,8 +354,8 @@ def test_a_directory_with_bytes_in_gpt2_letters(tmp_path):
   assert tokens.chat([{'role': 'user', 'content': 'a'}]) == 'a</s>'
 
 
-def test_a_directory_with_bytes_in_sentencepiece_letters(tmp_path):
-  # As Llama 2 has it: ▁ for a space, and bytes by name where a letter lacks.
+def test_directory_with_sentencepiece_bytes(tmp_path):
+  # As in Llama 2: ▁ for a space, and named bytes for missing letters.
   pieces = ['<unk>', '</s>', '<0xC3>', '<0xA9>', '▁', 'a', '▁a']
   save(
     tmp_path,
@@ -375,12 +377,12 @@ def test_a_directory_with_bytes_in_sentencepiece_letters(tmp_path):
   tokens = tokenizer.load_tokenizer(tmp_path)
   ids = tokens.encode('a aé')
   assert ids == [5, 6, 2, 3]
-  assert joined(tokens, ids) == 'a aé'.encode()
+  assert join(tokens, ids) == 'a aé'.encode()
   assert tokens.decode(ids) == 'a aé'
   assert tokens.token_bytes[1:] == (b'', b'\xc3', b'\xa9', b' ', b'a', b' a')
 
 
-def test_a_vocabulary_of_unknown_letters_is_refused(tmp_path):
+def test_unknown_decoders_are_refused(tmp_path):
   save(
     tmp_path,
     tokenizers.models.WordPiece(vocab={'[UNK]': 0, 'a': 1, '</s>': 2}),
@@ -390,12 +392,12 @@ def test_a_vocabulary_of_unknown_letters_is_refused(tmp_path):
     tokenizer.load_tokenizer(tmp_path)
 
 
-def test_a_directory_without_tokenizer_is_refused(tmp_path):
+def test_directories_without_a_tokenizer_are_refused(tmp_path):
   with pytest.raises(ValueError, match='expected a tokenizer'):
     tokenizer.load_tokenizer(tmp_path)
 
 
-def test_code_of_a_model_is_not_run(tmp_path):
+def test_model_code_is_not_run(tmp_path):
   save(
     tmp_path,
     tokenizers.models.BPE(vocab={'</s>': 0}, merges=[]),

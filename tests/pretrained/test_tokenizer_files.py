@@ -1,4 +1,4 @@
-"""Tokenizers of tiny files, whole and damaged, and of the real one."""
+"""Tokenizers of tiny files, intact and damaged, and of the real model."""
 
 import functools
 import io
@@ -20,8 +20,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from sqlm_jax.pretrained import tokenizer
 from tests.pretrained import test_gguf
 
-# GPT-2's printable stand-ins for bytes: most stand for themselves, the other
-# 68 are counted from 256 on, so that space, the 33rd of them, is 288.
+# GPT-2's printable characters for bytes: most stand for themselves, and the
+# other 68 start at 256. A space, the 33rd of them, is 288.
 ALPHABET = [
   chr(byte) for byte in (*range(33, 127), *range(161, 173), *range(174, 256))
 ] + [chr(256 + i) for i in range(68)]
@@ -38,7 +38,7 @@ TEXTS = strategies.text() | strategies.lists(
   )
 ).map(''.join)
 
-# What tokenizers of the families cut or compose in different ways.
+# Texts that the families' tokenizers split or compose differently.
 PIECES = [
   *(' ', '  ', '    ', '\n', '\n\n', '\r\n', '\t', '\u00a0', '\u3000'),
   *('12345', '1,000', '٣٤٥', '½', 'Ⅷ', '²', '３'),
@@ -84,7 +84,7 @@ MESSAGES = [
 ]
 QWEN = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
 LLAMA3 = ('<|begin_of_text|>', '<|end_of_text|>', '<|eom_id|>', '<|eot_id|>')
-# As Meta published it, in `tokenizer.json`.
+# From the `tokenizer.json` that Meta published.
 LLAMA3_WORDS = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
   r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
@@ -95,7 +95,7 @@ LLAMA3_WORDS = (
 def trained(
   *specials: str,
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-  """A vocabulary in GPT-2's letters, special tokens last, and its merges."""
+  """Returns a vocabulary in GPT-2's letters and its merges."""
   backend = tokenizers.Tokenizer(models.BPE())
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   backend.train_from_iterator(
@@ -107,7 +107,7 @@ def trained(
     ),
   )
   model = json.loads(backend.to_str())['model']
-  # No merges lead to 'thistle': only who takes whole words finds it.
+  # No merges lead to 'thistle', so only tokenizers of whole words find it.
   tokens = [*model['vocab'], 'thistle', *specials]
   merges = [tuple(merge) for merge in model['merges']]
   return {token: i for i, token in enumerate(tokens)}, merges
@@ -117,7 +117,7 @@ def trained(
 def sentencepiece_model(
   *, has_prefix: bool, specials: tuple[str, ...] = ('<s>', '</s>')
 ) -> bytes:
-  """A SentencePiece model with bytes for what has no token."""
+  """Returns a SentencePiece model with bytes as a fallback."""
   out = io.BytesIO()
   bos, eos = specials[:2]
   sentencepiece.SentencePieceTrainer.train(
@@ -184,10 +184,10 @@ def gpt2() -> transformers.PreTrainedTokenizerFast:
   )
 
 
-def of_sentencepiece(
+def from_sentencepiece(
   kind: str, directory: pathlib.Path
 ) -> transformers.PreTrainedTokenizerFast:
-  """Llama 2 or Gemma, by transformers from a SentencePiece model."""
+  """Returns transformers' tokenizer of a SentencePiece model."""
   directory.mkdir(exist_ok=True)
   gemma = kind == 'GemmaTokenizer'
   model = sentencepiece_model(
@@ -211,10 +211,9 @@ def of_sentencepiece(
 
 
 def write(path: pathlib.Path, tensors=None, **changed) -> pathlib.Path:
-  """Writes a tiny tokenizer, beside tensors.
+  """Writes a tiny tokenizer to a GGUF file with tensors.
 
-  Names of fields are those behind `tokenizer.ggml.`; a field that is changed
-  to None is left out.
+  Fields are named without `tokenizer.ggml.`; fields that are None are omitted.
   """
   fields = {
     'model': 'gpt2',
@@ -246,12 +245,15 @@ def ids_of(*pieces):
   [
     ('', []),
     ('hello', ['hell', 'o']),
-    # By rank: h e, then l l, then he ll; nothing joins the space and 'hell'.
+    # By rank: h e, then l l, then he ll; no merge joins the space and 'hell'.
     (' hello', [SPACE, 'hell', 'o']),
     (' he', [SPACE + 'he']),
-    ('12', ['1', '2']),  # every digit alone
-    ('he<|end|>', ['he', *'<|end|>']),  # typed, so it is text
-    ('he<tool>he', ['he', '<tool>', 'he']),  # added, and no special token
+    ('12', ['1', '2']),  # single digits
+    ('he<|end|>', ['he', *'<|end|>']),  # typed text, not a special token
+    (
+      'he<tool>he',
+      ['he', '<tool>', 'he'],
+    ),  # an added token that is not special
   ],
 )
 def test_tokens_of_smollm(tiny, text, pieces):
@@ -270,7 +272,7 @@ def test_bytes_of_tokens(tiny):
 
 @hypothesis.given(TEXTS)
 @hypothesis.settings(deadline=None)
-def test_text_survives(tiny, text):
+def test_text_round_trips(tiny, text):
   ids = tiny.encode(text)
   assert tiny.decode(ids) == text
   assert b''.join(tiny.token_bytes[i] for i in ids) == text.encode()
@@ -283,7 +285,7 @@ def test_text_survives(tiny, text):
 @hypothesis.given(strategies.lists(strategies.integers(0, len(TOKENS) - 1)))
 @hypothesis.settings(deadline=None)
 def test_any_ids_can_be_decoded(tiny, ids):
-  # What a model samples need not be UTF-8.
+  # Sampled tokens need not be valid UTF-8.
   raw = b''.join(tiny.token_bytes[i] for i in ids)
   assert tiny.decode(ids) == raw.decode(errors='replace')
 
@@ -299,21 +301,21 @@ def test_any_ids_can_be_decoded(tiny, ids):
     ({'eos_token_id': 264}, r'ggml\.eos_token_id=264: expected .* 264'),
   ],
 )
-def test_tables_that_do_not_fit_are_named(tmp_path, changed, message):
+def test_inconsistent_tables_are_refused(tmp_path, changed, message):
   path = write(tmp_path / 'tiny.gguf', **changed)
   with pytest.raises(ValueError, match=rf'tiny\.gguf: tokenizer\.{message}'):
     tokenizer.load_tokenizer(path)
 
 
 @pytest.mark.parametrize('left_out', ['token_type', 'eos_token_id'])
-def test_tables_that_may_be_left_out(tmp_path, left_out):
+def test_optional_tables(tmp_path, left_out):
   path = write(tmp_path / 'tiny.gguf', **{left_out: None})
   tokens = tokenizer.load_tokenizer(path)
   assert tokens.encode('hello') == ids_of('hell', 'o')
 
 
-def test_a_directory_has_the_same_tokenizer(tmp_path, tiny):
-  # Written by transformers, from the same tables.
+def test_directories_and_gguf_files_agree(tmp_path, tiny):
+  # Written by transformers from the same tables.
   backend = tokenizers.Tokenizer(
     models.BPE(
       vocab={token: i for i, token in enumerate(TOKENS)},
@@ -331,24 +333,24 @@ def test_a_directory_has_the_same_tokenizer(tmp_path, tiny):
   transformers.PreTrainedTokenizerFast(
     tokenizer_object=backend, eos_token='<|end|>'
   ).save_pretrained(tmp_path)
-  found = tokenizer.load_tokenizer(tmp_path)
-  assert found.token_bytes == tiny.token_bytes
-  assert found.special_strings == tiny.special_strings
-  assert found.stop_ids == tiny.stop_ids
+  loaded = tokenizer.load_tokenizer(tmp_path)
+  assert loaded.token_bytes == tiny.token_bytes
+  assert loaded.special_strings == tiny.special_strings
+  assert loaded.stop_ids == tiny.stop_ids
   for text in ('', 'hello 12 <|end|><tool>\n', 'ü🙂'):
-    assert found.encode(text) == tiny.encode(text)
-    allowed = found.encode(text, allow_special=True)
+    assert loaded.encode(text) == tiny.encode(text)
+    allowed = loaded.encode(text, allow_special=True)
     assert allowed == tiny.encode(text, allow_special=True)
 
 
 @pytest.mark.parametrize(
   'text', ['', '{', '{"model": 3}', '{"model": 3, "added_tokens": []}']
 )
-def test_a_damaged_directory_is_named(tmp_path, text):
+def test_damaged_directories_are_refused(tmp_path, text):
   config = {'model_type': 'llama', 'architectures': ['LlamaForCausalLM']}
   (tmp_path / 'config.json').write_text(json.dumps(config))
   (tmp_path / 'tokenizer.json').write_text(text)
-  with pytest.raises(ValueError, match=rf'{tmp_path}: expected a tokenizer'):
+  with pytest.raises(ValueError, match=rf'{tmp_path}: cannot read'):
     tokenizer.load_tokenizer(tmp_path)
 
 
@@ -358,7 +360,7 @@ def test_bytes_without_a_token_are_dropped(smollm2_path):
   tokens = tokenizer.load_tokenizer(smollm2_path)
   single = {raw for raw in tokens.token_bytes if len(raw) == 1}
   lacking = [i for i in range(256) if bytes([i]) not in single]
-  # C0, C1 and F5 to FF are never in UTF-8.
+  # UTF-8 never contains C0, C1 and F5 to FF.
   assert bytes(lacking) == (
     b'\x04\x06\x13\x14\x16\x1d\xc0\xc1\xf1\xf2'
     b'\xf5\xf6\xf7\xf8\xf9\xfa\xfb\xfc\xfd\xfe\xff'
@@ -369,10 +371,10 @@ def test_bytes_without_a_token_are_dropped(smollm2_path):
   assert tokens.decode(tokens.encode('a\U00040000b')) == 'a\ufffd\ufffd\ufffdb'
 
 
-def test_without_torch_nothing_is_said(smollm2_path, tmp_path):
+def test_no_output_without_torch(smollm2_path, tmp_path):
   script = """if True:
     import pathlib, sys, time
-    sys.modules['torch'] = None  # as if it were not installed
+    sys.modules['torch'] = None  # simulates that it is not installed
     from sqlm_jax.pretrained import tokenizer
     start = time.perf_counter()
     tokens = tokenizer.load_tokenizer(pathlib.Path(sys.argv[1]))
@@ -387,15 +389,15 @@ def test_without_torch_nothing_is_said(smollm2_path, tmp_path):
     for name, value in os.environ.items()
     if not name.startswith('TRANSFORMERS_')
   }
-  found = subprocess.run(
+  process = subprocess.run(
     [sys.executable, '-c', script, str(smollm2_path), str(tmp_path)],
     capture_output=True,
     text=True,
     env=environment,
     cwd=pathlib.Path(__file__).parents[2],
   )
-  assert (found.returncode, found.stderr) == (0, '')
-  assert float(found.stdout) < 30  # 3 seconds; a busy machine may take longer
+  assert (process.returncode, process.stderr) == (0, '')
+  assert float(process.stdout) < 30  # 3 seconds; a busy machine may take longer
 
 
 FAMILIES = {
@@ -411,85 +413,89 @@ FAMILIES = {
 
 
 class Family(NamedTuple):
-  """A directory, as transformers reads it and as we do."""
+  """A directory, and the tokenizers that transformers and we read from it."""
 
   name: str
   directory: pathlib.Path
-  theirs: transformers.PreTrainedTokenizerFast
-  ours: tokenizer.Tokenizer
+  reference: transformers.PreTrainedTokenizerFast
+  loaded: tokenizer.Tokenizer
 
 
 @pytest.fixture(scope='module', params=FAMILIES)
 def family(request, tmp_path_factory):
   name, directory = request.param, tmp_path_factory.mktemp(request.param)
   if name.endswith('Tokenizer'):
-    theirs = of_sentencepiece(name, directory)
-    theirs.save_pretrained(directory)  # tokenizer.json beside tokenizer.model
+    reference = from_sentencepiece(name, directory)
+    reference.save_pretrained(
+      directory
+    )  # both tokenizer.json and tokenizer.model
   else:
-    theirs = {'qwen2': qwen2, 'llama3': llama3, 'gpt2': gpt2}[name]()
-    theirs.save_pretrained(directory)
-  return Family(name, directory, theirs, tokenizer.load_tokenizer(directory))
+    reference = {'qwen2': qwen2, 'llama3': llama3, 'gpt2': gpt2}[name]()
+    reference.save_pretrained(directory)
+  return Family(name, directory, reference, tokenizer.load_tokenizer(directory))
 
 
 @hypothesis.given(text=HARD)
 @hypothesis.settings(max_examples=60, deadline=None)
-def test_a_directory_is_read_as_transformers_does(family, text):
-  theirs, ours = family.theirs, family.ours
-  ids = ours.encode(text, allow_special=True)
-  assert ids == theirs.encode(text, add_special_tokens=False)
-  assert [*ours.prefix_ids, *ids] == theirs.encode(text)
+def test_directories_agree_with_transformers(family, text):
+  reference, loaded = family.reference, family.loaded
+  ids = loaded.encode(text, allow_special=True)
+  assert ids == reference.encode(text, add_special_tokens=False)
+  assert [*loaded.prefix_ids, *ids] == reference.encode(text)
   for skip_special in (True, False):
-    expected = theirs.decode(ids, skip_special_tokens=skip_special)
-    decoded = ours.decode(ids, skip_special)
-    # Llama's decoder takes away a space in front, as of a whole text.
+    expected = reference.decode(ids, skip_special_tokens=skip_special)
+    decoded = loaded.decode(ids, skip_special)
+    # Llama's decoder removes the leading space, as for a complete text.
     if family.name == 'LlamaTokenizer':
       decoded = decoded.removeprefix(' ')
     assert decoded == expected
-  typed = ours.encode(text)
-  assert typed == theirs.encode(
+  typed = loaded.encode(text)
+  assert typed == reference.encode(
     text, add_special_tokens=False, split_special_tokens=True
   )
-  assert not {ours.encode(s, True)[-1] for s in ours.special_strings} & {*typed}
+  assert not {loaded.encode(s, True)[-1] for s in loaded.special_strings} & {
+    *typed
+  }
 
 
-def test_what_stands_around_a_text(family):
+def test_prefix_and_stop_ids(family):
   prefix, stops = FAMILIES[family.name]
-  to_ids = family.theirs.convert_tokens_to_ids
-  assert family.ours.prefix_ids == tuple(to_ids(list(prefix)))
-  assert family.ours.stop_ids == tuple(sorted(to_ids(list(stops))))
+  to_ids = family.reference.convert_tokens_to_ids
+  assert family.loaded.prefix_ids == tuple(to_ids(list(prefix)))
+  assert family.loaded.stop_ids == tuple(sorted(to_ids(list(stops))))
 
 
-def test_what_stands_behind_a_text_is_no_prefix(tmp_path):
-  theirs = llama3()
+def test_suffixes_are_not_prefixes(tmp_path):
+  reference = llama3()
   bos, eos = '<|begin_of_text|>', '<|end_of_text|>'
-  ids = theirs.convert_tokens_to_ids([bos, eos])
-  theirs.backend_tokenizer.post_processor = (
+  ids = reference.convert_tokens_to_ids([bos, eos])
+  reference.backend_tokenizer.post_processor = (
     tokenizers.processors.TemplateProcessing(
       single=f'{bos} $A {eos}',
       special_tokens=list(zip([bos, eos], ids, strict=True)),
     )
   )
-  theirs.save_pretrained(tmp_path)
-  assert theirs('a').input_ids[-1] == ids[1]
+  reference.save_pretrained(tmp_path)
+  assert reference('a').input_ids[-1] == ids[1]
   assert tokenizer.load_tokenizer(tmp_path).prefix_ids == (ids[0],)
 
 
-def test_a_continuation_keeps_the_space_in_front(family):
-  ids = family.ours.encode('the dog')
-  assert family.ours.decode(ids).lstrip() == 'the dog'
-  last = family.ours.decode(ids[-1:])
+def test_continuations_keep_leading_spaces(family):
+  ids = family.loaded.encode('the dog')
+  assert family.loaded.decode(ids).lstrip() == 'the dog'
+  last = family.loaded.decode(ids[-1:])
   assert last == ' dog'
 
 
 def assert_saved(tokens: tokenizer.Tokenizer, directory: pathlib.Path) -> None:
-  """What transformers reads of it gives the same ids and the same chats."""
+  """Checks that transformers reads the same ids and chats from a saved copy."""
   tokens.save(directory)
   saved = transformers.AutoTokenizer.from_pretrained(directory)
   chat = saved.apply_chat_template(
     MESSAGES, tokenize=False, add_generation_prompt=True
   )
   assert tokens.chat(MESSAGES) == chat
-  # As a whole text, so without a space in front.
+  # A complete text, so without a leading space.
   assert saved.decode(tokens.encode('the dog')) == 'the dog'
   texts = [CORPUS, '', ' hi', '  12345', 'e\u0301', 'the thistle', '🙂\n\n the']
   for text in [*texts, *tokens.special_strings, chat]:
@@ -504,11 +510,11 @@ def assert_saved(tokens: tokenizer.Tokenizer, directory: pathlib.Path) -> None:
   )
 
 
-def test_a_directory_is_saved(family, tmp_path):
-  assert_saved(family.ours, tmp_path / 'new')
+def test_directories_are_saved(family, tmp_path):
+  assert_saved(family.loaded, tmp_path / 'new')
 
 
-def test_the_tokenizer_of_bytes_is_saved(tmp_path):
+def test_the_byte_tokenizer_is_saved(tmp_path):
   assert_saved(tokenizer.byte_tokenizer(), tmp_path / 'new')
 
 
@@ -516,14 +522,16 @@ def test_the_tokenizer_of_bytes_is_saved(tmp_path):
 @pytest.mark.parametrize(
   'value, stops', [(7, (7,)), ([9, 7], (7, 9)), ([], ()), (None, ())]
 )
-def test_configs_name_more_stops(tmp_path, name, value, stops):
-  theirs = qwen2()
-  theirs.save_pretrained(tmp_path)
+def test_configs_add_stop_ids(tmp_path, name, value, stops):
+  reference = qwen2()
+  reference.save_pretrained(tmp_path)
   config = {'model_type': 'qwen2', 'eos_token_id': value}
   (tmp_path / name).write_text(json.dumps(config))
-  own = theirs.convert_tokens_to_ids(['<|endoftext|>', '<|im_end|>'])
-  found = tokenizer.load_tokenizer(tmp_path).stop_ids
-  assert found == tuple(sorted([*stops, *own]))
+  default_stops = reference.convert_tokens_to_ids(
+    ['<|endoftext|>', '<|im_end|>']
+  )
+  stop_ids = tokenizer.load_tokenizer(tmp_path).stop_ids
+  assert stop_ids == tuple(sorted([*stops, *default_stops]))
 
 
 @pytest.mark.parametrize(
@@ -541,17 +549,17 @@ def test_configs_name_more_stops(tmp_path, name, value, stops):
     ('\udcff', 'expected JSON, '),
   ],
 )
-def test_a_damaged_generation_config_is_named(tmp_path, text, message):
-  theirs = qwen2()
-  theirs.save_pretrained(tmp_path)
-  assert len(theirs) == 404
+def test_damaged_generation_configs_are_refused(tmp_path, text, message):
+  reference = qwen2()
+  reference.save_pretrained(tmp_path)
+  assert len(reference) == 404
   path = tmp_path / 'generation_config.json'
   path.write_text(text, errors='surrogateescape')
   with pytest.raises(ValueError, match=rf'generation_config\.json: {message}'):
     tokenizer.load_tokenizer(tmp_path)
 
 
-def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
+def test_directories_without_a_tokenizer_are_refused(tmp_path):
   (tmp_path / 'config.json').write_text('{"model_type": "qwen2"}')
   with pytest.raises(ValueError, match=r'expected a tokenizer, one of token'):
     tokenizer.from_directory(tmp_path)
@@ -565,45 +573,45 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
     lambda backend: backend.enable_padding(pad_to_multiple_of=8),
   ],
 )
-def test_what_a_file_says_of_batches_is_not_for_prompts(tmp_path, batching):
-  """Trainers leave it in tokenizer.json; transformers takes it back, too."""
-  theirs = llama3()
+def test_padding_and_truncation_are_ignored(tmp_path, batching):
+  """Training libraries leave these settings in tokenizer.json."""
+  reference = llama3()
   text = 'The quick brown fox jumps over the lazy dog, again and again.'
-  expected = theirs.encode(text, add_special_tokens=False)
-  batching(theirs.backend_tokenizer)
-  theirs.save_pretrained(tmp_path)
-  found = tokenizer.from_directory(tmp_path)
-  assert found.encode(text) == expected
-  assert len(found.prefix_ids) == 1
+  expected = reference.encode(text, add_special_tokens=False)
+  batching(reference.backend_tokenizer)
+  reference.save_pretrained(tmp_path)
+  loaded = tokenizer.from_directory(tmp_path)
+  assert loaded.encode(text) == expected
+  assert len(loaded.prefix_ids) == 1
 
 
-def test_a_stop_adds_no_text_though_it_is_not_special(tmp_path):
-  theirs = qwen2()
-  theirs.add_tokens([tokenizers.AddedToken('<|end|>', special=False)])
-  theirs.save_pretrained(tmp_path)
-  end = theirs.convert_tokens_to_ids('<|end|>')
+def test_stops_that_are_not_special_add_no_text(tmp_path):
+  reference = qwen2()
+  reference.add_tokens([tokenizers.AddedToken('<|end|>', special=False)])
+  reference.save_pretrained(tmp_path)
+  end = reference.convert_tokens_to_ids('<|end|>')
   config = {'eos_token_id': [end]}
   (tmp_path / 'generation_config.json').write_text(json.dumps(config))
-  found = tokenizer.load_tokenizer(tmp_path)
-  ids = [*found.encode('42'), end]
-  assert found.decode(ids) == '42'
-  assert found.decode(ids, skip_special=False) == '42<|end|>'
-  assert found.token_bytes[end] == b''
+  loaded = tokenizer.load_tokenizer(tmp_path)
+  ids = [*loaded.encode('42'), end]
+  assert loaded.decode(ids) == '42'
+  assert loaded.decode(ids, skip_special=False) == '42<|end|>'
+  assert loaded.token_bytes[end] == b''
 
 
-def test_special_tokens_without_an_embedding_are_cut_off(tmp_path):
-  """Gemma 3 has one for images; a word without an embedding is an error."""
-  theirs = qwen2()
-  theirs.save_pretrained(tmp_path)
-  whole = tokenizer.load_tokenizer(tmp_path)
-  last = whole.vocab_size - 1
-  assert last in whole.special
-  found = tokenizer.cut(whole, last)
-  assert found.vocab_size == last
-  assert last not in found.stop_ids
-  assert found.encode('Some words.') == whole.encode('Some words.')
-  with pytest.raises(ValueError, match='has no embedding of it'):
-    found.encode(whole.special[last], allow_special=True)
-  words = min(whole.special) - 1
+def test_special_tokens_without_an_embedding_are_removed(tmp_path):
+  """Gemma 3 has one for images; a missing row of a word is an error."""
+  reference = qwen2()
+  reference.save_pretrained(tmp_path)
+  full = tokenizer.load_tokenizer(tmp_path)
+  last = full.vocab_size - 1
+  assert last in full.special
+  cut = tokenizer.cut(full, last)
+  assert cut.vocab_size == last
+  assert last not in cut.stop_ids
+  assert cut.encode('Some words.') == full.encode('Some words.')
+  with pytest.raises(ValueError, match='has no embedding for this token'):
+    cut.encode(full.special[last], allow_special=True)
+  words = min(full.special) - 1
   with pytest.raises(ValueError, match=f'expected at most the {words} rows'):
-    tokenizer.cut(whole, words)
+    tokenizer.cut(full, words)

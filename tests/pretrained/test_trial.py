@@ -1,4 +1,4 @@
-"""Files that would stop or fill the process that opens them."""
+"""Files that would hang or exhaust the process that opens them."""
 
 import json
 import logging
@@ -13,8 +13,8 @@ CONTENT = '{{ messages[0].content }}'
 
 
 @pytest.fixture(autouse=True)
-def _short(monkeypatch):
-  """Whoever loops need not do so for long."""
+def _short_limits(monkeypatch):
+  """Shortens the time limits."""
   monkeypatch.setattr(trial, '_LIMITS', {'tokenizer': 8, 'template': 2})
 
 
@@ -39,16 +39,16 @@ def _short(monkeypatch):
     ('{% for i in range(10**9) %}{% endfor %}' + CONTENT, 'Range too big'),
     ('{{ lipsum() }}' + CONTENT, 'the same prompt every time'),
     ('{{ range(99999)|random }}' + CONTENT, 'the same prompt every time'),
-    ('Say something.', "the user's text in the prompt, it is lost"),
-    # Images and text in parts: of one text nothing is left.
+    ('Say something.', "the user's text in the prompt, but it is m"),
+    # Expects content in parts, and drops content that is one text.
     (
       "{% for part in messages[0].content %}{% if part.type == 'text' %}"
       '{{ part.text }}{% endif %}{% endfor %}',
-      "the user's text in the prompt, it is lost",
+      "the user's text in the prompt, but it is m",
     ),
   ],
 )
-def test_a_template_that_does_harm_is_refused(template, message):
+def test_harmful_templates_are_refused(template, message):
   with pytest.raises(ValueError, match=message):
     trial.try_template(template, {'bos_token': '<s>'})
 
@@ -63,11 +63,11 @@ def test_a_template_that_does_harm_is_refused(template, message):
     "{{ raise_exception('no system') }}{% endif %}{{ m.content }}{% endfor %}",
   ],
 )
-def test_a_template_that_does_none_is_taken(template):
+def test_harmless_templates_are_accepted(template):
   trial.try_template(template, {'bos_token': '<s>'})
 
 
-def test_the_file_of_a_template_is_named(tmp_path):
+def test_errors_name_the_file_of_a_template(tmp_path):
   files.gpt2().save_pretrained(tmp_path)
   (tmp_path / 'chat_template.jinja').write_text("{{ 'a' * 10**10 }}")
   expected = r'chat_template\.jinja: needs more than 4 GiB of memory'
@@ -82,20 +82,20 @@ def test_the_file_of_a_template_is_named(tmp_path):
     tokenizer.load_tokenizer(tmp_path)
 
 
-def test_the_template_of_a_gguf_is_tried(tmp_path, monkeypatch):
+def test_templates_of_gguf_files_are_tried(tmp_path, monkeypatch):
   monkeypatch.setattr(files, 'CHAT', "{{ raise_exception('no') }}")
   path = gguf_files.write_bytes(tmp_path / 'tiny.gguf')
   expected = r'tiny\.gguf: tokenizer\.chat_template: TemplateError: no'
   with pytest.raises(ValueError, match=expected):
     tokenizer.load_tokenizer(path)
-  # Of a known file nothing is tried.
+  # A trusted file is not tried.
   assert tokenizer.load_tokenizer(path, trusted=True)
 
 
-def test_a_template_that_is_not_used_is_warned_of(
+def test_unused_harmful_templates_cause_a_warning(
   tmp_path, monkeypatch, caplog
 ):
-  """A run with task.style='plain' needs no template."""
+  """A run with task.style='plain' does not use the template."""
   caplog.set_level(logging.WARNING)
   files.gpt2().save_pretrained(tmp_path)
   (tmp_path / 'chat_template.jinja').write_text('{{ ')
@@ -115,8 +115,8 @@ def replace(pattern: dict, content: str) -> dict:
   return {'type': 'Replace', 'pattern': pattern, 'content': content}
 
 
-def doubled(letter: str) -> dict:
-  """Doubles a letter a hundred times."""
+def doubling_tokenizer(letter: str) -> dict:
+  """Returns a tokenizer that doubles a letter a hundred times."""
   rule = replace({'String': letter}, letter * 2)
   return {'type': 'Sequence', 'normalizers': [rule] * 100}
 
@@ -124,9 +124,9 @@ def doubled(letter: str) -> dict:
 @pytest.mark.parametrize(
   'changed, message',
   [
-    ({'normalizer': doubled('a')}, 'takes more than|memory'),
-    # Not only in English: every letter is tried.
-    ({'normalizer': doubled('語')}, 'takes more than|memory'),
+    ({'normalizer': doubling_tokenizer('a')}, 'takes more than|memory'),
+    # Not only English letters are tried.
+    ({'normalizer': doubling_tokenizer('語')}, 'takes more than|memory'),
     # The library panics on an empty match.
     ({'normalizer': replace({'Regex': ''}, 'x')}, 'index out of bounds'),
     ({'normalizer': replace({'Regex': '('}, 'x')}, 'unmatched parenthesis'),
@@ -162,7 +162,7 @@ def doubled(letter: str) -> dict:
     ),
   ],
 )
-def test_a_tokenizer_that_does_harm_is_refused(tmp_path, changed, message):
+def test_harmful_tokenizers_are_refused(tmp_path, changed, message):
   files.gpt2().save_pretrained(tmp_path)
   path = tmp_path / 'tokenizer.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | changed))
@@ -194,7 +194,7 @@ def test_a_tokenizer_that_does_harm_is_refused(tmp_path, changed, message):
     },
   ],
 )
-def test_what_is_said_of_batches_does_no_harm(tmp_path, changed):
+def test_settings_for_batches_are_harmless(tmp_path, changed):
   files.gpt2().save_pretrained(tmp_path)
   expected = tokenizer.load_tokenizer(tmp_path).encode('the thing is')
   path = tmp_path / 'tokenizer.json'

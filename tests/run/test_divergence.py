@@ -1,4 +1,4 @@
-"""When a run had better stop."""
+"""Tests of the detection of diverged runs."""
 
 import dataclasses
 
@@ -18,16 +18,18 @@ def step(rate, updates=2.0, role='solver', **more):
   } | more
 
 
-def test_skipped_updates_are_counted_in_a_row_and_by_role():
+def test_consecutive_skipped_updates_are_counted_by_role():
   health = divergence.Health()
   counts = []
   for metrics in (
     step(1.0),
     step(1.0, updates=3.0),
-    step(1.0, role='proposer', updates=1.0),  # leaves the solver's alone
-    {},  # nobody was trained
+    step(
+      1.0, role='proposer', updates=1.0
+    ),  # does not change the solver's count
+    {},  # no update
     step(1.0) | {'critic/solver/skipped_rate': 1.0},
-    step(0.5),  # one of two was an update
+    step(0.5),  # one of two updates was applied
     step(1.0),
     step(0.0),
   ):
@@ -37,13 +39,13 @@ def test_skipped_updates_are_counted_in_a_row_and_by_role():
   assert health.skipped['train/proposer'] == 1
   assert health.skipped['critic/solver'] == 2
   assert divergence.from_host(health._asdict()) == health
-  # As a checkpoint has it that was written before questions were counted.
+  # Checkpoints of earlier versions have no count of unreadable questions.
   assert divergence.from_host({'skipped': {}, 'rollbacks': 2}) == (
     divergence.Health(rollbacks=2)
   )
 
 
-def test_too_many_in_a_row_are_named_with_what_was_not_finite():
+def test_too_many_skipped_updates_are_reported_with_the_metrics():
   health = divergence.Health({'train/proposer': 1, 'train/solver': 4})
   metrics = {
     'train/solver/not_finite/loss': 2.0,
@@ -53,30 +55,30 @@ def test_too_many_in_a_row_are_named_with_what_was_not_finite():
   assert divergence.not_finite(health, metrics, 5) is None
   assert divergence.not_finite(health, metrics, 0) is None
   assert divergence.not_finite(health, metrics, 4) == (
-    '4 updates of train/solver in a row were skipped, as not finite: loss, '
-    'grad_norm (divergence.max_skipped_updates=4)'
+    '4 consecutive updates of train/solver were skipped because these metrics '
+    'were not finite: loss, grad_norm (divergence.max_skipped_updates=4)'
   )
 
 
 @pytest.mark.parametrize(
-  'bounds, metric, said',
+  'bounds, metric, message',
   [
     ({}, 'train/solver/kl', None),
-    ({'kl_above': 5.0}, 'train/solver/kl', None),
-    ({'kl_above': 4.9}, 'critic/solver/kl', None),
+    ({'max_kl': 5.0}, 'train/solver/kl', None),
+    ({'max_kl': 4.9}, 'critic/solver/kl', None),
     (
-      {'kl_above': 4.9},
+      {'max_kl': 4.9},
       'train/proposer/kl',
       'train/proposer/kl=5 (divergence.max_kl=4.9)',
     ),
-    ({'entropy_below': 5.0}, 'train/solver/entropy', None),
+    ({'min_entropy': 5.0}, 'train/solver/entropy', None),
     (
-      {'entropy_below': 5.1},
+      {'min_entropy': 5.1},
       'train/solver/entropy',
       'train/solver/entropy=5 (divergence.min_entropy=5.1)',
     ),
   ],
 )
-def test_alarms(bounds, metric, said):
+def test_a_metric_out_of_bounds_raises_an_alarm(bounds, metric, message):
   rules = dataclasses.replace(RULES, **bounds)
-  assert divergence.alarm({metric: 5.0}, rules) == said
+  assert divergence.alarm({metric: 5.0}, rules) == message

@@ -1,4 +1,4 @@
-"""Opening a model for a run."""
+"""Tests of opening a model for a run."""
 
 import pytest
 
@@ -10,11 +10,11 @@ from tests.pretrained import families
 
 torch = pytest.importorskip('torch')
 
-# transformers warns of settings that tiny models have and real ones have not.
+# transformers warns about settings of tiny models.
 pytestmark = pytest.mark.filterwarnings('ignore')
 
 
-def test_a_broken_template_is_refused_only_if_it_is_used(tmp_path, caplog):
+def test_an_invalid_template_is_an_error_only_if_it_is_used(tmp_path, caplog):
   families.make('qwen2', tmp_path, vocab_size=264, eos_token_id=256)
   tokenizer.byte_tokenizer().save(tmp_path)
   (tmp_path / 'chat_template.jinja').write_text('{{ ')

@@ -1,4 +1,4 @@
-"""How train states begin."""
+"""Tests of the initial train states."""
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ def build(**keys) -> build_lib.Parts:
   return build_lib.build(config_lib.from_dict(c.to_dict()))
 
 
-def starts(parts):
-  """The trained parameters before the first update, and the file's."""
+def initial_params(parts):
+  """Returns the parameters before the first update and the loaded ones."""
   (state,) = train_states.initial_states(parts).values()
   return state.params, parts.load_params(parts.config.model.param_dtype)
 
@@ -37,9 +37,9 @@ def matrices_and_others(params, loaded):
 
 
 @pytest.mark.parametrize('small_updates', ['follow', 'hold'])
-def test_in_bfloat16_the_model_starts_as_it_was_loaded(small_updates):
+def test_the_initial_model_equals_the_loaded_model_in_bfloat16(small_updates):
   parts = build(model__dtype='bfloat16', optimizer__small_updates=small_updates)
-  for x, y, is_matrix in matrices_and_others(*starts(parts)):
+  for x, y, is_matrix in matrices_and_others(*initial_params(parts)):
     np.testing.assert_array_equal(
       x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
     )
@@ -59,28 +59,28 @@ def test_in_bfloat16_the_model_starts_as_it_was_loaded(small_updates):
     {'sampler__dtype': 'bfloat16'},
   ],
 )
-def test_without_products_that_round_weights_nothing_moves(keys):
-  for x, y, _ in matrices_and_others(*starts(build(**keys))):
+def test_weights_are_unchanged_if_products_do_not_round_them(keys):
+  for x, y, _ in matrices_and_others(*initial_params(build(**keys))):
     np.testing.assert_array_equal(x, y)
 
 
-def test_frozen_weights_do_not_move():
+def test_frozen_weights_are_unchanged():
   c = smoke.get_config()
   c.model.dtype, c.model.lora.rank = 'bfloat16', 2
   parts = build_lib.build(config_lib.from_dict(c.to_dict()))
   (state,) = train_states.initial_states(parts).values()
   names = {path[-1].key for path, _ in jax.tree.leaves_with_path(state.params)}
   assert names == {'lora_a', 'lora_b'}
-  whole = train_states.whole_params(parts, state.params)
+  params = train_states.whole_params(parts, state.params)
   for path, x in jax.tree.leaves_with_path(parts.load_params('bfloat16')):
-    y = whole
+    y = params
     for key in path:
       y = y[key.key]
     np.testing.assert_array_equal(x, y)
 
 
-def test_every_mesh_starts_with_the_same_weights():
-  found = []
+def test_initial_weights_do_not_depend_on_the_mesh():
+  weights = []
   for axes in ({'data': 1}, {'data': 1, 'fsdp': 4, 'tensor': 2}):
     mesh = sharding.make_mesh(
       dict.fromkeys(sharding.AXES, 1) | axes,
@@ -88,5 +88,5 @@ def test_every_mesh_starts_with_the_same_weights():
     )
     params = {'layers': {'mlp': {'up': {'kernel': jnp.ones((2, 32, 64))}}}}
     params = jax.device_put(params, sharding.shard_parameters(params, mesh))
-    found.append(train_states.prepare_for_small_updates(params, hold=False))
-  jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, found))
+    weights.append(train_states.prepare_for_small_updates(params, hold=False))
+  jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, weights))

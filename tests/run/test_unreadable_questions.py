@@ -1,4 +1,4 @@
-"""What a person is told of questions that could not be used."""
+"""Tests of the warning about questions that could not be used."""
 
 import pytest
 
@@ -16,41 +16,45 @@ def config(**changes):
   return config_lib.from_dict(c.to_dict())
 
 
-def test_steps_in_a_row():
+def test_consecutive_steps_are_counted():
   steps, counts = 0, []
   for rate in (0.4, 0.0, 0.5, 0.49, None, 0.1, 0.2, 0.3, 1.0):
     metrics = {} if rate is None else {'proposer/valid_rate': rate}
     steps = unreadable_questions.count(steps, metrics)
     counts.append(steps)
-  # Half is not most.
+  # A step in which half of the questions failed is not counted.
   assert counts == [1, 2, 0, 1, 0, 1, 2, 3, 0]
 
 
-def test_three_are_shown_and_what_refused_them():
-  refused = lambda text, why: types.Problem(text, ok=False, reason=why)
+def test_three_questions_are_shown_with_the_reasons():
+
+  def invalid(text, reason):
+    return types.Problem(text, ok=False, reason=reason)
+
   problems = [
     types.Problem('炉の温度は？'),
-    refused('a', 'format'),
-    refused('a', 'format'),
-    refused('b\n\x1b[2Jc', 'unfinished'),
-    refused('温度が' * 40, 'format'),
-    refused('never shown', 'too_long'),
+    invalid('a', 'format'),
+    invalid('a', 'format'),
+    invalid('b\n\x1b[2Jc', 'unfinished'),
+    invalid('温度が' * 40, 'format'),
+    invalid('never shown', 'too_long'),
   ]
-  said = unreadable_questions.describe(
+  text = unreadable_questions.describe(
     problems, config(**{'task.question_pattern': '^.*？$'}), steps=3
   )
   shown = '温度が' * 11 + '温'
-  assert said == (
-    'most questions could not be used in 3 steps in a row. 5 of 6 in this '
-    "step: 3 did not match task.question_pattern='^.*？$'; 1 reached "
-    'proposer.max_tokens=1024, before one of task.proposer_stop=(); 1 made a '
-    "prompt over sampler.max_prompt_tokens=512. For example: 'a', "
+  assert text == (
+    'most questions could not be used in 3 consecutive steps. In this step 5 '
+    "of 6: 3 did not match task.question_pattern='^.*？$'; 1 reached "
+    'proposer.max_tokens=1024 without a stop in task.proposer_stop=(); 1 gave '
+    'a prompt longer than sampler.max_prompt_tokens=512. For example: '
+    "'a', "
     f"'b [2Jc', '{shown}…'"
   )
 
 
 @pytest.mark.parametrize(
-  'why, key',
+  'reason, words',
   [
     ('format', 'were empty'),
     ('special_token', 'special token'),
@@ -61,6 +65,6 @@ def test_three_are_shown_and_what_refused_them():
     ('another', '1 another'),
   ],
 )
-def test_each_reason_is_in_words(why, key):
-  problem = types.Problem('a', ok=False, reason=why)
-  assert key in unreadable_questions.describe([problem], config(), steps=3)
+def test_each_reason_is_explained(reason, words):
+  problem = types.Problem('a', ok=False, reason=reason)
+  assert words in unreadable_questions.describe([problem], config(), steps=3)

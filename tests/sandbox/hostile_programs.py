@@ -1,8 +1,8 @@
-"""Programs that attack the judge, each with the harm that it attempts.
+"""Hostile programs, each with the harm that it attempts.
 
-Every one is judged by a test whose expected output it could write only if it
-got what it is after: `reached`, or the secret of a file, a process or a test.
-Words in capitals between @ are filled in by the test.
+A program passes its test only if its attack succeeds, because the expected
+output is `reached`, or a secret of a file, a process or a test. The tests
+replace words in capitals between @.
 """
 
 import textwrap
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Hostile(NamedTuple):
-  """A program, and the verdicts that are right for it."""
+  """A program, and the statuses that are correct for it."""
 
   name: str
   harm: str
@@ -18,13 +18,13 @@ class Hostile(NamedTuple):
   statuses: tuple[str, ...] = ('wrong',)
 
 
-# What a supervisor says of a program that ended well and wrote `reached`.
+# The worker's answer for a program that wrote `reached` and succeeded.
 ANSWER = b'-' + bytes(7) + b'\7' + bytes(4) + b'reached'
-LIMITED = ('limit', 'timeout')  # whichever a machine comes to first
+LIMITED = ('limit', 'timeout')  # depends on which limit is reached first
 
 
 def attempt(body: str) -> str:
-  """A program that says whether its body came through."""
+  """Returns a program that prints `reached` if its body raises no error."""
   body = textwrap.indent(textwrap.dedent(body).strip(), '  ')
   return (
     f'import os, sys\ntry:\n{body}\n'
@@ -35,7 +35,7 @@ def attempt(body: str) -> str:
 
 
 def system_call(number: int, *arguments: int) -> str:
-  """A program that makes a system call without asking any library."""
+  """Returns a program that makes a system call directly."""
   words = ', '.join(f'ctypes.c_long({a})' for a in arguments)
   return attempt(f"""
     import ctypes
@@ -59,7 +59,7 @@ _READING = [
   ),
   Hostile(
     'secret_file',
-    'reads a file of the user who runs the judge',
+    'reads a file of the user who runs the sandbox',
     attempt("print(open('@FILE@').read()); sys.exit()"),
   ),
   Hostile(
@@ -152,7 +152,7 @@ for thing in seen + gc.get_objects():
   ),
   Hostile(
     'the_judge',
-    'imports the judge, to patch it',
+    'imports the worker, to patch it',
     attempt('import sqlm_jax.sandbox.unit_tests'),
   ),
   Hostile(
@@ -530,7 +530,7 @@ for _ in range(3): threading.Thread(target=burn).start()
   ),
   Hostile(
     'output',
-    'writes until the disk or memory of the judge is full',
+    'writes until the disk or memory of the host is full',
     "while True: print('a' * 10**4)",
     LIMITED,
   ),
@@ -675,7 +675,7 @@ _CHEATING = [
   ),
   Hostile(
     'patched_builtins',
-    'patches what a judge in the same interpreter would compare with',
+    'patches functions that compare outputs in the same interpreter',
     """
 import builtins, sys
 class Equal(str):
@@ -737,7 +737,7 @@ print(Equal('x'))
   Hostile('empty', 'does nothing', ''),
 ]
 
-# Numbers of x86_64, with what is worst about them.
+# System call numbers of x86_64, and the harm that they can do.
 _CALLS = [
   ('ptrace', 101, (16, 1, 0, 0), 'controls its supervisor'),
   ('process_vm_readv', 310, (1, 0, 0, 0, 0, 0), 'reads its memory'),
@@ -793,13 +793,13 @@ print('reached')
 )
 
 
-def everywhere() -> list[Hostile]:
-  """All that do not depend on the processor."""
+def portable_programs() -> list[Hostile]:
+  """Returns the programs that do not depend on the processor."""
   return _READING + _WRITING + _NETWORK + _PROCESSES + _RESOURCES + _CHEATING
 
 
-def of_x86_64() -> list[Hostile]:
-  """Those that name numbers or instructions of x86_64."""
+def x86_64_programs() -> list[Hostile]:
+  """Returns the programs with system call numbers or instructions of x86_64."""
   calls = [
     Hostile(f'call_{name}', harm, system_call(number, *arguments))
     for name, number, arguments, harm in _CALLS

@@ -1,4 +1,4 @@
-"""A program gets, and ends with, what `python program.py < input` gives it."""
+"""Programs in a sandbox behave as under `python program.py < input`."""
 
 import os
 import shutil
@@ -8,14 +8,14 @@ import sys
 import pytest
 
 from sqlm_jax.game import types
-from sqlm_jax.sandbox import sandbox
+from sqlm_jax.sandbox import outcomes, sandbox
 
 needs_bubblewrap = pytest.mark.skipif(
   not shutil.which('bwrap'), reason='bubblewrap is not installed'
 )
 INPUT = '5\n1 2 3 4 5\nabc def\n'
 
-# Ways to read, from solutions of programming contests.
+# Ways to read input that occur in solutions of programming contests.
 READING = {
   'a file of known size': """
 import io, os
@@ -285,34 +285,32 @@ PROGRAMS = READING | WRITING | ENDING | RUNNING
 
 @pytest.fixture(scope='module')
 def answers():
-  """What the worker says of every program, in the first and the second test."""
-  found = {}
-  verdict = sandbox._verdict
+  """Returns the worker's answers for every program, in both tests."""
+  answers_by_name = {}
+  result_of = outcomes.result_of
 
   def remember(answer, name):
-    found.setdefault(name, []).append(answer)
-    return verdict(answer, name)
+    answers_by_name.setdefault(name, []).append(answer)
+    return result_of(answer, name)
 
   limits = sandbox.Limits(
     cpu_seconds=30.0, wall_seconds=60.0, output_bytes=2**21
   )
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sandbox, '_verdict', remember)
-    with sandbox.open_sandbox(workers=2, limits=limits) as judge:
-      judge.run(
+    patch.setattr(outcomes, 'result_of', remember)
+    with sandbox.open_sandbox(workers=2, limits=limits) as opened:
+      opened.run(
         [
           (source, [types.TestCase(INPUT, name)] * 2)
           for name, source in PROGRAMS.items()
         ]
       )
-  return found
+  return answers_by_name
 
 
 @needs_bubblewrap
 @pytest.mark.parametrize('name', PROGRAMS)
-def test_a_program_runs_and_ends_as_python_runs_and_ends_it(
-  name, answers, tmp_path
-):
+def test_programs_behave_as_under_python(name, answers, tmp_path):
   (tmp_path / 'input').write_text(INPUT)
   folder = tmp_path / 'work'
   folder.mkdir()
@@ -334,8 +332,8 @@ def test_a_program_runs_and_ends_as_python_runs_and_ends_it(
 
 
 @needs_bubblewrap
-def test_every_run_has_streams_of_its_own():
-  # What one run does to its streams, and leaves in them, the next does not see.
+def test_every_run_has_its_own_streams():
+  # A run must not see what an earlier run did to its streams.
   source = """
 import fcntl, os
 n = int(input())
@@ -351,6 +349,6 @@ if n == 1:
     types.TestCase('2', '2 0'),
     types.TestCase('33', '33 0'),
   ]
-  with sandbox.open_sandbox(workers=1) as judge:
-    (results,) = judge.run([(source, tests)])
+  with sandbox.open_sandbox(workers=1) as opened:
+    (results,) = opened.run([(source, tests)])
   assert [result.status for result in results] == ['passed'] * 3

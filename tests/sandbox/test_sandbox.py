@@ -1,3 +1,5 @@
+"""Sandboxes with hostile and with honest programs."""
+
 import contextlib
 import os
 import pathlib
@@ -15,8 +17,8 @@ from typing import NamedTuple
 import pytest
 
 from sqlm_jax.game import types
+from sqlm_jax.sandbox import outcomes, sandbox, seccomp
 from sqlm_jax.sandbox import process as process_lib
-from sqlm_jax.sandbox import sandbox, seccomp
 from tests.sandbox import hostile_programs
 
 needs_bubblewrap = pytest.mark.skipif(
@@ -24,7 +26,7 @@ needs_bubblewrap = pytest.mark.skipif(
 )
 LIMITS = sandbox.Limits(
   cpu_seconds=0.4,
-  wall_seconds=3.0,  # others may use this machine
+  wall_seconds=3.0,  # allows for a busy machine
   memory_bytes=160 * 2**20,
   processes=4,
   file_bytes=2**18,
@@ -36,12 +38,12 @@ SUM_TESTS = [types.TestCase(f'{i} {i}\n', f'{2 * i}\n') for i in range(2)]
 
 
 class Canaries(NamedTuple):
-  """What a program must not touch, and what would show that it did."""
+  """Files, processes and sockets that reveal whether a program reached them."""
 
   folder: pathlib.Path
   file: pathlib.Path
   process: subprocess.Popen
-  sockets: tuple[socket.socket, ...]  # listen, or receive
+  sockets: tuple[socket.socket, ...]  # these listen or receive
   bystanders: set[int]  # processes that other tests have started
 
   def fill_in(self, source: str) -> str:
@@ -56,23 +58,23 @@ class Canaries(NamedTuple):
     return source
 
   def touched(self) -> list[str]:
-    """What a program has done, in words."""
-    found = []
+    """Returns descriptions of the harm that a program has done."""
+    harm = []
     if self.file.read_text() != 'reached':
-      found.append('the file has changed')
+      harm.append('the file has changed')
     if {path.name for path in self.folder.iterdir()} != {'file', 'service'}:
-      found.append('a file was planted')
+      harm.append('a file was planted')
     state = stat_of(self.process.pid)
     if self.process.poll() is not None or state is None or state[0] in 'TZ':
-      found.append('the process was killed or stopped')
+      harm.append('the process was killed or stopped')
     for kind in self.sockets:
       with contextlib.suppress(BlockingIOError):
         if kind.type == socket.SOCK_STREAM:
           kind.accept()[0].close()
         else:
           kind.recv(1)
-        found.append(f'something came through {kind}')
-    return found
+        harm.append(f'something came through {kind}')
+    return harm
 
 
 @pytest.fixture(scope='module')
@@ -84,7 +86,7 @@ def canaries(tmp_path_factory):
   udp.bind(tcp.getsockname())
   abstract, unix = (socket.socket(socket.AF_UNIX) for _ in range(2))
   abstract.bind(f'\0sandbox-canary-{os.getpid()}')
-  # A path of a socket is short, the folder's name may not be.
+  # A socket's path must be short, but the folder's path may be long.
   short = os.open(folder, os.O_RDONLY)
   unix.bind(f'/proc/self/fd/{short}/service')
   sockets = tcp, udp, abstract, unix
@@ -103,7 +105,7 @@ def canaries(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def judge():
+def opened_sandbox():
   os.environ['SANDBOX_SECRET'] = 'reached'
   with sandbox.open_sandbox(workers=WORKERS, limits=LIMITS) as opened:
     yield opened
@@ -111,15 +113,15 @@ def judge():
 
 
 @pytest.fixture(scope='module')
-def patient():
-  """A judge whose limits no honest program meets on a busy machine."""
+def patient_sandbox():
+  """A sandbox whose limits suffice for honest programs on a busy machine."""
   limits = LIMITS._replace(cpu_seconds=20.0, wall_seconds=60.0)
   with sandbox.open_sandbox(workers=WORKERS, limits=limits) as opened:
     yield opened
 
 
 def stat_of(pid: int) -> tuple[str, int] | None:
-  """State and parent of a process."""
+  """Returns the state and the parent of a process."""
   try:
     text = pathlib.Path('/proc', str(pid), 'stat').read_text()
   except (FileNotFoundError, ProcessLookupError):
@@ -129,16 +131,16 @@ def stat_of(pid: int) -> tuple[str, int] | None:
 
 
 def descendants(pid: int) -> set[int]:
-  """Processes that come from one, wherever their namespaces are."""
+  """Returns the descendants of a process in all namespaces."""
   children: dict[int, list[int]] = {}
   for path in pathlib.Path('/proc').iterdir():
     if path.name.isdigit() and (stat := stat_of(int(path.name))):
       children.setdefault(stat[1], []).append(int(path.name))
-  found, new = set(), [pid]
+  result, new = set(), [pid]
   while new:
     new = [child for parent in new for child in children.get(parent, ())]
-    found.update(new)
-  return found
+    result.update(new)
+  return result
 
 
 def wait_until(condition, seconds=10.0) -> bool:
@@ -150,12 +152,12 @@ def wait_until(condition, seconds=10.0) -> bool:
   return True
 
 
-def statuses(judge, source, tests):
-  [results] = judge.run([(source, tests)])
+def statuses(opened_sandbox, source, tests):
+  [results] = opened_sandbox.run([(source, tests)])
   return [result.status for result in results]
 
 
-# Those whose harm namespaces prevent, not filters of system calls alone.
+# Programs whose harm namespaces prevent even without system call filters.
 CONTAINED = """
   secret_file dotdot symlink proc_root environment memory_of_supervisor
   write_outside overwrite_file write_root write_python write_worker stdlib
@@ -163,30 +165,30 @@ CONTAINED = """
   kill_parent stop_parent kill_everybody fork_bomb thread_bomb raise_limits
   call_mount call_bpf call_setuid call_reboot call_sethostname
 """
-HOSTILE = hostile_programs.everywhere() + (
-  hostile_programs.of_x86_64() if platform.machine() == 'x86_64' else []
+HOSTILE = hostile_programs.portable_programs() + (
+  hostile_programs.x86_64_programs() if platform.machine() == 'x86_64' else []
 )
 
 
 @needs_bubblewrap
 @pytest.mark.parametrize('hostile', HOSTILE, ids=lambda h: h.name)
-def test_a_hostile_program_does_no_harm(hostile, canaries, judge):
+def test_hostile_programs_do_no_harm(hostile, canaries, opened_sandbox):
   program = canaries.fill_in(hostile.source)
   tests = [types.TestCase('stolen\n' * 3, 'reached')]
-  rows = judge.run([(program, tests), (SUM, SUM_TESTS)])
+  rows = opened_sandbox.run([(program, tests), (SUM, SUM_TESTS)])
   assert rows[0][0].status in hostile.statuses, rows[0][0]
-  # A neighbour and a successor are judged as if it had not been there.
+  # Concurrent and later programs are not affected.
   assert [result.status for result in rows[1]] == ['passed'] * 2
-  assert statuses(judge, SUM, SUM_TESTS) == ['passed'] * 2
+  assert statuses(opened_sandbox, SUM, SUM_TESTS) == ['passed'] * 2
   assert canaries.touched() == []
-  # What is left are those that wait for the next: bwrap, and the worker.
-  mine = descendants(os.getpid()) - canaries.bystanders
-  assert len(mine) <= 2 * WORKERS
+  # Only spare sandboxes remain, each with bwrap and a worker.
+  remaining = descendants(os.getpid()) - canaries.bystanders
+  assert len(remaining) <= 2 * WORKERS
 
 
 @pytest.fixture(scope='module')
-def unfiltered(canaries):
-  """A judge without filters of system calls."""
+def unfiltered_sandbox(canaries):
+  """A sandbox without system call filters."""
   everything = struct.pack('=HBBI', 6, 0, 0, 0x7FFF0000)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(
@@ -202,43 +204,43 @@ def unfiltered(canaries):
   [h for h in HOSTILE if h.name in CONTAINED.split()],
   ids=lambda h: h.name,
 )
-def test_namespaces_hold_without_the_filter(
-  hostile, canaries, unfiltered, monkeypatch
+def test_namespaces_protect_without_the_filter(
+  hostile, canaries, unfiltered_sandbox, monkeypatch
 ):
   monkeypatch.setenv('SANDBOX_SECRET', 'reached')
   program = canaries.fill_in(hostile.source)
   tests = [types.TestCase('', 'reached')]
-  rows = unfiltered.run([(program, tests), (SUM, SUM_TESTS)])
+  rows = unfiltered_sandbox.run([(program, tests), (SUM, SUM_TESTS)])
   assert rows[0][0].status != 'passed'
   assert [result.status for result in rows[1]] == ['passed'] * 2
   assert canaries.touched() == []
 
 
 @needs_bubblewrap
-def test_without_the_filter_a_daemon_ends_with_its_sandbox(
-  canaries, unfiltered
+def test_daemons_end_with_their_sandbox_without_the_filter(
+  canaries, unfiltered_sandbox
 ):
   [daemon] = [h for h in HOSTILE if h.name == 'daemon']
-  before = processes_of_other_namespaces()
+  before = processes_in_other_namespaces()
   tests = [types.TestCase('', 'reached')]
-  assert statuses(unfiltered, daemon.source, tests) == ['passed']
-  # As many as before: the workers that wait.
-  assert wait_until(lambda: len(processes_of_other_namespaces()) <= len(before))
+  assert statuses(unfiltered_sandbox, daemon.source, tests) == ['passed']
+  # Only the workers of spare sandboxes remain.
+  assert wait_until(lambda: len(processes_in_other_namespaces()) <= len(before))
 
 
-def processes_of_other_namespaces() -> set[int]:
-  """Descendants that are not in our namespace of processes."""
-  mine = os.readlink('/proc/self/ns/pid')
-  found = set()
+def processes_in_other_namespaces() -> set[int]:
+  """Returns the descendants in other process namespaces."""
+  namespace = os.readlink('/proc/self/ns/pid')
+  result = set()
   for pid in descendants(os.getpid()):
     with contextlib.suppress(OSError):
-      if os.readlink(f'/proc/{pid}/ns/pid') != mine:
-        found.add(pid)
-  return found
+      if os.readlink(f'/proc/{pid}/ns/pid') != namespace:
+        result.add(pid)
+  return result
 
 
-def test_the_canaries_would_notice(canaries):
-  # Everything that is tried above, by a program outside of any sandbox.
+def test_canaries_detect_harm(canaries):
+  # Does all the harm outside of a sandbox.
   canaries.file.write_text('x')
   (canaries.folder / 'planted').write_text('x')
   canaries.process.send_signal(signal.SIGSTOP)
@@ -262,17 +264,17 @@ def test_the_canaries_would_notice(canaries):
 @pytest.mark.parametrize(
   'name', ['secret_file', 'environment', 'write_outside', 'loopback', 'fork']
 )
-def test_the_attacks_work_where_nothing_protects(name, canaries, monkeypatch):
-  # So that they are not blocked for being wrong.
+def test_attacks_succeed_outside_of_a_sandbox(name, canaries, monkeypatch):
+  # Ensures that the attacks are not blocked because of errors in them.
   [hostile] = [h for h in HOSTILE if h.name == name]
   monkeypatch.setenv('SANDBOX_SECRET', 'reached')
-  found = subprocess.run(
+  process = subprocess.run(
     [sys.executable, '-c', canaries.fill_in(hostile.source)],
     capture_output=True,
     text=True,
     timeout=30,
   )
-  assert 'reached' in found.stdout
+  assert 'reached' in process.stdout
   assert len(canaries.touched()) == (name in ('write_outside', 'loopback'))
   (canaries.folder / 'planted').unlink(missing_ok=True)
 
@@ -290,7 +292,7 @@ def test_the_attacks_work_where_nothing_protects(name, canaries, monkeypatch):
     ('open("x", "w").write("a"); print(open("x").read())', 'a'),
     ('print("é", "数")', 'é 数'),
     ('import atexit\natexit.register(print, 2)\nprint(1)', '1\n2'),
-    # The idiom for deep recursions: a thread that nobody waits for.
+    # A common idiom for deep recursion: a thread that is not joined.
     (
       'import sys, threading\nsys.setrecursionlimit(10**6)\n'
       'threading.stack_size(2**26)\n'
@@ -306,20 +308,22 @@ def test_the_attacks_work_where_nothing_protects(name, canaries, monkeypatch):
     ),
   ],
 )
-def test_an_honest_program_runs_as_a_script_would(patient, source, output):
-  [[result]] = patient.run([(source, [types.TestCase('a b\n', output)])])
+def test_honest_programs_run_as_scripts(patient_sandbox, source, output):
+  [[result]] = patient_sandbox.run(
+    [(source, [types.TestCase('a b\n', output)])]
+  )
   assert result.status == 'passed', result
 
 
 @needs_bubblewrap
-def test_every_test_is_a_run_of_its_own(patient):
+def test_every_test_is_a_separate_run(patient_sandbox):
   source = 'x = globals().get("x", 0) + int(input())\nprint(x)'
   tests = [types.TestCase(str(i), str(i)) for i in (3, 4, 5)]
-  assert statuses(patient, source, tests) == ['passed'] * 3
+  assert statuses(patient_sandbox, source, tests) == ['passed'] * 3
 
 
 @needs_bubblewrap
-def test_lines_of_an_input_end_as_in_python(patient):
+def test_universal_newlines_in_inputs(patient_sandbox):
   source = 'import sys\nprint(len(input()), [*sys.stdin])'
   tests = [
     types.TestCase(given, f'3 {expected}')
@@ -329,14 +333,14 @@ def test_lines_of_an_input_end_as_in_python(patient):
       ('abc\nd', ['d']),
     )
   ]
-  assert statuses(patient, source, tests) == ['passed'] * 3
+  assert statuses(patient_sandbox, source, tests) == ['passed'] * 3
 
 
 @needs_bubblewrap
-def test_a_failure_in_one_test_leaves_the_others(patient):
+def test_a_failed_test_does_not_affect_other_tests(patient_sandbox):
   source = 'n = int(input())\nprint([1, 2][n])'
   tests = [types.TestCase(i, o) for i, o in ('01', '19', 'x1', '51', '12')]
-  [results] = patient.run([(source, tests)])
+  [results] = patient_sandbox.run([(source, tests)])
   assert [r.status for r in results] == [
     'passed',
     'wrong',
@@ -350,7 +354,7 @@ def test_a_failure_in_one_test_leaves_the_others(patient):
 
 
 @needs_bubblewrap
-def test_rows_are_in_order_and_programs_run_in_parallel(patient):
+def test_results_are_in_order_and_programs_run_in_parallel(patient_sandbox):
   delays = [2.0, 0.0, 2.0, 0.0]
   programs = [
     (
@@ -360,21 +364,21 @@ def test_rows_are_in_order_and_programs_run_in_parallel(patient):
     for i, d in enumerate(delays)
   ]
   start = time.perf_counter()
-  rows = patient.run(programs)
+  rows = patient_sandbox.run(programs)
   assert [[r.status for r in row] for row in rows] == [['passed']] * 4
-  assert patient.run([]) == []
-  assert patient.run([('print(1)', [])]) == [[]]
-  # One after the other would sleep for 4 s, two at a time for half of it.
+  assert patient_sandbox.run([]) == []
+  assert patient_sandbox.run([('print(1)', [])]) == [[]]
+  # Sequential programs would sleep for 4 s, two at a time for 2 s.
   assert time.perf_counter() - start < 3.8
 
 
 @needs_bubblewrap
-def test_several_threads_may_call(patient):
+def test_run_is_thread_safe(patient_sandbox):
   rows = {}
 
   def call(i):
     tests = [types.TestCase(str(i), str(i))]
-    rows[i] = patient.run([('print(input())', tests)] * 3)
+    rows[i] = patient_sandbox.run([('print(input())', tests)] * 3)
 
   threads = [threading.Thread(target=call, args=(i,)) for i in range(4)]
   for thread in threads:
@@ -388,45 +392,45 @@ def test_several_threads_may_call(patient):
 
 @needs_bubblewrap
 @pytest.mark.parametrize('source', ['print(len(input()))', 'print(1000000)'])
-def test_a_large_input_need_not_be_read(patient, source):
+def test_large_inputs_may_be_ignored(patient_sandbox, source):
   tests = [types.TestCase('a' * 10**6 + '\n', '1000000')]
-  assert statuses(patient, source, tests) == ['passed']
+  assert statuses(patient_sandbox, source, tests) == ['passed']
 
 
 @needs_bubblewrap
-def test_the_same_verdict_every_time(patient):
-  # The order of a set of texts depends on the seed of hash().
+def test_results_are_reproducible(patient_sandbox):
+  # The order of a set of strings depends on the hash seed.
   source = "print(*{'a', 'b', 'c', 'd', 'e', 'f'})"
-  [[first]] = patient.run([(source, [types.TestCase('', '')])])
+  [[first]] = patient_sandbox.run([(source, [types.TestCase('', '')])])
   tests = [types.TestCase('', first.detail)]
-  assert statuses(patient, source, tests) == ['passed']
+  assert statuses(patient_sandbox, source, tests) == ['passed']
 
 
 @needs_bubblewrap
-def test_after_a_timeout_the_rest_is_not_run():
+def test_tests_after_max_timeouts_are_not_run():
   source = 'n = int(input())\nwhile n: pass\nprint(n)'
   tests = [types.TestCase(i, '0') for i in '01010']
   limits = LIMITS._replace(cpu_seconds=0.1)
   late = 'timeout'
-  for most, expected in (
+  for max_timeouts, expected in (
     (1, ['passed', late, late, late, late]),
     (2, ['passed', late, 'passed', late, late]),
     (3, ['passed', late, 'passed', late, 'passed']),
   ):
     with sandbox.open_sandbox(
-      workers=1, limits=limits, most_timeouts=most
-    ) as judge:
-      assert statuses(judge, source, tests) == expected
+      workers=1, limits=limits, max_timeouts=max_timeouts
+    ) as opened_sandbox:
+      assert statuses(opened_sandbox, source, tests) == expected
 
 
 @needs_bubblewrap
-def test_a_program_sees_little_and_not_as_root(patient):
+def test_environment_of_a_program(patient_sandbox):
   source = (
     'import os\nprint(os.getuid(), os.geteuid(), os.getgroups(), '
     'os.getcwd(), os.uname().nodename, sorted(os.environ))\n'
     'print(*sorted(set(os.listdir("/")) - {"lib64"}))'
   )
-  [[result]] = patient.run([(source, [types.TestCase('', 'x')])])
+  [[result]] = patient_sandbox.run([(source, [types.TestCase('', 'x')])])
   groups = '[]' if os.geteuid() == 0 else result.detail.split()[2]
   assert result.detail == (
     f"1000 1000 {groups} /tmp sandbox ['HOME', 'LD_LIBRARY_PATH', 'PWD', "
@@ -435,73 +439,75 @@ def test_a_program_sees_little_and_not_as_root(patient):
 
 
 @needs_bubblewrap
-def test_threads_are_counted_whoever_runs_the_judge(patient):
-  # Stacks of 64 KiB: memory would do for a thousand of them.
+def test_threads_are_limited_for_every_user(patient_sandbox):
+  # With stacks of 64 KiB, memory would suffice for a thousand threads.
   source = (
     'import _thread, time\n_thread.stack_size(65536)\ntry:\n'
     '  for i in range(999): _thread.start_new_thread(time.sleep, (9,))\n'
     'except RuntimeError: print(i)'
   )
   tests = [types.TestCase('', str(LIMITS.processes - 1))]
-  assert statuses(patient, source, tests) == ['passed']
+  assert statuses(patient_sandbox, source, tests) == ['passed']
 
 
 @needs_bubblewrap
-def test_a_sandbox_that_dies_is_no_exception():
-  with sandbox.open_sandbox(workers=1, limits=LIMITS) as judge:
-    # One that waits is replaced.
-    judge._spares[0].wait_until_ready()
-    judge._spares[0]._process.kill()
-    assert statuses(judge, SUM, SUM_TESTS) == ['passed'] * 2
-    # One that runs a program is replaced once, and its neighbours stay.
+def test_killed_sandboxes_are_replaced():
+  with sandbox.open_sandbox(workers=1, limits=LIMITS) as opened_sandbox:
+    # A killed spare sandbox is replaced.
+    opened_sandbox._spares[0].wait_until_ready()
+    opened_sandbox._spares[0]._process.kill()
+    assert statuses(opened_sandbox, SUM, SUM_TESTS) == ['passed'] * 2
+    # A killed sandbox that runs a program is replaced once.
     for kills, status in ((1, 'wrong'), (2, 'error')):
-      killer = threading.Thread(target=kill_what_runs, args=(judge, kills))
+      killer = threading.Thread(
+        target=kill_running_processes, args=(opened_sandbox, kills)
+      )
       killer.start()
       sleep = 'import time\ntime.sleep(0.7)'
-      rows = judge.run([(sleep, SUM_TESTS[:1]), (SUM, SUM_TESTS)])
+      rows = opened_sandbox.run([(sleep, SUM_TESTS[:1]), (SUM, SUM_TESTS)])
       killer.join()
       assert [r.status for r in rows[0]] == [status]
       assert [r.status for r in rows[1]] == ['passed'] * 2
 
 
-def test_a_program_that_breaks_its_sandbox_is_named():
+def test_programs_that_break_their_sandbox_are_reported():
   answer = process_lib.Answer(b'x', 9, b'', b'cannot look at /tmp')
-  result = sandbox._verdict(answer, '')
+  result = outcomes.result_of(answer, '')
   assert result.status == 'error'
   assert 'the program broke its sandbox' in result.detail
   assert not sandbox.is_lost(result)
 
 
-def kill_what_runs(judge, kills):
+def kill_running_processes(opened_sandbox, kills):
   for _ in range(kills):
     time.sleep(0.3)
-    for process in judge._alive - set(judge._spares):
+    for process in opened_sandbox._alive - set(opened_sandbox._spares):
       if process._ready:
         process._process.kill()
 
 
 @needs_bubblewrap
-def test_closing_leaves_no_process_and_no_descriptor():
+def test_close_leaves_no_processes_or_descriptors():
   before = descendants(os.getpid()), set(os.listdir('/proc/self/fd'))
-  with sandbox.open_sandbox(workers=2, limits=LIMITS) as judge:
-    judge.run([(SUM, SUM_TESTS)] * 5)
+  with sandbox.open_sandbox(workers=2, limits=LIMITS) as opened_sandbox:
+    opened_sandbox.run([(SUM, SUM_TESTS)] * 5)
     assert len(descendants(os.getpid()) - before[0]) >= 2
   assert descendants(os.getpid()) <= before[0]
   assert len(os.listdir('/proc/self/fd')) == len(before[1])
-  judge.close()  # once more does nothing
+  opened_sandbox.close()  # closing again has no effect
   with pytest.raises(RuntimeError, match='closed'):
-    judge.run([(SUM, SUM_TESTS)])
+    opened_sandbox.run([(SUM, SUM_TESTS)])
 
 
 @needs_bubblewrap
-def test_closing_ends_what_runs():
+def test_close_ends_running_programs():
   limits = LIMITS._replace(cpu_seconds=60, wall_seconds=60)
-  judge = sandbox.open_sandbox(workers=1, limits=limits)
-  threading.Timer(0.3, judge.close).start()
+  opened_sandbox = sandbox.open_sandbox(workers=1, limits=limits)
+  threading.Timer(0.3, opened_sandbox.close).start()
   start = time.perf_counter()
   with pytest.raises(RuntimeError, match='closed'):
-    judge.run([('while True: pass', SUM_TESTS)] * 3)
-  judge.close()
+    opened_sandbox.run([('while True: pass', SUM_TESTS)] * 3)
+  opened_sandbox.close()
   assert time.perf_counter() - start < 10
 
 
@@ -512,20 +518,19 @@ from sqlm_jax.game import types
 from sqlm_jax.sandbox import sandbox
 limits = sandbox.Limits(cpu_seconds=60, wall_seconds=60)
 tests = [types.TestCase('', 'x')]
-with sandbox.open_sandbox(workers=2, limits=limits) as judge:
-  judge.run([('print(1)', tests)])
+with sandbox.open_sandbox(workers=2, limits=limits) as opened_sandbox:
+  opened_sandbox.run([('print(1)', tests)])
   sys.stdout.write('ready\\n')
   sys.stdout.flush()
   sleep = 'import time; time.sleep(60)'
-  judge.run([('while True: pass', tests), (sleep, tests)])
+  opened_sandbox.run([('while True: pass', tests), (sleep, tests)])
 """
 
 
 @needs_bubblewrap
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
-def test_nothing_outlives_a_host_that_is_interrupted_or_killed(number):
-  # Its own handler: who tests in the background passes on that SIGINT is
-  # ignored.
+def test_sandboxes_end_with_an_interrupted_or_killed_host(number):
+  # The host sets a handler because background jobs ignore SIGINT.
   host = subprocess.Popen(
     [sys.executable, '-c', HOST],
     stdout=subprocess.PIPE,
@@ -534,7 +539,7 @@ def test_nothing_outlives_a_host_that_is_interrupted_or_killed(number):
   )
   with host:
     assert host.stdout.readline() == 'ready\n'
-    # Two that run a program, and two that wait: bwrap and a worker each.
+    # Two running and two spare sandboxes, each with bwrap and a worker.
     assert wait_until(lambda: len(descendants(host.pid)) >= 10)
     left = descendants(host.pid)
     host.send_signal(number)
@@ -546,27 +551,27 @@ LAUNCHING = """
 import sys
 from sqlm_jax.sandbox import sandbox
 limits = sandbox.Limits(wall_seconds=MARK)
-with sandbox.open_sandbox(workers=2, limits=limits) as judge:
+with sandbox.open_sandbox(workers=2, limits=limits) as opened_sandbox:
   sys.stdout.write('ready\\n')
   sys.stdout.flush()
   while True:
-    judge.run([('print(1)', [])] * 100)
+    opened_sandbox.run([('print(1)', [])] * 100)
 """
 
 
-def processes_that_say(words: str) -> list[int]:
-  found = []
+def processes_with_argument(words: str) -> list[int]:
+  pids = []
   for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
     with contextlib.suppress(OSError):
       if words in path.read_text(errors='replace'):
-        found.append(int(path.parent.name))
-  return found
+        pids.append(int(path.parent.name))
+  return pids
 
 
 @needs_bubblewrap
 @pytest.mark.parametrize('delay', [0.0, 0.013, 0.027, 0.041, 0.058])
-def test_nothing_outlives_a_host_killed_while_sandboxes_start(delay):
-  # At any time some are between two steps of their start.
+def test_starting_sandboxes_end_with_a_killed_host(delay):
+  # At any time, some sandboxes are between two steps of their start.
   mark = f'{60 + os.getpid() / 1e7 + delay}'
   with subprocess.Popen(
     [sys.executable, '-c', LAUNCHING.replace('MARK', mark)],
@@ -575,20 +580,18 @@ def test_nothing_outlives_a_host_killed_while_sandboxes_start(delay):
   ) as host:
     assert host.stdout.readline() == 'ready\n'
     time.sleep(0.2 + delay)
-    assert len(processes_that_say(mark)) > 1  # the host is one
+    assert len(processes_with_argument(mark)) > 1  # including the host
     host.kill()
-  assert wait_until(lambda: not processes_that_say(mark))
+  assert wait_until(lambda: not processes_with_argument(mark))
 
 
-def test_without_bubblewrap_it_says_what_to_install(monkeypatch, tmp_path):
+def test_error_without_bubblewrap(monkeypatch, tmp_path):
   monkeypatch.setenv('PATH', str(tmp_path))
   with pytest.raises(RuntimeError, match='apt-get install bubblewrap'):
     sandbox.open_sandbox()
 
 
-def test_without_namespaces_it_repeats_what_bubblewrap_says(
-  monkeypatch, tmp_path
-):
+def test_error_without_namespaces(monkeypatch, tmp_path):
   command = tmp_path / 'bwrap'
   command.write_text('#!/bin/sh\necho No permissions to create >&2\nexit 1\n')
   command.chmod(0o755)
@@ -597,7 +600,7 @@ def test_without_namespaces_it_repeats_what_bubblewrap_says(
     sandbox.open_sandbox()
 
 
-def test_a_bubblewrap_that_does_nothing_is_given_up(monkeypatch, tmp_path):
+def test_error_if_bubblewrap_hangs(monkeypatch, tmp_path):
   command = tmp_path / 'bwrap'
   command.write_text('#!/bin/sh\nexec sleep 600\n')
   command.chmod(0o755)
@@ -611,29 +614,29 @@ def test_a_bubblewrap_that_does_nothing_is_given_up(monkeypatch, tmp_path):
 
 
 @needs_bubblewrap
-def test_closing_does_not_wait_for_a_start(monkeypatch, tmp_path):
-  judge = sandbox.open_sandbox(workers=1, limits=LIMITS)
+def test_close_does_not_wait_for_a_start(monkeypatch, tmp_path):
+  opened_sandbox = sandbox.open_sandbox(workers=1, limits=LIMITS)
   command = tmp_path / 'bwrap'
   command.write_text('#!/bin/sh\nexec sleep 600\n')
   command.chmod(0o755)
   monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
   monkeypatch.setattr(process_lib, '_END_LIMIT', 0.5)
-  threading.Timer(0.5, judge.close).start()
+  threading.Timer(0.5, opened_sandbox.close).start()
   start = time.perf_counter()
   with pytest.raises(RuntimeError):
-    judge.run([(SUM, SUM_TESTS)] * 5)
-  judge.close()
-  assert time.perf_counter() - start < 20  # and not 60 s, the limit of a start
+    opened_sandbox.run([(SUM, SUM_TESTS)] * 5)
+  opened_sandbox.close()
+  assert time.perf_counter() - start < 20  # less than the start limit of 60 s
 
 
-def test_unsafe_is_loud_and_still_limits(caplog):
+def test_unsafe_backend_warns_and_limits(caplog):
   caplog.set_level('WARNING')
   with sandbox.open_sandbox(
     'unsafe_subprocess', workers=2, limits=LIMITS._replace(processes=10**5)
-  ) as judge:
+  ) as opened_sandbox:
     assert 'UNSAFE' in caplog.text
     programs = [SUM, 'while True: pass', "x = 'a' * 10**10", 'print(1)', '1/0']
-    rows = judge.run([(source, SUM_TESTS[1:]) for source in programs])
+    rows = opened_sandbox.run([(source, SUM_TESTS[1:]) for source in programs])
   assert [row[0].status for row in rows] == [
     'passed',
     'timeout',
@@ -648,21 +651,21 @@ def test_unsafe_is_loud_and_still_limits(caplog):
   [
     {'backend': 'none'},
     {'workers': 0},
-    {'most_timeouts': 0},
+    {'max_timeouts': 0},
     {'limits': LIMITS._replace(cpu_seconds=0)},
     {'limits': LIMITS._replace(processes=-1)},
   ],
   ids=str,
 )
-def test_arguments_that_mean_nothing(arguments):
+def test_invalid_arguments_are_refused(arguments):
   with pytest.raises(ValueError, match='expected'):
     sandbox.open_sandbox(**arguments)
 
 
 @needs_bubblewrap
-def test_a_program_cannot_pretend_that_its_sandbox_was_lost(patient):
+def test_programs_cannot_claim_that_their_sandbox_was_lost(patient_sandbox):
   source = 'import sys; sys.exit("lost: my way")'
-  ((result,),) = patient.run([(source, [types.TestCase('', '1')])])
+  ((result,),) = patient_sandbox.run([(source, [types.TestCase('', '1')])])
   assert result.status == 'error'
   assert 'my way' in result.detail
   assert not sandbox.is_lost(result)

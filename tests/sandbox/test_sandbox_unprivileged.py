@@ -1,9 +1,9 @@
-"""The judge as a user who is not root, and so shares limits with programs.
+"""Sandboxes of an unprivileged user, who shares limits with the programs.
 
-The kernel counts pages of pipes, processes and more for a user, and does not
-count those of root. These tests run a judge in a process of an unprivileged
-user. As root they put the interpreter and this project where that user can
-read them, in a mount namespace of their own.
+The kernel limits pages of pipes, processes and more for each user except root.
+These tests open sandboxes in a process of an unprivileged user. If they run as
+root, they mount the interpreter and this project in a separate mount namespace,
+where that user can read them.
 """
 
 import json
@@ -33,13 +33,13 @@ exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups \\
   {shlex.quote(f'/mnt/python/bin/python3.{sys.version_info.minor}')} -c "$1"
 """
 
-JUDGE = """
+PREAMBLE = """
 import json, os, resource, struct, sys, time
 from sqlm_jax.game import types
 from sqlm_jax.sandbox import sandbox, seccomp
 everything = struct.pack('=HBBI', 6, 0, 0, 0x7FFF0000)
 def case(given, expected): return types.TestCase(given, expected)
-def judge(programs, *, filtered=True, **limits):
+def run_programs(programs, *, filtered=True, **limits):
   if not filtered:
     seccomp.filters = lambda: seccomp.Filters(everything, everything)
   limits = sandbox.Limits(cpu_seconds=10.0, **limits)
@@ -58,7 +58,7 @@ SUM = 'a, b = map(int, input().split())\\nprint(a + b)'
 sums = [(SUM, [case(f'{i} {i}', f'{2 * i}')]) for i in range(40)]
 """
 
-# Pipes that are closed live on while a thread polls them.
+# Closed pipes remain allocated while a thread polls them.
 PIPES = """
 import fcntl, os, select, threading, time
 made = 0
@@ -84,61 +84,62 @@ time.sleep(60)
 
 
 def run(script: str) -> dict:
-  """Runs a judge, and returns what it says at the end."""
-  command = [sys.executable, '-c', JUDGE + script]
+  """Runs a script as an unprivileged user and returns the report it prints."""
+  command = [sys.executable, '-c', PREAMBLE + script]
   if os.geteuid() == 0:
     command = ['unshare', '--mount', 'sh', '-c', AS_NOBODY, 'sh', command[-1]]
-  found = subprocess.run(command, capture_output=True, text=True, timeout=300)
-  assert found.returncode == 0, found.stderr
-  said = json.loads(found.stdout.splitlines()[-1])
-  assert said['uid'] != 0
-  return said
+  process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+  assert process.returncode == 0, process.stderr
+  report = json.loads(process.stdout.splitlines()[-1])
+  assert report['uid'] != 0
+  return report
 
 
 @pytest.mark.parametrize('filtered', [True, False])
-def test_a_judge_does_not_wait_for_what_programs_have_used_up(filtered):
-  said = run(f"""
+def test_used_up_pipe_buffers_do_not_block_the_host(filtered):
+  report = run(f"""
 pipes = ({PIPES!r}, [case('', '')])
 programs = [pipes, *sums[:20], pipes, *sums[20:]]
-said = judge(programs, filtered={filtered}, wall_seconds=6.0)
-print(json.dumps(said))
+report = run_programs(programs, filtered={filtered}, wall_seconds=6.0)
+print(json.dumps(report))
 """)
-  pipes = [said['rows'].pop(i) for i in (21, 0)]
+  pipes = [report['rows'].pop(i) for i in (21, 0)]
   assert pipes == [['error' if filtered else 'timeout']] * 2
-  assert said['rows'] == [['passed']] * 40
-  assert said['lost'] == 0
-  assert said['closing'] < 20
+  assert report['rows'] == [['passed']] * 40
+  assert report['lost'] == 0
+  assert report['closing'] < 20
 
 
 @pytest.mark.parametrize('filtered', [True, False])
-def test_no_program_closes_its_own_sandbox(filtered):
-  said = run(f"""
+def test_programs_cannot_close_their_own_sandbox(filtered):
+  report = run(f"""
 close = "import os\\nos.chmod('/tmp', 0)\\n"
 programs = [(close, [case('', 'x'), case('', 'x')]), *sums]
-print(json.dumps(judge(programs, filtered={filtered}, wall_seconds=60.0)))
+report = run_programs(programs, filtered={filtered}, wall_seconds=60.0)
+print(json.dumps(report))
 """)
-  assert said['lost'] == 0
-  assert said['rows'][0] == ['error' if filtered else 'wrong'] * 2
+  assert report['lost'] == 0
+  assert report['rows'][0] == ['error' if filtered else 'wrong'] * 2
   if filtered:
     denied = "PermissionError: [Errno 1] Operation not permitted: '/tmp'"
-    assert said['details'][0] == [denied] * 2
-  assert said['rows'][1:] == [['passed']] * 40
+    assert report['details'][0] == [denied] * 2
+  assert report['rows'][1:] == [['passed']] * 40
 
 
 @pytest.mark.parametrize('kind', ['NPROC', 'NOFILE'])
-def test_a_user_without_processes_or_descriptors_is_told(kind):
-  said = run(f"""
+def test_exhausted_user_limits_are_reported(kind):
+  report = run(f"""
 opened = sandbox.open_sandbox(workers=1)
 _, hard = resource.getrlimit(resource.RLIMIT_{kind})
-least = len(os.listdir('/proc/self/fd')) if {kind!r} == 'NOFILE' else 1
-resource.setrlimit(resource.RLIMIT_{kind}, (least, hard))
+soft = len(os.listdir('/proc/self/fd')) if {kind!r} == 'NOFILE' else 1
+resource.setrlimit(resource.RLIMIT_{kind}, (soft, hard))
 try:
   opened.run(sums)
   error = ''
 except RuntimeError as raised:
   error = str(raised)
 resource.setrlimit(resource.RLIMIT_{kind}, (hard, hard))
-# It goes on as soon as the user has some again.
+# The sandbox works again as soon as the limit is raised.
 again = opened.run(sums)
 opened.close()
 print(json.dumps({{
@@ -148,5 +149,5 @@ print(json.dumps({{
 }}))
 """)
   words = {'NPROC': 'temporarily unavailable', 'NOFILE': 'open files'}
-  assert words[kind] in said['error']
-  assert said['again'] == 40
+  assert words[kind] in report['error']
+  assert report['again'] == 40

@@ -12,22 +12,22 @@ X86, ARM = 0xC000003E, 0xC00000B7
 
 
 def decide(code: bytes, audit: int, number: int, *arguments: int) -> int:
-  """What a kernel would make of a call, by the rules of classic BPF."""
+  """Returns the decision of a filter by the rules of classic BPF."""
   data = struct.pack('<IIQ', number, audit, 0)
   data += b''.join(
     struct.pack('<Q', a & (2**64 - 1)) for a in (*arguments, *[0] * 6)[:6]
   )
   lines = list(struct.iter_unpack('<HBBI', code))
-  place = value = 0
+  position = value = 0
   while True:
-    kind, jump, other, operand = lines[place]
-    place += 1
+    kind, jump, other, operand = lines[position]
+    position += 1
     if kind == 0x20:
       [value] = struct.unpack_from('<I', data, operand)
     elif kind == 0x15:
-      place += jump if value == operand else other
+      position += jump if value == operand else other
     elif kind == 0x45:
-      place += jump if value & operand else other
+      position += jump if value & operand else other
     else:
       assert kind == 0x06
       return operand
@@ -36,7 +36,7 @@ def decide(code: bytes, audit: int, number: int, *arguments: int) -> int:
 @pytest.mark.parametrize(
   'machine, audit, column', [('x86_64', X86, 0), ('aarch64', ARM, 1)]
 )
-def test_a_filter_lets_through_what_it_lists(machine, audit, column):
+def test_filters_allow_exactly_the_listed_calls(machine, audit, column):
   supervisor, program = seccomp.filters(machine)
   thread, process, user = 0x3D0F00, 0x1200011, 0x10000000
   for numbers, arguments, by_supervisor, by_program in (
@@ -75,14 +75,14 @@ def test_a_filter_lets_through_what_it_lists(machine, audit, column):
     assert decide(program, audit, number, *arguments) == by_program
 
 
-def test_numbers_of_another_machine_are_not_looked_up():
+def test_calls_of_other_architectures_kill():
   assert decide(seccomp.filters('x86_64').program, ARM, 0) == KILL
   assert decide(seccomp.filters('aarch64').program, X86, 63) == KILL
   i386 = 0x40000003
   assert decide(seccomp.filters('x86_64').supervisor, i386, 3) == KILL
 
 
-def test_the_kernel_takes_programs_of_that_length():
+def test_filters_fit_the_length_limit_of_the_kernel():
   for machine in ('x86_64', 'aarch64'):
     for code in seccomp.filters(machine):
       assert len(code) // 8 <= 4096  # BPF_MAXINSNS
@@ -95,11 +95,11 @@ def test_the_kernel_takes_programs_of_that_length():
     ('asm-generic/unistd.h', 2),
   ],
 )
-def test_numbers_are_those_of_the_headers(header, column):
+def test_system_call_numbers_match_the_kernel_headers(header, column):
   path = pathlib.Path('/usr/include', header)
   if not path.exists():
-    return  # checked where headers of the kernel are installed
-  found = dict(
+    return  # checked only where the kernel headers are installed
+  header_numbers = dict(
     re.findall(r'#define __NR3?2?6?4?_(\w+) (\d+)', path.read_text())
   )
   tables = (
@@ -111,10 +111,11 @@ def test_numbers_are_those_of_the_headers(header, column):
   numbers = {
     k: v for t in tables for k, v in seccomp._numbers(t, column).items()
   }
-  found['newfstatat'] = found.get('newfstatat', found.get('fstatat'))
-  assert {name: int(found[name]) for name in numbers} == numbers
+  fstatat = header_numbers.get('fstatat')
+  header_numbers.setdefault('newfstatat', fstatat)
+  assert {name: int(header_numbers[name]) for name in numbers} == numbers
 
 
-def test_an_unknown_machine_is_refused():
+def test_unknown_machines_are_refused():
   with pytest.raises(RuntimeError, match="machine='riscv64'"):
     seccomp.filters('riscv64')

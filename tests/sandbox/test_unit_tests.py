@@ -56,7 +56,7 @@ def test_same(expected, actual):
     ('3', '4'),
     ('3', ''),
     ('', '3'),
-    ('1\n2', '1 2'),  # lines count
+    ('1\n2', '1 2'),  # line breaks matter
     ('1\n2', '1\n\n2'),
     ('1 2', '2 1'),
     ('ab', 'a b'),
@@ -96,7 +96,7 @@ def test_not_same(expected, actual):
   assert not unit_tests.same_output(expected, actual)
 
 
-def test_tolerances_are_arguments():
+def test_tolerances():
   # |2.0 - 2.1| = 0.1 = 0.05 * 2.0, up to rounding.
   assert not unit_tests.same_output('2.0', '2.1')
   assert unit_tests.same_output('2.0', '2.1', absolute=0.11)
@@ -106,7 +106,7 @@ def test_tolerances_are_arguments():
 
 
 @hypothesis.given(strategies.text(), strategies.text())
-def test_any_text_is_compared(expected, actual):
+def test_any_texts_can_be_compared(expected, actual):
   same = unit_tests.same_output(expected, actual)
   assert same or expected != actual
   assert unit_tests.same_output(expected, expected + ' \n\n')
@@ -116,14 +116,14 @@ def test_any_text_is_compared(expected, actual):
   strategies.lists(strategies.integers(), min_size=1),
   strategies.lists(strategies.integers(), min_size=1),
 )
-def test_lists_of_integers_are_the_same_if_they_are_equal(first, second):
+def test_lists_of_integers_equal_plain_integers(first, second):
   plain = ' '.join(map(str, second))
   assert unit_tests.same_output(str(first), plain) == (first == second)
   assert unit_tests.same_output(plain, str(first)) == (first == second)
 
 
 def results(text: str) -> list[types.Result]:
-  """One a letter, P for passed."""
+  """Returns a result for each letter, the initial of its status."""
   status = {s[0]: s for s in unit_tests.STATUSES}
   return [types.Result(status[letter]) for letter in text]
 
@@ -136,7 +136,7 @@ def test_fraction_passed(row, fraction):
   assert unit_tests.fraction_passed(results(row)) == fraction
 
 
-def test_statuses_are_counted():
+def test_statuses():
   assert unit_tests.statuses(results('ppwtt')) == {
     'passed': 2,
     'wrong': 1,
@@ -156,7 +156,7 @@ def case(text: str, output: str) -> types.TestCase:
     ([], ()),
     ([('1', '1')], ()),
     ([('1', '1'), ('2', '1')], ()),
-    ([('1', '1'), ('1', '1.0')], ()),  # said twice, in the same sense
+    ([('1', '1'), ('1', '1.0')], ()),  # equivalent outputs
     ([('1', '1'), ('1\n', '2')], ((0, 1),)),
     ([('1 ', '1'), ('2', '2'), ('1', '3'), ('1', '4')], ((0, 2), (0, 3))),
     ([('1', '1'), (' 1', '2')], ()),  # leading space is another input
@@ -187,8 +187,12 @@ def test_passed_by_counts_programs():
   'table, count, leave_out',
   [
     (['pw', 'pp'], (0.5, 1), (0.5, 1)),
-    (['pww', 'ppw'], (1 / 3, 2 / 3), (0.5, 1)),  # nobody passes the third
-    (['ww', 'te'], (0, 0), (0, 0)),  # nothing is left
+    (
+      ['pww', 'ppw'],
+      (1 / 3, 2 / 3),
+      (0.5, 1),
+    ),  # no program passes the third test
+    (['ww', 'te'], (0, 0), (0, 0)),  # no test remains
     ([], (), ()),
   ],
 )
@@ -202,5 +206,5 @@ def test_shares_passed(table, count, leave_out):
   'text, lines',
   [('a\r\nb\r\n', 'a\nb\n'), ('a\rb', 'a\nb'), ('\n\r\n', '\n\n'), ('', '')],
 )
-def test_lines_end_as_python_reads_them(text, lines):
+def test_as_lines(text, lines):
   assert unit_tests.as_lines(text) == lines

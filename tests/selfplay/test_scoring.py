@@ -5,24 +5,12 @@ import random
 
 import pytest
 
+from sqlm_jax.config import schema
 from sqlm_jax.game import repetition, types
 from sqlm_jax.selfplay import background_grading, scoring
 from sqlm_jax.tasks import base
 
-RULES = scoring.Rules(
-  solver_rewards={'majority': 1.0},
-  solver_schedule=(),
-  proposer_rewards={'sqlm': 1.0},
-  proposer_schedule=(),
-  unreadable_reward=-1.0,
-  band=(0.3, 0.8),
-  over='group',
-  unsolved='count',
-  similarity=0.9,
-  weights='equal',
-  ties='none',
-  min_agreement=0.0,
-)
+CONFIG = schema.Config()
 PROBLEM = types.Problem('1 + 1')
 
 
@@ -43,8 +31,8 @@ def score(answers, *, task=None, penalty=0.0) -> types.ScoredQuestion:
     PROBLEM,
     answers,
     task or make_task(),
-    rules=RULES,
-    weights=scoring.Weights(RULES.solver_rewards, RULES.proposer_rewards),
+    config=CONFIG,
+    weights=scoring.Weights({'majority': 1.0}, {'sqlm': 1.0}),
     penalty=penalty,
     coin=random.Random(0),
   )
@@ -70,13 +58,12 @@ def test_voters_vote_and_are_not_rewarded():
 
 def test_programs_are_scored_by_their_tests():
   passed, wrong = types.Result('passed'), types.Result('wrong')
-  rules = RULES._replace(solver_rewards={'tests': 1.0})
   question = scoring.score_question(
     PROBLEM,
     make_answers('a', 'b', results=((passed, passed), (passed, wrong))),
     make_task(run_tests=lambda answers, tests: []),
-    rules=rules,
-    weights=scoring.Weights(rules.solver_rewards, rules.proposer_rewards),
+    config=CONFIG,
+    weights=scoring.Weights({'tests': 1.0}, {'sqlm': 1.0}),
     penalty=0.0,
     coin=random.Random(0),
   )
@@ -98,7 +85,7 @@ def test_questions_without_answers_are_scored_elsewhere():
     problems,
     {1: make_answers(6, 6, 7)},
     make_task(),
-    rules=RULES,
+    config=CONFIG,
     step=0,
     memory=repetition.Memory(),
     coin_of=lambda index: coins.append(index) or random.Random(0),

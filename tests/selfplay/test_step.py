@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import config_dict
 
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
@@ -22,7 +23,7 @@ from sqlm_jax.selfplay import (
   step_types,
 )
 from sqlm_jax.selfplay import step as step_lib
-from sqlm_jax.workdir import rollout_rows
+from sqlm_jax.workdir import rollouts
 
 needs_bubblewrap = pytest.mark.skipif(
   shutil.which('bwrap') is None, reason='needs bubblewrap'
@@ -58,9 +59,15 @@ UNREADABLE = [['why?\n', 'why?\n'], ['what?\n', '3 + 3']]
 
 @functools.cache
 def make_parts(**changes) -> build.Parts:
-  c = smoke.get_config()
-  c.update_from_flattened_dict(CHANGES | changes)
-  return build.build(config_lib.from_dict(c.to_dict()))
+  config = config_lib.from_dict(smoke.get_config())
+  return build.build(change(config, CHANGES | changes))
+
+
+def change(config: config_lib.Config, changes) -> config_lib.Config:
+  """Returns a config with other values of some keys."""
+  c = config_dict.ConfigDict(config_lib.to_dict(config))
+  c.update_from_flattened_dict(changes)
+  return config_lib.from_dict(c)
 
 
 def scripted_sampler(sampler, texts, seen):
@@ -122,18 +129,21 @@ class Script:
       names |= {step_types.critic_of(name) for name in names}
     return {name: Name(name) for name in names}
 
-  def play(self, step=0, memory=EMPTY, first_round=None, **rules):
-    """Plays with other rules; returns the states and the outcome."""
-    before = self.game.rules
-    scoring = {k: v for k, v in rules.items() if k in before.scoring._fields}
-    rest = {k: v for k, v in rules.items() if k not in scoring}
-    after = before._replace(scoring=before.scoring._replace(**scoring), **rest)
+  def play(
+    self,
+    step=0,
+    memory=EMPTY,
+    first_round=None,
+    *,
+    keep_neutral=False,
+    **changes,
+  ):
+    """Plays with a changed config; returns the states and the outcome."""
+    game = self.game._replace(
+      config=change(self.game.config, changes), keep_neutral=keep_neutral
+    )
     states, self.memory, outcome = step_lib.self_play_step(
-      step,
-      self.states(),
-      memory,
-      self.game._replace(rules=after),
-      first_round,
+      step, self.states(), memory, game, first_round
     )
     return states, outcome
 
@@ -210,7 +220,9 @@ def test_questions_of_an_evaluation_set_are_excluded():
   }
   # Only 2 + 2 is answered, and its answers differ.
   script = Script(PROPOSALS, SOLUTIONS[:1], **changes)
-  _, outcome = script.play(estimator='dr_grpo', train_every=1)
+  _, outcome = script.play(
+    **{'advantage.estimator': 'dr_grpo', 'proposer.train_every': 1}
+  )
   first, *_ = outcome.rounds[0].questions
   assert first == types.ScoredQuestion(
     types.Problem('1 + 1', ok=False, reason='contaminated'),
@@ -231,7 +243,7 @@ def test_questions_of_an_evaluation_set_are_excluded():
 
 def test_the_solver_learns_from_the_group_that_disagrees():
   script = Script(PROPOSALS, SOLUTIONS)
-  states, outcome = script.play(estimator='dr_grpo')
+  states, outcome = script.play(**{'advantage.estimator': 'dr_grpo'})
   assert states == {'policy': 'policy+'}
   assert outcome.trained == ('solver',)
   ((_, batch),) = script.learned
@@ -276,7 +288,7 @@ def test_values_are_computed_before_any_update(
     learned.append(batch)
     return Name(f'{state}+'), {'loss': (3.0, 1.0)}
 
-  critic = step_types.Critic(values, update, None, 0.0, 1.0, 1.0)
+  critic = step_types.Critic(values, update, None)
   script.game = script.game._replace(critic=critic)
   states, outcome = script.play(1, keep_neutral=True)
   # Two questions were readable; two topics were asked.
@@ -302,12 +314,14 @@ def test_values_are_computed_before_any_update(
 
 def test_the_proposer_learns_in_every_kth_step():
   trained = [
-    Script(PROPOSALS, SOLUTIONS).play(step, train_every=3)[1].trained
+    Script(PROPOSALS, SOLUTIONS)
+    .play(step, **{'proposer.train_every': 3})[1]
+    .trained
     for step in range(6)
   ]
   both, one = ('solver', 'proposer'), ('solver',)
   assert trained == [one, one, both, one, one, both]
-  never = Script(PROPOSALS, SOLUTIONS).play(5, train_every=0)
+  never = Script(PROPOSALS, SOLUTIONS).play(5, **{'proposer.train_every': 0})
   assert never[1].trained == one
 
 
@@ -336,16 +350,24 @@ def test_likelihoods_can_weight_the_votes():
   samplers = dict(script.game.samplers)
   samplers['solver'] = samplers['solver']._replace(sample_tokens=likelier)
   script.game = script.game._replace(samplers=samplers)
-  equal = script.play(weights='equal')[1].rounds[0].questions[0]
+  equal = script.play(**{'vote.weights': 'equal'})[1].rounds[0].questions[0]
   assert equal.vote.reason == 'tie'
-  weighed = script.play(weights='likelihood')[1].rounds[0].questions[0]
+  weighed = (
+    script.play(**{'vote.weights': 'likelihood'})[1].rounds[0].questions[0]
+  )
   assert (weighed.vote.answer, weighed.vote.count) == (8, 2)
   assert weighed.solver_rewards == (0, 0, 1, 1)
 
 
 def test_the_control_is_rewarded_by_the_checker():
   script = Script(PROPOSALS, [['2\n', '7\n', '7\n', '7\n']] * 4)
-  question = script.play(solver_rewards={'true': 1.0})[1].rounds[0].questions[0]
+  question = (
+    script.play(**{'solver.rewards.majority': 0.0, 'solver.rewards.true': 1.0})[
+      1
+    ]
+    .rounds[0]
+    .questions[0]
+  )
   assert question.problem.text == '1 + 1'
   assert question.vote.answer == 7
   assert question.solver_rewards == (1, 0, 0, 0)
@@ -354,7 +376,7 @@ def test_the_control_is_rewarded_by_the_checker():
 def test_the_r_zero_reward_of_the_proposer():
   questions = (
     Script(PROPOSALS, SOLUTIONS)
-    .play(proposer_rewards={'r_zero': 1.0})[1]
+    .play(**{'proposer.rewards.sqlm': 0.0, 'proposer.rewards.r_zero': 1.0})[1]
     .rounds[0]
     .questions
   )
@@ -364,7 +386,7 @@ def test_the_r_zero_reward_of_the_proposer():
 
 def test_the_proposers_questions_are_compared_within_a_topic():
   script = Script(PROPOSALS, SOLUTIONS)
-  script.play(1, estimator='dr_grpo')
+  script.play(1, **{'advantage.estimator': 'dr_grpo'})
   _, batch = script.learned[1]
   # Rewards 1, -1 of topic a and 0, -1 of topic b.
   expected = [[1, -1], [0.5, -0.5]]
@@ -443,7 +465,7 @@ def test_a_vote_without_a_majority(answers, reason, blanks):
 
 
 def test_min_agreement():
-  _, outcome = Script(PROPOSALS, SOLUTIONS).play(min_agreement=0.8)
+  _, outcome = Script(PROPOSALS, SOLUTIONS).play(**{'vote.min_agreement': 0.8})
   assert outcome.metrics['vote/no_majority/disagreement'] == 1
   assert outcome.metrics['vote/majority_rate'] == 1 / 2
 
@@ -471,7 +493,7 @@ def test_a_question_over_the_limit_is_unreadable():
 def test_the_format_control_rewards_every_readable_answer():
   answers = ['1\n', 'x\n', '2\n', '2\n']
   _, outcome = Script(PROPOSALS, [answers] * 2).play(
-    solver_rewards={'format': 1.0}
+    **{'solver.rewards.majority': 0.0, 'solver.rewards.format': 1.0}
   )
   assert outcome.rounds[0].questions[0].solver_rewards == (1, 0, 1, 1)
 
@@ -479,7 +501,14 @@ def test_the_format_control_rewards_every_readable_answer():
 def test_the_random_control_does_not_look_at_answers():
   def rewards(step, solutions, seed=0):
     script = Script(PROPOSALS, solutions)
-    _, outcome = script.play(step, solver_rewards={'random': 1.0}, seed=seed)
+    _, outcome = script.play(
+      step,
+      **{
+        'solver.rewards.majority': 0.0,
+        'solver.rewards.random': 1.0,
+        'seed': seed,
+      },
+    )
     return [q.solver_rewards for q in outcome.rounds[0].questions]
 
   first = rewards(0, SOLUTIONS)
@@ -569,7 +598,7 @@ def test_a_reward_schedule_applies_to_its_steps():
   schedule = (('r_zero', 0, 0.0), ('r_zero', 2, 1.0))
   rewards = [
     Script(PROPOSALS, SOLUTIONS)
-    .play(step, proposer_schedule=schedule)[1]
+    .play(step, **{'proposer.reward_schedule': schedule})[1]
     .rounds[0]
     .questions[0]
     .proposer_reward
@@ -583,9 +612,7 @@ def test_a_repeated_question_is_worth_less():
   same = [['1 + 1\n', '1 + 1\n'], ['2 + 2\n', '3 + 3']]
   answers = [['2\n', '2\n', '2\n', '3\n']] * 4
   script = Script(same, answers)
-  _, outcome = script.play(
-    proposer_rewards={'sqlm': 1.0, 'batch_repeats': 1.0},
-  )
+  _, outcome = script.play(**{'proposer.rewards.batch_repeats': 1.0})
   # Two of three asked questions are alike: each resembles 1 of 2 others.
   found = [q.proposer_reward for q in outcome.rounds[0].questions]
   assert found == [0.5, 0.5, 1, -1]
@@ -593,11 +620,11 @@ def test_a_repeated_question_is_worth_less():
 
 def test_a_question_of_an_earlier_step_is_worth_less():
   script = Script(PROPOSALS, SOLUTIONS)
-  rewards = {'sqlm': 1.0, 'history_repeats': 5.0}
+  changes = {'proposer.rewards.history_repeats': 5.0}
   memory = repetition.Memory(size=2)
-  _, first = script.play(memory=memory, proposer_rewards=rewards)
+  _, first = script.play(memory=memory, **changes)
   assert script.memory.questions == ('1 + 1', '2 + 2')  # readable ones
-  _, second = script.play(1, script.memory, proposer_rewards=rewards)
+  _, second = script.play(1, script.memory, **changes)
   found = [
     [q.proposer_reward for q in outcome.rounds[0].questions]
     for outcome in (first, second)
@@ -610,7 +637,7 @@ def test_answers_to_variants_of_a_prompt_vote_together():
   # Two answers to each of two prompts of two questions.
   answers = [['2\n', '2\n'], ['2\n', '3\n'], ['4\n', '4\n'], ['5\n', '6\n']]
   script = Script(PROPOSALS, answers, **variants)
-  _, outcome = script.play(estimator='dr_grpo')
+  _, outcome = script.play(**{'advantage.estimator': 'dr_grpo'})
   votes = [q.vote for q in outcome.rounds[0].questions if q.vote]
   assert votes == [types.Vote(2, 3, 4), types.Vote(4, 2, 4)]
   solutions = outcome.rounds[0].solutions
@@ -669,9 +696,8 @@ def test_the_current_solver_becomes_the_earlier_one():
   samplers = Script(
     PROPOSALS, SOLUTIONS, [['2\n', '2\n']] * 2, **{'vote.earlier_answers': 2}
   ).game.samplers
-  game = game._replace(
-    samplers=samplers, rules=game.rules._replace(train_every=0)
-  )
+  config = change(game.config, {'proposer.train_every': 0})
+  game = game._replace(samplers=samplers, config=config)
   kept = []
   for step in range(2):
     states, _, _ = step_lib.self_play_step(step, states, EMPTY, game)
@@ -711,7 +737,7 @@ def test_given_questions_replace_the_proposer():
 
 def test_rounds_continue_until_enough_questions_have_different_rewards():
   script = Script(PROPOSALS, SOLUTIONS)
-  _, outcome = script.play(rounds=3)
+  _, outcome = script.play(**{'solver.max_rounds': 3})
   # One of two questions a round tells: three rounds of at most four needed.
   assert len(outcome.rounds) == 3
   assert outcome.trained_on == {0, 2, 4}
@@ -732,8 +758,8 @@ def test_a_row_names_the_weights_that_sampled_its_round():
     0, script.states(), look_ahead=True
   )
   first_round = first_round._replace(policy_steps={'proposer': 1, 'solver': 2})
-  _, outcome = script.play(first_round=first_round, rounds=3)
-  rows = rollout_rows.to_rows(outcome, seed=0, show=str)
+  _, outcome = script.play(first_round=first_round, **{'solver.max_rounds': 3})
+  rows = rollouts.to_rows(outcome, seed=0, show=str)
   for role, first in (('proposer', 1), ('solver', 2)):
     steps = [row['policy_step'] for row in rows if row['role'] == role]
     assert steps == [first] * (len(steps) // 3) + [0] * (len(steps) // 3 * 2)
@@ -742,11 +768,13 @@ def test_a_row_names_the_weights_that_sampled_its_round():
 def test_no_more_rounds_than_necessary():
   telling = [['2\n', '2\n', '2\n', '3\n']] * 4
   four = [['1 + 1\n', '2 + 2\n'], ['3 + 3\n', '4 + 4\n']]
-  _, outcome = Script(four, telling).play(1, rounds=3)
+  _, outcome = Script(four, telling).play(1, **{'solver.max_rounds': 3})
   assert len(outcome.rounds) == 1
   assert outcome.trained_on == {0, 1, 2, 3}
   # What is left over of a round is not learned from.
-  _, outcome = Script(four[:1] + PROPOSALS[1:], telling).play(rounds=3)
+  _, outcome = Script(four[:1] + PROPOSALS[1:], telling).play(
+    **{'solver.max_rounds': 3}
+  )
   assert len(outcome.rounds) == 2
   assert outcome.trained_on == {0, 1, 2, 3}
 
@@ -810,7 +838,7 @@ def test_rounds_have_different_samples():
 
 def test_rounds_without_a_readable_question():
   script = Script(UNREADABLE)
-  _, outcome = script.play(rounds=2)
+  _, outcome = script.play(**{'solver.max_rounds': 2})
   assert len(outcome.rounds) == 2
   assert outcome.trained == ()
   assert_finite(outcome.metrics)
@@ -842,7 +870,7 @@ def test_programs_are_rewarded_by_the_tests_they_pass():
     ['2 * int(input())END'] * 4,
   ]
   script = Script(proposals, answers, **CODE)
-  _, outcome = script.play(estimator='dr_grpo')
+  _, outcome = script.play(**{'advantage.estimator': 'dr_grpo'})
   first, second, third, fourth = outcome.rounds[0].questions
   assert first.problem.text == 'Double it.'
   assert first.problem.tests == (('1', '2'), ('3', '6'))
@@ -876,7 +904,7 @@ def test_a_wrong_test_rewards_the_proposer_unless_it_is_left_out():
   answers = [['2 * int(input())END'] * 4]
   script = Script(proposals, answers, **CODE)
   for unsolved, expected in (('count', 1), ('leave_out', 0)):
-    _, outcome = script.play(unsolved=unsolved)
+    _, outcome = script.play(**{'tests.unsolved': unsolved})
     assert outcome.rounds[0].questions[0].proposer_reward == expected
     assert outcome.metrics['tests/passed_by_none'] == 1 / 3
 
@@ -891,8 +919,9 @@ def real_game() -> step_types.Game:
 def learn_scripted(states, step=0, solutions=SOLUTIONS):
   """Plays a step with scripted texts and the real update."""
   samplers = Script(PROPOSALS, solutions).game.samplers
-  game = real_game()._replace(samplers=samplers)
-  game = game._replace(rules=game.rules._replace(train_every=0))
+  game = real_game()
+  config = change(game.config, {'proposer.train_every': 0})
+  game = game._replace(samplers=samplers, config=config)
   states, _, outcome = step_lib.self_play_step(
     step, states, repetition.Memory(), game
   )

@@ -1,5 +1,6 @@
-"""No text of a model, however odd, breaks reading, voting or scoring."""
+"""Parsing, voting and scoring accept any text of a model."""
 
+import dataclasses
 import fractions
 import functools
 import random
@@ -8,6 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from sqlm_jax.config import game_schema, schema
 from sqlm_jax.game import repetition, rewards, types, vote
 from sqlm_jax.grading import answer_kinds
 from sqlm_jax.grading import answers as canonical
@@ -16,7 +18,7 @@ from sqlm_jax.selfplay import background_grading, scoring
 from sqlm_jax.tasks import coding, prompted
 
 FORBIDDEN = ('<|im_start|>', '<|im_end|>')
-# What formats are made of, whole and cut, and what has broken parsers.
+# Complete and partial markup, and texts that have broken parsers.
 PIECES = (
   *FORBIDDEN,
   *('<answer>', '</answer>', '<answer', '<think>', '</think>', 'Problem: '),
@@ -51,23 +53,22 @@ EXPRESSION = {'expression': {'answer_kind': 'expression'}}
 
 @functools.cache
 def make_task(name):
-  settings = {'answer_pattern': '', 'question_pattern': '', 'checker': 'none'}
-  return prompted.make_task(
+  config = game_schema.Task(
     name='any',
     topics=('a',),
     proposer_prompt='{topic}: ',
     proposer_stop=('END',),
-    solver_prompts=('{question} {topic} = ', 'Solve {question}{question}'),
+    solver_prompt='{question} {topic} = ',
+    solver_variants=('Solve {question}{question}',),
     solver_stop=('\n\n',),
-    num_topics=1,
-    forbidden=FORBIDDEN,
-    **settings | (FORMATS | EXPRESSION)[name],
+    **(FORMATS | EXPRESSION)[name],
   )
+  return prompted.make_task(config, num_topics=1, forbidden=FORBIDDEN)
 
 
 @pytest.mark.parametrize('name', FORMATS)
 @hypothesis.given(response=TEXTS)
-def test_any_response_is_a_question_or_is_not(name, response):
+def test_any_response_can_be_read_as_a_question(name, response):
   task = make_task(name)
   problem = task.read_question(response)
   assert problem == task.read_question(response)
@@ -76,49 +77,60 @@ def test_any_response_is_a_question_or_is_not(name, response):
   if problem.ok:
     assert problem.text.strip()
     assert not any(special in problem.text for special in FORBIDDEN)
-    # A question fills its place, once, and no other.
-    one, twice = task.solver_prompts(problem.text)
-    assert one == f'{problem.text} {{topic}} = '
+    # A question replaces only its own placeholder.
+    once, twice = task.solver_prompts(problem.text)
+    assert once == f'{problem.text} {{topic}} = '
     assert twice == f'Solve {problem.text}{problem.text}'
 
 
 @pytest.mark.parametrize('name', FORMATS)
 @hypothesis.given(responses=GROUPS)
-def test_any_responses_are_answers_or_blanks(name, responses):
+def test_any_responses_can_be_parsed_and_graded(name, responses):
   task = make_task(name)
   answers = task.read_answers(responses)
   assert len(answers) == len(responses)
   assert answers == task.read_answers(responses)
   for answer in answers:
-    # Nothing like nan, which would not even agree with itself.
+    # An answer must equal itself, unlike nan.
     assert vote.majority([answer] * 2).count == 2 * (answer is not None)
     str(answer)
   (graded,) = task.grade([responses], [types.Example('?', responses[0])])
-  assert all(type(one.right) is bool for one in graded)
-  assert all(one.answer is not None or not one.right for one in graded)
+  for grade in graded:
+    assert type(grade.right) is bool
+    assert grade.answer is not None or not grade.right
 
 
-RULES = st.builds(
-  scoring.Rules,
-  solver_rewards=st.fixed_dictionaries(
-    {name: st.sampled_from([0.0, 1.0]) for name in ('majority', 'format')}
+CONFIGS = st.builds(
+  schema.Config,
+  solver=st.builds(
+    game_schema.Solver,
+    rewards=st.builds(
+      game_schema.SolverRewards,
+      majority=st.sampled_from([0.0, 1.0]),
+      format=st.sampled_from([0.0, 1.0]),
+    ),
   ),
-  solver_schedule=st.just(()),
-  proposer_rewards=st.fixed_dictionaries(
-    {
-      name: st.sampled_from([0.0, 0.5])
-      for name in (*rewards.PROPOSER_TERMS, *rewards.PENALTIES)
-    }
+  proposer=st.builds(
+    game_schema.Proposer,
+    rewards=st.builds(
+      game_schema.ProposerRewards,
+      **{
+        name: st.sampled_from([0.0, 0.5])
+        for name in (*rewards.PROPOSER_TERMS, *rewards.PENALTIES)
+      },
+    ),
+    reward_over=st.sampled_from(['group', 'sample']),
+    min_similarity=st.sampled_from([0.0, 0.9, 1.0]),
   ),
-  proposer_schedule=st.just(()),
-  unreadable_reward=st.just(-1.0),
-  band=st.just((0.3, 0.8)),
-  over=st.sampled_from(rewards.OVER),
-  unsolved=st.sampled_from(unit_tests.UNSOLVED),
-  similarity=st.sampled_from([0.0, 0.9, 1.0]),
-  weights=st.sampled_from(vote.WEIGHTS),
-  ties=st.sampled_from(vote.TIES),
-  min_agreement=st.sampled_from([0.0, 0.6, 1.0]),
+  tests=st.builds(
+    game_schema.Tests, unsolved=st.sampled_from(['count', 'leave_out'])
+  ),
+  vote=st.builds(
+    game_schema.Vote,
+    weights=st.sampled_from(['equal', 'likelihood']),
+    ties=st.sampled_from(['none', 'first']),
+    min_agreement=st.sampled_from([0.0, 0.6, 1.0]),
+  ),
 )
 
 
@@ -132,9 +144,13 @@ def grade(problems, texts, task):
 
 @pytest.mark.parametrize('name', FORMATS)
 @hypothesis.given(
-  proposals=GROUPS, responses=GROUPS, votes=GROUPS, rules=RULES, data=st.data()
+  proposals=GROUPS,
+  responses=GROUPS,
+  votes=GROUPS,
+  config=CONFIGS,
+  data=st.data(),
 )
-def test_any_texts_are_scored(name, proposals, responses, votes, rules, data):
+def test_any_texts_are_scored(name, proposals, responses, votes, config, data):
   task = make_task(name)
   problems = [task.read_question(text) for text in proposals]
   texts = [*responses, *votes]
@@ -147,7 +163,7 @@ def test_any_texts_are_scored(name, proposals, responses, votes, rules, data):
       for i, answers in enumerate(graded)
     },
     task,
-    rules=rules,
+    config=config,
     step=0,
     memory=repetition.Memory(size=3).add(proposals[:1]),
     coin_of=random.Random,
@@ -172,7 +188,7 @@ def test_any_texts_are_scored(name, proposals, responses, votes, rules, data):
 
 
 class FakeSandbox:
-  """Passes what mentions print: programs are not the matter here."""
+  """A sandbox in which programs that contain 'print' pass all tests."""
 
   def run(self, programs):
     return [
@@ -188,16 +204,17 @@ class FakeSandbox:
 def coding_task():
   return coding.with_programs(
     make_task('number')._replace(read_answers=make_task('text').read_answers),
-    tests=coding.Tests(r'(?m)^(.*?)=>(.*)$', min_count=1, max_count=3),
-    program='x = {answer}{answer}',
-    open_sandbox=FakeSandbox,
+    game_schema.Tests(min_count=1, max_count=3, program='x = {answer}{answer}'),
+    FakeSandbox,
   )
 
 
-@hypothesis.given(proposals=GROUPS, responses=GROUPS, rules=RULES)
-def test_any_programs_are_scored(proposals, responses, rules):
+@hypothesis.given(proposals=GROUPS, responses=GROUPS, config=CONFIGS)
+def test_any_programs_are_scored(proposals, responses, config):
   task = coding_task()
-  rules = rules._replace(solver_rewards={'tests': 1.0, 'format': 0.5})
+  weights = game_schema.SolverRewards(majority=0.0, tests=1.0, format=0.5)
+  solver = dataclasses.replace(config.solver, rewards=weights)
+  config = dataclasses.replace(config, solver=solver)
   problems = [task.read_question(text) for text in proposals]
   likelihoods = [0.5] * len(responses)
   questions = scoring.score_questions(
@@ -207,7 +224,7 @@ def test_any_programs_are_scored(proposals, responses, rules):
       for i, answers in enumerate(grade(problems, responses, task))
     },
     task,
-    rules=rules,
+    config=config,
     step=0,
     memory=repetition.Memory(),
     coin_of=random.Random,
@@ -224,8 +241,8 @@ def test_any_programs_are_scored(proposals, responses, rules):
 
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(responses=GROUPS)
-def test_any_expressions_are_compared(responses):
-  """In processes of their own, so fewer examples."""
+def test_any_expressions_can_be_compared(responses):
+  """Expressions are parsed in worker processes, so there are fewer examples."""
   task = make_task('expression')
   answers = task.read_answers(responses)
   assert len(answers) == len(responses)
@@ -236,35 +253,35 @@ def test_any_expressions_are_compared(responses):
 
 @pytest.mark.parametrize('kind', ['number', 'text', 'choice'])
 @hypothesis.given(text=TEXTS)
-def test_a_canonical_answer_reads_back_to_itself(kind, text):
-  read = answer_kinds.make_reader(kind)
-  (answer,) = read([text])
-  written = str(answer)
-  if answer is not None and (kind != 'number' or len(written) <= 64):
-    assert read([written, f' {written}\n']) == (answer, answer)
+def test_canonical_answers_are_canonical(kind, text):
+  parse = answer_kinds.make_parser(kind)
+  (answer,) = parse([text])
+  printed = str(answer)
+  if answer is not None and (kind != 'number' or len(printed) <= 64):
+    assert parse([printed, f' {printed}\n']) == (answer, answer)
 
 
 @hypothesis.given(value=st.fractions())
-def test_every_fraction_that_is_not_too_long_is_a_number(value):
+def test_number_parses_every_short_fraction(value):
   hypothesis.assume(len(str(value)) <= 64)
   assert canonical.number(str(value)) == value
 
 
 @hypothesis.given(text=TEXTS, other=TEXTS)
-def test_any_output_is_the_same_as_itself(text, other):
+def test_any_output_equals_itself(text, other):
   assert unit_tests.same_output(text, text)
   assert isinstance(unit_tests.same_output(text, other), bool)
 
 
 @pytest.mark.parametrize('piece', PIECES, ids=lambda piece: ascii(piece[:20]))
-def test_a_piece_alone_and_very_often(piece):
+def test_single_and_repeated_pieces(piece):
   for text in (piece, piece * (20_000 // len(piece))):
     for task in map(make_task, FORMATS):
       problem = task.read_question(text)
       assert problem.text in text
       truth = task.true_answer(text)
       assert isinstance(truth, fractions.Fraction | None)
-      found = task.read_answers([text, f'{text}1', text])
-      assert found[0] == found[2]
+      answers = task.read_answers([text, f'{text}1', text])
+      assert answers[0] == answers[2]
       ((graded,),) = task.grade([[text]], [types.Example('?', text)])
-      assert not graded.right or found[0] is not None
+      assert not graded.right or answers[0] is not None

@@ -1,5 +1,6 @@
-"""Programs as answers: tests in a question, and what they make of a program."""
+"""Coding tasks: tests in questions, and programs that are run against them."""
 
+import dataclasses
 import functools
 import shutil
 
@@ -7,6 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.game import types
 from sqlm_jax.sandbox import sandbox, unit_tests
 from sqlm_jax.tasks import coding, prompted
@@ -14,28 +16,24 @@ from sqlm_jax.tasks import coding, prompted
 needs_bubblewrap = pytest.mark.skipif(
   not shutil.which('bwrap'), reason='bubblewrap is not installed'
 )
-TESTS = coding.Tests(r'(?m)^(.*?)=>(.*)$', min_count=2, max_count=3)
+TESTS = game_schema.Tests(min_count=2, max_count=3)
 DOUBLE = 'Double the number.\n1 => 2\n3 => 6'
 BLOCK = r'```(?:python)?\n(.*?)```'
 
 
 def make_task(open_sandbox=None, answer_pattern=BLOCK, **changes):
-  task = prompted.make_task(
+  config = game_schema.Task(
     name='programs',
     topics=('a',),
     proposer_prompt='Ask about {topic}: ',
     proposer_stop=('END',),
-    question_pattern='',
-    solver_prompts=('{question}',),
-    solver_stop=(),
+    solver_prompt='{question}',
     answer_pattern=answer_pattern,
     answer_kind='code',
-    checker='none',
-    num_topics=1,
-    forbidden=('<|end|>',),
   )
-  settings = {'tests': TESTS, 'program': '{answer}'} | changes
-  return coding.with_programs(task, open_sandbox=open_sandbox, **settings)
+  task = prompted.make_task(config, num_topics=1, forbidden=('<|end|>',))
+  tests = dataclasses.replace(TESTS, **changes)
+  return coding.with_programs(task, tests, open_sandbox)
 
 
 @functools.cache
@@ -43,7 +41,7 @@ def bubblewrap():
   return sandbox.open_sandbox(workers=1)
 
 
-def test_a_question_is_its_description_and_its_tests():
+def test_read_question_splits_description_and_tests():
   problem = make_task().read_question(f'{DOUBLE}\nEND and more')
   cases = (types.TestCase('1', '2'), types.TestCase('3', '6'))
   assert problem == types.Problem('Double the number.', tests=cases)
@@ -55,9 +53,9 @@ def test_a_question_is_its_description_and_its_tests():
     ('', 'format'),
     ('Double the number.', 'few_tests'),
     ('Double the number.\n1 => 2', 'few_tests'),
-    ('Double the number.\n1 => 2\n1 => 2', 'few_tests'),  # said twice
+    ('Double the number.\n1 => 2\n1 => 2', 'few_tests'),  # the same test twice
     ('Double the number.\n1 =>\n=> 2\n=>', 'few_tests'),
-    ('1 => 2\n3 => 6', 'format'),  # nothing is asked
+    ('1 => 2\n3 => 6', 'format'),  # no description
     ('Double it.\n1 => 2\n1 => 3', 'contradiction'),
     ('Double it.\n1 => 2\n3 => 6\n1  => 3', 'contradiction'),
     ('Say one.\n1 => 1\n2 => 1', 'constant_output'),
@@ -65,29 +63,29 @@ def test_a_question_is_its_description_and_its_tests():
     ('<|end|> Double it.\n1 => 2\n3 => 6', 'special_token'),
   ],
 )
-def test_questions_that_are_not_asked(text, reason):
+def test_unreadable_questions(text, reason):
   problem = make_task().read_question(text)
   assert (problem.ok, problem.reason) == (False, reason)
 
 
-def test_tests_behind_the_most_are_ignored():
-  # A contradiction among them, too: nobody will run them.
+def test_tests_after_max_count_are_ignored():
+  # The ignored tests may contradict others because they are never run.
   text = DOUBLE + '\n4 => 8\n5 => 10\n1 => 7'
   problem = make_task().read_question(text)
   assert problem.ok
   assert [case.input for case in problem.tests] == ['1', '3', '4']
 
 
-def test_a_program_is_the_last_block():
+def test_the_last_code_block_is_the_program():
   task = make_task()
-  read = task.read_answers(
+  programs = task.read_answers(
     ['```python\nprint(1)\n```\nno, ```\nprint(2)```', 'print(3)', '```\n\n```']
   )
-  assert read == ('print(2)', None, None)
+  assert programs == ('print(2)', None, None)
 
 
 @pytest.mark.parametrize('pattern', ['', BLOCK])
-def test_a_program_is_found_in_paired_fences(pattern):
+def test_programs_are_found_in_paired_fences(pattern):
   read = make_task(answer_pattern=pattern).read_answers
   in_list = '1. So:\n\n   ```python\n   if 1:\n     print(1)\n   ```'
   other = '```text\n5\n```\nI print it:\n```python\nprint(5)\n```'
@@ -95,19 +93,19 @@ def test_a_program_is_found_in_paired_fences(pattern):
 
 
 @needs_bubblewrap
-def test_the_last_line_of_an_input_ends():
+def test_inputs_end_with_a_newline():
   task = make_task(bubblewrap)
   cut = 'import sys\nprint(sys.stdin.readline()[:-1])'
-  found = task.run_tests([(cut,)], [(types.TestCase('a 12', 'a 12'),)])
-  assert found[0][0][0].status == 'passed'
+  results = task.run_tests([(cut,)], [(types.TestCase('a 12', 'a 12'),)])
+  assert results[0][0][0].status == 'passed'
 
 
 @needs_bubblewrap
-def test_programs_are_run_against_their_own_questions_tests():
+def test_programs_run_against_the_tests_of_their_question():
   task = make_task(bubblewrap)
   task.prepare()
   double = 'print(2 * int(input()))'
-  found = task.run_tests(
+  results = task.run_tests(
     [(double, None, 'print(2)'), (double,)],
     [
       (types.TestCase('1', '2'), types.TestCase('3', '6')),
@@ -115,7 +113,7 @@ def test_programs_are_run_against_their_own_questions_tests():
     ],
   )
   passed = [
-    [[result.status for result in row] for row in rows] for rows in found
+    [[result.status for result in row] for row in rows] for rows in results
   ]
   assert passed == [
     [['passed'] * 2, ['error'] * 2, ['passed', 'wrong']],
@@ -125,21 +123,21 @@ def test_programs_are_run_against_their_own_questions_tests():
 
 
 @needs_bubblewrap
-def test_an_answer_is_right_if_it_passes_every_test():
+def test_answers_that_pass_every_test_are_right():
   task = make_task(bubblewrap, program='x = int(input())\nprint({answer})')
   block = '```\n{}\n```'.format
   example = task.to_example(types.Example('Double.', '1 => 2\n3 => 6'))
   other = task.to_example(types.Example('Say 2.', '1 => 2\n3 => 2'))
   answers = [block('2 * x'), block('2'), 'x']
   graded = task.grade([answers, answers], [example, other])
-  right = [[one.right for one in group] for group in graded]
+  right = [[grade.right for grade in group] for group in graded]
   assert right == [[True, False, False], [False, True, False]]
   assert graded[0][0].answer == '2 * x'
   assert graded[0][2].answer is None
 
 
 @needs_bubblewrap
-def test_the_sandbox_is_tested_before_an_evaluation():
+def test_self_test_of_the_sandbox():
   task = make_task(bubblewrap, program='x = int(input())\nprint({answer})')
   example = task.to_example(types.Example('Double.', '1 => 2\n3 => 6'))
   solution = 'print(2 * int(input()))'
@@ -149,17 +147,17 @@ def test_the_sandbox_is_tested_before_an_evaluation():
     task.self_test([wrong])
 
 
-def test_an_evaluation_without_tests_is_refused():
+def test_examples_without_tests_are_refused():
   with pytest.raises(ValueError, match=r"'Double'.*expected tests that"):
     make_task().to_example(types.Example('Double', '1 2'))
 
 
-def test_a_machine_without_a_sandbox_says_so_before_anything_else():
+def test_prepare_fails_without_a_sandbox():
   def refuse():
     raise RuntimeError('install bubblewrap')
 
   task = make_task(refuse)
-  assert task.read_question(DOUBLE).ok  # reading needs none
+  assert task.read_question(DOUBLE).ok  # reading does not need a sandbox
   with pytest.raises(RuntimeError, match='install bubblewrap'):
     task.prepare()
 
@@ -174,12 +172,12 @@ PIECES = st.lists(
 
 
 @hypothesis.given(PIECES)
-def test_any_text_is_read(text):
+def test_any_text_can_be_read_as_a_question(text):
   problem = make_task().read_question(text)
   if not problem.ok:
     assert problem.reason
     return
   assert problem.text
-  assert TESTS.least <= len(problem.tests) <= TESTS.most
+  assert TESTS.min_count <= len(problem.tests) <= TESTS.max_count
   assert not unit_tests.contradictions(problem.tests)
   assert len({case.output for case in problem.tests}) > 1

@@ -1,4 +1,4 @@
-"""Prompts that end in a space."""
+"""Warnings about prompts that end in a space."""
 
 import pytest
 
@@ -11,7 +11,7 @@ REPORTS = 'Report: Burrs along a cut.\nReport: '
 
 
 def words(text):
-  """Joins a space with the word after it, as most tokenizers do; not digits."""
+  """Tokenizes like most tokenizers: a space joins a word, but not a digit."""
   tokens, start = [], 0
   for i in range(1, len(text) + 1):
     joins = text[i - 1] == ' ' and text[i : i + 1].isalpha()
@@ -30,24 +30,27 @@ def words(text):
     (REPORTS.strip() + '\n', False),
     (REPORTS.strip() + '\t', True),
     ('報告：刃が欠けた。\n報告：\u3000', True),
-    # What the examples show: no word, and the space a token of its own.
+    # Examples whose responses begin with a digit; the space is its own token.
     ('Question: 7 - 4\nQuestion: ', False),
     ('3 + 4 = 7\n{question} = ', False),
     ('Cause: A\n{question}\nCause: ', True),
     ('Question: 7 - 4\nQuestion: How many?\nQuestion: ', True),
-    # Nothing shows what comes next.
+    # Without example responses.
     ('Write about {topic}: ', True),
     ('{question} ', True),
     (' ', True),
     ('', False),
   ],
 )
-def test_a_space_at_the_end(template, expected):
+def test_prompts_that_end_in_a_space(template, expected):
   assert prompt_ends.is_harmful(template, words) == expected
 
 
-def test_a_space_that_is_joined_with_digits():
-  joined = lambda text: text.replace(' 7', '_').split('\n')
+def test_tokenizers_that_join_a_space_with_digits():
+
+  def joined(text):
+    return text.replace(' 7', '_').split('\n')
+
   assert prompt_ends.is_harmful('Q: 7\nQ: ', joined)
 
 
@@ -59,7 +62,7 @@ def build(**changes):
   build_lib.build(config_lib.from_dict(c.to_dict()))
 
 
-def test_a_run_warns_by_key_before_it_starts(caplog):
+def test_warnings_name_the_config_key(caplog):
   build(
     **{
       'task.proposer_prompt': 'About {topic}.\n' + REPORTS,
@@ -68,24 +71,24 @@ def test_a_run_warns_by_key_before_it_starts(caplog):
   )
   first, second = caplog.messages
   assert first.startswith("task.proposer_prompt=…'")
-  assert "Report: ': ends in a space." in first
+  assert "Report: ' ends in a space." in first
   assert second.startswith("task.solver_variants='{question}")
 
 
 @pytest.mark.parametrize(
   'changes',
   [
-    {},  # the quickstart's prompts end in a space before a digit
+    {},  # the quickstart's prompts end in a space before digits
     {'task.proposer_prompt': REPORTS.strip()},
     {'task.proposer_prompt': REPORTS, 'task.style': 'chat'},
   ],
 )
-def test_other_prompts_are_not_told(changes, caplog):
+def test_harmless_prompts_cause_no_warning(changes, caplog):
   build(**changes)
   assert caplog.messages == []
 
 
-def test_a_prompt_that_nobody_uses(caplog, tmp_path):
+def test_unused_prompts_cause_no_warning(caplog, tmp_path):
   path = tmp_path / 'questions.txt'
   path.write_text('1 + 1\n', encoding='utf-8')
   build(**{'task.proposer_prompt': REPORTS, 'task.questions': str(path)})

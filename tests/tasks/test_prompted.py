@@ -1,4 +1,4 @@
-"""A task out of templates and patterns: what it asks and what it reads."""
+"""Tasks built from templates and patterns."""
 
 import fractions
 import os
@@ -7,41 +7,45 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from sqlm_jax.config import game_schema
 from sqlm_jax.game import rewards, types
 from sqlm_jax.grading import answers
 from sqlm_jax.tasks import prompted
 
 
-def make_task(**changes):
+def make_task(*, num_topics=2, wrap=lambda prompt: prompt, **changes):
   settings = {
     'name': 'sums',
     'topics': ('a', 'b', 'c'),
     'proposer_prompt': 'Ask about {topic}: ',
     'proposer_stop': ('\n', 'END'),
     'question_pattern': r'^\d \+ \d$',
-    'solver_prompts': ('{question} = ',),
+    'solver_prompt': '{question} = ',
     'solver_stop': ('\n',),
     'answer_pattern': '',
     'answer_kind': 'number',
     'checker': 'arithmetic',
-    'num_topics': 2,
-    'forbidden': ('<|end|>',),
   }
-  return prompted.make_task(**settings | changes)
+  return prompted.make_task(
+    game_schema.Task(**settings | changes),
+    num_topics=num_topics,
+    wrap=wrap,
+    forbidden=('<|end|>',),
+  )
 
 
 def grade(task, responses, true):
   (graded,) = task.grade([responses], [types.Example('?', true)])
-  return tuple(one.right for one in graded)
+  return tuple(response.right for response in graded)
 
 
-def test_topics_take_turns_from_step_to_step():
+def test_topics_rotate_over_steps():
   topics = make_task().topics
-  found = [topics(step) for step in range(4)]
-  assert found == [('a', 'b'), ('c', 'a'), ('b', 'c'), ('a', 'b')]
+  by_step = [topics(step) for step in range(4)]
+  assert by_step == [('a', 'b'), ('c', 'a'), ('b', 'c'), ('a', 'b')]
 
 
-def test_more_groups_than_topics_use_a_topic_twice():
+def test_topics_repeat_if_there_are_more_groups():
   assert make_task(num_topics=4).topics(1) == ('b', 'c', 'a', 'b')
 
 
@@ -63,19 +67,19 @@ def test_read_question(response, expected):
   assert make_task().read_question(response) == expected
 
 
-def test_without_a_pattern_any_text_but_none_is_a_question():
+def test_any_text_is_a_question_without_a_pattern():
   task = make_task(question_pattern='', proposer_stop=())
   assert task.read_question(' why?\nso ') == types.Problem('why?\nso')
   assert not task.read_question(' \n').ok
 
 
-def test_a_group_of_the_pattern_is_the_question():
+def test_the_group_of_the_pattern_is_the_question():
   task = make_task(question_pattern=r'<q>(.*?)</q>', proposer_stop=())
   assert task.read_question('so <q> 1 + 1 </q>.') == types.Problem('1 + 1')
   assert task.read_question('<q></q>').reason == 'format'
 
 
-def test_a_question_with_a_special_token_never_reaches_the_solver():
+def test_questions_with_special_tokens_are_unreadable():
   task = make_task(question_pattern='')
   assert task.read_question('a<|end|>b') == types.Problem(
     'a<|end|>b', ok=False, reason='special_token'
@@ -87,31 +91,31 @@ def test_a_question_with_a_special_token_never_reaches_the_solver():
   [
     ('7', 7),
     (' 07.0\nmore', 7),
-    ('7\n8', 7),  # what follows a stop string is not read
+    ('7\n8', 7),  # text after a stop string is ignored
     ('seven', None),
     ('', None),
     ('\n7', None),
-    ('3 + 4', None),  # not one number
+    ('3 + 4', None),  # not a single number
   ],
 )
-def test_read_answer(response, expected):
+def test_read_answers(response, expected):
   assert make_task().read_answers([response]) == (expected,)
 
 
 def test_the_last_match_of_the_pattern_is_the_answer():
   task = make_task(answer_pattern=r'<answer>(.*?)</answer>', solver_stop=())
   text = '<answer>1</answer> no: <answer>1/2</answer>'
-  found = task.read_answers([text, '1/2'])
-  assert found == (fractions.Fraction(1, 2), None)
+  answers = task.read_answers([text, '1/2'])
+  assert answers == (fractions.Fraction(1, 2), None)
 
 
-def test_answers_of_a_kind_are_canonical():
+def test_text_answers_are_canonical():
   task = make_task(answer_kind='text')
   assert task.read_answers([' PARIS ']) == ('paris',)
   assert grade(task, [' PARIS ', 'Rome'], 'Paris.') == (True, False)
 
 
-def test_the_checker_is_for_diagnosis():
+def test_true_answer():
   assert make_task().true_answer('3 + 4') == 7
   assert make_task().true_answer('three') is None
   assert make_task(checker='none').true_answer('3 + 4') is None
@@ -120,7 +124,7 @@ def test_the_checker_is_for_diagnosis():
 @pytest.mark.parametrize(
   'texts', [['20', 'x = 20', '20'], ['x = 20', '$20', '20'], ['x = 20'] * 3]
 )
-def test_an_answer_is_true_whatever_its_group_is_called_by(texts):
+def test_is_true_does_not_depend_on_the_group(texts):
   task = make_task(answer_kind='expression')
   true = task.true_answer('12 + 8')
   answers = task.read_answers(texts)
@@ -131,7 +135,7 @@ def test_an_answer_is_true_whatever_its_group_is_called_by(texts):
   assert not task.is_true(answers[0], fractions.Fraction(21))
 
 
-def test_what_is_right_does_not_depend_on_other_answers():
+def test_grades_do_not_depend_on_other_answers():
   task = make_task(answer_kind='expression')
   assert grade(task, ['5 cm', '5 cm'], '5') == (True, True)
   assert grade(task, ['5 cm', '5 m', '6', ''], '5') == (
@@ -142,9 +146,9 @@ def test_what_is_right_does_not_depend_on_other_answers():
   )
 
 
-def test_answers_are_graded_by_what_they_mean():
-  found = grade(make_task(), ['2', ' 2.0\n', '3', 'two', ''], '02')
-  assert found == (True, True, False, False, False)
+def test_answers_are_graded_by_value():
+  grades = grade(make_task(), ['2', ' 2.0\n', '3', 'two', ''], '02')
+  assert grades == (True, True, False, False, False)
 
 
 @pytest.mark.parametrize(
@@ -156,21 +160,21 @@ def test_answers_are_graded_by_what_they_mean():
     ('expression', ('how many?', 'no idea!')),
   ],
 )
-def test_a_true_answer_that_cannot_be_read_is_named(kind, pair):
+def test_unparsed_true_answers_are_refused(kind, pair):
   with pytest.raises(
-    ValueError, match=f'expected a true answer of kind {kind}'
+    ValueError, match=f'expected a true answer of kind {kind!r}'
   ):
     make_task(answer_kind=kind).to_example(types.Example(*pair))
 
 
-def test_groups_are_graded_each_by_its_example():
+def test_each_group_is_graded_by_its_example():
   task = make_task()
   examples = [types.Example('1 + 1', '2'), types.Example('2 + 2', '4')]
   graded = task.grade([['2', '4'], ['2', '4']], examples)
   assert graded == [((2, True), (4, False)), ((2, False), (4, True))]
 
 
-def test_a_broken_judge_is_found_before_an_evaluation(monkeypatch):
+def test_self_test_detects_a_broken_parser(monkeypatch):
   examples = [types.Example('1 + 1', '2')]
   make_task().self_test(examples)
   monkeypatch.setitem(answers.KINDS, 'number', lambda text: 2)
@@ -178,22 +182,25 @@ def test_a_broken_judge_is_found_before_an_evaluation(monkeypatch):
     make_task().self_test(examples)
 
 
-def test_choices_are_letters_or_texts_of_options():
+def test_choices():
   task = make_task(
     answer_kind='choice',
     options=('a scratch', 'a dent'),
   )
-  found = task.read_answers(['B', 'Answer: (b)', 'a dent', 'a hole', 'A'])
-  assert found == ('B', 'B', 'B', None, 'A')
+  letters = task.read_answers(['B', 'Answer: (b)', 'a dent', 'a hole', 'A'])
+  assert letters == ('B', 'B', 'B', None, 'A')
   assert grade(task, ['a dent', 'A'], 'B') == (True, False)
 
 
-def test_expressions_are_compared_as_mathematics():
+def test_expressions():
   task = make_task(
     answer_kind='expression',
     answer_pattern=r'<answer>(.*?)</answer>',
   )
-  wrap = lambda text: f'so <answer>{text}</answer>'
+
+  def wrap(text):
+    return f'so <answer>{text}</answer>'
+
   texts = ['1/2', '0.5', r'\frac{1}{2}', 'x = 1/2', '2', 'nothing']
   first, *rest = task.read_answers([wrap(text) for text in texts] + ['1/2'])
   assert rest[:3] == [first] * 3
@@ -206,12 +213,12 @@ def test_expressions_are_compared_as_mathematics():
 def test_prompts_are_filled_once_and_wrapped():
   task = make_task(wrap=lambda prompt: f'<user>{prompt}</user>')
   assert task.proposer_prompt('a') == '<user>Ask about a: </user>'
-  # A question does not get to fill in a template of its own.
+  # Placeholders in a question are not filled.
   assert task.solver_prompts('{question}') == ('<user>{question} = </user>',)
 
 
 @hypothesis.given(st.text())
-def test_no_text_crashes_the_readers(text):
+def test_any_text_can_be_read(text):
   task = make_task()
   problem = task.read_question(text)
   assert problem.ok == (not problem.reason)
@@ -220,9 +227,7 @@ def test_no_text_crashes_the_readers(text):
     assert task.true_answer(problem.text) is not None
 
 
-def test_a_function_of_the_user_is_called_in_a_process_of_its_own(
-  tmp_path, monkeypatch
-):
+def test_user_checkers_run_in_another_process(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(str(tmp_path))
   (tmp_path / 'my_rules.py').write_text(
     'import os\n'
@@ -236,7 +241,7 @@ def test_a_function_of_the_user_is_called_in_a_process_of_its_own(
   assert make_task(checker='my_rules:process').true_answer('') != os.getpid()
   task = make_task(checker='my_rules:number')
   with pytest.raises(
-    ValueError, match=r"checker='my_rules:number'.*'3 \+ 4', it returned 7"
+    ValueError, match=r"checker='my_rules:number'.*'3 \+ 4', but it returned 7"
   ):
     task.true_answer('3 + 4')
 
@@ -244,6 +249,6 @@ def test_a_function_of_the_user_is_called_in_a_process_of_its_own(
 @pytest.mark.parametrize(
   'checker', ['arithmetics', 'a:b:c', 'my rules:f', ':f']
 )
-def test_checkers_that_are_no_name_of_a_function(checker):
+def test_invalid_checker_names_are_refused(checker):
   with pytest.raises(ValueError, match='one of none, arithmetic, or module'):
     make_task(checker=checker)

@@ -1,4 +1,4 @@
-"""Questions written beforehand, from real files."""
+"""Files of questions."""
 
 import json
 
@@ -20,27 +20,27 @@ def table(path, **columns):
   return path
 
 
-def test_lines(tmp_path):
+def test_text_file(tmp_path):
   path = write(tmp_path / 'q.txt', '1 + 1\r\n\n  \n2 + 2 \x0b é\n1 + 1')
-  # Unusual white space does not end a line; repeats stay.
+  # Unusual white space does not end a line; repeated questions are kept.
   expected = ('1 + 1', '2 + 2 \x0b é', '1 + 1')
   assert question_files.read_questions(path) == expected
 
 
-def test_objects(tmp_path):
+def test_jsonl_file(tmp_path):
   rows = [{'question': 'a\nb', 'id': 1}, {'question': ' '}, {'question': 'c'}]
   path = write(tmp_path / 'q.jsonl', '\n\n'.join(map(json.dumps, rows)))
   assert question_files.read_questions(path) == ('a\nb', 'c')
 
 
-def test_a_column(tmp_path):
+def test_parquet_file(tmp_path):
   path = table(
     tmp_path / 'q.parquet', question=['a', None, 'b'], more=[1, 2, 3]
   )
   assert question_files.read_questions(path) == ('a', 'b')
 
 
-def test_a_run(tmp_path):
+def test_rollouts_of_a_run(tmp_path):
   for step, asked in ((10, 'later'), (2, 'sooner')):
     table(
       tmp_path / 'rollouts' / f'step_{step:08d}.parquet',
@@ -50,12 +50,12 @@ def test_a_run(tmp_path):
     )
   expected = (' sooner\n1 => 2\n', ' later\n1 => 2\n')
   assert question_files.read_questions(tmp_path) == expected
-  (one, _) = sorted((tmp_path / 'rollouts').iterdir())
-  assert question_files.read_questions(one) == expected[:1]
+  (first, _) = sorted((tmp_path / 'rollouts').iterdir())
+  assert question_files.read_questions(first) == expected[:1]
   assert question_files.read_questions(tmp_path / 'rollouts') == expected
 
 
-def test_the_workdir_of_a_run_may_have_any_name(tmp_path):
+def test_workdir_with_pattern_characters(tmp_path):
   table = pa.table(
     {'question': ['1 + 2'], 'role': ['proposer'], 'response': ['1 + 2']}
   )
@@ -65,7 +65,7 @@ def test_the_workdir_of_a_run_may_have_any_name(tmp_path):
   assert question_files.read_questions(rollouts.parent) == ('1 + 2',)
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
+def test_byte_order_marks_are_dropped(tmp_path):
   lines = write(tmp_path / 'q.txt', '\ufeff1 + 1\n')
   assert question_files.read_questions(lines) == ('1 + 1',)
   rows = write(tmp_path / 'q.jsonl', '\ufeff{"question": "1 + 1"}')
@@ -73,10 +73,14 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name, content, told',
+  'name, content, message',
   [
-    ('q.csv', 'a', r"q\.csv': expected a workdir, or a file \.txt, \.jsonl"),
-    ('q.txt', '\n \n', r"q\.txt': expected questions in it"),
+    (
+      'q.csv',
+      'a',
+      r"q\.csv': expected a workdir, or a file that ends in \.txt,",
+    ),
+    ('q.txt', '\n \n', r"q\.txt': expected at least one question"),
     ('q.txt', b'\xff\xfe', r'q\.txt:1: expected UTF-8'),
     ('q.txt', b'\xef\xbb\xbfa\nb\n\xff', r'q\.txt:3: expected UTF-8'),
     (
@@ -92,12 +96,12 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     ('q.parquet', 'no', r'q\.parquet: expected Parquet'),
   ],
 )
-def test_what_holds_no_questions_is_named(tmp_path, name, content, told):
-  with pytest.raises(ValueError, match=told):
+def test_invalid_files_are_refused(tmp_path, name, content, message):
+  with pytest.raises(ValueError, match=message):
     question_files.read_questions(write(tmp_path / name, content))
 
 
-def test_other_columns(tmp_path):
+def test_invalid_columns_are_refused(tmp_path):
   numbers = table(tmp_path / 'q.parquet', question=[1, 2])
   with pytest.raises(ValueError, match=r'expected text in the column'):
     question_files.read_questions(numbers)
@@ -114,11 +118,11 @@ def test_other_columns(tmp_path):
     question_files.read_questions(none)
 
 
-def test_nothing_there(tmp_path):
+def test_missing_and_empty_paths_are_refused(tmp_path):
   with pytest.raises(
     FileNotFoundError, match=r'task\.questions=.*no such file'
   ):
     question_files.read_questions(tmp_path / 'q.txt')
   (tmp_path / 'empty').mkdir()
-  with pytest.raises(ValueError, match=r'expected questions in it'):
+  with pytest.raises(ValueError, match=r'expected at least one question'):
     question_files.read_questions(tmp_path / 'empty')

@@ -1,3 +1,5 @@
+"""Programs in the code blocks of a response."""
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -37,13 +39,13 @@ CODE = 'print(1)'
     (f'```python\n{CODE}\n`````', CODE),
     (f'```python\n{CODE}\n```  \nmore', CODE),
     (f'```python\r\n{CODE}\r\n```\r\n', CODE),
-    # Fences beside text.
+    # Fences on the same line as text.
     (f'Here: ```python\n{CODE}\n```', CODE),
     (f'**Code:**\n```python\n{CODE}```', CODE),
     (f'```python\n{CODE}\n``` This prints 1.\nmore', CODE),
     (f'Between ``` and ```, or ```x```:\n```python\n{CODE}\n```', CODE),
     (f'It ends with ```\n```python\n{CODE}\n```', CODE),
-    # Not closed.
+    # Unclosed blocks.
     (f'```python\n{CODE}', CODE),
     (f'```python\n{CODE}\n', CODE),
     (f'```text\n5\n```python\n{CODE}\n```', CODE),
@@ -65,7 +67,7 @@ CODE = 'print(1)'
     ),
     ('```python\n  if x:\n    y\n```', 'if x:\n  y'),
     ('```python\nif x:\n  y\n\n\n  z\n```', 'if x:\n  y\n\n\n  z'),
-    # No fence.
+    # Without a fence.
     (CODE, CODE),
     (' x + 2', 'x + 2'),
     ('\n  x\n  y\n', 'x\ny'),
@@ -76,7 +78,7 @@ CODE = 'print(1)'
     ('```python\n\n```\n', None),
   ],
 )
-def test_the_program_of_a_response(text, expected):
+def test_find_without_a_pattern(text, expected):
   assert code_blocks.find('', text) == expected
 
 
@@ -95,13 +97,13 @@ def test_the_program_of_a_response(text, expected):
     (r'Final:\s*```\w*\n(.*?)```', 'Final:\n```py\ny\n```\n```\nx\n```', 'y'),
     (r'<code>(.*?)</code>', f'<code>{CODE}</code>\n```\nx\n```', CODE),
     (r'`(.*?)`', f'`{CODE}`', CODE),
-    # A pattern may name another fence than the response has.
+    # The pattern and the response may use different fences.
     (r'~~~\w*\n(.*?)~~~', f'~~~python\n{CODE}\n~~~', CODE),
     (r'~~~\w*\n(.*?)~~~', f'```python\n{CODE}\n```', CODE),
     (r'````\w*\n(.*?)````', '```py\nx\n```', 'x'),
   ],
 )
-def test_a_pattern_is_tried_on_blocks_that_are_paired(pattern, text, expected):
+def test_find_with_a_pattern(pattern, text, expected):
   assert code_blocks.find(pattern, text) == expected
 
 
@@ -128,13 +130,13 @@ PIECES = st.lists(
 
 @hypothesis.given(PIECES, st.sampled_from(['', BLOCK, 'x']))
 def test_any_text_is_searched(text, pattern):
-  found = code_blocks.find(pattern, text)
-  assert found is None or found.strip()
+  program = code_blocks.find(pattern, text)
+  assert program is None or program.strip()
 
 
 @pytest.mark.parametrize(
   'piece', ['`', '~', '```\n', '```x\n', '> ```py\n', '- ', '``` ', ' `']
 )
-def test_a_piece_very_often(piece):
+def test_long_repetitions_take_bounded_time(piece):
   code_blocks.find('', piece * (20_000 // len(piece)))
   code_blocks.find(BLOCK, piece * (4_000 // len(piece)))

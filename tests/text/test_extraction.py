@@ -1,4 +1,4 @@
-"""Finding what counts in a response."""
+"""Answers found in a response by a pattern."""
 
 import re
 
@@ -17,7 +17,7 @@ BOXED = r'\\boxed\{([^{}]*)\}'
   [
     (TAGGED, 'think <q>1+1</q>', '1+1'),
     (TAGGED, '<q>1</q> no, <q>2</q>', '2'),  # the last one counts
-    (TAGGED, '<q> 2 \n+ 2 </q>', '2 \n+ 2'),  # over lines, stripped
+    (TAGGED, '<q> 2 \n+ 2 </q>', '2 \n+ 2'),  # spans lines; stripped
     (TAGGED, '<q></q>', None),
     (TAGGED, '<q> \n </q>', None),
     (TAGGED, '<q>1</q> <q></q>', None),  # the last one is empty
@@ -26,10 +26,10 @@ BOXED = r'\\boxed\{([^{}]*)\}'
     (BOXED, r'so \boxed{42}.', '42'),
     (r'\d+', 'a 12 b 34', '34'),  # without a group, the whole match
     ('(?:a|b)', 'ab', 'b'),
-    ('x(y)?', 'x', None),  # a group that is in no part of the match
+    ('x(y)?', 'x', None),  # the group does not participate in the match
     ('x(y)?', 'xy x', None),
     ('(a)(b)', 'ab', 'a'),  # the first group
-    ('.*', 'abc', None),  # the last match of it is the empty end
+    ('.*', 'abc', None),  # the last match is empty
     ('(.+)', 'a\nb', 'a\nb'),
   ],
 )
@@ -81,7 +81,7 @@ ANSWER = '<answer>(.*?)</answer>'
     ('(?s)(?<=<a>)(.*?)(?=</a>)', 'the <a> tag <a>5</a>', '5'),
     ('<a>.*?</a>', 'the <a> tag <a>5</a>', '<a>5</a>'),
     ('(<a>.*?</a>)', 'the <a> tag <a>5</a>', '<a>5</a>'),
-    # What looks alike and opens nothing.
+    # Similar texts that are not openings.
     (r':\s*(.+)$', 'Answer: 3:45', '3:45'),
     (r':(.*?)$', 'Answer: 3:45', '3:45'),
     (r'=(.*)', 'x = y = 5', 'y = 5'),
@@ -96,7 +96,7 @@ ANSWER = '<answer>(.*?)</answer>'
     ('(?:<a>)?(.*)', '', None),
   ],
 )
-def test_the_last_opening_counts(pattern, text, expected):
+def test_the_match_starts_at_the_last_opening(pattern, text, expected):
   assert extraction.find(pattern, text) == expected
 
 
@@ -104,27 +104,27 @@ def test_the_last_opening_counts(pattern, text, expected):
   st.lists(st.sampled_from(['<answer>', '</answer>', 'x', ' ']), max_size=9),
   st.text('0123456789+- ', min_size=1),
 )
-def test_no_answer_runs_over_an_opening_tag(before, answer):
+def test_answers_contain_no_opening_tag(before, answer):
   text = ''.join(before) + f'<answer>{answer}</answer>'
   assert extraction.find(ANSWER, text) == (answer.strip() or None)
 
 
-def test_many_openings_take_no_time():
+def test_many_openings():
   text = '<answer>' * 500
   assert extraction.find(ANSWER, f'{text}5</answer>') == '5'
   assert extraction.find(ANSWER, text) is None
 
 
 @hypothesis.given(st.text())
-def test_no_text_crashes_find(text):
-  found = extraction.find(TAGGED, text)
-  assert found is None or (found and found == found.strip())
+def test_any_text_can_be_searched(text):
+  answer = extraction.find(TAGGED, text)
+  assert answer is None or (answer and answer == answer.strip())
 
 
 @hypothesis.given(st.text('ab<q>/ \n'), st.text('ab '))
-def test_find_takes_the_last(before, answer):
-  found = extraction.find(r'.*<q>(.*?)</q>', f'{before}<q>{answer}</q>')
-  assert found == (answer.strip() or None)
+def test_find_returns_the_last_match(before, answer):
+  match = extraction.find(r'.*<q>(.*?)</q>', f'{before}<q>{answer}</q>')
+  assert match == (answer.strip() or None)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_find_takes_the_last(before, answer):
     ('abc', (), 'abc'),
     ('abc', ('b',), 'a'),
     ('abcb', ('b',), 'a'),
-    ('abc', ('c', 'b'), 'a'),  # the first in the text, not in the list
+    ('abc', ('c', 'b'), 'a'),  # the first in the text, not in the list of stops
     ('abc', ('bc', 'b'), 'a'),
     ('abc', ('x',), 'abc'),
     ('abc', ('abc',), ''),
@@ -150,6 +150,6 @@ def test_before_stop(text, stops, expected):
   st.text('ab'),
   st.lists(st.text('ab', min_size=1, max_size=3), max_size=3).map(tuple),
 )
-def test_before_stop_equals_a_split_by_all_of_them(text, stops):
+def test_before_stop_agrees_with_re_split(text, stops):
   by_re = re.split('|'.join(stops), text)[0] if stops else text
   assert extraction.before_stop(text, stops) == by_re

@@ -1,4 +1,4 @@
-"""JSON that people can read, and every program."""
+"""Readable JSON that every program can parse."""
 
 import json
 
@@ -19,12 +19,12 @@ from sqlm_jax.text import json_text
     ),
     ('é ё ไทย 한국어 🙂', '"é ё ไทย 한국어 🙂"'),
     ('"\n\\', r'"\"\n\\"'),
-    # No encoder takes half a character; a file name may hold one.
+    # Lone surrogates cannot be encoded, but a file name may contain them.
     ('\udc80', r'"\udc80"'),
     ('\ud83d', r'"\ud83d"'),
-    # The ends of lines, for str.splitlines and for JavaScript.
+    # Line separators of str.splitlines and JavaScript.
     ('a\u2028b\u2029c\x85d\x0be', r'"a\u2028b\u2029c\u0085d\u000be"'),
-    # What would steer a terminal.
+    # Terminal control sequences.
     ('\x1b[2J\x9b2J\u202eabc', r'"\u001b[2J\u009b2J\u202eabc"'),
   ],
 )
@@ -32,7 +32,7 @@ def test_dumps(value, expected):
   assert json_text.dumps(value) == expected
 
 
-def test_settings_are_those_of_json():
+def test_options_of_json_dumps():
   assert json_text.dumps({'b': '注', 'a': 1}, indent=2, sort_keys=True) == (
     '{\n  "a": 1,\n  "b": "注"\n}'
   )
@@ -41,7 +41,7 @@ def test_settings_are_those_of_json():
 
 
 @hypothesis.given(st.text(st.characters()))
-def test_every_text_comes_back(text):
+def test_any_text_round_trips_on_one_line(text):
   written = json_text.dumps({text: [text]})
   assert json.loads(written.encode()) == {text: [text]}
   assert len(written.splitlines()) == 1

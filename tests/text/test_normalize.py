@@ -1,4 +1,4 @@
-"""Text that differs in characters alone has one form."""
+"""Normal forms of text that differs only in its characters."""
 
 import sys
 import unicodedata
@@ -32,7 +32,7 @@ from sqlm_jax.text import normalize
     ('\u2212 5 \u2011 3 \u2013 1', '- 5 - 3 - 1'),
     ('10〜20', '10~20'),
     ('10～20', '10~20'),
-    # What would be another number, or loses what it says.
+    # Compatibility characters whose replacement would change the meaning.
     ('5²', '5²'),
     ('3½', '3½'),
     ('①', '①'),
@@ -54,7 +54,7 @@ def test_plain(text, expected):
     r'$12 \times 3$', r'12 \cdot 3', '12\u00a0×\u00a03',
   ],
 )  # fmt: skip
-def test_signs_of_a_product(text):
+def test_multiplication_signs(text):
   assert normalize.comparable(text).replace(' ', '') == '12*3'
 
 
@@ -73,7 +73,7 @@ def test_signs_of_a_product(text):
     ('1 x 2 x 3', '1 * 2 * 3'),
     ('5²', '5^2'),
     ('10⁻³', '10^-3'),
-    # No product: an unknown, a number to the base of 16, prices, a word.
+    # Not products: an unknown, a hexadecimal number, prices, words.
     ('2x(3 + 1)', '2x(3 + 1)'),
     ('Solve 2x = 6', 'solve 2x = 6'),
     ('0x10', '0x10'),
@@ -89,7 +89,7 @@ def test_comparable(text, expected):
 @pytest.mark.parametrize(
   'function', [normalize.fold, normalize.plain, normalize.comparable]
 )
-def test_a_form_is_its_own_form(function):
+def test_normalization_is_idempotent(function):
   every = map(chr, range(sys.maxunicode + 1))
   for char in every:
     if unicodedata.normalize('NFKC', char).casefold() != char:
@@ -98,12 +98,12 @@ def test_a_form_is_its_own_form(function):
 
 
 @hypothesis.given(st.text())
-def test_no_text_crashes_it(text):
+def test_any_text_can_be_normalized(text):
   assert normalize.fold(normalize.fold(text)) == normalize.fold(text)
   normalize.plain(text)
   normalize.comparable(text)
 
 
 @hypothesis.given(st.text(st.characters(max_codepoint=0x7E)))
-def test_ascii_is_only_stripped_of_repeated_spaces(text):
+def test_ascii_changes_only_in_its_spaces(text):
   assert normalize.plain(text) == ' '.join(text.split())

@@ -1,4 +1,4 @@
-"""Filling templates."""
+"""Templates and their placeholders."""
 
 import hypothesis
 import pytest
@@ -16,18 +16,18 @@ from sqlm_jax.text import prompts
     ('', {'a': '1'}, ''),
     ('plain', {}, 'plain'),
     ('plain', {'a': '1'}, 'plain'),
-    # Other braces stay, as those of LaTeX and of code.
+    # Other braces are kept, such as those of LaTeX and code.
     (r'\boxed{x} {a}', {'a': '1'}, r'\boxed{x} 1'),
     ('{b} {', {'a': '1'}, '{b} {'),
     ('{{a}}', {'a': '1'}, '{1}'),
     ('{ a } {a:d} {a', {'a': '1'}, '{ a } {a:d} {a'),
-    # A placeholder that a model wrote is text.
+    # Placeholders in a value are text.
     ('{a} {b}', {'a': '{b}', 'b': '{a}'}, '{b} {a}'),
     ('{a}', {'a': '{a}'}, '{a}'),
     ('{a}b}', {'a': '{', 'b': '2'}, '{b}'),
-    # Nor is one put together from a value and what stands around it.
+    # A value and the surrounding text do not form a placeholder.
     ('{{a}}', {'a': 'b', 'b': '2'}, '{b}'),
-    # One name may begin with another.
+    # A name may be a prefix of another name.
     ('{ab}{a}', {'a': '1', 'ab': '2'}, '21'),
     (r'{a}', {'a': r'\1\g<0>'}, r'\1\g<0>'),
   ],
@@ -41,12 +41,12 @@ def test_fill(template, values, expected):
   st.text('{}ab'),
   st.text('{}ab'),
 )
-def test_fill_equals_part_by_part(parts, a, b):
+def test_fill_replaces_each_placeholder(parts, a, b):
   expected = ''.join({'{a}': a, '{b}': b}.get(part, part) for part in parts)
   assert prompts.fill(''.join(parts), a=a, b=b) == expected
 
 
 @hypothesis.given(st.text(), st.text())
-def test_no_text_crashes_it(template, value):
+def test_any_template_and_value(template, value):
   filled = prompts.fill(template, a=value)
   assert filled == value.join(template.split('{a}'))

@@ -1,4 +1,4 @@
-"""Files of a workdir, and the lock on it."""
+"""Tests of atomic files, of paths, and of the lock on a workdir."""
 
 import os
 import signal
@@ -19,9 +19,11 @@ HOLD = (
 )
 
 
-def test_a_second_run_is_refused_and_told_whose_it_is(tmp_path):
+def test_a_second_run_is_rejected_with_the_process_of_the_first(tmp_path):
   with storage.locked(tmp_path / 'run'):
-    message = rf'another run is writing there \(process {os.getpid()} on '
+    message = (
+      rf'another run is writing to this directory \(process {os.getpid()} on '
+    )
     with (
       pytest.raises(RuntimeError, match=message),
       storage.locked(tmp_path / 'run'),
@@ -30,10 +32,10 @@ def test_a_second_run_is_refused_and_told_whose_it_is(tmp_path):
     with storage.locked(tmp_path / 'other'):
       pass
   with storage.locked(tmp_path / 'run'):
-    pass  # given back
+    pass  # the lock was released
 
 
-def test_a_killed_process_leaves_no_lock(tmp_path):
+def test_the_lock_of_a_killed_process_is_released(tmp_path):
   with subprocess.Popen(
     [sys.executable, '-c', HOLD, tmp_path], stdout=subprocess.PIPE
   ) as process:
@@ -50,7 +52,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
       pass
 
 
-def test_a_file_that_is_replaced_is_never_half(tmp_path):
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path):
   path = epath.Path(tmp_path) / 'file'
   storage.write_text(path, 'first')
   with (
@@ -63,13 +65,13 @@ def test_a_file_that_is_replaced_is_never_half(tmp_path):
   assert path.read_text() == 'first and more\n'
 
 
-def test_a_path_of_objects_stays_one():
+def test_absolute_keeps_bucket_paths():
   assert f'{storage.absolute("gs://bucket/run")}' == 'gs://bucket/run'
   assert f'{storage.absolute("runs")}' == f'{os.getcwd()}/runs'
 
 
-def test_a_full_disk_is_an_error_of_the_line(tmp_path):
-  """/dev/full is a disk without room: no write to it succeeds."""
+def test_a_full_disk_raises_an_error_with_the_path(tmp_path):
+  """Every write to /dev/full fails, as on a full disk."""
   (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
   path = epath.Path(tmp_path) / 'metrics.jsonl'
   message = r'metrics\.jsonl could not be written: .* No space left on device'
@@ -92,7 +94,7 @@ def test_a_full_disk_is_an_error_of_the_line(tmp_path):
     ('  ', 'expected a directory'),
   ],
 )
-def test_a_path_without_a_file_system_is_refused(path, message):
+def test_a_path_without_a_file_system_is_rejected(path, message):
   with pytest.raises(ValueError, match=message) as caught:
     storage.check(path, '--workdir')
   assert str(caught.value).startswith(f'--workdir={path!r}: expected')
@@ -101,7 +103,9 @@ def test_a_path_without_a_file_system_is_refused(path, message):
 @pytest.mark.parametrize(
   'scheme, extra', [('gs', r"'\.\[gs\]'"), ('s3', r"'\.\[s3\]'")]
 )
-def test_the_extra_of_a_bucket_is_named(scheme, extra, monkeypatch):
+def test_a_missing_file_system_names_the_extra_to_install(
+  scheme, extra, monkeypatch
+):
   def missing(protocol):
     raise ImportError(f'no {protocol}')
 
@@ -114,11 +118,11 @@ def test_the_extra_of_a_bucket_is_named(scheme, extra, monkeypatch):
 @pytest.mark.parametrize(
   'path', ['runs/a', '/tmp/a b', 'a:b/c', 'runs/seeds=[0,1]', '~', '-']
 )
-def test_a_path_of_files_is_accepted(path):
+def test_local_paths_are_accepted(path):
   storage.check(path)
 
 
-def test_entries_are_not_sought_by_a_pattern_in_the_path(tmp_path):
+def test_entries_do_not_treat_the_directory_as_a_pattern(tmp_path):
   directory = epath.Path(tmp_path) / 'seeds=[0,1]'
   (tmp_path / 'seeds=0').mkdir()
   (tmp_path / 'seeds=0' / 'step_1').touch()
@@ -126,11 +130,11 @@ def test_entries_are_not_sought_by_a_pattern_in_the_path(tmp_path):
   directory.mkdir()
   for name in ('step_2', 'step_1', 'other'):
     (directory / name).touch()
-  found = storage.entries(directory, r'step_\d+')
-  assert found == [directory / 'step_1', directory / 'step_2']
+  paths = storage.entries(directory, r'step_\d+')
+  assert paths == [directory / 'step_1', directory / 'step_2']
 
 
-def test_a_leading_tilde_is_the_home(monkeypatch):
+def test_a_leading_tilde_is_the_home_directory(monkeypatch):
   monkeypatch.setenv('HOME', '/home/me')
   assert storage.expand('~/runs/a') == '/home/me/runs/a'
   assert storage.expand('runs/~') == 'runs/~'
@@ -155,11 +159,11 @@ import sqlm_jax.grading.pool
 """
 
 
-def test_nothing_imports_what_windows_lacks():
-  found = subprocess.run(
+def test_no_module_needs_a_library_that_windows_lacks():
+  process = subprocess.run(
     [sys.executable, '-c', WITHOUT_POSIX],
     capture_output=True,
     text=True,
     timeout=300,
   )
-  assert found.returncode == 0, found.stderr
+  assert process.returncode == 0, process.stderr

@@ -8,8 +8,9 @@ relation   = '=' | '≈' | '∈' | '≠' | '<' | '<=' | '>' | '>='
 value      = tuple | list | set | union | [expression] '±' expression | quantity
 quantity   = expression [unit]
 
-A `Leaf` parses the expressions. `docs/math_answers.md` defines the meaning of
-the joiners; any other text raises `plain_text.Unreadable`.
+A `units.ExpressionParser` parses the expressions. `docs/math_answers.md`
+defines the meaning of the joiners; any other text raises
+`plain_text.ParseError`.
 """
 
 import itertools
@@ -37,79 +38,65 @@ _DECIMAL = re.compile(
 )
 
 
-def read(text: str, leaf: units.Leaf) -> plain_text.Reading:
-  """Parses a cleaned answer; `leaf` parses the expressions in it."""
-  return _answer(text, leaf).reading
+def parse(text: str, parser: units.ExpressionParser) -> plain_text.ParsedAnswer:
+  """Parses a cleaned answer; `parser` parses the expressions in it."""
+  return _answer(text, parser).parsed
 
 
-def _answer(text: str, leaf: units.Leaf) -> joiners_lib.Part:
+def _answer(text: str, parser: units.ExpressionParser) -> joiners_lib.Part:
   """Parses the parts of an answer and joins them."""
   text = text.strip()
   if not text:
-    raise plain_text.Unreadable('empty')
-  if bracketed := _bracketed(text, leaf):
+    raise plain_text.ParseError('empty')
+  if bracketed := _bracketed(text, parser):
     return bracketed
-  if _at_top(_NOT_THOUSANDS, text):  # 0,111
-    raise plain_text.Unreadable('syntax')
+  if joiners_lib.at_top(_NOT_THOUSANDS, text):  # 0,111
+    raise plain_text.ParseError('syntax')
   if answers.number(text) is not None:
-    return _part(text, leaf)
+    return _part(text, parser)
   text = _join_thousands(text)
   parts, joiners = joiners_lib.split(text)
   if len(parts) == 1:
-    return _part(text, leaf)
+    return _part(text, parser)
   if any(_STARTS_WITH_ZERO.match(part) for part in parts):
-    raise plain_text.Unreadable('syntax')  # 1, 000 and 3,05 m are ambiguous
-  return joiners_lib.join([_part(part, leaf) for part in parts], joiners)
+    raise plain_text.ParseError('syntax')  # 1, 000 and 3,05 m are ambiguous
+  return joiners_lib.join([_part(part, parser) for part in parts], joiners)
 
 
 def _join_thousands(text: str) -> str:
   """Removes the commas of 1,000 but not of (100,200)."""
   start, pieces = 0, []
-  for match in _at_top(_THOUSANDS, text):
+  for match in joiners_lib.at_top(_THOUSANDS, text):
     pieces.append(text[start : match.start()] + match[0].replace(',', ''))
     start = match.end()
   return ''.join(pieces) + text[start:]
 
 
-def _at_top(pattern: re.Pattern, text: str) -> list[re.Match]:
-  """Finds the matches outside of brackets."""
-  matches, depth, seen = [], 0, 0
-  for match in pattern.finditer(text):
-    depth += joiners_lib.depth_of(text[seen : match.start()])
-    seen = match.end()
-    if not depth:
-      matches.append(match)
-  return matches
-
-
-def _cut(text: str, matches: Sequence[re.Match]) -> list[str]:
-  """Returns the pieces of a text before, between and after the matches."""
-  starts = [0, *(match.end() for match in matches)]
-  ends = [*(match.start() for match in matches), len(text)]
-  return [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
-
-
-def _part(text: str, leaf: units.Leaf) -> joiners_lib.Part:
+def _part(text: str, parser: units.ExpressionParser) -> joiners_lib.Part:
   """Parses one statement or value."""
   text = text.strip()
   if not text:
-    raise plain_text.Unreadable('empty')
-  if bracketed := _bracketed(text, leaf):
+    raise plain_text.ParseError('empty')
+  if bracketed := _bracketed(text, parser):
     return bracketed
-  if relations := _at_top(_RELATION, text):
+  if relations := joiners_lib.at_top(_RELATION, text):
     signs = [match[0] for match in relations]
-    part = _statement(_cut(text, relations), signs, leaf)
+    part = _statement(joiners_lib.cut(text, relations), signs, parser)
   else:
-    part = joiners_lib.Part('value', _value(text, leaf))
-  value = str(part.reading.value)
+    part = joiners_lib.Part('value', _value(text, parser))
+  value = str(part.parsed.value)
   if '±' in text and part.kind in ('value', 'assignment') and value[0] == '{':
     elements, _ = joiners_lib.split(value[1:-1])
-    choices = tuple(plain_text.Reading(element.strip()) for element in elements)
+    choices = tuple(
+      plain_text.ParsedAnswer(element.strip()) for element in elements
+    )
     part = part._replace(choices=choices)
   return part
 
 
-def _bracketed(text: str, leaf: units.Leaf) -> joiners_lib.Part | None:
+def _bracketed(
+  text: str, parser: units.ExpressionParser
+) -> joiners_lib.Part | None:
   """Parses (2, 3) and [2, 3), which are ordered, and {2, 3}, which is not.
 
   Inside brackets, every comma is a separator: (100,200) is a pair.
@@ -117,152 +104,157 @@ def _bracketed(text: str, leaf: units.Leaf) -> joiners_lib.Part | None:
   if text[0] not in '([{' or plain_text.closing(text, 0) != len(text) - 1:
     return None
   if (text[0] == '{') != (text[-1] == '}'):
-    raise plain_text.Unreadable('syntax')
+    raise plain_text.ParseError('syntax')
   texts, joiners = joiners_lib.split(text[1:-1])
-  parts = [_part(part, leaf) for part in texts]
+  parts = [_part(part, parser) for part in texts]
   if len(parts) == 1:
     if text[0] + text[-1] in ('(]', '[)'):
-      raise plain_text.Unreadable('syntax')
+      raise plain_text.ParseError('syntax')
     part = parts[0]
     if text[0] == '[' and _is_list(part):  # a matrix of one row: [[1, 2]]
       return joiners_lib.Part(
-        'value', plain_text.Reading(f'[{part.reading.value}]')
+        'value', plain_text.ParsedAnswer(f'[{part.parsed.value}]')
       )
     return part
   if any(part.kind != 'value' for part in parts):
     return joiners_lib.join(parts, joiners)
-  readings = [part.reading for part in parts]
+  parsed_answers = [part.parsed for part in parts]
   if text[0] == '{':
     if any(_STARTS_WITH_ZERO.match(part) for part in texts):
-      raise plain_text.Unreadable('syntax')  # {1,000}
+      raise plain_text.ParseError('syntax')  # {1,000}
     if not set(joiners) <= {',', 'and'}:
-      raise plain_text.Unreadable('syntax')
-    return joiners_lib.Part('value', joiners_lib.as_set(readings))
+      raise plain_text.ParseError('syntax')
+    return joiners_lib.Part('value', joiners_lib.as_set(parsed_answers))
   if set(joiners) != {','}:
-    raise plain_text.Unreadable('syntax')
-  inside = ', '.join(str(reading.answer()) for reading in readings)
+    raise plain_text.ParseError('syntax')
+  inside = ', '.join(str(parsed.answer()) for parsed in parsed_answers)
   return joiners_lib.Part(
-    'value', plain_text.Reading(f'{text[0]}{inside}{text[-1]}')
+    'value', plain_text.ParsedAnswer(f'{text[0]}{inside}{text[-1]}')
   )
 
 
 def _is_list(part: joiners_lib.Part) -> bool:
-  text = str(part.reading.answer())
+  text = str(part.parsed.answer())
   is_bracketed = text[0] + text[-1] == '[]'
   return is_bracketed and plain_text.closing(text, 0) == len(text) - 1
 
 
-def _value(text: str, leaf: units.Leaf) -> plain_text.Reading:
+def _value(
+  text: str, parser: units.ExpressionParser
+) -> plain_text.ParsedAnswer:
   """Parses a collection or a quantity."""
   text = text.strip()
   if not text:
-    raise plain_text.Unreadable('empty')
-  if bracketed := _bracketed(text, leaf):
+    raise plain_text.ParseError('empty')
+  if bracketed := _bracketed(text, parser):
     if bracketed.kind != 'value':
-      raise plain_text.Unreadable('mixed')
-    return bracketed.reading
-  if cups := _at_top(re.compile('∪'), text):
-    pieces = _cut(text, cups)
+      raise plain_text.ParseError('mixed')
+    return bracketed.parsed
+  if cups := joiners_lib.at_top(re.compile('∪'), text):
+    pieces = joiners_lib.cut(text, cups)
     if not all(piece and piece[0] in '([{' for piece in pieces):
-      raise plain_text.Unreadable('syntax')
-    return joiners_lib.union([_value(piece, leaf) for piece in pieces])
+      raise plain_text.ParseError('syntax')
+    return joiners_lib.union([_value(piece, parser) for piece in pieces])
   if '±' in text:
     if text.count('±') > 1:
-      raise plain_text.Unreadable('syntax')
+      raise plain_text.ParseError('syntax')
     return joiners_lib.as_set(
-      [_value(text.replace('±', sign), leaf) for sign in '+-']
+      [_value(text.replace('±', sign), parser) for sign in '+-']
     )
-  return units.with_unit(text, leaf)
+  return units.with_unit(text, parser)
 
 
 # Statements
 
 
 def _statement(
-  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+  sides: Sequence[str], signs: Sequence[str], parser: units.ExpressionParser
 ) -> joiners_lib.Part:
   if set(signs) <= {'=', '≈'}:
-    return _chain(sides, signs, leaf)
+    return _chain(sides, signs, parser)
   if signs == ['∈']:
-    return _membership(*sides, leaf)
+    return _membership(*sides, parser)
   if signs == ['≠']:
-    terms = _scalars([_value(side, leaf) for side in sides])
+    terms = _scalars([_value(side, parser) for side in sides])
     if len(set(terms)) < len(terms):
-      raise plain_text.Unreadable('false')
+      raise plain_text.ParseError('false')
     terms.sort(key=lambda term: (not _NAME.fullmatch(term), term))
     return joiners_lib.relation(' ≠ '.join(terms))
-  return _inequality(sides, signs, leaf)
+  return _inequality(sides, signs, parser)
 
 
 def _inequality(
-  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+  sides: Sequence[str], signs: Sequence[str], parser: units.ExpressionParser
 ) -> joiners_lib.Part:
   """Parses a chain of < and <=, or of > and >=, which is reversed."""
-  readings = [_value(side, leaf) for side in sides]
+  parsed_answers = [_value(side, parser) for side in sides]
   if all(sign in _FLIPPED for sign in signs):
-    readings, signs = readings[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
+    parsed_answers, signs = (
+      parsed_answers[::-1],
+      [_FLIPPED[sign] for sign in signs[::-1]],
+    )
   if not set(signs) <= {'<', '<='}:
-    raise plain_text.Unreadable('mixed')
-  values = _scalars(readings)
+    raise plain_text.ParseError('mixed')
+  values = _scalars(parsed_answers)
   if joiners_lib.decreases(values) or (
     '<' in signs and len(set(values)) < len(values)
   ):
-    raise plain_text.Unreadable('false')
+    raise plain_text.ParseError('false')
   terms = itertools.chain(*zip(values, [*signs, ''], strict=True))
   return joiners_lib.relation(' '.join(terms).strip())
 
 
-def _scalars(readings: Sequence[plain_text.Reading]) -> list[str]:
+def _scalars(parsed_answers: Sequence[plain_text.ParsedAnswer]) -> list[str]:
   """Returns the sides of a relation as text; raises for collections."""
-  texts = [str(reading.answer()) for reading in readings]
+  texts = [str(parsed.answer()) for parsed in parsed_answers]
   if any(text[0] in '[{' or ', ' in text or ' or ' in text for text in texts):
-    raise plain_text.Unreadable('mixed')
+    raise plain_text.ParseError('mixed')
   return texts
 
 
 def _membership(
-  side: str, collection: str, leaf: units.Leaf
+  side: str, collection: str, parser: units.ExpressionParser
 ) -> joiners_lib.Part:
   """Parses x ∈ {1, 2} and (x, y) ∈ {(1, 2), (3, 4)}."""
-  reading = _value(collection, leaf)
-  text = str(reading.answer())
+  parsed = _value(collection, parser)
+  text = str(parsed.answer())
   if collection[0] not in '([{':
-    raise plain_text.Unreadable('mixed')
+    raise plain_text.ParseError('mixed')
   if names := _names(side):
     elements = joiners_lib.split(text[1:-1])[0] if text[0] == '{' else [text]
     return joiners_lib.either(
       [
-        joiners_lib.solution(names, plain_text.Reading(element.strip()))
+        joiners_lib.solution(names, plain_text.ParsedAnswer(element.strip()))
         for element in elements
       ]
     )
   if label := _label(side):
-    return joiners_lib.assigned(label, reading)
-  raise plain_text.Unreadable('mixed')
+    return joiners_lib.assigned(label, parsed)
+  raise plain_text.ParseError('mixed')
 
 
 def _chain(
-  sides: Sequence[str], signs: Sequence[str], leaf: units.Leaf
+  sides: Sequence[str], signs: Sequence[str], parser: units.ExpressionParser
 ) -> joiners_lib.Part:
   """Parses x = 3, x = y = 3, x = 2 + 3 = 5, x = 1/3 ≈ 0.33 and x + y = 3."""
   tuples = [names for side in sides if (names := _names(side))]
   labels = [label for side in sides if (label := _label(side))]
   if len(set(labels)) < len(labels):  # x = x has no information
-    raise plain_text.Unreadable('mixed')
+    raise plain_text.ParseError('mixed')
   if len(sides) == 2 and tuples and not labels:
-    return _tuple_equation(sides, leaf)
+    return _tuple_equation(sides, parser)
   exact, rounded = [], []
   for sign, side in zip(('=', *signs), sides, strict=True):
     if not _label(side):
       (rounded if sign == '≈' else exact).append(side)
   if not exact and not rounded:
     if len(labels) == 2:  # x = y
-      return joiners_lib.assigned(labels[0], _value(sides[1], leaf))
+      return joiners_lib.assigned(labels[0], _value(sides[1], parser))
     *labels, last = sorted(labels)
     exact = [last]
   if not labels and not rounded and len(exact) == 2:
-    return _equation(exact, leaf)
-  value = _agreed(exact, rounded, leaf)
+    return _equation(exact, parser)
+  value = _agreed(exact, rounded, parser)
   if not labels:
     return joiners_lib.Part('value', value)
   assigned = [joiners_lib.assigned(label, value) for label in labels]
@@ -301,27 +293,30 @@ def _names(text: str) -> list[str]:
   return names if is_given and len(set(names)) == len(names) else []
 
 
-def _tuple_equation(sides: Sequence[str], leaf: units.Leaf) -> joiners_lib.Part:
+def _tuple_equation(
+  sides: Sequence[str], parser: units.ExpressionParser
+) -> joiners_lib.Part:
   left, right = sides
   if not _names(left):
     left, right = right, left
-  return joiners_lib.solution(_names(left), _value(right, leaf))
+  return joiners_lib.solution(_names(left), _value(right, parser))
 
 
-def _equation(sides: Sequence[str], leaf: units.Leaf) -> joiners_lib.Part:
+def _equation(
+  sides: Sequence[str], parser: units.ExpressionParser
+) -> joiners_lib.Part:
   """Parses 2*x + 1 = y, which assigns y, and 2 + 3 = 5 and x + y = 3."""
-  left, right = (_value(side, leaf) for side in sides)
+  left, right = (_value(side, parser) for side in sides)
   values = [left.value, right.value]
   if all(isinstance(value, plain_text.F) for value in values):
-    return joiners_lib.Part('value', _agreed(sides, [], leaf))
+    return joiners_lib.Part('value', _agreed(sides, [], parser))
   if left.unit or right.unit:
-    raise plain_text.Unreadable('mixed')
+    raise plain_text.ParseError('mixed')
   if not any(units.has_symbols(str(value)) for value in values):
-    return joiners_lib.Part(
-      'value', _agreed(sides, [], leaf)
-    )  # raises: \pi = 3.14
+    # Raises for \pi = 3.14.
+    return joiners_lib.Part('value', _agreed(sides, [], parser))
   if left.value == right.value:  # 2x = x + x has no information
-    raise plain_text.Unreadable('mixed')
+    raise plain_text.ParseError('mixed')
   for name, value in ((left, right), (right, left)):
     if _NAME.fullmatch(str(name.value)):
       return joiners_lib.assigned(str(name.value), value)
@@ -329,54 +324,56 @@ def _equation(sides: Sequence[str], leaf: units.Leaf) -> joiners_lib.Part:
 
 
 def _agreed(
-  exact: Sequence[str], rounded: Sequence[str], leaf: units.Leaf
-) -> plain_text.Reading:
+  exact: Sequence[str], rounded: Sequence[str], parser: units.ExpressionParser
+) -> plain_text.ParsedAnswer:
   """Returns the exact value that all sides share.
 
   Raises:
-    notation.Unreadable: if the exact sides are not proven equal, or if a
+    plain_text.ParseError: if the exact sides are not proven equal, or if a
       rounded side is not a rounding of the exact value.
   """
   if not exact:
     exact, rounded = rounded[:1], rounded[1:]
-  first, *rest = [_value(side, leaf) for side in exact]
-  unit_names = {reading.unit for reading in (first, *rest)}
-  for side, reading in zip(exact[1:], rest, strict=True):
-    if reading.value != first.value and not _is_same(
-      first, reading, exact[0], side, leaf
+  first, *rest = [_value(side, parser) for side in exact]
+  unit_names = {parsed.unit for parsed in (first, *rest)}
+  for side, parsed in zip(exact[1:], rest, strict=True):
+    if parsed.value != first.value and not _is_same(
+      first, parsed, left_text=exact[0], right_text=side, parser=parser
     ):
-      raise plain_text.Unreadable('false')
+      raise plain_text.ParseError('false')
   for side in rounded:
-    reading = _value(side, leaf)
-    unit_names.add(reading.unit)
-    if not _is_rounding(side, reading, first, leaf):
-      raise plain_text.Unreadable('false')
+    parsed = _value(side, parser)
+    unit_names.add(parsed.unit)
+    if not _is_rounding(side, rounded=parsed, exact=first, parser=parser):
+      raise plain_text.ParseError('false')
   unit_names -= {''}
   if len(unit_names) > 1:
-    raise plain_text.Unreadable('mixed')
+    raise plain_text.ParseError('mixed')
   return first._replace(unit=unit_names.pop() if unit_names else '')
 
 
 def _is_same(
-  left: plain_text.Reading,
-  right: plain_text.Reading,
+  left: plain_text.ParsedAnswer,
+  right: plain_text.ParsedAnswer,
+  *,
   left_text: str,
   right_text: str,
-  leaf: units.Leaf,
+  parser: units.ExpressionParser,
 ) -> bool:
   """Returns True if the difference of two expressions is 0."""
-  if all(isinstance(reading.value, plain_text.F) for reading in (left, right)):
+  if all(isinstance(parsed.value, plain_text.F) for parsed in (left, right)):
     return False
   if left.unit or right.unit:
     return False
-  return leaf.expression(f'({left_text})-({right_text})') == 0
+  return parser.parse(f'({left_text})-({right_text})') == 0
 
 
 def _is_rounding(
   text: str,
-  rounded: plain_text.Reading,
-  exact: plain_text.Reading,
-  leaf: units.Leaf,
+  *,
+  rounded: plain_text.ParsedAnswer,
+  exact: plain_text.ParsedAnswer,
+  parser: units.ExpressionParser,
 ) -> bool:
   """Returns True if a decimal is a rounding, as 0.33 is a rounding of 1/3."""
   match = _DECIMAL.fullmatch(text.strip().lstrip('$'))
@@ -385,22 +382,4 @@ def _is_rounding(
   half = plain_text.F(1, 2 * 10 ** len(match['decimals'] or ''))
   if (match['rest'] or '').startswith('%'):
     half /= 100
-  return leaf.is_close(exact.value, rounded.value, half)
-
-
-def number_only(text: str) -> plain_text.F:
-  """Parses a plain number; raises `TooHard` if it may be an expression."""
-  number = answers.number(text)
-  if number is None:
-    vocabulary.tokens(text)
-    raise plain_text.TooHard
-  return number
-
-
-def _is_close(value: plain_text.Value, target, distance) -> bool:
-  if not isinstance(value, plain_text.F):
-    raise plain_text.TooHard
-  return abs(value - target) <= distance
-
-
-CHEAP = units.Leaf(number_only, _is_close)
+  return parser.is_close(exact.value, rounded.value, half)

@@ -8,7 +8,7 @@ from sympy import printing
 from sqlm_jax.grading import answers
 from sqlm_jax.grading.math import joiners, parser, plain_text, units, vocabulary
 
-_MOST_PASSES = 4
+_MAX_PASSES = 4
 _DIGITS = 60
 # Values with a larger relative difference are different. Closer values are
 # compared algebraically.
@@ -38,16 +38,16 @@ def is_close(
   return abs(value - target) <= distance
 
 
-LEAF = units.Leaf(expression, is_close)
+WITH_SYMPY = units.ExpressionParser(expression, is_close)
 
 
 class _Printer(printing.StrPrinter):
   """Prints constants as the parser reads them, in which E and I are letters."""
 
-  def _print_Exp1(self, expr):
+  def _print_Exp1(self, expr: sympy.Expr) -> str:
     return 'e'
 
-  def _print_ImaginaryUnit(self, expr):
+  def _print_ImaginaryUnit(self, expr: sympy.Expr) -> str:
     return 'i'
 
 
@@ -55,14 +55,14 @@ _to_text = _Printer().doprint
 
 
 def _normal(value: sympy.Expr) -> plain_text.Value:
-  for _ in range(_MOST_PASSES):  # one pass may enable further simplification
+  for _ in range(_MAX_PASSES):  # one pass may enable further simplification
     before, value = value, _simplified(value).rewrite(sympy.factorial)
     if value == before:
       break
   if value.has(sympy.nan, sympy.zoo):
-    raise plain_text.Unreadable('undefined')
+    raise plain_text.ParseError('undefined')
   if value.has(parser.DEGREE):
-    raise plain_text.Unreadable('degrees')
+    raise plain_text.ParseError('degrees')
   if value.is_Rational:
     value = parser.bounded(value)
     return plain_text.F(int(value.p), int(value.q))
@@ -80,6 +80,10 @@ def _simplified(value: sympy.Expr) -> sympy.Expr:
   return sympy.expand(sympy.simplify(value))
 
 
+# An expression, the parts of a tuple, or [sign, left side - right side].
+_Parts = sympy.Expr | tuple | list
+
+
 def same(left: str, right: str) -> bool:
   """Returns True if two canonical answers are proven equal.
 
@@ -89,11 +93,11 @@ def same(left: str, right: str) -> bool:
   """
   try:
     return _same(_parts(left), _parts(right))
-  except plain_text.Unreadable:  # such as a function's name
+  except plain_text.ParseError:  # such as a function's name
     return False
 
 
-def _parts(text: str):
+def _parts(text: str) -> _Parts:
   """Returns an expression, a tuple of parts, or [sign, left - right]."""
   if (
     text[0] == '('
@@ -105,16 +109,16 @@ def _parts(text: str):
     return tuple(_parts(element.strip()) for element in elements)
   signs = re.findall(' (?:<=?|=) ', text)
   if len(signs) > 1:  # 1 < x <= 2
-    raise plain_text.Unreadable('mixed')
+    raise plain_text.ParseError('mixed')
   if signs:
     left, right = map(_parts, text.split(signs[0]))
     if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
       return [signs[0], left - right]
-    raise plain_text.Unreadable('mixed')
+    raise plain_text.ParseError('mixed')
   return parser.Parser(text).parse()
 
 
-def _same(left, right) -> bool:
+def _same(left: _Parts, right: _Parts) -> bool:
   match left, right:
     case tuple(), tuple():
       return len(left) == len(right) and all(map(_same, left, right))
@@ -159,7 +163,9 @@ def _is_multiple(left: sympy.Expr, right: sympy.Expr, positive: bool) -> bool:
   )
 
 
-def _at(value: sympy.Expr, samples) -> sympy.Expr | None:
+def _at(
+  value: sympy.Expr, samples: tuple[sympy.Rational, sympy.Rational]
+) -> sympy.Expr | None:
   """Returns the value at sample values of the symbols, None if undefined."""
   symbols = sorted(value.free_symbols, key=str)
   point = {

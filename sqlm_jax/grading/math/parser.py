@@ -47,8 +47,8 @@ _CONSTANTS = {
   'infinity': sympy.oo,
 }
 DEGREE = sympy.Symbol('°', positive=True)
-_MOST_BARS = 8
-MOST_BITS = 1200  # maximum size of a number, about 360 digits
+_MAX_BARS = 8
+MAX_BITS = 1200  # maximum size of a number, about 360 digits
 
 
 class Parser:
@@ -65,34 +65,34 @@ class Parser:
   def __init__(self, text: str):
     self._text = [*vocabulary.tokens(text), vocabulary.END]
     self._tokens: list[vocabulary.Token] = []
-    self._place = 0
+    self._position = 0
 
   def parse(self) -> sympy.Expr:
-    results, error = [], plain_text.Unreadable('syntax')
+    results, error = [], plain_text.ParseError('syntax')
     for pairing in _pairings(self._text):
-      self._tokens, self._place = pairing, 0
+      self._tokens, self._position = pairing, 0
       try:
         results.append(self._all())
-      except plain_text.Unreadable as problem:
+      except plain_text.ParseError as problem:
         error = problem
     if not results:
       raise error
     if any(result != results[0] for result in results):
-      raise plain_text.Unreadable('bars')
+      raise plain_text.ParseError('bars')
     return results[0]
 
   def _all(self) -> sympy.Expr:
     result = self._sum()
     if self._next() != vocabulary.END:
-      raise plain_text.Unreadable('syntax')
+      raise plain_text.ParseError('syntax')
     return result
 
   def _peek(self) -> vocabulary.Token:
-    return self._tokens[self._place]
+    return self._tokens[self._position]
 
   def _next(self) -> vocabulary.Token:
-    self._place += self._place < len(self._tokens)
-    return self._tokens[self._place - 1]
+    self._position += self._position < len(self._tokens)
+    return self._tokens[self._position - 1]
 
   def _take(self, *signs: str) -> str:
     """Consumes and returns the next token if it is one of `signs`, else ''."""
@@ -101,7 +101,7 @@ class Parser:
 
   def _expect(self, sign: str) -> None:
     if not self._take(sign):
-      raise plain_text.Unreadable('syntax')
+      raise plain_text.ParseError('syntax')
 
   def _sum(self) -> sympy.Expr:
     result = self._product()
@@ -145,7 +145,7 @@ class Parser:
     is_name = base.is_Symbol and self._peek() == ('sign', '(')
     # f^{-1} may be the inverse of f or 1/f, and f^2(x) is not a product.
     if is_name and (exponent == -1 or base.name in _FUNCTION_NAMES):
-      raise plain_text.Unreadable('function')
+      raise plain_text.ParseError('function')
     return _power(base, exponent)
 
   def _postfix(self, mixed: bool) -> sympy.Expr:
@@ -154,11 +154,11 @@ class Parser:
     if self._take('!'):
       value = _factorial(value)
       if self._take('!'):  # 3!! may be a double factorial or (3!)!
-        raise plain_text.Unreadable('syntax')
+        raise plain_text.ParseError('syntax')
     if self._take('°'):
       # In sin(30)°, the degrees are ambiguous, and 3°C is a temperature.
       if is_call or self._peek().text in ('C', 'F', 'K'):
-        raise plain_text.Unreadable('syntax')
+        raise plain_text.ParseError('syntax')
       value = value * DEGREE
     return value
 
@@ -172,25 +172,25 @@ class Parser:
       value = self._sum()
       self._expect(_OPENING[text])
       return sympy.Abs(value) if text == _OPEN_BAR else value
-    raise plain_text.Unreadable('syntax')
+    raise plain_text.ParseError('syntax')
 
   def _mixed(self, number: sympy.Expr) -> sympy.Expr:
     """Parses 3\\frac{1}{2} as 7/2, but 3\\frac{x}{2} as a product."""
     # `_argument` may split a token.
-    before = self._place, list(self._tokens)
+    before = self._position, list(self._tokens)
     if number.is_Integer and self._peek() == vocabulary.Token('word', 'frac'):
       self._next()
       above, below = self._argument(), self._argument()
       if above.is_Integer and below.is_Integer and 0 < above < below:
         return number + above / below
-    self._place, self._tokens = before
+    self._position, self._tokens = before
     return number
 
   def _argument(self) -> sympy.Expr:
     """Parses {...}, or one digit or letter as in \\frac12."""
     kind, text = self._peek()
     if kind == 'number' and text.isdigit() and len(text) > 1:
-      self._tokens[self._place] = vocabulary.Token('number', text[1:])
+      self._tokens[self._position] = vocabulary.Token('number', text[1:])
       return sympy.Integer(text[0])
     return self._atom(mixed=False)
 
@@ -205,7 +205,7 @@ class Parser:
     if text in _FUNCTIONS:
       return self._call(text)
     if self._is_call(text):
-      raise plain_text.Unreadable('function')
+      raise plain_text.ParseError('function')
     return _CONSTANTS.get(text) or sympy.Symbol(text, real=True)
 
   def _is_call(self, name: str) -> bool:
@@ -214,7 +214,7 @@ class Parser:
       return False
     if name in _FUNCTION_NAMES:
       return True
-    inside, *after = self._tokens[self._place + 1 : self._place + 3]
+    inside, *after = self._tokens[self._position + 1 : self._position + 3]
     is_letter = inside.kind == 'word' and inside.text not in _FUNCTIONS
     is_upper = name[0].isupper() or name in vocabulary.SYMBOLS
     return (
@@ -228,22 +228,22 @@ class Parser:
     base = None
     if self._take('_'):
       if name != 'log':
-        raise plain_text.Unreadable('syntax')
+        raise plain_text.ParseError('syntax')
       base = self._argument()
       if base.is_zero or base.is_negative:
-        raise plain_text.Unreadable('division')
+        raise plain_text.ParseError('division')
     exponent = self._signed(mixed=False) if self._take('^') else None
     if exponent == -1 and name in vocabulary.INVERSES:
       name, exponent = vocabulary.INVERSES[name], None
     elif exponent is not None and not (
       exponent.is_Integer and exponent.is_positive
     ):
-      raise plain_text.Unreadable('syntax')
+      raise plain_text.ParseError('syntax')
     argument = self._call_argument()
     if name in _OF_ANGLES:
       argument = argument.subs(DEGREE, sympy.pi / 180)
     if name == 'arccot' and argument.is_negative:  # conventions differ
-      raise plain_text.Unreadable('function')
+      raise plain_text.ParseError('function')
     value = _FUNCTIONS[name](argument)
     if base is not None:
       value = _ratio(value, sympy.log(base))
@@ -257,7 +257,7 @@ class Parser:
       value = value * self._power()
     kind, text = self._peek()
     if kind == 'sign' and (text == '/' or text in _OPENING):
-      raise plain_text.Unreadable('syntax')  # \sin x/2 is ambiguous
+      raise plain_text.ParseError('syntax')  # \sin x/2 is ambiguous
     return value
 
   def _root(self) -> sympy.Expr:
@@ -285,8 +285,8 @@ def _pairings(
 ) -> Iterator[list[vocabulary.Token]]:
   """Yields the tokens with bars marked as opening or closing, in all ways."""
   bars = [i for i, token in enumerate(tokens) if token == ('sign', '|')]
-  if len(bars) > _MOST_BARS:
-    raise plain_text.Unreadable('bars')
+  if len(bars) > _MAX_BARS:
+    raise plain_text.ParseError('bars')
   for signs in _balanced(len(bars), 0):
     paired = list(tokens)
     for i, sign in zip(bars, signs, strict=True):
@@ -310,35 +310,36 @@ def _rational(text: str) -> sympy.Expr:
   """Parses an exact number. Exponents are bounded before they are used."""
   _, _, exponent = text.lower().partition('e')
   if len(exponent.lstrip('+-')) > 3:
-    raise plain_text.Unreadable('too_large')
+    raise plain_text.ParseError('too_large')
   value = plain_text.F(text)
   return bounded(sympy.Rational(value.numerator, value.denominator))
 
 
 def bounded(value: sympy.Expr) -> sympy.Expr:
   """Returns the value; raises if it is a number with too many digits."""
-  bits = value.is_Rational and value.p.bit_length() + value.q.bit_length()
-  if bits > MOST_BITS:
-    raise plain_text.Unreadable('too_large')
+  if (
+    value.is_Rational and value.p.bit_length() + value.q.bit_length() > MAX_BITS
+  ):
+    raise plain_text.ParseError('too_large')
   return value
 
 
 def _ratio(above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
   if below.is_zero:
-    raise plain_text.Unreadable('division')
+    raise plain_text.ParseError('division')
   return above / below
 
 
 def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
   if base.is_zero and not exponent.is_positive:
-    raise plain_text.Unreadable('division')
+    raise plain_text.ParseError('division')
   if base.is_infinite and exponent.is_zero:
-    raise plain_text.Unreadable('division')
+    raise plain_text.ParseError('division')
   are_rational = base.is_Rational and exponent.is_Rational
   if are_rational and base not in (0, 1, -1):
     bits = abs(exponent) * math.log2(max(abs(base.p), base.q))
-    if bits > MOST_BITS:
-      raise plain_text.Unreadable('too_large')
+    if bits > MAX_BITS:
+      raise plain_text.ParseError('too_large')
   return base**exponent
 
 
@@ -351,11 +352,11 @@ def _root(value: sympy.Expr, degree: sympy.Expr) -> sympy.Expr:
 
 def _factorial(value: sympy.Expr) -> sympy.Expr:
   if value.is_Integer and not 0 <= value <= 300:
-    raise plain_text.Unreadable('too_large')
+    raise plain_text.ParseError('too_large')
   return sympy.factorial(value)
 
 
 def _binomial(above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
   if not all(x.is_Integer and abs(x) <= 300 for x in (above, below)):
-    raise plain_text.Unreadable('too_large')
+    raise plain_text.ParseError('too_large')
   return sympy.binomial(above, below)

@@ -1,4 +1,4 @@
-"""Converts LaTeX and Unicode to plain text, and defines `Reading`."""
+"""Converts LaTeX and Unicode to plain text, and defines `ParsedAnswer`."""
 
 import fractions
 import re
@@ -9,21 +9,21 @@ from sqlm_jax.grading import symbols
 
 F = fractions.Fraction
 Value = F | str
-LONGEST = 1000  # characters of a canonical answer
+MAX_LENGTH = 1000  # characters of a canonical answer
 
 
-class Unreadable(ValueError):
+class ParseError(ValueError):
   """Raised for a text that cannot be parsed.
 
   The message is one word. The metrics count the messages.
   """
 
 
-class TooHard(Exception):
+class NeedsSympy(Exception):
   """Raised for a text that only sympy can handle."""
 
 
-class Reading(NamedTuple):
+class ParsedAnswer(NamedTuple):
   """A parsed answer: 'x = 5 cm' has a value, a label and a unit."""
 
   value: Value
@@ -45,8 +45,8 @@ def clean(text: str) -> str:
   also treated as line breaks.
 
   Raises:
-    Unreadable: if the text is empty, contains a character that is not in
-      `signs`, or has several boxes with different contents.
+    ParseError: if the text is empty, contains a character that is not in
+      `symbols`, or has several boxes with different contents.
   """
   text = _unwrap(_plain(text))
   text = _unwrap(_boxed(text))
@@ -57,11 +57,11 @@ def clean(text: str) -> str:
   if text[:1] in ('=', '≈'):
     text = text[1:].strip()
   if not text:
-    raise Unreadable('empty')
-  if len(text) > LONGEST:
-    raise Unreadable('long')
+    raise ParseError('empty')
+  if len(text) > MAX_LENGTH:
+    raise ParseError('long')
   if _AMBIGUOUS.search(text):
-    raise Unreadable('syntax')
+    raise ParseError('syntax')
   return text
 
 
@@ -115,34 +115,34 @@ def _plain(text: str) -> str:
     lambda match: f'_{{{match[0].translate(_SUBSCRIPT_TABLE)}}}', text
   )
   if _TWO_UNITS.search(text):
-    raise Unreadable('word')
+    raise ParseError('word')
   text = _MICRO.sub(r'\1\2u', text)
   for word, new in symbols.WORDS.items():
     text = text.replace(word, new)
   text = text.translate(_TABLE).strip()
   if not text:
-    raise Unreadable('empty')
+    raise ParseError('empty')
   if text[0] == '~':  # approximately
-    raise Unreadable('syntax')
+    raise ParseError('syntax')
   if not _ALLOWED.fullmatch(text):
-    raise Unreadable('characters')
+    raise ParseError('characters')
   return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
 def _root(match: re.Match) -> str:
   before, index = match.groups()
   if before.isalnum() or before in tuple(')]}'):
-    raise Unreadable('syntax')  # in 3⁴√16, 4 may be an exponent or an index
+    raise ParseError('syntax')  # in 3⁴√16, 4 may be an exponent or an index
   return rf'{before}\sqrt[{index.translate(_SUPERSCRIPT_TABLE)}] '
 
 
 def _rows(match: re.Match) -> str:
   """Converts a matrix to a list of its rows: [[1, 2], [3, 4]]."""
   if ',' in match[2]:
-    raise Unreadable('syntax')
+    raise ParseError('syntax')
   rows = match[2].strip().removesuffix(r'\\').split(r'\\')
   if len({row.count('&') for row in rows}) > 1:
-    raise Unreadable('syntax')
+    raise ParseError('syntax')
   return '[' + ', '.join(f'[{row.replace("&", ",")}]' for row in rows) + ']'
 
 
@@ -255,7 +255,7 @@ def _boxed(text: str) -> str:
   ):
     between = text[end:start]
     if not _BETWEEN_BOXES.fullmatch(between):
-      raise Unreadable('boxes')
+      raise ParseError('boxes')
     joined += f' {between.replace("$", " ")} {content}'
   return joined
 
@@ -279,8 +279,8 @@ def closing(text: str, start: int) -> int | None:
   A bracket may be closed by another kind of bracket, as in (1, 2].
   """
   depth = 0
-  for place in range(start, len(text)):
-    depth += (text[place] in '([{') - (text[place] in ')]}')
+  for position in range(start, len(text)):
+    depth += (text[position] in '([{') - (text[position] in ')]}')
     if not depth:
-      return place
+      return position
   return None

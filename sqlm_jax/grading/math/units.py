@@ -2,20 +2,28 @@
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from sqlm_jax.grading import answers
 from sqlm_jax.grading.math import plain_text, vocabulary
 
 
-class Leaf(NamedTuple):
+class _IsClose(Protocol):
+  """Returns True if a value is a number within `distance` of the target."""
+
+  def __call__(
+    self, value: plain_text.Value, target: plain_text.F, distance: plain_text.F
+  ) -> bool: ...
+
+
+class ExpressionParser(NamedTuple):
   """Functions that parse and compare expressions, with or without sympy.
 
-  Both functions raise `plain_text.Unreadable` or `plain_text.TooHard`.
+  Both functions raise `plain_text.ParseError` or `plain_text.NeedsSympy`.
   """
 
-  expression: Callable[[str], plain_text.Value]
-  # (value, number, distance) -> True if the value is that close to the number.
-  is_close: Callable[[plain_text.Value, plain_text.F, plain_text.F], bool]
+  parse: Callable[[str], plain_text.Value]
+  is_close: _IsClose
 
 
 _MIXED = re.compile(r'(-?)(\d+) (\d+)\s*/\s*(\d+)')
@@ -137,48 +145,52 @@ _WITH_UNIT = (  # tried in order: for 5 square meters, and for 2 pi meters
 _UNIT_TOKEN = re.compile(rf'[*/]|{_WORD}')
 
 
-def with_unit(text: str, leaf: Leaf) -> plain_text.Reading:
+def with_unit(text: str, parser: ExpressionParser) -> plain_text.ParsedAnswer:
   """Parses 5 cm, $12.50, 50 percent, or an expression without a unit."""
   if match := _CURRENCY.fullmatch(text):
     sign, unit, rest = match.groups()
     if per := re.fullmatch(r'(.*\d)\s+per\s+([a-z]+)', rest):  # $5 per hour
-      return with_unit(f'{sign}{per[1]} {unit} per {per[2]}', leaf)
+      return with_unit(f'{sign}{per[1]} {unit} per {per[2]}', parser)
     if has_symbols(rest):
-      raise plain_text.Unreadable('word')
-    value = _value(sign + rest, leaf)
-    return plain_text.Reading(value, unit=_UNIT_OF[unit])
+      raise plain_text.ParseError('word')
+    value = _value(sign + rest, parser)
+    return plain_text.ParsedAnswer(value, unit=_UNIT_OF[unit])
   for pattern in _WITH_UNIT:
     match = pattern.fullmatch(text)
     if match is None or not _is_quantity(match['value']):
       continue
     if match['unit'].lower() in ('%', 'percent', 'per cent', 'pct'):
-      return plain_text.Reading(_percent(_value(match['value'], leaf), leaf))
+      return plain_text.ParsedAnswer(
+        _percent(_value(match['value'], parser), parser)
+      )
     if unit := _unit(match['unit']):
       if unit == 'degree' and re.search('[A-Za-z]', match['value']):
         break  # in \sin 30°, the degrees belong to the angle
-      return plain_text.Reading(_value(match['value'], leaf), unit=unit)
+      return plain_text.ParsedAnswer(_value(match['value'], parser), unit=unit)
   if '°' in text:
-    return _angle(text, leaf)
-  return plain_text.Reading(_value(text, leaf))
+    return _angle(text, parser)
+  return plain_text.ParsedAnswer(_value(text, parser))
 
 
-def _angle(text: str, leaf: Leaf) -> plain_text.Reading:
+def _angle(text: str, parser: ExpressionParser) -> plain_text.ParsedAnswer:
   """Parses \\sin 30°, which is a number, and 30° + 15°, which has a unit."""
   try:
-    return plain_text.Reading(leaf.expression(text))
-  except plain_text.Unreadable as error:
+    return plain_text.ParsedAnswer(parser.parse(text))
+  except plain_text.ParseError as error:
     if str(error) != 'degrees':
       raise
-  value = leaf.expression(f'({text})/(1°)')
+  value = parser.parse(f'({text})/(1°)')
   if isinstance(value, str) and not value.isalpha():
     value = f'({value})'  # otherwise in b**2 °, the degrees belong to the 2
-  return plain_text.Reading(value, unit='degree')
+  return plain_text.ParsedAnswer(value, unit='degree')
 
 
-def _percent(value: plain_text.Value, leaf: Leaf) -> plain_text.Value:
+def _percent(
+  value: plain_text.Value, parser: ExpressionParser
+) -> plain_text.Value:
   if isinstance(value, plain_text.F):
     return value / 100
-  return leaf.expression(f'({value})/100')
+  return parser.parse(f'({value})/100')
 
 
 def _is_quantity(text: str) -> bool:
@@ -274,11 +286,31 @@ def _is_word(word: str) -> bool:
   return len(word) > 2 and (word.islower() or word.isupper() or word.istitle())
 
 
-def _value(text: str, leaf: Leaf) -> plain_text.Value:
+def _value(text: str, parser: ExpressionParser) -> plain_text.Value:
   """Parses a mixed number such as 3 1/2, or an expression."""
   if match := _MIXED.fullmatch(text.strip()):
     sign, integer, above, below = match.groups()
     if int(below):
       value = int(integer) + plain_text.F(int(above), int(below))
       return -value if sign else value
-  return leaf.expression(text.strip())
+  return parser.parse(text.strip())
+
+
+def _number(text: str) -> plain_text.F:
+  """Parses a plain number; raises `NeedsSympy` if it may be an expression."""
+  number = answers.number(text)
+  if number is None:
+    vocabulary.tokens(text)
+    raise plain_text.NeedsSympy
+  return number
+
+
+def _is_close(
+  value: plain_text.Value, target: plain_text.F, distance: plain_text.F
+) -> bool:
+  if not isinstance(value, plain_text.F):
+    raise plain_text.NeedsSympy
+  return abs(value - target) <= distance
+
+
+WITHOUT_SYMPY = ExpressionParser(_number, _is_close)

@@ -4,7 +4,7 @@
 and which are equal.
 
 1. `plain_text.clean` converts LaTeX and Unicode to plain text.
-2. `grammar.read` splits the text into statements and values, and `units`
+2. `grammar.parse` splits the text into statements and values, and `units`
    parses the units of values. The remaining texts are expressions.
 3. Expressions that are plain numbers are parsed immediately and exactly. Others
    are sent to a worker of a `Verifier`: `parser.Parser` builds a sympy
@@ -25,35 +25,36 @@ from typing import Any, NamedTuple
 
 from sqlm_jax.game import types
 from sqlm_jax.grading import pool
-from sqlm_jax.grading.math import grammar, normal_forms, plain_text
+from sqlm_jax.grading.math import grammar, normal_forms, plain_text, units
 
 
 def work(task: list[str]) -> Any:
-  """Parses a text or compares two answers; the function that the pool runs."""
+  """Parses a text or compares two answers. The pool runs this function."""
   match task:
-    case ['read', text]:
+    case ['parse', text]:
       try:
-        return _encode(_short(grammar.read(text, normal_forms.LEAF)))
-      except plain_text.Unreadable as error:
+        parsed = grammar.parse(text, normal_forms.WITH_SYMPY)
+        return _encode(_check_length(parsed))
+      except plain_text.ParseError as error:
         return str(error)
     case ['same', left, right]:
       return normal_forms.same(left, right)
-  raise ValueError(f'{task=}: expected read or same')
+  raise ValueError(f'{task=}: expected parse or same')
 
 
-def _short(reading: plain_text.Reading) -> plain_text.Reading:
-  if len(str(reading.answer())) > plain_text.LONGEST:
-    raise plain_text.Unreadable('too_large')
-  return reading
+def _check_length(parsed: plain_text.ParsedAnswer) -> plain_text.ParsedAnswer:
+  if len(str(parsed.answer())) > plain_text.MAX_LENGTH:
+    raise plain_text.ParseError('too_large')
+  return parsed
 
 
-def _encode(reading: plain_text.Reading) -> list:
-  return [isinstance(reading.value, plain_text.F), *map(str, reading)]
+def _encode(parsed: plain_text.ParsedAnswer) -> list:
+  return [isinstance(parsed.value, plain_text.F), *map(str, parsed)]
 
 
-def _decode(said: list) -> plain_text.Reading:
-  is_number, value, label, unit = said
-  return plain_text.Reading(
+def _decode(fields: list) -> plain_text.ParsedAnswer:
+  is_number, value, label, unit = fields
+  return plain_text.ParsedAnswer(
     plain_text.F(value) if is_number else value, label, unit
   )
 
@@ -68,8 +69,8 @@ class Verifier:
       of a call. Expressions that have not started by then are unparsed, and
       pairs that have not been compared are not merged.
     memory_limit: bytes of address space of a worker.
-    longest: maximum number of characters. A longer text is unparsed.
-    most_comparisons: maximum number of pairs of one group that are compared
+    max_length: maximum number of characters. A longer text is unparsed.
+    max_comparisons: maximum number of pairs of one group that are compared
       symbolically.
     given_up: counts the tasks that no worker finished, see `pool.Pool`.
   """
@@ -81,16 +82,16 @@ class Verifier:
     time_limit: float = 2.0,
     call_limit: float = 60.0,
     memory_limit: int = 2**30,
-    longest: int = 400,
-    most_comparisons: int = 16,
+    max_length: int = 400,
+    max_comparisons: int = 16,
     given_up: collections.Counter[str] | None = None,
   ):
-    if not 1 <= longest <= plain_text.LONGEST:
-      raise ValueError(f'{longest=}: expected 1 to {plain_text.LONGEST}')
+    if not 1 <= max_length <= plain_text.MAX_LENGTH:
+      raise ValueError(f'{max_length=}: expected 1 to {plain_text.MAX_LENGTH}')
     # Number of unparsed texts so far, by reason.
-    self.blanks: collections.Counter[str] = collections.Counter()
-    self._longest = longest
-    self._most_comparisons = most_comparisons
+    self.unparsed: collections.Counter[str] = collections.Counter()
+    self._max_length = max_length
+    self._max_comparisons = max_comparisons
     self._pool = pool.Pool(
       f'{__name__}:work',
       workers=workers,
@@ -111,12 +112,15 @@ class Verifier:
   def __enter__(self) -> 'Verifier':
     return self.start()
 
-  def __exit__(self, *error) -> None:
+  def __exit__(self, *error: object) -> None:
     self.close()
 
   def canonical(self, texts: Sequence[str]) -> list[types.Answer]:
     """Returns the canonical answer of every text, each independently."""
-    return [r and r.answer() for r in self._readings(texts)]
+    return [
+      None if parsed is None else parsed.answer()
+      for parsed in self._parse_all(texts)
+    ]
 
   def group(self, texts: Sequence[str]) -> list[types.Answer]:
     """Returns the answers to one question, see `groups`."""
@@ -130,52 +134,68 @@ class Verifier:
     another label. 5 and 5 cm are merged unless the group has 5 with another
     unit. Each class of merged answers is represented by its first answer.
     """
-    grammar = iter(self._readings([text for group in groups for text in group]))
-    split = [list(itertools.islice(grammar, len(group))) for group in groups]
-    pairs_of = [
-      list(itertools.islice(_pairs(group), self._most_comparisons))
-      for group in split
+    answers = iter(
+      self._parse_all([text for group in groups for text in group])
+    )
+    parsed_groups = [
+      list(itertools.islice(answers, len(group))) for group in groups
     ]
-    tasks = [pair.task for pairs in pairs_of for pair in pairs]
+    pairs_by_group = [
+      list(itertools.islice(_pairs(group), self._max_comparisons))
+      for group in parsed_groups
+    ]
+    tasks = [pair.task for pairs in pairs_by_group for pair in pairs]
     results = iter(self._pool.map(tasks) if tasks else ())
     return [
       _merge(group, [pair for pair in pairs if next(results).value is True])
-      for group, pairs in zip(split, pairs_of, strict=True)
+      for group, pairs in zip(parsed_groups, pairs_by_group, strict=True)
     ]
 
-  def _readings(self, texts: Sequence[str]) -> list[plain_text.Reading | None]:
-    known = {text: _read_cheaply(text, self._longest) for text in set(texts)}
-    hard = sorted(text for text, result in known.items() if result is _HARD)
-    tasks = [['read', plain_text.clean(text)] for text in hard]
+  def _parse_all(
+    self, texts: Sequence[str]
+  ) -> list[plain_text.ParsedAnswer | None]:
+    # Text -> its parsed answer, or the reason why it could not be parsed.
+    outcomes = {
+      text: _parse_without_sympy(text, self._max_length) for text in set(texts)
+    }
+    hard = sorted(text for text, x in outcomes.items() if x is _NEEDS_SYMPY)
+    tasks = [['parse', plain_text.clean(text)] for text in hard]
     results = self._pool.map(tasks) if tasks else []
     for text, result in zip(hard, results, strict=True):
-      said = result.reason or result.value
-      known[text] = said if isinstance(said, str) else _decode(said)
-    grammar = [known[text] for text in texts]
-    self.blanks.update(r for r in grammar if isinstance(r, str))
-    return [None if isinstance(r, str) else r for r in grammar]
+      value = result.reason or result.value
+      outcomes[text] = value if isinstance(value, str) else _decode(value)
+    answers = []
+    for text in texts:
+      outcome = outcomes[text]
+      if isinstance(outcome, str):
+        self.unparsed[outcome] += 1
+        answers.append(None)
+      else:
+        answers.append(outcome)
+    return answers
 
 
-_HARD = object()
+_NEEDS_SYMPY = object()
 
 
-def _read_cheaply(text: str, longest: int) -> Any:
-  """Returns a `Reading`, the reason why there is none, or `_HARD`."""
-  if len(text) > longest:
+def _parse_without_sympy(text: str, max_length: int) -> Any:
+  """Returns a `ParsedAnswer`, a reason for failure, or `_NEEDS_SYMPY`."""
+  if len(text) > max_length:
     return 'long'
   try:
-    return _short(grammar.read(plain_text.clean(text), grammar.CHEAP))
-  except plain_text.Unreadable as error:
+    parsed = grammar.parse(plain_text.clean(text), units.WITHOUT_SYMPY)
+    return _check_length(parsed)
+  except plain_text.ParseError as error:
     return str(error)
   except RecursionError:
     return 'syntax'
-  except plain_text.TooHard:
-    return _HARD
+  except plain_text.NeedsSympy:
+    return _NEEDS_SYMPY
 
 
-def _key(reading: plain_text.Reading) -> str:
+def _key(parsed: plain_text.ParsedAnswer) -> str:
   """Returns an answer as text, without its unit."""
-  return str(reading._replace(unit='').answer())
+  return str(parsed._replace(unit='').answer())
 
 
 class _Pair(NamedTuple):
@@ -186,9 +206,9 @@ class _Pair(NamedTuple):
   task: list[str]
 
 
-def _pairs(group: Sequence[plain_text.Reading | None]) -> Iterator[_Pair]:
+def _pairs(group: Sequence[plain_text.ParsedAnswer | None]) -> Iterator[_Pair]:
   """Yields pairs of a group that have different forms but may be equal."""
-  seen = {_key(r): r for r in group if r is not None}
+  seen = {_key(answer): answer for answer in group if answer is not None}
   for left, right in itertools.combinations(seen, 2):
     first, second = seen[left], seen[right]
     if not _comparable(first, second):
@@ -199,7 +219,9 @@ def _pairs(group: Sequence[plain_text.Reading | None]) -> Iterator[_Pair]:
       yield _Pair(left, right, ['same', left, right])
 
 
-def _comparable(left: plain_text.Reading, right: plain_text.Reading) -> bool:
+def _comparable(
+  left: plain_text.ParsedAnswer, right: plain_text.ParsedAnswer
+) -> bool:
   """Returns True if two answers are worth comparing in a worker."""
   values = (left.value, right.value)
   if (
@@ -224,42 +246,42 @@ _JOINED = re.compile(r'^[\[{]| and | or |≠| = .* = ')
 
 
 def _merge(
-  group: Sequence[plain_text.Reading | None], same: Sequence[_Pair]
+  group: Sequence[plain_text.ParsedAnswer | None], same: Sequence[_Pair]
 ) -> list[types.Answer]:
   """Replaces every answer by the first answer of its class."""
-  read = [reading for reading in group if reading is not None]
-  class_of = {_key(r): _key(r) for r in read}
+  answers = [answer for answer in group if answer is not None]
+  class_of = {_key(answer): _key(answer) for answer in answers}
 
-  def join(left, right):
+  def join(left: str, right: str) -> None:
     kept, gone = class_of[left], class_of[right]
     class_of.update({k: kept for k, v in class_of.items() if v == gone})
 
   for pair in same:
     join(pair.left, pair.right)
-  for left, right in _bare_pairs(read):
+  for left, right in _bare_pairs(answers):
     join(left, right)
-  units = collections.defaultdict(set)
-  for r in read:
-    units[class_of[_key(r)]].update({r.unit} - {''})
-  names: dict[Any, types.Answer] = {}
-  named: list[types.Answer] = []
-  for r in group:
-    if r is None:
-      named.append(None)
+  units_of_class = collections.defaultdict(set)
+  for answer in answers:
+    units_of_class[class_of[_key(answer)]].update({answer.unit} - {''})
+  first_answers: dict[tuple[str, str], types.Answer] = {}
+  merged: list[types.Answer] = []
+  for answer in group:
+    if answer is None:
+      merged.append(None)
     else:
-      root = class_of[_key(r)]
-      key = (root, r.unit if len(units[root]) > 1 else '')
-      named.append(names.setdefault(key, r.answer()))
-  return named
+      root = class_of[_key(answer)]
+      key = (root, answer.unit if len(units_of_class[root]) > 1 else '')
+      merged.append(first_answers.setdefault(key, answer.answer()))
+  return merged
 
 
 def _bare_pairs(
-  grammar: Sequence[plain_text.Reading],
+  answers: Sequence[plain_text.ParsedAnswer],
 ) -> Iterator[tuple[str, str]]:
   """Yields the keys of pairs 5 and x = 5, unless there is also y = 5."""
   labels = collections.defaultdict(set)
-  for reading in grammar:
-    labels[reading.value].add(reading.label)
+  for answer in answers:
+    labels[answer.value].add(answer.label)
   for value, names in labels.items():
     if '' in names and len(names) == 2:
-      yield tuple(_key(plain_text.Reading(value, name)) for name in names)
+      yield tuple(_key(plain_text.ParsedAnswer(value, name)) for name in names)

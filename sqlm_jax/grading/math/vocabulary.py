@@ -52,19 +52,19 @@ def tokens(text: str) -> list[Token]:
   """Splits an expression into tokens.
 
   Raises:
-    notation.Unreadable: if a sign, word or macro is unknown.
+    plain_text.ParseError: if a sign, word or macro is unknown.
   """
-  result, place = [], 0
-  while place < len(text):
-    match = _TOKEN.match(text, place)
+  result, position = [], 0
+  while position < len(text):
+    match = _TOKEN.match(text, position)
     if match is None:
-      raise plain_text.Unreadable('syntax')
-    place = match.end()
+      raise plain_text.ParseError('syntax')
+    position = match.end()
     if word := match['word']:
       if match['macro'] and word not in _MACROS:
-        raise plain_text.Unreadable('macro')
+        raise plain_text.ParseError('macro')
       below = plain_subscript(match['below'] or '')
-      if text.startswith('^', place) and not below and _ends_in_e(word):
+      if text.startswith('^', position) and not below and _ends_in_e(word):
         result += _words(word[:-1], '')  # the x of xe^x
         word = 'e'
       result += _words(word, below)
@@ -95,7 +95,7 @@ def _words(word: str, below: str) -> list[Token]:
     inside = Token('sign', '{'), _term(below[1:]), Token('sign', '}')
     return [Token('word', word), Token('sign', '_'), *inside]
   if below and (word in FUNCTIONS or word in _TWO_ARGUMENTS):
-    raise plain_text.Unreadable('syntax')
+    raise plain_text.ParseError('syntax')
   if (
     word in FUNCTIONS
     or word in CONSTANTS
@@ -104,12 +104,12 @@ def _words(word: str, below: str) -> list[Token]:
   ):
     return [Token('word', SYNONYMS.get(word, word) + below)]
   if len(word) > 1 and not is_product(word):
-    raise plain_text.Unreadable('word')
+    raise plain_text.ParseError('word')
   *factors, last = word
   return [Token('word', factor) for factor in (*factors, last + below)]
 
 
 def _term(text: str) -> Token:
   if len(text) > 1 and not text.isdigit():
-    raise plain_text.Unreadable('syntax')
+    raise plain_text.ParseError('syntax')
   return Token('number' if text.isdigit() else 'word', text)

@@ -20,7 +20,7 @@ TABLE = pathlib.Path(__file__).with_name('math_pairs.tsv')
 
 
 def _rows():
-  """Yields left, right, verdict and kind of every row of the table."""
+  """Yields the left answer, right answer, verdict and kind of every row."""
   for line in TABLE.read_text(encoding='utf-8').splitlines():
     if not line.startswith('#'):
       left, right, verdict, kind = line.replace('⏎', '\n').split('\t')
@@ -46,17 +46,17 @@ def _verdict(left, right):
 
 @pytest.fixture(name='verdicts', scope='module')
 def verdicts_fixture(verifier):
-  """The verdict of every row, with either answer as the first one."""
+  """Returns the verdicts of every row, with its answers in both orders."""
   pairs = [(left, right) for left, right, _, _ in ROWS]
-  found = verifier.groups(pairs)
+  answers = verifier.groups(pairs)
   swapped = verifier.groups([(right, left) for left, right in pairs])
   return [
-    (_verdict(*one), _verdict(*other[::-1]))
-    for one, other in zip(found, swapped, strict=True)
+    (_verdict(*pair), _verdict(*swapped_pair[::-1]))
+    for pair, swapped_pair in zip(answers, swapped, strict=True)
   ]
 
 
-def test_the_table_is_long_enough_and_has_no_row_twice():
+def test_table_has_300_rows_without_duplicates():
   pairs = [(left, right) for left, right, _, _ in ROWS]
   assert len(ROWS) >= 300
   assert len(set(pairs)) == len(pairs)
@@ -75,8 +75,8 @@ def test_pair(index, verdicts):
   assert verdicts[index] == (expected, expected)
 
 
-def test_different_answers_are_both_read(verifier):
-  """Two answers of which one is refused would be different, too."""
+def test_different_answers_are_both_parsed(verifier):
+  """An unparsed answer differs from every answer, so both must be parsed."""
   texts = [
     text
     for left, right, verdict, _ in ROWS
@@ -91,31 +91,33 @@ def test_different_answers_are_both_read(verifier):
   assert not unread
 
 
-def test_what_the_table_reads_reads_back_to_itself(verifier):
+def test_canonical_answers_of_the_table_are_canonical(verifier):
   texts = [text for left, right, _, _ in ROWS for text in (left, right)]
-  found = sorted({str(a) for a in verifier.canonical(texts) if a is not None})
-  found = [text for text in found if len(text) <= 400]
-  again = verifier.canonical(found)
-  assert dict(zip(found, map(str, again), strict=True)) == {t: t for t in found}
+  canonical = sorted(
+    {str(a) for a in verifier.canonical(texts) if a is not None}
+  )
+  canonical = [text for text in canonical if len(text) <= 400]
+  again = verifier.canonical(canonical)
+  assert list(map(str, again)) == canonical
 
 
 def _examples(heading):
-  """Returns what stands in backticks in a section of the contract."""
+  """Returns the code spans in a section of the contract."""
   section = CONTRACT.read_text(encoding='utf-8').split(f'## {heading}')[1]
   spans = re.findall(r'`([^`\n]+)`', section.split('## ')[0])
   return [span.replace(r'\|', '|') for span in spans]
 
 
-def test_the_examples_of_the_contract(verifier):
-  refused = _examples('What is refused')
+def test_examples_of_the_contract(verifier):
+  refused = _examples('Refused answers')
   assert len(refused) > 15
   assert set(verifier.canonical(refused)) == {None}
   joined = [
-    text
-    for text in _examples('How statements are joined')
-    if re.search('[=<>]', text)
+    text for text in _examples('Joined statements') if re.search('[=<>]', text)
   ]
-  cells = [text for text in _examples('What is read') if text[-1:].isalnum()]
+  cells = [
+    text for text in _examples('Accepted answers') if text[-1:].isalnum()
+  ]
   read = [text for text in cells if re.search(r'\d', text)] + joined
   assert len(read) > 40
   unread = [
@@ -126,7 +128,7 @@ def test_the_examples_of_the_contract(verifier):
   assert not unread
 
 
-# Values: a text, and the number that mpmath makes of it.
+# Values: a text, and its value computed by mpmath.
 
 ATOMS = st.one_of(
   st.integers(1, 99).map(lambda n: (str(n), mpmath.mpf(n))),
@@ -169,16 +171,16 @@ def _precision():
 @hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(st.lists(VALUES, min_size=2, max_size=4))
 def test_equal_answers_have_equal_values(verifier, values):
-  """Whatever is found equal, mpmath computes to the same number."""
+  """Answers that are merged have the same value according to mpmath."""
   with mpmath.workdps(50):
     texts = [text for text, _ in values]
     numbers = [mpmath.mpf(number) for _, number in values]
-    found = verifier.group(texts)
-    for i, one in enumerate(numbers):
-      for j, other in enumerate(numbers[:i]):
-        if found[i] is not None and found[i] == found[j]:
-          scale = max(abs(one), abs(other), mpmath.mpf(10) ** -200)
-          assert abs(one - other) <= mpmath.mpf(10) ** -35 * scale, (
+    answers = verifier.group(texts)
+    for i, left in enumerate(numbers):
+      for j, right in enumerate(numbers[:i]):
+        if answers[i] is not None and answers[i] == answers[j]:
+          scale = max(abs(left), abs(right), mpmath.mpf(10) ** -200)
+          assert abs(left - right) <= mpmath.mpf(10) ** -35 * scale, (
             texts[i],
             texts[j],
           )
@@ -186,16 +188,16 @@ def test_equal_answers_have_equal_values(verifier, values):
 
 @hypothesis.settings(max_examples=15, deadline=None)
 @hypothesis.given(VALUES, st.integers(-60, -10), st.booleans())
-def test_no_number_equals_one_that_is_a_little_larger(
+def test_close_but_different_numbers_are_different(
   verifier, value, exponent, relative
 ):
   text, _ = value
   tiny = f'10^{{{exponent}}}'
   other = f'({text})(1+{tiny})' if relative else f'({text})+{tiny}'
-  found = verifier.group([text, other])
-  hypothesis.assume(None not in found)
-  hypothesis.assume(found[0] != F(0))
-  assert found[0] != found[1]
+  answers = verifier.group([text, other])
+  hypothesis.assume(None not in answers)
+  hypothesis.assume(answers[0] != F(0))
+  assert answers[0] != answers[1]
 
 
 STATEMENTS = st.sampled_from(
@@ -219,7 +221,7 @@ def joined(draw):
 
 @hypothesis.settings(max_examples=300, deadline=None)
 @hypothesis.given(joined())
-def test_joined_statements_read_back_to_themselves(verifier, text):
+def test_canonical_joined_statements_are_canonical(verifier, text):
   (once,) = verifier.canonical([text])
   if once is not None:
     assert verifier.canonical([str(once)]) == [once]
@@ -237,7 +239,7 @@ SEPARATED = st.lists(
 @hypothesis.given(
   SEPARATED, st.sampled_from([', ', '\n', r' \\ ', r' \quad ', ' and ', ' ∧ '])
 )
-def test_a_system_says_all_that_is_in_it(verifier, pairs, joiner):
+def test_a_system_keeps_every_assignment(verifier, pairs, joiner):
   text = joiner.join(f'{name} = {value}' for name, value in pairs)
   expected = ', '.join(f'{name} = {value}' for name, value in sorted(pairs))
   changed = dict(pairs) | {pairs[0][0]: pairs[0][1] + 1}
@@ -275,7 +277,7 @@ def _is_known(char):
 
 @hypothesis.settings(max_examples=300, deadline=None)
 @hypothesis.given(KNOWN, UNKNOWN, st.sampled_from(['after', 'before']))
-def test_unknown_text_is_unparsed_never_partly_read(
+def test_answers_with_unknown_text_are_unparsed(
   verifier, known, unknown, where
 ):
   text = f'{known} {unknown}' if where == 'after' else f'{unknown} {known}'
@@ -286,7 +288,7 @@ def test_unknown_text_is_unparsed_never_partly_read(
 @hypothesis.given(
   st.text(string.ascii_letters, min_size=1, max_size=8).map(lambda w: '\\' + w)
 )
-def test_a_macro_is_known_or_refused(verifier, macro):
+def test_unknown_macros_are_unparsed(verifier, macro):
   hypothesis.assume(macro[1:] not in symbols.MACROS)
   hypothesis.assume(macro[1:] not in vocabulary.FUNCTIONS | vocabulary.SYMBOLS)
   hypothesis.assume(macro[1:] not in ('pi', 'quad', 'qquad', 'newline'))

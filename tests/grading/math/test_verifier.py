@@ -1,4 +1,4 @@
-"""Answers that mean the same are equal, and no text does any harm."""
+"""Canonical answers, merged groups, and hostile texts."""
 
 import builtins
 import contextlib
@@ -21,7 +21,7 @@ from sqlm_jax.grading.math import verifier as verifier_lib
 
 F = fractions.Fraction
 
-# Every line: texts of one value, different from all other lines.
+# Each list holds texts of one value, which differs from all other lists.
 CLASSES = [
   # Integers, fractions, decimals, percentages, thousands.
   ['1/2', '0.5', '50%', '.5', '0.50', '2/4', r'\frac{1}{2}', r'\frac12',
@@ -37,7 +37,7 @@ CLASSES = [
   ['1,000', '1000', '10^3', '10**3', '1e3', '1.0e3', '10³', '1,000.00',
    '100000%', '10^{3}', '2000/2', '１０００'],
   ['0.75', r'\frac{3}{4}', '3/4', '75%', r'\frac34', r'\tfrac{3}{4}', '6/8'],
-  # A number that ends with its digits takes no fraction behind it as its own.
+  # A fraction after a complete number is a factor.
   ['3/8', r'\frac12\frac34', r'\frac{1}{2}\frac{3}{4}'],
   ['x^2/7', r'x^2\frac{1}{7}'], ['3*x/7', r'2\frac32\frac{x}{7}'],
   [r'\cos^2\frac{1}{2}', r'(\cos(1/2))^2'],
@@ -131,7 +131,7 @@ CLASSES = [
   ['2 pi cm', r'2\pi cm', '2π centimeters'], ['x = 5 cm', 'x=5cm'],
 ]  # fmt: skip
 
-BLANKS = [
+UNPARSED = [
   '', ' ', '\n', '.', '$$', '$', r'\boxed{}', '()', '(,)', ',', '{}', '[]',
   'no answer', 'None', 'I do not know', 'five', 'import os', 'Paris', 'yes',
   '(((((', '(' * 300, ')' * 300, '(1,2', '1,2)', '((1)', '[(])', '{(1})',
@@ -170,14 +170,14 @@ def test_equal(members, table):
 
 
 def test_not_equal(table):
-  """Every two lines of the table differ: thousands of pairs."""
+  """Answers from different lists differ."""
   firsts = [members[0] for members in CLASSES]
-  for one, other in itertools.combinations(firsts, 2):
-    assert table[one] != table[other], (one, other)
+  for left, right in itertools.combinations(firsts, 2):
+    assert table[left] != table[right], (left, right)
 
 
-def test_the_values_of_the_table(table):
-  """Equal is not enough: all of them might be equally wrong."""
+def test_canonical_answers_of_the_table(table):
+  """Checks values, because equal answers could all be wrong."""
   expected = {
     '1/2': F(1, 2), '056088': F(56088), '1,000': F(1000), '1024': F(1024),
     '0.333': F(333, 1000), '33%': F(33, 100), '-3^2': F(-9), '(1,2)': '(1, 2)',
@@ -191,26 +191,26 @@ def test_the_values_of_the_table(table):
   } == expected
 
 
-def test_canonical_answers_read_back_to_themselves(table, verifier):
+def test_canonical_answers_are_canonical(table, verifier):
   values = sorted(set(table.values()), key=str)
   again = verifier.canonical([str(value) for value in values])
   assert dict(zip(values, again, strict=True)) == {v: v for v in values}
 
 
-@pytest.mark.parametrize('text', BLANKS, ids=ascii)
-def test_blanks(text, verifier):
+@pytest.mark.parametrize('text', UNPARSED, ids=ascii)
+def test_unparsed(text, verifier):
   start = time.monotonic()
   assert verifier.canonical([text]) == [None]
-  assert time.monotonic() - start < 4  # none of them waits for the limit of 5
+  assert time.monotonic() - start < 4  # less than the time limit of 5 s
 
 
 @pytest.mark.parametrize(
   'text', ['9' * 10**6, '(' * 10**6, ' ' * 10**6, 'x+' * 10**6, '1' + '0' * 400]
 )
-def test_a_long_text_is_a_blank_unread(text):
-  verifier = verifier_lib.Verifier()  # closed: no worker is asked
+def test_a_long_text_is_unparsed_without_a_worker(text):
+  verifier = verifier_lib.Verifier()  # not started, so it has no workers
   assert verifier.canonical([text]) == [None]
-  assert verifier.blanks == {'long': 1}
+  assert verifier.unparsed == {'long': 1}
 
 
 @pytest.mark.parametrize(
@@ -220,19 +220,19 @@ def test_a_long_text_is_a_blank_unread(text):
    '人', 'x = ', '\n', '(x, y)', '- a\n',
    '{', '&', '\\text{', '((1)', '1<', '\\begin{pmatrix}', '1/1 ', 'per '],
 )  # fmt: skip
-def test_no_text_costs_the_parent_time(part):
-  """The patterns that are matched outside of the workers have no limit."""
+def test_parsing_without_sympy_takes_bounded_time(part):
+  """Only workers have a time limit; this code runs outside of them."""
   start = time.monotonic()
-  verifier_lib._read_cheaply((part * 1000)[:1000], 1000)
-  verifier_lib._read_cheaply('1 ' + (part * 1000)[:998], 1000)
-  assert time.monotonic() - start < 2  # 0.1 s where it was measured
+  verifier_lib._parse_without_sympy((part * 1000)[:1000], 1000)
+  verifier_lib._parse_without_sympy('1 ' + (part * 1000)[:998], 1000)
+  assert time.monotonic() - start < 2  # measured: 0.1 s
 
 
 def test_plain_answers_need_no_worker():
-  verifier = verifier_lib.Verifier()  # closed
+  verifier = verifier_lib.Verifier()  # not started
   texts = ['5', '1/2', '50%', '1,000', 'x = 3', '(1, 2)', '$5', '5 cm', 'five']
   assert verifier.canonical(texts)[:3] == [F(5), F(1, 2), F(1, 2)]
-  assert verifier.blanks == {'word': 1}
+  assert verifier.unparsed == {'word': 1}
   with pytest.raises(RuntimeError, match='closed'):
     verifier.canonical(['sqrt(2)'])
 
@@ -243,15 +243,15 @@ def test_plain_answers_need_no_worker():
     ([], []),
     (['', 'no answer'], [None, None]),
     (['5', '5.0', '6', ''], [F(5), F(5), F(6), None]),
-    # A bare number equals the one with a unit, whoever is first.
+    # A number without a unit equals the same number with a unit.
     (['5', '5 cm', '6'], [F(5), F(5), F(6)]),
     (['5 cm', '5', '5.0 cm'], ['5 cm', '5 cm', '5 cm']),
     (['5 cm', '6 m', '5'], ['5 cm', '6 m', '5 cm']),
-    # Different units differ, and then a bare number is neither.
+    # If a group has two units, a number without a unit equals neither.
     (['5 cm', '5 m', '5'], ['5 cm', '5 m', F(5)]),
     (['5', '$5', '€5', '5'], [F(5), '5 $', '5 EUR', F(5)]),
     (['60 minutes', '1 hour'], ['60 min', '1 h']),  # nothing is converted
-    # So with labels.
+    # The same rules apply to labels.
     (['x=3', '3', 'x=4'], ['x = 3', 'x = 3', 'x = 4']),
     (['3', 'x=3', 'y=3'], [F(3), 'x = 3', 'y = 3']),
     (['x = 5 cm', '5', 'x = 5', '5 cm'], ['x = 5 cm'] * 4),
@@ -262,7 +262,7 @@ def test_plain_answers_need_no_worker():
     (['1/3', '0.333333333'], [F(1, 3), F(333333333, 10**9)]),
     (['9%', '9'], [F(9, 100), F(9)]),
     (['sqrt(8)', r'2\sqrt{2} cm', '2.83'], ['2*sqrt(2)'] * 2 + [F(283, 100)]),
-    # Merged by comparison: different normal forms.
+    # These have different normal forms and are merged by comparison.
     (['y - 2x = 1', 'y = 2x + 1'], ['-2*x + y = 1'] * 2),
     (['x^2 + y^2 = 4', '4 - y^2 = x^2'], ['4 = x**2 + y**2'] * 2),
     (['x + y = 1', 'x + y = 2'], ['1 = x + y', '2 = x + y']),
@@ -273,13 +273,13 @@ def test_group(texts, expected, verifier):
   assert verifier.group(texts) == expected
 
 
-def test_a_group_of_two_merges_only_the_bare_with_what_says_more(verifier):
-  """Every two lines of the table, as the answers of one question."""
+def test_pairs_of_the_table_merge_only_with_a_label_or_unit(verifier):
+  """Every two lists of the table, as the answers to one question."""
   pairs = list(itertools.combinations([members[0] for members in CLASSES], 2))
   merged = {
     pair
-    for pair, found in zip(pairs, verifier.groups(pairs), strict=True)
-    if found[0] == found[1]
+    for pair, answers in zip(pairs, verifier.groups(pairs), strict=True)
+    if answers[0] == answers[1]
   }
   labels, times = ('x=3', 'y=3', 'x_1 = 3'), ('3 hours', '3 minutes')
   assert merged == {
@@ -293,7 +293,7 @@ def test_a_group_of_two_merges_only_the_bare_with_what_says_more(verifier):
   }
 
 
-def test_groups_do_not_mix(verifier):
+def test_groups_are_independent(verifier):
   assert verifier.groups([['5 cm', '5'], ['5'], [], ['5', '5 m']]) == [
     ['5 cm', '5 cm'],
     [F(5)],
@@ -304,11 +304,11 @@ def test_groups_do_not_mix(verifier):
 
 def test_comparisons_are_bounded():
   texts = ['y - 2x = 1', 'y = 2x + 1']
-  with verifier_lib.Verifier(workers=1, most_comparisons=0) as verifier:
+  with verifier_lib.Verifier(workers=1, max_comparisons=0) as verifier:
     assert verifier.group(texts) == ['-2*x + y = 1', 'y = 2*x + 1']
 
 
-# Expressions that sympy cannot finish in time, or in a Gigabyte.
+# Expressions that exceed the time or memory limit in sympy.
 ENDLESS = [
   '(a+b+c+x+y+z)^99(a-b)^99',
   r'\sin(\cos(\tan(x^9+y)))^{40}(x+y+z)^{60}/(x-y+\sqrt{x+\sqrt{y}})^{50}',
@@ -316,43 +316,45 @@ ENDLESS = [
 
 
 @pytest.mark.parametrize('text', ENDLESS)
-def test_what_hangs_is_cut_off_and_the_next_are_right(text):
+def test_a_text_that_hangs_does_not_affect_other_texts(text):
   with verifier_lib.Verifier(workers=2, time_limit=2.0) as verifier:
     verifier.canonical(['sqrt(2)', 'sqrt(3)', 'sqrt(5)'])
     start = time.monotonic()
-    found = verifier.canonical(['sqrt(8)', text, '2^5', 'x+x', '(1, sqrt(4))'])
+    answers = verifier.canonical(
+      ['sqrt(8)', text, '2^5', 'x+x', '(1, sqrt(4))']
+    )
     seconds = time.monotonic() - start
-  assert found == ['2*sqrt(2)', None, F(32), '2*x', '(1, 2)']
-  assert set(verifier.blanks) <= {'timeout', 'memory', 'too_large'}
-  assert verifier.blanks.total() == 1
+  assert answers == ['2*sqrt(2)', None, F(32), '2*x', '(1, 2)']
+  assert set(verifier.unparsed) <= {'timeout', 'memory', 'too_large'}
+  assert verifier.unparsed.total() == 1
   assert seconds < 20
 
 
-def test_a_worker_killed_in_the_middle():
+def test_a_killed_worker_is_replaced():
   with verifier_lib.Verifier(workers=1, time_limit=3) as verifier:
     verifier.canonical(['sqrt(2)'])
     (victim,) = verifier._pool.pids()
     timer = threading.Timer(0.3, os.kill, (victim, signal.SIGKILL))
     timer.start()
-    found = verifier.canonical([ENDLESS[0], 'sqrt(8)'])
+    answers = verifier.canonical([ENDLESS[0], 'sqrt(8)'])
     timer.join()
-  assert found == [None, '2*sqrt(2)']
-  # It was tried once more, by a worker that lived until the time was up.
-  assert set(verifier.blanks) <= {'timeout', 'memory'}
-  assert verifier.blanks.total() == 1
+  assert answers == [None, '2*sqrt(2)']
+  # The task was retried, and the second worker exceeded the time limit.
+  assert set(verifier.unparsed) <= {'timeout', 'memory'}
+  assert verifier.unparsed.total() == 1
 
 
-def test_it_works_off_the_main_thread():
-  found = []
+def test_group_works_outside_of_the_main_thread():
+  answers = []
 
-  def ask():
+  def group():
     with verifier_lib.Verifier(workers=1) as verifier:
-      found.extend(verifier.group(['sqrt(8)', '2 sqrt 2', '']))
+      answers.extend(verifier.group(['sqrt(8)', '2 sqrt 2', '']))
 
-  thread = threading.Thread(target=ask)
+  thread = threading.Thread(target=group)
   thread.start()
   thread.join()
-  assert found == ['2*sqrt(2)', '2*sqrt(2)', None]
+  assert answers == ['2*sqrt(2)', '2*sqrt(2)', None]
 
 
 HOSTILE = [
@@ -389,25 +391,25 @@ HOSTILE = [
 ]
 
 
-def test_no_answer_is_executed(tmp_path, verifier):
+def test_answers_are_not_executed(tmp_path, verifier):
   path = tmp_path / 'made'
   texts = [text.format(path=path) for text in HOSTILE]
   assert set(verifier.canonical(texts)) == {None}
   for text in texts:
     verifier.group(['x', text, 'sqrt(8)', text])
-  # In a worker, but without the reader's guards in front of it.
+  # The parser alone, without the checks before it.
   for text in texts:
-    with pytest.raises((plain_text.Unreadable, IndexError, ValueError)):
+    with pytest.raises((plain_text.ParseError, IndexError, ValueError)):
       parser.Parser(text).parse()
   assert not path.exists()
 
 
-def test_neither_reading_nor_comparing_evaluates_an_answer(monkeypatch):
-  """Sympy evaluates numbers that it prints to itself, and nothing else."""
+def test_parsing_and_comparing_evaluate_no_answer(monkeypatch):
+  """Sympy evaluates only numbers that it has printed itself."""
   texts = [text for members in CLASSES for text in members]
-  texts += [text for text in BLANKS if len(text) < 300]
+  texts += [text for text in UNPARSED if len(text) < 300]
   for text in texts:
-    _work(text)  # sympy imports what it needs
+    _work(text)  # completes sympy's lazy imports
   verifier_lib.work(['same', '-2*x + y = 1', 'y = 2*x + 1'])
   sources = []
 
@@ -430,18 +432,18 @@ def test_neither_reading_nor_comparing_evaluates_an_answer(monkeypatch):
     r"(Integer|Float|sqrt|[\d\s()+*/.,'-])*|from sympy import \*"
   )
   for source in sources:
-    if isinstance(source, str):  # what is compiled was a text before
+    if isinstance(source, str):  # a code object was checked as text before
       assert allowed.fullmatch(source), source
 
 
 def _work(text):
-  with contextlib.suppress(plain_text.Unreadable, RecursionError):
-    verifier_lib.work(['read', plain_text.clean(text)])
+  with contextlib.suppress(plain_text.ParseError, RecursionError):
+    verifier_lib.work(['parse', plain_text.clean(text)])
 
 
 @hypothesis.settings(max_examples=300, deadline=None)
 @hypothesis.given(st.lists(st.text(max_size=40), max_size=4))
-def test_no_text_crashes_it(verifier, texts):
+def test_any_texts_can_be_grouped(verifier, texts):
   assert len(verifier.group(texts)) == len(texts)
 
 
@@ -480,17 +482,20 @@ def test_canonical_is_idempotent(verifier, text):
     max_size=6,
   ).flatmap(lambda x: st.tuples(st.just(x), st.permutations(range(len(x)))))
 )  # fmt: skip
-def test_a_group_has_the_same_classes_in_any_order(verifier, case):
+def test_merging_does_not_depend_on_the_order(verifier, case):
   texts, order = case
-  one = verifier.group(texts)
-  other = verifier.group([texts[i] for i in order])
+  answers = verifier.group(texts)
+  permuted = verifier.group([texts[i] for i in order])
   for (i, a), (j, b) in itertools.combinations(enumerate(order), 2):
-    assert (one[a] == one[b]) == (other[i] == other[j]), (texts[a], texts[b])
+    assert (answers[a] == answers[b]) == (permuted[i] == permuted[j]), (
+      texts[a],
+      texts[b],
+    )
 
 
 @hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(st.fractions(max_denominator=10**6), st.integers(1, 10**6))
-def test_a_fraction_is_itself_however_it_is_written(verifier, value, factor):
+def test_all_notations_of_a_fraction_are_equal(verifier, value, factor):
   above, below = value.numerator, value.denominator
   texts = [
     str(value),
@@ -516,13 +521,13 @@ ARITHMETIC = st.recursive(
 
 @hypothesis.settings(max_examples=300, deadline=None)
 @hypothesis.given(ARITHMETIC)
-def test_arithmetic_agrees_with_that_of_python(verifier, text):
-  expected = arithmetic.value(text)  # parsed by Python's own grammar
-  found = verifier.canonical([text, text.replace('*', r'\cdot ')])
-  assert found == [expected, expected]
+def test_arithmetic_agrees_with_python(verifier, text):
+  expected = arithmetic.value(text)  # uses Python's parser
+  answers = verifier.canonical([text, text.replace('*', r'\cdot ')])
+  assert answers == [expected, expected]
 
 
-@pytest.mark.parametrize('longest', [0, 1001])
-def test_bounds(longest):
-  with pytest.raises(ValueError, match='longest'):
-    verifier_lib.Verifier(longest=longest)
+@pytest.mark.parametrize('max_length', [0, 1001])
+def test_bounds(max_length):
+  with pytest.raises(ValueError, match='max_length'):
+    verifier_lib.Verifier(max_length=max_length)

@@ -1,0 +1,76 @@
+"""Summary shown at the end of a training run."""
+
+from etils import epath
+
+from sqlm_jax import display
+from sqlm_jax.run import build, scheduled_evaluations
+from sqlm_jax.workdir import evaluations
+
+
+def show(
+  parts: build.Parts, workdir: epath.Path, *, step: int, best: int | None
+) -> None:
+  """Shows the accuracy before and after training, and the paths of the output.
+
+  Args:
+    parts: Parts of the run.
+    workdir: Directory of the run.
+    step: Number of self-play steps that have been completed.
+    best: Step with the best validation score, 0 for the initial model; None
+      without scores.
+  """
+  rows = {}
+  steps = {'before': 0} | ({'after': step} if step else {})
+  for name, at in steps.items():
+    result = scheduled_evaluations.find_test(parts, workdir, at)
+    if result is not None:
+      rows[name] = (
+        f'{evaluations.format_accuracies(result)} '
+        f'on {result["questions"]} questions ({at} steps)'
+      )
+  rows['checkpoint'] = str(workdir / 'checkpoints' / str(step))
+  if best:
+    path = workdir / 'checkpoints' / str(best)
+    rows['best'] = f'{path} (by its validation score)'
+  elif best == 0 and step:
+    rows['best'] = _describe_initial_model(parts, workdir)
+  rows |= {
+    'metrics': str(workdir / 'metrics.jsonl'),
+    'rollouts': str(workdir / 'rollouts'),
+    'sample': f'python -m sqlm_jax.main --mode=sample --workdir={workdir}',
+  }
+  title = f'Trained {step} steps.'
+  num_steps = parts.config.num_steps
+  if step < num_steps:
+    title = (
+      f'Stopped and saved after {step} of {num_steps} steps. To resume, run '
+      'the same command again.'
+    )
+  display.summary(title, rows)
+
+
+def _describe_initial_model(parts: build.Parts, workdir: epath.Path) -> str:
+  """Explains that no checkpoint is better than the initial model."""
+  scores = scheduled_evaluations.validation_scores(parts, workdir)
+  name = scheduled_evaluations.score_name(parts)
+  start = scores.pop(0, None)
+  eligible = {
+    step: score
+    for step, score in scores.items()
+    if score != scheduled_evaluations.NOT_ELIGIBLE
+  }
+  start_score = name if start is None else f'{start:.1%} {name}'
+  text = (
+    'the model before training (step 0): no checkpoint has a higher validation '
+    f'score than its {start_score}'
+  )
+  if eligible:
+    step = max(eligible, key=eligible.__getitem__)
+    text += f'; the highest is {eligible[step]:.1%} after {step} steps'
+  if collapsed := sorted(scores.keys() - eligible.keys()):
+    steps = ', '.join(map(str, collapsed))
+    text += (
+      f'; after {steps} steps nearly all answers were the same, so those '
+      'scores are ignored'
+    )
+  return text
