@@ -123,14 +123,14 @@ def load(model: pathlib.Path, dtype: str) -> dict:
   import jax
   import jax.numpy as jnp
 
-  from sqlm_jax.distributed import sharding
+  from sqlm_jax.distributed import sharding, transfers
   from sqlm_jax.pretrained import loader
 
   checkpoint = loader.open_checkpoint(model)
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
   jax.block_until_ready(jnp.ones(()) + 1)
   before = memory.anonymous
-  place = lambda *args: sharding.place_parameter(
+  place = lambda *args: transfers.place_parameter(
     *args, dtype=jnp.dtype(dtype), mesh=mesh
   )
   start = time.perf_counter()

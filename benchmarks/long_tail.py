@@ -27,8 +27,8 @@ import jax
 import numpy as np
 
 from benchmarks import learning, models, pairs, rollouts, work
-from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import learner, optimizer, sampler
+from sqlm_jax.distributed import transfers
+from sqlm_jax.engine import learner, optimizer, policy_loss, sampler
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import packing_plan
 
@@ -63,7 +63,7 @@ def sampling_sides(
   )
   settings = sampling.forced(prompts, lengths)
   slots = int(settings.limit)
-  static = sampler.make_sampler(
+  static = sampler.Sampler(
     sampling.policy, models.one_device(), chunk=args.chunk, static=True
   )
   calls = {
@@ -99,7 +99,11 @@ def learning_sides(
   }
   adam = optimizer.make_optimizer(learning_rate=1e-6)
   step = learner.make_train_step(
-    policy, adam, mesh, learner.LossSettings(), groups_per_microbatch=at_once
+    policy,
+    adam,
+    mesh,
+    policy_loss.LossSettings(),
+    groups_per_microbatch=at_once,
   )
   # Both sides share one state because two states might not fit into memory.
   state = models.random_state(policy, adam, mesh)
@@ -110,7 +114,7 @@ def learning_sides(
     jax.block_until_ready((state, metrics))
 
   calls = {
-    name: functools.partial(call, sharding.put_rows(batch, mesh))
+    name: functools.partial(call, transfers.put_rows(batch, mesh))
     for name, batch in sides.items()
   }
   for one in calls.values():

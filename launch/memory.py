@@ -96,8 +96,10 @@ def account(
   if gpus and kernels.known(config, sampled_in, 'gpu'):
     apart = {'layers': sampled['layers']}
     # The sampler's choice of capacity where unused cache slots are not read.
-    of_prompt = row_scheduler.FEW.room(of_prompt, chunk)
-    of_answer = row_scheduler.FEW.room(of_answer, chunk, most=of_answer)
+    of_prompt = row_scheduler.COARSE.capacity(of_prompt, chunk)
+    of_answer = row_scheduler.COARSE.capacity(
+      of_answer, chunk, max_start=of_answer
+    )
   sampling = lambda tree: bytes_per_device(tree, place_sampled(tree, mesh))
   found = {
     'parameters': placed(trained) + frozen,

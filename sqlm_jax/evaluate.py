@@ -74,7 +74,7 @@ def plan(
   settings = _settings(parts, asked, step) | {
     'first_prompt': parts.tokens.decode(prompts[0], skip_special=False)
   }
-  rows = processes.from_first(
+  rows = processes.broadcast_from_first(
     lambda: evaluation_files.find(workdir, settings).rows
   )
   files = evaluation_files.find(
@@ -115,7 +115,7 @@ def evaluate(
   total = len(planned.prompts)
   size = min(parts.config.evaluation.batch_questions, total)
   with contextlib.ExitStack() as stack:
-    processes.from_first(lambda: evaluation_files.start(files, stack))
+    processes.broadcast_from_first(lambda: evaluation_files.start(files, stack))
     progress(len(files.rows), total)
     while not planned.is_answered:
       if stopped():
@@ -138,7 +138,7 @@ def _answer(
   """
   parts = planned.parts
   size = parts.config.evaluation.batch_questions
-  own = processes.own(len(indices))
+  own = processes.local_share(len(indices))
   examples = planned.asked.examples[indices.start : indices.stop]
   grade = lambda numbers, texts: parts.task.grade(
     texts, [examples[i] for i in numbers]
@@ -170,7 +170,7 @@ def _answer(
     }
     for i in own
   ]
-  return list(itertools.chain.from_iterable(processes.exchange(rows)))
+  return list(itertools.chain.from_iterable(processes.all_gather(rows)))
 
 
 def _record(planned: Plan, seconds: float) -> dict[str, Any]:

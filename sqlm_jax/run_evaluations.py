@@ -71,7 +71,7 @@ def evaluate_due(
     if asked is None:
       continue
     planned = evaluate.plan(parts, asked, step=step, workdir=writer.workdir)
-    record = processes.from_first(
+    record = processes.broadcast_from_first(
       functools.partial(writer.find_evaluation, planned.files.settings)
     )
     if record is None:
@@ -106,7 +106,7 @@ def choose(
     is_best = step > 0 and score is not None and score > best_before
     return score, None if start == NOT_ELIGIBLE else start, is_best
 
-  return Choice(*processes.from_first(read))
+  return Choice(*processes.broadcast_from_first(read))
 
 
 def validation_scores(

@@ -63,7 +63,9 @@ def train(config: config_lib.Config, workdir: str) -> bool:
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(_stop_signals())
     # Process 0 takes the lock; if it fails, every process raises.
-    processes.from_first(lambda: stack.enter_context(storage.locked(directory)))
+    processes.broadcast_from_first(
+      lambda: stack.enter_context(storage.locked(directory))
+    )
     manager = stack.enter_context(_open_checkpoints(directory, config))
     step, states, memory, health = _restore_or_start(parts, manager)
 
@@ -134,7 +136,7 @@ def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
   if all(sets):
     evaluation_sets.check_disjoint(*sets)
   stored = config_lib.to_dict(parts.config)
-  processes.from_first(
+  processes.broadcast_from_first(
     lambda: run_writer.check_config(
       directory,
       stored,
@@ -212,10 +214,12 @@ def _open_writer(
 ) -> Iterator[run_writer.RunWriter]:
   """Opens the writer, and removes output written after `step` steps."""
   stored = config_lib.to_dict(config)
-  processes.from_first(lambda: run_writer.write_config(directory, stored))
+  processes.broadcast_from_first(
+    lambda: run_writer.write_config(directory, stored)
+  )
   writer = run_writer.RunWriter(directory, processes.index(), processes.count())
   with contextlib.closing(writer):
-    processes.from_first(lambda: _forget_after(step, writer))
+    processes.broadcast_from_first(lambda: _forget_after(step, writer))
     yield writer
 
 

@@ -260,7 +260,7 @@ def _loss(c) -> Iterator[Rule]:
     'of tokens: add --config.advantage.estimator=gae',
   )
   yield _at_least(c, 'loss.entropy_coef', 0.0)
-  yield _choice(c, 'loss.aggregation', losses.AVERAGES)
+  yield _choice(c, 'loss.aggregation', losses.AGGREGATIONS)
   yield _at_least(c, 'loss.logits_chunk', 1)
 
 

@@ -5,10 +5,17 @@ prompt of the row, and the part of its response that is already generated. Each
 earlier segment is a `KeyValues` with one row per distinct text, which
 consecutive rows of the batch share. The keys and values of a prompt with G
 responses are thus computed and stored once. A decode cache is another segment.
+
+`attend` is the plain algorithm. `stacked_attention` computes the same for one
+token per row, from the keys and values of all layers.
+
+I here enumerates segments, and Q the queries that share a key: the query heads
+of a key head, then the rows of the batch that share a row of the segment, then
+their tokens.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +28,8 @@ from sqlm_jax.ops import fused_attention, masked
 from sqlm_jax.ops import packing as packing_lib
 
 _LOWEST = float(np.finfo(np.float32).min) / 2  # finite: -inf - -inf is nan
-# Maximum size of a block of keys that is copied at once. The block and its
-# values fit in the CPU's caches (measured in docs/benchmarks.md, "What was
-# tried").
-_NEAR_BYTES = 3 << 19
+
+Pair = tuple[jax.Array, jax.Array]  # keys and values, [A, K, S, H] each
 
 
 class KeyValues(NamedTuple):
@@ -50,7 +55,7 @@ class Segment(NamedTuple):
   values are by row in any case.
 
   Attributes:
-    tokens: [A, S], the tokens of rows, or of the parts of `packing`.
+    tokens: [A, T], the tokens of rows, or of the parts of `packing`.
     lengths: [A], the number of tokens of each row.
     packing: the mapping between rows and parts, or None if tokens are in rows.
   """
@@ -95,10 +100,12 @@ class Span(NamedTuple):
   window: jax.Array | None = None
 
 
-def is_kept(primitive, *args, **params) -> bool:
+def is_kept(primitive: Any, *args: Any, **params: Any) -> bool:
   """A `jax.checkpoint` policy that saves attention outputs and residuals."""
-  named = jax.checkpoint_policies.save_only_these_names(kernels_lib.KEPT)
-  return named(primitive, *args, **params) or fused_attention.is_kept(primitive)
+  is_named = jax.checkpoint_policies.save_only_these_names(kernels_lib.KEPT)
+  return is_named(primitive, *args, **params) or fused_attention.is_kept(
+    primitive
+  )
 
 
 def starts(lengths: tuple[jax.Array, ...]) -> list[jax.Array]:
@@ -109,11 +116,11 @@ def starts(lengths: tuple[jax.Array, ...]) -> list[jax.Array]:
       the last segment are not used.
   """
   first, *later = lengths
-  found = [jnp.zeros_like(first)]
-  for before, after in zip(lengths, later, strict=False):
-    end_A = found[-1] + before
-    found.append(jnp.repeat(end_A, after.shape[0] // end_A.shape[0]))
-  return found
+  starts_IA = [jnp.zeros_like(first)]
+  for length_A, after in zip(lengths, later, strict=False):
+    end_A = starts_IA[-1] + length_A
+    starts_IA.append(jnp.repeat(end_A, after.shape[0] // end_A.shape[0]))
+  return starts_IA
 
 
 def attend(
@@ -123,7 +130,6 @@ def attend(
   context: tuple[KeyValues, ...] = (),
   *,
   span: Span,
-  layer: int | jax.Array | None = None,
   kernels: kernels_lib.Kernels | None = None,
 ) -> jax.Array:
   """Computes causal self-attention merged with attention to earlier segments.
@@ -141,11 +147,8 @@ def attend(
     query_BTNH: rotated queries of the segment.
     key_BKTH: rotated keys of the segment.
     value_BKTH: values of the segment.
-    context: earlier segments. Their keys and values have the layer dimension
-      only if `layer` is given.
+    context: earlier segments. Their keys and values have no layer dimension.
     span: scale, soft-cap and window of the layer.
-    layer: index of the layer in the keys and values of `context`; may be
-      traced. With a layer index, the function is not differentiable.
     kernels: kernels that compute the attention, where they support its shapes.
       They support neither soft-caps nor windows.
 
@@ -153,62 +156,67 @@ def attend(
     The attention output [B, T, N, H].
   """
   rows, width = query_BTNH.shape[:2]
-  if layer is not None and kernels:
-    if width == 1 and kernels.decodes(rows, context):
-      out_BNH = kernels.decode(
-        query_BTNH[:, 0],
-        key_BKTH[:, :, 0],
-        value_BKTH[:, :, 0],
-        context,
-        layer=layer,
-        scale=span.scale,
-      )
-      return out_BNH[:, None]
-    context = tuple(
-      KeyValues(x.keys[layer], x.values[layer], x.lengths) for x in context
-    )
-    layer = None
   if kernels and kernels.reads(width):
     return kernels.read(
       query_BTNH, key_BKTH, value_BKTH, context, scale=span.scale
     )
-  masks = _masks(context, rows, width, span.window)
   pairs = [(segment.keys, segment.values) for segment in context]
   pairs.append((key_BKTH, value_BKTH))
-  operands = span.scale, span.softcap, query_BTNH, tuple(pairs), tuple(masks)
-  if layer is None:
-    return _attend(*operands)
-  return _merge(*operands, layer)[0]
+  return _attend(
+    span.scale,
+    span.softcap,
+    query_BTNH,
+    tuple(pairs),
+    make_masks(context, rows=rows, width=width, window=span.window),
+  )
 
 
-def _masks(context, rows, width, window) -> list[jax.Array]:
+def make_masks(
+  context: tuple[KeyValues, ...],
+  *,
+  rows: int,
+  width: int,
+  window: jax.Array | None,
+) -> tuple[jax.Array, ...]:
   """Returns the mask [A, 1 or (B / A) T, S] of each segment.
 
   The last mask is the causal mask [1, T, T] of the current segment.
+
+  Args:
+    context: earlier segments, with or without a layer dimension.
+    rows: B.
+    width: T.
+    window: attention window, see `Span`.
   """
   steps_T = jnp.arange(width)
   masks = []
-  own = jnp.full((rows,), width)
-  *firsts, first_B = starts((*(segment.lengths for segment in context), own))
+  last_B = jnp.full((rows,), width)
+  *firsts, first_B = starts((*(x.lengths for x in context), last_B))
   for segment, first_A in zip(context, firsts, strict=True):
     shared, _, slots, _ = segment.keys.shape[-4:]
     mask = masked.up_to(segment.lengths, slots)[:, None]
     if window is not None:
       position_AT = (first_B[:, None] + steps_T[None, :]).reshape(shared, -1)
       position_AS = first_A[:, None] + jnp.arange(slots)[None, :]
-      back_ATS = position_AT[:, :, None] - position_AS[:, None, :]
-      mask = mask & (back_ATS < window)
+      distance_ATS = position_AT[:, :, None] - position_AS[:, None, :]
+      mask = mask & (distance_ATS < window)
     masks.append(mask)
-  back_TT = steps_T[:, None] - steps_T[None, :]
-  causal_TT = back_TT >= 0
+  distance_TT = steps_T[:, None] - steps_T[None, :]
+  causal_TT = distance_TT >= 0
   if window is not None:
-    causal_TT &= back_TT < window
+    causal_TT &= distance_TT < window
   masks.append(causal_TT[None])
-  return masks
+  return tuple(masks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(scale, softcap, query_BTNH, pairs, masks):
+def _attend(
+  scale: float,
+  softcap: float,
+  query_BTNH: jax.Array,
+  pairs: tuple[Pair, ...],
+  masks: tuple[jax.Array, ...],
+) -> jax.Array:
   """Computes attention over segments of keys and values, each with its mask.
 
   JAX's own gradient would differentiate the softmax of every segment and their
@@ -216,45 +224,75 @@ def _attend(scale, softcap, query_BTNH, pairs, masks):
   that of FlashAttention does (Dao et al., 2022, appendix B.2): with
   p = exp(s - l) and d = sum_h do_h o_h, ds = p (do v^T - d) in every segment.
   """
-  return _merge(scale, softcap, query_BTNH, pairs, masks)[0]
+  return _attend_with_lse(scale, softcap, query_BTNH, pairs, masks)[0]
 
 
-def _merge(scale, softcap, query_BTNH, pairs, masks, layer=None):
-  """Returns output [B, T, N, H] and log-sum-exp [B, T, N] over all segments.
-
-  If keys and values have a layer dimension, the function reads the given layer
-  in blocks of rows.
-  """
-  rows, width, num_heads, _ = query_BTNH.shape
-  outs, lses = [], []
-  for (keys, values), mask in zip(pairs, masks, strict=True):
-    read = attend_to_segment
-    if keys.ndim == 5:
-      read = functools.partial(_attend_by_block, layer)
-    out, lse = read(
-      _to_rows(query_BTNH, keys), keys, values, mask, scale, softcap
+def _attend_with_lse(
+  scale: float,
+  softcap: float,
+  query_BTNH: jax.Array,
+  pairs: tuple[Pair, ...],
+  masks: tuple[jax.Array, ...],
+) -> tuple[jax.Array, jax.Array]:
+  """Returns output [B, T, N, H] and log-sum-exp [B, T, N] over all segments."""
+  results = [
+    attend_to_segment(
+      group_queries(query_BTNH, keys),
+      keys,
+      values,
+      mask,
+      scale=scale,
+      softcap=softcap,
     )
-    outs.append(_from_rows(out, query_BTNH.shape))
-    lses.append(_from_rows(lse[..., None], (rows, width, num_heads, 1)))
+    for (keys, values), mask in zip(pairs, masks, strict=True)
+  ]
+  return merge(results, query_BTNH)
+
+
+def merge(
+  results: list[tuple[jax.Array, jax.Array]], query_BTNH: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Merges the results of `attend_to_segment` for several segments.
+
+  Args:
+    results: output [A, K, Q, H] and log-sum-exp [A, K, Q] of each segment.
+    query_BTNH: the queries, for their shape and dtype.
+
+  Returns:
+    Output [B, T, N, H] and log-sum-exp [B, T, N] over all segments.
+  """
+  *shape, _ = query_BTNH.shape
+  outs = [_ungroup(out, query_BTNH.shape) for out, _ in results]
+  lses = [_ungroup(lse[..., None], (*shape, 1)) for _, lse in results]
   if len(outs) == 1:
     return outs[0].astype(query_BTNH.dtype), lses[0][..., 0]
   lses_IBTN1 = jnp.stack(lses)
   lse_BTN1 = jax.nn.logsumexp(lses_IBTN1, axis=0)
-  weights = jnp.exp(lses_IBTN1 - lse_BTN1[None])
-  merged = sum(out * weight for out, weight in zip(outs, weights, strict=True))
-  return merged.astype(query_BTNH.dtype), lse_BTN1[..., 0]
+  weights_IBTN1 = jnp.exp(lses_IBTN1 - lse_BTN1[None])
+  merged_BTNH = sum(
+    out * weight for out, weight in zip(outs, weights_IBTN1, strict=True)
+  )
+  return merged_BTNH.astype(query_BTNH.dtype), lse_BTN1[..., 0]
 
 
-def _attend_forward(scale, softcap, query_BTNH, pairs, masks):
-  out_BTNH, lse_BTN = _merge(scale, softcap, query_BTNH, pairs, masks)
+def _attend_forward(
+  scale: float,
+  softcap: float,
+  query_BTNH: jax.Array,
+  pairs: tuple[Pair, ...],
+  masks: tuple[jax.Array, ...],
+) -> tuple[jax.Array, tuple]:
+  out_BTNH, lse_BTN = _attend_with_lse(scale, softcap, query_BTNH, pairs, masks)
   # The remat policy saves these.
   out_BTNH = ad_checkpoint.checkpoint_name(out_BTNH, kernels_lib.KEPT)
   lse_BTN = ad_checkpoint.checkpoint_name(lse_BTN, kernels_lib.KEPT)
   return out_BTNH, (query_BTNH, pairs, masks, out_BTNH, lse_BTN)
 
 
-def _attend_backward(scale, softcap, kept, d_out_BTNH):
-  query_BTNH, pairs, masks, out_BTNH, lse_BTN = kept
+def _attend_backward(
+  scale: float, softcap: float, residuals: tuple, d_out_BTNH: jax.Array
+) -> tuple[jax.Array, tuple[Pair, ...], None]:
+  query_BTNH, pairs, masks, out_BTNH, lse_BTN = residuals
   dtype = query_BTNH.dtype
   delta_BTN1 = jnp.sum(
     (d_out_BTNH * out_BTNH).astype(jnp.float32), axis=-1, keepdims=True
@@ -262,10 +300,10 @@ def _attend_backward(scale, softcap, kept, d_out_BTNH):
   d_query, d_pairs = 0.0, []
   for (keys, values), mask in zip(pairs, masks, strict=True):
     query, d_out, lse, delta = (
-      _to_rows(x, keys)
+      group_queries(x, keys)
       for x in (query_BTNH, d_out_BTNH, lse_BTN[..., None], delta_BTN1)
     )
-    scores = _scores(query, keys, mask, scale, softcap)
+    scores = _scores(query, keys, mask, scale=scale, softcap=softcap)
     probs = jnp.exp(scores - lse)
     d_probs = _einsum('akqh,aksh->akqs', d_out, values)
     d_scores = probs * (d_probs - delta)
@@ -274,7 +312,7 @@ def _attend_backward(scale, softcap, kept, d_out_BTNH):
       slope = 1 - jnp.square(jnp.clip(scores / softcap, -1, 1))
       d_scores = d_scores * slope
     d_scores = (d_scores * scale).astype(dtype)
-    d_query += _from_rows(
+    d_query += _ungroup(
       _einsum('akqs,aksh->akqh', d_scores, keys), query_BTNH.shape
     )
     d_keys = _einsum('akqs,akqh->aksh', d_scores, query)
@@ -293,13 +331,14 @@ def attend_to_segment(
   key_AKSH: jax.Array,
   value_AKSH: jax.Array,
   mask_ATS: jax.Array,
+  *,
   scale: float,
   softcap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Computes softmax attention over one segment, with its log-sum-exp.
 
   Args:
-    query_AKQH: all queries that share a key, see `_to_rows`.
+    query_AKQH: all queries that share a key, see `group_queries`.
     key_AKSH: keys.
     value_AKSH: values.
     mask_ATS: attention mask; A and T may be 1, and T divides Q.
@@ -310,59 +349,28 @@ def attend_to_segment(
     Output [A, K, Q, H] and log-sum-exp [A, K, Q], both float32. If all keys of
     a query are masked, its log-sum-exp is very negative and its output finite.
   """
-  scores_AKQS = _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap)
-  highest = jnp.max(scores_AKQS, axis=-1, keepdims=True)
-  weights = jnp.exp(scores_AKQS - highest)
-  total_AKQ1 = jnp.sum(weights, axis=-1, keepdims=True)
-  out_AKQH = _einsum(
-    'akqs,aksh->akqh', weights.astype(value_AKSH.dtype), value_AKSH
+  scores_AKQS = _scores(
+    query_AKQH, key_AKSH, mask_ATS, scale=scale, softcap=softcap
   )
-  lse_AKQ = jnp.squeeze(highest + jnp.log(total_AKQ1), axis=-1)
+  highest_AKQ1 = jnp.max(scores_AKQS, axis=-1, keepdims=True)
+  weights_AKQS = jnp.exp(scores_AKQS - highest_AKQ1)
+  total_AKQ1 = jnp.sum(weights_AKQS, axis=-1, keepdims=True)
+  out_AKQH = _einsum(
+    'akqs,aksh->akqh', weights_AKQS.astype(value_AKSH.dtype), value_AKSH
+  )
+  lse_AKQ = jnp.squeeze(highest_AKQ1 + jnp.log(total_AKQ1), axis=-1)
   return out_AKQH / total_AKQ1, lse_AKQ
 
 
-def _attend_by_block(
-  layer, query_AKQH, key_LAKSH, value_LAKSH, mask_ATS, scale, softcap
-):
-  """Computes `attend_to_segment` for one layer, in blocks of rows.
-
-  On a CPU, XLA copies a slice of the stacked layers before it multiplies it.
-  The copy of a small block is still in the CPU's caches at the product.
-  """
-  rows = key_LAKSH.shape[1]
-  size = _near_rows(key_LAKSH)
-
-  def read(first):
-    of_rows = lambda x: jax.lax.dynamic_slice_in_dim(x, first, size)
-
-    def of_layer(x):
-      start = (layer, first, 0, 0, 0)
-      return jax.lax.dynamic_slice(x, start, (1, size, *x.shape[2:]))[0]
-
-    return attend_to_segment(
-      of_rows(query_AKQH),
-      of_layer(key_LAKSH),
-      of_layer(value_LAKSH),
-      of_rows(mask_ATS),
-      scale,
-      softcap,
-    )
-
-  if size == rows:
-    return read(0)
-  found = jax.lax.map(read, jnp.arange(0, rows, size))
-  return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), found)
-
-
-def _near_rows(key_LAKSH: jax.Array) -> int:
-  """Returns the largest divisor of the rows whose keys fit `_NEAR_BYTES`."""
-  layers, rows = key_LAKSH.shape[:2]
-  row_bytes = key_LAKSH.nbytes // (layers * rows)
-  divisors = (n for n in range(rows, 1, -1) if rows % n == 0)
-  return next((n for n in divisors if n * row_bytes <= _NEAR_BYTES), 1)
-
-
-def _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap):
+def _scores(
+  query_AKQH: jax.Array,
+  key_AKSH: jax.Array,
+  mask_ATS: jax.Array,
+  *,
+  scale: float,
+  softcap: float,
+) -> jax.Array:
+  """Returns the scores [A, K, Q, S], with `_LOWEST` where they are masked."""
   scores_AKQS = _einsum('akqh,aksh->akqs', query_AKQH * scale, key_AKSH)
   scores_AKQS = layers.softcap(scores_AKQS, softcap)
   rows, num_kv_heads, num_queries, slots = scores_AKQS.shape
@@ -376,13 +384,14 @@ def _scores(query_AKQH, key_AKSH, mask_ATS, scale, softcap):
   return scores.reshape(scores_AKQS.shape)
 
 
-def _to_rows(x_BTNH: jax.Array, key_AKSH: jax.Array) -> jax.Array:
+def group_queries(x_BTNH: jax.Array, keys: jax.Array) -> jax.Array:
   """Reshapes [B, T, N, H] to [A, K, Q, H], where Q shares a row and key head.
 
-  Q enumerates the query heads of a key head, then the rows of the batch that
-  share a row of the segment, then their tokens.
+  Args:
+    x_BTNH: queries, or arrays of the same layout.
+    keys: keys [A, K, S, H], with or without a layer dimension.
   """
-  shared, num_kv_heads = key_AKSH.shape[-4:-2]
+  shared, num_kv_heads = keys.shape[-4:-2]
   rows, width, num_heads, head_width = x_BTNH.shape
   x = x_BTNH.reshape(
     shared,
@@ -395,8 +404,8 @@ def _to_rows(x_BTNH: jax.Array, key_AKSH: jax.Array) -> jax.Array:
   return x.reshape(shared, num_kv_heads, -1, head_width)
 
 
-def _from_rows(x_AKQH: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Inverts `_to_rows`; `shape` is that of the result [B, T, N, H]."""
+def _ungroup(x_AKQH: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Inverts `group_queries`; `shape` is that of the result [B, T, N, H]."""
   rows, width, num_heads, head_width = shape
   shared, num_kv_heads = x_AKQH.shape[:2]
   x = x_AKQH.reshape(

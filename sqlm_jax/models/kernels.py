@@ -5,8 +5,7 @@ the kernel on its own rows and heads, by means of `jax.shard_map`.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,12 @@ KEPT = 'attention'  # checkpoint name of residuals that remat should save
 _ON_GPUS = jax.__version_info__ >= (0, 11) and decode_attention.AVAILABLE
 
 Context = tuple[fused_attention.Segment, ...]
+
+
+class _Kernel(Protocol):
+  """Computes attention on the shards of one device."""
+
+  def __call__(self, *arrays: Any) -> jax.Array: ...
 
 
 class Kernels(NamedTuple):
@@ -114,32 +119,42 @@ class Kernels(NamedTuple):
     rows, heads = self._axes(key_BKH)
     by_head = P(rows, heads)
 
-    def of_segment(segment):
+    def specs_of(segment: fused_attention.Segment) -> tuple[P, P, P]:
       split = sharding.cache_sharding(segment[0].shape, self.mesh).spec
       return split, split, P(split[1])
 
-    def attend(query, key, value, context):
+    def attend(
+      query: jax.Array, key: jax.Array, value: jax.Array, context: Context
+    ) -> jax.Array:
       return decode_attention.attend(
         query, key, value, context, layer=layer, scale=scale
       )
 
-    context = tuple(tuple(segment) for segment in context)
+    segments = tuple(tuple(segment) for segment in context)
     return self._on_each(
       attend,
-      in_specs=(by_head, by_head, by_head, tuple(map(of_segment, context))),
+      in_specs=(by_head, by_head, by_head, tuple(map(specs_of, segments))),
       out_specs=by_head,
-    )(query_BNH, key_BKH, value_BKH, context)
+    )(query_BNH, key_BKH, value_BKH, segments)
 
-  def _axes(self, key: jax.Array):
+  def _axes(self, key: jax.Array) -> tuple[Any, Any]:
     """Returns the mesh axes of the rows and heads of keys [B, K, ...]."""
     _, rows, heads = sharding.cache_sharding((1, *key.shape), self.mesh).spec
     return rows, heads
 
-  def _on_each(self, function: Callable[..., jax.Array], **specs):
-    """Returns a function that runs `function` on the shards of each device."""
+  def _on_each(
+    self, kernel: _Kernel, *, in_specs: Any, out_specs: P
+  ) -> _Kernel:
+    """Returns a function that runs `kernel` on the shards of each device."""
     if self.mesh.size == 1:
-      return function
-    return jax.shard_map(function, mesh=self.mesh, check_vma=False, **specs)
+      return kernel
+    return jax.shard_map(
+      kernel,
+      mesh=self.mesh,
+      in_specs=in_specs,
+      out_specs=out_specs,
+      check_vma=False,
+    )
 
 
 def known(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import transformers
 
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.distributed import sharding
+from sqlm_jax.distributed import sharding, transfers
 from sqlm_jax.models import layers, lora, model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import catalog, families, gguf_file, loader, tokenizer
@@ -56,7 +56,7 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
   def load(dtype):
     def place(path, shape, pieces):
       kept = _stored_as(path.split('/')[-1], dtype, config.model.param_dtype)
-      return sharding.place_parameter(
+      return transfers.place_parameter(
         path, shape, pieces, dtype=kept, mesh=mesh
       )
 

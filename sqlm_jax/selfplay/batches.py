@@ -13,7 +13,7 @@ from sqlm_jax.selfplay import equal_responses, packing_plan
 _SHORTEST_PREFIX = 8  # a shorter prefix is not worth a separate forward pass
 # Jitted as one program; otherwise each operation is compiled separately.
 _token_weights = jax.jit(
-  losses.token_weights, static_argnames=('average', 'longest')
+  losses.token_weights, static_argnames=('aggregation', 'max_tokens')
 )
 
 
@@ -168,8 +168,8 @@ def make_batches(
       _token_weights(
         rollout.lengths[part],
         counted_QG[part],
-        average=average,
-        longest=longest,
+        aggregation=average,
+        max_tokens=longest,
       )
     )
     useful = counted_QG[part].any(axis=1)

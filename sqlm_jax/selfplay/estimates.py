@@ -72,7 +72,7 @@ def of_tokens(
     values_QGR.reshape(-1, shape[-1]),
     lengths_B,
     gamma=gamma,
-    decay=decay,
+    gae_lambda=decay,
   )
   whitened_BR = advantages.whiten(advantages_BR, mask_BR)
   return batches.Estimate(

@@ -27,7 +27,7 @@ def questions(
     have no tests; the prompts of each readable problem; and the range of the
     readable problems that belong to this process.
   """
-  told = processes.exchange(
+  told = processes.all_gather(
     [(*p._replace(tests=()), prompts) for p, prompts in read]
   )
   problems, all_prompts = [], []
@@ -58,7 +58,7 @@ def rewards(verdicts: Sequence[types.Verdict]) -> list[types.Verdict]:
     for v in verdicts
   ]
   found = []
-  for verdict, *told in zip(verdicts, *processes.exchange(own), strict=True):
+  for verdict, *told in zip(verdicts, *processes.all_gather(own), strict=True):
     paid = next(filter(None, told), None)
     if paid and not verdict.answers:
       solver_rewards, proposer_reward = paid
@@ -79,7 +79,7 @@ def sums(own: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, int]]:
     The sum and the number of the values of each name.
   """
   total: dict[str, tuple[float, int]] = {}
-  for told in processes.exchange(
+  for told in processes.all_gather(
     {name: (float(sum(v)), len(v)) for name, v in own.items()}
   ):
     for name, (value, number) in told.items():

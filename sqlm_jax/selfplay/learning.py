@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sqlm_jax.distributed import sharding
+from sqlm_jax.distributed import sharding, transfers
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import types
 from sqlm_jax.selfplay import (
@@ -83,7 +83,7 @@ def learn(
     totals, critic_totals = [], []
     owner = game.owner[role]
     for batch in updates:
-      batch = sharding.put_rows(batch, game.mesh)
+      batch = transfers.put_rows(batch, game.mesh)
       states[owner], one = game.train_step(
         states[owner], batch, game.reference_params, game.base_params
       )
@@ -149,9 +149,9 @@ def _estimate(
   if critic is None:
     return estimates.of_responses(rows, game.rules.estimator)
   texts = batches.to_evaluate(rows, _layout(game))
-  texts = sharding.put_rows(texts, game.mesh)
+  texts = transfers.put_rows(texts, game.mesh)
   num_rows = len(rows.rollout.tokens)
-  evaluate = lambda program, *params: sharding.fetch(program(texts, *params))[
+  evaluate = lambda program, *params: transfers.fetch(program(texts, *params))[
     :num_rows
   ]
   params = states[rounds_lib.critic_of(owner)].params

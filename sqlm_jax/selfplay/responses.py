@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sqlm_jax.distributed import sharding
+from sqlm_jax.distributed import transfers
 from sqlm_jax.engine import groups, sampler
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
@@ -134,7 +134,7 @@ def write(
   )
   rollout = writer.sample(
     params,
-    sharding.put_rows(packed, writer.mesh),
+    transfers.put_rows(packed, writer.mesh),
     keys_QG,
     writer.settings,
     slots=writer.slots,

@@ -1,11 +1,10 @@
 """Types of self-play: its fixed parts, its rounds and the result of a step."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from sqlm_jax.engine import learner
+from sqlm_jax.engine import critic, learner, policy_loss
 from sqlm_jax.game import contamination, types
 from sqlm_jax.models import lora
 from sqlm_jax.selfplay import background_grading, responses, scoring
@@ -46,9 +45,9 @@ class Critic(NamedTuple):
     decay: lambda of GAE.
   """
 
-  values: Callable[..., jax.Array]
-  update: Callable[..., tuple[learner.TrainState, learner.Metrics]]
-  reference_logprobs: Callable[..., jax.Array] | None
+  values: critic.Values
+  update: critic.CriticStep
+  reference_logprobs: policy_loss.Logprobs | None
   kl: float
   gamma: float
   decay: float
@@ -79,7 +78,7 @@ class Game(NamedTuple):
   guard: contamination.Guard
   writers: dict[str, responses.Writer]
   owner: dict[str, str]
-  train_step: Callable[..., tuple[learner.TrainState, learner.Metrics]]
+  train_step: learner.TrainStep
   critic: Critic | None
   reference_params: Any
   base_params: Any

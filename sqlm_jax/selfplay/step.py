@@ -202,7 +202,7 @@ def propose(
     prompts,
     path=_path('proposer', step, number, game),
     num_rows=len(prompts),
-    own=processes.own(len(prompts)),
+    own=processes.local_share(len(prompts)),
   )
 
 
@@ -225,7 +225,7 @@ def read_questions(
     first = (step * game.rules.rounds + number) * game.rules.questions
     written = [
       (game.questions[(first + i) % len(game.questions)], True)
-      for i in processes.own(game.rules.questions)
+      for i in processes.local_share(game.rules.questions)
     ]
   else:
     written = [

@@ -51,7 +51,7 @@ def open_manager(
   with save_errors.opening(directory):
     if not read_only:
       # Must happen before any process reads the scores.
-      processes.from_first(
+      processes.broadcast_from_first(
         lambda: verified_files.drop_damaged_scores(directory)
       )
     manager = Manager(

@@ -56,7 +56,7 @@ def reading(where: str) -> Iterator[None]:
     yield
   except Exception as error:
     failure = error
-  failures = processes.exchange(failure and _first_lines(failure))
+  failures = processes.all_gather(failure and _first_lines(failure))
   if why := next(filter(None, failures), None):
     raise damage(where, why) from failure
 

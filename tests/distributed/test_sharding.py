@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from sqlm_jax.distributed import sharding
+from sqlm_jax.distributed import sharding, transfers
 from sqlm_jax.engine import critic, optimizer
 from sqlm_jax.models import layers, lora, policy
 from sqlm_jax.pretrained import families as families_lib
@@ -315,7 +315,7 @@ def test_rows_spec(size, axis, expected):
 
 def test_put_rows():
   tree = {'rows': np.ones((8, 3)), 'odd': np.ones((3, 8)), 'one': np.float32(2)}
-  put = sharding.put_rows(tree, mesh())
+  put = transfers.put_rows(tree, mesh())
   part = {k: x.addressable_shards[0].data.shape for k, x in put.items()}
   assert part == {'rows': (2, 3), 'odd': (3, 8), 'one': ()}
 
@@ -381,7 +381,7 @@ def test_a_parameter_is_placed_piece_by_piece(shape, path, size):
     for layer in range(size[0]):
       yield (layer,), array[layer]
 
-  placed = sharding.place_parameter(
+  placed = transfers.place_parameter(
     path, size, pieces(), dtype=jnp.dtype('bfloat16'), mesh=mesh
   )
   assert placed.sharding == sharding.parameter_sharding(path, size, mesh)

@@ -26,7 +26,7 @@ def mesh():
 
 @pytest.fixture(scope='module')
 def sample(mesh):
-  return sampler.make_sampler(tiny.tiny_policy(), mesh)
+  return sampler.Sampler(tiny.tiny_policy(), mesh)
 
 
 def settings(temperature=1.0, top_p=1.0, limit=R, table=NO_STOPS, size=4):
@@ -120,7 +120,7 @@ def test_the_stop_token_belongs_to_the_response(sample):
 
 
 def test_settings_and_lengths_change_without_a_compilation(mesh):
-  fresh = sampler.make_sampler(tiny.tiny_policy(), mesh)
+  fresh = sampler.Sampler(tiny.tiny_policy(), mesh)
   table = NO_STOPS.copy()
   table[0, 7] = sampler.STOPPED
   with compilations.count() as first:
@@ -166,7 +166,7 @@ MANY = [[*COMMON, *range(i, i + 1 + i % 3)] for i in range(1, 8)]
 def test_responses_do_not_depend_on_when_they_had_their_turn(
   sample, mesh, options
 ):
-  other = sampler.make_sampler(tiny.tiny_policy(), mesh, **options)
+  other = sampler.Sampler(tiny.tiny_policy(), mesh, **options)
   plain = run(sample, MANY, table=stops_early())
   packed = run(other, MANY, table=stops_early())
   assert len(np.unique(plain.lengths)) > 1
@@ -179,7 +179,7 @@ def test_responses_do_not_depend_on_when_they_had_their_turn(
 
 
 def test_each_prompt_is_heard_of_once_as_soon_as_it_has_ended(mesh):
-  sample = sampler.make_sampler(tiny.tiny_policy(), mesh, chunk=1)
+  sample = sampler.Sampler(tiny.tiny_policy(), mesh, chunk=1)
   heard, seen = {}, []
 
   def on_ended(which_Q, tokens_QGR, lengths_QG):
@@ -298,7 +298,7 @@ def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
   said = settings(temperature=0.3, table=stops_early(), size=32)
   packed = batches.pack_prompts([*PROMPTS, PROMPTS[1]], 5)  # one asked twice
   rollouts = [
-    sampler.make_sampler(tiny.tiny_policy(), mesh, chunk=3, share=share)(
+    sampler.Sampler(tiny.tiny_policy(), mesh, chunk=3, share=share)(
       tiny.tiny_params(),
       packed,
       keys(0, 3, groups=5, size=32),
@@ -330,7 +330,7 @@ def test_reading_equal_rows_may_end_within_any_chunk(mesh, monkeypatch):
   table = NO_STOPS.copy()
   table[0, ::60] = sampler.STOPPED
   shared, alone = (
-    sampler.make_sampler(tiny.tiny_policy(), mesh, chunk=4, share=share)(
+    sampler.Sampler(tiny.tiny_policy(), mesh, chunk=4, share=share)(
       tiny.tiny_params(),
       batches.pack_prompts(PROMPTS),
       keys(0, 3, groups=3, size=8),
@@ -352,7 +352,7 @@ def test_parameters_that_need_no_cast_are_not_copied(mesh, monkeypatch):
 
   monkeypatch.setattr(decoding, 'make_prefill', watched)
   params = tiny.tiny_params()
-  sampler.make_sampler(tiny.tiny_policy(), mesh)(
+  sampler.Sampler(tiny.tiny_policy(), mesh)(
     params, batches.pack_prompts(PROMPTS), keys(0, 0), settings(), slots=R
   )
   assert given[0] is params

@@ -115,7 +115,7 @@ def test_greedy_continuations_of_a_batch(ours, theirs, tokens):
     stop_table=table,
   )
   keys = sampler.response_keys((0,), num_groups=len(ids), group_size=1)
-  rollout = sampler.make_sampler(policy, mesh)(
+  rollout = sampler.Sampler(policy, mesh)(
     params, batches.pack_prompts(ids), keys, settings, slots=64
   )
   # All at once, padded on the left, which is faster.
