@@ -22,6 +22,7 @@ from sqlm_jax.engine import (
   optimizer,
   policy_loss,
 )
+from sqlm_jax.engine import prefill as prefill_lib
 from sqlm_jax.models import lora, model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import packing as packing_lib
@@ -185,7 +186,7 @@ def _sampler(policy, mesh, settings, run: Trees) -> dict[str, Program]:
   all_prompts = cache(w.questions, w.prompt_tokens)
   own = cache(at_once // w.group_size, w.prompt_tokens)
   before, recent = cache(at_once, w.tokens)[:2], cache(at_once, width)[:2]
-  prefill = decoding.make_prefill(policy, mesh, max_rows=settings.max_rows)
+  prefill = prefill_lib.make_prefill(policy, mesh, max_rows=settings.max_rows)
   decode = decoding.make_decode(policy, mesh)
   store = kv_cache.make_store(mesh, in_place=True)
   training = (run.state, None if settings.lora_rank else run.frozen)

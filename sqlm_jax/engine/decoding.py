@@ -1,10 +1,7 @@
-"""The compiled programs of the sampler that draw tokens: prefill and decode.
+"""Decoding: draws the next C tokens of every response.
 
-`prefill` computes every prompt once and draws the first token of each response.
-`decode` draws the next C tokens. It is a loop over `advance`, which draws one
-token of every row from a `DecodeState`.
-
-N here is the number of responses of a call, Q * G.
+`decode` is a compiled loop over `advance`, which draws one token of every row
+from a `DecodeState`.
 """
 
 import functools
@@ -15,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import dedup, groups, kv_cache
+from sqlm_jax.engine import dedup, kv_cache
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import sampling
 
@@ -66,15 +63,6 @@ class Drawn(NamedTuple):
   sampling_logprobs: jax.Array | np.ndarray  # [B, C]
 
 
-class Prefilled(NamedTuple):
-  """The state of N responses after the prefill of their Q prompts."""
-
-  prefix: Context  # of the common prefix, or empty
-  prompts: policy_lib.KeyValues  # [L, Q, K, P, H]
-  progress: Progress  # [N]
-  drawn: Drawn  # [N, 1]
-
-
 class DecodeState(NamedTuple):
   """The state of `decode` before step t, which writes to slot t of C slots.
 
@@ -92,26 +80,6 @@ class DecodeState(NamedTuple):
   drawn: Drawn
   recent: policy_lib.KeyValues
   first_B: jax.Array | None
-
-
-class Prefill(Protocol):
-  """Processes prompts and draws first tokens."""
-
-  def __call__(
-    self,
-    params: policy_lib.Params,
-    prompts: groups.Prompts,
-    keys_QG: jax.Array,
-    settings: SamplerSettings,
-  ) -> Prefilled:
-    """Returns the keys and values of the prompts, and the first tokens.
-
-    Args:
-      params: parameters of the policy.
-      prompts: the prompts.
-      keys_QG: one random key per response.
-      settings: sampling settings.
-    """
 
 
 class Decode(Protocol):
@@ -155,54 +123,6 @@ class Decode(Protocol):
       were processed, [L, B, K, C, H] each: the last token drawn before the
       call, and all tokens drawn during the call except the last.
     """
-
-
-def make_prefill(
-  policy: policy_lib.Policy, mesh: jax.sharding.Mesh, *, max_rows: int
-) -> Prefill:
-  """Returns the program that processes prompts and draws first tokens.
-
-  Args:
-    policy: policy to sample from.
-    mesh: mesh that groups are split over.
-    max_rows: maximum number of first tokens that are drawn at once, rounded to
-      whole groups, of which there is at least one. 0 is no limit.
-  """
-
-  @jax.jit
-  def prefill(
-    params: policy_lib.Params,
-    prompts: groups.Prompts,
-    keys_QG: jax.Array,
-    settings: SamplerSettings,
-  ) -> Prefilled:
-    num_groups, group_size = keys_QG.shape
-    context, last_QD = groups.read_prompts(policy, params, prompts)
-
-    def draw_first(prompt: tuple[jax.Array, jax.Array]):
-      last_D, keys_G = prompt
-      logits_V = policy.logits(params, last_D)
-      logits_GV = jnp.broadcast_to(logits_V, (group_size, *logits_V.shape))
-      start = _start_progress(group_size, settings)
-      return _draw(start, logits_GV, keys_B=keys_G, settings_B=settings)
-
-    at_once = max(max_rows // group_size, 1) if max_rows else num_groups
-    progress, drawn = jax.tree.map(
-      lambda x: x.reshape(-1),
-      jax.lax.map(
-        draw_first, (last_QD, keys_QG), batch_size=min(at_once, num_groups)
-      ),
-    )
-    drawn = jax.tree.map(lambda x: x[:, None], drawn)
-    *prefix, of_prompts = context
-    of_prompts = of_prompts._replace(
-      keys=sharding.constrain_cache(of_prompts.keys, mesh),
-      values=sharding.constrain_cache(of_prompts.values, mesh),
-    )
-    progress, drawn = sharding.constrain_replicated((progress, drawn), mesh)
-    return Prefilled(tuple(prefix), of_prompts, progress, drawn)
-
-  return prefill
 
 
 def make_decode(policy: policy_lib.Policy, mesh: jax.sharding.Mesh) -> Decode:
@@ -276,7 +196,7 @@ def advance(
       first_B=state.first_B,
       running_B=_running(state.progress, settings_B),
     )
-  progress, drawn = _draw(
+  progress, drawn = draw(
     state.progress, logits_BV, keys_B=keys_B, settings_B=settings_B
   )
   first_B = state.first_B
@@ -365,7 +285,8 @@ def _select_columns(
   )
 
 
-def _start_progress(num_rows: int, settings: SamplerSettings) -> Progress:
+def start_progress(num_rows: int, settings: SamplerSettings) -> Progress:
+  """Returns the progress of responses without a token."""
   zeros = jnp.zeros((num_rows,), jnp.int32)
   return Progress(zeros, zeros, zeros.astype(settings.stop_table.dtype))
 
@@ -375,7 +296,7 @@ def _running(progress: Progress, settings: SamplerSettings) -> jax.Array:
   return below_limit_B & (progress.stop_state != STOPPED)
 
 
-def _draw(
+def draw(
   progress: Progress,
   logits_BV: jax.Array,
   *,

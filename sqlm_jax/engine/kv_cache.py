@@ -1,16 +1,21 @@
-"""Compiled programs that store the keys and values of a sampler call.
+"""The keys and values of the responses of a sampler call.
 
-A cache holds the keys and values of the responses so far, [L, B, K, S, H] each.
-Every program is compiled once for each shape of its arguments.
+A `Cache` holds them between the chunks of decoding, [L, B, K, S, H] each, and a
+`CacheMover` moves them to the rows and the capacity of the next chunk. The
+compiled programs that do so are compiled once for each shape of their
+arguments.
 """
 
+import dataclasses
 import functools
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sqlm_jax.distributed import sharding
+from sqlm_jax.engine import row_scheduler
 from sqlm_jax.models import policy as policy_lib
 
 Pair = tuple[jax.Array, jax.Array]  # keys and values
@@ -20,7 +25,11 @@ class TakePrompts(Protocol):
   """Gathers the keys and values of prompts."""
 
   def __call__(
-    self, prompts: policy_lib.KeyValues, which_A: jax.Array, *, slots: int
+    self,
+    prompts: policy_lib.KeyValues,
+    which_A: jax.Array | np.ndarray,
+    *,
+    slots: int,
   ) -> policy_lib.KeyValues:
     """Returns the keys and values of some prompts.
 
@@ -45,8 +54,8 @@ class Store(Protocol):
     self,
     cache: Pair | None,
     recent: Pair,
-    starts: jax.Array,
-    sources_B: jax.Array | None,
+    starts: jax.Array | np.ndarray,
+    sources_B: jax.Array | np.ndarray | None,
     *,
     slots: int,
   ) -> Pair:
@@ -62,6 +71,125 @@ class Store(Protocol):
       sources_B: rows to gather; None keeps all rows in place.
       slots: capacity of the new cache.
     """
+
+
+@dataclasses.dataclass
+class Cache:
+  """Keys and values of the responses that occupy the rows of a layout.
+
+  It is mutable so that each array is freed as soon as another one replaces it.
+
+  Attributes:
+    stored: keys and values before the last chunk, or None if there are none.
+    recent: keys and values of the tokens that the last chunk processed,
+      [L, B, K, C, H] each.
+    starts_B: first slot of each row that `recent` belongs in.
+  """
+
+  stored: Pair | None = None
+  recent: Pair | None = None
+  starts_B: np.ndarray | None = None
+
+  @property
+  def slots(self) -> int:
+    """Capacity of `stored`, S."""
+    return self.stored[0].shape[3] if self.stored is not None else 0
+
+
+class CacheMover:
+  """Moves caches to the rows and the capacity of the next chunk."""
+
+  def __init__(
+    self,
+    policy: policy_lib.Policy,
+    mesh: jax.sharding.Mesh,
+    shapes: row_scheduler.Shapes,
+  ):
+    """Creates a mover.
+
+    Args:
+      policy: policy that is sampled from.
+      mesh: mesh that rows are split over.
+      shapes: capacities to choose from.
+    """
+    self._reads_live = policy.reads_live
+    self._shapes = shapes
+    self._make_empty = make_empty(policy, mesh)
+    self._store = make_store(mesh)
+    self._store_in_place = make_store(mesh, in_place=True)
+
+  def move(
+    self,
+    cache: Cache,
+    before: row_scheduler.Layout | None,
+    after: row_scheduler.Layout,
+    *,
+    unfinished: np.ndarray,
+    width: int,
+    max_start: int,
+  ) -> None:
+    """Moves the unfinished responses of a cache to another layout.
+
+    Args:
+      cache: cache of the layout `before`; becomes that of `after`, without
+        recent keys and values.
+      before: layout of the last chunk; None before the first chunk.
+      after: layout of the next chunk.
+      unfinished: indices of the unfinished responses.
+      width: C.
+      max_start: last slot at which a chunk may start.
+    """
+    continues_B = np.zeros((1,), bool)
+    if before is not None:
+      continues_B = np.isin(before.rows.reshape(-1), unfinished)
+    if not continues_B.any():
+      slots = self._shapes.capacity(0, width, max_start)
+      cache.stored = self._empty(after.rows.size, slots)
+    else:
+      # All `width` slots of a chunk are written, even if it stopped early.
+      length = cache.starts_B[continues_B].max() + width
+      slots = self._shapes.capacity(length, width, max_start)
+      starts = _common_start(cache.starts_B, continues_B)
+      if after is before:
+        cache.stored = self._extended(cache, starts, slots=slots)
+      else:
+        sources_B = row_scheduler.sources(before, after)
+        cache.stored = self._moved(cache, starts, sources_B, slots=slots)
+    cache.recent = None
+
+  def _empty(self, rows: int, slots: int) -> Pair | None:
+    """Returns the cache of responses without tokens.
+
+    This is None, except if `policy.reads_live`: the empty slots then cost no
+    time, and `decode` is not compiled a second time for a call without a cache.
+    """
+    return self._make_empty(rows, slots) if self._reads_live else None
+
+  def _extended(self, cache: Cache, starts: np.ndarray, *, slots: int) -> Pair:
+    """Appends the last chunk, in place if the capacity stays the same."""
+    store = self._store
+    if cache.slots == slots:
+      store = self._store_in_place
+    return store(cache.stored, cache.recent, starts, None, slots=slots)
+
+  def _moved(
+    self,
+    cache: Cache,
+    starts: np.ndarray,
+    sources_B: np.ndarray,
+    *,
+    slots: int,
+  ) -> Pair:
+    """Appends the last chunk and gathers the rows of the new layout."""
+    return self._store(
+      cache.stored, cache.recent, starts, sources_B, slots=slots
+    )
+
+
+def _common_start(starts_B: np.ndarray, selected_B: np.ndarray) -> np.ndarray:
+  """Returns the common value of the selected starts, or all if they differ."""
+  first, *others = np.unique(starts_B[selected_B])
+  return starts_B if others else first
 
 
 def make_take_prompts(mesh: jax.sharding.Mesh) -> TakePrompts:

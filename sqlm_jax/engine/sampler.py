@@ -30,6 +30,7 @@ from sqlm_jax.engine import (
   rollout_buffer,
   row_scheduler,
 )
+from sqlm_jax.engine import prefill as prefill_lib
 from sqlm_jax.models import policy as policy_lib
 
 STOPPED = decoding.STOPPED
@@ -66,23 +67,19 @@ class _Call(NamedTuple):
 
 @dataclasses.dataclass
 class _Rows:
-  """The rows of a sampler call and their keys and values.
+  """The rows of a sampler call, with the arrays that belong to them.
 
   It is mutable so that each array is freed as soon as another one replaces it.
 
   Attributes:
     layout: assignment of responses to rows.
     prompts: keys and values of the prompts of `layout`.
-    cache: keys and values of the responses before the last chunk, or None.
-    recent: keys and values of the tokens that the last chunk processed.
-    starts_B: first cache slot of each row that `recent` belongs in.
+    cache: keys and values of the responses.
   """
 
   layout: row_scheduler.Layout | None = None
   prompts: policy_lib.KeyValues | None = None
-  cache: kv_cache.Pair | None = None
-  recent: kv_cache.Pair | None = None
-  starts_B: np.ndarray | None = None
+  cache: kv_cache.Cache = dataclasses.field(default_factory=kv_cache.Cache)
 
 
 class Sampler:
@@ -131,12 +128,10 @@ class Sampler:
     if policy.reads_live:
       self._shapes = row_scheduler.COARSE
     self._cast = _make_cast(policy, mesh, gather_weights=gather_weights)
-    self._prefill = decoding.make_prefill(policy, mesh, max_rows=max_rows)
+    self._prefill = prefill_lib.make_prefill(policy, mesh, max_rows=max_rows)
     self._decode = decoding.make_decode(policy, mesh)
     self._take_prompts = kv_cache.make_take_prompts(mesh)
-    self._make_empty = kv_cache.make_empty(policy, mesh)
-    self._store = kv_cache.make_store(mesh)
-    self._store_in_place = kv_cache.make_store(mesh, in_place=True)
+    self._cache_mover = kv_cache.CacheMover(policy, mesh, self._shapes)
 
   def __call__(
     self,
@@ -265,10 +260,10 @@ class Sampler:
     self._rearrange(call, rows, unfinished)
     rows_B = rows.layout.rows.reshape(-1)
     progress = buffer.progress_of(rows_B)
-    progress_after, drawn, rows.recent = self._decode(
+    progress_after, drawn, rows.cache.recent = self._decode(
       call.params,
       (*call.prefix, rows.prompts),
-      rows.cache,
+      rows.cache.stored,
       progress,
       rows_B,
       call.keys_QG,
@@ -276,7 +271,7 @@ class Sampler:
       self._first_equal(call, rows, buffer),
       width=call.width,
     )
-    rows.starts_B = progress.lengths - 1
+    rows.cache.starts_B = progress.lengths - 1
     return rows_B, (progress_after, drawn)
 
   def _rearrange(
@@ -290,63 +285,15 @@ class Sampler:
       rows.prompts = self._take_prompts(
         call.of_prompts, layout.prompts, slots=call.prompt_slots
       )
-    rows.cache = self._next_cache(call, rows, layout, unfinished)
-    rows.recent = None
+    self._cache_mover.move(
+      rows.cache,
+      rows.layout,
+      layout,
+      unfinished=unfinished,
+      width=call.width,
+      max_start=call.slots,
+    )
     rows.layout = layout
-
-  def _next_cache(
-    self,
-    call: _Call,
-    rows: _Rows,
-    layout: row_scheduler.Layout,
-    unfinished: np.ndarray,
-  ) -> kv_cache.Pair | None:
-    """Returns the keys and values of the unfinished responses in `layout`."""
-    if rows.layout is None:
-      return self._empty_cache(call, layout)
-    continues_B = np.isin(rows.layout.rows.reshape(-1), unfinished)
-    if not continues_B.any():
-      return self._empty_cache(call, layout)
-    # All `width` slots of a chunk are written, even if it stopped early.
-    length = rows.starts_B[continues_B].max() + call.width
-    slots = self._shapes.capacity(length, call.width, max_start=call.slots)
-    starts = _common_start(rows.starts_B, continues_B)
-    if layout is not rows.layout:
-      return self._moved_cache(rows, layout, starts, slots=slots)
-    return self._extended_cache(rows, starts, slots=slots)
-
-  def _empty_cache(
-    self, call: _Call, layout: row_scheduler.Layout
-  ) -> kv_cache.Pair | None:
-    """Returns a cache without tokens.
-
-    This is None, except if `policy.reads_live`: the empty slots then cost no
-    time, and `decode` is not compiled a second time for a call without a cache.
-    """
-    if not self._policy.reads_live:
-      return None
-    slots = self._shapes.capacity(0, call.width, max_start=call.slots)
-    return self._make_empty(layout.rows.size, slots)
-
-  def _moved_cache(
-    self,
-    rows: _Rows,
-    layout: row_scheduler.Layout,
-    starts: np.ndarray,
-    *,
-    slots: int,
-  ) -> kv_cache.Pair:
-    """Appends the last chunk to the cache and moves it to the new layout."""
-    sources_B = row_scheduler.sources(rows.layout, layout)
-    return self._store(rows.cache, rows.recent, starts, sources_B, slots=slots)
-
-  def _extended_cache(
-    self, rows: _Rows, starts: np.ndarray, *, slots: int
-  ) -> kv_cache.Pair:
-    """Appends the last chunk to the cache, in place if its capacity allows."""
-    in_place = rows.cache is not None and rows.cache[0].shape[3] == slots
-    store = self._store_in_place if in_place else self._store
-    return store(rows.cache, rows.recent, starts, None, slots=slots)
 
   def _first_equal(
     self, call: _Call, rows: _Rows, buffer: rollout_buffer.RolloutBuffer
@@ -358,9 +305,11 @@ class Sampler:
     if not self._share:
       return None
     rows_B = rows.layout.rows.reshape(-1)
-    slots = call.width + (rows.cache[0].shape[3] if rows.cache else 0)
     if not dedup.can_save_time(
-      call.params, rows.prompts, num_rows=len(rows_B), slots=slots
+      call.params,
+      rows.prompts,
+      num_rows=len(rows_B),
+      slots=call.width + rows.cache.slots,
     ):
       return None
     first_B, running_B = buffer.first_equal(rows_B, call.prompts)
@@ -414,12 +363,6 @@ def _make_cast(
 
 def _dtypes(params: policy_lib.Params) -> list[jnp.dtype]:
   return [x.dtype for x in jax.tree.leaves(params)]
-
-
-def _common_start(starts_B: np.ndarray, selected_B: np.ndarray) -> np.ndarray:
-  """Returns the common value of the selected starts, or all if they differ."""
-  first, *others = np.unique(starts_B[selected_B])
-  return starts_B if others else first
 
 
 def _ignore(

@@ -23,6 +23,7 @@ from sqlm_jax.models import (
 )
 from sqlm_jax.models import kernels as kernels_lib
 from sqlm_jax.ops import packing as packing_lib
+from sqlm_jax.ops import soft_cap
 
 _POLICIES = jax.checkpoint_policies
 
@@ -35,9 +36,9 @@ def _keep_products(primitive: Any, *args: Any, **params: Any) -> bool:
 
   The attention is saved whether or not a kernel computes it.
   """
-  return _POLICIES.dots_with_no_batch_dims_saveable(
-    primitive, *args, **params
-  ) or attention.is_kept(primitive, *args, **params)
+  if _POLICIES.dots_with_no_batch_dims_saveable(primitive, *args, **params):
+    return True
+  return attention.is_kept(primitive, *args, **params)
 
 
 # The values of a block that are saved for the backward pass: all of them, the
@@ -243,7 +244,7 @@ class Decoder(nn.Module):
     else:
       logits = self.unembed(hidden)
     cap = self.config.logit_softcap
-    return layers.softcap(logits.astype(jnp.float32), cap) if cap else logits
+    return soft_cap.soft_cap(logits.astype(jnp.float32), cap) if cap else logits
 
   def initialize(self, tokens_BT: jax.Array) -> jax.Array:
     """Calls every submodule, so that `init` creates all parameters."""

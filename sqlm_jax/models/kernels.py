@@ -13,9 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from sqlm_jax.distributed import sharding
 from sqlm_jax.models import model_config
-from sqlm_jax.ops import decode_attention, fused_attention
-
-KEPT = 'attention'  # checkpoint name of residuals that remat should save
+from sqlm_jax.ops import decode_attention, fused_attention, segment_attention
 
 # Before JAX 0.11, cuDNN also computes a gradient of the mask, which is unused.
 _ON_GPUS = jax.__version_info__ >= (0, 11) and decode_attention.AVAILABLE
@@ -67,7 +65,9 @@ class Kernels(NamedTuple):
       The attention output [B, T, N, H].
     """
     if self.platform == 'tpu':
-      attend = functools.partial(fused_attention.by_splash, name=KEPT)
+      attend = functools.partial(
+        fused_attention.by_splash, name=segment_attention.KEPT
+      )
     else:
       attend = fused_attention.by_cudnn
     rows, heads = self._axes(key_BKTH)

@@ -199,8 +199,3 @@ def join(
     *(params[name] for name in names),
   )
   return others | {'_'.join(names): joined}
-
-
-def softcap(x: jax.Array, cap: float) -> jax.Array:
-  """Limits values to (-cap, cap), Gemma 2 (2024), section 2; no limit if 0."""
-  return cap * jnp.tanh(x / cap) if cap else x

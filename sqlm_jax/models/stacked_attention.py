@@ -5,7 +5,7 @@ layer. It takes the keys and values of all layers and an index, because slicing
 a layer out of them for every token would copy it. A kernel (on a GPU) or a loop
 over blocks of rows (on a CPU) reads them in place.
 
-Q here enumerates the queries that share a key, as in `attention`.
+Q here enumerates the queries that share a key, as in `segment_attention`.
 """
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from sqlm_jax.distributed import sharding
 from sqlm_jax.models import attention
 from sqlm_jax.models import kernels as kernels_lib
+from sqlm_jax.ops import segment_attention
 
 # Maximum size of a block of keys that is copied at once. The block and its
 # values fit in the CPU's caches (measured in docs/benchmarks.md, "What was
@@ -90,49 +91,49 @@ def _attend_by_block(
 ) -> jax.Array:
   """Computes `attend` with one loop over blocks of rows per segment."""
   rows, width = query_B1NH.shape[:2]
-  *masks, own_mask = attention.make_masks(
+  *masks, causal_mask = attention.make_masks(
     context, rows=rows, width=width, window=span.window
   )
   results = [
     _attend_to_segment(
-      attention.group_queries(query_B1NH, segment.keys),
-      segment.keys,
-      segment.values,
-      mask,
+      segment_attention.group_queries(query_B1NH, x.keys),
+      segment_attention.MaskedKeys(x.keys, x.values, mask),
       layer=layer,
       span=span,
     )
-    for segment, mask in zip(context, masks, strict=True)
+    for x, mask in zip(context, masks, strict=True)
   ]
   results.append(
-    attention.attend_to_segment(
-      attention.group_queries(query_B1NH, key_BK1H),
-      key_BK1H,
-      value_BK1H,
-      own_mask,
+    segment_attention.attend_to_segment(
+      segment_attention.group_queries(query_B1NH, key_BK1H),
+      segment_attention.MaskedKeys(key_BK1H, value_BK1H, causal_mask),
       scale=span.scale,
       softcap=span.softcap,
     )
   )
-  return attention.merge(results, query_B1NH)[0]
+  return segment_attention.merge(results, query_B1NH)[0]
 
 
 def _attend_to_segment(
   query_AKQH: jax.Array,
-  key_LAKSH: jax.Array,
-  value_LAKSH: jax.Array,
-  mask_ATS: jax.Array,
+  stacked: segment_attention.MaskedKeys,
   *,
   layer: int | jax.Array,
   span: attention.Span,
 ) -> tuple[jax.Array, jax.Array]:
-  """Computes `attention.attend_to_segment` for one layer, in blocks of rows.
+  """Computes `segment_attention.attend_to_segment` in blocks of rows.
 
   On a CPU, XLA copies a slice of the stacked layers before it multiplies it.
   The copy of a small block is still in the CPU's caches at the product.
+
+  Args:
+    query_AKQH: all queries that share a key.
+    stacked: keys and values [L, A, K, S, H] of all layers, and the mask.
+    layer: index of the layer.
+    span: scale, soft-cap and window of the layer.
   """
-  rows = key_LAKSH.shape[1]
-  size = _rows_per_block(key_LAKSH)
+  rows = stacked.keys.shape[1]
+  size = _rows_per_block(stacked.keys)
 
   def read(first: jax.Array | int) -> tuple[jax.Array, jax.Array]:
     def take(x: jax.Array) -> jax.Array:
@@ -142,11 +143,12 @@ def _attend_to_segment(
       start = (layer, first, 0, 0, 0)
       return jax.lax.dynamic_slice(x, start, (1, size, *x.shape[2:]))[0]
 
-    return attention.attend_to_segment(
+    block = segment_attention.MaskedKeys(
+      take_layer(stacked.keys), take_layer(stacked.values), take(stacked.mask)
+    )
+    return segment_attention.attend_to_segment(
       take(query_AKQH),
-      take_layer(key_LAKSH),
-      take_layer(value_LAKSH),
-      take(mask_ATS),
+      block,
       scale=span.scale,
       softcap=span.softcap,
     )

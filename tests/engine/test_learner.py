@@ -371,7 +371,7 @@ def test_a_state_is_written_in_place_to_the_same_bits(monkeypatch):
   optimizer = optimizer_lib.make_optimizer(learning_rate=0.1, weight_decay=0.1)
   batch, found = make_batch(), []
   for knows in (in_place.compiler_knows, lambda option: False):
-    monkeypatch.setattr(learner, '_compiler_knows', knows)
+    monkeypatch.setattr(in_place, 'compiler_knows', knows)
     update = linear_update(optimizer)
     params = {'embedding': jnp.linspace(-1, 1, 64 * 32).reshape(64, 32)}
     state = learner.init_state(params, optimizer)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import decoding, dedup, sampler
+from sqlm_jax.engine import dedup, prefill, sampler
 from sqlm_jax.selfplay import batches
 from tests import compilations, tiny
 
@@ -285,15 +285,17 @@ def test_keys_are_derived_from_the_path_and_the_row():
 
 def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
   looked = []
-  read = dedup.read
+  read = dedup.read_distinct
 
-  def watch(read_next, last_B, context, first_B, running_B):
+  def watch(read_next, last_B, context, *, first_B, running_B):
     look = lambda *x: looked.append([np.asarray(one) for one in x])
     jax.debug.callback(look, first_B, running_B, ordered=True)
-    return read(read_next, last_B, context, first_B, running_B)
+    return read(
+      read_next, last_B, context, first_B=first_B, running_B=running_B
+    )
 
-  monkeypatch.setattr(dedup, 'pays', lambda *_: True)
-  monkeypatch.setattr(dedup, 'read', watch)
+  monkeypatch.setattr(dedup, 'can_save_time', lambda *_, **__: True)
+  monkeypatch.setattr(dedup, 'read_distinct', watch)
   # Cold enough that rows agree for some tokens, and differ in the end.
   said = settings(temperature=0.3, table=stops_early(), size=32)
   packed = batches.pack_prompts([*PROMPTS, PROMPTS[1]], 5)  # one asked twice
@@ -321,12 +323,12 @@ def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
 
 
 def test_reading_equal_rows_may_end_within_any_chunk(mesh, monkeypatch):
-  monkeypatch.setattr(dedup, 'pays', lambda *_: True)
-  monkeypatch.setattr(dedup, '_PART', 1)
-  monkeypatch.setattr(dedup, '_BLOCKS', 1)
+  monkeypatch.setattr(dedup, 'can_save_time', lambda *_, **__: True)
+  monkeypatch.setattr(dedup, '_BLOCKS_PER_BATCH', 1)
+  monkeypatch.setattr(dedup, '_MAX_BLOCKS', 1)
   # By turns, as rows end: chunks then begin where they may.
   some = lambda first_B, running_B: running_B.sum() % 2 == 1
-  monkeypatch.setattr(dedup, 'few', some)
+  monkeypatch.setattr(dedup, 'are_few', some)
   table = NO_STOPS.copy()
   table[0, ::60] = sampler.STOPPED
   shared, alone = (
@@ -344,13 +346,18 @@ def test_reading_equal_rows_may_end_within_any_chunk(mesh, monkeypatch):
 
 
 def test_parameters_that_need_no_cast_are_not_copied(mesh, monkeypatch):
-  make_prefill, given = decoding.make_prefill, []
+  make_prefill, given = prefill.make_prefill, []
 
   def watched(*args, **settings):
-    prefill = make_prefill(*args, **settings)
-    return lambda params, *rest: given.append(params) or prefill(params, *rest)
+    program = make_prefill(*args, **settings)
 
-  monkeypatch.setattr(decoding, 'make_prefill', watched)
+    def watched_prefill(params, *rest):
+      given.append(params)
+      return program(params, *rest)
+
+    return watched_prefill
+
+  monkeypatch.setattr(prefill, 'make_prefill', watched)
   params = tiny.tiny_params()
   sampler.Sampler(tiny.tiny_policy(), mesh)(
     params, batches.pack_prompts(PROMPTS), keys(0, 0), settings(), slots=R
