@@ -1,14 +1,13 @@
 """The keys and values of the responses of a sampler call.
 
-A `Cache` holds them between the chunks of decoding, [L, B, K, S, H] each, and a
-`CacheMover` moves them to the rows and the capacity of the next chunk. The
-compiled programs that do so are compiled once for each shape of their
-arguments.
+A cache holds them between the chunks of decoding, [L, B, K, S, H] each. A
+`CacheMover` appends the last chunk to a cache, and moves it to the rows and the
+capacity of the next chunk. Its compiled programs are compiled once for each
+shape of their arguments.
 """
 
-import dataclasses
 import functools
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -73,27 +72,16 @@ class Store(Protocol):
     """
 
 
-@dataclasses.dataclass
-class Cache:
-  """Keys and values of the responses that occupy the rows of a layout.
-
-  It is mutable so that each array is freed as soon as another one replaces it.
+class Recent(NamedTuple):
+  """The keys and values of the tokens that a chunk processed.
 
   Attributes:
-    stored: keys and values before the last chunk, or None if there are none.
-    recent: keys and values of the tokens that the last chunk processed,
-      [L, B, K, C, H] each.
-    starts_B: first slot of each row that `recent` belongs in.
+    pair: keys and values, [L, B, K, C, H] each.
+    starts_B: first cache slot of each row that they belong in.
   """
 
-  stored: Pair | None = None
-  recent: Pair | None = None
-  starts_B: np.ndarray | None = None
-
-  @property
-  def slots(self) -> int:
-    """Capacity of `stored`, S."""
-    return self.stored[0].shape[3] if self.stored is not None else 0
+  pair: Pair
+  starts_B: np.ndarray
 
 
 class CacheMover:
@@ -104,7 +92,7 @@ class CacheMover:
     policy: policy_lib.Policy,
     mesh: jax.sharding.Mesh,
     shapes: row_scheduler.Shapes,
-  ):
+  ) -> None:
     """Creates a mover.
 
     Args:
@@ -118,71 +106,75 @@ class CacheMover:
     self._store = make_store(mesh)
     self._store_in_place = make_store(mesh, in_place=True)
 
-  def move(
-    self,
-    cache: Cache,
-    before: row_scheduler.Layout | None,
-    after: row_scheduler.Layout,
-    *,
-    unfinished: np.ndarray,
-    width: int,
-    max_start: int,
-  ) -> None:
-    """Moves the unfinished responses of a cache to another layout.
-
-    Args:
-      cache: cache of the layout `before`; becomes that of `after`, without
-        recent keys and values.
-      before: layout of the last chunk; None before the first chunk.
-      after: layout of the next chunk.
-      unfinished: indices of the unfinished responses.
-      width: C.
-      max_start: last slot at which a chunk may start.
-    """
-    continues_B = np.zeros((1,), bool)
-    if before is not None:
-      continues_B = np.isin(before.rows.reshape(-1), unfinished)
-    if not continues_B.any():
-      slots = self._shapes.capacity(0, width, max_start)
-      cache.stored = self._empty(after.rows.size, slots)
-    else:
-      # All `width` slots of a chunk are written, even if it stopped early.
-      length = cache.starts_B[continues_B].max() + width
-      slots = self._shapes.capacity(length, width, max_start)
-      starts = _common_start(cache.starts_B, continues_B)
-      if after is before:
-        cache.stored = self._extended(cache, starts, slots=slots)
-      else:
-        sources_B = row_scheduler.sources(before, after)
-        cache.stored = self._moved(cache, starts, sources_B, slots=slots)
-    cache.recent = None
-
-  def _empty(self, rows: int, slots: int) -> Pair | None:
+  def empty(self, rows: int, width: int, max_start: int) -> Pair | None:
     """Returns the cache of responses without tokens.
 
     This is None, except if `policy.reads_live`: the empty slots then cost no
     time, and `decode` is not compiled a second time for a call without a cache.
-    """
-    return self._make_empty(rows, slots) if self._reads_live else None
 
-  def _extended(self, cache: Cache, starts: np.ndarray, *, slots: int) -> Pair:
+    Args:
+      rows: B.
+      width: C.
+      max_start: last slot at which a chunk may start.
+    """
+    if not self._reads_live:
+      return None
+    return self._make_empty(rows, self._shapes.capacity(0, width, max_start))
+
+  def move(
+    self,
+    cache: Pair | None,
+    recent: Recent,
+    before: row_scheduler.Layout,
+    after: row_scheduler.Layout,
+    *,
+    unfinished: np.ndarray,
+    max_start: int,
+  ) -> Pair | None:
+    """Returns the cache of the next chunk.
+
+    Args:
+      cache: keys and values before the last chunk. The cache is donated if it
+        keeps its rows and its capacity.
+      recent: keys and values of the last chunk.
+      before: layout of the last chunk.
+      after: layout of the next chunk.
+      unfinished: indices of the unfinished responses.
+      max_start: last slot at which a chunk may start.
+    """
+    width = recent.pair[0].shape[3]
+    continues_B = np.isin(before.rows.reshape(-1), unfinished)
+    if not continues_B.any():
+      return self.empty(after.rows.size, width, max_start)
+    # All slots of a chunk are written, even if it stopped early.
+    length = recent.starts_B[continues_B].max() + width
+    slots = self._shapes.capacity(length, width, max_start)
+    recent = recent._replace(
+      starts_B=_common_start(recent.starts_B, continues_B)
+    )
+    if after is before:
+      return self._extend(cache, recent, slots=slots)
+    sources_B = row_scheduler.sources(before, after)
+    return self._gather(cache, recent, sources_B, slots=slots)
+
+  def _extend(self, cache: Pair | None, recent: Recent, *, slots: int) -> Pair:
     """Appends the last chunk, in place if the capacity stays the same."""
     store = self._store
-    if cache.slots == slots:
+    if cache is not None and cache[0].shape[3] == slots:
       store = self._store_in_place
-    return store(cache.stored, cache.recent, starts, None, slots=slots)
+    return store(cache, recent.pair, recent.starts_B, None, slots=slots)
 
-  def _moved(
+  def _gather(
     self,
-    cache: Cache,
-    starts: np.ndarray,
+    cache: Pair | None,
+    recent: Recent,
     sources_B: np.ndarray,
     *,
     slots: int,
   ) -> Pair:
     """Appends the last chunk and gathers the rows of the new layout."""
     return self._store(
-      cache.stored, cache.recent, starts, sources_B, slots=slots
+      cache, recent.pair, recent.starts_B, sources_B, slots=slots
     )
 
 

@@ -256,7 +256,9 @@ def _sum_gradients(
   """
   count, size = microbatches.tokens.shape[:2]
 
-  def gradients_at(i: jax.Array | int):
+  def gradients_at(
+    i: jax.Array | int,
+  ) -> tuple[policy_lib.Params, groups.Metrics]:
     return gradients(jax.tree.map(lambda x: x[i], microbatches))
 
   if count == 1:

@@ -64,7 +64,9 @@ def make_prefill(
     num_groups, group_size = keys_QG.shape
     context, last_QD = groups.read_prompts(policy, params, prompts)
 
-    def draw_first(prompt: tuple[jax.Array, jax.Array]):
+    def draw_first(
+      prompt: tuple[jax.Array, jax.Array],
+    ) -> tuple[decoding.Progress, decoding.Drawn]:
       last_D, keys_G = prompt
       logits_V = policy.logits(params, last_D)
       logits_GV = jnp.broadcast_to(logits_V, (group_size, *logits_V.shape))

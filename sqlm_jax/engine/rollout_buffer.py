@@ -54,7 +54,7 @@ class RolloutBuffer:
     slots: int,
     state_dtype: np.dtype,
     num_prompts: int | None = None,
-  ):
+  ) -> None:
     """Creates an empty buffer.
 
     Args:

@@ -143,7 +143,7 @@ def pack(
 
 
 def repack(
-  layout: Layout | None,
+  layout: Layout,
   unfinished: np.ndarray,
   limits: Limits,
   *,
@@ -154,13 +154,11 @@ def repack(
   This is `layout` itself if a new layout would save too little.
 
   Args:
-    layout: the previous layout, or None.
+    layout: the previous layout.
     unfinished: running and waiting responses.
     limits: bounds on the layout.
     static: keep the layout until all of its responses have finished.
   """
-  if layout is None:
-    return pack([], unfinished.tolist(), limits)
   is_running = np.isin(unfinished, layout.rows)
   running = unfinished[is_running].tolist()
   waiting = unfinished[~is_running].tolist()

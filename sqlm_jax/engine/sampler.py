@@ -74,12 +74,15 @@ class _Rows:
   Attributes:
     layout: assignment of responses to rows.
     prompts: keys and values of the prompts of `layout`.
-    cache: keys and values of the responses.
+    cache: keys and values of the responses, or None if there are none.
+    recent: keys and values of the last chunk, which are not in `cache`; None
+      before the first chunk.
   """
 
-  layout: row_scheduler.Layout | None = None
-  prompts: policy_lib.KeyValues | None = None
-  cache: kv_cache.Cache = dataclasses.field(default_factory=kv_cache.Cache)
+  layout: row_scheduler.Layout
+  prompts: policy_lib.KeyValues
+  cache: kv_cache.Pair | None
+  recent: kv_cache.Recent | None = None
 
 
 class Sampler:
@@ -100,7 +103,7 @@ class Sampler:
     gather_weights: bool = False,
     share: bool = True,
     static: bool = False,
-  ):
+  ) -> None:
     """Creates a sampler.
 
     Args:
@@ -175,9 +178,13 @@ class Sampler:
     call, first = self._start(params, prompts, keys_QG, settings, slots=slots)
     rows_N = rollout_buffer.response_indices(*keys_QG.shape, num_prompts)
     buffer.add(rows_N, *jax.device_get(first))
-    rows = _Rows()
+    rows = None
     while (unfinished := buffer.unfinished(limit)).size:
-      rows_B, drawn = self._advance(call, rows, buffer, unfinished)
+      if rows is None:
+        rows = self._first_rows(call, unfinished)
+      else:
+        self._rearrange(call, rows, unfinished)
+      rows_B, drawn = self._decode_chunk(call, rows, buffer)
       # The devices decode while the host handles the finished groups.
       buffer.notify(unfinished, on_ended)
       buffer.add(rows_B, *jax.device_get(drawn))
@@ -238,32 +245,70 @@ class Sampler:
       return params
     return self._cast(params)
 
-  def _advance(
-    self,
-    call: _Call,
-    rows: _Rows,
-    buffer: rollout_buffer.RolloutBuffer,
-    unfinished: np.ndarray,
-  ) -> tuple[np.ndarray, tuple[decoding.Progress, decoding.Drawn]]:
-    """Starts the next chunk.
+  def _first_rows(self, call: _Call, unfinished: np.ndarray) -> _Rows:
+    """Assigns unfinished responses to rows."""
+    layout = row_scheduler.pack([], unfinished.tolist(), call.limits)
+    return _Rows(
+      layout,
+      self._prompts_of(call, layout),
+      self._cache_mover.empty(layout.rows.size, call.width, call.slots),
+    )
+
+  def _rearrange(
+    self, call: _Call, rows: _Rows, unfinished: np.ndarray
+  ) -> None:
+    """Moves unfinished responses to the rows and the cache of the next chunk.
 
     Args:
       call: constant parts of the call.
-      rows: rows of the last chunk; replaced by those of the next one.
-      buffer: responses so far.
+      rows: rows of the last chunk; become those of the next one.
       unfinished: indices of the unfinished responses.
+    """
+    assert rows.recent is not None  # every chunk sets it
+    layout = row_scheduler.repack(
+      rows.layout, unfinished, call.limits, static=self._static
+    )
+    if layout is not rows.layout:
+      rows.prompts = self._prompts_of(call, layout)
+    rows.cache = self._cache_mover.move(
+      rows.cache,
+      rows.recent,
+      rows.layout,
+      layout,
+      unfinished=unfinished,
+      max_start=call.slots,
+    )
+    rows.recent = None
+    rows.layout = layout
+
+  def _prompts_of(
+    self, call: _Call, layout: row_scheduler.Layout
+  ) -> policy_lib.KeyValues:
+    """Returns the keys and values of the prompts of a layout."""
+    return self._take_prompts(
+      call.of_prompts, layout.prompts, slots=call.prompt_slots
+    )
+
+  def _decode_chunk(
+    self, call: _Call, rows: _Rows, buffer: rollout_buffer.RolloutBuffer
+  ) -> tuple[np.ndarray, tuple[decoding.Progress, decoding.Drawn]]:
+    """Starts to decode a chunk.
+
+    Args:
+      call: constant parts of the call.
+      rows: rows of the chunk; receive its keys and values.
+      buffer: responses so far.
 
     Returns:
       The index of the response in each row, and progress and tokens of the
       rows, which the devices may still be computing.
     """
-    self._rearrange(call, rows, unfinished)
     rows_B = rows.layout.rows.reshape(-1)
     progress = buffer.progress_of(rows_B)
-    progress_after, drawn, rows.cache.recent = self._decode(
+    progress_after, drawn, recent = self._decode(
       call.params,
       (*call.prefix, rows.prompts),
-      rows.cache.stored,
+      rows.cache,
       progress,
       rows_B,
       call.keys_QG,
@@ -271,29 +316,8 @@ class Sampler:
       self._first_equal(call, rows, buffer),
       width=call.width,
     )
-    rows.cache.starts_B = progress.lengths - 1
+    rows.recent = kv_cache.Recent(recent, progress.lengths - 1)
     return rows_B, (progress_after, drawn)
-
-  def _rearrange(
-    self, call: _Call, rows: _Rows, unfinished: np.ndarray
-  ) -> None:
-    """Moves `rows` to the layout and the cache of the next chunk."""
-    layout = row_scheduler.repack(
-      rows.layout, unfinished, call.limits, static=self._static
-    )
-    if layout is not rows.layout:
-      rows.prompts = self._take_prompts(
-        call.of_prompts, layout.prompts, slots=call.prompt_slots
-      )
-    self._cache_mover.move(
-      rows.cache,
-      rows.layout,
-      layout,
-      unfinished=unfinished,
-      width=call.width,
-      max_start=call.slots,
-    )
-    rows.layout = layout
 
   def _first_equal(
     self, call: _Call, rows: _Rows, buffer: rollout_buffer.RolloutBuffer
@@ -305,11 +329,11 @@ class Sampler:
     if not self._share:
       return None
     rows_B = rows.layout.rows.reshape(-1)
+    slots = call.width
+    if rows.cache is not None:
+      slots += rows.cache[0].shape[3]
     if not dedup.can_save_time(
-      call.params,
-      rows.prompts,
-      num_rows=len(rows_B),
-      slots=call.width + rows.cache.slots,
+      call.params, rows.prompts, num_rows=len(rows_B), slots=slots
     ):
       return None
     first_B, running_B = buffer.first_equal(rows_B, call.prompts)
