@@ -39,7 +39,7 @@ def simplify(settings: SamplerSettings) -> SamplerSettings:
   The program compiled without them skips a runtime condition for every token.
   On a GPU, the host has to evaluate that condition.
   """
-  if settings.temperature is None:
+  if settings.temperature is None or settings.top_p is None:
     return settings
   is_identity = (settings.temperature == 1) & (settings.top_p >= 1)
   if not np.all(is_identity):
@@ -277,7 +277,7 @@ def _select_columns(
   settings: SamplerSettings, column_B: jax.Array
 ) -> SamplerSettings:
   """Returns the settings of each row, given its column in a group."""
-  if settings.temperature is None:
+  if settings.temperature is None or settings.top_p is None:
     return settings
   return settings._replace(
     temperature=settings.temperature[column_B],

@@ -202,9 +202,11 @@ def make_update(
       grads, metrics = grad(state.params, microbatch, *frozen, **named)
       return sharding.constrain_like_parameters(grads, grads, mesh), metrics
 
-    def measure_kl(params: policy_lib.Params) -> tuple[jax.Array, jax.Array]:
+    def measure_kl(
+      kl_of: kl_bound.KLFunction[Frozen], params: policy_lib.Params
+    ) -> tuple[jax.Array, jax.Array]:
       first = jax.tree.map(lambda x: x[0], microbatches)
-      return bound.kl(params, first, *frozen, **named)
+      return kl_of(params, first, *frozen, **named)
 
     grads, metrics = _sum_gradients(gradients, microbatches, batch.num_groups)
     loss, _ = metrics['loss']
@@ -215,7 +217,7 @@ def make_update(
         state,
         grads,
         optimizer,
-        measure_kl=measure_kl if bound else None,
+        measure_kl=functools.partial(measure_kl, bound.kl) if bound else None,
         max_kl=bound.max_kl if bound else 0.0,
       )
     metrics |= bound_metrics
