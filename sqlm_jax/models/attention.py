@@ -9,6 +9,8 @@ responses are thus computed and stored once. A decode cache is another segment.
 `attend` is the plain algorithm, with the mathematics of
 `ops.segment_attention`. `stacked_attention` computes the same for one token per
 row, from the keys and values of all layers.
+
+I here enumerates the segments of a chain.
 """
 
 from typing import Any, NamedTuple

@@ -5,6 +5,8 @@ them apart. With `Joined`, the other operations process the tokens of all
 segments as one row, so that each weight takes part in one product and has one
 gradient, instead of one per segment. `Separate` is the plain layout. Both
 compute the same.
+
+I here enumerates the segments.
 """
 
 import dataclasses
