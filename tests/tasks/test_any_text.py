@@ -182,7 +182,7 @@ class FakeSandbox:
 def coding_task():
   return coding.with_programs(
     make_task('number')._replace(read_answers=make_task('text').read_answers),
-    tests=coding.Tests(r'(?m)^(.*?)=>(.*)$', least=1, most=3),
+    tests=coding.Tests(r'(?m)^(.*?)=>(.*)$', min_count=1, max_count=3),
     program='x = {answer}{answer}',
     open_sandbox=FakeSandbox,
   )

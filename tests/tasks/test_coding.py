@@ -14,7 +14,7 @@ from sqlm_jax.tasks import coding, prompted
 needs_bubblewrap = pytest.mark.skipif(
   not shutil.which('bwrap'), reason='bubblewrap is not installed'
 )
-TESTS = coding.Tests(r'(?m)^(.*?)=>(.*)$', least=2, most=3)
+TESTS = coding.Tests(r'(?m)^(.*?)=>(.*)$', min_count=2, max_count=3)
 DOUBLE = 'Double the number.\n1 => 2\n3 => 6'
 BLOCK = r'```(?:python)?\n(.*?)```'
 
