@@ -202,22 +202,27 @@ def make_update(
       grads, metrics = grad(state.params, microbatch, *frozen, **named)
       return sharding.constrain_like_parameters(grads, grads, mesh), metrics
 
-    def measure_kl(
-      kl_of: kl_bound.KLFunction[Frozen], params: policy_lib.Params
+    def kl_of_params(
+      kl_of: kl_bound.KLFunction[Frozen],
+      microbatch: groups.GroupBatch,
+      params: policy_lib.Params,
     ) -> tuple[jax.Array, jax.Array]:
-      first = jax.tree.map(lambda x: x[0], microbatches)
-      return kl_of(params, first, *frozen, **named)
+      return kl_of(params, microbatch, *frozen, **named)
 
     grads, metrics = _sum_gradients(gradients, microbatches, batch.num_groups)
     loss, _ = metrics['loss']
     metrics['loss'] = _single(loss)
     metrics['grad_norm'] = _single(optax.tree.norm(grads))
     with jax.named_scope('optimizer'):
+      measure_kl = None
+      if bound:
+        first = jax.tree.map(lambda x: x[0], microbatches)
+        measure_kl = functools.partial(kl_of_params, bound.kl, first)
       new_state, bound_metrics = _apply_gradients(
         state,
         grads,
         optimizer,
-        measure_kl=functools.partial(measure_kl, bound.kl) if bound else None,
+        measure_kl=measure_kl,
         max_kl=bound.max_kl if bound else 0.0,
       )
     metrics |= bound_metrics
