@@ -5,8 +5,7 @@ the kernel on its own rows and heads, by means of `jax.shard_map`.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +13,18 @@ from jax.sharding import PartitionSpec as P
 
 from sqlm_jax.distributed import sharding
 from sqlm_jax.models import model_config
-from sqlm_jax.ops import decode_attention, fused_attention
-
-KEPT = 'attention'  # checkpoint name of residuals that remat should save
+from sqlm_jax.ops import decode_attention, fused_attention, segment_attention
 
 # Before JAX 0.11, cuDNN also computes a gradient of the mask, which is unused.
 _ON_GPUS = jax.__version_info__ >= (0, 11) and decode_attention.AVAILABLE
 
 Context = tuple[fused_attention.Segment, ...]
+
+
+class _Kernel(Protocol):
+  """Computes attention on the shards of one device."""
+
+  def __call__(self, *arrays: Any) -> jax.Array: ...
 
 
 class Kernels(NamedTuple):
@@ -62,7 +65,9 @@ class Kernels(NamedTuple):
       The attention output [B, T, N, H].
     """
     if self.platform == 'tpu':
-      attend = functools.partial(fused_attention.by_splash, name=KEPT)
+      attend = functools.partial(
+        fused_attention.by_splash, name=segment_attention.KEPT
+      )
     else:
       attend = fused_attention.by_cudnn
     rows, heads = self._axes(key_BKTH)
@@ -114,32 +119,42 @@ class Kernels(NamedTuple):
     rows, heads = self._axes(key_BKH)
     by_head = P(rows, heads)
 
-    def of_segment(segment):
+    def specs_of(segment: fused_attention.Segment) -> tuple[P, P, P]:
       split = sharding.cache_sharding(segment[0].shape, self.mesh).spec
       return split, split, P(split[1])
 
-    def attend(query, key, value, context):
+    def attend(
+      query: jax.Array, key: jax.Array, value: jax.Array, context: Context
+    ) -> jax.Array:
       return decode_attention.attend(
         query, key, value, context, layer=layer, scale=scale
       )
 
-    context = tuple(tuple(segment) for segment in context)
+    segments = tuple(tuple(segment) for segment in context)
     return self._on_each(
       attend,
-      in_specs=(by_head, by_head, by_head, tuple(map(of_segment, context))),
+      in_specs=(by_head, by_head, by_head, tuple(map(specs_of, segments))),
       out_specs=by_head,
-    )(query_BNH, key_BKH, value_BKH, context)
+    )(query_BNH, key_BKH, value_BKH, segments)
 
-  def _axes(self, key: jax.Array):
+  def _axes(self, key: jax.Array) -> tuple[Any, Any]:
     """Returns the mesh axes of the rows and heads of keys [B, K, ...]."""
     _, rows, heads = sharding.cache_sharding((1, *key.shape), self.mesh).spec
     return rows, heads
 
-  def _on_each(self, function: Callable[..., jax.Array], **specs):
-    """Returns a function that runs `function` on the shards of each device."""
+  def _on_each(
+    self, kernel: _Kernel, *, in_specs: Any, out_specs: P
+  ) -> _Kernel:
+    """Returns a function that runs `kernel` on the shards of each device."""
     if self.mesh.size == 1:
-      return function
-    return jax.shard_map(function, mesh=self.mesh, check_vma=False, **specs)
+      return kernel
+    return jax.shard_map(
+      kernel,
+      mesh=self.mesh,
+      in_specs=in_specs,
+      out_specs=out_specs,
+      check_vma=False,
+    )
 
 
 def known(

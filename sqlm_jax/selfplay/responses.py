@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from sqlm_jax.distributed import sharding
+from sqlm_jax.distributed import transfers
 from sqlm_jax.engine import groups, sampler
 from sqlm_jax.game import vote
 from sqlm_jax.models import policy as policy_lib
@@ -182,7 +182,7 @@ def sample(
   )
   rollout = text_sampler.sample_tokens(
     params,
-    sharding.put_rows(packed, text_sampler.mesh),
+    transfers.put_rows(packed, text_sampler.mesh),
     keys_QG,
     text_sampler.settings,
     slots=text_sampler.slots,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.models import attention, policy
+from sqlm_jax.models import policy, stacked_attention
 from sqlm_jax.ops import packing as packing_lib
 from tests import tiny
 
@@ -128,7 +128,7 @@ def test_empty_cache_is_no_context():
 
 def test_one_cpu_decodes_by_blocks_of_rows(monkeypatch):
   """A token behind a context; several tokens read all of its rows at once."""
-  monkeypatch.setattr(attention, '_NEAR_BYTES', 1)
+  monkeypatch.setattr(stacked_attention, '_BLOCK_BYTES', 1)
   params, lengths = tiny.tiny_params(), jnp.array([2, 3])
   plain, in_blocks = (
     policy.make_policy(tiny.CONFIG, mesh=mesh) for mesh in (None, one_cpu())

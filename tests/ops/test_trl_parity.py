@@ -240,7 +240,7 @@ def our_loss(
   advantages = jnp.array(batch['advantages'], jnp.float32).reshape(Q, G, 1)
   counted, lengths = np.ones((Q, G), bool), mask.sum(axis=-1)
   weigh = lambda average: losses.token_weights(
-    lengths, counted, average=average, longest=R
+    lengths, counted, aggregation=average, max_tokens=R
   )[..., None]
 
   @jax.jit
@@ -250,7 +250,11 @@ def our_loss(
       log_ratio = losses.sequence_log_ratio(*pair, mask)
       pair = (log_ratio, jnp.zeros_like(log_ratio))
     loss, clipped = losses.clipped_surrogate(
-      *pair, advantages, clip=clip, clip_high=clip_high, dual_clip=dual_clip
+      *pair,
+      advantages,
+      clip_ratio=clip,
+      clip_ratio_high=clip_high,
+      dual_clip=dual_clip,
     )
     loss += kl * losses.kl_k3(logprobs, jnp.where(mask, reference, logprobs))
     # Their bonus is a mean over all tokens, whatever the loss is.
