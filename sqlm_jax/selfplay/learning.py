@@ -172,18 +172,18 @@ def _estimate_with_critic(
   texts = batches.texts_to_evaluate(scored, layout)
   texts = transfers.put_rows(texts, game.mesh)
 
-  def evaluate(
-    program: step_types.EvaluateTokens, *params: policy_lib.Params
-  ) -> np.ndarray:
-    numbers_QGR = transfers.fetch(program(texts, *params))
-    return numbers_QGR[: len(scored.rollout.tokens)]
+  def fetch(numbers_QGR: jax.Array) -> np.ndarray:
+    """Copies the numbers of the groups, without padding, to the host."""
+    return transfers.fetch(numbers_QGR)[: len(scored.rollout.tokens)]
 
   reference_QGR = None
   if critic.reference_logprobs is not None:
-    reference_QGR = evaluate(critic.reference_logprobs, game.reference_params)
+    reference_QGR = fetch(
+      critic.reference_logprobs(texts, game.reference_params)
+    )
   return estimates.of_tokens(
     scored,
-    evaluate(critic.values, critic_params, game.base_params),
+    fetch(critic.values(texts, critic_params, game.base_params)),
     gamma=game.config.critic.gamma,
     gae_lambda=game.config.critic.gae_lambda,
     reference_QGR=reference_QGR,
