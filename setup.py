@@ -37,6 +37,7 @@ setuptools.setup(
     'tensorflow-datasets>=4.9.8',
     'tokenizers>=0.22',
     'transformers>=5.0',
+    'typing_extensions>=4.12',  # type variables with defaults
   ],
   extras_require={
     'cuda': ['jax[cuda13]'],

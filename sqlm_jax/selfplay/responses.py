@@ -37,7 +37,7 @@ class SampleTokens(Protocol):
     slots: int,
     num_prompts: int,
     on_ended: OnEnded,
-  ) -> groups.Rollout:
+  ) -> groups.Rollout[np.ndarray]:
     """Returns the rollout, as host arrays."""
 
 
@@ -81,7 +81,7 @@ class Responses(NamedTuple):
   """
 
   prompt_ids: Sequence[Sequence[int]]
-  rollout: groups.Rollout
+  rollout: groups.Rollout[np.ndarray]
   texts: list[list[str] | None]
 
   def local_texts(self) -> list[list[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax.game import contamination, types
@@ -174,9 +175,11 @@ def of_responses(
     return {}
   rollout, rows = sampled.rollout, len(sampled.prompt_ids)
   lengths, logprobs = rollout.lengths[:rows], rollout.logprobs[:rows]
-  mask = masked.up_to(lengths, logprobs.shape[-1])
+  mask = masked.up_to(jnp.asarray(lengths), logprobs.shape[-1])
   return {
-    f'sample/{role}/surprisal': float(-masked.mean(logprobs, mask)),
+    f'sample/{role}/surprisal': float(
+      -masked.mean(jnp.asarray(logprobs), mask)
+    ),
     f'sample/{role}/tokens': float(np.mean(lengths)),
     f'sample/{role}/finished_rate': float(np.mean(rollout.finished[:rows])),
   }
