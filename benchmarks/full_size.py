@@ -124,7 +124,7 @@ def load(model: pathlib.Path, dtype: str) -> dict:
   import jax
   import jax.numpy as jnp
 
-  from sqlm_jax.distributed import sharding
+  from sqlm_jax.distributed import sharding, transfers
   from sqlm_jax.pretrained import loader
 
   checkpoint = loader.open_checkpoint(model)
@@ -132,7 +132,7 @@ def load(model: pathlib.Path, dtype: str) -> dict:
   jax.block_until_ready(jnp.ones(()) + 1)
   before = memory.anonymous
   place = functools.partial(
-    sharding.place_parameter, dtype=jnp.dtype(dtype), mesh=mesh
+    transfers.place_parameter, dtype=jnp.dtype(dtype), mesh=mesh
   )
   start = time.perf_counter()
   params = jax.block_until_ready(checkpoint.params(place))

@@ -6,7 +6,7 @@
 A model with random weights in the shapes of a published model learns from
 groups of random tokens. Alternates in one process between:
 
-- forward: log-probabilities of all responses (`learner.make_logprobs`)
+- forward: log-probabilities of all responses (`policy_loss.make_logprobs`)
 - backward: forward and backward pass, with an optimizer that does nothing
 - update: forward and backward pass with clipping and AdamW, as in training
 - square: one large matrix product, by jax and (on a CPU) by NumPy
@@ -32,8 +32,8 @@ import optax
 
 from benchmarks import models, pairs, work
 from sqlm_jax.config import training_schema
-from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups, learner, optimizer
+from sqlm_jax.distributed import transfers
+from sqlm_jax.engine import groups, learner, optimizer, policy_loss
 from sqlm_jax.models import decoder, model_config
 from sqlm_jax.models import policy as policy_lib
 
@@ -67,20 +67,20 @@ def learning_sides(
   """Returns a compiled function for each of `LEARNING`, by name."""
   mesh = models.one_device()
   params = models.random_params(policy, mesh)
-  logprobs = learner.make_logprobs(
+  logprobs = policy_loss.make_logprobs(
     policy, mesh, chunk=chunk, groups_per_microbatch=groups_per_microbatch
   )
   texts = groups.Texts(batch.prompts, batch.tokens, batch.num_groups)
   # The probability ratio is 1, as in the first update after a rollout.
   batch = batch._replace(old_logprobs=logprobs(texts, params))
-  batch = sharding.put_rows(batch, mesh)
+  batch = transfers.put_rows(batch, mesh)
 
   def updates(optimize):
     step = learner.make_train_step(
       policy,
       optimize,
       mesh,
-      learner.LossSettings(chunk=chunk),
+      policy_loss.LossSettings(logits_chunk=chunk),
       groups_per_microbatch=groups_per_microbatch,
     )
     state = models.random_state(policy, optimize, mesh)
@@ -275,7 +275,7 @@ def main() -> None:
   add('--own', default=19, type=int, help='further tokens of a prompt')
   add('--responses', default=[6, 64], type=int, nargs='+', help='lengths')
   add('--groups_per_microbatch', default=8, type=int)
-  chunk = learner.LossSettings().chunk
+  chunk = policy_loss.LossSettings().logits_chunk
   add('--chunk', default=chunk, type=int, help='rows of logits at once')
   add('--square', default=4096, type=int, help='side of the large product')
   add(

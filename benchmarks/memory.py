@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from benchmarks import learning, models, pairs, work
 from sqlm_jax.config import training_schema
-from sqlm_jax.engine import learner, optimizer
+from sqlm_jax.engine import learner, optimizer, policy_loss
 from sqlm_jax.models import decoder
 from sqlm_jax.models import policy as policy_lib
 
@@ -45,7 +45,7 @@ def update_bytes(
     policy,
     optimize,
     mesh,
-    learner.LossSettings(chunk=chunk),
+    policy_loss.LossSettings(logits_chunk=chunk),
     groups_per_microbatch=groups_per_microbatch,
   )
   state = jax.eval_shape(
@@ -177,7 +177,7 @@ def main() -> None:
   add('--own', default=19, type=int, help='further tokens of a prompt')
   add('--response', default=64, type=int)
   add('--groups_per_microbatch', default=8, type=int)
-  chunk = learner.LossSettings().chunk
+  chunk = policy_loss.LossSettings().logits_chunk
   add('--chunk', default=chunk, type=int, help='rows of logits at once')
   add('--step', action='store_true', help='also play steps')
   add('--step_model', default='smollm2-135m-instruct')

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import models
-from sqlm_jax.distributed import sharding
+from sqlm_jax.distributed import transfers
 from sqlm_jax.engine import decoding, groups, sampler
 from sqlm_jax.models import policy as policy_lib
 
@@ -25,7 +25,7 @@ class Sampling:
     self._mesh = models.one_device()
     self.policy = policy_lib.make_policy(config, dtype=dtype, mesh=self._mesh)
     self.params = models.random_params(self.policy, self._mesh)
-    self.sample = sampler.make_sampler(self.policy, self._mesh, **options)
+    self.sample = sampler.Sampler(self.policy, self._mesh, **options)
 
   def call(
     self,
@@ -46,7 +46,7 @@ class Sampling:
       )
       return sample(
         self.params,
-        sharding.put_rows(prompts, self._mesh),
+        transfers.put_rows(prompts, self._mesh),
         keys,
         settings,
         slots=slots,

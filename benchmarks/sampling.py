@@ -10,7 +10,7 @@ share most of their tokens (like few-shot examples), temperature 1, and
 responses that end only at their maximum length. Workloads:
 
 - grid: combinations of numbers of prompts, responses per prompt, and lengths.
-  Alternates between separate processes of our sampler (`sampler.make_sampler`),
+  Alternates between separate processes of our sampler (`sampler.Sampler`),
   transformers' `generate`, and, with --gguf and --llama_python, llama.cpp,
   which reads quantized weights from that file
 - capacity: responses of 64 tokens with a capacity of 4,096 and of 128 tokens,

@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks import learning, models, pairs, rollouts, work
 from sqlm_jax.config import training_schema
-from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import learner, optimizer
+from sqlm_jax.distributed import transfers
+from sqlm_jax.engine import learner, optimizer, policy_loss
 from sqlm_jax.models import model_config
 
 # Name -> values, including the base value. Prompts have no common prefix.
@@ -81,11 +81,11 @@ def make_calls(
     sampling.policy,
     optimize,
     mesh,
-    learner.LossSettings(),
+    policy_loss.LossSettings(),
     groups_per_microbatch=4,
   )
   state = models.random_state(sampling.policy, optimize, mesh)
-  batch = sharding.put_rows(learning.make_batch(size, config.vocab_size), mesh)
+  batch = transfers.put_rows(learning.make_batch(size, config.vocab_size), mesh)
 
   def learn():
     nonlocal state

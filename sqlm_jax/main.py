@@ -137,7 +137,7 @@ def main(argv: Sequence[str]) -> None:
   # Tracing creates many long-lived objects, and scanning them took a second.
   gc.set_threshold(10_000)
   _keep_compiled()
-  with processes.ending_all():
+  with processes.exit_on_error():
     is_done = _run()
   if not is_done:  # every process has stopped at the same step
     sys.exit(_STOPPED_EXIT_CODE.value)

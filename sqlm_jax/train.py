@@ -182,7 +182,9 @@ def _open_run(
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(_stop_signals())
     # Process 0 takes the lock; if it fails, every process raises.
-    processes.from_first(lambda: stack.enter_context(storage.locked(directory)))
+    processes.broadcast_from_first(
+      lambda: stack.enter_context(storage.locked(directory))
+    )
     manager = stack.enter_context(_open_checkpoints(directory, parts.config))
     progress = _restore_or_start(parts, manager)
     # Opened after all checks, so that an invalid run writes no config.json.
@@ -210,7 +212,7 @@ def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
   if test is not None and validation is not None:
     evaluation_sets.check_disjoint(test, validation)
   stored = config_lib.to_dict(parts.config)
-  processes.from_first(
+  processes.broadcast_from_first(
     lambda: config_json.check(
       directory,
       stored,
@@ -267,10 +269,10 @@ def _open_writer(
 ) -> Generator[run_writer.RunWriter]:
   """Opens the writer, and removes output written after `step` steps."""
   stored = config_lib.to_dict(config)
-  processes.from_first(lambda: config_json.write(directory, stored))
+  processes.broadcast_from_first(lambda: config_json.write(directory, stored))
   writer = run_writer.RunWriter(directory, processes.index(), processes.count())
   with contextlib.closing(writer):
-    processes.from_first(lambda: writer.rewind(step))
+    processes.broadcast_from_first(lambda: writer.rewind(step))
     yield writer
 
 

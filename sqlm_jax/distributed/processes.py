@@ -14,12 +14,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from sqlm_jax.ops import integers
 
 # Compilation may block heartbeats for longer than JAX's default timeout.
 HEARTBEAT_SECONDS = 600
@@ -82,7 +84,7 @@ def _exit_on_abort() -> None:
 
 
 @contextlib.contextmanager
-def ending_all() -> Iterator[None]:
+def exit_on_error() -> Generator[None]:
   """Ends this process after an error, so that the other processes end, too.
 
   In a run with a single process, the error is raised as usual. Otherwise this
@@ -138,13 +140,15 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def own(number: int) -> range:
+def local_share(number: int) -> range:
   """Returns this process's contiguous share of `number` items."""
-  start, stop = (-(-number * (index() + i) // count()) for i in (0, 1))
-  return range(start, stop)
+  return range(
+    integers.ceil_div(number * index(), count()),
+    integers.ceil_div(number * (index() + 1), count()),
+  )
 
 
-def exchange(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
   """Sends a value to all processes and returns the values of all processes.
 
   All processes have to call this function.
@@ -160,19 +164,19 @@ def exchange(value: Any) -> list[Any]:
   data = np.frombuffer(json.dumps(value).encode(), np.uint8)
   sizes = multihost_utils.process_allgather(np.array(len(data)))
   # Every size is compiled separately, so round up to a power of two.
-  room = 1 << int(max(sizes.max(), 1024) - 1).bit_length()
-  padded = np.pad(data, (0, room - len(data)))
-  told = multihost_utils.process_allgather(padded)
+  capacity = 1 << int(max(sizes.max(), 1024) - 1).bit_length()
+  padded = np.pad(data, (0, capacity - len(data)))
+  gathered = multihost_utils.process_allgather(padded)
   return [
     json.loads(row[:size].tobytes())
-    for row, size in zip(told, sizes, strict=True)
+    for row, size in zip(gathered, sizes, strict=True)
   ]
 
 
-def from_first(make: Callable[[], Any]) -> Any:
+def broadcast_from_first(make: Callable[[], Any]) -> Any:
   """Calls a function in the first process and returns its result in all.
 
-  All processes have to call `from_first`. No process returns before the first
+  All processes have to call this function. No process returns before the first
   process has finished `make`.
 
   Args:
@@ -193,9 +197,10 @@ def from_first(make: Callable[[], Any]) -> Any:
       value = make()
     except Exception as error:
       failure = error
-  value, why = exchange([value, failure and str(failure)])[0]
+  message = None if failure is None else str(failure)
+  value, message = all_gather([value, message])[0]
   if failure is not None:
     raise failure
-  if why is not None:
-    raise RuntimeError(f'the first process stopped: {why}')
+  if message is not None:
+    raise RuntimeError(f'the first process stopped: {message}')
   return value

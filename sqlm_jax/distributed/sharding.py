@@ -1,16 +1,16 @@
 """Device mesh, and the sharding of parameters, rows, logits and caches."""
 
-import functools
 import math
 import re
-from collections.abc import Iterator
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+Tree = Any  # a tree of arrays, of their shapes or of their shardings
 
 AXES = ('data', 'fsdp', 'tensor')
 ROW_AXES = ('data', 'fsdp')  # the rows of a batch are sharded over both
@@ -46,7 +46,7 @@ PARAMETER_RULES = (
 def make_mesh(
   shape: dict[str, int], devices: list[jax.Device] | None = None
 ) -> Mesh:
-  """Builds the device mesh.
+  """Creates the device mesh.
 
   Args:
     shape: size of each axis of `AXES`. At most one size may be -1, which takes
@@ -186,7 +186,8 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
   raise ValueError(f'{path}: no sharding rule, add one to PARAMETER_RULES')
 
 
-def _path_name(path) -> str:
+def _path_name(path: tuple[Any, ...]) -> str:
+  """Returns the names of a path, joined by '/'."""
   return '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
 
 
@@ -197,7 +198,7 @@ def parameter_sharding(
   return NamedSharding(mesh, parameter_spec(path, shape, mesh))
 
 
-def shard_parameters(tree, mesh: Mesh):
+def shard_parameters(tree: Tree, mesh: Mesh) -> Tree:
   """Returns the NamedSharding of each parameter of a tree.
 
   The leaves of the tree are arrays or abstract arrays.
@@ -207,7 +208,7 @@ def shard_parameters(tree, mesh: Mesh):
   )
 
 
-def shard_gathered(tree, mesh: Mesh):
+def shard_gathered(tree: Tree, mesh: Mesh) -> Tree:
   """Returns the shardings of `shard_parameters`, but replicated over `fsdp`."""
   return jax.tree.map(
     lambda split: NamedSharding(
@@ -217,78 +218,29 @@ def shard_gathered(tree, mesh: Mesh):
   )
 
 
-def place_parameter(
-  path: str,
-  shape: tuple[int, ...],
-  pieces: Iterator[tuple[tuple[int, ...], np.ndarray]],
-  *,
-  dtype: jnp.dtype,
-  mesh: Mesh,
-) -> jax.Array:
-  """Creates a sharded parameter from pieces that are read one at a time.
-
-  Only one piece is in memory in addition to the shards: each piece is split,
-  converted and written to its shards before the next one is requested.
-
-  Args:
-    path: path of the parameter, names joined by '/'.
-    shape: shape of the whole parameter.
-    pieces: pairs of an index and an array. The index is `(layer,)` for the
-      parameter of one layer, or `()` for the whole parameter.
-    dtype: dtype of the parameter.
-    mesh: the device mesh.
-
-  Returns:
-    The sharded parameter.
-  """
-  sharding = parameter_sharding(path, shape, mesh)
-  cuts = sharding.addressable_devices_indices_map(shape)
-  shards = {}
-  for at, piece in pieces:
-    for device, cut in cuts.items():
-      part = np.asarray(piece[cut[len(at) :]], dtype)
-      if not at:
-        shards[device] = jax.device_put(part, device)
-        continue
-      if device not in shards:
-        size = (shape[0], *part.shape)
-        shards[device] = jnp.zeros(size, dtype, device=device)
-      part = jax.device_put(part, device)
-      shards[device] = _write_layer(shards[device], part, at[0])
-    jax.block_until_ready(list(shards.values()))  # pieces must not queue up
-  return jax.make_array_from_single_device_arrays(
-    shape, sharding, list(shards.values())
-  )
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _write_layer(layers, part, layer):
-  return jax.lax.dynamic_update_index_in_dim(layers, part, layer, 0)
-
-
-def shard_like_parameters(tree, params, mesh: Mesh):
+def shard_like_parameters(tree: Tree, params: Tree, mesh: Mesh) -> Tree:
   """Returns shardings for a tree that contains copies of the parameters.
 
   The path of an optimizer moment ends with the path of its parameter. A leaf
   with such a path and the shape of that parameter is sharded like the
   parameter. All other leaves are replicated.
   """
-  known = {
+  shapes = {
     _path_name(path): x.shape
     for path, x in jax.tree_util.tree_leaves_with_path(params)
   }
 
-  def one(path, x):
+  def sharding_of(path: tuple[Any, ...], x: jax.Array) -> NamedSharding:
     for start in range(len(path)):
       name = _path_name(path[start:])
-      if known.get(name) == x.shape:
+      if shapes.get(name) == x.shape:
         return parameter_sharding(name, x.shape, mesh)
-    return NamedSharding(mesh, P())
+    return replicated(mesh)
 
-  return jax.tree_util.tree_map_with_path(one, tree)
+  return jax.tree_util.tree_map_with_path(sharding_of, tree)
 
 
-def constrain_like_parameters(tree, params, mesh: Mesh):
+def constrain_like_parameters(tree: Tree, params: Tree, mesh: Mesh) -> Tree:
   """Constrains arrays to `shard_like_parameters` inside jit."""
   return jax.lax.with_sharding_constraint(
     tree, shard_like_parameters(tree, params, mesh)
@@ -298,6 +250,11 @@ def constrain_like_parameters(tree, params, mesh: Mesh):
 def row_shards(mesh: Mesh) -> int:
   """Returns the number of shards of the rows of a batch."""
   return math.prod(mesh.shape[name] for name in ROW_AXES)
+
+
+def replicated(mesh: Mesh | jax.sharding.AbstractMesh) -> NamedSharding:
+  """Returns the sharding of an array that every device holds."""
+  return NamedSharding(mesh, P())
 
 
 def rows_spec(size: int, mesh: Mesh, axis: int = 0) -> NamedSharding:
@@ -310,11 +267,11 @@ def rows_spec(size: int, mesh: Mesh, axis: int = 0) -> NamedSharding:
     axis: the dimension of the rows.
   """
   if size % row_shards(mesh):
-    return NamedSharding(mesh, P())
+    return replicated(mesh)
   return NamedSharding(mesh, P(*(None,) * axis, ROW_AXES))
 
 
-def constrain_rows(tree, mesh: Mesh, axis: int = 0):
+def constrain_rows(tree: Tree, mesh: Mesh, axis: int = 0) -> Tree:
   """Constrains dimension `axis` of every array to the batch axes inside jit."""
   return jax.tree.map(
     lambda x: jax.lax.with_sharding_constraint(
@@ -337,7 +294,7 @@ def keep_rows(array: jax.Array, mesh: Mesh) -> jax.Array:
   return jax.lax.with_sharding_constraint(array, spec)
 
 
-def shares_outputs(mesh: Mesh) -> bool:
+def splits_outputs(mesh: Mesh) -> bool:
   """Returns True if the outputs of a layer's products are sharded."""
   return mesh.shape['tensor'] > 1
 
@@ -382,7 +339,9 @@ def _data(rows: int, mesh: Mesh) -> str | None:
   return 'data' if rows % mesh.shape['data'] == 0 else None
 
 
-def _constrain(array: jax.Array, mesh: Mesh, *spec) -> jax.Array:
+def _constrain(
+  array: jax.Array, mesh: Mesh, *spec: str | tuple[str, ...] | None
+) -> jax.Array:
   return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, P(*spec)))
 
 
@@ -400,41 +359,6 @@ def constrain_cache(array: jax.Array, mesh: Mesh) -> jax.Array:
   )
 
 
-def constrain_whole(tree, mesh: Mesh):
+def constrain_replicated(tree: Tree, mesh: Mesh) -> Tree:
   """Replicates arrays on every device, and so in every process, inside jit."""
-  return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
-
-
-def put_whole(tree, mesh: Mesh):
-  """Copies host arrays to every device."""
-  return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, P())), tree)
-
-
-def put_rows(tree, mesh: Mesh):
-  """Copies host arrays to the mesh, with rows sharded as in `rows_spec`."""
-  return jax.tree.map(
-    lambda x: _put(
-      x, rows_spec(x.shape[0], mesh) if x.ndim else NamedSharding(mesh, P())
-    ),
-    tree,
-  )
-
-
-def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
-  """Copies `x`, which every process has, to the devices of this process."""
-  if sharding.is_fully_addressable:
-    return jax.device_put(x, sharding)
-  # device_put would first check that all processes have the same array.
-  return jax.make_array_from_callback(x.shape, sharding, lambda cut: x[cut])
-
-
-def fetch(array: jax.Array) -> np.ndarray:
-  """Returns a whole array in host memory, whichever processes hold its shards.
-
-  All processes have to call this function for an array that several processes
-  share.
-  """
-  if isinstance(array, jax.Array) and not array.is_fully_addressable:
-    whole = NamedSharding(array.sharding.mesh, P())
-    array = jax.jit(lambda x: x, out_shardings=whole)(array)
-  return np.asarray(array)
+  return jax.lax.with_sharding_constraint(tree, replicated(mesh))

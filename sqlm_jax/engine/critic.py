@@ -2,9 +2,11 @@
 
 V_t is the expected reward of the response before token t is drawn. It is a
 linear function of the decoder's hidden state at that position.
+
+A and M are the parts of a batch and the tokens of a part, as in `groups`.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,43 @@ from sqlm_jax.engine import groups, learner
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import losses, masked, returns
+
+
+class Values(Protocol):
+  """Computes the values of response tokens."""
+
+  def __call__(
+    self,
+    texts: groups.Texts,
+    params: policy_lib.Params,
+    base_params: policy_lib.Params | None = None,
+  ) -> jax.Array:
+    """Returns the value [Q, G, R] before each token, see `groups.Evaluate`.
+
+    Args:
+      texts: the groups.
+      params: trained parameters of the critic.
+      base_params: frozen parameters that the trained ones are joined with; None
+        if all parameters are trained.
+    """
+
+
+class CriticStep(Protocol):
+  """Updates the critic on a batch."""
+
+  def __call__(
+    self,
+    state: learner.TrainState,
+    batch: groups.GroupBatch,
+    base_params: policy_lib.Params | None = None,
+  ) -> tuple[learner.TrainState, groups.Metrics]:
+    """Returns the next state and the metrics, see `learner.Update`.
+
+    Args:
+      state: state of the critic; its buffers are donated.
+      batch: groups to learn from.
+      base_params: as for `Values`.
+    """
 
 
 def init_params(params: policy_lib.Params, width: int) -> policy_lib.Params:
@@ -44,12 +83,15 @@ def response_values(
   not depend on token t.
   """
   first_QD, later_AMD = groups.response_hidden(policy, params, batch)
-  value = lambda hidden: jnp.einsum(
-    '...d,d->...',
-    hidden.astype(jnp.float32),
-    params['value_head']['kernel'],
-    precision=jax.lax.Precision.HIGHEST,
-  )
+
+  def value(hidden: jax.Array) -> jax.Array:
+    return jnp.einsum(
+      '...d,d->...',
+      hidden.astype(jnp.float32),
+      params['value_head']['kernel'],
+      precision=jax.lax.Precision.HIGHEST,
+    )
+
   values_QG = jnp.broadcast_to(value(first_QD)[:, None], batch.tokens.shape[:2])
   return groups.by_response(batch, values_QG, value(later_AMD))
 
@@ -59,9 +101,9 @@ def value_loss(
   batch: groups.GroupBatch,
   *,
   policy: policy_lib.Policy,
-  clip: float,
-) -> tuple[jax.Array, learner.Metrics]:
-  """Computes the loss of the value function, averaged like the policy loss.
+  value_clip: float,
+) -> tuple[jax.Array, groups.Metrics]:
+  """Computes the value function's loss, aggregated like the policy loss.
 
     loss = sum_t weight_t clipped_value_loss_t
 
@@ -72,14 +114,15 @@ def value_loss(
     The loss and its metrics.
   """
   mask_QGR = groups.learned_tokens(batch)
+  old_QGR, targets_QGR = _values_and_targets(batch)
   values_QGR = response_values(policy, params, batch)
   # Padding may hold any value, and a masked nan still makes the gradient nan.
   fixed_QGR = jax.lax.stop_gradient(values_QGR)
   loss_QGR, clipped_QGR = losses.clipped_value_loss(
     values_QGR,
-    jnp.where(mask_QGR, batch.old_values, fixed_QGR),
-    jnp.where(mask_QGR, batch.value_targets, fixed_QGR),
-    clip=clip,
+    jnp.where(mask_QGR, old_QGR, fixed_QGR),
+    jnp.where(mask_QGR, targets_QGR, fixed_QGR),
+    value_clip=value_clip,
   )
   loss = masked.total(loss_QGR * batch.weights[..., None], mask_QGR)
   return loss, {
@@ -89,24 +132,38 @@ def value_loss(
   }
 
 
+def _values_and_targets(
+  batch: groups.GroupBatch,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the fields of a batch that exist only with a value function."""
+  assert batch.old_values is not None
+  assert batch.value_targets is not None
+  return batch.old_values, batch.value_targets
+
+
 def make_values(
   policy: policy_lib.Policy,
   mesh: jax.sharding.Mesh,
   *,
   groups_per_microbatch: int,
-) -> Callable[..., jax.Array]:
-  """Returns a function that computes the values of response tokens.
+) -> Values:
+  """Returns the program that computes the values of response tokens.
 
-  Its signature is `values(texts, params, base_params) -> [Q, G, R]`.
-  `base_params` are the frozen parameters that the critic's are joined with, or
-  None if the critic trains all of its parameters. See `groups.make_evaluate`.
+  Args:
+    policy: language model whose hidden states the critic uses.
+    mesh: mesh that microbatches are split over.
+    groups_per_microbatch: maximum number of groups in memory at once.
   """
 
-  def of_batch(texts, params, base_params=None):
+  def of_microbatch(
+    texts: groups.Texts,
+    params: policy_lib.Params,
+    base_params: policy_lib.Params | None = None,
+  ) -> jax.Array:
     return response_values(policy, lora.join(base_params or {}, params), texts)
 
   return groups.make_evaluate(
-    of_batch, mesh, groups_per_microbatch=groups_per_microbatch
+    of_microbatch, mesh, groups_per_microbatch=groups_per_microbatch
   )
 
 
@@ -115,32 +172,44 @@ def make_critic_step(
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
   *,
-  clip: float,
+  value_clip: float,
   groups_per_microbatch: int,
-) -> Callable[..., tuple[learner.TrainState, learner.Metrics]]:
-  """Returns a function that updates the critic on a batch.
+) -> CriticStep:
+  """Returns the function that updates the critic on a batch.
 
-  Its signature is `critic_step(state, batch, base_params) -> (state, metrics)`.
-  See `make_values` for `base_params` and `learner.make_update` for the update.
+  Args:
+    policy: language model whose hidden states the critic uses.
+    optimizer: optimizer of the critic's trained parameters.
+    mesh: mesh that microbatches are split over.
+    value_clip: see `losses.clipped_value_loss`.
+    groups_per_microbatch: maximum number of groups in memory at once.
   """
 
-  def loss_of(trained, batch, base_params=None):
+  def loss_of(
+    trained: policy_lib.Params,
+    batch: groups.GroupBatch,
+    base_params: policy_lib.Params | None = None,
+  ) -> tuple[jax.Array, groups.Metrics]:
     params = lora.join(base_params or {}, trained)
-    return value_loss(params, batch, policy=policy, clip=clip)
+    return value_loss(params, batch, policy=policy, value_clip=value_clip)
 
   update = learner.make_update(
     loss_of, optimizer, mesh, groups_per_microbatch=groups_per_microbatch
   )
 
   @jax.jit
-  def explained_variance(batch: groups.GroupBatch):
+  def explained_variance(
+    batch: groups.GroupBatch,
+  ) -> tuple[jax.Array, jax.Array]:
     return returns.explained_variance(
-      batch.old_values, batch.value_targets, groups.learned_tokens(batch)
+      *_values_and_targets(batch), groups.learned_tokens(batch)
     )
 
   def critic_step(
-    state: learner.TrainState, batch: groups.GroupBatch, base_params=None
-  ):
+    state: learner.TrainState,
+    batch: groups.GroupBatch,
+    base_params: policy_lib.Params | None = None,
+  ) -> tuple[learner.TrainState, groups.Metrics]:
     # Computed once for the batch, from the values used for the advantages: it
     # is not a sum over microbatches.
     explained = explained_variance(batch)

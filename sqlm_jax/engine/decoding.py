@@ -1,353 +1,270 @@
-"""The compiled parts of the sampler: prefill, decode and cache updates."""
+"""Decoding: draws the next C tokens of every response.
+
+`decode` is a compiled loop over `advance`, which draws one token of every row
+from a `DecodeState`.
+"""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import dedup, groups
+from sqlm_jax.engine import dedup, kv_cache
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import sampling
+from sqlm_jax.ops.arrays import Array
 
 STOPPED = 1  # the stop-table state of a finished response
 
+Context = tuple[policy_lib.KeyValues, ...]
 
-class SamplerSettings(NamedTuple):
+
+class SamplerSettings(NamedTuple, Generic[Array]):
   """Sampling settings that can change between calls without recompilation."""
 
   # [G], 0 is greedy. None means 1 for both temperature and top_p.
-  temperature: jax.Array | None
-  top_p: jax.Array | None  # [G], None exactly if temperature is None
-  limit: jax.Array  # [], maximum number of tokens of a response, at most R
-  stop_table: jax.Array  # [states, V], see `text.stopping`
+  temperature: Array | None
+  # [G], None exactly if temperature is None.
+  top_p: Array | None
+  # [], maximum number of tokens of a response, at most R.
+  limit: Array
+  stop_table: Array  # [states, V], see `text.stopping`
 
 
-def simplest(settings: SamplerSettings) -> SamplerSettings:
+def simplify(
+  settings: SamplerSettings[np.ndarray],
+) -> SamplerSettings[np.ndarray]:
   """Drops temperature and top-p where they are the identity.
 
   The program compiled without them skips a runtime condition for every token.
   On a GPU, the host has to evaluate that condition.
   """
-  if settings.temperature is None:
+  if settings.temperature is None or settings.top_p is None:
     return settings
-  plain = (settings.temperature == 1) & (settings.top_p >= 1)
-  if not np.all(plain):
+  is_identity = (settings.temperature == 1) & (settings.top_p >= 1)
+  if not np.all(is_identity):
     return settings
   return settings._replace(temperature=None, top_p=None)
 
 
-class Progress(NamedTuple):
-  """The decoding state of B responses."""
+class Progress(NamedTuple, Generic[Array]):
+  """How far B responses have been decoded."""
 
-  last: jax.Array  # [B], the token drawn last
-  lengths: jax.Array  # [B], number of tokens drawn
-  stop_state: jax.Array  # [B], state in the stop table
+  last: Array  # [B], the token drawn last
+  lengths: Array  # [B], number of tokens drawn
+  stop_state: Array  # [B], state in the stop table
 
 
-class Drawn(NamedTuple):
+class Drawn(NamedTuple, Generic[Array]):
   """Tokens with their log-probabilities, 0 after the end of a response."""
 
-  tokens: jax.Array  # [B, C]
-  logprobs: jax.Array  # [B, C]
-  sampling_logprobs: jax.Array  # [B, C]
+  tokens: Array  # [B, C]
+  logprobs: Array  # [B, C]
+  sampling_logprobs: Array  # [B, C]
 
 
-class Prefilled(NamedTuple):
-  """The state of N responses after the prefill of their Q prompts."""
+class DecodeState(NamedTuple):
+  """The state of `decode` before step t, which writes to slot t of C slots.
 
-  shared: tuple[policy_lib.KeyValues, ...]  # of the common prefix, or empty
-  prompts: policy_lib.KeyValues  # [L, Q, K, P, H]
-  progress: Progress  # [N]
-  drawn: Drawn  # [N, 1]
+  Attributes:
+    step: [], t.
+    progress: progress of the B rows.
+    drawn: tokens drawn since the start, [B, C] each.
+    recent: keys and values of the processed tokens, [L, B, K, C, H] each.
+    first_B: first row with the same prompt and tokens as each row, see `dedup`;
+      None computes every row.
+  """
 
-
-class _Loop(NamedTuple):
-  """The carry of `decode`. Step t writes to slot t."""
-
-  step: jax.Array  # []
+  step: jax.Array
   progress: Progress
   drawn: Drawn
   recent: policy_lib.KeyValues
-  first: jax.Array | None  # [B], first row with an equal prefix, see `distinct`
+  first_B: jax.Array | None
 
 
-def make_prefill(
-  policy: policy_lib.Policy, mesh: jax.sharding.Mesh, *, max_rows: int
-) -> Callable[..., Prefilled]:
-  """Returns a function that processes prompts and draws first tokens.
+class Decode(Protocol):
+  """Draws up to C tokens of every row."""
 
-  Its signature is `prefill(params, prompts, keys_QG, settings) -> Prefilled`.
+  def __call__(
+    self,
+    params: policy_lib.Params,
+    context: Context,
+    cache: kv_cache.Pair | None,
+    progress: Progress[np.ndarray],
+    rows_B: np.ndarray,
+    keys_QG: jax.Array,
+    settings: SamplerSettings,
+    first_B: np.ndarray | None = None,
+    *,
+    width: int,
+  ) -> tuple[Progress, Drawn, kv_cache.Pair]:
+    """Draws tokens until all responses have finished, at most C.
 
-  Args:
-    policy: policy to sample from.
-    mesh: mesh that groups are split over.
-    max_rows: maximum number of first tokens that are drawn at once, rounded to
-      whole groups, of which there is at least one. 0 is no limit.
-  """
+    Decoding also stops if too many rows have become distinct, see `dedup`.
 
-  @jax.jit
-  def prefill(params, prompts, keys_QG, settings):
-    num_groups, group_size = keys_QG.shape
-    context, last_QD = groups.read_prompts(policy, params, prompts)
+    Args:
+      params: parameters of the policy.
+      context: keys and values of the common prefix, and of prompts [A]; A
+        divides B.
+      cache: keys and values of the responses so far, except for the last token,
+        [L, B, K, S, H] each; None if no response has an earlier token than its
+        last one.
+      progress: progress of the rows.
+      rows_B: index of the response in each row, which selects its key and its
+        settings.
+      keys_QG: one random key per response.
+      settings: sampling settings.
+      first_B: first row that is equal so far to each row. Equal rows are then
+        computed once. None computes every row.
+      width: C.
 
-    def draw_first(one):
-      last_D, keys_G = one
-      logits_V = policy.logits(params, last_D)
-      logits_GV = jnp.broadcast_to(logits_V, (group_size, *logits_V.shape))
-      start = _begin(group_size, settings)
-      return _draw_and_stop(start, logits_GV, keys_G, settings)
-
-    at_once = max(max_rows // group_size, 1) if max_rows else num_groups
-    progress, drawn = jax.tree.map(
-      lambda x: x.reshape(-1),
-      jax.lax.map(
-        draw_first, (last_QD, keys_QG), batch_size=min(at_once, num_groups)
-      ),
-    )
-    drawn = jax.tree.map(lambda x: x[:, None], drawn)
-    *shared, own = context
-    own = own._replace(
-      keys=sharding.constrain_cache(own.keys, mesh),
-      values=sharding.constrain_cache(own.values, mesh),
-    )
-    progress, drawn = sharding.constrain_whole((progress, drawn), mesh)
-    return Prefilled(tuple(shared), own, progress, drawn)
-
-  return prefill
+    Returns:
+      The progress, the drawn tokens, and the keys and values of the tokens that
+      were processed, [L, B, K, C, H] each: the last token drawn before the
+      call, and all tokens drawn during the call except the last.
+    """
 
 
-def make_decode(
-  policy: policy_lib.Policy, mesh: jax.sharding.Mesh
-) -> Callable[..., tuple[Progress, Drawn, policy_lib.KeyValues]]:
-  """Returns a function that draws up to C tokens of every row.
-
-  Its signature is `decode(params, context, cache, progress, rows_B, keys_QG,
-  settings, first_B, *, width)`:
-
-  - `context` is (common prefix, prompts [A]); A divides B.
-  - `cache` holds the keys and values of the responses so far, except for the
-    last token, each [L, B, K, S, H]. It is None if no response has an earlier
-    token than its last one.
-  - `rows_B` are the indices of the responses. They select keys from `keys_QG`
-    and per-response settings.
-  - `first_B` is, for each row, the first row that is equal so far. Equal rows
-    are then computed once. None computes every row.
-  - `width` is C.
-
-  Decoding stops early when all responses have finished, or when too many rows
-  have become distinct.
-
-  The function returns the progress, the drawn tokens, and the keys and values
-  of the tokens that were processed, each [L, B, K, C, H]. The processed tokens
-  are the last one drawn before the call and all drawn during it except the
-  last.
-  """
+def make_decode(policy: policy_lib.Policy, mesh: jax.sharding.Mesh) -> Decode:
+  """Returns the program that draws up to C tokens of every row."""
 
   @functools.partial(jax.jit, static_argnames='width')
   def decode(
-    params,
-    context,
-    cache,
-    progress,
-    rows_B,
-    keys_QG,
-    settings,
-    first_B=None,
+    params: policy_lib.Params,
+    context: Context,
+    cache: kv_cache.Pair | None,
+    progress: Progress,
+    rows_B: jax.Array,
+    keys_QG: jax.Array,
+    settings: SamplerSettings,
+    first_B: jax.Array | None = None,
     *,
-    width,
-  ):
-    num_rows = rows_B.shape[0]
+    width: int,
+  ) -> tuple[Progress, Drawn, kv_cache.Pair]:
     logits = policy.split_logits(params, by_row=True)
-    read_next = functools.partial(_read_next, policy, params, logits)
     keys_B = keys_QG.reshape(-1)[rows_B]
-    settings_B = _of_columns(settings, rows_B % keys_QG.shape[1])
+    settings_B = _select_columns(settings, rows_B % keys_QG.shape[1])
     if cache is not None:
       before = policy_lib.KeyValues(*cache, progress.lengths - 1)
       context = (*context, before)
-
-    def advance(loop):
-      """Processes the last token of every row and draws the next one."""
-      read_B = jnp.full((num_rows,), loop.step)
-      before = (*context, loop.recent._replace(lengths=read_B))
-      last_B, first_B = loop.progress.last, loop.first
-      if first_B is None:
-        logits_BV, *new = read_next(last_B, before)
-      else:
-        running_B = _running(loop.progress, settings)
-        logits_BV, *new = dedup.read(
-          read_next, last_B, before, first_B, running_B
-        )
-      write = lambda old, fresh, axis: jax.lax.dynamic_update_slice_in_dim(
-        old, fresh, loop.step, axis
-      )
-      progress, drawn = _draw_and_stop(
-        loop.progress, logits_BV, keys_B, settings_B
-      )
-      if first_B is not None:
-        first_B = dedup.still_equal(first_B, drawn.tokens)
-      keys, values = (
-        write(old, fresh, 3)
-        for old, fresh in zip(loop.recent[:2], new, strict=True)
-      )
-      return _Loop(
-        step=loop.step + 1,
-        progress=progress,
-        drawn=jax.tree.map(
-          lambda old, fresh: write(old, fresh[:, None], 1), loop.drawn, drawn
-        ),
-        recent=loop.recent._replace(keys=keys, values=values),
-        first=first_B,
-      )
-
-    loop = jax.lax.while_loop(
-      lambda loop: (loop.step < width) & _goes_on(loop, settings),
-      advance,
-      _start(policy, mesh, progress, first_B, width),
+    state = jax.lax.while_loop(
+      lambda state: (state.step < width) & _has_more(state, settings),
+      functools.partial(
+        advance,
+        read_next=functools.partial(_read_next, policy, params, logits),
+        context=context,
+        keys_B=keys_B,
+        settings_B=settings_B,
+      ),
+      _start_state(policy, mesh, progress, first_B=first_B, width=width),
     )
-    progress, drawn = sharding.constrain_whole(
-      (loop.progress, loop.drawn), mesh
+    progress, drawn = sharding.constrain_replicated(
+      (state.progress, state.drawn), mesh
     )
-    return progress, drawn, (loop.recent.keys, loop.recent.values)
+    return progress, drawn, (state.recent.keys, state.recent.values)
 
   return decode
 
 
-def make_store(
-  mesh: jax.sharding.Mesh, *, in_place: bool = False
-) -> Callable[..., tuple]:
-  """Returns a function that writes recent keys and values to a cache.
-
-  Its signature is `store(cache, recent, starts, sources_B, *, slots)`:
-
-  - `cache` holds the earlier keys and values, each [L, A, K, S, H], or is None.
-  - `recent` holds the keys and values returned by `decode`.
-  - `starts` is the first cache slot that `recent` is written to, [A], or [] if
-    it is the same for all rows.
-  - `sources_B` are the rows to gather; None keeps all rows in place.
-  - `slots` is the capacity of the new cache.
-
-  The function returns the keys and values of the new cache, each
-  [L, B, K, slots, H]. Slots after the end of a response hold arbitrary values.
+def advance(
+  state: DecodeState,
+  *,
+  read_next: dedup.ReadNext,
+  context: Context,
+  keys_B: jax.Array,
+  settings_B: SamplerSettings,
+) -> DecodeState:
+  """Processes the last token of every row and draws the next one.
 
   Args:
-    mesh: mesh that rows are split over.
-    in_place: donate the cache. Requires that its rows and its capacity do not
-      change.
+    state: state before the step.
+    read_next: processes one token per row.
+    context: keys and values before those of `state.recent`.
+    keys_B: random key of each row.
+    settings_B: sampling settings, with those of a group's columns per row.
   """
-
-  @functools.partial(
-    jax.jit,
-    static_argnames='slots',
-    donate_argnames='cache' if in_place else None,
+  last_B = state.progress.last
+  read_B = jnp.full(last_B.shape, state.step)
+  before = (*context, state.recent._replace(lengths=read_B))
+  if state.first_B is None:
+    logits_BV, keys, values = read_next(last_B, before)
+  else:
+    logits_BV, keys, values = dedup.read_distinct(
+      read_next,
+      last_B,
+      before,
+      first_B=state.first_B,
+      running_B=_running(state.progress, settings_B),
+    )
+  progress, drawn = draw(
+    state.progress, logits_BV, keys_B=keys_B, settings_B=settings_B
   )
-  def store(cache, recent, starts, sources_B, *, slots):
-    if sources_B is not None:
-      cache, recent = jax.tree.map(lambda x: x[:, sources_B], (cache, recent))
-      starts = starts if starts.ndim == 0 else starts[sources_B]
+  first_B = state.first_B
+  if first_B is not None:
+    first_B = dedup.still_equal(first_B, drawn.tokens)
 
-    def join(old, new):
-      *outer, _, head_width = new.shape
-      whole = jnp.zeros((*outer, slots, head_width), new.dtype)
-      if old is not None:
-        whole = jax.lax.dynamic_update_slice_in_dim(
-          whole, old[:, :, :, :slots], 0, axis=3
-        )
-      write = jax.lax.dynamic_update_slice_in_dim
-      if starts.ndim:
-        by_row = functools.partial(write, axis=2)
-        whole = jax.vmap(by_row, (1, 1, 0), 1)(whole, new, starts)
-      else:
-        whole = write(whole, new, starts, axis=3)
-      return sharding.constrain_cache(whole, mesh)
+  def write(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(old, new, state.step, axis)
 
-    return tuple(
-      join(old, new)
-      for old, new in zip(cache or (None, None), recent, strict=True)
-    )
-
-  return store
+  return DecodeState(
+    step=state.step + 1,
+    progress=progress,
+    drawn=jax.tree.map(
+      lambda old, new: write(old, new[:, None], 1), state.drawn, drawn
+    ),
+    recent=state.recent._replace(
+      keys=write(state.recent.keys, keys, 3),
+      values=write(state.recent.values, values, 3),
+    ),
+    first_B=first_B,
+  )
 
 
-def make_empty(
-  policy: policy_lib.Policy, mesh: jax.sharding.Mesh
-) -> Callable[..., tuple]:
-  """Returns a function `empty(rows, slots)` that creates an empty cache."""
-
-  @functools.partial(jax.jit, static_argnums=(0, 1))
-  def empty(rows, slots):
-    keys, values, _ = policy.init_cache(rows, slots)
-    return tuple(sharding.constrain_cache(x, mesh) for x in (keys, values))
-
-  return empty
-
-
-def make_take_prompts(
-  mesh: jax.sharding.Mesh,
-) -> Callable[..., policy_lib.KeyValues]:
-  """Returns a function that gathers the keys and values of prompts.
-
-  Its signature is `take_prompts(prompts, which_A, *, slots)`. `which_A` are
-  indices into the Q prompts and may repeat. The result is padded to `slots`
-  cache slots, at least the number of slots in `prompts`.
-  """
-
-  @functools.partial(jax.jit, static_argnames='slots')
-  def take_prompts(prompts, which_A, *, slots):
-    more = slots - prompts.keys.shape[3]
-
-    def take(x):
-      x = jnp.pad(x[:, which_A], [(0, more * (i == 3)) for i in range(x.ndim)])
-      return sharding.constrain_cache(x, mesh)
-
-    return policy_lib.KeyValues(
-      take(prompts.keys), take(prompts.values), prompts.lengths[which_A]
-    )
-
-  return take_prompts
-
-
-def _start(
+def _start_state(
   policy: policy_lib.Policy,
   mesh: jax.sharding.Mesh,
   progress: Progress,
+  *,
   first_B: jax.Array | None,
   width: int,
-) -> _Loop:
-  """Returns the loop state before the first of `width` tokens."""
+) -> DecodeState:
+  """Returns the state before the first of `width` tokens."""
   num_rows = progress.last.shape[0]
-  empty = lambda dtype: jnp.zeros((num_rows, width), dtype)
   recent = policy.init_cache(num_rows, width)
-  return _Loop(
+
+  def zeros(dtype: type) -> jax.Array:
+    return jnp.zeros((num_rows, width), dtype)
+
+  return DecodeState(
     step=jnp.zeros((), jnp.int32),
     progress=progress,
-    drawn=Drawn(empty(jnp.int32), empty(jnp.float32), empty(jnp.float32)),
+    drawn=Drawn(zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32)),
     recent=recent._replace(
       keys=sharding.constrain_cache(recent.keys, mesh),
       values=sharding.constrain_cache(recent.values, mesh),
     ),
-    first=first_B,
+    first_B=first_B,
   )
 
 
-def _goes_on(loop: _Loop, settings: SamplerSettings) -> jax.Array:
+def _has_more(state: DecodeState, settings: SamplerSettings) -> jax.Array:
   """Returns True while a response is running and few rows are distinct."""
-  running_B = _running(loop.progress, settings)
-  any_left = jnp.any(running_B)
-  if loop.first is None:
-    return any_left
-  return any_left & dedup.few(loop.first, running_B)
+  running_B = _running(state.progress, settings)
+  any_running = jnp.any(running_B)
+  if state.first_B is None:
+    return any_running
+  return any_running & dedup.are_few(state.first_B, running_B)
 
 
 def _read_next(
   policy: policy_lib.Policy,
   params: policy_lib.Params,
-  logits: Callable[[jax.Array], jax.Array],
+  logits: policy_lib.RowLogits,
   last_B: jax.Array,
-  context: tuple[policy_lib.KeyValues, ...],
+  context: Context,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Processes one token per row.
 
@@ -359,10 +276,11 @@ def _read_next(
   return logits(hidden_B1D[:, 0]), new.keys, new.values
 
 
-def _of_columns(
+def _select_columns(
   settings: SamplerSettings, column_B: jax.Array
 ) -> SamplerSettings:
-  if settings.temperature is None:
+  """Returns the settings of each row, given its column in a group."""
+  if settings.temperature is None or settings.top_p is None:
     return settings
   return settings._replace(
     temperature=settings.temperature[column_B],
@@ -370,7 +288,8 @@ def _of_columns(
   )
 
 
-def _begin(num_rows: int, settings: SamplerSettings) -> Progress:
+def start_progress(num_rows: int, settings: SamplerSettings) -> Progress:
+  """Returns the progress of responses without a token."""
   zeros = jnp.zeros((num_rows,), jnp.int32)
   return Progress(zeros, zeros, zeros.astype(settings.stop_table.dtype))
 
@@ -380,26 +299,30 @@ def _running(progress: Progress, settings: SamplerSettings) -> jax.Array:
   return below_limit_B & (progress.stop_state != STOPPED)
 
 
-def _draw_and_stop(
+def draw(
   progress: Progress,
   logits_BV: jax.Array,
+  *,
   keys_B: jax.Array,
-  settings: SamplerSettings,
+  settings_B: SamplerSettings,
 ) -> tuple[Progress, Drawn]:
   """Draws the next token of every unfinished response."""
   step_keys_B = jax.vmap(jax.random.fold_in)(keys_B, progress.lengths)
   drawn = sampling.draw(
     jax.vmap(jax.random.uniform)(step_keys_B),
     logits_BV,
-    temperature_B=settings.temperature,
-    top_p_B=settings.top_p,
+    temperature_B=settings_B.temperature,
+    top_p_B=settings_B.top_p,
   )
-  running_B = _running(progress, settings)
-  next_state_B = settings.stop_table[progress.stop_state, drawn.tokens]
-  keep = lambda new_B, old_B: jnp.where(running_B, new_B, old_B)
+  running_B = _running(progress, settings_B)
+  next_state_B = settings_B.stop_table[progress.stop_state, drawn.tokens]
+
+  def where_running(new_B: jax.Array, old_B: jax.Array | int) -> jax.Array:
+    return jnp.where(running_B, new_B, old_B)
+
   progress = Progress(
-    last=keep(drawn.tokens, progress.last),
+    last=where_running(drawn.tokens, progress.last),
     lengths=progress.lengths + running_B,
-    stop_state=keep(next_state_B, progress.stop_state),
+    stop_state=where_running(next_state_B, progress.stop_state),
   )
-  return progress, Drawn(*(keep(new_B, 0) for new_B in drawn))
+  return progress, Drawn(*(where_running(new_B, 0) for new_B in drawn))

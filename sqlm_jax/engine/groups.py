@@ -1,14 +1,17 @@
-"""Groups of G responses to a prompt, the data of the sampler and learner."""
+"""Groups of G responses to a prompt, the data of the sampler and learner.
 
-from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+A here is the number of parts of a batch's packing, or of its groups if it is
+not packed, and M the number of tokens in each of them.
+"""
+
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from sqlm_jax.distributed import sharding
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.ops import masked
+from sqlm_jax.ops import integers, masked
 from sqlm_jax.ops import packing as packing_lib
 from sqlm_jax.ops.arrays import Array
 
@@ -21,7 +24,7 @@ class Prompts(NamedTuple, Generic[Array]):
   right-padded to a bucket.
   """
 
-  prefix_tokens: Array  # [1, C], C = 0 without a common prefix
+  prefix_tokens: Array  # [1, T], T = 0 without a common prefix
   prefix_lengths: Array  # [1]
   tokens: Array  # [Q, P]
   lengths: Array  # [Q], at least 1
@@ -58,7 +61,7 @@ class GroupBatch(NamedTuple, Generic[Array]):
   """A batch of Q groups for the learner.
 
   A weight is the share of one token's loss in the total. The weights therefore
-  define how the loss is averaged, and a weight of 0 excludes a response.
+  define how the loss is aggregated, and a weight of 0 excludes a response.
   Advantages are per response, or per token with a value function. The fields
   of the value function are None if there is none.
 
@@ -85,6 +88,40 @@ class GroupBatch(NamedTuple, Generic[Array]):
 
 
 Batch = TypeVar('Batch', Texts, GroupBatch)
+Params = ParamSpec('Params')  # parameter trees
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
+
+
+class TokenFunction(Protocol[Params]):
+  """Computes one number per response token of a microbatch."""
+
+  def __call__(
+    self, texts: Texts, *params: Params.args, **named: Params.kwargs
+  ) -> jax.Array:
+    """Returns one number per token, [q, G, R].
+
+    Args:
+      texts: q groups.
+      *params: parameter trees.
+      **named: parameter trees by name.
+    """
+
+
+class Evaluate(Protocol[Params]):
+  """Computes one number per response token, in microbatches."""
+
+  def __call__(
+    self, texts: Texts, *params: Params.args, **named: Params.kwargs
+  ) -> jax.Array:
+    """Returns one number per token, [Q, G, R].
+
+    Args:
+      texts: Q groups. The result is 0 for the groups after the first
+        `texts.num_groups`. Microbatches that contain only such groups are not
+        computed.
+      *params: parameter trees.
+      **named: parameter trees by name.
+    """
 
 
 def read_prompts(
@@ -104,8 +141,8 @@ def read_prompts(
 def _segments(prompts: Prompts) -> tuple[policy_lib.Segment, ...]:
   """Returns the common prefix, if any, and the rest of the prompts."""
   prefix = policy_lib.Segment(prompts.prefix_tokens, prompts.prefix_lengths)
-  own = policy_lib.Segment(prompts.tokens, prompts.lengths)
-  return (prefix, own) if prefix.tokens.shape[1] else (own,)
+  rest = policy_lib.Segment(prompts.tokens, prompts.lengths)
+  return (prefix, rest) if prefix.tokens.shape[1] else (rest,)
 
 
 def _at_end(hidden_QPD: jax.Array, lengths_Q: jax.Array) -> jax.Array:
@@ -138,8 +175,8 @@ def response_hidden(
     if batch.packing is None:
       tokens = tokens.reshape(-1, width - 1)
     lengths_B = jnp.full((num_groups * group_size,), width - 1)
-    own = policy_lib.Segment(tokens, lengths_B, batch.packing)
-    segments = (*segments, own)
+    responses = policy_lib.Segment(tokens, lengths_B, batch.packing)
+    segments = (*segments, responses)
   hidden, _ = policy.forward_chain(params, segments)
   first_QD = _at_end(hidden[last], batch.prompts.lengths)
   if width == 1:
@@ -151,11 +188,7 @@ def response_hidden(
 
 
 def side_by_side(batch: Batch, x_QGT: jax.Array) -> jax.Array:
-  """Lays out the values of the tokens after the first ones, [A, M].
-
-  A is the number of parts of the packing, or of groups without a packing. M is
-  the number of tokens in each of them.
-  """
+  """Lays out the values of the tokens after the first ones, [A, M]."""
   if batch.packing is None:
     return x_QGT.reshape(len(x_QGT), -1)
   return packing_lib.pack(x_QGT.reshape(-1, x_QGT.shape[-1]), batch.packing)
@@ -179,47 +212,47 @@ def learned_tokens(batch: GroupBatch) -> jax.Array:
 
 
 def make_evaluate(
-  of_batch: Callable[..., jax.Array],
+  of_microbatch: TokenFunction[Params],
   mesh: jax.sharding.Mesh,
   *,
   groups_per_microbatch: int,
-) -> Callable[..., jax.Array]:
-  """Returns a function that evaluates one number per token, in microbatches.
-
-  Its signature is `evaluate(texts, *params) -> [Q, G, R]`. The result is 0 for
-  the groups after the first `texts.num_groups`. Microbatches that contain only
-  such groups are not computed.
+) -> Evaluate[Params]:
+  """Returns the program that computes one number per token, in microbatches.
 
   Args:
-    of_batch: `(texts, *params) -> [q, G, R]`, evaluates one microbatch.
+    of_microbatch: computes the numbers of one microbatch.
     mesh: mesh that microbatches are split over.
     groups_per_microbatch: maximum number of groups in memory at once.
   """
 
   @jax.jit
-  def evaluate(texts: Texts, *params):
-    micro = split(texts, groups_per_microbatch, mesh)
-    size = micro.tokens.shape[1]
+  def evaluate(
+    texts: Texts, *params: Params.args, **named: Params.kwargs
+  ) -> jax.Array:
+    microbatches = split(texts, groups_per_microbatch, mesh)
+    size = microbatches.tokens.shape[1]
 
-    def one_microbatch(i, found):
-      one = jax.tree.map(lambda x: x[i], micro)
-      return found.at[i].set(of_batch(one, *params))
+    def evaluate_one(i: jax.Array, values: jax.Array) -> jax.Array:
+      microbatch = jax.tree.map(lambda x: x[i], microbatches)
+      return values.at[i].set(of_microbatch(microbatch, *params, **named))
 
-    found = jax.lax.fori_loop(
+    values = jax.lax.fori_loop(
       0,
-      -(-texts.num_groups // size),
-      one_microbatch,
-      jnp.zeros(micro.tokens.shape),
+      integers.ceil_div(texts.num_groups, size),
+      evaluate_one,
+      jnp.zeros(microbatches.tokens.shape),
     )
-    found_QGR = found.reshape(texts.tokens.shape)
+    values_QGR = values.reshape(texts.tokens.shape)
     # The last microbatch may contain groups beyond `num_groups`.
-    asked_Q = jnp.arange(found_QGR.shape[0]) < texts.num_groups
-    return jnp.where(asked_Q[:, None, None], found_QGR, 0)
+    within_Q = jnp.arange(values_QGR.shape[0]) < texts.num_groups
+    return jnp.where(within_Q[:, None, None], values_QGR, 0)
 
   return evaluate
 
 
-def split(batch: Batch, groups_per_microbatch: int, mesh) -> Batch:
+def split(
+  batch: Batch, groups_per_microbatch: int, mesh: jax.sharding.Mesh
+) -> Batch:
   """Splits a batch [Q, ...] into microbatches [Q / q, q, ...].
 
   The microbatch size q is the smaller of `groups_per_microbatch` and Q, so that
@@ -242,14 +275,11 @@ def split(batch: Batch, groups_per_microbatch: int, mesh) -> Batch:
     'prefix_lengths': batch.prompts.prefix_lengths,
   }
   shared = {k: jnp.stack([v] * count) for k, v in shared.items()}
-  cut = lambda x: x.reshape(count, -1, *x.shape[1:])
-  rows = jax.tree.map(
-    cut,
-    batch._replace(
-      prompts=(batch.prompts.tokens, batch.prompts.lengths), num_groups=None
-    ),
-  )
+  fields: dict[str, Any] = batch._asdict()
+  fields['prompts'] = (batch.prompts.tokens, batch.prompts.lengths)
+  fields['num_groups'] = None  # belongs to the whole batch
+  rows = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), fields)
   rows = sharding.constrain_rows(rows, mesh, axis=1)
-  tokens, lengths = rows.prompts
-  prompts = Prompts(**shared, tokens=tokens, lengths=lengths)
-  return rows._replace(prompts=prompts)
+  tokens, lengths = rows['prompts']
+  rows['prompts'] = Prompts(**shared, tokens=tokens, lengths=lengths)
+  return type(batch)(**rows)

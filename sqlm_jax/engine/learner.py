@@ -1,24 +1,31 @@
-"""The learner: one policy-gradient update from a batch of groups."""
+"""The learner: one policy-gradient update from a batch of groups.
+
+From a call of `train_step` to the gradient:
+
+1. `make_train_step` defines the loss, `policy_loss.policy_loss`, as a function
+   of the trained parameters, and gives it to `make_update`.
+2. `update` splits the batch into microbatches and adds up their gradients
+   (`_sum_gradients`), each of which is `jax.grad` of the loss.
+3. `_apply_gradients` takes one step of the optimizer, and shortens it if it
+   would move the policy too far (`kl_bound`).
+"""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups
+from sqlm_jax.engine import groups, in_place, kl_bound, policy_loss
 from sqlm_jax.engine import optimizer as optimizer_lib
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.ops import logprobs as logprob_ops
-from sqlm_jax.ops import losses, masked
+from sqlm_jax.ops import integers
 
-_MAX_MEASUREMENTS = 6  # maximum number of KL measurements per update
-
-Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
+# Parameters that a loss takes in addition to the trained ones.
+Frozen = ParamSpec('Frozen')
 
 
 class TrainState(NamedTuple):
@@ -29,17 +36,72 @@ class TrainState(NamedTuple):
   opt_state: optax.OptState
 
 
-class LossSettings(NamedTuple):
-  """Settings of the policy loss."""
+class TrainStep(Protocol):
+  """Updates a policy on a batch."""
 
-  clip: float = 0.2
-  clip_high: float | None = None  # None means `clip`
-  dual_clip: float | None = None
-  ratio: str = 'token'  # or 'sequence' for GSPO
-  kl: float = 0.0  # weight of the KL to the reference policy
-  kl_estimator: str = 'k3'
-  entropy: float = 0.0  # weight of the entropy bonus
-  chunk: int = 512  # rows of logits in memory at once, per device
+  def __call__(
+    self,
+    state: TrainState,
+    batch: groups.GroupBatch,
+    reference_params: policy_lib.Params | None = None,
+    base_params: policy_lib.Params | None = None,
+  ) -> tuple[TrainState, groups.Metrics]:
+    """Returns the next state and the metrics of the update, see `Update`.
+
+    Args:
+      state: state of the policy; its buffers are donated.
+      batch: groups to learn from.
+      reference_params: parameters of the reference policy; None without a KL
+        penalty.
+      base_params: frozen parameters that the trained ones are joined with; None
+        if all parameters are trained.
+    """
+
+
+class LossFunction(Protocol[Frozen]):
+  """Computes the loss of a microbatch."""
+
+  def __call__(
+    self,
+    trained: policy_lib.Params,
+    batch: groups.GroupBatch,
+    *frozen: Frozen.args,
+    **named: Frozen.kwargs,
+  ) -> tuple[jax.Array, groups.Metrics]:
+    """Returns the loss and its metrics, which contain the loss.
+
+    Args:
+      trained: parameters that the loss is differentiated by.
+      batch: a microbatch. The loss is a sum over its tokens.
+      *frozen: further parameters.
+      **named: further parameters by name.
+    """
+
+
+class Update(Protocol[Frozen]):
+  """Takes one optimizer step on a loss."""
+
+  def __call__(
+    self,
+    state: TrainState,
+    batch: groups.GroupBatch,
+    *frozen: Frozen.args,
+    **named: Frozen.kwargs,
+  ) -> tuple[TrainState, groups.Metrics]:
+    """Returns the next state and the metrics of the update.
+
+    Gradients are accumulated over the microbatches that hold the first
+    `batch.num_groups` groups, of which there must be at least one; the
+    remaining microbatches are not computed. If the loss, the gradient or a
+    metric is not finite, the update is skipped: the returned state equals the
+    given one bit for bit.
+
+    Args:
+      state: state to update; its buffers are donated.
+      batch: groups to learn from.
+      *frozen: further parameters that the loss takes.
+      **named: further parameters by name.
+    """
 
 
 def init_state(
@@ -48,160 +110,16 @@ def init_state(
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def response_logprobs(
-  policy: policy_lib.Policy,
-  params: policy_lib.Params,
-  batch: groups.Batch,
-  *,
-  chunk: int,
-  through_entropy: bool = False,
-) -> tuple[jax.Array, jax.Array]:
-  """Computes the log-probability and entropy [Q, G, R] of response tokens."""
-  first_QD, later_AMD = groups.response_hidden(policy, params, batch)
-  chosen = functools.partial(
-    logprob_ops.chosen_in_chunks,
-    policy.split_logits(params),
-    chunk=chunk,
-    through_entropy=through_entropy,
-  )
-  # All first tokens of a group are drawn from the same distribution.
-  tokens_Q1G = batch.tokens[:, None, :, 0]
-  first_Q1G, entropy_Q1 = chosen(first_QD[:, None], tokens_Q1G)
-  tokens_AM = groups.side_by_side(batch, batch.tokens[:, :, 1:])
-  later_AM1, entropy_AM = chosen(later_AMD, tokens_AM[..., None])
-  entropy_QG = jnp.broadcast_to(entropy_Q1, batch.tokens.shape[:2])
-  return (
-    groups.by_response(batch, first_Q1G[:, 0], later_AM1[..., 0]),
-    groups.by_response(batch, entropy_QG, entropy_AM),
-  )
-
-
-def make_logprobs(
-  policy: policy_lib.Policy,
-  mesh: jax.sharding.Mesh,
-  *,
-  chunk: int,
-  groups_per_microbatch: int,
-) -> Callable[..., jax.Array]:
-  """Returns a function that computes log-probabilities of response tokens.
-
-  Its signature is `logprobs(texts, params) -> [Q, G, R]`. See
-  `groups.make_evaluate`.
-  """
-  chunk *= sharding.row_shards(mesh)
-
-  def of_batch(texts, params):
-    return response_logprobs(policy, params, texts, chunk=chunk)[0]
-
-  return groups.make_evaluate(
-    of_batch, mesh, groups_per_microbatch=groups_per_microbatch
-  )
-
-
-def policy_loss(
-  params: policy_lib.Params,
-  batch: groups.GroupBatch,
-  reference_params: policy_lib.Params | None,
-  *,
-  policy: policy_lib.Policy,
-  settings: LossSettings,
-) -> tuple[jax.Array, Metrics]:
-  """Computes the clipped policy-gradient loss with its penalties, GRPO eq. 3.
-
-    loss = sum_t weight_t (clipped_surrogate_t + kl KL_t - entropy H_t)
-
-  The sum is over the tokens of all responses whose weight is not 0 (Shao et
-  al., 2024; SQLM section 3). The probability ratio is per token or per response
-  (GSPO), see `LossSettings.ratio`.
-
-  Returns:
-    The loss and its metrics.
-  """
-  mask_QGR = groups.learned_tokens(batch)
-  logprobs_QGR, entropy_QGR = response_logprobs(
-    policy,
-    params,
-    batch,
-    chunk=settings.chunk,
-    through_entropy=bool(settings.entropy),
-  )
-  # Padding must not overflow exp(): a masked nan still makes the gradient nan.
-  old_QGR = jnp.where(
-    mask_QGR, batch.old_logprobs, jax.lax.stop_gradient(logprobs_QGR)
-  )
-  new_QGR, before_QGR = logprobs_QGR, old_QGR
-  if settings.ratio == 'sequence':
-    new_QGR = losses.sequence_log_ratio(logprobs_QGR, old_QGR, mask_QGR)
-    before_QGR = jnp.zeros_like(new_QGR)
-  loss_QGR, clipped_QGR = losses.clipped_surrogate(
-    new_QGR,
-    before_QGR,
-    batch.advantages,
-    clip=settings.clip,
-    clip_high=settings.clip_high,
-    dual_clip=settings.dual_clip,
-  )
-  gap_QGR = jnp.abs(jax.lax.stop_gradient(logprobs_QGR) - old_QGR)
-  times = 1.0 if batch.counts is None else batch.counts[..., None]
-  count = lambda x_QGR: masked.sum_and_count(x_QGR, mask_QGR, times)
-  metrics = {
-    'clip_fraction': count(clipped_QGR * 1.0),
-    'entropy': count(jax.lax.stop_gradient(entropy_QGR)),
-    'logprob_gap': count(gap_QGR),
-  }
-  if settings.kl:
-    reference_QGR, _ = response_logprobs(
-      policy, reference_params, batch, chunk=settings.chunk
-    )
-    reference_QGR = jnp.where(mask_QGR, reference_QGR, logprobs_QGR)
-    estimate = losses.KL_ESTIMATORS[settings.kl_estimator]
-    kl_QGR = estimate(logprobs_QGR, reference_QGR)
-    loss_QGR = loss_QGR + settings.kl * kl_QGR
-    metrics['kl'] = count(kl_QGR)
-  if settings.entropy:
-    loss_QGR += losses.entropy_bonus(entropy_QGR, weight=settings.entropy)
-  loss = masked.total(loss_QGR * batch.weights[..., None], mask_QGR)
-  return loss, metrics | {'loss': (loss, jnp.zeros(()))}
-
-
-def policy_kl(
-  params: policy_lib.Params,
-  batch: groups.GroupBatch,
-  *,
-  policy: policy_lib.Policy,
-  chunk: int,
-) -> tuple[jax.Array, jax.Array]:
-  """Estimates the KL from the policy that sampled a batch to `params`.
-
-  Returns:
-    The sum of the k3 estimates over all learned tokens, and the number of
-    these tokens.
-  """
-  mask_QGR = groups.learned_tokens(batch)
-  logprobs_QGR, _ = response_logprobs(policy, params, batch, chunk=chunk)
-  # Padding must not overflow exp().
-  old_QGR = jnp.where(mask_QGR, batch.old_logprobs, logprobs_QGR)
-  times = 1.0 if batch.counts is None else batch.counts[..., None]
-  return masked.sum_and_count(
-    losses.kl_k3(old_QGR, logprobs_QGR), mask_QGR, times
-  )
-
-
 def make_train_step(
   policy: policy_lib.Policy,
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
-  settings: LossSettings,
+  settings: policy_loss.LossSettings,
   *,
   groups_per_microbatch: int,
   max_update_kl: float = 0.0,
-) -> Callable[..., tuple[TrainState, Metrics]]:
-  """Returns a function that updates the policy on a batch.
-
-  Its signature is `train_step(state, batch, reference_params, base_params)`.
-  `reference_params` is None without a KL penalty. `base_params` are the frozen
-  parameters that the trained ones are joined with, None if all parameters are
-  trained. See `make_update` for the other arguments and the update itself.
+) -> TrainStep:
+  """Returns the program that updates the policy on a batch.
 
   Args:
     policy: policy to train.
@@ -210,65 +128,54 @@ def make_train_step(
     settings: settings of the loss.
     groups_per_microbatch: number of groups in memory at once.
     max_update_kl: largest KL of an update, in nats per token; larger updates
-      are shortened, see `KLBound`. 0 is no limit.
+      are shortened, see `kl_bound.KLBound`. 0 is no limit.
   """
-  chunk = settings.chunk * sharding.row_shards(mesh)
-  settings = settings._replace(chunk=chunk)
+  chunk = settings.logits_chunk * sharding.row_shards(mesh)
+  settings = settings._replace(logits_chunk=chunk)
 
-  def loss_of(trained, batch, reference_params=None, base_params=None):
+  def loss_of(
+    trained: policy_lib.Params,
+    batch: groups.GroupBatch,
+    reference_params: policy_lib.Params | None = None,
+    base_params: policy_lib.Params | None = None,
+  ) -> tuple[jax.Array, groups.Metrics]:
     params = lora.join(base_params or {}, trained)
-    return policy_loss(
+    return policy_loss.policy_loss(
       params, batch, reference_params, policy=policy, settings=settings
     )
 
-  def kl_of(trained, batch, reference_params=None, base_params=None):
+  def kl_of(
+    trained: policy_lib.Params,
+    batch: groups.GroupBatch,
+    reference_params: policy_lib.Params | None = None,
+    base_params: policy_lib.Params | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
     del reference_params
     params = lora.join(base_params or {}, trained)
-    return policy_kl(params, batch, policy=policy, chunk=settings.chunk)
+    return policy_loss.policy_kl(params, batch, policy=policy, chunk=chunk)
 
+  bound = kl_bound.KLBound(max_update_kl, kl_of) if max_update_kl else None
   return make_update(
     loss_of,
     optimizer,
     mesh,
     groups_per_microbatch=groups_per_microbatch,
-    bound=KLBound(max_update_kl, kl_of) if max_update_kl else None,
+    bound=bound,
   )
 
 
-class KLBound(NamedTuple):
-  """A bound on how far an update moves a policy.
-
-  Attributes:
-    max_kl: largest KL, in nats per token, from the policy that sampled the
-      batch to the policy after the update. A larger update is shortened.
-    kl: `(trained parameters, batch, *frozen) -> (sum, number of tokens)`. It
-      is called with the first microbatch of an update.
-  """
-
-  max_kl: float
-  kl: Callable[..., tuple[jax.Array, jax.Array]]
-
-
 def make_update(
-  loss_of: Callable[..., tuple[jax.Array, Metrics]],
+  loss_of: LossFunction[Frozen],
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
   *,
   groups_per_microbatch: int,
-  bound: KLBound | None = None,
-) -> Callable[..., tuple[TrainState, Metrics]]:
-  """Returns a function that takes one optimizer step on a loss.
-
-  Its signature is `update(state, batch, *frozen) -> (state, metrics)`.
-  Gradients are accumulated over the microbatches that hold the first
-  `batch.num_groups` groups, of which there must be at least one; the remaining
-  microbatches are not computed. The buffers of the state are donated. If the
-  loss, the gradient or a metric is not finite, the update is skipped: the
-  returned state equals the given one bit for bit.
+  bound: kl_bound.KLBound[Frozen] | None = None,
+) -> Update[Frozen]:
+  """Returns the program that takes one optimizer step on a loss.
 
   Args:
-    loss_of: `(trained parameters, batch, *frozen) -> (loss, metrics)`. The loss
-      is a sum over tokens, and the metrics contain it.
+    loss_of: the loss of a microbatch.
     optimizer: optimizer of the trained parameters.
     mesh: mesh that microbatches are split over.
     groups_per_microbatch: number of groups in memory at once.
@@ -279,119 +186,137 @@ def make_update(
   grad = jax.jit(jax.grad(loss_of, has_aux=True))
 
   @functools.partial(
-    jax.jit, donate_argnums=0, compiler_options=_in_place(mesh)
+    jax.jit, donate_argnums=0, compiler_options=in_place.compiler_options(mesh)
   )
-  def update(state: TrainState, batch: groups.GroupBatch, *frozen):
-    micro = groups.split(batch, groups_per_microbatch, mesh)
-    size = micro.tokens.shape[1]
+  def update(
+    state: TrainState,
+    batch: groups.GroupBatch,
+    *frozen: Frozen.args,
+    **named: Frozen.kwargs,
+  ) -> tuple[TrainState, groups.Metrics]:
+    microbatches = groups.split(batch, groups_per_microbatch, mesh)
 
-    def one_microbatch(i):
-      one = jax.tree.map(lambda x: x[i], micro)
-      grads, metrics = grad(state.params, one, *frozen)
+    def gradients(
+      microbatch: groups.GroupBatch,
+    ) -> tuple[policy_lib.Params, groups.Metrics]:
+      grads, metrics = grad(state.params, microbatch, *frozen, **named)
       return sharding.constrain_like_parameters(grads, grads, mesh), metrics
 
-    if len(micro.tokens) == 1:
-      # The TPU compiler may hoist parts out of a loop and compute them twice.
-      grads, metrics = one_microbatch(0)
-    else:
-      nothing = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_microbatch, 0)
-      )
-      grads, metrics = jax.lax.fori_loop(
-        0,
-        -(-batch.num_groups // size),
-        lambda i, total: jax.tree.map(jnp.add, total, one_microbatch(i)),
-        nothing,
-      )
-    loss = metrics.pop('loss')[0]
-    one = jnp.ones(())
-    metrics |= {
-      'loss': (loss, one),
-      'grad_norm': (optax.tree.norm(grads), one),
-    }
+    def kl_of_params(
+      kl_of: kl_bound.KLFunction[Frozen],
+      microbatch: groups.GroupBatch,
+      params: policy_lib.Params,
+    ) -> tuple[jax.Array, jax.Array]:
+      return kl_of(params, microbatch, *frozen, **named)
+
+    grads, metrics = _sum_gradients(gradients, microbatches, batch.num_groups)
+    loss, _ = metrics['loss']
+    metrics['loss'] = _single(loss)
+    metrics['grad_norm'] = _single(optax.tree.norm(grads))
     with jax.named_scope('optimizer'):
-      updates, opt_state = optimizer.update(
-        grads, state.opt_state, state.params
-      )
-      scaled = lambda scale: optimizer_lib.apply_updates(
-        state.params, jax.tree.map(lambda x: scale * x, updates), state.step
-      )
+      measure_kl = None
       if bound:
-        first = jax.tree.map(lambda x: x[0], micro)
-        scale, kl = _shorten(
-          lambda scale: bound.kl(scaled(scale), first, *frozen), bound.max_kl
-        )
-        metrics |= {'update_kl': (kl, one), 'update_scale': (scale, one)}
-        params = scaled(scale)
-      else:
-        params = scaled(1.0)
-    stepped = TrainState(state.step + 1, params, opt_state)
-    finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
-    metrics['skipped_rate'] = (1.0 - finite, one)
-    keep = lambda new, old: jnp.where(finite, new, old)
-    stepped = jax.tree.map(keep, stepped, state)
+        first = jax.tree.map(lambda x: x[0], microbatches)
+        measure_kl = functools.partial(kl_of_params, bound.kl, first)
+      new_state, bound_metrics = _apply_gradients(
+        state,
+        grads,
+        optimizer,
+        measure_kl=measure_kl,
+        max_kl=bound.max_kl if bound else 0.0,
+      )
+    metrics |= bound_metrics
+    is_finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
+    metrics['skipped_rate'] = _single(1.0 - is_finite)
+    new_state = jax.tree.map(
+      lambda new, old: jnp.where(is_finite, new, old), new_state, state
+    )
     # Pins the output sharding; otherwise XLA may replicate sharded parameters.
-    return sharding.constrain_like_parameters(
-      stepped, state.params, mesh
-    ), metrics
+    new_state = sharding.constrain_like_parameters(
+      new_state, state.params, mesh
+    )
+    return new_state, metrics
 
   return update
 
 
-def _shorten(
-  measure: Callable[[jax.Array], tuple[jax.Array, jax.Array]], max_kl: float
-) -> tuple[jax.Array, jax.Array]:
-  """Finds the scale of an update that keeps its KL within a bound.
+class _Gradients(Protocol):
+  """Computes gradients and metrics of a microbatch."""
+
+  def __call__(
+    self, microbatch: groups.GroupBatch
+  ) -> tuple[policy_lib.Params, groups.Metrics]: ...
+
+
+def _sum_gradients(
+  gradients: _Gradients,
+  microbatches: groups.GroupBatch,
+  num_groups: jax.Array,
+) -> tuple[policy_lib.Params, groups.Metrics]:
+  """Adds up gradients and metrics over microbatches.
 
   Args:
-    measure: `scale -> (sum, number of tokens)`, the KL after `scale` times the
-      update.
-    max_kl: the bound; a KL of at most 1.1 times the bound is accepted.
+    gradients: computes them for one microbatch.
+    microbatches: stacked microbatches.
+    num_groups: number of groups to learn from. Microbatches after these groups
+      are not computed.
+  """
+  count, size = microbatches.tokens.shape[:2]
+
+  def gradients_at(
+    i: jax.Array | int,
+  ) -> tuple[policy_lib.Params, groups.Metrics]:
+    return gradients(jax.tree.map(lambda x: x[i], microbatches))
+
+  if count == 1:
+    # The TPU compiler may hoist parts out of a loop and compute them twice.
+    return gradients_at(0)
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients_at, 0)
+  )
+  return jax.lax.fori_loop(
+    0,
+    integers.ceil_div(num_groups, size),
+    lambda i, total: jax.tree.map(jnp.add, total, gradients_at(i)),
+    zeros,
+  )
+
+
+def _apply_gradients(
+  state: TrainState,
+  grads: policy_lib.Params,
+  optimizer: optax.GradientTransformation,
+  *,
+  measure_kl: kl_bound.KLOfParams | None,
+  max_kl: float,
+) -> tuple[TrainState, groups.Metrics]:
+  """Takes one step of the optimizer.
+
+  Args:
+    state: state before the step.
+    grads: gradients of the trained parameters.
+    optimizer: the optimizer.
+    measure_kl: measures the KL after a step; None does not limit the step.
+    max_kl: limit of the KL.
 
   Returns:
-    The scale, 1 for the full update, and the mean KL of the scaled update. The
-    KL may still exceed the bound after `_MAX_MEASUREMENTS` measurements, or if
-    earlier updates have used up the bound.
+    The state after the step, and the KL and the scale of a limited step.
   """
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
 
-  def shorten(carry):
-    scale, kl, number = carry
-    # For small updates, the KL is quadratic in the scale.
-    scale *= jnp.where(number == 0, 1.0, jnp.sqrt(max_kl / kl))
-    kl_sum, count = measure(scale)
-    return scale, kl_sum / jnp.maximum(count, 1), number + 1
+  def step(scale: jax.Array | float) -> policy_lib.Params:
+    scaled = jax.tree.map(lambda x: scale * x, updates)
+    return optimizer_lib.apply_updates(state.params, scaled, state.step)
 
-  def is_too_large(carry):
-    _, kl, number = carry
-    return (kl > 1.1 * max_kl) & (number < _MAX_MEASUREMENTS)
-
-  start = jnp.ones(()), jnp.full((), jnp.inf), 0
-  scale, kl, _ = jax.lax.while_loop(is_too_large, shorten, start)
-  return scale, kl
+  metrics, scale = {}, 1.0
+  if measure_kl is not None:
+    scale, kl = kl_bound.find_scale(
+      lambda scale: measure_kl(step(scale)), max_kl
+    )
+    metrics = {'update_kl': _single(kl), 'update_scale': _single(scale)}
+  return TrainState(state.step + 1, step(scale), opt_state), metrics
 
 
-def _in_place(mesh: jax.sharding.Mesh) -> dict[str, bool]:
-  """Returns compiler options that make XLA update a donated state in place.
-
-  By default, XLA for CPU copies both moments before the update: the parameters
-  are computed from the old moments, and the order of the writes is not fixed.
-  With region analysis, which XLA uses for TPU, the parameters are computed
-  first and no copy is needed.
-  """
-  option = 'xla_cpu_copy_insertion_use_region_analysis'
-  is_known = sharding.is_on_cpu(mesh) and _compiler_knows(option)
-  return {option: True} if is_known else {}
-
-
-@functools.cache
-def _compiler_knows(option: str) -> bool:
-  """Returns True if this version of XLA accepts the option.
-
-  XLA adds and removes options, and raises an error for an unknown one.
-  """
-  program = jax.jit(lambda: 0, compiler_options={option: True})
-  try:
-    program.lower().compile()
-  except jax.errors.JaxRuntimeError:
-    return False
-  return True
+def _single(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the sum and the count of a metric with one value per update."""
+  return x, jnp.ones(())

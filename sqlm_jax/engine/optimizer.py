@@ -82,13 +82,21 @@ def in_float32(
   inner: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
   """Computes and stores moments as float32 for parameters of any dtype."""
-  whole = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-  return optax.GradientTransformation(
-    lambda params: inner.init(whole(params)),
-    lambda updates, state, params=None: inner.update(
-      whole(updates), state, params
-    ),
-  )
+
+  def cast(tree: optax.Params) -> optax.Params:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+  def init(params: optax.Params) -> optax.OptState:
+    return inner.init(cast(params))
+
+  def update(
+    updates: optax.Updates,
+    state: optax.OptState,
+    params: optax.Params | None = None,
+  ) -> tuple[optax.Updates, optax.OptState]:
+    return inner.update(cast(updates), state, params)
+
+  return optax.GradientTransformation(init, update)
 
 
 def in_bfloat16(
@@ -102,18 +110,23 @@ def in_bfloat16(
   between two bfloat16 numbers.
   """
 
-  def init(params):
+  def init(params: optax.Params) -> InBfloat16:
     state = jax.tree.map(_nearest, inner.init(params))
     return InBfloat16(jnp.zeros((), jnp.int32), state)
 
-  def update(updates, state, params=None):
-    whole = jax.tree.map(
+  def update(
+    updates: optax.Updates,
+    state: optax.OptState,
+    params: optax.Params | None = None,
+  ) -> tuple[optax.Updates, InBfloat16]:
+    assert isinstance(state, InBfloat16)
+    inner_state = jax.tree.map(
       lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x,
       state.inner,
     )
-    updates, whole = inner.update(updates, whole, params)
+    updates, inner_state = inner.update(updates, inner_state, params)
     key = jax.random.fold_in(jax.random.key(0), state.count)
-    leaves, tree = jax.tree.flatten(whole)
+    leaves, tree = jax.tree.flatten(inner_state)
     leaves = [
       rounding.round_at_random(jax.random.fold_in(key, i), x)
       if _is_float(x)
@@ -133,7 +146,7 @@ def _nearest(x: jax.Array) -> jax.Array:
   return x.astype(jnp.bfloat16) if _is_float(x) else x
 
 
-def matrices(params):
+def matrices(params: optax.Params) -> optax.Params:
   """Returns a tree that is False for norm scales and biases, otherwise True."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key not in ('scale', 'bias'), params

@@ -1,7 +1,10 @@
-"""The rollout buffer of a sampler call, held in host memory."""
+"""The rollout buffer of a sampler call, held in host memory.
+
+N here is the number of responses of the call, Q * G.
+"""
 
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -10,7 +13,22 @@ from sqlm_jax.engine import decoding, dedup, groups, row_scheduler
 _NO_TOKEN = -1
 
 
-def asked(
+class OnEnded(Protocol):
+  """Receives the responses to prompts while others are still being sampled."""
+
+  def __call__(
+    self, which_Q: np.ndarray, tokens_QGR: np.ndarray, lengths_QG: np.ndarray
+  ) -> None:
+    """Is called with the prompts whose responses have all finished.
+
+    Args:
+      which_Q: indices of the prompts.
+      tokens_QGR: tokens of their responses.
+      lengths_QG: number of tokens of their responses.
+    """
+
+
+def response_indices(
   num_groups: int, group_size: int, num_prompts: int | None
 ) -> np.ndarray:
   """Returns the indices of all responses, EMPTY for those of padding prompts.
@@ -26,30 +44,47 @@ def asked(
   return rows_N
 
 
-class Record:
+class RolloutBuffer:
   """The responses of a sampler call as drawn so far, in NumPy arrays."""
 
-  def __init__(self, shape: tuple[int, int], slots: int, states: np.dtype):
+  def __init__(
+    self,
+    shape: tuple[int, int],
+    *,
+    slots: int,
+    state_dtype: np.dtype,
+    num_prompts: int | None = None,
+  ) -> None:
+    """Creates an empty buffer.
+
+    Args:
+      shape: Q and G.
+      slots: R, capacity of a response in tokens.
+      state_dtype: dtype of the states of the stop table.
+      num_prompts: number of prompts that are not padding; None means all.
+    """
     num_rows = math.prod(shape)
-    wide = (num_rows, slots)
-    self._shape = shape  # Q, G
-    self._told_Q = np.zeros(shape[:1], bool)
+    self._shape = shape
+    self._is_pending_Q = np.ones(shape[:1], bool)  # not yet notified
+    if num_prompts is not None:
+      self._is_pending_Q[num_prompts:] = False
     self.drawn = decoding.Drawn(
-      np.zeros(wide, np.int32),
-      np.zeros(wide, np.float32),
-      np.zeros(wide, np.float32),
+      np.zeros((num_rows, slots), np.int32),
+      np.zeros((num_rows, slots), np.float32),
+      np.zeros((num_rows, slots), np.float32),
     )
-    zeros = np.zeros((num_rows,), np.int32)
     # Responses count as stopped until `add` sets their progress.
     self.progress = decoding.Progress(
-      zeros, zeros.copy(), np.full((num_rows,), decoding.STOPPED, states)
+      np.zeros((num_rows,), np.int32),
+      np.zeros((num_rows,), np.int32),
+      np.full((num_rows,), decoding.STOPPED, state_dtype),
     )
 
   def add(
     self,
     rows_B: np.ndarray,
-    progress: decoding.Progress,
-    drawn: decoding.Drawn,
+    progress: decoding.Progress[np.ndarray],
+    drawn: decoding.Drawn[np.ndarray],
   ) -> None:
     """Appends the tokens drawn for the responses `rows_B`, skipping EMPTY.
 
@@ -58,35 +93,34 @@ class Record:
       progress: their progress after the tokens were drawn.
       drawn: the drawn tokens, starting at each response's previous length.
     """
-    begun_B1 = self.progress.lengths[rows_B][:, None]
-    slots_BC = begun_B1 + np.arange(drawn.tokens.shape[1])
-    new_BC = slots_BC < progress.lengths[:, None]
-    new_BC &= (rows_B != row_scheduler.EMPTY)[:, None]
-    rows_BC = np.broadcast_to(rows_B[:, None], new_BC.shape)
-    for whole, part in zip(self.drawn, drawn, strict=True):
-      whole[rows_BC[new_BC], slots_BC[new_BC]] = part[new_BC]
-    there_B = rows_B != row_scheduler.EMPTY
-    for whole, part in zip(self.progress, progress, strict=True):
-      whole[rows_B[there_B]] = part[there_B]
+    is_used_B = rows_B != row_scheduler.EMPTY
+    starts_B1 = self.progress.lengths[rows_B][:, None]
+    slots_BC = starts_B1 + np.arange(drawn.tokens.shape[1])
+    is_new_BC = slots_BC < progress.lengths[:, None]
+    is_new_BC &= is_used_B[:, None]
+    rows_BC = np.broadcast_to(rows_B[:, None], is_new_BC.shape)
+    for buffer, new in zip(self.drawn, drawn, strict=True):
+      buffer[rows_BC[is_new_BC], slots_BC[is_new_BC]] = new[is_new_BC]
+    for buffer, new in zip(self.progress, progress, strict=True):
+      buffer[rows_B[is_used_B]] = new[is_used_B]
 
   def unfinished(self, limit: int) -> np.ndarray:
     """Returns the indices of responses that neither stopped nor hit `limit`."""
     stopped_N = self.progress.stop_state == decoding.STOPPED
     return np.flatnonzero(~stopped_N & (self.progress.lengths < limit))
 
-  def of(self, rows_B: np.ndarray) -> decoding.Progress:
+  def progress_of(self, rows_B: np.ndarray) -> decoding.Progress[np.ndarray]:
     """Returns the progress of responses; EMPTY counts as stopped."""
-    empty_B = rows_B == row_scheduler.EMPTY
+    is_empty_B = rows_B == row_scheduler.EMPTY
     last, lengths, stop_state = (x[rows_B] for x in self.progress)
+    stopped = np.array(decoding.STOPPED, stop_state.dtype)
     return decoding.Progress(
       last,
-      np.where(empty_B, 1, lengths),
-      np.where(
-        empty_B, np.array(decoding.STOPPED, stop_state.dtype), stop_state
-      ),
+      np.where(is_empty_B, 1, lengths),
+      np.where(is_empty_B, stopped, stop_state),
     )
 
-  def firsts(
+  def first_equal(
     self, rows_B: np.ndarray, prompts: groups.Prompts
   ) -> tuple[np.ndarray, np.ndarray]:
     """Finds rows with equal prompts and tokens so far.
@@ -98,52 +132,48 @@ class Record:
       For each row, [B] each: the first row that is equal to it, and True if its
       response has not stopped.
     """
-    progress = self.of(rows_B)
-    prompt_Q = dedup.firsts(
+    progress = self.progress_of(rows_B)
+    prompt_Q = dedup.first_equal(
       np.zeros(self._shape[:1], np.int32),
-      _written(np.asarray(prompts.tokens), np.asarray(prompts.lengths)),
+      _mark_padding(np.asarray(prompts.tokens), np.asarray(prompts.lengths)),
     )
     prompts_B = prompt_Q[rows_B // self._shape[1]]
-    first_B = dedup.firsts(
+    first_B = dedup.first_equal(
       np.where(rows_B == row_scheduler.EMPTY, row_scheduler.EMPTY, prompts_B),
-      _written(self.drawn.tokens[rows_B], progress.lengths),
+      _mark_padding(self.drawn.tokens[rows_B], progress.lengths),
     )
     return first_B, progress.stop_state != decoding.STOPPED
 
-  def tell(
-    self,
-    unfinished: np.ndarray,
-    num_prompts: int | None,
-    on_ended: Callable[..., None],
-  ) -> None:
-    """Calls `on_ended` with the groups that have finished since the last call.
+  def notify(self, unfinished: np.ndarray, on_ended: OnEnded) -> None:
+    """Reports the groups that have finished since the last call.
 
     Args:
       unfinished: indices of the unfinished responses.
-      num_prompts: number of prompts that are not padding; None means all.
-      on_ended: called with `(which_Q, tokens_QGR, lengths_QG)`, unless no
-        further group has finished.
+      on_ended: called unless no further group has finished.
     """
-    ended_Q = ~self._told_Q
-    if num_prompts is not None:
-      ended_Q[num_prompts:] = False
-    ended_Q[unfinished // self._shape[1]] = False
-    self._told_Q |= ended_Q
-    if ended_Q.any():
-      which_Q = np.flatnonzero(ended_Q)
-      of = lambda x: x.reshape(*self._shape, *x.shape[1:])[which_Q]
-      on_ended(which_Q, of(self.drawn.tokens), of(self.progress.lengths))
+    finished_Q = self._is_pending_Q.copy()
+    finished_Q[unfinished // self._shape[1]] = False
+    self._is_pending_Q &= ~finished_Q
+    if finished_Q.any():
+      which_Q = np.flatnonzero(finished_Q)
+      tokens_QGR = self._by_group(self.drawn.tokens)
+      lengths_QG = self._by_group(self.progress.lengths)
+      on_ended(which_Q, tokens_QGR[which_Q], lengths_QG[which_Q])
 
-  def rollout(self) -> groups.Rollout:
-    group = lambda x: x.reshape(*self._shape, *x.shape[1:])
+  def rollout(self) -> groups.Rollout[np.ndarray]:
+    """Returns the responses, by group."""
     return groups.Rollout(
-      *map(group, self.drawn),
-      lengths=group(self.progress.lengths),
-      finished=group(self.progress.stop_state == decoding.STOPPED),
+      *map(self._by_group, self.drawn),
+      lengths=self._by_group(self.progress.lengths),
+      finished=self._by_group(self.progress.stop_state == decoding.STOPPED),
     )
 
+  def _by_group(self, x_N: np.ndarray) -> np.ndarray:
+    """Reshapes [N, ...] to [Q, G, ...]."""
+    return x_N.reshape(*self._shape, *x_N.shape[1:])
 
-def _written(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-  """Returns tokens [N, S], with `_NO_TOKEN` after each row's length."""
-  slots_S = np.arange(tokens.shape[1])
-  return np.where(slots_S < lengths[:, None], tokens, _NO_TOKEN)
+
+def _mark_padding(tokens_BR: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
+  """Returns the tokens, with `_NO_TOKEN` after each row's length."""
+  positions_R = np.arange(tokens_BR.shape[1])
+  return np.where(positions_R < lengths_B[:, None], tokens_BR, _NO_TOKEN)

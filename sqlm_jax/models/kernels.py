@@ -4,9 +4,8 @@ XLA cannot partition a kernel over devices. Each device of a mesh therefore runs
 the kernel on its own rows and heads, by means of `jax.shard_map`.
 """
 
-import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +13,13 @@ from jax.sharding import PartitionSpec as P
 
 from sqlm_jax.distributed import sharding
 from sqlm_jax.models import model_config
-from sqlm_jax.ops import decode_attention, fused_attention
-
-KEPT = 'attention'  # checkpoint name of residuals that remat should save
+from sqlm_jax.ops import decode_attention, fused_attention, segment_attention
 
 # Before JAX 0.11, cuDNN also computes a gradient of the mask, which is unused.
 _ON_GPUS = jax.__version_info__ >= (0, 11) and decode_attention.AVAILABLE
 
 Context = tuple[fused_attention.Segment, ...]
+Arrays = ParamSpec('Arrays')  # the arguments of a kernel
 
 
 class Kernels(NamedTuple):
@@ -61,14 +59,20 @@ class Kernels(NamedTuple):
     Returns:
       The attention output [B, T, N, H].
     """
-    if self.platform == 'tpu':
-      attend = functools.partial(fused_attention.by_splash, name=KEPT)
-    else:
-      attend = fused_attention.by_cudnn
+
+    def attend(
+      query: jax.Array, key: jax.Array, value: jax.Array, live: jax.Array
+    ) -> jax.Array:
+      if self.platform == 'tpu':
+        return fused_attention.by_splash(
+          query, key, value, live, scale=scale, name=segment_attention.KEPT
+        )
+      return fused_attention.by_cudnn(query, key, value, live, scale=scale)
+
     rows, heads = self._axes(key_BKTH)
     by_head = P(rows, heads)
     return self._on_each(
-      functools.partial(attend, scale=scale),
+      attend,
       in_specs=(P(rows, None, heads), by_head, by_head, P(rows)),
       out_specs=P(rows, None, heads),
     )(
@@ -114,32 +118,42 @@ class Kernels(NamedTuple):
     rows, heads = self._axes(key_BKH)
     by_head = P(rows, heads)
 
-    def of_segment(segment):
+    def specs_of(segment: fused_attention.Segment) -> tuple[P, P, P]:
       split = sharding.cache_sharding(segment[0].shape, self.mesh).spec
       return split, split, P(split[1])
 
-    def attend(query, key, value, context):
+    def attend(
+      query: jax.Array, key: jax.Array, value: jax.Array, context: Context
+    ) -> jax.Array:
       return decode_attention.attend(
         query, key, value, context, layer=layer, scale=scale
       )
 
-    context = tuple(tuple(segment) for segment in context)
+    segments = tuple(tuple(segment) for segment in context)
     return self._on_each(
       attend,
-      in_specs=(by_head, by_head, by_head, tuple(map(of_segment, context))),
+      in_specs=(by_head, by_head, by_head, tuple(map(specs_of, segments))),
       out_specs=by_head,
-    )(query_BNH, key_BKH, value_BKH, context)
+    )(query_BNH, key_BKH, value_BKH, segments)
 
-  def _axes(self, key: jax.Array):
+  def _axes(self, key: jax.Array) -> tuple[Any, Any]:
     """Returns the mesh axes of the rows and heads of keys [B, K, ...]."""
     _, rows, heads = sharding.cache_sharding((1, *key.shape), self.mesh).spec
     return rows, heads
 
-  def _on_each(self, function: Callable[..., jax.Array], **specs):
-    """Returns a function that runs `function` on the shards of each device."""
+  def _on_each(
+    self, kernel: Callable[Arrays, jax.Array], *, in_specs: Any, out_specs: P
+  ) -> Callable[Arrays, jax.Array]:
+    """Returns a function that runs `kernel` on the shards of each device."""
     if self.mesh.size == 1:
-      return function
-    return jax.shard_map(function, mesh=self.mesh, check_vma=False, **specs)
+      return kernel
+    return jax.shard_map(
+      kernel,
+      mesh=self.mesh,
+      in_specs=in_specs,
+      out_specs=out_specs,
+      check_vma=False,
+    )
 
 
 def known(

@@ -1,7 +1,10 @@
-"""Layers of a decoder block."""
+"""Layers of a decoder block.
+
+X and Y here are the inputs and outputs of a linear map.
+"""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,13 +52,13 @@ class Dtypes(NamedTuple):
       x = jax.lax.reduce_precision(x, exact.nexp, exact.nmant)
     return x.astype(self.compute)
 
-  def multiply(self, x_MK: jax.Array, y: jax.Array, axis: int = 0) -> jax.Array:
-    """Computes `x @ y` with parameters y [K, N], or [N, K] if `axis` is 1."""
+  def multiply(self, x_MX: jax.Array, y: jax.Array, axis: int = 0) -> jax.Array:
+    """Computes `x @ y` with parameters y [X, Y], or [Y, X] if `axis` is 1."""
     y = products.from_bits(y)
     if self.rounds:
-      return products.multiply(x_MK, y, self.operands, axis)
+      return products.multiply(x_MX, y, self.operands, axis)
     inner = ((1,), (axis,))
-    return jax.lax.dot_general(x_MK, y.astype(self.compute), (inner, ((), ())))
+    return jax.lax.dot_general(x_MX, y.astype(self.compute), (inner, ((), ())))
 
 
 class RMSNorm(nn.Module):
@@ -112,10 +115,10 @@ class Projection(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, self.outputs, stored)
       bias = bias.astype(y.dtype)
       y = y + jnp.expand_dims(bias, range(y.ndim - bias.ndim))
-    if self.lora and (
+    if self.lora is not None and (
       self.is_initializing() or self.has_variable('params', 'lora_a')
     ):
-      y = y + self._adapter(x, in_axes)
+      y = y + self._adapter(x, in_axes, self.lora)
     return y
 
   def _apply(self, x: jax.Array, *factors: jax.Array) -> jax.Array:
@@ -131,8 +134,10 @@ class Projection(nn.Module):
       y = self.dtypes.multiply(y, factor.reshape(y.shape[1], -1))
     return y.reshape(*kept, *self.outputs)
 
-  def _adapter(self, x: jax.Array, in_axes: tuple[int, ...]) -> jax.Array:
-    rank, alpha = self.lora
+  def _adapter(
+    self, x: jax.Array, in_axes: tuple[int, ...], lora: Lora
+  ) -> jax.Array:
+    rank, alpha = lora
     # The published initialization: a is uniform within 1/sqrt(fan-in), b is 0.
     start = nn.initializers.variance_scaling(
       1 / 3, 'fan_in', 'uniform', in_axis=in_axes, out_axis=-1
@@ -157,9 +162,12 @@ class GatedMLP(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
-    project = lambda name, inputs, outputs: Projection(
-      (inputs,), (outputs,), self.dtypes, self.bias, self.lora, name=name
-    )
+
+    def project(name: str, inputs: int, outputs: int) -> Projection:
+      return Projection(
+        (inputs,), (outputs,), self.dtypes, self.bias, self.lora, name=name
+      )
+
     if self.has_variable('params', 'gate_up'):  # see `join`
       joined = project('gate_up', self.width, 2 * self.mlp_width)
       gate_BTF, up_BTF = jnp.split(joined(x_BTD), 2, axis=-1)
@@ -170,7 +178,9 @@ class GatedMLP(nn.Module):
     return down(ACTIVATIONS[self.activation](gate_BTF) * up_BTF)
 
 
-def join(params, names: tuple[str, ...], axis: int):
+def join(
+  params: dict[str, Any], names: tuple[str, ...], axis: int
+) -> dict[str, Any]:
   """Concatenates the parameters of linear maps that have the same input.
 
   Args:
@@ -191,8 +201,3 @@ def join(params, names: tuple[str, ...], axis: int):
     *(params[name] for name in names),
   )
   return others | {'_'.join(names): joined}
-
-
-def softcap(x: jax.Array, cap: float) -> jax.Array:
-  """Limits values to (-cap, cap), Gemma 2 (2024), section 2; no limit if 0."""
-  return cap * jnp.tanh(x / cap) if cap else x

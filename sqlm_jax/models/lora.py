@@ -5,6 +5,7 @@ An adapted linear map has the leaves `lora_a` and `lora_b` in addition to its
 are the frozen base.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,9 +30,9 @@ def base(params: Params) -> Params:
 def join(base: Params, adapters: Params) -> Params:
   """Merges two trees that have no leaf in common, without copying arrays."""
   joined = dict(base)
-  for name, there in adapters.items():
-    here = joined.get(name)
-    joined[name] = there if here is None else join(here, there)
+  for name, branch in adapters.items():
+    base_branch = joined.get(name)
+    joined[name] = branch if base_branch is None else join(base_branch, branch)
   return joined
 
 
@@ -66,12 +67,12 @@ def merge(
   return base(params) | {'kernel': merged.astype(dtype or kernel.dtype)}
 
 
-def _filter(params: Params, keep) -> Params:
-  found = {}
+def _filter(params: Params, keep: Callable[[str], bool]) -> Params:
+  filtered = {}
   for name, leaf in params.items():
     if isinstance(leaf, dict):
       if branch := _filter(leaf, keep):
-        found[name] = branch
+        filtered[name] = branch
     elif keep(name):
-      found[name] = leaf
-  return found
+      filtered[name] = leaf
+  return filtered

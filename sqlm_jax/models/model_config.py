@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Set
 
 ROPE_KINDS = ('default', 'linear', 'llama3', 'yarn')
 NORM_PLACEMENTS = ('pre', 'post', 'both')
@@ -9,12 +10,15 @@ QK_NORMS = ('none', 'head', 'flat')
 ACTIVATIONS = ('silu', 'gelu_tanh')
 
 
-def _check_numbers(config, may_be_0=frozenset()) -> None:
+def _check_numbers(
+  config: 'Rope | ModelConfig', may_be_0: Set[str] = frozenset()
+) -> None:
   """Checks the types and signs of all number and bool fields."""
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
     kind = field.type
-    if kind in (bool, int) and type(value) is not kind:
+    is_exact = isinstance(kind, type) and kind in (bool, int)
+    if is_exact and type(value) is not kind:
       raise ValueError(f'{field.name}={value!r}: expected {kind.__name__}')
     if kind not in (int, float) or (value == 0 and field.name in may_be_0):
       continue
@@ -46,7 +50,7 @@ class Rope:
   truncate: bool = True  # yarn: round the ends of the ramp to whole pairs
   attention_factor: float = 1.0  # yarn: multiplies rotated queries and keys
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _one_of('kind', self.kind, ROPE_KINDS)
     _check_numbers(self)
     if self.kind == 'yarn' and self.theta <= 1:  # yarn divides by log(theta)
@@ -98,7 +102,7 @@ class ModelConfig:
   tied_embeddings: bool = True
   context_length: int = 2048  # positions that the model was trained for
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _one_of('qk_norm', self.qk_norm, QK_NORMS)
     _one_of('norm_placement', self.norm_placement, NORM_PLACEMENTS)
     _one_of('activation', self.activation, ACTIVATIONS)

@@ -1,8 +1,7 @@
 """Policies: language models as pure functions of a parameter tree."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,51 +16,137 @@ KeyValues = attention.KeyValues
 Segment = attention.Segment
 
 
+class Init(Protocol):
+  """Creates random parameters."""
+
+  def __call__(self, key: jax.Array) -> Params:
+    """Returns random parameters.
+
+    Args:
+      key: a PRNG key.
+    """
+
+
+class Forward(Protocol):
+  """Runs a model over one segment."""
+
+  def __call__(
+    self,
+    params: Params,
+    tokens_BT: jax.Array,
+    lengths_B: jax.Array,
+    context: tuple[KeyValues, ...] = (),
+  ) -> tuple[jax.Array, KeyValues]:
+    """Returns the hidden states [B, T, D], and the keys and values.
+
+    Args:
+      params: parameters.
+      tokens_BT: right-padded tokens.
+      lengths_B: number of tokens of each row. Results after a row's length are
+        computed but arbitrary.
+      context: earlier segments, whose rows are shared by consecutive rows of
+        the batch. Positions continue where the context ends.
+    """
+
+
+class ForwardChain(Protocol):
+  """Runs a model over several segments, and reads its weights once."""
+
+  def __call__(
+    self,
+    params: Params,
+    segments: tuple[Segment, ...],
+    context: tuple[KeyValues, ...] = (),
+  ) -> tuple[tuple[jax.Array, ...], tuple[KeyValues, ...]]:
+    """Returns hidden states, and keys and values, one of each per segment.
+
+    Args:
+      params: parameters.
+      segments: segments, each of which is context of the later ones.
+      context: earlier segments, as for `Forward`.
+    """
+
+
+class Logits(Protocol):
+  """Computes logits from hidden states."""
+
+  def __call__(self, params: Params, hidden: jax.Array) -> jax.Array:
+    """Returns the logits [..., V].
+
+    The logits are bfloat16 if an accelerator computes in bfloat16; sum them in
+    float32.
+
+    Args:
+      params: parameters.
+      hidden: hidden states [..., D].
+    """
+
+
+class RowLogits(Protocol):
+  """Computes the logits of rows."""
+
+  def __call__(self, hidden_MD: jax.Array, /) -> jax.Array:
+    """Returns the logits [M, V]."""
+
+
+class SplitLogits(Protocol):
+  """Computes logits that are split over the vocabulary."""
+
+  def __call__(self, params: Params, *, by_row: bool = False) -> RowLogits:
+    """Returns the function that computes the logits of rows.
+
+    Devices that share parameters (`fsdp`) exchange their rows, and each
+    computes its part of the vocabulary for all of them, so that rows are
+    communicated instead of the unembedding.
+
+    Args:
+      params: parameters.
+      by_row: each device then receives the logits of its own rows.
+    """
+
+
+class InitCache(Protocol):
+  """Creates a segment to decode into."""
+
+  def __call__(self, rows: int, slots: int) -> KeyValues:
+    """Returns an empty segment of `rows` rows with `slots` slots each."""
+
+
+class MapParams(Protocol):
+  """Converts parameters."""
+
+  def __call__(self, params: Params) -> Params:
+    """Returns the converted parameters."""
+
+
 class Policy(NamedTuple):
   """A language model as pure functions.
 
   Attributes:
     config: configuration of the model.
-    init: `(key) -> params`, returns random parameters.
-    forward: `(params, tokens_BT, lengths_B, context) -> (hidden_BTD,
-      KeyValues)`. Tokens are right-padded. `context` is a tuple of earlier
-      segments, whose rows are shared by consecutive rows of the batch.
-      Positions continue where the context ends. Results after a row's length
-      are computed but arbitrary.
-    forward_chain: `(params, segments, context) -> (hidden, KeyValues)`, each
-      result a tuple with one element per segment. Runs `forward` over several
-      `Segment`s, each of which is context of the later ones, and reads the
-      weights once.
-    logits: `(params, hidden) -> logits`, [..., D] to [..., V]. The logits are
-      bfloat16 if an accelerator computes in bfloat16; sum them in float32.
-    split_logits: `(params, *, by_row) -> (hidden_MD -> logits_MV)`, returns a
-      function that computes logits split over the vocabulary. Devices that
-      share parameters (`fsdp`) exchange their rows, and each computes its part
-      of the vocabulary for all of them, so that rows are communicated instead
-      of the unembedding. With `by_row`, each device then receives the logits of
-      its own rows.
-    init_cache: `(rows, slots) -> KeyValues`, returns an empty segment to decode
-      into.
-    cast: `params -> params`, casts parameters to the dtype they are computed
-      in, once before they are used many times.
-    take_apart: `params -> params`, prepares parameters for decoding one token
-      per row at a time, see `unstacked.take_apart`. Returns them unchanged if
-      this saves no time.
+    init: creates random parameters.
+    forward: runs the model over one segment.
+    forward_chain: runs the model over several segments.
+    logits: computes logits from hidden states.
+    split_logits: computes logits that are split over the vocabulary.
+    init_cache: creates a segment to decode into.
+    cast: casts parameters to the dtype they are computed in, once before they
+      are used many times.
+    take_apart: prepares parameters for decoding one token per row at a time,
+      see `unstacked.take_apart`. Returns them unchanged if this saves no time.
     reads_live: True if decoding reads only the live slots of the cache, so that
       unused capacity costs no time.
   """
 
   config: model_config.ModelConfig
-  init: Callable[[jax.Array], Params]
-  forward: Callable[..., tuple[jax.Array, KeyValues]]
-  forward_chain: Callable[
-    ..., tuple[tuple[jax.Array, ...], tuple[KeyValues, ...]]
-  ]
-  logits: Callable[[Params, jax.Array], jax.Array]
-  split_logits: Callable[..., Callable[[jax.Array], jax.Array]]
-  init_cache: Callable[[int, int], KeyValues]
-  cast: Callable[[Params], Params]
-  take_apart: Callable[[Params], Params]
+  init: Init
+  forward: Forward
+  forward_chain: ForwardChain
+  logits: Logits
+  split_logits: SplitLogits
+  init_cache: InitCache
+  cast: MapParams
+  take_apart: MapParams
   reads_live: bool
 
 
@@ -75,13 +160,12 @@ def make_policy(
   lora: layers.Lora | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Policy:
-  """Builds the policy of a model configuration.
+  """Returns the policy of a model configuration.
 
   Args:
     config: configuration of the model.
     dtype: dtype of activations, cache and matrix products. On a CPU, bfloat16
-      applies only to the operands of products with parameters, and everything
-      else is float32, see `ops.products`.
+      applies only to the operands of products with parameters, see `_dtypes`.
     param_dtype: dtype that parameters are stored in; None means `dtype`.
     remat: rematerialization policy, a key of `decoder.REMAT`.
     kernels: use the attention kernels found by `kernels.find`, if any.
@@ -90,44 +174,51 @@ def make_policy(
     mesh: mesh that rows are split over. None leaves the sharding to the
       compiler and assumes an accelerator.
   """
-  compute = operands = jnp.dtype(dtype)
-  if mesh is not None and sharding.is_on_cpu(mesh):
-    compute = jnp.dtype('float32')
-  dtypes = layers.Dtypes(jnp.dtype(param_dtype or dtype), compute, operands)
-  found = kernels_lib.find(config, compute, mesh) if kernels else None
-  model = decoder.Decoder(config, dtypes, lora, remat, mesh, found)
-  take_apart = lambda params: params
-  can_decode = bool(found and found.can_decode)
-  if can_decode:
-    join = not sharding.shares_outputs(mesh)
-    take_apart = jax.jit(functools.partial(unstacked.take_apart, join=join))
+  dtypes = _dtypes(dtype, param_dtype, mesh)
+  found_kernels = None
+  if kernels:
+    found_kernels = kernels_lib.find(config, dtypes.compute, mesh)
+  model = decoder.Decoder(config, dtypes, lora, remat, mesh, found_kernels)
+  can_decode = found_kernels is not None and found_kernels.can_decode
+  take_apart: MapParams = _unchanged
+  if mesh is not None and can_decode:
+    take_apart = _make_take_apart(mesh)
 
-  def init(key):
+  def init(key: jax.Array) -> Params:
     tokens = jnp.zeros((1, 1), jnp.int32)
-    method = decoder.Decoder.initialise
+    method = decoder.Decoder.initialize
     return model.init(key, tokens, method=method)['params']
 
-  def forward_chain(params, segments, context=()):
-    hidden, pairs = model.apply({'params': params}, segments, context)
+  def forward_chain(
+    params: Params,
+    segments: tuple[Segment, ...],
+    context: tuple[KeyValues, ...] = (),
+  ) -> tuple[tuple[jax.Array, ...], tuple[KeyValues, ...]]:
+    hidden, pairs = _apply(model, params, segments, context)
     return hidden, tuple(
       KeyValues(*pair, segment.lengths)
       for pair, segment in zip(pairs, segments, strict=True)
     )
 
-  def forward(params, tokens_BT, lengths_B, context=()):
-    (hidden_BTD,), (own,) = forward_chain(
+  def forward(
+    params: Params,
+    tokens_BT: jax.Array,
+    lengths_B: jax.Array,
+    context: tuple[KeyValues, ...] = (),
+  ) -> tuple[jax.Array, KeyValues]:
+    (hidden_BTD,), (keys_values,) = forward_chain(
       params, (Segment(tokens_BT, lengths_B),), context
     )
-    return hidden_BTD, own
+    return hidden_BTD, keys_values
 
-  def logits(params, hidden):
+  def logits(params: Params, hidden: jax.Array) -> jax.Array:
     method = decoder.Decoder.logits
-    return model.apply({'params': params}, hidden, method=method)
+    return _apply(model, params, hidden, method=method)
 
-  def init_cache(rows, slots):
+  def init_cache(rows: int, slots: int) -> KeyValues:
     c = config
     shape = (c.num_layers, rows, c.num_kv_heads, slots, c.head_width)
-    empty = jnp.zeros(shape, compute)
+    empty = jnp.zeros(shape, dtypes.compute)
     return KeyValues(empty, empty, jnp.zeros((rows,), jnp.int32))
 
   return Policy(
@@ -144,10 +235,44 @@ def make_policy(
   )
 
 
+def _apply(
+  model: decoder.Decoder, params: Params, *arguments: Any, **options: Any
+) -> Any:
+  """Returns the output of a model.
+
+  Flax's `apply` may also return changed variables, so its type is a union.
+  """
+  return model.apply({'params': params}, *arguments, **options)
+
+
+def _dtypes(
+  dtype: str, param_dtype: str | None, mesh: jax.sharding.Mesh | None
+) -> layers.Dtypes:
+  """Returns the dtypes of a policy.
+
+  On a CPU, only the operands of products with parameters have the given dtype.
+  Everything else is float32, see `ops.products`.
+  """
+  compute = operands = jnp.dtype(dtype)
+  if mesh is not None and sharding.is_on_cpu(mesh):
+    compute = jnp.dtype('float32')
+  return layers.Dtypes(jnp.dtype(param_dtype or dtype), compute, operands)
+
+
+def _make_take_apart(mesh: jax.sharding.Mesh) -> MapParams:
+  """Returns `Policy.take_apart`, for a device whose kernels decode."""
+  join = not sharding.splits_outputs(mesh)
+  return jax.jit(functools.partial(unstacked.take_apart, join=join))
+
+
+def _unchanged(params: Params) -> Params:
+  return params
+
+
 def _cast(dtypes: layers.Dtypes, params: Params) -> Params:
   """Casts parameters, see `Policy.cast`."""
 
-  def one(path, x):
+  def cast_leaf(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
     name = path[-1].key
     if name == 'scale':
       return x  # norms are computed in float32
@@ -157,10 +282,10 @@ def _cast(dtypes: layers.Dtypes, params: Params) -> Params:
       return products.to_bits(x)
     return x.astype(dtypes.operands)
 
-  return jax.tree_util.tree_map_with_path(one, params)
+  return jax.tree_util.tree_map_with_path(cast_leaf, params)
 
 
-def _make_split_logits(model: decoder.Decoder, logits):
+def _make_split_logits(model: decoder.Decoder, logits: Logits) -> SplitLogits:
   """Returns `Policy.split_logits`.
 
   Args:
@@ -169,17 +294,24 @@ def _make_split_logits(model: decoder.Decoder, logits):
   """
   config, mesh = model.config, model.mesh
   if mesh is None or not sharding.splits_vocabulary(config.vocab_size, mesh):
-    return lambda params, *, by_row=False: functools.partial(logits, params)
+
+    def whole_logits(params: Params, *, by_row: bool = False) -> RowLogits:
+      del by_row  # every device has the logits of its rows anyway
+      return functools.partial(logits, params)
+
+    return whole_logits
   name, axis = ('embedding', 0) if config.tied_embeddings else ('unembed', 1)
   method = functools.partial(decoder.Decoder.logits, keep_rows=False)
 
-  def split_logits(params, *, by_row=False):
-    split = lambda x: sharding.split_vocabulary(x, mesh, axis)
-    params = params | {name: jax.tree.map(split, params[name])}
+  def split_logits(params: Params, *, by_row: bool = False) -> RowLogits:
+    unembedding = jax.tree.map(
+      lambda x: sharding.split_vocabulary(x, mesh, axis), params[name]
+    )
+    params = params | {name: unembedding}
 
-    def of_rows(hidden_MD):
+    def of_rows(hidden_MD: jax.Array) -> jax.Array:
       hidden_MD = sharding.share_rows(hidden_MD, mesh)
-      logits_MV = model.apply({'params': params}, hidden_MD, method=method)
+      logits_MV = _apply(model, params, hidden_MD, method=method)
       logits_MV = sharding.split_logits(logits_MV, mesh)
       return sharding.logits_by_row(logits_MV, mesh) if by_row else logits_MV
 

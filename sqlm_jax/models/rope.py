@@ -1,4 +1,7 @@
-"""Rotary position embedding and its extensions to longer contexts."""
+"""Rotary position embedding and its extensions to longer contexts.
+
+J here is the number of rotary pairs, H / 2.
+"""
 
 import math
 
@@ -10,7 +13,7 @@ from sqlm_jax.models import model_config
 
 
 def frequencies(rope: model_config.Rope, head_width: int) -> np.ndarray:
-  """Computes the rotation per token of the H/2 rotary pairs.
+  """Computes the rotation per token of the J rotary pairs.
 
   The base frequencies are f_i = theta^(-2i/H), Su et al. (2021), section 3.2.2.
   The kinds of `rope` other than 'default' change them as follows:
@@ -30,7 +33,7 @@ def frequencies(rope: model_config.Rope, head_width: int) -> np.ndarray:
     head_width: H.
 
   Returns:
-    Radians per token [H/2], float32.
+    Radians per token [J], float32.
   """
   half = head_width // 2
   plain = rope.theta ** (-np.arange(half) / half)
@@ -48,9 +51,9 @@ def frequencies(rope: model_config.Rope, head_width: int) -> np.ndarray:
 
 
 def _yarn_kept(rope: model_config.Rope, half: int) -> np.ndarray:
-  """Returns the weight [H/2] of each pair's base frequency, from 1 to 0."""
+  """Returns the weight [J] of each pair's base frequency, from 1 to 0."""
 
-  def pair_with(turns):
+  def pair_with(turns: float) -> float:
     wavelength = rope.original_context / (turns * 2 * math.pi)
     return half * math.log(wavelength) / math.log(rope.theta)
 
@@ -59,24 +62,25 @@ def _yarn_kept(rope: model_config.Rope, half: int) -> np.ndarray:
     first, last = math.floor(first), math.ceil(last)
   # The published code bounds the ramp by H - 1, not by H/2 - 1.
   first, last = max(first, 0), min(last, 2 * half - 1)
-  last += 0.001 * (first == last)
+  if first == last:
+    last += 0.001
   return 1 - np.clip((np.arange(half) - first) / (last - first), 0, 1)
 
 
 def rotation(
   rope: model_config.Rope, positions_BT: jax.Array, head_width: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Computes sine and cosine [B, T, H/2] of the rotation angles, float32."""
-  angles_BTH = (
+  """Computes sine and cosine [B, T, J] of the rotation angles, float32."""
+  angles_BTJ = (
     positions_BT[..., None].astype(jnp.float32)
     * frequencies(rope, head_width)[None, None, :]
   )
   scale = rope.attention_factor
-  return jnp.sin(angles_BTH) * scale, jnp.cos(angles_BTH) * scale
+  return jnp.sin(angles_BTJ) * scale, jnp.cos(angles_BTJ) * scale
 
 
 def rotate(
-  x_BTNH: jax.Array, sin_BTH: jax.Array, cos_BTH: jax.Array
+  x_BTNH: jax.Array, sin_BTJ: jax.Array, cos_BTJ: jax.Array
 ) -> jax.Array:
   """Rotates queries or keys, Su et al. (2021), eq. 34, half-split layout.
 
@@ -85,13 +89,13 @@ def rotate(
 
   Args:
     x_BTNH: queries or keys.
-    sin_BTH: sine of the angles [B, T, H/2].
-    cos_BTH: cosine of the angles [B, T, H/2].
+    sin_BTJ: sine of the angles [B, T, J].
+    cos_BTJ: cosine of the angles [B, T, J].
 
   Returns:
     Rotated queries or keys, in the dtype of `x_BTNH`.
   """
-  sin, cos = sin_BTH[:, :, None], cos_BTH[:, :, None]
+  sin, cos = sin_BTJ[:, :, None], cos_BTJ[:, :, None]
   first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1

@@ -4,6 +4,8 @@ On a GPU, a slice of stacked weights is copied before each product, and thus
 again for every token. Unstacked layers are read one by one, without a scan.
 """
 
+from typing import Any
+
 import jax
 
 from sqlm_jax.models import layers
@@ -17,7 +19,7 @@ _JOINED = {
 }
 
 
-def take_apart(params, *, join: bool = True):
+def take_apart(params: dict[str, Any], *, join: bool = True) -> dict[str, Any]:
   """Unstacks the layers of a policy into one tree of parameters per layer.
 
   Args:

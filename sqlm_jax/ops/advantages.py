@@ -16,7 +16,7 @@ as constants, so do not differentiate through these functions.
 """
 
 import functools
-from collections.abc import Callable
+from typing import Protocol
 
 import chex
 import jax
@@ -44,7 +44,7 @@ def group_relative(
     normalize: if True, divide by the group's standard deviation. If False, as
       in Dr. GRPO (Liu et al., 2025, section 3.2), groups with nearly equal
       rewards weigh less. Dr. GRPO also aggregates the loss with
-      `losses.token_weights(..., average='constant')`.
+      `losses.token_weights(..., aggregation='constant')`.
     epsilon: added to the std, so that a group of equal rewards yields 0.
 
   Returns:
@@ -176,8 +176,20 @@ def whiten(
   return _centre(x, mask) / (_std(x, mask) + epsilon)
 
 
-# Maps the name in a config to the function `f(rewards_QG, counted_QG)`.
-ESTIMATORS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+class Estimator(Protocol):
+  """Computes advantages from rewards."""
+
+  def __call__(self, rewards_QG: jax.Array, counted_QG: jax.Array) -> jax.Array:
+    """Returns the advantages [Q, G].
+
+    Args:
+      rewards_QG: rewards.
+      counted_QG: mask of the responses that count.
+    """
+
+
+# Advantage estimators by their name in a config.
+ESTIMATORS: dict[str, Estimator] = {
   'grpo': group_relative,
   'dr_grpo': functools.partial(group_relative, normalize=False),
   'rloo': leave_one_out,
@@ -208,7 +220,9 @@ def _centre_groups(
   return jnp.where(usable_QG, rewards_QG - mean_Q1, 0), count_Q1
 
 
-def _are_equal(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
+def _are_equal(
+  x: jax.Array, mask: jax.Array, axis: int | None = None
+) -> jax.Array:
   """Returns True if all unmasked values are equal.
 
   The explicit check is needed because the float32 mean of equal values may

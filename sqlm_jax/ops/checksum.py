@@ -28,8 +28,8 @@ def checksum(x: jax.Array) -> jax.Array:
   index, stride = jnp.zeros(x.shape, jnp.uint32), 1
   for axis in reversed(range(x.ndim)):
     # A reshape to one dimension would gather a sharded array.
-    place = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    index += place * jnp.uint32(stride % 2**32)
+    coordinate = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    index += coordinate * jnp.uint32(stride % 2**32)
     stride *= x.shape[axis]
   mixed = _mix(bits.astype(jnp.uint32) ^ (index * jnp.uint32(0x9E3779B9)))
   return jnp.sum(mixed, dtype=jnp.uint32)

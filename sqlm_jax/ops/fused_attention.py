@@ -7,18 +7,19 @@ scores that are not stored.
 """
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from sqlm_jax.ops import masked
+from sqlm_jax.ops import integers, masked
 
 try:
   from jax.experimental.pallas.ops.tpu import splash_attention
 except ImportError:  # It is an example kernel, which JAX may move.
-  splash_attention = None
-
-HAS_SPLASH = splash_attention is not None
+  HAS_SPLASH = False
+else:
+  HAS_SPLASH = True
 LANES = 128  # lane width of a TPU; splash attention requires multiples of it
 _BLOCK = 512  # maximum number of queries, or of keys, per block
 
@@ -41,12 +42,14 @@ def side_by_side(
     mask [B, S] of live slots.
   """
   rows, _, width, _ = key_BKTH.shape
-  for_rows = lambda x: jnp.repeat(x, rows // len(x), axis=0)
-  keys = [for_rows(keys) for keys, _, _ in context]
-  values = [for_rows(values) for _, values, _ in context]
+
+  def repeat(x: jax.Array) -> jax.Array:
+    return jnp.repeat(x, rows // len(x), axis=0)
+
+  keys = [repeat(keys) for keys, _, _ in context]
+  values = [repeat(values) for _, values, _ in context]
   live = [
-    for_rows(masked.up_to(lengths, keys.shape[2]))
-    for keys, _, lengths in context
+    repeat(masked.up_to(lengths, keys.shape[2])) for keys, _, lengths in context
   ]
   return (
     jnp.concatenate([*keys, key_BKTH], axis=2),
@@ -62,7 +65,7 @@ def by_cudnn(
   live_BS: jax.Array,
   *,
   scale: float,
-  implementation: str = 'cudnn',
+  implementation: Literal['cudnn', 'xla'] = 'cudnn',
 ) -> jax.Array:
   """Computes causal softmax attention on an NVIDIA GPU; differentiable.
 
@@ -146,7 +149,7 @@ def by_splash(
     residual_checkpoint_name=name,
     interpret=interpret,
   )
-  numbers = splash_attention.SegmentIds(
+  segment_ids = splash_attention.SegmentIds(
     jnp.ones((len(query_BTNH), padded_T), jnp.int32),
     jnp.pad(live_BS.astype(jnp.int32), ((0, 0), (0, add_S))),
   )
@@ -154,25 +157,27 @@ def by_splash(
     jnp.swapaxes(_lengthen(query_BTNH * scale, 1, add_T), 1, 2),
     _lengthen(key_BKSH, 2, add_S),
     _lengthen(value_BKSH, 2, add_S),
-    numbers,
+    segment_ids,
   )
   return jnp.swapaxes(out_BNTH[:, :, :width], 1, 2)
 
 
-def is_kept(primitive) -> bool:
+def is_kept(primitive: Any) -> bool:
   """Returns True for cuDNN's attention; used in a `jax.checkpoint` policy."""
   return primitive.name == 'dot_product_attention_fwd_wrapper'
 
 
 def _lengthen(x: jax.Array, axis: int, by: int) -> jax.Array:
   """Appends `by` zeros along `axis`."""
-  return jnp.pad(x, [(0, by * (i == axis)) for i in range(x.ndim)])
+  padding = [(0, 0)] * x.ndim
+  padding[axis] = (0, by)
+  return jnp.pad(x, padding)
 
 
 def _padded(length: int) -> int:
   """Rounds a length up to one that divides into a few blocks."""
   step = LANES if length <= _BLOCK else _BLOCK // 2
-  return -(-length // step) * step
+  return integers.ceil_div(length, step) * step
 
 
 def _block(padded: int) -> int:

@@ -1,13 +1,19 @@
-"""Log-probabilities of chosen tokens without a [tokens, V] array in memory."""
+"""Log-probabilities of chosen tokens without a [tokens, V] array in memory.
+
+M here is the number of distributions (of each of Q groups), and C the number of
+tokens chosen from each.
+"""
 
 import functools
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax import ad_checkpoint
+
+from sqlm_jax.ops import integers
 
 _KEPT = 'log-partition'  # checkpoint name of a chunk's saved residuals
 # Number of columns of logits that one loop sums. XLA does not vectorize longer
@@ -16,6 +22,13 @@ _COLUMNS = 16
 # Number of parts of the vocabulary that are summed separately, so that devices
 # that shard the vocabulary sum their own logits.
 _PARTS = 8
+
+
+class Unembed(Protocol):
+  """Computes logits from hidden states."""
+
+  def __call__(self, hidden_MD: jax.Array, /) -> jax.Array:
+    """Returns the logits [M, V]."""
 
 
 def chosen(
@@ -39,11 +52,16 @@ def chosen(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chosen(through_entropy, logits_MV, tokens_MC):
+def _chosen(
+  through_entropy: bool, logits_MV: jax.Array, tokens_MC: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   return _chosen_forward(through_entropy, logits_MV, tokens_MC)[0]
 
 
-def _chosen_forward(through_entropy, given_MV, tokens_MC):
+def _chosen_forward(
+  through_entropy: bool, given_MV: jax.Array, tokens_MC: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+  del through_entropy  # used by the backward pass
   logits_MV = given_MV.astype(jnp.float32)
   highest_M = jnp.max(logits_MV, axis=-1)
   total_M, below_M = jax.lax.platform_dependent(
@@ -55,17 +73,21 @@ def _chosen_forward(through_entropy, given_MV, tokens_MC):
   # `chosen_in_chunks` saves these, so that its backward pass skips the sums.
   logz_M = ad_checkpoint.checkpoint_name(logz_M, _KEPT)
   entropy_M = ad_checkpoint.checkpoint_name(entropy_M, _KEPT)
-  found = (picked_MC - logz_M[:, None], entropy_M)
-  return found, (given_MV, tokens_MC, logz_M, entropy_M)
+  results = (picked_MC - logz_M[:, None], entropy_M)
+  return results, (given_MV, tokens_MC, logz_M, entropy_M)
 
 
-def _sums(logits_MV, highest_M):
+def _sums(
+  logits_MV: jax.Array, highest_M: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Sums w = exp(z - highest) and w (highest - z) over V, [M] each."""
   weights_MV, below_MV = _weigh(logits_MV, highest_M[:, None])
   return jnp.sum(weights_MV, axis=-1), jnp.sum(below_MV, axis=-1)
 
 
-def _sums_in_one_pass(logits_MV, highest_M):
+def _sums_in_one_pass(
+  logits_MV: jax.Array, highest_M: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Computes `_sums` on a CPU without storing the summed arrays.
 
   XLA does not fuse two separate sums. One reduction of both, over a few columns
@@ -84,22 +106,30 @@ def _sums_in_one_pass(logits_MV, highest_M):
     lambda a, b: (a[0] + b[0], a[1] + b[1]),
     dimensions=(2,),
   )
-  return tuple(jnp.sum(x_MPW, axis=(1, 2)) for x_MPW in sums)
+  total_M, below_M = (jnp.sum(x, axis=(1, 2)) for x in sums)
+  return total_M, below_M
 
 
-def _weigh(logits, highest):
+def _weigh(
+  logits: jax.Array, highest: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns w = exp(z - highest) and w (highest - z) for each logit z."""
   weights = jnp.exp(logits - highest)
   # For a logit of -inf, 0 * inf would be nan. The alternative is `weights`, not
   # the constant 0, which XLA may store as an array that every chunk reads.
   return weights, weights * jnp.where(weights > 0, highest - logits, weights)
 
 
-def _chosen_backward(through_entropy, kept, cotangents):
+def _chosen_backward(
+  through_entropy: bool,
+  residuals: tuple[jax.Array, ...],
+  cotangents: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, None]:
   """Computes the gradient of the logits.
 
   d log p(t) / dz_v = [v = t] - p_v,  dH / dz_v = -p_v (log p_v + H).
   """
-  given_MV, tokens_MC, logz_M, entropy_M = kept
+  given_MV, tokens_MC, logz_M, entropy_M = residuals
   logits_MV = given_MV.astype(jnp.float32)
   d_logprob_MC, d_entropy_M = cotangents
   logprobs_MV = logits_MV - logz_M[:, None]
@@ -121,7 +151,7 @@ _chosen.defvjp(_chosen_forward, _chosen_backward)
 
 
 def chosen_in_chunks(
-  logits: Callable[[jax.Array], jax.Array],
+  logits: Unembed,
   hidden_QMD: jax.Array,
   tokens_QMC: jax.Array,
   *,
@@ -135,7 +165,7 @@ def chosen_in_chunks(
   of tokens from each group, so that groups sharded over devices are not moved.
 
   Args:
-    logits: the unembedding, a function from [rows, D] to [rows, V].
+    logits: the unembedding.
     hidden_QMD: final hidden states, M for each of Q groups.
     tokens_QMC: chosen tokens, C from the distribution of each hidden state.
     chunk: number of rows of logits that are in memory at the same time. Each
@@ -150,10 +180,12 @@ def chosen_in_chunks(
   num_groups, width, picks = tokens_QMC.shape
   if not width:
     return jnp.zeros(tokens_QMC.shape), jnp.zeros(tokens_QMC.shape[:2])
-  count = -(-width // max(chunk // num_groups, 1))
+  num_chunks = integers.ceil_div(width, max(chunk // num_groups, 1))
 
-  def one_chunk(chunk):
-    hidden_QMD, tokens_QMC = chunk
+  def of_chunk(
+    arrays: tuple[jax.Array, jax.Array],
+  ) -> tuple[jax.Array, jax.Array]:
+    hidden_QMD, tokens_QMC = arrays
     logprobs_MC, entropy_M = chosen(
       logits(hidden_QMD.reshape(-1, hidden_QMD.shape[-1])),
       tokens_QMC.reshape(-1, picks),
@@ -162,19 +194,20 @@ def chosen_in_chunks(
     shape = tokens_QMC.shape
     return logprobs_MC.reshape(shape), entropy_M.reshape(shape[:2])
 
-  if count == 1:
-    return one_chunk((hidden_QMD, tokens_QMC))
-  chunks_C = tuple(
-    _split(x, count, -(-width // count)) for x in (hidden_QMD, tokens_QMC)
-  )
+  if num_chunks == 1:
+    return of_chunk((hidden_QMD, tokens_QMC))
+  size = integers.ceil_div(width, num_chunks)
+  chunks = tuple(_split(x, num_chunks, size) for x in (hidden_QMD, tokens_QMC))
   keep = jax.checkpoint_policies.save_only_these_names(_KEPT)
-  found_C = jax.lax.map(jax.checkpoint(one_chunk, policy=keep), chunks_C)
+  logprobs, entropies = jax.lax.map(
+    jax.checkpoint(of_chunk, policy=keep), chunks
+  )
 
-  def join(x):
+  def join(x: jax.Array) -> jax.Array:
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(num_groups, -1, *x.shape[3:])[:, :width]
 
-  return tuple(map(join, found_C))
+  return join(logprobs), join(entropies)
 
 
 def _split(x_QM: jax.Array, count: int, size: int) -> jax.Array:

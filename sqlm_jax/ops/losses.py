@@ -23,13 +23,14 @@ def clipped_surrogate(
   old_logprobs: jax.Array,
   advantages: jax.Array,
   *,
-  clip: float,
-  clip_high: float | None = None,
+  clip_ratio: float,
+  clip_ratio_high: float | None = None,
   dual_clip: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Computes PPO's clipped surrogate loss (Schulman et al., 2017, eq. 7).
 
-  L = -min(w A, clamp(w, 1 - clip, 1 + clip_high) A),  w = exp(logp - old_logp)
+  L = -min(w A, clamp(w, 1 - clip_ratio, 1 + clip_ratio_high) A)
+  w = exp(logp - old_logp)
 
   With `dual_clip`, L is at most -dual_clip A where A < 0. This bound keeps a
   token that has become far more likely since it was sampled from dominating the
@@ -43,12 +44,13 @@ def clipped_surrogate(
     old_logprobs: log-probabilities of the same tokens under the policy that
       sampled them.
     advantages: A, of the same shape or a shape that broadcasts to it.
-    clip: distance that w may move from 1 before the gradient is clipped.
-    clip_high: distance that w may move above 1; defaults to `clip`. DAPO's
-      clip-higher (Yu et al., 2025, section 3.1) uses 0.28 with a `clip` of 0.2,
-      so that the probability of rare tokens can grow.
+    clip_ratio: distance that w may move from 1 before the gradient is clipped.
+    clip_ratio_high: distance that w may move above 1; defaults to `clip_ratio`.
+      DAPO's clip-higher (Yu et al., 2025, section 3.1) uses 0.28 with a
+      `clip_ratio` of 0.2, so that the probability of rare tokens can grow.
     dual_clip: the constant c of dual-clip PPO (Ye et al., 2020, arXiv
-      1912.09729), larger than 1 + clip_high. The paper and verl use 3.
+      1912.09729), larger than 1 + clip_ratio_high. The
+      paper and verl use 3.
 
   Returns:
     `(loss, clipped)`: the per-token loss, and a mask of the tokens whose
@@ -58,20 +60,23 @@ def clipped_surrogate(
     ValueError: if `dual_clip` lies inside the clip range.
   """
   chex.assert_equal_shape([logprobs, old_logprobs])
-  clip_high = clip if clip_high is None else clip_high
+  if clip_ratio_high is None:
+    clip_ratio_high = clip_ratio
   log_ratio = logprobs - old_logprobs
   far = log_ratio > MAX_LOG_RATIO
   log_ratio = jnp.minimum(log_ratio, MAX_LOG_RATIO)
   if dual_clip is not None:
-    if not dual_clip > 1 + clip_high:
-      raise ValueError(f'{dual_clip=}: expected more than {1 + clip_high}')
+    if not dual_clip > 1 + clip_ratio_high:
+      raise ValueError(
+        f'{dual_clip=}: expected more than {1 + clip_ratio_high}'
+      )
     # min(w, c) A equals max(w A, c A) where A < 0. Where A > 0, the clip range
     # is the tighter bound. The minimum precedes exp(), which could overflow.
     far = log_ratio > math.log(dual_clip)
     log_ratio = jnp.minimum(log_ratio, math.log(dual_clip))
   ratio = jnp.exp(log_ratio)
   unclipped = ratio * advantages
-  clamped = jnp.clip(ratio, 1 - clip, 1 + clip_high) * advantages
+  clamped = jnp.clip(ratio, 1 - clip_ratio, 1 + clip_ratio_high) * advantages
   clipped = (clamped < unclipped) | (far & (advantages < 0))
   return -jnp.minimum(unclipped, clamped), clipped
 
@@ -90,8 +95,8 @@ def sequence_log_ratio(
   gradient is also the same if the tokens of a response share one advantage and
   one weight, and it remains correct if they do not.
 
-  Use the result as `clipped_surrogate(log_s, zeros, A, clip=3e-4, ...)`. The
-  clip ranges are far smaller than for per-token ratios.
+  Use the result as `clipped_surrogate(log_s, zeros, A, clip_ratio=3e-4, ...)`.
+  The clip ranges are far smaller than for per-token ratios.
 
   Args:
     logprobs: log-probabilities [..., R] under the policy being trained.
@@ -149,28 +154,33 @@ def kl_k3(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
 KL_ESTIMATORS = {'k2': kl_k2, 'k3': kl_k3}
 
 
-def entropy_bonus(entropy: jax.Array, *, weight: float) -> jax.Array:
+def entropy_bonus(entropy: jax.Array, *, entropy_coef: float) -> jax.Array:
   """Computes the entropy bonus of the loss (Schulman et al., 2017, eq. 9).
 
-  L = -weight H. The loss is minimized, so a positive weight increases H.
+  L = -entropy_coef H. The loss is minimized, so a positive coefficient
+  increases H.
 
   Args:
     entropy: entropy H of each token's distribution in nats, of any shape. It
       has to carry a gradient.
-    weight: loss per nat, typically 0.01 or less.
+    entropy_coef: loss per nat, typically 0.01 or less.
 
   Returns:
     A term to add to the per-token loss.
   """
-  return -weight * entropy
+  return -entropy_coef * entropy
 
 
 def clipped_value_loss(
-  values: jax.Array, old_values: jax.Array, targets: jax.Array, *, clip: float
+  values: jax.Array,
+  old_values: jax.Array,
+  targets: jax.Array,
+  *,
+  value_clip: float,
 ) -> tuple[jax.Array, jax.Array]:
   """Computes the value function loss, clipped as in PPO's code.
 
-  L = max((V - R)^2, (clamp(V, V_old - clip, V_old + clip) - R)^2) / 2
+  L = max((V - R)^2, (clamp(V, V_old - c, V_old + c) - R)^2) / 2, c = value_clip
 
   The first term is that of Schulman et al. (2017, eq. 9). The clamp comes from
   their code (Huang et al., 2022, "The 37 implementation details of PPO", 9).
@@ -179,34 +189,35 @@ def clipped_value_loss(
     values: V of the value function being trained, of any shape.
     old_values: V_old of the value function that `targets` were computed with.
     targets: R, see `returns.generalized_advantages`.
-    clip: distance that V may move from V_old before the gradient is clipped.
+    value_clip: distance that V may move from V_old before the gradient is
+      clipped.
 
   Returns:
     `(loss, clipped)`: the per-token loss, and a mask of the tokens whose
     gradient was clipped.
   """
   chex.assert_equal_shape([values, old_values, targets])
-  clamped = jnp.clip(values, old_values - clip, old_values + clip)
+  clamped = jnp.clip(values, old_values - value_clip, old_values + value_clip)
   loss = jnp.square(values - targets)
   clamped_loss = jnp.square(clamped - targets)
   return jnp.maximum(loss, clamped_loss) / 2, clamped_loss > loss
 
 
-AVERAGES = ('token', 'sequence', 'constant')
+AGGREGATIONS = ('token', 'sequence', 'constant')
 
 
 def token_weights(
   lengths_QG: jax.Array,
   counted_QG: jax.Array,
   *,
-  average: str,
-  longest: int | None = None,
+  aggregation: str,
+  max_tokens: int | None = None,
 ) -> jax.Array:
   """Computes the weight of each token of a response in the sum of the loss.
 
-  'token'     1 / sum of lengths          DAPO (section 3.3), SQLM's code
-  'sequence'  1 / (responses * length)    GRPO (eq. 3)
-  'constant'  1 / (responses * longest)   Dr. GRPO (section 3.2)
+  'token'     1 / sum of lengths            DAPO (section 3.3), SQLM's code
+  'sequence'  1 / (responses * length)      GRPO (eq. 3)
+  'constant'  1 / (responses * max_tokens)  Dr. GRPO (section 3.2)
 
   The sum of lengths and the number of responses cover counted responses only.
   With 'sequence', long responses weigh as much as short ones, so mistakes in
@@ -216,9 +227,10 @@ def token_weights(
   Args:
     lengths_QG: number of tokens of each response.
     counted_QG: mask of the responses to learn from.
-    average: 'token', 'sequence' or 'constant'.
-    longest: maximum number of tokens of a response, required for 'constant'. A
-      value of 1 sums over the tokens of a response, which is REINFORCE's loss.
+    aggregation: 'token', 'sequence' or 'constant'.
+    max_tokens: maximum number of tokens of a response, required for 'constant'.
+      A value of 1 sums over the tokens of a response, which is REINFORCE's
+      loss.
 
   Returns:
     Weights [Q, G], 0 for responses that do not count. With 'token' and
@@ -226,20 +238,21 @@ def token_weights(
     ignored.
 
   Raises:
-    ValueError: if `average` has another value, or if `longest` is missing.
+    ValueError: if `aggregation` has another value, or if `max_tokens` is
+      missing.
   """
   chex.assert_rank(lengths_QG, 2)
   chex.assert_equal_shape([lengths_QG, counted_QG])
   weights_QG = jnp.asarray(counted_QG, jnp.float32)
-  if average == 'token':
+  if aggregation == 'token':
     total = masked.total(lengths_QG, counted_QG)
-  elif average == 'sequence':
+  elif aggregation == 'sequence':
     weights_QG = weights_QG / jnp.maximum(lengths_QG, 1)
     total = jnp.sum(counted_QG & (lengths_QG > 0))
-  elif average == 'constant':
-    if longest is None:
-      raise ValueError(f'{longest=}: expected a number of tokens')
-    total = jnp.sum(counted_QG) * longest
+  elif aggregation == 'constant':
+    if max_tokens is None:
+      raise ValueError(f'{max_tokens=}: expected a number of tokens')
+    total = jnp.sum(counted_QG) * max_tokens
   else:
-    raise ValueError(f'{average=}: expected token, sequence or constant')
+    raise ValueError(f'{aggregation=}: expected token, sequence or constant')
   return weights_QG / jnp.maximum(total, 1)

@@ -1,12 +1,13 @@
-"""Packing of rows without padding, and joining of segments into one row.
+"""Packing of rows without padding.
 
 The cost of per-token operations is then proportional to the number of real
 tokens. Attention operates on rows: its inputs are unpacked before it, and its
 output is packed after it. Packing, unpacking and their gradients are gathers,
 never scatters.
+
+A here is the number of parts, and S the number of slots of a part.
 """
 
-import dataclasses
 import math
 from typing import Generic, NamedTuple
 
@@ -55,17 +56,19 @@ def lengthen(packing: Packing) -> Packing:
   width = places.shape[2]
   # Each earlier row shifts a token by one. Out-of-range slots remain so.
   slots = slots + slots // width
-  nowhere = slots.shape[1]
-  places = jnp.pad(places, ((0, 0), (0, 0), (0, 1)), constant_values=nowhere)
+  out_of_range = slots.shape[1]
+  places = jnp.pad(
+    places, ((0, 0), (0, 0), (0, 1)), constant_values=out_of_range
+  )
   return Packing(slots, places)
 
 
 @jax.custom_vjp
-def _move(x, index, back):
+def _move(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
   """Gathers x[a, index[a]], with 0 where the index is out of range.
 
-  The gradient gathers with `back`, the inverse of `index`. JAX's own gradient
-  would be a scatter-add.
+  The gradient gathers with `inverse`, the inverse of `index`. JAX's own
+  gradient would be a scatter-add.
   """
   shape = x.shape[2:]
   x = x.reshape(*x.shape[:2], math.prod(shape))
@@ -75,42 +78,17 @@ def _move(x, index, back):
   return x.reshape(*index.shape, *shape)
 
 
-def _move_forward(x, index, back):
-  return _move(x, index, back), (index, back)
+def _move_forward(
+  x: jax.Array, index: jax.Array, inverse: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return _move(x, index, inverse), (index, inverse)
 
 
-def _move_backward(kept, d):
-  index, back = kept
-  return _move(d, back, index), None, None
+def _move_backward(
+  residuals: tuple[jax.Array, jax.Array], d: jax.Array
+) -> tuple[jax.Array, None, None]:
+  index, inverse = residuals
+  return _move(d, inverse, index), None, None
 
 
 _move.defvjp(_move_forward, _move_backward)
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class OneRow:
-  """Joins the tokens of all segments into one row for per-token operations.
-
-  Each weight then takes part in one product and one gradient, instead of one
-  per segment. Some segments are short.
-
-  Attributes:
-    shapes: the shape [A, S] of the tokens of each segment.
-  """
-
-  shapes: tuple[tuple[int, int], ...]
-
-  def join(self, x_IAS):
-    """Joins arrays [A, S, ...], one per segment, into [1, M, ...]."""
-    rows = [x_AS.reshape(1, -1, *x_AS.shape[2:]) for x_AS in x_IAS]
-    return jnp.concatenate(rows, axis=1)
-
-  def split(self, x_1M):
-    """Splits [1, M, ...] into one array [A, S, ...] per segment."""
-    sizes = [math.prod(shape) for shape in self.shapes]
-    parts = jax.lax.split(x_1M, sizes, axis=1)
-    return tuple(
-      part.reshape(*shape, *x_1M.shape[2:])
-      for part, shape in zip(parts, self.shapes, strict=True)
-    )

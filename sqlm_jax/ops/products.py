@@ -7,6 +7,9 @@ last dimension of the left operand, and the arrays have the default layout. XLA
 computes all other bfloat16 operations in float32, with conversions before and
 after. Therefore only the operands of products are bfloat16 here (measured in
 docs/dev/speed_notes.md).
+
+X and Y here are the contracted dimension and that of the results. With plain
+products, `multiply` is `jax.lax.dot_general`, see `layers.Dtypes.multiply`.
 """
 
 import functools
@@ -17,53 +20,62 @@ import jax.numpy as jnp
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def multiply(
-  x_MK: jax.Array, y: jax.Array, dtype: jnp.dtype, axis: int = 0
+  x_MX: jax.Array, y: jax.Array, dtype: jnp.dtype, axis: int = 0
 ) -> jax.Array:
   """Computes `x @ y` with operands rounded to `dtype` and sums in float32.
 
   The products of the backward pass are computed in the same way.
 
   Args:
-    x_MK: left operand.
-    y: right operand, [K, N] or [N, K].
+    x_MX: left operand.
+    y: right operand, [X, Y] or [Y, X].
     dtype: dtype that both operands are rounded to.
-    axis: the axis of `y` that is K.
+    axis: the axis of `y` that is X.
 
   Returns:
-    The product [M, N] in float32.
+    The product [M, Y] in float32.
   """
-  return _product(x_MK, y, dtype, axis)
+  return _product(x_MX, y, dtype, axis)
 
 
-def _multiply_forward(x_MK, y, dtype, axis):
-  return _product(x_MK, y, dtype, axis), (x_MK, y)
+def _multiply_forward(
+  x_MX: jax.Array, y: jax.Array, dtype: jnp.dtype, axis: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return _product(x_MX, y, dtype, axis), (x_MX, y)
 
 
-def _multiply_backward(dtype, axis, kept, d_MN):
-  x_MK, y = kept
-  d_x_MK = _product(d_MN, y, dtype, 1 - axis)
-  left, right = (d_MN, x_MK) if axis else (x_MK, d_MN)
+def _multiply_backward(
+  dtype: jnp.dtype,
+  axis: int,
+  residuals: tuple[jax.Array, jax.Array],
+  d_MY: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  x_MX, y = residuals
+  d_x_MX = _product(d_MY, y, dtype, 1 - axis)
+  left, right = (d_MY, x_MX) if axis else (x_MX, d_MY)
   d_y = _product(_transpose(left.astype(dtype)), right, dtype, 0)
-  return d_x_MK.astype(x_MK.dtype), d_y.astype(y.dtype)
+  return d_x_MX.astype(x_MX.dtype), d_y.astype(y.dtype)
 
 
 multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
-def _product(x, y, dtype, axis):
+def _product(
+  x: jax.Array, y: jax.Array, dtype: jnp.dtype, axis: int
+) -> jax.Array:
   rows = len(x)
   if rows == 1:
     x = jnp.pad(x, ((0, 1), (0, 0)))
-  found = jax.lax.dot_general(
+  product = jax.lax.dot_general(
     x.astype(dtype),
     y.astype(dtype),
     (((1,), (axis,)), ((), ())),
     preferred_element_type=jnp.float32,
   )
-  return found[:rows]
+  return product[:rows]
 
 
-def _transpose(x):
+def _transpose(x: jax.Array) -> jax.Array:
   """Returns `x.T` as an array with the default layout.
 
   XLA represents a two-dimensional transpose as a change of the layout of x. It

@@ -31,16 +31,16 @@ def generalized_advantages(
   lengths_B: jax.Array,
   *,
   gamma: float,
-  decay: float,
+  gae_lambda: float,
 ) -> tuple[jax.Array, jax.Array]:
   """Computes generalized advantage estimates, GAE (Schulman et al., 2016).
 
-  A_t = sum_k (gamma decay)^k d_{t+k},  d_t = r_t + gamma V_{t+1} - V_t,
+  A_t = sum_k (gamma lambda)^k d_{t+k},  d_t = r_t + gamma V_{t+1} - V_t,
 
   (eq. 16) with V = 0 after the last token: a truncated response is treated as
-  finished. `decay` is the paper's lambda: 0 relies on the value function, 1 on
-  the rewards. The targets A_t + V_t are the lambda-returns that the value
-  function is trained on.
+  finished. A lambda of 0 relies on the value function, 1 on the rewards. The
+  targets A_t + V_t are the lambda-returns that the value function is trained
+  on.
 
   Args:
     rewards_BR: rewards r of tokens, see `at_last_token`.
@@ -48,7 +48,7 @@ def generalized_advantages(
     lengths_B: number of tokens of each response. The values of padding tokens
       are ignored.
     gamma: discount factor per token, usually 1 for language models.
-    decay: lambda, from 0 to 1.
+    gae_lambda: lambda, from 0 to 1.
 
   Returns:
     `(advantages_BR, targets_BR)`, 0 in the padding. No gradient flows through
@@ -62,8 +62,10 @@ def generalized_advantages(
   next_BR = jnp.pad(values_BR[:, 1:], ((0, 0), (0, 1)))
   deltas_BR = rewards_BR + gamma * next_BR - values_BR
 
-  def one_token(later_B, delta_B):
-    advantage_B = delta_B + gamma * decay * later_B
+  def one_token(
+    later_B: jax.Array, delta_B: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    advantage_B = delta_B + gamma * gae_lambda * later_B
     return advantage_B, advantage_B
 
   # Deltas of padding tokens are 0, so padding does not affect a response.
@@ -95,7 +97,7 @@ def explained_variance(
   """
   chex.assert_equal_shape([values, targets, mask])
 
-  def variation(x):
+  def variation(x: jax.Array) -> jax.Array:
     centred = x - masked.mean(x, mask)
     return masked.total(jnp.square(centred), mask)
 

@@ -1,4 +1,8 @@
-"""Sampling of one token per row from logits."""
+"""Sampling of one token per row from logits.
+
+C here is the number of blocks of the vocabulary, and W the number of tokens in
+a block.
+"""
 
 from typing import NamedTuple
 
@@ -43,7 +47,7 @@ def draw(
       row; 1 keeps all tokens.
   """
   chex.assert_rank(logits_BV, 2)
-  if temperature_B is None:
+  if temperature_B is None or top_p_B is None:
     tokens_B, logz_B = inverse_transform(uniforms_B, logits_BV)
     logprobs_B = _pick(logits_BV, tokens_B) - logz_B
     return Draw(tokens_B.astype(jnp.int32), logprobs_B, logprobs_B)
@@ -125,7 +129,7 @@ def inverse_transform(
     Tokens [B], and logsumexp [B] of the scaled logits that remain.
   """
 
-  def scale(x):
+  def scale(x: jax.Array) -> jax.Array:
     """Multiplies logits by the scale of their row."""
     if scale_B is None:
       return _exact(x)
@@ -133,14 +137,17 @@ def inverse_transform(
 
   peak_B = scale(jnp.max(logits_BV, axis=-1))
 
-  def weigh(logits_B_W):
+  def weigh(logits: jax.Array) -> jax.Array:
     """Returns unnormalized probabilities, 1 for the most likely token."""
-    a_row = lambda x_B: jnp.expand_dims(x_B, range(1, logits_B_W.ndim))
-    scaled_B_W = scale(logits_B_W)
-    weights_B_W = jnp.exp(scaled_B_W - a_row(peak_B))
+
+    def per_row(x_B: jax.Array) -> jax.Array:
+      return jnp.expand_dims(x_B, range(1, logits.ndim))
+
+    scaled = scale(logits)
+    weights = jnp.exp(scaled - per_row(peak_B))
     if lowest_B is None:
-      return weights_B_W
-    return jnp.where(scaled_B_W >= a_row(lowest_B), weights_B_W, 0)
+      return weights
+    return jnp.where(scaled >= per_row(lowest_B), weights, 0)
 
   padding = -logits_BV.shape[1] % _BLOCK
   logits_BCW = jnp.pad(
@@ -188,12 +195,14 @@ def nucleus(logits_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
   """
   probs_BV = jax.nn.softmax(logits_BV, axis=-1)
 
-  def mass(bits_B):
+  def mass(bits_B: jax.Array) -> jax.Array:
     threshold_B = jax.lax.bitcast_convert_type(bits_B, jnp.float32)
     kept_BV = probs_BV >= threshold_B[:, None]
     return jnp.sum(jnp.where(kept_BV, probs_BV, 0), axis=-1)
 
-  def halve(_, bounds):
+  def halve(
+    _: jax.Array, bounds: tuple[jax.Array, jax.Array]
+  ) -> tuple[jax.Array, jax.Array]:
     low_B, high_B = bounds  # mass(low) >= top_p > mass(high)
     middle_B = low_B + (high_B - low_B) // 2
     enough_B = mass(middle_B) >= top_p_B

@@ -15,7 +15,7 @@ from etils import epath
 from sqlm_jax.config import game_schema
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import critic, learner, optimizer, sampler
+from sqlm_jax.engine import critic, learner, optimizer, policy_loss, sampler
 from sqlm_jax.game import contamination, repetition
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
@@ -178,15 +178,15 @@ def make_game(parts: Parts) -> step_types.Game:
     parts.policy,
     parts.optimizer,
     parts.mesh,
-    learner.LossSettings(
-      clip=c.loss.clip_ratio,
-      clip_high=c.loss.clip_ratio_high or None,
+    policy_loss.LossSettings(
+      clip_ratio=c.loss.clip_ratio,
+      clip_ratio_high=c.loss.clip_ratio_high or None,
       dual_clip=c.loss.dual_clip or None,
-      ratio=c.loss.ratio_level,
-      kl=c.loss.kl_coef if c.loss.kl_placement == 'loss' else 0.0,
+      ratio_level=c.loss.ratio_level,
+      kl_coef=c.loss.kl_coef if c.loss.kl_placement == 'loss' else 0.0,
       kl_estimator=c.loss.kl_estimator,
-      entropy=c.loss.entropy_coef,
-      chunk=c.loss.logits_chunk,
+      entropy_coef=c.loss.entropy_coef,
+      logits_chunk=c.loss.logits_chunk,
     ),
     groups_per_microbatch=c.optimizer.groups_per_microbatch,
     max_update_kl=c.optimizer.max_update_kl,
@@ -225,7 +225,7 @@ def _make_critic(parts: Parts) -> step_types.Critic | None:
   size = {'groups_per_microbatch': c.optimizer.groups_per_microbatch}
   reference_logprobs = None
   if c.loss.kl_coef and c.loss.kl_placement == 'reward':
-    reference_logprobs = learner.make_logprobs(
+    reference_logprobs = policy_loss.make_logprobs(
       parts.policy, parts.mesh, chunk=c.loss.logits_chunk, **size
     )
   return step_types.Critic(
@@ -234,7 +234,7 @@ def _make_critic(parts: Parts) -> step_types.Critic | None:
       parts.policy,
       parts.critic_optimizer,
       parts.mesh,
-      clip=c.critic.value_clip,
+      value_clip=c.critic.value_clip,
       **size,
     ),
     reference_logprobs=reference_logprobs,
@@ -294,7 +294,7 @@ def _make_samplers(
   policy: policy_lib.Policy,
   mesh: jax.sharding.Mesh,
 ) -> dict[str, responses.TextSampler]:
-  sample_tokens = sampler.make_sampler(
+  sample_tokens = sampler.Sampler(
     policy,
     mesh,
     chunk=config.sampler.chunk,

@@ -32,7 +32,7 @@ def set_date(
   task = config.task
   if task.style != 'chat' or task.date or not tokens.uses_date:
     return config
-  date = processes.from_first(lambda: _date_of_run(workdir))
+  date = processes.broadcast_from_first(lambda: _date_of_run(workdir))
   return dataclasses.replace(config, task=dataclasses.replace(task, date=date))
 
 

@@ -77,7 +77,7 @@ def plan(
     **_settings(parts, evaluation_set, step),
     'first_prompt': parts.tokens.decode(prompts[0], skip_special=False),
   }
-  rows = processes.from_first(
+  rows = processes.broadcast_from_first(
     lambda: evaluations.find_files(workdir, settings).rows
   )
   files = evaluations.find_files(
@@ -118,7 +118,7 @@ def evaluate(
   total = len(planned.prompts)
   size = min(parts.config.evaluation.batch_questions, total)
   with contextlib.ExitStack() as stack:
-    processes.from_first(lambda: evaluations.start(files, stack))
+    processes.broadcast_from_first(lambda: evaluations.start(files, stack))
     progress(len(files.rows), total)
     while not planned.is_answered:
       if stopped():
@@ -141,7 +141,7 @@ def _answer(
   """
   parts = planned.parts
   size = parts.config.evaluation.batch_questions
-  local_rows = processes.own(len(indices))
+  local_rows = processes.local_share(len(indices))
   examples = planned.evaluation_set.examples[indices.start : indices.stop]
 
   def grade(
@@ -180,7 +180,7 @@ def _answer(
     }
     for i in local_rows
   ]
-  return list(itertools.chain.from_iterable(processes.exchange(rows)))
+  return list(itertools.chain.from_iterable(processes.all_gather(rows)))
 
 
 def _finish(planned: Plan, seconds: float) -> dict[str, Any]:

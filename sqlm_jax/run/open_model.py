@@ -11,7 +11,7 @@ import numpy as np
 import transformers
 
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.distributed import sharding
+from sqlm_jax.distributed import sharding, transfers
 from sqlm_jax.models import layers, lora, model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import catalog, families, gguf_file, loader, tokenizer
@@ -72,7 +72,7 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
       pieces: Iterator[tuple[tuple[int, ...], np.ndarray]],
     ) -> jax.Array:
       name = path.split('/')[-1]
-      return sharding.place_parameter(
+      return transfers.place_parameter(
         path,
         shape,
         pieces,

@@ -70,7 +70,7 @@ def evaluate_due(
     planned = evaluator.plan(
       parts, evaluation_set, step=step, workdir=writer.workdir
     )
-    result = processes.from_first(
+    result = processes.broadcast_from_first(
       functools.partial(
         evaluations.find_result, writer.workdir, planned.files.settings
       )
@@ -114,7 +114,7 @@ def choose(parts: build.Parts, workdir: epath.PathLike, step: int) -> Choice:
     is_best = step > 0 and score is not None and score > best_before
     return score, None if start == NOT_ELIGIBLE else start, is_best
 
-  return Choice(*processes.from_first(read))
+  return Choice(*processes.broadcast_from_first(read))
 
 
 def validation_scores(

@@ -13,7 +13,7 @@ from sqlm_jax.selfplay import equal_responses, packing_plan
 _MIN_PREFIX = 8  # a shorter prefix is not worth a separate forward pass
 # Jitted as one program; otherwise each operation is compiled separately.
 _token_weights = jax.jit(
-  losses.token_weights, static_argnames=('average', 'longest')
+  losses.token_weights, static_argnames=('aggregation', 'max_tokens')
 )
 
 
@@ -171,7 +171,10 @@ def make_batches(
   batches = []
   for rows in np.split(np.arange(len(mask_QG)), updates):
     weights_QG = _token_weights(
-      lengths_QG[rows], mask_QG[rows], average=aggregation, longest=max_tokens
+      lengths_QG[rows],
+      mask_QG[rows],
+      aggregation=aggregation,
+      max_tokens=max_tokens,
     )
     useful = np.any(mask_QG[rows], axis=1)
     if not keep_neutral:

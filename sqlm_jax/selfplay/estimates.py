@@ -79,7 +79,7 @@ def of_tokens(
     jnp.asarray(values_QGR.reshape(-1, shape[-1])),
     lengths_B,
     gamma=gamma,
-    decay=gae_lambda,
+    gae_lambda=gae_lambda,
   )
   whitened_BR = advantages.whiten(advantages_BR, mask_BR)
   return batches.Advantages(

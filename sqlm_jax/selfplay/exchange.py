@@ -27,7 +27,7 @@ def questions(
     processes have no tests; the prompts of each readable problem; and the range
     of the readable problems that belong to this process.
   """
-  by_process = processes.exchange(
+  by_process = processes.all_gather(
     [(*p._replace(tests=()), prompts) for p, prompts in local]
   )
   problems, all_prompts, local_range = [], [], range(0)
@@ -54,7 +54,7 @@ def rewards(
   Returns:
     The questions in the same order, with the rewards of all processes.
   """
-  by_process = processes.exchange(
+  by_process = processes.all_gather(
     [
       (q.solver_rewards, q.proposer_reward) if q.answers else None
       for q in scored
@@ -82,7 +82,7 @@ def sums(local: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, int]]:
     The sum and the number of the values of each name.
   """
   totals: dict[str, tuple[float, int]] = {}
-  for received in processes.exchange(
+  for received in processes.all_gather(
     {name: (float(sum(v)), len(v)) for name, v in local.items()}
   ):
     for name, (value, number) in received.items():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax.config import game_schema, schema
-from sqlm_jax.distributed import sharding
+from sqlm_jax.distributed import sharding, transfers
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import types
 from sqlm_jax.models import policy as policy_lib
@@ -170,20 +170,20 @@ def _estimate_with_critic(
 ) -> batches.Advantages:
   """Computes advantages of tokens from the values of a critic."""
   texts = batches.texts_to_evaluate(scored, layout)
-  texts = sharding.put_rows(texts, game.mesh)
+  texts = transfers.put_rows(texts, game.mesh)
 
-  def evaluate(
-    program: step_types.EvaluateTokens, *params: policy_lib.Params
-  ) -> np.ndarray:
-    numbers_QGR = sharding.fetch(program(texts, *params))
-    return numbers_QGR[: len(scored.rollout.tokens)]
+  def fetch(numbers_QGR: jax.Array) -> np.ndarray:
+    """Copies the numbers of the groups, without padding, to the host."""
+    return transfers.fetch(numbers_QGR)[: len(scored.rollout.tokens)]
 
   reference_QGR = None
   if critic.reference_logprobs is not None:
-    reference_QGR = evaluate(critic.reference_logprobs, game.reference_params)
+    reference_QGR = fetch(
+      critic.reference_logprobs(texts, game.reference_params)
+    )
   return estimates.of_tokens(
     scored,
-    evaluate(critic.values, critic_params, game.base_params),
+    fetch(critic.values(texts, critic_params, game.base_params)),
     gamma=game.config.critic.gamma,
     gae_lambda=game.config.critic.gae_lambda,
     reference_QGR=reference_QGR,
@@ -215,11 +215,11 @@ def update_role(
   owner = game.owner[role]
   critic_owner = step_types.critic_of(owner)
   states = dict(states)
-  policy_totals: list[learner.Metrics] = []
-  critic_totals: list[learner.Metrics] = []
-  gaps: list[learner.Metrics] = []
+  policy_totals: list[groups.Metrics] = []
+  critic_totals: list[groups.Metrics] = []
+  gaps: list[groups.Metrics] = []
   for host_batch in role_batches.batches:
-    batch = sharding.put_rows(host_batch, game.mesh)
+    batch = transfers.put_rows(host_batch, game.mesh)
     states[owner], totals = game.train_step(
       states[owner], batch, game.reference_params, game.base_params
     )

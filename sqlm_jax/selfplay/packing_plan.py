@@ -1,14 +1,13 @@
 """Packs the responses of a batch, so that padding costs less computation."""
 
 import itertools
-import math
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from sqlm_jax.engine import groups
-from sqlm_jax.ops import packing
+from sqlm_jax.ops import integers, packing
 
 
 def bucket(length: int) -> int:
@@ -61,7 +60,7 @@ def pack_batch(
   num_groups = len(inputs_QG)
   microbatch_size = layout.microbatch_size(num_groups)
   part_size = layout.part_size(num_groups)
-  num_microbatches = math.ceil(int(batch.num_groups) / microbatch_size)
+  num_microbatches = integers.ceil_div(int(batch.num_groups), microbatch_size)
   num_parts = num_microbatches * microbatch_size // part_size
   order = spread(inputs_QG.sum(axis=1), num_parts, part_size)
   batch = _in_order(batch, order)

@@ -49,7 +49,7 @@ def _next_questions(
   first = (step * game.config.solver.max_rounds + round_index) * number
   return [
     game.questions[(first + i) % len(game.questions)]
-    for i in processes.own(number)
+    for i in processes.local_share(number)
   ]
 
 
@@ -76,7 +76,7 @@ def _sample_questions(
       round_index=round_index,
     ),
     num_rows=len(prompts),
-    local_rows=processes.own(len(prompts)),
+    local_rows=processes.local_share(len(prompts)),
   )
 
 

@@ -6,22 +6,13 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups, sampler
+from sqlm_jax.distributed import transfers
+from sqlm_jax.engine import groups, rollout_buffer, sampler
 from sqlm_jax.game import vote
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
 from sqlm_jax.selfplay import batches
 from sqlm_jax.text import stopping
-
-
-class OnEnded(Protocol):
-  """Receives the responses to prompts whose responses have all finished."""
-
-  def __call__(
-    self, which_Q: np.ndarray, tokens_QGR: np.ndarray, lengths_QG: np.ndarray, /
-  ) -> None:
-    """Receives the indices of the prompts, and the tokens and lengths."""
 
 
 class SampleTokens(Protocol):
@@ -32,11 +23,11 @@ class SampleTokens(Protocol):
     params: policy_lib.Params,
     prompts: groups.Prompts,
     keys_QG: jax.Array,
-    settings: sampler.SamplerSettings,
+    settings: sampler.SamplerSettings[np.ndarray],
     *,
     slots: int,
     num_prompts: int,
-    on_ended: OnEnded,
+    on_ended: rollout_buffer.OnEnded,
   ) -> groups.Rollout[np.ndarray]:
     """Returns the rollout, as host arrays."""
 
@@ -66,7 +57,7 @@ class TextSampler(NamedTuple):
   sample_tokens: SampleTokens
   encode: Callable[[str], list[int] | None]
   decode: Callable[[Sequence[int]], str]
-  settings: sampler.SamplerSettings
+  settings: sampler.SamplerSettings[np.ndarray]
   slots: int
   mesh: jax.sharding.Mesh
 
@@ -107,7 +98,7 @@ def make_settings(
   top_p: float,
   limit: int,
   stop_strings: Sequence[str],
-) -> sampler.SamplerSettings:
+) -> sampler.SamplerSettings[np.ndarray]:
   """Returns sampler settings for groups of `len(temperatures)` responses.
 
   Args:
@@ -127,7 +118,7 @@ def make_settings(
   return sampler.SamplerSettings(
     temperature=np.array(temperatures, np.float32),
     top_p=np.full(len(temperatures), top_p, np.float32),
-    limit=np.int32(limit),
+    limit=np.array(limit, np.int32),
     stop_table=table,
   )
 
@@ -166,7 +157,7 @@ def sample(
   local_rows = range(len(prompts)) if local_rows is None else local_rows
 
   def decode_ended(
-    which_Q: np.ndarray, tokens_QGR: np.ndarray, lengths_QG: np.ndarray, /
+    which_Q: np.ndarray, tokens_QGR: np.ndarray, lengths_QG: np.ndarray
   ) -> None:
     decoded = {}
     for row, tokens_GR, lengths_G in zip(
@@ -179,16 +170,18 @@ def sample(
         ]
     on_texts(decoded)
 
+  temperatures_G = text_sampler.settings.temperature
+  assert temperatures_G is not None  # as `make_settings` returns them
   packed = batches.pack_prompts(prompts, num_rows)
   keys_QG = sampler.response_keys(
     path,
     first_row,
     num_groups=num_rows,
-    group_size=len(text_sampler.settings.temperature),
+    group_size=len(temperatures_G),
   )
   rollout = text_sampler.sample_tokens(
     params,
-    sharding.put_rows(packed, text_sampler.mesh),
+    transfers.put_rows(packed, text_sampler.mesh),
     keys_QG,
     text_sampler.settings,
     slots=text_sampler.slots,

@@ -1,12 +1,13 @@
 """Types of a self-play step: its constant parts, its stages and its result."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 
 from sqlm_jax.config import schema
-from sqlm_jax.engine import groups, learner
+from sqlm_jax.engine import critic as critic_lib
+from sqlm_jax.engine import learner, policy_loss
 from sqlm_jax.game import contamination, types
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
@@ -16,42 +17,6 @@ from sqlm_jax.tasks import base
 ROLES = ('proposer', 'solver')
 
 States = dict[str, learner.TrainState]
-
-
-class TrainStep(Protocol):
-  """The compiled update of a policy, see `learner.make_train_step`."""
-
-  def __call__(
-    self,
-    state: learner.TrainState,
-    batch: groups.GroupBatch,
-    reference_params: policy_lib.Params | None,
-    base_params: policy_lib.Params,
-    /,
-  ) -> tuple[learner.TrainState, learner.Metrics]:
-    """Returns the trained state, and metrics as (sum, count) pairs."""
-
-
-class CriticStep(Protocol):
-  """The compiled update of a value function, see `critic.make_critic_step`."""
-
-  def __call__(
-    self,
-    state: learner.TrainState,
-    batch: groups.GroupBatch,
-    base_params: policy_lib.Params,
-    /,
-  ) -> tuple[learner.TrainState, learner.Metrics]:
-    """Returns the trained state, and metrics as (sum, count) pairs."""
-
-
-class EvaluateTokens(Protocol):
-  """A compiled program that computes a number for each response token."""
-
-  def __call__(
-    self, texts: groups.Texts, /, *params: policy_lib.Params
-  ) -> jax.Array:
-    """Returns an array [Q, G, R]."""
 
 
 class Critic(NamedTuple):
@@ -65,9 +30,9 @@ class Critic(NamedTuple):
       it.
   """
 
-  values: EvaluateTokens
-  update: CriticStep
-  reference_logprobs: EvaluateTokens | None
+  values: critic_lib.Values
+  update: critic_lib.CriticStep
+  reference_logprobs: policy_loss.Logprobs | None
 
 
 class Game(NamedTuple):
@@ -98,7 +63,7 @@ class Game(NamedTuple):
   guard: contamination.Guard
   samplers: dict[str, responses.TextSampler]
   owner: dict[str, str]
-  train_step: TrainStep
+  train_step: learner.TrainStep
   critic: Critic | None
   reference_params: policy_lib.Params | None
   base_params: policy_lib.Params

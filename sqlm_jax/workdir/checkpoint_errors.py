@@ -58,7 +58,9 @@ def reading(where: str) -> Generator[None]:
     yield
   except Exception as error:
     failure = error
-  failures = processes.exchange(None if failure is None else _shorten(failure))
+  failures = processes.all_gather(
+    None if failure is None else _shorten(failure)
+  )
   for message in failures:
     if message is not None:
       raise damage(where, message) from failure

@@ -186,7 +186,7 @@ def _add_metrics(
       directory.mkdir(exist_ok=True)
       storage.write_text(directory / 'metrics', json.dumps(metrics))
 
-  processes.from_first(write)
+  processes.broadcast_from_first(write)
   manager.reload()
 
   def outdated() -> list[int]:
@@ -196,7 +196,7 @@ def _add_metrics(
 
   # Deleting is collective, and on a shared disk some processes may see the new
   # score late, so process 0 decides.
-  for old_step in processes.from_first(outdated):
+  for old_step in processes.broadcast_from_first(outdated):
     manager.delete(old_step)
 
 
@@ -363,5 +363,5 @@ def _move_away(
       directory_entries.set_aside(manager.place, str(step))
 
   if damaged:
-    processes.from_first(move)
+    processes.broadcast_from_first(move)
     manager.reload()

@@ -64,7 +64,7 @@ def prepare(directory: epath.Path) -> str:
     ValueError: If there are checkpoints but none belongs to the run, or if they
       belong to several runs and the file `RUN_ID` is missing.
   """
-  return processes.from_first(lambda: _prepare(directory))
+  return processes.broadcast_from_first(lambda: _prepare(directory))
 
 
 def set_aside(directory: epath.Path, name: str) -> epath.Path:

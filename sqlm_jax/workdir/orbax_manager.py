@@ -55,7 +55,7 @@ def open_manager(
   with checkpoint_errors.opening(directory):
     if not read_only:
       # Must happen before any process reads the scores.
-      processes.from_first(
+      processes.broadcast_from_first(
         lambda: verified_files.drop_damaged_scores(directory)
       )
     manager = Manager(

@@ -116,7 +116,10 @@ def two(tmp_path_factory):
 def rows_of(workdir):
   """Everything that was said, in the order of a single process."""
   rows = parquet.read_table(workdir / 'rollouts').to_pylist()
-  place = lambda row: [row[k] for k in ('step', 'role', 'group', 'sample')]
+
+  def place(row):
+    return [row[k] for k in ('step', 'role', 'group', 'sample')]
+
   return sorted(rows, key=place)
 
 
@@ -234,8 +237,8 @@ from sqlm_jax.distributed import processes
 
 address, index, failing, how = sys.argv[1:]
 processes.start(address, 2, int(index))
-with processes.ending_all():
-  processes.exchange(index)
+with processes.exit_on_error():
+  processes.all_gather(index)
   if how == 'both':
     sys.exit(3)
   if index == failing:
@@ -245,7 +248,7 @@ with processes.ending_all():
       os.abort()
     sys.exit('this one has failed')
   while True:
-    processes.exchange(index)
+    processes.all_gather(index)
 """
 
 
@@ -341,7 +344,7 @@ def test_all_is_somebodys_own(monkeypatch, number, count):
   shares = []
   for index in range(count):
     monkeypatch.setattr(processes_lib, 'index', lambda index=index: index)
-    shares.append(processes_lib.own(number))
+    shares.append(processes_lib.local_share(number))
   assert [i for share in shares for i in share] == list(range(number))
   sizes = [len(share) for share in shares]
   assert max(sizes) - min(sizes) <= 1
@@ -352,14 +355,14 @@ def test_what_fails_in_the_first_process_fails_in_all(monkeypatch):
   monkeypatch.setattr(processes_lib, 'count', lambda: 2)
   told = []
   monkeypatch.setattr(
-    processes_lib, 'exchange', lambda x: told.append(x) or told
+    processes_lib, 'all_gather', lambda x: told.append(x) or told
   )
 
   def make():
     raise ValueError('no such thing')
 
   with pytest.raises(ValueError, match='no such thing'):
-    processes_lib.from_first(make)
+    processes_lib.broadcast_from_first(make)
   monkeypatch.setattr(processes_lib, 'is_first', lambda: False)
   with pytest.raises(RuntimeError, match='first process stopped: no such th'):
-    processes_lib.from_first(make)
+    processes_lib.broadcast_from_first(make)

@@ -314,13 +314,6 @@ def test_rows_spec(size, axis, expected):
   assert sharding.rows_spec(size, mesh(), axis).spec == expected
 
 
-def test_put_rows():
-  tree = {'rows': np.ones((8, 3)), 'odd': np.ones((3, 8)), 'one': np.float32(2)}
-  put = sharding.put_rows(tree, mesh())
-  part = {k: x.addressable_shards[0].data.shape for k, x in put.items()}
-  assert part == {'rows': (2, 3), 'odd': (3, 8), 'one': ()}
-
-
 def test_constrain_rows():
   constrain = jax.jit(lambda x: sharding.constrain_rows(x, mesh(), axis=1))
   put = constrain({'a': jnp.ones((3, 8)), 'b': jnp.ones((3, 5))})
@@ -359,39 +352,3 @@ def test_what_has_another_shape_is_repeated():
   state = jax.eval_shape(optax.adafactor(1e-3).init, params)
   found = sharding.shard_like_parameters(state, params, mesh())
   assert {x.spec for x in jax.tree.leaves(found)} == {P()}
-
-
-@pytest.mark.parametrize(
-  'shape',
-  [{'data': 1, 'fsdp': 8, 'tensor': 1}, {'data': 2, 'fsdp': 2, 'tensor': 2}],
-)
-@pytest.mark.parametrize(
-  'path, size',
-  [
-    ('layers/attention/query/kernel', (3, 16, 4, 8)),
-    ('layers/mlp_norm/scale', (3, 16)),
-    ('embedding', (24, 16)),
-  ],
-)
-def test_a_parameter_is_placed_piece_by_piece(shape, path, size):
-  mesh = sharding.make_mesh(shape)
-  array = np.random.default_rng(0).normal(size=size).astype(np.float32)
-
-  def pieces():
-    if not path.startswith('layers'):
-      yield (), array
-      return
-    for layer in range(size[0]):
-      yield (layer,), array[layer]
-
-  placed = sharding.place_parameter(
-    path, size, pieces(), dtype=jnp.dtype('bfloat16'), mesh=mesh
-  )
-  assert placed.sharding == sharding.parameter_sharding(path, size, mesh)
-  expected = jax.device_put(array.astype(jnp.bfloat16), placed.sharding)
-  np.testing.assert_array_equal(placed, expected)
-  for ours, theirs in zip(
-    placed.addressable_shards, expected.addressable_shards, strict=True
-  ):
-    assert ours.index == theirs.index
-    np.testing.assert_array_equal(ours.data, theirs.data)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from sqlm_jax.distributed import sharding
+from sqlm_jax.distributed import sharding, transfers
 from sqlm_jax.engine import critic, groups, learner
 from sqlm_jax.models import layers, lora, policy
 from sqlm_jax.selfplay import batches, estimates, packing_plan
@@ -36,7 +36,10 @@ def value_params():
 
 def make_batch(**changes) -> groups.GroupBatch:
   rng = np.random.default_rng(0)
-  normal = lambda: rng.normal(size=(Q, G, R)).astype(np.float32)
+
+  def normal():
+    return rng.normal(size=(Q, G, R)).astype(np.float32)
+
   lengths = rng.integers(1, R + 1, (Q, G)).astype(np.int32)
   lengths[0] = [R, 1, 3]
   weights = np.ones((Q, G), np.float32) / lengths.sum()
@@ -89,9 +92,11 @@ def plain_loss(params, batch):
 
 @jax.jit
 def shared_loss_and_grad(params, batch):
-  loss = lambda p: critic.value_loss(
-    p, batch, policy=tiny.tiny_policy(), clip=CLIP
-  )
+  def loss(p):
+    return critic.value_loss(
+      p, batch, policy=tiny.tiny_policy(), value_clip=CLIP
+    )
+
   return jax.value_and_grad(loss, has_aux=True)(params)
 
 
@@ -121,7 +126,7 @@ def make_step(mesh, size, optimizer=None, model=None):
     model or tiny.tiny_policy(),
     optimizer or optax.sgd(1.0),
     mesh,
-    clip=CLIP,
+    value_clip=CLIP,
     groups_per_microbatch=size,
   )
 
@@ -259,14 +264,17 @@ def test_microbatches_do_not_change_the_update():
 @pytest.mark.parametrize('shape', [(8, 1, 1), (1, 2, 2), (2, 2, 2)])
 def test_every_mesh_gives_values_and_step_of_one_device(shape):
   mesh = make_mesh(*shape)
-  place = lambda: jax.tree.map(
-    jax.device_put,
-    jax.device_get(value_params()),
-    sharding.shard_parameters(value_params(), mesh),
-  )
-  batch = sharding.put_rows(make_batch(), mesh)
+
+  def place():
+    return jax.tree.map(
+      jax.device_put,
+      jax.device_get(value_params()),
+      sharding.shard_parameters(value_params(), mesh),
+    )
+
+  batch = transfers.put_rows(make_batch(), mesh)
   values = critic.make_values(tiny.tiny_policy(), mesh, groups_per_microbatch=Q)
-  texts = sharding.put_rows(texts_of(make_batch()), mesh)
+  texts = transfers.put_rows(texts_of(make_batch()), mesh)
   assert_close(
     values(texts, place()), plain_values(value_params(), make_batch())
   )
@@ -284,7 +292,7 @@ def test_adapters_and_head_train_on_a_frozen_base():
   step = make_step(make_mesh(1, 1, 1), Q, model=model)
   base, batch = lora.base(whole), make_batch()
   state, metrics = step(copied_state(params=trained), batch, base)
-  loss_of = functools.partial(critic.value_loss, policy=model, clip=CLIP)
+  loss_of = functools.partial(critic.value_loss, policy=model, value_clip=CLIP)
   loss, _ = jax.jit(loss_of)(lora.join(base, trained), batch)
   assert metrics['loss'][0] == pytest.approx(float(loss), rel=1e-4)
   changed = jax.tree.map(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups, learner, sampler
+from sqlm_jax.engine import groups, policy_loss, sampler
 from sqlm_jax.models import kernels, layers, policy, unstacked
 from sqlm_jax.ops import decode_attention, fused_attention
 from sqlm_jax.selfplay import batches, packing_plan
@@ -78,13 +78,13 @@ def test_rollouts_on_gpus(as_on, shape):
   params = jax.device_put(params, sharding.shard_parameters(params, mesh))
   of_mlp = fast.take_apart(params)['layers_apart']['0']['mlp']
   assert ('gate_up' in of_mlp) == (mesh.shape['tensor'] == 1)
-  sample = sampler.make_sampler(fast, mesh, chunk=2)
+  sample = sampler.Sampler(fast, mesh, chunk=2)
   keys_QG = sampler.response_keys((0,), num_groups=4, group_size=4)
   prompts = batches.pack_prompts(PROMPTS)
   rollout = sample(params, prompts, keys_QG, settings(), slots=R)
   assert rollout.lengths.min() < rollout.lengths.max() == R
   texts = groups.Texts(prompts, rollout.tokens, np.int32(4))
-  logprobs = learner.make_logprobs(
+  logprobs = policy_loss.make_logprobs(
     plain, mesh, chunk=64, groups_per_microbatch=4
   )(texts, params)
   live_QGR = np.arange(R) < rollout.lengths[..., None]
@@ -126,7 +126,9 @@ def test_gradients(as_on, platform, shape, packed):
 
   def gradient(p):
     def total(params):
-      logprobs_QGR, _ = learner.response_logprobs(p, params, texts, chunk=24)
+      logprobs_QGR, _ = policy_loss.response_logprobs(
+        p, params, texts, chunk=24
+      )
       return jnp.sum(logprobs_QGR * weights)
 
     return jax.tree.leaves(jax.jit(jax.grad(total))(params))
@@ -158,7 +160,10 @@ def test_layers_apart_are_the_same_layers(changes, lora, join):
   config = dataclasses.replace(tiny.CONFIG, **changes)
   p = policy.make_policy(config, lora=lora)
   params = jax.jit(p.init)(jax.random.key(0))
-  fill = lambda x: x if x.ndim > 2 else x + 0.1  # biases start with zeros
+
+  def fill(x):
+    return x if x.ndim > 2 else x + 0.1  # biases start with zeros
+
   params = jax.tree.map(fill, params)
   apart = jax.jit(functools.partial(unstacked.take_apart, join=join))(params)
   joined = 'gate_up' in apart['layers_apart']['0']['mlp']
@@ -222,7 +227,10 @@ def test_kernels_that_jax_does_not_have(
 )
 def test_each_device_decodes_with_its_own_texts(shape, rows, texts, decodes):
   context = tuple((None, None, np.zeros(count)) for count in texts)
-  on = lambda platform: kernels.Kernels(make_mesh(*shape), platform)
+
+  def on(platform):
+    return kernels.Kernels(make_mesh(*shape), platform)
+
   assert on('gpu').decodes(rows, context) == decodes
   assert not on('tpu').decodes(rows, context)
 

@@ -13,7 +13,7 @@ import pytest
 
 from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups, learner
+from sqlm_jax.engine import groups, in_place, learner, policy_loss
 from sqlm_jax.engine import optimizer as optimizer_lib
 from sqlm_jax.models import policy
 from sqlm_jax.selfplay import batches, packing_plan
@@ -74,7 +74,7 @@ def pack(batch: groups.GroupBatch) -> groups.GroupBatch:
 
 def plain_loss(params, batch, settings, reference=None):
   """Computes the loss directly, over unshared rows with one text each."""
-  clip, kl = settings.clip, settings.kl
+  clip, kl = settings.clip_ratio, settings.kl_coef
   rows = [
     (q, g)
     for q in range(int(batch.num_groups))
@@ -95,11 +95,11 @@ def plain_loss(params, batch, settings, reference=None):
   for i, ((q, g), response) in enumerate(zip(rows, responses, strict=True)):
     at = (i, len(PROMPTS[q]) - 1 + np.arange(len(response)), np.array(response))
     log_ratio = logps[at] - batch.old_logprobs[q, g, : len(response)]
-    if settings.ratio == 'sequence':
+    if settings.ratio_level == 'sequence':
       log_ratio = jnp.full_like(log_ratio, log_ratio.mean())
     ratio = jnp.exp(log_ratio)
     advantage = jnp.broadcast_to(batch.advantages[q, g], (R,))[: len(response)]
-    clamped = jnp.clip(ratio, 1 - clip, 1 + (settings.clip_high or clip))
+    clamped = jnp.clip(ratio, 1 - clip, 1 + (settings.clip_ratio_high or clip))
     gain = jnp.minimum(ratio * advantage, clamped * advantage)
     if settings.dual_clip:
       bound = settings.dual_clip * advantage
@@ -109,10 +109,10 @@ def plain_loss(params, batch, settings, reference=None):
       d = reference_logps[at] - logps[at]
       k2, k3 = d**2 / 2, jnp.exp(d) - d - 1
       loss = loss + kl * {'k2': k2, 'k3': k3}[settings.kl_estimator]
-    if settings.entropy:
+    if settings.entropy_coef:
       whole = logps[i, at[1]]
       entropy = -jnp.sum(jnp.exp(whole) * whole, axis=-1)
-      loss = loss - settings.entropy * entropy
+      loss = loss - settings.entropy_coef * entropy
     total = total + batch.weights[q, g] * loss.sum()
   return total
 
@@ -140,30 +140,45 @@ def reference_params():
 
 @functools.partial(jax.jit, static_argnames='settings')
 def grouped_loss_and_grad(params, batch, settings):
-  loss = lambda p: learner.policy_loss(
-    p,
-    batch,
-    reference_params(),
-    policy=tiny.tiny_policy(),
-    settings=settings,
-  )
+  def loss(p):
+    return policy_loss.policy_loss(
+      p,
+      batch,
+      reference_params(),
+      policy=tiny.tiny_policy(),
+      settings=settings,
+    )
+
   return jax.value_and_grad(loss, has_aux=True)(params)
 
 
 def plain_loss_and_grad(params, batch, **kwargs):
-  loss = lambda p: plain_loss(p, batch, **kwargs)
+  def loss(p):
+    return plain_loss(p, batch, **kwargs)
+
   return jax.jit(jax.value_and_grad(loss))(params)
 
 
 # A chunk that cuts responses in pieces, and one that holds them all.
-WITH_KL = learner.LossSettings(clip=0.2, kl=0.3, chunk=7)
-WITHOUT_KL = learner.LossSettings(clip=0.2, kl=0.0, chunk=1024)
+WITH_KL = policy_loss.LossSettings(clip_ratio=0.2, kl_coef=0.3, logits_chunk=7)
+WITHOUT_KL = policy_loss.LossSettings(
+  clip_ratio=0.2, kl_coef=0.0, logits_chunk=1024
+)
 
 
 OTHERS = [
-  learner.LossSettings(clip=0.1, clip_high=0.3, dual_clip=1.4, chunk=64),
-  learner.LossSettings(clip=0.03, clip_high=0.04, ratio='sequence', chunk=64),
-  learner.LossSettings(kl=0.3, kl_estimator='k2', entropy=0.1, chunk=7),
+  policy_loss.LossSettings(
+    clip_ratio=0.1, clip_ratio_high=0.3, dual_clip=1.4, logits_chunk=64
+  ),
+  policy_loss.LossSettings(
+    clip_ratio=0.03,
+    clip_ratio_high=0.04,
+    ratio_level='sequence',
+    logits_chunk=64,
+  ),
+  policy_loss.LossSettings(
+    kl_coef=0.3, kl_estimator='k2', entropy_coef=0.1, logits_chunk=7
+  ),
 ]
 
 
@@ -193,17 +208,20 @@ def test_responses_of_one_token(settings, tied):
   one = batch._replace(
     tokens=batch.tokens[..., :1], old_logprobs=batch.old_logprobs[..., :1]
   )
-  of = lambda batch: jax.jit(
-    jax.value_and_grad(
-      lambda params: learner.policy_loss(
-        params,
-        batch,
-        params,
-        policy=tiny.tiny_policy(tied),
-        settings=settings,
-      )[0]
-    )
-  )(tiny.tiny_params(tied))
+
+  def of(batch):
+    return jax.jit(
+      jax.value_and_grad(
+        lambda params: policy_loss.policy_loss(
+          params,
+          batch,
+          params,
+          policy=tiny.tiny_policy(tied),
+          settings=settings,
+        )[0]
+      )
+    )(tiny.tiny_params(tied))
+
   assert_close(of(one), of(batch))
 
 
@@ -214,7 +232,7 @@ def one_device_step(size: int, remat: str = 'none'):
     policy.make_policy(tiny.CONFIG, remat=remat),
     optax.sgd(1.0),
     one_device_mesh(),
-    learner.LossSettings(),
+    policy_loss.LossSettings(),
     groups_per_microbatch=size,
   )
 
@@ -236,7 +254,7 @@ def bounded_step(max_update_kl: float):
     tiny.tiny_policy(),
     optax.sgd(1.0),
     one_device_mesh(),
-    learner.LossSettings(),
+    policy_loss.LossSettings(),
     groups_per_microbatch=Q,
     max_update_kl=max_update_kl,
   )
@@ -303,7 +321,7 @@ def test_groups_behind_num_groups_are_not_learned_from():
   batch.weights[2:] = 0
   stepped, _ = run_step(one_device_step(1), batch)
   _, grads = plain_loss_and_grad(
-    tiny.tiny_params(), batch, settings=learner.LossSettings()
+    tiny.tiny_params(), batch, settings=policy_loss.LossSettings()
   )
   expected = jax.tree.map(lambda p, g: p - g, tiny.tiny_params(), grads)
   assert_close(stepped, expected)
@@ -341,9 +359,10 @@ def test_an_update_that_is_not_finite_changes_no_bit(bad):
   """The loss of the last is finite, and the norm of its gradient is not."""
   optimizer = optax.adamw(0.1)
   update = linear_update(optimizer)
-  start = lambda: learner.init_state(
-    {'embedding': jnp.full((2, 2), -0.0)}, optimizer
-  )
+
+  def start():
+    return learner.init_state({'embedding': jnp.full((2, 2), -0.0)}, optimizer)
+
   good, worse = make_batch(), make_batch()
   worse.advantages[0, 0] = bad
   state, metrics = update(start(), good)
@@ -362,8 +381,8 @@ def test_a_state_is_written_in_place_to_the_same_bits(monkeypatch):
     training_schema.Optimizer(learning_rate=0.1, weight_decay=0.1)
   )
   batch, found = make_batch(), []
-  for knows in (learner._compiler_knows, lambda option: False):
-    monkeypatch.setattr(learner, '_compiler_knows', knows)
+  for knows in (in_place.compiler_knows, lambda option: False):
+    monkeypatch.setattr(in_place, 'compiler_knows', knows)
     update = linear_update(optimizer)
     params = {'embedding': jnp.linspace(-1, 1, 64 * 32).reshape(64, 32)}
     state = learner.init_state(params, optimizer)
@@ -405,7 +424,7 @@ def test_causality_through_the_gradient():
 
   def logprob(embedding):
     params = tiny.tiny_params(tied=False) | {'embedding': embedding}
-    logprobs, _ = learner.response_logprobs(
+    logprobs, _ = policy_loss.response_logprobs(
       tiny.tiny_policy(tied=False), params, batch, chunk=64
     )
     return logprobs[0, 0, 2]
@@ -429,7 +448,7 @@ def test_no_array_holds_the_vocabulary_for_every_token():
     model,
     optimizer,
     one,
-    learner.LossSettings(chunk=16, entropy=0.1),
+    policy_loss.LossSettings(logits_chunk=16, entropy_coef=0.1),
     groups_per_microbatch=2,
   )
   rows, numbers = np.zeros((2, 4), np.int32), np.zeros((2, 4, 64), np.float32)

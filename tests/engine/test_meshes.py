@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups, learner, sampler
+from sqlm_jax.distributed import sharding, transfers
+from sqlm_jax.engine import groups, learner, policy_loss, sampler
 from sqlm_jax.models import policy
 from sqlm_jax.pretrained import families
 from sqlm_jax.selfplay import batches, packing_plan
@@ -49,7 +49,10 @@ def make_params(family):
   """Random norms and biases, too: zeros would hide where they are."""
   rng = np.random.default_rng(0)
   params = jax.eval_shape(make_policy(family).init, jax.random.key(0))
-  spread = lambda x: 0.3 if len(x.shape) < 3 else 0.2
+
+  def spread(x):
+    return 0.3 if len(x.shape) < 3 else 0.2
+
   return jax.tree.map(
     lambda x: rng.normal(0, spread(x), x.shape).astype(np.float32), params
   )
@@ -64,7 +67,7 @@ def play(family, shape, packed=True):
   params = make_params(family)
   params = jax.device_put(params, sharding.shard_parameters(params, mesh))
   reference = jax.tree.map(lambda x: x * 0.99, params)
-  sample = sampler.make_sampler(
+  sample = sampler.Sampler(
     make_policy(family, mesh),
     mesh,
     chunk=3,
@@ -73,7 +76,7 @@ def play(family, shape, packed=True):
   prompts = batches.pack_prompts(PROMPTS)
   rollout = sample(
     params,
-    sharding.put_rows(prompts, mesh),
+    transfers.put_rows(prompts, mesh),
     sampler.response_keys((0, 1), num_groups=Q, group_size=G),
     sampler.SamplerSettings(
       np.ones(G, np.float32),
@@ -108,10 +111,10 @@ def play(family, shape, packed=True):
     make_policy(family, mesh),
     sgd,
     mesh,
-    learner.LossSettings(kl=0.1),
+    policy_loss.LossSettings(kl_coef=0.1),
     groups_per_microbatch=Q,
   )
-  state, metrics = step(state, sharding.put_rows(batch, mesh), reference)
+  state, metrics = step(state, transfers.put_rows(batch, mesh), reference)
   assert parts_of(state) == before
   del metrics['logprob_gap']  # rounding itself
   return rollout, jax.device_get((state, metrics))
@@ -152,19 +155,27 @@ def test_no_device_holds_all_of_the_unembedding(family):
   mesh = sharding.make_mesh(dict(zip(sharding.AXES, (1, 8, 1), strict=True)))
   p = make_policy(family, mesh)
   params = jax.eval_shape(p.init, jax.random.key(0))
-  place = lambda tree, to: jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, to
-  )
+
+  def place(tree, to):
+    return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, to
+    )
+
   params = place(params, sharding.shard_parameters(params, mesh))
-  row = lambda dtype, *shape: jax.ShapeDtypeStruct(
-    shape, dtype, sharding=sharding.rows_spec(Q, mesh)
-  )
+
+  def row(dtype, *shape):
+    return jax.ShapeDtypeStruct(
+      shape, dtype, sharding=sharding.rows_spec(Q, mesh)
+    )
+
   texts = groups.Texts(
     batches.pack_prompts(PROMPTS), row(np.int32, Q, G, R), np.int32(Q)
   )
 
   def loss(params, texts):
-    logprobs_QGR, _ = learner.response_logprobs(p, params, texts, chunk=2 * Q)
+    logprobs_QGR, _ = policy_loss.response_logprobs(
+      p, params, texts, chunk=2 * Q
+    )
     return logprobs_QGR.sum()
 
   compiled = jax.jit(jax.grad(loss)).lower(params, texts)

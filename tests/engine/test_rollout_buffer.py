@@ -1,4 +1,4 @@
-"""The responses that a sampler call has drawn so far."""
+"""Tests of the rollout buffer."""
 
 import numpy as np
 
@@ -6,14 +6,16 @@ from sqlm_jax.engine import decoding, groups, rollout_buffer, row_scheduler
 
 
 def test_rows_are_equal_if_prompt_and_tokens_are():
-  kept = rollout_buffer.Record((4, 2), slots=3, states=np.dtype(np.int32))
+  buffer = rollout_buffer.RolloutBuffer(
+    (4, 2), slots=3, state_dtype=np.dtype(np.int32)
+  )
   drawn = np.array(
     [[7, 8], [7, 9], [7, 8], [7, 8], [7, 8], [7, 0], [7, 8], [7, 8]], np.int32
   )
   lengths = np.array([2, 2, 2, 2, 2, 1, 2, 2], np.int32)
   running = np.full((8,), 1 + decoding.STOPPED, np.int32)
   rows = np.arange(8)
-  kept.add(
+  buffer.add(
     rows,
     decoding.Progress(drawn[:, 0], lengths, running),
     decoding.Drawn(drawn, drawn * 0.1, drawn * 0.1),
@@ -25,12 +27,12 @@ def test_rows_are_equal_if_prompt_and_tokens_are():
     tokens=np.array([[3, 0], [4, 0], [3, 0], [3, 0]], np.int32),
     lengths=np.array([2, 2, 2, 1], np.int32),
   )
-  first, runs = kept.firsts(rows, prompts)
+  first, runs = buffer.first_equal(rows, prompts)
   # Row 5 has drawn one token where others have drawn two.
   np.testing.assert_array_equal(first, [0, 1, 2, 2, 0, 5, 6, 6])
   assert runs.all()
   # A row without a response is equal to none.
   empty = row_scheduler.EMPTY
-  first, runs = kept.firsts(np.array([empty, 4, 0, empty]), prompts)
+  first, runs = buffer.first_equal(np.array([empty, 4, 0, empty]), prompts)
   np.testing.assert_array_equal(first, [0, 1, 1, 3])
   np.testing.assert_array_equal(runs, [False, True, True, False])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import decoding, dedup, sampler
+from sqlm_jax.engine import dedup, prefill, sampler
 from sqlm_jax.selfplay import batches
 from tests import compilations, tiny
 
@@ -26,7 +26,7 @@ def mesh():
 
 @pytest.fixture(scope='module')
 def sample(mesh):
-  return sampler.make_sampler(tiny.tiny_policy(), mesh)
+  return sampler.Sampler(tiny.tiny_policy(), mesh)
 
 
 def settings(temperature=1.0, top_p=1.0, limit=R, table=NO_STOPS, size=4):
@@ -82,7 +82,7 @@ def test_answers_of_a_group_differ_and_so_do_calls(sample):
 
 
 def test_a_response_does_not_depend_on_its_neighbours(sample):
-  """Neither on the batch's size nor on what the other rows hold."""
+  """Neither the size of the batch nor its other rows matter."""
   together = run(sample)
   padded = run(sample, num_rows=5)
   np.testing.assert_array_equal(together.tokens, padded.tokens[:3])
@@ -120,13 +120,13 @@ def test_the_stop_token_belongs_to_the_response(sample):
 
 
 def test_settings_and_lengths_change_without_a_compilation(mesh):
-  fresh = sampler.make_sampler(tiny.tiny_policy(), mesh)
+  fresh = sampler.Sampler(tiny.tiny_policy(), mesh)
   table = NO_STOPS.copy()
   table[0, 7] = sampler.STOPPED
   with compilations.count() as first:
     run(fresh)
   assert first
-  with compilations.count() as others:  # of the policy itself, and of others
+  with compilations.count() as others:  # for temperature 1, and for others
     run(fresh, temperature=0.3)
   assert others
   with compilations.count() as more:
@@ -163,10 +163,10 @@ MANY = [[*COMMON, *range(i, i + 1 + i % 3)] for i in range(1, 8)]
   ],
   ids=str,
 )
-def test_responses_do_not_depend_on_when_they_had_their_turn(
+def test_responses_do_not_depend_on_when_they_are_decoded(
   sample, mesh, options
 ):
-  other = sampler.make_sampler(tiny.tiny_policy(), mesh, **options)
+  other = sampler.Sampler(tiny.tiny_policy(), mesh, **options)
   plain = run(sample, MANY, table=stops_early())
   packed = run(other, MANY, table=stops_early())
   assert len(np.unique(plain.lengths)) > 1
@@ -178,17 +178,17 @@ def test_responses_do_not_depend_on_when_they_had_their_turn(
     )
 
 
-def test_each_prompt_is_heard_of_once_as_soon_as_it_has_ended(mesh):
-  sample = sampler.make_sampler(tiny.tiny_policy(), mesh, chunk=1)
-  heard, seen = {}, []
+def test_each_prompt_is_reported_once_as_soon_as_it_has_finished(mesh):
+  sample = sampler.Sampler(tiny.tiny_policy(), mesh, chunk=1)
+  reported, counts = {}, []
 
   def on_ended(which_Q, tokens_QGR, lengths_QG):
-    seen.append(len(heard))
+    counts.append(len(reported))
     for q, tokens, lengths in zip(
       which_Q.tolist(), tokens_QGR, lengths_QG, strict=True
     ):
-      assert q not in heard
-      heard[q] = tokens, lengths
+      assert q not in reported
+      reported[q] = tokens, lengths
 
   rollout = sample(
     tiny.tiny_params(),
@@ -199,17 +199,17 @@ def test_each_prompt_is_heard_of_once_as_soon_as_it_has_ended(mesh):
     num_prompts=7,
     on_ended=on_ended,
   )
-  assert sorted(heard) == list(range(7))  # not those that fill the shape
-  for q, (tokens, lengths) in heard.items():
+  assert sorted(reported) == list(range(7))  # not the padding prompts
+  for q, (tokens, lengths) in reported.items():
     np.testing.assert_array_equal(tokens, rollout.tokens[q])
     np.testing.assert_array_equal(lengths, rollout.lengths[q])
-  # In the order in which they ended, not all at the end.
+  # In the order in which they finished, not all at the end.
   longest = rollout.lengths[:7].max(axis=1)
-  assert [longest[q] for q in heard] == sorted(longest)
-  assert len(seen) == len(set(longest.tolist())) > 1
+  assert [longest[q] for q in reported] == sorted(longest)
+  assert len(counts) == len(set(longest.tolist())) > 1
 
 
-def test_prompts_that_only_fill_the_shape_are_not_continued(sample):
+def test_padding_prompts_are_not_continued(sample):
   whole = run(sample, num_rows=5)
   packed = batches.pack_prompts(PROMPTS, 5)
   part = sample(
@@ -225,7 +225,7 @@ def test_prompts_that_only_fill_the_shape_are_not_continued(sample):
   assert not part.lengths[3:].any()
 
 
-def test_limit_cuts_and_says_so(sample):
+def test_truncated_responses_are_not_finished(sample):
   rollout = run(sample, limit=3)
   assert (rollout.lengths == 3).all()
   assert not rollout.finished.any()
@@ -283,26 +283,32 @@ def test_keys_are_derived_from_the_path_and_the_row():
   assert jnp.issubdtype(keys(*path).dtype, jax.dtypes.prng_key)
 
 
-def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
-  looked = []
-  read = dedup.read
+def test_equal_rows_are_computed_once(mesh, monkeypatch):
+  calls = []
+  read = dedup.read_distinct
 
-  def watch(read_next, last_B, context, first_B, running_B):
-    look = lambda *x: looked.append([np.asarray(one) for one in x])
-    jax.debug.callback(look, first_B, running_B, ordered=True)
-    return read(read_next, last_B, context, first_B, running_B)
+  def watch(read_next, last_B, context, *, first_B, running_B):
+    def record(*arrays):
+      calls.append([np.asarray(x) for x in arrays])
 
-  monkeypatch.setattr(dedup, 'pays', lambda *_: True)
-  monkeypatch.setattr(dedup, 'read', watch)
+    jax.debug.callback(record, first_B, running_B, ordered=True)
+    return read(
+      read_next, last_B, context, first_B=first_B, running_B=running_B
+    )
+
+  monkeypatch.setattr(dedup, 'can_save_time', lambda *_, **__: True)
+  monkeypatch.setattr(dedup, 'read_distinct', watch)
   # Cold enough that rows agree for some tokens, and differ in the end.
-  said = settings(temperature=0.3, table=stops_early(), size=32)
-  packed = batches.pack_prompts([*PROMPTS, PROMPTS[1]], 5)  # one asked twice
+  cold = settings(temperature=0.3, table=stops_early(), size=32)
+  packed = batches.pack_prompts(
+    [*PROMPTS, PROMPTS[1]], 5
+  )  # one prompt occurs twice
   rollouts = [
-    sampler.make_sampler(tiny.tiny_policy(), mesh, chunk=3, share=share)(
+    sampler.Sampler(tiny.tiny_policy(), mesh, chunk=3, share=share)(
       tiny.tiny_params(),
       packed,
       keys(0, 3, groups=5, size=32),
-      said,
+      cold,
       slots=R,
       num_prompts=4,
     )
@@ -312,25 +318,28 @@ def test_rows_that_are_equal_so_far_are_read_once(mesh, monkeypatch):
   for name, shared, alone in zip(rollouts[0]._fields, *rollouts, strict=True):
     close = 1e-5
     if name == 'sampling_logprobs':
-      close /= 0.3  # as the temperature stretches what rounding leaves
+      close /= 0.3  # the temperature scales rounding errors
     np.testing.assert_allclose(shared, alone, rtol=close, atol=close)
-  read_rows = [len(set(first[running])) for first, running in looked]
-  all_rows = [running.sum() for _, running in looked]
+  read_rows = [len(set(first[running])) for first, running in calls]
+  all_rows = [running.sum() for _, running in calls]
   assert sum(read_rows) < sum(all_rows) / 2
-  assert len(looked) < R - 1  # it gave up when they differed
+  assert len(calls) < R - 1  # deduplication stops when rows differ
 
 
-def test_reading_equal_rows_may_end_within_any_chunk(mesh, monkeypatch):
-  monkeypatch.setattr(dedup, 'pays', lambda *_: True)
-  monkeypatch.setattr(dedup, '_PART', 1)
-  monkeypatch.setattr(dedup, '_BLOCKS', 1)
+def test_deduplication_may_end_within_any_chunk(mesh, monkeypatch):
+  monkeypatch.setattr(dedup, 'can_save_time', lambda *_, **__: True)
+  monkeypatch.setattr(dedup, '_BLOCKS_PER_BATCH', 1)
+  monkeypatch.setattr(dedup, '_MAX_BLOCKS', 1)
+
   # By turns, as rows end: chunks then begin where they may.
-  some = lambda first_B, running_B: running_B.sum() % 2 == 1
-  monkeypatch.setattr(dedup, 'few', some)
+  def some(first_B, running_B):
+    return running_B.sum() % 2 == 1
+
+  monkeypatch.setattr(dedup, 'are_few', some)
   table = NO_STOPS.copy()
   table[0, ::60] = sampler.STOPPED
   shared, alone = (
-    sampler.make_sampler(tiny.tiny_policy(), mesh, chunk=4, share=share)(
+    sampler.Sampler(tiny.tiny_policy(), mesh, chunk=4, share=share)(
       tiny.tiny_params(),
       batches.pack_prompts(PROMPTS),
       keys(0, 3, groups=3, size=8),
@@ -344,15 +353,20 @@ def test_reading_equal_rows_may_end_within_any_chunk(mesh, monkeypatch):
 
 
 def test_parameters_that_need_no_cast_are_not_copied(mesh, monkeypatch):
-  make_prefill, given = decoding.make_prefill, []
+  make_prefill, given = prefill.make_prefill, []
 
   def watched(*args, **settings):
-    prefill = make_prefill(*args, **settings)
-    return lambda params, *rest: given.append(params) or prefill(params, *rest)
+    program = make_prefill(*args, **settings)
 
-  monkeypatch.setattr(decoding, 'make_prefill', watched)
+    def watched_prefill(params, *rest):
+      given.append(params)
+      return program(params, *rest)
+
+    return watched_prefill
+
+  monkeypatch.setattr(prefill, 'make_prefill', watched)
   params = tiny.tiny_params()
-  sampler.make_sampler(tiny.tiny_policy(), mesh)(
+  sampler.Sampler(tiny.tiny_policy(), mesh)(
     params, batches.pack_prompts(PROMPTS), keys(0, 0), settings(), slots=R
   )
   assert given[0] is params

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax.models import attention
+from sqlm_jax.ops import segment_attention
 
 ROWS, WIDTH, HEAD_WIDTH = 4, 3, 8
 # float32; both sum the same products in another order.
@@ -18,7 +19,10 @@ SPAN = attention.Span(HEAD_WIDTH**-0.5)
 
 def by_token(query, key, value, context=(), *, span):
   """`attend` with keys and values by token, [.., S, K, H]."""
-  stored = lambda x: jnp.swapaxes(x, 1, 2)
+
+  def stored(x):
+    return jnp.swapaxes(x, 1, 2)
+
   context = tuple(
     part._replace(keys=stored(part.keys), values=stored(part.values))
     for part in context
@@ -153,8 +157,10 @@ def test_what_is_behind_a_length_may_be_anything():
 def test_nothing_to_see_is_finite():
   query, key, value = (normal(i, 1, 2, 2, 4) for i in range(3))
   nothing = jnp.zeros((1, 1, 2), bool)
-  out, lse = attention.attend_to_segment(
-    jnp.swapaxes(query, 1, 2), key, value, nothing, scale=0.5
+  out, lse = segment_attention.attend_to_segment(
+    jnp.swapaxes(query, 1, 2),
+    segment_attention.MaskedKeys(key, value, nothing),
+    scale=0.5,
   )
   assert jnp.isfinite(out).all()
   assert jnp.isfinite(lse).all()
@@ -166,50 +172,6 @@ def test_nothing_to_see_is_finite():
 
   for gradient in jax.grad(total, argnums=(0, 1, 2))(query, key, value):
     assert jnp.isfinite(gradient).all()
-
-
-@pytest.mark.parametrize('near_bytes', [pytest.param(1, id='row-by-row'), 512])
-@pytest.mark.parametrize(
-  'softcap, window', [(0.0, None), (0.5, None), (0.0, 3)]
-)
-def test_blocks_of_whole_caches_equal_slices(
-  monkeypatch, near_bytes, softcap, window
-):
-  """A token, as one CPU decodes it, and layers sliced out of their stack."""
-  query = normal(1, ROWS, 1, 4, HEAD_WIDTH)
-  key, value = (normal(i, *key_shape(ROWS, 1)) for i in (2, 3))
-  layers = 3
-  whole = tuple(
-    attention.KeyValues(
-      normal(10 * i, layers, *key_shape(len(lengths), slots)),
-      normal(10 * i + 1, layers, *key_shape(len(lengths), slots)),
-      jnp.array(lengths),
-    )
-    for i, (slots, lengths) in enumerate(CHAIN, start=1)
-  )
-  span = attention.Span(0.7, softcap, window and jnp.array(window))
-  read = functools.partial(attention.attend, query, key, value, span=span)
-  by_block = jax.jit(lambda layer: read(whole, layer=layer))
-  monkeypatch.setattr(attention, '_NEAR_BYTES', near_bytes)
-  # The rows' own caches, two or four blocks of them, and maybe the prompts.
-  loops = str(jax.make_jaxpr(by_block)(0)).count('scan[')
-  assert loops == (2 if near_bytes == 1 else 1)
-  for layer in range(layers):
-    sliced = tuple(
-      attention.KeyValues(x.keys[layer], x.values[layer], x.lengths)
-      for x in whole
-    )
-    np.testing.assert_allclose(by_block(layer), read(sliced), **CLOSE)
-
-
-@pytest.mark.parametrize(
-  'rows, near_rows, expected',
-  [(8, 8, 8), (8, 7, 4), (12, 5, 4), (7, 6, 1), (1, 0, 1)],
-)
-def test_a_block_divides_the_rows(monkeypatch, rows, near_rows, expected):
-  keys = jnp.zeros((2, rows, 3, 5, 4))
-  monkeypatch.setattr(attention, '_NEAR_BYTES', near_rows * 3 * 5 * 4 * 4)
-  assert attention._near_rows(keys) == expected
 
 
 @pytest.mark.parametrize('softcap, window', [(0.5, None), (0.0, 3), (0.5, 2)])

@@ -16,7 +16,7 @@ def surrogate(ratio, advantage, clip):
     jnp.log(jnp.array([ratio])),
     jnp.zeros(1),
     jnp.array([advantage]),
-    clip=clip,
+    clip_ratio=clip,
   )
 
 
@@ -45,7 +45,7 @@ def test_clipped_surrogate_by_hand(ratio, advantage, loss, clipped, gradient):
   grad = jax.grad(
     lambda logps: jnp.sum(
       losses.clipped_surrogate(
-        logps, jnp.zeros(1), jnp.array([advantage]), clip=0.25
+        logps, jnp.zeros(1), jnp.array([advantage]), clip_ratio=0.25
       )[0]
     )
   )(jnp.log(jnp.array([ratio])))
@@ -56,7 +56,10 @@ def test_on_policy_the_gradient_is_that_of_reinforce():
   # At w = 1 the gradient of -w A is -A, and the loss -A; nothing is clipped.
   advantages = jnp.array([-1.5, 0.0, 0.25, 3.0])
   logps = jnp.array([-0.1, -2.0, -30.0, 0.0])
-  value = lambda x: losses.clipped_surrogate(x, logps, advantages, clip=0.2)
+
+  def value(x):
+    return losses.clipped_surrogate(x, logps, advantages, clip_ratio=0.2)
+
   np.testing.assert_array_equal(value(logps)[0], -advantages)
   assert not value(logps)[1].any()
   grad = jax.grad(lambda x: jnp.sum(value(x)[0]))(logps)
@@ -66,14 +69,16 @@ def test_on_policy_the_gradient_is_that_of_reinforce():
 def test_advantages_broadcast_over_tokens():
   logps = jnp.zeros((2, 3))
   got, _ = losses.clipped_surrogate(
-    logps, logps, jnp.array([[1.0], [-2.0]]), clip=0.2
+    logps, logps, jnp.array([[1.0], [-2.0]]), clip_ratio=0.2
   )
   np.testing.assert_array_equal(got, [[-1, -1, -1], [2, 2, 2]])
 
 
 def test_shapes_are_checked():
   with pytest.raises(AssertionError):
-    losses.clipped_surrogate(jnp.ones(2), jnp.ones(1), jnp.ones(2), clip=0.2)
+    losses.clipped_surrogate(
+      jnp.ones(2), jnp.ones(1), jnp.ones(2), clip_ratio=0.2
+    )
   with pytest.raises(AssertionError):
     losses.kl_k3(jnp.ones((1, 2)), jnp.ones(2))
 
@@ -149,7 +154,9 @@ def loss_and_gradient(log_ratio, advantage, **settings):
   ],
 )
 def test_clip_high_by_hand(ratio, advantage, expected):
-  got = loss_and_gradient(np.log(ratio), advantage, clip=0.25, clip_high=1.0)
+  got = loss_and_gradient(
+    np.log(ratio), advantage, clip_ratio=0.25, clip_ratio_high=1.0
+  )
   np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
@@ -165,13 +172,15 @@ def test_clip_high_by_hand(ratio, advantage, expected):
   ],
 )
 def test_dual_clip_by_hand(ratio, advantage, expected):
-  got = loss_and_gradient(np.log(ratio), advantage, clip=0.25, dual_clip=3.0)
+  got = loss_and_gradient(
+    np.log(ratio), advantage, clip_ratio=0.25, dual_clip=3.0
+  )
   np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize('advantage', [-1.0, 0.0, 1.0])
 def test_dual_clip_bears_a_ratio_that_overflows(advantage):
-  got = loss_and_gradient(200.0, advantage, clip=0.25, dual_clip=3.0)
+  got = loss_and_gradient(200.0, advantage, clip_ratio=0.25, dual_clip=3.0)
   loss = {-1.0: 3.0, 0.0: 0.0, 1.0: -1.25}[advantage]
   np.testing.assert_allclose(got, (loss, advantage != 0, 0), rtol=1e-6)
 
@@ -185,7 +194,7 @@ def test_dual_clip_bears_a_ratio_that_overflows(advantage):
 def test_ratios_that_overflow_have_a_loss_and_no_gradient(
   log_ratio, advantage, loss
 ):
-  got = loss_and_gradient(log_ratio, advantage, clip=0.25)
+  got = loss_and_gradient(log_ratio, advantage, clip_ratio=0.25)
   np.testing.assert_allclose(got, (loss, advantage != 0, 0), rtol=1e-6)
 
 
@@ -201,16 +210,21 @@ def test_k3_that_overflows_is_bounded(difference):
 @pytest.mark.parametrize('dual_clip', [0.5, 1.0, 1.3, float('nan')])
 def test_dual_clip_lies_outside_of_the_range(dual_clip):
   with pytest.raises(ValueError, match='dual_clip='):
-    loss_and_gradient(0.0, 1.0, clip=0.2, clip_high=0.3, dual_clip=dual_clip)
+    loss_and_gradient(
+      0.0, 1.0, clip_ratio=0.2, clip_ratio_high=0.3, dual_clip=dual_clip
+    )
 
 
 def test_what_is_not_given_changes_nothing():
   random = np.random.default_rng(0)
   logps, old, advantages = jnp.array(random.normal(size=(3, 50)))
-  value = lambda **more: losses.clipped_surrogate(
-    logps, old, advantages, clip=0.2, **more
-  )
-  for got, expected in zip(value(clip_high=0.2), value(), strict=True):
+
+  def value(**more):
+    return losses.clipped_surrogate(
+      logps, old, advantages, clip_ratio=0.2, **more
+    )
+
+  for got, expected in zip(value(clip_ratio_high=0.2), value(), strict=True):
     np.testing.assert_array_equal(got, expected)
 
 
@@ -246,7 +260,7 @@ def test_sequences_are_clipped_together():
   def loss(logps):
     log_ratio = losses.sequence_log_ratio(logps, jnp.zeros((2, 2)), mask)
     value, clipped = losses.clipped_surrogate(
-      log_ratio, jnp.zeros((2, 2)), jnp.ones((2, 2)), clip=0.25
+      log_ratio, jnp.zeros((2, 2)), jnp.ones((2, 2)), clip_ratio=0.25
     )
     return jnp.sum(value), clipped
 
@@ -330,7 +344,7 @@ def test_a_step_down_the_entropy_bonus_raises_the_entropy():
 def test_value_loss_by_hand(value, old_value, target, loss, clipped, gradient):
   def of(value):
     return losses.clipped_value_loss(
-      value, jnp.array(old_value), jnp.array(target), clip=0.5
+      value, jnp.array(old_value), jnp.array(target), value_clip=0.5
     )
 
   got, was_clipped = of(jnp.array(value))
@@ -351,29 +365,34 @@ def test_value_loss_by_hand(value, old_value, target, loss, clipped, gradient):
 def test_token_weights_by_hand(average, expected):
   lengths = jnp.array([[2, 4, 7], [2, 3, 0]])
   counted = jnp.array([[1, 1, 0], [1, 0, 1]], bool)
-  got = losses.token_weights(lengths, counted, average=average, longest=10)
+  got = losses.token_weights(
+    lengths, counted, aggregation=average, max_tokens=10
+  )
   np.testing.assert_allclose(got, expected, rtol=1e-6)
   nobody = losses.token_weights(
-    lengths, jnp.zeros((2, 3), bool), average=average, longest=10
+    lengths, jnp.zeros((2, 3), bool), aggregation=average, max_tokens=10
   )
   np.testing.assert_array_equal(nobody, np.zeros((2, 3)))
 
 
 def test_constant_weights_of_one_token_sum_over_a_response():
   got = losses.token_weights(
-    jnp.array([[3, 5]]), jnp.ones((1, 2), bool), average='constant', longest=1
+    jnp.array([[3, 5]]),
+    jnp.ones((1, 2), bool),
+    aggregation='constant',
+    max_tokens=1,
   )
   np.testing.assert_array_equal(got, [[0.5, 0.5]])
 
 
 def test_an_average_is_one_of_three():
   lengths, counted = jnp.ones((1, 1), int), jnp.ones((1, 1), bool)
-  with pytest.raises(ValueError, match="average='mean'"):
-    losses.token_weights(lengths, counted, average='mean')
-  with pytest.raises(ValueError, match='longest=None'):
-    losses.token_weights(lengths, counted, average='constant')
+  with pytest.raises(ValueError, match="aggregation='mean'"):
+    losses.token_weights(lengths, counted, aggregation='mean')
+  with pytest.raises(ValueError, match='max_tokens=None'):
+    losses.token_weights(lengths, counted, aggregation='constant')
   with pytest.raises(AssertionError):
-    losses.token_weights(lengths, counted[0], average='token')
+    losses.token_weights(lengths, counted[0], aggregation='token')
 
 
 @pytest.mark.parametrize('average', ['token', 'sequence', 'constant'])
@@ -388,7 +407,9 @@ def test_the_weighted_sum_is_the_average(average):
     'sequence': np.mean([row.mean() for row in rows]),
     'constant': np.mean([row.sum() / 9 for row in rows]),
   }[average]
-  weights = losses.token_weights(lengths, counted, average=average, longest=9)
+  weights = losses.token_weights(
+    lengths, counted, aggregation=average, max_tokens=9
+  )
   mask = np.arange(9) < lengths[..., None]
   got = np.sum(loss * mask * np.asarray(weights)[..., None])
   np.testing.assert_allclose(got, expected, rtol=1e-6)

@@ -17,7 +17,7 @@ def estimate(rewards, values, lengths, gamma, decay):
     jnp.array(values, jnp.float32),
     jnp.array(lengths),
     gamma=gamma,
-    decay=decay,
+    gae_lambda=decay,
   )
 
 
@@ -99,7 +99,7 @@ def test_no_gradient_flows():
     lambda v: sum(
       jnp.sum(x)
       for x in returns.generalized_advantages(
-        v, v, jnp.array([2]), gamma=0.9, decay=0.9
+        v, v, jnp.array([2]), gamma=0.9, gae_lambda=0.9
       )
     )
   )(jnp.ones((1, 3)))

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups, learner, sampler
+from sqlm_jax.engine import groups, policy_loss, sampler
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import loader, names
 from sqlm_jax.selfplay import batches
@@ -111,7 +111,7 @@ def test_greedy_generation_of_a_batch(reference_and_policy):
     np.zeros(1, np.float32), np.ones(1, np.float32), np.int32(NEW), table
   )
   keys = sampler.response_keys((0,), num_groups=len(PROMPTS), group_size=1)
-  sample = sampler.make_sampler(policy, mesh)
+  sample = sampler.Sampler(policy, mesh)
   packed = batches.pack_prompts(PROMPTS)
   assert packed.prefix_lengths[0] == 8
   rollout = sample(params, packed, keys, settings, slots=NEW)
@@ -163,7 +163,7 @@ def test_gradients_of_a_log_likelihood(reference_and_policy):
   @functools.partial(jax.jit, static_argnums=1)
   @jax.value_and_grad
   def value_and_gradients(params, chunk):
-    return learner.response_logprobs(policy, params, batch, chunk=chunk)[
+    return policy_loss.response_logprobs(policy, params, batch, chunk=chunk)[
       0
     ].sum()
 

@@ -116,7 +116,7 @@ def test_greedy_continuations_of_a_batch(loaded, reference, tokens):
     stop_table=table,
   )
   keys = sampler.response_keys((0,), num_groups=len(ids), group_size=1)
-  rollout = sampler.make_sampler(policy, mesh)(
+  rollout = sampler.Sampler(policy, mesh)(
     params, batches.pack_prompts(ids), keys, settings, slots=64
   )
   # One batch with padding on the left, which is faster.

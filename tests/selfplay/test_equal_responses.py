@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from sqlm_jax.engine import groups, learner
+from sqlm_jax.engine import groups, policy_loss
 from sqlm_jax.selfplay import batches, equal_responses
 from tests import tiny
 
@@ -43,9 +43,11 @@ def test_merging_changes_neither_loss_nor_gradient_nor_metrics(ratio):
   assert not merged.counts[2:].any()
   np.testing.assert_allclose(merged.weights, merged.counts / 50, rtol=1e-6)
   loss = functools.partial(
-    learner.policy_loss,
+    policy_loss.policy_loss,
     policy=tiny.tiny_policy(),
-    settings=learner.LossSettings(ratio=ratio, kl=0.1, entropy=0.01),
+    settings=policy_loss.LossSettings(
+      ratio_level=ratio, kl_coef=0.1, entropy_coef=0.01
+    ),
   )
   reference = jax.tree.map(lambda x: 1.1 * x, tiny.tiny_params())
   expected, found = (

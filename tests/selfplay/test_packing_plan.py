@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups, learner
+from sqlm_jax.engine import groups, learner, policy_loss
 from sqlm_jax.ops import packing as packing_ops
 from sqlm_jax.selfplay import batches, packing_plan
 from tests import tiny
@@ -146,7 +146,7 @@ def test_texts_keep_their_order():
   # 19 + 2 + 4 and 0 + 1 + 3, 11 + 8 + 1 and nothing of the last group.
   assert filled(found.packing) == [29, 20, 0]
 
-  evaluate = learner.make_logprobs(
+  evaluate = policy_loss.make_logprobs(
     tiny.tiny_policy(), one_device(), chunk=64, groups_per_microbatch=2
   )
   params = tiny.tiny_params()
@@ -197,7 +197,7 @@ def test_an_update_equals_that_of_unpacked_rows(size, ratio):
     tiny.tiny_policy(),
     optax.sgd(1.0),
     one_device(),
-    learner.LossSettings(ratio=ratio, kl=0.1, entropy=0.01),
+    policy_loss.LossSettings(ratio_level=ratio, kl_coef=0.1, entropy_coef=0.01),
     groups_per_microbatch=size,
   )
   reference = jax.tree.map(lambda x: 0.99 * x, tiny.tiny_params())

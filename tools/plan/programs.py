@@ -15,7 +15,15 @@ import numpy as np
 
 from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import decoding, groups, learner, optimizer
+from sqlm_jax.engine import (
+  decoding,
+  groups,
+  kv_cache,
+  learner,
+  optimizer,
+  policy_loss,
+)
+from sqlm_jax.engine import prefill as prefill_lib
 from sqlm_jax.models import lora, model_config
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import packing as packing_lib
@@ -131,7 +139,7 @@ def _update(policy, adam, mesh, settings, run: Trees) -> Program:
     policy,
     adam,
     mesh,
-    learner.LossSettings(kl=0.001),
+    policy_loss.LossSettings(kl_coef=0.001),
     groups_per_microbatch=settings.groups_per_microbatch,
   )
   base = run.frozen if settings.lora_rank else {}
@@ -183,9 +191,9 @@ def _sampler(policy, mesh, settings, run: Trees) -> dict[str, Program]:
   all_prompts = cache(w.questions, w.prompt_tokens)
   decoded_prompts = cache(at_once // w.group_size, w.prompt_tokens)
   before, recent = cache(at_once, w.tokens)[:2], cache(at_once, width)[:2]
-  prefill = decoding.make_prefill(policy, mesh, max_rows=settings.max_rows)
+  prefill = prefill_lib.make_prefill(policy, mesh, max_rows=settings.max_rows)
   decode = decoding.make_decode(policy, mesh)
-  store = decoding.make_store(mesh, in_place=True)
+  store = kv_cache.make_store(mesh, in_place=True)
   training = (run.state, None if settings.lora_rank else run.frozen)
   chunks = math.ceil(w.tokens / width) * math.ceil(num_rows / at_once)
   return {
@@ -231,7 +239,7 @@ def _replicated(mesh):
 def _rows(mesh, count: int):
   """Returns a function `(shape, dtype)` that makes an array [count, *shape].
 
-  Its rows are sharded as by `sharding.put_rows`.
+  Its rows are sharded as by `transfers.put_rows`.
   """
   split = sharding.rows_spec(count, mesh)
   return lambda shape, dtype: jax.ShapeDtypeStruct(
