@@ -93,7 +93,7 @@ def fetch(array: jax.Array) -> np.ndarray:
   share.
   """
   if isinstance(array, jax.Array) and not array.is_fully_addressable:
-    assert isinstance(array.sharding, NamedSharding)  # as everywhere
+    assert isinstance(array.sharding, NamedSharding)  # it is on a mesh
     everywhere = sharding.replicated(array.sharding.mesh)
     array = jax.jit(lambda x: x, out_shardings=everywhere)(array)
   return np.asarray(array)

@@ -163,21 +163,19 @@ class Decoder(nn.Module):
     read, saved = block.read_chain, REMAT[self.remat]
     if saved is not None:
       read = nn.remat(read, prevent_cse=False, policy=saved)
-    context_axis = 0
     width = xs[0].shape[1]
-    if len(xs) == 1 and stacked_attention.is_faster(self.mesh, width):
+    is_stacked = len(xs) == 1 and stacked_attention.is_faster(self.mesh, width)
+    if is_stacked:
       # Every layer gets the context of all layers and its own index.
-      context_axis = nn.broadcast
       of_layers = of_layers._replace(index=np.arange(self.config.num_layers))
+    context_axis = nn.broadcast if is_stacked else 0
+    axes = block.OfLayer._make([context_axis, 0, 0, 0])
     # Flax gives it the type of `read`, without the axis of the layers.
     scan: Any = nn.scan(
       read,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=(
-        block.OfLayer._make([context_axis, 0, 0, 0]),
-        nn.broadcast,
-      ),
+      in_axes=(axes, nn.broadcast),
       length=self.config.num_layers,
       # The check costs a trace of the layer, but `init` without it would draw
       # different weights.
