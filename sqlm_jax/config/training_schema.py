@@ -221,8 +221,9 @@ class Optimizer:
   )
   max_update_kl: float = keys.key(
     0.0,
-    'Maximum KL from the policy that sampled to the updated policy, in nats '
-    'per token. Larger updates are scaled down. With 0 the KL is not measured.',
+    'Maximum KL from the policy before an update to the policy after it, in '
+    'nats per token, for every role with these weights. Larger updates are '
+    'scaled down. With 0 the KL is not measured.',
     keys.at_least(0),
   )
   small_updates: Literal['follow', 'hold'] = keys.key(

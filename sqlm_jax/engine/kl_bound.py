@@ -17,8 +17,19 @@ _MAX_MEASUREMENTS = 6  # maximum number of KL measurements per update
 _Carry = tuple[jax.Array, jax.Array, jax.Array | int]
 
 
-class KLFunction(Protocol[Frozen]):
-  """Estimates how far parameters are from the policy that sampled a batch."""
+class KLOfParams(Protocol):
+  """Measures the KL to parameters."""
+
+  def __call__(self, params: policy_lib.Params) -> jax.Array:
+    """Returns the mean KL per token, in nats.
+
+    Args:
+      params: trained parameters.
+    """
+
+
+class KLFrom(Protocol[Frozen]):
+  """Returns a function that measures the KL from given parameters."""
 
   def __call__(
     self,
@@ -26,33 +37,22 @@ class KLFunction(Protocol[Frozen]):
     batch: groups.GroupBatch,
     *frozen: Frozen.args,
     **named: Frozen.kwargs,
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum of the KL over learned tokens, and their number.
+  ) -> KLOfParams:
+    """Returns a function that measures the KL from `trained` to parameters.
 
     Args:
-      trained: trained parameters.
-      batch: a microbatch.
+      trained: trained parameters before the update.
+      batch: a microbatch of the update.
       *frozen: further parameters, as for `learner.LossFunction`.
       **named: further parameters by name.
-    """
-
-
-class KLOfParams(Protocol):
-  """Measures the KL of parameters."""
-
-  def __call__(self, params: policy_lib.Params) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum of the KL over learned tokens, and their number.
-
-    Args:
-      params: trained parameters.
     """
 
 
 class KLOfScale(Protocol):
   """Measures the KL of a scaled update."""
 
-  def __call__(self, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum of the KL after `scale` times the update, and its count.
+  def __call__(self, scale: jax.Array) -> jax.Array:
+    """Returns the mean KL per token of `scale` times the update.
 
     Args:
       scale: factor of the update, from 0 to 1.
@@ -63,13 +63,14 @@ class KLBound(NamedTuple, Generic[Frozen]):
   """A bound on how far an update moves a policy.
 
   Attributes:
-    max_kl: largest KL, in nats per token, from the policy that sampled the
-      batch to the policy after the update. A larger update is shortened.
-    kl: measures the KL. It is called with the first microbatch of an update.
+    max_kl: largest KL, in nats per token, from the policy before the update to
+      the policy after it. A larger update is shortened.
+    kl_from: measures the KL. It is called with the first microbatch of an
+      update.
   """
 
   max_kl: float
-  kl: KLFunction[Frozen]
+  kl_from: KLFrom[Frozen]
 
 
 def find_scale(
@@ -83,16 +84,14 @@ def find_scale(
 
   Returns:
     The scale, 1 for the full update, and the mean KL of the scaled update. The
-    KL may still exceed the bound after `_MAX_MEASUREMENTS` measurements, or if
-    earlier updates have used up the bound.
+    KL may still exceed the bound after `_MAX_MEASUREMENTS` measurements.
   """
 
   def shorten(carry: _Carry) -> _Carry:
     scale, kl, number = carry
     # For small updates, the KL is quadratic in the scale.
     scale *= jnp.where(number == 0, 1.0, jnp.sqrt(max_kl / kl))
-    kl_sum, count = measure(scale)
-    return scale, kl_sum / jnp.maximum(count, 1), number + 1
+    return scale, measure(scale), number + 1
 
   def is_too_large(carry: _Carry) -> jax.Array:
     _, kl, number = carry

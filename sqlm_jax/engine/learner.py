@@ -45,6 +45,7 @@ class TrainStep(Protocol):
     batch: groups.GroupBatch,
     reference_params: policy_lib.Params | None = None,
     base_params: policy_lib.Params | None = None,
+    kl_batch: groups.GroupBatch | None = None,
   ) -> tuple[TrainState, groups.Metrics]:
     """Returns the next state and the metrics of the update, see `Update`.
 
@@ -55,6 +56,8 @@ class TrainStep(Protocol):
         penalty.
       base_params: frozen parameters that the trained ones are joined with; None
         if all parameters are trained.
+      kl_batch: groups of another role with the same weights, for which the KL
+        of the update is bounded, too; ignored without a bound.
     """
 
 
@@ -128,7 +131,8 @@ def make_train_step(
     settings: settings of the loss.
     groups_per_microbatch: number of groups in memory at once.
     max_update_kl: largest KL of an update, in nats per token; larger updates
-      are shortened, see `kl_bound.KLBound`. 0 is no limit.
+      are shortened, see `kl_bound.KLBound`. 0 is no limit. The KL is measured
+      on the first microbatch.
   """
   chunk = settings.logits_chunk * sharding.row_shards(mesh)
   settings = settings._replace(logits_chunk=chunk)
@@ -138,23 +142,47 @@ def make_train_step(
     batch: groups.GroupBatch,
     reference_params: policy_lib.Params | None = None,
     base_params: policy_lib.Params | None = None,
+    kl_batch: groups.GroupBatch | None = None,
   ) -> tuple[jax.Array, groups.Metrics]:
+    del kl_batch
     params = lora.join(base_params or {}, trained)
     return policy_loss.policy_loss(
       params, batch, reference_params, policy=policy, settings=settings
     )
 
-  def kl_of(
+  def kl_from(
     trained: policy_lib.Params,
     batch: groups.GroupBatch,
     reference_params: policy_lib.Params | None = None,
     base_params: policy_lib.Params | None = None,
-  ) -> tuple[jax.Array, jax.Array]:
+    kl_batch: groups.GroupBatch | None = None,
+  ) -> kl_bound.KLOfParams:
     del reference_params
-    params = lora.join(base_params or {}, trained)
-    return policy_loss.policy_kl(params, batch, policy=policy, chunk=chunk)
+    batches = [batch]
+    if kl_batch is not None:
+      split = groups.split(kl_batch, groups_per_microbatch, mesh)
+      batches.append(_first(split))
 
-  bound = kl_bound.KLBound(max_update_kl, kl_of) if max_update_kl else None
+    def logprobs(
+      params: policy_lib.Params, batch: groups.GroupBatch
+    ) -> jax.Array:
+      params = lora.join(base_params or {}, params)
+      return policy_loss.response_logprobs(policy, params, batch, chunk=chunk)[
+        0
+      ]
+
+    before = [logprobs(trained, batch) for batch in batches]
+
+    def kl_of(params: policy_lib.Params) -> jax.Array:
+      kls = [
+        policy_loss.mean_kl(batch, old, logprobs(params, batch))
+        for batch, old in zip(batches, before, strict=True)
+      ]
+      return jnp.max(jnp.stack(kls))
+
+    return kl_of
+
+  bound = kl_bound.KLBound(max_update_kl, kl_from) if max_update_kl else None
   return make_update(
     loss_of,
     optimizer,
@@ -202,13 +230,6 @@ def make_update(
       grads, metrics = grad(state.params, microbatch, *frozen, **named)
       return sharding.constrain_like_parameters(grads, grads, mesh), metrics
 
-    def kl_of_params(
-      kl_of: kl_bound.KLFunction[Frozen],
-      microbatch: groups.GroupBatch,
-      params: policy_lib.Params,
-    ) -> tuple[jax.Array, jax.Array]:
-      return kl_of(params, microbatch, *frozen, **named)
-
     grads, metrics = _sum_gradients(gradients, microbatches, batch.num_groups)
     loss, _ = metrics['loss']
     metrics['loss'] = _single(loss)
@@ -216,8 +237,9 @@ def make_update(
     with jax.named_scope('optimizer'):
       measure_kl = None
       if bound:
-        first = jax.tree.map(lambda x: x[0], microbatches)
-        measure_kl = functools.partial(kl_of_params, bound.kl, first)
+        measure_kl = bound.kl_from(
+          state.params, _first(microbatches), *frozen, **named
+        )
       new_state, bound_metrics = _apply_gradients(
         state,
         grads,
@@ -238,6 +260,11 @@ def make_update(
     return new_state, metrics
 
   return update
+
+
+def _first(microbatches: groups.GroupBatch) -> groups.GroupBatch:
+  """Returns the first of stacked microbatches."""
+  return jax.tree.map(lambda x: x[0], microbatches)
 
 
 class _Gradients(Protocol):

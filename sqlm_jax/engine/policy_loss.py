@@ -189,21 +189,22 @@ def _sum_and_count(
   return masked.sum_and_count(x_QGR, mask_QGR, times)
 
 
-def policy_kl(
-  params: policy_lib.Params,
-  batch: groups.GroupBatch,
-  *,
-  policy: policy_lib.Policy,
-  chunk: int,
-) -> tuple[jax.Array, jax.Array]:
-  """Estimates the KL from the policy that sampled a batch to `params`.
+def mean_kl(
+  batch: groups.GroupBatch, old_QGR: jax.Array, new_QGR: jax.Array
+) -> jax.Array:
+  """Estimates the mean KL per learned token between two policies.
+
+  Args:
+    batch: responses of the first policy.
+    old_QGR: log-probabilities under the first policy.
+    new_QGR: log-probabilities under the second policy.
 
   Returns:
-    The sum of the k3 estimates over all learned tokens, and the number of
-    these tokens.
+    The mean of the k3 estimates, 0 if no token is learned from.
   """
   mask_QGR = groups.learned_tokens(batch)
-  logprobs_QGR, _ = response_logprobs(policy, params, batch, chunk=chunk)
   # Padding must not overflow exp().
-  old_QGR = jnp.where(mask_QGR, batch.old_logprobs, logprobs_QGR)
-  return _sum_and_count(batch, losses.kl_k3(old_QGR, logprobs_QGR), mask_QGR)
+  old_QGR = jnp.where(mask_QGR, old_QGR, new_QGR)
+  kl_QGR = losses.kl_k3(old_QGR, new_QGR)
+  kl_sum, count = _sum_and_count(batch, kl_QGR, mask_QGR)
+  return kl_sum / jnp.maximum(count, 1)

@@ -1,6 +1,6 @@
 """Updates both roles with the rounds of a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -112,6 +112,7 @@ def learn(
       states,
       game,
       is_on_policy=game.owner[role] not in updated,
+      kl_batch=_kl_batch(role, role_batches, game),
     )
     metrics |= role_metrics
     if batches_of_role.batches:
@@ -120,6 +121,25 @@ def learn(
     states = states | {game.owner['voter']: earlier_solver(states, game.owner)}
   trained_on = frozenset(selected if 'solver' in trained else ())
   return states, Learned(tuple(trained), trained_on, metrics)
+
+
+def _kl_batch(
+  role: str,
+  role_batches: Mapping[str, RoleBatches],
+  game: step_types.Game,
+) -> groups.GroupBatch | None:
+  """Returns groups of another role that is trained with the role's weights.
+
+  An update of one role also moves the other role. Without these groups, the
+  proposer's updates could move the solver by any distance.
+  """
+  if not game.config.optimizer.max_update_kl:
+    return None
+  for other, others in role_batches.items():
+    is_other = other != role and game.owner[other] == game.owner[role]
+    if is_other and others.batches:
+      return transfers.put_rows(others.batches[0], game.mesh)
+  return None
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -198,6 +218,7 @@ def update_role(
   game: step_types.Game,
   *,
   is_on_policy: bool,
+  kl_batch: groups.GroupBatch | None = None,
 ) -> tuple[step_types.States, dict[str, float]]:
   """Updates the policy of a role, and its critic, with all of its batches.
 
@@ -208,6 +229,7 @@ def update_role(
     game: the constant parts of self-play.
     is_on_policy: True if the policy has not been updated in this step. Only
       then its log-probabilities are compared with those of the sampler.
+    kl_batch: groups of the other role, see `learner.TrainStep`.
 
   Returns:
     The new states, and metrics.
@@ -221,7 +243,7 @@ def update_role(
   for host_batch in role_batches.batches:
     batch = transfers.put_rows(host_batch, game.mesh)
     states[owner], totals = game.train_step(
-      states[owner], batch, game.reference_params, game.base_params
+      states[owner], batch, game.reference_params, game.base_params, kl_batch
     )
     gaps.append({'logprob_gap': totals.pop('logprob_gap')})
     policy_totals.append(totals)

@@ -299,6 +299,36 @@ def test_an_update_that_moves_the_policy_too_far_is_shortened():
   assert bounded_kl == pytest.approx(metrics['update_kl'][0], rel=1e-2)
 
 
+def test_the_kl_of_another_role_is_bounded_too():
+  batch = make_batch(old_logprobs=sampled_logprobs())
+  # A single response of the other role; padding in the other groups.
+  weights_QG = np.zeros_like(batch.weights)
+  weights_QG[0, 0] = 1
+  other = batch._replace(weights=weights_QG)
+
+  def step(max_update_kl, batch, kl_batch):
+    update = learner.make_train_step(
+      tiny.tiny_policy(),
+      optax.sgd(1.0),
+      one_device_mesh(),
+      policy_loss.LossSettings(),
+      groups_per_microbatch=Q,
+      max_update_kl=max_update_kl,
+    )
+    params = jax.tree.map(jnp.copy, tiny.tiny_params())
+    state = learner.init_state(params, optax.sgd(1.0))
+    state, metrics = update(state, batch, None, None, kl_batch)
+    return jax.device_get((state.params, metrics))
+
+  free, metrics = step(1e3, batch, other)
+  kls = plain_kl(free, batch), plain_kl(free, other)
+  assert kls[0] != pytest.approx(kls[1], rel=0.1)
+  assert metrics['update_kl'][0] == pytest.approx(max(kls), rel=1e-2)
+  bounded, _ = step(max(kls) / 50, batch, other)
+  assert plain_kl(bounded, batch) <= max(kls) / 40
+  assert plain_kl(bounded, other) <= max(kls) / 40
+
+
 def test_a_bound_that_is_not_reached_changes_nothing():
   step = one_device_step(Q)
   batch = make_batch(old_logprobs=sampled_logprobs())
