@@ -195,10 +195,8 @@ def _keep_compiled() -> None:
 
 def _start_processes() -> None:
   """Connects to the other processes of the run, if there are any."""
-  address = _COORDINATOR_ADDRESS.value
-  number, index = _NUM_PROCESSES.value, _PROCESS_ID.value
-  given = [address, number, index]
-  if _DISTRIBUTED.value == 'off' and given == [None] * 3:
+  given = (_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if _DISTRIBUTED.value == 'off' and given == (None,) * 3:
     return
   if _DISTRIBUTED.value == 'off' and None in given:
     raise ValueError(
@@ -207,7 +205,7 @@ def _start_processes() -> None:
     )
   if _MODE.value not in ('train', 'eval'):
     raise ValueError(f'--mode={_MODE.value}: expected a single process')
-  processes.start(address, number, index)
+  processes.start(*given)
   if not processes.is_first():
     display.mute()
 

@@ -16,6 +16,6 @@ def test_types():
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=120,
+    timeout=300,
   )
   assert process.returncode == 0, process.stdout + process.stderr

@@ -91,9 +91,9 @@ def declared(
   for field in dataclasses.fields(cls):
     name = prefix + field.name
     change = max(may_change, field.metadata['may_change'], key=levels.index)
-    fields = group_of(field)
-    if fields is not None:
-      yield from declared(fields, f'{name}.', may_change=change)
+    nested = group_of(field)
+    if nested is not None:
+      yield from declared(nested, f'{name}.', may_change=change)
     else:
       doc, check = field.metadata['doc'], field.metadata['check']
       yield Key(name, field.type, field.default, doc, check, change)

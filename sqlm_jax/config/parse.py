@@ -11,7 +11,7 @@ from sqlm_jax.config import keys
 if TYPE_CHECKING:
   from _typeshed import DataclassInstance
 
-Config = TypeVar('Config', bound='DataclassInstance')
+Group = TypeVar('Group', bound='DataclassInstance')
 
 # The largest 32-bit integer, as which numbers go to the devices.
 MAX_INT = 2**31 - 1
@@ -20,7 +20,7 @@ MAX_FLOAT = 3.4028234e38
 _SHOWN = 400  # characters of a value in an error
 
 
-def build(cls: type[Config], tree: Mapping, prefix: str = '') -> Config:
+def build(cls: type[Group], tree: Mapping, prefix: str = '') -> Group:
   """Builds a dataclass, whose fields may also be dataclasses.
 
   Args:
