@@ -51,7 +51,7 @@ def simplify(
 
 
 class Progress(NamedTuple, Generic[Array]):
-  """How far B responses have been decoded."""
+  """The decoding progress of B responses."""
 
   last: Array  # [B], the token drawn last
   lengths: Array  # [B], number of tokens drawn
