@@ -52,6 +52,7 @@ def make_config(model_path, **changes) -> config_lib.Config:
   c.task.answer_kind = 'text'
   c.task.checker = 'none'
   c.optimizer.learning_rate = 1e-2
+  c.optimizer.max_update_kl = 1e3  # allows a rate that is too high
   c.update_from_flattened_dict(changes)
   return config_lib.from_dict(c.to_dict())
 

@@ -13,7 +13,7 @@ from sqlm_jax.engine import critic, learner, optimizer
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import rounding
-from sqlm_jax.run import build
+from sqlm_jax.run import build, learning_rate
 from sqlm_jax.selfplay import learning, step_types
 
 
@@ -40,6 +40,9 @@ def _initial_weights(
   """Returns a train state of the model's loaded weights."""
   del index  # only new adapters need a random key
   params = parts.load_params(parts.config.model.param_dtype)
+  is_pretrained = parts.config.model.path != 'random'
+  if is_pretrained and trained.optimizer is parts.optimizer:
+    learning_rate.check(parts.config.optimizer, params)
   if rounds_weights(parts.config.model):
     hold = parts.config.optimizer.small_updates == 'hold'
     params = prepare_for_small_updates(params, hold=hold)
