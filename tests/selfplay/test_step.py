@@ -107,8 +107,8 @@ class Script:
     game = build.make_game(self.parts)
     texts = {'proposer': proposals, 'solver': solutions, 'voter': votes}
 
-    def train_step(state, batch, reference, base):
-      del reference
+    def train_step(state, batch, reference, base, kl_batch):
+      del reference, kl_batch
       self.learned.append((state, batch))
       metrics = {'loss': (metric, 1.0), 'logprob_gap': (0.0, 1.0)}
       return Name(f'{state}+'), metrics
