@@ -96,7 +96,7 @@ def policy_loss(params, rollout, advantages_QG):
   width = rollout.mask.shape[1]
   logprobs_BR = token_logprobs(params, rollout.texts)[:, -width:]
   loss_BR, _ = losses.clipped_surrogate(
-    logprobs_BR, rollout.logprobs, advantages_QG.reshape(-1, 1), clip=0.2
+    logprobs_BR, rollout.logprobs, advantages_QG.reshape(-1, 1), clip_ratio=0.2
   )
   return masked.mean(loss_BR, rollout.mask)
 
