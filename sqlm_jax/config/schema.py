@@ -179,6 +179,9 @@ class Config:
   )
 
 
+# A config, or the nested mappings that `of` converts to one.
+ConfigLike = Config | Mapping | config_dict.ConfigDict
+
 KEYS = tuple(keys.declared(Config))
 
 # Keys that may change when a run is resumed. They determine how long it runs,
@@ -212,7 +215,7 @@ def from_dict(tree: Mapping) -> Config:
   return config
 
 
-def of(config: Config | Mapping) -> Config:
+def of(config: ConfigLike) -> Config:
   """Returns a `Config`, converting a `ConfigDict` or a dict.
 
   Raises:

@@ -4,8 +4,8 @@
    its responses.
 2. The host checks which responses have finished. `row_scheduler.repack` assigns
    the unfinished ones, and those that are waiting for a row, to as few rows as
-   possible. `kv_cache.CacheMover` moves their keys and values to these rows, into
-   a cache whose capacity follows the longest unfinished response.
+   possible. `kv_cache.CacheMover` moves their keys and values to these rows,
+   into a cache whose capacity follows the longest unfinished response.
 3. `decode` draws up to C more tokens of every response that occupies a row, and
    the `RolloutBuffer` on the host receives them. The loop then continues with
    step 2.

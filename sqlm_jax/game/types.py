@@ -22,7 +22,7 @@ class Result(NamedTuple):
   detail: str = ''  # short explanation for people
 
 
-# The `reason` of a question that is excluded because it is in an evaluation set.
+# The `reason` of a question that is excluded because an evaluation set has it.
 CONTAMINATED = 'contaminated'
 
 
