@@ -37,7 +37,7 @@ VOCABULARY = '?0123456789+=.'
 SUMS = {f'?{a}+{b}=': a + b for a in range(10) for b in range(10)}
 NUM_QUESTIONS, GROUP_SIZE = 100, 8  # Q and G; ops/shapes.py has all letters
 
-# models/decoder.py: layers, width, MLP width, query heads, KV heads, head width.
+# models/decoder.py: layers, width, MLP width, query and KV heads, head width.
 MODEL = policy.make_policy(
   model_config.ModelConfig(len(VOCABULARY), 1, 64, 128, 4, 4, 16)
 )
@@ -92,7 +92,7 @@ def supervised_loss(params, texts_BT):
 
 
 def policy_loss(params, rollout, advantages_QG):
-  """Computes PPO's clipped loss; engine/policy_loss.py adds more terms."""
+  """Computes PPO's clipped loss; engine/policy_loss.py adds KL and entropy."""
   width = rollout.mask.shape[1]
   logprobs_BR = token_logprobs(params, rollout.texts)[:, -width:]
   loss_BR, _ = losses.clipped_surrogate(
