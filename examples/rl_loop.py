@@ -129,7 +129,7 @@ def solve(params, prompts_QP, key):
   """Returns G responses to each question, and the answers read from them."""
   prompts_BP = np.repeat(prompts_QP, GROUP_SIZE, axis=0)
   solutions = sample(params, prompts_BP, key, stop='.', limit=3)
-  answers = [  # grading/answers.py; None is unreadable
+  answers = [  # grading/answers.py; None is unparsed
     int(text[:-1]) if re.fullmatch(r'\d+\.', text) else None
     for text in decode(solutions)
   ]

@@ -38,7 +38,7 @@ class KLFrom(Protocol[Frozen]):
     *frozen: Frozen.args,
     **named: Frozen.kwargs,
   ) -> KLOfParams:
-    """Returns a function that measures the KL from `trained` to parameters.
+    """Returns a function that measures the KL from `trained` to others.
 
     Args:
       trained: trained parameters before the update.
