@@ -17,7 +17,7 @@ class Answers(NamedTuple):
   """The answers to a question: those of the solver, then those of voters."""
 
   graded: background_grading.GradedAnswers
-  likelihoods: Sequence[float]  # of all answers
+  likelihoods: Sequence[float]  # one per answer, solver first; vote weights
   num_solver: int  # number of answers of the solver
 
 
@@ -53,8 +53,9 @@ def score_questions(
 
   Returns:
     One question per problem, in order. An unreadable problem gets the lowest
-    reward, and a problem from an evaluation set gets None. The question of a
-    problem that another process scores has neither answers nor rewards.
+    reward, and a problem from an evaluation set gets None if these are
+    excluded. The question of a problem that another process scores has neither
+    answers nor rewards.
   """
   weights = Weights(
     solver=_weights_at(step, config.solver),
