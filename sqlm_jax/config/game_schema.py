@@ -337,7 +337,7 @@ class Solver:
   )
   temperatures: tuple[float, ...] = keys.key(
     (),
-    'Temperatures that the answers of a group cycle through, instead of '
+    'Temperatures that the answers to a prompt cycle through, instead of '
     '`solver.temperature`.',
     keys.Check(
       lambda temperatures: all(0 <= t <= 100 for t in temperatures),
