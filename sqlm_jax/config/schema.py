@@ -198,7 +198,7 @@ MAY_CHANGE_TO_EVALUATE = frozenset(
 )
 
 
-def from_dict(tree: Mapping) -> Config:
+def from_dict(tree: Mapping | config_dict.ConfigDict) -> Config:
   """Builds and validates a config.
 
   Args:
