@@ -150,7 +150,7 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--config.solver.size=4'),
-      "solver.size='4': unknown key, expected one of group_size, max_tokens",
+      "solver.size='4': unknown key, expected one of group_size, max_rounds, max_tokens",
     ),
     (
       (SMOKE, '--config.solvers.size=4'),
@@ -188,7 +188,7 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.model.lora.rank=-1'),
-      'model.lora.rank=-1: expected at least 0',
+      'model.lora.rank=-1: expected a number from 0',
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.model.lora.alpha=0'),
@@ -248,7 +248,7 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.evaluation.samples=1000000000'),
-      'evaluation.samples=1000000000: expected at most 1048576',
+      'evaluation.samples=1000000000: expected a number from 0 to 1048576',
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.evaluation.test=a/test'),

@@ -98,9 +98,9 @@ def account(
   if gpus and kernels.known(config, sampled_in, 'gpu'):
     decoding_layers = {'layers': sampled['layers']}
     # The sampler's choice of capacity where unused cache slots are not read.
-    prompt_slots = row_scheduler.COARSE.room(prompt_slots, chunk)
-    response_slots = row_scheduler.COARSE.room(
-      response_slots, chunk, most=response_slots
+    prompt_slots = row_scheduler.COARSE.capacity(prompt_slots, chunk)
+    response_slots = row_scheduler.COARSE.capacity(
+      response_slots, chunk, max_start=response_slots
     )
   bytes_by_purpose = {
     'parameters': training_bytes(trained) + frozen,
