@@ -158,10 +158,10 @@ def _packing(count, mesh, settings) -> packing_lib.Packing | None:
   layout = packing_plan.Layout(
     settings.groups_per_microbatch, sharding.row_shards(mesh)
   )
-  of_a_part = layout.of_a_part(count)
-  rows = of_a_part * settings.workload.group_size
+  part_size = layout.part_size(count)
+  rows = part_size * settings.workload.group_size
   width = settings.workload.tokens - 1
-  of_parts = _rows(mesh, count // of_a_part)
+  of_parts = _rows(mesh, count // part_size)
   return packing_lib.Packing(
     of_parts((int(rows * width * settings.filled),), np.int32),
     of_parts((rows, width), np.int32),
