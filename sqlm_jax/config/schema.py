@@ -160,6 +160,7 @@ class Config:
   proposer: game_schema.Proposer = keys.group(game_schema.Proposer)
   solver: game_schema.Solver = keys.group(game_schema.Solver)
   vote: game_schema.Vote = keys.group(game_schema.Vote)
+  gate: game_schema.Gate = keys.group(game_schema.Gate)
   sampler: training_schema.Sampler = keys.group(
     training_schema.Sampler, may_change=keys.TO_EVALUATE
   )

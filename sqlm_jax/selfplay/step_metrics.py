@@ -43,7 +43,7 @@ def of_rounds(
   """Computes the metrics of a step, except those of the updates."""
   questions = [q for game_round in rounds for q in game_round.questions]
   metrics = of_questions(questions, game.task)
-  metrics |= of_contamination(questions, game.guard)
+  metrics |= of_contamination(questions, game.gate.guard)
   if len(rounds) > 1:
     metrics['sample/rounds'] = float(len(rounds))
   proposals = responses.join([r.proposals for r in rounds])
@@ -70,15 +70,15 @@ def of_questions(
       'proposer/reward': [
         q.proposer_reward for q in questions if q.proposer_reward is not None
       ],
-      'solver/reward': [r for q in readable for r in q.solver_rewards],
+      'solver/reward': [
+        r for q in readable for r in q.solver_rewards if r is not None
+      ],
     }
   )
   if readable:
     distinct = {q.problem.text for q in readable}
     metrics['proposer/distinct_rate'] = len(distinct) / len(readable)
-  metrics |= _counts(
-    'proposer/unreadable', [q.problem.reason for q in questions]
-  )
+  refused = _counts('gate', [q.problem.reason for q in questions])
   # Only the process that graded the answers to a question knows them.
   local = [q for q in readable if q.answers]
   means, counts = (_of_tests if task.run_tests else _of_votes)(local, task)
@@ -89,8 +89,13 @@ def of_questions(
     metrics['vote/num_checked'] = float(sums['vote/accuracy'][1])
   for reason, count in task.given_up().items():
     counts[f'grading/given_up/{reason}'] = float(count)
+  counts |= _counts('gate', [q.refused for q in local])
+  counts |= _counts('gate/leaked', [q.problem.leaked for q in local])
   sums = exchange.sums({name: [count] for name, count in counts.items()})
-  return metrics | {name: total for name, (total, _) in sums.items()}
+  metrics |= {name: total for name, (total, _) in sums.items()}
+  for name, count in refused.items():
+    metrics[name] = metrics.get(name, 0.0) + count
+  return metrics
 
 
 def _of_votes(

@@ -60,7 +60,7 @@ SCHEMA = pa.schema(
     _nullable('tests_passed', pa.float32(), 'fraction of tests passed'),
     _nullable('reward', pa.float32(), 'null: no reward'),
     _column('trained_on', pa.bool_(), 'true: in a batch of its role'),
-    _nullable('reason', pa.string(), 'why it is invalid or unrewarded'),
+    _nullable('reason', pa.string(), 'why it is refused or unrewarded'),
   ]
 )
 
@@ -247,9 +247,9 @@ def _solver_rows(
       row
       | _question_columns(question)
       | {
-        'reward': question.solver_rewards[i],
+        'reward': (reward := question.solver_rewards[i]),
         'tests_passed': _fraction_passed(question, [i]),
-        'trained_on': index in trained_on,
+        'trained_on': index in trained_on and reward is not None,
       }
     )
 
@@ -315,7 +315,7 @@ def _question_columns(question: types.ScoredQuestion) -> Row:
   """Returns the columns that a question and all its answers share."""
   problem, vote = question.problem, question.vote
   majority = _majority(question)
-  reason = problem.reason or (vote.reason if vote else '')
+  reason = problem.reason or question.refused or (vote.reason if vote else '')
   return {
     'question': problem.text if problem.ok else None,
     'tests': json_text.dumps(problem.tests) if problem.tests else None,

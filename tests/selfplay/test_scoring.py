@@ -77,7 +77,7 @@ def test_questions_without_answers_are_scored_elsewhere():
   problems = [
     types.Problem('', ok=False, reason='format'),
     types.Problem('1 + 1'),
-    types.Problem('2 + 2', ok=False, reason=types.CONTAMINATED),
+    types.refuse(types.Problem('2 + 2'), types.CONTAMINATED, reward='nothing'),
     types.Problem('3 + 3'),
   ]
   coins = []
