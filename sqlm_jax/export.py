@@ -5,7 +5,7 @@ import hashlib
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import huggingface_hub
@@ -85,7 +85,7 @@ def export_policy(
 
 
 @contextlib.contextmanager
-def _staging_directory(target: pathlib.Path) -> Iterator[pathlib.Path]:
+def _staging_directory(target: pathlib.Path) -> Generator[pathlib.Path]:
   """Yields a temporary directory and renames it to `target` on success."""
   target.parent.mkdir(parents=True, exist_ok=True)
   # `tempfile.mkdtemp` would ignore the user's umask.
@@ -104,6 +104,7 @@ def _staging_directory(target: pathlib.Path) -> Iterator[pathlib.Path]:
 def _write_adapter(
   directory: pathlib.Path, parts: build.Parts, adapters: policy_lib.Params
 ) -> None:
+  assert parts.lora is not None  # `check_target` has raised otherwise
   path = parts.config.model.path
   hub_id, revision = _on_hub(path)
   hf_export.write_adapter(
@@ -124,7 +125,7 @@ def _write_model(
   dtype: str,
 ) -> None:
   """Writes the model and its generation config, with adapters merged."""
-  if lora.adapters(params):
+  if parts.lora is not None and lora.adapters(params):
     params = lora.merge(params, parts.lora, dtype)
   hf_export.write_model(
     directory, parts.policy.config, parts.hf_config, params, dtype=dtype
@@ -161,6 +162,7 @@ def _check_tokenizer(
   """
   try:
     theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    assert theirs is not None  # None if transformers has no tokenizer for it
     actual = [theirs.encode(text, add_special_tokens=False) for text in _TEXTS]
   except Exception as error:  # a failed check must not stop the export
     logging.warning('The exported tokenizer could not be checked: %r', error)
@@ -345,6 +347,6 @@ def count_rollouts(workdir: str, step: int) -> dict[str, Any]:
     'readable': len(readable),
     'distinct': len(readable.unique()),
     'answers': answers.num_rows,
-    'trained_on': pc.sum(answers['trained_on']).as_py() or 0,
+    'trained_on': answers.filter(pc.field('trained_on')).num_rows,
     'sha256': digest.hexdigest(),
   }

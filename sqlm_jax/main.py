@@ -182,7 +182,7 @@ def _keep_compiled() -> None:
   """Sets up the cache of compiled programs for later starts."""
   directory = _COMPILATION_CACHE.value
   if directory is None:
-    directory = jax.config.jax_compilation_cache_dir or str(
+    directory = jax.config.read('jax_compilation_cache_dir') or str(
       catalog.cache_directory() / 'compiled'
     )
   elif directory == 'off':
@@ -195,8 +195,8 @@ def _keep_compiled() -> None:
 
 def _start_processes() -> None:
   """Connects to the other processes of the run, if there are any."""
-  given = [_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value]
-  if _DISTRIBUTED.value == 'off' and given == [None] * 3:
+  given = (_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if _DISTRIBUTED.value == 'off' and given == (None,) * 3:
     return
   if _DISTRIBUTED.value == 'off' and None in given:
     raise ValueError(
@@ -252,7 +252,7 @@ def _use_model(config: config_lib.Config) -> None:
   if _MODE.value == 'export':
     _check_export(parts)
   if _QUESTIONS_FILE.value:
-    _check_questions_file(_ROLE.value)
+    _check_questions_file(_QUESTIONS_FILE.value, _ROLE.value)
   model = saved_models.find(parts, _WORKDIR.value, _CHECKPOINT.value)
   _note(f'{_ROLE.value} {model.about}')
   params = model.load(_ROLE.value)
@@ -310,8 +310,7 @@ def _show_answers(parts: build.Parts, params: policy_lib.Params) -> None:
     display.message(text)
 
 
-def _check_questions_file(role: str) -> None:
-  path = _QUESTIONS_FILE.value
+def _check_questions_file(path: str, role: str) -> None:
   if _MODE.value != 'sample' or role != 'proposer':
     raise ValueError(
       f'--questions_file={path}: expected --mode=sample --role=proposer'
@@ -334,6 +333,7 @@ def _check_export(parts: build.Parts) -> None:
 
 
 def _export(parts: build.Parts, params: policy_lib.Params, step: int) -> None:
+  assert _EXPORT_DIR.value is not None  # `_check_export` has raised otherwise
   directory = export.export_policy(
     parts,
     params,

@@ -44,7 +44,7 @@ def answers(
       ),
       num_rows=1,
     )
-    text = sampled.texts[0][0]
+    ((text,),) = sampled.local_texts()
     (answer,) = parts.task.read_answers([text])
     yield text.strip(), '' if answer is None else str(answer)
 
@@ -64,17 +64,22 @@ def questions(
   build.check(parts)
   task, sampler = parts.task, parts.samplers['proposer']
   topics = task.topics(step)
+  prompts = []
+  for topic in topics:
+    ids = sampler.encode(task.proposer_prompt(topic))
+    assert ids is not None  # `build` checks the prompts of all topics
+    prompts.append(ids)
   sampled = responses.sample(
     sampler,
     params,
-    [sampler.encode(task.proposer_prompt(topic)) for topic in topics],
+    prompts,
     path=random_streams.key_path(
       parts.config.seed, step, random_streams.Stream.INTERACTIVE
     ),
     num_rows=len(topics),
   )
   finished = sampled.rollout.finished.reshape(-1)
-  texts = [text for group in sampled.texts for text in group]
+  texts = [text for group in sampled.local_texts() for text in group]
   problems = map(task.read_question, texts)
   return [
     Proposal(text, problem.text, problem.reason if complete else 'unfinished')

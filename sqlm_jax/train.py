@@ -12,7 +12,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import types
+from collections.abc import Callable, Generator, Mapping
 from typing import NamedTuple
 
 from absl import logging
@@ -179,7 +180,7 @@ def _train_one_step(
 @contextlib.contextmanager
 def _open_run(
   parts: build.Parts, directory: epath.Path
-) -> Iterator[tuple[_Run, _Progress]]:
+) -> Generator[tuple[_Run, _Progress]]:
   """Opens the files of a run, and restores its state or starts it."""
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(_stop_signals())
@@ -209,9 +210,10 @@ def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
   """Prepares everything except arrays, so that invalid input fails early."""
   parts = build.build(config, directory)
   parts.task.prepare()
-  sets = [parts.sets(purpose) for purpose in evaluation_sets.PURPOSES]
-  if all(sets):
-    evaluation_sets.check_disjoint(*sets)
+  test = parts.sets(evaluation_sets.TEST)
+  validation = parts.sets(evaluation_sets.VALIDATION)
+  if test is not None and validation is not None:
+    evaluation_sets.check_disjoint(test, validation)
   stored = config_lib.to_dict(parts.config)
   processes.broadcast_from_first(
     lambda: config_json.check(
@@ -267,7 +269,7 @@ def _restore_or_start(
 @contextlib.contextmanager
 def _open_writer(
   directory: epath.Path, config: config_lib.Config, step: int
-) -> Iterator[run_writer.RunWriter]:
+) -> Generator[run_writer.RunWriter]:
   """Opens the writer, and removes output written after `step` steps."""
   stored = config_lib.to_dict(config)
   processes.broadcast_from_first(lambda: config_json.write(directory, stored))
@@ -363,7 +365,7 @@ class _Stop(NamedTuple):
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
+def _stop_signals() -> Generator[_Stop]:
   """Handles Ctrl-C and SIGTERM until the run ends.
 
   After the first signal, the current step is finished and saved; a second
@@ -373,7 +375,7 @@ def _stop_signals() -> Iterator[_Stop]:
   several = processes.count() > 1
   event = threading.Event()
 
-  def stop(signum, _):
+  def stop(signum: int, _: types.FrameType | None) -> None:
     event.set()
     signal.signal(signum, signal.default_int_handler)
     name = signal.Signals(signum).name

@@ -11,7 +11,10 @@ import math
 import re
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
 
 # The purposes for which the value of a key may differ from that of a stored
 # run: none, to evaluate it, or to resume or evaluate it.
@@ -70,16 +73,27 @@ def group(cls: type, *, may_change: MayChange = NO) -> Any:
   return dataclasses.field(default=cls(), metadata={'may_change': may_change})
 
 
+def group_of(field: dataclasses.Field) -> 'type[DataclassInstance] | None':
+  """Returns the dataclass of a field that is a group, None for a key."""
+  kind = field.type
+  is_group = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+  return kind if is_group else None
+
+
 def declared(
-  cls: type, prefix: str = '', *, may_change: MayChange = NO
+  cls: 'type[DataclassInstance]',
+  prefix: str = '',
+  *,
+  may_change: MayChange = NO,
 ) -> Iterator[Key]:
   """Yields the keys of a dataclass and of its groups, in order."""
   levels = typing.get_args(MayChange)
   for field in dataclasses.fields(cls):
     name = prefix + field.name
     change = max(may_change, field.metadata['may_change'], key=levels.index)
-    if dataclasses.is_dataclass(field.type):
-      yield from declared(field.type, f'{name}.', may_change=change)
+    nested = group_of(field)
+    if nested is not None:
+      yield from declared(nested, f'{name}.', may_change=change)
     else:
       doc, check = field.metadata['doc'], field.metadata['check']
       yield Key(name, field.type, field.default, doc, check, change)
@@ -150,7 +164,7 @@ def no_empty_string() -> Check:
   return Check(all, 'no empty string')
 
 
-def reward_schedule(terms: type) -> Check:
+def reward_schedule(terms: 'type[DataclassInstance]') -> Check:
   """Requires points (reward, step, weight).
 
   Args:

@@ -75,7 +75,7 @@ def _check_file(value: str) -> None:
 
 
 def _check_override(base: Mapping[str, Any], key: str, value: str) -> None:
-  place = base
+  place: Any = base
   for name in key.split('.'):
     known = tuple(place) if isinstance(place, Mapping) else ()
     if name not in known:

@@ -4,7 +4,14 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlm_jax.config import keys
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
+
+Group = TypeVar('Group', bound='DataclassInstance')
 
 # The largest 32-bit integer, as which numbers go to the devices.
 MAX_INT = 2**31 - 1
@@ -13,7 +20,7 @@ MAX_FLOAT = 3.4028234e38
 _SHOWN = 400  # characters of a value in an error
 
 
-def build(cls: type, tree: Mapping, prefix: str = '') -> Any:
+def build(cls: type[Group], tree: Mapping, prefix: str = '') -> Group:
   """Builds a dataclass, whose fields may also be dataclasses.
 
   Args:
@@ -26,19 +33,19 @@ def build(cls: type, tree: Mapping, prefix: str = '') -> Any:
   """
   if not isinstance(tree, Mapping):
     raise ValueError(f'{prefix[:-1]}={show(tree)}: expected a group of keys')
-  kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+  fields = {field.name: field for field in dataclasses.fields(cls)}
   values = {}
   for name, value in tree.items():
     key = f'{prefix}{name}'
-    if name not in kinds:
+    if name not in fields:
       raise ValueError(
-        f'{key}={show(value)}: unknown key, expected one of {", ".join(kinds)}'
+        f'{key}={show(value)}: unknown key, expected one of {", ".join(fields)}'
       )
-    kind = kinds[name]
-    if dataclasses.is_dataclass(kind):
-      values[name] = build(kind, value, f'{key}.')
+    group = keys.group_of(fields[name])
+    if group is not None:
+      values[name] = build(group, value, f'{key}.')
     else:
-      values[name] = _convert(kind, value, key)
+      values[name] = _convert(fields[name].type, value, key)
   return cls(**values)
 
 

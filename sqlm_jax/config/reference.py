@@ -9,9 +9,12 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlm_jax.config import keys, parse, schema
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
 
 _INTRODUCTION = """\
 # Config keys
@@ -47,12 +50,13 @@ def page() -> str:
   return '\n'.join([_INTRODUCTION, *sections])
 
 
-def _groups(cls: type, prefix: str = '') -> Iterator[str]:
+def _groups(cls: 'type[DataclassInstance]', prefix: str = '') -> Iterator[str]:
   for field in dataclasses.fields(cls):
-    if dataclasses.is_dataclass(field.type):
+    group = keys.group_of(field)
+    if group is not None:
       name = prefix + field.name
-      yield _section(name, field.type)
-      yield from _groups(field.type, f'{name}.')
+      yield _section(name, group)
+      yield from _groups(group, f'{name}.')
 
 
 def _section(name: str, cls: type) -> str:

@@ -5,7 +5,7 @@ import io
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -91,7 +91,7 @@ def _prepared(
   random numbers, so two processes with the same seed would share it.
   """
 
-  def make(data_dir: pathlib.Path | str) -> tfds.core.DatasetBuilder:
+  def make(data_dir: epath.PathLike) -> tfds.core.DatasetBuilder:
     return cls(
       data_dir=str(data_dir), config=config, file_format='array_record'
     )
@@ -116,7 +116,7 @@ def _prepared(
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def _quietly() -> Generator[None]:
   """Suppresses progress bars and warnings about missing files."""
   tfds.disable_progress_bar()
   verbosity = logging.get_verbosity()

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -84,7 +84,7 @@ def _exit_on_abort() -> None:
 
 
 @contextlib.contextmanager
-def exit_on_error() -> Iterator[None]:
+def exit_on_error() -> Generator[None]:
   """Ends this process after an error, so that the other processes end, too.
 
   In a run with a single process, the error is raised as usual. Otherwise this

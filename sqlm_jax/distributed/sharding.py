@@ -252,7 +252,7 @@ def row_shards(mesh: Mesh) -> int:
   return math.prod(mesh.shape[name] for name in ROW_AXES)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | jax.sharding.AbstractMesh) -> NamedSharding:
   """Returns the sharding of an array that every device holds."""
   return NamedSharding(mesh, P())
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from sqlm_jax.distributed import sharding
-
-Tree = sharding.Tree
 
 
 def place_parameter(
@@ -42,6 +41,7 @@ def place_parameter(
   shards = {}
   for layer, piece in pieces:
     for device, index in slices.items():
+      assert index is not None  # every device has a part of the parameter
       part = np.asarray(piece[index[len(layer) :]], dtype)
       if not layer:
         shards[device] = jax.device_put(part, device)
@@ -62,12 +62,12 @@ def _write_layer(layers: jax.Array, part: jax.Array, layer: int) -> jax.Array:
   return jax.lax.dynamic_update_index_in_dim(layers, part, layer, 0)
 
 
-def put_replicated(tree: Tree, mesh: Mesh) -> Tree:
+def put_replicated(tree: Any, mesh: Mesh) -> Any:
   """Copies host arrays to every device."""
   return jax.tree.map(lambda x: _put(x, sharding.replicated(mesh)), tree)
 
 
-def put_rows(tree: Tree, mesh: Mesh) -> Tree:
+def put_rows(tree: Any, mesh: Mesh) -> Any:
   """Copies host arrays to the mesh, sharded by row (`sharding.rows_spec`)."""
 
   def put(x: np.ndarray) -> jax.Array:
@@ -93,6 +93,7 @@ def fetch(array: jax.Array) -> np.ndarray:
   share.
   """
   if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    assert isinstance(array.sharding, NamedSharding)  # it is on a mesh
     everywhere = sharding.replicated(array.sharding.mesh)
     array = jax.jit(lambda x: x, out_shardings=everywhere)(array)
   return np.asarray(array)

@@ -114,13 +114,14 @@ def value_loss(
     The loss and its metrics.
   """
   mask_QGR = groups.learned_tokens(batch)
+  old_QGR, targets_QGR = _values_and_targets(batch)
   values_QGR = response_values(policy, params, batch)
   # Padding may hold any value, and a masked nan still makes the gradient nan.
   fixed_QGR = jax.lax.stop_gradient(values_QGR)
   loss_QGR, clipped_QGR = losses.clipped_value_loss(
     values_QGR,
-    jnp.where(mask_QGR, batch.old_values, fixed_QGR),
-    jnp.where(mask_QGR, batch.value_targets, fixed_QGR),
+    jnp.where(mask_QGR, old_QGR, fixed_QGR),
+    jnp.where(mask_QGR, targets_QGR, fixed_QGR),
     value_clip=value_clip,
   )
   loss = masked.total(loss_QGR * batch.weights[..., None], mask_QGR)
@@ -129,6 +130,15 @@ def value_loss(
     'clip_fraction': masked.sum_and_count(clipped_QGR * 1.0, mask_QGR),
     'value': masked.sum_and_count(fixed_QGR, mask_QGR),
   }
+
+
+def _values_and_targets(
+  batch: groups.GroupBatch,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the fields of a batch that exist only with a value function."""
+  assert batch.old_values is not None
+  assert batch.value_targets is not None
+  return batch.old_values, batch.value_targets
 
 
 def make_values(
@@ -192,7 +202,7 @@ def make_critic_step(
     batch: groups.GroupBatch,
   ) -> tuple[jax.Array, jax.Array]:
     return returns.explained_variance(
-      batch.old_values, batch.value_targets, groups.learned_tokens(batch)
+      *_values_and_targets(batch), groups.learned_tokens(batch)
     )
 
   def critic_step(

@@ -5,7 +5,7 @@ from a `DecodeState`.
 """
 
 import functools
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +15,28 @@ from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import dedup, kv_cache
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import sampling
+from sqlm_jax.ops.arrays import Array
 
 STOPPED = 1  # the stop-table state of a finished response
 
 Context = tuple[policy_lib.KeyValues, ...]
 
 
-class SamplerSettings(NamedTuple):
+class SamplerSettings(NamedTuple, Generic[Array]):
   """Sampling settings that can change between calls without recompilation."""
 
   # [G], 0 is greedy. None means 1 for both temperature and top_p.
-  temperature: jax.Array | np.ndarray | None
+  temperature: Array | None
   # [G], None exactly if temperature is None.
-  top_p: jax.Array | np.ndarray | None
+  top_p: Array | None
   # [], maximum number of tokens of a response, at most R.
-  limit: jax.Array | np.ndarray | np.integer
-  stop_table: jax.Array | np.ndarray  # [states, V], see `text.stopping`
+  limit: Array
+  stop_table: Array  # [states, V], see `text.stopping`
 
 
-def simplify(settings: SamplerSettings) -> SamplerSettings:
+def simplify(
+  settings: SamplerSettings[np.ndarray],
+) -> SamplerSettings[np.ndarray]:
   """Drops temperature and top-p where they are the identity.
 
   The program compiled without them skips a runtime condition for every token.
@@ -47,20 +50,20 @@ def simplify(settings: SamplerSettings) -> SamplerSettings:
   return settings._replace(temperature=None, top_p=None)
 
 
-class Progress(NamedTuple):
-  """How far B responses have been decoded."""
+class Progress(NamedTuple, Generic[Array]):
+  """The decoding progress of B responses."""
 
-  last: jax.Array | np.ndarray  # [B], the token drawn last
-  lengths: jax.Array | np.ndarray  # [B], number of tokens drawn
-  stop_state: jax.Array | np.ndarray  # [B], state in the stop table
+  last: Array  # [B], the token drawn last
+  lengths: Array  # [B], number of tokens drawn
+  stop_state: Array  # [B], state in the stop table
 
 
-class Drawn(NamedTuple):
+class Drawn(NamedTuple, Generic[Array]):
   """Tokens with their log-probabilities, 0 after the end of a response."""
 
-  tokens: jax.Array | np.ndarray  # [B, C]
-  logprobs: jax.Array | np.ndarray  # [B, C]
-  sampling_logprobs: jax.Array | np.ndarray  # [B, C]
+  tokens: Array  # [B, C]
+  logprobs: Array  # [B, C]
+  sampling_logprobs: Array  # [B, C]
 
 
 class DecodeState(NamedTuple):
@@ -90,11 +93,11 @@ class Decode(Protocol):
     params: policy_lib.Params,
     context: Context,
     cache: kv_cache.Pair | None,
-    progress: Progress,
-    rows_B: jax.Array | np.ndarray,
+    progress: Progress[np.ndarray],
+    rows_B: np.ndarray,
     keys_QG: jax.Array,
     settings: SamplerSettings,
-    first_B: jax.Array | np.ndarray | None = None,
+    first_B: np.ndarray | None = None,
     *,
     width: int,
   ) -> tuple[Progress, Drawn, kv_cache.Pair]:

@@ -84,7 +84,9 @@ def can_save_time(
   return num_rows >= MIN_ROWS and copied <= _MAX_COPIED * weights
 
 
-def are_few(first_B: jax.Array, running_B: jax.Array) -> jax.Array:
+def are_few(
+  first_B: jax.Array | np.ndarray, running_B: jax.Array | np.ndarray
+) -> jax.Array | np.bool:
   """Returns True if few enough rows are distinct; works on the host as well."""
   size = integers.ceil_div(len(first_B), _BLOCKS_PER_BATCH)
   return _distinct(first_B, running_B).sum() <= _MAX_BLOCKS * size
@@ -153,7 +155,9 @@ def read_distinct(
   return logits, keys, values
 
 
-def _distinct(first_B: jax.Array, running_B: jax.Array) -> jax.Array:
+def _distinct(
+  first_B: jax.Array | np.ndarray, running_B: jax.Array | np.ndarray
+) -> jax.Array | np.ndarray:
   return running_B & (first_B == np.arange(len(first_B)))
 
 

@@ -4,7 +4,7 @@ A here is the number of parts of a batch's packing, or of its groups if it is
 not packed, and M the number of tokens in each of them.
 """
 
-from typing import NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,10 @@ from sqlm_jax.distributed import sharding
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import integers, masked
 from sqlm_jax.ops import packing as packing_lib
+from sqlm_jax.ops.arrays import Array
 
 
-class Prompts(NamedTuple):
+class Prompts(NamedTuple, Generic[Array]):
   """Q prompts, split into their common prefix and the rest.
 
   A prompt consists of the first `prefix_lengths` tokens of `prefix_tokens`,
@@ -23,37 +24,40 @@ class Prompts(NamedTuple):
   right-padded to a bucket.
   """
 
-  prefix_tokens: jax.Array  # [1, T], T = 0 without a common prefix
-  prefix_lengths: jax.Array  # [1]
-  tokens: jax.Array  # [Q, P]
-  lengths: jax.Array  # [Q], at least 1
+  prefix_tokens: Array  # [1, T], T = 0 without a common prefix
+  prefix_lengths: Array  # [1]
+  tokens: Array  # [Q, P]
+  lengths: Array  # [Q], at least 1
 
-  def take(self, rows: jax.Array) -> 'Prompts':
+  def take(self, rows: Array) -> 'Prompts[Array]':
     """Returns the prompts of the given rows."""
-    return self._replace(tokens=self.tokens[rows], lengths=self.lengths[rows])
+    tokens, lengths = jax.tree.map(
+      lambda x: x[rows], (self.tokens, self.lengths)
+    )
+    return self._replace(tokens=tokens, lengths=lengths)
 
 
-class Rollout(NamedTuple):
+class Rollout(NamedTuple, Generic[Array]):
   """G responses to each of Q prompts, padded after their lengths."""
 
-  tokens: jax.Array  # [Q, G, R], including the stop token
-  logprobs: jax.Array  # [Q, G, R], under the policy
+  tokens: Array  # [Q, G, R], including the stop token
+  logprobs: Array  # [Q, G, R], under the policy
   # [Q, G, R], under the policy with temperature and top-p applied.
-  sampling_logprobs: jax.Array
-  lengths: jax.Array  # [Q, G]
-  finished: jax.Array  # [Q, G], False where the limit cut off the response
+  sampling_logprobs: Array
+  lengths: Array  # [Q, G]
+  finished: Array  # [Q, G], False where the limit cut off the response
 
 
-class Texts(NamedTuple):
+class Texts(NamedTuple, Generic[Array]):
   """Groups to evaluate token by token, without a loss."""
 
-  prompts: Prompts
-  tokens: jax.Array  # [Q, G, R]
-  num_groups: jax.Array  # [], number of groups to evaluate, from the first on
-  packing: packing_lib.Packing | None = None  # as in `GroupBatch`
+  prompts: Prompts[Array]
+  tokens: Array  # [Q, G, R]
+  num_groups: Array  # [], number of groups to evaluate, from the first on
+  packing: packing_lib.Packing[Array] | None = None  # as in `GroupBatch`
 
 
-class GroupBatch(NamedTuple):
+class GroupBatch(NamedTuple, Generic[Array]):
   """A batch of Q groups for the learner.
 
   A weight is the share of one token's loss in the total. The weights therefore
@@ -67,20 +71,20 @@ class GroupBatch(NamedTuple):
   groups to learn from are distributed over the microbatches.
   """
 
-  prompts: Prompts
-  tokens: jax.Array  # [Q, G, R]
-  lengths: jax.Array  # [Q, G]
-  old_logprobs: jax.Array  # [Q, G, R]
-  advantages: jax.Array  # [Q, G, R], or [Q, G, 1] for a whole response
-  weights: jax.Array  # [Q, G]
+  prompts: Prompts[Array]
+  tokens: Array  # [Q, G, R]
+  lengths: Array  # [Q, G]
+  old_logprobs: Array  # [Q, G, R]
+  advantages: Array  # [Q, G, R], or [Q, G, 1] for a whole response
+  weights: Array  # [Q, G]
   # [], number of groups to learn from, in as few microbatches as hold them.
-  num_groups: jax.Array
-  old_values: jax.Array | None = None  # [Q, G, R]
-  value_targets: jax.Array | None = None  # [Q, G, R]
+  num_groups: Array
+  old_values: Array | None = None  # [Q, G, R]
+  value_targets: Array | None = None  # [Q, G, R]
   # [Q, G], number of responses that a row represents; None means 1.
-  counts: jax.Array | None = None
+  counts: Array | None = None
   # Packing of Q * G rows of R - 1 tokens.
-  packing: packing_lib.Packing | None = None
+  packing: packing_lib.Packing[Array] | None = None
 
 
 Batch = TypeVar('Batch', Texts, GroupBatch)
@@ -271,13 +275,11 @@ def split(
     'prefix_lengths': batch.prompts.prefix_lengths,
   }
   shared = {k: jnp.stack([v] * count) for k, v in shared.items()}
-  rows = jax.tree.map(
-    lambda x: x.reshape(count, -1, *x.shape[1:]),
-    batch._replace(
-      prompts=(batch.prompts.tokens, batch.prompts.lengths), num_groups=None
-    ),
-  )
+  fields: dict[str, Any] = batch._asdict()
+  fields['prompts'] = (batch.prompts.tokens, batch.prompts.lengths)
+  fields['num_groups'] = None  # belongs to the whole batch
+  rows = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), fields)
   rows = sharding.constrain_rows(rows, mesh, axis=1)
-  tokens, lengths = rows.prompts
-  prompts = Prompts(**shared, tokens=tokens, lengths=lengths)
-  return rows._replace(prompts=prompts)
+  tokens, lengths = rows['prompts']
+  rows['prompts'] = Prompts(**shared, tokens=tokens, lengths=lengths)
+  return type(batch)(**rows)

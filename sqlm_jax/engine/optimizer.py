@@ -116,9 +116,10 @@ def in_bfloat16(
 
   def update(
     updates: optax.Updates,
-    state: InBfloat16,
+    state: optax.OptState,
     params: optax.Params | None = None,
   ) -> tuple[optax.Updates, InBfloat16]:
+    assert isinstance(state, InBfloat16)
     inner_state = jax.tree.map(
       lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x,
       state.inner,

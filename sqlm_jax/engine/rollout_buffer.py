@@ -83,8 +83,8 @@ class RolloutBuffer:
   def add(
     self,
     rows_B: np.ndarray,
-    progress: decoding.Progress,
-    drawn: decoding.Drawn,
+    progress: decoding.Progress[np.ndarray],
+    drawn: decoding.Drawn[np.ndarray],
   ) -> None:
     """Appends the tokens drawn for the responses `rows_B`, skipping EMPTY.
 
@@ -109,7 +109,7 @@ class RolloutBuffer:
     stopped_N = self.progress.stop_state == decoding.STOPPED
     return np.flatnonzero(~stopped_N & (self.progress.lengths < limit))
 
-  def progress_of(self, rows_B: np.ndarray) -> decoding.Progress:
+  def progress_of(self, rows_B: np.ndarray) -> decoding.Progress[np.ndarray]:
     """Returns the progress of responses; EMPTY counts as stopped."""
     is_empty_B = rows_B == row_scheduler.EMPTY
     last, lengths, stop_state = (x[rows_B] for x in self.progress)
@@ -160,7 +160,7 @@ class RolloutBuffer:
       lengths_QG = self._by_group(self.progress.lengths)
       on_ended(which_Q, tokens_QGR[which_Q], lengths_QG[which_Q])
 
-  def rollout(self) -> groups.Rollout:
+  def rollout(self) -> groups.Rollout[np.ndarray]:
     """Returns the responses, by group."""
     return groups.Rollout(
       *map(self._by_group, self.drawn),

@@ -141,12 +141,12 @@ class Sampler:
     params: policy_lib.Params,
     prompts: groups.Prompts,
     keys_QG: jax.Array,
-    settings: SamplerSettings,
+    settings: SamplerSettings[np.ndarray],
     *,
     slots: int,
     num_prompts: int | None = None,
     on_ended: rollout_buffer.OnEnded | None = None,
-  ) -> groups.Rollout:
+  ) -> groups.Rollout[np.ndarray]:
     """Draws G responses to each prompt.
 
     Args:
@@ -166,17 +166,20 @@ class Sampler:
     Returns:
       The responses, in host arrays.
     """
+    num_groups, group_size = keys_QG.shape
     buffer = rollout_buffer.RolloutBuffer(
-      keys_QG.shape,
+      (num_groups, group_size),
       slots=slots,
       state_dtype=settings.stop_table.dtype,
       num_prompts=num_prompts,
     )
     on_ended = on_ended or _ignore
     limit = min(int(settings.limit), slots)
-    settings = settings._replace(limit=np.int32(limit))
+    settings = settings._replace(limit=np.array(limit, np.int32))
     call, first = self._start(params, prompts, keys_QG, settings, slots=slots)
-    rows_N = rollout_buffer.response_indices(*keys_QG.shape, num_prompts)
+    rows_N = rollout_buffer.response_indices(
+      num_groups, group_size, num_prompts
+    )
     buffer.add(rows_N, *jax.device_get(first))
     rows = None
     while (unfinished := buffer.unfinished(limit)).size:
@@ -196,7 +199,7 @@ class Sampler:
     params: policy_lib.Params,
     prompts: groups.Prompts,
     keys_QG: jax.Array,
-    settings: SamplerSettings,
+    settings: SamplerSettings[np.ndarray],
     *,
     slots: int,
   ) -> tuple[_Call, tuple[decoding.Progress, decoding.Drawn]]:
@@ -205,10 +208,11 @@ class Sampler:
     Returns:
       The constant parts of the call, and progress and tokens of all responses.
     """
-    settings = decoding.simplify(settings)
-    settings = transfers.put_replicated(settings, self._mesh)
+    device_settings = transfers.put_replicated(
+      decoding.simplify(settings), self._mesh
+    )
     params = self._prepare(params)  # once per call, not once per chunk
-    prefilled = self._prefill(params, prompts, keys_QG, settings)
+    prefilled = self._prefill(params, prompts, keys_QG, device_settings)
     num_groups, group_size = keys_QG.shape
     max_rows = num_groups * group_size
     if self._max_rows:
@@ -221,7 +225,7 @@ class Sampler:
       params=self._policy.take_apart(params),
       prompts=prompts,
       keys_QG=keys_QG,
-      settings=settings,
+      settings=device_settings,
       prefix=prefilled.prefix,
       of_prompts=prefilled.prompts,
       prompt_slots=prompt_slots,

@@ -38,7 +38,7 @@ def summarize(
     'std', the standard deviation of these values, None for a single seed. The
     figures are greedy, unparsed and, with samples, mean@k, pass@j and maj@k.
   """
-  figures = {}
+  figures: dict[str, dict[str, Any]] = {}
   for name, values_QS in by_question(rows, samples, votes=votes).items():
     figures[name] = with_interval(values_QS.mean(axis=1))
     if samples and name in (f'mean@{samples}', f'maj@{samples}'):

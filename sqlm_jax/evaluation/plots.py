@@ -8,6 +8,7 @@ from etils import epy
 
 with epy.lazy_imports():  # takes half a second
   import matplotlib as mpl
+  from matplotlib import axes as axes_lib
   from matplotlib import figure
   from matplotlib.backends import backend_agg, backend_svg
 
@@ -113,7 +114,7 @@ def _bars(values: Sequence[Mapping[str, float]]) -> list[list[float]]:
   ]
 
 
-def _finish(axes: 'mpl.axes.Axes') -> None:
+def _finish(axes: 'axes_lib.Axes') -> None:
   axes.grid(axis='y', color='#dddddd', linewidth=0.8)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)

@@ -17,6 +17,7 @@ SOLVER_TERMS = ('majority', 'tests', 'format', 'random', 'true')
 PROPOSER_TERMS = ('sqlm', 'r_zero', 'band')
 # These terms are subtracted if a question repeats others, see `repetition`.
 PENALTIES = ('batch_repeats', 'history_repeats')
+_NO_VOTE = types.Vote(None, 0, 0)
 
 
 def majority(
@@ -62,7 +63,7 @@ def solver(
   weights: Mapping[str, float],
   answers: Sequence[types.Answer],
   *,
-  vote: types.Vote | None = None,
+  vote: types.Vote = _NO_VOTE,
   passed: Sequence[float] = (),
   coin: random.Random,
   true: Callable[[], types.Answer] = lambda: None,
@@ -188,6 +189,10 @@ def weights_at(
   for name, at, weight in sorted(schedule):
     curves.setdefault(name, []).append((at, weight))
   return dict(weights) | {
-    name: float(np.interp(step, *zip(*points, strict=True)))
-    for name, points in curves.items()
+    name: _interpolate(step, points) for name, points in curves.items()
   }
+
+
+def _interpolate(step: int, points: Sequence[tuple[int, float]]) -> float:
+  steps, weights = zip(*points, strict=True)
+  return float(np.interp(step, steps, weights))

@@ -41,7 +41,7 @@ def majority(
       totals[answer] = totals.get(answer, 0) + weight
   if not totals:
     return no_majority('unparsed')
-  winner = max(totals, key=totals.get)  # in a tie, the first answer
+  winner = max(totals, key=totals.__getitem__)  # in a tie, the first answer
   if winner is None:
     return no_majority('unparsed')
   count = sum(answer == winner for answer in answers)

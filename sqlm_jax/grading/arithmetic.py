@@ -5,14 +5,15 @@ afterwards.
 """
 
 import ast
-import fractions
 import math
 import operator
 import re
+from collections.abc import Callable
+from fractions import Fraction as F
 
 from sqlm_jax.grading.math import plain_text
 
-_OPERATORS = {
+_OPERATORS: dict[type[ast.operator], Callable[[F, F], F]] = {
   ast.Add: operator.add,
   ast.Sub: operator.sub,
   ast.Mult: operator.mul,
@@ -33,7 +34,7 @@ _PLAIN = tuple(
 )  # fmt: skip
 
 
-def value(expression: str) -> fractions.Fraction | None:
+def value(expression: str) -> F | None:
   """Returns the exact value of numbers joined by + - * / and parentheses.
 
   Signs and digits may be ASCII, Unicode, full-width or LaTeX. The text may end
@@ -55,13 +56,15 @@ def value(expression: str) -> fractions.Fraction | None:
     return None
 
 
-def _value(node: ast.expr, text: str) -> fractions.Fraction:
+def _value(node: ast.expr, text: str) -> F:
   match node:
     case ast.Constant(value=int() as constant):
-      return fractions.Fraction(constant)
+      return F(constant)
     case ast.Constant(value=float() as constant) if math.isfinite(constant):
       # Uses the source digits, because a float keeps only 17 of them.
-      return fractions.Fraction(ast.get_source_segment(text, node))
+      digits = ast.get_source_segment(text, node)
+      assert digits is not None  # `text` is the source of `node`
+      return F(digits)
     case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
       return _OPERATORS[type(op)](_value(left, text), _value(right, text))
     case ast.UnaryOp(op=ast.USub(), operand=operand):

@@ -234,7 +234,7 @@ class _Worker:
     with theirs:
       self.process = subprocess.Popen(
         _command(arguments),
-        stdin=theirs,
+        stdin=theirs.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, 'PYTHONPATH': path},

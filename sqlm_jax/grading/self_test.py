@@ -9,7 +9,7 @@ from fractions import Fraction as F
 
 from sqlm_jax.game import types
 from sqlm_jax.grading import answer_kinds
-from sqlm_jax.sandbox import unit_tests
+from sqlm_jax.sandbox import sandbox, unit_tests
 
 _MAX_ANSWERS = 16
 _MAX_PROGRAMS = 4
@@ -51,7 +51,7 @@ def check_parser(
 
 
 def check_sandbox(
-  run: Callable[..., list[list[types.Result]]],
+  run: Callable[[Sequence[sandbox.Program]], list[list[types.Result]]],
   examples: Sequence[types.Example],
 ) -> None:
   """Runs programs that are known to pass all tests or no test.

@@ -100,7 +100,7 @@ def call(task: tuple[str, str | None]) -> tuple[str | None, str]:
   """
   name, text = task
   function, problem = _find(name)
-  if problem or text is None:
+  if function is None or text is None:
     return None, problem
   try:
     value = function(text)

@@ -1,7 +1,7 @@
 """A block of the decoder: attention and MLP."""
 
 import functools
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from sqlm_jax.models import (
 )
 from sqlm_jax.models import kernels as kernels_lib
 from sqlm_jax.ops import packing as packing_lib
+from sqlm_jax.ops.arrays import Array
 
 Rotation = tuple[jax.Array, jax.Array]  # sine and cosine, see `rope.rotation`
 
@@ -40,7 +41,7 @@ class Chain(NamedTuple):
   layout: joined_segments.Layout
 
 
-class OfLayer(NamedTuple):
+class OfLayer(NamedTuple, Generic[Array]):
   """The inputs of a layer that may differ between layers.
 
   Attributes:
@@ -51,9 +52,9 @@ class OfLayer(NamedTuple):
   """
 
   context: tuple[attention.Pair, ...]
-  window: jax.Array | None
-  is_local: jax.Array | None
-  index: int | jax.Array | None
+  window: Array | None
+  is_local: Array | None
+  index: int | Array | None
 
 
 def make_norm(
@@ -263,7 +264,7 @@ def _select_rope(
   rotations: tuple[Rotation, ...], is_local: jax.Array | None
 ) -> Rotation:
   """Returns the rotation of a layer's rope."""
-  if len(rotations) == 1:
+  if len(rotations) == 1 or is_local is None:
     return rotations[0]
   plain, local = rotations
   sin, cos = (

@@ -156,20 +156,22 @@ class Decoder(nn.Module):
   def _scan(
     self,
     xs: tuple[jax.Array, ...],
-    of_layers: block.OfLayer,
+    of_layers: block.OfLayer[np.ndarray],
     chain: block.Chain,
   ) -> _Outputs:
     """Runs all layers as a scan over stacked parameters."""
     read, saved = block.read_chain, REMAT[self.remat]
     if saved is not None:
       read = nn.remat(read, prevent_cse=False, policy=saved)
-    axes = block.OfLayer(context=0, window=0, is_local=0, index=0)
     width = xs[0].shape[1]
-    if len(xs) == 1 and stacked_attention.is_faster(self.mesh, width):
+    is_stacked = len(xs) == 1 and stacked_attention.is_faster(self.mesh, width)
+    if is_stacked:
       # Every layer gets the context of all layers and its own index.
-      axes = axes._replace(context=nn.broadcast)
       of_layers = of_layers._replace(index=np.arange(self.config.num_layers))
-    scan = nn.scan(
+    context_axis = nn.broadcast if is_stacked else 0
+    axes = block.OfLayer._make([context_axis, 0, 0, 0])
+    # Flax gives it the type of `read`, without the axis of the layers.
+    scan: Any = nn.scan(
       read,
       variable_axes={'params': 0},
       split_rngs={'params': True},
@@ -184,7 +186,7 @@ class Decoder(nn.Module):
   def _run_unstacked(
     self,
     xs: tuple[jax.Array, ...],
-    of_layers: block.OfLayer,
+    of_layers: block.OfLayer[np.ndarray],
     chain: block.Chain,
   ) -> _Outputs:
     """Runs all layers one by one, each with its own parameter tree.

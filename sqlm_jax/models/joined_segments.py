@@ -46,7 +46,7 @@ class Joined:
     shapes: the shape [A, T] of the tokens of each segment.
   """
 
-  shapes: tuple[tuple[int, int], ...]
+  shapes: tuple[tuple[int, ...], ...]
 
   def join(self, trees: Sequence[Any]) -> Trees:
     """Joins arrays [A, T, ...], one per segment, into one array [1, M, ...].

@@ -4,8 +4,8 @@ XLA cannot partition a kernel over devices. Each device of a mesh therefore runs
 the kernel on its own rows and heads, by means of `jax.shard_map`.
 """
 
-import functools
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,7 @@ from sqlm_jax.ops import decode_attention, fused_attention, segment_attention
 _ON_GPUS = jax.__version_info__ >= (0, 11) and decode_attention.AVAILABLE
 
 Context = tuple[fused_attention.Segment, ...]
-
-
-class _Kernel(Protocol):
-  """Computes attention on the shards of one device."""
-
-  def __call__(self, *arrays: Any) -> jax.Array: ...
+Arrays = ParamSpec('Arrays')  # the arguments of a kernel
 
 
 class Kernels(NamedTuple):
@@ -64,16 +59,20 @@ class Kernels(NamedTuple):
     Returns:
       The attention output [B, T, N, H].
     """
-    if self.platform == 'tpu':
-      attend = functools.partial(
-        fused_attention.by_splash, name=segment_attention.KEPT
-      )
-    else:
-      attend = fused_attention.by_cudnn
+
+    def attend(
+      query: jax.Array, key: jax.Array, value: jax.Array, live: jax.Array
+    ) -> jax.Array:
+      if self.platform == 'tpu':
+        return fused_attention.by_splash(
+          query, key, value, live, scale=scale, name=segment_attention.KEPT
+        )
+      return fused_attention.by_cudnn(query, key, value, live, scale=scale)
+
     rows, heads = self._axes(key_BKTH)
     by_head = P(rows, heads)
     return self._on_each(
-      functools.partial(attend, scale=scale),
+      attend,
       in_specs=(P(rows, None, heads), by_head, by_head, P(rows)),
       out_specs=P(rows, None, heads),
     )(
@@ -143,8 +142,8 @@ class Kernels(NamedTuple):
     return rows, heads
 
   def _on_each(
-    self, kernel: _Kernel, *, in_specs: Any, out_specs: P
-  ) -> _Kernel:
+    self, kernel: Callable[Arrays, jax.Array], *, in_specs: Any, out_specs: P
+  ) -> Callable[Arrays, jax.Array]:
     """Returns a function that runs `kernel` on the shards of each device."""
     if self.mesh.size == 1:
       return kernel

@@ -115,10 +115,10 @@ class Projection(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, self.outputs, stored)
       bias = bias.astype(y.dtype)
       y = y + jnp.expand_dims(bias, range(y.ndim - bias.ndim))
-    if self.lora and (
+    if self.lora is not None and (
       self.is_initializing() or self.has_variable('params', 'lora_a')
     ):
-      y = y + self._adapter(x, in_axes)
+      y = y + self._adapter(x, in_axes, self.lora)
     return y
 
   def _apply(self, x: jax.Array, *factors: jax.Array) -> jax.Array:
@@ -134,8 +134,10 @@ class Projection(nn.Module):
       y = self.dtypes.multiply(y, factor.reshape(y.shape[1], -1))
     return y.reshape(*kept, *self.outputs)
 
-  def _adapter(self, x: jax.Array, in_axes: tuple[int, ...]) -> jax.Array:
-    rank, alpha = self.lora
+  def _adapter(
+    self, x: jax.Array, in_axes: tuple[int, ...], lora: Lora
+  ) -> jax.Array:
+    rank, alpha = lora
     # The published initialization: a is uniform within 1/sqrt(fan-in), b is 0.
     start = nn.initializers.variance_scaling(
       1 / 3, 'fan_in', 'uniform', in_axis=in_axes, out_axis=-1

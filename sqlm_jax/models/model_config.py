@@ -17,7 +17,8 @@ def _check_numbers(
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
     kind = field.type
-    if kind in (bool, int) and type(value) is not kind:
+    is_exact = isinstance(kind, type) and kind in (bool, int)
+    if is_exact and type(value) is not kind:
       raise ValueError(f'{field.name}={value!r}: expected {kind.__name__}')
     if kind not in (int, float) or (value == 0 and field.name in may_be_0):
       continue

@@ -85,7 +85,7 @@ class Logits(Protocol):
 class RowLogits(Protocol):
   """Computes the logits of rows."""
 
-  def __call__(self, hidden_MD: jax.Array) -> jax.Array:
+  def __call__(self, hidden_MD: jax.Array, /) -> jax.Array:
     """Returns the logits [M, V]."""
 
 
@@ -180,6 +180,9 @@ def make_policy(
     found_kernels = kernels_lib.find(config, dtypes.compute, mesh)
   model = decoder.Decoder(config, dtypes, lora, remat, mesh, found_kernels)
   can_decode = found_kernels is not None and found_kernels.can_decode
+  take_apart: MapParams = _unchanged
+  if mesh is not None and can_decode:
+    take_apart = _make_take_apart(mesh)
 
   def init(key: jax.Array) -> Params:
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -191,7 +194,7 @@ def make_policy(
     segments: tuple[Segment, ...],
     context: tuple[KeyValues, ...] = (),
   ) -> tuple[tuple[jax.Array, ...], tuple[KeyValues, ...]]:
-    hidden, pairs = model.apply({'params': params}, segments, context)
+    hidden, pairs = _apply(model, params, segments, context)
     return hidden, tuple(
       KeyValues(*pair, segment.lengths)
       for pair, segment in zip(pairs, segments, strict=True)
@@ -210,7 +213,7 @@ def make_policy(
 
   def logits(params: Params, hidden: jax.Array) -> jax.Array:
     method = decoder.Decoder.logits
-    return model.apply({'params': params}, hidden, method=method)
+    return _apply(model, params, hidden, method=method)
 
   def init_cache(rows: int, slots: int) -> KeyValues:
     c = config
@@ -227,9 +230,19 @@ def make_policy(
     split_logits=_make_split_logits(model, logits),
     init_cache=init_cache,
     cast=functools.partial(_cast, dtypes),
-    take_apart=_make_take_apart(mesh) if can_decode else _unchanged,
+    take_apart=take_apart,
     reads_live=can_decode,
   )
+
+
+def _apply(
+  model: decoder.Decoder, params: Params, *arguments: Any, **options: Any
+) -> Any:
+  """Returns the output of a model.
+
+  Flax's `apply` may also return changed variables, so its type is a union.
+  """
+  return model.apply({'params': params}, *arguments, **options)
 
 
 def _dtypes(
@@ -298,7 +311,7 @@ def _make_split_logits(model: decoder.Decoder, logits: Logits) -> SplitLogits:
 
     def of_rows(hidden_MD: jax.Array) -> jax.Array:
       hidden_MD = sharding.share_rows(hidden_MD, mesh)
-      logits_MV = model.apply({'params': params}, hidden_MD, method=method)
+      logits_MV = _apply(model, params, hidden_MD, method=method)
       logits_MV = sharding.split_logits(logits_MV, mesh)
       return sharding.logits_by_row(logits_MV, mesh) if by_row else logits_MV
 

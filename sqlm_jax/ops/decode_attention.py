@@ -21,9 +21,9 @@ from jax.experimental import pallas as pl
 try:
   from jax.experimental.pallas import triton
 except ImportError:  # JAX 0.11 announces its removal.
-  triton = None
-
-AVAILABLE = triton is not None
+  AVAILABLE = False
+else:
+  AVAILABLE = True
 
 Segment = tuple[jax.Array, jax.Array, jax.Array]
 # Unnormalized output [Q, H], highest score [Q] and total weight [Q].

@@ -7,7 +7,7 @@ scores that are not stored.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,9 @@ from sqlm_jax.ops import integers, masked
 try:
   from jax.experimental.pallas.ops.tpu import splash_attention
 except ImportError:  # It is an example kernel, which JAX may move.
-  splash_attention = None
-
-HAS_SPLASH = splash_attention is not None
+  HAS_SPLASH = False
+else:
+  HAS_SPLASH = True
 LANES = 128  # lane width of a TPU; splash attention requires multiples of it
 _BLOCK = 512  # maximum number of queries, or of keys, per block
 
@@ -65,7 +65,7 @@ def by_cudnn(
   live_BS: jax.Array,
   *,
   scale: float,
-  implementation: str = 'cudnn',
+  implementation: Literal['cudnn', 'xla'] = 'cudnn',
 ) -> jax.Array:
   """Computes causal softmax attention on an NVIDIA GPU; differentiable.
 

@@ -1,12 +1,18 @@
 """Integer arithmetic, for Python integers and for arrays."""
 
-from typing import TypeVar
+from typing import Any, overload
 
 import jax
 
-Integer = TypeVar('Integer', int, jax.Array)
+
+@overload
+def ceil_div(dividend: int, divisor: int) -> int: ...
 
 
-def ceil_div(dividend: Integer, divisor: int | jax.Array) -> Integer:
+@overload
+def ceil_div(dividend: jax.Array, divisor: int | jax.Array) -> jax.Array: ...
+
+
+def ceil_div(dividend: Any, divisor: Any) -> Any:
   """Returns `dividend / divisor`, rounded up to an integer."""
   return -(-dividend // divisor)

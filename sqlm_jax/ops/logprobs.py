@@ -27,7 +27,7 @@ _PARTS = 8
 class Unembed(Protocol):
   """Computes logits from hidden states."""
 
-  def __call__(self, hidden_MD: jax.Array) -> jax.Array:
+  def __call__(self, hidden_MD: jax.Array, /) -> jax.Array:
     """Returns the logits [M, V]."""
 
 

@@ -9,13 +9,15 @@ A here is the number of parts, and S the number of slots of a part.
 """
 
 import math
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from sqlm_jax.ops.arrays import Array
 
-class Packing(NamedTuple):
+
+class Packing(NamedTuple, Generic[Array]):
   """A mapping between B rows of T tokens and A packed parts of S slots.
 
   Each part holds B / A consecutive rows, so that parts can be sharded over
@@ -29,8 +31,8 @@ class Packing(NamedTuple):
       is out of range.
   """
 
-  slots: jax.Array
-  places: jax.Array
+  slots: Array
+  places: Array
 
 
 def pack(x: jax.Array, packing: Packing) -> jax.Array:

@@ -47,7 +47,7 @@ def draw(
       row; 1 keeps all tokens.
   """
   chex.assert_rank(logits_BV, 2)
-  if temperature_B is None:
+  if temperature_B is None or top_p_B is None:
     tokens_B, logz_B = inverse_transform(uniforms_B, logits_BV)
     logprobs_B = _pick(logits_BV, tokens_B) - logz_B
     return Draw(tokens_B.astype(jnp.int32), logprobs_B, logprobs_B)

@@ -140,7 +140,8 @@ def _attend_backward(
   delta_BTN1 = jnp.sum(
     (d_out_BTNH * out_BTNH).astype(jnp.float32), axis=-1, keepdims=True
   )
-  d_query, d_segments = 0.0, []
+  d_query: jax.Array | float = 0.0
+  d_segments = []
   for segment in segments:
     keys, values, _ = segment
     query, d_out, lse, delta = (
@@ -162,13 +163,11 @@ def _attend_backward(
     d_keys = _einsum('akqs,akqh->aksh', d_scores, query)
     d_values = _einsum('akqs,akqh->aksh', probs.astype(dtype), d_out)
     d_segments.append(
-      segment._replace(
-        keys=d_keys.astype(keys.dtype),
-        values=d_values.astype(values.dtype),
-        mask=None,
+      MaskedKeys._make(
+        (d_keys.astype(keys.dtype), d_values.astype(values.dtype), None)
       )
     )
-  return d_query.astype(dtype), tuple(d_segments)
+  return jnp.asarray(d_query, dtype), tuple(d_segments)
 
 
 attend.defvjp(_attend_forward, _attend_backward)

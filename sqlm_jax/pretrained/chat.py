@@ -22,7 +22,7 @@ DATE_FORMAT = '%Y-%m-%d'
 class _Generation(ext.Extension):
   """Ignores `{% generation %}`, which marks text that the model generates."""
 
-  tags = frozenset({'generation'})
+  tags = {'generation'}  # noqa: RUF012  its type in Jinja is a set
 
   def parse(self, parser: jinja2.parser.Parser) -> nodes.Node:
     line = next(parser.stream).lineno
@@ -88,8 +88,9 @@ def _compile(template: str) -> jinja2.Template:
     extensions=[_Generation, ext.loopcontrols],
   )
   environment.filters['tojson'] = _to_json
-  environment.globals['raise_exception'] = _raise_exception
-  return environment.from_string(template)
+  return environment.from_string(
+    template, globals={'raise_exception': _raise_exception}
+  )
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -263,8 +263,10 @@ def _templates(
   try:
     templates = {entry['name']: entry['template'] for entry in stated}
   except (KeyError, TypeError):
-    templates = {None: None}
-  if not all(isinstance(x, str) for x in (*templates, *templates.values())):
+    templates = None
+  if templates is None or not all(
+    isinstance(x, str) for x in (*templates, *templates.values())
+  ):
     raise ValueError(
       f'{template_file(directory)}: expected a template, or a list of '
       f'templates with their names, found {stated!r:.200}'
@@ -344,7 +346,7 @@ def _vocabulary_fields(
   ids = list(vocabulary.values())
   if not all(type(i) is int for i in ids) or sorted(ids) != [*range(len(ids))]:
     raise ValueError('expected tokens with the ids 0, 1, 2, …')
-  tokens = sorted(vocabulary, key=vocabulary.get)
+  tokens = sorted(vocabulary, key=vocabulary.__getitem__)
   path = directory / _MERGES_FILE
   if not model_files.is_present(path):
     raise ValueError(f'expected {_MERGES_FILE} in the same directory')

@@ -230,7 +230,10 @@ def _check_frequencies(
 def _rope(
   hf: transformers.PretrainedConfig, parameters: dict[str, Any]
 ) -> model_config.Rope:
-  get = parameters.get
+  # A missing number is None, which `Rope` refuses.
+  def get(name: str, default: Any = None) -> Any:
+    return parameters.get(name, default)
+
   kind = get('rope_type', 'default')
   _expect('rope_type', kind, model_config.ROPE_KINDS)
   _expect('partial_rotary_factor', get('partial_rotary_factor', 1.0), (1.0,))

@@ -34,10 +34,11 @@ _MODEL_TYPES = {
 _ARCHITECTURES = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
 # Parameters of Llama 3.1 to 3.3. A file has only the frequency divisors that
 # follow from them.
+_LLAMA3_CONTEXT = 8192
 _LLAMA3 = {
   'low_freq_factor': 1.0,
   'high_freq_factor': 4.0,
-  'original_max_position_embeddings': 8192,
+  'original_max_position_embeddings': _LLAMA3_CONTEXT,
 }
 _LLAMA3_TENSOR = 'rope_freqs.weight'
 
@@ -135,13 +136,14 @@ def _hf_names(
   known = gguf.get_tensor_name_map(
     _ARCHITECTURES[architecture], config.num_layers
   )
-  suffixes = ('.weight', '.bias')
-  return {
-    known.get_name(name, suffixes): name
-    for entry in names.table(config)
-    for layer in range(config.num_layers if entry.is_layered else 1)
-    for name in (entry.name.format(layer),)
-  }
+  hf_names = {}
+  for entry in names.table(config):
+    for layer in range(config.num_layers if entry.is_layered else 1):
+      hf_name = entry.name.format(layer)
+      name = known.get_name(hf_name, ('.weight', '.bias'))
+      if name is not None:
+        hf_names[name] = hf_name
+  return hf_names
 
 
 def _hf_config(
@@ -276,7 +278,7 @@ def _llama3(
       theta,
       'llama3',
       factor,
-      original_context=_LLAMA3['original_max_position_embeddings'],
+      original_context=_LLAMA3_CONTEXT,
       low_frequency_factor=_LLAMA3['low_freq_factor'],
       high_frequency_factor=_LLAMA3['high_freq_factor'],
     )

@@ -28,7 +28,7 @@ class Fields:
   ):
     self.path = path
     self._fields = fields
-    self.architecture = None
+    self.architecture: str = ''
     self.expect('general.architecture', architectures)
     self.architecture = self.get('general.architecture')
 

@@ -5,7 +5,7 @@ import math
 import mmap
 import pathlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 import gguf
@@ -50,7 +50,7 @@ _opened: dict[pathlib.Path, gguf.GGUFReader] | None = None
 
 
 @contextlib.contextmanager
-def read_once() -> Iterator[None]:
+def read_once() -> Generator[None]:
   """Opens each file only once within the context.
 
   Reading the metadata takes seconds, and it is too large to be kept for a run.

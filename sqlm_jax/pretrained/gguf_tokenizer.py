@@ -116,14 +116,16 @@ def build(
   }
   if get('ggml.add_bos_token', add_bos):
     backend.post_processor = _bos_first(backend, ids['bos'])
+  named = {
+    name: token
+    for key, name in _NAMED.items()
+    if (i := ids[key]) is not None
+    and (token := backend.id_to_token(i)) is not None
+  }
   template = get('chat_template')
   stored = stored_tokenizer.StoredTokenizer(
     backend,
-    named={
-      name: backend.id_to_token(ids[key])
-      for key, name in _NAMED.items()
-      if ids[key] is not None
-    },
+    named=named,
     templates={stored_tokenizer.DEFAULT_TEMPLATE: template} if template else {},
   )
   ends = (ids[name] for name in _ENDS)

@@ -43,11 +43,14 @@ def fetch(path: str) -> pathlib.Path:
     path: `org/name` or `org/name@revision`.
 
   Raises:
+    ValueError: if the path is not a hub id.
     RuntimeError: if the model cannot be obtained. The message says why and
       what to do.
   """
   match = _ID.fullmatch(path)
   name = f'model.path={path!r}'
+  if match is None:
+    raise ValueError(f'{name}: expected org/name or org/name@revision')
   try:
     directory = huggingface_hub.snapshot_download(
       match['repo'],

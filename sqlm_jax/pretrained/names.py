@@ -282,7 +282,7 @@ def _check_tied(tensors: Tensors) -> None:
   # Digests are compared, so that only one tensor is in memory at a time.
   def digest(name: str) -> bytes:
     array = np.ascontiguousarray(tensors.read(name))
-    return hashlib.sha256(array.view(np.uint8)).digest()
+    return hashlib.sha256(array.view(np.uint8).data).digest()
 
   if digest(EMBEDDING) != digest(UNEMBEDDING):
     raise ValueError(

@@ -292,7 +292,7 @@ _DECODED = ('The dog, 12 + 3 = 15.', '  two\n\n\tx', 'naïve 日本語 🙂 e\u0
 
 
 def _check_decoding(
-  backend: tokenizers.Tokenizer, encode: Callable, decode: Callable
+  backend: tokenizers.Tokenizer, encode: Encode, decode: Decode
 ) -> None:
   """Refuses a decoder whose text differs from the bytes of the tokens."""
   for text in _DECODED:
@@ -329,8 +329,10 @@ def _special(stored: stored_tokenizer.StoredTokenizer) -> dict[int, str]:
     if token.special
   }
   for role in ('bos_token', 'eos_token'):
-    if text := stored.named.get(role):
-      special[stored.backend.token_to_id(text)] = text
+    text = stored.named.get(role)
+    i = stored.backend.token_to_id(text) if text else None
+    if text and i is not None:
+      special[i] = text
   return dict(sorted(special.items()))
 
 

@@ -41,7 +41,7 @@ class Health(NamedTuple):
 
 def from_host(state: Mapping[str, Any]) -> Health:
   """Converts the stored form of `Health._asdict`, also of earlier versions."""
-  return Health(**{**state, 'skipped': dict(state['skipped'])})
+  return Health(**state)._replace(skipped=dict(state['skipped']))
 
 
 def count_skipped(health: Health, metrics: Mapping[str, float]) -> Health:

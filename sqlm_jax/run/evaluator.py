@@ -73,8 +73,9 @@ def plan(
   prompts = [
     _encode(parts, example.question) for example in evaluation_set.examples
   ]
-  settings = _settings(parts, evaluation_set, step) | {
-    'first_prompt': parts.tokens.decode(prompts[0], skip_special=False)
+  settings = {
+    **_settings(parts, evaluation_set, step),
+    'first_prompt': parts.tokens.decode(prompts[0], skip_special=False),
   }
   rows = processes.broadcast_from_first(
     lambda: evaluations.find_files(workdir, settings).rows

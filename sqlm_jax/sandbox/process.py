@@ -6,6 +6,7 @@ A sandbox is therefore started from in-memory files instead of pipes.
 """
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -74,7 +75,7 @@ class Process:
   ):
     self._first, self._begin, self._cleanup = first, begin, cleanup
     self._ready = False
-    self._hung_up: float | None = None  # the time of `hang_up`
+    self._hung_up = math.inf  # the time of `hang_up`
     with contextlib.ExitStack() as stack:
       stack.callback(cleanup)
       self._errors = stack.enter_context(file_with(b''))
@@ -84,8 +85,8 @@ class Process:
       with worker_socket:
         self._process = subprocess.Popen(
           command,
-          stdin=worker_socket,
-          stdout=worker_socket,
+          stdin=worker_socket.fileno(),
+          stdout=worker_socket.fileno(),
           stderr=self._errors,
           start_new_session=True,  # Ctrl-C reaches only the host
           **options,
@@ -159,8 +160,7 @@ class Process:
 
   def hang_up(self) -> None:
     """Makes the worker end all processes in its sandbox. Thread-safe."""
-    if self._hung_up is None:
-      self._hung_up = time.monotonic()
+    self._hung_up = min(self._hung_up, time.monotonic())
     with contextlib.suppress(OSError):  # the process may have ended already
       self._socket.shutdown(socket.SHUT_RDWR)
 

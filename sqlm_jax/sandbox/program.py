@@ -4,7 +4,7 @@
 the child process that it forks for each test.
 """
 
-import _signal
+import _signal  # ty: ignore[import-not-found]  typeshed does not have it
 import _sitebuiltins
 import _thread
 import atexit
@@ -17,6 +17,8 @@ import sys
 
 TYPE_CHECKING = False  # importing `typing` would slow down every start
 if TYPE_CHECKING:
+  from typing import Any
+
   from sqlm_jax.sandbox import worker
 
 _MAX_DESCRIPTORS = 64
@@ -70,7 +72,11 @@ def _bound_stacks(max_bytes: int) -> None:
   memory that is used.
   """
   set_size = _thread.stack_size
-  _thread.stack_size = lambda size=0, /: set_size(min(size, max_bytes))
+
+  def stack_size(size: int = 0, /) -> int:
+    return set_size(min(size, max_bytes))
+
+  vars(_thread)['stack_size'] = stack_size
 
 
 class Run:
@@ -129,8 +135,10 @@ class Run:
     for file in _files():
       file.flush()
     self.held = []
-    sys.modules['__main__'] = None
-    sys.last_type = sys.last_value = sys.last_traceback = sys.last_exc = None
+    # CPython does this, too; typeshed's modules are never None.
+    sys.modules['__main__'] = None  # ty: ignore[invalid-assignment]
+    for name in ('last_type', 'last_value', 'last_traceback', 'last_exc'):
+      setattr(sys, name, None)
     for name, *_ in _STREAMS:
       setattr(sys, name, getattr(sys, f'__{name}__'))
     gc.collect()  # finalizers run
@@ -152,9 +160,10 @@ def _text_stream(
   descriptor: int, *, name: str, mode: str, errors: str
 ) -> io.TextIOWrapper:
   """Creates a standard stream as CPython's `create_stdio` does."""
-  buffer = open(descriptor, mode + 'b', closefd=False)  # noqa: SIM115
+  # In typeshed, `name` and `mode` cannot be set.
+  buffer: Any = open(descriptor, mode + 'b', closefd=False)  # noqa: SIM115
   buffer.raw.name = name
-  stream = io.TextIOWrapper(
+  stream: Any = io.TextIOWrapper(
     buffer, 'utf-8', errors, '\n', line_buffering=name == '<stderr>'
   )
   stream.mode = mode

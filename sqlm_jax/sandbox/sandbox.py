@@ -166,7 +166,7 @@ class Sandbox:
   def __enter__(self) -> 'Sandbox':
     return self
 
-  def __exit__(self, *error) -> None:
+  def __exit__(self, *error: object) -> None:
     self.close()
 
   def _add_spare(self) -> None:

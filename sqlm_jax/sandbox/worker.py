@@ -17,7 +17,8 @@ available in a sandbox. An answer is a letter (why the program was ended, see
 `_why`), the wait status, the lengths of stdout and stderr, and their content.
 """
 
-import _signal  # importing the module signal takes longer than starting bwrap
+# Importing the module signal takes longer than starting bwrap.
+import _signal  # ty: ignore[import-not-found]  typeshed does not have it
 import ctypes
 import gc
 import marshal
@@ -25,6 +26,10 @@ import os
 import select
 import sys
 import time
+
+TYPE_CHECKING = False  # importing `typing` would slow down every start
+if TYPE_CHECKING:
+  from typing import Any
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
 _MODE_FILTER = 2
@@ -45,7 +50,7 @@ class Limits:
     self.memory, self.processes, self.files, self.output = map(int, numbers[2:])
 
 
-def main(backend: str, streams: str, code: str, *numbers: str) -> object:
+def main(backend: str, streams: str, code: str, *numbers: str) -> 'Any':
   """Answers the host until it hangs up; returns only in the child of a test.
 
   Args:
@@ -89,7 +94,7 @@ def main(backend: str, streams: str, code: str, *numbers: str) -> object:
     for descriptor in descriptors:
       os.close(descriptor)
     report = _watch(pid, files=files, limits=limits, channel=channel)
-    _send(channel, **report)
+    _write(channel, report)
 
 
 class _Files:
@@ -170,12 +175,11 @@ def _read(channel: int, size: int) -> bytes:
   return b''.join(chunks)
 
 
-def _send(
-  channel: int, *, why: bytes, status: int, out: bytes, err: bytes
-) -> None:
+def _report(why: bytes, status: int, *, out: bytes, err: bytes) -> bytes:
+  """Returns an answer to the host."""
   numbers = (status, len(out), len(err))
   head = why + b''.join(n.to_bytes(4, 'big') for n in numbers)
-  _write(channel, head + out + err)
+  return head + out + err
 
 
 def _write(descriptor: int, data: bytes) -> None:
@@ -184,31 +188,19 @@ def _write(descriptor: int, data: bytes) -> None:
     left = left[os.write(descriptor, left) :]
 
 
-def _watch(
-  pid: int, *, files: _Files, limits: Limits, channel: int
-) -> dict[str, object]:
-  """Waits for the end of a run and returns the arguments of `_send`."""
+def _watch(pid: int, *, files: _Files, limits: Limits, channel: int) -> bytes:
+  """Waits for the end of a run and returns the answer to the host."""
   run = _Watch(pid, files=files, limits=limits, channel=channel)
   try:
     why = run.until_the_end()
-    run.close()
+    status = run.close()
   except OSError as error:
     # Only the program itself can cause this error.
-    run.kill()
-    return {
-      'why': b'x',
-      'status': run.status,
-      'out': b'',
-      'err': str(error).encode(),
-    }
+    return _report(b'x', run.kill(), out=b'', err=str(error).encode())
   if len(run.out) > limits.output:
     why = b'o'
-  return {
-    'why': why,
-    'status': run.status,
-    'out': bytes(run.out[: limits.output]),
-    'err': bytes(run.err),
-  }
+  out = bytes(run.out[: limits.output])
+  return _report(why, status, out=out, err=bytes(run.err))
 
 
 class _Watch:
@@ -219,7 +211,7 @@ class _Watch:
     self.limits, self.channel = limits, channel
     self.out, self.err = bytearray(), bytearray()
     self.error_bytes = 0
-    self.status = None
+    self.status: int | None = None
     self.clock = (~pid << 3) | 2  # clock id of the child's processor time
     self.poll = select.poll()
     self.poll.register(channel, 0)  # reports only that the host hung up
@@ -285,8 +277,8 @@ class _Watch:
       self.err = (self.err + chunk)[-_ERROR_BYTES:]
     return bool(chunk)
 
-  def kill(self) -> None:
-    """Ends the program and all processes of its group."""
+  def kill(self) -> int:
+    """Ends the program and its process group; returns its wait status."""
     if self.status is None:
       for end in (os.killpg, os.kill):
         try:
@@ -294,13 +286,15 @@ class _Watch:
         except OSError:  # the process group does not exist yet, or was left
           continue
       _, self.status = os.waitpid(self.pid, 0)
+    return self.status
 
-  def close(self) -> None:
-    """Ends the program and reads the remaining output."""
-    self.kill()
+  def close(self) -> int:
+    """Ends the program, reads the remaining output; returns the status."""
+    status = self.kill()
     for descriptor in (self.files.output, self.files.error):
       while self._read(descriptor):
         pass  # bounded by the pipe buffers, since no writer is left
+    return status
 
 
 if __name__ == '__main__':

@@ -84,7 +84,7 @@ class BackgroundGrader(Generic[T]):
   def __enter__(self) -> 'BackgroundGrader[T]':
     return self
 
-  def __exit__(self, error_type, *_) -> None:
+  def __exit__(self, error_type: object, *_: object) -> None:
     if error_type is not None:
       self.cancel()
 

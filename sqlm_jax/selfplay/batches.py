@@ -31,8 +31,8 @@ class ScoredResponses(NamedTuple):
     mask: [Q, G], False for padding and for responses without a reward.
   """
 
-  prompts: groups.Prompts
-  rollout: groups.Rollout
+  prompts: groups.Prompts[np.ndarray]
+  rollout: groups.Rollout[np.ndarray]
   rewards: np.ndarray
   mask: np.ndarray
 
@@ -64,7 +64,7 @@ def pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
 
 def pack_prompts(
   prompts: Sequence[Sequence[int]], num_rows: int | None = None
-) -> groups.Prompts:
+) -> groups.Prompts[np.ndarray]:
   """Splits prompts into their common prefix and the rest of each prompt.
 
   Args:
@@ -95,7 +95,7 @@ def pack_prompts(
 
 def pad_groups(
   prompt_ids: Sequence[Sequence[int]],
-  rollout: groups.Rollout,
+  rollout: groups.Rollout[np.ndarray],
   rewards: np.ndarray,
   *,
   num_groups: int,
@@ -121,7 +121,7 @@ def pad_groups(
 
 def texts_to_evaluate(
   scored: ScoredResponses, layout: packing_plan.Layout
-) -> groups.Texts:
+) -> groups.Texts[np.ndarray]:
   """Returns all rows in order, padded to full microbatches, as host arrays.
 
   Rows after the last row with a reward and tokens after the end of a response
@@ -132,7 +132,7 @@ def texts_to_evaluate(
   is_rewarded_Q = scored.mask.reshape(len(tokens), -1).any(axis=1)
   last = np.flatnonzero(is_rewarded_Q).max(initial=-1)
   texts = groups.Texts(
-    scored.prompts.take(order), tokens[order], np.int32(last + 1)
+    scored.prompts.take(order), tokens[order], np.array(last + 1, np.int32)
   )
   return packing_plan.pack_texts(texts, scored.rollout.lengths[order], layout)
 
@@ -146,7 +146,7 @@ def make_batches(
   aggregation: str,
   max_tokens: int,
   keep_neutral: bool,
-) -> list[groups.GroupBatch]:
+) -> list[groups.GroupBatch[np.ndarray]]:
   """Makes one batch for each optimizer step.
 
   Args:
@@ -176,9 +176,9 @@ def make_batches(
       aggregation=aggregation,
       max_tokens=max_tokens,
     )
-    useful = mask_QG[rows].any(axis=1)
+    useful = np.any(mask_QG[rows], axis=1)
     if not keep_neutral:
-      useful &= (advantages.advantages[rows] != 0).any(axis=(1, 2))
+      useful &= np.any(advantages.advantages[rows] != 0, axis=(1, 2))
     if useful.any():
       batch = _make_batch(
         scored, advantages, layout, rows, useful, np.asarray(weights_QG)
@@ -194,7 +194,7 @@ def _make_batch(
   rows: np.ndarray,
   useful: np.ndarray,
   weights_QG: np.ndarray,
-) -> groups.GroupBatch:
+) -> groups.GroupBatch[np.ndarray]:
   """Makes the batch of one optimizer step.
 
   Args:
@@ -223,9 +223,9 @@ def _make_batch(
     old_logprobs=select(rollout.logprobs),
     advantages=np.where(live_Q1[..., None], select(advantages.advantages), 0),
     weights=np.where(live_Q1, weights_QG, 0),
-    num_groups=np.int32(num_useful),
+    num_groups=np.array(num_useful, np.int32),
   )
-  if advantages.values is None:
+  if advantages.values is None or advantages.value_targets is None:
     return equal_responses.merge(batch)
   return batch._replace(
     old_values=select(advantages.values),

@@ -11,7 +11,9 @@ import numpy as np
 from sqlm_jax.engine import groups
 
 
-def merge(batch: groups.GroupBatch) -> groups.GroupBatch:
+def merge(
+  batch: groups.GroupBatch[np.ndarray],
+) -> groups.GroupBatch[np.ndarray]:
   """Moves the weights of equal responses to the first of them.
 
   Responses of a group are equal if their tokens and advantages are equal.

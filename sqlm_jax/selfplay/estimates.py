@@ -1,6 +1,7 @@
 """Computes advantages of responses, or of their tokens, from rewards."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax.ops import advantages, losses, masked, returns
@@ -59,21 +60,23 @@ def of_tokens(
     Advantages, values and value targets [Q V, G / V, R].
   """
   shape = values_QGR.shape
-  lengths_B = scored.rollout.lengths.ravel()
+  lengths_B = jnp.asarray(scored.rollout.lengths.ravel())
   mask_BR = masked.up_to(lengths_B, shape[-1])
   mask_BR &= scored.mask.reshape(-1, 1)
   rewards_BR = returns.at_last_token(
-    scored.rewards.ravel(), lengths_B, shape[-1]
+    jnp.asarray(scored.rewards.ravel()), lengths_B, shape[-1]
   )
   mean_kl = None
   if reference_QGR is not None:
-    k1_QGR = losses.kl_k1(scored.rollout.logprobs, reference_QGR)
+    k1_QGR = losses.kl_k1(
+      jnp.asarray(scored.rollout.logprobs), jnp.asarray(reference_QGR)
+    )
     k1_BR = k1_QGR.reshape(mask_BR.shape)
     mean_kl = float(masked.mean(k1_BR, mask_BR))
     rewards_BR = rewards_BR - kl_coef * k1_BR
   advantages_BR, targets_BR = returns.generalized_advantages(
     rewards_BR,
-    values_QGR.reshape(-1, shape[-1]),
+    jnp.asarray(values_QGR.reshape(-1, shape[-1])),
     lengths_B,
     gamma=gamma,
     gae_lambda=gae_lambda,

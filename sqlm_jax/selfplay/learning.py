@@ -25,7 +25,7 @@ from sqlm_jax.selfplay import (
 class RoleBatches(NamedTuple):
   """The batches of a role in a step."""
 
-  batches: list[groups.GroupBatch]  # one per update
+  batches: list[groups.GroupBatch[np.ndarray]]  # one per update
   mean_kl: float | None  # per token, if the reward includes a KL penalty
 
 

@@ -41,7 +41,9 @@ class Layout(NamedTuple):
     return size if size % self.shards else size // self.shards
 
 
-def pack_batch(batch: groups.GroupBatch, layout: Layout) -> groups.GroupBatch:
+def pack_batch(
+  batch: groups.GroupBatch[np.ndarray], layout: Layout
+) -> groups.GroupBatch[np.ndarray]:
   """Packs responses and balances the number of tokens of the parts.
 
   Args:
@@ -68,8 +70,8 @@ def pack_batch(batch: groups.GroupBatch, layout: Layout) -> groups.GroupBatch:
 
 
 def pack_texts(
-  texts: groups.Texts, lengths_QG: np.ndarray, layout: Layout
-) -> groups.Texts:
+  texts: groups.Texts[np.ndarray], lengths_QG: np.ndarray, layout: Layout
+) -> groups.Texts[np.ndarray]:
   """Packs the responses of texts, if that saves tokens.
 
   Args:
@@ -85,8 +87,11 @@ def pack_texts(
 
 
 def _pack_parts(
-  inputs_QG: np.ndarray, width: int, prompts: groups.Prompts, layout: Layout
-) -> packing.Packing | None:
+  inputs_QG: np.ndarray,
+  width: int,
+  prompts: groups.Prompts[np.ndarray],
+  layout: Layout,
+) -> packing.Packing[np.ndarray] | None:
   """Packs all parts with the same capacity, that of the fullest part.
 
   The capacity is rounded up to a bucket because every capacity is compiled
@@ -137,7 +142,7 @@ def spread(sizes: np.ndarray, parts: int, part_size: int) -> np.ndarray:
 
 def make_packing(
   lengths_AB: np.ndarray, width: int, capacity: int
-) -> packing.Packing:
+) -> packing.Packing[np.ndarray]:
   """Builds the packing of right-padded rows into parts of a fixed capacity.
 
   Args:
@@ -156,10 +161,11 @@ def make_packing(
   return packing.Packing(slots, places_ABT)
 
 
-def _in_order(batch: groups.GroupBatch, order: np.ndarray) -> groups.GroupBatch:
+def _in_order(
+  batch: groups.GroupBatch[np.ndarray], order: np.ndarray
+) -> groups.GroupBatch[np.ndarray]:
   """Reorders the groups of a batch."""
-  of_groups = batch._replace(prompts=None, num_groups=None)
-  ordered = jax.tree.map(lambda x: x[order], of_groups)
-  return ordered._replace(
-    prompts=batch.prompts.take(order), num_groups=batch.num_groups
-  )
+  fields = batch._asdict()
+  del fields['prompts'], fields['num_groups']
+  ordered = jax.tree.map(lambda x: x[order], fields)
+  return batch._replace(prompts=batch.prompts.take(order), **ordered)

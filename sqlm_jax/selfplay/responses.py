@@ -7,21 +7,12 @@ import jax
 import numpy as np
 
 from sqlm_jax.distributed import transfers
-from sqlm_jax.engine import groups, sampler
+from sqlm_jax.engine import groups, rollout_buffer, sampler
 from sqlm_jax.game import vote
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
 from sqlm_jax.selfplay import batches
 from sqlm_jax.text import stopping
-
-
-class OnEnded(Protocol):
-  """Receives the responses to prompts whose responses have all finished."""
-
-  def __call__(
-    self, which_Q: np.ndarray, tokens_QGR: np.ndarray, lengths_QG: np.ndarray, /
-  ) -> None:
-    """Receives the indices of the prompts, and the tokens and lengths."""
 
 
 class SampleTokens(Protocol):
@@ -32,12 +23,12 @@ class SampleTokens(Protocol):
     params: policy_lib.Params,
     prompts: groups.Prompts,
     keys_QG: jax.Array,
-    settings: sampler.SamplerSettings,
+    settings: sampler.SamplerSettings[np.ndarray],
     *,
     slots: int,
     num_prompts: int,
-    on_ended: OnEnded,
-  ) -> groups.Rollout:
+    on_ended: rollout_buffer.OnEnded,
+  ) -> groups.Rollout[np.ndarray]:
     """Returns the rollout, as host arrays."""
 
 
@@ -66,7 +57,7 @@ class TextSampler(NamedTuple):
   sample_tokens: SampleTokens
   encode: Callable[[str], list[int] | None]
   decode: Callable[[Sequence[int]], str]
-  settings: sampler.SamplerSettings
+  settings: sampler.SamplerSettings[np.ndarray]
   slots: int
   mesh: jax.sharding.Mesh
 
@@ -81,8 +72,12 @@ class Responses(NamedTuple):
   """
 
   prompt_ids: Sequence[Sequence[int]]
-  rollout: groups.Rollout
+  rollout: groups.Rollout[np.ndarray]
   texts: list[list[str] | None]
+
+  def local_texts(self) -> list[list[str]]:
+    """Returns the texts of the prompts that this process has decoded."""
+    return [texts for texts in self.texts if texts is not None]
 
   def rows_of(self, question: int, num_questions: int) -> range:
     """Returns the indices of the prompts that ask a question.
@@ -103,7 +98,7 @@ def make_settings(
   top_p: float,
   limit: int,
   stop_strings: Sequence[str],
-) -> sampler.SamplerSettings:
+) -> sampler.SamplerSettings[np.ndarray]:
   """Returns sampler settings for groups of `len(temperatures)` responses.
 
   Args:
@@ -123,7 +118,7 @@ def make_settings(
   return sampler.SamplerSettings(
     temperature=np.array(temperatures, np.float32),
     top_p=np.full(len(temperatures), top_p, np.float32),
-    limit=np.int32(limit),
+    limit=np.array(limit, np.int32),
     stop_table=table,
   )
 
@@ -161,7 +156,9 @@ def sample(
   texts: list[list[str] | None] = [None] * len(prompts)
   local_rows = range(len(prompts)) if local_rows is None else local_rows
 
-  def decode_ended(which_Q, tokens_QGR, lengths_QG):
+  def decode_ended(
+    which_Q: np.ndarray, tokens_QGR: np.ndarray, lengths_QG: np.ndarray
+  ) -> None:
     decoded = {}
     for row, tokens_GR, lengths_G in zip(
       which_Q.tolist(), tokens_QGR, lengths_QG, strict=True
@@ -173,12 +170,14 @@ def sample(
         ]
     on_texts(decoded)
 
+  temperatures_G = text_sampler.settings.temperature
+  assert temperatures_G is not None  # as `make_settings` returns them
   packed = batches.pack_prompts(prompts, num_rows)
   keys_QG = sampler.response_keys(
     path,
     first_row,
     num_groups=num_rows,
-    group_size=len(text_sampler.settings.temperature),
+    group_size=len(temperatures_G),
   )
   rollout = text_sampler.sample_tokens(
     params,

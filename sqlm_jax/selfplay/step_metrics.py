@@ -2,10 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax.game import contamination, types
@@ -22,7 +23,7 @@ class StageClock:
     self.seconds: dict[str, float] = {}
 
   @contextlib.contextmanager
-  def __call__(self, stage: str) -> Iterator[None]:
+  def __call__(self, stage: str) -> Generator[None]:
     start = time.perf_counter()
     yield
     self.add({stage: time.perf_counter() - start})
@@ -100,7 +101,7 @@ def of_questions(
 
 def _of_votes(
   local: Sequence[types.ScoredQuestion], task: base.Task
-) -> tuple[dict[str, list[float]], dict[str, float]]:
+) -> tuple[dict[str, Sequence[float]], dict[str, float]]:
   """Computes the agreement of the answers and the accuracy of the votes.
 
   `vote/accuracy` compares votes with the task's checker, if the checker knows
@@ -116,7 +117,7 @@ def _of_votes(
     for text, vote in labelled
     if (true := task.true_answer(text)) is not None
   ]
-  values = {
+  values: dict[str, Sequence[float]] = {
     'vote/majority_rate': [vote.answer is not None for _, vote in votes],
     'vote/agreement': [vote.count / vote.size for _, vote in labelled],
     'vote/unanimous_rate': [vote.count == vote.size for _, vote in votes],
@@ -127,7 +128,7 @@ def _of_votes(
 
 def _of_tests(
   local: Sequence[types.ScoredQuestion], _: base.Task
-) -> tuple[dict[str, list[float]], dict[str, float]]:
+) -> tuple[dict[str, Sequence[float]], dict[str, float]]:
   """Computes how many tests the programs pass.
 
   A test that no program or every program passes does not distinguish programs.
@@ -142,7 +143,7 @@ def _of_tests(
     for q in local
     for count in unit_tests.passed_by(q.results)
   ]
-  values = {
+  values: dict[str, Sequence[float]] = {
     'tests/pass_rate': [r.status == unit_tests.PASSED for r in results],
     'tests/passed_by_none': [count == 0 for count, _ in passes],
     'tests/passed_by_all': [count == size for count, size in passes],
@@ -179,9 +180,11 @@ def of_responses(
     return {}
   rollout, rows = sampled.rollout, len(sampled.prompt_ids)
   lengths, logprobs = rollout.lengths[:rows], rollout.logprobs[:rows]
-  mask = masked.up_to(lengths, logprobs.shape[-1])
+  mask = masked.up_to(jnp.asarray(lengths), logprobs.shape[-1])
   return {
-    f'sample/{role}/surprisal': float(-masked.mean(logprobs, mask)),
+    f'sample/{role}/surprisal': float(
+      -masked.mean(jnp.asarray(logprobs), mask)
+    ),
     f'sample/{role}/tokens': float(np.mean(lengths)),
     f'sample/{role}/finished_rate': float(np.mean(rollout.finished[:rows])),
   }

@@ -51,7 +51,7 @@ def with_programs(
     """Returns results [questions][answers][tests] of one sandbox call."""
     programs = [
       (
-        prompts.fill(tests.program, answer=answer),
+        prompts.fill(tests.program, answer=str(answer)),
         [_as_file(test) for test in case],
       )
       for group, case in zip(answers, cases, strict=True)

@@ -148,7 +148,7 @@ def _block(opening: re.Match[str], lines: list[str]) -> Block:
     quotes = before.count('>')
     indent = before.rpartition('>')[2].removeprefix(' ' * bool(quotes))
     margin = re.compile(rf'(?:[ \t]*> ?){{0,{quotes}}}[ \t]{{0,{len(indent)}}}')
-    lines = [line[margin.match(line).end() :] for line in lines]
+    lines = [margin.sub('', line, count=1) for line in lines]
   return Block(opening['info'], _dedent('\n'.join(lines)))
 
 

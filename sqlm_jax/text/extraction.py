@@ -61,7 +61,8 @@ def _opening(regex: re.Pattern, match: re.Match) -> str:
     text, signs = match.string[match.start() : match.start(1)], _TAG_OR_WORD
   else:  # the tag is part of the answer
     text, signs = match[0], _TAG
-  opening = _FIRST_WORD.match(text.strip().casefold())[0]
+  first_word = _FIRST_WORD.match(text.strip().casefold())
+  opening = first_word[0] if first_word else ''
   return opening if signs.search(opening) else ''
 
 

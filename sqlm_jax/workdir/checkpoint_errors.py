@@ -1,7 +1,7 @@
 """Translates errors of orbax and its backends to clear messages."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from etils import epath
 
@@ -18,7 +18,7 @@ class DamagedError(ValueError):
 def opening(
   directory: epath.Path,
   kinds: tuple[type[Exception], ...] = (OSError, ValueError),
-) -> Iterator[None]:
+) -> Generator[None]:
   """Adds the directory to the message of an error in opening it."""
   try:
     yield
@@ -30,7 +30,7 @@ def opening(
 
 
 @contextlib.contextmanager
-def saving(directory: epath.Path) -> Iterator[None]:
+def saving(directory: epath.Path) -> Generator[None]:
   """Raises OSError for any error of a save.
 
   A full disk may cause exceptions of any type.
@@ -46,7 +46,7 @@ def saving(directory: epath.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(where: str) -> Iterator[None]:
+def reading(where: str) -> Generator[None]:
   """Raises DamagedError for any error of reading a checkpoint.
 
   Missing or truncated files may cause exceptions of any type. Every process

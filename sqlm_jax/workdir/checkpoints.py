@@ -14,7 +14,7 @@ checkpoint before it is restored.
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -47,7 +47,7 @@ def open_checkpoints(
   keep: int = 1,
   every: int = 0,
   read_only: bool = False,
-) -> Iterator[Manager]:
+) -> Generator[Manager]:
   """Context manager that opens a directory of checkpoints.
 
   Unless `read_only` is set, incomplete checkpoints of a killed run are removed,

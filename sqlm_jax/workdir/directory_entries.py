@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import NamedTuple
 
 from etils import epath
@@ -80,7 +80,7 @@ def set_aside(directory: epath.Path, name: str) -> epath.Path:
 
 
 @contextlib.contextmanager
-def alias(directory: epath.Path) -> Iterator[epath.Path]:
+def alias(directory: epath.Path) -> Generator[epath.Path]:
   """Yields a path to the directory that orbax interprets correctly.
 
   If the path contains characters that orbax or TensorStore misinterprets, the

@@ -134,7 +134,9 @@ def rewind(workdir: epath.Path, step: int) -> None:
 
 
 def _step_of(path: epath.Path) -> int:
-  return int(re.match(_FILE, path.name)[1])
+  match = re.match(_FILE, path.name)
+  assert match is not None  # the caller has filtered the files by this pattern
+  return int(match[1])
 
 
 def to_rows(outcome: step_types.Outcome, *, seed: int, show: Show) -> list[Row]:

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import fsspec
 from etils import epath
@@ -96,7 +96,7 @@ def write_text(path: epath.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: epath.Path) -> Iterator[epath.Path]:
+def replacing(path: epath.Path) -> Generator[epath.Path]:
   """Yields a temporary path to write to, and renames it to `path` on exit."""
   with named(path):
     if is_remote(path):
@@ -123,7 +123,7 @@ def append(path: epath.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def named(path: epath.Path) -> Iterator[None]:
+def named(path: epath.Path) -> Generator[None]:
   """Adds the file and a suggestion to the message of an OSError."""
   try:
     yield
@@ -150,7 +150,7 @@ def _sync(path: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(workdir: epath.PathLike) -> Iterator[None]:
+def locked(workdir: epath.PathLike) -> Generator[None]:
   """Context manager that prevents other runs from writing to a workdir.
 
   It locks the file 'lock' with a lock of the kernel, which is released when the
@@ -204,7 +204,8 @@ def _lock_on_windows(descriptor: int) -> bool:
   # Locks a byte after the text, because others cannot read a locked byte.
   os.lseek(descriptor, 1 << 20, os.SEEK_SET)
   try:
-    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    # On another system, the type checker sees an empty module.
+    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # ty: ignore[missing-attribute]
   except OSError:
     return False
   return True

@@ -11,6 +11,10 @@ from tensorboardX.proto import event_pb2
 
 from sqlm_jax.workdir import storage
 
+# protobuf defines the classes at run time.
+_Event = event_pb2.Event  # ty: ignore[missing-attribute]
+_SessionLog = event_pb2.SessionLog  # ty: ignore[missing-attribute]
+
 
 class Curves:
   """Writes points of curves to the directory tensorboard/ of a workdir.
@@ -33,7 +37,7 @@ class Curves:
       for name, value in values.items():
         if math.isfinite(value):
           self._events.write_event(
-            event_pb2.Event(
+            _Event(
               wall_time=time.time(),
               step=step,
               summary=summary.scalar(name, value),
@@ -64,8 +68,6 @@ class Curves:
       f'.{time.time_ns()}',
     )
     if self._purge_step is not None:
-      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-      events.write_event(
-        event_pb2.Event(step=self._purge_step, session_log=start)
-      )
+      start = _SessionLog(status=_SessionLog.START)
+      events.write_event(_Event(step=self._purge_step, session_log=start))
     return events

@@ -1,8 +1,8 @@
 """Reads the files of a checkpoint and verifies them against its manifest."""
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import orbax.checkpoint as ocp
@@ -97,9 +97,17 @@ def drop_damaged_scores(directory: epath.Path) -> None:
       path.parent.rmtree()
 
 
+class _MakeHandler(Protocol):
+  """A class of orbax that reads one kind of item."""
+
+  def __call__(
+    self, *, multiprocessing_options: ocp.options.MultiprocessingOptions
+  ) -> ocp.CheckpointHandler: ...
+
+
 def _read_alone(
   path: epath.Path,
-  handler: Callable[..., ocp.CheckpointHandler],
+  handler: _MakeHandler,
   args: ocp.args.CheckpointArgs,
 ) -> Any:
   """Reads an item without waiting for other processes, which may fail."""

@@ -116,7 +116,10 @@ def two(tmp_path_factory):
 def rows_of(workdir):
   """Everything that was said, in the order of a single process."""
   rows = parquet.read_table(workdir / 'rollouts').to_pylist()
-  place = lambda row: [row[k] for k in ('step', 'role', 'group', 'sample')]
+
+  def place(row):
+    return [row[k] for k in ('step', 'role', 'group', 'sample')]
+
   return sorted(rows, key=place)
 
 

@@ -36,7 +36,10 @@ def value_params():
 
 def make_batch(**changes) -> groups.GroupBatch:
   rng = np.random.default_rng(0)
-  normal = lambda: rng.normal(size=(Q, G, R)).astype(np.float32)
+
+  def normal():
+    return rng.normal(size=(Q, G, R)).astype(np.float32)
+
   lengths = rng.integers(1, R + 1, (Q, G)).astype(np.int32)
   lengths[0] = [R, 1, 3]
   weights = np.ones((Q, G), np.float32) / lengths.sum()
@@ -89,9 +92,11 @@ def plain_loss(params, batch):
 
 @jax.jit
 def shared_loss_and_grad(params, batch):
-  loss = lambda p: critic.value_loss(
-    p, batch, policy=tiny.tiny_policy(), value_clip=CLIP
-  )
+  def loss(p):
+    return critic.value_loss(
+      p, batch, policy=tiny.tiny_policy(), value_clip=CLIP
+    )
+
   return jax.value_and_grad(loss, has_aux=True)(params)
 
 
@@ -259,11 +264,14 @@ def test_microbatches_do_not_change_the_update():
 @pytest.mark.parametrize('shape', [(8, 1, 1), (1, 2, 2), (2, 2, 2)])
 def test_every_mesh_gives_values_and_step_of_one_device(shape):
   mesh = make_mesh(*shape)
-  place = lambda: jax.tree.map(
-    jax.device_put,
-    jax.device_get(value_params()),
-    sharding.shard_parameters(value_params(), mesh),
-  )
+
+  def place():
+    return jax.tree.map(
+      jax.device_put,
+      jax.device_get(value_params()),
+      sharding.shard_parameters(value_params(), mesh),
+    )
+
   batch = transfers.put_rows(make_batch(), mesh)
   values = critic.make_values(tiny.tiny_policy(), mesh, groups_per_microbatch=Q)
   texts = transfers.put_rows(texts_of(make_batch()), mesh)

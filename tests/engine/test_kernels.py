@@ -160,7 +160,10 @@ def test_layers_apart_are_the_same_layers(changes, lora, join):
   config = dataclasses.replace(tiny.CONFIG, **changes)
   p = policy.make_policy(config, lora=lora)
   params = jax.jit(p.init)(jax.random.key(0))
-  fill = lambda x: x if x.ndim > 2 else x + 0.1  # biases start with zeros
+
+  def fill(x):
+    return x if x.ndim > 2 else x + 0.1  # biases start with zeros
+
   params = jax.tree.map(fill, params)
   apart = jax.jit(functools.partial(unstacked.take_apart, join=join))(params)
   joined = 'gate_up' in apart['layers_apart']['0']['mlp']
@@ -224,7 +227,10 @@ def test_kernels_that_jax_does_not_have(
 )
 def test_each_device_decodes_with_its_own_texts(shape, rows, texts, decodes):
   context = tuple((None, None, np.zeros(count)) for count in texts)
-  on = lambda platform: kernels.Kernels(make_mesh(*shape), platform)
+
+  def on(platform):
+    return kernels.Kernels(make_mesh(*shape), platform)
+
   assert on('gpu').decodes(rows, context) == decodes
   assert not on('tpu').decodes(rows, context)
 

@@ -140,18 +140,22 @@ def reference_params():
 
 @functools.partial(jax.jit, static_argnames='settings')
 def grouped_loss_and_grad(params, batch, settings):
-  loss = lambda p: policy_loss.policy_loss(
-    p,
-    batch,
-    reference_params(),
-    policy=tiny.tiny_policy(),
-    settings=settings,
-  )
+  def loss(p):
+    return policy_loss.policy_loss(
+      p,
+      batch,
+      reference_params(),
+      policy=tiny.tiny_policy(),
+      settings=settings,
+    )
+
   return jax.value_and_grad(loss, has_aux=True)(params)
 
 
 def plain_loss_and_grad(params, batch, **kwargs):
-  loss = lambda p: plain_loss(p, batch, **kwargs)
+  def loss(p):
+    return plain_loss(p, batch, **kwargs)
+
   return jax.jit(jax.value_and_grad(loss))(params)
 
 
@@ -204,17 +208,20 @@ def test_responses_of_one_token(settings, tied):
   one = batch._replace(
     tokens=batch.tokens[..., :1], old_logprobs=batch.old_logprobs[..., :1]
   )
-  of = lambda batch: jax.jit(
-    jax.value_and_grad(
-      lambda params: policy_loss.policy_loss(
-        params,
-        batch,
-        params,
-        policy=tiny.tiny_policy(tied),
-        settings=settings,
-      )[0]
-    )
-  )(tiny.tiny_params(tied))
+
+  def of(batch):
+    return jax.jit(
+      jax.value_and_grad(
+        lambda params: policy_loss.policy_loss(
+          params,
+          batch,
+          params,
+          policy=tiny.tiny_policy(tied),
+          settings=settings,
+        )[0]
+      )
+    )(tiny.tiny_params(tied))
+
   assert_close(of(one), of(batch))
 
 
@@ -382,9 +389,10 @@ def test_an_update_that_is_not_finite_changes_no_bit(bad):
   """The loss of the last is finite, and the norm of its gradient is not."""
   optimizer = optax.adamw(0.1)
   update = linear_update(optimizer)
-  start = lambda: learner.init_state(
-    {'embedding': jnp.full((2, 2), -0.0)}, optimizer
-  )
+
+  def start():
+    return learner.init_state({'embedding': jnp.full((2, 2), -0.0)}, optimizer)
+
   good, worse = make_batch(), make_batch()
   worse.advantages[0, 0] = bad
   state, metrics = update(start(), good)

@@ -49,7 +49,10 @@ def make_params(family):
   """Random norms and biases, too: zeros would hide where they are."""
   rng = np.random.default_rng(0)
   params = jax.eval_shape(make_policy(family).init, jax.random.key(0))
-  spread = lambda x: 0.3 if len(x.shape) < 3 else 0.2
+
+  def spread(x):
+    return 0.3 if len(x.shape) < 3 else 0.2
+
   return jax.tree.map(
     lambda x: rng.normal(0, spread(x), x.shape).astype(np.float32), params
   )
@@ -152,13 +155,19 @@ def test_no_device_holds_all_of_the_unembedding(family):
   mesh = sharding.make_mesh(dict(zip(sharding.AXES, (1, 8, 1), strict=True)))
   p = make_policy(family, mesh)
   params = jax.eval_shape(p.init, jax.random.key(0))
-  place = lambda tree, to: jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, to
-  )
+
+  def place(tree, to):
+    return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, to
+    )
+
   params = place(params, sharding.shard_parameters(params, mesh))
-  row = lambda dtype, *shape: jax.ShapeDtypeStruct(
-    shape, dtype, sharding=sharding.rows_spec(Q, mesh)
-  )
+
+  def row(dtype, *shape):
+    return jax.ShapeDtypeStruct(
+      shape, dtype, sharding=sharding.rows_spec(Q, mesh)
+    )
+
   texts = groups.Texts(
     batches.pack_prompts(PROMPTS), row(np.int32, Q, G, R), np.int32(Q)
   )

@@ -128,9 +128,10 @@ def test_a_layout_stays_if_a_new_one_would_save_little():
 
 def test_static_batching_waits_for_the_last_response():
   full = row_scheduler.pack([], range(16), LIMITS)
-  left = lambda *rows: row_scheduler.repack(
-    full, np.array(rows), LIMITS, static=True
-  )
+
+  def left(*rows):
+    return row_scheduler.repack(full, np.array(rows), LIMITS, static=True)
+
   assert left(3, 16, 17) is full
   assert placed(left(16, 17)) == [16, 17]
 

@@ -330,8 +330,11 @@ def test_deduplication_may_end_within_any_chunk(mesh, monkeypatch):
   monkeypatch.setattr(dedup, 'can_save_time', lambda *_, **__: True)
   monkeypatch.setattr(dedup, '_BLOCKS_PER_BATCH', 1)
   monkeypatch.setattr(dedup, '_MAX_BLOCKS', 1)
+
   # By turns, as rows end: chunks then begin where they may.
-  some = lambda first_B, running_B: running_B.sum() % 2 == 1
+  def some(first_B, running_B):
+    return running_B.sum() % 2 == 1
+
   monkeypatch.setattr(dedup, 'are_few', some)
   table = NO_STOPS.copy()
   table[0, ::60] = sampler.STOPPED

@@ -103,7 +103,7 @@ def test_many_samples_share_ten_bins():
 
 
 def test_votes_on_one_question_are_not_independent():
-  """The same answers from more seeds do not make an interval narrower."""
+  """Repeated answers from more seeds do not make an interval narrower."""
   rows = rows_of((4, True, 30), (4, False, 10))
   again = [
     {name: row[name][:1] + row[name][1:] * 5 for name in ('answers', 'right')}

@@ -169,9 +169,10 @@ def test_weighted_votes(answers, weights, winner, count, reason):
 def test_agreement_of_weighted_votes_is_a_share_of_the_weight():
   # 0.6 of 1.0 for 1, blanks included.
   answers, weights = [1, 1, 2, None], [0.3, 0.3, 0.3, 0.1]
-  at_least = lambda share: vote.majority(
-    answers, weights=weights, min_agreement=share
-  )
+
+  def at_least(share):
+    return vote.majority(answers, weights=weights, min_agreement=share)
+
   assert at_least(0.59).answer == 1
   assert at_least(0.61).reason == 'disagreement'
 

@@ -19,7 +19,10 @@ SPAN = attention.Span(HEAD_WIDTH**-0.5)
 
 def by_token(query, key, value, context=(), *, span):
   """`attend` with keys and values by token, [.., S, K, H]."""
-  stored = lambda x: jnp.swapaxes(x, 1, 2)
+
+  def stored(x):
+    return jnp.swapaxes(x, 1, 2)
+
   context = tuple(
     part._replace(keys=stored(part.keys), values=stored(part.values))
     for part in context

@@ -167,7 +167,8 @@ def test_a_chain_is_its_segments_one_after_the_other(remat, make_mesh):
       context = (*context, own)
     return tuple(hidden), context
 
-  together = lambda params: p.forward_chain(params, segments)
+  def together(params):
+    return p.forward_chain(params, segments)
 
   def loss(read, params):
     return sum(jnp.sum(jnp.sin(states)) for states in read(params)[0])
@@ -207,7 +208,10 @@ def test_a_chain_of_packed_rows(make_mesh):
     packing_lib.unpack(found, packing)[live], expected[live], **CLOSE
   )
   for seen, theirs in zip(pair[:2], expected_pair[:2], strict=True):
-    by_token = lambda x: np.moveaxis(x, 3, 2)[:, live]
+
+    def by_token(x):
+      return np.moveaxis(x, 3, 2)[:, live]
+
     np.testing.assert_allclose(by_token(seen), by_token(theirs), **CLOSE)
   np.testing.assert_array_equal(pair.lengths, lengths)
 
@@ -284,9 +288,11 @@ def test_bfloat16_on_a_cpu_is_for_operands_of_products(tied):
     logits = jnp.concatenate([p.logits(params, x) for x in (hidden, again)], 1)
     return jnp.mean(jax.nn.log_softmax(logits)[..., 7]), logits
 
-  run = lambda p, params: jax.jit(
-    jax.value_and_grad(functools.partial(likelihood, p), has_aux=True)
-  )(params)
+  def run(p, params):
+    return jax.jit(
+      jax.value_and_grad(functools.partial(likelihood, p), has_aux=True)
+    )(params)
+
   (_, exact), exact_gradient = run(whole, params)
   (_, found), gradient = run(halves, params)
   assert found.dtype == jnp.float32
@@ -331,7 +337,10 @@ def test_what_is_rematerialised_is_not_stored():
 
   def stored(remat):
     p = policy.make_policy(tiny.CONFIG, remat=remat)
-    forward = lambda params: p.forward(params, texts(2, 6), full(2, 6))[0]
+
+    def forward(params):
+      return p.forward(params, texts(2, 6), full(2, 6))[0]
+
     _, backward = jax.eval_shape(
       lambda params: jax.vjp(forward, params), tiny.tiny_params()
     )

@@ -24,9 +24,12 @@ def test_norm_by_hand():
 
 def test_an_offset_is_added_to_the_scale():
   x = jnp.array([[[3.0, 4.0]]])
-  apply = lambda offset, scale: layers.RMSNorm(0.0, offset, FLOAT32).apply(
-    {'params': {'scale': jnp.array(scale)}}, x
-  )
+
+  def apply(offset, scale):
+    return layers.RMSNorm(0.0, offset, FLOAT32).apply(
+      {'params': {'scale': jnp.array(scale)}}, x
+    )
+
   np.testing.assert_array_equal(
     apply(1.0, [0.25, -0.5]), apply(0.0, [1.25, 0.5])
   )

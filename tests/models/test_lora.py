@@ -49,7 +49,10 @@ def test_new_adapters_change_nothing():
 
 def test_base_and_adapters_are_two_halves(params):
   base, adapters = lora.base(params), lora.adapters(params)
-  count = lambda tree: len(jax.tree.leaves(tree))
+
+  def count(tree):
+    return len(jax.tree.leaves(tree))
+
   assert count(base) + count(adapters) == count(params)
   assert count(adapters) == 2 * 7  # seven linear maps a block
   assert set(adapters) == {'layers'}  # no empty branches
@@ -114,6 +117,9 @@ def test_gradients_are_those_of_the_merged_kernel(params):
 def test_adapters_are_float32_in_a_bfloat16_model():
   halves = policy_lib.make_policy(tiny.CONFIG, dtype='bfloat16', lora=LORA)
   params = jax.eval_shape(halves.init, jax.random.key(0))
-  dtypes = lambda tree: {str(x.dtype) for x in jax.tree.leaves(tree)}
+
+  def dtypes(tree):
+    return {str(x.dtype) for x in jax.tree.leaves(tree)}
+
   assert dtypes(lora.adapters(params)) == {'float32'}
   assert dtypes(lora.base(params)) == {'bfloat16'}

@@ -39,9 +39,12 @@ def plain(query, key, value, segments):
     attention.KeyValues(keys[LAYER], values[LAYER], lengths)
     for keys, values, lengths in segments
   )
-  exact = lambda tree: jax.tree.map(
-    lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree
-  )
+
+  def exact(tree):
+    return jax.tree.map(
+      lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree
+    )
+
   out = attention.attend(
     *exact((query[:, None], key[:, :, None], value[:, :, None], context)),
     span=attention.Span(0.25),
@@ -81,7 +84,10 @@ def test_what_is_not_live_is_not_read():
   given = token(2, 4, 2, 16)
   keys, values, lengths = segment(5, 2, 16, 70, [65, 2])
   dead = np.arange(70) >= lengths[:, None]
-  poison = lambda x: jnp.where(dead[None, :, None, :, None], jnp.nan, x)
+
+  def poison(x):
+    return jnp.where(dead[None, :, None, :, None], jnp.nan, x)
+
   np.testing.assert_array_equal(
     attend(*given, ((poison(keys), poison(values), lengths),)),
     attend(*given, ((keys, values, lengths),)),

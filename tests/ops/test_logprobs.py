@@ -153,9 +153,16 @@ def test_no_gradient_flows_through_the_entropy():
 
 def test_a_gradient_through_the_entropy_if_asked_for():
   weights, hidden, tokens, factors = data()
-  ours = lambda h: chunked(weights, h, tokens, 4, through_entropy=True)[1]
-  theirs = lambda h: reference(weights, h, tokens)[1]
-  grad = lambda f: jax.jit(jax.grad(lambda h: jnp.sum(f(h) * factors)))(hidden)
+
+  def ours(h):
+    return chunked(weights, h, tokens, 4, through_entropy=True)[1]
+
+  def theirs(h):
+    return reference(weights, h, tokens)[1]
+
+  def grad(f):
+    return jax.jit(jax.grad(lambda h: jnp.sum(f(h) * factors)))(hidden)
+
   assert np.abs(grad(theirs)).max() > 1e-2
   np.testing.assert_allclose(grad(ours), grad(theirs), **CLOSE)
 
@@ -193,7 +200,9 @@ def test_never_more_rows_of_logits_than_a_chunk(chunk):
   def whole(table, hidden):
     return jnp.sum(reference(table.T, hidden, tokens)[0] * factors)
 
-  grad = lambda f: jax.grad(f, argnums=(0, 1))
+  def grad(f):
+    return jax.grad(f, argnums=(0, 1))
+
   most = chunk // GROUPS * GROUPS
   assert rows_of_logits(value, table, hidden) == most
   assert rows_of_logits(grad(value), table, hidden) == most
@@ -207,9 +216,10 @@ def test_logits_are_computed_again_for_several_chunks_alone(chunk, products):
   # Logits, perhaps again, and the gradients of both factors.
   weights, hidden, tokens, factors = data()
   grad = jax.grad(functools.partial(loss, chunked), argnums=(0, 1))
-  of_chunk = lambda weights, hidden: grad(
-    weights, hidden, tokens, factors, chunk
-  )
+
+  def of_chunk(weights, hidden):
+    return grad(weights, hidden, tokens, factors, chunk)
+
   text = str(jax.make_jaxpr(of_chunk)(weights, hidden))
   assert text.count('dot_general') == products
 

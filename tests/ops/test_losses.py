@@ -56,9 +56,10 @@ def test_on_policy_the_gradient_is_that_of_reinforce():
   # At w = 1 the gradient of -w A is -A, and the loss -A; nothing is clipped.
   advantages = jnp.array([-1.5, 0.0, 0.25, 3.0])
   logps = jnp.array([-0.1, -2.0, -30.0, 0.0])
-  value = lambda x: losses.clipped_surrogate(
-    x, logps, advantages, clip_ratio=0.2
-  )
+
+  def value(x):
+    return losses.clipped_surrogate(x, logps, advantages, clip_ratio=0.2)
+
   np.testing.assert_array_equal(value(logps)[0], -advantages)
   assert not value(logps)[1].any()
   grad = jax.grad(lambda x: jnp.sum(value(x)[0]))(logps)
@@ -217,9 +218,12 @@ def test_dual_clip_lies_outside_of_the_range(dual_clip):
 def test_what_is_not_given_changes_nothing():
   random = np.random.default_rng(0)
   logps, old, advantages = jnp.array(random.normal(size=(3, 50)))
-  value = lambda **more: losses.clipped_surrogate(
-    logps, old, advantages, clip_ratio=0.2, **more
-  )
+
+  def value(**more):
+    return losses.clipped_surrogate(
+      logps, old, advantages, clip_ratio=0.2, **more
+    )
+
   for got, expected in zip(value(clip_ratio_high=0.2), value(), strict=True):
     np.testing.assert_array_equal(got, expected)
 

@@ -69,7 +69,10 @@ def test_gradients_are_those_of_reading(move, index):
   factors = rng.normal(size=PACKING[index].size * 2).astype(np.float32)
   ours = functools.partial(getattr(packing, move), packing=PACKING)
   theirs = functools.partial(plain, index=PACKING[index])
-  total = lambda f: lambda x: jnp.sum(jnp.sin(f(x).reshape(-1)) * factors)
+
+  def total(f):
+    return lambda x: jnp.sum(jnp.sin(f(x).reshape(-1)) * factors)
+
   expected = jax.value_and_grad(total(theirs))(x)
   found = jax.jit(jax.value_and_grad(total(ours)))(x)
   np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)

@@ -67,7 +67,10 @@ def test_frequencies_are_those_of_the_softmax(seed):
   counts = np.bincount(tokens, minlength=VOCABULARY)
   # The test wants five or more in every class: the rare ones are put together.
   rare = expected < 5
-  merge = lambda x: np.append(x[~rare], x[rare].sum())
+
+  def merge(x):
+    return np.append(x[~rare], x[rare].sum())
+
   assert stats.chisquare(merge(counts), merge(expected)).pvalue > 1e-3
 
 

@@ -137,9 +137,12 @@ def test_group_relative_advantages(scale, seed):
 @pytest.mark.parametrize('seed', range(3))
 def test_leave_one_out_advantages(seed):
   rewards, counted = groups_of_rewards(seed)
-  theirs = lambda normalize: their_advantages(
-    'rloo', rewards, counted, normalize_advantages=normalize
-  )
+
+  def theirs(normalize):
+    return their_advantages(
+      'rloo', rewards, counted, normalize_advantages=normalize
+    )
+
   got = advantage_ops.leave_one_out(rewards, counted)
   np.testing.assert_allclose(got, theirs(False), **CLOSE)
   # They leave groups of one out of the batch's statistics.
@@ -155,7 +158,10 @@ def make_batch(seed):
   """Log-probabilities far enough apart to meet every clip; [Q * G, R]."""
   random = np.random.default_rng(seed)
   old = -random.exponential(size=(Q * G, R))
-  shift = lambda scale: scale * random.normal(size=old.shape)
+
+  def shift(scale):
+    return scale * random.normal(size=old.shape)
+
   lengths = random.integers(1, R + 1, Q * G)
   return {
     'logprobs': old + shift(0.8),
@@ -233,15 +239,20 @@ def our_loss(
   """Computes the loss with this package's functions; padding is nan."""
   shape = (Q, G, R)
   mask = batch['mask'].reshape(shape)
-  take = lambda name: jnp.where(
-    mask, jnp.array(batch[name], jnp.float32).reshape(shape), jnp.nan
-  )
+
+  def take(name):
+    return jnp.where(
+      mask, jnp.array(batch[name], jnp.float32).reshape(shape), jnp.nan
+    )
+
   old, reference = take('old_logprobs'), take('reference_logprobs')
   advantages = jnp.array(batch['advantages'], jnp.float32).reshape(Q, G, 1)
   counted, lengths = np.ones((Q, G), bool), mask.sum(axis=-1)
-  weigh = lambda average: losses.token_weights(
-    lengths, counted, aggregation=average, max_tokens=R
-  )[..., None]
+
+  def weigh(average):
+    return losses.token_weights(
+      lengths, counted, aggregation=average, max_tokens=R
+    )[..., None]
 
   @jax.jit
   def loss_of(logprobs, entropy):

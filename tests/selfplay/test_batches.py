@@ -124,7 +124,7 @@ def test_useful_groups_come_first_and_keep_their_rows():
 
 
 def test_a_batch_is_as_wide_as_its_longest_response():
-  """Of 40 tokens, the longest response has 9, and its bucket is 12."""
+  """The longest response has 9 of 40 tokens, and its bucket is 12."""
   scored = make_scored(REWARDS, LENGTHS)
   rollout = scored.rollout
   wide = np.zeros((*rollout.tokens.shape[:2], 40), np.int32)

@@ -108,7 +108,7 @@ class Script:
     texts = {'proposer': proposals, 'solver': solutions, 'voter': votes}
 
     def train_step(state, batch, reference, base, kl_batch):
-      del reference, base, kl_batch
+      del reference, kl_batch
       self.learned.append((state, batch))
       metrics = {'loss': (metric, 1.0), 'logprob_gap': (0.0, 1.0)}
       return Name(f'{state}+'), metrics

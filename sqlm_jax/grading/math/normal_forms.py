@@ -1,5 +1,6 @@
 """Normal forms and exact comparison of expressions; runs in workers."""
 
+import dataclasses
 import re
 
 import sympy
@@ -63,7 +64,7 @@ def _normal(value: sympy.Expr) -> plain_text.Value:
     raise plain_text.ParseError('undefined')
   if value.has(parser.DEGREE):
     raise plain_text.ParseError('degrees')
-  if value.is_Rational:
+  if isinstance(value, sympy.Rational):
     value = parser.bounded(value)
     return plain_text.F(int(value.p), int(value.q))
   text = _to_text(value)
@@ -80,8 +81,16 @@ def _simplified(value: sympy.Expr) -> sympy.Expr:
   return sympy.expand(sympy.simplify(value))
 
 
-# An expression, the parts of a tuple, or [sign, left side - right side].
-_Parts = sympy.Expr | tuple | list
+@dataclasses.dataclass(frozen=True)
+class _Relation:
+  """An equation or inequality."""
+
+  sign: str
+  difference: sympy.Expr  # left side minus right side
+
+
+# An expression, the parts of a tuple, or a relation.
+_Parts = sympy.Expr | tuple | _Relation
 
 
 def same(left: str, right: str) -> bool:
@@ -98,7 +107,7 @@ def same(left: str, right: str) -> bool:
 
 
 def _parts(text: str) -> _Parts:
-  """Returns an expression, a tuple of parts, or [sign, left - right]."""
+  """Parses an expression, a tuple or a relation."""
   if (
     text[0] == '('
     and text[-1] == ')'  # not an interval, (1, 2]
@@ -113,7 +122,7 @@ def _parts(text: str) -> _Parts:
   if signs:
     left, right = map(_parts, text.split(signs[0]))
     if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
-      return [signs[0], left - right]
+      return _Relation(signs[0], left - right)
     raise plain_text.ParseError('mixed')
   return parser.Parser(text).parse()
 
@@ -122,9 +131,9 @@ def _same(left: _Parts, right: _Parts) -> bool:
   match left, right:
     case tuple(), tuple():
       return len(left) == len(right) and all(map(_same, left, right))
-    case [str(sign), left_difference], [str(right_sign), right_difference]:
-      return sign == right_sign and _is_multiple(
-        left_difference, right_difference, positive=sign != ' = '
+    case _Relation(), _Relation():
+      return left.sign == right.sign and _is_multiple(
+        left.difference, right.difference, positive=left.sign != ' = '
       )
     case sympy.Expr(), sympy.Expr():
       return _equal(left, right)
@@ -168,7 +177,7 @@ def _at(
 ) -> sympy.Expr | None:
   """Returns the value at sample values of the symbols, None if undefined."""
   symbols = sorted(value.free_symbols, key=str)
-  point = {
+  point: dict[sympy.Basic | complex, sympy.Expr | complex] = {
     symbol: samples[i % 2] + sympy.Rational(i, 31)
     for i, symbol in enumerate(symbols)
   }

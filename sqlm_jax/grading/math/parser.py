@@ -6,6 +6,7 @@ as Python or guess (2(3) would be 5, and 3 1/2 would be 2).
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import sympy
 
@@ -48,6 +49,7 @@ _CONSTANTS = {
 }
 DEGREE = sympy.Symbol('°', positive=True)
 _MAX_BARS = 8
+Expr = TypeVar('Expr', bound=sympy.Expr)
 MAX_BITS = 1200  # maximum size of a number, about 360 digits
 
 
@@ -142,9 +144,12 @@ class Parser:
     if not self._take('^'):
       return base
     exponent = self._signed(mixed=False)
-    is_name = base.is_Symbol and self._peek() == ('sign', '(')
     # f^{-1} may be the inverse of f or 1/f, and f^2(x) is not a product.
-    if is_name and (exponent == -1 or base.name in _FUNCTION_NAMES):
+    if (
+      isinstance(base, sympy.Symbol)
+      and self._peek() == ('sign', '(')
+      and (exponent == -1 or base.name in _FUNCTION_NAMES)
+    ):
       raise plain_text.ParseError('function')
     return _power(base, exponent)
 
@@ -315,10 +320,11 @@ def _rational(text: str) -> sympy.Expr:
   return bounded(sympy.Rational(value.numerator, value.denominator))
 
 
-def bounded(value: sympy.Expr) -> sympy.Expr:
+def bounded(value: Expr) -> Expr:
   """Returns the value; raises if it is a number with too many digits."""
   if (
-    value.is_Rational and value.p.bit_length() + value.q.bit_length() > MAX_BITS
+    isinstance(value, sympy.Rational)
+    and value.p.bit_length() + value.q.bit_length() > MAX_BITS
   ):
     raise plain_text.ParseError('too_large')
   return value
@@ -335,8 +341,11 @@ def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
     raise plain_text.ParseError('division')
   if base.is_infinite and exponent.is_zero:
     raise plain_text.ParseError('division')
-  are_rational = base.is_Rational and exponent.is_Rational
-  if are_rational and base not in (0, 1, -1):
+  if (
+    isinstance(base, sympy.Rational)
+    and isinstance(exponent, sympy.Rational)
+    and base not in (0, 1, -1)
+  ):
     bits = abs(exponent) * math.log2(max(abs(base.p), base.q))
     if bits > MAX_BITS:
       raise plain_text.ParseError('too_large')

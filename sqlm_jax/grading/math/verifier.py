@@ -284,4 +284,7 @@ def _bare_pairs(
     labels[answer.value].add(answer.label)
   for value, names in labels.items():
     if '' in names and len(names) == 2:
-      yield tuple(_key(plain_text.ParsedAnswer(value, name)) for name in names)
+      left, right = (
+        _key(plain_text.ParsedAnswer(value, name)) for name in names
+      )
+      yield left, right

@@ -69,7 +69,7 @@ def tokens(text: str) -> list[Token]:
         word = 'e'
       result += _words(word, below)
     else:
-      kind = match.lastgroup
+      kind = 'number' if match['number'] else 'sign'
       result.append(Token(kind, match[kind].replace('**', '^')))
   return result
 
