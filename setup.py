@@ -29,6 +29,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.12',
     'pyarrow>=18.0',
     'rapidfuzz>=3.9',
+    'regex>=2024.11',  # patterns with a time limit
     'rich>=14.1',  # a progress bar under a live table
     'safetensors>=0.5',
     'scipy>=1.15',

@@ -3,6 +3,7 @@
 Every question passes the rules once, in this order:
 
   before it is solved (`Gate.check_question`, `Gate.check_repeats`)
+    (a name)            its response has content that is excluded
     unfinished          it was cut off at the token limit
     format, ...         it could not be parsed; the task gives the reason
     contaminated        it is in an evaluation set
@@ -21,20 +22,13 @@ trains neither role, except that the proposer may get the lowest reward for it.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
-from sqlm_jax.config import game_schema
+from sqlm_jax.config import gate_schema
 from sqlm_jax.game import contamination, repetition, types
+from sqlm_jax.game import exclusion as exclusion_lib
 
 _QUESTION_MARKS = re.compile(r'[?？؟]+')
-_REASON = re.compile(r'\w{1,40}')
-
-
-class Inspect(Protocol):
-  """A function of the user that inspects a question."""
-
-  def __call__(self, text: str, /) -> str | None:
-    """Returns the reason to refuse a question, None to accept it."""
 
 
 class Candidate(NamedTuple):
@@ -42,12 +36,14 @@ class Candidate(NamedTuple):
 
   Attributes:
     problem: the question as the task parsed it.
+    response: the whole response of the proposer.
     finished: False if the response was cut off.
     fits: False if a prompt with the question is over the token limit.
     leaks: True if rules on the quality of a question do not apply to it.
   """
 
   problem: types.Problem
+  response: str
   finished: bool
   fits: bool
   leaks: bool = False
@@ -73,13 +69,15 @@ class Gate(NamedTuple):
   Attributes:
     config: which rules on the quality of questions are used.
     guard: recognizes the questions of the evaluation sets.
+    exclusion: the content that must not be trained on.
     functions: functions of the user, by name in the config.
     min_similarity: minimum similarity of near-duplicates.
   """
 
-  config: game_schema.Gate = game_schema.Gate()
+  config: gate_schema.Gate = gate_schema.Gate()
   guard: contamination.Guard = contamination.Guard()
-  functions: tuple[tuple[str, Inspect], ...] = ()
+  exclusion: exclusion_lib.Exclusion = exclusion_lib.NOTHING
+  functions: tuple[tuple[str, exclusion_lib.Inspect], ...] = ()
   min_similarity: float = 1.0
 
   def check_question(self, candidate: Candidate) -> types.Problem:
@@ -143,6 +141,7 @@ class Gate(NamedTuple):
     """Returns the rules on a single question before it is solved."""
     quality = self.config.reward
     return (
+      Rule(lambda c: self.exclusion.reason(c.response), 'nothing'),
       Rule(lambda c: '' if c.finished else 'unfinished', 'lowest'),
       Rule(lambda c: c.problem.reason, 'lowest'),
       Rule(self._is_contaminated, 'nothing'),
@@ -162,16 +161,10 @@ class Gate(NamedTuple):
     return 'several_questions' if marks > 1 else ''
 
   def _call_functions(self, candidate: Candidate) -> str:
+    text = candidate.problem.text
     for name, function in self.functions:
-      reason = function(candidate.problem.text)
-      if reason is None:
-        continue
-      if not _REASON.fullmatch(reason):
-        raise ValueError(
-          f'gate.functions={name!r}: expected None or a reason of one word for '
-          f'the question {candidate.problem.text!r}, not {reason!r}'
-        )
-      return reason
+      if reason := exclusion_lib.call('gate.functions', name, function, text):
+        return reason
     return ''
 
 

@@ -86,3 +86,6 @@ class ScoredQuestion(NamedTuple):
   solver_rewards: tuple[float | None, ...] = ()  # None: not trained on
   proposer_reward: float | None = 0.0  # None: excluded from training
   refused: str = ''  # reason if the gate refused it after its vote
+  # Reason of each excluded answer, first of the solver and then of voters; ()
+  # if no answer is excluded.
+  excluded: tuple[str, ...] = ()

@@ -12,11 +12,11 @@ import optax
 import transformers
 from etils import epath
 
-from sqlm_jax.config import game_schema
+from sqlm_jax.config import game_schema, gate_schema
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer, policy_loss, sampler
-from sqlm_jax.game import contamination, gate, repetition
+from sqlm_jax.game import contamination, exclusion, gate, repetition
 from sqlm_jax.grading import user_functions
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
@@ -216,12 +216,29 @@ def _make_gate(parts: Parts) -> gate.Gate:
   return gate.Gate(
     c.gate,
     _make_guard(parts),
-    functions=tuple(
-      (name, user_functions.Function('gate.functions', name))
-      for name in c.gate.functions
-    ),
+    exclusion=_make_exclusion(c.exclude),
+    functions=_open_functions('gate.functions', c.gate.functions),
     min_similarity=c.proposer.min_similarity,
   )
+
+
+def _make_exclusion(config: gate_schema.Exclude) -> exclusion.Exclusion:
+  words = []
+  if config.words_file:
+    text = epath.Path(config.words_file).read_text(encoding='utf-8')
+    words = text.splitlines()
+  return exclusion.make_exclusion(
+    config.patterns,
+    words,
+    _open_functions('exclude.functions', config.functions),
+  )
+
+
+def _open_functions(
+  key: str, names: Sequence[str]
+) -> tuple[tuple[str, user_functions.Function], ...]:
+  """Starts the processes of a user's functions."""
+  return tuple((name, user_functions.Function(key, name)) for name in names)
 
 
 def _make_guard(parts: Parts) -> contamination.Guard:

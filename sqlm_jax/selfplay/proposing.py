@@ -167,7 +167,7 @@ def _parse_question(
   if finished and problem.ok:
     prompts = _encode_prompts(problem.text, game)
   problem = game.gate.check_question(
-    gate.Candidate(problem, finished, fits=bool(prompts), leaks=leaks)
+    gate.Candidate(problem, text, finished, fits=bool(prompts), leaks=leaks)
   )
   return problem, prompts if problem.ok else []
 

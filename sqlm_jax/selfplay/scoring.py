@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.config import game_schema, schema
-from sqlm_jax.game import repetition, rewards, types, vote
+from sqlm_jax.game import exclusion, repetition, rewards, types, vote
 from sqlm_jax.sandbox import unit_tests
 from sqlm_jax.selfplay import background_grading
 from sqlm_jax.tasks import base
@@ -156,13 +156,15 @@ def score_question(
     coin: generator of the random rewards.
   """
   graded, num_solver = answers.graded, answers.num_solver
+  reasons = graded.excluded[:num_solver]
   solver_answers = graded.answers[:num_solver]
+  accepted_answers = exclusion.accepted(solver_answers, reasons)
   vote_result = None
   if task.run_tests is None:
     vote_result = _vote(answers, config.vote)
     solver_rewards = rewards.solver(
       weights.solver,
-      solver_answers,
+      accepted_answers,
       vote=vote_result,
       coin=coin,
       true=functools.partial(task.true_answer, problem.text),
@@ -173,10 +175,11 @@ def score_question(
     )
   else:
     passed = unit_tests.shares_passed(
-      graded.results, unsolved=config.tests.unsolved
+      exclusion.accepted(graded.results, graded.excluded),
+      unsolved=config.tests.unsolved,
     )
     solver_rewards = rewards.solver(
-      weights.solver, solver_answers, passed=passed, coin=coin
+      weights.solver, accepted_answers, passed=passed, coin=coin
     )
     difficulty = functools.partial(
       rewards.difficulty_of_tests,
@@ -195,7 +198,8 @@ def score_question(
     voter_answers=graded.answers[num_solver:],
     vote=vote_result,
     results=graded.results,
-    solver_rewards=solver_rewards,
+    excluded=graded.excluded,
+    solver_rewards=exclusion.restore(solver_rewards, reasons),
     # A readable question never gets less than an unreadable one.
     proposer_reward=max(
       proposer_reward - penalty, config.proposer.unreadable_reward
@@ -217,9 +221,13 @@ def _refused_reward(reward: str, config: schema.Config) -> float | None:
 
 
 def _vote(answers: Answers, config: game_schema.Vote) -> types.Vote:
+  excluded = answers.graded.excluded
+  weights = None
+  if config.weights == 'likelihood':
+    weights = exclusion.accepted(answers.likelihoods, excluded)
   return vote.majority(
-    answers.graded.answers,
-    weights=answers.likelihoods if config.weights == 'likelihood' else None,
+    exclusion.accepted(answers.graded.answers, excluded),
+    weights=weights,
     ties=config.ties,
     min_agreement=config.min_agreement,
   )

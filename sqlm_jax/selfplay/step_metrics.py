@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sqlm_jax.game import contamination, types
+from sqlm_jax.game import contamination, exclusion, types
 from sqlm_jax.ops import masked
 from sqlm_jax.sandbox import sandbox, unit_tests
 from sqlm_jax.selfplay import exchange, responses, step_types
@@ -83,7 +83,11 @@ def of_questions(
   # Only the process that graded the answers to a question knows them.
   local = [q for q in readable if q.answers]
   means, counts = (_of_tests if task.run_tests else _of_votes)(local, task)
-  means['solver/unparsed_rate'] = [a is None for q in local for a in q.answers]
+  means['solver/unparsed_rate'] = [
+    answer is None
+    for q in local
+    for answer in exclusion.accepted(q.answers, q.excluded[: len(q.answers)])
+  ]
   sums = exchange.sums(means)
   metrics |= {name: total / n for name, (total, n) in sums.items() if n}
   if not task.run_tests:
@@ -91,6 +95,7 @@ def of_questions(
   for reason, count in task.given_up().items():
     counts[f'grading/given_up/{reason}'] = float(count)
   counts |= _counts('gate', [q.refused for q in local])
+  counts |= _counts('exclude/answers', [r for q in local for r in q.excluded])
   counts |= _counts('gate/leaked', [q.problem.leaked for q in local])
   sums = exchange.sums({name: [count] for name, count in counts.items()})
   metrics |= {name: total for name, (total, _) in sums.items()}
@@ -120,7 +125,7 @@ def _of_votes(
   values: dict[str, Sequence[float]] = {
     'vote/majority_rate': [vote.answer is not None for _, vote in votes],
     'vote/agreement': [vote.count / vote.size for _, vote in labelled],
-    'vote/unanimous_rate': [vote.count == vote.size for _, vote in votes],
+    'vote/unanimous_rate': [0 < vote.count == vote.size for _, vote in votes],
     'vote/accuracy': checked,
   }
   return values, _counts('vote/no_majority', [v.reason for _, v in votes])

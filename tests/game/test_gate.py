@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sqlm_jax.config import game_schema
+from sqlm_jax.config import gate_schema
 from sqlm_jax.game import contamination, gate, repetition, types
 
 
@@ -12,14 +12,14 @@ def candidate(
   text='7 + 4', *, reason='', finished=True, fits=True, leaks=False
 ):
   problem = types.Problem(text, ok=not reason, reason=reason)
-  return gate.Candidate(problem, finished, fits, leaks)
+  return gate.Candidate(problem, text, finished, fits, leaks)
 
 
 def make_gate(functions=(), **config) -> gate.Gate:
   return gate.Gate(
-    game_schema.Gate(**config),
+    gate_schema.Gate(**config),
     contamination.make_guard(['1 + 1'], 'exclude'),
-    functions,
+    functions=functions,
     min_similarity=0.6,
   )
 

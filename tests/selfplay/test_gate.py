@@ -1,6 +1,7 @@
 """The gate in a step: a refused question trains neither role, in any mode."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -106,9 +107,9 @@ def responses_in(batch) -> set[tuple[tuple[int, ...], tuple[int, ...]]]:
   return found
 
 
-def responses_of(sampled, index, num_questions) -> set:
-  """Returns the prompts and responses to one question."""
-  return {
+def responses_of(sampled, index, num_questions) -> list:
+  """Returns the prompts and responses to one question, in order."""
+  return [
     (
       tuple(sampled.prompt_ids[row]),
       tuple(map(int, tokens[:length])),
@@ -117,7 +118,7 @@ def responses_of(sampled, index, num_questions) -> set:
     for tokens, length in zip(
       sampled.rollout.tokens[row], sampled.rollout.lengths[row], strict=True
     )
-  }
+  ]
 
 
 def proposal_of(proposals, index) -> tuple:
@@ -141,8 +142,13 @@ def refused_and_accepted(outcome):
       target = refused if is_out else accepted
       target.add(proposal_of(game_round.proposals, i))
     for i, question in enumerate(readable):
-      target = refused if question.refused else accepted
-      target |= responses_of(game_round.solutions, i, len(readable))
+      for response, reward in zip(
+        responses_of(game_round.solutions, i, len(readable)),
+        question.solver_rewards,
+        strict=True,
+      ):
+        target = refused if reward is None else accepted
+        target.add(response)
   return refused - accepted, accepted, num_refused
 
 
@@ -150,7 +156,12 @@ def refused_and_accepted(outcome):
 def test_a_refused_question_trains_neither_role(mode):
   """Before it is solved by a function, and by its vote."""
   outcomes, learned = play(
-    **MODES[mode], **{'gate.majority': True, 'gate.max_agreement': 0.9}
+    **MODES[mode],
+    **{
+      'gate.majority': True,
+      'gate.max_agreement': 0.9,
+      'exclude.patterns': (('early', '[a-m]'),),
+    },
   )
   reasons = set()
   for outcome, responses in zip(outcomes, learned, strict=True):
@@ -161,12 +172,14 @@ def test_a_refused_question_trains_neither_role(mode):
     reasons |= {
       name.removeprefix('gate/')
       for name in outcome.metrics
-      if name.startswith('gate/')
+      if name.startswith(('gate/', 'exclude/'))
     }
     for row in rollouts.to_rows(outcome, seed=0, show=str):
-      if row['reason'] and row['role'] != 'proposer':
-        assert not row['trained_on']
+      if row['reason'] and (row['role'] == 'solver' or row['reward'] is None):
         assert row['reward'] is None
+        assert not row['trained_on']
+      if re.search('[a-m]', row['response']):
+        assert row['reason'] == 'early'
   assert any(learned)  # otherwise this test shows nothing
-  assert 'odd' in reasons
+  assert {'odd', 'early', 'exclude/answers/early'} <= reasons
   assert reasons & {'tie', 'singleton', 'unparsed'}
