@@ -37,7 +37,7 @@ VOCABULARY = '?0123456789+=.'
 SUMS = {f'?{a}+{b}=': a + b for a in range(10) for b in range(10)}
 NUM_QUESTIONS, GROUP_SIZE = 100, 8  # Q and G; ops/shapes.py has all letters
 
-# models/decoder.py with 1 layer, width 64, MLP width 128, 4 heads of width 16.
+# models/decoder.py: layers, width, MLP width, query and KV heads, head width.
 MODEL = policy.make_policy(
   model_config.ModelConfig(len(VOCABULARY), 1, 64, 128, 4, 4, 16)
 )
@@ -92,11 +92,11 @@ def supervised_loss(params, texts_BT):
 
 
 def policy_loss(params, rollout, advantages_QG):
-  """Computes PPO's clipped loss; engine/learner.py adds KL and entropy."""
+  """Computes PPO's clipped loss; engine/policy_loss.py adds KL and entropy."""
   width = rollout.mask.shape[1]
   logprobs_BR = token_logprobs(params, rollout.texts)[:, -width:]
   loss_BR, _ = losses.clipped_surrogate(
-    logprobs_BR, rollout.logprobs, advantages_QG.reshape(-1, 1), clip=0.2
+    logprobs_BR, rollout.logprobs, advantages_QG.reshape(-1, 1), clip_ratio=0.2
   )
   return masked.mean(loss_BR, rollout.mask)
 
@@ -110,7 +110,7 @@ def update(loss, optimizer, state, *batch):  # engine/learner.py
 
 
 def pretrain(seed, num_steps=500):
-  """Trains on sums of which half are wrong with a carry, a fifth without."""
+  """Trains on sums: half with a carry and a fifth of the others are wrong."""
   optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, num_steps))
   params = jax.jit(MODEL.init)(jax.random.key(seed))
   state = learner.init_state(params, optimizer)
@@ -129,7 +129,7 @@ def solve(params, prompts_QP, key):
   """Returns G responses to each question, and the answers read from them."""
   prompts_BP = np.repeat(prompts_QP, GROUP_SIZE, axis=0)
   solutions = sample(params, prompts_BP, key, stop='.', limit=3)
-  answers = [  # grading/answers.py; None is unreadable
+  answers = [  # grading/answers.py; None is unparsed
     int(text[:-1]) if re.fullmatch(r'\d+\.', text) else None
     for text in decode(solutions)
   ]
@@ -146,8 +146,8 @@ def self_play_step(state, optimizer, key):  # selfplay/step.py
   readable_Q = np.array([bool(re.fullmatch(r'\d\+\d=', q)) for q in questions])
   # Solve. Unreadable questions are answered only to keep the arrays' shapes.
   solutions, answers_QG = solve(state.params, proposals.texts, solve_key)
-  # Vote, and reward (selfplay/scoring.py) the solver for agreeing with the
-  # majority, and the proposer if some, but not all, answers agree.
+  # Vote. Reward the solver for agreeing with the majority, and the proposer if
+  # some, but not all, answers agree (selfplay/scoring.py).
   votes = [vote.majority(answers) for answers in answers_QG]
   solver_rewards_QG = np.array(list(map(rewards.majority, answers_QG, votes)))
   difficulty_Q = [rewards.difficulty_of_vote('sqlm', v) for v in votes]

@@ -182,9 +182,9 @@ def _keep_compiled() -> None:
   """Sets up the cache of compiled programs for later starts."""
   directory = _COMPILATION_CACHE.value
   if directory is None:
-    directory = jax.config.read('jax_compilation_cache_dir') or str(
-      catalog.cache_directory() / 'compiled'
-    )
+    # ty cannot see the options that jax adds to its config.
+    chosen = jax.config.jax_compilation_cache_dir  # ty: ignore
+    directory = chosen or str(catalog.cache_directory() / 'compiled')
   elif directory == 'off':
     directory = None
   jax.config.update('jax_compilation_cache_dir', directory)

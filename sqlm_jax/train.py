@@ -1,6 +1,6 @@
 """The training loop of self-play.
 
-Start reading here: `train` opens the run and loops over steps,
+The library's own loop starts here: `train` opens the run and loops over steps,
 `selfplay.step.self_play_step` is one step, and `engine.learner` computes the
 gradient.
 """
@@ -78,7 +78,7 @@ class _Progress:
   health: divergence.Health
 
 
-def train(config: config_lib.Config, workdir: str) -> bool:
+def train(config: config_lib.ConfigLike, workdir: str) -> bool:
   """Trains by self-play, and resumes the run if `workdir` contains one.
 
   Steps are counted from 0. A checkpoint or an evaluation of step n is of
@@ -86,7 +86,7 @@ def train(config: config_lib.Config, workdir: str) -> bool:
   has step 0.
 
   Args:
-    config: Config of the run; may be a ConfigDict.
+    config: Config of the run.
     workdir: Directory of the run, see `workdir.run_writer`.
 
   Returns:
@@ -104,6 +104,9 @@ def train(config: config_lib.Config, workdir: str) -> bool:
   storage.check(workdir)
   directory = epath.Path(workdir)
   parts = _prepare(config, directory)
+  # `_train_one_step` saves a checkpoint if one is due, before the evaluation.
+  # `_save_score` adds the validation score to it, or saves one if the score is
+  # the best so far. `_save` at the end saves the last step, whether due or not.
   with _open_run(parts, directory) as (run, progress):
     scores = _evaluate(run, progress)
     if progress.step:

@@ -138,7 +138,7 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--workdir=/tmp/x', '--config.model.path='),
-      "model.path='': expected a file, a directory or a hub id",
+      "model.path='': expected a packaged name",
     ),
     (
       (SMOKE, '--workdir=README.md'),

@@ -415,7 +415,7 @@ def test_what_was_sampled_ahead_is_dropped_by_a_rollback(tmp_path, monkeypatch):
   monkeypatch.setattr(
     divergence,
     'react',
-    lambda parts, manager, step, states, health, metrics: (
+    lambda parts, manager, step, states, health, outcome: (
       states,
       health,
       step == 1,

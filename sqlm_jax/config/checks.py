@@ -74,6 +74,14 @@ def _task(c: Any) -> Iterator[Rule]:
     f'a multiple of the {prompts} prompts of task.solver_prompt and '
     'task.solver_variants',
   )
+  # The temperatures start again with the first one for each prompt.
+  answers = c.solver.group_size // prompts
+  yield Rule(
+    'solver.temperatures',
+    len(c.solver.temperatures) <= answers,
+    f'at most {answers} temperatures, one for each of the {answers} answers to '
+    'a prompt',
+  )
 
 
 def _roles(c: Any) -> Iterator[Rule]:

@@ -17,7 +17,7 @@ class Task:
 
   name: str = keys.key(
     '',
-    'Name of the task in metric names.',
+    'Name of the task in metric names; required.',
     keys.matches(r'[\w-]+', 'a name of letters, digits, _ and -'),
   )
   style: Literal['plain', 'chat'] = keys.key(
@@ -38,7 +38,7 @@ class Task:
   )
   proposer_prompt: str = keys.key(
     '',
-    'Template of the prompt for one question; may use `{topic}`.',
+    'Template of the prompt for one question; required; may use `{topic}`.',
     keys.Check(lambda text: bool(text.strip()), 'a template'),
   )
   proposer_stop: tuple[str, ...] = keys.key(
@@ -46,12 +46,12 @@ class Task:
   )
   question_pattern: str = keys.key(
     '',
-    "Regular expression of a valid question; `''` accepts any text.",
+    "Regular expression of a readable question; `''` accepts any text.",
     keys.regex(),
   )
   solver_prompt: str = keys.key(
     '',
-    'Template of the prompt for an answer; must use `{question}`.',
+    'Template of the prompt for an answer; required; must use `{question}`.',
     keys.template('{question}'),
     may_change=keys.TO_EVALUATE,
   )
@@ -127,7 +127,7 @@ class Tests:
     keys.regex(groups=2),
   )
   min_count: int = keys.key(
-    5, 'Minimum number of tests of a valid question.', keys.at_least(1)
+    5, 'Minimum number of tests of a readable question.', keys.at_least(1)
   )
   max_count: int = keys.key(
     10,
@@ -219,12 +219,13 @@ class Proposer:
   )
   group_size: int = keys.key(
     4,
-    'Number of questions per group. Advantages are relative to the group.',
+    'Number of questions per group. With the estimators that use groups, '
+    'advantages are relative to the group.',
     keys.at_least(2),
   )
   train_every: int = keys.key(
     5,
-    'Steps between updates of the proposer; 0 never trains it.',
+    'n: the proposer learns in every n-th step; 0 never trains it.',
     keys.at_least(0),
   )
   rewards: ProposerRewards = keys.group(ProposerRewards)
@@ -259,7 +260,7 @@ class Proposer:
   )
   unreadable_reward: float = keys.key(
     -1.0,
-    'Reward of an unreadable question. No other reward is lower.',
+    'Reward of an unreadable question. A readable question never gets less.',
     keys.at_most(0),
   )
   temperature: float = keys.key(
@@ -293,7 +294,9 @@ class SolverRewards:
     keys.at_least(0),
   )
   format: float = keys.key(
-    0.0, 'Weight of a term that is 1 for any readable answer.', keys.at_least(0)
+    0.0,
+    'Weight of a term that is 0 for an unparsed answer and 1 for any other.',
+    keys.at_least(0),
   )
   random: float = keys.key(
     0.0,
@@ -326,8 +329,8 @@ class Solver:
   )
   max_rounds: int = keys.key(
     1,
-    'Maximum number of rounds of questions per step. A step ends early once Q '
-    'questions have answers with different rewards.',
+    'Maximum number of rounds of questions per step. No further round is asked '
+    'once Q questions have answers with different rewards.',
     keys.within(1, 1000),
   )
   temperature: float = keys.key(
@@ -335,7 +338,7 @@ class Solver:
   )
   temperatures: tuple[float, ...] = keys.key(
     (),
-    'Temperatures that the answers of a group cycle through, instead of '
+    'Temperatures that the answers to a prompt cycle through, instead of '
     '`solver.temperature`.',
     keys.Check(
       lambda temperatures: all(0 <= t <= 100 for t in temperatures),
@@ -365,11 +368,16 @@ class Vote:
     'of the tokens.',
   )
   ties: Literal['none', 'first'] = keys.key(
-    'none', 'Winner of a tie: none, or the first answer as in the paper.'
+    'none',
+    '`none`: there is no majority in a tie or if the winner occurs only once, '
+    'and unparsed answers cannot win. `first`: the vote of the code of the '
+    'paper, in which the first answer wins a tie, and there is no majority if '
+    'unparsed answers win.',
   )
   min_agreement: float = keys.key(
     0.0,
-    'Minimum fraction of the votes of a group for a majority.',
+    'Minimum share of the votes that the majority needs. Unparsed answers '
+    'count in the total.',
     keys.within(0, 1),
   )
   earlier_answers: int = keys.key(
@@ -379,5 +387,8 @@ class Vote:
     keys.at_least(0),
   )
   earlier_every: int = keys.key(
-    10, 'Steps between updates of the earlier solver.', keys.at_least(1)
+    10,
+    'n: after every n-th step, the earlier solver becomes a copy of the '
+    'current solver.',
+    keys.at_least(1),
   )

@@ -44,8 +44,8 @@ class Evaluation:
   )
   every: int = keys.key(
     5,
-    'Steps between evaluations on the validation set; 0 for none during '
-    'training.',
+    'n: the validation set is evaluated after every n-th step; 0 never does '
+    'so during training.',
     keys.at_least(0),
     may_change=keys.TO_RESUME,
   )
@@ -96,7 +96,9 @@ class Checkpoint:
   """
 
   every: int = keys.key(
-    10, 'Steps between regular checkpoints; 0 for none.', keys.at_least(0)
+    10,
+    'n: a regular checkpoint is saved after every n-th step; 0 for none.',
+    keys.at_least(0),
   )
   keep: int = keys.key(
     2, 'Number of newest checkpoints to keep.', keys.at_least(1)
@@ -127,7 +129,7 @@ class Divergence:
   max_unreadable_steps: int = keys.key(
     0,
     'Alarm after this number of consecutive steps in which more than half of '
-    'the questions are invalid; 0 turns it off. A warning comes after three '
+    'the questions are unreadable; 0 turns it off. A warning comes after three '
     'such steps.',
     keys.at_least(0),
   )
@@ -137,7 +139,9 @@ class Divergence:
     'checkpoint and continue with the next step.',
   )
   max_rollbacks: int = keys.key(
-    3, 'Number of rollbacks after which the run stops.', keys.at_least(0)
+    3,
+    'Maximum number of rollbacks; the next alarm stops the run.',
+    keys.at_least(0),
   )
 
 
@@ -184,6 +188,9 @@ class Config:
   )
 
 
+# A config, or the nested mappings that `of` converts to one.
+ConfigLike = Config | Mapping | config_dict.ConfigDict
+
 KEYS = tuple(keys.declared(Config))
 
 # Keys that may change when a run is resumed. They determine how long it runs,
@@ -200,7 +207,7 @@ MAY_CHANGE_TO_EVALUATE = frozenset(
 )
 
 
-def from_dict(tree: Mapping) -> Config:
+def from_dict(tree: Mapping | config_dict.ConfigDict) -> Config:
   """Builds and validates a config.
 
   Args:
@@ -217,7 +224,7 @@ def from_dict(tree: Mapping) -> Config:
   return config
 
 
-def of(config: Config | Mapping) -> Config:
+def of(config: ConfigLike) -> Config:
   """Returns a `Config`, converting a `ConfigDict` or a dict.
 
   Raises:

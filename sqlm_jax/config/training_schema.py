@@ -30,7 +30,9 @@ class Model:
     'smollm2-135m-instruct',
     'Model: a packaged name, a hub id, a GGUF file, a directory, or `random`. '
     'See [your_model.md](your_model.md).',
-    keys.Check(bool, 'a file, a directory or a hub id'),
+    keys.Check(
+      bool, 'a packaged name, a hub id, a file, a directory, or random'
+    ),
   )
   dtype: Dtype = keys.key(
     'float32', 'Dtype of computation.', may_change=keys.TO_EVALUATE
@@ -83,7 +85,8 @@ class Sampler:
   )
   max_prompt_tokens: int = keys.key(
     512,
-    'Maximum number of tokens of a prompt; a longer question is invalid.',
+    'Maximum number of tokens of a prompt; a question with a longer '
+    'prompt is unreadable.',
     keys.at_least(1),
   )
   max_rows: int = keys.key(
@@ -222,8 +225,8 @@ class Optimizer:
   max_update_kl: float = keys.key(
     0.0,
     'Maximum KL from the policy before an update to the policy after it, in '
-    'nats per token, for every role with these weights. Larger updates are '
-    'scaled down. With 0 the KL is not measured.',
+    'nats per token, for every role that is trained in the step with these '
+    'weights. Larger updates are scaled down. With 0 the KL is not measured.',
     keys.at_least(0),
   )
   small_updates: Literal['follow', 'hold'] = keys.key(

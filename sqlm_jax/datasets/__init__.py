@@ -1,4 +1,4 @@
-"""Labeled evaluation questions, generated or read from files (floor 2).
+"""Labeled evaluation questions, generated or read from files.
 
 Generated datasets are tensorflow-datasets builders. Each dataset is prepared
 once in the cache and read through `tfds.data_source`, without TensorFlow.

@@ -1,1 +1,1 @@
-"""Compiled programs: the sampler and the learner (floor 2)."""
+"""Compiled programs: the sampler and the learner."""

@@ -18,13 +18,13 @@ _Carry = tuple[jax.Array, jax.Array, jax.Array | int]
 
 
 class KLOfParams(Protocol):
-  """Measures the KL to parameters."""
+  """Measures the KL from the policy before an update to one after it."""
 
   def __call__(self, params: policy_lib.Params) -> jax.Array:
     """Returns the mean KL per token, in nats.
 
     Args:
-      params: trained parameters.
+      params: trained parameters after the update.
     """
 
 
@@ -38,7 +38,7 @@ class KLFrom(Protocol[Frozen]):
     *frozen: Frozen.args,
     **named: Frozen.kwargs,
   ) -> KLOfParams:
-    """Returns a function that measures the KL from `trained` to parameters.
+    """Returns a function that measures the KL from `trained` to others.
 
     Args:
       trained: trained parameters before the update.
@@ -65,8 +65,8 @@ class KLBound(NamedTuple, Generic[Frozen]):
   Attributes:
     max_kl: largest KL, in nats per token, from the policy before the update to
       the policy after it. A larger update is shortened.
-    kl_from: measures the KL. It is called with the first microbatch of an
-      update.
+    kl_from: returns the function that measures the KL. It is called with the
+      first microbatch of an update.
   """
 
   max_kl: float

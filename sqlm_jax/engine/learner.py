@@ -2,8 +2,9 @@
 
 From a call of `train_step` to the gradient:
 
-1. `make_train_step` defines the loss, `policy_loss.policy_loss`, as a function
-   of the trained parameters, and gives it to `make_update`.
+1. `make_train_step`, which `run.build.make_game` calls, defines the loss,
+   `policy_loss.policy_loss`, as a function of the trained parameters, and gives
+   it to `make_update`.
 2. `update` splits the batch into microbatches and adds up their gradients
    (`_sum_gradients`), each of which is `jax.grad` of the loss.
 3. `_apply_gradients` takes one step of the optimizer, and shortens it if it
@@ -71,10 +72,10 @@ class LossFunction(Protocol[Frozen]):
     *frozen: Frozen.args,
     **named: Frozen.kwargs,
   ) -> tuple[jax.Array, groups.Metrics]:
-    """Returns the loss and its metrics, which contain the loss.
+    """Returns the loss, and metrics that include it.
 
     Args:
-      trained: parameters that the loss is differentiated by.
+      trained: parameters with respect to which the loss is differentiated.
       batch: a microbatch. The loss is a sum over its tokens.
       *frozen: further parameters.
       **named: further parameters by name.
@@ -132,7 +133,8 @@ def make_train_step(
     groups_per_microbatch: number of groups in memory at once.
     max_update_kl: largest KL of an update, in nats per token; larger updates
       are shortened, see `kl_bound.KLBound`. 0 is no limit. The KL is measured
-      on the first microbatch.
+      on the first microbatch of the batch and on that of `kl_batch`, and the
+      larger KL counts.
   """
   chunk = settings.logits_chunk * sharding.row_shards(mesh)
   settings = settings._replace(logits_chunk=chunk)
@@ -232,8 +234,8 @@ def make_update(
 
     grads, metrics = _sum_gradients(gradients, microbatches, batch.num_groups)
     loss, _ = metrics['loss']
-    metrics['loss'] = _single(loss)
-    metrics['grad_norm'] = _single(optax.tree.norm(grads))
+    metrics['loss'] = _once_per_update(loss)
+    metrics['grad_norm'] = _once_per_update(optax.tree.norm(grads))
     with jax.named_scope('optimizer'):
       measure_kl = None
       if bound:
@@ -249,7 +251,7 @@ def make_update(
       )
     metrics |= bound_metrics
     is_finite = jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))).all()
-    metrics['skipped_rate'] = _single(1.0 - is_finite)
+    metrics['skipped_rate'] = _once_per_update(1.0 - is_finite)
     new_state = jax.tree.map(
       lambda new, old: jnp.where(is_finite, new, old), new_state, state
     )
@@ -340,10 +342,13 @@ def _apply_gradients(
     scale, kl = kl_bound.find_scale(
       lambda scale: measure_kl(step(scale)), max_kl
     )
-    metrics = {'update_kl': _single(kl), 'update_scale': _single(scale)}
+    metrics = {
+      'update_kl': _once_per_update(kl),
+      'update_scale': _once_per_update(scale),
+    }
   return TrainState(state.step + 1, step(scale), opt_state), metrics
 
 
-def _single(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _once_per_update(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns the sum and the count of a metric with one value per update."""
   return x, jnp.ones(())

@@ -81,12 +81,12 @@ def make_prefill(
       ),
     )
     drawn = jax.tree.map(lambda x: x[:, None], drawn)
-    *prefix, of_prompts = context
-    of_prompts = of_prompts._replace(
-      keys=sharding.constrain_cache(of_prompts.keys, mesh),
-      values=sharding.constrain_cache(of_prompts.values, mesh),
+    *prefix, prompt_keys_values = context
+    prompt_keys_values = prompt_keys_values._replace(
+      keys=sharding.constrain_cache(prompt_keys_values.keys, mesh),
+      values=sharding.constrain_cache(prompt_keys_values.values, mesh),
     )
     progress, drawn = sharding.constrain_replicated((progress, drawn), mesh)
-    return Prefilled(tuple(prefix), of_prompts, progress, drawn)
+    return Prefilled(tuple(prefix), prompt_keys_values, progress, drawn)
 
   return prefill

@@ -4,8 +4,8 @@
    its responses.
 2. The host checks which responses have finished. `row_scheduler.repack` assigns
    the unfinished ones, and those that are waiting for a row, to as few rows as
-   possible. A `kv_cache.Store` moves their keys and values to these rows, into
-   a cache whose capacity follows the longest unfinished response.
+   possible. `kv_cache.CacheMover` moves their keys and values to these rows,
+   into a cache whose capacity follows the longest unfinished response.
 3. `decode` draws up to C more tokens of every response that occupies a row, and
    the `RolloutBuffer` on the host receives them. The loop then continues with
    step 2.
@@ -46,7 +46,7 @@ class _Call(NamedTuple):
     keys_QG: one random key per response.
     settings: sampling settings, on the devices.
     prefix: keys and values of the common prefix, or empty.
-    of_prompts: keys and values of all prompts.
+    prompt_keys_values: keys and values of all prompts.
     prompt_slots: capacity for a prompt during decoding.
     limits: bounds on layouts.
     width: C, number of tokens of a chunk.
@@ -58,7 +58,7 @@ class _Call(NamedTuple):
   keys_QG: jax.Array
   settings: SamplerSettings
   prefix: decoding.Context
-  of_prompts: policy_lib.KeyValues
+  prompt_keys_values: policy_lib.KeyValues
   prompt_slots: int
   limits: row_scheduler.Limits
   width: int
@@ -227,7 +227,7 @@ class Sampler:
       keys_QG=keys_QG,
       settings=device_settings,
       prefix=prefilled.prefix,
-      of_prompts=prefilled.prompts,
+      prompt_keys_values=prefilled.prompts,
       prompt_slots=prompt_slots,
       limits=row_scheduler.Limits(
         group_size=group_size,
@@ -243,9 +243,9 @@ class Sampler:
   def _prepare(self, params: policy_lib.Params) -> policy_lib.Params:
     """Casts, and if requested gathers, parameters."""
     cast = jax.eval_shape(self._policy.cast, params)
-    is_cast = _dtypes(params) == _dtypes(cast)
+    is_already_cast = _dtypes(params) == _dtypes(cast)
     # A jitted function returns a copy, even of an argument it does not change.
-    if is_cast and not self._gather_weights:
+    if is_already_cast and not self._gather_weights:
       return params
     return self._cast(params)
 
@@ -290,7 +290,7 @@ class Sampler:
   ) -> policy_lib.KeyValues:
     """Returns the keys and values of the prompts of a layout."""
     return self._take_prompts(
-      call.of_prompts, layout.prompts, slots=call.prompt_slots
+      call.prompt_keys_values, layout.prompts, slots=call.prompt_slots
     )
 
   def _decode_chunk(

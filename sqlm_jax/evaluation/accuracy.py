@@ -114,8 +114,8 @@ def majority_is_right(
 ) -> bool:
   """Returns True if the most frequent answer is right (Wang et al., 2022).
 
-  Unreadable answers do not vote. The first of equally frequent answers wins.
-  Without any readable answer, the vote is wrong.
+  Unparsed answers do not vote. The first of equally frequent answers wins.
+  If all answers are unparsed, the vote is wrong.
   """
   winner = _majority(answers)
   return winner is not None and right[list(answers).index(winner)]
@@ -124,7 +124,7 @@ def majority_is_right(
 def agreement(answers: Sequence[str | None]) -> float:
   """Returns the fraction of all answers that equal the most frequent answer.
 
-  Unreadable answers count towards the total.
+  Unparsed answers count towards the total.
   """
   winner = _majority(answers)
   if winner is None:

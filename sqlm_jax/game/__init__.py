@@ -1,1 +1,1 @@
-"""Votes and rewards in plain Python (floor 1)."""
+"""Votes and rewards in plain Python."""

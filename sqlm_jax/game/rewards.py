@@ -31,7 +31,7 @@ def majority(
 
 
 def well_formed(answers: Sequence[types.Answer]) -> tuple[float, ...]:
-  """Returns 1 for any readable answer, otherwise 0.
+  """Returns 0 for an unparsed answer, otherwise 1.
 
   This is the format baseline of SQLM, section 5.2.
   """
@@ -101,8 +101,8 @@ def difficulty_of_vote(
 ) -> float:
   """Rewards a question for which some, but not all answers agree.
 
-  The terms are, with the count of the majority among G answers and
-  p = count / G:
+  The terms are, with the count of the majority among the answers of all G
+  voters and p = count / G:
 
     sqlm    1 if 1 < count < G, else 0: SQLM figure 1 and section 5.1 (eq. 2
             prints 0 < count, which always holds)

@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from typing import Literal, NamedTuple
 
 # A canonical answer. Two canonical answers are equal if and only if the answers
-# agree. None stands for a response without a readable answer.
+# agree. None stands for an unparsed response.
 Answer = Hashable | None
 
 
@@ -22,7 +22,7 @@ class Result(NamedTuple):
   detail: str = ''  # short explanation for people
 
 
-# The `reason` of a readable question that is in an evaluation set.
+# The `reason` of a question that is excluded because an evaluation set has it.
 CONTAMINATED = 'contaminated'
 
 
@@ -66,7 +66,7 @@ class Vote(NamedTuple):
 
   answer: Answer  # None if there is no majority
   count: int  # answers equal to it, 0 if there is no majority
-  size: int  # answers in the group, including unreadable ones
+  size: int  # answers in the group, including unparsed ones
   reason: str = ''  # 'unparsed', 'tie', 'singleton' or 'disagreement'
 
 

@@ -15,19 +15,19 @@ def majority(
 ) -> types.Vote:
   """Returns the answer that most of a group gave (SQLM, eq. 1).
 
-  With `ties='none'`, unreadable answers cannot win, and there is no majority
+  With `ties='none'`, unparsed answers cannot win, and there is no majority
   if there is a tie or if the winner occurs only once, because an arbitrary
   label would be noise. With `ties='first'`, the vote is that of the paper's
-  code: an unreadable answer is a vote for None, a tie goes to the answer that
+  code: an unparsed answer is a vote for None, a tie goes to the answer that
   occurs first, and there is no majority if None wins.
 
   Args:
-    answers: canonical answers, None for an unreadable one.
+    answers: canonical answers, None for an unparsed one.
     weights: nonnegative weight of each answer's vote; by default, all weights
       are equal.
     ties: 'none' or 'first'.
     min_agreement: minimum share of the total weight that the winner needs. The
-      total includes unreadable answers.
+      total includes unparsed answers.
   """
   size = len(answers)
   weights = [1] * size if weights is None else weights

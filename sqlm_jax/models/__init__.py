@@ -1,1 +1,1 @@
-"""Policies as pure functions over a Flax Linen decoder (floor 1)."""
+"""Policies as pure functions over a Flax Linen decoder."""

@@ -1,1 +1,1 @@
-"""Stateless array math (floor 0)."""
+"""Stateless array math."""

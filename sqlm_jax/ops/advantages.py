@@ -188,7 +188,8 @@ class Estimator(Protocol):
     """
 
 
-# Advantage estimators by their name in a config.
+# Advantage estimators by their name in a config. `Advantage.estimator` in
+# config/training_schema.py lists the names, too.
 ESTIMATORS: dict[str, Estimator] = {
   'grpo': group_relative,
   'dr_grpo': functools.partial(group_relative, normalize=False),

@@ -203,9 +203,6 @@ def clipped_value_loss(
   return jnp.maximum(loss, clamped_loss) / 2, clamped_loss > loss
 
 
-AGGREGATIONS = ('token', 'sequence', 'constant')
-
-
 def token_weights(
   lengths_QG: jax.Array,
   counted_QG: jax.Array,

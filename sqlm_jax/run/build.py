@@ -68,12 +68,12 @@ class Parts(NamedTuple):
 
 
 def build(
-  config: config_lib.Config, workdir: epath.PathLike | None = None
+  config: config_lib.ConfigLike, workdir: epath.PathLike | None = None
 ) -> Parts:
   """Opens the model and prepares everything that does not need a train state.
 
   Args:
-    config: Config of the run; may be a ConfigDict.
+    config: Config of the run.
     workdir: Directory of the run, None without a run. The date of the run is
       read from it, see `chat_date`.
 
@@ -107,6 +107,13 @@ def build(
         f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}: '
         f'too small for the proposer prompt of topic {topic!r}'
       )
+  critic_optimizer = None
+  if config.advantage.uses_critic:
+    critic_optimizer = optimizer.make_optimizer(
+      dataclasses.replace(
+        config.optimizer, learning_rate=config.critic.learning_rate
+      )
+    )
   return Parts(
     config=config,
     mesh=mesh,
@@ -117,13 +124,7 @@ def build(
     lora=open_model.lora_of(config),
     load_params=opened.load_params,
     optimizer=optimizer.make_optimizer(config.optimizer),
-    critic_optimizer=optimizer.make_optimizer(
-      dataclasses.replace(
-        config.optimizer, learning_rate=config.critic.learning_rate
-      )
-    )
-    if config.advantage.uses_critic
-    else None,
+    critic_optimizer=critic_optimizer,
     task=task,
     sets=functools.cache(
       functools.partial(evaluation_sets.from_config, config, task)
@@ -194,7 +195,7 @@ def make_game(parts: Parts) -> step_types.Game:
   )
   return step_types.Game(
     config=c,
-    # Groups with equal rewards have no gradient unless one of these applies.
+    # A group whose advantages are all 0 has a gradient if one of these applies.
     keep_neutral=bool(
       c.loss.kl_coef or c.loss.entropy_coef or c.advantage.uses_critic
     ),
@@ -244,7 +245,12 @@ def _open_functions(
 def _make_guard(parts: Parts) -> contamination.Guard:
   sets = map(parts.sets, evaluation_sets.PURPOSES)
   return contamination.make_guard(
-    (example.question for one in sets if one for example in one.examples),
+    (
+      example.question
+      for evaluation_set in sets
+      if evaluation_set
+      for example in evaluation_set.examples
+    ),
     parts.config.evaluation.contaminated,
   )
 

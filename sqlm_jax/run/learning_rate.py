@@ -11,9 +11,9 @@ from sqlm_jax.engine import optimizer
 from sqlm_jax.models import policy as policy_lib
 
 # Adam moves a weight by about the learning rate. This is the largest move that
-# is accepted, as a fraction of the weights' root mean square. In the
-# quickstart, SmolLM2-135M learns at 5e-5, and Gemma 3 270M forgets within two
-# steps at 2.5e-4.
+# is accepted, as a fraction of the weights' root mean square. The quickstart's
+# rate of 1e-5 is 5e-5 of SmolLM2's weights, which learns, and 2.5e-4 of Gemma 3
+# 270M's, which forgets within two steps.
 MAX_RELATIVE_RATE = 1.5e-4
 
 
@@ -33,11 +33,11 @@ def check(config: training_schema.Optimizer, params: policy_lib.Params) -> None:
     return
   raise ValueError(
     f'optimizer.learning_rate={config.learning_rate:g}: expected at most '
-    f'{_round_down(highest):g} for this model, whose weights are small (root '
-    f'mean square {size:.2g}). A higher rate makes it forget within a few '
-    f'steps. Use --config.optimizer.learning_rate={_round_down(highest / 5):g},'
-    ' or bound the updates with --config.optimizer.max_update_kl=0.02 '
-    '--config.vote.min_agreement=0.5'
+    f'{_round_down(highest):g} for this model, whose weights have a root mean '
+    f'square of {size:.2g}. A higher rate makes it forget within a few steps. '
+    f'Use --config.optimizer.learning_rate={_round_down(highest / 5):g}, '
+    'or bound the updates with --config.optimizer.max_update_kl=0.02 '
+    '--config.vote.min_agreement=0.5; see docs/your_model.md'
   )
 
 

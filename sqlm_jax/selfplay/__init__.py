@@ -1,1 +1,1 @@
-"""Self-play: one step of the game and its training (floor 3)."""
+"""Self-play: one step of the game and its training."""

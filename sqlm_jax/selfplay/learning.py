@@ -59,8 +59,8 @@ def select_questions(
 ) -> list[int]:
   """Selects the readable questions that the solver is trained on.
 
-  If a step has one round, these are all questions with rewards. Otherwise they
-  are the first Q questions whose answers have different rewards, which is the
+  If `solver.max_rounds` is 1, these are all questions with rewards. Otherwise
+  they are the first Q questions whose answers have different rewards, which is the
   dynamic sampling of DAPO (Yu et al., 2025, section 3.2).
 
   Args:
@@ -83,7 +83,7 @@ def learn(
   rounds: Sequence[step_types.Round],
   game: step_types.Game,
 ) -> tuple[step_types.States, Learned]:
-  """Updates the solver and, in every k-th step, the proposer.
+  """Updates the solver and, if due, the proposer and the earlier solver.
 
   The batches of both roles hold the log-probabilities and values of the weights
   before any update, so they do not depend on the order of the updates.
@@ -136,7 +136,8 @@ def _kl_batch(
   """Returns groups of another role that is trained with the role's weights.
 
   An update of one role also moves the other role. Without these groups, the
-  proposer's updates could move the solver by any distance.
+  proposer's updates could move the solver by any distance. Only a role that is
+  trained in this step is measured.
   """
   if not game.config.optimizer.max_update_kl:
     return None

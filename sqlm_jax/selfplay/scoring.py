@@ -17,7 +17,7 @@ class Answers(NamedTuple):
   """The answers to a question: those of the solver, then those of voters."""
 
   graded: background_grading.GradedAnswers
-  likelihoods: Sequence[float]  # of all answers
+  likelihoods: Sequence[float]  # one per answer, solver first; vote weights
   num_solver: int  # number of answers of the solver
 
 

@@ -114,13 +114,9 @@ def grade(sampled: step_types.SampledRound) -> dict[int, scoring.Answers]:
   num_questions = sum(problem.ok for problem in sampled.problems)
   answers = {}
   for question, graded in sampled.grader.finish().items():
-    likelihoods, voter_likelihoods = (
-      responses.likelihoods(role_responses, question, num_questions)
-      for role_responses in (sampled.solutions, sampled.voters)
-    )
-    answers[question] = scoring.Answers(
-      graded, [*likelihoods, *voter_likelihoods], len(likelihoods)
-    )
+    solver = responses.likelihoods(sampled.solutions, question, num_questions)
+    voters = responses.likelihoods(sampled.voters, question, num_questions)
+    answers[question] = scoring.Answers(graded, [*solver, *voters], len(solver))
   return answers
 
 

@@ -40,8 +40,7 @@ class Game(NamedTuple):
 
   Attributes:
     config: config of the run.
-    keep_neutral: True to also train on groups whose responses all have the same
-      reward.
+    keep_neutral: True to also train on groups in which every advantage is 0.
     task: builds prompts, parses questions and answers, and checks answers.
     questions: questions that replace those of a proposer; () if the proposer
       generates them.

@@ -58,7 +58,7 @@ SCHEMA = pa.schema(
     _nullable('vote', pa.string(), 'majority answer; null: none'),
     _nullable('vote_share', pa.float32(), 'fraction that gave it'),
     _nullable('tests_passed', pa.float32(), 'fraction of tests passed'),
-    _nullable('reward', pa.float32(), 'null: no reward'),
+    _nullable('reward', pa.float32(), 'reward before advantages; null: none'),
     _column('trained_on', pa.bool_(), 'true: in a batch of its role'),
     _nullable('reason', pa.string(), 'why it is refused or unrewarded'),
   ]

@@ -521,3 +521,16 @@ def test_answers_are_shared_out_evenly_among_prompts():
   told = 'solver.group_size=8: expected a multiple of the 3 prompts'
   with pytest.raises(ValueError, match=re.escape(told)):
     config_lib.from_dict(tree)
+
+
+def test_each_temperature_is_used_with_several_prompts():
+  tree = changed(
+    **{
+      'task.solver_variants': ('{question}?',) * 3,
+      'solver.group_size': 8,
+      'solver.temperatures': (1.0, 0.7, 0.5),
+    }
+  )
+  message = 'solver.temperatures=(1.0, 0.7, 0.5): expected at most 2'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    config_lib.from_dict(tree)

@@ -322,11 +322,11 @@ def test_a_step_down_the_entropy_bonus_raises_the_entropy():
     return -jnp.sum(jnp.exp(logps) * logps)
 
   logits = jnp.array([2.0, 0.0, -1.0])
-  grad = jax.grad(lambda x: losses.entropy_bonus(entropy(x), weight=0.01))(
-    logits
-  )
+  grad = jax.grad(
+    lambda x: losses.entropy_bonus(entropy(x), entropy_coef=0.01)
+  )(logits)
   assert entropy(logits - grad) > entropy(logits)
-  assert losses.entropy_bonus(jnp.array(3.0), weight=0.5) == -1.5
+  assert losses.entropy_bonus(jnp.array(3.0), entropy_coef=0.5) == -1.5
 
 
 @pytest.mark.parametrize(

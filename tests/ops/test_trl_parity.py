@@ -270,7 +270,7 @@ def our_loss(
     loss += kl * losses.kl_k3(logprobs, jnp.where(mask, reference, logprobs))
     # Their bonus is a mean over all tokens, whatever the loss is.
     loss = loss * weigh(AVERAGES[average])
-    loss += losses.entropy_bonus(entropy, weight=bonus) * weigh('token')
+    loss += losses.entropy_bonus(entropy, entropy_coef=bonus) * weigh('token')
     return masked.total(loss, mask), masked.mean(clipped, mask)
 
   grad = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)

@@ -886,15 +886,15 @@ def test_invalid_windows_are_refused(path, architecture, field, value):
     (
       llama3_divisors(LLAMA3 | {'original_max_position_embeddings': 4096}, 8),
       {},
-      'expected 4 divisors',
+      'expected the 4 divisors',
     ),
-    (llama3_divisors(LLAMA3, 10), {}, 'expected 4 divisors'),
-    (np.array([1, 1, np.nan, 8], np.float32), {}, 'expected 4 divisors'),
-    (np.zeros(4, np.float32), {}, 'expected 4 divisors'),
+    (llama3_divisors(LLAMA3, 10), {}, 'expected the 4 divisors'),
+    (np.array([1, 1, np.nan, 8], np.float32), {}, 'expected the 4 divisors'),
+    (np.zeros(4, np.float32), {}, 'expected the 4 divisors'),
     (
       llama3_divisors(LLAMA3, 8),
       {'rope.scaling.factor': 2.0},
-      r'expected none, as llama.rope.scaling.factor=2.0',
+      r'expected no such tensor because llama.rope.scaling.factor=2.0',
     ),
   ],
 )

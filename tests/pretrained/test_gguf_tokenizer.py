@@ -242,7 +242,7 @@ def test_rule_of_the_architecture(tmp_path, architecture, pre, caplog):
   write_bytes(path, pre=pre, architecture=architecture)
   assert [*map(tokenizer.load_tokenizer(path).encode, texts)] == expected
   assert f'{path}: tokenizer.ggml.pre={pre!r} does not say' in caplog.text
-  assert f'{rule!r} is used' in caplog.text
+  assert f'Using {rule!r}' in caplog.text
 
 
 @pytest.mark.parametrize('architecture', ['llama', 'gemma3', 'olmo2', 'phi3'])
@@ -250,8 +250,8 @@ def test_files_without_a_rule_are_refused(tmp_path, architecture):
   path = tmp_path / 'tiny.gguf'
   write_bytes(path, pre=None, architecture=architecture)
   expected = (
-    rf'tiny\.gguf: tokenizer\.ggml\.pre: missing, and .*{architecture}.*: '
-    'expected one of default, gpt-2'
+    rf'tiny\.gguf: tokenizer\.ggml\.pre: missing, and .*{architecture}.* '
+    r'have different rules\. Expected one of default, gpt-2'
   )
   with pytest.raises(ValueError, match=expected):
     tokenizer.load_tokenizer(path)
@@ -329,7 +329,7 @@ class Pieces:
       write_pieces(directory / 'tiny.gguf', model)
     )
     kind = 'LlamaTokenizer' if has_prefix else 'GemmaTokenizer'
-    self.fast = files.of_sentencepiece(kind, directory)
+    self.fast = files.from_sentencepiece(kind, directory)
     self.of_directory = tokenizer.load_tokenizer(directory)
     self.has_prefix = has_prefix
 
@@ -563,7 +563,7 @@ def test_sentencepiece_tokenizers_are_saved(pieces, tmp_path, model_type):
     ({'scores': None}, r'ggml\.scores: 0 scores for 460 tokens'),
     ({'scores': [0.0, 1.0]}, r'ggml\.scores: 2 scores for 460 tokens'),
     ({'token_type': [NORMAL]}, r'ggml\.token_type: 1 types for 460'),
-    ({'tokens': ['a', 'a'], 'token_type': None}, "ggml.tokens: 'a' stands"),
+    ({'tokens': ['a', 'a'], 'token_type': None}, "ggml.tokens: 'a' appears"),
     ({'tokens': None}, r'ggml\.tokens: missing'),
     ({'bos_token_id': 460}, r'ggml\.bos_token_id=460: expected less than 460'),
     ({'eot_token_id': 461}, r'ggml\.eot_token_id=461: expected less than 460'),

@@ -283,7 +283,9 @@ def test_adapters_without_a_base_are_refused(tmp_path):
 def test_truncated_files_are_refused(directory, length):
   path = directory / 'model.safetensors'
   path.write_bytes(path.read_bytes()[:length])
-  with pytest.raises(ValueError, match=r'model\.safetensors: expected whole'):
+  with pytest.raises(
+    ValueError, match=r'model\.safetensors: expected a complete'
+  ):
     loader.open_checkpoint(directory)
 
 

@@ -313,8 +313,8 @@ def test_unknown_kinds_are_refused(tmp_path, field, value, message):
   [
     (0, "a GGUF file .* begins with b''"),
     (3, "a GGUF file .* begins with b'GGU'"),
-    (100, 'a whole GGUF file'),
-    (-8, 'a whole GGUF file'),
+    (100, 'a complete GGUF file'),
+    (-8, 'a complete GGUF file'),
   ],
 )
 def test_damaged_files_are_refused(tmp_path, keep, expected):

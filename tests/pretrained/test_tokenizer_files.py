@@ -295,8 +295,8 @@ def test_any_ids_can_be_decoded(tiny, ids):
   [
     ({'merges': ['h e', 'hello']}, r"ggml\.merges: 'hello': expected two"),
     ({'merges': ['h e', 'h e l']}, r"ggml\.merges: 'h e l': expected two"),
-    ({'merges': ['q q']}, r"ggml\.merges: 'q q': .* a third that they make"),
-    ({'tokens': [*TOKENS[:-1], 'he']}, r"ggml\.tokens: 'he' stands .* twice"),
+    ({'merges': ['q q']}, r"ggml\.merges: 'q q': expected two tokens whose"),
+    ({'tokens': [*TOKENS[:-1], 'he']}, r"ggml\.tokens: 'he' appears twice"),
     ({'token_type': TYPES[1:]}, r'ggml\.token_type: 263 types for 264'),
     ({'eos_token_id': 264}, r'ggml\.eos_token_id=264: expected .* 264'),
   ],
@@ -544,9 +544,9 @@ def test_configs_add_stop_ids(tmp_path, name, value, stops):
     ('{"eos_token_id": -1}', 'eos_token_id=-1: expected ids less than 404'),
     ('{"eos_token_id": "<eos>"}', "eos_token_id='<eos>': expected ids"),
     ('{"eos_token_id": true}', 'eos_token_id=True: expected ids'),
-    ('{"eos_token_id"', 'expected JSON, '),
+    ('{"eos_token_id"', 'expected JSON: '),
     ('[]', 'expected a JSON object'),
-    ('\udcff', 'expected JSON, '),
+    ('\udcff', 'expected JSON: '),
   ],
 )
 def test_damaged_generation_configs_are_refused(tmp_path, text, message):

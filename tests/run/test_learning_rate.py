@@ -37,8 +37,10 @@ def test_a_rate_that_is_too_high_is_refused_with_advice():
     learning_rate.check(config, params_of_size(0.05))
   message = str(e.value)
   assert 'at most 7e-06 for this model' in message
+  assert 'weights have a root mean square of 0.05.' in message
   assert '--config.optimizer.learning_rate=1e-06' in message
   assert '--config.optimizer.max_update_kl=0.02' in message
+  assert message.endswith('see docs/your_model.md')
 
 
 def test_pretrained_weights_are_checked_before_training():

@@ -805,7 +805,9 @@ def test_a_failure_ahead_stops_grading_the_current_round(monkeypatch):
   prefetcher = prefetch.Prefetcher(script.game)
   canceled, propose = [], proposing.propose
   monkeypatch.setattr(
-    background_grading.BackgroundGrader, 'cancel', canceled.append
+    background_grading.BackgroundGrader,
+    'cancel',
+    lambda grader: canceled.append(grader),
   )
 
   def interrupted(step, *args):
