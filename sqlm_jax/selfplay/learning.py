@@ -60,8 +60,8 @@ def select_questions(
   """Selects the readable questions that the solver is trained on.
 
   If `solver.max_rounds` is 1, these are all questions with rewards. Otherwise
-  they are the first Q questions whose answers have different rewards, which is the
-  dynamic sampling of DAPO (Yu et al., 2025, section 3.2).
+  they are the first Q questions whose answers have different rewards, which is
+  the dynamic sampling of DAPO (Yu et al., 2025, section 3.2).
 
   Args:
     rounds: the rounds of the step.
