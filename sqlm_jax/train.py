@@ -146,7 +146,10 @@ def _train_one_step(
   step, config = progress.step, run.parts.config
   start = time.perf_counter()
   first_round = run.prefetcher.first_round(
-    step, progress.states, look_ahead=_looks_ahead(config, step)
+    step,
+    progress.states,
+    progress.memory,
+    look_ahead=_looks_ahead(config, step),
   )
   progress.states, progress.memory, outcome = step_lib.self_play_step(
     step, progress.states, progress.memory, run.game, first_round

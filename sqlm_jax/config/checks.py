@@ -140,6 +140,17 @@ def _code(c: Any) -> Iterator[Rule]:
     not c.vote.earlier_answers or not is_code,
     '0 for task.answer_kind=code, whose answers are not put to a vote',
   )
+  for name, off in (
+    ('not_stating_answer', False),
+    ('majority', False),
+    ('max_agreement', 1),
+  ):
+    key = f'gate.{name}'
+    yield Rule(
+      key,
+      not is_code or lookup(c, key) == off,
+      f'{off} for task.answer_kind=code, whose answers are not put to a vote',
+    )
 
 
 def _learning(c: Any) -> Iterator[Rule]:

@@ -254,7 +254,8 @@ class Proposer:
   )
   history_size: int = keys.key(
     10000,
-    'Number of earlier questions for `proposer.rewards.history_repeats`.',
+    'Number of earlier questions for `proposer.rewards.history_repeats` and '
+    '`gate.repeats`.',
     keys.at_least(0),
   )
   unreadable_reward: float = keys.key(

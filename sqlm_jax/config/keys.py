@@ -13,6 +13,8 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import regex as regex_lib
+
 if TYPE_CHECKING:
   from _typeshed import DataclassInstance
 
@@ -140,8 +142,9 @@ def regex(*, groups: int = 0) -> Check:
 
   def is_valid(pattern: str) -> bool:
     try:
-      return re.compile(pattern).groups >= groups
-    except re.error:
+      re.compile(pattern)  # the engine of `tests.pattern`
+      return regex_lib.compile(pattern).groups >= groups
+    except (re.error, regex_lib.error):
       return False
 
   suffix = f' with {groups} groups' if groups else ''

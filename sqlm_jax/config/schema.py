@@ -1,10 +1,10 @@
 """The config of a run: frozen dataclasses, built from a ConfigDict and checked.
 
 Every key is declared once, with its type, default, meaning and check: the keys
-of the game in `game_schema`, those of the model and of learning in
-`training_schema`, and all others here. `configs/default.py` and the page
-docs/config.md are generated from these declarations. No module of lower layers
-uses a ConfigDict.
+of the game in `game_schema`, those of what enters training in `gate_schema`,
+those of the model and of learning in `training_schema`, and all others here.
+`configs/default.py` and the page docs/config.md are generated from these
+declarations. No module of lower layers uses a ConfigDict.
 """
 
 import dataclasses
@@ -13,7 +13,14 @@ from typing import Literal
 
 from ml_collections import config_dict
 
-from sqlm_jax.config import checks, game_schema, keys, parse, training_schema
+from sqlm_jax.config import (
+  checks,
+  game_schema,
+  gate_schema,
+  keys,
+  parse,
+  training_schema,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +171,8 @@ class Config:
   proposer: game_schema.Proposer = keys.group(game_schema.Proposer)
   solver: game_schema.Solver = keys.group(game_schema.Solver)
   vote: game_schema.Vote = keys.group(game_schema.Vote)
+  gate: gate_schema.Gate = keys.group(gate_schema.Gate)
+  exclude: gate_schema.Exclude = keys.group(gate_schema.Exclude)
   sampler: training_schema.Sampler = keys.group(
     training_schema.Sampler, may_change=keys.TO_EVALUATE
   )

@@ -56,6 +56,28 @@ def shares(questions: Sequence[str], similarity: float) -> tuple[float, ...]:
   return tuple(((sizes - 1) / (len(questions) - 1)).tolist())
 
 
+def repeats_earlier(questions: Sequence[str], similarity: float) -> list[bool]:
+  """Returns True for each question like an accepted question before it.
+
+  A question is accepted if it is unlike all accepted questions before it.
+
+  Args:
+    questions: the questions of a round.
+    similarity: minimum similarity, 0 to 1, of two questions that are alike.
+  """
+  if not questions:
+    return []
+  alike = _alike(questions, questions, similarity)
+  accepted: list[int] = []
+  repeats = []
+  for i in range(len(questions)):
+    is_repeat = bool(alike[i, accepted].any())
+    repeats.append(is_repeat)
+    if not is_repeat:
+      accepted.append(i)
+  return repeats
+
+
 class Memory(NamedTuple):
   """The questions of earlier steps, oldest first.
 

@@ -1,7 +1,7 @@
 """Types of the question-and-answer game."""
 
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 # A canonical answer. Two canonical answers are equal if and only if the answers
 # agree. None stands for an unparsed response.
@@ -30,9 +30,19 @@ class Problem(NamedTuple):
   """A question that was read from a response of the proposer."""
 
   text: str
-  ok: bool = True
-  reason: str = ''  # one word, counted in the metrics
+  ok: bool = True  # False: refused, so that it is not solved
+  reason: str = ''  # why it is refused: one word, counted in the metrics
   tests: tuple[TestCase, ...] = ()  # if the question asks for a program
+  # The proposer's reward for a refused question.
+  refused_reward: Literal['lowest', 'nothing'] = 'lowest'
+  leaked: str = ''  # reason of a rule that a leaky gate has ignored
+
+
+def refuse(
+  problem: Problem, reason: str, *, reward: Literal['lowest', 'nothing']
+) -> Problem:
+  """Returns a problem that is refused for a reason."""
+  return problem._replace(ok=False, reason=reason, refused_reward=reward)
 
 
 class Example(NamedTuple):
@@ -73,5 +83,9 @@ class ScoredQuestion(NamedTuple):
   voter_answers: tuple[Answer, ...] = ()  # of earlier solvers; not rewarded
   vote: Vote | None = None
   results: tuple[tuple[Result, ...], ...] = ()  # [answers][tests]
-  solver_rewards: tuple[float, ...] = ()
+  solver_rewards: tuple[float | None, ...] = ()  # None: not trained on
   proposer_reward: float | None = 0.0  # None: excluded from training
+  refused: str = ''  # reason if the gate refused it after its vote
+  # Reason of each excluded answer, first of the solver and then of voters; ()
+  # if no answer is excluded.
+  excluded: tuple[str, ...] = ()

@@ -12,11 +12,12 @@ import optax
 import transformers
 from etils import epath
 
-from sqlm_jax.config import game_schema
+from sqlm_jax.config import game_schema, gate_schema
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer, policy_loss, sampler
-from sqlm_jax.game import contamination, repetition
+from sqlm_jax.game import contamination, exclusion, gate, repetition
+from sqlm_jax.grading import user_functions
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
@@ -200,7 +201,7 @@ def make_game(parts: Parts) -> step_types.Game:
     ),
     task=parts.task,
     questions=parts.questions,
-    guard=_make_guard(parts),
+    gate=_make_gate(parts),
     samplers=parts.samplers,
     owner=parts.owner,
     train_step=train_step,
@@ -209,6 +210,36 @@ def make_game(parts: Parts) -> step_types.Game:
     base_params=base_params,
     mesh=parts.mesh,
   )
+
+
+def _make_gate(parts: Parts) -> gate.Gate:
+  c = parts.config
+  return gate.Gate(
+    c.gate,
+    _make_guard(parts),
+    exclusion=_make_exclusion(c.exclude),
+    functions=_open_functions('gate.functions', c.gate.functions),
+    min_similarity=c.proposer.min_similarity,
+  )
+
+
+def _make_exclusion(config: gate_schema.Exclude) -> exclusion.Exclusion:
+  words = []
+  if config.words_file:
+    text = epath.Path(config.words_file).read_text(encoding='utf-8')
+    words = text.splitlines()
+  return exclusion.make_exclusion(
+    config.patterns,
+    words,
+    _open_functions('exclude.functions', config.functions),
+  )
+
+
+def _open_functions(
+  key: str, names: Sequence[str]
+) -> tuple[tuple[str, user_functions.Function], ...]:
+  """Starts the processes of a user's functions."""
+  return tuple((name, user_functions.Function(key, name)) for name in names)
 
 
 def _make_guard(parts: Parts) -> contamination.Guard:
@@ -250,10 +281,14 @@ def _make_critic(parts: Parts) -> step_types.Critic | None:
 def make_memory(config: config_lib.Config) -> repetition.Memory:
   """Returns an empty memory of questions.
 
-  Its size is 0 if the reward `history_repeats` is not used.
+  Its size is 0 if neither the reward `history_repeats` nor
+  `gate.repeats='history'` is used.
   """
   names = {name for name, _, _ in config.proposer.reward_schedule}
-  used = config.proposer.rewards.history_repeats or 'history_repeats' in names
+  names |= (
+    {'history_repeats'} if config.proposer.rewards.history_repeats else set()
+  )
+  used = 'history_repeats' in names or config.gate.repeats == 'history'
   return repetition.Memory(size=config.proposer.history_size if used else 0)
 
 

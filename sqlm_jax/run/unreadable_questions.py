@@ -63,6 +63,13 @@ def _reason(name: str, config: config_lib.Config) -> str:
     f'sampler.max_prompt_tokens={config.sampler.max_prompt_tokens}',
     types.CONTAMINATED: 'are in an evaluation set '
     f'(evaluation.contaminated={config.evaluation.contaminated!r})',
+    'several_questions': 'asked several questions (gate.single_question)',
+    'timeout': 'took too long to search for task.question_pattern or a '
+    'pattern of exclude.patterns',
+    'words': f'contain words of exclude.words_file='
+    f'{config.exclude.words_file!r}',
+    'repeats': 'repeated other questions '
+    f'(gate.repeats={config.gate.repeats!r})',
     'few_tests': f'had fewer than tests.min_count={tests.min_count} tests that '
     f'match tests.pattern={tests.pattern!r}',
     'contradiction': 'had tests that contradict each other',

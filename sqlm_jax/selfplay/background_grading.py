@@ -5,7 +5,7 @@ import concurrent.futures
 from collections.abc import Mapping, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from sqlm_jax.game import types
+from sqlm_jax.game import exclusion, types
 from sqlm_jax.tasks import base
 
 # One executor for the life of the process, because processes that its thread
@@ -31,16 +31,21 @@ class GradeBatch(Protocol[T_co]):
 
 
 class GradedAnswers(NamedTuple):
-  """The answers to one question, and the results of its tests."""
+  """The answers to one question, and the results of its tests.
+
+  An excluded answer is None.
+  """
 
   answers: tuple[types.Answer, ...]
   results: tuple[tuple[types.Result, ...], ...] = ()  # [answers][tests]
+  excluded: tuple[str, ...] = ()  # reason of each answer, () if none has one
 
 
 def grade_answers(
   problems: Sequence[types.Problem],
   texts: Sequence[Sequence[str]],
   task: base.Task,
+  exclude: exclusion.Exclusion = exclusion.NOTHING,
 ) -> list[GradedAnswers]:
   """Parses the answers to each question and, if the task has tests, runs them.
 
@@ -48,17 +53,39 @@ def grade_answers(
     problems: the questions.
     texts: the responses to each question.
     task: parses answers and runs tests.
+    exclude: finds answers that must not be trained on.
   """
+  excluded = [_excluded(group, exclude) for group in texts]
   # All answers to a question are parsed together, because which answers are
   # equal may depend on the others.
-  answers = [task.read_answers(group) for group in texts]
+  answers = [
+    exclusion.restore(
+      task.read_answers(exclusion.accepted(group, reasons)), reasons
+    )
+    for group, reasons in zip(texts, excluded, strict=True)
+  ]
   if task.run_tests is None:
-    return [GradedAnswers(group) for group in answers]
+    return [
+      GradedAnswers(group, excluded=reasons)
+      for group, reasons in zip(answers, excluded, strict=True)
+    ]
   results = task.run_tests(answers, [problem.tests for problem in problems])
   return [
-    GradedAnswers(group, group_results)
-    for group, group_results in zip(answers, results, strict=True)
+    GradedAnswers(group, group_results, reasons)
+    for group, group_results, reasons in zip(
+      answers, results, excluded, strict=True
+    )
   ]
+
+
+def _excluded(
+  texts: Sequence[str], exclude: exclusion.Exclusion
+) -> tuple[str, ...]:
+  """Returns the reason to exclude each text, () if none is excluded."""
+  if exclude.is_empty():
+    return ()
+  reasons = tuple(map(exclude.reason, texts))
+  return reasons if any(reasons) else ()
 
 
 class BackgroundGrader(Generic[T]):

@@ -46,7 +46,12 @@ class Learned(NamedTuple):
 
 def rewards_differ(question: types.ScoredQuestion) -> bool:
   """Returns True if the answers to a question have different rewards."""
-  return len(set(question.solver_rewards)) > 1
+  return len(set(question.solver_rewards) - {None}) > 1
+
+
+def has_rewards(question: types.ScoredQuestion) -> bool:
+  """Returns True if the solver is trained on an answer to a question."""
+  return any(reward is not None for reward in question.solver_rewards)
 
 
 def select_questions(
@@ -54,9 +59,9 @@ def select_questions(
 ) -> list[int]:
   """Selects the readable questions that the solver is trained on.
 
-  If `solver.max_rounds` is 1, these are all questions. Otherwise they are the
-  first Q questions whose answers have different rewards, which is the dynamic
-  sampling of DAPO (Yu et al., 2025, section 3.2).
+  If `solver.max_rounds` is 1, these are all questions with rewards. Otherwise
+  they are the first Q questions whose answers have different rewards, which is
+  the dynamic sampling of DAPO (Yu et al., 2025, section 3.2).
 
   Args:
     rounds: the rounds of the step.
@@ -67,7 +72,7 @@ def select_questions(
   """
   readable = step_types.readable_questions(rounds)
   if config.solver.max_rounds == 1:
-    return list(range(len(readable)))
+    return [i for i, q in enumerate(readable) if has_rewards(q)]
   useful = [i for i, q in enumerate(readable) if rewards_differ(q)]
   return useful[: config.proposer.num_questions]
 
@@ -281,6 +286,7 @@ def _solver_responses(
   solutions = responses.join([r.solutions for r in rounds])
   if not selected or solutions is None:
     return None
+  # Converting to float32 turns None into NaN.
   rewards = np.array(
     [q.solver_rewards for q in step_types.readable_questions(rounds)],
     np.float32,

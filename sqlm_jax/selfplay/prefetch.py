@@ -1,5 +1,6 @@
 """Samples the next step while the answers of the current step are graded."""
 
+from sqlm_jax.game import repetition
 from sqlm_jax.selfplay import proposing, solving, step_metrics, step_types
 
 
@@ -20,13 +21,20 @@ class Prefetcher:
     self._held: step_types.SampledRound | None = None
 
   def first_round(
-    self, step: int, states: step_types.States, *, look_ahead: bool
+    self,
+    step: int,
+    states: step_types.States,
+    memory: repetition.Memory,
+    *,
+    look_ahead: bool,
   ) -> step_types.SampledRound | None:
     """Returns the first round of a step, for `self_play_step`.
 
     Args:
       step: self-play step, counted from 0.
       states: the `TrainState` of each policy.
+      memory: questions of earlier steps. The questions of the next step are
+        compared with these, and not with those of this step.
       look_ahead: True to also sample the first round of the next step. The
         answers of this step are graded in a thread at the same time.
 
@@ -37,9 +45,9 @@ class Prefetcher:
     if not look_ahead:
       return current
     if current is None:
-      current = self._sample(step, states)
+      current = self._sample(step, states, memory)
     try:
-      self._held = self._sample(step + 1, states)
+      self._held = self._sample(step + 1, states, memory)
     except BaseException:
       current.grader.cancel()
       raise
@@ -52,11 +60,11 @@ class Prefetcher:
       self._held = None
 
   def _sample(
-    self, step: int, states: step_types.States
+    self, step: int, states: step_types.States, memory: repetition.Memory
   ) -> step_types.SampledRound:
     clock = step_metrics.StageClock()
     with clock('propose'):
-      proposed = proposing.propose(step, 0, states, self._game)
+      proposed = proposing.propose(step, 0, states, memory, self._game)
     with clock('solve'):
       sampled = solving.solve(step, 0, proposed, states, self._game)
     return sampled._replace(seconds=clock.seconds)

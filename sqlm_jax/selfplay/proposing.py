@@ -1,7 +1,9 @@
 """Samples the questions of a round and encodes the solver's prompts."""
 
+from collections.abc import Sequence
+
 from sqlm_jax.distributed import processes
-from sqlm_jax.game import types
+from sqlm_jax.game import gate, repetition, types
 from sqlm_jax.selfplay import (
   exchange,
   random_streams,
@@ -14,18 +16,18 @@ def propose(
   step: int,
   round_index: int,
   states: step_types.States,
+  memory: repetition.Memory,
   game: step_types.Game,
 ) -> step_types.ProposedQuestions:
   """Samples a group of questions for each of the step's topics.
 
-  A question is unreadable if it was cut off, does not match the format, or has
-  a prompt over the token limit. Unreadable questions never reach the solver,
-  and neither do questions from an evaluation set if these are excluded.
+  A question that the gate refuses never reaches the solver.
 
   Args:
     step: self-play step, counted from 0.
     round_index: index of the round in its step.
     states: the `TrainState` of each policy.
+    memory: questions of earlier steps and rounds.
     game: the constant parts of self-play.
 
   Returns:
@@ -37,8 +39,66 @@ def propose(
   else:
     proposals = _sample_questions(step, round_index, states, game)
     texts = _texts_and_finished(proposals)
-  parsed = [_parse_question(text, finished, game) for text, finished in texts]
-  return step_types.ProposedQuestions(proposals, *exchange.questions(parsed))
+  leaks = [
+    random_streams.leaks(
+      game.config.seed,
+      step,
+      round_index=round_index,
+      question=i,
+      share=game.config.gate.leak,
+    )
+    for i in range(game.config.proposer.num_questions)
+  ]
+  first = _first_question(proposals, game)
+  parsed = [
+    _parse_question(text, finished, leaks[first + i], game)
+    for i, (text, finished) in enumerate(texts)
+  ]
+  problems, prompts, local = exchange.questions(parsed)
+  checked = game.gate.check_repeats(problems, memory, leaks)
+  return step_types.ProposedQuestions(
+    proposals, checked, *_drop_refused(problems, checked, prompts, local)
+  )
+
+
+def _first_question(
+  proposals: responses.Responses | None, game: step_types.Game
+) -> int:
+  """Returns the index of the first question that this process parses."""
+  proposer = game.config.proposer
+  if proposals is None:
+    return processes.local_share(proposer.num_questions).start
+  groups = processes.local_share(len(proposals.prompt_ids))
+  return groups.start * proposer.group_size
+
+
+def _drop_refused(
+  problems: Sequence[types.Problem],
+  checked: Sequence[types.Problem],
+  prompts: Sequence[exchange.Prompts],
+  local: range,
+) -> tuple[list[exchange.Prompts], range]:
+  """Drops the prompts of questions that were refused as repeats.
+
+  Args:
+    problems: all problems before the check.
+    checked: all problems after the check.
+    prompts: the prompts of each problem that was readable before the check.
+    local: range of those problems that belong to this process.
+
+  Returns:
+    The prompts of the readable problems after the check, and the range of those
+    that belong to this process.
+  """
+  kept = [
+    after.ok
+    for before, after in zip(problems, checked, strict=True)
+    if before.ok
+  ]
+  return (
+    [row for row, is_kept in zip(prompts, kept, strict=True) if is_kept],
+    range(sum(kept[: local.start]), sum(kept[: local.stop])),
+  )
 
 
 def _next_questions(
@@ -95,25 +155,29 @@ def _texts_and_finished(
 
 
 def _parse_question(
-  text: str, finished: bool, game: step_types.Game
+  text: str, finished: bool, leaks: bool, game: step_types.Game
 ) -> tuple[types.Problem, exchange.Prompts]:
-  """Parses a question and encodes its prompts.
+  """Parses a question, encodes its prompts and passes it through the gate.
 
   Returns:
-    The problem and its prompts, which are empty if it is unreadable.
+    The problem and its prompts, which are empty if it is refused.
   """
   problem = game.task.read_question(text)
-  if not finished:
-    problem = problem._replace(ok=False, reason='unfinished')
-  elif problem.ok and game.guard.exclude and game.guard.has(problem.text):
-    problem = problem._replace(ok=False, reason=types.CONTAMINATED)
-  if not problem.ok:
-    return problem, []
-  encode = game.samplers['solver'].encode
   prompts = []
-  for prompt in game.task.solver_prompts(problem.text):
-    ids = encode(prompt)
+  if finished and problem.ok:
+    prompts = _encode_prompts(problem.text, game)
+  problem = game.gate.check_question(
+    gate.Candidate(problem, text, finished, fits=bool(prompts), leaks=leaks)
+  )
+  return problem, prompts if problem.ok else []
+
+
+def _encode_prompts(question: str, game: step_types.Game) -> exchange.Prompts:
+  """Encodes the solver's prompts; returns [] if one is over the limit."""
+  prompts = []
+  for prompt in game.task.solver_prompts(question):
+    ids = game.samplers['solver'].encode(prompt)
     if ids is None:
-      return problem._replace(ok=False, reason='too_long'), []
+      return []
     prompts.append(ids)
-  return problem, prompts
+  return prompts

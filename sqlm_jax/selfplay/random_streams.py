@@ -56,3 +56,19 @@ def coin(
     question: index of the question among the readable questions of the round.
   """
   return random.Random(f'{seed}/{step}/{round_index}/{question}')
+
+
+def leaks(
+  seed: int, step: int, *, round_index: int, question: int, share: float
+) -> bool:
+  """Returns True if a leaky gate lets a question pass.
+
+  Args:
+    seed: seed of the run.
+    step: self-play step, counted from 0.
+    round_index: index of the round in its step.
+    question: index of the question among all questions of the round.
+    share: share of the questions that pass.
+  """
+  coin = random.Random(f'{seed}/{step}/{round_index}/{question}/gate')
+  return coin.random() < share

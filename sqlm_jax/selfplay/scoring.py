@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.config import game_schema, schema
-from sqlm_jax.game import repetition, rewards, types, vote
+from sqlm_jax.game import exclusion, repetition, rewards, types, vote
 from sqlm_jax.sandbox import unit_tests
 from sqlm_jax.selfplay import background_grading
 from sqlm_jax.tasks import base
@@ -37,6 +37,8 @@ def score_questions(
   step: int,
   memory: repetition.Memory,
   coin_of: Callable[[int], random.Random],
+  check_vote: Callable[[str, types.Vote], str] = lambda question, vote: '',
+  leaks: Callable[[int], bool] = lambda index: False,
 ) -> list[types.ScoredQuestion]:
   """Computes the rewards of both roles for every problem of a round.
 
@@ -50,11 +52,13 @@ def score_questions(
     memory: questions of earlier steps.
     coin_of: returns the generator of a readable problem's random rewards, given
       the problem's index.
+    check_vote: returns the reason to refuse a question after its vote, or ''.
+    leaks: returns True if a leaky gate lets a problem pass, given its index
+      among all problems.
 
   Returns:
-    One question per problem, in order. An unreadable problem gets the lowest
-    reward, and a problem from an evaluation set gets None if these are
-    excluded. The question of a problem that another process scores has neither
+    One question per problem, in order. A refused problem gets the lowest reward
+    or None. The question of a problem that another process scores has neither
     answers nor rewards.
   """
   weights = Weights(
@@ -65,24 +69,68 @@ def score_questions(
   penalties = _penalties(readable, config, weights.proposer, memory)
   questions: list[types.ScoredQuestion] = []
   index = 0  # among the readable problems
-  for problem in problems:
+  for i, problem in enumerate(problems):
     if not problem.ok:
-      questions.append(_score_unreadable(problem, config))
+      reward = _refused_reward(problem.refused_reward, config)
+      questions.append(types.ScoredQuestion(problem, proposer_reward=reward))
       continue
     question = types.ScoredQuestion(problem)
     if index in answers:
-      question = score_question(
+      score = functools.partial(
+        score_question,
         problem,
         answers[index],
         task,
-        config=config,
         weights=weights,
         penalty=penalties[index],
-        coin=coin_of(index),
       )
+      question = score(config=config, coin=coin_of(index))
+      reason = _refusal(question, check_vote, leaks=leaks(i))
+      if reason and leaks(i):
+        question = score(config=_without_threshold(config), coin=coin_of(index))
+        question = question._replace(
+          problem=problem._replace(leaked=problem.leaked or reason)
+        )
+      elif reason:
+        question = _refuse(question, reason, config)
     questions.append(question)
     index += 1
   return questions
+
+
+def _refusal(
+  question: types.ScoredQuestion,
+  check_vote: Callable[[str, types.Vote], str],
+  *,
+  leaks: bool,
+) -> str:
+  """Returns the reason that a scored question is refused for, or ''.
+
+  Without a leak, a vote below the threshold is not a refusal: it only has no
+  majority.
+  """
+  if question.vote is None:
+    return ''
+  if leaks and question.vote.reason == 'disagreement':
+    return question.vote.reason
+  return check_vote(question.problem.text, question.vote)
+
+
+def _refuse(
+  question: types.ScoredQuestion, reason: str, config: schema.Config
+) -> types.ScoredQuestion:
+  """Removes the rewards of a question that the gate refuses after its vote."""
+  return question._replace(
+    refused=reason,
+    solver_rewards=(None,) * len(question.answers),
+    proposer_reward=_refused_reward(config.gate.reward, config),
+  )
+
+
+def _without_threshold(config: schema.Config) -> schema.Config:
+  """Returns a config without a minimum agreement of votes."""
+  vote_config = dataclasses.replace(config.vote, min_agreement=0.0)
+  return dataclasses.replace(config, vote=vote_config)
 
 
 def score_question(
@@ -108,13 +156,15 @@ def score_question(
     coin: generator of the random rewards.
   """
   graded, num_solver = answers.graded, answers.num_solver
+  reasons = graded.excluded[:num_solver]
   solver_answers = graded.answers[:num_solver]
+  accepted_answers = exclusion.accepted(solver_answers, reasons)
   vote_result = None
   if task.run_tests is None:
     vote_result = _vote(answers, config.vote)
     solver_rewards = rewards.solver(
       weights.solver,
-      solver_answers,
+      accepted_answers,
       vote=vote_result,
       coin=coin,
       true=functools.partial(task.true_answer, problem.text),
@@ -125,10 +175,11 @@ def score_question(
     )
   else:
     passed = unit_tests.shares_passed(
-      graded.results, unsolved=config.tests.unsolved
+      exclusion.accepted(graded.results, graded.excluded),
+      unsolved=config.tests.unsolved,
     )
     solver_rewards = rewards.solver(
-      weights.solver, solver_answers, passed=passed, coin=coin
+      weights.solver, accepted_answers, passed=passed, coin=coin
     )
     difficulty = functools.partial(
       rewards.difficulty_of_tests,
@@ -147,7 +198,8 @@ def score_question(
     voter_answers=graded.answers[num_solver:],
     vote=vote_result,
     results=graded.results,
-    solver_rewards=solver_rewards,
+    excluded=graded.excluded,
+    solver_rewards=exclusion.restore(solver_rewards, reasons),
     # A readable question never gets less than an unreadable one.
     proposer_reward=max(
       proposer_reward - penalty, config.proposer.unreadable_reward
@@ -163,19 +215,19 @@ def _weights_at(
   return rewards.weights_at(step, weights, role.reward_schedule)
 
 
-def _score_unreadable(
-  problem: types.Problem, config: schema.Config
-) -> types.ScoredQuestion:
-  reward: float | None = config.proposer.unreadable_reward
-  if problem.reason == types.CONTAMINATED:
-    reward = None  # so that nothing is learned about evaluation questions
-  return types.ScoredQuestion(problem, proposer_reward=reward)
+def _refused_reward(reward: str, config: schema.Config) -> float | None:
+  """Returns the proposer's reward for a refused question, None for none."""
+  return config.proposer.unreadable_reward if reward == 'lowest' else None
 
 
 def _vote(answers: Answers, config: game_schema.Vote) -> types.Vote:
+  excluded = answers.graded.excluded
+  weights = None
+  if config.weights == 'likelihood':
+    weights = exclusion.accepted(answers.likelihoods, excluded)
   return vote.majority(
-    answers.graded.answers,
-    weights=answers.likelihoods if config.weights == 'likelihood' else None,
+    exclusion.accepted(answers.graded.answers, excluded),
+    weights=weights,
     ties=config.ties,
     min_agreement=config.min_agreement,
   )

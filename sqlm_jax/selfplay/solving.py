@@ -38,7 +38,9 @@ def solve(
     indices: Sequence[int], texts: Sequence[Sequence[str]]
   ) -> list[background_grading.GradedAnswers]:
     problems = [readable[i] for i in indices]
-    return background_grading.grade_answers(problems, texts, game.task)
+    return background_grading.grade_answers(
+      problems, texts, game.task, game.gate.exclusion
+    )
 
   sample = functools.partial(
     _sample_answers,

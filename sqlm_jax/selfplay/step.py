@@ -65,7 +65,7 @@ def self_play_step(
     sampled = None if rounds else first_round
     if sampled is None:
       with clock('propose'):
-        proposed = proposing.propose(step, len(rounds), states, game)
+        proposed = proposing.propose(step, len(rounds), states, memory, game)
       with clock('solve'):
         sampled = solving.solve(step, len(rounds), proposed, states, game)
     clock.add(sampled.seconds)
@@ -147,6 +147,15 @@ def score(
       game.config.seed, step, round_index=round_index, question=question
     )
 
+  def leaks(question: int) -> bool:
+    return random_streams.leaks(
+      game.config.seed,
+      step,
+      round_index=round_index,
+      question=question,
+      share=game.config.gate.leak,
+    )
+
   questions = scoring.score_questions(
     sampled.problems,
     answers,
@@ -155,5 +164,7 @@ def score(
     step=step,
     memory=memory,
     coin_of=coin_of,
+    check_vote=game.gate.check_vote,
+    leaks=leaks,
   )
   return exchange.rewards(questions)

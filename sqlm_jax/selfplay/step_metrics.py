@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sqlm_jax.game import contamination, types
+from sqlm_jax.game import contamination, exclusion, types
 from sqlm_jax.ops import masked
 from sqlm_jax.sandbox import sandbox, unit_tests
 from sqlm_jax.selfplay import exchange, responses, step_types
@@ -44,7 +44,7 @@ def of_rounds(
   """Computes the metrics of a step, except those of the updates."""
   questions = [q for game_round in rounds for q in game_round.questions]
   metrics = of_questions(questions, game.task)
-  metrics |= of_contamination(questions, game.guard)
+  metrics |= of_contamination(questions, game.gate.guard)
   if len(rounds) > 1:
     metrics['sample/rounds'] = float(len(rounds))
   proposals = responses.join([r.proposals for r in rounds])
@@ -71,27 +71,37 @@ def of_questions(
       'proposer/reward': [
         q.proposer_reward for q in questions if q.proposer_reward is not None
       ],
-      'solver/reward': [r for q in readable for r in q.solver_rewards],
+      'solver/reward': [
+        r for q in readable for r in q.solver_rewards if r is not None
+      ],
     }
   )
   if readable:
     distinct = {q.problem.text for q in readable}
     metrics['proposer/distinct_rate'] = len(distinct) / len(readable)
-  metrics |= _counts(
-    'proposer/unreadable', [q.problem.reason for q in questions]
-  )
+  refused = _counts('gate', [q.problem.reason for q in questions])
   # Only the process that graded the answers to a question knows them.
   local = [q for q in readable if q.answers]
   means, counts = (_of_tests if task.run_tests else _of_votes)(local, task)
-  means['solver/unparsed_rate'] = [a is None for q in local for a in q.answers]
+  means['solver/unparsed_rate'] = [
+    answer is None
+    for q in local
+    for answer in exclusion.accepted(q.answers, q.excluded[: len(q.answers)])
+  ]
   sums = exchange.sums(means)
   metrics |= {name: total / n for name, (total, n) in sums.items() if n}
   if not task.run_tests:
     metrics['vote/num_checked'] = float(sums['vote/accuracy'][1])
   for reason, count in task.given_up().items():
     counts[f'grading/given_up/{reason}'] = float(count)
+  counts |= _counts('gate', [q.refused for q in local])
+  counts |= _counts('exclude/answers', [r for q in local for r in q.excluded])
+  counts |= _counts('gate/leaked', [q.problem.leaked for q in local])
   sums = exchange.sums({name: [count] for name, count in counts.items()})
-  return metrics | {name: total for name, (total, _) in sums.items()}
+  metrics |= {name: total for name, (total, _) in sums.items()}
+  for name, count in refused.items():
+    metrics[name] = metrics.get(name, 0.0) + count
+  return metrics
 
 
 def _of_votes(
@@ -115,7 +125,7 @@ def _of_votes(
   values: dict[str, Sequence[float]] = {
     'vote/majority_rate': [vote.answer is not None for _, vote in votes],
     'vote/agreement': [vote.count / vote.size for _, vote in labelled],
-    'vote/unanimous_rate': [vote.count == vote.size for _, vote in votes],
+    'vote/unanimous_rate': [0 < vote.count == vote.size for _, vote in votes],
     'vote/accuracy': checked,
   }
   return values, _counts('vote/no_majority', [v.reason for _, v in votes])

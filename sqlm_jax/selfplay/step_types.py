@@ -8,7 +8,7 @@ import jax
 from sqlm_jax.config import schema
 from sqlm_jax.engine import critic as critic_lib
 from sqlm_jax.engine import learner, policy_loss
-from sqlm_jax.game import contamination, types
+from sqlm_jax.game import gate, types
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import background_grading, exchange, responses
@@ -44,7 +44,7 @@ class Game(NamedTuple):
     task: builds prompts, parses questions and answers, and checks answers.
     questions: questions that replace those of a proposer; () if the proposer
       generates them.
-    guard: recognizes the questions of the evaluation sets.
+    gate: decides which questions enter training.
     samplers: one sampler per role, and one for 'voter' if earlier solvers vote.
     owner: role -> name of the `TrainState` that the role samples with and
       trains. Roles that share weights have the same `TrainState`.
@@ -59,7 +59,7 @@ class Game(NamedTuple):
   keep_neutral: bool
   task: base.Task
   questions: tuple[str, ...]
-  guard: contamination.Guard
+  gate: gate.Gate
   samplers: dict[str, responses.TextSampler]
   owner: dict[str, str]
   train_step: learner.TrainStep

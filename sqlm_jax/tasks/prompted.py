@@ -1,9 +1,12 @@
 """Builds a task from a config: prompts, patterns and a kind of answer."""
 
 import collections
+import functools
 import operator
 import re
 from collections.abc import Callable, Sequence
+
+from absl import logging
 
 from sqlm_jax.config import game_schema
 from sqlm_jax.game import types
@@ -86,13 +89,28 @@ def _answer_finder(
 
   def find_answer(response: str) -> str | None:
     text = extraction.before_stop(response, config.solver_stop)
-    if config.answer_kind == 'code':
-      return code_blocks.find(config.answer_pattern, text)
-    if config.answer_pattern:
-      return extraction.find(config.answer_pattern, text)
+    try:
+      if config.answer_kind == 'code':
+        return code_blocks.find(config.answer_pattern, text)
+      if config.answer_pattern:
+        return extraction.find(config.answer_pattern, text)
+    except TimeoutError:
+      _warn_of_timeout('task.answer_pattern', config.answer_pattern)
+      return None
     return text
 
   return find_answer
+
+
+@functools.cache
+def _warn_of_timeout(key: str, pattern: str) -> None:
+  """Warns once for each pattern."""
+  logging.warning(
+    '%s=%r took more than %g seconds for a text, which is not read',
+    key,
+    pattern,
+    extraction.TIME_LIMIT,
+  )
 
 
 def _example_checker(
@@ -162,7 +180,11 @@ def _question_reader(
 ) -> Callable[[str], types.Problem]:
   def read_question(response: str) -> types.Problem:
     text = extraction.before_stop(response, stop).strip()
-    question = extraction.find(pattern, text) if pattern else text
+    try:
+      question = extraction.find(pattern, text) if pattern else text
+    except TimeoutError:
+      _warn_of_timeout('task.question_pattern', pattern)
+      return types.Problem(text, ok=False, reason='timeout')
     if not question:
       return types.Problem(text, ok=False, reason='format')
     if any(special in question for special in forbidden):

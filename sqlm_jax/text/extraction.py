@@ -2,6 +2,12 @@
 
 import re
 
+import regex as regex_lib
+
+# Seconds that a pattern of a config may search a text. Some patterns take
+# forever for some texts, and a model writes any text.
+TIME_LIMIT = 1.0
+
 _LOOKBEHIND = re.compile(r'(?:\(\?[a-z]+\))?\(\?<=([^()]*)\)')
 _FIRST_WORD = re.compile(r'\W*\w*')
 _TAG = re.compile(r'[<\[({\\]')
@@ -23,10 +29,13 @@ def find(pattern: str, text: str) -> str | None:
 
   Returns:
     The stripped match, or None if there is none or it is empty.
+
+  Raises:
+    TimeoutError: if the search takes more than `TIME_LIMIT` seconds.
   """
-  regex = re.compile(pattern, re.DOTALL)
+  regex = regex_lib.compile(pattern, regex_lib.DOTALL)
   last = None
-  for match in regex.finditer(text):
+  for match in regex.finditer(text, timeout=TIME_LIMIT):
     last = match
   if last is None:
     return None
@@ -36,12 +45,14 @@ def find(pattern: str, text: str) -> str | None:
   return (group or '').strip() or None
 
 
-def _opened_last(regex: re.Pattern, match: re.Match) -> re.Match:
+def _opened_last(
+  regex: regex_lib.Pattern, match: regex_lib.Match
+) -> regex_lib.Match:
   """Returns the match with the same end whose opening comes last."""
   last = match
   while opening := _opening(regex, last):
     begin = max(last.start(1) if regex.groups else 0, last.start() + 1)
-    later = regex.search(last.string, begin)
+    later = regex.search(last.string, begin, timeout=TIME_LIMIT)
     if later is None or later.end() != match.end():
       break
     if _opening(regex, later) != opening:
@@ -50,7 +61,7 @@ def _opened_last(regex: re.Pattern, match: re.Match) -> re.Match:
   return last
 
 
-def _opening(regex: re.Pattern, match: re.Match) -> str:
+def _opening(regex: regex_lib.Pattern, match: regex_lib.Match) -> str:
   """Returns the opening of a match, up to its first word: '<answer', 'Answer'.
 
   Returns '' if the opening has no tag and no word, but a number or a colon.

@@ -60,7 +60,7 @@ SCHEMA = pa.schema(
     _nullable('tests_passed', pa.float32(), 'fraction of tests passed'),
     _nullable('reward', pa.float32(), 'reward before advantages; null: none'),
     _column('trained_on', pa.bool_(), 'true: in a batch of its role'),
-    _nullable('reason', pa.string(), 'why it is unreadable or unrewarded'),
+    _nullable('reason', pa.string(), 'why it is refused or unrewarded'),
   ]
 )
 
@@ -247,11 +247,11 @@ def _solver_rows(
     question = readable[index]
     yield (
       row
-      | _question_columns(question)
+      | _question_columns(question, answer=i)
       | {
-        'reward': question.solver_rewards[i],
+        'reward': (reward := question.solver_rewards[i]),
         'tests_passed': _fraction_passed(question, [i]),
-        'trained_on': index in trained_on,
+        'trained_on': index in trained_on and reward is not None,
       }
     )
 
@@ -263,10 +263,11 @@ def _voter_rows(
 ) -> Iterator[Row]:
   """Yields a row for each voter's answer that this process graded."""
   answers = [question.voter_answers for question in readable]
-  for index, _, row in _answer_rows(voters, answers, show):
+  for index, i, row in _answer_rows(voters, answers, show):
+    question = readable[index]
     yield (
       row
-      | _question_columns(readable[index])
+      | _question_columns(question, answer=len(question.answers) + i)
       | {'reward': None, 'tests_passed': None, 'trained_on': False}
     )
 
@@ -313,11 +314,22 @@ def _response_columns(
   }
 
 
-def _question_columns(question: types.ScoredQuestion) -> Row:
-  """Returns the columns that a question and all its answers share."""
+def _question_columns(
+  question: types.ScoredQuestion, answer: int | None = None
+) -> Row:
+  """Returns the columns that describe a question.
+
+  Args:
+    question: The question.
+    answer: Index of the answer that the row is about, among those of solver and
+      voters; None for the proposal. If the answer is excluded, it has a reason
+      of its own.
+  """
   problem, vote = question.problem, question.vote
   majority = _majority(question)
-  reason = problem.reason or (vote.reason if vote else '')
+  reason = problem.reason or question.refused or (vote.reason if vote else '')
+  if answer is not None and question.excluded:
+    reason = question.excluded[answer] or reason
   return {
     'question': problem.text if problem.ok else None,
     'tests': json_text.dumps(problem.tests) if problem.tests else None,

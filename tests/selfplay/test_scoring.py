@@ -1,12 +1,13 @@
 """Scores of single questions, by hand; `test_step` scores whole rounds."""
 
+import dataclasses
 import operator
 import random
 
 import pytest
 
-from sqlm_jax.config import schema
-from sqlm_jax.game import repetition, types
+from sqlm_jax.config import game_schema, gate_schema, schema
+from sqlm_jax.game import exclusion, gate, repetition, types
 from sqlm_jax.selfplay import background_grading, scoring
 from sqlm_jax.tasks import base
 
@@ -77,7 +78,7 @@ def test_questions_without_answers_are_scored_elsewhere():
   problems = [
     types.Problem('', ok=False, reason='format'),
     types.Problem('1 + 1'),
-    types.Problem('2 + 2', ok=False, reason=types.CONTAMINATED),
+    types.refuse(types.Problem('2 + 2'), types.CONTAMINATED, reward='nothing'),
     types.Problem('3 + 3'),
   ]
   coins = []
@@ -96,3 +97,104 @@ def test_questions_without_answers_are_scored_elsewhere():
   assert questions[2].proposer_reward is None
   assert questions[3].solver_rewards == (1, 1, 0)
   assert coins == [1]
+
+
+def test_an_excluded_answer_neither_votes_nor_trains():
+  graded = background_grading.GradedAnswers(
+    (2, None, 2, 3, None, 3), excluded=('', 'words', '', '', 'words', '')
+  )
+  question = score(scoring.Answers(graded, [0.5] * 6, 4))
+  # Of the solver 2, 2 and 3, and of the voters 3: a tie of four votes.
+  assert question.vote == types.Vote(None, 0, 4, 'tie')
+  assert question.solver_rewards == (0, None, 0, 0)
+  graded = graded._replace(answers=(2, None, 2, 2, None, 3))
+  question = score(scoring.Answers(graded, [0.5] * 6, 4))
+  assert question.vote == types.Vote(2, 3, 4)
+  assert question.solver_rewards == (1, None, 1, 1)
+
+
+def test_all_answers_may_be_excluded():
+  graded = background_grading.GradedAnswers((None,) * 2, excluded=('a', 'b'))
+  question = score(scoring.Answers(graded, [0.5] * 2, 2))
+  assert question.vote == types.Vote(None, 0, 0, 'unparsed')
+  assert question.solver_rewards == (None, None)
+  assert question.proposer_reward == 0
+
+
+def test_excluded_programs_do_not_count():
+  passed, wrong = types.Result('passed'), types.Result('wrong')
+  graded = background_grading.GradedAnswers(
+    ('a', None), ((passed, passed), (wrong, wrong)), excluded=('', 'words')
+  )
+  question = scoring.score_question(
+    PROBLEM,
+    scoring.Answers(graded, [0.5] * 2, 2),
+    make_task(run_tests=lambda answers, tests: []),
+    config=CONFIG,
+    weights=scoring.Weights({'tests': 1.0}, {'sqlm': 1.0}),
+    penalty=0.0,
+    coin=random.Random(0),
+  )
+  assert question.solver_rewards == (1, None)
+  assert question.proposer_reward == 0  # all that count are passed
+
+
+def test_of_10000_answers_no_planted_one_votes_or_has_a_reward():
+  generator = random.Random(0)
+  exclude = exclusion.make_exclusion((('key', r'sk-\d+'),), ['secret'])
+  plants = ('', '', ' sk-123', ' a Secret')
+  task = make_task(
+    read_answers=lambda texts: tuple(text.split()[0] for text in texts),
+    true_answer=lambda question: None,
+  )
+  groups = [
+    [f'{generator.randrange(2)}{generator.choice(plants)}' for _ in range(4)]
+    for _ in range(2500)
+  ]
+  graded = background_grading.grade_answers(
+    [PROBLEM] * len(groups), groups, task, exclude
+  )
+  for group, answers in zip(groups, graded, strict=True):
+    question = score(scoring.Answers(answers, [0.5] * 4, 4), task=task)
+    is_clean = [len(text) == 1 for text in group]
+    assert [r is not None for r in question.solver_rewards] == is_clean
+    assert question.vote.size == sum(is_clean)
+    votes = [text for text, clean in zip(group, is_clean, strict=True) if clean]
+    assert question.vote.count in (0, votes.count(question.vote.answer))
+
+
+@pytest.mark.parametrize(
+  'leaks, min_agreement, reason, leaked',
+  [
+    (False, 0.0, 'too_easy', ''),
+    (True, 0.0, '', 'too_easy'),
+    (False, 0.9, 'disagreement', ''),
+    (True, 0.9, '', 'disagreement'),
+  ],
+)
+def test_a_leaky_gate_ignores_the_rules_on_votes(
+  leaks, min_agreement, reason, leaked
+):
+  config = dataclasses.replace(
+    CONFIG, vote=game_schema.Vote(min_agreement=min_agreement)
+  )
+  rules = gate.Gate(gate_schema.Gate(majority=True, max_agreement=0.5))
+  (question,) = scoring.score_questions(
+    [PROBLEM],
+    {0: make_answers(2, 2, 3)},
+    make_task(),
+    config=config,
+    step=0,
+    memory=repetition.Memory(),
+    coin_of=lambda index: random.Random(0),
+    check_vote=rules.check_vote,
+    leaks=lambda index: leaks,
+  )
+  assert question.refused == reason
+  assert question.problem.leaked == leaked
+  if leaks:
+    assert question.vote == types.Vote(2, 2, 3)
+    assert question.solver_rewards == (1, 1, 0)
+  else:
+    assert question.solver_rewards == (None, None, None)
+    assert question.proposer_reward is None

@@ -185,8 +185,8 @@ def test_a_step_in_numbers():
     'proposer/valid_rate': 2 / 4,
     'proposer/reward': (1 - 1 + 0 - 1) / 4,
     'proposer/distinct_rate': 1.0,
-    'proposer/unreadable/format': 1.0,
-    'proposer/unreadable/unfinished': 1.0,
+    'gate/format': 1.0,
+    'gate/unfinished': 1.0,
     'proposer/contaminated_rate': 1.0,  # 1 + 1 and 2 + 2 are evaluated on
     'solver/reward': 7 / 8,
     'solver/unparsed_rate': 0.0,
@@ -225,11 +225,11 @@ def test_questions_of_an_evaluation_set_are_excluded():
   )
   first, *_ = outcome.rounds[0].questions
   assert first == types.ScoredQuestion(
-    types.Problem('1 + 1', ok=False, reason='contaminated'),
+    types.refuse(types.Problem('1 + 1'), 'contaminated', reward='nothing'),
     proposer_reward=None,
   )
   assert outcome.metrics['proposer/contaminated_rate'] == 1 / 2
-  assert outcome.metrics['proposer/unreadable/contaminated'] == 1
+  assert outcome.metrics['gate/contaminated'] == 1
   # Of the other three: -1, 1, -1.
   assert outcome.metrics['proposer/reward'] == pytest.approx(-1 / 3)
   _, (_, batch) = script.learned  # the solver's, and this
@@ -405,8 +405,8 @@ def test_a_step_without_a_readable_question(step, keep_neutral):
   assert [q.proposer_reward for q in outcome.rounds[0].questions] == [-1.0] * 4
   assert_finite(outcome.metrics)
   assert outcome.metrics['proposer/valid_rate'] == 0
-  assert outcome.metrics['proposer/unreadable/format'] == 3
-  assert outcome.metrics['proposer/unreadable/unfinished'] == 1
+  assert outcome.metrics['gate/format'] == 3
+  assert outcome.metrics['gate/unfinished'] == 1
   assert not {'solver/reward', 'vote/agreement'} & set(outcome.metrics)
   # All are as bad: without a penalty the proposer has nothing to learn, and
   # the update that is left out is counted.
@@ -484,10 +484,10 @@ def test_a_question_over_the_limit_is_unreadable():
   script = Script(PROPOSALS, **{'sampler.max_prompt_tokens': 7})
   _, outcome = script.play()
   assert outcome.rounds[0].solutions is None
-  assert outcome.metrics['proposer/unreadable/too_long'] == 2
+  assert outcome.metrics['gate/too_long'] == 2
   assert [q.proposer_reward for q in outcome.rounds[0].questions] == [-1.0] * 4
   fits = Script(PROPOSALS, SOLUTIONS, **{'sampler.max_prompt_tokens': 8})
-  assert 'proposer/unreadable/too_long' not in fits.play()[1].metrics
+  assert 'gate/too_long' not in fits.play()[1].metrics
 
 
 def test_the_format_control_rewards_every_readable_answer():
@@ -663,7 +663,7 @@ def test_one_variant_that_does_not_fit_makes_a_question_unreadable():
     'sampler.max_prompt_tokens': 10,
   }
   _, outcome = Script(PROPOSALS, **variants).play()
-  assert outcome.metrics['proposer/unreadable/too_long'] == 2
+  assert outcome.metrics['gate/too_long'] == 2
 
 
 def test_an_earlier_solver_votes_and_is_not_rewarded():
@@ -755,7 +755,7 @@ def test_a_row_names_the_weights_that_sampled_its_round():
   """The first round may have been sampled before the last update."""
   script = Script(PROPOSALS, SOLUTIONS)
   first_round = prefetch.Prefetcher(script.game).first_round(
-    0, script.states(), look_ahead=True
+    0, script.states(), EMPTY, look_ahead=True
   )
   first_round = first_round._replace(policy_steps={'proposer': 1, 'solver': 2})
   _, outcome = script.play(first_round=first_round, **{'solver.max_rounds': 3})
@@ -782,19 +782,21 @@ def test_no_more_rounds_than_necessary():
 def test_the_next_step_is_sampled_before_this_one_is_learned_from():
   script = Script(PROPOSALS, SOLUTIONS)
   prefetcher = prefetch.Prefetcher(script.game)
-  first_round = prefetcher.first_round(0, script.states(), look_ahead=True)
+  first_round = prefetcher.first_round(
+    0, script.states(), EMPTY, look_ahead=True
+  )
   assert script.used['proposer'] == script.used['solver'] == ['policy'] * 2
   states, outcome = script.play(0, first_round=first_round)
   assert states == {'policy': 'policy+'}
   assert {'time/propose', 'time/solve'} < outcome.metrics.keys()
   # The next step is not sampled again, and is that of a run without it.
-  first_round = prefetcher.first_round(1, states, look_ahead=False)
+  first_round = prefetcher.first_round(1, states, EMPTY, look_ahead=False)
   _, outcome = script.play(1, first_round=first_round)
   assert len(script.used['proposer']) == len(script.used['solver']) == 2
   alone = Script(PROPOSALS, SOLUTIONS).play(1)[1]
   assert outcome.rounds[0].questions == alone.rounds[0].questions
   assert outcome.trained == alone.trained == ('solver', 'proposer')
-  assert prefetcher.first_round(2, states, look_ahead=False) is None
+  assert prefetcher.first_round(2, states, EMPTY, look_ahead=False) is None
 
 
 def test_a_failure_ahead_stops_grading_the_current_round(monkeypatch):
@@ -815,7 +817,7 @@ def test_a_failure_ahead_stops_grading_the_current_round(monkeypatch):
 
   monkeypatch.setattr(proposing, 'propose', interrupted)
   with pytest.raises(KeyboardInterrupt):
-    prefetcher.first_round(0, script.states(), look_ahead=True)
+    prefetcher.first_round(0, script.states(), EMPTY, look_ahead=True)
   assert len(canceled) == 1
   prefetcher.cancel()  # nothing is held
   assert len(canceled) == 1
@@ -824,17 +826,19 @@ def test_a_failure_ahead_stops_grading_the_current_round(monkeypatch):
 def test_a_prefetcher_drops_what_it_holds():
   script = Script(PROPOSALS, SOLUTIONS)
   prefetcher = prefetch.Prefetcher(script.game)
-  prefetcher.first_round(0, script.states(), look_ahead=True)
+  prefetcher.first_round(0, script.states(), EMPTY, look_ahead=True)
   prefetcher.cancel()
   prefetcher.cancel()  # nothing is held any more
-  assert prefetcher.first_round(1, script.states(), look_ahead=False) is None
+  assert (
+    prefetcher.first_round(1, script.states(), EMPTY, look_ahead=False) is None
+  )
 
 
 def test_rounds_have_different_samples():
   parts = make_parts()
   game = build.make_game(parts)
   states = train_states.initial_states(parts)
-  first, second = (proposing.propose(0, n, states, game) for n in (0, 1))
+  first, second = (proposing.propose(0, n, states, EMPTY, game) for n in (0, 1))
   assert first.proposals.texts != second.proposals.texts
 
 

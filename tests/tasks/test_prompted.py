@@ -11,6 +11,7 @@ from sqlm_jax.config import game_schema
 from sqlm_jax.game import rewards, types
 from sqlm_jax.grading import answers
 from sqlm_jax.tasks import prompted
+from sqlm_jax.text import extraction
 
 
 def make_task(*, num_topics=2, wrap=lambda prompt: prompt, **changes):
@@ -252,3 +253,13 @@ def test_user_checkers_run_in_another_process(tmp_path, monkeypatch):
 def test_invalid_checker_names_are_refused(checker):
   with pytest.raises(ValueError, match='one of none, arithmetic, or module'):
     make_task(checker=checker)
+
+
+def test_a_pattern_that_takes_too_long_refuses_the_text(monkeypatch):
+  monkeypatch.setattr(extraction, 'TIME_LIMIT', 0.05)
+  task = make_task(question_pattern='(a|aa)+$', answer_pattern='(a|aa)+$')
+  text = 'a' * 60 + 'b'
+  assert task.read_question(text) == types.Problem(
+    text, ok=False, reason='timeout'
+  )
+  assert task.read_answers([text, 'x']) == (None, None)

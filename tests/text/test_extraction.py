@@ -153,3 +153,9 @@ def test_before_stop(text, stops, expected):
 def test_before_stop_agrees_with_re_split(text, stops):
   by_re = re.split('|'.join(stops), text)[0] if stops else text
   assert extraction.before_stop(text, stops) == by_re
+
+
+def test_a_search_has_a_time_limit(monkeypatch):
+  monkeypatch.setattr(extraction, 'TIME_LIMIT', 0.05)
+  with pytest.raises(TimeoutError):
+    extraction.find('(a|aa)+$', 'a' * 60 + 'b')

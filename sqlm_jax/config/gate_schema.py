@@ -1,0 +1,96 @@
+"""Config keys of what enters training: the gate and excluded content."""
+
+import dataclasses
+import re
+from typing import Literal
+
+from sqlm_jax.config import keys
+
+_FUNCTIONS = keys.Check(
+  lambda names: all(re.fullmatch(r'[\w.]+:\w+', name) for name in names),
+  'names module:function',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+  """Rules on the quality of questions, see [watch.md](watch.md).
+
+  A question that a rule refuses trains neither role, except for
+  `gate.reward`.
+  """
+
+  single_question: bool = keys.key(
+    False, 'Refuse questions with more than one question mark.'
+  )
+  functions: tuple[str, ...] = keys.key(
+    (),
+    'Functions `module:function` of yours from a question to the reason to '
+    'refuse it, one word, or None.',
+    _FUNCTIONS,
+  )
+  repeats: Literal['accept', 'batch', 'history'] = keys.key(
+    'accept',
+    'Near-duplicates by `proposer.min_similarity`: `batch` refuses those of '
+    'earlier questions of the round, `history` also those of the last '
+    '`proposer.history_size` questions.',
+  )
+  not_stating_answer: bool = keys.key(
+    False, 'Refuse questions that contain their own voted answer.'
+  )
+  majority: bool = keys.key(
+    False,
+    'Refuse questions whose answers have no majority, also because of '
+    '`vote.min_agreement`. Otherwise, these questions stay in training, and '
+    'no answer to them is right.',
+  )
+  max_agreement: float = keys.key(
+    1.0,
+    'Refuse questions if a larger fraction of the answers agrees. The lower '
+    'end of the range is `vote.min_agreement`.',
+    keys.within(0, 1),
+  )
+  reward: Literal['nothing', 'lowest'] = keys.key(
+    'nothing',
+    "The proposer's reward for a question that these rules refuse: none, so "
+    'that it is not trained on, or `proposer.unreadable_reward`.',
+  )
+  leak: float = keys.key(
+    0.0,
+    'Fraction of the questions, drawn at random, to which these rules and '
+    '`vote.min_agreement` do not apply; for studies of the gate.',
+    keys.within(0, 1),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Exclude:
+  """Content that is not trained on, see [watch.md](watch.md).
+
+  It applies to whole responses of both roles. An excluded answer does not vote
+  either.
+  """
+
+  patterns: tuple[tuple[str, str], ...] = keys.key(
+    (),
+    'Pairs of a name and a regular expression; a response with a match is '
+    'excluded, with the name as its reason.',
+    keys.Check(
+      lambda pairs: all(
+        re.fullmatch(r'[\w-]+', name) and keys.regex().is_valid(pattern)
+        for name, pattern in pairs
+      ),
+      'pairs of a name of letters, digits, _ and -, and a regular expression',
+    ),
+  )
+  words_file: str = keys.key(
+    '',
+    "Text file with one excluded word or phrase per line; `''` for none. Case "
+    'does not matter.',
+  )
+  functions: tuple[str, ...] = keys.key(
+    (),
+    'Functions `module:function` of yours from a response to the reason to '
+    'exclude it, one word, or None.',
+    _FUNCTIONS,
+  )
