@@ -150,7 +150,7 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--config.solver.size=4'),
-      "solver.size='4': unknown key, expected one of group_size, max_rounds, max_tokens",
+      "solver.size='4': unknown key, expected one of group_size, max_rounds",
     ),
     (
       (SMOKE, '--config.solvers.size=4'),
