@@ -8,17 +8,11 @@ gradient.
 import contextlib
 import dataclasses
 import functools
-import os
-import signal
-import threading
 import time
-import types
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from typing import NamedTuple
 
-from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
@@ -29,6 +23,7 @@ from sqlm_jax.run import (
   divergence,
   evaluation_sets,
   scheduled_evaluations,
+  stop_signals,
   summary,
   train_states,
 )
@@ -62,7 +57,7 @@ class _Run(NamedTuple):
   writer: run_writer.RunWriter
   table: display.LiveTable
   prefetcher: prefetch.Prefetcher
-  stop: '_Stop'
+  stop: stop_signals.Stop
 
 
 @dataclasses.dataclass
@@ -186,7 +181,7 @@ def _open_run(
 ) -> Generator[tuple[_Run, _Progress]]:
   """Opens the files of a run, and restores its state or starts it."""
   with contextlib.ExitStack() as stack:
-    stop = stack.enter_context(_stop_signals())
+    stop = stack.enter_context(stop_signals.handled())
     # Process 0 takes the lock; if it fails, every process raises.
     processes.broadcast_from_first(
       lambda: stack.enter_context(storage.locked(directory))
@@ -350,52 +345,3 @@ def _columns(parts: build.Parts) -> tuple[display.Column, ...]:
   return display.columns(
     f'{parts.config.task.name}/{shown}', parts.config.evaluation.samples
   )
-
-
-class _Stop(NamedTuple):
-  """Functions that report whether Ctrl-C or SIGTERM has asked the run to stop.
-
-  Attributes:
-    before: Function `before(step)` that returns True if the run should stop
-      before this step.
-    now: Function `now()` that returns True if an evaluation should stop before
-      it is complete. With several processes it always returns False, because
-      all processes can agree to stop only between steps.
-  """
-
-  before: Callable[[int], bool]
-  now: Callable[[], bool]
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Generator[_Stop]:
-  """Handles Ctrl-C and SIGTERM until the run ends.
-
-  After the first signal, the current step is finished and saved; a second
-  signal ends the process. With several processes, a signal to one of them stops
-  all: jax handles SIGTERM, and finds the next step that no process has started.
-  """
-  several = processes.count() > 1
-  event = threading.Event()
-
-  def stop(signum: int, _: types.FrameType | None) -> None:
-    event.set()
-    signal.signal(signum, signal.default_int_handler)
-    name = signal.Signals(signum).name
-    logging.warning('%s: finishing this step, then saving.', name)
-    if several:
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  stops = _Stop(lambda _: event.is_set(), event.is_set)
-  if several:
-    stops = _Stop(multihost_utils.reached_preemption_sync_point, lambda: False)
-  signals = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
-  if threading.current_thread() is not threading.main_thread():
-    yield stops  # only the main thread can install signal handlers
-    return
-  before = [signal.signal(signum, stop) for signum in signals]
-  try:
-    yield stops
-  finally:
-    for signum, handler in zip(signals, before, strict=True):
-      signal.signal(signum, handler)

@@ -145,6 +145,29 @@ def test_two_and_two_steps_equal_four_bit_for_bit(four_steps, tmp_path):
   assert without_times(tmp_path) == without_times(four_steps)
 
 
+def test_a_resumed_run_has_the_same_gate(tmp_path):
+  """The gate remembers the questions of earlier steps."""
+  changes = {
+    'random_model.num_layers': 1,
+    'task.test': (),
+    'task.validation': (),
+    'task.question_pattern': '',
+    'task.proposer_stop': tuple('abcdefghijklmnopqrstuvwxyz'),
+    'proposer.min_similarity': 0.3,
+    'gate.repeats': 'history',
+    'gate.leak': 0.3,
+    'exclude.patterns': (('early', '[a-e]'),),
+  }
+  for num_steps in (1, 3):
+    config = smoke_config(num_steps=num_steps, **changes)
+    train.train(config, str(tmp_path / 'resumed'))
+  train.train(config, str(tmp_path / 'whole'))
+  rows = without_times(tmp_path / 'whole')
+  assert without_times(tmp_path / 'resumed') == rows
+  names = set().union(*rows)
+  assert {'gate/early', 'gate/repeats', 'gate/leaked/repeats'} <= names
+
+
 def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
   """Whatever the test set says, and beside the newest one."""
   config = smoke_config(

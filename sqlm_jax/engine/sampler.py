@@ -33,7 +33,6 @@ from sqlm_jax.engine import (
 from sqlm_jax.engine import prefill as prefill_lib
 from sqlm_jax.models import policy as policy_lib
 
-STOPPED = decoding.STOPPED
 SamplerSettings = decoding.SamplerSettings
 
 

@@ -215,12 +215,6 @@ def make_policy(
     method = decoder.Decoder.logits
     return _apply(model, params, hidden, method=method)
 
-  def init_cache(rows: int, slots: int) -> KeyValues:
-    c = config
-    shape = (c.num_layers, rows, c.num_kv_heads, slots, c.head_width)
-    empty = jnp.zeros(shape, dtypes.compute)
-    return KeyValues(empty, empty, jnp.zeros((rows,), jnp.int32))
-
   return Policy(
     config=config,
     init=init,
@@ -228,7 +222,7 @@ def make_policy(
     forward_chain=forward_chain,
     logits=logits,
     split_logits=_make_split_logits(model, logits),
-    init_cache=init_cache,
+    init_cache=functools.partial(_init_cache, config, dtypes),
     cast=functools.partial(_cast, dtypes),
     take_apart=take_apart,
     reads_live=can_decode,
@@ -263,6 +257,19 @@ def _make_take_apart(mesh: jax.sharding.Mesh) -> MapParams:
   """Returns `Policy.take_apart`, for a device whose kernels decode."""
   join = not sharding.splits_outputs(mesh)
   return jax.jit(functools.partial(unstacked.take_apart, join=join))
+
+
+def _init_cache(
+  config: model_config.ModelConfig,
+  dtypes: layers.Dtypes,
+  rows: int,
+  slots: int,
+) -> KeyValues:
+  """Returns an empty cache, see `Policy.init_cache`."""
+  c = config
+  shape = (c.num_layers, rows, c.num_kv_heads, slots, c.head_width)
+  empty = jnp.zeros(shape, dtypes.compute)
+  return KeyValues(empty, empty, jnp.zeros((rows,), jnp.int32))
 
 
 def _unchanged(params: Params) -> Params:

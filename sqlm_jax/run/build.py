@@ -12,16 +12,15 @@ import optax
 import transformers
 from etils import epath
 
-from sqlm_jax.config import game_schema, gate_schema
+from sqlm_jax.config import game_schema
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer, policy_loss, sampler
-from sqlm_jax.game import contamination, exclusion, gate, repetition
-from sqlm_jax.grading import user_functions
+from sqlm_jax.game import repetition
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
-from sqlm_jax.run import chat_date, evaluation_sets, open_model
+from sqlm_jax.run import chat_date, evaluation_sets, open_gate, open_model
 from sqlm_jax.sandbox import sandbox
 from sqlm_jax.selfplay import responses, step_types
 from sqlm_jax.tasks import base, coding, prompt_ends, prompted, question_files
@@ -201,7 +200,7 @@ def make_game(parts: Parts) -> step_types.Game:
     ),
     task=parts.task,
     questions=parts.questions,
-    gate=_make_gate(parts),
+    gate=open_gate.open_gate(parts.config, parts.sets),
     samplers=parts.samplers,
     owner=parts.owner,
     train_step=train_step,
@@ -209,49 +208,6 @@ def make_game(parts: Parts) -> step_types.Game:
     reference_params=reference_params,
     base_params=base_params,
     mesh=parts.mesh,
-  )
-
-
-def _make_gate(parts: Parts) -> gate.Gate:
-  c = parts.config
-  return gate.Gate(
-    c.gate,
-    _make_guard(parts),
-    exclusion=_make_exclusion(c.exclude),
-    functions=_open_functions('gate.functions', c.gate.functions),
-    min_similarity=c.proposer.min_similarity,
-  )
-
-
-def _make_exclusion(config: gate_schema.Exclude) -> exclusion.Exclusion:
-  words = []
-  if config.words_file:
-    text = epath.Path(config.words_file).read_text(encoding='utf-8')
-    words = text.splitlines()
-  return exclusion.make_exclusion(
-    config.patterns,
-    words,
-    _open_functions('exclude.functions', config.functions),
-  )
-
-
-def _open_functions(
-  key: str, names: Sequence[str]
-) -> tuple[tuple[str, user_functions.Function], ...]:
-  """Starts the processes of a user's functions."""
-  return tuple((name, user_functions.Function(key, name)) for name in names)
-
-
-def _make_guard(parts: Parts) -> contamination.Guard:
-  sets = map(parts.sets, evaluation_sets.PURPOSES)
-  return contamination.make_guard(
-    (
-      example.question
-      for evaluation_set in sets
-      if evaluation_set
-      for example in evaluation_set.examples
-    ),
-    parts.config.evaluation.contaminated,
   )
 
 

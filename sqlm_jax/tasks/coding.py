@@ -48,24 +48,7 @@ def with_programs(
     answers: Sequence[Sequence[types.Answer]],
     cases: Sequence[Sequence[types.TestCase]],
   ) -> list[tuple[tuple[types.Result, ...], ...]]:
-    """Returns results [questions][answers][tests] of one sandbox call."""
-    programs = [
-      (
-        prompts.fill(tests.program, answer=str(answer)),
-        [_as_file(test) for test in case],
-      )
-      for group, case in zip(answers, cases, strict=True)
-      for answer in group
-      if answer is not None
-    ]
-    results = iter(opened().run(programs))
-    return [
-      tuple(
-        _no_program(case) if answer is None else tuple(next(results))
-        for answer in group
-      )
-      for group, case in zip(answers, cases, strict=True)
-    ]
+    return _run_programs(opened(), tests.program, answers, cases)
 
   def to_example(example: types.Example) -> types.Example:
     cases = example.tests or find_tests(example.answer, tests.pattern)
@@ -100,6 +83,32 @@ def with_programs(
     run_tests=run_tests,
     prepare=prepare,
   )
+
+
+def _run_programs(
+  opened: sandbox.Sandbox,
+  template: str,
+  answers: Sequence[Sequence[types.Answer]],
+  cases: Sequence[Sequence[types.TestCase]],
+) -> list[tuple[tuple[types.Result, ...], ...]]:
+  """Returns results [questions][answers][tests] of one sandbox call."""
+  programs = [
+    (
+      prompts.fill(template, answer=str(answer)),
+      [_as_file(test) for test in case],
+    )
+    for group, case in zip(answers, cases, strict=True)
+    for answer in group
+    if answer is not None
+  ]
+  results = iter(opened.run(programs))
+  return [
+    tuple(
+      _no_program(case) if answer is None else tuple(next(results))
+      for answer in group
+    )
+    for group, case in zip(answers, cases, strict=True)
+  ]
 
 
 def find_tests(text: str, pattern: str) -> tuple[types.TestCase, ...]:

@@ -310,12 +310,23 @@ def test_an_error_ends_a_process_as_in_python(error, code, said, capsys):
 
 
 def test_four_processes_play_the_run_of_one(tmp_path):
-  """Each has two of the eight questions."""
-  four = TWO | {'mesh.fsdp': 4, 'num_steps': 2}
+  """Each process has two of the eight questions, and one gate holds for all."""
+  four = TWO | {
+    'mesh.fsdp': 4,
+    'num_steps': 2,
+    'gate.majority': True,
+    'gate.repeats': 'history',
+    'gate.leak': 0.3,
+    'exclude.patterns': (('early', '[a-e]'),),
+  }
   finish(start(4, tmp_path / 'four', four))
   config = config_of(four | ONE_DEVICE)
   train.train(config, str(tmp_path / 'one'))
   assert_same_run(tmp_path / 'four', tmp_path / 'one', config)
+  names = {
+    name for row in jsonl.read(tmp_path / 'four/metrics.jsonl') for name in row
+  }
+  assert {'gate/early', 'exclude/answers/early'} <= names
 
 
 def test_a_group_is_read_by_one_process(two):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups, policy_loss, sampler
+from sqlm_jax.engine import decoding, groups, policy_loss, sampler
 from sqlm_jax.models import kernels, layers, policy, unstacked
 from sqlm_jax.ops import decode_attention, fused_attention
 from sqlm_jax.selfplay import batches, packing_plan
@@ -56,8 +56,8 @@ def as_on(monkeypatch):
 
 def settings(limit=R):
   table = np.zeros((16, CONFIG.vocab_size), np.uint8)
-  table[0, :60] = sampler.STOPPED
-  table[sampler.STOPPED :] = sampler.STOPPED
+  table[0, :60] = decoding.STOPPED
+  table[decoding.STOPPED :] = decoding.STOPPED
   return sampler.SamplerSettings(
     temperature=np.array([1.0, 1.0, 0.7, 0.0], np.float32),
     top_p=np.array([1.0, 0.9, 1.0, 1.0], np.float32),

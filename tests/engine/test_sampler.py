@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import dedup, prefill, sampler
+from sqlm_jax.engine import decoding, dedup, prefill, sampler
 from sqlm_jax.selfplay import batches
 from tests import compilations, tiny
 
 R = 8
 NO_STOPS = np.zeros((16, 300), np.uint8)
-NO_STOPS[sampler.STOPPED :] = sampler.STOPPED
+NO_STOPS[decoding.STOPPED :] = decoding.STOPPED
 COMMON = list(range(20, 32))
 PROMPTS = [[*COMMON, 5, 6, 7], [*COMMON, 9], [*COMMON, 5, 250, 3, 2, 1]]
 
@@ -105,7 +105,7 @@ def test_the_stop_token_belongs_to_the_response(sample):
   free = run(sample)
   stop = int(free.tokens[0, 0, 2])
   table = NO_STOPS.copy()
-  table[0, stop] = sampler.STOPPED
+  table[0, stop] = decoding.STOPPED
   rollout = run(sample, table=table)
   for q in range(3):
     for g in range(4):
@@ -122,7 +122,7 @@ def test_the_stop_token_belongs_to_the_response(sample):
 def test_settings_and_lengths_change_without_a_compilation(mesh):
   fresh = sampler.Sampler(tiny.tiny_policy(), mesh)
   table = NO_STOPS.copy()
-  table[0, 7] = sampler.STOPPED
+  table[0, 7] = decoding.STOPPED
   with compilations.count() as first:
     run(fresh)
   assert first
@@ -143,7 +143,7 @@ def test_settings_and_lengths_change_without_a_compilation(mesh):
 def stops_early() -> np.ndarray:
   """A table that ends two in three responses within eight tokens."""
   table = NO_STOPS.copy()
-  table[0, ::10] = sampler.STOPPED
+  table[0, ::10] = decoding.STOPPED
   return table
 
 
@@ -337,7 +337,7 @@ def test_deduplication_may_end_within_any_chunk(mesh, monkeypatch):
 
   monkeypatch.setattr(dedup, 'are_few', some)
   table = NO_STOPS.copy()
-  table[0, ::60] = sampler.STOPPED
+  table[0, ::60] = decoding.STOPPED
   shared, alone = (
     sampler.Sampler(tiny.tiny_policy(), mesh, chunk=4, share=share)(
       tiny.tiny_params(),

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups, policy_loss, sampler
+from sqlm_jax.engine import decoding, groups, policy_loss, sampler
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import loader, names
 from sqlm_jax.selfplay import batches
@@ -106,7 +106,7 @@ def test_greedy_generation_of_a_batch(reference_and_policy):
   reference, policy, params = reference_and_policy
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
   table = np.zeros((16, families.TOKENS), np.uint8)  # no token stops
-  table[sampler.STOPPED :] = sampler.STOPPED
+  table[decoding.STOPPED :] = decoding.STOPPED
   settings = sampler.SamplerSettings(
     np.zeros(1, np.float32), np.ones(1, np.float32), np.int32(NEW), table
   )

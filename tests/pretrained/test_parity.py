@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import sampler
+from sqlm_jax.engine import decoding, sampler
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import gguf, loader, names, tokenizer
 from sqlm_jax.selfplay import batches
@@ -108,7 +108,7 @@ def test_greedy_continuations_of_a_batch(loaded, reference, tokens):
   )
   ids = [tokens.encode(prompt) for prompt in PROMPTS]
   table = np.zeros((16, tokens.vocab_size), np.uint8)
-  table[sampler.STOPPED :] = sampler.STOPPED
+  table[decoding.STOPPED :] = decoding.STOPPED
   settings = sampler.SamplerSettings(
     temperature=np.zeros(1, np.float32),
     top_p=np.ones(1, np.float32),

@@ -104,12 +104,14 @@ class Script:
     self.parts = make_parts(**changes)
     self.used = {role: [] for role in ('proposer', 'solver', 'voter')}
     self.learned = []  # (name of the state, batch)
+    self.kl_batches = []  # one per update
     game = build.make_game(self.parts)
     texts = {'proposer': proposals, 'solver': solutions, 'voter': votes}
 
     def train_step(state, batch, reference, base, kl_batch):
-      del reference, kl_batch
+      del reference
       self.learned.append((state, batch))
+      self.kl_batches.append(kl_batch)
       metrics = {'loss': (metric, 1.0), 'logprob_gap': (0.0, 1.0)}
       return Name(f'{state}+'), metrics
 
@@ -310,6 +312,30 @@ def test_values_are_computed_before_any_update(
     rtol=1e-4,
   )
   assert proposer.advantages.shape[-1] == proposer.tokens.shape[-1]
+
+
+def test_the_kl_of_an_update_is_bounded_for_both_roles():
+  changes = {'optimizer.max_update_kl': 0.1, 'proposer.train_every': 1}
+  script = Script(PROPOSALS, SOLUTIONS, **changes)
+  script.play()
+  (_, solver_batch), (_, proposer_batch) = script.learned
+  for kl_batch, other in zip(
+    script.kl_batches, (proposer_batch, solver_batch), strict=True
+  ):
+    np.testing.assert_array_equal(kl_batch.tokens, other.tokens)
+
+
+@pytest.mark.parametrize(
+  'changes', [{'optimizer.max_update_kl': 0.0}, {'policy.shared': False}]
+)
+def test_a_role_of_its_own_weights_or_without_a_bound_has_no_kl_batch(changes):
+  changes = {
+    'optimizer.max_update_kl': 0.1,
+    'proposer.train_every': 1,
+  } | changes
+  script = Script(PROPOSALS, SOLUTIONS, **changes)
+  script.play()
+  assert script.kl_batches == [None, None]
 
 
 def test_the_proposer_learns_in_every_kth_step():

@@ -1,0 +1,62 @@
+"""Opens the gate of a run, which decides what enters training."""
+
+from collections.abc import Sequence
+
+from etils import epath
+
+from sqlm_jax.config import gate_schema
+from sqlm_jax.config import schema as config_lib
+from sqlm_jax.game import contamination, exclusion, gate
+from sqlm_jax.grading import user_functions
+from sqlm_jax.run import evaluation_sets
+
+
+def open_gate(
+  config: config_lib.Config, find_set: evaluation_sets.FindSet
+) -> gate.Gate:
+  """Returns the gate, and starts the processes of a user's functions.
+
+  Args:
+    config: Config of the run.
+    find_set: Returns an evaluation set, whose questions the gate recognizes.
+  """
+  return gate.Gate(
+    config.gate,
+    _make_guard(config, find_set),
+    exclusion=_make_exclusion(config.exclude),
+    functions=_open_functions('gate.functions', config.gate.functions),
+    min_similarity=config.proposer.min_similarity,
+  )
+
+
+def _make_guard(
+  config: config_lib.Config, find_set: evaluation_sets.FindSet
+) -> contamination.Guard:
+  sets = map(find_set, evaluation_sets.PURPOSES)
+  return contamination.make_guard(
+    (
+      example.question
+      for evaluation_set in sets
+      if evaluation_set
+      for example in evaluation_set.examples
+    ),
+    config.evaluation.contaminated,
+  )
+
+
+def _make_exclusion(config: gate_schema.Exclude) -> exclusion.Exclusion:
+  words = []
+  if config.words_file:
+    text = epath.Path(config.words_file).read_text(encoding='utf-8')
+    words = text.splitlines()
+  return exclusion.make_exclusion(
+    config.patterns,
+    words,
+    _open_functions('exclude.functions', config.functions),
+  )
+
+
+def _open_functions(
+  key: str, names: Sequence[str]
+) -> tuple[tuple[str, user_functions.Function], ...]:
+  return tuple((name, user_functions.Function(key, name)) for name in names)
