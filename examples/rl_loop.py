@@ -12,8 +12,8 @@ most often those with a carry. After that it sees no labels. Each step is
 
 For seeds 0 to 7, 40 steps raised the share of right answers to all 100
 questions from 0.64-0.68 to 0.90-0.94. The proposer learned to ask for sums with
-a carry, on which the answers still differ. A run took 47 s of CPU time,
-including compilation (two cores of an AMD EPYC, jax 0.10.2).
+a carry, on which the answers still differ. A run takes 33 s, compilation
+included (two cores of an AMD EPYC, jax 0.10.2).
 
 Comments name the modules of `sqlm_jax` that do the same at scale.
 """

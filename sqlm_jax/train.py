@@ -188,11 +188,11 @@ def _open_run(
     )
     manager = stack.enter_context(_open_checkpoints(directory, parts.config))
     progress = _restore_or_start(parts, manager)
+    game = build.make_game(parts)
     # Opened after all checks, so that an invalid run writes no config.json.
     writer = stack.enter_context(
       _open_writer(directory, parts.config, progress.step)
     )
-    game = build.make_game(parts)
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )

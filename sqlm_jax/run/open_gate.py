@@ -47,13 +47,22 @@ def _make_guard(
 def _make_exclusion(config: gate_schema.Exclude) -> exclusion.Exclusion:
   words = []
   if config.words_file:
-    text = epath.Path(config.words_file).read_text(encoding='utf-8')
-    words = text.splitlines()
+    words = _read_words(config.words_file)
   return exclusion.make_exclusion(
     config.patterns,
     words,
     _open_functions('exclude.functions', config.functions),
   )
+
+
+def _read_words(path: str) -> list[str]:
+  try:
+    return epath.Path(path).read_text(encoding='utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(
+      f'exclude.words_file={path!r}: expected a text file in UTF-8 with one '
+      f'word or phrase per line ({error})'
+    ) from None
 
 
 def _open_functions(
