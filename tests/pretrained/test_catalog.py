@@ -119,7 +119,7 @@ def test_error_without_a_network(cache, capfd):
     catalog.resolve('tiny')
   # pip's message is shown on stderr.
   output = capfd.readouterr()
-  assert 'No matching distribution contents' in output.err
+  assert 'No matching distribution found' in output.err
   assert not output.out
   assert not list(cache.iterdir())
 
