@@ -5,125 +5,30 @@ python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 
 import gc
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-from unittest import mock
+from collections.abc import Iterator, Sequence
 
 import jax
 from absl import app, flags, logging
 from etils import epath
-from ml_collections import config_flags
 
-from sqlm_jax import compare, display, evaluate, export, sample, train
-from sqlm_jax.config import overrides
+from sqlm_jax import (
+  command_line,
+  compare,
+  display,
+  evaluate,
+  export,
+  sample,
+  train,
+)
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.evaluation import report
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.pretrained import catalog, hf_export
-from sqlm_jax.run import build, divergence, evaluation_sets, saved_models
-from sqlm_jax.workdir import config_json, storage
+from sqlm_jax.pretrained import catalog
+from sqlm_jax.run import build, divergence, saved_models
+from sqlm_jax.workdir import config_json
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'Config file, from configs/ or your own. Default: the config of the run in '
-  '--workdir, except for a new run.',
-  lock_config=True,
-)
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Directory that the run writes to and is resumed from.'
-)
-_MODE = flags.DEFINE_enum(
-  'mode',
-  'train',
-  ('train', 'eval', 'sample', 'export'),
-  'train or resume a run, evaluate a checkpoint, answer typed questions, or '
-  'export a checkpoint for other tools.',
-)
-_ROLE = flags.DEFINE_enum(
-  'role',
-  'solver',
-  ('solver', 'proposer'),
-  'Role to sample from with --mode=sample, or to export with --mode=export.',
-)
-_QUESTIONS_FILE = flags.DEFINE_string(
-  'questions_file',
-  None,
-  'With --mode=sample --role=proposer: new .jsonl file for the readable '
-  'questions of num_steps steps. task.questions can read such a file.',
-)
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint',
-  saved_models.LATEST,
-  'Checkpoint to evaluate, sample from or export: latest, best (by its '
-  'validation score), or a number of steps. 0 is the model before training.',
-)
-_DATASET = flags.DEFINE_string(
-  'dataset',
-  evaluation_sets.TEST,
-  'Questions for --mode=eval: test or validation (of the config), the name of '
-  'a dataset, or a file.',
-)
-_COMPARE = flags.DEFINE_list(
-  'compare',
-  [],
-  'With --mode=eval: two checkpoints A,B to evaluate on the same questions and '
-  'compare. Checkpoints of other runs are written as WORKDIR@CHECKPOINT.',
-)
-_EXPORT_DIR = flags.DEFINE_string(
-  'export_dir', None, 'New directory that --mode=export writes to.'
-)
-_EXPORT_DTYPE = flags.DEFINE_enum(
-  'export_dtype',
-  None,
-  hf_export.DTYPES,
-  'Dtype of exported tensors. Default: float32 for a run with adapters; '
-  'otherwise bfloat16 if the run computes or stores weights in it.',
-)
-_EXPORT_ADAPTER = flags.DEFINE_bool(
-  'export_adapter',
-  False,
-  'Export only the LoRA adapters, for PEFT, instead of the whole model.',
-)
-
-_DISTRIBUTED = flags.DEFINE_enum(
-  'distributed',
-  'off',
-  ('off', 'auto'),
-  'auto: this is one of several processes that Cloud TPU, SLURM or Open MPI '
-  'has started.',
-)
-_COORDINATOR_ADDRESS = flags.DEFINE_string(
-  'coordinator_address',
-  None,
-  'HOST:PORT of the first of several processes, if --distributed=auto cannot '
-  'find it.',
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'With --coordinator_address: number of processes.'
-)
-_PROCESS_ID = flags.DEFINE_integer(
-  'process_id',
-  None,
-  'With --coordinator_address: index of this process, counted from 0.',
-)
-
-_COMPILATION_CACHE = flags.DEFINE_string(
-  'compilation_cache',
-  None,
-  "Directory of compiled programs, or 'off'. Default: "
-  "$JAX_COMPILATION_CACHE_DIR, or a directory in the user's cache.",
-)
-
-_STOPPED_EXIT_CODE = flags.DEFINE_integer(
-  'stopped_exit_code',
-  0,
-  'Exit code if Ctrl-C or SIGTERM stops the training before its end. '
-  'Schedulers that restart only failed jobs need a code other than 0.',
-  lower_bound=0,
-  upper_bound=255,
-)
+flags.adopt_module_key_flags(command_line)  # shows them in --help
 
 # Maximum columns of a model's response, which is shown on one line.
 _LINE = 1000
@@ -140,21 +45,21 @@ def main(argv: Sequence[str]) -> None:
   with processes.exit_on_error():
     is_done = _run()
   if not is_done:  # every process has stopped at the same step
-    sys.exit(_STOPPED_EXIT_CODE.value)
+    sys.exit(command_line.STOPPED_EXIT_CODE.value)
 
 
 def _run() -> bool:
   """Runs the mode; returns False if a signal stopped the training."""
   try:
-    _check_paths()
+    command_line.check_paths()
     _start_processes()
     config = _read_config()
-    if _MODE.value != 'train':
+    if command_line.MODE.value != 'train':
       _use_model(config)
       return True
-    if not _WORKDIR.value:
+    if not command_line.WORKDIR.value:
       raise ValueError('--workdir: expected a directory for the run')
-    return train.train(config, _WORKDIR.value)
+    return train.train(config, command_line.WORKDIR.value)
   except divergence.DivergedError as error:
     sys.stderr.write(f'sqlm_jax: {error}\n')
     sys.exit(3)  # tells a launcher that a restart would not help
@@ -166,21 +71,9 @@ def _run() -> bool:
     sys.exit(f'sqlm_jax: {error}\n(--verbosity=1 shows a traceback)')
 
 
-def _check_paths() -> None:
-  """Expands ~ in paths, and raises for paths that cannot be written."""
-  for flag in (_WORKDIR, _EXPORT_DIR, _QUESTIONS_FILE):
-    if flag.value:
-      flags.FLAGS[flag.name].value = storage.expand(flag.value)
-      storage.check(flag.value, f'--{flag.name}')
-  if _EXPORT_DIR.value and storage.is_remote(_EXPORT_DIR.value):
-    raise ValueError(
-      f'--export_dir={_EXPORT_DIR.value}: expected a local directory'
-    )
-
-
 def _keep_compiled() -> None:
   """Sets up the cache of compiled programs for later starts."""
-  directory = _COMPILATION_CACHE.value
+  directory = command_line.COMPILATION_CACHE.value
   if directory is None:
     # ty cannot see the options that jax adds to its config.
     chosen = jax.config.jax_compilation_cache_dir  # ty: ignore
@@ -195,16 +88,22 @@ def _keep_compiled() -> None:
 
 def _start_processes() -> None:
   """Connects to the other processes of the run, if there are any."""
-  given = (_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  if _DISTRIBUTED.value == 'off' and given == (None,) * 3:
+  given = (
+    command_line.COORDINATOR_ADDRESS.value,
+    command_line.NUM_PROCESSES.value,
+    command_line.PROCESS_ID.value,
+  )
+  if command_line.DISTRIBUTED.value == 'off' and given == (None,) * 3:
     return
-  if _DISTRIBUTED.value == 'off' and None in given:
+  if command_line.DISTRIBUTED.value == 'off' and None in given:
     raise ValueError(
       '--coordinator_address, --num_processes, --process_id: expected all '
       'three of them, or --distributed=auto'
     )
-  if _MODE.value not in ('train', 'eval'):
-    raise ValueError(f'--mode={_MODE.value}: expected a single process')
+  if command_line.MODE.value not in ('train', 'eval'):
+    raise ValueError(
+      f'--mode={command_line.MODE.value}: expected a single process'
+    )
   processes.start(*given)
   if not processes.is_first():
     display.mute()
@@ -212,21 +111,23 @@ def _start_processes() -> None:
 
 def _read_config() -> config_lib.Config:
   """Returns the config of `--config`, or of the run in the workdir."""
-  if _CONFIG.value is not None:
-    config = config_lib.from_dict(_CONFIG.value.to_dict())
-    if _MODE.value == 'eval' and _WORKDIR.value:
+  if command_line.CONFIG.value is not None:
+    config = config_lib.from_dict(command_line.CONFIG.value.to_dict())
+    if command_line.MODE.value == 'eval' and command_line.WORKDIR.value:
       # The model must be the run's; the evaluation settings may differ.
       config_json.check(
-        _WORKDIR.value,
+        command_line.WORKDIR.value,
         config_lib.to_dict(config),
         may_change=config_lib.MAY_CHANGE_TO_EVALUATE,
         complete=config_lib.complete,
       )
     return config
-  flag, workdir = '--workdir', _WORKDIR.value
-  if not workdir and _COMPARE.value:
+  flag, workdir = '--workdir', command_line.WORKDIR.value
+  if not workdir and command_line.COMPARE.value:
     flag = '--compare'
-    workdir, _ = compare.parse(compare.pair(_COMPARE.value)[0], None)
+    workdir, _ = compare.parse(
+      compare.pair(command_line.COMPARE.value)[0], None
+    )
   if not workdir:
     raise ValueError(
       '--config: expected a config file, or a --workdir with a run'
@@ -242,41 +143,54 @@ def _read_config() -> config_lib.Config:
 
 def _use_model(config: config_lib.Config) -> None:
   """Evaluates, samples from or exports a checkpoint or the initial model."""
-  parts = build.build(config, _WORKDIR.value)
-  if _MODE.value == 'eval':
-    if _COMPARE.value:
+  parts = build.build(config, command_line.WORKDIR.value)
+  if command_line.MODE.value == 'eval':
+    if command_line.COMPARE.value:
       _compare(parts)
     else:
       _evaluate(parts)
     return
-  if _MODE.value == 'export':
+  if command_line.MODE.value == 'export':
     _check_export(parts)
-  if _QUESTIONS_FILE.value:
-    _check_questions_file(_QUESTIONS_FILE.value, _ROLE.value)
-  model = saved_models.find(parts, _WORKDIR.value, _CHECKPOINT.value)
-  _note(f'{_ROLE.value} {model.about}')
-  params = model.load(_ROLE.value)
-  if _MODE.value == 'export':
+  if command_line.QUESTIONS_FILE.value:
+    _check_questions_file(
+      command_line.QUESTIONS_FILE.value, command_line.ROLE.value
+    )
+  model = saved_models.find(
+    parts, command_line.WORKDIR.value, command_line.CHECKPOINT.value
+  )
+  _note(f'{command_line.ROLE.value} {model.about}')
+  params = model.load(command_line.ROLE.value)
+  if command_line.MODE.value == 'export':
     _export(parts, params, model.step)
-  elif _QUESTIONS_FILE.value:
-    count = sample.write_questions(parts, params, _QUESTIONS_FILE.value)
-    _note(f'wrote {count} questions to {_QUESTIONS_FILE.value}')
-  elif _ROLE.value == 'proposer':
+  elif command_line.QUESTIONS_FILE.value:
+    count = sample.write_questions(
+      parts, params, command_line.QUESTIONS_FILE.value
+    )
+    _note(f'wrote {count} questions to {command_line.QUESTIONS_FILE.value}')
+  elif command_line.ROLE.value == 'proposer':
     _show_questions(parts, params, model.step)
   else:
     _show_answers(parts, params)
 
 
 def _evaluate(parts: build.Parts) -> None:
-  evaluation_set = evaluate.find_set(parts, _DATASET.value)
-  model = saved_models.find(parts, _WORKDIR.value, _CHECKPOINT.value)
-  is_new = _WORKDIR.value and config_json.read(_WORKDIR.value) is None
+  evaluation_set = evaluate.find_set(parts, command_line.DATASET.value)
+  model = saved_models.find(
+    parts, command_line.WORKDIR.value, command_line.CHECKPOINT.value
+  )
+  is_new = (
+    command_line.WORKDIR.value
+    and config_json.read(command_line.WORKDIR.value) is None
+  )
   if is_new and processes.is_first():
     # `--compare` finds an evaluated model by the config.json of its workdir.
-    config_json.write(_WORKDIR.value, config_lib.to_dict(parts.config))
+    config_json.write(
+      command_line.WORKDIR.value, config_lib.to_dict(parts.config)
+    )
   _note(f'solver {model.about}')
   result = evaluate.evaluate(
-    parts, model, evaluation_set, workdir=_WORKDIR.value
+    parts, model, evaluation_set, workdir=command_line.WORKDIR.value
   ).result
   display.summary('Evaluation', report.rows(result))
   if 'reliability' in result:
@@ -288,7 +202,10 @@ def _evaluate(parts: build.Parts) -> None:
 
 def _compare(parts: build.Parts) -> None:
   compared, directory = compare.compare(
-    parts, _COMPARE.value, dataset=_DATASET.value, workdir=_WORKDIR.value
+    parts,
+    command_line.COMPARE.value,
+    dataset=command_line.DATASET.value,
+    workdir=command_line.WORKDIR.value,
   )
   display.message(report.to_markdown(compared))
   display.summary('Comparison', {'directory': str(directory)})
@@ -311,7 +228,7 @@ def _show_answers(parts: build.Parts, params: policy_lib.Params) -> None:
 
 
 def _check_questions_file(path: str, role: str) -> None:
-  if _MODE.value != 'sample' or role != 'proposer':
+  if command_line.MODE.value != 'sample' or role != 'proposer':
     raise ValueError(
       f'--questions_file={path}: expected --mode=sample --role=proposer'
     )
@@ -320,29 +237,33 @@ def _check_questions_file(path: str, role: str) -> None:
 
 def _check_export(parts: build.Parts) -> None:
   """Checks the flags of an export before anything is loaded."""
-  if not _EXPORT_DIR.value:
+  if not command_line.EXPORT_DIR.value:
     raise ValueError('--export_dir: expected a directory to write to')
-  workdir = _WORKDIR.value
+  workdir = command_line.WORKDIR.value
   is_run = workdir and (epath.Path(workdir) / 'checkpoints').exists()
-  if workdir and not is_run and _CHECKPOINT.value != '0':
+  if workdir and not is_run and command_line.CHECKPOINT.value != '0':
     # Otherwise a misspelled workdir would export the untrained model.
     raise ValueError(f'--workdir={workdir}: expected a run with checkpoints')
   export.check_target(
-    parts, _EXPORT_DIR.value, as_adapter=_EXPORT_ADAPTER.value
+    parts,
+    command_line.EXPORT_DIR.value,
+    as_adapter=command_line.EXPORT_ADAPTER.value,
   )
 
 
 def _export(parts: build.Parts, params: policy_lib.Params, step: int) -> None:
-  assert _EXPORT_DIR.value is not None  # `_check_export` has raised otherwise
+  assert (
+    command_line.EXPORT_DIR.value is not None
+  )  # `_check_export` has raised otherwise
   directory = export.export_policy(
     parts,
     params,
-    _EXPORT_DIR.value,
+    command_line.EXPORT_DIR.value,
     step=step,
-    role=_ROLE.value,
-    dtype=_EXPORT_DTYPE.value or export.default_dtype(parts.config),
-    as_adapter=_EXPORT_ADAPTER.value,
-    workdir=_WORKDIR.value,
+    role=command_line.ROLE.value,
+    dtype=command_line.EXPORT_DTYPE.value or export.default_dtype(parts.config),
+    as_adapter=command_line.EXPORT_ADAPTER.value,
+    workdir=command_line.WORKDIR.value,
   )
   sizes = {
     path.name: f'{path.stat().st_size / 1e6:.1f} MB'
@@ -371,29 +292,5 @@ def _typed_questions() -> Iterator[str]:
       yield line
 
 
-def _load_config(flag: str) -> Mapping[str, Any]:
-  """Returns the config of `--config=FILE`, without overrides."""
-  argv = [sys.argv[0], flag]
-  holder = flags.FlagValues()
-  base = config_flags.DEFINE_config_file('config', flag_values=holder)
-  # ml_collections reads overrides from sys.argv, not from its argument.
-  with mock.patch.object(sys, 'argv', argv):
-    holder(argv)
-  return base.value.to_dict()
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses flags; an error ends the program with a one-line message."""
-  try:
-    overrides.check(argv, _load_config)
-    rest = flags.FLAGS(argv)
-  except (flags.Error, ValueError, OSError) as error:
-    sys.exit(f'sqlm_jax: {overrides.tell(error)}')
-  if flags.FLAGS['verbosity'].using_default_value:
-    # The default of absl, INFO, would show many messages of libraries.
-    flags.FLAGS.verbosity = logging.WARNING
-  return rest
-
-
 if __name__ == '__main__':
-  app.run(main, flags_parser=parse_flags)
+  app.run(main, flags_parser=command_line.parse_flags)

@@ -6,30 +6,12 @@ import shlex
 import sys
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
+from absl.testing import flagsaver
 
-from sqlm_jax import main
+from sqlm_jax import command_line
 from sqlm_jax.config import schema as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
-OUR_FLAGS = [
-  'workdir',
-  'mode',
-  'role',
-  'questions_file',
-  'checkpoint',
-  'dataset',
-  'compare',
-  'export_dir',
-  'export_dtype',
-  'export_adapter',
-  'distributed',
-  'coordinator_address',
-  'num_processes',
-  'process_id',
-  'verbosity',
-]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 PAGES += sorted((ROOT / 'tools').rglob('*.md'))
 PAGES += sorted((ROOT / 'configs').glob('*.py'))
@@ -71,18 +53,12 @@ def test_commands_parse(page, line, monkeypatch):
     assert shown_in_docs(path), f'{page}: {path} does not exist'
     words = [w.replace(path, 'configs/quickstart.py') for w in words]
   monkeypatch.chdir(ROOT)
-  with_flags = flags.FlagValues()
-  for name in OUR_FLAGS:
-    with_flags[name] = flags.FLAGS[name]
-  # Overrides are added to the FlagValues in which the flag was defined.
-  config_flags.DEFINE_config_file('config', flag_values=with_flags)
-  monkeypatch.setattr(flags, 'FLAGS', with_flags)
   # ml_collections reads overrides from sys.argv, not from its argument.
   monkeypatch.setattr(sys, 'argv', ['main', *words])
-  main.parse_flags(sys.argv)
-  if config_files:
-    config_lib.from_dict(with_flags['config'].value.to_dict())
-  assert with_flags['mode'].value in ('train', 'eval', 'sample', 'export')
+  with flagsaver.flagsaver():
+    command_line.parse_flags(sys.argv)
+    if config_files:
+      config_lib.from_dict(command_line.CONFIG.value.to_dict())
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

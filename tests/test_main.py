@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
+from absl.testing import flagsaver
 
 from configs import smoke
-from sqlm_jax import main, sample, train
+from sqlm_jax import command_line, main, sample, train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.run import divergence
 from sqlm_jax.tasks import question_files
@@ -39,54 +38,11 @@ def start(monkeypatch):
   """Returns a function that runs a command line in this process."""
 
   def call(*words):
-    values = flags.FlagValues()
-    holders = {}
-    holders['_CONFIG'] = config_flags.DEFINE_config_file(
-      'config', flag_values=values, lock_config=True
-    )
-    for name, default in (
-      ('workdir', None),
-      ('export_dir', None),
-      ('export_dtype', None),
-      ('questions_file', None),
-      ('checkpoint', 'latest'),
-      ('dataset', 'test'),
-      ('coordinator_address', None),
-      ('compilation_cache', None),
-    ):
-      holders[f'_{name.upper()}'] = flags.DEFINE_string(
-        name, default, '', flag_values=values
-      )
-    holders['_COMPARE'] = flags.DEFINE_list(
-      'compare', [], '', flag_values=values
-    )
-    for name, choices in (
-      ('mode', ('train', 'eval', 'sample', 'export')),
-      ('role', ('solver', 'proposer')),
-      ('distributed', ('off', 'auto')),
-    ):
-      holders[f'_{name.upper()}'] = flags.DEFINE_enum(
-        name, choices[0], choices, '', flag_values=values
-      )
-    for name, default in (
-      ('num_processes', None),
-      ('process_id', None),
-      ('stopped_exit_code', 0),
-    ):
-      holders[f'_{name.upper()}'] = flags.DEFINE_integer(
-        name, default, '', flag_values=values
-      )
-    holders['_EXPORT_ADAPTER'] = flags.DEFINE_bool(
-      'export_adapter', False, '', flag_values=values
-    )
-    values['verbosity'] = flags.FLAGS['verbosity']
-    for name, holder in holders.items():
-      monkeypatch.setattr(main, name, holder)
-    monkeypatch.setattr(flags, 'FLAGS', values)
     # ml_collections reads overrides from sys.argv, not from its argument.
     monkeypatch.setattr(sys, 'argv', ['main', *words])
     monkeypatch.chdir(ROOT)
-    main.main(main.parse_flags(sys.argv))
+    with flagsaver.flagsaver():
+      main.main(command_line.parse_flags(sys.argv))
 
   return call
 
