@@ -221,7 +221,7 @@ class Sampler:
     if self._policy.reads_live:
       prompt_slots = self._shapes.capacity(prompt_slots, width)
     call = _Call(
-      params=self._policy.take_apart(params),
+      params=self._policy.unstack(params),
       prompts=prompts,
       keys_QG=keys_QG,
       settings=device_settings,

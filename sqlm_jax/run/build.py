@@ -46,7 +46,8 @@ class Parts(NamedTuple):
     questions: Fixed questions, () if the proposer generates the questions.
     samplers: Samplers of the two roles, of 'evaluation', and of 'voter' if
       earlier solvers vote.
-    owner: Maps a role, or 'voter', to the name of its TrainState.
+    state_names: Name of the TrainState of each role, and of 'voter' if earlier
+      solvers vote.
   """
 
   config: config_lib.Config
@@ -63,7 +64,7 @@ class Parts(NamedTuple):
   sets: evaluation_sets.FindSet
   questions: tuple[str, ...]
   samplers: dict[str, responses.TextSampler]
-  owner: dict[str, str]
+  state_names: dict[str, str]
 
 
 def build(
@@ -130,7 +131,7 @@ def build(
     ),
     questions=questions,
     samplers=samplers,
-    owner=_owners(config),
+    state_names=_state_names(config),
   )
 
 
@@ -154,12 +155,12 @@ def check(parts: Parts) -> None:
     )
 
 
-def _owners(config: config_lib.Config) -> dict[str, str]:
+def _state_names(config: config_lib.Config) -> dict[str, str]:
   shared = config.policy.shared
-  owner = {role: 'policy' if shared else role for role in step_types.ROLES}
+  names = {role: 'policy' if shared else role for role in step_types.ROLES}
   if config.vote.earlier_answers:
-    owner['voter'] = 'earlier'
-  return owner
+    names['voter'] = 'earlier'
+  return names
 
 
 def make_game(parts: Parts) -> step_types.Game:
@@ -202,7 +203,7 @@ def make_game(parts: Parts) -> step_types.Game:
     questions=parts.questions,
     gate=open_gate.open_gate(parts.config, parts.sets),
     samplers=parts.samplers,
-    owner=parts.owner,
+    state_names=parts.state_names,
     train_step=train_step,
     critic=_make_critic(parts),
     reference_params=reference_params,

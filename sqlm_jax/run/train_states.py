@@ -25,8 +25,9 @@ def initial_states(parts: build.Parts) -> step_types.States:
     name: make(parts, trained, index=index, shardings=shardings[name])
     for index, (name, trained) in enumerate(_trained(parts).items())
   }
-  if 'voter' in parts.owner:
-    states[parts.owner['voter']] = learning.earlier_solver(states, parts.owner)
+  names = parts.state_names
+  if 'voter' in names:
+    states[names['voter']] = learning.earlier_solver(states, names)
   return states
 
 
@@ -131,9 +132,10 @@ def abstract_states(parts: build.Parts) -> step_types.States:
   states = {
     name: abstract(trained) for name, trained in _trained(parts).items()
   }
-  if 'voter' in parts.owner:
-    solver = states[parts.owner['solver']]
-    states[parts.owner['voter']] = solver._replace(opt_state=())
+  names = parts.state_names
+  if 'voter' in names:
+    solver = states[names['solver']]
+    states[names['voter']] = solver._replace(opt_state=())
   return states
 
 
@@ -151,15 +153,15 @@ class _Trained(NamedTuple):
 
 def _trained(parts: build.Parts) -> dict[str, _Trained]:
   """Returns how the trained states are initialized, by name of the state."""
-  owners = dict.fromkeys(parts.owner[role] for role in step_types.ROLES)
-  trained = {name: _Trained(lambda x: x, parts.optimizer) for name in owners}
+  names = dict.fromkeys(parts.state_names[role] for role in step_types.ROLES)
+  trained = {name: _Trained(lambda x: x, parts.optimizer) for name in names}
   if parts.critic_optimizer:
     # Added after the policies, because the random key of a state's adapters
     # depends on its position.
     width = parts.policy.config.width
     prepare = functools.partial(critic.init_params, width=width)
     trained_critic = _Trained(prepare, parts.critic_optimizer)
-    trained |= {step_types.critic_of(name): trained_critic for name in owners}
+    trained |= {step_types.critic_of(name): trained_critic for name in names}
   return trained
 
 

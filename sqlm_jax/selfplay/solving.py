@@ -70,7 +70,7 @@ def solve(
     voters,
     grader,
     policy_steps={
-      role: int(states[owner].step) for role, owner in game.owner.items()
+      role: int(states[name].step) for role, name in game.state_names.items()
     },
   )
 

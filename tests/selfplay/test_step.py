@@ -126,7 +126,7 @@ class Script:
 
   def states(self):
     """Returns a state for each name, which stands for its parameters."""
-    names = set(self.parts.owner.values())
+    names = set(self.parts.state_names.values())
     if self.game.critic:
       names |= {step_types.critic_of(name) for name in names}
     return {name: Name(name) for name in names}
@@ -276,7 +276,7 @@ def test_with_a_kl_penalty_a_unanimous_group_is_trained_on():
 def test_values_are_computed_before_any_update(
   shared, proposers, solvers, solver_after
 ):
-  """The critic of a role's owner, and the batches that its policy has."""
+  """Each policy has a critic, which learns from the batches of the policy."""
   script = Script(PROPOSALS, SOLUTIONS, **{'policy.shared': shared})
   read, learned = [], []
 
