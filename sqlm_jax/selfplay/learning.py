@@ -288,7 +288,7 @@ def _solver_responses(
   selected: Sequence[int],
   proposer: game_schema.Proposer,
 ) -> batches.ScoredResponses | None:
-  """Returns the answers to the selected questions with their rewards."""
+  """Returns the answers to the selected questions, with their rewards."""
   solutions = responses.join([r.solutions for r in rounds])
   if not selected or solutions is None:
     return None

@@ -13,7 +13,7 @@ ROOT3 = 3**0.5
 
 
 @pytest.mark.parametrize(
-  'rewards, counted, normalized, centred',
+  'rewards, counted, normalized, centered',
   [
     # mean 1/2, squares 4 * 1/4 = 1, unbiased variance 1/3, std 1/sqrt 3.
     pytest.param(
@@ -54,7 +54,7 @@ ROOT3 = 3**0.5
     pytest.param([1], [1], [0], [0], id='group-of-one'),
   ],
 )
-def test_by_hand(rewards, counted, normalized, centred):
+def test_by_hand(rewards, counted, normalized, centered):
   rewards = jnp.array([rewards], jnp.float32)
   counted = jnp.array([counted], bool)
   # float32, and epsilon moves a number by 1e-6 / std.
@@ -64,7 +64,7 @@ def test_by_hand(rewards, counted, normalized, centred):
   )
   np.testing.assert_allclose(
     advantages.group_relative(rewards, counted, normalize=False)[0],
-    centred,
+    centered,
     **close,
   )
 
@@ -86,7 +86,7 @@ def test_groups_are_never_mixed():
 
 
 def test_epsilon_is_added_to_the_deviation():
-  # Centred -2, 0, 2 and std 2, as above: 2 / (2 + 2).
+  # Centered -2, 0, 2 and std 2, as above: 2 / (2 + 2).
   got = advantages.group_relative(
     jnp.array([[1, 3, 5]]), jnp.ones((1, 3), bool), epsilon=2.0
   )
@@ -100,20 +100,9 @@ def test_rank_and_shape_are_checked():
     advantages.group_relative(jnp.ones((1, 3)), jnp.ones((1, 2), bool))
 
 
-ESTIMATORS = {
-  'grpo': advantages.group_relative,
-  'dr_grpo': lambda r, c: advantages.group_relative(r, c, normalize=False),
-  'lite_ppo': advantages.group_mean_batch_std,
-  'rloo': advantages.leave_one_out,
-  'reinforce_plus_plus': advantages.reinforce_plus_plus,
-  'reinforce_plus_plus_baseline': lambda r, c: advantages.reinforce_plus_plus(
-    r, c, group_baseline=True
-  ),
-  'reinforce': advantages.batch_relative,
-}
-ESTIMATORS = {name: jax.jit(f) for name, f in ESTIMATORS.items()}
+ESTIMATORS = {name: jax.jit(f) for name, f in advantages.ESTIMATORS.items()}
 
-# Two groups: 0 and 3, mean 3/2; 1, 1 and 7, mean 3. What is not counted is 9.
+# Two groups: 0 and 3, mean 3/2; 1, 1 and 7, mean 3. Rewards of 9 do not count.
 REWARDS = jnp.array([[0, 9, 3], [1, 1, 7]], jnp.float32)
 COUNTED = jnp.array([[1, 0, 1], [1, 1, 1]], bool)
 
@@ -142,15 +131,15 @@ COUNTED = jnp.array([[1, 0, 1], [1, 1, 1]], bool)
     # 0 - 3 and 3 - 0; 1 - (1 + 7) / 2 = -3, and 7 - (1 + 1) / 2.
     ('rloo', [[-3, 0, 3], [-3, -3, 6]]),
     (
-      'reinforce_plus_plus',
+      'reinforce++',
       [
         [-2.4 / 7.8**0.5, 0, 0.6 / 7.8**0.5],
         [-1.4 / 7.8**0.5, -1.4 / 7.8**0.5, 4.6 / 7.8**0.5],
       ],
     ),
-    # The centred ones have mean 0 and squares 4.5 + 24: variance 28.5 / 4.
+    # The centered rewards have mean 0 and squares 4.5 + 24: variance 28.5 / 4.
     (
-      'reinforce_plus_plus_baseline',
+      'reinforce++_baseline',
       [
         [-1.5 / 7.125**0.5, 0, 1.5 / 7.125**0.5],
         [-2 / 7.125**0.5, -2 / 7.125**0.5, 4 / 7.125**0.5],
@@ -196,7 +185,7 @@ def test_a_group_of_one_by_the_side(name):
   got = ESTIMATORS[name](rewards, counted)
   if name.endswith('baseline') or name in ('grpo', 'dr_grpo', 'rloo'):
     np.testing.assert_array_equal(got[:2], ESTIMATORS[name](REWARDS, COUNTED))
-  if name in ('reinforce', 'reinforce_plus_plus'):
+  if name in ('reinforce', 'reinforce++'):
     # The batch is what it is compared with: the mean is now 17 / 6.
     assert got[2, 0] > 0
     assert not got[2, 1:].any()
