@@ -93,7 +93,7 @@ def build(
   config = chat_date.set_date(config, tokens, workdir)
   task = _make_task(config, tokens)
   if config.task.style == 'plain':  # a chat template adds its own ending
-    prompt_ends.warn(_continued(config.task), tokens.encode)
+    prompt_ends.warn(_plain_templates(config.task), tokens.encode)
   samplers = _make_samplers(
     config,
     task=task,
@@ -135,8 +135,8 @@ def build(
   )
 
 
-def _continued(task: game_schema.Task) -> dict[str, tuple[str, ...]]:
-  """Returns the prompt templates that a model continues, by config key."""
+def _plain_templates(task: game_schema.Task) -> dict[str, tuple[str, ...]]:
+  """Returns the templates of plain prompts by config key."""
   templates = {
     'task.proposer_prompt': (task.proposer_prompt,),
     'task.solver_prompt': (task.solver_prompt,),
@@ -335,7 +335,7 @@ def _make_samplers(
     make, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
   )
 
-  def take_turns(count: int) -> list[float]:
+  def cycle_temperatures(count: int) -> list[float]:
     temperatures = itertools.cycle(s.temperatures or (s.temperature,))
     return list(itertools.islice(temperatures, count))
 
@@ -348,7 +348,7 @@ def _make_samplers(
     ),
     # A group is divided among the prompts that ask the same question.
     'solver': answers(
-      take_turns(s.group_size // len(config.task.solver_templates))
+      cycle_temperatures(s.group_size // len(config.task.solver_templates))
     ),
     # The first answer of a group is greedy; the others are sampled.
     'evaluation': answers(
@@ -356,5 +356,5 @@ def _make_samplers(
     ),
   }
   if v.earlier_answers:
-    samplers['voter'] = answers(take_turns(v.earlier_answers))
+    samplers['voter'] = answers(cycle_temperatures(v.earlier_answers))
   return samplers
