@@ -35,7 +35,7 @@ ROOT3 = 3**0.5
     pytest.param(
       [1, 3, 5], [1, 1, 1], [-1, 0, 1], [-2, 0, 2], id='rewards-not-0-or-1'
     ),
-    # The same three, and what is not counted may be anything.
+    # Rewards that do not count have no effect, whatever they are.
     pytest.param(
       [1, 99, 3, NAN, 5],
       [1, 0, 1, 0, 1],
@@ -73,7 +73,7 @@ def test_groups_are_never_mixed():
   rewards = jnp.array([[1, 0, 0, 0], [100, 100, 104, 104], [7, 7, 7, 7]])
   counted = jnp.ones(rewards.shape, bool)
   together = advantages.group_relative(rewards, counted)
-  # The second row is the half-right group, times 4 and turned round.
+  # The second row is the half-right group, times 4 and reversed.
   np.testing.assert_allclose(
     together,
     [
@@ -186,7 +186,7 @@ def test_a_group_of_one_by_the_side(name):
   if name.endswith('baseline') or name in ('grpo', 'dr_grpo', 'rloo'):
     np.testing.assert_array_equal(got[:2], ESTIMATORS[name](REWARDS, COUNTED))
   if name in ('reinforce', 'reinforce++'):
-    # The batch is what it is compared with: the mean is now 17 / 6.
+    # Rewards are compared with the batch, whose mean is now 17 / 6.
     assert got[2, 0] > 0
     assert not got[2, 1:].any()
   else:
@@ -200,7 +200,7 @@ def test_estimators_check_shapes(name):
 
 
 def test_leave_one_out_leaves_one_out():
-  """By its definition, a loop, on random groups with gaps."""
+  """Compares with a loop on random groups with gaps."""
   random = np.random.default_rng(0)
   rewards, counted = random.normal(size=(6, 5)), random.random((6, 5)) < 0.7
   got = advantages.leave_one_out(jnp.array(rewards), jnp.array(counted))
@@ -222,7 +222,7 @@ def test_whitened_values_by_hand():
 
 @pytest.mark.parametrize('name', ESTIMATORS)
 def test_equal_rewards_are_0_whatever_they_are(name):
-  """The mean of n times x is not x in float32; a deviation would magnify it."""
+  """In float32, the mean of n equal numbers may differ from the number."""
   for size, reward in ((8, 0.7), (16, 1.1), (32, 1.2)):
     rewards = np.full((3, size), reward, np.float32)
     found = ESTIMATORS[name](rewards, rewards > 0)
