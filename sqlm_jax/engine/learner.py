@@ -96,9 +96,8 @@ class Update(Protocol[Frozen]):
 
     Gradients are accumulated over the microbatches that contain the first
     `batch.num_groups` groups (at least 1). The remaining microbatches are not
-    computed. If the loss, the gradient or a
-    metric is not finite, the update is skipped: the returned state equals the
-    given one bit for bit.
+    computed. If the loss, the gradient or a metric is not finite, the update is
+    skipped: the returned state equals the given one bit for bit.
 
     Args:
       state: state to update; its buffers are donated.
