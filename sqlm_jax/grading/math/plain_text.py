@@ -50,6 +50,8 @@ def clean(text: str) -> str:
   """
   text = _unwrap(_plain(text))
   text = _unwrap(_boxed(text))
+  if not _ALLOWED.fullmatch(text):
+    raise ParseError('characters')
   for pattern, new in _LATEX:
     text = pattern.sub(new, text)
   text = _unwrap(text)
@@ -102,7 +104,7 @@ _QUOTES = ('「」', '『』', '【】')
 
 
 def _plain(text: str) -> str:
-  """Converts Unicode to ASCII and `symbols.MARKS`."""
+  """Converts the Unicode in `symbols` to ASCII and `symbols.MARKS`."""
   text = text.strip()
   if _ROOT_OF_DIGITS.search(text):
     raise ParseError('syntax')
@@ -127,8 +129,6 @@ def _plain(text: str) -> str:
     raise ParseError('empty')
   if text[0] == '~' or re.search('~[=<>](?!~)', text):  # approximately
     raise ParseError('syntax')
-  if not _ALLOWED.fullmatch(text):
-    raise ParseError('characters')
   return text.replace('\r\n', '\n').replace('\r', '\n')
 
 

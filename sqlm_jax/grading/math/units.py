@@ -133,16 +133,16 @@ _NO_UNITS_TEXT = """
 """
 # Numbers and fractions of India and of other languages, also in the plural.
 _SCALES_TEXT = """
-  lakh lac crore arab myriad mil mille mila mio mrd mln mlrd milion million
+  lakh lac crore myriad mil mille mila mio mrd mln mlrd milion million
   millionen millione millioni millon millone milione milioni milliard milliarde
   milliarden miliardo miliardi miliard billion billionen billone billiarde
-  tausend tausende hundert hunderte cent cento cien ciento cientos centaine
+  tausend tausende hundert hunderte cento cien ciento cientos centaine
   millier millar miljoen miljard duizend honderd milhao milhoes bilhao bilhoes
   dutzend douzaine docena dozzina duzia doz dzn fold twofold threefold
   permille permil promille percento porcento porciento pourcent prozent procent
   permyriad bps negative positive inf infty nan
 """
-_NO_UNITS = frozenset((_NO_UNITS_TEXT + _SCALES_TEXT).split()) - {'cent'}
+_NO_UNITS = frozenset((_NO_UNITS_TEXT + _SCALES_TEXT).split())
 # Words such as xcosx and logn, and letters without a vowel such as mnp.
 _JOINED_SYMBOLS = re.compile(
   rf'[a-z]?(?:{"|".join(sorted(vocabulary.FUNCTIONS))})[nxyz]|[^aeiouy]+'
