@@ -260,11 +260,12 @@ _AFTER_BOX = re.compile(
   r'|\d|\(|[A-Za-z](?![A-Za-z])'
 )
 _TAG = re.compile(r'</?[a-z|][^<>]*>', re.I)
+_MARK = re.compile(r'^[ \t]*[>*+] +\Z', re.M)  # quotations and lists in Markdown
 
 
 def _continues(before: str, after: str) -> bool:
   """Returns True if a box between two texts is a part of an expression."""
-  before, after = _TAG.sub(' ', before), _TAG.sub(' ', after)
+  before, after = _MARK.sub('', _TAG.sub(' ', before)), _TAG.sub(' ', after)
   if before.endswith('(') and after.startswith(')'):
     before, after = before[:-1], after[1:]
   if before.rstrip().endswith('{'):
