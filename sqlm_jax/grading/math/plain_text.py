@@ -260,7 +260,7 @@ _AFTER_BOX = re.compile(
   r'|\d|\(|[A-Za-z](?![A-Za-z])'
 )
 _TAG = re.compile(r'</?[a-z|][^<>]*>', re.I)
-_MARK = re.compile(r'^[ \t]*[>*+] +\Z', re.M)  # quotations and lists in Markdown
+_MARK = re.compile(r'^[ \t]*[>*+] +\Z', re.M)  # Markdown
 
 
 def _continues(before: str, after: str) -> bool:
