@@ -61,9 +61,7 @@ _LETTERS = {  # bold and italic letters and digits
 }
 _GREEK_SIGNS = {
   char: rf' \{name} '
-  for char, name in (
-    _GREEK_LETTERS | _GREEK_VARIANTS | {'π': 'pi', 'ϖ': 'pi'}
-  ).items()
+  for char, name in (_GREEK_LETTERS | _GREEK_VARIANTS | {'π': 'pi'}).items()
 }
 _LETTERS |= {  # bold and italic Greek letters
   chr(code): _GREEK_SIGNS[plain]

@@ -218,7 +218,7 @@ def _check_order(
 ) -> None:
   """Raises for \\pi < 3, x + 1 < x and x < i."""
   values = lower.value, upper.value
-  if any(_mentions(value, 'i') for value in values):
+  if any(_mentions(v, 'i') and 'Abs' not in str(v) for v in values):
     raise plain_text.ParseError('false')
   if (
     all(isinstance(value, plain_text.F) for value in values)
