@@ -59,6 +59,15 @@ _LETTERS = {  # bold and italic letters and digits
   if (plain := unicodedata.normalize('NFKC', chr(code))).isalnum()
   and plain.isascii()
 }
+_GREEK_SIGNS = {
+  char: rf' \{name} '
+  for char, name in (_GREEK_LETTERS | _GREEK_VARIANTS | {'π': 'pi'}).items()
+}
+_LETTERS |= {  # bold and italic Greek letters
+  chr(code): _GREEK_SIGNS[plain]
+  for code in range(0x1D6A8, 0x1D7CC)
+  if (plain := unicodedata.normalize('NFKC', chr(code))) in _GREEK_SIGNS
+}
 _SPACES = dict.fromkeys(
   map(chr, (0x2000, 0x2001, 0x2002, 0x2003, 0x2004, 0x2005, 0x2006, 0x2007,
             0x2008, 0x200A, 0x205F, 0x3000)),
@@ -72,9 +81,7 @@ SIGNS = {
   **dict.fromkeys(normalize.TIMES, '*'),
   **dict.fromkeys(normalize.DIVIDED_BY, '/'),
   **{char: rf'\frac{{{a}}}{{{b}}}' for char, (a, b) in _FRACTIONS.items()},
-  **{char: rf' \{name} '
-     for char, name in (_GREEK_LETTERS | _GREEK_VARIANTS).items()},
-  'π': r' \pi ', '∞': ' oo ', 'ℝ': ' (-oo, oo) ',
+  **_GREEK_SIGNS, '∞': ' oo ', '\u2223': '|', 'ℝ': ' (-oo, oo) ',
   '√': r' \sqrt ', '∛': r' \sqrt[3] ', '∜': r' \sqrt[4] ',
   '≤': '<=', '≦': '<=', '⩽': '<=', '≥': '>=', '≧': '>=', '⩾': '>=',
   '∧': ' and ', '∨': ' or ', '≒': '≈',

@@ -32,6 +32,7 @@ _LABEL = re.compile(
   r'(?:(?P<inverse>\s*\^\s*(?:\{\s*-\s*1\s*\}|-1))?'
   r'\s*(?P<arguments>\(\s*-?\w+(?:\s*,\s*-?\w+)*\s*\)))?'
 )
+_HUGE = plain_text.F(10**1000)
 _NAME = re.compile(r'[A-Za-z]\w*')
 _DECIMAL = re.compile(
   r'-?\d*(?:\.(?P<decimals>\d+))?\s*(?P<rest>[A-Za-z°$%].*)?'
@@ -200,8 +201,44 @@ def _inequality(
     '<' in signs and len(set(values)) < len(values)
   ):
     raise plain_text.ParseError('false')
+  for sign, (lower, upper) in zip(
+    signs, itertools.pairwise(parsed_answers), strict=True
+  ):
+    _check_order(lower, upper, sign=sign, parser=parser)
   terms = itertools.chain(*zip(values, [*signs, ''], strict=True))
   return joiners_lib.relation(' '.join(terms).strip())
+
+
+def _check_order(
+  lower: plain_text.ParsedAnswer,
+  upper: plain_text.ParsedAnswer,
+  *,
+  sign: str,
+  parser: units.ExpressionParser,
+) -> None:
+  """Raises for \\pi < 3, x + 1 < x and x < i."""
+  values = lower.value, upper.value
+  if any(_mentions(v, 'i') and 'Abs' not in str(v) for v in values):
+    raise plain_text.ParseError('false')
+  if (
+    all(isinstance(value, plain_text.F) for value in values)
+    or lower.unit != upper.unit
+    or any(_mentions(value, 'oo') for value in values)
+    or len({units.has_symbols(str(value)) for value in values}) > 1
+  ):
+    return
+  difference = parser.parse(f'({upper.value})-({lower.value})')
+  if units.has_symbols(str(difference)):
+    return
+  is_zero = difference == 0
+  if (is_zero and sign == '<') or not parser.is_close(difference, _HUGE, _HUGE):
+    raise plain_text.ParseError('false')
+
+
+def _mentions(value: plain_text.Value, name: str) -> bool:
+  """Returns True if a name or a constant occurs in an expression."""
+  pattern = rf'(?<![A-Za-z_{{]){re.escape(name)}(?![\w{{(])'
+  return re.search(pattern, str(value)) is not None
 
 
 def _scalars(parsed_answers: Sequence[plain_text.ParsedAnswer]) -> list[str]:
@@ -245,9 +282,14 @@ def _chain(
     return _tuple_equation(sides, parser)
   exact, rounded = [], []
   for sign, side in zip(('=', *signs), sides, strict=True):
-    if not _label(side):
-      (rounded if sign == '≈' else exact).append(side)
+    if _label(side):
+      continue
+    if sign == '=' and rounded:
+      raise plain_text.ParseError('mixed')  # x ≈ 3.14 = \pi
+    (rounded if sign == '≈' else exact).append(side)
   if not exact and not rounded:
+    if '≈' in signs:
+      raise plain_text.ParseError('mixed')
     if len(labels) == 2:  # x = y
       return joiners_lib.assigned(labels[0], _value(sides[1], parser))
     *labels, last = sorted(labels)
@@ -255,6 +297,8 @@ def _chain(
   if not labels and not rounded and len(exact) == 2:
     return _equation(exact, parser)
   value = _agreed(exact, rounded, parser)
+  if len(sides) == 2 and len(labels) == 1 and _mentions(value.value, *labels):
+    return _equation(sides, parser)  # x = x^2
   if not labels:
     return joiners_lib.Part('value', value)
   assigned = [joiners_lib.assigned(label, value) for label in labels]
@@ -315,10 +359,16 @@ def _equation(
   if not any(units.has_symbols(str(value)) for value in values):
     # Raises for \pi = 3.14.
     return joiners_lib.Part('value', _agreed(sides, [], parser))
-  if left.value == right.value:  # 2x = x + x has no information
-    raise plain_text.ParseError('mixed')
+  difference = parser.parse(f'({left.value})-({right.value})')
+  if isinstance(difference, plain_text.F):  # 2x = x + x has no information
+    raise plain_text.ParseError('false' if difference else 'mixed')
   for name, value in ((left, right), (right, left)):
-    if _NAME.fullmatch(str(name.value)):
+    text = str(name.value)
+    if (
+      _NAME.fullmatch(text)
+      and text not in vocabulary.CONSTANTS
+      and not _mentions(value.value, text)
+    ):
       return joiners_lib.assigned(str(name.value), value)
   return joiners_lib.relation(' = '.join(sorted(_scalars([left, right]))))
 

@@ -280,5 +280,7 @@ def solution(names: Sequence[str], parsed: plain_text.ParsedAnswer) -> Part:
   elements = split(text[1:-1])[0] if text[0] + text[-1] == '()' else []
   if len(elements) != len(names):
     raise plain_text.ParseError('mixed')
-  values = zip(names, map(str.strip, elements), strict=True)
+  values = list(zip(names, map(str.strip, elements), strict=True))
+  if any(name == value for name, value in values):  # (x, y) = (x, y)
+    raise plain_text.ParseError('mixed')
   return system([Part('assignment', parsed, (pair,)) for pair in values])

@@ -116,7 +116,7 @@ def _parts(text: str) -> _Parts:
   ):
     elements, _ = joiners.split(text[1:-1])
     return tuple(_parts(element.strip()) for element in elements)
-  signs = re.findall(' (?:<=?|=) ', text)
+  signs = re.findall(' (?:<=?|[=≠]) ', text)
   if len(signs) > 1:  # 1 < x <= 2
     raise plain_text.ParseError('mixed')
   if signs:
@@ -133,7 +133,7 @@ def _same(left: _Parts, right: _Parts) -> bool:
       return len(left) == len(right) and all(map(_same, left, right))
     case _Relation(), _Relation():
       return left.sign == right.sign and _is_multiple(
-        left.difference, right.difference, positive=left.sign != ' = '
+        left.difference, right.difference, positive='<' in left.sign
       )
     case sympy.Expr(), sympy.Expr():
       return _equal(left, right)
@@ -164,11 +164,13 @@ def _is_multiple(left: sympy.Expr, right: sympy.Expr, positive: bool) -> bool:
   ratios = [ratio for ratio in ratios if ratio is not None]
   if any(not _near(ratio, ratios[0]) for ratio in ratios):
     return False
-  ratio = sympy.simplify(left / right)
+  ratio = sympy.simplify(
+    _substituted(left, _SAMPLES[0]) / _substituted(right, _SAMPLES[0])
+  )
   return bool(
-    not ratio.free_symbols
-    and ratio.is_finite
-    and (ratio.is_positive if positive else ratio.is_nonzero)
+    ratio.is_finite
+    and (ratio.is_positive if positive else ratio.is_zero is False)
+    and _equal(sympy.expand(left), sympy.expand(ratio * right))
   )
 
 
@@ -176,13 +178,19 @@ def _at(
   value: sympy.Expr, samples: tuple[sympy.Rational, sympy.Rational]
 ) -> sympy.Expr | None:
   """Returns the value at sample values of the symbols, None if undefined."""
+  number = _substituted(value, samples).evalf(_DIGITS)
+  return number if number.is_number and number.is_finite else None
+
+
+def _substituted(
+  value: sympy.Expr, samples: tuple[sympy.Rational, sympy.Rational]
+) -> sympy.Expr:
   symbols = sorted(value.free_symbols, key=str)
   point: dict[sympy.Basic | complex, sympy.Expr | complex] = {
     symbol: samples[i % 2] + sympy.Rational(i, 31)
     for i, symbol in enumerate(symbols)
   }
-  number = value.subs(point).evalf(_DIGITS)
-  return number if number.is_number and number.is_finite else None
+  return value.subs(point)
 
 
 def _near(left: sympy.Expr, right: sympy.Expr) -> bool:

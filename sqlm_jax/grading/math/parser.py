@@ -187,6 +187,8 @@ class Parser:
       self._next()
       above, below = self._argument(), self._argument()
       if above.is_Integer and below.is_Integer and 0 < above < below:
+        if self._peek() == vocabulary.Token('word', 'frac'):
+          raise plain_text.ParseError('syntax')  # 1½½
         return number + above / below
     self._position, self._tokens = before
     return number
@@ -354,7 +356,15 @@ def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
 
 def _root(value: sympy.Expr, degree: sympy.Expr) -> sympy.Expr:
   exponent = _ratio(sympy.S.One, degree)
-  if degree.is_odd and value.is_negative:  # the real root: \sqrt[3]{-8} is -2
+  # The real root: \sqrt[3]{-8} is -2, and \sqrt[3]{-x} is -\sqrt[3]{x}.
+  if degree.is_odd and (
+    value.is_negative
+    or (
+      value.is_extended_real
+      and value.is_nonnegative is None
+      and value.could_extract_minus_sign()
+    )
+  ):
     return -_power(-value, exponent)
   return _power(value, exponent)
 

@@ -50,6 +50,8 @@ def clean(text: str) -> str:
   """
   text = _unwrap(_plain(text))
   text = _unwrap(_boxed(text))
+  if not _ALLOWED.fullmatch(text):
+    raise ParseError('characters')
   for pattern, new in _LATEX:
     text = pattern.sub(new, text)
   text = _unwrap(text)
@@ -85,6 +87,7 @@ _AMBIGUOUS = re.compile(
 )
 _SUPERSCRIPTS = re.compile(f'[{"".join(symbols.SUPERSCRIPTS)}]+')
 _SUBSCRIPTS = re.compile(f'[{"".join(symbols.SUBSCRIPTS)}]+')
+_ROOT_OF_DIGITS = re.compile(r'\\sqrt\s*\d(?:\d|\.\d)')  # LaTeX's root of 2
 _ROOT_WITH_INDEX = re.compile(rf'(.?)({_SUPERSCRIPTS.pattern})\s*√')
 _UNITS = '|'.join((*symbols.UNIT_WORDS, '円', '元'))
 _UPRIGHT = r'\\(?:text|mathrm)\{'
@@ -101,8 +104,10 @@ _QUOTES = ('「」', '『』', '【】')
 
 
 def _plain(text: str) -> str:
-  """Converts Unicode to ASCII and `symbols.MARKS`."""
+  """Converts the Unicode in `symbols` to ASCII and `symbols.MARKS`."""
   text = text.strip()
+  if _ROOT_OF_DIGITS.search(text):
+    raise ParseError('syntax')
   while text.endswith(('。', '｡', '、', '､')):
     text = text[:-1].strip()
   while len(text) > 1 and text[0] + text[-1] in _QUOTES:
@@ -122,10 +127,8 @@ def _plain(text: str) -> str:
   text = text.translate(_TABLE).strip()
   if not text:
     raise ParseError('empty')
-  if text[0] == '~':  # approximately
+  if text[0] == '~' or re.search('~[=<>](?!~)', text):  # approximately
     raise ParseError('syntax')
-  if not _ALLOWED.fullmatch(text):
-    raise ParseError('characters')
   return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
@@ -152,6 +155,8 @@ def _join_digits(match: re.Match) -> str:
 
 def _repeating(match: re.Match) -> str:
   """Converts a repeating decimal to a fraction."""
+  if re.search(r'[\d)}\]]\s*\Z', match.string[: match.start()]):
+    raise ParseError('syntax')  # 2 0.\overline{3} is not a product
   integer, fixed, repeated = match.groups()
   value = F(int(f'{integer}{fixed}{repeated}') - int(f'0{integer}{fixed}'))
   value /= (10 ** len(repeated) - 1) * 10 ** len(fixed)
@@ -232,10 +237,50 @@ _BETWEEN_BOXES = re.compile(
 )
 
 
+# A box that is preceded or followed by these is a part of an expression. A dash
+# after a word, two stars and a tag are typesetting.
+_OPERATORS = (
+  r'\\(?:cdot|times|ast|div|pm|mp|sqrt(?:\s*\[[^\]]*\])?|frac|pi|neg|lnot|not|'
+  r'neq?|leq?(?:slant)?|lt|geq?(?:slant)?|gt|notin|cup|cap|setminus|circ|degree|'
+  r'(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|ln|log|exp)(?![A-Za-z])|[\^_|<>≠∪±°]'
+)
+_BEFORE_BOX = re.compile(
+  rf'(?:{_OPERATORS}|(?<![A-Za-z]{{2}} )(?<!\*)[-+*/])[\s$]*\Z'
+  r'|(?:\d|(?<![A-Za-z\\])[A-Za-z]|\))\Z'
+  r'|(?<!\\)[\[(]\s*\Z'
+)
+_BRACE_BEFORE_BOX = re.compile(
+  r'(?:\\(?:text[a-z]*|math[a-z]*|mbox|emph|underline|textcolor\{[a-z]+\})\s*'
+  r'|\A|[\s$])\{\s*\Z'
+)
+_AFTER_BOX = re.compile(
+  rf'(?:[\s$]|\\[,;:! ]|\\text\s*\{{)*(?:{_OPERATORS}|\\?%|'
+  r'per ?cent|(?:hundred|thousand|[mbtr]+illion|dozen)(?![a-z])'
+  r'|[-+*/]\s*(?:[\d({]|\\[a-z]|[B-HJ-Zb-z](?![A-Za-z])))'
+  r'|\d|\(|[A-Za-z](?![A-Za-z])'
+)
+_TAG = re.compile(r'</?[a-z|][^<>]*>', re.I)
+_MARK = re.compile(r'^[ \t]*[>*+] +\Z', re.M)  # Markdown
+
+
+def _continues(before: str, after: str) -> bool:
+  """Returns True if a box between two texts is a part of an expression."""
+  before, after = _MARK.sub('', _TAG.sub(' ', before)), _TAG.sub(' ', after)
+  if before.endswith('(') and after.startswith(')'):
+    before, after = before[:-1], after[1:]
+  if before.rstrip().endswith('{'):
+    return not _BRACE_BEFORE_BOX.search(before)
+  return bool(_BEFORE_BOX.search(before) or _AFTER_BOX.match(after))
+
+
 def _boxed(text: str) -> str:
   r"""Returns the content of \boxed{}, or the text if there is no box.
 
   Several boxes are joined if there are only joiners between them.
+
+  Raises:
+    ParseError: if a box is a part of an expression, or if the boxes cannot be
+      joined.
   """
   starts, contents, ends = [], [], [0]
   for match in _BOX.finditer(text):
@@ -244,6 +289,8 @@ def _boxed(text: str) -> str:
     end = closing(text, match.end() - 1)
     if end is None:
       return text
+    if _continues(text[: match.start()], text[end + 1 :]):
+      raise ParseError('boxes')
     starts.append(match.start())
     contents.append(_boxed(text[match.end() : end].strip()))
     ends.append(end + 1)

@@ -27,6 +27,7 @@ class ExpressionParser(NamedTuple):
 
 
 _MIXED = re.compile(r'(-?)(\d+) (\d+)\s*/\s*(\d+)')
+_BARE_EXPONENT = re.compile(r'\^\s*-?[\d.]+\s*\Z')
 # Unit -> its other names in the singular. Symbols are case-sensitive.
 _UNITS = {
   'nm': 'nanometer nanometre',
@@ -130,7 +131,22 @@ _NO_UNITS_TEXT = """
   between among under above below after before during against respectively
   actually simply finally together altogether overall combined
 """
-_NO_UNITS = frozenset(_NO_UNITS_TEXT.split())
+# Numbers and fractions of India and of other languages, also in the plural.
+_SCALES_TEXT = """
+  lakh lac crore myriad mil mille mila mio mrd mln mlrd milion million
+  millionen millione millioni millon millone milione milioni milliard milliarde
+  milliarden miliardo miliardi miliard billion billionen billone billiarde
+  tausend tausende hundert hunderte cento cien ciento cientos centaine
+  millier millar miljoen miljard duizend honderd milhao milhoes bilhao bilhoes
+  dutzend douzaine docena dozzina duzia doz dzn fold twofold threefold
+  permille permil promille percento porcento porciento pourcent prozent procent
+  permyriad bps negative positive inf infty nan
+"""
+_NO_UNITS = frozenset((_NO_UNITS_TEXT + _SCALES_TEXT).split())
+# Words such as xcosx and logn, and letters without a vowel such as mnp.
+_JOINED_SYMBOLS = re.compile(
+  rf'[a-z]?(?:{"|".join(sorted(vocabulary.FUNCTIONS))})[nxyz]|[^aeiouy]+'
+)
 _CURRENCY = re.compile(
   r'([-+]?)\s*(\$|(?:US\$|USD|EUR|GBP|JPY|CNY|INR|KRW|RUB)(?![A-Za-z]))\s*'
   r'(-?.*\d.*)',
@@ -160,10 +176,13 @@ def with_unit(text: str, parser: ExpressionParser) -> plain_text.ParsedAnswer:
     if match is None or not _is_quantity(match['value']):
       continue
     if match['unit'].lower() in ('%', 'percent', 'per cent', 'pct'):
+      if _BARE_EXPONENT.search(match['value']):  # 2^50%
+        raise plain_text.ParseError('syntax')
       return plain_text.ParsedAnswer(
         _percent(_value(match['value'], parser), parser)
       )
-    if unit := _unit(match['unit']):
+    is_apart = text[match.start('unit') - 1].isspace()
+    if unit := _unit(match['unit'], max_unknown=int(is_apart)):
       if unit == 'degree' and re.search('[A-Za-z]', match['value']):
         break  # in \sin 30°, the degrees belong to the angle
       return plain_text.ParsedAnswer(_value(match['value'], parser), unit=unit)
@@ -210,10 +229,15 @@ def has_symbols(text: str) -> bool:
   )
 
 
-def _unit(text: str) -> str | None:
+def _unit(text: str, *, max_unknown: int) -> str | None:
   """Returns a unit in normal form, None if the text is not a unit.
 
   'square meters' and 'm^2' have the same normal form.
+
+  Args:
+    text: the words after a value.
+    max_unknown: the number of words that may be counted things. It is 0 if the
+      value touches the first word, because 2pir is a product.
   """
   exponents: dict[str, int] = {}
   sign, power, unknown, last = 1, 1, 0, ''
@@ -230,7 +254,7 @@ def _unit(text: str) -> str | None:
     else:
       name, is_known = _unit_word(word)
       unknown += not is_known
-      if name is None or unknown > 1:
+      if name is None or unknown > max_unknown:
         return None
       power = int(exponent.strip('{ }')) if exponent else power
       exponents[name] = exponents.get(name, 0) + sign * power
@@ -277,6 +301,7 @@ def _unit_word(word: str) -> tuple[str | None, bool]:
     {lower, name, name.removesuffix('s')} & (_NO_UNITS | _UNIT_OF.keys())
     or name in vocabulary.FUNCTIONS | vocabulary.CONSTANTS | vocabulary.SYMBOLS
     or vocabulary.is_product(name)
+    or _JOINED_SYMBOLS.fullmatch(lower)
   )
   return (None if is_other else name), False
 
@@ -290,7 +315,7 @@ def _value(text: str, parser: ExpressionParser) -> plain_text.Value:
   """Parses a mixed number such as 3 1/2, or an expression."""
   if match := _MIXED.fullmatch(text.strip()):
     sign, integer, above, below = match.groups()
-    if int(below):
+    if int(above) < int(below):
       value = int(integer) + plain_text.F(int(above), int(below))
       return -value if sign else value
   return parser.parse(text.strip())

@@ -242,7 +242,7 @@ def _comparable(
 
 
 # Lists, sets and joined statements each have a unique form.
-_JOINED = re.compile(r'^[\[{]| and | or |≠| = .* = ')
+_JOINED = re.compile(r'^[\[{]| and | or | = .* = ')
 
 
 def _merge(

@@ -284,6 +284,29 @@ def test_answers_with_unknown_text_are_unparsed(
   assert verifier.canonical([text]) == [None]
 
 
+NAMES = st.sampled_from(
+  ['pi', 'theta', 'sin', 'cos', 'log', 'ln', 'sqrt', 'x', 'r', 'z']  # no units
+)
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(st.integers(2, 99), st.lists(NAMES, min_size=1, max_size=4))
+def test_joined_names_are_not_counted_things(verifier, number, names):
+  answers = verifier.group([f'{number}{"".join(names)}', str(number)])
+  assert answers[0] != answers[1]
+
+
+@pytest.mark.parametrize(
+  'text',
+  ['-{}', '2{}', '{}x', '{}/2', '3 + {}', r'\sqrt{{{}}}', r'\frac{{1}}{{{}}}',
+   r'{}\%', '{} million', 'x < {}', '|{}|', '({}, 2)', r'\sin {}', '{}^2']
+)  # fmt: skip
+@pytest.mark.parametrize('content', ['5', 'x', r'\frac{1}{2}'])
+def test_boxes_in_expressions_are_unparsed(verifier, text, content):
+  box = rf'\boxed{{{content}}}'
+  assert verifier.canonical([text.format(box)]) == [None]
+
+
 @hypothesis.settings(max_examples=200, deadline=None)
 @hypothesis.given(
   st.text(string.ascii_letters, min_size=1, max_size=8).map(lambda w: '\\' + w)
