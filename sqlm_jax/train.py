@@ -327,9 +327,11 @@ def _save_score(run: _Run, progress: _Progress) -> None:
 
 def _evaluate(run: _Run, progress: _Progress) -> dict[str, float]:
   """Runs the evaluations that are due, and returns their figures as metrics."""
+  decay = run.parts.config.policy.average_decay
+  evaluated = step_types.evaluated_state('solver', run.game.state_names, decay)
   return scheduled_evaluations.evaluate_due(
     run.parts,
-    lambda: step_types.params_of('solver', progress.states, run.game),
+    lambda: step_types.whole_params(progress.states[evaluated], run.game),
     step=progress.step,
     writer=run.writer,
     stopped=run.stop.now,

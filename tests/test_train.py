@@ -237,6 +237,30 @@ def test_what_a_step_remembers_survives_a_restart(tmp_path):
   assert ages == {(False, False), (True, True)}
 
 
+def test_the_moving_average_is_evaluated_and_survives_a_restart(tmp_path):
+  changes = {'policy.average_decay': 0.5, 'checkpoint.every': 1}
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  train.train(smoke_config(num_steps=2, **changes), str(whole))
+  for num_steps in (1, 2):
+    train.train(smoke_config(num_steps=num_steps, **changes), str(parts))
+  config = smoke_config(num_steps=2, **changes)
+  _, expected, _ = restored(config, whole)
+  _, found, _ = restored(config, parts)
+  jax.tree.map(np.testing.assert_array_equal, expected, found)
+  assert without_times(parts) == without_times(whole)
+  built = build.build(config, whole)
+  saved = saved_models.find(built, whole, '2').load('solver')
+  jax.tree.map(np.testing.assert_array_equal, saved, expected['average'].params)
+  assert any(
+    not np.array_equal(a, b)
+    for a, b in zip(
+      jax.tree.leaves(saved),
+      jax.tree.leaves(expected['policy'].params),
+      strict=True,
+    )
+  )
+
+
 def test_another_config_is_refused_by_key(four_steps):
   with pytest.raises(ValueError, match=r'solver.temperature: 1.0 -> 0.5'):
     train.train(smoke_config(**{'solver.temperature': 0.5}), str(four_steps))

@@ -167,6 +167,12 @@ def _learning(c: Any) -> Iterator[Rule]:
     'no rewards of tokens: add --config.advantage.estimator=gae',
   )
   yield Rule(
+    'loss.kl_reference',
+    c.loss.kl_reference == 'initial' or c.policy.average_decay > 0,
+    'initial, unless there is a moving average: add '
+    '--config.policy.average_decay=0.9',
+  )
+  yield Rule(
     'solver.max_rounds',
     c.solver.max_rounds == 1 or not c.advantage.uses_critic,
     '1 for advantage.estimator=gae, which learns from every group: add '

@@ -389,6 +389,7 @@ class Vote:
   earlier_every: int = keys.key(
     10,
     'n: after every n-th step, the earlier solver becomes a copy of the '
-    'current solver.',
+    'current solver. With `policy.average_decay`, the moving average is the '
+    'earlier solver, and this key has no effect.',
     keys.at_least(1),
   )

@@ -74,6 +74,14 @@ class Policy:
   """The policies of the two roles."""
 
   shared: bool = keys.key(True, 'The proposer and the solver share weights.')
+  average_decay: float = keys.key(
+    0.0,
+    'd, decay of an exponential moving average of the weights of the solver: '
+    'after each step, it becomes d times itself plus 1 - d times the solver. '
+    'The average is what is evaluated and exported; with '
+    '`vote.earlier_answers`, it also votes. 0 uses the weights themselves.',
+    keys.below(1),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +185,13 @@ class Loss:
   )
   kl_coef: float = keys.key(
     0.001,
-    'Coefficient of the KL to the initial model; 0 turns it off.',
+    'Coefficient of the KL to `loss.kl_reference`; 0 turns it off.',
     keys.at_least(0),
+  )
+  kl_reference: Literal['initial', 'average'] = keys.key(
+    'initial',
+    'Policy that the KL refers to: the initial model, or the moving average '
+    'of `policy.average_decay`.',
   )
   kl_estimator: Literal['k2', 'k3'] = keys.key('k3', 'Estimator of the KL.')
   kl_placement: Literal['loss', 'reward'] = keys.key(

@@ -159,7 +159,8 @@ def _state_names(config: config_lib.Config) -> dict[str, str]:
   shared = config.policy.shared
   names = {role: 'policy' if shared else role for role in step_types.ROLES}
   if config.vote.earlier_answers:
-    names['voter'] = 'earlier'
+    has_average = config.policy.average_decay > 0
+    names['voter'] = step_types.AVERAGE if has_average else 'earlier'
   return names
 
 
@@ -172,10 +173,10 @@ def make_game(parts: Parts) -> step_types.Game:
   base_params = {}
   if parts.lora:
     base_params = parts.load_params(c.model.dtype)
-  reference_params = None
-  if c.loss.kl_coef:
+  initial_params = None
+  if c.loss.kl_coef and c.loss.kl_reference == 'initial':
     # Without its adapters, the model is the initial model.
-    reference_params = base_params or parts.load_params(c.model.dtype)
+    initial_params = base_params or parts.load_params(c.model.dtype)
   train_step = learner.make_train_step(
     parts.policy,
     parts.optimizer,
@@ -206,7 +207,7 @@ def make_game(parts: Parts) -> step_types.Game:
     state_names=parts.state_names,
     train_step=train_step,
     critic=_make_critic(parts),
-    reference_params=reference_params,
+    initial_params=initial_params,
     base_params=base_params,
     mesh=parts.mesh,
   )

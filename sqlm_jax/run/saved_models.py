@@ -7,6 +7,7 @@ from etils import epath
 
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.run import build, train_states
+from sqlm_jax.selfplay import step_types
 from sqlm_jax.workdir import checkpoints
 
 LATEST, BEST = 'latest', 'best'
@@ -83,7 +84,9 @@ def find(
     return _initial_model(parts, is_best=which == BEST)
 
   def load(role: str) -> policy_lib.Params:
-    name = parts.state_names[role]
+    name = step_types.evaluated_state(
+      role, parts.state_names, parts.config.policy.average_decay
+    )
     abstract = train_states.abstract_states(parts)[name].params
     with checkpoints.open_checkpoints(directory, read_only=True) as manager:
       _, params = checkpoints.restore_params(

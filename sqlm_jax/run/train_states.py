@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from sqlm_jax.config import training_schema
@@ -26,7 +27,11 @@ def initial_states(parts: build.Parts) -> step_types.States:
     for index, (name, spec) in enumerate(_state_specs(parts).items())
   }
   names = parts.state_names
-  if 'voter' in names:
+  if parts.config.policy.average_decay:
+    solver = learning.earlier_solver(states, names)
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), solver.params)
+    states[step_types.AVERAGE] = solver._replace(params=params)
+  elif 'voter' in names:
     states[names['voter']] = learning.earlier_solver(states, names)
   return states
 
@@ -131,9 +136,15 @@ def abstract_states(parts: build.Parts) -> step_types.States:
 
   states = {name: abstract(spec) for name, spec in _state_specs(parts).items()}
   names = parts.state_names
-  if 'voter' in names:
-    solver = states[names['solver']]
-    states[names['voter']] = solver._replace(opt_state=())
+  solver = states[names['solver']]._replace(opt_state=())
+  if parts.config.policy.average_decay:
+    params = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding),
+      solver.params,
+    )
+    states[step_types.AVERAGE] = solver._replace(params=params)
+  elif 'voter' in names:
+    states[names['voter']] = solver
   return states
 
 

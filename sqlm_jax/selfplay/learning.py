@@ -1,5 +1,6 @@
 """Updates both roles with the rounds of a step."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,6 @@ from sqlm_jax.config import game_schema, schema
 from sqlm_jax.distributed import sharding, transfers
 from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import types
-from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import (
   batches,
   estimates,
@@ -123,7 +123,10 @@ def learn(
     if batches_of_role.batches:
       trained.append(role)
   names = game.state_names
-  if 'voter' in names and _is_due(step, vote.earlier_every):
+  if decay := game.config.policy.average_decay:
+    solver, average = states[names['solver']], states[step_types.AVERAGE]
+    states = states | {step_types.AVERAGE: move_average(average, solver, decay)}
+  elif 'voter' in names and _is_due(step, vote.earlier_every):
     states = states | {names['voter']: earlier_solver(states, names)}
   trained_on = frozenset(selected if 'solver' in trained else ())
   return states, Learned(tuple(trained), trained_on, metrics)
@@ -169,9 +172,8 @@ def make_batches(
   if game.critic is None:
     advantages = estimates.of_responses(scored, config.advantage.estimator)
   else:
-    critic_params = states[step_types.critic_of(game.state_names[role])].params
     advantages = _estimate_with_critic(
-      scored, game.critic, critic_params, layout, game
+      role, scored, layout, states=states, critic=game.critic, game=game
     )
   updates = {
     'solver': config.optimizer.solver_updates,
@@ -190,13 +192,16 @@ def make_batches(
 
 
 def _estimate_with_critic(
+  role: str,
   scored: batches.ScoredResponses,
-  critic: step_types.Critic,
-  critic_params: policy_lib.Params,
   layout: packing_plan.Layout,
+  *,
+  states: step_types.States,
+  critic: step_types.Critic,
   game: step_types.Game,
 ) -> batches.Advantages:
-  """Computes advantages of tokens from the values of a critic."""
+  """Computes advantages of tokens from the values of a role's critic."""
+  critic_params = states[step_types.critic_of(game.state_names[role])].params
   texts = batches.texts_to_evaluate(scored, layout)
   texts = transfers.put_rows(texts, game.mesh)
 
@@ -206,9 +211,8 @@ def _estimate_with_critic(
 
   reference_QGR = None
   if critic.reference_logprobs is not None:
-    reference_QGR = fetch(
-      critic.reference_logprobs(texts, game.reference_params)
-    )
+    reference_params = step_types.reference_params(states, game)
+    reference_QGR = fetch(critic.reference_logprobs(texts, reference_params))
   return estimates.of_tokens(
     scored,
     fetch(critic.values(texts, critic_params, game.base_params)),
@@ -248,12 +252,13 @@ def update_role(
   policy_totals: list[groups.Metrics] = []
   critic_totals: list[groups.Metrics] = []
   gaps: list[groups.Metrics] = []
+  reference_params = step_types.reference_params(states, game)
   for host_batch in role_batches.batches:
     batch = transfers.put_rows(host_batch, game.mesh)
     states[policy_name], totals = game.train_step(
       states[policy_name],
       batch,
-      game.reference_params,
+      reference_params,
       game.base_params,
       kl_batch,
     )
@@ -281,6 +286,25 @@ def earlier_solver(
   solver = states[state_names['solver']]._replace(opt_state=())
   # Copied because the next update donates the solver's buffers.
   return jax.tree.map(jnp.copy, solver)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def move_average(
+  average: learner.TrainState, solver: learner.TrainState, decay: float
+) -> learner.TrainState:
+  """Moves an exponential moving average towards the solver.
+
+  Args:
+    average: the average, with parameters in float32; donated.
+    solver: the solver after a step.
+    decay: `policy.average_decay`.
+  """
+  params = jax.tree.map(
+    lambda mean, x: mean + (1 - decay) * (x.astype(mean.dtype) - mean),
+    average.params,
+    solver.params,
+  )
+  return average._replace(step=solver.step + 0, params=params)
 
 
 def _solver_responses(

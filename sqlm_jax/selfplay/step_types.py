@@ -16,6 +16,10 @@ from sqlm_jax.tasks import base
 
 ROLES = ('proposer', 'solver')
 
+# Name of the `TrainState` of the solver's moving average; it has no optimizer
+# state.
+AVERAGE = 'average'
+
 States = dict[str, learner.TrainState]
 
 
@@ -50,7 +54,8 @@ class Game(NamedTuple):
       trains. Roles that share weights have the same `TrainState`.
     train_step: the compiled update.
     critic: None without a value function.
-    reference_params: frozen initial weights, None without a KL penalty.
+    initial_params: frozen initial weights; None unless the KL penalty refers to
+      them.
     base_params: frozen base weights of the adapters, {} without adapters.
     mesh: mesh that the batches are placed on.
   """
@@ -64,7 +69,7 @@ class Game(NamedTuple):
   state_names: dict[str, str]
   train_step: learner.TrainStep
   critic: Critic | None
-  reference_params: policy_lib.Params | None
+  initial_params: policy_lib.Params | None
   base_params: policy_lib.Params
   mesh: jax.sharding.Mesh
 
@@ -157,8 +162,36 @@ def readable_questions(
 
 def params_of(role: str, states: States, game: Game) -> Any:
   """Returns all parameters that a role samples with."""
-  trained = states[game.state_names[role]].params
-  return lora.join(game.base_params, trained) if game.base_params else trained
+  return whole_params(states[game.state_names[role]], game)
+
+
+def whole_params(state: learner.TrainState, game: Game) -> Any:
+  """Returns the parameters of a state, joined with a frozen base model."""
+  if not game.base_params:
+    return state.params
+  return lora.join(game.base_params, state.params)
+
+
+def reference_params(states: States, game: Game) -> policy_lib.Params | None:
+  """Returns the parameters that the KL penalty refers to, None without one."""
+  loss = game.config.loss
+  if loss.kl_coef and loss.kl_reference == 'average':
+    return whole_params(states[AVERAGE], game)
+  return game.initial_params
+
+
+def evaluated_state(
+  role: str, state_names: dict[str, str], decay: float
+) -> str:
+  """Returns the name of the state of a role that is evaluated and exported.
+
+  Args:
+    role: 'solver' or 'proposer'.
+    state_names: name of the state that each role trains.
+    decay: `policy.average_decay`.
+  """
+  is_solver = state_names[role] == state_names['solver']
+  return AVERAGE if decay and is_solver else state_names[role]
 
 
 def critic_of(state_name: str) -> str:

@@ -164,6 +164,8 @@ VALUES = [
   ('critic.value_clip', 0.0, 'a number above 0'),
   ('critic.gamma', 1.1, 'a number from 0 to 1'),
   ('critic.gae_lambda', -0.1, 'a number from 0 to 1'),
+  ('loss.kl_reference', 'average', 'initial, unless there is a moving'),
+  ('policy.average_decay', 1.0, 'at least 0 and below 1'),
   ('loss.kl_placement', 'answers', 'one of loss, reward'),
   ('loss.kl_placement', 'reward', 'loss, unless advantage.estimator is gae'),
   ('loss.clip_ratio_high', -0.1, 'at least 0'),

@@ -12,7 +12,7 @@ from ml_collections import config_dict
 
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.engine import groups
+from sqlm_jax.engine import groups, learner
 from sqlm_jax.game import repetition, types
 from sqlm_jax.models import lora
 from sqlm_jax.run import build, train_states
@@ -584,9 +584,9 @@ def test_two_policies_start_with_equal_states():
 
 
 def test_a_reference_policy_is_loaded_only_for_a_kl_penalty():
-  assert build.make_game(make_parts()).reference_params is None
+  assert build.make_game(make_parts()).initial_params is None
   with_kl = make_parts(**{'loss.kl_coef': 0.01})
-  reference = build.make_game(with_kl).reference_params
+  reference = build.make_game(with_kl).initial_params
   expected = with_kl.load_params('float32')
   jax.tree.map(np.testing.assert_array_equal, reference, expected)
 
@@ -594,7 +594,7 @@ def test_a_reference_policy_is_loaded_only_for_a_kl_penalty():
 def test_with_adapters_the_reference_policy_is_the_base():
   parts = make_parts(**{'loss.kl_coef': 0.01, 'model.lora.rank': 2})
   game = build.make_game(parts)
-  assert game.reference_params is game.base_params
+  assert game.initial_params is game.base_params
   whole = jax.eval_shape(parts.policy.init, jax.random.key(0))
   assert jax.tree.structure(game.base_params) == jax.tree.structure(
     lora.base(whole)
@@ -739,6 +739,52 @@ def test_the_current_solver_becomes_the_earlier_one():
   assert not same(kept[0]['earlier'], kept[0]['policy'])
   assert same(kept[1]['earlier'], kept[1]['policy'])
   assert int(kept[1]['earlier'].step) == 2
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_a_moving_average_of_the_solver_votes(shared):
+  changes = {
+    'policy.average_decay': 0.75,
+    'policy.shared': shared,
+    'vote.earlier_answers': 2,
+  }
+  parts = make_parts(**changes)
+  states = train_states.initial_states(parts)
+  start = jax.device_get(states['average'])
+  script = Script(PROPOSALS, SOLUTIONS, [['2\n', '2\n']] * 2, **changes)
+  game = build.make_game(parts)._replace(samplers=script.game.samplers)
+  states, _, _ = step_lib.self_play_step(0, states, EMPTY, game)
+  solver = states[game.state_names['solver']]
+  jax.tree.map(
+    lambda average, old, new: np.testing.assert_allclose(
+      average, 0.75 * old + 0.25 * new, atol=1e-7
+    ),
+    states['average'].params,
+    start.params,
+    jax.device_get(solver.params),
+  )
+  assert states['average'].opt_state == ()
+  assert int(states['average'].step) == int(solver.step) > 0
+  names = game.state_names
+  evaluated = [
+    step_types.evaluated_state(role, names, 0.75) for role in step_types.ROLES
+  ]
+  assert evaluated == (['average'] * 2 if shared else ['proposer', 'average'])
+  assert game.state_names['voter'] == 'average'
+
+
+def test_the_kl_refers_to_the_moving_average():
+  changes = {'loss.kl_coef': 0.1, 'policy.average_decay': 0.5}
+  game = build.make_game(make_parts(**changes))
+  states = {
+    name: learner.TrainState(step=0, params=name, opt_state=())
+    for name in ('policy', 'average')
+  }
+  assert step_types.reference_params(states, game) is game.initial_params
+  changes['loss.kl_reference'] = 'average'
+  game = build.make_game(make_parts(**changes))
+  assert game.initial_params is None
+  assert step_types.reference_params(states, game) == 'average'
 
 
 def test_given_questions_replace_the_proposer():
