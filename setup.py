@@ -16,6 +16,7 @@ setuptools.setup(
     'array_record>=0.7; platform_system != "Windows"',
     'chex>=0.1.90',
     'etils[epath]>=1.10',
+    'filelock>=3.16',
     'flax>=0.12',
     'gguf>=0.17',
     'huggingface_hub>=1.0',

@@ -133,6 +133,12 @@ def rewind(workdir: epath.Path, step: int) -> None:
       path.unlink()
 
 
+def step_of_name(name: str) -> int | None:
+  """Returns the step of a file in rollouts/, None for any other name."""
+  match = re.fullmatch(_FILE, name)
+  return int(match[1]) if match else None
+
+
 def _step_of(path: epath.Path) -> int:
   match = re.match(_FILE, path.name)
   assert match is not None  # the caller has filtered the files by this pattern
