@@ -55,10 +55,14 @@ class Verdicts(NamedTuple):
   Attributes:
     by_id: verdicts by `question_id`, in the order in which they were given.
     num_lines: number of lines of reviews.jsonl that were read.
+    random_right: number of right votes among the randomly drawn ones.
+    random_total: number of randomly drawn votes with a verdict.
   """
 
   by_id: Mapping[str, Verdict] = {}
   num_lines: int = 0
+  random_right: int = 0
+  random_total: int = 0
 
   def refusal(self, question: str) -> str:
     """Returns the reason to refuse a question, '' for none."""
@@ -100,11 +104,12 @@ def fold(events: Sequence[Event | None]) -> Verdicts:
     events: one entry for each line of the file, None for a damaged line.
   """
   by_id: dict[str, Verdict] = {}
-  for event in live(events):
+  valid = live(events)
+  for event in valid:
     if event['verdict'] in DECISIONS:
       by_id.pop(event['id'], None)  # the last verdict comes last
       by_id[event['id']] = _verdict(event)
-  return Verdicts(by_id, len(events))
+  return Verdicts(by_id, len(events), *count_random(valid))
 
 
 def live(events: Iterable[Event | None]) -> list[Event]:
