@@ -108,7 +108,10 @@ def _roles(c: Any) -> Iterator[Rule]:
     yield Rule(
       key,
       groups % lookup(c, key) == 0,
-      f'a divisor of the {groups} groups of a step',
+      f'a divisor of the {groups} groups of a step'
+      + (
+        ' (with review.replay)' if groups == c.max_solved != questions else ''
+      ),
     )
   yield Rule(
     'solver.rewards.true',
