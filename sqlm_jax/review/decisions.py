@@ -179,6 +179,17 @@ def find_ballot(
     StaleError: If the step has been repeated since, with other questions.
   """
   questions = entries.read_questions(workdir, step, num_views=num_views(config))
+  return match_ballot(questions, step=step, index=index, id=id)
+
+
+def match_ballot(
+  questions: Sequence[entries.Question], *, step: int, index: int, id: str
+) -> ballots.Ballot:
+  """Returns the vote with an index and an id among the questions of a step.
+
+  Raises:
+    StaleError: If there is none.
+  """
   for question in questions:
     if (question.ballot.index, question.ballot.id) == (index, id):
       return question.ballot

@@ -1,6 +1,7 @@
 """Verdicts, labels and votes as files that other programs write and read."""
 
 import csv
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -73,6 +74,12 @@ def import_queue(
   Raises:
     ValueError: If a row is wrong; the message has its line.
   """
+  num_views = decisions.num_views(config)
+
+  @functools.cache  # many rows are about one step
+  def read_questions(step: int) -> list[entries.Question]:
+    return entries.read_questions(workdir, step, num_views=num_views)
+
   events = []
   for number, row in _read_csv(path, required=('id', 'step', 'index')):
     kind, answer = row.get('verdict', ''), row.get('answer', '')
@@ -80,11 +87,11 @@ def import_queue(
     if not kind:
       continue
     try:
-      ballot = decisions.find_ballot(
-        workdir,
-        config,
-        step=int(row['step']),
-        index=int(row['index']),
+      step = _number_of(row, 'step')
+      ballot = decisions.match_ballot(
+        read_questions(step),
+        step=step,
+        index=_number_of(row, 'index'),
         id=row['id'],
       )
       events.append(
@@ -179,6 +186,13 @@ def export_votes(
   text = ''.join(json_text.dumps(label) + '\n' for label in labels.values())
   storage.write_text(epath.Path(path), text)
   return len(labels)
+
+
+def _number_of(row: Mapping[str, str], name: str) -> int:
+  text = row[name]
+  if not (text.isascii() and text.isdecimal()):
+    raise ValueError(f'{name}={text!r}: expected a number')
+  return int(text)
 
 
 def _check_new(path: str) -> None:
