@@ -1,6 +1,11 @@
 """Tests of verdicts in training: read, obeyed, and the same after a crash."""
 
+import pathlib
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -20,6 +25,7 @@ from sqlm_jax.workdir import (
   run_writer,
 )
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 QUESTIONS = ('1+', '2+', '3+', '4+', '5+', '6+', '7+', '8+')
 
 
@@ -200,6 +206,63 @@ def test_the_next_step_obeys_and_a_killed_run_is_exact(changes, tmp_path):
   assert last['review/labelled'] == 2
   assert last['review/replayed'] == 1
   assert last['review/questions'] == 2
+
+
+def start(changes, workdir, num_steps):
+  """Starts a run in a process of its own."""
+  values = changes | {'num_steps': num_steps}
+  flags = [f'--config.{name}={value}' for name, value in values.items()]
+  return subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'sqlm_jax.main', '--config=configs/smoke.py'),
+      *(f'--workdir={workdir}', *flags),
+    ],
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+  )
+
+
+def test_a_killed_run_can_be_repeated_from_its_files(changes, tmp_path):
+  """SIGKILL between a verdict and the checkpoint after its effect.
+
+  Whenever the verdicts came, the same run can be played again from the start
+  with reviews.jsonl and reviews_read.jsonl.
+  """
+  changes = changes | {
+    'task.checker': 'none',
+    'review.replay': 2,
+    'checkpoint.every': 1000,
+  }
+  killed, repeated = tmp_path / 'killed', tmp_path / 'repeated'
+  process = start(changes, killed, 100_000)
+  end = time.monotonic() + 120
+  for question, kind in (('1+', 'correct'), ('2+', 'exclude')):
+    num_read = len(reviews.read_counts(killed))
+    steps = len(run_reader.metrics(killed))
+    while len(run_reader.metrics(killed)) < steps + 2:
+      assert process.poll() is None
+      assert time.monotonic() < end
+      time.sleep(0.02)
+    reviews.append(killed, [event(question, kind, answer='7')])
+    while len(reviews.read_counts(killed)) == num_read:
+      assert time.monotonic() < end
+      time.sleep(0.001)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  with (killed / reviews.NAME).open('ab') as file:
+    file.write(b'{"verdict": "exclude", "id"')
+  (_, first), (last_step, last) = reviews.read_counts(killed)
+  assert (first, last) == (1, 2)
+  num_steps = last_step + 2
+  assert start(changes, killed, num_steps).wait(120) == 0
+  repeated.mkdir()
+  for name in (reviews.NAME, 'reviews_read.jsonl'):
+    shutil.copy(killed / name, repeated / name)
+  assert start(changes, repeated, num_steps).wait(120) == 0
+  assert_same(make_config(changes), killed, repeated)
+  rows = run_reader.rollouts(killed, [last_step - 1, last_step]).to_pylist()
+  excluded = {row['step'] for row in rows if row['question'] == '2+'}
+  assert excluded == {last_step - 1}
 
 
 def test_the_simulated_reviewer_is_exact_after_a_crash(changes, tmp_path):
