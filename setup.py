@@ -13,6 +13,7 @@ setuptools.setup(
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['sqlm_jax', 'sqlm_jax.*']),
   package_data={
+    'sqlm_jax': ['py.typed'],
     'sqlm_jax.datasets': ['*.jsonl'],
     'sqlm_jax.review': ['static/*', 'templates/*.html'],
   },
