@@ -98,3 +98,8 @@ def write_run(
   )
   writer.close()
   return workdir
+
+
+def zero(question: str) -> str:
+  """Stands for a task's checker."""
+  return '0'
