@@ -131,14 +131,9 @@ def _may_continue(run: _Run, progress: _Progress) -> bool:
   config, step = run.parts.config, progress.step
   if step >= config.num_steps or run.stop.before(step):
     return False
-  known = reviewing.read(
-    run.writer.workdir,
-    step,
-    progress.memory.verdicts,
-    wait=config.review.wait,
-    stopped=run.stop.now,
+  progress.memory = reviewing.before_step(
+    run.writer.workdir, step, progress.memory, config.review, run.stop.now
   )
-  progress.memory = progress.memory._replace(verdicts=known)
   return not (config.review.wait and run.stop.now())
 
 
@@ -164,9 +159,8 @@ def _train_one_step(
   progress.states, progress.memory, outcome = step_lib.self_play_step(
     step, progress.states, progress.memory, run.game, first_round
   )
-  known = progress.memory.verdicts
-  metrics = outcome.metrics | reviewing.to_metrics(known)
-  metrics |= {'time/step': time.perf_counter() - start}
+  metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
+  metrics |= reviewing.to_metrics(progress.memory.verdicts)
   rows = rollouts.to_rows(
     outcome,
     seed=config.seed,
@@ -175,12 +169,7 @@ def _train_one_step(
   run.writer.rollouts(step, rows)
   run.writer.metrics(step, metrics)
   reviewing.simulate(
-    run.writer.workdir,
-    step,
-    rows,
-    config=config,
-    task=run.parts.task,
-    known=known,
+    run.parts, run.writer.workdir, step, rows, progress.memory.verdicts
   )
   shown = {**metrics, **scores, 'step': step}
   run.table.update(shown, rollouts.sample_questions(outcome))
@@ -280,7 +269,7 @@ def _restore_or_start(
   if checkpoints.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
     states = train_states.initial_states(parts)
-    reviewing.resume(directory, 0)
+    memory = reviewing.resume(directory, 0, memory)
     return _Progress(0, states, memory, divergence.Health())
   step, states, host = checkpoints.restore(
     manager, train_states.abstract_states(parts)
@@ -290,9 +279,8 @@ def _restore_or_start(
   memory = memory.add(host['questions'])
   # Checkpoints of earlier versions have read no verdicts.
   num_lines = host.get('review_lines', 0)
-  reviewing.resume(directory, step)
-  known = reviewing.restore(directory, num_lines)
-  return _Progress(step, states, memory._replace(verdicts=known), health)
+  memory = reviewing.resume(directory, step, memory, num_lines)
+  return _Progress(step, states, memory, health)
 
 
 @contextlib.contextmanager

@@ -142,6 +142,7 @@ def order(
     (b for b in draws if draws[b] >= random_share),
     key=lambda b: (-score(b), draws[b]),
   )
+  aside, others = collections.deque(aside), collections.deque(others)
   choices = []
   for turn in itertools.count(num_decided):
     if not aside and not others:
@@ -150,9 +151,9 @@ def order(
       turn * random_share
     )
     if aside and (due or not others):
-      choices.append(Choice(aside.pop(0), verdicts_lib.RANDOM))
+      choices.append(Choice(aside.popleft(), verdicts_lib.RANDOM))
     else:
-      choices.append(Choice(others.pop(0), pick))
+      choices.append(Choice(others.popleft(), pick))
   return choices
 
 

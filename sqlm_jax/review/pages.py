@@ -224,5 +224,17 @@ def _changes(
 
 
 def _alarms(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Returns the lines of alarms.jsonl, newest first."""
-  return rows[::-1][: rendering.PAGE_SIZE]
+  """Returns the alarms, those that still hold first, and then newest first.
+
+  An alarm has one line when it is raised, and another line when it ends.
+  """
+  alarms: dict[tuple[str, ...], dict[str, Any]] = {}
+  for row in rows:
+    since = row.get('since', row.get('step'))
+    key = tuple(str(x) for x in (row.get('name'), row.get('signal'), since))
+    ended = row.get('step') if row.get('event') == 'ended' else None
+    alarms[key] = {**row, 'since': since, 'ended': ended}
+  order = sorted(alarms.values(), key=lambda a: a['ended'] is not None)
+  holding = sum(alarm['ended'] is None for alarm in order)
+  order = order[:holding][::-1] + order[holding:][::-1]
+  return order[: rendering.PAGE_SIZE]

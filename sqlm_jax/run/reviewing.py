@@ -14,16 +14,22 @@ from typing import Any
 from etils import epath
 
 from sqlm_jax import display
-from sqlm_jax.config import schema
+from sqlm_jax.config import gate_schema
 from sqlm_jax.distributed import processes
-from sqlm_jax.game import ballots, verdicts
+from sqlm_jax.game import ballots, repetition, verdicts
+from sqlm_jax.run import build
 from sqlm_jax.tasks import base
 from sqlm_jax.workdir import metrics, reviews, rollouts
 
 _POLL_SECONDS = 1.0
 
 
-def resume(workdir: epath.PathLike, step: int) -> None:
+def resume(
+  workdir: epath.PathLike,
+  step: int,
+  memory: repetition.Memory,
+  num_lines: int = 0,
+) -> repetition.Memory:
   """Prepares to repeat the steps after a checkpoint.
 
   All processes call this function, before `run_writer.RunWriter.rewind`.
@@ -31,10 +37,19 @@ def resume(workdir: epath.PathLike, step: int) -> None:
   Args:
     workdir: directory of the run.
     step: number of steps of the checkpoint, 0 without one.
+    memory: memory of the checkpoint, without verdicts.
+    num_lines: number of lines of reviews.jsonl that the checkpoint had read.
+
+  Returns:
+    The memory with the verdicts that the checkpoint had read.
+
+  Raises:
+    ValueError: If reviews.jsonl has lost some of these lines.
   """
   path = epath.Path(workdir)
 
-  def prepare() -> None:
+  def prepare() -> list[reviews.Event | None]:
+    events = _check(path, num_lines)
     played = metrics.last_step(path)
     counts = reviews.read_counts(path)
     last_step, lines = counts[-1] if counts else (-1, 0)
@@ -42,20 +57,24 @@ def resume(workdir: epath.PathLike, step: int) -> None:
       # These steps had read nothing new. Verdicts that came after them take
       # effect after them.
       reviews.append_count(path, played, lines)
+    return events
 
-  processes.broadcast_from_first(prepare)
+  events = processes.broadcast_from_first(prepare)
+  return memory._replace(verdicts=verdicts.fold(events))
 
 
-def restore(workdir: epath.PathLike, num_lines: int) -> verdicts.Verdicts:
-  """Returns the verdicts that a checkpoint had read, in all processes.
-
-  Raises:
-    ValueError: If reviews.jsonl has lost some of these lines.
-  """
-  path = epath.Path(workdir)
-  return verdicts.fold(
-    processes.broadcast_from_first(lambda: _check(path, num_lines))
+def before_step(
+  workdir: epath.PathLike,
+  step: int,
+  memory: repetition.Memory,
+  config: gate_schema.Review,
+  stopped: Callable[[], bool],
+) -> repetition.Memory:
+  """Returns the memory with the verdicts that a step obeys, see `read`."""
+  known = read(
+    workdir, step, memory.verdicts, wait=config.wait, stopped=stopped
   )
+  return memory._replace(verdicts=known)
 
 
 def read(
@@ -95,12 +114,10 @@ def read(
 
 
 def simulate(
+  parts: build.Parts,
   workdir: epath.PathLike,
   step: int,
   rows: Sequence[rollouts.Row],
-  *,
-  config: schema.Config,
-  task: base.Task,
   known: verdicts.Verdicts,
 ) -> None:
   """Appends the verdicts of the simulated reviewer on the votes of a step.
@@ -109,13 +126,13 @@ def simulate(
   repeated step appends nothing that it has appended before.
 
   Args:
+    parts: parts of the run.
     workdir: directory of the run.
     step: self-play step.
     rows: rows of the rollouts that this process has graded.
-    config: config of the run.
-    task: the task, with its checker.
     known: verdicts that the step has read.
   """
+  config, task = parts.config, parts.task
   if config.review.by != verdicts.CHECKER:
     return
   local = ballots.from_rows(

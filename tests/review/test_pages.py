@@ -81,11 +81,28 @@ def test_half_a_surrogate_pair_is_shown(tmp_path):
 
 def test_the_overview_shows_curves_and_alarms(tmp_path):
   run = runs.write_run(tmp_path)
-  alarm = {'step': 1, 'name': 'probe/flip_rate', 'message': runs.SCRIPT}
-  (run / 'alarms.jsonl').write_text(json.dumps(alarm) + '\n{"step": ')
+  alarm = {
+    'event': 'raised',
+    'signal': 'solver/answer_share_max',
+    'value': 0.97,
+    'sign': '>',
+    'threshold': 0.9,
+    'detail': runs.SCRIPT,
+  }
+  rows = [
+    alarm | {'name': 'first', 'step': 1, 'since': 0},
+    alarm | {'name': 'second', 'step': 2, 'since': 1},
+    alarm | {'name': 'second', 'step': 4, 'since': 1, 'event': 'ended'},
+    alarm | {'name': 'third', 'step': 5, 'since': 5},
+  ]
+  lines = ''.join(json.dumps(row) + '\n' for row in rows)
+  (run / 'alarms.jsonl').write_text(lines + '{"step": ')
   text = open_client(run).get('').text
   assert '<polyline' in text
-  assert 'probe/flip_rate' in text
+  names = re.findall('data-name="Alarm">\\s*<bdi[^>]*>([a-z]+)', text)
+  assert names == ['third', 'first', 'second']
+  assert 'ended at step 4' in text
+  assert runs.SCRIPT not in text
   assert 'Step 3 of 4' in text
   assert 'test: greedy' in text
 

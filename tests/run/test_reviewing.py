@@ -14,7 +14,7 @@ import pytest
 from configs import smoke
 from sqlm_jax import train
 from sqlm_jax.config import schema
-from sqlm_jax.game import verdicts
+from sqlm_jax.game import repetition, verdicts
 from sqlm_jax.run import build, reviewing, train_states
 from sqlm_jax.workdir import (
   checkpoints,
@@ -65,9 +65,10 @@ def test_a_verdict_after_a_crash_does_not_change_steps_before_it(tmp_path):
   for step in range(4):
     writer.metrics(step, {'solver/reward': 0.5})
   reviews.append(tmp_path, [event('1+', 'accept')])
-  reviewing.resume(tmp_path, 2)
+  memory = reviewing.resume(tmp_path, 2, repetition.Memory())
+  assert memory.verdicts == verdicts.NONE
   writer.rewind(2)
-  reviewing.resume(tmp_path, 2)  # killed again at once
+  reviewing.resume(tmp_path, 2, memory)  # killed again at once
   assert [read(tmp_path, step).num_lines for step in (2, 3, 4)] == [0, 0, 1]
   assert metrics.last_step(tmp_path) == 1
   writer.close()
@@ -82,7 +83,7 @@ def test_lost_lines_are_reported(tmp_path):
   with pytest.raises(ValueError, match=message):
     read(tmp_path, 0)
   with pytest.raises(ValueError, match=message):
-    reviewing.restore(tmp_path, 2)
+    reviewing.resume(tmp_path, 1, repetition.Memory(), 2)
 
 
 def test_a_half_written_line_waits_until_it_is_complete(tmp_path):
