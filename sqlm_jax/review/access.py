@@ -42,9 +42,9 @@ class Guard:
     """Initializes the guard.
 
     Args:
-      app: the application, which sees paths without the token.
-      token: secret first part of every path.
-      hosts: host names that a request may be addressed to.
+      app: The application, which sees paths without the token.
+      token: Secret first part of every path.
+      hosts: Host names that a request may be addressed to.
     """
     self._app, self._token, self._hosts = app, token, frozenset(hosts)
 

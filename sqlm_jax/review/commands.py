@@ -31,11 +31,11 @@ def review(
   """Reads and writes the files that are named, or serves the pages.
 
   Args:
-    workdir: directory of the run.
-    files: files to read or write; the imports come first.
-    reviewer: name of the reviewer.
-    port: port of the server, 0 for a free one.
-    hosts: host names of the server in addition to this machine.
+    workdir: Directory of the run.
+    files: Files to read or write; the imports come first.
+    reviewer: Name of the reviewer.
+    port: Port of the server, 0 for a free one.
+    hosts: Host names of the server in addition to this machine.
 
   Raises:
     ValueError: If the workdir has no run, or a file is not as expected.

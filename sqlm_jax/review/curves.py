@@ -33,9 +33,9 @@ class Line(NamedTuple):
   """A curve.
 
   Attributes:
-    label: text of the legend.
-    points: points 'x,y x,y ...' within `WIDTH` and `HEIGHT`.
-    last: value of the last point.
+    label: Text of the legend.
+    points: Points 'x,y x,y ...' within `WIDTH` and `HEIGHT`.
+    last: Value of the last point.
   """
 
   label: str
@@ -60,8 +60,8 @@ def charts(
   """Returns the charts of a run; a chart without values is left out.
 
   Args:
-    metrics: rows of metrics.jsonl.
-    results: rows of eval.jsonl.
+    metrics: Rows of metrics.jsonl.
+    results: Rows of eval.jsonl.
   """
   series = {'Accuracy': _accuracies(results)}
   for title, names in CHARTS.items():

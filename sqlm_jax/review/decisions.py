@@ -53,10 +53,10 @@ def queue(
   """Returns the votes that wait for a reviewer, the next one first.
 
   Args:
-    workdir: directory of the run.
-    config: config of the run.
-    reviewer: votes that this reviewer has skipped are left out.
-    pick: replaces `review.pick`; '' uses the config.
+    workdir: Directory of the run.
+    config: Config of the run.
+    reviewer: Votes that this reviewer has skipped are left out.
+    pick: Replaces `review.pick`; '' uses the config.
     all_steps: True for all steps, False for the newest ones.
   """
   events = verdicts.live(run_reader.review_events(workdir))
@@ -111,12 +111,12 @@ def to_event(
   """Returns a decision as a line of reviews.jsonl.
 
   Args:
-    config: config of the run.
-    ballot: the vote that is decided.
-    kind: one of `verdicts.DECISIONS`, or 'skip'.
-    answer: the true answer, for 'correct'.
-    reviewer: name of the reviewer.
-    pick: why the vote was shown, '' if the reviewer has looked for it.
+    config: Config of the run.
+    ballot: The vote that is decided.
+    kind: One of `verdicts.DECISIONS`, or 'skip'.
+    answer: The true answer, for 'correct'.
+    reviewer: Name of the reviewer.
+    pick: Why the vote was shown, '' if the reviewer has looked for it.
 
   Raises:
     ValueError: If the decision is not possible; the message says why.

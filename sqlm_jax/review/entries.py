@@ -32,11 +32,11 @@ class Question(NamedTuple):
   """A question of a step that was solved.
 
   Attributes:
-    ballot: its answers and their vote.
-    rewards: reward of each answer of the solver, None for none.
-    proposer_reward: reward of the question, None for none.
-    topic: topic that the proposer was given, '' if unknown.
-    verdict: the decision that holds, None without one.
+    ballot: Its answers and their vote.
+    rewards: Reward of each answer of the solver, None for none.
+    proposer_reward: Reward of the question, None for none.
+    topic: Topic that the proposer was given, '' if unknown.
+    verdict: The decision that holds, None without one.
   """
 
   ballot: ballots.Ballot
@@ -50,12 +50,12 @@ class Filter(NamedTuple):
   """Which questions or responses of a step a page shows.
 
   Attributes:
-    reason: reason of the gate or of the vote, 'none' for no reason, '' for any.
-    low: minimum agreement.
-    high: maximum agreement.
+    reason: Reason of the gate or of the vote, 'none' for no reason, '' for any.
+    low: Minimum agreement.
+    high: Maximum agreement.
     topic: '' for any.
     reviewed: 'yes', 'no', or '' for both.
-    text: text that a question or an answer contains, in any case.
+    text: Text that a question or an answer contains, in any case.
     sort: 'agreement', '-agreement', or '' for the order of the step.
   """
 
@@ -78,10 +78,10 @@ def read_questions(
   """Reads the solved questions of a step.
 
   Args:
-    workdir: directory of the run.
-    step: self-play step.
-    num_views: number of prompts that ask a question.
-    decided: the verdicts that hold.
+    workdir: Directory of the run.
+    step: Self-play step.
+    num_views: Number of prompts that ask a question.
+    decided: The verdicts that hold.
   """
   rows = read_rows(workdir, step, _QUESTION_COLUMNS).to_pylist()
   proposals: dict[str, collections.deque[Row]] = {}

@@ -4,15 +4,16 @@ A page reads the files of the run at every request, so it is as new as they are.
 It never opens a path that a request contains: steps and questions are numbers.
 """
 
+import hashlib
 from typing import Any
 
 from starlette import exceptions, requests, responses
 
 from sqlm_jax.game import ballots, verdicts
+from sqlm_jax.ops import integers
 from sqlm_jax.review import curves, decisions, entries, rendering, search
 from sqlm_jax.workdir import run_reader
 
-_SEEN = 'seen_steps'  # cookie with the number of steps at the last look
 _ROLES = ('solver', 'proposer', 'voter')
 
 
@@ -26,7 +27,8 @@ def overview(
   num_steps = len(metrics) and metrics[-1].get('step', 0) + 1
   seen = rendering.number_of(request.query_params.get('since'), default=None)
   if seen is None:
-    seen = rendering.number_of(request.cookies.get(_SEEN), default=None)
+    given = request.cookies.get(_seen_cookie(site))
+    seen = rendering.number_of(given, default=None)
   response = rendering.render(
     site,
     'overview.html',
@@ -39,7 +41,11 @@ def overview(
     num_decided=len(verdicts.fold(events).by_id),
   )
   response.set_cookie(
-    _SEEN, str(num_steps), max_age=10**7, httponly=True, samesite='strict'
+    _seen_cookie(site),
+    str(num_steps),
+    max_age=10**7,
+    httponly=True,
+    samesite='strict',
   )
   return response
 
@@ -80,7 +86,7 @@ def show_step(
     shown=shown[first : first + rendering.PAGE_SIZE],
     num_shown=len(shown),
     page=page,
-    num_pages=-(-len(shown) // rendering.PAGE_SIZE),
+    num_pages=integers.ceil_div(len(shown), rendering.PAGE_SIZE),
     reasons=sorted(reasons),
     topics=sorted(topics - {''}),
     parameters=dict(request.query_params) | {'step': step},
@@ -160,6 +166,15 @@ def find_text(
   before = rendering.number_of(request.query_params.get('before'), default=None)
   found = search.search(site.workdir, text, before=before)
   return rendering.render(site, 'search.html', text=text, found=found)
+
+
+def _seen_cookie(site: rendering.Site) -> str:
+  """Returns the cookie with the number of steps at the last look.
+
+  Browsers send the cookies of 127.0.0.1 to all ports, so every run has its own.
+  """
+  digest = hashlib.sha256(str(site.workdir).encode()).hexdigest()
+  return f'seen_steps_{digest[:8]}'
 
 
 def _decided(site: rendering.Site) -> verdicts.Verdicts:

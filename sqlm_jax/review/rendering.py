@@ -26,10 +26,10 @@ class Site(NamedTuple):
   """The run and the settings that all pages share.
 
   Attributes:
-    workdir: directory of the run.
-    config: config of the run.
-    templates: templates of the pages.
-    reviewer: name that is proposed for the reviewer.
+    workdir: Directory of the run.
+    config: Config of the run.
+    templates: Templates of the pages.
+    reviewer: Name that is proposed for the reviewer.
   """
 
   workdir: epath.Path

@@ -17,9 +17,9 @@ class Found(NamedTuple):
   """The hits of a search.
 
   Attributes:
-    rows: rows whose question or response contains the text.
-    next_before: steps before this one are not searched yet; None if all are.
-    num_steps: number of steps that were searched.
+    rows: Rows whose question or response contains the text.
+    next_before: Steps before this one are not searched yet; None if all are.
+    num_steps: Number of steps that were searched.
   """
 
   rows: list[dict[str, Any]]
@@ -33,9 +33,9 @@ def search(
   """Searches for a text, in any case, for a short time.
 
   Args:
-    workdir: directory of the run.
-    text: text to search for; '' finds nothing.
-    before: searches only steps before this one; by default, all steps.
+    workdir: Directory of the run.
+    text: Text to search for; '' finds nothing.
+    before: Searches only steps before this one; by default, all steps.
   """
   if not text:
     return Found([], None, 0)

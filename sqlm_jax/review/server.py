@@ -4,6 +4,7 @@ The address has a new random token at every start. Only who knows the address,
 and only a page of this server, can do anything; see `review.access`.
 """
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 
@@ -29,11 +30,11 @@ def make_app(
   """Returns the application that serves the pages of a run.
 
   Args:
-    workdir: directory of the run.
-    token: secret part of the address.
-    templates: templates in the language of the user; by default, in English.
-    reviewer: name that is proposed for the reviewer.
-    hosts: host names that are allowed in addition to this machine.
+    workdir: Directory of the run.
+    token: Secret part of the address.
+    templates: Templates in the language of the user; by default, in English.
+    reviewer: Name that is proposed for the reviewer.
+    hosts: Host names that are allowed in addition to this machine.
 
   Raises:
     ValueError: If the workdir has no run.
@@ -50,6 +51,7 @@ def make_app(
 def serve(
   workdir: epath.PathLike,
   *,
+  templates: jinja2.Environment | None = None,
   port: int = 0,
   reviewer: str = '',
   hosts: Sequence[str] = (),
@@ -57,13 +59,16 @@ def serve(
   """Serves the pages until Ctrl-C.
 
   Args:
-    workdir: directory of the run.
-    port: port on 127.0.0.1; 0 chooses a free port.
-    reviewer: name that is proposed for the reviewer.
-    hosts: host names that are allowed in addition to this machine.
+    workdir: Directory of the run.
+    templates: Templates in the language of the user; by default, in English.
+    port: Port on 127.0.0.1; 0 chooses a free port.
+    reviewer: Name that is proposed for the reviewer.
+    hosts: Host names that are allowed in addition to this machine.
   """
   token = secrets.token_urlsafe(24)
-  app = make_app(workdir, token=token, reviewer=reviewer, hosts=hosts)
+  app = make_app(
+    workdir, token=token, templates=templates, reviewer=reviewer, hosts=hosts
+  )
   config = uvicorn.Config(
     app,
     host='127.0.0.1',
@@ -77,4 +82,5 @@ def serve(
   address = f'http://127.0.0.1:{socket.getsockname()[1]}/{token}/'
   display.message(f'Review of {workdir}: {address}')
   display.message('Anyone with this address can decide. Ctrl-C ends it.')
-  uvicorn.Server(config).run(sockets=[socket])
+  with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the usual end
+    uvicorn.Server(config).run(sockets=[socket])

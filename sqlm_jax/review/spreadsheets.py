@@ -116,11 +116,11 @@ def import_labels(
   """Appends known answers as corrections; returns their number.
 
   Args:
-    workdir: directory of the run.
-    config: config of the run.
-    path: a .csv file with the columns question and answer, or a .jsonl file
+    workdir: Directory of the run.
+    config: Config of the run.
+    path: A .csv file with the columns question and answer, or a .jsonl file
       with these entries.
-    reviewer: name of who knows the answers, '' for 'labels'.
+    reviewer: Name of who knows the answers, '' for 'labels'.
 
   Raises:
     ValueError: If a row is wrong; the message has its line.

@@ -35,10 +35,10 @@ def resume(
   All processes call this function, before `run_writer.RunWriter.rewind`.
 
   Args:
-    workdir: directory of the run.
-    step: number of steps of the checkpoint, 0 without one.
-    memory: memory of the checkpoint, without verdicts.
-    num_lines: number of lines of reviews.jsonl that the checkpoint had read.
+    workdir: Directory of the run.
+    step: Number of steps of the checkpoint, 0 without one.
+    memory: Memory of the checkpoint, without verdicts.
+    num_lines: Number of lines of reviews.jsonl that the checkpoint had read.
 
   Returns:
     The memory with the verdicts that the checkpoint had read.
@@ -90,11 +90,11 @@ def read(
   All processes call this function and get the same verdicts.
 
   Args:
-    workdir: directory of the run.
-    step: self-play step, counted from 0.
-    previous: verdicts of the step before it.
-    wait: number of verdicts of people to wait for, see `review.wait`.
-    stopped: returns True if a signal has stopped the run, which ends waiting.
+    workdir: Directory of the run.
+    step: Self-play step, counted from 0.
+    previous: Verdicts of the step before it.
+    wait: Number of verdicts of people to wait for, see `review.wait`.
+    stopped: Returns True if a signal has stopped the run, which ends waiting.
 
   Raises:
     ValueError: If reviews.jsonl has lost lines that an earlier step had read.
@@ -126,11 +126,11 @@ def simulate(
   repeated step appends nothing that it has appended before.
 
   Args:
-    parts: parts of the run.
-    workdir: directory of the run.
-    step: self-play step.
-    rows: rows of the rollouts that this process has graded.
-    known: verdicts that the step has read.
+    parts: Parts of the run.
+    workdir: Directory of the run.
+    step: Self-play step.
+    rows: Rows of the rollouts that this process has graded.
+    known: Verdicts that the step has read.
   """
   config, task = parts.config, parts.task
   if config.review.by != verdicts.CHECKER:
