@@ -4,6 +4,7 @@ python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 """
 
 import gc
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -29,9 +30,7 @@ from sqlm_jax.run import build, divergence, saved_models
 from sqlm_jax.workdir import config_json
 
 # An optional part of the package, which other modes do not need.
-with epy.lazy_imports(
-  error_callback="--mode=review needs: pip install -e '.[review]'\n"
-):
+with epy.lazy_imports():
   from sqlm_jax.review import commands
 
 flags.adopt_module_key_flags(command_line)  # shows them in --help
@@ -187,6 +186,11 @@ def _review() -> None:
   """Reads or writes files of verdicts, or serves the review pages."""
   if not command_line.WORKDIR.value:
     raise ValueError('--workdir: expected the directory of a run')
+  for package in ('python_multipart', 'starlette', 'uvicorn'):
+    if importlib.util.find_spec(package) is None:
+      raise ValueError(
+        f"--mode=review: {package} is not installed: pip install -e '.[review]'"
+      )
   commands.review(
     command_line.WORKDIR.value,
     files=commands.Files(
