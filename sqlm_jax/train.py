@@ -19,6 +19,7 @@ from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.game import repetition
 from sqlm_jax.run import (
+  alarm_rules,
   build,
   divergence,
   evaluation_sets,
@@ -26,6 +27,7 @@ from sqlm_jax.run import (
   stop_signals,
   summary,
   train_states,
+  webhook,
 )
 from sqlm_jax.selfplay import prefetch, step_types
 from sqlm_jax.selfplay import step as step_lib
@@ -48,6 +50,7 @@ class _Run(NamedTuple):
     writer: Writer of metrics and rollouts.
     table: Table on the terminal.
     prefetcher: Samples the next step ahead if the config asks for it.
+    hook: Receives alarms.
     stop: Reports whether the run has to stop.
   """
 
@@ -57,6 +60,7 @@ class _Run(NamedTuple):
   writer: run_writer.RunWriter
   table: display.LiveTable
   prefetcher: prefetch.Prefetcher
+  hook: webhook.Webhook
   stop: stop_signals.Stop
 
 
@@ -70,7 +74,7 @@ class _Progress:
   step: int
   states: step_types.States
   memory: repetition.Memory
-  health: divergence.Health
+  alarms: alarm_rules.State
 
 
 def train(config: config_lib.ConfigLike, workdir: str) -> bool:
@@ -93,7 +97,7 @@ def train(config: config_lib.ConfigLike, workdir: str) -> bool:
     RuntimeError: If another process is writing to `workdir`.
     OSError: If a file cannot be written; earlier checkpoints stay intact.
     divergence.DivergedError: If the run has diverged according to
-      `config.divergence`.
+      `config.alarms`.
   """
   config = config_lib.of(config)
   storage.check(workdir)
@@ -150,6 +154,9 @@ def _train_one_step(
     step, progress.states, progress.memory, run.game, first_round
   )
   metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
+  events = _check_alarms(run, progress, metrics | dict(scores))
+  events = divergence.add_details(events, outcome, run.parts)
+  metrics |= alarm_rules.to_metrics(progress.alarms, events)
   rows = rollouts.to_rows(
     outcome,
     seed=config.seed,
@@ -159,13 +166,14 @@ def _train_one_step(
   run.writer.metrics(step, metrics)
   shown = {**metrics, **scores, 'step': step}
   run.table.update(shown, rollouts.sample_questions(outcome))
-  progress.states, progress.health, rolled_back = divergence.react(
+  divergence.announce(events, run.writer, run.hook)
+  progress.states, progress.alarms, rolled_back = divergence.react(
     run.parts,
     run.manager,
     step=step,
     states=progress.states,
-    health=progress.health,
-    outcome=outcome,
+    alarms=progress.alarms,
+    events=events,
   )
   if rolled_back:
     run.prefetcher.cancel()
@@ -173,6 +181,24 @@ def _train_one_step(
   # Saved before the evaluation, so that a kill during it loses no step.
   is_last = progress.step == config.num_steps
   _save(run, progress, force=rolled_back or is_last)
+
+
+def _check_alarms(
+  run: _Run, progress: _Progress, metrics: Mapping[str, float]
+) -> list[alarm_rules.Event]:
+  """Returns the alarms that are raised or end, and updates their state."""
+
+  def numbers() -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+  progress.alarms, events = alarm_rules.check(
+    alarm_rules.make_rules(run.parts.config.alarms),
+    progress.alarms,
+    step=progress.step,
+    # Times differ between processes, and all have to decide alike.
+    metrics=processes.broadcast_from_first(numbers),
+  )
+  return events
 
 
 @contextlib.contextmanager
@@ -198,8 +224,10 @@ def _open_run(
     )
     prefetcher = prefetch.Prefetcher(game)
     stack.callback(prefetcher.cancel)
+    hook = webhook.Webhook(parts.config.alarms.webhook)
+    stack.callback(hook.close)
     yield (
-      _Run(parts, game, manager, writer, table, prefetcher, stop),
+      _Run(parts, game, manager, writer, table, prefetcher, hook, stop),
       progress,
     )
 
@@ -255,13 +283,13 @@ def _restore_or_start(
   if checkpoints.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
     states = train_states.initial_states(parts)
-    return _Progress(0, states, memory, divergence.Health())
+    return _Progress(0, states, memory, alarm_rules.State())
   step, states, host = checkpoints.restore(
     manager, train_states.abstract_states(parts)
   )
   display.message(f'Resuming from the checkpoint of step {step}.')
-  health = divergence.from_host(host['health'])
-  return _Progress(step, states, memory.add(host['questions']), health)
+  alarms = alarm_rules.from_host(host['alarms'])
+  return _Progress(step, states, memory.add(host['questions']), alarms)
 
 
 @contextlib.contextmanager
@@ -304,7 +332,7 @@ def _save(
   """
   host_state = {
     'questions': list(progress.memory.questions),
-    'health': progress.health._asdict(),
+    'alarms': alarm_rules.to_host(progress.alarms),
   }
   checkpoints.save(
     run.manager,

@@ -6,6 +6,7 @@ here are conditions on several keys, and limits that keep array sizes valid.
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -216,11 +217,15 @@ def _run(c: Any) -> Iterator[Rule]:
     'checkpoint: add --config.checkpoint.every=10, for example, or '
     '--config.sampler.one_step_ahead=False',
   )
+  uses_kl = any(
+    re.search(r'train/[^/]+/kl\b', condition)
+    for _, condition, *_ in c.alarms.rules
+  )
   yield Rule(
-    'divergence.max_kl',
-    not c.divergence.max_kl or c.loss.kl_coef > 0,
-    '0 if loss.kl_coef is 0, because the KL is then not measured: add '
-    '--config.loss.kl_coef=0.001, for example',
+    'alarms.rules',
+    not uses_kl or c.loss.kl_coef > 0,
+    'no rule on the KL if loss.kl_coef is 0, because the KL is then not '
+    'measured: add --config.loss.kl_coef=0.001, for example',
   )
 
 
