@@ -9,7 +9,7 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['sqlm_jax', 'sqlm_jax.*']),
-  package_data={'sqlm_jax.datasets': ['*.jsonl']},
+  package_data={'sqlm_jax': ['py.typed'], 'sqlm_jax.datasets': ['*.jsonl']},
   install_requires=[
     'absl-py>=2.1',
     # Stores datasets. tensorflow-datasets requires it on Linux only.
