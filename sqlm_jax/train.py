@@ -23,6 +23,7 @@ from sqlm_jax.run import (
   build,
   divergence,
   evaluation_sets,
+  probe,
   scheduled_evaluations,
   stop_signals,
   summary,
@@ -75,6 +76,7 @@ class _Progress:
   states: step_types.States
   memory: repetition.Memory
   alarms: alarm_rules.State
+  probe: probe.State
 
 
 def train(config: config_lib.ConfigLike, workdir: str) -> bool:
@@ -154,8 +156,21 @@ def _train_one_step(
     step, progress.states, progress.memory, run.game, first_round
   )
   metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
-  events = _check_alarms(run, progress, metrics | dict(scores))
-  events = divergence.add_details(events, outcome, run.parts)
+  progress.probe, probed = probe.after_step(
+    run.parts,
+    progress.probe,
+    step=step,
+    outcome=outcome,
+    params=lambda: step_types.params_of('solver', progress.states, run.game),
+  )
+  metrics |= probed
+  progress.alarms, events = divergence.check(
+    run.parts,
+    progress.alarms,
+    step=step,
+    metrics=metrics | dict(scores),
+    outcome=outcome,
+  )
   metrics |= alarm_rules.to_metrics(progress.alarms, events)
   rows = rollouts.to_rows(
     outcome,
@@ -181,24 +196,6 @@ def _train_one_step(
   # Saved before the evaluation, so that a kill during it loses no step.
   is_last = progress.step == config.num_steps
   _save(run, progress, force=rolled_back or is_last)
-
-
-def _check_alarms(
-  run: _Run, progress: _Progress, metrics: Mapping[str, float]
-) -> list[alarm_rules.Event]:
-  """Returns the alarms that are raised or end, and updates their state."""
-
-  def numbers() -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
-
-  progress.alarms, events = alarm_rules.check(
-    alarm_rules.make_rules(run.parts.config.alarms),
-    progress.alarms,
-    step=progress.step,
-    # Times differ between processes, and all have to decide alike.
-    metrics=processes.broadcast_from_first(numbers),
-  )
-  return events
 
 
 @contextlib.contextmanager
@@ -283,13 +280,18 @@ def _restore_or_start(
   if checkpoints.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
     states = train_states.initial_states(parts)
-    return _Progress(0, states, memory, alarm_rules.State())
+    return _Progress(0, states, memory, alarm_rules.State(), probe.State())
   step, states, host = checkpoints.restore(
     manager, train_states.abstract_states(parts)
   )
   display.message(f'Resuming from the checkpoint of step {step}.')
-  alarms = alarm_rules.from_host(host['alarms'])
-  return _Progress(step, states, memory.add(host['questions']), alarms)
+  return _Progress(
+    step,
+    states,
+    memory.add(host['questions']),
+    alarm_rules.from_host(host['alarms']),
+    probe.from_host(host['probe']),
+  )
 
 
 @contextlib.contextmanager
@@ -333,6 +335,7 @@ def _save(
   host_state = {
     'questions': list(progress.memory.questions),
     'alarms': alarm_rules.to_host(progress.alarms),
+    'probe': progress.probe._asdict(),
   }
   checkpoints.save(
     run.manager,

@@ -537,6 +537,72 @@ def test_a_kill_in_an_evaluation_loses_no_step(
     assert 'score' in manager.metrics(4)
 
 
+def test_a_kill_in_a_probe_changes_nothing(tmp_path, monkeypatch):
+  """With one step ahead and an alarm on the probe; equal bit for bit."""
+  changes = {
+    'random_model.num_layers': 1,
+    'num_steps': 4,
+    'task.test': (),
+    'task.validation': (),
+    'task.question_pattern': '',
+    'task.proposer_stop': tuple('abcdefghijklmnopqrstuvwxyz'),
+    'checkpoint.every': 2,
+    'sampler.one_step_ahead': True,
+    'probe.every': 1,
+    'probe.steps': 1,
+    'probe.questions': 3,
+    'probe.answers': 4,
+    'evaluation.batch_questions': 2,
+    'alarms.rules': (('flips', 'probe/flip_rate >= 0', 2, 'warn'),),
+  }
+  config = smoke_config(**changes)
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  train.train(config, str(whole))
+
+  class KilledError(BaseException):
+    pass
+
+  progress = display.progress
+
+  @contextlib.contextmanager
+  def kill(title, total):
+    with progress(title, total) as report:
+
+      def report_and_kill(done, total):
+        report(done, total)
+        if title == 'Probing after 4 steps' and done == 2:
+          raise KilledError
+
+      yield report_and_kill
+
+  with monkeypatch.context() as patch:
+    patch.setattr(display, 'progress', kill)
+    with pytest.raises(KilledError):
+      train.train(config, str(killed))
+  assert len(without_times(killed)) == 3
+  assert restored(config, killed)[0] == 2
+  train.train(config, str(killed))
+
+  expected, found = (restored(config, path) for path in (whole, killed))
+  jax.tree.map(np.testing.assert_array_equal, expected[1], found[1])
+  assert expected[2] == found[2]
+  assert len(expected[2]['probe']['questions']) == 3
+  assert all(response for response, _ in expected[2]['probe']['looks'])
+  rows = without_times(whole)
+  assert without_times(killed) == rows
+  assert [row['step'] for row in rows if 'probe/agreement' in row] == [
+    0,
+    1,
+    2,
+    3,
+  ]
+  assert [row.get('alarm/flips') for row in rows] == [None, None, 1, 1]
+  assert sampled_by(killed) == sampled_by(whole)
+  (event,) = jsonl.read(killed / 'alarms.jsonl')
+  assert [event] == jsonl.read(whole / 'alarms.jsonl')
+  assert (event['step'], event['since']) == (2, 1)
+
+
 def open_read_only(workdir):
   return checkpoints_lib.open_checkpoints(
     workdir / 'checkpoints', read_only=True

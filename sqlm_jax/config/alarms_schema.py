@@ -1,4 +1,4 @@
-"""Config keys of alarms, and the default alarms."""
+"""Config keys of alarms and of the probe, and the default alarms."""
 
 import dataclasses
 import re
@@ -66,4 +66,29 @@ class Alarms:
     3,
     'Maximum number of rollbacks; the next one stops the run instead.',
     keys.at_least(0),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """A fixed set of the run's own questions, see [watch.md](watch.md)."""
+
+  every: int = keys.key(
+    0,
+    'n: the solver answers the set after every n-th step; 0 for no probe.',
+    keys.at_least(0),
+  )
+  questions: int = keys.key(
+    64, 'Maximum number of questions of the set.', keys.at_least(1)
+  )
+  answers: int = keys.key(
+    8,
+    'G, number of answers to each question, sampled with '
+    '`evaluation.temperature` and `evaluation.top_p`.',
+    keys.at_least(2),
+  )
+  steps: int = keys.key(
+    2,
+    'Number of first steps whose questions the set is drawn from.',
+    keys.at_least(1),
   )

@@ -141,12 +141,12 @@ def _code(c: Any) -> Iterator[Rule]:
     not c.vote.earlier_answers or not is_code,
     '0 for task.answer_kind=code, whose answers are not put to a vote',
   )
-  for name, off in (
-    ('not_stating_answer', False),
-    ('majority', False),
-    ('max_agreement', 1),
+  for key, off in (
+    ('gate.not_stating_answer', False),
+    ('gate.majority', False),
+    ('gate.max_agreement', 1),
+    ('probe.every', 0),
   ):
-    key = f'gate.{name}'
     yield Rule(
       key,
       not is_code or lookup(c, key) == off,
@@ -237,6 +237,7 @@ def _sizes(c: Any) -> Iterator[Rule]:
     (questions, 'solver.group_size', limit),
     (questions, 'vote.earlier_answers', limit),
     ('evaluation.samples', 'evaluation.seeds', limit),
+    ('probe.answers', limit),
   ):
     sizes = {key: lookup(c, key) for key in factors}
     tokens = math.prod(sizes.values())

@@ -2,8 +2,8 @@
 
 Every key is declared once, with its type, default, meaning and check: the keys
 of the game in `game_schema`, those of what enters training in `gate_schema`,
-those of the model and of learning in `training_schema`, those of alarms in
-`alarms_schema`, and all others here.
+those of the model and of learning in `training_schema`, those of alarms and of
+the probe in `alarms_schema`, and all others here.
 `configs/default.py` and the page docs/config.md are generated from these
 declarations. No module of lower layers uses a ConfigDict.
 """
@@ -146,6 +146,9 @@ class Config:
   checkpoint: Checkpoint = keys.group(Checkpoint, may_change=keys.TO_RESUME)
   alarms: alarms_schema.Alarms = keys.group(
     alarms_schema.Alarms, may_change=keys.TO_RESUME
+  )
+  probe: alarms_schema.Probe = keys.group(
+    alarms_schema.Probe, may_change=keys.TO_RESUME
   )
   mesh: training_schema.Mesh = keys.group(
     training_schema.Mesh, may_change=keys.TO_RESUME

@@ -78,6 +78,29 @@ def repeats_earlier(questions: Sequence[str], similarity: float) -> list[bool]:
   return repeats
 
 
+def spread(questions: Sequence[str], size: int) -> tuple[str, ...]:
+  """Returns up to `size` questions that are as different as possible.
+
+  The first question is taken, and then repeatedly the question whose highest
+  similarity to the taken ones is lowest (farthest-first traversal; Gonzalez,
+  1985). Rare kinds of questions are therefore taken before near-duplicates.
+
+  Args:
+    questions: distinct questions.
+    size: maximum number of questions.
+  """
+  if len(questions) <= size:
+    return tuple(questions)
+  scores = _scores(questions, questions)
+  taken = [0]
+  highest = scores[0].copy()
+  while len(taken) < size:
+    highest[taken[-1]] = np.inf  # never taken again
+    taken.append(int(highest.argmin()))
+    highest = np.maximum(highest, scores[taken[-1]])
+  return tuple(questions[i] for i in sorted(taken))
+
+
 class Memory(NamedTuple):
   """The questions of earlier steps, oldest first.
 
@@ -121,6 +144,17 @@ def _alike(
 ) -> np.ndarray:
   """Returns booleans [len(first), len(second)], True if a pair is alike."""
   min_score = max(100 * similarity - 1e-3, 0.0)  # scores are rounded
+  # Scores below the cutoff are 0. With similarity 0, every pair is alike.
+  return _scores(first, second, min_score) >= min_score
+
+
+def _scores(
+  first: Sequence[str], second: Sequence[str], min_score: float = 0.0
+) -> np.ndarray:
+  """Returns similarities [len(first), len(second)] in percent.
+
+  A similarity below `min_score` is 0, which is faster to compute.
+  """
   numbers: dict[str, int] = {}
 
   def encode(question: str) -> str:
@@ -129,14 +163,12 @@ def _alike(
       chr(_FIRST_CHARACTER + index % _NUM_CHARACTERS) for index in indices
     )
 
-  score = process.cdist(
+  return process.cdist(
     [encode(question) for question in first],
     [encode(question) for question in second],
     scorer=fuzz.ratio,
     score_cutoff=min_score,
   )
-  # Scores below the cutoff are 0. With similarity 0, every pair is alike.
-  return score >= min_score
 
 
 def _clusters(alike: np.ndarray) -> np.ndarray:

@@ -44,8 +44,8 @@ class Parts(NamedTuple):
     task: Prompts, parsers and checker of the task.
     sets: Returns an evaluation set, which is read on first use.
     questions: Fixed questions, () if the proposer generates the questions.
-    samplers: Samplers of the two roles, of 'evaluation', and of 'voter' if
-      earlier solvers vote.
+    samplers: Samplers of the two roles, of 'evaluation', of 'voter' if earlier
+      solvers vote, and of 'probe' if there is one.
     state_names: Name of the TrainState of each role, and of 'voter' if earlier
       solvers vote.
   """

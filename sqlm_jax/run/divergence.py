@@ -1,6 +1,6 @@
-"""Announces alarms, and stops or rolls back a run whose alarms demand it."""
+"""Raises alarms, and stops or rolls back a run if an alarm demands it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from absl import logging
@@ -21,18 +21,45 @@ class DivergedError(RuntimeError):
   """Raised to end a run that would also diverge after a restart."""
 
 
-def add_details(
-  events: Sequence[alarm_rules.Event],
-  outcome: step_types.Outcome,
+def check(
   parts: build.Parts,
-) -> list[alarm_rules.Event]:
-  """Adds to raised alarms what the step tells about their causes."""
-  detailed = []
-  for event in events:
-    if event.event == 'raised':
-      event = event._replace(detail=_detail(event.signal, outcome, parts))
-    detailed.append(event)
-  return detailed
+  state: alarm_rules.State,
+  *,
+  step: int,
+  metrics: Mapping[str, float],
+  outcome: step_types.Outcome,
+) -> tuple[alarm_rules.State, list[alarm_rules.Event]]:
+  """Returns the alarms that are raised or end in a step.
+
+  Every process must call this function.
+
+  Args:
+    parts: Parts of the run.
+    state: State of the alarms before the step.
+    step: The step, counted from 0.
+    metrics: Metrics of the step.
+    outcome: Outcome of the step, from which details of alarms are taken.
+
+  Returns:
+    The state after the step, and the alarms.
+  """
+
+  def numbers() -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+  state, events = alarm_rules.check(
+    alarm_rules.make_rules(parts.config.alarms),
+    state,
+    step=step,
+    # Times differ between processes, but all have to decide alike.
+    metrics=processes.broadcast_from_first(numbers),
+  )
+  return state, [
+    event._replace(detail=_detail(event.signal, outcome, parts))
+    if event.event == 'raised'
+    else event
+    for event in events
+  ]
 
 
 def _detail(

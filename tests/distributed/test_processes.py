@@ -317,6 +317,11 @@ def test_four_processes_play_the_run_of_one(tmp_path):
     'gate.repeats': 'history',
     'gate.leak': 0.3,
     'exclude.patterns': (('early', '[a-e]'),),
+    'probe.every': 1,
+    'probe.steps': 1,
+    'probe.answers': 4,
+    # Times differ between processes, but all of them decide alike.
+    'alarms.rules': (('slow', 'time/step > 0', 1, 'not_best'),),
   }
   finish(start(4, tmp_path / 'four', four))
   config = config_of(four | ONE_DEVICE)
@@ -326,6 +331,7 @@ def test_four_processes_play_the_run_of_one(tmp_path):
     name for row in jsonl.read(tmp_path / 'four/metrics.jsonl') for name in row
   }
   assert {'gate/early', 'exclude/answers/early'} <= names
+  assert {'probe/flip_rate', 'alarm/slow'} <= names
 
 
 def test_a_group_is_read_by_one_process(two):
