@@ -27,7 +27,7 @@ from sqlm_jax.run import (
   summary,
   train_states,
 )
-from sqlm_jax.selfplay import prefetch, step_types
+from sqlm_jax.selfplay import prefetch, signals, step_types
 from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import (
   checkpoints,
@@ -70,6 +70,7 @@ class _Progress:
   step: int
   states: step_types.States
   memory: repetition.Memory
+  history: signals.History
   health: divergence.Health
 
 
@@ -146,10 +147,16 @@ def _train_one_step(
     progress.memory,
     look_ahead=_looks_ahead(config, step),
   )
+  remembered = progress.memory
   progress.states, progress.memory, outcome = step_lib.self_play_step(
-    step, progress.states, progress.memory, run.game, first_round
+    step, progress.states, remembered, run.game, first_round
   )
-  metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
+  trends, progress.history = signals.since_start(
+    step, outcome, progress.history, remembered, run.game
+  )
+  metrics = outcome.metrics | trends
+  outcome = outcome._replace(metrics=metrics)
+  metrics = metrics | {'time/step': time.perf_counter() - start}
   rows = rollouts.to_rows(
     outcome,
     seed=config.seed,
@@ -255,13 +262,14 @@ def _restore_or_start(
   if checkpoints.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
     states = train_states.initial_states(parts)
-    return _Progress(0, states, memory, divergence.Health())
+    return _Progress(0, states, memory, signals.History(), divergence.Health())
   step, states, host = checkpoints.restore(
     manager, train_states.abstract_states(parts)
   )
   display.message(f'Resuming from the checkpoint of step {step}.')
   health = divergence.from_host(host['health'])
-  return _Progress(step, states, memory.add(host['questions']), health)
+  history = signals.from_host(host.get('signals'))
+  return _Progress(step, states, memory.add(host['questions']), history, health)
 
 
 @contextlib.contextmanager
@@ -304,6 +312,7 @@ def _save(
   """
   host_state = {
     'questions': list(progress.memory.questions),
+    'signals': progress.history.to_host(),
     'health': progress.health._asdict(),
   }
   checkpoints.save(
