@@ -30,7 +30,7 @@ from sqlm_jax.run import (
   train_states,
   webhook,
 )
-from sqlm_jax.selfplay import prefetch, step_types
+from sqlm_jax.selfplay import prefetch, signals, step_types
 from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import (
   checkpoints,
@@ -75,6 +75,7 @@ class _Progress:
   step: int
   states: step_types.States
   memory: repetition.Memory
+  history: signals.History
   alarms: alarm_rules.State
   probe: probe.State
 
@@ -152,10 +153,16 @@ def _train_one_step(
     progress.memory,
     look_ahead=_looks_ahead(config, step),
   )
+  remembered = progress.memory
   progress.states, progress.memory, outcome = step_lib.self_play_step(
-    step, progress.states, progress.memory, run.game, first_round
+    step, progress.states, remembered, run.game, first_round
   )
-  metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
+  trends, progress.history = signals.since_start(
+    step, outcome, progress.history, remembered, run.game
+  )
+  metrics = outcome.metrics | trends
+  outcome = outcome._replace(metrics=metrics)
+  metrics = metrics | {'time/step': time.perf_counter() - start}
   progress.probe, probed = probe.after_step(
     run.parts,
     progress.probe,
@@ -280,7 +287,14 @@ def _restore_or_start(
   if checkpoints.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
     states = train_states.initial_states(parts)
-    return _Progress(0, states, memory, alarm_rules.State(), probe.State())
+    return _Progress(
+      0,
+      states,
+      memory,
+      signals.History(),
+      alarm_rules.State(),
+      probe.State(),
+    )
   step, states, host = checkpoints.restore(
     manager, train_states.abstract_states(parts)
   )
@@ -289,6 +303,7 @@ def _restore_or_start(
     step,
     states,
     memory.add(host['questions']),
+    signals.from_host(host['signals']),
     alarm_rules.from_host(host['alarms']),
     probe.from_host(host['probe']),
   )
@@ -334,6 +349,7 @@ def _save(
   """
   host_state = {
     'questions': list(progress.memory.questions),
+    'signals': progress.history.to_host(),
     'alarms': alarm_rules.to_host(progress.alarms),
     'probe': progress.probe._asdict(),
   }

@@ -117,8 +117,12 @@ class Memory(NamedTuple):
     """Returns 1 for each question like a remembered one, otherwise 0."""
     if not questions or not self.questions:
       return (0.0,) * len(questions)
-    alike = _alike(questions, self.questions, similarity)
-    return tuple(alike.any(axis=1).astype(float))
+    # A small space of questions is asked again and again.
+    distinct = list(dict.fromkeys(questions))
+    remembered = list(dict.fromkeys(self.questions))
+    alike = _alike(distinct, remembered, similarity).any(axis=1)
+    repeats = dict(zip(distinct, alike.astype(float).tolist(), strict=True))
+    return tuple(repeats[question] for question in questions)
 
   def add(self, questions: Iterable[str]) -> 'Memory':
     """Adds questions, and drops the oldest ones beyond `size`."""
