@@ -6,6 +6,7 @@ here are conditions on several keys, and limits that keep array sizes valid.
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -152,12 +153,12 @@ def _code(c: Any) -> Iterator[Rule]:
     not c.vote.earlier_answers or not is_code,
     '0 for task.answer_kind=code, whose answers are not put to a vote',
   )
-  for name, off in (
-    ('not_stating_answer', False),
-    ('majority', False),
-    ('max_agreement', 1),
+  for key, off in (
+    ('gate.not_stating_answer', False),
+    ('gate.majority', False),
+    ('gate.max_agreement', 1),
+    ('probe.every', 0),
   ):
-    key = f'gate.{name}'
     yield Rule(
       key,
       not is_code or lookup(c, key) == off,
@@ -255,11 +256,15 @@ def _run(c: Any) -> Iterator[Rule]:
     'checkpoint: add --config.checkpoint.every=10, for example, or '
     '--config.sampler.one_step_ahead=False',
   )
+  uses_kl = any(
+    re.search(r'train/[^/]+/kl\b', condition)
+    for _, condition, *_ in c.alarms.rules
+  )
   yield Rule(
-    'divergence.max_kl',
-    not c.divergence.max_kl or c.loss.kl_coef > 0,
-    '0 if loss.kl_coef is 0, because the KL is then not measured: add '
-    '--config.loss.kl_coef=0.001, for example',
+    'alarms.rules',
+    not uses_kl or c.loss.kl_coef > 0,
+    'no rule on the KL if loss.kl_coef is 0, because the KL is then not '
+    'measured: add --config.loss.kl_coef=0.001, for example',
   )
 
 
@@ -271,6 +276,7 @@ def _sizes(c: Any) -> Iterator[Rule]:
     (questions, 'solver.group_size', limit),
     (questions, 'vote.earlier_answers', limit),
     ('evaluation.samples', 'evaluation.seeds', limit),
+    ('probe.answers', limit),
   ):
     sizes = {key: lookup(c, key) for key in factors}
     tokens = math.prod(sizes.values())

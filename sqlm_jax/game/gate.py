@@ -22,6 +22,7 @@ trains neither role, except that the proposer may get the lowest reward for it.
 """
 
 import re
+import string
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -75,6 +76,8 @@ class Gate(NamedTuple):
     exclusion: the content that must not be trained on.
     functions: functions of the user, by name in the config.
     min_similarity: minimum similarity of near-duplicates.
+    options: texts of the options if answers are letters of options, () if these
+      texts are unknown; None for other kinds of answers.
   """
 
   config: gate_schema.Gate = gate_schema.Gate()
@@ -82,6 +85,7 @@ class Gate(NamedTuple):
   exclusion: exclusion_lib.Exclusion = exclusion_lib.NOTHING
   functions: tuple[tuple[str, exclusion_lib.Inspect], ...] = ()
   min_similarity: float = 1.0
+  options: tuple[str, ...] | None = None
 
   def check_question(self, candidate: Candidate) -> types.Problem:
     """Applies the rules on a single question, before it is solved."""
@@ -132,13 +136,26 @@ class Gate(NamedTuple):
 
   def check_vote(self, question: str, vote: types.Vote) -> str:
     """Applies the rules on the vote; returns the reason to refuse, or ''."""
-    if self.config.not_stating_answer and states(question, vote.answer):
+    if self.config.not_stating_answer and self.states_answer(
+      question, vote.answer
+    ):
       return 'states_answer'
     if vote.answer is None:
       return vote.reason if self.config.majority else ''
     if vote.count / vote.size > self.config.max_agreement:
       return 'too_easy'
     return ''
+
+  def states_answer(self, question: str, answer: types.Answer) -> bool:
+    """Returns True if a question contains its answer.
+
+    The answer to a choice is looked up as the text of its option, because the
+    words of many questions contain a letter such as A.
+    """
+    if self.options is None or answer is None:
+      return states(question, answer)
+    text = dict(zip(string.ascii_uppercase, self.options, strict=False))
+    return states(question, text.get(str(answer)))
 
   def _rules(self) -> tuple[Rule, ...]:
     """Returns the rules on a single question before it is solved."""
@@ -161,8 +178,8 @@ class Gate(NamedTuple):
   def _asks_several(self, candidate: Candidate) -> str:
     if not self.config.single_question:
       return ''
-    marks = len(_QUESTION_MARKS.findall(candidate.problem.text))
-    return 'several_questions' if marks > 1 else ''
+    several = asks_several(candidate.problem.text)
+    return 'several_questions' if several else ''
 
   def _call_functions(self, candidate: Candidate) -> str:
     text = candidate.problem.text
@@ -170,6 +187,11 @@ class Gate(NamedTuple):
       if reason := exclusion_lib.call('gate.functions', name, function, text):
         return reason
     return ''
+
+
+def asks_several(question: str) -> bool:
+  """Returns True if a question has more than one question mark."""
+  return len(_QUESTION_MARKS.findall(question)) > 1
 
 
 def states(question: str, answer: types.Answer) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from sqlm_jax.game import contamination, exclusion, types
 from sqlm_jax.ops import masked
 from sqlm_jax.sandbox import sandbox, unit_tests
-from sqlm_jax.selfplay import exchange, responses, step_types
+from sqlm_jax.selfplay import exchange, responses, signals, step_types
 from sqlm_jax.tasks import base
 
 
@@ -45,6 +45,7 @@ def of_rounds(
   questions = [q for game_round in rounds for q in game_round.questions]
   metrics = of_questions(questions, game.task)
   metrics |= of_contamination(questions, game.gate.guard)
+  metrics |= signals.of_step(rounds, game)
   if len(rounds) > 1:
     metrics['sample/rounds'] = float(len(rounds))
   proposals = responses.join([r.proposals for r in rounds])

@@ -320,6 +320,11 @@ def test_four_processes_play_the_run_of_one(tmp_path):
     'gate.repeats': 'history',
     'gate.leak': 0.3,
     'exclude.patterns': (('early', '[a-e]'),),
+    'probe.every': 1,
+    'probe.steps': 1,
+    'probe.answers': 4,
+    # Times differ between processes, but all of them decide alike.
+    'alarms.rules': (('slow', 'time/step > 0', 1, 'not_best'),),
     'task.checker': 'tests.review.runs:zero',
     'review.by': 'checker',
     'review.budget': 2,
@@ -333,6 +338,7 @@ def test_four_processes_play_the_run_of_one(tmp_path):
     name for row in jsonl.read(tmp_path / 'four/metrics.jsonl') for name in row
   }
   assert {'gate/early', 'exclude/answers/early', 'review/replayed'} <= names
+  assert {'probe/flip_rate', 'alarm/slow'} <= names
   events = [
     [event | {'time': ''} for event in reviews.read(tmp_path / name)]
     for name in ('four', 'one')
