@@ -2,6 +2,9 @@
 
 import setuptools
 
+# For --mode=review.
+REVIEW = ['python-multipart>=0.0.20', 'starlette>=0.49', 'uvicorn>=0.35']
+
 setuptools.setup(
   name='sqlm_jax',
   version='0.1.0',
@@ -9,13 +12,18 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['sqlm_jax', 'sqlm_jax.*']),
-  package_data={'sqlm_jax': ['py.typed'], 'sqlm_jax.datasets': ['*.jsonl']},
+  package_data={
+    'sqlm_jax': ['py.typed'],
+    'sqlm_jax.datasets': ['*.jsonl'],
+    'sqlm_jax.review': ['static/*', 'templates/*.html'],
+  },
   install_requires=[
     'absl-py>=2.1',
     # Stores datasets. tensorflow-datasets requires it on Linux only.
     'array_record>=0.7; platform_system != "Windows"',
     'chex>=0.1.90',
     'etils[epath]>=1.10',
+    'filelock>=3.16',
     'flax>=0.12',
     'gguf>=0.17',
     'huggingface_hub>=1.0',
@@ -45,12 +53,16 @@ setuptools.setup(
     'cuda': ['jax[cuda13]'],
     # For a workdir gs://bucket/…
     'gs': ['etils[epath-gcs]>=1.10', 'google-cloud-storage>=2.18'],
+    'review': REVIEW,
     # For a workdir s3://bucket/…; boto3 writes TensorBoard's event files.
     's3': ['boto3>=1.34', 'etils[epath-s3]>=1.10'],
     'tpu': ['jax[tpu]'],
     'test': [
+      *REVIEW,
+      'httpx>=0.28',  # what starlette tests with
       'hypothesis>=6.100',
       'import-linter>=2.7',
+      'playwright>=1.55',  # drives a browser; downloads none
       'pytest>=8.3',
       'pytest-xdist>=3.6',
       'pyyaml>=6.0',

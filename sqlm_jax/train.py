@@ -19,15 +19,19 @@ from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.game import repetition
 from sqlm_jax.run import (
+  alarm_rules,
   build,
   divergence,
   evaluation_sets,
+  probe,
+  reviewing,
   scheduled_evaluations,
   stop_signals,
   summary,
   train_states,
+  webhook,
 )
-from sqlm_jax.selfplay import prefetch, step_types
+from sqlm_jax.selfplay import prefetch, signals, step_types
 from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import (
   checkpoints,
@@ -48,6 +52,7 @@ class _Run(NamedTuple):
     writer: Writer of metrics and rollouts.
     table: Table on the terminal.
     prefetcher: Samples the next step ahead if the config asks for it.
+    hook: Receives alarms.
     stop: Reports whether the run has to stop.
   """
 
@@ -57,6 +62,7 @@ class _Run(NamedTuple):
   writer: run_writer.RunWriter
   table: display.LiveTable
   prefetcher: prefetch.Prefetcher
+  hook: webhook.Webhook
   stop: stop_signals.Stop
 
 
@@ -70,7 +76,9 @@ class _Progress:
   step: int
   states: step_types.States
   memory: repetition.Memory
-  health: divergence.Health
+  history: signals.History
+  alarms: alarm_rules.State
+  probe: probe.State
 
 
 def train(config: config_lib.ConfigLike, workdir: str) -> bool:
@@ -93,7 +101,7 @@ def train(config: config_lib.ConfigLike, workdir: str) -> bool:
     RuntimeError: If another process is writing to `workdir`.
     OSError: If a file cannot be written; earlier checkpoints stay intact.
     divergence.DivergedError: If the run has diverged according to
-      `config.divergence`.
+      `config.alarms`.
   """
   config = config_lib.of(config)
   storage.check(workdir)
@@ -107,7 +115,7 @@ def train(config: config_lib.ConfigLike, workdir: str) -> bool:
     if progress.step:
       # If the run was killed during an evaluation, its checkpoint has no score.
       _save_score(run, progress)
-    while _may_continue(run, progress.step):
+    while _may_continue(run, progress):
       _train_one_step(run, progress, scores)
       scores = _evaluate(run, progress)
       _save_score(run, progress)
@@ -122,9 +130,18 @@ def train(config: config_lib.ConfigLike, workdir: str) -> bool:
   return progress.step >= config.num_steps and not run.stop.now()
 
 
-def _may_continue(run: _Run, step: int) -> bool:
-  """Returns True if the run has steps left and no signal has stopped it."""
-  return step < run.parts.config.num_steps and not run.stop.before(step)
+def _may_continue(run: _Run, progress: _Progress) -> bool:
+  """Returns True if the run has steps left and no signal has stopped it.
+
+  It also reads the verdicts that the next step obeys, and may wait for them.
+  """
+  config, step = run.parts.config, progress.step
+  if step >= config.num_steps or run.stop.before(step):
+    return False
+  progress.memory = reviewing.before_step(
+    run.writer.workdir, step, progress.memory, config.review, run.stop.now
+  )
+  return not (config.review.wait and run.stop.now())
 
 
 def _train_one_step(
@@ -146,10 +163,33 @@ def _train_one_step(
     progress.memory,
     look_ahead=_looks_ahead(config, step),
   )
+  remembered = progress.memory
   progress.states, progress.memory, outcome = step_lib.self_play_step(
-    step, progress.states, progress.memory, run.game, first_round
+    step, progress.states, remembered, run.game, first_round
   )
-  metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
+  trends, progress.history = signals.since_start(
+    step, outcome, progress.history, remembered, run.game
+  )
+  metrics = outcome.metrics | trends
+  outcome = outcome._replace(metrics=metrics)
+  metrics = metrics | {'time/step': time.perf_counter() - start}
+  progress.probe, probed = probe.after_step(
+    run.parts,
+    progress.probe,
+    step=step,
+    outcome=outcome,
+    params=lambda: step_types.params_of('solver', progress.states, run.game),
+  )
+  metrics |= probed
+  progress.alarms, events = divergence.check(
+    run.parts,
+    progress.alarms,
+    step=step,
+    metrics=metrics | dict(scores),
+    outcome=outcome,
+  )
+  metrics |= alarm_rules.to_metrics(progress.alarms, events)
+  metrics |= reviewing.to_metrics(progress.memory.verdicts)
   rows = rollouts.to_rows(
     outcome,
     seed=config.seed,
@@ -157,15 +197,19 @@ def _train_one_step(
   )
   run.writer.rollouts(step, rows)
   run.writer.metrics(step, metrics)
+  reviewing.simulate(
+    run.parts, run.writer.workdir, step, rows, progress.memory.verdicts
+  )
   shown = {**metrics, **scores, 'step': step}
   run.table.update(shown, rollouts.sample_questions(outcome))
-  progress.states, progress.health, rolled_back = divergence.react(
+  divergence.announce(events, run.writer, run.hook)
+  progress.states, progress.alarms, rolled_back = divergence.react(
     run.parts,
     run.manager,
     step=step,
     states=progress.states,
-    health=progress.health,
-    outcome=outcome,
+    alarms=progress.alarms,
+    events=events,
   )
   if rolled_back:
     run.prefetcher.cancel()
@@ -186,8 +230,14 @@ def _open_run(
     processes.broadcast_from_first(
       lambda: stack.enter_context(storage.locked(directory))
     )
-    manager = stack.enter_context(_open_checkpoints(directory, parts.config))
-    progress = _restore_or_start(parts, manager)
+    manager = stack.enter_context(
+      checkpoints.open_run(
+        directory,
+        keep=parts.config.checkpoint.keep,
+        every=parts.config.checkpoint.every,
+      )
+    )
+    progress = _restore_or_start(parts, manager, directory)
     game = build.make_game(parts)
     # Opened after all checks, so that an invalid run writes no config.json.
     writer = stack.enter_context(
@@ -198,8 +248,10 @@ def _open_run(
     )
     prefetcher = prefetch.Prefetcher(game)
     stack.callback(prefetcher.cancel)
+    hook = webhook.Webhook(parts.config.alarms.webhook)
+    stack.callback(hook.close)
     yield (
-      _Run(parts, game, manager, writer, table, prefetcher, stop),
+      _Run(parts, game, manager, writer, table, prefetcher, hook, stop),
       progress,
     )
 
@@ -224,44 +276,37 @@ def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
   return parts
 
 
-def _open_checkpoints(
-  directory: epath.Path, config: config_lib.Config
-) -> contextlib.AbstractContextManager[checkpoints.Manager]:
-  """Opens the checkpoints of the run.
-
-  Raises if the checkpoint directory is missing although metrics.jsonl exists,
-  for example because a disk is not mounted; otherwise the run would start from
-  the beginning. The directory is always created before metrics.jsonl. A bucket
-  has no directories, so there the check is skipped.
-  """
-  path = directory / 'checkpoints'
-  if (
-    (directory / 'metrics.jsonl').exists()
-    and not storage.is_remote(directory)
-    and not path.exists()
-  ):
-    raise ValueError(
-      f'{path}: this directory is missing, but metrics.jsonl of a run exists. '
-      'Restore the directory, or use another --workdir'
-    )
-  every, keep = config.checkpoint.every, config.checkpoint.keep
-  return checkpoints.open_checkpoints(path, keep=keep, every=every)
-
-
 def _restore_or_start(
-  parts: build.Parts, manager: checkpoints.Manager
+  parts: build.Parts, manager: checkpoints.Manager, directory: epath.Path
 ) -> _Progress:
   memory = build.make_memory(parts.config)
   if checkpoints.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
     states = train_states.initial_states(parts)
-    return _Progress(0, states, memory, divergence.Health())
+    memory = reviewing.resume(directory, 0, memory)
+    return _Progress(
+      0,
+      states,
+      memory,
+      signals.History(),
+      alarm_rules.State(),
+      probe.State(),
+    )
   step, states, host = checkpoints.restore(
     manager, train_states.abstract_states(parts)
   )
   display.message(f'Resuming from the checkpoint of step {step}.')
-  health = divergence.from_host(host['health'])
-  return _Progress(step, states, memory.add(host['questions']), health)
+  # Checkpoints of earlier versions have read no verdicts.
+  num_lines = host.get('review_lines', 0)
+  memory = memory.add(host['questions'])
+  return _Progress(
+    step,
+    states,
+    reviewing.resume(directory, step, memory, num_lines),
+    signals.from_host(host['signals']),
+    alarm_rules.from_host(host['alarms']),
+    probe.from_host(host['probe']),
+  )
 
 
 @contextlib.contextmanager
@@ -304,7 +349,10 @@ def _save(
   """
   host_state = {
     'questions': list(progress.memory.questions),
-    'health': progress.health._asdict(),
+    'signals': progress.history.to_host(),
+    'alarms': alarm_rules.to_host(progress.alarms),
+    'probe': progress.probe._asdict(),
+    'review_lines': progress.memory.verdicts.num_lines,
   }
   checkpoints.save(
     run.manager,

@@ -316,7 +316,7 @@ def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
   config = smoke_config(
     **{
       'optimizer.learning_rate': 1e30,  # so the second update is not finite
-      'divergence.max_skipped_updates': 1,
+      'alarms.rules': (('not_finite', '*/*/skipped_rate >= 1', 1, 'stop'),),
       'checkpoint.every': 1,
       'evaluation.validation': '',
       'task.validation': (),
@@ -327,8 +327,9 @@ def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
     train.train(config, str(tmp_path))
   step = len(jsonl.read(tmp_path / 'metrics.jsonl')) - 1
   said = str(caught.value)
-  assert said.startswith(f'step {step}: 2 consecutive updates of train/')
-  assert 'skipped because these metrics were not finite: ' in said
+  assert said.startswith(f'step {step}: alarm not_finite: train/')
+  assert f'/skipped_rate=1 >= 1 since step {step}; these metrics ' in said
+  assert 'were not finite: ' in said
   assert f'good checkpoint is {tmp_path}/checkpoints/{step}.' in said
   last = without_times(tmp_path)[-1]
   assert 1 in (
@@ -351,9 +352,8 @@ def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
     **{
       'num_steps': 2,
       'checkpoint.every': 1,
-      'divergence.max_kl': sum(kls) / 2,
-      'divergence.action': 'roll_back',
-      'divergence.max_rollbacks': 1,
+      'alarms.rules': (('kl', f'train/*/kl > {sum(kls) / 2}', 1, 'roll_back'),),
+      'alarms.max_rollbacks': 1,
     }
   )
   train.train(config, str(tmp_path))
@@ -364,7 +364,10 @@ def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
     _, before, _ = checkpoints_lib.restore(manager, abstract, step=1)
     _, after, host = checkpoints_lib.restore(manager, abstract, step=2)
   jax.tree.map(np.testing.assert_array_equal, before, after)
-  assert host['health'] == {'skipped': {}, 'rollbacks': 1, 'unreadable': 0}
+  assert host['alarms']['rollbacks'] == 1
+  assert 'kl' not in host['alarms']['holding']
+  events = jsonl.read(tmp_path / 'alarms.jsonl')
+  assert {(event['step'], event['name']) for event in events} == {(1, 'kl')}
 
 
 def unreadable(tmp_path, **changes):
@@ -383,7 +386,7 @@ def unreadable(tmp_path, **changes):
   return train.train(config, str(tmp_path))
 
 
-def told(caplog) -> list[str]:
+def warnings_of(caplog) -> list[str]:
   return [
     message for message in caplog.messages if 'could not be used' in message
   ]
@@ -392,12 +395,12 @@ def told(caplog) -> list[str]:
 def test_unreadable_questions_are_told_once(tmp_path, caplog):
   """The warning comes after the third step, although the run was resumed."""
   unreadable(tmp_path, num_steps=2)
-  assert told(caplog) == []
+  assert warnings_of(caplog) == []
   unreadable(tmp_path, num_steps=4)
-  (message,) = told(caplog)
+  (message,) = warnings_of(caplog)
   assert message.startswith(
-    'step 2: most questions could not be used in 3 consecutive steps. '
-    'In this step 8 of 8: '
+    'step 2: alarm unreadable: proposer/valid_rate=0 < 0.5 since step 0; '
+    '8 of 8 questions could not be used: '
   )
   assert "did not match task.question_pattern='問題：.*'" in message
   assert message.count("', '") >= 2  # three of them are shown
@@ -405,17 +408,23 @@ def test_unreadable_questions_are_told_once(tmp_path, caplog):
   shown = [display.clip(x, 70) for x in rows['response'].to_pylist()]
   assert any(repr(text) in message for text in shown)
   _, _, host = restored(smoke_config(num_steps=4), tmp_path)
-  assert host['health']['unreadable'] == 4
+  holding = {'unreadable': {'proposer/valid_rate': [0, 4, True]}}
+  assert host['alarms']['holding'] == holding
+  (event,) = jsonl.read(tmp_path / 'alarms.jsonl')
+  assert (event['step'], event['since'], event['value']) == (2, 0, 0.0)
+  raised = [row.get('alarm/unreadable') for row in without_times(tmp_path)]
+  assert raised == [None, None, 1, 1]
 
 
 def test_unreadable_questions_can_stop_a_run(tmp_path, caplog):
+  rule = ('unreadable', 'proposer/valid_rate < 0.5', 2, 'stop')
   with pytest.raises(
     divergence.DivergedError,
-    match=r'step 1: most .* in 2 .*\(divergence\.max_unreadable_steps=2\)',
+    match=r'step 1: alarm unreadable: .* since step 0; 8 of 8 questions',
   ) as caught:
-    unreadable(tmp_path, **{'divergence.max_unreadable_steps': 2})
+    unreadable(tmp_path, **{'alarms.rules': (rule,)})
   assert f'good checkpoint is {tmp_path}/checkpoints/1.' in str(caught.value)
-  assert told(caplog) == []
+  assert len(warnings_of(caplog)) == 1
 
 
 def sampled_by(workdir, role='proposer') -> list[list[int]]:
@@ -462,9 +471,9 @@ def test_what_was_sampled_ahead_is_dropped_by_a_rollback(tmp_path, monkeypatch):
   monkeypatch.setattr(
     divergence,
     'react',
-    lambda parts, manager, step, states, health, outcome: (
+    lambda parts, manager, step, states, alarms, events: (
       states,
-      health,
+      alarms,
       step == 1,
     ),
   )
@@ -550,6 +559,72 @@ def test_a_kill_in_an_evaluation_loses_no_step(
   assert without_times(tmp_path) == without_times(four_steps)
   with open_read_only(tmp_path) as manager:
     assert 'score' in manager.metrics(4)
+
+
+def test_a_kill_in_a_probe_changes_nothing(tmp_path, monkeypatch):
+  """With one step ahead and an alarm on the probe; equal bit for bit."""
+  changes = {
+    'random_model.num_layers': 1,
+    'num_steps': 4,
+    'task.test': (),
+    'task.validation': (),
+    'task.question_pattern': '',
+    'task.proposer_stop': tuple('abcdefghijklmnopqrstuvwxyz'),
+    'checkpoint.every': 2,
+    'sampler.one_step_ahead': True,
+    'probe.every': 1,
+    'probe.steps': 1,
+    'probe.questions': 3,
+    'probe.answers': 4,
+    'evaluation.batch_questions': 2,
+    'alarms.rules': (('flips', 'probe/flip_rate >= 0', 2, 'warn'),),
+  }
+  config = smoke_config(**changes)
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  train.train(config, str(whole))
+
+  class KilledError(BaseException):
+    pass
+
+  progress = display.progress
+
+  @contextlib.contextmanager
+  def kill(title, total):
+    with progress(title, total) as report:
+
+      def report_and_kill(done, total):
+        report(done, total)
+        if title == 'Probing after 4 steps' and done == 2:
+          raise KilledError
+
+      yield report_and_kill
+
+  with monkeypatch.context() as patch:
+    patch.setattr(display, 'progress', kill)
+    with pytest.raises(KilledError):
+      train.train(config, str(killed))
+  assert len(without_times(killed)) == 3
+  assert restored(config, killed)[0] == 2
+  train.train(config, str(killed))
+
+  expected, found = (restored(config, path) for path in (whole, killed))
+  jax.tree.map(np.testing.assert_array_equal, expected[1], found[1])
+  assert expected[2] == found[2]
+  assert len(expected[2]['probe']['questions']) == 3
+  assert all(response for response, _ in expected[2]['probe']['looks'])
+  rows = without_times(whole)
+  assert without_times(killed) == rows
+  assert [row['step'] for row in rows if 'probe/agreement' in row] == [
+    0,
+    1,
+    2,
+    3,
+  ]
+  assert [row.get('alarm/flips') for row in rows] == [None, None, 1, 1]
+  assert sampled_by(killed) == sampled_by(whole)
+  (event,) = jsonl.read(killed / 'alarms.jsonl')
+  assert [event] == jsonl.read(whole / 'alarms.jsonl')
+  assert (event['step'], event['since']) == (2, 1)
 
 
 def open_read_only(workdir):

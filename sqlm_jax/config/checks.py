@@ -6,6 +6,7 @@ here are conditions on several keys, and limits that keep array sizes valid.
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +41,16 @@ def check(config: Any, declared: Sequence[keys.Key]) -> None:
     if key.check:
       is_valid = key.check.is_valid(lookup(config, key.name))
       _require(config, Rule(key.name, is_valid, key.check.expected))
-  for rules in (_task, _roles, _code, _learning, _evaluation, _run, _sizes):
+  for rules in (
+    _task,
+    _roles,
+    _code,
+    _review,
+    _learning,
+    _evaluation,
+    _run,
+    _sizes,
+  ):
     for rule in rules(config):
       _require(config, rule)
 
@@ -92,14 +102,17 @@ def _roles(c: Any) -> Iterator[Rule]:
     f'a multiple of proposer.group_size={group_size}',
   )
   for role, groups in (
-    ('solver', questions),
+    ('solver', c.max_solved),
     ('proposer', questions // group_size),
   ):
     key = f'optimizer.{role}_updates'
     yield Rule(
       key,
       groups % lookup(c, key) == 0,
-      f'a divisor of the {groups} groups of a step',
+      f'a divisor of the {groups} groups of a step'
+      + (
+        ' (with review.replay)' if groups == c.max_solved != questions else ''
+      ),
     )
   yield Rule(
     'solver.rewards.true',
@@ -140,17 +153,44 @@ def _code(c: Any) -> Iterator[Rule]:
     not c.vote.earlier_answers or not is_code,
     '0 for task.answer_kind=code, whose answers are not put to a vote',
   )
-  for name, off in (
-    ('not_stating_answer', False),
-    ('majority', False),
-    ('max_agreement', 1),
+  for key, off in (
+    ('gate.not_stating_answer', False),
+    ('gate.majority', False),
+    ('gate.max_agreement', 1),
+    ('probe.every', 0),
   ):
-    key = f'gate.{name}'
     yield Rule(
       key,
       not is_code or lookup(c, key) == off,
       f'{off} for task.answer_kind=code, whose answers are not put to a vote',
     )
+
+
+def _review(c: Any) -> Iterator[Rule]:
+  is_code, is_simulated = c.task.answer_kind == 'code', c.review.by == 'checker'
+  for name, off in (('replay', 0), ('by', 'people')):
+    key = f'review.{name}'
+    yield Rule(
+      key,
+      not is_code or lookup(c, key) == off,
+      f'{off} for task.answer_kind=code, whose answers are not put to a vote',
+    )
+  yield Rule(
+    'review.by',
+    not is_simulated or c.task.checker != 'none',
+    'people, or a task.checker that gives the verdicts: add '
+    '--config.task.checker=arithmetic, or module:function of yours',
+  )
+  yield Rule(
+    'review.budget',
+    is_simulated == (c.review.budget > 0),
+    'at least 1 with review.by=checker, and 0 otherwise',
+  )
+  yield Rule(
+    'review.wait',
+    not is_simulated or not c.review.wait,
+    '0 with review.by=checker, which gives its verdicts within a step',
+  )
 
 
 def _learning(c: Any) -> Iterator[Rule]:
@@ -222,11 +262,15 @@ def _run(c: Any) -> Iterator[Rule]:
     'checkpoint: add --config.checkpoint.every=10, for example, or '
     '--config.sampler.one_step_ahead=False',
   )
+  uses_kl = any(
+    re.search(r'train/[^/]+/kl\b', condition)
+    for _, condition, *_ in c.alarms.rules
+  )
   yield Rule(
-    'divergence.max_kl',
-    not c.divergence.max_kl or c.loss.kl_coef > 0,
-    '0 if loss.kl_coef is 0, because the KL is then not measured: add '
-    '--config.loss.kl_coef=0.001, for example',
+    'alarms.rules',
+    not uses_kl or c.loss.kl_coef > 0,
+    'no rule on the KL if loss.kl_coef is 0, because the KL is then not '
+    'measured: add --config.loss.kl_coef=0.001, for example',
   )
 
 
@@ -238,6 +282,7 @@ def _sizes(c: Any) -> Iterator[Rule]:
     (questions, 'solver.group_size', limit),
     (questions, 'vote.earlier_answers', limit),
     ('evaluation.samples', 'evaluation.seeds', limit),
+    ('probe.answers', limit),
   ):
     sizes = {key: lookup(c, key) for key in factors}
     tokens = math.prod(sizes.values())

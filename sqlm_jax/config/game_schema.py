@@ -254,9 +254,19 @@ class Proposer:
   )
   history_size: int = keys.key(
     10000,
-    'Number of earlier questions for `proposer.rewards.history_repeats` and '
-    '`gate.repeats`.',
+    'Number of earlier questions for `proposer.rewards.history_repeats`, '
+    '`gate.repeats` and the metric `proposer/new_rate`.',
     keys.at_least(0),
+  )
+  kinds: str = keys.key(
+    'words',
+    'Kinds of question for the metric `proposer/coverage`: `words` for the '
+    'numbers and the pairs of neighboring words of a question, `topics` for '
+    'its topic, or a function `module:function` of yours from a question to '
+    'the name of its kind, or None.',
+    keys.matches(
+      r'words|topics|[\w.]+:\w+', 'one of words, topics, or module:function'
+    ),
   )
   unreadable_reward: float = keys.key(
     -1.0,

@@ -2,7 +2,8 @@
 
 Every key is declared once, with its type, default, meaning and check: the keys
 of the game in `game_schema`, those of what enters training in `gate_schema`,
-those of the model and of learning in `training_schema`, and all others here.
+those of the model and of learning in `training_schema`, those of alarms and of
+the probe in `alarms_schema`, and all others here.
 `configs/default.py` and the page docs/config.md are generated from these
 declarations. No module of lower layers uses a ConfigDict.
 """
@@ -14,6 +15,7 @@ from typing import Literal
 from ml_collections import config_dict
 
 from sqlm_jax.config import (
+  alarms_schema,
   checks,
   game_schema,
   gate_schema,
@@ -106,46 +108,6 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
-class Divergence:
-  """When a run has diverged, and the reaction to it."""
-
-  max_skipped_updates: int = keys.key(
-    10,
-    'Number of consecutive updates, skipped because they are not finite, '
-    'after which the run stops; 0 never stops it.',
-    keys.at_least(0),
-  )
-  max_kl: float = keys.key(
-    0.0,
-    'Alarm if the KL to the initial model is higher, in nats per token; 0 '
-    'turns it off.',
-    keys.at_least(0),
-  )
-  min_entropy: float = keys.key(
-    0.0,
-    'Alarm if the entropy is lower, in nats per token; 0 turns it off.',
-    keys.at_least(0),
-  )
-  max_unreadable_steps: int = keys.key(
-    0,
-    'Alarm after this number of consecutive steps in which more than half of '
-    'the questions are unreadable; 0 turns it off. A warning comes after three '
-    'such steps.',
-    keys.at_least(0),
-  )
-  action: Literal['stop', 'roll_back'] = keys.key(
-    'stop',
-    'Reaction to an alarm: stop, or roll back to the weights of the last '
-    'checkpoint and continue with the next step.',
-  )
-  max_rollbacks: int = keys.key(
-    3,
-    'Maximum number of rollbacks; the next alarm stops the run.',
-    keys.at_least(0),
-  )
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
   """The config of a run."""
 
@@ -173,6 +135,7 @@ class Config:
   vote: game_schema.Vote = keys.group(game_schema.Vote)
   gate: gate_schema.Gate = keys.group(gate_schema.Gate)
   exclude: gate_schema.Exclude = keys.group(gate_schema.Exclude)
+  review: gate_schema.Review = keys.group(gate_schema.Review)
   sampler: training_schema.Sampler = keys.group(
     training_schema.Sampler, may_change=keys.TO_EVALUATE
   )
@@ -182,10 +145,20 @@ class Config:
   optimizer: training_schema.Optimizer = keys.group(training_schema.Optimizer)
   evaluation: Evaluation = keys.group(Evaluation, may_change=keys.TO_EVALUATE)
   checkpoint: Checkpoint = keys.group(Checkpoint, may_change=keys.TO_RESUME)
-  divergence: Divergence = keys.group(Divergence, may_change=keys.TO_RESUME)
+  alarms: alarms_schema.Alarms = keys.group(
+    alarms_schema.Alarms, may_change=keys.TO_RESUME
+  )
+  probe: alarms_schema.Probe = keys.group(
+    alarms_schema.Probe, may_change=keys.TO_RESUME
+  )
   mesh: training_schema.Mesh = keys.group(
     training_schema.Mesh, may_change=keys.TO_RESUME
   )
+
+  @property
+  def max_solved(self) -> int:
+    """Maximum number of questions that the solver answers in a round."""
+    return self.proposer.num_questions + self.review.replay
 
 
 # A config, or the nested mappings that `of` converts to one.

@@ -7,6 +7,7 @@ Every question passes the rules once, in this order:
     unfinished          it was cut off at the token limit
     format, ...         it could not be parsed; the task gives the reason
     contaminated        it is in an evaluation set
+    rejected, excluded  a reviewer has refused it or its vote
     too_long            its prompt is over the token limit
     several_questions   it asks more than one thing
     (any word)          a function of the user refused it
@@ -21,6 +22,7 @@ trains neither role, except that the proposer may get the lowest reward for it.
 """
 
 import re
+import string
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -40,6 +42,7 @@ class Candidate(NamedTuple):
     finished: False if the response was cut off.
     fits: False if a prompt with the question is over the token limit.
     leaks: True if rules on the quality of a question do not apply to it.
+    verdict: reason of a reviewer to refuse the question, '' for none.
   """
 
   problem: types.Problem
@@ -47,6 +50,7 @@ class Candidate(NamedTuple):
   finished: bool
   fits: bool
   leaks: bool = False
+  verdict: str = ''
 
 
 class Rule(NamedTuple):
@@ -72,6 +76,8 @@ class Gate(NamedTuple):
     exclusion: the content that must not be trained on.
     functions: functions of the user, by name in the config.
     min_similarity: minimum similarity of near-duplicates.
+    options: texts of the options if answers are letters of options, () if these
+      texts are unknown; None for other kinds of answers.
   """
 
   config: gate_schema.Gate = gate_schema.Gate()
@@ -79,6 +85,7 @@ class Gate(NamedTuple):
   exclusion: exclusion_lib.Exclusion = exclusion_lib.NOTHING
   functions: tuple[tuple[str, exclusion_lib.Inspect], ...] = ()
   min_similarity: float = 1.0
+  options: tuple[str, ...] | None = None
 
   def check_question(self, candidate: Candidate) -> types.Problem:
     """Applies the rules on a single question, before it is solved."""
@@ -129,13 +136,26 @@ class Gate(NamedTuple):
 
   def check_vote(self, question: str, vote: types.Vote) -> str:
     """Applies the rules on the vote; returns the reason to refuse, or ''."""
-    if self.config.not_stating_answer and states(question, vote.answer):
+    if self.config.not_stating_answer and self.states_answer(
+      question, vote.answer
+    ):
       return 'states_answer'
     if vote.answer is None:
       return vote.reason if self.config.majority else ''
     if vote.count / vote.size > self.config.max_agreement:
       return 'too_easy'
     return ''
+
+  def states_answer(self, question: str, answer: types.Answer) -> bool:
+    """Returns True if a question contains its answer.
+
+    The answer to a choice is looked up as the text of its option, because the
+    words of many questions contain a letter such as A.
+    """
+    if self.options is None or answer is None:
+      return states(question, answer)
+    text = dict(zip(string.ascii_uppercase, self.options, strict=False))
+    return states(question, text.get(str(answer)))
 
   def _rules(self) -> tuple[Rule, ...]:
     """Returns the rules on a single question before it is solved."""
@@ -145,6 +165,7 @@ class Gate(NamedTuple):
       Rule(lambda c: '' if c.finished else 'unfinished', 'lowest'),
       Rule(lambda c: c.problem.reason, 'lowest'),
       Rule(self._is_contaminated, 'nothing'),
+      Rule(lambda c: c.verdict, quality),
       Rule(lambda c: '' if c.fits else 'too_long', 'lowest'),
       Rule(self._asks_several, quality, may_leak=True),
       Rule(self._call_functions, quality, may_leak=True),
@@ -157,8 +178,8 @@ class Gate(NamedTuple):
   def _asks_several(self, candidate: Candidate) -> str:
     if not self.config.single_question:
       return ''
-    marks = len(_QUESTION_MARKS.findall(candidate.problem.text))
-    return 'several_questions' if marks > 1 else ''
+    several = asks_several(candidate.problem.text)
+    return 'several_questions' if several else ''
 
   def _call_functions(self, candidate: Candidate) -> str:
     text = candidate.problem.text
@@ -166,6 +187,11 @@ class Gate(NamedTuple):
       if reason := exclusion_lib.call('gate.functions', name, function, text):
         return reason
     return ''
+
+
+def asks_several(question: str) -> bool:
+  """Returns True if a question has more than one question mark."""
+  return len(_QUESTION_MARKS.findall(question)) > 1
 
 
 def states(question: str, answer: types.Answer) -> bool:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from rapidfuzz import fuzz, process
 
+from sqlm_jax.game import verdicts as verdicts_lib
 from sqlm_jax.text import normalize
 
 _MAX_CHARACTERS = 2000  # maximum number of characters that are compared
@@ -78,6 +79,29 @@ def repeats_earlier(questions: Sequence[str], similarity: float) -> list[bool]:
   return repeats
 
 
+def spread(questions: Sequence[str], size: int) -> tuple[str, ...]:
+  """Returns up to `size` questions that are as different as possible.
+
+  The first question is taken, and then repeatedly the question whose highest
+  similarity to the taken ones is lowest (farthest-first traversal; Gonzalez,
+  1985). Rare kinds of questions are therefore taken before near-duplicates.
+
+  Args:
+    questions: distinct questions.
+    size: maximum number of questions.
+  """
+  if len(questions) <= size:
+    return tuple(questions)
+  scores = _scores(questions, questions)
+  taken = [0]
+  highest = scores[0].copy()
+  while len(taken) < size:
+    highest[taken[-1]] = np.inf  # never taken again
+    taken.append(int(highest.argmin()))
+    highest = np.maximum(highest, scores[taken[-1]])
+  return tuple(questions[i] for i in sorted(taken))
+
+
 class Memory(NamedTuple):
   """The questions of earlier steps, oldest first.
 
@@ -87,6 +111,7 @@ class Memory(NamedTuple):
 
   size: int = 0  # maximum number of remembered questions, 0 for none
   questions: tuple[str, ...] = ()
+  verdicts: verdicts_lib.Verdicts = verdicts_lib.NONE  # read by this step
 
   def seen(
     self, questions: Sequence[str], similarity: float
@@ -94,8 +119,12 @@ class Memory(NamedTuple):
     """Returns 1 for each question like a remembered one, otherwise 0."""
     if not questions or not self.questions:
       return (0.0,) * len(questions)
-    alike = _alike(questions, self.questions, similarity)
-    return tuple(alike.any(axis=1).astype(float))
+    # A small space of questions is asked again and again.
+    distinct = list(dict.fromkeys(questions))
+    remembered = list(dict.fromkeys(self.questions))
+    alike = _alike(distinct, remembered, similarity).any(axis=1)
+    repeats = dict(zip(distinct, alike.astype(float).tolist(), strict=True))
+    return tuple(repeats[question] for question in questions)
 
   def add(self, questions: Iterable[str]) -> 'Memory':
     """Adds questions, and drops the oldest ones beyond `size`."""
@@ -121,6 +150,17 @@ def _alike(
 ) -> np.ndarray:
   """Returns booleans [len(first), len(second)], True if a pair is alike."""
   min_score = max(100 * similarity - 1e-3, 0.0)  # scores are rounded
+  # Scores below the cutoff are 0. With similarity 0, every pair is alike.
+  return _scores(first, second, min_score) >= min_score
+
+
+def _scores(
+  first: Sequence[str], second: Sequence[str], min_score: float = 0.0
+) -> np.ndarray:
+  """Returns similarities [len(first), len(second)] in percent.
+
+  A similarity below `min_score` is 0, which is faster to compute.
+  """
   numbers: dict[str, int] = {}
 
   def encode(question: str) -> str:
@@ -129,14 +169,12 @@ def _alike(
       chr(_FIRST_CHARACTER + index % _NUM_CHARACTERS) for index in indices
     )
 
-  score = process.cdist(
+  return process.cdist(
     [encode(question) for question in first],
     [encode(question) for question in second],
     scorer=fuzz.ratio,
     score_cutoff=min_score,
   )
-  # Scores below the cutoff are 0. With similarity 0, every pair is alike.
-  return score >= min_score
 
 
 def _clusters(alike: np.ndarray) -> np.ndarray:

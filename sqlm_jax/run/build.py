@@ -44,8 +44,8 @@ class Parts(NamedTuple):
     task: Prompts, parsers and checker of the task.
     sets: Returns an evaluation set, which is read on first use.
     questions: Fixed questions, () if the proposer generates the questions.
-    samplers: Samplers of the two roles, of 'evaluation', and of 'voter' if
-      earlier solvers vote.
+    samplers: Samplers of the two roles, of 'evaluation', of 'voter' if earlier
+      solvers vote, and of 'probe' if there is one.
     state_names: Name of the TrainState of each role, and of 'voter' if earlier
       solvers vote.
   """
@@ -203,6 +203,7 @@ def make_game(parts: Parts) -> step_types.Game:
     task=parts.task,
     questions=parts.questions,
     gate=open_gate.open_gate(parts.config, parts.sets),
+    skill=open_gate.open_skill(parts.config.proposer.kinds),
     samplers=parts.samplers,
     state_names=parts.state_names,
     train_step=train_step,
@@ -237,17 +238,8 @@ def _make_critic(parts: Parts) -> step_types.Critic | None:
 
 
 def make_memory(config: config_lib.Config) -> repetition.Memory:
-  """Returns an empty memory of questions.
-
-  Its size is 0 if neither the reward `history_repeats` nor
-  `gate.repeats='history'` is used.
-  """
-  names = {name for name, _, _ in config.proposer.reward_schedule}
-  names |= (
-    {'history_repeats'} if config.proposer.rewards.history_repeats else set()
-  )
-  used = 'history_repeats' in names or config.gate.repeats == 'history'
-  return repetition.Memory(size=config.proposer.history_size if used else 0)
+  """Returns an empty memory of questions."""
+  return repetition.Memory(size=config.proposer.history_size)
 
 
 def _make_task(

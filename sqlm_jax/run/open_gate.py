@@ -26,6 +26,16 @@ def open_gate(
     exclusion=_make_exclusion(config.exclude),
     functions=_open_functions('gate.functions', config.gate.functions),
     min_similarity=config.proposer.min_similarity,
+    options=config.task.options
+    if config.task.answer_kind == 'choice'
+    else None,
+  )
+
+
+def open_skill(name: str) -> user_functions.Function | None:
+  """Returns the function that `proposer.kinds` names, None if it names none."""
+  return (
+    user_functions.Function('proposer.kinds', name) if ':' in name else None
   )
 
 

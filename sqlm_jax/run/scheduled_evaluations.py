@@ -9,10 +9,11 @@ from etils import epath
 from sqlm_jax import display
 from sqlm_jax.distributed import processes
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.run import build, evaluation_sets, evaluator
-from sqlm_jax.workdir import checkpoints, evaluations, run_writer
+from sqlm_jax.run import alarm_rules, build, evaluation_sets, evaluator
+from sqlm_jax.workdir import alarms, checkpoints, evaluations, run_writer
 
-# Score of an evaluation that is ignored, because its answers have collapsed.
+# Score of an evaluation that is ignored, because its answers have collapsed or
+# an alarm is raised whose action is `not_best`.
 NOT_ELIGIBLE = checkpoints.NOT_ELIGIBLE
 
 
@@ -125,9 +126,17 @@ def validation_scores(
   if evaluation_set is None:
     return {}
   name, scores = score_name(parts), {}
+  raised = alarms.read(workdir)
+  not_best = {
+    rule.name
+    for rule in alarm_rules.make_rules(parts.config.alarms)
+    if rule.action == 'not_best'
+  }
   for result in evaluations.read_results(workdir):
     if name in result and evaluator.has_settings(result, parts, evaluation_set):
-      collapsed = name in result.get('collapsed', {})
+      collapsed = name in result.get('collapsed', {}) or alarms.is_raised(
+        raised, result['step'], not_best
+      )
       scores[result['step']] = NOT_ELIGIBLE if collapsed else result[name]
   return scores
 

@@ -70,7 +70,7 @@ def _describe_initial_model(parts: build.Parts, workdir: epath.Path) -> str:
   if collapsed := sorted(scores.keys() - eligible.keys()):
     steps = ', '.join(map(str, collapsed))
     text += (
-      f'; after {steps} steps nearly all answers were the same, so those '
-      'scores are ignored'
+      f'; after {steps} steps nearly all answers were the same or an alarm was '
+      'raised, so those scores are ignored'
     )
   return text

@@ -1,39 +1,24 @@
-"""Reports when most questions of several steps could not be used."""
+"""Describes the questions of a step that could not be used."""
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.game import types
 
-WARN_AFTER = 3  # consecutive steps
 _SHOWN = 3
 _WIDTH = 70  # columns of a question
 
 
-def count(steps: int, metrics: Mapping[str, float]) -> int:
-  """Counts consecutive steps in which more than half of the questions failed.
-
-  Args:
-    steps: Number of such steps before this step.
-    metrics: Metrics of this step.
-
-  Returns:
-    The number of such steps including this step, 0 if this is not such a step.
-  """
-  return steps + 1 if metrics.get('proposer/valid_rate', 1.0) < 0.5 else 0
-
-
 def describe(
-  problems: Sequence[types.Problem], config: config_lib.Config, steps: int
+  problems: Sequence[types.Problem], config: config_lib.Config
 ) -> str:
   """Describes how many questions failed and why, with up to three examples.
 
   Args:
     problems: All questions of a step; some of them are not ok.
     config: Config of the run; each reason names the key that decides.
-    steps: Number of consecutive such steps, including this step.
   """
   failed = [problem for problem in problems if not problem.ok]
   reasons = collections.Counter(problem.reason for problem in failed)
@@ -43,8 +28,7 @@ def describe(
   )
   shown = list(dict.fromkeys(display.clip(p.text, _WIDTH) for p in failed))
   return (
-    f'most questions could not be used in {steps} consecutive steps. '
-    f'In this step {len(failed)} of {len(problems)}: {why}. '
+    f'{len(failed)} of {len(problems)} questions could not be used: {why}. '
     f'For example: {", ".join(map(repr, shown[:_SHOWN]))}'
   )
 

@@ -20,6 +20,7 @@ class Stream(enum.IntEnum):
   EVALUATION = 2  # answers to the questions of an evaluation set
   INTERACTIVE = 3  # answers and questions of --mode=sample
   VOTER = 4  # answers of an earlier solver, which only vote
+  PROBE = 5  # answers to the questions of the probe
 
 
 # The streams of round r are numbered `stream + 8 r`.
@@ -33,8 +34,8 @@ def key_path(
 
   Args:
     seed: seed of the run.
-    step: self-play step, counted from 0. For an evaluation, the number of steps
-      that the weights have been trained for.
+    step: self-play step, counted from 0. For an evaluation and the probe, the
+      number of steps that the weights have been trained for.
     stream: what is sampled.
     round_index: index of the round in its step.
 
@@ -56,6 +57,11 @@ def coin(
     question: index of the question among the readable questions of the round.
   """
   return random.Random(f'{seed}/{step}/{round_index}/{question}')
+
+
+def replay(seed: int, step: int) -> random.Random:
+  """Returns the generator that draws the questions that a step asks again."""
+  return random.Random(f'{seed}/{step}/replay')
 
 
 def leaks(

@@ -1,6 +1,6 @@
 """Types of a self-play step: its constant parts, its stages and its result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +49,8 @@ class Game(NamedTuple):
     questions: questions that replace those of a proposer; () if the proposer
       generates them.
     gate: decides which questions enter training.
+    skill: function of the user from a question to the name of its kind, None
+      without one, see `proposer.kinds`.
     samplers: one sampler per role, and one for 'voter' if earlier solvers vote.
     state_names: name of the `TrainState` that each role samples with and
       trains. Roles that share weights have the same `TrainState`.
@@ -65,6 +67,7 @@ class Game(NamedTuple):
   task: base.Task
   questions: tuple[str, ...]
   gate: gate.Gate
+  skill: Callable[[str], str | None] | None
   samplers: dict[str, responses.TextSampler]
   state_names: dict[str, str]
   train_step: learner.TrainStep
@@ -158,6 +161,13 @@ def readable_questions(
     for question in game_round.questions
     if question.problem.ok
   ]
+
+
+def proposed(
+  questions: Sequence[types.ScoredQuestion],
+) -> list[types.ScoredQuestion]:
+  """Returns the questions of a round that are not asked again."""
+  return [q for q in questions if not q.problem.replayed]
 
 
 def params_of(role: str, states: States, game: Game) -> Any:

@@ -82,6 +82,30 @@ def open_checkpoints(
       manager.close()
 
 
+def open_run(
+  workdir: epath.Path, *, keep: int, every: int
+) -> contextlib.AbstractContextManager[Manager]:
+  """Opens the checkpoints of a run to train it, see `open_checkpoints`.
+
+  Raises:
+    ValueError: If the directory is missing although metrics.jsonl exists, for
+      example because a disk is not mounted; otherwise the run would start from
+      the beginning. The directory is always created before metrics.jsonl. A
+      bucket has no directories, so there the check is skipped.
+  """
+  path = workdir / 'checkpoints'
+  if (
+    (workdir / 'metrics.jsonl').exists()
+    and not storage.is_remote(workdir)
+    and not path.exists()
+  ):
+    raise ValueError(
+      f'{path}: this directory is missing, but metrics.jsonl of a run exists. '
+      'Restore the directory, or use another --workdir'
+    )
+  return open_checkpoints(path, keep=keep, every=every)
+
+
 def all_steps(manager: Manager) -> list[int]:
   """Returns the steps of the run's complete checkpoints in ascending order."""
   return sorted(set(manager.all_steps()) - manager.foreign_steps)

@@ -4,6 +4,7 @@ The modules of this folder describe the files:
 
   config.json                   `config_json`
   metrics.jsonl                 `metrics`
+  alarms.jsonl                  `alarms`
   tensorboard/                  `tensorboard`
   eval.jsonl, evaluations/      `evaluations`
   rollouts/                     `rollouts`
@@ -18,7 +19,13 @@ from typing import Any
 
 from etils import epath
 
-from sqlm_jax.workdir import evaluations, metrics, rollouts, tensorboard
+from sqlm_jax.workdir import (
+  alarms,
+  evaluations,
+  metrics,
+  rollouts,
+  tensorboard,
+)
 
 
 class RunWriter:
@@ -52,6 +59,15 @@ class RunWriter:
     metrics.append(self.workdir, step, numbers)
     self._curves.add(step, numbers)
 
+  def alarms(self, events: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the alarms that were raised or ended in a step.
+
+    Args:
+      events: Lines of alarms.jsonl, see `alarms`.
+    """
+    if self._is_first:
+      alarms.append(self.workdir, events)
+
   def evaluation(self, result: evaluations.Result) -> None:
     """Writes the result of an evaluation.
 
@@ -77,8 +93,9 @@ class RunWriter:
   def rewind(self, step: int) -> None:
     """Removes output that was written after a checkpoint, to resume from it.
 
-    Removes metrics and rollouts of step `step` and later, evaluations of
-    models that were trained for more than `step` steps, and incomplete lines.
+    Removes metrics, alarms and rollouts of step `step` and later, evaluations
+    of models that were trained for more than `step` steps, and incomplete
+    lines.
 
     Args:
       step: Number of steps of the checkpoint.
@@ -86,6 +103,7 @@ class RunWriter:
     if not self._is_first:
       return
     metrics.rewind(self.workdir, step)
+    alarms.rewind(self.workdir, step)
     evaluations.rewind(self.workdir, step)
     rollouts.rewind(self.workdir, step)
     self._curves.rewind(step)

@@ -55,6 +55,17 @@ def test_shares(questions, similarity, expected):
   assert all(isinstance(share, float) for share in found)
 
 
+def test_spread_questions_are_as_different_as_possible():
+  questions = ['7 + 4', '7 + 5', '7 + 6', '0 * 3', 'Why?', '0 * 4']
+  assert repetition.spread(questions, 9) == tuple(questions)
+  # 'Why?' and '0 * 3' are equally far from the first; the earlier is taken.
+  assert repetition.spread(questions, 2) == ('7 + 4', '0 * 3')
+  assert repetition.spread(questions, 3) == ('7 + 4', '0 * 3', 'Why?')
+  # All others are alike one of the three by 2/3.
+  assert repetition.spread(questions, 4) == ('7 + 4', '7 + 5', '0 * 3', 'Why?')
+  assert repetition.spread([], 3) == ()
+
+
 def test_a_memory_forgets_the_oldest():
   memory = repetition.Memory(size=3).add(['ann', 'Bob']).add(['eve', 'max'])
   assert memory.questions == ('Bob', 'eve', 'max')

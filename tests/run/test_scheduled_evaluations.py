@@ -11,7 +11,7 @@ from sqlm_jax.run import (
   summary,
   train_states,
 )
-from sqlm_jax.workdir import checkpoints, config_json, evaluations
+from sqlm_jax.workdir import alarms, checkpoints, config_json, evaluations
 
 TRUTHS = 'ABCDE' * 4
 
@@ -85,6 +85,31 @@ def test_a_collapsed_evaluation_is_not_the_best(parts, tmp_path):
   store(tmp_path / 'other', start, first, last)
   choice = scheduled_evaluations.choose(parts, tmp_path / 'other', 8)
   assert choice == (0.2, 0.183, True)
+
+
+def test_no_step_is_the_best_while_an_alarm_says_so(parts, tmp_path):
+  store(tmp_path, *validations(parts, 0.6, 0.7, 0.8, 0.9))
+
+  def alarm(step, event, **changes):
+    row = {'step': step, 'event': event, 'name': 'one_answer', 'since': 6}
+    return row | {'signal': 'solver/answer_share_max'} | changes
+
+  alarms.append(
+    tmp_path,
+    [
+      alarm(1, 'raised', name='unreadable', since=0),
+      alarm(7, 'raised'),
+      alarm(9, 'ended'),
+    ],
+  )
+  choices = [
+    scheduled_evaluations.choose(parts, tmp_path, step) for step in (4, 8, 12)
+  ]
+  assert choices == [
+    (0.7, 0.6, True),
+    (checkpoints.NOT_ELIGIBLE, 0.6, False),
+    (0.9, 0.6, True),
+  ]
 
 
 def test_any_eligible_score_is_better_than_a_collapsed_start(parts, tmp_path):

@@ -16,16 +16,6 @@ def config(**changes):
   return config_lib.from_dict(c.to_dict())
 
 
-def test_consecutive_steps_are_counted():
-  steps, counts = 0, []
-  for rate in (0.4, 0.0, 0.5, 0.49, None, 0.1, 0.2, 0.3, 1.0):
-    metrics = {} if rate is None else {'proposer/valid_rate': rate}
-    steps = unreadable_questions.count(steps, metrics)
-    counts.append(steps)
-  # A step in which half of the questions failed is not counted.
-  assert counts == [1, 2, 0, 1, 0, 1, 2, 3, 0]
-
-
 def test_three_questions_are_shown_with_the_reasons():
 
   def invalid(text, reason):
@@ -40,12 +30,12 @@ def test_three_questions_are_shown_with_the_reasons():
     invalid('never shown', 'too_long'),
   ]
   text = unreadable_questions.describe(
-    problems, config(**{'task.question_pattern': '^.*？$'}), steps=3
+    problems, config(**{'task.question_pattern': '^.*？$'})
   )
   shown = '温度が' * 11 + '温'
   assert text == (
-    'most questions could not be used in 3 consecutive steps. In this step 5 '
-    "of 6: 3 did not match task.question_pattern='^.*？$'; 1 reached "
+    '5 of 6 questions could not be used: '
+    "3 did not match task.question_pattern='^.*？$'; 1 reached "
     'proposer.max_tokens=1024 without a stop in task.proposer_stop=(); 1 gave '
     'a prompt longer than sampler.max_prompt_tokens=512. For example: '
     "'a', "
@@ -67,4 +57,4 @@ def test_three_questions_are_shown_with_the_reasons():
 )
 def test_each_reason_is_explained(reason, words):
   problem = types.Problem('a', ok=False, reason=reason)
-  assert words in unreadable_questions.describe([problem], config(), steps=3)
+  assert words in unreadable_questions.describe([problem], config())

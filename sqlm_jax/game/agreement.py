@@ -1,0 +1,102 @@
+"""Measures how the answers to a question are distributed.
+
+Unlike `vote.majority`, these functions do not decide anything. They show how
+clear a vote is, and whether it depends on how the question was asked.
+"""
+
+import collections
+import itertools
+import math
+from collections.abc import Sequence
+
+from sqlm_jax.game import types
+
+
+def entropy(answers: Sequence[types.Answer]) -> float | None:
+  """Computes the entropy -sum p log p of the parsed answers, in nats.
+
+  Args:
+    answers: canonical answers, None for an unparsed one.
+
+  Returns:
+    The entropy, from 0 if all parsed answers agree to log G if no two do; None
+    without parsed answers.
+  """
+  counts = _counts(answers).values()
+  total = sum(counts)
+  if not total:
+    return None
+  return sum(count / total * math.log(total / count) for count in counts)
+
+
+def margin(answers: Sequence[types.Answer]) -> float | None:
+  """Computes the lead of the most common answer over the second.
+
+  Args:
+    answers: canonical answers, None for an unparsed one. Unparsed answers count
+      in the total, as in `Vote.size`.
+
+  Returns:
+    The difference of the two shares, from 0 in a tie to 1 if all answers agree;
+    None without parsed answers.
+  """
+  counts = sorted(_counts(answers).values(), reverse=True)
+  if not counts:
+    return None
+  second = counts[1] if len(counts) > 1 else 0
+  return (counts[0] - second) / len(answers)
+
+
+def view_gap(views: Sequence[Sequence[types.Answer]]) -> float | None:
+  """Estimates by how much the answers depend on the view of a question.
+
+  A view is a way to ask the question, such as a prompt template, or a solver
+  that answers it. With p and q, the shares of the answers in two views, the
+  distance is
+
+    sum_a (p_a - q_a)^2 / 2 = (within_p + within_q) / 2 - between.
+
+  Here `within` is the probability that two answers of one view agree, and
+  `between` that answers of two views agree. Estimated from different answers,
+  each is without bias (the U-statistic of a maximum mean discrepancy, Gretton
+  et al., 2012, eq. 3). So the estimate is 0 on average if the views do not
+  matter, however few answers there are. It can be negative by chance.
+
+  Args:
+    views: the answers of each view, None for an unparsed one.
+
+  Returns:
+    The mean distance over pairs of views, from 0 if the views agree to 1 if
+    each view always gives an answer of its own; None if fewer than two views
+    have two parsed answers.
+  """
+  counted = [_counts(view) for view in views]
+  counted = [counts for counts in counted if counts.total() > 1]
+  if len(counted) < 2:
+    return None
+  within = [_agreement_within(counts) for counts in counted]
+  distances = [
+    (within[i] + within[j]) / 2 - _agreement_between(counted[i], counted[j])
+    for i, j in itertools.combinations(range(len(counted)), 2)
+  ]
+  return sum(distances) / len(distances)
+
+
+def _counts(
+  answers: Sequence[types.Answer],
+) -> collections.Counter[types.Answer]:
+  return collections.Counter(a for a in answers if a is not None)
+
+
+def _agreement_within(counts: collections.Counter[types.Answer]) -> float:
+  total = counts.total()
+  pairs = sum(count * (count - 1) for count in counts.values())
+  return pairs / (total * (total - 1))
+
+
+def _agreement_between(
+  first: collections.Counter[types.Answer],
+  second: collections.Counter[types.Answer],
+) -> float:
+  pairs = sum(count * second[answer] for answer, count in first.items())
+  return pairs / (first.total() * second.total())
