@@ -28,7 +28,7 @@ _NO_KINDS = question_kinds.Kinds(MAX_KINDS)
 
 
 class History(NamedTuple):
-  """What signals remember of earlier steps. Checkpoints store it.
+  """The memory of the signals, which checkpoints store.
 
   Attributes:
     kinds: kinds of question that the run has asked.
@@ -127,9 +127,9 @@ def since_start(
       metrics['proposer/coverage'] = coverage
   tokens = outcome.metrics.get('sample/solver/tokens')
   if tokens:
-    if history.solver_tokens is None:
-      history = history._replace(solver_tokens=tokens)
-    metrics['sample/solver/tokens_ratio'] = tokens / history.solver_tokens
+    first = history.solver_tokens or tokens
+    history = history._replace(solver_tokens=first)
+    metrics['sample/solver/tokens_ratio'] = tokens / first
   return metrics, history
 
 
