@@ -111,7 +111,7 @@ def workdir(tmp_path_factory):
     ),
     (
       (SMOKE, '--config.solvers.size=4'),
-      "solvers.size='4': unknown key, expected one of advantage, checkpoint",
+      "solvers.size='4': unknown key, expected one of advantage, alarms",
     ),
     (
       (SMOKE, '--config.num_steps.more=4'),

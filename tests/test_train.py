@@ -611,7 +611,6 @@ def test_a_kill_in_a_probe_changes_nothing(tmp_path, monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, expected[1], found[1])
   assert expected[2] == found[2]
   assert len(expected[2]['probe']['questions']) == 3
-  assert all(response for response, _ in expected[2]['probe']['looks'])
   rows = without_times(whole)
   assert without_times(killed) == rows
   assert [row['step'] for row in rows if 'probe/agreement' in row] == [
@@ -620,6 +619,7 @@ def test_a_kill_in_a_probe_changes_nothing(tmp_path, monkeypatch):
     2,
     3,
   ]
+  assert max(row.get('probe/flip_rate', 0) for row in rows) > 0
   assert [row.get('alarm/flips') for row in rows] == [None, None, 1, 1]
   assert sampled_by(killed) == sampled_by(whole)
   (event,) = jsonl.read(killed / 'alarms.jsonl')

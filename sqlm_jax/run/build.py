@@ -350,4 +350,8 @@ def _make_samplers(
   }
   if v.earlier_answers:
     samplers['voter'] = answers(cycle_temperatures(v.earlier_answers))
+  if config.probe.every:
+    samplers['probe'] = answers(
+      [e.temperature] * config.probe.answers, top_p=e.top_p
+    )
   return samplers
