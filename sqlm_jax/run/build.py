@@ -253,6 +253,7 @@ def _make_task(
   task = prompted.make_task(
     t,
     num_topics=config.proposer.num_questions // config.proposer.group_size,
+    group_size=config.solver.group_size,
     wrap=wrap,
     forbidden=tuple(tokens.special_strings),
   )
@@ -339,7 +340,7 @@ def _make_samplers(
     ),
     # A group is divided among the prompts that ask the same question.
     'solver': answers(
-      take_turns(s.group_size // len(config.task.solver_templates))
+      take_turns(s.group_size // config.task.num_prompts(s.group_size))
     ),
     # The first answer of a group is greedy; the others are sampled.
     'evaluation': answers(
