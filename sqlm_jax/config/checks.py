@@ -119,6 +119,11 @@ def _roles(c: Any) -> Iterator[Rule]:
     questions % group_size == 0,
     f'a multiple of proposer.group_size={group_size}',
   )
+  yield Rule(
+    'proposer.kinds',
+    c.proposer.kinds != 'topics' or not c.task.questions,
+    'words or module:function with task.questions, which have no topics',
+  )
   for role, groups in (
     ('solver', questions),
     ('proposer', questions // group_size),

@@ -549,6 +549,14 @@ def test_shuffled_options(changes, told):
     config_lib.from_dict(changed(**shuffled | changes))
 
 
+def test_fixed_questions_have_no_topics():
+  tree = changed(**{'task.questions': 'a.txt', 'proposer.kinds': 'topics'})
+  with pytest.raises(
+    ValueError, match=r"proposer\.kinds='topics': expected words"
+  ):
+    config_lib.from_dict(tree)
+
+
 def test_each_temperature_is_used_with_several_prompts():
   tree = changed(
     **{
