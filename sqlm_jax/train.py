@@ -157,15 +157,22 @@ def _train_one_step(
   """
   step, config = progress.step, run.parts.config
   start = time.perf_counter()
+  show_stage = functools.partial(run.table.begin, step)
   first_round = run.prefetcher.first_round(
     step,
     progress.states,
     progress.memory,
     look_ahead=_looks_ahead(config, step),
+    on_stage=show_stage,
   )
   remembered = progress.memory
   progress.states, progress.memory, outcome = step_lib.self_play_step(
-    step, progress.states, remembered, run.game, first_round
+    step,
+    progress.states,
+    remembered,
+    run.game,
+    first_round,
+    on_stage=show_stage,
   )
   trends, progress.history = signals.since_start(
     step, outcome, progress.history, remembered, run.game
@@ -244,7 +251,9 @@ def _open_run(
       _open_writer(directory, parts.config, progress.step)
     )
     table = stack.enter_context(
-      display.LiveTable(_columns(parts), title=f'{directory}')
+      display.LiveTable(
+        _columns(parts), title=f'{directory}', total=parts.config.num_steps
+      )
     )
     prefetcher = prefetch.Prefetcher(game)
     stack.callback(prefetcher.cancel)
@@ -393,5 +402,7 @@ def _columns(parts: build.Parts) -> tuple[display.Column, ...]:
   if parts.sets(evaluation_sets.VALIDATION):
     shown = evaluation_sets.VALIDATION
   return display.columns(
-    f'{parts.config.task.name}/{shown}', parts.config.evaluation.samples
+    f'{parts.config.task.name}/{shown}',
+    parts.config.evaluation.samples,
+    checked=parts.config.task.checker != 'none',
   )

@@ -135,6 +135,83 @@ def test_a_terminal_shows_the_last_steps_and_samples_once():
   assert [row for row in rows if '→' in row] == ['  7 + 8 → 15 (6 of 8)']
 
 
+def test_the_current_step_and_the_time_left():
+  times = [0.0]
+  steps = display.Steps(12, now=lambda: times[-1])
+  shown = [steps.describe()]
+  for now, step, stage in (
+    (0, 0, 'propose'),
+    (90, 0, 'learn'),
+    (100, 1, 'propose'),  # 100 seconds for each of the remaining 11 steps
+    (104, 2, 'propose'),  # 4 seconds, since the first step compiles
+    (107, 2, 'learn'),
+    (200, 2, 'learn'),
+  ):
+    times.append(now)
+    steps.begin(step, stage)
+    shown.append(steps.describe())
+  assert shown == [
+    '',
+    'Step 1 of 12: propose',
+    'Step 1 of 12: learn',
+    'Step 2 of 12: propose, 18:20 left',
+    'Step 3 of 12: propose, 0:40 left',
+    'Step 3 of 12: learn, 0:37 left',
+    'Step 3 of 12: learn, 0:00 left',
+  ]
+
+
+def test_a_terminal_shows_the_stage_below_the_table():
+  console = terminal_console()
+  columns = display.columns('t', 4)
+  with display.LiveTable(columns, total=3, console=console) as table:
+    table.begin(0, 'propose')
+    table.begin(0, 'learn')
+    table.update({'step': 0}, [SAMPLE])
+    table.begin(1, 'propose')
+    rows = [row for row in screen(shown(console)) if row]
+    assert rows[-1].startswith('  Step 2 of 3: propose, 0:0')
+    assert sum('Step' in row for row in rows) == 1
+
+
+def test_a_log_has_a_line_for_the_stage_of_a_long_step(monkeypatch):
+  times = [0.0]
+  monkeypatch.setattr(display.time, 'monotonic', lambda: times[-1])
+  console = log_console()
+  with display.LiveTable(
+    display.columns('t', 4), total=3, console=console
+  ) as table:
+    for now, stage in ((10, 'propose'), (35, 'solve'), (50, 'learn')):
+      times.append(now)
+      table.begin(0, stage)
+    table.update({'step': 0})
+  assert shown(console) == '  Step 1 of 3: solve\nstep 0\n'
+
+
+@pytest.mark.parametrize(
+  'width, checked, dropped',
+  [
+    (120, True, set()),
+    (100, False, set()),
+    (100, True, {'new'}),
+    (80, False, {'new', 'entropy', 'same'}),
+    (80, True, {'new', 'entropy', 'same', 'solver'}),
+  ],
+)
+def test_a_narrow_terminal_has_fewer_columns(width, checked, dropped):
+  console = rich.console.Console(
+    file=io.StringIO(), width=width, force_terminal=True, color_system=None
+  )
+  columns = display.columns('t', 4, checked=checked)
+  assert ('right' in [column.title for column in columns]) == checked
+  values = {column.metric: 0.5 for column in columns}
+  with display.LiveTable(columns, console=console) as table:
+    table.update(values)
+  output = shown(console)
+  for column in columns:
+    assert (f' {column.title} ' in output) == (column.title not in dropped)
+
+
 def test_generated_text_cannot_control_the_terminal():
   console = terminal_console()
   text = '[bold]x[/bold] [/] \x1b[2J\x1b]0;title\x07 \r\n\x9b2J'

@@ -29,6 +29,7 @@ from sqlm_jax.run import (
 )
 from sqlm_jax.workdir import checkpoints as checkpoints_lib
 from sqlm_jax.workdir import config_json, jsonl, run_writer, storage
+from tests import glossary
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -82,6 +83,12 @@ def test_a_run_leaves_what_the_docs_say(four_steps):
   assert [(row['step'], row['set']) for row in evaluations] == [
     (step, purpose) for step in (0, 4) for purpose in ('validation', 'test')
   ]
+
+
+def test_the_glossary_explains_every_metric(four_steps):
+  rows = jsonl.read(four_steps / 'metrics.jsonl')
+  names = set().union(*rows) - {'step'}
+  assert not [name for name in sorted(names) if not glossary.explains(name)]
 
 
 def test_rollouts_hold_every_response(four_steps):

@@ -84,13 +84,41 @@ def _task(c: Any) -> Iterator[Rule]:
     f'a multiple of the {prompts} prompts of task.solver_prompt and '
     'task.solver_variants',
   )
+  if c.task.shuffle_options:
+    yield from _shuffled_options(c.task, c.solver.group_size)
   # The temperatures start again with the first one for each prompt.
-  answers = c.solver.group_size // prompts
+  answers = c.solver.group_size // c.task.num_prompts(c.solver.group_size)
   yield Rule(
     'solver.temperatures',
     len(c.solver.temperatures) <= answers,
     f'at most {answers} temperatures, one for each of the {answers} answers to '
     'a prompt',
+  )
+
+
+def _shuffled_options(task: Any, group_size: int) -> Iterator[Rule]:
+  yield Rule(
+    'task.shuffle_options',
+    task.answer_kind == 'choice' and len(task.options) > 1,
+    'False unless task.answer_kind is choice and task.options has at least two '
+    'texts',
+  )
+  shown = [f'{{text_{letter}}}' for letter in task.letters]
+  for key, templates in (
+    ('task.solver_prompt', (task.solver_prompt,)),
+    ('task.solver_variants', task.solver_variants),
+  ):
+    yield Rule(
+      key,
+      all(text in template for template in templates for text in shown),
+      f'{" ".join(shown)} in each template, for task.shuffle_options',
+    )
+  yield Rule(
+    'solver.group_size',
+    len(task.option_orders(group_size)) > 1,
+    'a number of answers that can be divided among several orders of the '
+    f'{len(task.options)} options, for task.shuffle_options: '
+    f'{2 * len(task.solver_templates)}, for example',
   )
 
 
@@ -100,6 +128,11 @@ def _roles(c: Any) -> Iterator[Rule]:
     'proposer.num_questions',
     questions % group_size == 0,
     f'a multiple of proposer.group_size={group_size}',
+  )
+  yield Rule(
+    'proposer.kinds',
+    c.proposer.kinds != 'topics' or not c.task.questions,
+    'words or module:function with task.questions, which have no topics',
   )
   for role, groups in (
     ('solver', c.max_solved),

@@ -1,6 +1,7 @@
 """Config keys of the game: questions, answers, votes and rewards."""
 
 import dataclasses
+import string
 from typing import Literal
 
 from sqlm_jax.config import keys
@@ -83,8 +84,18 @@ class Task:
   )
   options: tuple[str, ...] = keys.key(
     (),
-    'Texts of the options, for `task.answer_kind=choice`.',
+    'Texts of the options, for `task.answer_kind=choice`. The templates of the '
+    'solver may use `{text_A}`, the text that is shown as option A, and '
+    '`{letter_A}`, the letter that the first option is shown with.',
     keys.Check(lambda options: len(options) <= 26, 'at most 26, A to Z'),
+  )
+  shuffle_options: bool = keys.key(
+    False,
+    'Show the options in several orders, among which the answers to each '
+    'template are divided. Answers are mapped back before the vote. The '
+    'templates must use `{text_A}` and so on for all options. Evaluations and '
+    'earlier solvers see the order of `task.options`.',
+    may_change=keys.TO_EVALUATE,
   )
   checker: str = keys.key(
     'none',
@@ -115,6 +126,39 @@ class Task:
   def solver_templates(self) -> tuple[str, ...]:
     """All templates of the prompt for an answer."""
     return (self.solver_prompt, *self.solver_variants)
+
+  @property
+  def letters(self) -> tuple[str, ...]:
+    """The letters of the options."""
+    return tuple(string.ascii_uppercase[: len(self.options)])
+
+  def option_orders(self, group_size: int) -> tuple[tuple[int, ...], ...]:
+    """Returns the orders in which the options are shown.
+
+    There are as many orders as divide the answers to a template equally, at
+    most one for each option. They are rotations, so that an option has a
+    different position in each order.
+
+    Args:
+      group_size: number of answers to a question.
+
+    Returns:
+      The index of the option at each position, for each order. The first order
+      is that of `options`; it is the only one unless options are shuffled.
+    """
+    size = len(self.options)
+    if not self.shuffle_options:
+      return (tuple(range(size)),)
+    answers = group_size // len(self.solver_templates)
+    number = max(n for n in range(1, size + 1) if answers % n == 0)
+    return tuple(
+      tuple((position + i * size // number) % size for position in range(size))
+      for i in range(number)
+    )
+
+  def num_prompts(self, group_size: int) -> int:
+    """Returns the number of prompts among which answers are divided."""
+    return len(self.solver_templates) * len(self.option_orders(group_size))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -160,6 +160,20 @@ class Config:
     """Maximum number of questions that the solver answers in a round."""
     return self.proposer.num_questions + self.review.replay
 
+  @property
+  def prompt_of_answers(self) -> tuple[int, ...]:
+    """The index of the prompt of each answer to a question.
+
+    The answers of a group are divided equally among the prompts. Earlier
+    solvers answer the first prompt only.
+    """
+    group_size = self.solver.group_size
+    per_prompt = group_size // self.task.num_prompts(group_size)
+    return (
+      *(answer // per_prompt for answer in range(group_size)),
+      *[0] * self.vote.earlier_answers,
+    )
+
 
 # A config, or the nested mappings that `of` converts to one.
 ConfigLike = Config | Mapping | config_dict.ConfigDict

@@ -145,6 +145,14 @@ def words(question: str) -> tuple[str, ...]:
   return tuple(_WORD.findall(normalize.comparable(question[:_MAX_CHARACTERS])))
 
 
+class _Characters(dict[str, str]):
+  """Gives each word a character at its first lookup."""
+
+  def __missing__(self, word: str) -> str:
+    self[word] = chr(_FIRST_CHARACTER + len(self) % _NUM_CHARACTERS)
+    return self[word]
+
+
 def _alike(
   first: Sequence[str], second: Sequence[str], similarity: float
 ) -> np.ndarray:
@@ -161,13 +169,10 @@ def _scores(
 
   A similarity below `min_score` is 0, which is faster to compute.
   """
-  numbers: dict[str, int] = {}
+  characters = _Characters()
 
   def encode(question: str) -> str:
-    indices = [numbers.setdefault(w, len(numbers)) for w in words(question)]
-    return ''.join(
-      chr(_FIRST_CHARACTER + index % _NUM_CHARACTERS) for index in indices
-    )
+    return ''.join(map(characters.__getitem__, words(question)))
 
   return process.cdist(
     [encode(question) for question in first],

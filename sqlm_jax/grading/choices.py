@@ -88,7 +88,7 @@ def choice(text: str, options: Sequence[str] = ()) -> str | None:
   return None
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)  # up to 26 orders, in two forms
 def _normalize_all(
   options: tuple[str, ...], normalize_one: Callable[[str], str | None]
 ) -> tuple[str | None, ...]:

@@ -255,6 +255,7 @@ def _make_task(
   task = prompted.make_task(
     t,
     num_topics=config.proposer.num_questions // config.proposer.group_size,
+    group_size=config.solver.group_size,
     wrap=wrap,
     forbidden=tuple(tokens.special_strings),
   )
@@ -341,7 +342,7 @@ def _make_samplers(
     ),
     # A group is divided among the prompts that ask the same question.
     'solver': answers(
-      cycle_temperatures(s.group_size // len(config.task.solver_templates))
+      cycle_temperatures(s.group_size // config.task.num_prompts(s.group_size))
     ),
     # The first answer of a group is greedy; the others are sampled.
     'evaluation': answers(

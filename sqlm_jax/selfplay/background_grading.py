@@ -47,6 +47,8 @@ def grade_answers(
   texts: Sequence[Sequence[str]],
   task: base.Task,
   exclude: exclusion.Exclusion = exclusion.NOTHING,
+  *,
+  prompts: Sequence[int] = (),
 ) -> list[GradedAnswers]:
   """Parses the answers to each question and, if the task has tests, runs them.
 
@@ -55,14 +57,14 @@ def grade_answers(
     texts: the responses to each question.
     task: parses answers and runs tests.
     exclude: finds answers that must not be trained on.
+    prompts: index of the prompt of each response to a question, which is used
+      if the prompts show options in different orders.
   """
   excluded = [_excluded(group, exclude) for group in texts]
   # All answers to a question are parsed together, because whether two answers
   # are equal may depend on the other answers.
   answers = [
-    exclusion.restore(
-      task.read_answers(exclusion.accepted(group, reasons)), reasons
-    )
+    _read_answers(group, reasons, task, prompts)
     for group, reasons in zip(texts, excluded, strict=True)
   ]
   if task.run_tests is None:
@@ -77,6 +79,21 @@ def grade_answers(
       answers, results, excluded, strict=True
     )
   ]
+
+
+def _read_answers(
+  texts: Sequence[str],
+  reasons: Sequence[str],
+  task: base.Task,
+  prompts: Sequence[int],
+) -> tuple[types.Answer, ...]:
+  accepted = exclusion.accepted(texts, reasons)
+  if task.read_shuffled is None:
+    answers = task.read_answers(accepted)
+  else:
+    accepted_prompts = exclusion.accepted(prompts, reasons)
+    answers = task.read_shuffled(accepted, accepted_prompts)
+  return exclusion.restore(answers, reasons)
 
 
 def _excluded(

@@ -1,5 +1,7 @@
 """Samples the next step while the answers of the current step are graded."""
 
+from collections.abc import Callable
+
 from sqlm_jax.game import repetition
 from sqlm_jax.selfplay import proposing, solving, step_metrics, step_types
 
@@ -27,6 +29,7 @@ class Prefetcher:
     memory: repetition.Memory,
     *,
     look_ahead: bool,
+    on_stage: Callable[[str], None] = lambda stage: None,
   ) -> step_types.SampledRound | None:
     """Returns the first round of a step, for `self_play_step`.
 
@@ -37,6 +40,7 @@ class Prefetcher:
         compared with these, and not with those of this step.
       look_ahead: True to also sample the first round of the next step. The
         answers of this step are graded in a thread at the same time.
+      on_stage: called with the name of each stage when it begins.
 
     Returns:
       The round, or None if the step has to sample it.
@@ -45,9 +49,9 @@ class Prefetcher:
     if not look_ahead:
       return current
     if current is None:
-      current = self._sample(step, states, memory)
+      current = self._sample(step, states, memory, on_stage)
     try:
-      self._held = self._sample(step + 1, states, memory)
+      self._held = self._sample(step + 1, states, memory, on_stage)
     except BaseException:
       current.grader.cancel()
       raise
@@ -60,9 +64,13 @@ class Prefetcher:
       self._held = None
 
   def _sample(
-    self, step: int, states: step_types.States, memory: repetition.Memory
+    self,
+    step: int,
+    states: step_types.States,
+    memory: repetition.Memory,
+    on_stage: Callable[[str], None],
   ) -> step_types.SampledRound:
-    clock = step_metrics.StageClock()
+    clock = step_metrics.StageClock(on_stage)
     with clock('propose'):
       proposed = proposing.propose(step, 0, states, memory, self._game)
     with clock('solve'):

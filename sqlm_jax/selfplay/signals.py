@@ -9,6 +9,7 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sqlm_jax.config import schema
 from sqlm_jax.distributed import processes
 from sqlm_jax.game import (
   agreement,
@@ -28,7 +29,7 @@ _NO_KINDS = question_kinds.Kinds(MAX_KINDS)
 
 
 class History(NamedTuple):
-  """What signals remember of earlier steps. Checkpoints store it.
+  """The memory of the signals, which checkpoints store.
 
   Attributes:
     kinds: kinds of question that the run has asked.
@@ -85,7 +86,7 @@ def of_step(
   metrics = {name: total / n for name, (total, n) in sums.items() if n}
   metrics |= _largest_answer_share(asked)
   if game.config.task.answer_kind == 'choice':
-    metrics |= _option_shares(asked, game.config.task.options)
+    metrics |= _option_shares(asked, game.config)
   return metrics
 
 
@@ -229,23 +230,46 @@ def _largest_answer_share(asked: Sequence[_Asked]) -> dict[str, float]:
 
 
 def _option_shares(
-  asked: Sequence[_Asked], options: Sequence[str]
+  asked: Sequence[_Asked], config: schema.Config
 ) -> dict[str, float]:
-  """Returns the share of each option among the parsed answers that vote."""
-  counts = collections.Counter(
-    str(answer) for a in asked for answer in a.answers() if answer is not None
-  )
-  letters = [chr(ord('A') + index) for index in range(len(options))]
-  sums = exchange.sums(
-    {letter: [counts[letter]] for letter in {*letters, *counts}}
-  )
-  return _shares('vote/option_share', sums)
+  """Returns the share of each option and position among the parsed answers.
+
+  Without shuffled options, an option is always at the same position.
+  """
+  letters = config.task.letters
+  options = collections.Counter(dict.fromkeys(letters, 0))
+  for a in asked:
+    options.update(str(x) for x in a.answers() if x is not None)
+  metrics = _shares('vote/option_share', options)
+  if config.task.shuffle_options:
+    metrics |= _shares('vote/position_share', _count_positions(asked, config))
+  return metrics
 
 
-def _shares(
-  prefix: str, sums: Mapping[str, tuple[float, int]]
-) -> dict[str, float]:
-  """Returns each total's share of all totals, {} if they are 0."""
+def _count_positions(
+  asked: Sequence[_Asked], config: schema.Config
+) -> Mapping[str, int]:
+  """Counts the letters that the answers had in their own prompts."""
+  letters = config.task.letters
+  orders = config.task.option_orders(config.solver.group_size)
+  counts = collections.Counter(dict.fromkeys(letters, 0))
+  for question, _, _ in asked:
+    answers = (*question.answers, *question.voter_answers)
+    for answer, prompt in zip(answers, config.prompt_of_answers, strict=True):
+      if answer is not None:
+        order = orders[prompt % len(orders)]
+        counts[letters[order.index(letters.index(str(answer)))]] += 1
+  return counts
+
+
+def _shares(prefix: str, counts: Mapping[str, int]) -> dict[str, float]:
+  """Returns each count's share of all counts, {} if there are none.
+
+  Args:
+    prefix: prefix of the metric names.
+    counts: counts of this process by name.
+  """
+  sums = exchange.sums({name: [count] for name, count in counts.items()})
   total = sum(value for value, _ in sums.values())
   if not total:
     return {}

@@ -33,13 +33,18 @@ def solve(
     The round. Its answers may still be being graded.
   """
   readable = [problem for problem in proposed.problems if problem.ok]
+  answer_prompts = game.config.prompt_of_answers
 
   def grade(
     indices: Sequence[int], texts: Sequence[Sequence[str]]
   ) -> list[background_grading.GradedAnswers]:
     problems = [readable[i] for i in indices]
     return background_grading.grade_answers(
-      problems, texts, game.task, game.gate.exclusion
+      problems,
+      texts,
+      game.task,
+      game.gate.exclusion,
+      prompts=answer_prompts,
     )
 
   sample = functools.partial(

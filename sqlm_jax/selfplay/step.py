@@ -20,7 +20,7 @@ maximum until enough questions have answers with different rewards.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlm_jax.config import schema
 from sqlm_jax.game import repetition, types
@@ -43,6 +43,8 @@ def self_play_step(
   memory: repetition.Memory,
   game: step_types.Game,
   first_round: step_types.SampledRound | None = None,
+  *,
+  on_stage: Callable[[str], None] = lambda stage: None,
 ) -> tuple[step_types.States, repetition.Memory, step_types.Outcome]:
   """Plays one step and trains on it.
 
@@ -55,11 +57,12 @@ def self_play_step(
     game: the constant parts of self-play.
     first_round: the first round of this step, if it was sampled ahead, see
       `prefetch.Prefetcher`.
+    on_stage: called with the name of each stage when it begins.
 
   Returns:
     `(states, memory, outcome)` after the step.
   """
-  clock = step_metrics.StageClock()
+  clock = step_metrics.StageClock(on_stage)
   rounds: list[step_types.Round] = []
   while not rounds or _needs_another_round(rounds, game.config):
     sampled = None if rounds else first_round

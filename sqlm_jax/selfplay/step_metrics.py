@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,13 +17,19 @@ from sqlm_jax.tasks import base
 
 
 class StageClock:
-  """Accumulates the seconds of each stage of a step."""
+  """Accumulates the seconds of each stage of a step.
 
-  def __init__(self):
+  Args:
+    on_stage: called with the name of each stage when it begins.
+  """
+
+  def __init__(self, on_stage: Callable[[str], None] = lambda stage: None):
     self.seconds: dict[str, float] = {}
+    self._on_stage = on_stage
 
   @contextlib.contextmanager
   def __call__(self, stage: str) -> Generator[None]:
+    self._on_stage(stage)
     start = time.perf_counter()
     yield
     self.add({stage: time.perf_counter() - start})

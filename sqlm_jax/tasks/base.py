@@ -18,6 +18,14 @@ class Grade(Protocol):
   ) -> list[tuple[types.Graded, ...]]: ...
 
 
+class ReadShuffled(Protocol):
+  """Parses answers to shuffled options, see `Task.read_shuffled`."""
+
+  def __call__(
+    self, responses: Sequence[str], prompts: Sequence[int], /
+  ) -> tuple[types.Answer, ...]: ...
+
+
 class RunTests(Protocol):
   """Runs programs against tests, see `Task.run_tests`."""
 
@@ -43,6 +51,9 @@ class Task(NamedTuple):
     solver_stop: strings that end an answer.
     read_answers: `responses -> answers` of one question, None for a response
       without a readable answer.
+    read_shuffled: `(responses, prompts) -> answers` of one question, where
+      `prompts` holds the index of the prompt of each response, which determines
+      the order of its options. None if options are not shuffled.
     to_example: prepares an example for `grade`. Raises a ValueError if that is
       not possible, for example because the answer is of another kind.
     grade: `(responses, examples) -> graded [examples][responses]`, where
@@ -80,6 +91,7 @@ class Task(NamedTuple):
   true_answer: Callable[[str], types.Answer]
   is_true: Callable[[types.Answer, types.Answer], bool] = operator.eq
   run_tests: RunTests | None = None
+  read_shuffled: ReadShuffled | None = None
   given_up: Callable[[], dict[str, int]] = dict
   parse_answer: Callable[[str], types.Answer] = lambda text: text or None
   prepare: Callable[[], None] = lambda: None

@@ -25,6 +25,7 @@ def make_task(
   config: game_schema.Task,
   *,
   num_topics: int,
+  group_size: int = 1,
   wrap: Callable[[str], str] = lambda prompt: prompt,
   forbidden: tuple[str, ...] = (),
 ) -> base.Task:
@@ -34,6 +35,8 @@ def make_task(
     config: the templates, the patterns and the kind of answer. Its evaluation
       sets and fixed questions are not used.
     num_topics: number of topics per step, with one group of proposals each.
+    group_size: number of answers to a question, which may be divided among
+      several orders of the options.
     wrap: converts a filled template to the prompt, as a chat template does.
     forbidden: strings that no question may contain. These are special tokens,
       with which a question could change the structure of the solver's prompt.
@@ -45,6 +48,8 @@ def make_task(
   given_up: collections.Counter[str] = collections.Counter()
   parse = answer_kinds.make_parser(config.answer_kind, config.options, given_up)
   find_answer = _answer_finder(config)
+  orders = config.option_orders(group_size)
+  shown_options = [_shown_options(config, order) for order in orders]
 
   def topics(step: int) -> tuple[str, ...]:
     rows = range(step * num_topics, (step + 1) * num_topics)
@@ -61,8 +66,9 @@ def make_task(
       config.question_pattern, config.proposer_stop, forbidden
     ),
     solver_prompts=lambda question: tuple(
-      wrap(prompts.fill(template, question=question))
+      wrap(prompts.fill(template, question=question, **shown))
       for template in config.solver_templates
+      for shown in shown_options
     ),
     solver_stop=config.solver_stop,
     read_answers=lambda responses: parse(
@@ -77,10 +83,51 @@ def make_task(
     or _user_checker(config.checker, parse),
     parse_answer=lambda text: parse([text])[0],
     is_true=_comparer(parse, config.answer_kind),
+    read_shuffled=_shuffled_reader(config, orders, find_answer)
+    if config.shuffle_options
+    else None,
     given_up=lambda: {
       reason: given_up.pop(reason) for reason in list(given_up)
     },
   )
+
+
+def _shown_options(
+  config: game_schema.Task, order: Sequence[int]
+) -> dict[str, str]:
+  """Returns the values of a template's names for an order of the options."""
+  values = {}
+  for letter, index in zip(config.letters, order, strict=True):
+    values[f'text_{letter}'] = config.options[index]
+    values[f'letter_{config.letters[index]}'] = letter
+  return values
+
+
+def _shuffled_reader(
+  config: game_schema.Task,
+  orders: Sequence[Sequence[int]],
+  find_answer: Callable[[str], str | None],
+) -> base.ReadShuffled:
+  """Returns a parser of letters that stand for options in several orders."""
+  parsers = [
+    answer_kinds.make_parser('choice', [config.options[i] for i in order])
+    for order in orders
+  ]
+
+  def read_shuffled(
+    responses: Sequence[str], prompt_indices: Sequence[int]
+  ) -> tuple[types.Answer, ...]:
+    answers: list[types.Answer] = []
+    for response, prompt in zip(responses, prompt_indices, strict=True):
+      which = prompt % len(orders)
+      (letter,) = parsers[which]([find_answer(response)])
+      if letter is not None:
+        position = config.letters.index(str(letter))
+        letter = config.letters[orders[which][position]]
+      answers.append(letter)
+    return tuple(answers)
+
+  return read_shuffled
 
 
 def _answer_finder(

@@ -532,6 +532,40 @@ def test_answers_are_shared_out_evenly_among_prompts():
     config_lib.from_dict(tree)
 
 
+@pytest.mark.parametrize(
+  'changes, told',
+  [
+    ({'task.options': ('a',)}, 'task.shuffle_options=True: expected False'),
+    ({'task.answer_kind': 'text'}, 'task.shuffle_options=True: expected False'),
+    (
+      {'task.solver_variants': ('{text_A} {question}',)},
+      "task.solver_variants=('{text_A} {question}',): expected {text_A}",
+    ),
+    ({'solver.group_size': 7}, 'solver.group_size=7: expected a number'),
+  ],
+)
+def test_shuffled_options(changes, told):
+  shuffled = {
+    'task.answer_kind': 'choice',
+    'task.options': ('x', 'y'),
+    'task.solver_prompt': '{text_A} {text_B} {question}',
+    'task.shuffle_options': True,
+  }
+  config = config_lib.from_dict(changed(**shuffled))
+  assert config.task.num_prompts(8) == 2
+  assert config.prompt_of_answers == (0, 0, 0, 0, 1, 1, 1, 1)
+  with pytest.raises(ValueError, match=re.escape(told)):
+    config_lib.from_dict(changed(**shuffled | changes))
+
+
+def test_fixed_questions_have_no_topics():
+  tree = changed(**{'task.questions': 'a.txt', 'proposer.kinds': 'topics'})
+  with pytest.raises(
+    ValueError, match=r"proposer\.kinds='topics': expected words"
+  ):
+    config_lib.from_dict(tree)
+
+
 def test_each_temperature_is_used_with_several_prompts():
   tree = changed(
     **{

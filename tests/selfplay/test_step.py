@@ -198,6 +198,13 @@ def test_a_step_in_numbers():
     'vote/unanimous_rate': 1 / 2,
     'vote/accuracy': 1.0,
     'vote/num_checked': 2.0,
+    # Shares 3/4 and 1/4, and 1.
+    'vote/entropy': pytest.approx((math.log(4) - 0.75 * math.log(3)) / 2),
+    'vote/margin': (1 / 2 + 1) / 2,
+    'solver/answer_share_max': 1 / 2,  # of 4: none of 1 + 1, all of 2 + 2
+    'proposer/band_rate': 1 / 2,
+    'proposer/wasted_rate': 1 / 2,
+    'proposer/leak_rate': 0.0,
     # Every token has probability 1 / 257, up to float32 rounding.
     'sample/proposer/surprisal': pytest.approx(math.log(257), rel=1e-6),
     'sample/solver/surprisal': pytest.approx(math.log(257), rel=1e-6),
@@ -680,6 +687,40 @@ def test_answers_to_variants_of_a_prompt_vote_together():
     [0.5, 0.5],
     [-0.5, -0.5],
   ]
+
+
+def test_answers_to_shuffled_options_are_mapped_back_before_the_vote():
+  task = {
+    'task.answer_kind': 'choice',
+    'task.options': ('odd', 'even'),
+    'task.shuffle_options': True,
+    'task.solver_prompt': 'A {text_A} B {text_B}: {question} ',
+    'task.checker': 'none',
+    'task.test': (),
+    'task.validation': (),
+    'vote.earlier_answers': 2,
+    'exclude.patterns': (('bad', '!'),),
+  }
+  # In the second order, B is odd. Voters see the first order only.
+  answers = [['B\n', 'A!\n'], ['A\n', 'A\n'], ['B\n', 'A\n'], ['B\n', 'B\n']]
+  script = Script(PROPOSALS, answers, [['A\n', 'B\n']] * 2, **task)
+  _, outcome = script.play()
+  first, _, second, _ = outcome.rounds[0].questions
+  assert first.answers == ('B', None, 'B', 'B')
+  assert second.answers == ('B', 'A', 'A', 'A')
+  assert first.vote == types.Vote('B', 4, 5)
+  assert second.vote == types.Vote('A', 4, 6)
+  assert first.solver_rewards == (1, None, 1, 1)
+  shares = {
+    name: value for name, value in outcome.metrics.items() if '_share/' in name
+  }
+  # Shown as A: one of 1 + 1, three of 2 + 2, with the voters' two.
+  assert shares == {
+    'vote/option_share/A': pytest.approx(5 / 11),
+    'vote/option_share/B': pytest.approx(6 / 11),
+    'vote/position_share/A': pytest.approx(5 / 11),
+    'vote/position_share/B': pytest.approx(6 / 11),
+  }
 
 
 def test_one_variant_that_does_not_fit_makes_a_question_unreadable():

@@ -14,7 +14,9 @@ from sqlm_jax.tasks import prompted
 from sqlm_jax.text import extraction
 
 
-def make_task(*, num_topics=2, wrap=lambda prompt: prompt, **changes):
+def make_task(
+  *, num_topics=2, group_size=1, wrap=lambda prompt: prompt, **changes
+):
   settings = {
     'name': 'sums',
     'topics': ('a', 'b', 'c'),
@@ -30,6 +32,7 @@ def make_task(*, num_topics=2, wrap=lambda prompt: prompt, **changes):
   return prompted.make_task(
     game_schema.Task(**settings | changes),
     num_topics=num_topics,
+    group_size=group_size,
     wrap=wrap,
     forbidden=('<|end|>',),
   )
@@ -191,6 +194,53 @@ def test_choices():
   letters = task.read_answers(['B', 'Answer: (b)', 'a dent', 'a hole', 'A'])
   assert letters == ('B', 'B', 'B', None, 'A')
   assert grade(task, ['a dent', 'A'], 'B') == (True, False)
+
+
+def test_shuffled_options():
+  task = make_task(
+    group_size=8,
+    answer_kind='choice',
+    options=('a scratch', 'a dent', 'rust'),
+    shuffle_options=True,
+    solver_prompt='A {text_A}, B {text_B}, C {text_C}.\n'
+    'It squeaks: {letter_C}\n{question}: ',
+    solver_variants=('{text_A}/{text_B}/{text_C}? {question}',),
+  )
+  # Two orders for each template, because 3 do not divide its 4 answers.
+  assert task.solver_prompts('{text_A}') == (
+    'A a scratch, B a dent, C rust.\nIt squeaks: C\n{text_A}: ',
+    'A a dent, B rust, C a scratch.\nIt squeaks: B\n{text_A}: ',
+    'a scratch/a dent/rust? {text_A}',
+    'a dent/rust/a scratch? {text_A}',
+  )
+  responses = ['B', 'B', 'b) a dent', 'b) rust', 'rust', 'rust', 'D', 'D']
+  prompts = [0, 1, 0, 1, 2, 3, 0, 1]
+  letters = task.read_shuffled(responses, prompts)
+  assert letters == ('B', 'C', 'B', 'C', 'C', 'C', None, None)
+  # Evaluations see the first prompt and therefore the order of the config.
+  assert task.read_answers(['B', 'rust']) == ('B', 'C')
+  assert make_task(answer_kind='choice').read_shuffled is None
+
+
+@pytest.mark.parametrize(
+  'group_size, size, expected',
+  [
+    (4, 4, [(0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1), (3, 0, 1, 2)]),
+    (8, 2, [(0, 1), (1, 0)]),
+    (
+      8,
+      5,
+      [(0, 1, 2, 3, 4), (1, 2, 3, 4, 0), (2, 3, 4, 0, 1), (3, 4, 0, 1, 2)],
+    ),
+    (4, 3, [(0, 1, 2), (1, 2, 0)]),
+    (7, 3, [(0, 1, 2)]),
+  ],
+)
+def test_orders_of_options(group_size, size, expected):
+  task = game_schema.Task(
+    options=tuple('abcdefgh'[:size]), shuffle_options=True
+  )
+  assert list(task.option_orders(group_size)) == expected
 
 
 def test_expressions():
