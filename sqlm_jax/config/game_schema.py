@@ -61,6 +61,19 @@ class Task:
     'are divided equally among all templates.',
     keys.template('{question}'),
   )
+  equivalent_forms: str = keys.key(
+    '',
+    'Function `module:function` of yours from a question to a list of '
+    "equivalent questions, see [your_functions.md](your_functions.md); `''` "
+    'for none.',
+    keys.matches(r'|[\w.]+:\w+', "module:function of yours, or ''"),
+  )
+  num_forms: int = keys.key(
+    1,
+    'Number of forms in which a question is asked: itself and its equivalent '
+    'forms. The answers of a group are divided equally among them.',
+    keys.within(1, 64),
+  )
   solver_stop: tuple[str, ...] = keys.key(
     (),
     'Strings that end an answer.',
@@ -116,60 +129,10 @@ class Task:
     """All templates of the prompt for an answer."""
     return (self.solver_prompt, *self.solver_variants)
 
-
-@dataclasses.dataclass(frozen=True)
-class Tests:
-  """Unit tests of a question, for `task.answer_kind=code`."""
-
-  pattern: str = keys.key(
-    r'(?m)^(.*?)=>(.*)$',
-    'Regular expression of a test, whose groups are the input and the output.',
-    keys.regex(groups=2),
-  )
-  min_count: int = keys.key(
-    5, 'Minimum number of tests of a readable question.', keys.at_least(1)
-  )
-  max_count: int = keys.key(
-    10,
-    'Maximum number of tests, at least `tests.min_count`; further tests are '
-    'ignored.',
-  )
-  program: str = keys.key(
-    '{answer}',
-    'Template of the program that is run.',
-    keys.template('{answer}'),
-    may_change=keys.TO_EVALUATE,
-  )
-  unsolved: Literal['count', 'leave_out'] = keys.key(
-    'count',
-    'Treatment of tests that no answer passes: count them as in the paper, or '
-    'leave them out.',
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sandbox:
-  """The sandbox that runs programs, see [sandbox.md](sandbox.md)."""
-
-  backend: Literal['bubblewrap', 'unsafe_subprocess'] = keys.key(
-    'bubblewrap',
-    'Program that isolates the tests; `unsafe_subprocess` does not protect '
-    'this machine.',
-  )
-  workers: int = keys.key(
-    0,
-    'Number of programs that run in parallel; 0 is one per processor.',
-    keys.within(0, 1024),
-  )
-  cpu_seconds: float = keys.key(
-    2.0, 'Limit of CPU time per test.', keys.above(0, high=86400)
-  )
-  wall_seconds: float = keys.key(
-    4.0, 'Limit of elapsed time per test.', keys.above(0, high=86400)
-  )
-  memory_mib: int = keys.key(
-    256, 'Limit of memory per test, in MiB.', keys.at_least(1)
-  )
+  @property
+  def num_prompts(self) -> int:
+    """The number of prompts that ask the solver one question."""
+    return len(self.solver_templates) * self.num_forms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +197,13 @@ class Proposer:
     'Weights that change over time: points (reward, step, weight), between '
     'which a weight is interpolated linearly.',
     keys.reward_schedule(ProposerRewards),
+  )
+  reward_functions: tuple[tuple[str, float], ...] = keys.key(
+    (),
+    'Pairs of a function `module:function` of yours, which rewards a question, '
+    'and a weight; added to the reward, see '
+    '[your_functions.md](your_functions.md).',
+    keys.weighted_functions(),
   )
   band: tuple[float, float] = keys.key(
     (0.3, 0.8),
@@ -318,7 +288,8 @@ class Solver:
   group_size: int = keys.key(
     4,
     'G, number of answers per question; a multiple of the number of templates '
-    'in `task.solver_prompt` and `task.solver_variants`.',
+    'in `task.solver_prompt` and `task.solver_variants`, times '
+    '`task.num_forms`.',
     keys.at_least(2),
   )
   rewards: SolverRewards = keys.group(SolverRewards)
@@ -326,6 +297,13 @@ class Solver:
     (),
     'Weights that change over time, as in `proposer.reward_schedule`.',
     keys.reward_schedule(SolverRewards),
+  )
+  reward_functions: tuple[tuple[str, float], ...] = keys.key(
+    (),
+    'Pairs of a function `module:function` of yours, which rewards an answer, '
+    'and a weight; added to the reward, see '
+    '[your_functions.md](your_functions.md).',
+    keys.weighted_functions(),
   )
   max_rounds: int = keys.key(
     1,

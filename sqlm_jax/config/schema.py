@@ -2,7 +2,8 @@
 
 Every key is declared once, with its type, default, meaning and check: the keys
 of the game in `game_schema`, those of what enters training in `gate_schema`,
-those of the model and of learning in `training_schema`, and all others here.
+those of programs in `program_schema`, those of the model and of learning in
+`training_schema`, and all others here.
 `configs/default.py` and the page docs/config.md are generated from these
 declarations. No module of lower layers uses a ConfigDict.
 """
@@ -19,6 +20,7 @@ from sqlm_jax.config import (
   gate_schema,
   keys,
   parse,
+  program_schema,
   training_schema,
 )
 
@@ -164,9 +166,9 @@ class Config:
   )
   policy: training_schema.Policy = keys.group(training_schema.Policy)
   task: game_schema.Task = keys.group(game_schema.Task)
-  tests: game_schema.Tests = keys.group(game_schema.Tests)
-  sandbox: game_schema.Sandbox = keys.group(
-    game_schema.Sandbox, may_change=keys.TO_EVALUATE
+  tests: program_schema.Tests = keys.group(program_schema.Tests)
+  sandbox: program_schema.Sandbox = keys.group(
+    program_schema.Sandbox, may_change=keys.TO_EVALUATE
   )
   proposer: game_schema.Proposer = keys.group(game_schema.Proposer)
   solver: game_schema.Solver = keys.group(game_schema.Solver)

@@ -12,7 +12,7 @@ import optax
 import transformers
 from etils import epath
 
-from sqlm_jax.config import game_schema
+from sqlm_jax.config import game_schema, program_schema
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer, policy_loss, sampler
@@ -20,7 +20,13 @@ from sqlm_jax.game import repetition
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
-from sqlm_jax.run import chat_date, evaluation_sets, open_gate, open_model
+from sqlm_jax.run import (
+  chat_date,
+  evaluation_sets,
+  open_gate,
+  open_model,
+  open_rewards,
+)
 from sqlm_jax.sandbox import sandbox
 from sqlm_jax.selfplay import responses, step_types
 from sqlm_jax.tasks import base, coding, prompt_ends, prompted, question_files
@@ -208,6 +214,7 @@ def make_game(parts: Parts) -> step_types.Game:
     reference_params=reference_params,
     base_params=base_params,
     mesh=parts.mesh,
+    reward_functions=open_rewards.open_rewards(c),
   )
 
 
@@ -271,7 +278,7 @@ def _make_task(
   )
 
 
-def _open_sandbox(config: game_schema.Sandbox) -> sandbox.Sandbox:
+def _open_sandbox(config: program_schema.Sandbox) -> sandbox.Sandbox:
   return sandbox.open_sandbox(
     config.backend,
     workers=config.workers or len(os.sched_getaffinity(0)),
@@ -346,9 +353,7 @@ def _make_samplers(
       stop=task.proposer_stop,
     ),
     # A group is divided among the prompts that ask the same question.
-    'solver': answers(
-      take_turns(s.group_size // len(config.task.solver_templates))
-    ),
+    'solver': answers(take_turns(s.group_size // config.task.num_prompts)),
     # The first answer of a group is greedy; the others are sampled.
     'evaluation': answers(
       [0.0] + [e.temperature] * (e.samples * e.seeds), top_p=e.top_p

@@ -175,9 +175,10 @@ def _parse_question(
 def _encode_prompts(question: str, game: step_types.Game) -> exchange.Prompts:
   """Encodes the solver's prompts; returns [] if one is over the limit."""
   prompts = []
-  for prompt in game.task.solver_prompts(question):
-    ids = game.samplers['solver'].encode(prompt)
-    if ids is None:
-      return []
-    prompts.append(ids)
+  for form in game.task.forms(question):
+    for prompt in game.task.solver_prompts(form):
+      ids = game.samplers['solver'].encode(prompt)
+      if ids is None:
+        return []
+      prompts.append(ids)
   return prompts

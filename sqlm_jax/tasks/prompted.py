@@ -1,12 +1,10 @@
 """Builds a task from a config: prompts, patterns and a kind of answer."""
 
 import collections
-import functools
+import itertools
 import operator
 import re
 from collections.abc import Callable, Sequence
-
-from absl import logging
 
 from sqlm_jax.config import game_schema
 from sqlm_jax.game import types
@@ -76,6 +74,7 @@ def make_task(
     true_answer=CHECKERS.get(config.checker)
     or _user_checker(config.checker, parse),
     is_true=_comparer(parse, config.answer_kind),
+    forms=_make_forms(config),
     given_up=lambda: {
       reason: given_up.pop(reason) for reason in list(given_up)
     },
@@ -95,22 +94,11 @@ def _answer_finder(
       if config.answer_pattern:
         return extraction.find(config.answer_pattern, text)
     except TimeoutError:
-      _warn_of_timeout('task.answer_pattern', config.answer_pattern)
+      extraction.warn_of_timeout('task.answer_pattern', config.answer_pattern)
       return None
     return text
 
   return find_answer
-
-
-@functools.cache
-def _warn_of_timeout(key: str, pattern: str) -> None:
-  """Warns once for each pattern."""
-  logging.warning(
-    '%s=%r took more than %g seconds for a text, which is not read',
-    key,
-    pattern,
-    extraction.TIME_LIMIT,
-  )
 
 
 def _example_checker(
@@ -183,7 +171,7 @@ def _question_reader(
     try:
       question = extraction.find(pattern, text) if pattern else text
     except TimeoutError:
-      _warn_of_timeout('task.question_pattern', pattern)
+      extraction.warn_of_timeout('task.question_pattern', pattern)
       return types.Problem(text, ok=False, reason='timeout')
     if not question:
       return types.Problem(text, ok=False, reason='format')
@@ -192,6 +180,23 @@ def _question_reader(
     return types.Problem(question)
 
   return read_question
+
+
+def _make_forms(
+  config: game_schema.Task,
+) -> Callable[[str], tuple[str, ...]]:
+  """Returns a function from a question to `num_forms` forms of it."""
+  if not config.equivalent_forms:
+    return lambda question: (question,)
+  key = 'task.equivalent_forms'
+  function = user_functions.Function(key, config.equivalent_forms)
+
+  def forms(question: str) -> tuple[str, ...]:
+    # A question with too few forms is asked several times in the same form.
+    others = dict.fromkeys([question, *function(question)])
+    return tuple(itertools.islice(itertools.cycle(others), config.num_forms))
+
+  return forms
 
 
 def _user_checker(

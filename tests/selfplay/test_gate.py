@@ -60,7 +60,7 @@ def refuse_odd(text: str) -> str | None:
   return 'odd' if sum(text.encode()) % 2 else None
 
 
-def play(steps=2, *, functions=(('refuse_odd', refuse_odd),), **changes):
+def play(steps=2, *, functions=(refuse_odd,), **changes):
   """Plays steps, and returns their outcomes and what each step learned.
 
   What a step learned is a set of (prompt ids, response ids), of all responses
