@@ -26,8 +26,9 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ('train', 'eval', 'sample', 'export'),
-  'train or resume a run, evaluate a checkpoint, answer typed questions, or '
+  ('train', 'pilot', 'eval', 'sample', 'export'),
+  'train or resume a run, try a config in minutes to see whether training is '
+  'worthwhile, evaluate a checkpoint, answer typed questions, or '
   'export a checkpoint for other tools.',
 )
 ROLE = flags.DEFINE_enum(

@@ -17,6 +17,7 @@ from sqlm_jax import (
   display,
   evaluate,
   export,
+  pilot,
   sample,
   train,
 )
@@ -54,6 +55,9 @@ def _run() -> bool:
     command_line.check_paths()
     _start_processes()
     config = _read_config()
+    if command_line.MODE.value == 'pilot':
+      pilot.pilot(config, command_line.WORKDIR.value)
+      return True
     if command_line.MODE.value != 'train':
       _use_model(config)
       return True

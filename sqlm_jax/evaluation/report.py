@@ -35,7 +35,7 @@ def to_markdown(comparison: Mapping[str, Any]) -> str:
           name,
           *map(interval, compared['values']),
           interval(compared['difference'], signed=True),
-          _p_value(compared['difference']['p']),
+          p_value(compared['difference']['p']),
           compared['test'],
         ]
         for name, compared in comparison['figures'].items()
@@ -191,7 +191,7 @@ def describe_threshold(threshold: Mapping[str, Any]) -> str:
   return (
     f'with an agreement of at least {threshold["agreement"]:.2f}, '
     f'{threshold["right"]} of {threshold["votes"]} votes are right, '
-    f'{_percentage(threshold)}; these are {threshold["kept"]:.0%} of all votes'
+    f'{percentage(threshold)}; these are {threshold["kept"]:.0%} of all votes'
   )
 
 
@@ -216,8 +216,8 @@ def votes(curve: Mapping[str, Any]) -> str:
       [
         f'{threshold["agreement"]:.2f}',
         str(in_bin['votes']),
-        _percentage(in_bin),
-        _percentage(threshold),
+        percentage(in_bin),
+        percentage(threshold),
         f'{threshold["kept"]:.0%}',
       ]
       for in_bin, threshold in _bins_and_thresholds(curve)
@@ -225,7 +225,8 @@ def votes(curve: Mapping[str, Any]) -> str:
   )
 
 
-def _percentage(votes: Mapping[str, float]) -> str:
+def percentage(votes: Mapping[str, float]) -> str:
+  """Formats the accuracy of votes with its interval."""
   return f'{votes["accuracy"]:.1%} ({votes["low"]:.1%}-{votes["high"]:.1%})'
 
 
@@ -300,7 +301,8 @@ def code(text: str) -> str:
   return f'{fence}{pad}{text}{pad}{fence}'.replace('|', '\\|')
 
 
-def _p_value(p: float) -> str:
+def p_value(p: float) -> str:
+  """Formats a p-value."""
   return '<0.001' if p < 0.001 else f'{p:.3f}'
 
 

@@ -165,14 +165,14 @@ def _parse_question(
   problem = game.task.read_question(text)
   prompts = []
   if finished and problem.ok:
-    prompts = _encode_prompts(problem.text, game)
+    prompts = encode_prompts(problem.text, game)
   problem = game.gate.check_question(
     gate.Candidate(problem, text, finished, fits=bool(prompts), leaks=leaks)
   )
   return problem, prompts if problem.ok else []
 
 
-def _encode_prompts(question: str, game: step_types.Game) -> exchange.Prompts:
+def encode_prompts(question: str, game: step_types.Game) -> exchange.Prompts:
   """Encodes the solver's prompts; returns [] if one is over the limit."""
   prompts = []
   for form in game.task.forms(question):
