@@ -49,9 +49,10 @@ def summarize(
       greedy, sampled: The accuracy of greedy and of sampled answers.
       constant: The most common 'label' and its 'share' of the questions.
       thresholds: The result of `reliability.at_thresholds`.
-      configured: The votes with the minimum agreement of the config: the values
-        of a threshold, and the paired differences 'vs_constant' and 'vs_greedy'
-        on the questions whose vote counts. None if no vote counts.
+      all: The votes without a minimum agreement: the values of a threshold, and
+        the paired differences 'vs_constant' and 'vs_greedy' on the questions
+        whose vote counts. None if no vote counts.
+      configured: The same with the minimum agreement of the config.
       suggestion: The same at the suggested threshold, together with the entries
         of `reliability.suggest_threshold`; None if no question has a majority.
       target: The argument.
@@ -95,6 +96,7 @@ def summarize(
     'sampled': float(np.mean([vote.share_right for vote in votes])),
     'constant': {'label': label, 'share': count / len(votes)},
     'thresholds': thresholds,
+    'all': describe(0.0),
     'configured': describe(min_agreement),
     'suggestion': suggestion,
     'target': target,

@@ -69,7 +69,7 @@ def _at_threshold(name: str, votes: Mapping[str, Any]) -> dict[str, str]:
 
 def _difference(x: Mapping[str, float]) -> str:
   interval = report.interval(x, signed=True)
-  return f'{interval}, p={report.p_value(x["p"])}'
+  return f'{interval}, {report.describe_p(x["p"])}'
 
 
 def cost(figures: Mapping[str, Any]) -> dict[str, str]:
@@ -78,13 +78,18 @@ def cost(figures: Mapping[str, Any]) -> dict[str, str]:
     'first step (measured)': f'{figures["first_step_seconds"]:.0f} s, with '
     'compilation',
   }
-  later = figures['later_step_seconds']
-  if later is not None:
-    rows['second step (measured)'] = f'{later:.1f} s'
+  fastest = figures['fastest_step_seconds']
+  if fastest < figures['first_step_seconds']:
+    rows['fastest step (measured)'] = f'{fastest:.1f} s'
   rows['run (computed)'] = (
-    f'{_duration(figures["run_seconds"])} for {figures["num_steps"]} steps, of '
-    f'which {_duration(figures["evaluation_seconds"])} for evaluations'
+    f'{_duration(figures["run_seconds"])} for {figures["num_steps"]} steps, '
   )
+  if figures['evaluation_seconds'] is None:
+    rows['run (computed)'] += 'without evaluations'
+  else:
+    rows['run (computed)'] += (
+      f'of which {_duration(figures["evaluation_seconds"])} for evaluations'
+    )
   rows['peak memory (measured)'] = _gigabytes(figures['peak_memory_bytes'])
   if figures['peak_device_memory_bytes'] is not None:
     rows['peak device memory (measured)'] = _gigabytes(

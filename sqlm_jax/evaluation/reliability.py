@@ -122,8 +122,8 @@ def suggest_threshold(
   1. the lowest threshold whose 'low' is at least `target`;
   2. the lowest threshold with at least 5 votes whose 'accuracy' is at least
      `target`, which more labels may confirm or refute;
-  3. the threshold with the highest 'low', at which fewer votes are right than
-     desired.
+  3. the threshold with at least 5 votes, if there is one, and the highest
+     'low', at which fewer votes are right than desired.
 
   Args:
     thresholds: Thresholds from `at_thresholds`. An agreement of 0, which means
@@ -134,7 +134,7 @@ def suggest_threshold(
   Returns:
     None if no question has a majority, otherwise the values of the threshold
     and the following entries:
-      reaches_target: True if 'accuracy' is at least `target`.
+      reaches_target: False in the third case.
       is_certain: True if 'low' is at least `target`.
       more_labels: The number of additional labeled questions after which 'low'
         would be at least `target` if 'accuracy' and 'kept' stay as they are, 0
@@ -143,15 +143,14 @@ def suggest_threshold(
   usable = [t for t in thresholds if t['agreement'] > 0]
   if not usable:
     return None
+  with_votes = [t for t in usable if t['votes'] >= _MIN_VOTES]
   certain = [t for t in usable if t['low'] >= target]
-  likely = [
-    t for t in usable if t['accuracy'] >= target and t['votes'] >= _MIN_VOTES
-  ]
-  best = max(usable, key=lambda t: t['low'])
+  likely = [t for t in with_votes if t['accuracy'] >= target]
+  best = max(with_votes or usable, key=lambda t: t['low'])
   chosen = (certain or likely or [best])[0]
   return {
     **chosen,
-    'reaches_target': chosen['accuracy'] >= target,
+    'reaches_target': bool(certain or likely),
     'is_certain': chosen['low'] >= target,
     'more_labels': more_labels(
       chosen['accuracy'], chosen['kept'], target, questions=questions

@@ -176,7 +176,7 @@ def describe_votes(curve: Mapping[str, Any]) -> str:
   measured = describe_threshold(suggestion)
   if not suggestion['reaches_target']:
     return (
-      f'At no level of agreement are {target:.0%} of the votes of '
+      f'At no level of agreement are {target:.0%} of at least 5 votes of '
       f'{curve["samples"]} answers right. The most reliable: {measured}.'
     )
   return (
@@ -302,8 +302,13 @@ def code(text: str) -> str:
 
 
 def p_value(p: float) -> str:
-  """Formats a p-value."""
+  """Formats a p-value for a table."""
   return '<0.001' if p < 0.001 else f'{p:.3f}'
+
+
+def describe_p(p: float) -> str:
+  """Formats a p-value for a sentence, such as 'p=0.013'."""
+  return 'p<0.001' if p < 0.001 else f'p={p:.3f}'
 
 
 def _to_json(tree: Any) -> bytes:

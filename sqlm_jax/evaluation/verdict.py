@@ -137,15 +137,20 @@ def _on_votes(q: Questions, votes: Mapping[str, Any] | None) -> Verdict:
   if not needs_change:
     chosen = {**chosen, **configured}
   versus = chosen['vs_constant']
-  right = f'{chosen["accuracy"]:.0%} of {chosen["votes"]} votes are right'
+  right = f'{_count(chosen)} votes are right ({chosen["accuracy"]:.0%})'
   constant = (
     f'the most common label, {votes["constant"]["label"]!r}, is right for '
     f'{versus["other"]:.0%} of the same questions'
   )
-  if not labeled_votes.is_better(versus):
+  # All votes may be enough to tell where those above a threshold are too few.
+  beats_chance = labeled_votes.is_better(versus) or (
+    versus['value'] > 0 and labeled_votes.is_better(votes['all']['vs_constant'])
+  )
+  if not beats_chance:
     return Verdict(
       STOP,
-      f'the votes are at chance: {right}, and {constant} (p={versus["p"]:.2g})',
+      f'the votes are at chance: {right}; {constant} '
+      f'({report.describe_p(versus["p"])})',
     )
   if chosen['accuracy'] < MIN_ACCURACY:
     return Verdict(
@@ -153,14 +158,18 @@ def _on_votes(q: Questions, votes: Mapping[str, Any] | None) -> Verdict:
       f'most votes are wrong at any level of agreement: at best, {right}',
     )
   if not needs_change:
-    return Verdict(GO, f'{right}, and {constant}')
-  before = 'no vote counts without it'
+    return Verdict(GO, f'{right}; {constant}')
+  before = 'without it, no vote counts'
   if configured is not None:
-    before = f'without it, {configured["accuracy"]:.0%} are right'
+    before = f'without it, {_count(configured)} ({configured["accuracy"]:.0%})'
   setting = (
     f'--config.vote.min_agreement={report.round_down(chosen["agreement"])}'
   )
-  return Verdict(GO_WITH, f'{right}, {before}, and {constant}', (setting,))
+  return Verdict(GO_WITH, f'{right}; {before}; {constant}', (setting,))
+
+
+def _count(votes: Mapping[str, Any]) -> str:
+  return f'{votes["right"]} of {votes["votes"]}'
 
 
 def _notes(q: Questions, votes: Mapping[str, Any] | None) -> list[str]:
