@@ -26,8 +26,9 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ('train', 'eval', 'sample', 'export', 'review'),
-  'train or resume a run, evaluate a checkpoint, answer typed questions, '
+  ('train', 'pilot', 'eval', 'sample', 'export', 'review'),
+  'train or resume a run, try a config in minutes to see whether training is '
+  'worthwhile, evaluate a checkpoint, answer typed questions, '
   'export a checkpoint for other tools, or look into a run and decide about '
   'its votes.',
 )

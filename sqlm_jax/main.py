@@ -18,6 +18,7 @@ from sqlm_jax import (
   display,
   evaluate,
   export,
+  pilot,
   sample,
   train,
 )
@@ -62,6 +63,9 @@ def _run() -> bool:
       _review()
       return True
     config = _read_config()
+    if command_line.MODE.value == 'pilot':
+      pilot.pilot(config, command_line.WORKDIR.value)
+      return True
     if command_line.MODE.value != 'train':
       _use_model(config)
       return True

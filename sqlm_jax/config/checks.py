@@ -77,12 +77,17 @@ def _task(c: Any) -> Iterator[Rule]:
     'one topic, or {topic} in task.proposer_prompt, because otherwise the '
     'prompts of all topics are the same',
   )
-  prompts = len(c.task.solver_templates)
+  prompts = len(c.task.solver_templates) * c.task.num_forms
   yield Rule(
     'solver.group_size',
     c.solver.group_size % prompts == 0,
-    f'a multiple of the {prompts} prompts of task.solver_prompt and '
-    'task.solver_variants',
+    f'a multiple of the {prompts} prompts of task.solver_prompt, '
+    'task.solver_variants and task.num_forms',
+  )
+  yield Rule(
+    'task.num_forms',
+    (c.task.num_forms > 1) == bool(c.task.equivalent_forms),
+    'more than 1 with task.equivalent_forms, otherwise 1',
   )
   if c.task.shuffle_options:
     yield from _shuffled_options(c.task, c.solver.group_size)

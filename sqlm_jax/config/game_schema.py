@@ -1,219 +1,12 @@
-"""Config keys of the game: questions, answers, votes and rewards."""
+"""Config keys of both roles: their responses, rewards and votes."""
 
 import dataclasses
-import string
 from typing import Literal
 
 from sqlm_jax.config import keys
 
 # Points (reward, step, weight).
 Schedule = tuple[tuple[str, int, float], ...]
-# Pairs of a question and its true answer, or its tests.
-Examples = tuple[tuple[str, str], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """Prompts of the two roles, and how questions and answers are read."""
-
-  name: str = keys.key(
-    '',
-    'Name of the task in metric names; required.',
-    keys.matches(r'[\w-]+', 'a name of letters, digits, _ and -'),
-  )
-  style: Literal['plain', 'chat'] = keys.key(
-    'plain',
-    "Form of a prompt: plain text, or a message in the model's chat template.",
-  )
-  date: str = keys.key(
-    '',
-    "Current date for chat templates that insert it. `''` uses the day on "
-    'which the run starts, which is stored in its `config.json`.',
-    keys.date(),
-    may_change=keys.TO_EVALUATE,
-  )
-  topics: tuple[str, ...] = keys.key(
-    ('',),
-    'Values of `{topic}`; the groups of questions cycle through them.',
-    keys.Check(bool, 'at least one topic'),
-  )
-  proposer_prompt: str = keys.key(
-    '',
-    'Template of the prompt for one question; required; may use `{topic}`.',
-    keys.Check(lambda text: bool(text.strip()), 'a template'),
-  )
-  proposer_stop: tuple[str, ...] = keys.key(
-    (), 'Strings that end a question.', keys.no_empty_string()
-  )
-  question_pattern: str = keys.key(
-    '',
-    "Regular expression of a readable question; `''` accepts any text.",
-    keys.regex(),
-  )
-  solver_prompt: str = keys.key(
-    '',
-    'Template of the prompt for an answer; required; must use `{question}`.',
-    keys.template('{question}'),
-    may_change=keys.TO_EVALUATE,
-  )
-  solver_variants: tuple[str, ...] = keys.key(
-    (),
-    'Additional templates like `task.solver_prompt`. The answers of a group '
-    'are divided equally among all templates.',
-    keys.template('{question}'),
-  )
-  solver_stop: tuple[str, ...] = keys.key(
-    (),
-    'Strings that end an answer.',
-    keys.no_empty_string(),
-    may_change=keys.TO_EVALUATE,
-  )
-  answer_pattern: str = keys.key(
-    '',
-    "Regular expression that finds the answer. `''` takes the whole response, "
-    'or for `task.answer_kind=code` its last fenced block.',
-    keys.regex(),
-    may_change=keys.TO_EVALUATE,
-  )
-  answer_kind: Literal['number', 'text', 'choice', 'expression', 'code'] = (
-    keys.key(
-      'number',
-      'How answers are compared. With `code`, answers are programs that are '
-      "run against the question's unit tests.",
-    )
-  )
-  options: tuple[str, ...] = keys.key(
-    (),
-    'Texts of the options, for `task.answer_kind=choice`. The templates of the '
-    'solver may use `{text_A}`, the text that is shown as option A, and '
-    '`{letter_A}`, the letter that the first option is shown with.',
-    keys.Check(lambda options: len(options) <= 26, 'at most 26, A to Z'),
-  )
-  shuffle_options: bool = keys.key(
-    False,
-    'Show the options in several orders, among which the answers to each '
-    'template are divided. Answers are mapped back before the vote. The '
-    'templates must use `{text_A}` and so on for all options. Evaluations and '
-    'earlier solvers see the order of `task.options`.',
-    may_change=keys.TO_EVALUATE,
-  )
-  checker: str = keys.key(
-    'none',
-    'Source of true answers. They are used for metrics, and for training only '
-    'with `solver.rewards.true`.',
-    keys.matches(
-      r'none|arithmetic|[\w.]+:\w+',
-      'one of none, arithmetic, or module:function of yours',
-    ),
-  )
-  test: Examples = keys.key(
-    (),
-    'Test set: pairs (question, true answer), or (question, tests) for code.',
-    may_change=keys.TO_EVALUATE,
-  )
-  validation: Examples = keys.key(
-    (),
-    'Validation set, by which the best checkpoint is chosen.',
-    may_change=keys.TO_EVALUATE,
-  )
-  questions: str = keys.key(
-    '',
-    "Fixed questions that replace the proposer's: a .txt, .jsonl or .parquet "
-    "file, or the workdir of a run; `''` for none.",
-  )
-
-  @property
-  def solver_templates(self) -> tuple[str, ...]:
-    """All templates of the prompt for an answer."""
-    return (self.solver_prompt, *self.solver_variants)
-
-  @property
-  def letters(self) -> tuple[str, ...]:
-    """The letters of the options."""
-    return tuple(string.ascii_uppercase[: len(self.options)])
-
-  def option_orders(self, group_size: int) -> tuple[tuple[int, ...], ...]:
-    """Returns the orders in which the options are shown.
-
-    There are as many orders as divide the answers to a template equally, at
-    most one for each option. They are rotations, so that an option has a
-    different position in each order.
-
-    Args:
-      group_size: number of answers to a question.
-
-    Returns:
-      The index of the option at each position, for each order. The first order
-      is that of `options`; it is the only one unless options are shuffled.
-    """
-    size = len(self.options)
-    if not self.shuffle_options:
-      return (tuple(range(size)),)
-    answers = group_size // len(self.solver_templates)
-    number = max(n for n in range(1, size + 1) if answers % n == 0)
-    return tuple(
-      tuple((position + i * size // number) % size for position in range(size))
-      for i in range(number)
-    )
-
-  def num_prompts(self, group_size: int) -> int:
-    """Returns the number of prompts among which answers are divided."""
-    return len(self.solver_templates) * len(self.option_orders(group_size))
-
-
-@dataclasses.dataclass(frozen=True)
-class Tests:
-  """Unit tests of a question, for `task.answer_kind=code`."""
-
-  pattern: str = keys.key(
-    r'(?m)^(.*?)=>(.*)$',
-    'Regular expression of a test, whose groups are the input and the output.',
-    keys.regex(groups=2),
-  )
-  min_count: int = keys.key(
-    5, 'Minimum number of tests of a readable question.', keys.at_least(1)
-  )
-  max_count: int = keys.key(
-    10,
-    'Maximum number of tests, at least `tests.min_count`; further tests are '
-    'ignored.',
-  )
-  program: str = keys.key(
-    '{answer}',
-    'Template of the program that is run.',
-    keys.template('{answer}'),
-    may_change=keys.TO_EVALUATE,
-  )
-  unsolved: Literal['count', 'leave_out'] = keys.key(
-    'count',
-    'Treatment of tests that no answer passes: count them as in the paper, or '
-    'leave them out.',
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sandbox:
-  """The sandbox that runs programs, see [sandbox.md](sandbox.md)."""
-
-  backend: Literal['bubblewrap', 'unsafe_subprocess'] = keys.key(
-    'bubblewrap',
-    'Program that isolates the tests; `unsafe_subprocess` does not protect '
-    'this machine.',
-  )
-  workers: int = keys.key(
-    0,
-    'Number of programs that run in parallel; 0 is one per processor.',
-    keys.within(0, 1024),
-  )
-  cpu_seconds: float = keys.key(
-    2.0, 'Limit of CPU time per test.', keys.above(0, high=86400)
-  )
-  wall_seconds: float = keys.key(
-    4.0, 'Limit of elapsed time per test.', keys.above(0, high=86400)
-  )
-  memory_mib: int = keys.key(
-    256, 'Limit of memory per test, in MiB.', keys.at_least(1)
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,6 +71,13 @@ class Proposer:
     'Weights that change over time: points (reward, step, weight), between '
     'which a weight is interpolated linearly.',
     keys.reward_schedule(ProposerRewards),
+  )
+  reward_functions: tuple[tuple[str, float], ...] = keys.key(
+    (),
+    'Pairs of a function `module:function` of yours, which rewards a question, '
+    'and a weight; added to the reward, see '
+    '[your_functions.md](your_functions.md).',
+    keys.weighted_functions(),
   )
   band: tuple[float, float] = keys.key(
     (0.3, 0.8),
@@ -372,7 +172,8 @@ class Solver:
   group_size: int = keys.key(
     4,
     'G, number of answers per question; a multiple of the number of templates '
-    'in `task.solver_prompt` and `task.solver_variants`.',
+    'in `task.solver_prompt` and `task.solver_variants`, times '
+    '`task.num_forms`.',
     keys.at_least(2),
   )
   rewards: SolverRewards = keys.group(SolverRewards)
@@ -380,6 +181,13 @@ class Solver:
     (),
     'Weights that change over time, as in `proposer.reward_schedule`.',
     keys.reward_schedule(SolverRewards),
+  )
+  reward_functions: tuple[tuple[str, float], ...] = keys.key(
+    (),
+    'Pairs of a function `module:function` of yours, which rewards an answer, '
+    'and a weight; added to the reward, see '
+    '[your_functions.md](your_functions.md).',
+    keys.weighted_functions(),
   )
   max_rounds: int = keys.key(
     1,

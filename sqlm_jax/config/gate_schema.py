@@ -6,11 +6,6 @@ from typing import Literal
 
 from sqlm_jax.config import keys
 
-_FUNCTIONS = keys.Check(
-  lambda names: all(re.fullmatch(r'[\w.]+:\w+', name) for name in names),
-  'names module:function',
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
@@ -27,7 +22,7 @@ class Gate:
     (),
     'Functions `module:function` of yours from a question to the reason to '
     'refuse it, one word, or None.',
-    _FUNCTIONS,
+    keys.functions(),
   )
   repeats: Literal['accept', 'batch', 'history'] = keys.key(
     'accept',
@@ -92,7 +87,7 @@ class Exclude:
     (),
     'Functions `module:function` of yours from a response to the reason to '
     'exclude it, one word, or None.',
-    _FUNCTIONS,
+    keys.functions(),
   )
 
 

@@ -142,13 +142,32 @@ def regex(*, groups: int = 0) -> Check:
 
   def is_valid(pattern: str) -> bool:
     try:
-      re.compile(pattern)  # the engine of `tests.pattern`
       return regex_lib.compile(pattern).groups >= groups
-    except (re.error, regex_lib.error):
+    except regex_lib.error:
       return False
 
   suffix = f' with {groups} groups' if groups else ''
   return Check(is_valid, f'a regular expression{suffix}')
+
+
+def functions() -> Check:
+  """Requires names 'module:function'."""
+  return Check(
+    lambda names: all(_is_function(name) for name in names),
+    'names module:function',
+  )
+
+
+def weighted_functions() -> Check:
+  """Requires pairs of a name 'module:function' and a weight."""
+  return Check(
+    lambda pairs: all(_is_function(name) for name, _ in pairs),
+    'pairs of a name module:function and a weight',
+  )
+
+
+def _is_function(name: str) -> bool:
+  return re.fullmatch(r'[\w.]+:\w+', name) is not None
 
 
 def date() -> Check:

@@ -1,9 +1,11 @@
 """The config of a run: frozen dataclasses, built from a ConfigDict and checked.
 
 Every key is declared once, with its type, default, meaning and check: the keys
-of the game in `game_schema`, those of what enters training in `gate_schema`,
-those of the model and of learning in `training_schema`, those of alarms and of
-the probe in `alarms_schema`, and all others here.
+of the task in `task_schema`, those of the rewards and votes in `game_schema`,
+those of what enters training in `gate_schema`, those of programs in
+`program_schema`, those of the model and of learning in
+`training_schema`, those of alarms and of the probe in `alarms_schema`, and all
+others here.
 `configs/default.py` and the page docs/config.md are generated from these
 declarations. No module of lower layers uses a ConfigDict.
 """
@@ -21,6 +23,8 @@ from sqlm_jax.config import (
   gate_schema,
   keys,
   parse,
+  program_schema,
+  task_schema,
   training_schema,
 )
 
@@ -125,10 +129,10 @@ class Config:
     training_schema.RandomModel
   )
   policy: training_schema.Policy = keys.group(training_schema.Policy)
-  task: game_schema.Task = keys.group(game_schema.Task)
-  tests: game_schema.Tests = keys.group(game_schema.Tests)
-  sandbox: game_schema.Sandbox = keys.group(
-    game_schema.Sandbox, may_change=keys.TO_EVALUATE
+  task: task_schema.Task = keys.group(task_schema.Task)
+  tests: program_schema.Tests = keys.group(program_schema.Tests)
+  sandbox: program_schema.Sandbox = keys.group(
+    program_schema.Sandbox, may_change=keys.TO_EVALUATE
   )
   proposer: game_schema.Proposer = keys.group(game_schema.Proposer)
   solver: game_schema.Solver = keys.group(game_schema.Solver)

@@ -170,7 +170,7 @@ def with_interval(values_Q: np.ndarray) -> dict[str, float]:
   return {'value': value, 'low': float(low), 'high': float(high)}
 
 
-def wilson(count: float, total: int) -> tuple[float, float]:
+def wilson(count: float, total: float) -> tuple[float, float]:
   """Computes Wilson's score interval of a fraction (1927).
 
   The interval contains the fractions p whose distance from count / total is at

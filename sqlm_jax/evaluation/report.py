@@ -35,7 +35,7 @@ def to_markdown(comparison: Mapping[str, Any]) -> str:
           name,
           *map(interval, compared['values']),
           interval(compared['difference'], signed=True),
-          _p_value(compared['difference']['p']),
+          p_value(compared['difference']['p']),
           compared['test'],
         ]
         for name, compared in comparison['figures'].items()
@@ -170,19 +170,41 @@ def describe_votes(curve: Mapping[str, Any]) -> str:
       '(--dataset=validation), because questions that a run was tuned on '
       'cannot measure it.'
     )
-  suggested, target = curve['suggested_min_agreement'], curve['target']
-  if suggested is None:
+  suggestion, target = curve['suggestion'], curve['target']
+  if suggestion is None:
+    return 'No question has a majority.'
+  measured = describe_threshold(suggestion)
+  if not suggestion['reaches_target']:
     return (
-      f'At no level of agreement are at least {target:.0%} of the votes of '
-      f'{curve["samples"]} answers right with 95% confidence.'
+      f'At no level of agreement are {target:.0%} of at least 5 votes of '
+      f'{curve["samples"]} answers right. The most reliable: {measured}.'
     )
-  (chosen,) = (t for t in curve['thresholds'] if t['agreement'] == suggested)
   return (
-    f'With an agreement of at least {suggested:.2f}, at least {target:.0%} of '
-    f'the votes of {curve["samples"]} answers are right with 95% confidence: '
-    f'{chosen["right"]} of {chosen["votes"]} were right. These are '
-    f'{chosen["kept"]:.0%} of all votes. '
-    f'Suggested: vote.min_agreement={_round_down(suggested)}'
+    f'Votes of {curve["samples"]} answers: {measured}. '
+    f'{describe_certainty(suggestion, target)} Suggested: '
+    f'vote.min_agreement={round_down(suggestion["agreement"])}'
+  )
+
+
+def describe_threshold(threshold: Mapping[str, Any]) -> str:
+  """Describes how many votes are right at a threshold of agreement."""
+  return (
+    f'with an agreement of at least {threshold["agreement"]:.2f}, '
+    f'{threshold["right"]} of {threshold["votes"]} votes are right, '
+    f'{percentage(threshold)}; these are {threshold["kept"]:.0%} of all votes'
+  )
+
+
+def describe_certainty(suggestion: Mapping[str, Any], target: float) -> str:
+  """Describes how sure it is that a suggested threshold reaches the target."""
+  if suggestion['is_certain']:
+    return f'At least {target:.0%} are right with 95% confidence.'
+  more = suggestion['more_labels']
+  if more is None:
+    return f'It is not certain that {target:.0%} are right.'
+  return (
+    f'It is not certain that {target:.0%} are right; if this share holds, '
+    f'{more} more labeled questions would show it.'
   )
 
 
@@ -194,8 +216,8 @@ def votes(curve: Mapping[str, Any]) -> str:
       [
         f'{threshold["agreement"]:.2f}',
         str(in_bin['votes']),
-        _percentage(in_bin),
-        _percentage(threshold),
+        percentage(in_bin),
+        percentage(threshold),
         f'{threshold["kept"]:.0%}',
       ]
       for in_bin, threshold in _bins_and_thresholds(curve)
@@ -203,7 +225,8 @@ def votes(curve: Mapping[str, Any]) -> str:
   )
 
 
-def _percentage(votes: Mapping[str, float]) -> str:
+def percentage(votes: Mapping[str, float]) -> str:
+  """Formats the accuracy of votes with its interval."""
   return f'{votes["accuracy"]:.1%} ({votes["low"]:.1%}-{votes["high"]:.1%})'
 
 
@@ -214,7 +237,7 @@ def _bins_and_thresholds(curve: Mapping[str, Any]) -> Iterator[tuple]:
     yield in_bin, thresholds[in_bin['min_agreement']]
 
 
-def _round_down(share: float) -> str:
+def round_down(share: float) -> str:
   """Formats a fraction rounded down.
 
   Rounded up, a threshold of 7 / 8 would be 0.88 and would exclude 7 of 8.
@@ -237,7 +260,7 @@ def rows(result: Mapping[str, Any]) -> dict[str, str]:
   if 'suggested_min_agreement' in curve:
     suggested = curve['suggested_min_agreement']
     shown['suggested vote.min_agreement'] = (
-      'none is high enough' if suggested is None else _round_down(suggested)
+      'none is high enough' if suggested is None else round_down(suggested)
     )
   for name, value in result.get('collapsed', {}).items():
     shown[f'collapsed ({name})'] = collapse.describe(name, value)
@@ -278,8 +301,14 @@ def code(text: str) -> str:
   return f'{fence}{pad}{text}{pad}{fence}'.replace('|', '\\|')
 
 
-def _p_value(p: float) -> str:
+def p_value(p: float) -> str:
+  """Formats a p-value for a table."""
   return '<0.001' if p < 0.001 else f'{p:.3f}'
+
+
+def describe_p(p: float) -> str:
+  """Formats a p-value for a sentence, such as 'p=0.013'."""
+  return 'p<0.001' if p < 0.001 else f'p={p:.3f}'
 
 
 def _to_json(tree: Any) -> bytes:

@@ -14,7 +14,6 @@ from absl import logging
 from sqlm_jax.text import extraction, normalize
 
 TIMEOUT = 'timeout'  # reason of a pattern that takes too long
-_REASON = regex.compile(r'\w{1,40}')
 T = TypeVar('T')
 _UNSPACED = regex.compile(f'[{normalize.UNSPACED}]')
 
@@ -23,7 +22,7 @@ class Inspect(Protocol):
   """A function of the user that inspects a text."""
 
   def __call__(self, text: str, /) -> str | None:
-    """Returns the reason to refuse a text, None to accept it."""
+    """Returns the reason to refuse a text, one word, or None to accept it."""
 
 
 class Exclusion(NamedTuple):
@@ -32,12 +31,12 @@ class Exclusion(NamedTuple):
   Attributes:
     patterns: regular expressions by name; the name is the reason.
     words: finds the words of a list in a normalized text, None without a list.
-    functions: functions of the user by name.
+    functions: functions of the user.
   """
 
   patterns: tuple[tuple[str, regex.Pattern], ...] = ()
   words: regex.Pattern | None = None
-  functions: tuple[tuple[str, Inspect], ...] = ()
+  functions: tuple[Inspect, ...] = ()
 
   def is_empty(self) -> bool:
     """Returns True if nothing is excluded."""
@@ -53,8 +52,8 @@ class Exclusion(NamedTuple):
         return found
     if self.words and self.words.search(normalize.comparable(text)):
       return 'words'
-    for name, function in self.functions:
-      if reason := call('exclude.functions', name, function, text):
+    for function in self.functions:
+      if reason := function(text):
         return reason
     return ''
 
@@ -65,7 +64,7 @@ NOTHING = Exclusion()
 def make_exclusion(
   patterns: Iterable[tuple[str, str]],
   words: Iterable[str],
-  functions: tuple[tuple[str, Inspect], ...] = (),
+  functions: tuple[Inspect, ...] = (),
 ) -> Exclusion:
   """Builds an exclusion from the values of a config.
 
@@ -73,30 +72,13 @@ def make_exclusion(
     patterns: names and regular expressions.
     words: words and phrases that are excluded in any case of letters. A word
       inside of another word does not count, except in scripts without spaces.
-    functions: functions of the user by name.
+    functions: functions of the user.
   """
   return Exclusion(
     tuple((name, regex.compile(text)) for name, text in patterns),
     _word_pattern(words),
     functions,
   )
-
-
-def call(key: str, name: str, function: Inspect, text: str) -> str:
-  """Returns the reason of a user's function to refuse a text, '' for none.
-
-  Raises:
-    ValueError: if the reason is not a word.
-  """
-  reason = function(text)
-  if reason is None:
-    return ''
-  if not _REASON.fullmatch(reason):
-    raise ValueError(
-      f'{key}={name!r}: expected None or a reason of one word for the text '
-      f'{text!r}, not {reason!r}'
-    )
-  return reason
 
 
 def accepted(values: Sequence[T], reasons: Sequence[str]) -> list[T]:

@@ -74,7 +74,7 @@ class Gate(NamedTuple):
     config: which rules on the quality of questions are used.
     guard: recognizes the questions of the evaluation sets.
     exclusion: the content that must not be trained on.
-    functions: functions of the user, by name in the config.
+    functions: functions of the user.
     min_similarity: minimum similarity of near-duplicates.
     options: texts of the options if answers are letters of options, () if these
       texts are unknown; None for other kinds of answers.
@@ -83,7 +83,7 @@ class Gate(NamedTuple):
   config: gate_schema.Gate = gate_schema.Gate()
   guard: contamination.Guard = contamination.Guard()
   exclusion: exclusion_lib.Exclusion = exclusion_lib.NOTHING
-  functions: tuple[tuple[str, exclusion_lib.Inspect], ...] = ()
+  functions: tuple[exclusion_lib.Inspect, ...] = ()
   min_similarity: float = 1.0
   options: tuple[str, ...] | None = None
 
@@ -182,9 +182,8 @@ class Gate(NamedTuple):
     return 'several_questions' if several else ''
 
   def _call_functions(self, candidate: Candidate) -> str:
-    text = candidate.problem.text
-    for name, function in self.functions:
-      if reason := exclusion_lib.call('gate.functions', name, function, text):
+    for function in self.functions:
+      if reason := function(candidate.problem.text):
         return reason
     return ''
 

@@ -8,6 +8,7 @@ The reward of a role is the sum of its terms, each times its weight.
 import operator
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +19,67 @@ PROPOSER_TERMS = ('sqlm', 'r_zero', 'band')
 # These terms are subtracted if a question repeats others, see `repetition`.
 PENALTIES = ('batch_repeats', 'history_repeats')
 _NO_VOTE = types.Vote(None, 0, 0)
+
+
+class RewardAnswer(Protocol):
+  """A function of the user that rewards an answer."""
+
+  def __call__(
+    self, question: str, response: str, answer: str | None, /
+  ) -> float:
+    """Returns the reward.
+
+    Args:
+      question: the question.
+      response: the whole response.
+      answer: the answer in it, None if it is unparsed.
+    """
+
+
+class RewardQuestion(Protocol):
+  """A function of the user that rewards a question."""
+
+  def __call__(self, question: str, answers: Sequence[str | None], /) -> float:
+    """Returns the reward.
+
+    Args:
+      question: the question.
+      answers: the answers to it, None for an unparsed one.
+    """
+
+
+class Functions(NamedTuple):
+  """Reward functions of the user, each with its weight."""
+
+  solver: tuple[tuple[RewardAnswer, float], ...] = ()
+  proposer: tuple[tuple[RewardQuestion, float], ...] = ()
+
+  def reward_answer(
+    self, question: str, response: str, answer: types.Answer
+  ) -> float:
+    """Returns the weighted sum of the functions of the solver."""
+    shown = _shown(answer)
+    return sum(
+      weight * function(question, response, shown)
+      for function, weight in self.solver
+    )
+
+  def reward_question(
+    self, question: str, answers: Sequence[types.Answer]
+  ) -> float:
+    """Returns the weighted sum of the functions of the proposer."""
+    shown = list(map(_shown, answers))
+    return sum(
+      weight * function(question, shown) for function, weight in self.proposer
+    )
+
+
+NO_FUNCTIONS = Functions()
+
+
+def _shown(answer: types.Answer) -> str | None:
+  """Returns the text of a canonical answer, None for an unparsed answer."""
+  return None if answer is None else str(answer)
 
 
 def majority(

@@ -50,10 +50,23 @@ def majority(
       return no_majority('singleton')
     if list(totals.values()).count(totals[winner]) > 1:
       return no_majority('tie')
-  # Divide instead of multiplying, because 0.56 * 25 > 14 in floating point.
-  if totals[winner] / (sum(weights) or 1) < min_agreement:
+  if share(answers, winner, weights=weights) < min_agreement:
     return no_majority('disagreement')
   return types.Vote(winner, count, size)
+
+
+def share(
+  answers: Sequence[types.Answer],
+  winner: types.Answer,
+  *,
+  weights: Sequence[float] | None = None,
+) -> float:
+  """Returns the share of the total weight of the votes for an answer."""
+  weights = [1] * len(answers) if weights is None else weights
+  pairs = zip(answers, weights, strict=True)
+  total = sum(weight for answer, weight in pairs if answer == winner)
+  # Divide instead of multiplying, because 0.56 * 25 > 14 in floating point.
+  return total / (sum(weights) or 1)
 
 
 def likelihood(logprob: float, num_tokens: int) -> float:

@@ -9,16 +9,21 @@ import atexit
 import functools
 import importlib
 import inspect
+import math
+import numbers
 import pathlib
+import re
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from sqlm_jax.grading import pool
 
 TIME_LIMIT = 10.0  # seconds for a call
 _IMPORT_LIMIT = 30  # seconds; less than the pool gives a worker to start
 _MAX_SHOWN = 200  # characters of a value in an error message
+_REASON = re.compile(r'\w{1,40}')
 
 _ENDS = {  # `pool.Result.reason` -> its description in an error message
   'timeout': f'it did not return within {TIME_LIMIT:g} seconds',
@@ -28,27 +33,82 @@ _ENDS = {  # `pool.Result.reason` -> its description in an error message
   'error': 'it failed',
 }
 
+# An argument of a function: a text, None for an unparsed answer, or answers.
+Argument = str | None | Sequence[str | None]
+
+
+class _UserFunction(Protocol):
+  """A function in a module of the user."""
+
+  def __call__(self, *arguments: Argument) -> object: ...
+
+
+class Kind(NamedTuple):
+  """The arguments and the value of a function.
+
+  Attributes:
+    takes: Names of the arguments.
+    returns: Describes the allowed values; completes 'expected ...'.
+    is_valid: Returns True for an allowed value.
+  """
+
+  takes: tuple[str, ...]
+  returns: str
+  is_valid: Callable[[object], bool]
+
+
+def _is_reason(value: object) -> bool:
+  is_word = isinstance(value, str) and bool(_REASON.fullmatch(value))
+  return value is None or is_word
+
+
+def _is_number(value: object) -> bool:
+  return isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+def _is_texts(value: object) -> bool:
+  is_sequence = isinstance(value, list | tuple)
+  return is_sequence and all(isinstance(text, str) for text in value)
+
+
+_REASONS = ('a reason of one word, or None', _is_reason)
+_NUMBERS = ('a finite number', _is_number)
+KINDS = {
+  'task.checker': Kind(
+    ('question',),
+    'a text or None',
+    lambda value: value is None or isinstance(value, str),
+  ),
+  'task.equivalent_forms': Kind(('question',), 'a list of texts', _is_texts),
+  'gate.functions': Kind(('question',), *_REASONS),
+  'exclude.functions': Kind(('response',), *_REASONS),
+  'solver.reward_functions': Kind(
+    ('question', 'response', 'answer'), *_NUMBERS
+  ),
+  'proposer.reward_functions': Kind(('question', 'answers'), *_NUMBERS),
+}
+
 
 class Function:
-  """A function that maps a text to a text, or to None for no answer.
+  """A function of the user, which runs in a process of its own.
 
   Args:
-    key: the config key, for error messages.
+    key: Config key that names the function, one of `KINDS`.
     name: 'module:function'.
 
   Raises:
-    ValueError: if the function does not exist or does not take one text.
+    ValueError: If the function does not exist or takes other arguments.
   """
 
   def __init__(self, key: str, name: str):
     self._setting = f'{key}={name!r}'
-    self._name = name
+    self._key, self._name, self._kind = key, name, KINDS[key]
     self._pool = pool.Pool(
       f'{__name__}:call',
       workers=1,
       time_limit=TIME_LIMIT,
       memory_limit=None,
-      warm_up=[name, None],
+      warm_up=[key, name, None],
     )
     atexit.register(self._pool.close)
     try:
@@ -59,28 +119,37 @@ class Function:
     if problem:
       self._pool.close()
       raise ValueError(
-        f'{self._setting}: expected a function of one text, but {problem}'
+        f'{self._setting}: expected a function of '
+        f'({", ".join(self._kind.takes)}), but {problem}'
       )
 
-  def __call__(self, text: str) -> str | None:
+  def __call__(self, *arguments: Argument) -> Any:
     """Calls the function.
 
+    Args:
+      *arguments: One for each name in `Kind.takes`.
+
     Raises:
-      ValueError: if the function does not return a text or None. The message
+      ValueError: If the function does not return an allowed value. The message
         says what it did instead.
     """
-    value, problem = self._call(text)
+    value, problem = self._call(arguments)
     if problem:
+      given = ' and '.join(
+        f'the {name} {_shown(argument)}'
+        for name, argument in zip(self._kind.takes, arguments, strict=True)
+      )
       raise ValueError(
-        f'{self._setting}: expected a text or None for the question '
-        f'{_shown(text)}, but {problem}'
+        f'{self._setting}: expected {self._kind.returns} for {given}, but '
+        f'{problem}'
       )
     return value
 
-  def _call(self, text: str | None) -> tuple[str | None, str]:
+  def _call(self, arguments: Sequence[Argument] | None) -> tuple[Any, str]:
     """Returns the value, and a description of the problem or ''."""
+    task = [self._key, self._name, arguments]
     try:
-      (result,) = self._pool.start().map([[self._name, text]])
+      (result,) = self._pool.start().map([task])
     except RuntimeError:  # the worker does not start
       return None, 'importing its module ended the process'
     if result.reason:
@@ -88,33 +157,33 @@ class Function:
     return tuple(result.value)
 
 
-def call(task: tuple[str, str | None]) -> tuple[str | None, str]:
+def call(task: tuple[str, str, Sequence[Argument] | None]) -> tuple[Any, str]:
   """Calls a user's function in the worker process.
 
   Args:
-    task: the name of the function, and a text. If the text is None, the
-      function is only looked up.
+    task: The config key, the name of the function, and its arguments. If the
+      arguments are None, the function is only looked up.
 
   Returns:
     The value, and a description of the problem or ''.
   """
-  name, text = task
-  function, problem = _find(name)
-  if function is None or text is None:
+  key, name, arguments = task
+  function, problem = _find(key, name)
+  if function is None or arguments is None:
     return None, problem
   try:
-    value = function(text)
+    value = function(*arguments)
   except MemoryError:
     raise
   except BaseException as error:
     return None, f'it raised {_raised(error)}'
-  if value is None or isinstance(value, str):
-    return value, ''
-  return None, f'it returned {_shown(value)}'
+  if not KINDS[key].is_valid(value):
+    return None, f'it returned {_shown(value)}'
+  return float(value) if isinstance(value, numbers.Real) else value, ''
 
 
 @functools.cache
-def _find(name: str) -> tuple[Callable[[str], object] | None, str]:
+def _find(key: str, name: str) -> tuple[_UserFunction | None, str]:
   """Returns a function and '', or None and the reason it cannot be used."""
   module, _, attribute = name.partition(':')
 
@@ -133,7 +202,7 @@ def _find(name: str) -> tuple[Callable[[str], object] | None, str]:
   if not callable(function):
     return None, f'it is {_shown(function)}'
   try:
-    inspect.signature(function).bind('')
+    inspect.signature(function).bind(*KINDS[key].takes)
   except TypeError as error:
     return None, f'it takes other arguments: {error}'
   except ValueError:

@@ -12,7 +12,7 @@ import optax
 import transformers
 from etils import epath
 
-from sqlm_jax.config import game_schema
+from sqlm_jax.config import program_schema, task_schema
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
 from sqlm_jax.engine import critic, learner, optimizer, policy_loss, sampler
@@ -20,7 +20,13 @@ from sqlm_jax.game import repetition
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import tokenizer
-from sqlm_jax.run import chat_date, evaluation_sets, open_gate, open_model
+from sqlm_jax.run import (
+  chat_date,
+  evaluation_sets,
+  open_gate,
+  open_model,
+  open_rewards,
+)
 from sqlm_jax.sandbox import sandbox
 from sqlm_jax.selfplay import responses, step_types
 from sqlm_jax.tasks import base, coding, prompt_ends, prompted, question_files
@@ -135,7 +141,7 @@ def build(
   )
 
 
-def _plain_templates(task: game_schema.Task) -> dict[str, tuple[str, ...]]:
+def _plain_templates(task: task_schema.Task) -> dict[str, tuple[str, ...]]:
   """Returns the templates of plain prompts by config key."""
   templates = {
     'task.proposer_prompt': (task.proposer_prompt,),
@@ -211,6 +217,7 @@ def make_game(parts: Parts) -> step_types.Game:
     initial_params=initial_params,
     base_params=base_params,
     mesh=parts.mesh,
+    reward_functions=open_rewards.open_rewards(c),
   )
 
 
@@ -266,7 +273,7 @@ def _make_task(
   )
 
 
-def _open_sandbox(config: game_schema.Sandbox) -> sandbox.Sandbox:
+def _open_sandbox(config: program_schema.Sandbox) -> sandbox.Sandbox:
   return sandbox.open_sandbox(
     config.backend,
     workers=config.workers or len(os.sched_getaffinity(0)),

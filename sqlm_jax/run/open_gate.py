@@ -77,5 +77,5 @@ def _read_words(path: str) -> list[str]:
 
 def _open_functions(
   key: str, names: Sequence[str]
-) -> tuple[tuple[str, user_functions.Function], ...]:
-  return tuple((name, user_functions.Function(key, name)) for name in names)
+) -> tuple[user_functions.Function, ...]:
+  return tuple(user_functions.Function(key, name) for name in names)

@@ -5,7 +5,7 @@ import concurrent.futures
 from collections.abc import Mapping, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from sqlm_jax.game import exclusion, types
+from sqlm_jax.game import exclusion, rewards, types
 from sqlm_jax.tasks import base
 
 # One executor for the life of the process, because processes that its thread
@@ -40,6 +40,8 @@ class GradedAnswers(NamedTuple):
   results: tuple[tuple[types.Result, ...], ...] = ()  # [answers][tests]
   # Reason to exclude each answer, '' if it is not excluded; () if none is.
   excluded: tuple[str, ...] = ()
+  # Rewards of the solver's answers by functions of the user; () if none.
+  extra_rewards: tuple[float, ...] = ()
 
 
 def grade_answers(
@@ -94,6 +96,35 @@ def _read_answers(
     accepted_prompts = exclusion.accepted(prompts, reasons)
     answers = task.read_shuffled(accepted, accepted_prompts)
   return exclusion.restore(answers, reasons)
+
+
+def reward_answers(
+  problem: types.Problem,
+  texts: Sequence[str],
+  graded: GradedAnswers,
+  functions: rewards.Functions,
+) -> GradedAnswers:
+  """Adds the rewards that functions of the user give to a question's answers.
+
+  Args:
+    problem: the question.
+    texts: the responses of the solver. Answers of voters have no reward.
+    graded: the answers.
+    functions: the functions. They are not called for excluded answers, whose
+      reward is 0.
+  """
+  if not functions.solver:
+    return graded
+  count = len(texts)
+  reasons = graded.excluded[:count] or ('',) * count
+  return graded._replace(
+    extra_rewards=tuple(
+      0.0 if reason else functions.reward_answer(problem.text, text, answer)
+      for text, answer, reason in zip(
+        texts, graded.answers[:count], reasons, strict=True
+      )
+    )
+  )
 
 
 def _excluded(

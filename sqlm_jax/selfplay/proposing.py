@@ -79,7 +79,7 @@ def _replayed_questions(
   count = min(game.config.review.replay, len(known))
   replayed = []
   for question in coin.sample(known, count):
-    prompts = _encode_prompts(question, game)
+    prompts = encode_prompts(question, game)
     # A label may be about a question that the gate would refuse.
     problem = game.gate.check_question(
       gate.Candidate(
@@ -202,7 +202,7 @@ def _parse_question(
   problem = game.task.read_question(text)
   prompts = []
   if finished and problem.ok:
-    prompts = _encode_prompts(problem.text, game)
+    prompts = encode_prompts(problem.text, game)
   problem = game.gate.check_question(
     gate.Candidate(
       problem,
@@ -216,12 +216,13 @@ def _parse_question(
   return problem, prompts if problem.ok else []
 
 
-def _encode_prompts(question: str, game: step_types.Game) -> exchange.Prompts:
+def encode_prompts(question: str, game: step_types.Game) -> exchange.Prompts:
   """Encodes the solver's prompts; returns [] if one is over the limit."""
   prompts = []
-  for prompt in game.task.solver_prompts(question):
-    ids = game.samplers['solver'].encode(prompt)
-    if ids is None:
-      return []
-    prompts.append(ids)
+  for form in game.task.forms(question):
+    for prompt in game.task.solver_prompts(form):
+      ids = game.samplers['solver'].encode(prompt)
+      if ids is None:
+        return []
+      prompts.append(ids)
   return prompts

@@ -45,6 +45,7 @@ def score_questions(
   memory: repetition.Memory,
   coin_of: Callable[[int], random.Random],
   check_vote: Callable[[str, types.Vote], str] = lambda question, vote: '',
+  functions: rewards.Functions = rewards.NO_FUNCTIONS,
   leaks: Callable[[int], bool] = lambda index: False,
 ) -> list[types.ScoredQuestion]:
   """Computes the rewards of both roles for every problem of a round.
@@ -60,6 +61,7 @@ def score_questions(
     coin_of: returns the generator of a readable problem's random rewards, given
       the problem's index.
     check_vote: returns the reason to refuse a question after its vote, or ''.
+    functions: functions of the user that add to the rewards.
     leaks: returns True if a leaky gate lets a problem pass, given its index
       among all problems.
 
@@ -95,6 +97,7 @@ def score_questions(
         weights=weights,
         penalty=penalties[index],
         true=_true_answer(problem.text, memory.verdicts, task),
+        functions=functions,
       )
       question = score(config=config, coin=coin_of(index))
       reason = memory.verdicts.refusal(problem.text)
@@ -166,6 +169,7 @@ def score_question(
   penalty: float,
   coin: random.Random,
   true: types.Answer = None,
+  functions: rewards.Functions = rewards.NO_FUNCTIONS,
 ) -> types.ScoredQuestion:
   """Computes the rewards of one question and of the answers to it.
 
@@ -180,6 +184,8 @@ def score_question(
     coin: generator of the random rewards.
     true: the true answer by a verdict, which pays instead of the vote; None
       without one.
+    functions: functions of the user that add to the reward of the question.
+      Those of answers have been called when the answers were graded.
   """
   graded, num_solver = answers.graded, answers.num_solver
   reasons = graded.excluded[:num_solver]
@@ -221,6 +227,10 @@ def score_question(
     for term, weight in weights.proposer.items()
     if weight and term in rewards.PROPOSER_TERMS
   )
+  proposer_reward += functions.reward_question(problem.text, accepted_answers)
+  if graded.extra_rewards:
+    extra = exclusion.accepted(graded.extra_rewards, reasons)
+    solver_rewards = tuple(map(sum, zip(solver_rewards, extra, strict=True)))
   return types.ScoredQuestion(
     problem,
     solver_answers,

@@ -39,13 +39,18 @@ def solve(
     indices: Sequence[int], texts: Sequence[Sequence[str]]
   ) -> list[background_grading.GradedAnswers]:
     problems = [readable[i] for i in indices]
-    return background_grading.grade_answers(
+    graded = background_grading.grade_answers(
       problems,
       texts,
       game.task,
       game.gate.exclusion,
       prompts=answer_prompts,
     )
+    solver_texts = [group[: game.config.solver.group_size] for group in texts]
+    return [
+      background_grading.reward_answers(*args, game.reward_functions)
+      for args in zip(problems, solver_texts, graded, strict=True)
+    ]
 
   sample = functools.partial(
     _sample_answers,

@@ -172,6 +172,7 @@ def score(
     memory=memory,
     coin_of=coin_of,
     check_vote=game.gate.check_vote,
+    functions=game.reward_functions,
     leaks=leaks,
   )
   return exchange.rewards(questions)

@@ -167,12 +167,13 @@ def _of_tests(
   Returns:
     The values of each mean, and the counts.
   """
-  results = [r for q in local for row in q.results for r in row]
+  tables = [exclusion.accepted(q.results, q.excluded) for q in local]
+  results = [r for table in tables for row in table for r in row]
   # (number of programs that pass a test, number of programs) of each test.
   passes = [
-    (count, len(q.answers))
-    for q in local
-    for count in unit_tests.passed_by(q.results)
+    (count, len(table))
+    for table in tables
+    for count in unit_tests.passed_by(table)
   ]
   values: dict[str, Sequence[float]] = {
     'tests/pass_rate': [r.status == unit_tests.PASSED for r in results],

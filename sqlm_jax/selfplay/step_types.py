@@ -8,7 +8,7 @@ import jax
 from sqlm_jax.config import schema
 from sqlm_jax.engine import critic as critic_lib
 from sqlm_jax.engine import learner, policy_loss
-from sqlm_jax.game import gate, types
+from sqlm_jax.game import gate, rewards, types
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import background_grading, exchange, responses
@@ -60,6 +60,7 @@ class Game(NamedTuple):
       them.
     base_params: frozen base weights of the adapters, {} without adapters.
     mesh: mesh that the batches are placed on.
+    reward_functions: functions of the user that add to the rewards.
   """
 
   config: schema.Config
@@ -75,6 +76,7 @@ class Game(NamedTuple):
   initial_params: policy_lib.Params | None
   base_params: policy_lib.Params
   mesh: jax.sharding.Mesh
+  reward_functions: rewards.Functions = rewards.NO_FUNCTIONS
 
 
 class ProposedQuestions(NamedTuple):

@@ -48,6 +48,8 @@ class Task(NamedTuple):
     read_question: `response -> Problem`.
     solver_prompts: `question -> prompts`. The answers to all of them vote
       together. Evaluations use the first prompt.
+    forms: `question -> questions`, the question and equivalent forms of it.
+      Their answers vote together.
     solver_stop: strings that end an answer.
     read_answers: `responses -> answers` of one question, None for a response
       without a readable answer.
@@ -89,6 +91,7 @@ class Task(NamedTuple):
   grade: Grade
   self_test: Callable[[Sequence[types.Example]], None]
   true_answer: Callable[[str], types.Answer]
+  forms: Callable[[str], tuple[str, ...]] = lambda question: (question,)
   is_true: Callable[[types.Answer, types.Answer], bool] = operator.eq
   run_tests: RunTests | None = None
   read_shuffled: ReadShuffled | None = None

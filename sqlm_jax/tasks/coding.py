@@ -6,20 +6,21 @@ expected output, by default on one line. The solver sees only the description.
 
 import atexit
 import functools
-import re
 from collections.abc import Callable, Sequence
 
-from sqlm_jax.config import game_schema
+import regex
+
+from sqlm_jax.config import program_schema
 from sqlm_jax.game import types
 from sqlm_jax.grading import self_test
 from sqlm_jax.sandbox import sandbox, unit_tests
 from sqlm_jax.tasks import base
-from sqlm_jax.text import prompts
+from sqlm_jax.text import extraction, prompts
 
 
 def with_programs(
   task: base.Task,
-  tests: game_schema.Tests,
+  tests: program_schema.Tests,
   open_sandbox: Callable[[], sandbox.Sandbox],
 ) -> base.Task:
   """Turns a task whose answers are texts into one whose answers are programs.
@@ -51,7 +52,10 @@ def with_programs(
     return _run_programs(opened(), tests.program, answers, cases)
 
   def to_example(example: types.Example) -> types.Example:
-    cases = example.tests or find_tests(example.answer, tests.pattern)
+    try:
+      cases = example.tests or find_tests(example.answer, tests.pattern)
+    except TimeoutError:
+      cases = ()
     if not cases:
       raise ValueError(
         f'{(example.question, example.answer)!r}: expected tests that '
@@ -112,16 +116,21 @@ def _run_programs(
 
 
 def find_tests(text: str, pattern: str) -> tuple[types.TestCase, ...]:
-  """Returns the tests in a text that have an input and an output, in order."""
+  """Returns the tests in a text that have an input and an output, in order.
+
+  Raises:
+    TimeoutError: if the search takes more than `extraction.TIME_LIMIT` seconds.
+  """
+  matches = regex.finditer(pattern, text, timeout=extraction.TIME_LIMIT)
   cases = (
     types.TestCase((match[1] or '').strip(), (match[2] or '').strip())
-    for match in re.finditer(pattern, text)
+    for match in matches
   )
   return tuple(case for case in cases if case.input and case.output)
 
 
 def read_tests(
-  problem: types.Problem, tests: game_schema.Tests
+  problem: types.Problem, tests: program_schema.Tests
 ) -> types.Problem:
   """Splits a question into its description and its tests.
 
@@ -133,15 +142,22 @@ def read_tests(
                       no program can pass both
     constant_output   all tests expect the same output, so a program that prints
                       it passes without reading the input
+    timeout           the pattern takes too long to search the question
   """
-  first = re.search(tests.pattern, problem.text)
-  description = problem.text[: first.start()].strip() if first else ''
-  distinct = dict.fromkeys(find_tests(problem.text, tests.pattern))
-  cases = tuple(distinct)[: tests.max_count]
 
   def refuse(reason: str) -> types.Problem:
     return problem._replace(ok=False, reason=reason)
 
+  try:
+    first = regex.search(
+      tests.pattern, problem.text, timeout=extraction.TIME_LIMIT
+    )
+    distinct = dict.fromkeys(find_tests(problem.text, tests.pattern))
+  except TimeoutError:
+    extraction.warn_of_timeout('tests.pattern', tests.pattern)
+    return refuse('timeout')
+  description = problem.text[: first.start()].strip() if first else ''
+  cases = tuple(distinct)[: tests.max_count]
   if not first or len(cases) < tests.min_count:
     return refuse('few_tests')
   if not description:

@@ -1,14 +1,12 @@
 """Builds a task from a config: prompts, patterns and a kind of answer."""
 
 import collections
-import functools
+import itertools
 import operator
 import re
 from collections.abc import Callable, Sequence
 
-from absl import logging
-
-from sqlm_jax.config import game_schema
+from sqlm_jax.config import task_schema
 from sqlm_jax.game import types
 from sqlm_jax.grading import answer_kinds, arithmetic, self_test, user_functions
 from sqlm_jax.tasks import base
@@ -22,7 +20,7 @@ CHECKERS: dict[str, Callable[[str], types.Answer]] = {
 
 
 def make_task(
-  config: game_schema.Task,
+  config: task_schema.Task,
   *,
   num_topics: int,
   group_size: int = 1,
@@ -86,6 +84,7 @@ def make_task(
     read_shuffled=_shuffled_reader(config, orders, find_answer)
     if config.shuffle_options
     else None,
+    forms=_make_forms(config),
     given_up=lambda: {
       reason: given_up.pop(reason) for reason in list(given_up)
     },
@@ -93,7 +92,7 @@ def make_task(
 
 
 def _shown_options(
-  config: game_schema.Task, order: Sequence[int]
+  config: task_schema.Task, order: Sequence[int]
 ) -> dict[str, str]:
   """Returns the values of a template's names for an order of the options."""
   values = {}
@@ -104,7 +103,7 @@ def _shown_options(
 
 
 def _shuffled_reader(
-  config: game_schema.Task,
+  config: task_schema.Task,
   orders: Sequence[Sequence[int]],
   find_answer: Callable[[str], str | None],
 ) -> base.ReadShuffled:
@@ -131,7 +130,7 @@ def _shuffled_reader(
 
 
 def _answer_finder(
-  config: game_schema.Task,
+  config: task_schema.Task,
 ) -> Callable[[str], str | None]:
   """Returns a function that finds the text of the answer in a response."""
 
@@ -143,22 +142,11 @@ def _answer_finder(
       if config.answer_pattern:
         return extraction.find(config.answer_pattern, text)
     except TimeoutError:
-      _warn_of_timeout('task.answer_pattern', config.answer_pattern)
+      extraction.warn_of_timeout('task.answer_pattern', config.answer_pattern)
       return None
     return text
 
   return find_answer
-
-
-@functools.cache
-def _warn_of_timeout(key: str, pattern: str) -> None:
-  """Warns once for each pattern."""
-  logging.warning(
-    '%s=%r took more than %g seconds for a text, which is not read',
-    key,
-    pattern,
-    extraction.TIME_LIMIT,
-  )
 
 
 def _example_checker(
@@ -231,7 +219,7 @@ def _question_reader(
     try:
       question = extraction.find(pattern, text) if pattern else text
     except TimeoutError:
-      _warn_of_timeout('task.question_pattern', pattern)
+      extraction.warn_of_timeout('task.question_pattern', pattern)
       return types.Problem(text, ok=False, reason='timeout')
     if not question:
       return types.Problem(text, ok=False, reason='format')
@@ -240,6 +228,23 @@ def _question_reader(
     return types.Problem(question)
 
   return read_question
+
+
+def _make_forms(
+  config: task_schema.Task,
+) -> Callable[[str], tuple[str, ...]]:
+  """Returns a function from a question to `num_forms` forms of it."""
+  if not config.equivalent_forms:
+    return lambda question: (question,)
+  key = 'task.equivalent_forms'
+  function = user_functions.Function(key, config.equivalent_forms)
+
+  def forms(question: str) -> tuple[str, ...]:
+    # A question with too few forms is asked several times in the same form.
+    others = dict.fromkeys([question, *function(question)])
+    return tuple(itertools.islice(itertools.cycle(others), config.num_forms))
+
+  return forms
 
 
 def _user_checker(

@@ -1,8 +1,10 @@
 """Extracts a question or an answer from a model's response."""
 
+import functools
 import re
 
 import regex as regex_lib
+from absl import logging
 
 # Seconds that a pattern of a config may search a text. Some patterns take
 # forever for some texts, and a model writes any text.
@@ -43,6 +45,17 @@ def find(pattern: str, text: str) -> str | None:
   # An optional group that does not participate in the match is None.
   group = chosen[1] if regex.groups else chosen[0]
   return (group or '').strip() or None
+
+
+@functools.cache
+def warn_of_timeout(key: str, pattern: str) -> None:
+  """Warns that a text is not read, once for each pattern of a config key."""
+  logging.warning(
+    '%s=%r took more than %g seconds for a text, which is not read',
+    key,
+    pattern,
+    TIME_LIMIT,
+  )
 
 
 def _opened_last(

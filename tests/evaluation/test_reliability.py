@@ -64,8 +64,10 @@ def test_no_threshold_is_suggested_if_none_is_sufficient():
   rows = rows_of((4, False, 50), (3, True, 5), (0, False, 3))
   curve = reliability.measure(rows, samples=4, target=0.8)
   assert curve['suggested_min_agreement'] is None
+  assert 'At no level of agreement' in report.describe_votes(curve)
   curve = reliability.measure(rows_of((0, False, 3)), samples=4, target=0.0)
   assert curve['suggested_min_agreement'] is None
+  assert report.describe_votes(curve) == 'No question has a majority.'
 
 
 def test_no_threshold_is_suggested_for_test_questions():
@@ -75,6 +77,53 @@ def test_no_threshold_is_suggested_for_test_questions():
   assert 'only for the validation set' in report.describe_votes(curve)
   suggested = reliability.measure(rows, samples=4, target=0.9)
   assert curve['thresholds'] == suggested['thresholds']
+
+
+def test_a_threshold_is_suggested_by_its_point_estimate():
+  """23 of 25 votes are right, and the interval starts at 0.75."""
+  rows = rows_of((3, True, 23), (3, False, 2), (1, True, 3), (1, False, 22))
+  curve = reliability.measure(rows, samples=4, target=0.8)
+  assert curve['suggested_min_agreement'] == 0.75
+  suggestion = curve['suggestion']
+  assert (suggestion['right'], suggestion['votes']) == (23, 25)
+  assert (suggestion['low'], suggestion['high']) == accuracy.wilson(23, 25)
+  assert suggestion['kept'] == 0.5
+  assert not suggestion['is_certain']
+  more = suggestion['more_labels']
+  # Half of the labels keep their vote.
+  enough, too_few = (50 + more) / 2, (50 + more) / 2 - 1
+  assert accuracy.wilson(0.92 * enough, enough)[0] >= 0.8
+  assert accuracy.wilson(0.92 * too_few, too_few)[0] < 0.8
+  text = report.describe_votes(curve)
+  assert '23 of 25 votes are right, 92.0% (75.0%-97.8%)' in text
+  assert f'{more} more labeled questions' in text
+  assert 'vote.min_agreement=0.75' in text
+
+
+def test_few_votes_are_no_suggestion():
+  rows = rows_of((4, True, 4), (2, False, 30))
+  curve = reliability.measure(rows, samples=4, target=0.8)
+  assert curve['suggested_min_agreement'] is None
+  assert not curve['suggestion']['reaches_target']
+  rows = rows_of((4, True, 5), (2, False, 30))
+  curve = reliability.measure(rows, samples=4, target=0.8)
+  assert curve['suggested_min_agreement'] == 1.0
+
+
+@pytest.mark.parametrize(
+  'share, kept, questions, expected',
+  [
+    (0.8, 0.5, 100, None),  # the interval never rises above 0.8
+    (0.5, 0.5, 100, None),
+    (1.0, 1.0, 100, 0),
+    # The interval of 16 of 16 starts at 0.81, that of 15 of 15 at 0.796.
+    (1.0, 1.0, 10, 6),
+    (1.0, 0.5, 10, 22),
+  ],
+)
+def test_more_labels(share, kept, questions, expected):
+  more = reliability.more_labels(share, kept, 0.8, questions=questions)
+  assert more == expected
 
 
 def test_each_seed_has_a_vote_per_question():

@@ -73,17 +73,10 @@ def test_functions_of_the_user(reward):
   def inspect(text):
     return 'rude' if 'damn' in text else None
 
-  rules = make_gate((('mine:inspect', inspect),), reward=reward)
+  rules = make_gate((inspect,), reward=reward)
   assert rules.check_question(candidate('Why?')).ok
   problem = rules.check_question(candidate('damn'))
   assert (problem.reason, problem.refused_reward) == ('rude', reward)
-
-
-@pytest.mark.parametrize('reason', ['', 'two words', 'a/b', 'x' * 41])
-def test_a_reason_is_one_word(reason):
-  rules = make_gate((('mine:inspect', lambda text: reason),))
-  with pytest.raises(ValueError, match=r"'mine:inspect'.*one word.*'7 \+ 4'"):
-    rules.check_question(candidate())
 
 
 def test_repeats():

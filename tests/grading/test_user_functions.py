@@ -33,6 +33,12 @@ def hangs(text):
   while True: time.sleep(1)
 async def later(text): return '7'
 def two(text, other): return '7'
+def many(question, answers): return len(answers)
+def truth_of(question, answers): return answers[0] is None
+def nan(question, answers): return float('nan')
+def texts(text): return [text, text + '!']
+def rates(question, response, answer): return len(response) + (answer == '3')
+def rates_in_words(question, response, answer): return 'good'
 def none(): return '7'
 def named(text, *, other): return '7'
 value = 5
@@ -71,7 +77,7 @@ def modules(tmp_path, monkeypatch):
   ],
 )
 def test_functions_that_return_a_text_or_none(name, value, capfd):
-  function = user_functions.Function('key', f'of_a_user:{name}')
+  function = user_functions.Function('task.checker', f'of_a_user:{name}')
   assert [function('7 × 6') for _ in range(3)] == [value] * 3
   assert capfd.readouterr() == ('', '')
 
@@ -109,7 +115,7 @@ def test_errors_name_the_function_the_question_and_the_problem(
 
 
 def test_long_questions_are_shortened_in_errors():
-  function = user_functions.Function('key', 'of_a_user:number')
+  function = user_functions.Function('task.checker', 'of_a_user:number')
   with pytest.raises(ValueError, match='expected') as raised:
     function('x' * 10**4)
   assert len(str(raised.value)) < 500
@@ -134,7 +140,72 @@ def test_long_questions_are_shortened_in_errors():
   ],
 )
 def test_invalid_functions_are_refused_at_creation(name, problem):
-  with pytest.raises(ValueError, match='expected a function of one') as raised:
+  with pytest.raises(
+    ValueError, match=r'expected a function of \(question\)'
+  ) as raised:
     user_functions.Function('task.checker', name)
   assert f'task.checker={name!r}' in str(raised.value)
   assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  'key, name, arguments, value',
+  [
+    ('gate.functions', 'unknown', ('7 - 4',), None),
+    ('gate.functions', 'good', ('odd',), 'ODD'),
+    ('task.equivalent_forms', 'texts', ('7 - 4',), ['7 - 4', '7 - 4!']),
+    ('solver.reward_functions', 'rates', ('7 - 4', '= 3', '3'), 4.0),
+    ('solver.reward_functions', 'rates', ('7 - 4', '', None), 0.0),
+    ('proposer.reward_functions', 'many', ('7 - 4', ['3', None]), 2.0),
+    ('proposer.reward_functions', 'truth_of', ('7 - 4', [None]), 1.0),
+  ],
+)
+def test_functions_of_other_kinds(key, name, arguments, value):
+  result = user_functions.Function(key, f'of_a_user:{name}')(*arguments)
+  assert (type(result), result) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+  'key, name, arguments, message',
+  [
+    *(
+      (
+        key,
+        'good',
+        (reason,),
+        f"a reason of one word, or None for the {noun} '{reason}', but it "
+        f"returned '{reason.upper()}'",
+      )
+      for key, noun in (
+        ('gate.functions', 'question'),
+        ('exclude.functions', 'response'),
+      )
+      for reason in ('', 'two words', 'a/b', 'x' * 41)
+    ),
+    (
+      'solver.reward_functions',
+      'rates_in_words',
+      ('7 - 4', '= 3', '3'),
+      "a finite number for the question '7 - 4' and the response '= 3' and "
+      "the answer '3', but it returned 'good'",
+    ),
+    (
+      'proposer.reward_functions',
+      'nan',
+      ('7 - 4', ['3', None]),
+      "a finite number for the question '7 - 4' and the answers ['3', None] "
+      '(list), but it returned nan (float)',
+    ),
+    (
+      'task.equivalent_forms',
+      'good',
+      ('7 - 4',),
+      "a list of texts for the question '7 - 4', but it returned '7 - 4'",
+    ),
+  ],
+)
+def test_errors_name_all_arguments(key, name, arguments, message):
+  function = user_functions.Function(key, f'of_a_user:{name}')
+  with pytest.raises(ValueError, match='expected') as raised:
+    function(*arguments)
+  assert f"{key}='of_a_user:{name}': expected {message}" == str(raised.value)

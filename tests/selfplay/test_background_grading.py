@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from sqlm_jax.game import types
+from sqlm_jax.game import rewards, types
 from sqlm_jax.selfplay import background_grading
 from sqlm_jax.tasks import base
 
@@ -108,3 +108,22 @@ def test_a_failure_in_the_thread_fails_the_step():
   grader.add({0: ['x']})
   with pytest.raises(RuntimeError, match='no sandbox'):
     grader.finish()
+
+
+def test_functions_of_the_user_reward_the_solvers_answers():
+  """Neither an excluded answer nor the answers of voters."""
+  calls = []
+
+  def reward(question, response, answer):
+    calls.append((question, response, answer))
+    return len(response)
+
+  graded = background_grading.GradedAnswers(
+    (11, None, None, 9, 9), excluded=('', 'words', '', '', '')
+  )
+  functions = rewards.Functions(solver=((reward, 0.5), (lambda *_: 1.0, 2.0)))
+  graded = background_grading.reward_answers(
+    types.Problem('7 + 4'), ['= 11', 'damn', '?'], graded, functions
+  )
+  assert graded.extra_rewards == (4.0, 0.0, 2.5)
+  assert calls == [('7 + 4', '= 11', '11'), ('7 + 4', '?', None)]

@@ -64,7 +64,7 @@ def refuse_odd(text: str) -> str | None:
 def play(
   steps=2,
   *,
-  functions=(('refuse_odd', refuse_odd),),
+  functions=(refuse_odd,),
   known=verdicts.NONE,
   **changes,
 ):

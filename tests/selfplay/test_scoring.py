@@ -7,8 +7,15 @@ import random
 import pytest
 
 from sqlm_jax.config import game_schema, gate_schema, schema
-from sqlm_jax.game import exclusion, gate, repetition, types, verdicts
-from sqlm_jax.selfplay import background_grading, scoring
+from sqlm_jax.game import (
+  exclusion,
+  gate,
+  repetition,
+  rewards,
+  types,
+  verdicts,
+)
+from sqlm_jax.selfplay import background_grading, scoring, step_metrics
 from sqlm_jax.tasks import base
 
 CONFIG = schema.Config()
@@ -262,3 +269,45 @@ def test_a_replayed_question_has_no_penalty():
     coin_of=random.Random,
   )
   assert [q.proposer_reward for q in questions] == [1, 1]
+
+
+def test_functions_of_the_user_add_to_the_rewards():
+  calls = []
+
+  def reward(question, answers):
+    calls.append((question, answers))
+    return -9.0
+
+  graded = background_grading.GradedAnswers(
+    (2, None, 3), excluded=('', 'words', ''), extra_rewards=(0.5, 0.0, 0.25)
+  )
+  question = scoring.score_question(
+    PROBLEM,
+    scoring.Answers(graded, [0.5] * 3, 3),
+    make_task(),
+    config=CONFIG,
+    weights=scoring.Weights({'format': 1.0}, {}),
+    penalty=0.0,
+    coin=random.Random(0),
+    functions=rewards.Functions(proposer=((reward, 1.0),)),
+  )
+  assert question.solver_rewards == (1.5, None, 1.25)
+  # Not below the reward of an unreadable question.
+  assert question.proposer_reward == -1.0
+  assert calls == [('1 + 1', ['2', '3'])]
+
+
+def test_excluded_programs_do_not_count_in_the_metrics_of_tests():
+  passed, wrong = types.Result('passed'), types.Result('wrong')
+  question = types.ScoredQuestion(
+    PROBLEM,
+    answers=('a', None, 'b'),
+    results=((passed, passed), (wrong, wrong), (passed, wrong)),
+    solver_rewards=(1.0, None, 0.5),
+    excluded=('', 'words', ''),
+  )
+  task = make_task(run_tests=lambda answers, tests: [], given_up=dict)
+  metrics = step_metrics.of_questions([question], task)
+  assert metrics['tests/pass_rate'] == 3 / 4
+  assert metrics['tests/passed_by_all'] == 1 / 2
+  assert metrics['tests/wrong'] == 1

@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax.config import game_schema, schema
+from sqlm_jax.config import game_schema, program_schema, schema, task_schema
 from sqlm_jax.game import repetition, rewards, types, vote
 from sqlm_jax.grading import answer_kinds
 from sqlm_jax.grading import answers as canonical
@@ -53,7 +53,7 @@ EXPRESSION = {'expression': {'answer_kind': 'expression'}}
 
 @functools.cache
 def make_task(name):
-  config = game_schema.Task(
+  config = task_schema.Task(
     name='any',
     topics=('a',),
     proposer_prompt='{topic}: ',
@@ -123,7 +123,7 @@ CONFIGS = st.builds(
     min_similarity=st.sampled_from([0.0, 0.9, 1.0]),
   ),
   tests=st.builds(
-    game_schema.Tests, unsolved=st.sampled_from(['count', 'leave_out'])
+    program_schema.Tests, unsolved=st.sampled_from(['count', 'leave_out'])
   ),
   vote=st.builds(
     game_schema.Vote,
@@ -204,7 +204,9 @@ class FakeSandbox:
 def coding_task():
   return coding.with_programs(
     make_task('number')._replace(read_answers=make_task('text').read_answers),
-    game_schema.Tests(min_count=1, max_count=3, program='x = {answer}{answer}'),
+    program_schema.Tests(
+      min_count=1, max_count=3, program='x = {answer}{answer}'
+    ),
     FakeSandbox,
   )
 

@@ -8,21 +8,22 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax.config import game_schema
+from sqlm_jax.config import program_schema, task_schema
 from sqlm_jax.game import types
 from sqlm_jax.sandbox import sandbox, unit_tests
 from sqlm_jax.tasks import coding, prompted
+from sqlm_jax.text import extraction
 
 needs_bubblewrap = pytest.mark.skipif(
   not shutil.which('bwrap'), reason='bubblewrap is not installed'
 )
-TESTS = game_schema.Tests(min_count=2, max_count=3)
+TESTS = program_schema.Tests(min_count=2, max_count=3)
 DOUBLE = 'Double the number.\n1 => 2\n3 => 6'
 BLOCK = r'```(?:python)?\n(.*?)```'
 
 
 def make_task(open_sandbox=None, answer_pattern=BLOCK, **changes):
-  config = game_schema.Task(
+  config = task_schema.Task(
     name='programs',
     topics=('a',),
     proposer_prompt='Ask about {topic}: ',
@@ -181,3 +182,13 @@ def test_any_text_can_be_read_as_a_question(text):
   assert TESTS.min_count <= len(problem.tests) <= TESTS.max_count
   assert not unit_tests.contradictions(problem.tests)
   assert len({case.output for case in problem.tests}) > 1
+
+
+def test_a_pattern_of_tests_that_takes_too_long(monkeypatch):
+  monkeypatch.setattr(extraction, 'TIME_LIMIT', 0.05)
+  tests = dataclasses.replace(TESTS, pattern=r'(?m)^((?:a|aa)+)=>(b)$')
+  problem = types.Problem('a' * 60 + '\n1 => 2')
+  assert coding.read_tests(problem, tests).reason == 'timeout'
+  task = make_task(pattern=tests.pattern)
+  with pytest.raises(ValueError, match='expected tests'):
+    task.to_example(types.Example('Double.', problem.text))

@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from sqlm_jax.config import game_schema
+from sqlm_jax.config import task_schema
 from sqlm_jax.game import rewards, types
 from sqlm_jax.grading import answers
 from sqlm_jax.tasks import prompted
@@ -30,7 +30,7 @@ def make_task(
     'checker': 'arithmetic',
   }
   return prompted.make_task(
-    game_schema.Task(**settings | changes),
+    task_schema.Task(**settings | changes),
     num_topics=num_topics,
     group_size=group_size,
     wrap=wrap,
@@ -237,7 +237,7 @@ def test_shuffled_options():
   ],
 )
 def test_orders_of_options(group_size, size, expected):
-  task = game_schema.Task(
+  task = task_schema.Task(
     options=tuple('abcdefgh'[:size]), shuffle_options=True
   )
   assert list(task.option_orders(group_size)) == expected
