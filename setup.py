@@ -9,7 +9,10 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['sqlm_jax', 'sqlm_jax.*']),
-  package_data={'sqlm_jax.datasets': ['*.jsonl']},
+  package_data={
+    'sqlm_jax.datasets': ['*.jsonl'],
+    'sqlm_jax.reporting': ['locale/*.po', 'templates/*'],
+  },
   install_requires=[
     'absl-py>=2.1',
     # What datasets are stored in; tensorflow-datasets brings it on Linux alone.
@@ -28,6 +31,7 @@ setuptools.setup(
     'numpy>=2.0',
     'optax>=0.2.6',
     'orbax-checkpoint>=0.12',
+    'polib>=1.2',  # translations of reports
     'pyarrow>=18.0',
     'rapidfuzz>=3.9',
     'regex>=2024.11',  # patterns with a time limit
@@ -49,8 +53,10 @@ setuptools.setup(
     's3': ['boto3>=1.34', 'etils[epath-s3]>=1.10'],
     'tpu': ['jax[tpu]'],
     'test': [
+      'duckdb>=1.4',  # the queries of docs/trace.md
       'hypothesis>=6.100',
       'import-linter>=2.7',
+      'mlcroissant>=1.1',  # validates data cards
       'pytest>=8.3',
       'pytest-xdist>=3.6',
       'pyyaml>=6.0',
