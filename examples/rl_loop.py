@@ -4,9 +4,9 @@
 
 A question and its answer are one text, such as `?7+4=11.`. The proposer
 continues `?` up to the equals sign, and the solver continues `?7+4=` up to the
-full stop, with the same weights. A vote only brings out what a model half
-knows. The model is therefore first trained on sums of which many are wrong,
-most often those with a carry. After that it sees no labels. Each step is
+full stop, with the same weights. A vote can only reinforce frequent answers.
+The model is therefore first trained on sums of which many are wrong, most often
+those with a carry. After that it sees no labels. Each step is
 
   propose -> solve -> vote -> reward -> advantage -> update
 
@@ -161,9 +161,9 @@ def self_play_step(state, optimizer, key):  # selfplay/step.py
   # Update both roles (selfplay/learning.py).
   state = update(policy_loss, optimizer, state, solutions, solver_QG)
   state = update(policy_loss, optimizer, state, proposals, proposer_1Q)
-  asked = np.array(questions)[readable_Q]
+  readable = np.array(questions)[readable_Q]
   return state, {
-    'with carry': np.mean([int(q[0]) + int(q[2]) >= 10 for q in asked]),
+    'with carry': np.mean([int(q[0]) + int(q[2]) >= 10 for q in readable]),
     'agreement': np.mean([v.count / v.size for v in votes]),
     'proposer reward': np.mean(proposer_rewards_1Q),
   }

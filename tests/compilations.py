@@ -12,43 +12,47 @@ _EVENT = '/jax/core/compile/backend_compile_duration'
 
 @contextlib.contextmanager
 def count() -> Iterator[list[float]]:
-  """Collects the seconds of every compilation, cached ones left out."""
-  found = []
+  """Collects the seconds of every compilation, without cached programs."""
+  durations = []
 
   def listen(event, duration, **_):
     if event == _EVENT:
-      found.append(duration)
+      durations.append(duration)
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
-    yield found
+    yield durations
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
 class Program(NamedTuple):
-  """A compiled program: `jit(name)`, its argument shapes, and its steps."""
+  """A program that was compiled."""
 
-  name: str
-  shapes: str
-  steps: int
+  name: str  # of the jitted function
+  shapes: str  # of its arguments
+  steps: int  # number of steps done when it was compiled
 
 
 @contextlib.contextmanager
 def programs(steps: Callable[[], int]) -> Iterator[list[Program]]:
-  """Collects every program, with `steps()` as it was at that moment."""
-  found = []
+  """Collects every compiled program.
+
+  Args:
+    steps: returns the number of steps done so far.
+  """
+  compiled = []
 
   class Listener(logging.Handler):
     def emit(self, record):
       if str(record.msg).startswith('Compiling '):
         name, shapes, _ = record.args
-        found.append(Program(name, str(shapes), steps()))
+        compiled.append(Program(name, str(shapes), steps()))
 
   listener, logger = Listener(), logging.getLogger('jax')
   logger.addHandler(listener)
   try:
     with jax.log_compiles():
-      yield found
+      yield compiled
   finally:
     logger.removeHandler(listener)

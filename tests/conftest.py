@@ -9,29 +9,29 @@ import pytest
 
 from sqlm_jax.pretrained import catalog
 
-# What one test has compiled the next one need not, and no process that a test
-# starts. Not the user's own cache: a test run begins with nothing.
+# Tests, and the processes that they start, share compiled programs in a cache.
+# It is temporary, so that a test run never uses the programs of an earlier run.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _COMPILED = tempfile.TemporaryDirectory()
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED.name
   jax.config.update('jax_compilation_cache_dir', _COMPILED.name)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
-# Most of a test is compilation, and what is compiled badly is right, too: a
-# third of the time. test_quickstart compiles as users do.
+# Tests spend most of their time on compilation, which takes a third of the time
+# without optimizations. `test_quickstart` compiles with them, as users do.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 jax.config.update(
   'jax_disable_most_optimizations',
   os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == '1',
 )
-if jax.__version_info__ < (0, 11):  # XLA ends at a flag that it does not know
+if jax.__version_info__ < (0, 11):  # XLA aborts if it does not know a flag
   os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
 
-# Before anything asks jax for its devices.
+# Must be set before jax initializes its devices.
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-# A machine that does other work, too, is slow and not broken.
+# A test may be slow because the machine is busy, so slowness is not an error.
 hypothesis.settings.register_profile(
   'patient',
   deadline=None,
@@ -42,12 +42,12 @@ hypothesis.settings.load_profile('patient')
 
 @pytest.fixture(scope='session')
 def smollm2_path():
-  """The real model of the quickstart, fetched if it is not cached."""
+  """Returns the path of the quickstart's model, downloaded if not cached."""
   return catalog.resolve('smollm2-135m-instruct')
 
 
-# On our own machines everything is there that a test needs: one that is
-# skipped has gone missing.
+# Set on machines that have everything that the tests need. A skipped test then
+# fails, because it was meant to run.
 NO_SKIPS = bool(os.environ.get('SQLM_JAX_NO_SKIPS'))
 
 

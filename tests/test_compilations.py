@@ -1,4 +1,4 @@
-"""A longer run compiles few programs, most of them early, none twice."""
+"""A longer run compiles few programs, most of them early, and none twice."""
 
 import collections
 
@@ -11,7 +11,7 @@ from sqlm_jax.workdir import jsonl
 from tests import compilations
 
 STEPS = 20
-# What takes seconds to compile where models are large.
+# Programs that take seconds to compile for large models.
 LARGE = ('jit(prefill)', 'jit(decode)', 'jit(update)')
 
 
@@ -37,9 +37,9 @@ def compiled(tmp_path_factory):
 
 def test_large_programs_are_few(compiled):
   counts = collections.Counter(program.name for program in compiled)
-  # Two roles, responses of up to 8 and of up to 12 tokens.
+  # Two roles times two widths, 8 and 12 tokens.
   assert 1 <= counts['jit(update)'] <= 4
-  # Two roles, two evaluations; a role's rows are halved until few are left.
+  # Two roles and two evaluations; the number of rows is halved several times.
   assert 1 <= counts['jit(prefill)'] <= 6
   assert 1 <= counts['jit(decode)'] <= 12
   assert len(compiled) <= 120

@@ -1,4 +1,4 @@
-"""The files of configs/: what they ask, read and expect."""
+"""Tests of the prompts, patterns and settings of configs/."""
 
 import ast
 import importlib
@@ -32,7 +32,7 @@ def load(name: str) -> config_lib.Config:
 
 
 def make_task(name: str) -> base.Task:
-  """The task as it is read; nothing is run."""
+  """Returns the task of a config, without running anything."""
   c = load(name)
   task = prompted.make_task(c.task, num_topics=1)
   if c.task.answer_kind != 'code':
@@ -69,7 +69,7 @@ def test_an_evaluation_shows_nothing_of_the_prompts(name):
   'name', ['algebra_smollm2', 'coding_smollm2', 'multiplication_smollm2']
 )
 def test_worked_examples_have_the_format_that_they_show(name):
-  """A small model copies them: a wrong one would teach it to be wrong."""
+  """Small models copy worked examples, also their errors."""
   task, c = make_task(name), load(name)
   asked = re.split('Question: |Problem: |Task: ?', c.task.proposer_prompt)[1:-1]
   assert len(asked) >= 3
@@ -122,7 +122,7 @@ def test_questions_of_the_papers_arithmetic(response, question):
   'response, question',
   [
     (f'1. Ann...\n2. Bob...\n3. Eve?\n\n{algebra.MARKER} Eve?', 'Eve?'),
-    # What stands behind the last one.
+    # The text after the last marker.
     (f'{algebra.MARKER} Ann?\n{algebra.MARKER}\nBob?\nHow?', 'Bob?\nHow?'),
     ('1. Ann?', None),
     (algebra.MARKER, None),
@@ -165,7 +165,7 @@ def test_a_response_of_the_papers_coding():
 def test_controls(base, control):
   c = controls.get_config(f'{base},{control}')
   if base == 'smoke' and control == 'true':
-    # Nobody knows the answers.
+    # The task has no checker.
     with pytest.raises(ValueError, match=r'solver\.rewards\.true=1\.0'):
       config_lib.from_dict(c.to_dict())
     return

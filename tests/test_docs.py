@@ -72,6 +72,14 @@ def test_links_and_named_functions_exist(page):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_named_python_files_exist(page):
+  folders = (ROOT, ROOT / 'sqlm_jax', ROOT / 'tests')
+  for path in re.findall(r'`((?:\w+/)+\w+\.py)\b', page.read_text()):
+    exists = any((folder / path).exists() for folder in folders)
+    assert exists or f'--config={path}' in page.read_text(), path
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_named_scripts_exist(page):
   names = re.findall(
     r'python -m ((?:benchmarks|tools)[\w.]*\w)', page.read_text()

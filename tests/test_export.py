@@ -68,7 +68,7 @@ def run(request, model_path, tmp_path_factory):
 
 
 def trained(workdir, parts, role):
-  abstract = train_states.abstract_states(parts)[parts.owner[role]].params
+  abstract = train_states.abstract_states(parts)[parts.state_names[role]].params
   directory = workdir / 'checkpoints'
   with checkpoints.open_checkpoints(directory, read_only=True) as manager:
     step, params = checkpoints.restore_params(manager, {role: abstract})

@@ -479,7 +479,7 @@ def test_every_mode_works_on_a_workdir_of_any_name(
   assert (run / 'q.jsonl').exists()
   monkeypatch.setattr(sys, 'stdin', io.StringIO('1 + 1\n'))
   start('--mode=sample', at)
-  # The run itself, which is already finished.
+  # Training the same run again finds that it has finished.
   c = json.loads((run / 'config.json').read_text())
   assert train.train(config_lib.from_dict(c), str(run))
 

@@ -32,7 +32,7 @@ def make_parts(**changes) -> build.Parts:
 
 
 def play(parts, game, states, steps):
-  """States and metrics after these steps."""
+  """Returns the states and metrics after the given steps."""
   memory, found = build.make_memory(parts.config), []
   for step in steps:
     states, memory, outcome = step_lib.self_play_step(
@@ -52,7 +52,7 @@ def parts_and_game():
 
 @pytest.fixture(scope='module')
 def four_steps(tmp_path_factory):
-  """Four steps in one go, with a checkpoint of the first two."""
+  """Plays four steps, and saves a checkpoint after the first two."""
   directory = tmp_path_factory.mktemp('checkpoints')
   parts, game = parts_and_game()
   states, found = play(parts, game, train_states.initial_states(parts), (0, 1))

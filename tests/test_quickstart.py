@@ -1,4 +1,4 @@
-"""The main job, as a user starts it, on the real model."""
+"""Tests of the quickstart with the real model, started as users do."""
 
 import json
 import os
@@ -12,7 +12,8 @@ from pyarrow import parquet
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-# Compiled as users do: here it is the computation that takes the time.
+# Settings of the other tests that are not used here, because computation takes
+# most of the time.
 TEST_SETTINGS = ('JAX_DISABLE_MOST_OPTIMIZATIONS', 'XLA_FLAGS')
 
 
@@ -32,7 +33,7 @@ def run(*flags, text=None):
 
 @pytest.fixture(scope='module')
 def trained(smollm2_path, tmp_path_factory):
-  """Two steps of the quickstart: enough to see a difference."""
+  """Trains two steps of the quickstart, enough for a difference."""
   workdir = tmp_path_factory.mktemp('runs') / 'quickstart'
   output = run(
     '--config=configs/quickstart.py',
@@ -48,7 +49,7 @@ def test_two_steps_teach_the_model(trained):
   lines = (workdir / 'eval.jsonl').read_text().splitlines()
   records = map(json.loads, lines)
   before, after = (r for r in records if r['set'] == 'test')
-  # 0.65 to 0.88 when this was written; by chance it moves by a few hundredths.
+  # From 0.65 to 0.88 when this was written, with noise of a few hundredths.
   assert 0.5 < before['mean@4'] < 0.75
   assert after['mean@4'] > before['mean@4'] + 0.1
   assert after['greedy'] >= before['greedy'] - 0.02

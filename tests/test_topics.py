@@ -1,4 +1,4 @@
-"""A new topic is a config file and nothing else: those of the docs play."""
+"""Trains the topics of the docs, which consist of a config file only."""
 
 import dataclasses
 import importlib.util
@@ -21,8 +21,8 @@ BLOCKS = re.findall(
   (ROOT / 'docs' / 'add_a_topic.md').read_text(),
   re.DOTALL | re.MULTILINE,
 )
-# Task of a block -> a question of it, a response to that, what is read, and
-# whether a checker knows.
+# By task of a code block: a question, a response, the parsed answer, and True
+# if the checker knows the answer.
 EXAMPLES = {
   'subtraction': ('7 - 4\n', '3\n', 3, True),
   'dates': (
@@ -42,7 +42,7 @@ EXAMPLES = {
 
 @pytest.fixture(scope='module', params=BLOCKS, ids=lambda x: x[3:25])
 def parts(request, tmp_path_factory):
-  """Assembled from the file of the docs, with a tiny model and few tokens."""
+  """Builds a config of the docs with a tiny model and few tokens."""
   path = tmp_path_factory.mktemp('configs') / 'topic.py'
   path.write_text(request.param)
   spec = importlib.util.spec_from_file_location('topic', path)
@@ -73,7 +73,7 @@ def test_there_are_topics_to_check():
 
 
 def test_a_checker_of_the_users_own(parts, tmp_path, monkeypatch):
-  """The function of the docs, for the topic of the docs."""
+  """The checker of the docs works for the topic of the docs."""
   if parts.task.name != 'defects':
     return
   text = (ROOT / 'docs' / 'add_a_topic.md').read_text()
@@ -108,7 +108,7 @@ def test_a_topic_is_parsed_and_graded(parts):
 
 
 def test_a_step_of_a_topic(parts):
-  """The question is scripted, a random model would never find one."""
+  """Questions are scripted, because a random model would never write one."""
   question, *_ = EXAMPLES[parts.task.name]
   topics = parts.task.topics(0)
   script = [[question + '\n', 'Hello!\n'] for _ in topics]
@@ -129,7 +129,7 @@ def test_a_step_of_a_topic(parts):
   assert outcome.metrics['proposer/valid_rate'] == 1 / 2
   assert len(played.solutions.texts) == len(topics)
   assert all(np.isfinite(list(outcome.metrics.values())))
-  # The solver was asked what the docs say, with the question filled in.
+  # The prompts are those of the docs, with question and topic filled in.
   prompt = parts.tokens.decode(played.solutions.prompt_ids[0])
   assert question.strip() in prompt
   assert '{question}' not in prompt

@@ -131,7 +131,7 @@ def test_a_finished_run_is_not_touched_again(four_steps, capsys):
   assert 'Trained 4 steps.' in shown
   assert (four_steps / 'metrics.jsonl').read_text() == lines
   assert (four_steps / 'eval.jsonl').read_text() == evaluations
-  # Fewer steps than it has are done, too: a launcher need not try again.
+  # A run with more steps than `num_steps` has finished, too.
   assert train.train(smoke_config(num_steps=2), str(four_steps))
 
 
@@ -169,13 +169,13 @@ def test_a_resumed_run_has_the_same_gate(tmp_path):
 
 
 def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
-  """Whatever the test set says, and beside the newest one."""
+  """It does not depend on the test set, and the newest is kept, too."""
   config = smoke_config(
     **{
       'evaluation.every': 1,
       'checkpoint.every': 0,
       'checkpoint.keep': 1,
-      # Of a single digit, a random model finds some by chance.
+      # A random model answers some of these by chance.
       'task.validation': tuple((f'{n} + 0', str(n)) for n in range(8)),
     }
   )
@@ -193,7 +193,7 @@ def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
     assert set(manager.all_steps()) == {best, 4} - {0}
   assert scores[best] == max(scores.values())
   assert best or scores[0] >= max(scores.values())
-  # What --mode=eval asks in another way is no score of the run.
+  # An evaluation with other settings is not a score of the run.
   parts = build.build(config)
   with contextlib.closing(run_writer.RunWriter(tmp_path)) as writer:
     choice = scheduled_evaluations.choose(parts, tmp_path, 4)
@@ -204,7 +204,7 @@ def test_the_best_checkpoint_is_that_of_the_validation_set(tmp_path):
 
 
 def test_what_a_step_remembers_survives_a_restart(tmp_path):
-  """Questions of earlier steps, an earlier solver, rounds and variants."""
+  """Tests the question history, an earlier solver, rounds and variants."""
   changes = {
     'random_model.num_layers': 1,
     'task.solver_variants': ('{question}: a number? ',),
@@ -232,7 +232,7 @@ def test_what_a_step_remembers_survives_a_restart(tmp_path):
   assert voters
   assert all(row['reward'] is None for row in voters)
   assert not any(row['trained_on'] for row in voters)
-  # After two steps the voters are as old as the solver was then.
+  # After two steps, the voters are replaced by the solver of that step.
   ages = {(row['step'] >= 2, row['policy_step'] > 0) for row in voters}
   assert ages == {(False, False), (True, True)}
 
@@ -247,7 +247,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(four_steps, tmp_path):
   wider = smoke_config(**{'random_model.mlp_width': 128})
   with pytest.raises(ValueError, match=r'mlp/down/kernel.*64.*128'):
     train.train(wider, str(tmp_path))
-  # A wrong config would refuse the right one from now on.
+  # A stored wrong config would make later starts refuse the right one.
   assert not (tmp_path / 'config.json').exists()
 
 
@@ -291,7 +291,7 @@ def test_two_runs_do_not_write_one_workdir(four_steps):
 def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
   config = smoke_config(
     **{
-      'optimizer.learning_rate': 1e30,  # the second update meets infinity
+      'optimizer.learning_rate': 1e30,  # so the second update is not finite
       'divergence.max_skipped_updates': 1,
       'checkpoint.every': 1,
       'evaluation.validation': '',
@@ -311,13 +311,13 @@ def test_a_run_whose_updates_are_not_finite_stops(tmp_path):
     last.get('train/proposer/skipped_rate'),
     last.get('train/solver/skipped_rate'),
   )
-  # What it stopped with is finite: nothing else was ever kept.
+  # The saved states are finite, because other updates were skipped.
   _, states, _ = restored(config, tmp_path)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(states))
 
 
 def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
-  """The weights go back, the step does not, and the next alarm stops."""
+  """Weights are restored, the step continues, and a second alarm stops."""
   kls = [
     max(row.get(f'train/{role}/kl', 0.0) for role in ('solver', 'proposer'))
     for row in without_times(four_steps)[:2]
@@ -344,7 +344,7 @@ def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
 
 
 def unreadable(tmp_path, **changes):
-  """A run none of whose questions have the format."""
+  """Trains a run in which no question has the format."""
   config = smoke_config(
     **{
       'task.question_pattern': '問題：.*',
@@ -366,7 +366,7 @@ def told(caplog) -> list[str]:
 
 
 def test_unreadable_questions_are_told_once(tmp_path, caplog):
-  """After the third step, though the run was resumed in between."""
+  """The warning comes after the third step, although the run was resumed."""
   unreadable(tmp_path, num_steps=2)
   assert told(caplog) == []
   unreadable(tmp_path, num_steps=4)
@@ -395,7 +395,7 @@ def test_unreadable_questions_can_stop_a_run(tmp_path, caplog):
 
 
 def sampled_by(workdir, role='proposer') -> list[list[int]]:
-  """Updates that the weights had seen which sampled each step's rounds."""
+  """Returns the updates of the weights that sampled each step's rounds."""
   found = []
   for path in sorted((workdir / 'rollouts').iterdir()):
     rows = parquet.read_table(path).to_pylist()
@@ -405,7 +405,7 @@ def sampled_by(workdir, role='proposer') -> list[list[int]]:
 
 
 def updates_before(workdir) -> list[int]:
-  """Updates before each step, and at the end."""
+  """Returns the number of updates before each step, and at the end."""
   totals = [0]
   for row in without_times(workdir):
     roles = ('solver', 'proposer')
@@ -415,7 +415,7 @@ def updates_before(workdir) -> list[int]:
 
 
 def test_one_step_ahead(tmp_path):
-  """Sampled by the weights before, but behind a checkpoint; and resumed."""
+  """Steps are sampled ahead, except after checkpoints, also when resumed."""
   config = functools.partial(
     smoke_config, **{'sampler.one_step_ahead': True, 'checkpoint.every': 3}
   )
@@ -429,7 +429,7 @@ def test_one_step_ahead(tmp_path):
     train.train(config(num_steps=num_steps), str(parts))
   assert without_times(parts) == without_times(whole)
   assert sampled_by(parts) == sampled_by(whole)
-  # The sampler's weights are not the learner's any more, and the loss knows.
+  # The weights of sampler and learner now differ, as the metric shows.
   gaps = [row['sample/solver/logprob_gap'] for row in without_times(whole)]
   assert gaps[0] < 1e-4 < gaps[1]
 
@@ -453,7 +453,7 @@ def test_what_was_sampled_ahead_is_dropped_by_a_rollback(tmp_path, monkeypatch):
 def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
   tmp_path, monkeypatch
 ):
-  """SIGTERM at the first of three questions: saved, and evaluated later."""
+  """After SIGTERM at the first of three questions, the rest is done later."""
   config = smoke_config(
     **{'num_steps': 1, 'evaluation.batch_questions': 1, 'checkpoint.every': 0}
   )
@@ -477,7 +477,9 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
 
   with monkeypatch.context() as patch:
     patch.setattr(display, 'progress', interrupted)
-    assert not train.train(config, str(tmp_path))  # all steps, but not all
+    assert not train.train(
+      config, str(tmp_path)
+    )  # the evaluation is incomplete
   assert steps() == [(0, 'validation'), (0, 'test')]
   assert train.train(config, str(tmp_path))
   assert steps()[2:] == [(1, 'validation'), (1, 'test')]
@@ -490,7 +492,7 @@ def test_a_stop_in_an_evaluation_leaves_the_rest_for_later(
     for row in jsonl.read(tmp_path / 'eval.jsonl')
     if row['set'] == 'validation'
   )
-  # Its score was added when it was evaluated.
+  # The later evaluation has added the score.
   assert best == (1 if after > before else 0)
 
 
@@ -535,7 +537,7 @@ def open_read_only(workdir):
 def test_only_checkpoints_of_the_run_in_a_workdir_of_any_name(
   four_steps, tmp_path, caplog
 ):
-  """A run goes on from its own newest checkpoint, whatever lies beside it."""
+  """A run resumes from its own newest checkpoint and ignores other entries."""
   workdir = tmp_path / 'seeds=[0,1] \\ ?* {a,b} ~ ü'
   shutil.copytree(four_steps, workdir)
   checkpoints = workdir / 'checkpoints'
@@ -566,7 +568,7 @@ def test_checkpoints_of_another_run_alone_are_refused(four_steps, tmp_path):
   other = tmp_path / 'other'
   config = smoke_config(num_steps=0)
   train.train(config, str(other))
-  # That of step 0, saved by another run, in the place of all others.
+  # The only checkpoint is that of step 0 of another run.
   checkpoints = tmp_path / 'run' / 'checkpoints'
   shutil.copytree(four_steps, tmp_path / 'run')
   for step in ('2', '4'):

@@ -1,4 +1,4 @@
-"""A tiny policy, and the plain computation that everything is held against."""
+"""A tiny policy, and plain computations to compare results with."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ CONFIG = model_config.ModelConfig(
   num_kv_heads=2,
   head_width=8,
 )
-WIDTH = 48  # plain passes are padded to this, so that they compile once
+WIDTH = 48  # texts are padded to this width, to compile once
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def tiny_policy(tied: bool = True) -> policy.Policy:
 @functools.cache
 def tiny_params(tied: bool = True):
   params = jax.jit(tiny_policy(tied).init)(jax.random.key(0))
-  # Sharper than at initialisation, so that tokens differ in probability.
+  # Larger than at initialization, so that tokens differ in probability.
   return jax.tree.map(lambda x: x * 1.5 if x.ndim > 1 else x, params)
 
 
@@ -42,7 +42,7 @@ def _padded_logits(params, tokens_BT, tied):
 
 
 def plain_logits(params, texts: list[list[int]], tied: bool = True):
-  """Logits [B, WIDTH, V]: one text a row, no context, nothing shared."""
+  """Computes logits [B, WIDTH, V] with one unshared text per row."""
   padded = np.zeros((len(texts), WIDTH), np.int32)
   for i, text in enumerate(texts):
     padded[i, : len(text)] = text
@@ -50,7 +50,7 @@ def plain_logits(params, texts: list[list[int]], tied: bool = True):
 
 
 def plain_logprobs(params, prompt: list[int], response: list[int]):
-  """Log-probability of each response token, the whole text in one pass."""
+  """Computes the log-probability of each response token in one pass."""
   logits = plain_logits(params, [[*prompt, *response]])[0]
   logps = jax.nn.log_softmax(logits[len(prompt) - 1 :][: len(response)])
   return logps[np.arange(len(response)), np.array(response)]

@@ -214,7 +214,7 @@ class Proposer:
 
   num_questions: int = keys.key(
     256,
-    'Q, number of questions per step; a multiple of `proposer.group_size`.',
+    'Q, number of questions per round; a multiple of `proposer.group_size`.',
     keys.at_least(1),
   )
   group_size: int = keys.key(

@@ -142,7 +142,7 @@ def problems(levels: Sequence[str], seed: str) -> Iterator[Problem]:
 
 
 def _describe(level: Level) -> str:
-  letters = ', constants hide behind letters' if level.letters else ''
+  letters = ', with letters for constants' if level.letters else ''
   return f'{level.unknowns} equations and unknowns{letters}.'
 
 
@@ -153,7 +153,7 @@ class LinearEquations(tfds.core.GeneratorBasedBuilder):
   BUILDER_CONFIGS: tuple = tuple(
     tfds.core.BuilderConfig(name=name, description=description)
     for name, description in (
-      ('mixed', 'All levels, as many of each.'),
+      ('mixed', 'All levels, in equal numbers.'),
       *((name, _describe(level)) for name, level in LEVELS.items()),
     )
   )

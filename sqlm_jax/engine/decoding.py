@@ -74,8 +74,8 @@ class DecodeState(NamedTuple):
     progress: progress of the B rows.
     drawn: tokens drawn since the start, [B, C] each.
     recent: keys and values of the processed tokens, [L, B, K, C, H] each.
-    first_B: first row with the same prompt and tokens as each row, see `dedup`;
-      None computes every row.
+    first_B: for each row, the first row with the same prompt and tokens, see
+      `dedup`. If None, every row is computed.
   """
 
   step: jax.Array
@@ -109,16 +109,16 @@ class Decode(Protocol):
       params: parameters of the policy.
       context: keys and values of the common prefix, and of prompts [A]; A
         divides B.
-      cache: keys and values of the responses so far, except for the last token,
-        [L, B, K, S, H] each; None if no response has an earlier token than its
-        last one.
+      cache: keys and values of all drawn tokens except the last of each
+        response, [L, B, K, S, H] each; None if no response has more than one
+        token.
       progress: progress of the rows.
       rows_B: index of the response in each row, which selects its key and its
         settings.
       keys_QG: one random key per response.
       settings: sampling settings.
-      first_B: first row that is equal so far to each row. Equal rows are then
-        computed once. None computes every row.
+      first_B: for each row, the first row with the same prompt and tokens.
+        Equal rows are then computed once. If None, every row is computed.
       width: C.
 
     Returns:
@@ -184,7 +184,7 @@ def advance(
     read_next: processes one token per row.
     context: keys and values before those of `state.recent`.
     keys_B: random key of each row.
-    settings_B: sampling settings, with those of a group's columns per row.
+    settings_B: sampling settings, with one temperature and top-p per row.
   """
   last_B = state.progress.last
   read_B = jnp.full(last_B.shape, state.step)
@@ -279,7 +279,7 @@ def _read_next(
 def _select_columns(
   settings: SamplerSettings, column_B: jax.Array
 ) -> SamplerSettings:
-  """Returns the settings of each row, given its column in a group."""
+  """Returns the settings of each row, given its position in its group."""
   if settings.temperature is None or settings.top_p is None:
     return settings
   return settings._replace(

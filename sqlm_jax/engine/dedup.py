@@ -116,7 +116,8 @@ def read_distinct(
     last_B: token to process in each row.
     context: segments before the token; their rows are shared by consecutive
       rows of the batch, see `policy.Policy`.
-    first_B: first row that is equal to each row, including `last_B`.
+    first_B: for each row, the first row with the same prompt and tokens,
+      including `last_B`.
     running_B: True for rows whose results are used. The results of other rows
       are arbitrary.
 

@@ -1,7 +1,8 @@
 """Groups of G responses to a prompt, the data of the sampler and learner.
 
-A here is the number of parts of a batch's packing, or of its groups if it is
-not packed, and M the number of tokens in each of them.
+In this module, A is the number of parts of a packed batch (`ops.packing`), or
+the number of groups if the batch is not packed. M is the number of tokens of a
+part or a group.
 """
 
 from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
@@ -77,7 +78,8 @@ class GroupBatch(NamedTuple, Generic[Array]):
   old_logprobs: Array  # [Q, G, R]
   advantages: Array  # [Q, G, R], or [Q, G, 1] for a whole response
   weights: Array  # [Q, G]
-  # [], number of groups to learn from, in as few microbatches as hold them.
+  # [], number of groups to learn from, which come first. Microbatches that
+  # contain only other groups are not computed.
   num_groups: Array
   old_values: Array | None = None  # [Q, G, R]
   value_targets: Array | None = None  # [Q, G, R]
@@ -162,8 +164,8 @@ def response_hidden(
   responses. Values and gradients equal those of G separate sequences.
 
   Returns:
-    `(first_QD, later_AMD)`: the states that predict the first tokens, one per
-    group, and those that predict the later tokens, in the layout of
+    `(first_QD, later_AMD)`. `first_QD` predicts the first token of every
+    response of a group. `later_AMD` predicts the later tokens, in the layout of
     `side_by_side`.
   """
   segments = _segments(batch.prompts)
@@ -188,7 +190,7 @@ def response_hidden(
 
 
 def side_by_side(batch: Batch, x_QGT: jax.Array) -> jax.Array:
-  """Lays out the values of the tokens after the first ones, [A, M]."""
+  """Lays out values of the tokens after each response's first, [A, M]."""
   if batch.packing is None:
     return x_QGT.reshape(len(x_QGT), -1)
   return packing_lib.pack(x_QGT.reshape(-1, x_QGT.shape[-1]), batch.packing)
@@ -197,7 +199,7 @@ def side_by_side(batch: Batch, x_QGT: jax.Array) -> jax.Array:
 def by_response(
   batch: Batch, first_QG: jax.Array, later_AM: jax.Array
 ) -> jax.Array:
-  """Joins values of first and later tokens to [Q, G, R]."""
+  """Joins the values of first tokens and of later tokens to [Q, G, R]."""
   num_groups, group_size, width = batch.tokens.shape
   if batch.packing is not None:
     later_AM = packing_lib.unpack(later_AM, batch.packing)

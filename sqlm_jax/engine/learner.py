@@ -57,8 +57,8 @@ class TrainStep(Protocol):
         penalty.
       base_params: frozen parameters that the trained ones are joined with; None
         if all parameters are trained.
-      kl_batch: groups of another role with the same weights, for which the KL
-        of the update is bounded, too; ignored without a bound.
+      kl_batch: groups of another role with the same weights. The bound on the
+        KL of the update, if there is one, applies to them as well.
     """
 
 
@@ -94,11 +94,10 @@ class Update(Protocol[Frozen]):
   ) -> tuple[TrainState, groups.Metrics]:
     """Returns the next state and the metrics of the update.
 
-    Gradients are accumulated over the microbatches that hold the first
-    `batch.num_groups` groups, of which there must be at least one; the
-    remaining microbatches are not computed. If the loss, the gradient or a
-    metric is not finite, the update is skipped: the returned state equals the
-    given one bit for bit.
+    Gradients are accumulated over the microbatches that contain the first
+    `batch.num_groups` groups (at least 1). The remaining microbatches are not
+    computed. If the loss, the gradient or a metric is not finite, the update is
+    skipped: the returned state equals the given one bit for bit.
 
     Args:
       state: state to update; its buffers are donated.

@@ -184,7 +184,7 @@ def _surrogate(
 def _sum_and_count(
   batch: groups.GroupBatch, x_QGR: jax.Array, mask_QGR: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns sum and count over tokens; a row may stand for equal responses."""
+  """Returns the sum and count over tokens, counting merged responses."""
   times = 1.0 if batch.counts is None else batch.counts[..., None]
   return masked.sum_and_count(x_QGR, mask_QGR, times)
 

@@ -175,11 +175,11 @@ class Sampler:
     on_ended = on_ended or _ignore
     limit = min(int(settings.limit), slots)
     settings = settings._replace(limit=np.array(limit, np.int32))
-    call, first = self._start(params, prompts, keys_QG, settings, slots=slots)
-    rows_N = rollout_buffer.response_indices(
+    call, drawn = self._start(params, prompts, keys_QG, settings, slots=slots)
+    rows_B = rollout_buffer.response_indices(
       num_groups, group_size, num_prompts
     )
-    buffer.add(rows_N, *jax.device_get(first))
+    buffer.add(rows_B, *jax.device_get(drawn))
     rows = None
     while (unfinished := buffer.unfinished(limit)).size:
       if rows is None:
@@ -221,7 +221,7 @@ class Sampler:
     if self._policy.reads_live:
       prompt_slots = self._shapes.capacity(prompt_slots, width)
     call = _Call(
-      params=self._policy.take_apart(params),
+      params=self._policy.unstack(params),
       prompts=prompts,
       keys_QG=keys_QG,
       settings=device_settings,
@@ -303,8 +303,8 @@ class Sampler:
       buffer: responses so far.
 
     Returns:
-      The index of the response in each row, and progress and tokens of the
-      rows, which the devices may still be computing.
+      The index of the response that occupies each row, and the progress and
+      tokens of the rows. The devices may still be computing these arrays.
     """
     rows_B = rows.layout.rows.reshape(-1)
     progress = buffer.progress_of(rows_B)
@@ -325,9 +325,10 @@ class Sampler:
   def _first_equal(
     self, call: _Call, rows: _Rows, buffer: rollout_buffer.RolloutBuffer
   ) -> np.ndarray | None:
-    """Returns the first row that is equal to each row so far, see `dedup`.
+    """Returns, for each row, the first row with the same prompt and tokens.
 
-    Returns None if it is faster to compute every row.
+    Equal rows are then computed once, see `dedup`. Returns None if it is faster
+    to compute every row.
     """
     if not self._share:
       return None

@@ -28,14 +28,14 @@ def comparison(compared: Mapping[str, Any]) -> dict[str, bytes]:
   names = list(compared['figures'])
   drawn = figure.Figure(figsize=(2 + 1.1 * len(names), 4), layout='constrained')
   axes = drawn.subplots()
-  for side, colour, offset in ((0, _FIRST, -0.12), (1, _SECOND, 0.12)):
+  for side, color, offset in ((0, _FIRST, -0.12), (1, _SECOND, 0.12)):
     values = [compared['figures'][name]['values'][side] for name in names]
     axes.errorbar(
       [i + offset for i in range(len(names))],
       [x['value'] for x in values],
       yerr=_bars(values),
       fmt='os'[side],
-      color=colour,
+      color=color,
       capsize=3,
       label=_escape(compared['names'][side]),
     )

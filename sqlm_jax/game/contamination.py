@@ -20,9 +20,9 @@ _CALCULATION = re.compile(
 # Other numbers, operators or an unknown around a calculation, which show that
 # the calculation is not the whole question.
 _MORE_TO_COMPUTE = re.compile(r"[\d+*/^]|(?<![a-z'])[b-z](?![a-z'])")
-_MOST_WORDS = 8  # words around a calculation; a word problem has more
+_MAX_WORDS = 8  # words around a calculation; a word problem has more
 _UNSPACED = re.compile(f'[{normalize.UNSPACED}]')
-_CHARACTERS_A_WORD = 2  # approximate, in scripts without spaces
+_CHARACTERS_PER_WORD = 2  # approximate, in scripts without spaces
 _WORD = re.compile(r'\w+(?:[.,]\d+)*|[^\w\s]')
 _START, _END = ' "\'', ' .?!:;="\''
 
@@ -40,7 +40,7 @@ class Guard(NamedTuple):
   exclude: bool = False
 
   def has(self, question: str) -> bool:
-    """Returns whether a question is in an evaluation set."""
+    """Returns True if a question is in an evaluation set."""
     return bool(self.keys) and key(question) in self.keys
 
 
@@ -66,7 +66,7 @@ def key(question: str) -> str:
   text = normalize.comparable(question)
   if match := _CALCULATION.search(text):
     rest = text[: match.start()] + ' ' + text[match.end() :]
-    if not _MORE_TO_COMPUTE.search(rest) and _count_words(rest) <= _MOST_WORDS:
+    if not _MORE_TO_COMPUTE.search(rest) and _count_words(rest) <= _MAX_WORDS:
       return re.sub(r'\s', '', match[0]).rstrip('.,')
   words = _WORD.findall(text.lstrip(_START).rstrip(_END))
   return ' '.join(words)
@@ -75,4 +75,4 @@ def key(question: str) -> str:
 def _count_words(text: str) -> float:
   """Counts words; two characters of a script without spaces are one word."""
   spaced, characters = _UNSPACED.subn(' ', text)
-  return len(spaced.split()) + characters / _CHARACTERS_A_WORD
+  return len(spaced.split()) + characters / _CHARACTERS_PER_WORD

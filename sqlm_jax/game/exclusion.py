@@ -100,7 +100,7 @@ def call(key: str, name: str, function: Inspect, text: str) -> str:
 
 
 def accepted(values: Sequence[T], reasons: Sequence[str]) -> list[T]:
-  """Returns the values without a reason; () stands for no reasons."""
+  """Returns the values whose reason is ''; all values if `reasons` is ()."""
   if not reasons:
     return list(values)
   return [v for v, reason in zip(values, reasons, strict=True) if not reason]
@@ -109,7 +109,7 @@ def accepted(values: Sequence[T], reasons: Sequence[str]) -> list[T]:
 def restore(
   values: Sequence[T], reasons: Sequence[str]
 ) -> tuple[T | None, ...]:
-  """Puts None at the places of the values that `accepted` has removed."""
+  """Inserts None for each value that `accepted` has removed."""
   remaining = iter(values)
   if not reasons:
     return tuple(remaining)

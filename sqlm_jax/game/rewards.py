@@ -75,8 +75,8 @@ def solver(
     weights: weights of `SOLVER_TERMS`; terms with weight 0 are not computed.
     answers: answers to the question.
     vote: result of the vote on the answers, for 'majority'.
-    passed: share of the question's tests that each answer passed, the value of
-      'tests' (the coding reward of SQLM).
+    passed: share of the question's tests that each answer passed, for 'tests'
+      (the coding reward of SQLM).
     coin: random generator, for 'random'.
     true: returns the true answer; called for 'true' only.
     is_true: `(answer, true) -> bool`, for 'true'.

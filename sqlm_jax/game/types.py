@@ -73,9 +73,10 @@ class Vote(NamedTuple):
 class ScoredQuestion(NamedTuple):
   """A question with its answers, their results, and all rewards.
 
-  The answers are put to a vote, or they are programs and are run against the
-  question's tests. An unreadable question has neither vote nor results. For a
-  question that another process has scored, only the rewards are known.
+  `selfplay.scoring.score_question` computes the rewards. The answers are put to
+  a vote, or they are programs and are run against the question's tests. An
+  unreadable question has neither a vote nor results. For a question that
+  another process has scored, only the rewards are known.
   """
 
   problem: Problem

@@ -110,7 +110,7 @@ class Decoder(nn.Module):
       index=None,
     )
     xs = layout.join([self._embed(segment.tokens) for segment in segments])
-    if self.has_variable('params', unstacked.NAME):
+    if self.has_variable('params', unstacked.UNSTACKED):
       xs, keys_values = self._run_unstacked(xs, of_layers, chain)
     else:
       xs, keys_values = self._scan(xs, of_layers, chain)
@@ -212,7 +212,7 @@ class Decoder(nn.Module):
         lambda x, i=i: x[i], (of_layers.window, of_layers.is_local)
       )
       xs, of_segments = read(
-        self.variables['params'][unstacked.NAME][str(i)],
+        self.variables['params'][unstacked.UNSTACKED][str(i)],
         xs,
         block.OfLayer(of_layers.context, window, is_local, index=i),
         chain,

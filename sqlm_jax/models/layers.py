@@ -45,7 +45,7 @@ class Dtypes(NamedTuple):
     return self.operands != self.compute
 
   def round(self, x: jax.Array) -> jax.Array:
-    """Rounds parameters that are added to the precision of `operands`."""
+    """Rounds a parameter that is added, such as a bias, like an operand."""
     if self.rounds:
       # XLA would remove a cast to `operands` and back.
       exact = jnp.finfo(self.operands)

@@ -132,8 +132,8 @@ class Policy(NamedTuple):
     init_cache: creates a segment to decode into.
     cast: casts parameters to the dtype they are computed in, once before they
       are used many times.
-    take_apart: prepares parameters for decoding one token per row at a time,
-      see `unstacked.take_apart`. Returns them unchanged if this saves no time.
+    unstack: prepares parameters for decoding one token per row at a time,
+      see `unstacked.unstack`. Returns them unchanged if this saves no time.
     reads_live: True if decoding reads only the live slots of the cache, so that
       unused capacity costs no time.
   """
@@ -146,7 +146,7 @@ class Policy(NamedTuple):
   split_logits: SplitLogits
   init_cache: InitCache
   cast: MapParams
-  take_apart: MapParams
+  unstack: MapParams
   reads_live: bool
 
 
@@ -180,9 +180,9 @@ def make_policy(
     found_kernels = kernels_lib.find(config, dtypes.compute, mesh)
   model = decoder.Decoder(config, dtypes, lora, remat, mesh, found_kernels)
   can_decode = found_kernels is not None and found_kernels.can_decode
-  take_apart: MapParams = _unchanged
+  unstack: MapParams = _unchanged
   if mesh is not None and can_decode:
-    take_apart = _make_take_apart(mesh)
+    unstack = _make_unstack(mesh)
 
   def init(key: jax.Array) -> Params:
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -224,7 +224,7 @@ def make_policy(
     split_logits=_make_split_logits(model, logits),
     init_cache=functools.partial(_init_cache, config, dtypes),
     cast=functools.partial(_cast, dtypes),
-    take_apart=take_apart,
+    unstack=unstack,
     reads_live=can_decode,
   )
 
@@ -253,10 +253,10 @@ def _dtypes(
   return layers.Dtypes(jnp.dtype(param_dtype or dtype), compute, operands)
 
 
-def _make_take_apart(mesh: jax.sharding.Mesh) -> MapParams:
-  """Returns `Policy.take_apart`, for a device whose kernels decode."""
+def _make_unstack(mesh: jax.sharding.Mesh) -> MapParams:
+  """Returns `Policy.unstack`, for a device whose kernels decode."""
   join = not sharding.splits_outputs(mesh)
-  return jax.jit(functools.partial(unstacked.take_apart, join=join))
+  return jax.jit(functools.partial(unstacked.unstack, join=join))
 
 
 def _init_cache(

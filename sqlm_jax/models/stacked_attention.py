@@ -17,8 +17,7 @@ from sqlm_jax.models import kernels as kernels_lib
 from sqlm_jax.ops import segment_attention
 
 # Maximum size of a block of keys that is copied at once. The block and its
-# values fit in the CPU's caches (measured in docs/dev/speed_notes.md, "What was
-# tried").
+# values fit in the CPU's caches (measured in docs/dev/speed_notes.md).
 _BLOCK_BYTES = 3 << 19
 
 

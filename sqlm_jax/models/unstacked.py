@@ -10,7 +10,8 @@ import jax
 
 from sqlm_jax.models import layers
 
-STACKED, NAME = 'layers', 'layers_apart'  # keys in the tree of parameters
+# Keys in the tree of parameters.
+STACKED, UNSTACKED = 'layers', 'unstacked_layers'
 # For each submodule of a layer, the linear maps that have the same input, and
 # the axis of their outputs.
 _JOINED = {
@@ -19,7 +20,7 @@ _JOINED = {
 }
 
 
-def take_apart(params: dict[str, Any], *, join: bool = True) -> dict[str, Any]:
+def unstack(params: dict[str, Any], *, join: bool = True) -> dict[str, Any]:
   """Unstacks the layers of a policy into one tree of parameters per layer.
 
   Args:
@@ -30,7 +31,7 @@ def take_apart(params: dict[str, Any], *, join: bool = True) -> dict[str, Any]:
       between devices.
 
   Returns:
-    The parameters, with the layers under `NAME` by index instead of under
+    The parameters, with the layers under `UNSTACKED` by index instead of under
     `STACKED`.
   """
   stacked = params[STACKED]
@@ -39,8 +40,8 @@ def take_apart(params: dict[str, Any], *, join: bool = True) -> dict[str, Any]:
       name: layers.join(stacked[name], *how) for name, how in _JOINED.items()
     }
   count = len(jax.tree.leaves(stacked)[0])
-  apart = {
+  unstacked = {
     str(i): jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)
   }
   rest = {name: x for name, x in params.items() if name != STACKED}
-  return rest | {NAME: apart}
+  return rest | {UNSTACKED: unstacked}

@@ -51,12 +51,12 @@ def group_relative(
     Advantages [Q, G], 0 for responses that do not count and for groups with
     fewer than two counted responses.
   """
-  centred_QG, count_Q1 = _centre_groups(rewards_QG, counted_QG)
+  centered_QG, count_Q1 = _center_groups(rewards_QG, counted_QG)
   if not normalize:
-    return centred_QG
-  variance_Q1 = jnp.sum(jnp.square(centred_QG), axis=1, keepdims=True)
+    return centered_QG
+  variance_Q1 = jnp.sum(jnp.square(centered_QG), axis=1, keepdims=True)
   std_Q1 = jnp.sqrt(variance_Q1 / jnp.maximum(count_Q1 - 1, 1))
-  return centred_QG / (std_Q1 + epsilon)
+  return centered_QG / (std_Q1 + epsilon)
 
 
 def group_mean_batch_std(
@@ -79,8 +79,8 @@ def group_mean_batch_std(
     fewer than two counted responses. The rewards of such groups still
     contribute to the batch's std.
   """
-  centred_QG, _ = _centre_groups(rewards_QG, counted_QG)
-  return centred_QG / (_std(rewards_QG, counted_QG) + epsilon)
+  centered_QG, _ = _center_groups(rewards_QG, counted_QG)
+  return centered_QG / (_std(rewards_QG, counted_QG) + epsilon)
 
 
 def leave_one_out(rewards_QG: jax.Array, counted_QG: jax.Array) -> jax.Array:
@@ -100,8 +100,8 @@ def leave_one_out(rewards_QG: jax.Array, counted_QG: jax.Array) -> jax.Array:
     Advantages [Q, G], 0 for responses that do not count and for groups with
     fewer than two counted responses.
   """
-  centred_QG, count_Q1 = _centre_groups(rewards_QG, counted_QG)
-  return centred_QG * (count_Q1 / jnp.maximum(count_Q1 - 1, 1))
+  centered_QG, count_Q1 = _center_groups(rewards_QG, counted_QG)
+  return centered_QG * (count_Q1 / jnp.maximum(count_Q1 - 1, 1))
 
 
 def reinforce_plus_plus(
@@ -135,8 +135,8 @@ def reinforce_plus_plus(
   """
   if not group_baseline:
     return whiten(rewards_QG, counted_QG, epsilon=epsilon)
-  centred_QG, count_Q1 = _centre_groups(rewards_QG, counted_QG)
-  return whiten(centred_QG, counted_QG & (count_Q1 > 1), epsilon=epsilon)
+  centered_QG, count_Q1 = _center_groups(rewards_QG, counted_QG)
+  return whiten(centered_QG, counted_QG & (count_Q1 > 1), epsilon=epsilon)
 
 
 def batch_relative(rewards_QG: jax.Array, counted_QG: jax.Array) -> jax.Array:
@@ -153,7 +153,7 @@ def batch_relative(rewards_QG: jax.Array, counted_QG: jax.Array) -> jax.Array:
     if fewer than two count.
   """
   _check(rewards_QG, counted_QG)
-  return _centre(rewards_QG, counted_QG)
+  return _center(rewards_QG, counted_QG)
 
 
 def whiten(
@@ -173,7 +173,7 @@ def whiten(
     everywhere if the mask keeps fewer than two values.
   """
   chex.assert_equal_shape([x, mask])
-  return _centre(x, mask) / (_std(x, mask) + epsilon)
+  return _center(x, mask) / (_std(x, mask) + epsilon)
 
 
 class Estimator(Protocol):
@@ -208,7 +208,7 @@ def _check(rewards_QG: jax.Array, counted_QG: jax.Array) -> None:
   chex.assert_equal_shape([rewards_QG, counted_QG])
 
 
-def _centre_groups(
+def _center_groups(
   rewards_QG: jax.Array, counted_QG: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Returns rewards minus their group mean, and the group counts [Q, 1]."""
@@ -234,7 +234,7 @@ def _are_equal(
   return highest == lowest
 
 
-def _centre(x: jax.Array, mask: jax.Array) -> jax.Array:
+def _center(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Subtracts the mean; returns 0 if the mask keeps fewer than two values."""
   x = jnp.asarray(x, jnp.float32)
   usable = mask & (jnp.sum(mask) > 1) & ~_are_equal(x, mask)
@@ -243,5 +243,5 @@ def _centre(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 def _std(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Returns the unbiased std over the mask, 0 for fewer than two values."""
-  squares = jnp.sum(jnp.square(_centre(x, mask)))
+  squares = jnp.sum(jnp.square(_center(x, mask)))
   return jnp.sqrt(squares / jnp.maximum(jnp.sum(mask) - 1, 1))

@@ -98,8 +98,8 @@ def explained_variance(
   chex.assert_equal_shape([values, targets, mask])
 
   def variation(x: jax.Array) -> jax.Array:
-    centred = x - masked.mean(x, mask)
-    return masked.total(jnp.square(centred), mask)
+    centered = x - masked.mean(x, mask)
+    return masked.total(jnp.square(centered), mask)
 
   total = variation(targets)
   return total - variation(targets - values), total

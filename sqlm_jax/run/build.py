@@ -46,7 +46,8 @@ class Parts(NamedTuple):
     questions: Fixed questions, () if the proposer generates the questions.
     samplers: Samplers of the two roles, of 'evaluation', and of 'voter' if
       earlier solvers vote.
-    owner: Maps a role, or 'voter', to the name of its TrainState.
+    state_names: Name of the TrainState of each role, and of 'voter' if earlier
+      solvers vote.
   """
 
   config: config_lib.Config
@@ -63,7 +64,7 @@ class Parts(NamedTuple):
   sets: evaluation_sets.FindSet
   questions: tuple[str, ...]
   samplers: dict[str, responses.TextSampler]
-  owner: dict[str, str]
+  state_names: dict[str, str]
 
 
 def build(
@@ -92,7 +93,7 @@ def build(
   config = chat_date.set_date(config, tokens, workdir)
   task = _make_task(config, tokens)
   if config.task.style == 'plain':  # a chat template adds its own ending
-    prompt_ends.warn(_continued(config.task), tokens.encode)
+    prompt_ends.warn(_plain_templates(config.task), tokens.encode)
   samplers = _make_samplers(
     config,
     task=task,
@@ -130,12 +131,12 @@ def build(
     ),
     questions=questions,
     samplers=samplers,
-    owner=_owners(config),
+    state_names=_state_names(config),
   )
 
 
-def _continued(task: game_schema.Task) -> dict[str, tuple[str, ...]]:
-  """Returns the prompt templates that a model continues, by config key."""
+def _plain_templates(task: game_schema.Task) -> dict[str, tuple[str, ...]]:
+  """Returns the templates of plain prompts by config key."""
   templates = {
     'task.proposer_prompt': (task.proposer_prompt,),
     'task.solver_prompt': (task.solver_prompt,),
@@ -154,12 +155,12 @@ def check(parts: Parts) -> None:
     )
 
 
-def _owners(config: config_lib.Config) -> dict[str, str]:
+def _state_names(config: config_lib.Config) -> dict[str, str]:
   shared = config.policy.shared
-  owner = {role: 'policy' if shared else role for role in step_types.ROLES}
+  names = {role: 'policy' if shared else role for role in step_types.ROLES}
   if config.vote.earlier_answers:
-    owner['voter'] = 'earlier'
-  return owner
+    names['voter'] = 'earlier'
+  return names
 
 
 def make_game(parts: Parts) -> step_types.Game:
@@ -202,7 +203,7 @@ def make_game(parts: Parts) -> step_types.Game:
     questions=parts.questions,
     gate=open_gate.open_gate(parts.config, parts.sets),
     samplers=parts.samplers,
-    owner=parts.owner,
+    state_names=parts.state_names,
     train_step=train_step,
     critic=_make_critic(parts),
     reference_params=reference_params,
@@ -334,7 +335,7 @@ def _make_samplers(
     make, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
   )
 
-  def take_turns(count: int) -> list[float]:
+  def cycle_temperatures(count: int) -> list[float]:
     temperatures = itertools.cycle(s.temperatures or (s.temperature,))
     return list(itertools.islice(temperatures, count))
 
@@ -347,7 +348,7 @@ def _make_samplers(
     ),
     # A group is divided among the prompts that ask the same question.
     'solver': answers(
-      take_turns(s.group_size // len(config.task.solver_templates))
+      cycle_temperatures(s.group_size // len(config.task.solver_templates))
     ),
     # The first answer of a group is greedy; the others are sampled.
     'evaluation': answers(
@@ -355,5 +356,5 @@ def _make_samplers(
     ),
   }
   if v.earlier_answers:
-    samplers['voter'] = answers(take_turns(v.earlier_answers))
+    samplers['voter'] = answers(cycle_temperatures(v.earlier_answers))
   return samplers

@@ -83,13 +83,13 @@ def find(
     return _initial_model(parts, is_best=which == BEST)
 
   def load(role: str) -> policy_lib.Params:
-    owner = parts.owner[role]
-    abstract = train_states.abstract_states(parts)[owner].params
+    name = parts.state_names[role]
+    abstract = train_states.abstract_states(parts)[name].params
     with checkpoints.open_checkpoints(directory, read_only=True) as manager:
       _, params = checkpoints.restore_params(
-        manager, {owner: abstract}, step=step
+        manager, {name: abstract}, step=step
       )
-    return train_states.whole_params(parts, params[owner])
+    return train_states.whole_params(parts, params[name])
 
   return SavedModel(step, f'after {step} steps, from {workdir}', load)
 

@@ -22,17 +22,18 @@ def initial_states(parts: build.Parts) -> step_types.States:
   shardings = jax.tree.map(lambda x: x.sharding, abstract_states(parts))
   make = _initial_adapters if parts.lora else _initial_weights
   states = {
-    name: make(parts, trained, index=index, shardings=shardings[name])
-    for index, (name, trained) in enumerate(_trained(parts).items())
+    name: make(parts, spec, index=index, shardings=shardings[name])
+    for index, (name, spec) in enumerate(_state_specs(parts).items())
   }
-  if 'voter' in parts.owner:
-    states[parts.owner['voter']] = learning.earlier_solver(states, parts.owner)
+  names = parts.state_names
+  if 'voter' in names:
+    states[names['voter']] = learning.earlier_solver(states, names)
   return states
 
 
 def _initial_weights(
   parts: build.Parts,
-  trained: '_Trained',
+  spec: '_StateSpec',
   *,
   index: int,
   shardings: learner.TrainState,
@@ -41,7 +42,7 @@ def _initial_weights(
   del index  # only new adapters need a random key
   params = parts.load_params(parts.config.model.param_dtype)
   is_pretrained = parts.config.model.path != 'random'
-  if is_pretrained and trained.optimizer is parts.optimizer:
+  if is_pretrained and spec.optimizer is parts.optimizer:
     learning_rate.check(parts.config.optimizer, params)
   if rounds_weights(parts.config.model):
     hold = parts.config.optimizer.small_updates == 'hold'
@@ -50,14 +51,14 @@ def _initial_weights(
   # Donates the parameters, so that there is only one copy in memory.
   @functools.partial(jax.jit, out_shardings=shardings, donate_argnums=0)
   def init(params: policy_lib.Params) -> learner.TrainState:
-    return learner.init_state(params, trained.optimizer)
+    return learner.init_state(params, spec.optimizer)
 
-  return init(trained.prepare(params))
+  return init(spec.prepare(params))
 
 
 def _initial_adapters(
   parts: build.Parts,
-  trained: '_Trained',
+  spec: '_StateSpec',
   *,
   index: int,
   shardings: learner.TrainState,
@@ -67,7 +68,7 @@ def _initial_adapters(
   @functools.partial(jax.jit, out_shardings=shardings)
   def init(key: jax.Array) -> learner.TrainState:
     adapters = lora.adapters(parts.policy.init(key))
-    return learner.init_state(trained.prepare(adapters), trained.optimizer)
+    return learner.init_state(spec.prepare(adapters), spec.optimizer)
 
   return init(jax.random.fold_in(jax.random.key(parts.config.seed), index))
 
@@ -116,10 +117,10 @@ def abstract_states(parts: build.Parts) -> step_types.States:
   if parts.lora:
     model_params = lora.adapters(model_params)
 
-  def abstract(trained: _Trained) -> learner.TrainState:
-    params = jax.eval_shape(trained.prepare, model_params)
+  def abstract(spec: _StateSpec) -> learner.TrainState:
+    params = jax.eval_shape(spec.prepare, model_params)
     state = jax.eval_shape(
-      lambda params: learner.init_state(params, trained.optimizer), params
+      lambda params: learner.init_state(params, spec.optimizer), params
     )
     shardings = sharding.shard_like_parameters(state, params, parts.mesh)
     return jax.tree.map(
@@ -128,17 +129,16 @@ def abstract_states(parts: build.Parts) -> step_types.States:
       shardings,
     )
 
-  states = {
-    name: abstract(trained) for name, trained in _trained(parts).items()
-  }
-  if 'voter' in parts.owner:
-    solver = states[parts.owner['solver']]
-    states[parts.owner['voter']] = solver._replace(opt_state=())
+  states = {name: abstract(spec) for name, spec in _state_specs(parts).items()}
+  names = parts.state_names
+  if 'voter' in names:
+    solver = states[names['solver']]
+    states[names['voter']] = solver._replace(opt_state=())
   return states
 
 
-class _Trained(NamedTuple):
-  """Initialization of a train state.
+class _StateSpec(NamedTuple):
+  """The initialization of a train state.
 
   Attributes:
     prepare: Converts the model's parameters to the parameters of the state.
@@ -149,18 +149,18 @@ class _Trained(NamedTuple):
   optimizer: optax.GradientTransformation
 
 
-def _trained(parts: build.Parts) -> dict[str, _Trained]:
+def _state_specs(parts: build.Parts) -> dict[str, _StateSpec]:
   """Returns how the trained states are initialized, by name of the state."""
-  owners = dict.fromkeys(parts.owner[role] for role in step_types.ROLES)
-  trained = {name: _Trained(lambda x: x, parts.optimizer) for name in owners}
+  names = dict.fromkeys(parts.state_names[role] for role in step_types.ROLES)
+  specs = {name: _StateSpec(lambda x: x, parts.optimizer) for name in names}
   if parts.critic_optimizer:
     # Added after the policies, because the random key of a state's adapters
     # depends on its position.
     width = parts.policy.config.width
     prepare = functools.partial(critic.init_params, width=width)
-    trained_critic = _Trained(prepare, parts.critic_optimizer)
-    trained |= {step_types.critic_of(name): trained_critic for name in owners}
-  return trained
+    critic_spec = _StateSpec(prepare, parts.critic_optimizer)
+    specs |= {step_types.critic_of(name): critic_spec for name in names}
+  return specs
 
 
 def whole_params(

@@ -31,14 +31,15 @@ class GradeBatch(Protocol[T_co]):
 
 
 class GradedAnswers(NamedTuple):
-  """The answers to one question, and the results of its tests.
+  """The answers to one question, and the results of their tests.
 
-  An excluded answer is None.
+  Excluded answers are None.
   """
 
   answers: tuple[types.Answer, ...]
   results: tuple[tuple[types.Result, ...], ...] = ()  # [answers][tests]
-  excluded: tuple[str, ...] = ()  # reason of each answer, () if none has one
+  # Reason to exclude each answer, '' if it is not excluded; () if none is.
+  excluded: tuple[str, ...] = ()
 
 
 def grade_answers(
@@ -56,8 +57,8 @@ def grade_answers(
     exclude: finds answers that must not be trained on.
   """
   excluded = [_excluded(group, exclude) for group in texts]
-  # All answers to a question are parsed together, because which answers are
-  # equal may depend on the others.
+  # All answers to a question are parsed together, because whether two answers
+  # are equal may depend on the other answers.
   answers = [
     exclusion.restore(
       task.read_answers(exclusion.accepted(group, reasons)), reasons
@@ -91,8 +92,8 @@ def _excluded(
 class BackgroundGrader(Generic[T]):
   """Grades answers in a separate thread, so that no device waits for a sandbox.
 
-  If its context is left by an exception, everything that has not started is
-  canceled. Otherwise grading continues after the context.
+  If the `with` block raises, grading that has not started is canceled.
+  Otherwise grading continues after the block.
   """
 
   def __init__(self, grade: GradeBatch[T], variants: int = 1):
@@ -104,7 +105,7 @@ class BackgroundGrader(Generic[T]):
         question are graded together.
     """
     self._grade, self._variants = grade, variants
-    # Answers by question and variant, until those to all variants are there.
+    # Answers by index of the question and of the prompt.
     self._texts: dict[int, dict[int, list[str]]] = collections.defaultdict(dict)
     self._submitted: list[concurrent.futures.Future[dict[int, T]]] = []
 
@@ -116,7 +117,7 @@ class BackgroundGrader(Generic[T]):
       self.cancel()
 
   def cancel(self) -> None:
-    """Cancels everything that has not started."""
+    """Cancels grading that has not started."""
     for future in self._submitted:
       future.cancel()
 
@@ -146,7 +147,7 @@ class BackgroundGrader(Generic[T]):
     return dict(zip(texts, grades, strict=True))
 
   def finish(self) -> dict[int, T]:
-    """Waits until everything is graded, and returns it by question index."""
+    """Waits until all answers are graded; returns grades by question index."""
     grades: dict[int, T] = {}
     with self:
       for future in self._submitted:

@@ -1,4 +1,7 @@
-"""Packs prompts, and turns scored responses into batches for the learner."""
+"""Packs prompts, and turns scored responses into batches for the learner.
+
+V here is the number of prompts per question (`task.solver_variants`).
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -22,7 +22,7 @@ def merge(
     batch: host arrays, without values of a value function.
 
   Returns:
-    The batch with `counts`, the number of responses that each row stands for.
+    The batch with `counts`, the number of responses that each row represents.
     Rows without a weight, and rows merged into another row, have count 0 and
     weight 0.
   """
@@ -32,8 +32,8 @@ def merge(
     first = {}
     for row in np.flatnonzero(batch.weights[group]):
       tokens = batch.tokens[group, row, : batch.lengths[group, row]]
-      same = tokens.tobytes(), batch.advantages[group, row].tobytes()
-      stands_for_it = group, first.setdefault(same, row)
-      counts[stands_for_it] += 1
-      weights[stands_for_it] += batch.weights[group, row]
+      key = tokens.tobytes(), batch.advantages[group, row].tobytes()
+      representative = group, first.setdefault(key, row)
+      counts[representative] += 1
+      weights[representative] += batch.weights[group, row]
   return batch._replace(weights=weights, counts=counts)

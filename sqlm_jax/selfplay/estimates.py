@@ -1,4 +1,7 @@
-"""Computes advantages of responses, or of their tokens, from rewards."""
+"""Computes advantages of responses, or of their tokens, from rewards.
+
+V here is the number of prompts per question, as in `batches`.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,8 +1,9 @@
 """Exchanges questions, rewards and metrics between the processes of a run.
 
-One process parses a group of proposals, grades the answers to its questions and
-computes their rewards. The other processes receive the questions and the
-rewards, which they need for training, but never the answers.
+Each group of proposals belongs to one process. This process parses the
+questions, grades the answers to them and computes the rewards. The other
+processes receive the questions and the rewards, which they need for training,
+but never the answers.
 """
 
 from collections.abc import Mapping, Sequence

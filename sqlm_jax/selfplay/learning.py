@@ -110,20 +110,21 @@ def learn(
   metrics: dict[str, float] = {}
   trained: list[str] = []
   for role, batches_of_role in role_batches.items():
-    updated = {game.owner[name] for name in trained}
+    updated = {game.state_names[name] for name in trained}
     states, role_metrics = update_role(
       role,
       batches_of_role,
       states,
       game,
-      is_on_policy=game.owner[role] not in updated,
+      is_on_policy=game.state_names[role] not in updated,
       kl_batch=_kl_batch(role, role_batches, game),
     )
     metrics |= role_metrics
     if batches_of_role.batches:
       trained.append(role)
-  if 'voter' in game.owner and _is_due(step, vote.earlier_every):
-    states = states | {game.owner['voter']: earlier_solver(states, game.owner)}
+  names = game.state_names
+  if 'voter' in names and _is_due(step, vote.earlier_every):
+    states = states | {names['voter']: earlier_solver(states, names)}
   trained_on = frozenset(selected if 'solver' in trained else ())
   return states, Learned(tuple(trained), trained_on, metrics)
 
@@ -141,10 +142,11 @@ def _kl_batch(
   """
   if not game.config.optimizer.max_update_kl:
     return None
-  for other, others in role_batches.items():
-    is_other = other != role and game.owner[other] == game.owner[role]
-    if is_other and others.batches:
-      return transfers.put_rows(others.batches[0], game.mesh)
+  names = game.state_names
+  for other, other_batches in role_batches.items():
+    shares_weights = other != role and names[other] == names[role]
+    if shares_weights and other_batches.batches:
+      return transfers.put_rows(other_batches.batches[0], game.mesh)
   return None
 
 
@@ -167,7 +169,7 @@ def make_batches(
   if game.critic is None:
     advantages = estimates.of_responses(scored, config.advantage.estimator)
   else:
-    critic_params = states[step_types.critic_of(game.owner[role])].params
+    critic_params = states[step_types.critic_of(game.state_names[role])].params
     advantages = _estimate_with_critic(
       scored, game.critic, critic_params, layout, game
     )
@@ -240,22 +242,26 @@ def update_role(
   Returns:
     The new states, and metrics.
   """
-  owner = game.owner[role]
-  critic_owner = step_types.critic_of(owner)
+  policy_name = game.state_names[role]
+  critic_name = step_types.critic_of(policy_name)
   states = dict(states)
   policy_totals: list[groups.Metrics] = []
   critic_totals: list[groups.Metrics] = []
   gaps: list[groups.Metrics] = []
   for host_batch in role_batches.batches:
     batch = transfers.put_rows(host_batch, game.mesh)
-    states[owner], totals = game.train_step(
-      states[owner], batch, game.reference_params, game.base_params, kl_batch
+    states[policy_name], totals = game.train_step(
+      states[policy_name],
+      batch,
+      game.reference_params,
+      game.base_params,
+      kl_batch,
     )
     gaps.append({'logprob_gap': totals.pop('logprob_gap')})
     policy_totals.append(totals)
     if game.critic is not None:
-      states[critic_owner], totals = game.critic.update(
-        states[critic_owner], batch, game.base_params
+      states[critic_name], totals = game.critic.update(
+        states[critic_name], batch, game.base_params
       )
       critic_totals.append(totals)
   first_gap = gaps[:1] if is_on_policy else []
@@ -269,10 +275,10 @@ def update_role(
 
 
 def earlier_solver(
-  states: step_types.States, owner: dict[str, str]
+  states: step_types.States, state_names: dict[str, str]
 ) -> learner.TrainState:
   """Returns a copy of the current solver, for votes in later steps."""
-  solver = states[owner['solver']]._replace(opt_state=())
+  solver = states[state_names['solver']]._replace(opt_state=())
   # Copied because the next update donates the solver's buffers.
   return jax.tree.map(jnp.copy, solver)
 
@@ -282,7 +288,7 @@ def _solver_responses(
   selected: Sequence[int],
   proposer: game_schema.Proposer,
 ) -> batches.ScoredResponses | None:
-  """Returns the answers to the selected questions with their rewards."""
+  """Returns the answers to the selected questions, with their rewards."""
   solutions = responses.join([r.solutions for r in rounds])
   if not selected or solutions is None:
     return None

@@ -52,11 +52,11 @@ def solve(
   )
   prompts = proposed.prompts
   if 'voter' in game.samplers:
-    # The answers of solver and voters are graded together, so not before the
-    # voters have answered.
+    # The answers of the solver and of voters are graded together, so grading
+    # has to wait for the voters.
     grader = background_grading.BackgroundGrader(grade)
     solutions = sample('solver', prompts)
-    voters = sample('voter', [variants[:1] for variants in prompts])
+    voters = sample('voter', [of_question[:1] for of_question in prompts])
     grader.add(_join_answers(len(readable), solutions, voters))
   else:
     variants = len(prompts[0]) if prompts else 1
@@ -70,7 +70,7 @@ def solve(
     voters,
     grader,
     policy_steps={
-      role: int(states[owner].step) for role, owner in game.owner.items()
+      role: int(states[name].step) for role, name in game.state_names.items()
     },
   )
 

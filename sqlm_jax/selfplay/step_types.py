@@ -46,7 +46,7 @@ class Game(NamedTuple):
       generates them.
     gate: decides which questions enter training.
     samplers: one sampler per role, and one for 'voter' if earlier solvers vote.
-    owner: role -> name of the `TrainState` that the role samples with and
+    state_names: name of the `TrainState` that each role samples with and
       trains. Roles that share weights have the same `TrainState`.
     train_step: the compiled update.
     critic: None without a value function.
@@ -61,7 +61,7 @@ class Game(NamedTuple):
   questions: tuple[str, ...]
   gate: gate.Gate
   samplers: dict[str, responses.TextSampler]
-  owner: dict[str, str]
+  state_names: dict[str, str]
   train_step: learner.TrainStep
   critic: Critic | None
   reference_params: policy_lib.Params | None
@@ -157,15 +157,15 @@ def readable_questions(
 
 def params_of(role: str, states: States, game: Game) -> Any:
   """Returns all parameters that a role samples with."""
-  trained = states[game.owner[role]].params
+  trained = states[game.state_names[role]].params
   return lora.join(game.base_params, trained) if game.base_params else trained
 
 
-def critic_of(owner: str) -> str:
-  """Returns the name of the critic of an owner's policy.
+def critic_of(state_name: str) -> str:
+  """Returns the name of the `TrainState` of a policy's critic.
 
   Every policy has its own value function. Roles that share weights are one
   policy, and its critic learns from both roles, which it can distinguish by
   their prompts.
   """
-  return f'{owner}_critic'
+  return f'{state_name}_critic'

@@ -242,18 +242,18 @@ def restore(
     steps = all_steps(manager)[::-1]
   wanted = tree_paths.paths(abstract_states)
   damaged: dict[int, checkpoint_errors.DamagedError] = {}
-  for index, at in enumerate(steps):
-    where = _where(manager, at)
+  for index, candidate in enumerate(steps):
+    location = _location(manager, candidate)
     try:
-      stored = verified_files.read_manifest(where)
-      manifest.check(wanted, stored.arrays, where.shown)
-      arrays = verified_files.read_arrays(where, wanted, stored.arrays)
+      stored = verified_files.read_manifest(location)
+      manifest.check(wanted, stored.arrays, location.shown)
+      arrays = verified_files.read_arrays(location, wanted, stored.arrays)
     except checkpoint_errors.DamagedError as error:
-      damaged[at] = error
+      damaged[candidate] = error
       continue
     damaged |= _unreadable(manager, steps[index + 1 :])
-    _move_away(manager, damaged, instead=at)
-    return at, tree_paths.fill(abstract_states, arrays), stored.host
+    _move_away(manager, damaged, instead=candidate)
+    return candidate, tree_paths.fill(abstract_states, arrays), stored.host
   raise ValueError(
     '\n'.join(map(str, damaged.values()))
     + f'\nNo other checkpoint is left in {manager.place}. Remove this '
@@ -285,16 +285,16 @@ def restore_params(
   """
   wait(manager)  # otherwise the newest checkpoint may not be on disk yet
   step = _existing(manager, step)
-  where = _where(manager, step)
+  location = _location(manager, step)
   trees = {name: {'params': tree} for name, tree in abstract_params.items()}
   wanted = tree_paths.paths(trees)
   stored = {
     path: x
-    for path, x in verified_files.read_manifest(where).arrays.items()
+    for path, x in verified_files.read_manifest(location).arrays.items()
     if path[0] in abstract_params and path[1:2] == ('params',)
   }
-  manifest.check(wanted, stored, where.shown)
-  arrays = verified_files.read_arrays(where, wanted, stored)
+  manifest.check(wanted, stored, location.shown)
+  arrays = verified_files.read_arrays(location, wanted, stored)
   filled = tree_paths.fill(trees, arrays)
   return step, {name: tree['params'] for name, tree in filled.items()}
 
@@ -327,8 +327,8 @@ def _existing(manager: Manager, step: int | None) -> int:
   return step
 
 
-def _where(manager: Manager, step: int) -> verified_files.Where:
-  return verified_files.Where(
+def _location(manager: Manager, step: int) -> verified_files.Location:
+  return verified_files.Location(
     manager.directory / str(step), f'{manager.place / str(step)}'
   )
 
@@ -340,7 +340,7 @@ def _unreadable(
   damaged = {}
   for step in steps:
     try:
-      verified_files.read_manifest(_where(manager, step))
+      verified_files.read_manifest(_location(manager, step))
     except checkpoint_errors.DamagedError as error:
       damaged[step] = error
     except ValueError:

@@ -15,7 +15,7 @@ from sqlm_jax.workdir import checkpoint_errors, manifest, tree_paths
 Path = tree_paths.Path
 
 
-class Where(NamedTuple):
+class Location(NamedTuple):
   """The directory of a checkpoint.
 
   Attributes:
@@ -27,37 +27,37 @@ class Where(NamedTuple):
   shown: str
 
 
-def read_manifest(where: Where) -> manifest.Manifest:
+def read_manifest(location: Location) -> manifest.Manifest:
   """Reads the manifest of a checkpoint. Every process must call this function.
 
   Raises:
     DamagedError: If the manifest is missing or damaged.
     ValueError: If another version saved the checkpoint.
   """
-  with checkpoint_errors.reading(where.shown):
+  with checkpoint_errors.reading(location.shown):
     sealed = _read_alone(
-      where.path / 'host', ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
+      location.path / 'host', ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
     )
     try:
       return manifest.unseal(sealed)
     except NotImplementedError as error:
       other_format = error
   raise ValueError(
-    f'{where.shown}: saved by another version of sqlm_jax, in format '
+    f'{location.shown}: saved by another version of sqlm_jax, in format '
     f'{other_format}. This version reads format {manifest.FORMAT}; a newer '
     'version may read both'
   )
 
 
 def read_arrays(
-  where: Where,
+  location: Location,
   wanted: Mapping[Path, Any],
   stored: Mapping[Path, manifest.Stored],
 ) -> dict[Path, jax.Array]:
   """Reads arrays onto their shards. Every process must call this function.
 
   Args:
-    where: Directory of the checkpoint.
+    location: Directory of the checkpoint.
     wanted: `jax.ShapeDtypeStruct` of each array with its sharding, by path.
     stored: Entry of each array in the manifest, by path.
 
@@ -73,14 +73,14 @@ def read_arrays(
     restore_args=tree_paths.nest(restore_args),
     partial_restore=True,
   )
-  with checkpoint_errors.reading(where.shown):
+  with checkpoint_errors.reading(location.shown):
     states = _read_alone(
-      where.path / 'states', ocp.PyTreeCheckpointHandler, args
+      location.path / 'states', ocp.PyTreeCheckpointHandler, args
     )
     arrays = tree_paths.paths(states)
   if altered := manifest.altered(arrays, stored):
     reason = f'changed arrays: {", ".join(altered[:3])}'
-    raise checkpoint_errors.damage(where.shown, reason)
+    raise checkpoint_errors.damage(location.shown, reason)
   return arrays
 
 

@@ -28,7 +28,7 @@ RUNNABLE = sorted(
 
 
 def changed(**changes) -> dict:
-  """The quickstart's config as nested dicts, with other leaves."""
+  """Returns the quickstart's config with changed keys, as nested dicts."""
   tree = quickstart.get_config().to_dict()
   for key, value in changes.items():
     *parents, name = key.split('.')
@@ -126,7 +126,7 @@ def test_keys_that_may_change():
   assert not {'seed', 'solver.group_size', 'model.path'} & evaluate
 
 
-# key, value, what the message must say is allowed.
+# A key, a wrong value, and the allowed values that the message must name.
 TYPES = [
   ('seed', 0.0, 'a whole number'),
   ('seed', True, 'a whole number'),
@@ -300,7 +300,7 @@ VALUES = [
 
 
 def test_topics_that_no_prompt_names_are_refused():
-  """A misspelt {topic}: all of them would be asked the same."""
+  """With a misspelled {topic}, all topics would have the same prompt."""
   topics = {'task.topics': ('sums', 'products')}
   config_lib.from_dict(changed(**topics))
   with pytest.raises(
@@ -313,7 +313,7 @@ def test_topics_that_no_prompt_names_are_refused():
 
 @pytest.mark.parametrize('key, value, allowed', TYPES + VALUES)
 def test_a_bad_value_is_refused(key, value, allowed):
-  # The sizes of the table, whatever the quickstart is tuned to.
+  # The values of the table are wrong for these sizes.
   sizes = {
     'proposer.num_questions': 32,
     'proposer.group_size': 32,
@@ -412,7 +412,7 @@ def test_a_limit_that_is_above_all_there_is_may_be_large():
 
 
 def test_two_sets_of_test_questions_name_the_way_out():
-  """The flag that the error names makes the config good."""
+  """The flag that the error names makes the config valid."""
   both = {'evaluation.test': 'multiplication/test'}
   with pytest.raises(ValueError, match=r'^evaluation\.test=') as caught:
     config_lib.from_dict(changed(**both))

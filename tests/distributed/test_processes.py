@@ -26,7 +26,7 @@ from sqlm_jax.workdir import checkpoints, jsonl, storage
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = {
   'random_model.num_layers': 1,
-  # Most proposals end in time, and most groups of answers differ.
+  # Most proposals end before the limit, and most groups have different answers.
   'task.proposer_stop': tuple('abcdefghijklmnopqrstuvwxyz0123456789'),
   'task.validation': (),
   'proposer.max_tokens': 16,
@@ -38,7 +38,6 @@ SMALL = {
 }
 # Many more steps than are played: the run is stopped.
 TWO = SMALL | {'num_steps': 100_000, 'mesh.data': 1, 'mesh.fsdp': 2}
-# Adapters, a critic, an earlier solver: whatever else devices may share.
 ONE_DEVICE = {'mesh.data': 1, 'mesh.fsdp': 1, 'mesh.tensor': 1}
 
 
@@ -59,7 +58,7 @@ def get_config():
 
 
 def start(count, workdir, changes, *flags):
-  """As many processes of one device each."""
+  """Starts `count` processes with one device each."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
@@ -100,7 +99,7 @@ def finish(processes) -> list[str]:
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-  """Stopped by a signal to the second one."""
+  """Returns a run of two processes that a signal to the second has stopped."""
   workdir = tmp_path_factory.mktemp('two') / 'run'
   processes = start(2, workdir, TWO)
   path = workdir / 'metrics.jsonl'
@@ -114,7 +113,7 @@ def two(tmp_path_factory):
 
 
 def rows_of(workdir):
-  """Everything that was said, in the order of a single process."""
+  """Returns all rollout rows, in the order of a single process."""
   rows = parquet.read_table(workdir / 'rollouts').to_pylist()
 
   def place(row):
@@ -124,7 +123,7 @@ def rows_of(workdir):
 
 
 def assert_same_numbers(found: dict, expected: dict):
-  """Equal, but floats to float32 rounding; times apart."""
+  """Compares metrics, with floats up to rounding; ignores times."""
   assert found.keys() == expected.keys()
   for name, value in expected.items():
     if name.startswith(('time/', 'seconds')):
@@ -166,19 +165,19 @@ def test_a_signal_to_one_stops_all_at_the_same_step(two):
   workdir, outputs = two
   steps = len(jsonl.read(workdir / 'metrics.jsonl'))
   assert f'Stopped and saved after {steps} of 100000 steps' in outputs[0]
-  assert 'steps' not in outputs[1]  # the first one speaks for all
+  assert 'steps' not in outputs[1]  # only the first one reports
   saved = {path.name for path in (workdir / 'checkpoints').iterdir()}
   assert saved == {str(steps), 'run_id'}
 
 
 def test_one_process_and_two_go_on_with_the_run_of_two(two, tmp_path):
-  """Which is the run of one that was never stopped."""
+  """The result equals the run of one process that was never stopped."""
   workdir = shutil.copytree(two[0], tmp_path / 'two')
   steps = len(jsonl.read(workdir / 'metrics.jsonl'))
   train.train(
     config_of(TWO | ONE_DEVICE | {'num_steps': steps + 1}), str(workdir)
   )
-  # Each run to its end has an evaluation there; the one here has but its own.
+  # The run was evaluated at this end, too; the reference run is not.
   remove_evaluations(workdir, steps + 1)
   longer = TWO | {'num_steps': steps + 2}
   finish(start(2, workdir, longer))
@@ -186,7 +185,7 @@ def test_one_process_and_two_go_on_with_the_run_of_two(two, tmp_path):
   train.train(config, str(tmp_path / 'one'))
   assert_same_run(workdir, tmp_path / 'one', config)
 
-  # Other samples than those of the end, so that nothing is answered yet.
+  # With other samples, no answer of the last evaluation can be reused.
   other = {'evaluation.samples': 2}
   outputs = finish(start(2, workdir, longer | other, '--mode=eval'))
   assert 'greedy' in outputs[0]
@@ -194,11 +193,11 @@ def test_one_process_and_two_go_on_with_the_run_of_two(two, tmp_path):
   finish(start(1, tmp_path / 'one', longer | other | ONE_DEVICE, '--mode=eval'))
   found, expected = (evaluations(path) for path in (workdir, tmp_path / 'one'))
   assert found == expected
-  assert len(found) == 3  # before, after, and this one
+  assert len(found) == 3  # before training, after it, and this evaluation
 
 
 def evaluations(workdir):
-  """All answers, by the evaluation that asked for them."""
+  """Returns the answers of each evaluation, by its directory."""
   return {
     path.parent.name: jsonl.read(path)
     for path in workdir.glob('evaluations/*/answers.jsonl')
@@ -216,7 +215,7 @@ def remove_evaluations(workdir, step):
 
 
 def test_a_workdir_that_is_taken_is_refused_to_both(tmp_path):
-  """The second would else wait for the first, which has left."""
+  """Otherwise the second process would wait for the first, which has ended."""
   workdir = tmp_path / 'run'
   with storage.locked(workdir):
     processes = start(2, workdir, TWO)
@@ -230,7 +229,7 @@ def test_a_workdir_that_is_taken_is_refused_to_both(tmp_path):
     assert 'another run is writing to this directory' in said
 
 
-# Exchanges with the other process until one of them fails in its own way.
+# Exchanges values with the other process until one fails in the given way.
 FAILS = """
 import os, signal, sys
 from sqlm_jax.distributed import processes
@@ -264,7 +263,7 @@ with processes.exit_on_error():
   ],
 )
 def test_a_failed_process_ends_the_others(failing, how, codes):
-  """With an exit code, which a scheduler understands, and not by SIGABRT."""
+  """They end with an exit code for schedulers, and not by SIGABRT."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
@@ -290,7 +289,7 @@ def test_a_failed_process_ends_the_others(failing, how, codes):
     assert 'this one has failed' in outputs[failing]
   if how == 'both':
     assert found == [3, 3]
-  # 1 if its own collective failed first, 6 if jax told it.
+  # 1 if its own collective failed first, 6 if jax reported the failure.
   assert found[1 - failing] in {1, 6} | codes - {-signal.SIGKILL}, outputs
 
 
@@ -339,7 +338,7 @@ def test_a_group_is_read_by_one_process(two):
     asked = {row['question'] for row in rows if row['role'] == 'proposer'}
     for row in rows:
       seen.setdefault((part[1], row['role'], row['group']), set()).add(part[2])
-      # Nor do answers leave the process that has read their question.
+      # Answers stay in the process that parsed their question.
       assert row['question'] in asked
   assert all(len(processes) == 1 for processes in seen.values())
   assert {tuple(processes) for processes in seen.values()} == {

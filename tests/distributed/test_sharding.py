@@ -35,7 +35,8 @@ def by_name(tree):
   }
 
 
-# [L, D, N, H] and so on, by hand: both axes of every matrix but the heads'.
+# Specs written by hand: of every matrix, both axes are split, except for the
+# width of heads.
 TIED = {
   'embedding': P('tensor', 'fsdp'),
   'final_norm/scale': P(),
@@ -60,8 +61,8 @@ def test_every_parameter_has_its_place(tied, expected):
   assert {s.mesh for s in found.values()} == {mesh()}
 
 
-# What else some family has, and adapters: biases where their map's outputs are,
-# and no rank is split.
+# Parameters of other families, and adapters: biases are split like the outputs
+# of their map, and ranks are not split.
 _HEADS, _MLP = ('query', 'key', 'value'), ('gate', 'up')
 OTHERS = {
   **{f'layers/attention/{x}/bias': P(None, 'tensor') for x in _HEADS},
@@ -154,7 +155,7 @@ def test_what_does_not_divide_stays_whole(path, shape, expected):
   [
     'layers/attention/bias/kernel',
     'embedding/kernel',
-    'layers/embedding',  # a rule holds for a whole path, not a part
+    'layers/embedding',  # rules match whole paths
     'head/unembed/kernel',
     '',
   ],
@@ -198,7 +199,7 @@ def test_the_first_rule_counts(monkeypatch):
     ((2, -1, 2), (2, 2, 2)),
     ((2, 2, -1), (2, 2, 2)),
     ((8, -1, 1), (8, 1, 1)),
-    ((1, 1, 1), (1, 1, 1)),  # fewer than there are
+    ((1, 1, 1), (1, 1, 1)),  # fewer devices than there are
     ((1, 3, 2), (1, 3, 2)),
     ((2, 2, 2), (2, 2, 2)),
   ],
@@ -232,7 +233,7 @@ def test_impossible_meshes(sizes):
 
 
 def devices_of_slices(count, size):
-  """TPU devices as far as a mesh looks at them."""
+  """Returns substitutes for TPU devices, with the attributes that we use."""
   return [
     types.SimpleNamespace(
       id=i,
@@ -280,7 +281,7 @@ def test_an_axis_takes_a_part_of_one_of_the_torus(sizes):
   arranged = sharding.within_slice(list(sizes), chips)
   assert arranged.shape == sizes
   assert {device.id for device in arranged.flat} == set(range(64))
-  # What talks most, along the last axis, are neighbours.
+  # The last axis communicates most, so its devices are neighbors.
   if sizes[-1] == 2:
     one, other = (device.coords for device in arranged[0, 0])
     assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) == 1
@@ -305,7 +306,7 @@ def test_mesh_of_some_devices():
     (4, 0, P(('data', 'fsdp'))),
     (4, 1, P(None, ('data', 'fsdp'))),
     (4, 2, P(None, None, ('data', 'fsdp'))),
-    (6, 0, P()),  # four parts are wanted
+    (6, 0, P()),  # not divisible by four
     (2, 0, P()),
     (1, 1, P()),
   ],

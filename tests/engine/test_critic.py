@@ -1,4 +1,4 @@
-"""The critic against plain passes: one sequence a row, nothing shared."""
+"""The critic against forward passes with one unshared sequence per row."""
 
 import functools
 
@@ -28,7 +28,7 @@ LEFT_OUT = (1, 2)
 
 @functools.cache
 def value_params():
-  """The tiny model, with a head whose values are about as large as rewards."""
+  """Returns a tiny critic whose values are about as large as rewards."""
   params = critic.init_params(tiny.tiny_params(), tiny.CONFIG.width)
   kernel = np.random.default_rng(3).normal(0, 0.2, tiny.CONFIG.width)
   return params | {'value_head': {'kernel': jnp.float32(kernel)}}
@@ -63,7 +63,7 @@ def texts_of(batch, num_groups=Q) -> groups.Texts:
 
 
 def plain_values(params, batch):
-  """V [Q, G, R], each response a row behind its own prompt, in one pass."""
+  """Computes V [Q, G, R] with one unshared sequence per response."""
   texts = np.zeros((Q, G, tiny.WIDTH), np.int32)
   for q, g in np.ndindex(Q, G):
     text = [*PROMPTS[q], *batch.tokens[q, g].tolist()]
@@ -137,7 +137,7 @@ def copied_state(optimizer=None, params=None):
 
 
 def assert_close(actual, expected):
-  """Equal to float32 rounding: 1e-4 of the largest entry of an array."""
+  """Compares up to float32 rounding, 1e-4 of the largest entry."""
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(
       a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()) + 1e-9
@@ -166,12 +166,12 @@ def test_values_equal_a_plain_unshared_pass(size, num_groups):
   batch = make_batch()
   found = values_of(size)(texts_of(batch, num_groups), value_params())
   expected = np.array(plain_values(value_params(), batch))
-  expected[num_groups:] = 0  # nobody asked
+  expected[num_groups:] = 0  # not evaluated
   assert_close(found, expected)
 
 
 def test_a_value_does_not_see_its_own_token():
-  """V_t is of what stands before t, or GAE's baseline would be biased."""
+  """V_t depends on tokens before t only; else GAE's baseline is biased."""
   batch = make_batch()
   other = batch.tokens.copy()
   other[:, :, 2:] = 299
@@ -196,7 +196,7 @@ def test_loss_and_gradient_equal_the_plain_ones(packed):
 
 
 def test_padding_does_not_reach_loss_or_gradient():
-  """Absurd numbers behind a length and in rows of weight 0 change nothing."""
+  """Absurd numbers in padding and in rows of weight 0 have no effect."""
   absurd = make_batch()
   behind = np.arange(R) >= absurd.lengths[..., None]
   absurd.tokens[behind] = 299
@@ -245,7 +245,7 @@ def test_metrics_are_over_what_is_learned_from():
   old, targets = batch.old_values[mask], batch.value_targets[mask]
   near = np.clip(values, old - CLIP, old + CLIP)
   clipped = (near - targets) ** 2 > (values - targets) ** 2
-  assert 0 < clipped.sum() < clipped.size  # else the test says little
+  assert 0 < clipped.sum() < clipped.size  # otherwise the test is too weak
   assert metrics['clip_fraction'] == (clipped.sum(), mask.sum())
   assert metrics['value'][1] == mask.sum()
   assert metrics['value'][0] == pytest.approx(values.sum(), rel=1e-4)
@@ -298,13 +298,13 @@ def test_adapters_and_head_train_on_a_frozen_base():
   changed = jax.tree.map(
     lambda a, b: bool(np.any(a != b)), state.params, trained
   )
-  # At first b is 0, so that nothing reaches a.
+  # At first b is 0, so the gradient of a is 0.
   assert changed['value_head']['kernel']
   assert changed['layers']['mlp']['down'] == {'lora_a': False, 'lora_b': True}
 
 
 def test_values_approach_a_reward_that_never_changes():
-  """Values, advantages, update, as in a step: V goes from 0 to the reward."""
+  """Repeated updates, as in a step, move V from 0 to the reward."""
   optimizer = optax.adam(1e-2)
   step = make_step(make_mesh(1, 1, 1), Q, optimizer)
   fresh = critic.init_params(tiny.tiny_params(), tiny.CONFIG.width)

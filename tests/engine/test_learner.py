@@ -1,4 +1,4 @@
-"""The learner against plain passes: one sequence a row, nothing shared."""
+"""The learner against forward passes with one unshared sequence per row."""
 
 import dataclasses
 import functools
@@ -66,7 +66,7 @@ def make_batch(prompts=PROMPTS, **changes) -> groups.GroupBatch:
 
 
 def pack(batch: groups.GroupBatch) -> groups.GroupBatch:
-  """The tokens side by side, in two parts with room for two more."""
+  """Packs tokens into two parts, with capacity for two more tokens each."""
   inputs = np.where(batch.weights != 0, batch.lengths - 1, 0).reshape(2, -1)
   room = int(inputs.sum(axis=1).max()) + 2
   return batch._replace(packing=packing_plan.make_packing(inputs, R - 1, room))
@@ -118,7 +118,7 @@ def plain_loss(params, batch, settings, reference=None):
 
 
 def assert_close(actual, expected):
-  """Equal to float32 rounding: 1e-4 of the largest entry of an array."""
+  """Compares up to float32 rounding, 1e-4 of the largest entry."""
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(
       a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()) + 1e-9
@@ -159,7 +159,7 @@ def plain_loss_and_grad(params, batch, **kwargs):
   return jax.jit(jax.value_and_grad(loss))(params)
 
 
-# A chunk that cuts responses in pieces, and one that holds them all.
+# One chunk size that splits responses, and one that holds all of them.
 WITH_KL = policy_loss.LossSettings(clip_ratio=0.2, kl_coef=0.3, logits_chunk=7)
 WITHOUT_KL = policy_loss.LossSettings(
   clip_ratio=0.2, kl_coef=0.0, logits_chunk=1024
@@ -188,7 +188,7 @@ OTHERS = [
   [(s, 1) for s in (WITH_KL, WITHOUT_KL, *OTHERS)] + [(OTHERS[0], R)],
 )
 def test_loss_and_gradient_equal_the_plain_ones(settings, width, arrange):
-  """With advantages of responses, and of tokens (the last one)."""
+  """Advantages are per response, and per token in the last case."""
   advantages = np.random.default_rng(2).normal(size=(Q, G, width))
   batch = arrange(make_batch(advantages=advantages.astype(np.float32)))
   params = tiny.tiny_params()
@@ -203,7 +203,7 @@ def test_loss_and_gradient_equal_the_plain_ones(settings, width, arrange):
 @pytest.mark.parametrize('settings', [WITH_KL, WITHOUT_KL])
 @pytest.mark.parametrize('tied', [True, False])
 def test_responses_of_one_token(settings, tied):
-  """A letter of a multiple choice, say: nothing is read behind it."""
+  """For example, a letter of a multiple choice: only prompts are processed."""
   batch = make_batch(lengths=np.ones((Q, G), np.int32))
   one = batch._replace(
     tokens=batch.tokens[..., :1], old_logprobs=batch.old_logprobs[..., :1]
@@ -227,7 +227,7 @@ def test_responses_of_one_token(settings, tied):
 
 @functools.cache
 def one_device_step(size: int, remat: str = 'none'):
-  """A train step of plain SGD in microbatches of `size` groups."""
+  """Returns a train step of SGD with microbatches of `size` groups."""
   return learner.make_train_step(
     policy.make_policy(tiny.CONFIG, remat=remat),
     optax.sgd(1.0),
@@ -238,7 +238,7 @@ def one_device_step(size: int, remat: str = 'none'):
 
 
 def run_step(step, batch, params=None):
-  """Parameters and metrics after one step; donates a copy of the params."""
+  """Returns parameters and metrics after a step; donates copied params."""
   params = params or jax.tree.map(jnp.copy, tiny.tiny_params())
   state, metrics = step(learner.init_state(params, optax.sgd(1.0)), batch)
   return jax.device_get((state.params, metrics))
@@ -262,7 +262,7 @@ def bounded_step(max_update_kl: float):
 
 
 def plain_kl(params, batch):
-  """Mean of exp(d) - 1 - d, d = logp - old_logp, over learned tokens."""
+  """Computes the mean of exp(d) - 1 - d with d = logp - old_logp."""
   values = []
   for q, prompt in enumerate(PROMPTS):
     for g in range(G):
@@ -280,7 +280,7 @@ def test_an_update_that_moves_the_policy_too_far_is_shortened():
   free, metrics = bounded_step(1e3)
   kl, _ = metrics['update_kl']
   assert metrics['update_scale'][0] == 1
-  # Differences of two passes in float32, squared.
+  # The KL is about the square of differences of two float32 passes.
   assert kl == pytest.approx(plain_kl(free, batch), rel=1e-2)
   max_kl = float(kl) / 100
   bounded, metrics = bounded_step(max_kl)
@@ -334,7 +334,7 @@ def test_a_bound_that_is_not_reached_changes_nothing():
   batch = make_batch(old_logprobs=sampled_logprobs())
   expected, _ = run_step(step, batch)
   free, _ = bounded_step(1e3)
-  # Another program, so equal to float32 rounding.
+  # The programs differ, so the results are equal up to float32 rounding.
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), free, expected
   )
@@ -358,7 +358,7 @@ def test_groups_behind_num_groups_are_not_learned_from():
 
 
 def test_padding_does_not_reach_loss_or_gradient():
-  """Absurd numbers behind a length and in rows of weight 0 change nothing."""
+  """Absurd numbers in padding and in rows of weight 0 have no effect."""
   batch = make_batch()
   absurd = make_batch()
   behind = np.arange(R) >= batch.lengths[..., None]
@@ -386,7 +386,7 @@ def linear_update(optimizer):
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, 3e38])
 def test_an_update_that_is_not_finite_changes_no_bit(bad):
-  """The loss of the last is finite, and the norm of its gradient is not."""
+  """With 3e38, the loss is finite, but the norm of the gradient is not."""
   optimizer = optax.adamw(0.1)
   update = linear_update(optimizer)
 
@@ -406,7 +406,7 @@ def test_an_update_that_is_not_finite_changes_no_bit(bad):
 
 
 def test_a_state_is_written_in_place_to_the_same_bits(monkeypatch):
-  """XLA for processors would copy both moments first."""
+  """Without the compiler option, XLA on CPUs would copy both moments first."""
   optimizer = optimizer_lib.make_optimizer(
     training_schema.Optimizer(learning_rate=0.1, weight_decay=0.1)
   )
@@ -502,5 +502,5 @@ def test_no_array_holds_the_vocabulary_for_every_token():
     for dims in re.findall(r'[a-z]+\d*\[([\d,]+)\]', text)
     if '151936' in dims
   }
-  # A chunk's logits, the embedding, and nothing larger.
+  # No array is larger than the logits of a chunk and the embedding.
   assert max(sizes) == 16 * 151_936

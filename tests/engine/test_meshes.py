@@ -31,7 +31,7 @@ PROMPTS = [[*range(20, 30), 5 + q, 7, *[q] * (q % 3)] for q in range(Q)]
 
 @functools.cache
 def make_policy(family, mesh=None):
-  """Two layers; two key heads, which most meshes cannot split."""
+  """Returns a policy with two key heads, which most meshes cannot split."""
   sizes = {
     'vocab_size': V,
     'hidden_size': 32,
@@ -46,7 +46,7 @@ def make_policy(family, mesh=None):
 
 @functools.cache
 def make_params(family):
-  """Random norms and biases, too: zeros would hide where they are."""
+  """Returns random parameters, without zeros that could hide errors."""
   rng = np.random.default_rng(0)
   params = jax.eval_shape(make_policy(family).init, jax.random.key(0))
 
@@ -59,7 +59,7 @@ def make_params(family):
 
 
 def play(family, shape, packed=True):
-  """Samples, in two chunks, and learns from the samples."""
+  """Samples in two chunks, and takes a step on the samples."""
   mesh = sharding.make_mesh(
     dict(zip(sharding.AXES, shape, strict=True)),
     jax.devices()[: math.prod(shape)],
@@ -87,7 +87,7 @@ def play(family, shape, packed=True):
     slots=R,
   )
   rng = np.random.default_rng(0)
-  lengths = rng.integers(1, R, (Q, G))  # of what is learned from
+  lengths = rng.integers(1, R, (Q, G))  # shorter than the responses
   batch = groups.GroupBatch(
     prompts,
     rollout.tokens,
@@ -103,7 +103,7 @@ def play(family, shape, packed=True):
     batch = batch._replace(
       packing=packing_plan.make_packing(inputs, R - 1, room)
     )
-  # Its momentum is the gradient.
+  # The momentum equals the gradient.
   sgd = optax.sgd(1.0, momentum=0.9)
   state = learner.init_state(params, sgd)
   before = parts_of(state)
@@ -116,7 +116,7 @@ def play(family, shape, packed=True):
   )
   state, metrics = step(state, transfers.put_rows(batch, mesh), reference)
   assert parts_of(state) == before
-  del metrics['logprob_gap']  # rounding itself
+  del metrics['logprob_gap']  # only rounding errors
   return rollout, jax.device_get((state, metrics))
 
 
@@ -180,6 +180,8 @@ def test_no_device_holds_all_of_the_unembedding(family):
 
   compiled = jax.jit(jax.grad(loss)).lower(params, texts)
   compiled = compiled.compile().as_text()
-  assert 'f32[11,32]' in compiled or 'f32[32,11]' in compiled  # a part
+  assert (
+    'f32[11,32]' in compiled or 'f32[32,11]' in compiled
+  )  # the shard of a device
   assert f'f32[{V},32]' not in compiled
   assert f'f32[32,{V}]' not in compiled

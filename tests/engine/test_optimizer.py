@@ -24,7 +24,7 @@ def make_optimizer(**settings):
 
 
 def updates_of(transform, gradients, params):
-  """The updates of one step after another, at the same parameters."""
+  """Yields the updates of consecutive steps at the same parameters."""
   state = transform.init(params)
   for gradient in gradients:
     update, state = transform.update(gradient, state, params)
@@ -32,8 +32,8 @@ def updates_of(transform, gradients, params):
 
 
 def test_scales_of_norms_do_not_decay():
-  # Without a gradient Adam stands still, and what is left is p lr decay:
-  # an eighth of the matrices.
+  # With a gradient of 0, the update is only the weight decay, p lr decay, which
+  # is an eighth of the matrices.
   adam = make_optimizer(learning_rate=0.5, weight_decay=0.25)
   zero = jax.tree.map(jnp.zeros_like, PARAMS)
   (update,) = updates_of(adam, [zero], PARAMS)
@@ -76,7 +76,7 @@ def test_gradients_are_clipped_by_their_global_norm(clip_norm, factor):
     'b': {'scale': jnp.array([0.0, 12.0])},
   }
   _, state = adam.update(gradient, adam.init(params), params)
-  # Adam's first step hides the size of a gradient; its moment shows it.
+  # The size of the gradient appears in the first moment, not in the update.
   first = optax.tree_utils.tree_get(state, 'mu')
   expected = 0.25 * factor  # 1 - b1
   np.testing.assert_allclose(
@@ -94,7 +94,7 @@ def test_gradients_are_clipped_by_their_global_norm(clip_norm, factor):
   ],
 )
 def test_warm_up(warmup_steps, rates):
-  # For equal gradients both moments, without bias, equal them: updates are
+  # If all gradients are g, the unbiased moments are g and g^2, and updates are
   # -lr g / (|g| + 1e-8).
   adam = make_optimizer(
     learning_rate=0.125, warmup_steps=warmup_steps, clip_norm=0.0
@@ -167,6 +167,6 @@ def test_moments_fall_and_rise_however_they_are_stored(stored, moments):
     if 'nu' in jax.tree_util.keystr(path)
   ]
   assert nu.dtype == moments
-  # bfloat16: 1% of noise an entry, of which there are 10 000.
+  # In bfloat16, each of the 10,000 entries has about 1% of noise.
   mean = float(nu.astype(jnp.float32).mean())
   assert mean == pytest.approx(0.0861, rel=3e-3)

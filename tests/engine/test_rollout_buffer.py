@@ -20,7 +20,7 @@ def test_rows_are_equal_if_prompt_and_tokens_are():
     decoding.Progress(drawn[:, 0], lengths, running),
     decoding.Drawn(drawn, drawn * 0.1, drawn * 0.1),
   )
-  # The third prompt is the first again; the fourth, shorter, is another.
+  # The third prompt equals the first; the fourth is a prefix of it.
   prompts = groups.Prompts(
     prefix_tokens=np.zeros((1, 0), np.int32),
     prefix_lengths=np.zeros((1,), np.int32),
@@ -28,10 +28,10 @@ def test_rows_are_equal_if_prompt_and_tokens_are():
     lengths=np.array([2, 2, 2, 1], np.int32),
   )
   first, runs = buffer.first_equal(rows, prompts)
-  # Row 5 has drawn one token where others have drawn two.
+  # Row 5 has drawn one token, the other rows two.
   np.testing.assert_array_equal(first, [0, 1, 2, 2, 0, 5, 6, 6])
   assert runs.all()
-  # A row without a response is equal to none.
+  # A row without a response equals no other row.
   empty = row_scheduler.EMPTY
   first, runs = buffer.first_equal(np.array([empty, 4, 0, empty]), prompts)
   np.testing.assert_array_equal(first, [0, 1, 1, 3])

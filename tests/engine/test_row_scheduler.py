@@ -51,7 +51,7 @@ def test_running_responses_stay_and_waiting_ones_follow_in_order():
   assert {1, 6, 11} <= set(placed(layout))
   added = [r for r in placed(layout) if r >= 16]
   assert added == list(range(16, 16 + len(added)))
-  assert len(added) >= 10  # in wide blocks the three would fill all but one
+  assert len(added) >= 10  # wide blocks would leave only one block for others
 
 
 def test_every_running_response_has_a_row():
@@ -76,9 +76,9 @@ def test_blocks_are_split_over_devices():
   'running, shape',
   [
     (range(16), (4, 4)),
-    ([0, 1, 2, 3, 4], (4, 4)),  # too many for a quarter
+    ([0, 1, 2, 3, 4], (4, 4)),  # more rows than a quarter
     ([0, 4, 8, 12], (4, 1)),
-    ([7], (1, 4)),  # not in one row, which would not be faster
+    ([7], (1, 4)),  # no fewer rows, which would not be faster
     ([0, 1, 2], (1, 4)),
   ],
 )
@@ -121,7 +121,7 @@ def test_a_layout_stays_if_a_new_one_would_save_little():
   # Nine do not fit into half of the rows.
   assert again(range(9)) is full
   assert again(range(8)).rows.size == 8
-  # One has finished and one waits.
+  # One response has finished, and another one is waiting.
   assert again(range(1, 17)) is full
   assert len(placed(again(range(8, 24)))) == 16
 

@@ -82,7 +82,7 @@ def test_answers_of_a_group_differ_and_so_do_calls(sample):
 
 
 def test_a_response_does_not_depend_on_its_neighbours(sample):
-  """Neither the size of the batch nor its other rows matter."""
+  """Neither the batch size nor other rows affect a response."""
   together = run(sample)
   padded = run(sample, num_rows=5)
   np.testing.assert_array_equal(together.tokens, padded.tokens[:3])
@@ -116,7 +116,7 @@ def test_the_stop_token_belongs_to_the_response(sample):
       assert rollout.tokens[q, g, :length].tolist() == before[:length]
       assert not rollout.tokens[q, g, length:].any()
       assert not rollout.logprobs[q, g, length:].any()
-  assert rollout.lengths[0, 0] <= 3  # the stop was met
+  assert rollout.lengths[0, 0] <= 3  # it ended at the stop
 
 
 def test_settings_and_lengths_change_without_a_compilation(mesh):
@@ -126,7 +126,9 @@ def test_settings_and_lengths_change_without_a_compilation(mesh):
   with compilations.count() as first:
     run(fresh)
   assert first
-  with compilations.count() as others:  # for temperature 1, and for others
+  with (
+    compilations.count() as others
+  ):  # another program for temperatures other than 1
     run(fresh, temperature=0.3)
   assert others
   with compilations.count() as more:
@@ -156,7 +158,7 @@ MANY = [[*COMMON, *range(i, i + 1 + i % 3)] for i in range(1, 8)]
     {'chunk': 1},
     {'chunk': 3},
     {'chunk': 2, 'static': True},
-    {'chunk': 2, 'max_rows': 1},  # a group at a time
+    {'chunk': 2, 'max_rows': 1},  # one group at a time
     {'chunk': 3, 'max_rows': 8},
     {'chunk': 1, 'max_rows': 10},
     {'chunk': 3, 'max_rows': 8, 'static': True},
@@ -203,7 +205,7 @@ def test_each_prompt_is_reported_once_as_soon_as_it_has_finished(mesh):
   for q, (tokens, lengths) in reported.items():
     np.testing.assert_array_equal(tokens, rollout.tokens[q])
     np.testing.assert_array_equal(lengths, rollout.lengths[q])
-  # In the order in which they finished, not all at the end.
+  # Prompts are reported in the order in which they finish.
   longest = rollout.lengths[:7].max(axis=1)
   assert [longest[q] for q in reported] == sorted(longest)
   assert len(counts) == len(set(longest.tolist())) > 1
@@ -238,7 +240,7 @@ def test_truncated_responses_are_not_finished(sample):
   'temperature, top_p', [(0.5, 1.0), (2.0, 1.0), (1.0, 0.6), (0.7, 0.9)]
 )
 def test_both_log_probabilities(sample, temperature, top_p):
-  """The policy's own at temperature 1, and the one that was drawn from."""
+  """Compares the log-probabilities with and without temperature and top-p."""
   rollout = run(sample, temperature=temperature, top_p=top_p)
   prompt, response = PROMPTS[1], rollout.tokens[1, 3].tolist()
   logits = tiny.plain_logits(tiny.tiny_params(), [[*prompt, *response]])[0]
@@ -251,7 +253,7 @@ def test_both_log_probabilities(sample, temperature, top_p):
     scaled = np.exp((logits[t] - logits[t].max()) / temperature)
     scaled /= scaled.sum()
     order = np.argsort(-scaled)
-    # The nucleus: as many of the likeliest tokens as reach the mass.
+    # The nucleus is the smallest set of likeliest tokens that reaches top_p.
     size = int(np.searchsorted(np.cumsum(scaled[order]), top_p - 1e-6)) + 1
     kept = scaled[order[: min(size, 300)]].sum()
     assert token in order[:size]
@@ -298,7 +300,7 @@ def test_equal_rows_are_computed_once(mesh, monkeypatch):
 
   monkeypatch.setattr(dedup, 'can_save_time', lambda *_, **__: True)
   monkeypatch.setattr(dedup, 'read_distinct', watch)
-  # Cold enough that rows agree for some tokens, and differ in the end.
+  # At this temperature, rows begin with equal tokens and differ later.
   cold = settings(temperature=0.3, table=stops_early(), size=32)
   packed = batches.pack_prompts(
     [*PROMPTS, PROMPTS[1]], 5
@@ -331,7 +333,7 @@ def test_deduplication_may_end_within_any_chunk(mesh, monkeypatch):
   monkeypatch.setattr(dedup, '_BLOCKS_PER_BATCH', 1)
   monkeypatch.setattr(dedup, '_MAX_BLOCKS', 1)
 
-  # By turns, as rows end: chunks then begin where they may.
+  # Switches deduplication on and off as rows end, so chunks vary in length.
   def some(first_B, running_B):
     return running_B.sum() % 2 == 1
 

@@ -1,4 +1,4 @@
-"""Which questions count as the same."""
+"""Tests of the comparison of questions with evaluation sets."""
 
 import hypothesis
 import pytest

@@ -27,13 +27,13 @@ FURNACE = '第二工程の炉の温度が高すぎて表面に気泡が出た。
     (['Why?', 'WHY?', 'How?', 'why?'], 1.0, (2 / 3, 2 / 3, 0, 2 / 3)),
     # 15 of 17 words: 0.88.
     ([ANN, EVE, '7 + 4'], 0.85, (1 / 2, 1 / 2, 0)),
-    # The first and the last share 2 of 4: one cluster by what is between.
+    # The first and the last share only 2 of 4, but both are like the second.
     (['a b c d', 'a b c e', 'a b f e'], 0.75, (1, 1, 1)),
     (['', ''], 0.9, (1, 1)),
     (['12 x 3', '12 * 3', '１２　×　３'], 1.0, (1, 1, 1)),
     (['7 \u2212 4', '7 - 4', '７－４', '7 + 4'], 1.0, (2 / 3,) * 3 + (0,)),
     (['12 × 3 = ？', '12 * 4 = ?'], 0.85, (0, 0)),  # 4 of 5: a number is a word
-    # 22 of 24 characters, 0.92; the full stop is one.
+    # 22 of 24 characters are equal, 0.92, with the full stop.
     ([FURNACE, FURNACE.replace('温度', '圧力')], 0.9, (1, 1)),
     ([FURNACE, FURNACE.replace('温度', '圧力')], 0.93, (0, 0)),
     ([FURNACE, FURNACE.replace('。', '．')], 1.0, (1, 1)),
@@ -86,6 +86,6 @@ def test_any_questions_in_any_order(questions, similarity, random):
   random.shuffle(order)
   shuffled = repetition.shares([questions[i] for i in order], similarity)
   assert shuffled == tuple(shares[i] for i in order)
-  # What has just been asked has been seen.
+  # Questions that were just added have been seen.
   memory = repetition.Memory(size=100).add(questions)
   assert memory.seen(questions, 1.0) == (1,) * len(questions)

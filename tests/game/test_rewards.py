@@ -17,7 +17,7 @@ UNPARSED = types.Vote(None, 0, 4, 'unparsed')
     ([5, 5, None, 1], types.Vote(5, 2, 4), (1, 1, 0, 0)),
     ([5, 5, 5, 5], types.Vote(5, 4, 4), (1, 1, 1, 1)),
     ([0, 0, None, 1], types.Vote(0, 2, 4), (1, 1, 0, 0)),
-    # A blank is not rewarded for agreeing with a vote without a winner.
+    # Unparsed answers are not rewarded if there is no majority.
     ([None, None, 1, 2], UNPARSED, (0, 0, 0, 0)),
     ([], types.Vote(None, 0, 0, 'unparsed'), ()),
   ],
@@ -89,7 +89,7 @@ def test_only_the_true_reward_looks_up_the_true_answer():
 
 @pytest.mark.parametrize('size', [2, 3, 4, 16])
 def test_sqlm_rewards_a_majority_between_one_and_all(size):
-  # 1 < count < size: 0 for nobody and a singleton, 0 if all agree.
+  # 1 < count < size: 0 for no majority, for a singleton, and if all agree.
   expected = [0, 0, *[1] * (size - 2), 0]
   for count in range(size + 1):
     result = types.Vote(5 if count else None, count, size)
@@ -106,7 +106,7 @@ def test_sqlm_rewards_a_majority_between_one_and_all(size):
     ([1, 1, 2, 2], 0),  # a tie
     ([1, 2, 3, 4], 0),  # too hard
     ([None, None, None, None], 0),
-    ([1, 1], 0),  # two answers leave nothing between one and all
+    ([1, 1], 0),  # no count lies between 1 and 2
   ],
 )
 def test_the_proposers_reward_of_a_vote(answers, expected):

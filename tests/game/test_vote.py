@@ -12,7 +12,7 @@ from sqlm_jax.game import rewards, vote
 ANSWERS = st.lists(st.sampled_from([None, 1, 2, 3, 4]), max_size=9)
 
 
-# The four rows of the paper's code, N = 4: solver rewards, proposer reward.
+# Rewards of solver and proposer in the paper's code, for groups of four.
 @pytest.mark.parametrize(
   'answers, solver, proposer',
   [
@@ -22,7 +22,7 @@ ANSWERS = st.lists(st.sampled_from([None, 1, 2, 3, 4]), max_size=9)
     ([2, 1, 1, 2], (1, 0, 0, 1), 1),  # 2 was seen first
     ([None, None, None, None], (0, 0, 0, 0), 0),
     ([1, 2, 3, 4], (1, 0, 0, 0), 0),
-    ([None, 1, 2, 3], (0, 0, 0, 0), 0),  # the first of the tie is "none"
+    ([None, 1, 2, 3], (0, 0, 0, 0), 0),  # the first of the tie is unparsed
     ([1, None, 2, 3], (1, 0, 0, 0), 0),
     ([None, None, None, 5], (0, 0, 0, 0), 0),
     ([None, 5, 5, None], (0, 0, 0, 0), 0),
@@ -41,7 +41,7 @@ def test_ties_first_is_the_vote_of_the_papers_code(answers, solver, proposer):
   'answers, winner, count, reason',
   [
     ([5, 5, None, None], 5, 2, ''),
-    ([None, None, 5, 5], 5, 2, ''),  # blanks do not stand for election
+    ([None, None, 5, 5], 5, 2, ''),  # unparsed answers cannot win
     ([None, None, None, 5, 5], 5, 2, ''),
     ([1, 1, 2, 2], None, 0, 'tie'),
     ([1, 1, 2, 2, 3], None, 0, 'tie'),
@@ -53,7 +53,7 @@ def test_ties_first_is_the_vote_of_the_papers_code(answers, solver, proposer):
     ([None, None, None, None], None, 0, 'unparsed'),
     ([], None, 0, 'unparsed'),
     ([5, 5, 5, 5], 5, 4, ''),
-    # 0 and the empty text are answers, not blanks.
+    # 0 and the empty text are answers, not unparsed.
     ([0, 0, 1, None], 0, 2, ''),
     (['', '', 'a', None], '', 2, ''),
   ],
@@ -72,7 +72,7 @@ def test_no_majority(answers, winner, count, reason):
   [
     ([5, 5, 5, 1], 0.75, True),  # exactly
     ([5, 5, 5, 1], 0.76, False),
-    ([5, 5, 1, None], 0.5, True),  # blanks count into the size
+    ([5, 5, 1, None], 0.5, True),  # unparsed answers count in the size
     ([5, 5, 1, None], 0.51, False),
     ([5, 5, 5, 5], 1.0, True),
     ([5, 5, 5, 1], 1.0, False),
@@ -92,7 +92,7 @@ def test_min_agreement(ties, answers, min_agreement, wins):
 
 
 def test_min_agreement_is_met_exactly_by_every_share():
-  """A share of a group, written as the nearest float, is enough."""
+  """The float closest to a share is met by the share itself."""
   for size in range(2, 65):
     for count in range(2, size + 1):
       answers = [0] * count + [*range(1, size - count + 1)]
@@ -126,7 +126,7 @@ def test_order_does_not_matter(pair, min_agreement):
 
 @hypothesis.given(ANSWERS)
 def test_ties_first_equals_a_maximum_in_order(answers):
-  """`max` returns the first of equals: the paper's code, said another way."""
+  """`max` returns the first of equal counts, as the paper's code does."""
   result = vote.majority(answers, ties='first')
   winner = max(answers, key=answers.count, default=None)
   assert result.answer == winner
@@ -152,9 +152,9 @@ def test_no_answers_crash_it(answers, ties, min_agreement):
 @pytest.mark.parametrize(
   'answers, weights, winner, count, reason',
   [
-    # Two of weight 0.3 lose against one of 0.7 and one of 0.1.
+    # Weights 0.3 and 0.3 lose against 0.7 and 0.1.
     ([1, 1, 2, 2], [0.3, 0.3, 0.7, 0.1], 2, 2, ''),
-    # The heaviest alone is a singleton still.
+    # A single answer is a singleton, whatever its weight.
     ([1, 1, 2], [0.1, 0.1, 0.9], None, 0, 'singleton'),
     ([1, 1, 2, 2], [0.5, 0.25, 0.25, 0.5], None, 0, 'tie'),
     ([None, 1, 1], [5.0, 0.1, 0.1], 1, 2, ''),
@@ -167,7 +167,7 @@ def test_weighted_votes(answers, weights, winner, count, reason):
 
 
 def test_agreement_of_weighted_votes_is_a_share_of_the_weight():
-  # 0.6 of 1.0 for 1, blanks included.
+  # The answer 1 has 0.6 of the total 1.0, which includes the unparsed answer.
   answers, weights = [1, 1, 2, None], [0.3, 0.3, 0.3, 0.1]
 
   def at_least(share):

@@ -18,7 +18,7 @@ SPAN = attention.Span(HEAD_WIDTH**-0.5)
 
 
 def by_token(query, key, value, context=(), *, span):
-  """`attend` with keys and values by token, [.., S, K, H]."""
+  """Calls `attend` with keys and values [.., S, K, H]."""
 
   def stored(x):
     return jnp.swapaxes(x, 1, 2)
@@ -49,7 +49,7 @@ def segment(seed, slots, num_kv_heads, lengths):
 
 
 def concatenated(query, key, value, context):
-  """By jax.nn.dot_product_attention, every row with all of its text."""
+  """Computes unshared attention with jax.nn.dot_product_attention."""
   keys, values, live = [], [], []
   for part in context:
     share = ROWS // part.keys.shape[0]
@@ -123,7 +123,7 @@ def test_equals_attention_over_the_concatenation(
 
 
 def test_by_hand():
-  """Scores 0 and log 3 with values 0 and 8: a quarter and three quarters."""
+  """Scores 0 and log 3 have weights 1/4 and 3/4; the values are 0 and 8."""
   key = jnp.zeros((1, 1, 1, 4)).at[..., 0].set(2 * jnp.log(3.0))
   query = jnp.zeros((1, 1, 1, 4)).at[..., 0].set(1.0)  # width 4: halved
   context = attention.KeyValues(
@@ -179,7 +179,7 @@ def test_caps_and_windows_equal_plain_attention(softcap, window):
   query = normal(1, ROWS, WIDTH, 4, HEAD_WIDTH)
   key = normal(2, ROWS, WIDTH, 2, HEAD_WIDTH)
   value = normal(3, ROWS, WIDTH, 2, HEAD_WIDTH)
-  # Two prompts that fill their room: positions are those of the whole text.
+  # Two prompts without padding, so that positions equal those of the text.
   context = (segment(10, 4, 2, [4, 4]),)
   span = attention.Span(0.7, softcap, window and jnp.array(window))
 

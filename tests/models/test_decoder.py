@@ -1,4 +1,4 @@
-"""The decoder: who may see whom, and texts in one or in many segments."""
+"""Tests of the decoder: causality, and texts in one or more segments."""
 
 import dataclasses
 import functools
@@ -67,7 +67,7 @@ def test_segments_equal_one_text(cuts):
   context, hidden = (), []
   for start, end in zip([0, *cuts], [*cuts, width], strict=True):
     length = end - start
-    # What stands behind the length is another text.
+    # The padding has random tokens.
     part = texts(rows, slots, seed=1)
     part[:, :length] = tokens[:, start:end]
     out, keys_values = forward(params, part, full(rows, length), context)
@@ -77,7 +77,7 @@ def test_segments_equal_one_text(cuts):
 
 
 def test_rows_of_different_length_share_prompts():
-  """A prefix of all, two prompts, each with two answers."""
+  """There are a common prefix and two prompts with two answers each."""
   params = tiny.tiny_params()
   prefix, prompts, answers = texts(1, 3), texts(2, 4, 1), texts(4, 2, 2)
   lengths = jnp.array([4, 2])
@@ -96,7 +96,7 @@ def test_rows_of_different_length_share_prompts():
 
 
 def test_padding_has_no_influence():
-  """Bit for bit: neither before it nor as a context behind its length."""
+  """Padding changes no bit, neither in a segment nor in a context."""
   params = tiny.tiny_params()
   lengths = jnp.array([4, 0, 2])
   padded = texts(3, 4)
@@ -127,7 +127,7 @@ def test_empty_cache_is_no_context():
 
 
 def test_one_cpu_decodes_by_blocks_of_rows(monkeypatch):
-  """A token behind a context; several tokens read all of its rows at once."""
+  """Only single tokens are computed by blocks, not several per row."""
   monkeypatch.setattr(stacked_attention, '_BLOCK_BYTES', 1)
   params, lengths = tiny.tiny_params(), jnp.array([2, 3])
   plain, in_blocks = (
@@ -152,8 +152,8 @@ def test_one_cpu_decodes_by_blocks_of_rows(monkeypatch):
 @MESHES
 @pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
 def test_a_chain_is_its_segments_one_after_the_other(remat, make_mesh):
-  # Two rows of the second segment share the first, three of the third one each
-  # of the second.
+  # Two rows of the second segment share the row of the first, and three rows of
+  # the third share each row of the second.
   tokens = texts(1, 3), texts(2, 4), texts(6, 2)
   lengths = full(1, 3), np.array([4, 2]), full(6, 2)
   segments = tuple(map(policy.Segment, tokens, lengths))
@@ -187,7 +187,7 @@ def test_a_chain_is_its_segments_one_after_the_other(remat, make_mesh):
 
 @MESHES
 def test_a_chain_of_packed_rows(make_mesh):
-  """Three of four rows have tokens; side by side they are the same."""
+  """The packed tokens of three rows have the results of unpacked rows."""
   tokens, lengths = texts(4, 5), np.array([5, 0, 2, 3])
   places = np.full((2, 2, 5), 6, np.int32)
   places[0, 0] = range(5)
@@ -232,7 +232,7 @@ def test_a_chain_behind_a_context(make_mesh):
 
 
 def test_in_one_row_a_weight_is_multiplied_once():
-  """By all three segments; each looks at itself and at those before it."""
+  """Three segments are multiplied together, and attend as separate ones do."""
   segments = tuple(
     policy.Segment(texts(2, width), full(2, width)) for width in (3, 5, 2)
   )
@@ -266,7 +266,7 @@ def test_bfloat16():
   assert logits.dtype == jnp.bfloat16
   assert jnp.isfinite(logits).all()
   assert jnp.isfinite(again).all()
-  # Half of a per cent an operation; logits have a deviation of about 1.5.
+  # Each operation rounds by half a percent; logits have deviation 1.5.
   expected = tiny.plain_logits(tiny.tiny_params(), tokens.tolist())[:, :8]
   np.testing.assert_allclose(logits.astype(jnp.float32), expected, atol=0.25)
 
@@ -301,7 +301,7 @@ def test_bfloat16_on_a_cpu_is_for_operands_of_products(tied):
     jax.tree.leaves(gradient), jax.tree.leaves(exact_gradient), strict=True
   ):
     np.testing.assert_allclose(a, b, atol=0.03 * float(jnp.abs(b).max()))
-  # What is cast once is the same as what is cast in every product.
+  # Casting once is the same as casting in every product.
   cast = jax.jit(halves.cast)(params)
   assert cast['layers']['mlp']['up']['kernel'].nbytes == (
     params['layers']['mlp']['up']['kernel'].nbytes // 2
@@ -333,7 +333,7 @@ def test_rematerialised_gradients_are_the_same(remat):
 
 
 def test_what_is_rematerialised_is_not_stored():
-  """All activations of a layer, its products, its input: each less."""
+  """Each policy stores less: all activations, products, only the input."""
 
   def stored(remat):
     p = policy.make_policy(tiny.CONFIG, remat=remat)
@@ -352,7 +352,7 @@ def test_what_is_rematerialised_is_not_stored():
 
 @pytest.mark.parametrize('tied', [True, False])
 def test_logits_are_a_product(tied):
-  """With the embedding's transpose, or with a matrix of its own."""
+  """The matrix is the transposed embedding, or a separate one."""
   vocabulary, width = tiny.CONFIG.vocab_size, tiny.CONFIG.width
   rng = np.random.default_rng(0)
   embedding = rng.normal(size=(vocabulary, width)).astype('f')

@@ -1,4 +1,4 @@
-"""Norm, linear map and adapter against what defines them."""
+"""Norms, linear maps and adapters against their definitions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ def test_norm_by_hand():
   np.testing.assert_allclose(
     norm.apply(scale, x[:1]), [[[3 / root, 8 / root]]], rtol=1e-6
   )
-  # Epsilon keeps nothing from becoming nan: 0 / sqrt(0 + 1e-5).
+  # With epsilon, zeros stay 0: 0 / sqrt(0 + 1e-5).
   small = layers.RMSNorm(1e-5, 0.0, FLOAT32).apply(scale, x)
   np.testing.assert_array_equal(small[1], [[0.0, 0.0]])
 

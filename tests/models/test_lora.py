@@ -1,4 +1,4 @@
-"""Adapters against the maths of the kernel that they stand for."""
+"""Adapters against the kernels that they are equivalent to."""
 
 import functools
 
@@ -18,7 +18,7 @@ TOKENS_BT = np.arange(12).reshape(2, 6) * 7 % 300
 
 @pytest.fixture(scope='module')
 def params():
-  """With adapters that are not zero any more."""
+  """Returns parameters with nonzero adapters."""
   params = jax.jit(POLICY.init)(jax.random.key(0))
   moved = jax.tree.map(
     lambda x: 0.1 * jax.random.normal(jax.random.key(x.size), x.shape),
@@ -72,7 +72,7 @@ def test_merged_and_adapted_are_one_model(params):
 
 
 def test_a_small_change_of_a_frozen_kernel_survives_in_more_bits(params):
-  """In bfloat16, as frozen kernels are stored, most of it would vanish."""
+  """In bfloat16, the dtype of frozen kernels, most of it would be lost."""
   frozen = jax.tree.map(lambda x: x.astype(jnp.bfloat16), lora.base(params))
   small = jax.tree.map(lambda x: x * 1e-2, lora.adapters(params))
   merged = lora.merge(lora.join(frozen, small), LORA, 'float32')

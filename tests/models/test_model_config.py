@@ -1,4 +1,4 @@
-"""Sizes of a model that cannot be."""
+"""Tests of the checks of model configs."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Rotary embedding against what defines it, its stretching against torch."""
+"""Rotary embeddings against their definition, and extensions against torch."""
 
 import functools
 
@@ -75,7 +75,7 @@ STRETCHED = [
   model_config.Rope(1e6, 'yarn', 4.0, 32768),
   model_config.Rope(1e4, 'yarn', 40.0, 4096, beta_fast=16.0, beta_slow=2.0),
   model_config.Rope(1e4, 'yarn', 40.0, 4096, truncate=False),
-  # So short that no pair turns often enough to stay.
+  # So short that every pair is rescaled.
   model_config.Rope(1e4, 'yarn', 4.0, 16),
 ]
 

@@ -1,4 +1,4 @@
-"""Attention to the stacked context of all layers against that to a slice."""
+"""Attention to the stacked keys of all layers, compared with a slice."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,8 @@ def test_blocks_equal_attention_to_a_slice(
     )
 
   monkeypatch.setattr(stacked_attention, '_BLOCK_BYTES', block_bytes)
-  # Two or four blocks of the responses' rows, and perhaps of the prompts.
+  # The rows of responses are read in blocks. With small blocks, the rows of
+  # prompts are, too.
   loops = str(jax.make_jaxpr(by_block)(0)).count('scan[')
   assert loops == (2 if block_bytes == 1 else 1)
   for layer in range(LAYERS):

@@ -13,7 +13,7 @@ ROOT3 = 3**0.5
 
 
 @pytest.mark.parametrize(
-  'rewards, counted, normalized, centred',
+  'rewards, counted, normalized, centered',
   [
     # mean 1/2, squares 4 * 1/4 = 1, unbiased variance 1/3, std 1/sqrt 3.
     pytest.param(
@@ -35,7 +35,7 @@ ROOT3 = 3**0.5
     pytest.param(
       [1, 3, 5], [1, 1, 1], [-1, 0, 1], [-2, 0, 2], id='rewards-not-0-or-1'
     ),
-    # The same three, and what is not counted may be anything.
+    # Rewards that do not count have no effect, whatever they are.
     pytest.param(
       [1, 99, 3, NAN, 5],
       [1, 0, 1, 0, 1],
@@ -54,7 +54,7 @@ ROOT3 = 3**0.5
     pytest.param([1], [1], [0], [0], id='group-of-one'),
   ],
 )
-def test_by_hand(rewards, counted, normalized, centred):
+def test_by_hand(rewards, counted, normalized, centered):
   rewards = jnp.array([rewards], jnp.float32)
   counted = jnp.array([counted], bool)
   # float32, and epsilon moves a number by 1e-6 / std.
@@ -64,7 +64,7 @@ def test_by_hand(rewards, counted, normalized, centred):
   )
   np.testing.assert_allclose(
     advantages.group_relative(rewards, counted, normalize=False)[0],
-    centred,
+    centered,
     **close,
   )
 
@@ -73,7 +73,7 @@ def test_groups_are_never_mixed():
   rewards = jnp.array([[1, 0, 0, 0], [100, 100, 104, 104], [7, 7, 7, 7]])
   counted = jnp.ones(rewards.shape, bool)
   together = advantages.group_relative(rewards, counted)
-  # The second row is the half-right group, times 4 and turned round.
+  # The second row is the half-right group, times 4 and reversed.
   np.testing.assert_allclose(
     together,
     [
@@ -86,7 +86,7 @@ def test_groups_are_never_mixed():
 
 
 def test_epsilon_is_added_to_the_deviation():
-  # Centred -2, 0, 2 and std 2, as above: 2 / (2 + 2).
+  # Centered -2, 0, 2 and std 2, as above: 2 / (2 + 2).
   got = advantages.group_relative(
     jnp.array([[1, 3, 5]]), jnp.ones((1, 3), bool), epsilon=2.0
   )
@@ -100,20 +100,9 @@ def test_rank_and_shape_are_checked():
     advantages.group_relative(jnp.ones((1, 3)), jnp.ones((1, 2), bool))
 
 
-ESTIMATORS = {
-  'grpo': advantages.group_relative,
-  'dr_grpo': lambda r, c: advantages.group_relative(r, c, normalize=False),
-  'lite_ppo': advantages.group_mean_batch_std,
-  'rloo': advantages.leave_one_out,
-  'reinforce_plus_plus': advantages.reinforce_plus_plus,
-  'reinforce_plus_plus_baseline': lambda r, c: advantages.reinforce_plus_plus(
-    r, c, group_baseline=True
-  ),
-  'reinforce': advantages.batch_relative,
-}
-ESTIMATORS = {name: jax.jit(f) for name, f in ESTIMATORS.items()}
+ESTIMATORS = {name: jax.jit(f) for name, f in advantages.ESTIMATORS.items()}
 
-# Two groups: 0 and 3, mean 3/2; 1, 1 and 7, mean 3. What is not counted is 9.
+# Two groups: 0 and 3, mean 3/2; 1, 1 and 7, mean 3. Rewards of 9 do not count.
 REWARDS = jnp.array([[0, 9, 3], [1, 1, 7]], jnp.float32)
 COUNTED = jnp.array([[1, 0, 1], [1, 1, 1]], bool)
 
@@ -142,15 +131,15 @@ COUNTED = jnp.array([[1, 0, 1], [1, 1, 1]], bool)
     # 0 - 3 and 3 - 0; 1 - (1 + 7) / 2 = -3, and 7 - (1 + 1) / 2.
     ('rloo', [[-3, 0, 3], [-3, -3, 6]]),
     (
-      'reinforce_plus_plus',
+      'reinforce++',
       [
         [-2.4 / 7.8**0.5, 0, 0.6 / 7.8**0.5],
         [-1.4 / 7.8**0.5, -1.4 / 7.8**0.5, 4.6 / 7.8**0.5],
       ],
     ),
-    # The centred ones have mean 0 and squares 4.5 + 24: variance 28.5 / 4.
+    # The centered rewards have mean 0 and squares 4.5 + 24: variance 28.5 / 4.
     (
-      'reinforce_plus_plus_baseline',
+      'reinforce++_baseline',
       [
         [-1.5 / 7.125**0.5, 0, 1.5 / 7.125**0.5],
         [-2 / 7.125**0.5, -2 / 7.125**0.5, 4 / 7.125**0.5],
@@ -196,8 +185,8 @@ def test_a_group_of_one_by_the_side(name):
   got = ESTIMATORS[name](rewards, counted)
   if name.endswith('baseline') or name in ('grpo', 'dr_grpo', 'rloo'):
     np.testing.assert_array_equal(got[:2], ESTIMATORS[name](REWARDS, COUNTED))
-  if name in ('reinforce', 'reinforce_plus_plus'):
-    # The batch is what it is compared with: the mean is now 17 / 6.
+  if name in ('reinforce', 'reinforce++'):
+    # Rewards are compared with the batch, whose mean is now 17 / 6.
     assert got[2, 0] > 0
     assert not got[2, 1:].any()
   else:
@@ -211,7 +200,7 @@ def test_estimators_check_shapes(name):
 
 
 def test_leave_one_out_leaves_one_out():
-  """By its definition, a loop, on random groups with gaps."""
+  """Compares with a loop on random groups with gaps."""
   random = np.random.default_rng(0)
   rewards, counted = random.normal(size=(6, 5)), random.random((6, 5)) < 0.7
   got = advantages.leave_one_out(jnp.array(rewards), jnp.array(counted))
@@ -233,7 +222,7 @@ def test_whitened_values_by_hand():
 
 @pytest.mark.parametrize('name', ESTIMATORS)
 def test_equal_rewards_are_0_whatever_they_are(name):
-  """The mean of n times x is not x in float32; a deviation would magnify it."""
+  """In float32, the mean of n equal numbers may differ from the number."""
   for size, reward in ((8, 0.7), (16, 1.1), (32, 1.2)):
     rewards = np.full((3, size), reward, np.float32)
     found = ESTIMATORS[name](rewards, rewards > 0)

@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 
 from sqlm_jax.ops import checksum
 
-# MurmurHash3_x86_32 of no bytes is mix(seed); these values of it are published.
+# Published values: MurmurHash3_x86_32 of an empty input is mix(seed).
 MIX_1 = 0x514E28B7
 MIX_ALL = 0x81F16F39  # of 0xffffffff
 
@@ -18,7 +18,7 @@ MIX_ALL = 0x81F16F39  # of 0xffffffff
     (jnp.uint32(0), 0),
     (jnp.uint32(1), MIX_1),
     (jnp.array([-1], jnp.int32), MIX_ALL),
-    # The second element is mixed with its place.
+    # The second element is mixed with its index.
     (jnp.array([[1, 0x9E3779B9 ^ 1]], jnp.uint32), 2 * MIX_1),
     (jnp.array([[1], [0x9E3779B9]], jnp.uint32), MIX_1),
     (jnp.array([1], jnp.int8), MIX_1),

@@ -1,4 +1,4 @@
-"""The kernel for decoding, interpreted, against the plain path."""
+"""The interpreted decoding kernel against the plain path."""
 
 import functools
 
@@ -64,7 +64,7 @@ def test_chain_of_segments(heads, kv_heads, width):
     make(30, slots=130, lengths=[0, 1, 63, 65, 128, 130]),
     make(40, slots=8, lengths=[8] * 6),
   )
-  # Rounded are the weights and the output, to 8 bits.
+  # The weights and the output are rounded to 8 bits.
   np.testing.assert_allclose(
     attend(*given, segments).astype(jnp.float32),
     plain(*given, segments),

@@ -1,7 +1,7 @@
 """Libraries' attention to segments side by side, against the plain path.
 
-cuDNN takes a GPU; here the same arrays go to the implementation of XLA. Splash
-attention is interpreted.
+cuDNN requires a GPU, so XLA's implementation replaces it here. Splash attention
+is interpreted.
 """
 
 import functools
@@ -98,6 +98,6 @@ def test_splash_attention_over_many_blocks():
 
 
 def test_a_rematerialised_block_keeps_it():
-  # The name is of a private part of JAX.
+  # The test uses the name of a private primitive of JAX.
   assert fused_attention.is_kept(cudnn._dot_product_attention_fwd_p_wrapper)
   assert not fused_attention.is_kept(jax.lax.dot_general_p)

@@ -12,8 +12,8 @@ from jax.extend import core
 from sqlm_jax.ops import logprobs
 
 ROWS, WIDTH, VOCABULARY = 10, 6, 37
-# Two groups of five: chunks of one token a group, two, three (which leaves
-# two), and all.
+# Two groups of five rows. Chunks hold one, two, three (then two) or all rows of
+# a group.
 GROUPS, CHUNKS = 2, [1, 4, 6, 64]
 # float32: logits near 20 are rounded at 2e-6, an entropy sums 37 of them.
 CLOSE = {'rtol': 1e-5, 'atol': 1e-4}
@@ -31,14 +31,14 @@ def data():
 
 
 def reference(weights, hidden, tokens):
-  """By jax.nn.log_softmax, and the definition of the entropy."""
+  """Computes log-probabilities and entropies by their definitions."""
   logps = jax.nn.log_softmax(hidden @ weights)
   entropy = -jnp.sum(jnp.exp(logps) * logps, axis=-1)
   return logps[jnp.arange(tokens.size), tokens], entropy
 
 
 def chunked(weights, hidden, tokens, chunk, **settings):
-  """As `reference`, which has no groups."""
+  """Computes the results of `reference` in chunks of groups."""
   found = logprobs.chosen_in_chunks(
     lambda x: x @ weights,
     hidden.reshape(GROUPS, -1, hidden.shape[-1]),
@@ -64,7 +64,7 @@ def test_chosen_by_hand():
 
 @pytest.mark.parametrize('through_entropy', [False, True])
 def test_several_tokens_of_one_distribution(through_entropy):
-  """As of so many equal ones; one token was chosen twice."""
+  """The results equal those of repeated rows; one token is chosen twice."""
   rng = np.random.default_rng(0)
   logits = jnp.float32(rng.normal(size=(2, 7)))
   tokens = np.array([[3, 0, 3], [6, 5, 1]])
@@ -101,7 +101,7 @@ def test_no_tokens():
 
 @pytest.mark.parametrize('shift', [0.0, 1e4, -1e4])
 def test_chosen_does_not_overflow(shift):
-  # Differences of 50 are exact beside 1e4: -log(1 + e^-50) is 0 in float32.
+  # A difference of 50 is exact at 1e4, and log(1 + e^-50) is 0 in float32.
   logits = jnp.array([[0.0, -50.0]]) + shift
   logps, entropy = logprobs.chosen(logits, jnp.array([[1]]))
   np.testing.assert_array_equal(logps, [[-50.0]])
@@ -168,7 +168,7 @@ def test_a_gradient_through_the_entropy_if_asked_for():
 
 
 def shapes_of(jaxpr):
-  """Shapes of all that a computation makes, inner computations included."""
+  """Yields the shapes of all results, also of inner computations."""
   for equation in jaxpr.eqns:
     for out in equation.outvars:
       yield tuple(out.aval.shape)
@@ -177,7 +177,7 @@ def shapes_of(jaxpr):
 
 
 def rows_of_logits(function, *args):
-  """The most numbers for one vocabulary entry in any array that is made."""
+  """Returns the maximum number of rows of logits in any array."""
   return max(
     (
       int(np.prod(shape)) // VOCABULARY
@@ -206,14 +206,14 @@ def test_never_more_rows_of_logits_than_a_chunk(chunk):
   most = chunk // GROUPS * GROUPS
   assert rows_of_logits(value, table, hidden) == most
   assert rows_of_logits(grad(value), table, hidden) == most
-  # The measure sees what it is meant to see.
+  # Without chunks, the measure finds all rows.
   assert rows_of_logits(whole, table, hidden) == ROWS
   assert rows_of_logits(grad(whole), table, hidden) == ROWS
 
 
 @pytest.mark.parametrize('chunk, products', [(4, 4), (64, 3)])
 def test_logits_are_computed_again_for_several_chunks_alone(chunk, products):
-  # Logits, perhaps again, and the gradients of both factors.
+  # Products are logits, perhaps computed twice, and gradients of both factors.
   weights, hidden, tokens, factors = data()
   grad = jax.grad(functools.partial(loss, chunked), argnums=(0, 1))
 
@@ -225,7 +225,7 @@ def test_logits_are_computed_again_for_several_chunks_alone(chunk, products):
 
 
 def test_groups_stay_where_they_are():
-  """Split over devices, nothing is moved to have its logits computed."""
+  """Groups that are split over devices are not moved to compute logits."""
   mesh = jax.make_mesh(
     (8,), ('groups',), axis_types=(jax.sharding.AxisType.Auto,)
   )

@@ -24,7 +24,7 @@ def surrogate(ratio, advantage, clip):
   'ratio, advantage, loss, clipped, gradient',
   [
     # Clip 0.25, -min(w A, clamp(w) A). The gradient for logp is -w A where
-    # the first is the smaller one, else 0.
+    # the first term is smaller, otherwise 0.
     (1.0, 2.0, -2.0, False, -2.0),
     (1.125, 2.0, -2.25, False, -2.25),
     (2.0, 2.0, -2.5, True, 0.0),  # min(4, 1.25 * 2)
@@ -53,7 +53,7 @@ def test_clipped_surrogate_by_hand(ratio, advantage, loss, clipped, gradient):
 
 
 def test_on_policy_the_gradient_is_that_of_reinforce():
-  # At w = 1 the gradient of -w A is -A, and the loss -A; nothing is clipped.
+  # At w = 1, the loss and the gradient of -w A are -A; nothing is clipped.
   advantages = jnp.array([-1.5, 0.0, 0.25, 3.0])
   logps = jnp.array([-0.1, -2.0, -30.0, 0.0])
 
@@ -111,7 +111,7 @@ def test_k3_is_never_negative():
 
 @pytest.mark.parametrize('seed', range(3))
 def test_expectation_of_k3_is_the_kl(seed):
-  """Summed over all outcomes of a small distribution, not sampled."""
+  """The expectation is a sum over all outcomes of a small distribution."""
   p, q = np.random.default_rng(seed).dirichlet(np.ones(7), 2)
   kl = np.sum(p * (np.log(p) - np.log(q)))
   k3 = losses.kl_k3(jnp.log(jnp.array(p)), jnp.log(jnp.array(q)))
@@ -297,7 +297,7 @@ def kl(p_logits, q_logits):
   ],
 )
 def test_expected_gradient_of_a_kl_loss(estimator, true_gradient):
-  """Over all outcomes: k2's is the KL's, k3's the other direction's."""
+  """The gradient of k2 is that of the KL, that of k3 of the reverse KL."""
   p, q = jnp.array(np.random.default_rng(0).normal(size=(2, 7)))
   reference = jax.nn.log_softmax(q)
   # Samples come from a policy that is not differentiated.
@@ -355,7 +355,7 @@ def test_value_loss_by_hand(value, old_value, target, loss, clipped, gradient):
 @pytest.mark.parametrize(
   'average, expected',
   [
-    # Lengths 2, 4 and 2, 0 of those counted: 8 tokens, 3 with any.
+    # Counted lengths are 2, 4 and 2, 0: 8 tokens, 3 responses with tokens.
     ('token', [[1 / 8, 1 / 8, 0], [1 / 8, 0, 1 / 8]]),
     ('sequence', [[1 / 6, 1 / 12, 0], [1 / 6, 0, 1 / 3]]),
     # 4 responses of at most 10 tokens.
@@ -397,7 +397,7 @@ def test_an_average_is_one_of_three():
 
 @pytest.mark.parametrize('average', ['token', 'sequence', 'constant'])
 def test_the_weighted_sum_is_the_average(average):
-  """By the averages' definitions, on random losses, in float64."""
+  """Compares with the definitions on random losses in float64."""
   random = np.random.default_rng(0)
   loss = random.normal(size=(6, 5, 9))
   lengths, counted = random.integers(1, 10, (6, 5)), random.random((6, 5)) < 0.7

@@ -1,4 +1,4 @@
-"""Masked sums and means: what is masked has no say, whatever it is."""
+"""Masked values have no effect on sums and means, whatever they are."""
 
 import jax
 import jax.numpy as jnp

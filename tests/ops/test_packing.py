@@ -52,7 +52,7 @@ def test_longer_rows():
 
 
 def plain(x, index):
-  """Reads by index with plain JAX, which derives the gradient."""
+  """Gathers with plain JAX, whose gradient is automatic."""
   parts = len(index)
   x = x.reshape(parts, -1, *x.shape[2:])
   index = index.reshape(parts, -1)
@@ -80,7 +80,7 @@ def test_gradients_are_those_of_reading(move, index):
 
 
 def test_nothing_is_added_up():
-  """A scatter costs far more than the reading that it undoes."""
+  """A scatter would cost far more than the gather."""
   grad = jax.grad(lambda x: packing.pack(x, PACKING).sum())
   text = str(jax.make_jaxpr(grad)(np.ones((4, 3, 2), np.float32)))
   assert 'scatter' not in text

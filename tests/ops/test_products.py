@@ -15,7 +15,7 @@ def numbers(*shape):
 
 
 def rounded(x):
-  """To bfloat16 and on to what is exact."""
+  """Rounds to bfloat16, and returns float64."""
   return np.asarray(jnp.asarray(x, BF16), np.float64)
 
 
@@ -28,16 +28,16 @@ def test_only_the_operands_are_rounded(rows, axis):
   assert found.dtype == jnp.float32
   expected = rounded(x_MK) @ rounded(y_KN)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-  # Which is not what they were.
+  # Rounding has an effect.
   assert np.abs(expected - x_MK @ y_KN).max() > 1e-3
 
 
 @pytest.mark.parametrize('stored', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('axis', [0, 1])
 def test_gradients(axis, stored):
-  """With cotangent d: dx = d y^T and dy = x^T d, of rounded numbers."""
+  """For a cotangent d, dx = d y^T and dy = x^T d, with rounded operands."""
   x_MK, y_KN, d_MN = numbers(6, 64), numbers(64, 48), numbers(6, 48)
-  y_KN = rounded(y_KN)  # the same however it is stored
+  y_KN = rounded(y_KN)  # so that both dtypes store the same numbers
   y = jnp.asarray(y_KN.T if axis else y_KN, stored)
   found, pull = jax.vjp(
     lambda x, y: products.multiply(x, y, BF16, axis), jnp.float32(x_MK), y

@@ -67,7 +67,7 @@ def test_padding_and_neighbours_do_not_matter(garbage):
 
 @pytest.mark.parametrize('gamma, decay', [(1, 0.95), (0.9, 0.5), (0.99, 1)])
 def test_the_sum_of_equation_16(gamma, decay):
-  """A double loop in float64 over random responses of random lengths."""
+  """Compares with a double loop in float64 over random responses."""
   random = np.random.default_rng(0)
   rewards, values = random.normal(size=(2, 8, 11))
   lengths = random.integers(0, 12, 8)
@@ -87,7 +87,7 @@ def test_the_sum_of_equation_16(gamma, decay):
 
 
 def test_a_reward_and_no_value_function():
-  """With V = 0 every token of a response has the response's reward."""
+  """With V = 0, the advantage of every token is the reward."""
   lengths = jnp.array([2, 4])
   rewards = returns.at_last_token(jnp.array([1.0, -3.0]), lengths, 4)
   got, _ = estimate(rewards, jnp.zeros((2, 4)), lengths, 1.0, 1.0)

@@ -19,7 +19,7 @@ nucleus = jax.jit(sampling.nucleus)
 
 @jax.jit
 def transform(uniforms, logits):
-  """With nothing scaled and nothing cut."""
+  """Draws without temperature and top-p."""
   tokens, _ = sampling.inverse_transform(
     uniforms,
     logits,
@@ -65,7 +65,7 @@ def test_frequencies_are_those_of_the_softmax(seed):
   probs = np.exp(logits.astype('d'))
   expected = rows * probs / probs.sum()
   counts = np.bincount(tokens, minlength=VOCABULARY)
-  # The test wants five or more in every class: the rare ones are put together.
+  # The test requires at least five in every class, so rare ones are merged.
   rare = expected < 5
 
   def merge(x):
@@ -106,14 +106,14 @@ def test_never_draws_what_has_no_probability(live):
   assert set(tokens) <= set(live)
   assert tokens[0] == live[0]
   assert tokens[-2] == live[-1]
-  # With the likeliest slices wide enough, each is hit.
+  # With few tokens, every slice is wide enough to be hit.
   if len(live) < 5:
     assert set(tokens) == set(live)
 
 
 @pytest.mark.parametrize('uniform', [0.0, BELOW_ONE])
 def test_ends_of_the_unit_interval(uniform):
-  """512 distributions with much in many small weights, where sums round."""
+  """512 distributions have many small weights, so that sums are rounded."""
   rng = np.random.default_rng(5)
   logits = rng.normal(0, 6, (512, VOCABULARY)).astype('f')
   logits[rng.random(logits.shape) < 0.5] = -INF
@@ -124,7 +124,7 @@ def test_ends_of_the_unit_interval(uniform):
 
 
 def nucleus_by_sorting(logits, top_p):
-  """The smallest set of likeliest tokens with `top_p`, with all their equals.
+  """Returns the smallest set of likeliest tokens with `top_p`, including ties.
 
   Float64 sums over a sorted row: Holtzman et al. (2020), eq. 2.
   """
@@ -188,14 +188,14 @@ def test_temperature_zero_takes_the_likeliest():
     np.array([0, 0.5, BELOW_ONE], 'f'), logits, np.zeros(3), np.ones(3)
   )
   np.testing.assert_array_equal(got.tokens, logits.argmax(axis=1))
-  # There was no choice, but the policy's own probability is what it is.
+  # The draw had probability 1, but the policy's probability is lower.
   np.testing.assert_array_equal(got.sampling_logprobs, 0)
   expected = logits.max(axis=1) - np.log(np.exp(logits).sum(axis=1))
   np.testing.assert_allclose(got.logprobs, expected, rtol=1e-5)
 
 
 def test_logprobs_of_a_draw():
-  """Under the policy, and under what was drawn from, by hand."""
+  """Checks both log-probabilities, of the policy and of the draw, by hand."""
   # At temperature 1/2 odds are squared: 16 : 4 : 1 : 1 of 22. A nucleus of
   # 0.9 is {16, 4}, 20 of 22, as 16 alone is 0.73.
   logits = np.log(np.array([[4, 2, 1, 1]] * 3, 'f'))
@@ -215,7 +215,7 @@ def test_logprobs_of_a_draw():
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
-  """Neither on a neighbour's nucleus, which makes all rows take that way."""
+  """Nor if another row has a nucleus, which changes the computation."""
   logits = np.stack([logits_of(0)] * 3)
   uniforms = np.full(3, 0.7, 'f')
   ones = np.ones(3, 'f')
@@ -228,7 +228,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
 
 
 def test_a_sum_that_rounds_up_over_nothing_draws_nothing_there():
-  """Sums of prefixes are not added in order: they may rise by an ulp."""
+  """Prefix sums are not added in order, so they may rise by an ulp."""
   drawn, rose = jax.jit(sampling.draw), 0
   for seed in range(12):
     rng = np.random.default_rng(seed)

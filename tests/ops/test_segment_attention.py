@@ -43,7 +43,7 @@ def test_a_masked_key_is_not_read():
 
 @pytest.mark.parametrize('softcap', [0.0, 0.5])
 def test_the_division_into_segments_has_no_effect(softcap):
-  """Values and gradients, for two query heads and two tokens."""
+  """Compares values and gradients for two query heads and two tokens."""
   query = normal(0, ROWS, 2, 2, WIDTH)
   keys, values = (normal(i, ROWS, HEADS, 7, WIDTH) for i in (1, 2))
   weights = normal(3, *query.shape)

@@ -7,7 +7,7 @@ from sqlm_jax.ops import soft_cap
 
 
 def test_soft_cap_by_hand():
-  # 2 tanh(0.5 / 2) = 0.48984; far out, the cap itself.
+  # 2 tanh(0.5 / 2) = 0.48984; large numbers become the cap.
   x = jnp.array([0.5, 1e6, -1e6])
   np.testing.assert_allclose(
     soft_cap.soft_cap(x, 2.0), [0.48984, 2.0, -2.0], rtol=1e-4

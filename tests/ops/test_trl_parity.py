@@ -1,9 +1,8 @@
-"""Agreement with TRL, the trainer that most of the field compares with.
+"""Agreement with TRL.
 
-Written against TRL 1.16.0, which has no PPO any more: what its trainers
-compute inside of methods is got out of the methods themselves. A trainer is
-made without `__init__`, given the attributes that one method reads, and asked
-for the log-probabilities of a model that is not there.
+The tests call internal methods of the trainers of TRL 1.16.0, which no longer
+has PPO. A trainer is created without `__init__`, with only the attributes that
+one method reads, and its model is replaced by given log-probabilities.
 """
 
 import collections
@@ -31,7 +30,7 @@ CLOSE = {'rtol': 1e-5, 'atol': 1e-7}  # float32 on both sides
 
 @contextlib.contextmanager
 def internals():
-  """Skips with a reason where another TRL has moved what is used here."""
+  """Skips the test if another version of TRL lacks the internals."""
   try:
     yield
   except AttributeError as error:
@@ -39,7 +38,7 @@ def internals():
 
 
 def make_trainer(kind, **attributes):
-  """A trainer of TRL that holds nothing but these attributes."""
+  """Returns a trainer of TRL with only the given attributes."""
   module = pytest.importorskip(f'trl.trainer.{kind}_trainer')
   with internals():
     trainer = object.__new__(getattr(module, f'{kind.upper()}Trainer'))
@@ -61,7 +60,7 @@ def make_trainer(kind, **attributes):
 
 
 def their_advantages(kind, rewards, counted, **attributes):
-  """Their advantages [Q, G]; what does not count has no reward of theirs."""
+  """Returns TRL's advantages [Q, G]; rewards that do not count are nan."""
   rows = rewards.size
   table = torch.tensor(np.where(counted, rewards, np.nan)).reshape(rows, 1)
   tokens = [[1]] * rows
@@ -107,7 +106,7 @@ def their_advantages(kind, rewards, counted, **attributes):
 
 
 def groups_of_rewards(seed):
-  """Random groups, and a tied one, one of a single reward, an empty one."""
+  """Returns random groups, with one tied, one of one reward and one empty."""
   random = np.random.default_rng(seed)
   rewards = random.normal(size=(Q, G)).astype(np.float32)
   counted = random.random((Q, G)) < 0.8
@@ -145,7 +144,7 @@ def test_leave_one_out_advantages(seed):
 
   got = advantage_ops.leave_one_out(rewards, counted)
   np.testing.assert_allclose(got, theirs(False), **CLOSE)
-  # They leave groups of one out of the batch's statistics.
+  # TRL excludes groups of one from the statistics of the batch.
   usable = counted & (counted.sum(axis=1, keepdims=True) > 1)
   got = advantage_ops.whiten(got, usable, epsilon=1e-4)
   np.testing.assert_allclose(got, theirs(True), **CLOSE)
@@ -155,7 +154,7 @@ def test_leave_one_out_advantages(seed):
 
 
 def make_batch(seed):
-  """Log-probabilities far enough apart to meet every clip; [Q * G, R]."""
+  """Returns log-probabilities [Q * G, R] that differ enough to be clipped."""
   random = np.random.default_rng(seed)
   old = -random.exponential(size=(Q * G, R))
 
@@ -176,7 +175,7 @@ def make_batch(seed):
 def their_loss(
   batch, *, average, sequence, clip, clip_high, dual_clip, kl, bonus
 ):
-  """Their loss, two gradients (log-probabilities, entropy), clip fraction."""
+  """Returns TRL's loss, its two gradients and its clip fraction."""
   rows = {k: torch.tensor(v, dtype=torch.float32) for k, v in batch.items()}
   logprobs = rows['logprobs'].requires_grad_()
   entropy = rows['entropy'].requires_grad_()
@@ -268,7 +267,7 @@ def our_loss(
       dual_clip=dual_clip,
     )
     loss += kl * losses.kl_k3(logprobs, jnp.where(mask, reference, logprobs))
-    # Their bonus is a mean over all tokens, whatever the loss is.
+    # TRL's bonus is a mean over all tokens, whatever the aggregation.
     loss = loss * weigh(AVERAGES[average])
     loss += losses.entropy_bonus(entropy, entropy_coef=bonus) * weigh('token')
     return masked.total(loss, mask), masked.mean(clipped, mask)
@@ -325,10 +324,10 @@ def test_loss_and_gradients(settings):
   theirs, ours = their_loss(batch, **settings), our_loss(batch, **settings)
   for got, expected in zip(ours[:3], theirs[:3], strict=True):
     np.testing.assert_allclose(got, expected, **CLOSE)
-  # They count a sequence once, and not what only the dual clip cuts.
+  # TRL counts a sequence once, and ignores the dual clip.
   if not (settings['sequence'] or settings['dual_clip']):
     np.testing.assert_allclose(ours[3], theirs[3], **CLOSE)
-  # Every clip was met: some tokens have no gradient, but not all.
+  # Some tokens were clipped and have no gradient, but not all.
   if not settings['kl']:
     assert 0.1 < np.mean((theirs[1] == 0)[batch['mask']]) < 0.9
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sqlm_jax.engine import groups
 from sqlm_jax.selfplay import batches, estimates, packing_plan
 
-COMMON = list(range(1, 11))  # 10 tokens, over the 8 that are worth a pass
+COMMON = list(range(1, 11))  # 10 tokens, more than `_MIN_PREFIX`
 
 
 def unpacked(packed: groups.Prompts) -> list[list[int]]:
@@ -59,7 +59,9 @@ def test_padding_rows_have_one_token():
   assert packed.lengths.tolist() == [1] * 5
   assert packed.tokens.shape == (5, 8)
   assert packed.tokens[2:].tolist() == [[0] * 8] * 3
-  assert packed.prefix_lengths.tolist() == [10]  # they do not shorten it
+  assert packed.prefix_lengths.tolist() == [
+    10
+  ]  # dummy prompts do not shorten the prefix
 
 
 PROMPTS = st.lists(st.integers(1, 3), min_size=1, max_size=30)
@@ -78,10 +80,10 @@ def test_packed_prompts_are_the_prompts(rests, common, extra):
   assert (packed.lengths >= 1).all()
 
 
-# Three groups of two in a step of four: learnt from, neutral, learnt from.
+# Three groups of two in a step of four. The second has equal rewards.
 LENGTHS = [[1, 3], [2, 2], [4, 4]]
 REWARDS = [[1, 0], [1, 1], [0, 1]]
-TOTAL = 1 + 3 + 2 + 2 + 4 + 4  # tokens that count
+TOTAL = 1 + 3 + 2 + 2 + 4 + 4  # tokens of all responses
 
 
 def make_scored(rewards=REWARDS, lengths=LENGTHS):
@@ -131,7 +133,7 @@ def test_a_batch_is_as_wide_as_its_longest_response():
   wide[..., : rollout.tokens.shape[2]] = rollout.tokens
   lengths = rollout.lengths.copy()
   lengths[0, 1] = 9
-  lengths[1] = 40  # of a group that teaches nothing
+  lengths[1] = 40  # a group with equal rewards
   rollout = rollout._replace(
     tokens=wide, logprobs=-wide.astype(np.float32), lengths=lengths
   )
@@ -183,12 +185,12 @@ def test_sequence_aggregation_weighs_responses_equally():
 
 
 def test_constant_aggregation_ignores_the_lengths_of_responses():
-  (batch,) = make_batches(aggregation='constant')  # six responses of room 5
+  (batch,) = make_batches(aggregation='constant')  # six responses of at most 5
   np.testing.assert_allclose(batch.weights[:2], 1 / 30, rtol=1e-6)
 
 
 def test_an_estimator_over_the_batch_sees_all_updates():
-  # Mean of six rewards 4/6: a group that agrees has advantages, too.
+  # The mean of the six rewards is 4/6, so equal rewards have advantages, too.
   first, second = make_batches(estimator='reinforce', updates=2)
   assert first.num_groups == 2
   found = first.advantages[1, :, 0], second.advantages[0, :, 0]
@@ -202,7 +204,7 @@ def test_all_weights_add_up_to_one_if_all_are_kept(aggregation):
   assert batch.num_groups == 3
   total = float((batch.weights * batch.lengths).sum())
   assert total == pytest.approx(1, rel=1e-6)
-  assert batch.advantages[1].tolist() == [[0], [0]]  # neutral, for the KL alone
+  assert batch.advantages[1].tolist() == [[0], [0]]  # only for the KL
 
 
 def test_updates_split_the_groups_in_order():
@@ -210,13 +212,13 @@ def test_updates_split_the_groups_in_order():
   assert first.num_groups == second.num_groups == 1
   assert first.prompts.tokens[0, 0] == 10
   assert second.prompts.tokens[0, 0] == 12
-  # Each update has an average of its own: 1 + 3 + 2 + 2 and 4 + 4 tokens.
+  # Each update is averaged over its own tokens: 1 + 3 + 2 + 2 and 4 + 4.
   np.testing.assert_allclose(first.weights[0], 1 / 8, rtol=1e-6)
   np.testing.assert_allclose(second.weights[0], 1 / 8, rtol=1e-6)
 
 
 def test_an_update_with_nothing_to_learn_is_left_out():
-  # The last of four splits is not counted, the second is neutral.
+  # Of the four updates, the last is padding, and the second has equal rewards.
   found = make_batches(updates=4)
   assert [batch.prompts.tokens[0, 0] for batch in found] == [10, 12]
 
@@ -228,7 +230,7 @@ def test_nothing_to_learn(rewards):
 
 
 def test_a_group_of_several_prompts_has_one_mean():
-  """Four answers to a question, two to each of its two prompts."""
+  """A question has four answers, two to each of its two prompts."""
   shape = (4, 2, 3)
   rollout = groups.Rollout(
     tokens=np.arange(24, dtype=np.int32).reshape(shape),
@@ -251,8 +253,8 @@ def test_a_group_of_several_prompts_has_one_mean():
     keep_neutral=False,
   )
   assert batch.prompts.tokens[:, 0].tolist() == [10, 20, 11, 21, 0, 0]
-  # Both answers to the first prompt were right: compared with each other
-  # alone they would teach nothing.
+  # Both answers to the first prompt are right, and would have advantages of 0
+  # if they were compared only with each other.
   assert batch.advantages[:4, :, 0].tolist() == [
     [0.5, 0.5],
     [-0.5, -0.5],
@@ -290,7 +292,7 @@ def test_a_unanimous_group_teaches_the_value_function():
     max_tokens=5,
     keep_neutral=True,
   )
-  assert batch.num_groups == 3  # the second's rewards are 1 and 1
+  assert batch.num_groups == 3  # also the second, whose rewards are equal
   assert batch.value_targets[1, :, 0].tolist() == [1, 1]
   np.testing.assert_array_equal(batch.old_values[:3], values[:3])
   np.testing.assert_array_equal(batch.advantages[:3], advantages.advantages[:3])
@@ -300,7 +302,7 @@ def test_a_unanimous_group_teaches_the_value_function():
 def test_texts_to_evaluate():
   scored = make_scored()
   texts = batches.texts_to_evaluate(scored, packing_plan.Layout(3, shards=1))
-  assert texts.num_groups == 3  # of four, the last fills the shape
+  assert texts.num_groups == 3  # the fourth group is padding
   assert texts.prompts.tokens[:3, 0].tolist() == [10, 11, 12]
   np.testing.assert_array_equal(texts.tokens[:4], scored.rollout.tokens)
   assert texts.tokens.shape == (6, 2, 5)

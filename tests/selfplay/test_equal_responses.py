@@ -76,7 +76,10 @@ def test_tokens_after_the_end_are_ignored():
       advantages=np.ones((4, 6, 1), np.float32)
     )
   )
-  assert merged.counts[0].tolist() == [6, *[0] * 5]  # all end before they part
+  assert merged.counts[0].tolist() == [
+    6,
+    *[0] * 5,
+  ]  # all end before they differ
 
 
 def test_responses_without_weight_are_not_merged():

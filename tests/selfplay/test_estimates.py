@@ -54,7 +54,7 @@ def test_the_answers_to_a_question_may_be_divided_among_its_prompts():
 
 def test_a_reward_with_a_kl_penalty():
   # k1 = -1 - -2 = 1, then -3 - -1 = -2, at 1/2 a nat: rewards -1/2, 4 + 1.
-  # V = 0, so the targets are what is still to come: 4.5, 5.
+  # V = 0, so the targets are the sums of the remaining rewards: 4.5, 5.
   rollout = groups.Rollout(
     None, np.array([[[-1.0, -3.0, np.nan]]]), None, np.array([[2]]), None
   )
@@ -80,7 +80,7 @@ def test_a_reward_with_a_kl_penalty():
   'gamma, gae_lambda', [(1.0, 1.0), (0.9, 0.8), (1.0, 0.0)]
 )
 def test_advantages_equal_those_of_loops(gamma, gae_lambda):
-  """Reward at the end, GAE, whitened: written out in float64."""
+  """The loops compute whitened GAE advantages in float64."""
   rng = np.random.default_rng(0)
   rewards, lengths = rng.normal(size=(3, 2)), rng.integers(1, 6, (3, 2))
   values = rng.normal(size=(3, 2, 5))

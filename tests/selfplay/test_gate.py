@@ -56,7 +56,7 @@ def smoke_config() -> config_lib.Config:
 
 
 def refuse_odd(text: str) -> str | None:
-  """Refuses about half of all questions, in a way that anyone can repeat."""
+  """Refuses about half of all questions, and always the same ones."""
   return 'odd' if sum(text.encode()) % 2 else None
 
 
@@ -154,7 +154,7 @@ def refused_and_accepted(outcome):
 
 @pytest.mark.parametrize('mode', MODES)
 def test_a_refused_question_trains_neither_role(mode):
-  """Before it is solved by a function, and by its vote."""
+  """Questions are refused by a function and, once solved, by their votes."""
   outcomes, learned = play(
     **MODES[mode],
     **{
@@ -180,6 +180,6 @@ def test_a_refused_question_trains_neither_role(mode):
         assert not row['trained_on']
       if re.search('[a-m]', row['response']):
         assert row['reason'] == 'early'
-  assert any(learned)  # otherwise this test shows nothing
+  assert any(learned)  # otherwise this test is too weak
   assert {'odd', 'early', 'exclude/answers/early'} <= reasons
   assert reasons & {'tie', 'singleton', 'unparsed'}

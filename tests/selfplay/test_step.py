@@ -51,7 +51,8 @@ CHANGES = {
 }
 # Four questions: readable, no question, readable, and one that was cut off.
 PROPOSALS = [['1 + 1\n', 'why?\n'], ['2 + 2\n', '3 + 3']]
-# Three of four agree; all agree. A digit and a stop token: 16 tokens.
+# Three of four answers agree, then all. Each answer is a digit and a stop, so
+# there are 16 tokens.
 SOLUTIONS = [['2\n', '2\n', '2\n', '3\n'], ['4\n'] * 4]
 EMPTY = repetition.Memory()
 UNREADABLE = [['why?\n', 'why?\n'], ['what?\n', '3 + 3']]
@@ -88,7 +89,7 @@ def scripted_sampler(sampler, texts, seen):
         finished[q, g] = text.endswith(('\n', 'END'))
     for q in range(num_prompts):  # one after the other
       on_ended(np.array([q]), tokens[q : q + 1], lengths[q : q + 1])
-    # About those of the random model: 257 tokens, alike.
+    # As for the random model, all 257 tokens are about equally likely.
     logprobs = np.full(shape, -np.log(257), np.float32)
     return groups.Rollout(tokens, logprobs, logprobs, lengths, finished)
 
@@ -126,7 +127,7 @@ class Script:
 
   def states(self):
     """Returns a state for each name, which stands for its parameters."""
-    names = set(self.parts.owner.values())
+    names = set(self.parts.state_names.values())
     if self.game.critic:
       names |= {step_types.critic_of(name) for name in names}
     return {name: Name(name) for name in names}
@@ -197,12 +198,12 @@ def test_a_step_in_numbers():
     'vote/unanimous_rate': 1 / 2,
     'vote/accuracy': 1.0,
     'vote/num_checked': 2.0,
-    # Every token has one probability of 257, to float32 rounding.
+    # Every token has probability 1 / 257, up to float32 rounding.
     'sample/proposer/surprisal': pytest.approx(math.log(257), rel=1e-6),
     'sample/solver/surprisal': pytest.approx(math.log(257), rel=1e-6),
     'sample/proposer/tokens': (6 + 5 + 6 + 5) / 4,
     'sample/proposer/finished_rate': 3 / 4,
-    'sample/solver/tokens': 2.0,  # rows that fill the shape do not count
+    'sample/solver/tokens': 2.0,  # padding rows do not count
     'sample/solver/finished_rate': 1.0,
     'sample/solver/logprob_gap': 0.0,
     'train/solver/updates': 1.0,
@@ -232,11 +233,11 @@ def test_questions_of_an_evaluation_set_are_excluded():
   )
   assert outcome.metrics['proposer/contaminated_rate'] == 1 / 2
   assert outcome.metrics['gate/contaminated'] == 1
-  # Of the other three: -1, 1, -1.
+  # The rewards of the other three are -1, 1, -1.
   assert outcome.metrics['proposer/reward'] == pytest.approx(-1 / 3)
-  _, (_, batch) = script.learned  # the solver's, and this
-  # Its neighbour has nobody to be compared with: one group is left, and the
-  # average is over the 5, 6 and 5 tokens of the other three.
+  _, (_, batch) = script.learned  # the solver's update, then the proposer's
+  # The other question of its group cannot be compared with any question. So one
+  # group is left, and the average is over 5, 6 and 5 tokens.
   assert batch.num_groups == 1
   np.testing.assert_allclose(batch.weights[0], 1 / 16, rtol=1e-6)
   assert batch.advantages[0].tolist() == [[1], [-1]]
@@ -250,7 +251,7 @@ def test_the_solver_learns_from_the_group_that_disagrees():
   assert outcome.trained == ('solver',)
   ((_, batch),) = script.learned
   assert batch.num_groups == 1
-  # Rewards 1, 1, 1, 0 less their mean 3/4; the three are equal, and are one.
+  # Rewards 1, 1, 1, 0 minus their mean 3/4. Three equal answers become one row.
   assert batch.advantages[0, :, 0].tolist() == [0.25, 0.25, 0.25, -0.75]
   assert batch.counts[0].tolist() == [3, 0, 0, 1]
   # The group that agrees counts in the average: 8 responses of 2 tokens.
@@ -276,7 +277,7 @@ def test_with_a_kl_penalty_a_unanimous_group_is_trained_on():
 def test_values_are_computed_before_any_update(
   shared, proposers, solvers, solver_after
 ):
-  """The critic of a role's owner, and the batches that its policy has."""
+  """Each policy has a critic, which learns from the batches of the policy."""
   script = Script(PROPOSALS, SOLUTIONS, **{'policy.shared': shared})
   read, learned = [], []
 
@@ -293,17 +294,17 @@ def test_values_are_computed_before_any_update(
   critic = step_types.Critic(values, update, None)
   script.game = script.game._replace(critic=critic)
   states, outcome = script.play(1, keep_neutral=True)
-  # Two questions were readable; two topics were asked.
+  # There were two readable questions and two topics.
   assert read == [(solvers, 2), (proposers, 2)]
   assert states[solvers] == solver_after
   assert [batch for _, batch in script.learned] == learned
   assert outcome.metrics['critic/solver/loss'] == 3
   solver, proposer = learned
-  # Also from the question that all answered alike.
+  # The solver also learns from the question whose answers are all equal.
   assert solver.num_groups == 2
   assert solver.value_targets[0, :, :2].tolist() == [[1, 1]] * 3 + [[0, 0]]
   assert solver.value_targets[1, :, :2].tolist() == [[1, 1]] * 4
-  # Rewards less 1/2 of 16 tokens: 14 times 1/2, twice -1/2; mean 3/8, and the
+  # Rewards minus 1/2 for 16 tokens: 14 times 1/2, twice -1/2; mean 3/8, and the
   # unbiased variance is (14/64 + 2 49/64) / 15 = 7/60.
   above, below = 1 / 8 / np.sqrt(7 / 60), -7 / 8 / np.sqrt(7 / 60)
   np.testing.assert_allclose(
@@ -363,7 +364,7 @@ def test_grading_in_the_background_changes_nothing():
 
 
 def test_likelihoods_can_weight_the_votes():
-  """Two likely answers outweigh two unlikely ones; equal ones are a tie."""
+  """Two likely answers outweigh two unlikely ones; otherwise there is a tie."""
   script = Script(PROPOSALS, [['7\n', '7\n', '8\n', '8\n']] * 4)
   sample = script.game.samplers['solver'].sample_tokens
 
@@ -434,8 +435,8 @@ def test_a_step_without_a_readable_question(step, keep_neutral):
   assert outcome.metrics['gate/format'] == 3
   assert outcome.metrics['gate/unfinished'] == 1
   assert not {'solver/reward', 'vote/agreement'} & set(outcome.metrics)
-  # All are as bad: without a penalty the proposer has nothing to learn, and
-  # the update that is left out is counted.
+  # All rewards are equal. Without a KL penalty, the proposer has nothing to
+  # learn, and the number of its updates is 0.
   if step == 1 and not keep_neutral:
     assert outcome.metrics['train/proposer/updates'] == 0
     assert not script.learned
@@ -444,11 +445,9 @@ def test_a_step_without_a_readable_question(step, keep_neutral):
 
 
 def test_an_unreadable_question_never_trains_the_solver():
-  """Two proposals of four reach the solver's batch: the other rows are 0."""
+  """Two of four proposals are in the solver's batch; other rows are padding."""
   script = Script(PROPOSALS, SOLUTIONS)
-  script.play(
-    keep_neutral=True
-  )  # with a penalty everything counted is learned from
+  script.play(keep_neutral=True)  # as with a KL penalty
   ((_, batch),) = script.learned
   assert int(batch.num_groups) == 2
   width = len('1 + 1 = ')
@@ -479,7 +478,7 @@ def test_a_vote_without_a_majority(answers, reason, blanks):
   assert metrics['vote/majority_rate'] == 0
   assert metrics[f'vote/no_majority/{reason}'] == 2
   assert metrics['train/solver/updates'] == 0
-  # No mean over nothing.
+  # Means over no values are left out.
   assert 'vote/agreement' not in metrics
   assert 'vote/accuracy' not in metrics
   assert [q.proposer_reward for q in outcome.rounds[0].questions] == [
@@ -500,13 +499,13 @@ def test_answers_that_mean_the_same_are_one_vote():
   _, outcome = Script(PROPOSALS, [['2\n', '02\n', '2.0\n', '3\n']] * 2).play()
   votes = [q.vote for q in outcome.rounds[0].questions if q.vote]
   assert votes == [types.Vote(2, 3, 4)] * 2
-  # 2 + 2 is not 2: the diagnosis sees it, the reward does not.
+  # 2 + 2 is not 2, which affects the metric but not the rewards.
   assert outcome.metrics['vote/accuracy'] == 1 / 2
   assert outcome.metrics['solver/reward'] == 3 / 4
 
 
 def test_a_question_over_the_limit_is_unreadable():
-  # '1 + 1 = ' has 8 tokens, one more than there is room for.
+  # '1 + 1 = ' has 8 tokens, one more than the limit.
   script = Script(PROPOSALS, **{'sampler.max_prompt_tokens': 7})
   _, outcome = script.play()
   assert outcome.rounds[0].solutions is None
@@ -559,7 +558,7 @@ def test_one_policy_is_trained_by_both_roles():
   script = Script(PROPOSALS, SOLUTIONS)
   states, outcome = script.play(1)
   assert states == {'policy': 'policy++'}
-  # Only the first update meets the weights that sampled.
+  # Only before the first update are the weights those that sampled.
   assert 'sample/solver/logprob_gap' in outcome.metrics
   assert 'sample/proposer/logprob_gap' not in outcome.metrics
 
@@ -639,7 +638,7 @@ def test_a_repeated_question_is_worth_less():
   answers = [['2\n', '2\n', '2\n', '3\n']] * 4
   script = Script(same, answers)
   _, outcome = script.play(**{'proposer.rewards.batch_repeats': 1.0})
-  # Two of three asked questions are alike: each resembles 1 of 2 others.
+  # Two of three readable questions are alike: each resembles 1 of 2 others.
   found = [q.proposer_reward for q in outcome.rounds[0].questions]
   assert found == [0.5, 0.5, 1, -1]
 
@@ -702,7 +701,7 @@ def test_an_earlier_solver_votes_and_is_not_rewarded():
   )
   states, outcome = script.play()
   question = outcome.rounds[0].questions[0]
-  # 2 2 3 3 is a tie; with 3 3 and a blank there are four of seven for 3.
+  # 2 2 3 3 is a tie. With 3, 3 and an unparsed vote, 3 has four of seven votes.
   assert question.vote == types.Vote(3, 4, 7)
   assert question.voter_answers == (3, 3, None)
   assert question.solver_rewards == (0, 0, 1, 1)
@@ -747,7 +746,8 @@ def test_given_questions_replace_the_proposer():
   questions = ('1 + 1', '2 + 2', 'why?', '3 + 3', '4 + 4')
   script.game = script.game._replace(questions=questions)
   states, outcome = script.play(1)
-  # Four a step, from the start again behind the last; step 1 begins with 5.
+  # A step takes four questions and starts over after the last; step 1 begins
+  # with the fifth.
   assert [q.problem.text for q in outcome.rounds[0].questions] == [
     '4 + 4',
     '1 + 1',
@@ -764,7 +764,8 @@ def test_given_questions_replace_the_proposer():
 def test_rounds_continue_until_enough_questions_have_different_rewards():
   script = Script(PROPOSALS, SOLUTIONS)
   _, outcome = script.play(**{'solver.max_rounds': 3})
-  # One of two questions a round tells: three rounds of at most four needed.
+  # One of two questions per round has different rewards, so there are three
+  # rounds, the maximum.
   assert len(outcome.rounds) == 3
   assert outcome.trained_on == {0, 2, 4}
   assert outcome.metrics['sample/rounds'] == 3
@@ -778,7 +779,7 @@ def test_rounds_continue_until_enough_questions_have_different_rewards():
 
 
 def test_a_row_names_the_weights_that_sampled_its_round():
-  """The first round may have been sampled before the last update."""
+  """The first round may be sampled before the last update."""
   script = Script(PROPOSALS, SOLUTIONS)
   first_round = prefetch.Prefetcher(script.game).first_round(
     0, script.states(), EMPTY, look_ahead=True
@@ -797,7 +798,7 @@ def test_no_more_rounds_than_necessary():
   _, outcome = Script(four, telling).play(1, **{'solver.max_rounds': 3})
   assert len(outcome.rounds) == 1
   assert outcome.trained_on == {0, 1, 2, 3}
-  # What is left over of a round is not learned from.
+  # Surplus questions of the last round are not learned from.
   _, outcome = Script(four[:1] + PROPOSALS[1:], telling).play(
     **{'solver.max_rounds': 3}
   )
@@ -815,7 +816,8 @@ def test_the_next_step_is_sampled_before_this_one_is_learned_from():
   states, outcome = script.play(0, first_round=first_round)
   assert states == {'policy': 'policy+'}
   assert {'time/propose', 'time/solve'} < outcome.metrics.keys()
-  # The next step is not sampled again, and is that of a run without it.
+  # The next step is not sampled again, and equals that of a run without
+  # prefetching.
   first_round = prefetcher.first_round(1, states, EMPTY, look_ahead=False)
   _, outcome = script.play(1, first_round=first_round)
   assert len(script.used['proposer']) == len(script.used['solver']) == 2
@@ -826,7 +828,7 @@ def test_the_next_step_is_sampled_before_this_one_is_learned_from():
 
 
 def test_a_failure_ahead_stops_grading_the_current_round(monkeypatch):
-  """Interrupted while the round of the next step is sampled."""
+  """The failure occurs while the next step is sampled."""
   script = Script(PROPOSALS, SOLUTIONS)
   prefetcher = prefetch.Prefetcher(script.game)
   canceled, propose = [], proposing.propose
@@ -941,8 +943,8 @@ def test_a_wrong_test_rewards_the_proposer_unless_it_is_left_out():
     assert outcome.metrics['tests/passed_by_none'] == 1 / 3
 
 
-# From here on with the real learner: scripted texts have one shape, so it is
-# compiled once.
+# The following tests use the real learner. Scripted texts have one shape, so it
+# is compiled once.
 @functools.cache
 def real_game() -> step_types.Game:
   return build.make_game(make_parts())
@@ -979,8 +981,10 @@ def test_the_answer_of_the_majority_becomes_more_likely():
   assert 'train/solver/kl' not in outcome.metrics
   gain = after - before
   assert gain[ord('2')] > 0.01  # three of four
-  assert gain[ord('3')] < -0.01  # the one that disagreed
-  assert gain[ord('2')] > gain[ord('5')] > gain[ord('3')]  # nobody's answer
+  assert gain[ord('3')] < -0.01  # the minority answer
+  assert (
+    gain[ord('2')] > gain[ord('5')] > gain[ord('3')]
+  )  # 5 was never an answer
 
 
 def test_a_step_with_nothing_to_learn_keeps_the_weights_bit_for_bit():
@@ -1038,7 +1042,8 @@ def test_a_real_step(real_step):
   assert metrics['train/solver/updates'] == 1
   # A fresh model of 257 tokens is nearly uniform: log 257 = 5.55.
   assert metrics['train/solver/entropy'] == pytest.approx(5.55, abs=0.7)
-  # One update from the reference: no distance yet, to float32 rounding.
+  # The loss is computed before the first update, where the KL is 0 up to
+  # rounding.
   assert abs(metrics['train/solver/kl']) < 1e-6
   assert metrics['train/solver/clip_fraction'] == 0
   unequal = [
@@ -1053,12 +1058,12 @@ def test_a_real_step(real_step):
 
 
 def test_sampler_and_learner_agree_about_log_probabilities(real_step):
-  # The limit of the brief for float32.
+  # The limit of docs/algorithm.md for float32.
   assert real_step[2].metrics['sample/solver/logprob_gap'] < 1e-4
 
 
 def test_sampled_in_bfloat16_and_learned_in_float32():
-  """The difference is in the metrics, and in the ratio of the loss."""
+  """The difference appears in the metrics and in the ratio of the loss."""
   before, after, outcome = play_for_real(**{'sampler.dtype': 'bfloat16'})
   assert 1e-4 < outcome.metrics['sample/solver/logprob_gap'] < 0.05
   assert outcome.trained == ('solver',)

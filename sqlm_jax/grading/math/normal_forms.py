@@ -73,7 +73,7 @@ def _normal(value: sympy.Expr) -> plain_text.Value:
 
 
 def _simplified(value: sympy.Expr) -> sympy.Expr:
-  """Simplifies; rational functions become expanded, cancelled quotients."""
+  """Simplifies; rational functions become expanded, canceled quotients."""
   if not value.free_symbols:
     return sympy.radsimp(sympy.sqrtdenest(sympy.expand(sympy.simplify(value))))
   if value.is_rational_function():

@@ -80,11 +80,11 @@ def test_predictions_equal_real_shards(shape, rank, gather, sampler_dtype):
   if sampler_dtype and not rank and not gather:
     copied = {}  # float32 is what is trained
   assert predicted['sampler copy'] == on_first_device(put(copied))
-  layers_apart = {}
+  unstacked_layers = {}
   if not sampler_dtype:
-    apart = unstacked.take_apart(put(sampler.cast(params)))
-    layers_apart = apart['layers_apart']
-  assert predicted['decoding layers'] == on_first_device(layers_apart)
+    decoding_params = unstacked.unstack(put(sampler.cast(params)))
+    unstacked_layers = decoding_params['unstacked_layers']
+  assert predicted['decoding layers'] == on_first_device(unstacked_layers)
   # The kernel's caches hold 4, 16, 64, ... chunks, and at most the last token.
   cache, response_slots = 0, 24 if sampler_dtype else 28
   for rows, slots in ((8, 16), (16, response_slots)):
