@@ -2,6 +2,9 @@
 
 import setuptools
 
+# For --mode=review.
+REVIEW = ['python-multipart>=0.0.20', 'starlette>=0.49', 'uvicorn>=0.35']
+
 setuptools.setup(
   name='sqlm_jax',
   version='0.1.0',
@@ -13,6 +16,7 @@ setuptools.setup(
     'sqlm_jax': ['py.typed'],
     'sqlm_jax.datasets': ['*.jsonl'],
     'sqlm_jax.reporting': ['locale/*.po', 'templates/*'],
+    'sqlm_jax.review': ['static/*', 'templates/*.html'],
   },
   install_requires=[
     'absl-py>=2.1',
@@ -51,14 +55,18 @@ setuptools.setup(
     'cuda': ['jax[cuda13]'],
     # For a workdir gs://bucket/…
     'gs': ['etils[epath-gcs]>=1.10', 'google-cloud-storage>=2.18'],
+    'review': REVIEW,
     # For a workdir s3://bucket/…; boto3 writes TensorBoard's event files.
     's3': ['boto3>=1.34', 'etils[epath-s3]>=1.10'],
     'tpu': ['jax[tpu]'],
     'test': [
       'duckdb>=1.4',  # the queries of docs/trace.md
+      'mlcroissant>=1.1',  # validates data cards
+      *REVIEW,
+      'httpx>=0.28',  # what starlette tests with
       'hypothesis>=6.100',
       'import-linter>=2.7',
-      'mlcroissant>=1.1',  # validates data cards
+      'playwright>=1.55',  # drives a browser; downloads none
       'pytest>=8.3',
       'pytest-xdist>=3.6',
       'pyyaml>=6.0',

@@ -26,9 +26,10 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ('train', 'eval', 'sample', 'export'),
-  'train or resume a run, evaluate a checkpoint, answer typed questions, or '
-  'export a checkpoint for other tools.',
+  ('train', 'eval', 'sample', 'export', 'review'),
+  'train or resume a run, evaluate a checkpoint, answer typed questions, '
+  'export a checkpoint for other tools, or look into a run and decide about '
+  'its votes.',
 )
 ROLE = flags.DEFINE_enum(
   'role',
@@ -74,6 +75,43 @@ EXPORT_ADAPTER = flags.DEFINE_bool(
   'export_adapter',
   False,
   'Export only the LoRA adapters, for PEFT, instead of the whole model.',
+)
+PORT = flags.DEFINE_integer(
+  'port',
+  0,
+  'Port on 127.0.0.1 of --mode=review; 0 chooses a free port.',
+  lower_bound=0,
+  upper_bound=65535,
+)
+REVIEWER = flags.DEFINE_string(
+  'reviewer', '', 'Your name, which --mode=review stores with your verdicts.'
+)
+ALLOWED_HOSTS = flags.DEFINE_list(
+  'allowed_hosts',
+  [],
+  'Names of this host, in addition to localhost, by which a proxy reaches '
+  '--mode=review.',
+)
+EXPORT_QUEUE = flags.DEFINE_string(
+  'export_queue',
+  None,
+  'With --mode=review: new .csv file for the votes that wait for a verdict.',
+)
+IMPORT_QUEUE = flags.DEFINE_string(
+  'import_queue',
+  None,
+  'With --mode=review: .csv file of --export_queue with verdicts filled in.',
+)
+IMPORT_LABELS = flags.DEFINE_string(
+  'import_labels',
+  None,
+  'With --mode=review: .csv or .jsonl file of questions with known answers, '
+  'which pay instead of votes.',
+)
+EXPORT_VOTES = flags.DEFINE_string(
+  'export_votes',
+  None,
+  'With --mode=review: new .jsonl file for all questions with their votes.',
 )
 
 DISTRIBUTED = flags.DEFINE_enum(
@@ -141,7 +179,15 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def check_paths() -> None:
   """Expands ~ in paths, and raises for paths that cannot be written."""
-  for flag in (WORKDIR, EXPORT_DIR, QUESTIONS_FILE):
+  for flag in (
+    WORKDIR,
+    EXPORT_DIR,
+    QUESTIONS_FILE,
+    EXPORT_QUEUE,
+    IMPORT_QUEUE,
+    IMPORT_LABELS,
+    EXPORT_VOTES,
+  ):
     if flag.value:
       flags.FLAGS[flag.name].value = storage.expand(flag.value)
       storage.check(flag.value, f'--{flag.name}')

@@ -4,12 +4,13 @@ python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
 """
 
 import gc
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 
 import jax
 from absl import app, flags, logging
-from etils import epath
+from etils import epath, epy
 
 from sqlm_jax import (
   command_line,
@@ -27,6 +28,10 @@ from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import catalog
 from sqlm_jax.run import build, divergence, saved_models
 from sqlm_jax.workdir import config_json
+
+# An optional part of the package, which other modes do not need.
+with epy.lazy_imports():
+  from sqlm_jax.review import commands
 
 flags.adopt_module_key_flags(command_line)  # shows them in --help
 
@@ -53,6 +58,9 @@ def _run() -> bool:
   try:
     command_line.check_paths()
     _start_processes()
+    if command_line.MODE.value == 'review':
+      _review()
+      return True
     config = _read_config()
     if command_line.MODE.value != 'train':
       _use_model(config)
@@ -172,6 +180,29 @@ def _use_model(config: config_lib.Config) -> None:
     _show_questions(parts, params, model.step)
   else:
     _show_answers(parts, params)
+
+
+def _review() -> None:
+  """Reads or writes files of verdicts, or serves the review pages."""
+  if not command_line.WORKDIR.value:
+    raise ValueError('--workdir: expected the directory of a run')
+  for package in ('python_multipart', 'starlette', 'uvicorn'):
+    if importlib.util.find_spec(package) is None:
+      raise ValueError(
+        f"--mode=review: {package} is not installed: pip install -e '.[review]'"
+      )
+  commands.review(
+    command_line.WORKDIR.value,
+    files=commands.Files(
+      export_queue=command_line.EXPORT_QUEUE.value,
+      import_queue=command_line.IMPORT_QUEUE.value,
+      import_labels=command_line.IMPORT_LABELS.value,
+      export_votes=command_line.EXPORT_VOTES.value,
+    ),
+    reviewer=command_line.REVIEWER.value,
+    port=command_line.PORT.value,
+    hosts=command_line.ALLOWED_HOSTS.value,
+  )
 
 
 def _evaluate(parts: build.Parts) -> None:

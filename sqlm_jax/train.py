@@ -22,6 +22,7 @@ from sqlm_jax.run import (
   build,
   divergence,
   evaluation_sets,
+  reviewing,
   scheduled_evaluations,
   stop_signals,
   summary,
@@ -107,7 +108,7 @@ def train(config: config_lib.ConfigLike, workdir: str) -> bool:
     if progress.step:
       # If the run was killed during an evaluation, its checkpoint has no score.
       _save_score(run, progress)
-    while _may_continue(run, progress.step):
+    while _may_continue(run, progress):
       _train_one_step(run, progress, scores)
       scores = _evaluate(run, progress)
       _save_score(run, progress)
@@ -122,9 +123,18 @@ def train(config: config_lib.ConfigLike, workdir: str) -> bool:
   return progress.step >= config.num_steps and not run.stop.now()
 
 
-def _may_continue(run: _Run, step: int) -> bool:
-  """Returns True if the run has steps left and no signal has stopped it."""
-  return step < run.parts.config.num_steps and not run.stop.before(step)
+def _may_continue(run: _Run, progress: _Progress) -> bool:
+  """Returns True if the run has steps left and no signal has stopped it.
+
+  It also reads the verdicts that the next step obeys, and may wait for them.
+  """
+  config, step = run.parts.config, progress.step
+  if step >= config.num_steps or run.stop.before(step):
+    return False
+  progress.memory = reviewing.before_step(
+    run.writer.workdir, step, progress.memory, config.review, run.stop.now
+  )
+  return not (config.review.wait and run.stop.now())
 
 
 def _train_one_step(
@@ -150,6 +160,7 @@ def _train_one_step(
     step, progress.states, progress.memory, run.game, first_round
   )
   metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
+  metrics |= reviewing.to_metrics(progress.memory.verdicts)
   rows = rollouts.to_rows(
     outcome,
     seed=config.seed,
@@ -157,6 +168,9 @@ def _train_one_step(
   )
   run.writer.rollouts(step, rows)
   run.writer.metrics(step, metrics)
+  reviewing.simulate(
+    run.parts, run.writer.workdir, step, rows, progress.memory.verdicts
+  )
   shown = {**metrics, **scores, 'step': step}
   run.table.update(shown, rollouts.sample_questions(outcome))
   progress.states, progress.health, rolled_back = divergence.react(
@@ -187,7 +201,7 @@ def _open_run(
       lambda: stack.enter_context(storage.locked(directory))
     )
     manager = stack.enter_context(_open_checkpoints(directory, parts.config))
-    progress = _restore_or_start(parts, manager)
+    progress = _restore_or_start(parts, manager, directory)
     game = build.make_game(parts)
     # Opened after all checks, so that an invalid run writes no config.json.
     writer = stack.enter_context(
@@ -249,19 +263,24 @@ def _open_checkpoints(
 
 
 def _restore_or_start(
-  parts: build.Parts, manager: checkpoints.Manager
+  parts: build.Parts, manager: checkpoints.Manager, directory: epath.Path
 ) -> _Progress:
   memory = build.make_memory(parts.config)
   if checkpoints.latest_step(manager) is None:
     display.message(f'Loading the model: {parts.config.model.path}')
     states = train_states.initial_states(parts)
+    memory = reviewing.resume(directory, 0, memory)
     return _Progress(0, states, memory, divergence.Health())
   step, states, host = checkpoints.restore(
     manager, train_states.abstract_states(parts)
   )
   display.message(f'Resuming from the checkpoint of step {step}.')
   health = divergence.from_host(host['health'])
-  return _Progress(step, states, memory.add(host['questions']), health)
+  memory = memory.add(host['questions'])
+  # Checkpoints of earlier versions have read no verdicts.
+  num_lines = host.get('review_lines', 0)
+  memory = reviewing.resume(directory, step, memory, num_lines)
+  return _Progress(step, states, memory, health)
 
 
 @contextlib.contextmanager
@@ -305,6 +324,7 @@ def _save(
   host_state = {
     'questions': list(progress.memory.questions),
     'health': progress.health._asdict(),
+    'review_lines': progress.memory.verdicts.num_lines,
   }
   checkpoints.save(
     run.manager,

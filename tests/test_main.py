@@ -1,5 +1,6 @@
 """Tests of the command line: invalid flags, and all modes except training."""
 
+import importlib.util
 import io
 import json
 import pathlib
@@ -495,3 +496,31 @@ def test_sampling_without_a_run_uses_the_initial_model(start, capsys, tmp_path):
   )
   assert 'proposer before training' in capsys.readouterr().err
   assert not (tmp_path / 'new').exists()  # sampling creates no files
+
+
+def test_votes_of_a_run_are_written_to_a_file(start, workdir, tmp_path, capsys):
+  path = tmp_path / 'votes.jsonl'
+  words = ('--mode=review', f'--workdir={workdir}')
+  start(*words, f'--export_votes={path}')
+  assert 'written to' in capsys.readouterr().out
+  assert jsonl.read(path) == []  # a run of 0 steps
+
+
+@pytest.mark.parametrize(
+  'words, message',
+  [
+    ((), '--workdir: expected the directory of a run'),
+    (('--workdir={tmp_path}',), 'expected a directory with a run'),
+    (('--workdir=x', '--import_labels=gs:/x'), '--import_labels='),
+  ],
+)
+def test_an_impossible_review_is_explained(start, words, message, tmp_path):
+  words = [word.format(tmp_path=tmp_path) for word in words]
+  with pytest.raises(SystemExit, match=message):
+    start('--mode=review', *words)
+
+
+def test_a_missing_part_of_the_package_is_named(start, monkeypatch, workdir):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(SystemExit, match=r'install -e .\.\[review\]'):
+    start('--mode=review', f'--workdir={workdir}')

@@ -40,7 +40,16 @@ def check(config: Any, declared: Sequence[keys.Key]) -> None:
     if key.check:
       is_valid = key.check.is_valid(lookup(config, key.name))
       _require(config, Rule(key.name, is_valid, key.check.expected))
-  for rules in (_task, _roles, _code, _learning, _evaluation, _run, _sizes):
+  for rules in (
+    _task,
+    _roles,
+    _code,
+    _review,
+    _learning,
+    _evaluation,
+    _run,
+    _sizes,
+  ):
     for rule in rules(config):
       _require(config, rule)
 
@@ -92,14 +101,17 @@ def _roles(c: Any) -> Iterator[Rule]:
     f'a multiple of proposer.group_size={group_size}',
   )
   for role, groups in (
-    ('solver', questions),
+    ('solver', c.max_solved),
     ('proposer', questions // group_size),
   ):
     key = f'optimizer.{role}_updates'
     yield Rule(
       key,
       groups % lookup(c, key) == 0,
-      f'a divisor of the {groups} groups of a step',
+      f'a divisor of the {groups} groups of a step'
+      + (
+        ' (with review.replay)' if groups == c.max_solved != questions else ''
+      ),
     )
   yield Rule(
     'solver.rewards.true',
@@ -151,6 +163,33 @@ def _code(c: Any) -> Iterator[Rule]:
       not is_code or lookup(c, key) == off,
       f'{off} for task.answer_kind=code, whose answers are not put to a vote',
     )
+
+
+def _review(c: Any) -> Iterator[Rule]:
+  is_code, is_simulated = c.task.answer_kind == 'code', c.review.by == 'checker'
+  for name, off in (('replay', 0), ('by', 'people')):
+    key = f'review.{name}'
+    yield Rule(
+      key,
+      not is_code or lookup(c, key) == off,
+      f'{off} for task.answer_kind=code, whose answers are not put to a vote',
+    )
+  yield Rule(
+    'review.by',
+    not is_simulated or c.task.checker != 'none',
+    'people, or a task.checker that gives the verdicts: add '
+    '--config.task.checker=arithmetic, or module:function of yours',
+  )
+  yield Rule(
+    'review.budget',
+    is_simulated == (c.review.budget > 0),
+    'at least 1 with review.by=checker, and 0 otherwise',
+  )
+  yield Rule(
+    'review.wait',
+    not is_simulated or not c.review.wait,
+    '0 with review.by=checker, which gives its verdicts within a step',
+  )
 
 
 def _learning(c: Any) -> Iterator[Rule]:

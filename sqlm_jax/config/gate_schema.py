@@ -1,4 +1,4 @@
-"""Config keys of what enters training: the gate and excluded content."""
+"""Config keys of what enters training: gate, excluded content and reviews."""
 
 import dataclasses
 import re
@@ -93,4 +93,49 @@ class Exclude:
     'Functions `module:function` of yours from a response to the reason to '
     'exclude it, one word, or None.',
     _FUNCTIONS,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Review:
+  """Verdicts of people, see [review.md](review.md).
+
+  The answer of a verdict pays instead of the vote.
+  """
+
+  pick: Literal['uncertain', 'leverage', 'views'] = keys.key(
+    'uncertain',
+    'Votes that a reviewer sees first: `uncertain`, about half of the answers '
+    'agree; `leverage`, another true answer would change the advantages most; '
+    '`views`, the answers to `task.solver_variants` differ most (`uncertain` '
+    'if there is one prompt).',
+  )
+  random_share: float = keys.key(
+    0.2,
+    'Fraction of the questions that is shown as a random draw instead. Only '
+    'these estimate how often votes are right.',
+    keys.within(0, 1),
+  )
+  replay: int = keys.key(
+    0,
+    'Number of questions with a known true answer that are asked again in '
+    'each step, in addition to `proposer.num_questions`.',
+    keys.at_least(0),
+  )
+  wait: int = keys.key(
+    0,
+    'n: a step waits until people have given n verdicts since the step before '
+    'it; 0 never waits.',
+    keys.at_least(0),
+    may_change=keys.TO_RESUME,
+  )
+  by: Literal['people', 'checker'] = keys.key(
+    'people',
+    '`checker` simulates a reviewer, for studies: `task.checker` gives the '
+    'verdicts.',
+  )
+  budget: int = keys.key(
+    0,
+    'Number of verdicts per step of `review.by=checker`.',
+    keys.at_least(0),
   )

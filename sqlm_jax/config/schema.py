@@ -173,6 +173,7 @@ class Config:
   vote: game_schema.Vote = keys.group(game_schema.Vote)
   gate: gate_schema.Gate = keys.group(gate_schema.Gate)
   exclude: gate_schema.Exclude = keys.group(gate_schema.Exclude)
+  review: gate_schema.Review = keys.group(gate_schema.Review)
   sampler: training_schema.Sampler = keys.group(
     training_schema.Sampler, may_change=keys.TO_EVALUATE
   )
@@ -186,6 +187,11 @@ class Config:
   mesh: training_schema.Mesh = keys.group(
     training_schema.Mesh, may_change=keys.TO_RESUME
   )
+
+  @property
+  def max_solved(self) -> int:
+    """Maximum number of questions that the solver answers in a round."""
+    return self.proposer.num_questions + self.review.replay
 
 
 # A config, or the nested mappings that `of` converts to one.

@@ -7,6 +7,7 @@ Every question passes the rules once, in this order:
     unfinished          it was cut off at the token limit
     format, ...         it could not be parsed; the task gives the reason
     contaminated        it is in an evaluation set
+    rejected, excluded  a reviewer has refused it or its vote
     too_long            its prompt is over the token limit
     several_questions   it asks more than one thing
     (any word)          a function of the user refused it
@@ -40,6 +41,7 @@ class Candidate(NamedTuple):
     finished: False if the response was cut off.
     fits: False if a prompt with the question is over the token limit.
     leaks: True if rules on the quality of a question do not apply to it.
+    verdict: reason of a reviewer to refuse the question, '' for none.
   """
 
   problem: types.Problem
@@ -47,6 +49,7 @@ class Candidate(NamedTuple):
   finished: bool
   fits: bool
   leaks: bool = False
+  verdict: str = ''
 
 
 class Rule(NamedTuple):
@@ -145,6 +148,7 @@ class Gate(NamedTuple):
       Rule(lambda c: '' if c.finished else 'unfinished', 'lowest'),
       Rule(lambda c: c.problem.reason, 'lowest'),
       Rule(self._is_contaminated, 'nothing'),
+      Rule(lambda c: c.verdict, quality),
       Rule(lambda c: '' if c.fits else 'too_long', 'lowest'),
       Rule(self._asks_several, quality, may_leak=True),
       Rule(self._call_functions, quality, may_leak=True),

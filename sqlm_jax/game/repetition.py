@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from rapidfuzz import fuzz, process
 
+from sqlm_jax.game import verdicts as verdicts_lib
 from sqlm_jax.text import normalize
 
 _MAX_CHARACTERS = 2000  # maximum number of characters that are compared
@@ -87,6 +88,7 @@ class Memory(NamedTuple):
 
   size: int = 0  # maximum number of remembered questions, 0 for none
   questions: tuple[str, ...] = ()
+  verdicts: verdicts_lib.Verdicts = verdicts_lib.NONE  # read by this step
 
   def seen(
     self, questions: Sequence[str], similarity: float

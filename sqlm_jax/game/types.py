@@ -36,6 +36,7 @@ class Problem(NamedTuple):
   # The proposer's reward for a refused question.
   refused_reward: Literal['lowest', 'nothing'] = 'lowest'
   leaked: str = ''  # reason of a rule that a leaky gate has ignored
+  replayed: bool = False  # True: asked again because of its verdict
 
 
 def refuse(
@@ -90,3 +91,5 @@ class ScoredQuestion(NamedTuple):
   # Reason of each excluded answer, first of the solver and then of voters; ()
   # if no answer is excluded.
   excluded: tuple[str, ...] = ()
+  # The true answer by a verdict, counted like a vote, which pays instead.
+  label: Vote | None = None

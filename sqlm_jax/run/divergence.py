@@ -169,7 +169,7 @@ def _unreadable(
   problems = [
     question.problem
     for game_round in outcome.rounds
-    for question in game_round.questions
+    for question in step_types.proposed(game_round.questions)
   ]
   text = unreadable_questions.describe(problems, config, num_steps)
   if is_alarm:

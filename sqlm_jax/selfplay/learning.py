@@ -74,7 +74,7 @@ def select_questions(
   if config.solver.max_rounds == 1:
     return [i for i, q in enumerate(readable) if has_rewards(q)]
   useful = [i for i, q in enumerate(readable) if rewards_differ(q)]
-  return useful[: config.proposer.num_questions]
+  return useful[: config.max_solved]
 
 
 def learn(
@@ -99,7 +99,7 @@ def learn(
   """
   proposer, vote = game.config.proposer, game.config.vote
   selected = select_questions(rounds, game.config)
-  scored = {'solver': _solver_responses(rounds, selected, proposer)}
+  scored = {'solver': _solver_responses(rounds, selected, game.config)}
   if _is_due(step, proposer.train_every):
     scored['proposer'] = _proposer_responses(rounds[0], proposer)
   role_batches = {
@@ -286,7 +286,7 @@ def earlier_solver(
 def _solver_responses(
   rounds: Sequence[step_types.Round],
   selected: Sequence[int],
-  proposer: game_schema.Proposer,
+  config: schema.Config,
 ) -> batches.ScoredResponses | None:
   """Returns the answers to the selected questions, with their rewards."""
   solutions = responses.join([r.solutions for r in rounds])
@@ -303,7 +303,7 @@ def _solver_responses(
     solutions.prompt_ids,
     solutions.rollout,
     rewards[selected],
-    num_groups=proposer.num_questions,
+    num_groups=config.max_solved,
   )
 
 
@@ -319,7 +319,8 @@ def _proposer_responses(
     return None
   # Converting to float32 turns None into NaN.
   rewards = np.array(
-    [q.proposer_reward for q in first_round.questions], np.float32
+    [q.proposer_reward for q in step_types.proposed(first_round.questions)],
+    np.float32,
   ).reshape(-1, proposer.group_size)
   return batches.pad_groups(
     first_round.proposals.prompt_ids,

@@ -51,14 +51,47 @@ def propose(
   ]
   first = _first_question(proposals, game)
   parsed = [
-    _parse_question(text, finished, leaks[first + i], game)
+    _parse_question(text, finished, leaks[first + i], memory, game)
     for i, (text, finished) in enumerate(texts)
   ]
   problems, prompts, local = exchange.questions(parsed)
   checked = game.gate.check_repeats(problems, memory, leaks)
-  return step_types.ProposedQuestions(
-    proposals, checked, *_drop_refused(problems, checked, prompts, local)
-  )
+  prompts, local = _drop_refused(problems, checked, prompts, local)
+  if round_index == 0:
+    replayed = _replayed_questions(step, memory, game)
+    checked = [*checked, *(problem for problem, _ in replayed)]
+    prompts = [*prompts, *(prompts for _, prompts in replayed)]
+    if processes.index() == processes.count() - 1:
+      # The last process grades them, because they come last.
+      local = range(local.start, local.stop + len(replayed))
+  return step_types.ProposedQuestions(proposals, checked, prompts, local)
+
+
+def _replayed_questions(
+  step: int, memory: repetition.Memory, game: step_types.Game
+) -> list[tuple[types.Problem, exchange.Prompts]]:
+  """Draws questions with known answers that are asked again in a step.
+
+  All processes draw the same questions.
+  """
+  known = memory.verdicts.answered()
+  coin = random_streams.replay(game.config.seed, step)
+  count = min(game.config.review.replay, len(known))
+  replayed = []
+  for question in coin.sample(known, count):
+    prompts = _encode_prompts(question, game)
+    # A label may be about a question that the gate would refuse.
+    problem = game.gate.check_question(
+      gate.Candidate(
+        types.Problem(question, replayed=True),
+        question,
+        finished=True,
+        fits=bool(prompts),
+      )
+    )
+    if problem.ok:
+      replayed.append((problem, prompts))
+  return replayed
 
 
 def _first_question(
@@ -155,7 +188,11 @@ def _texts_and_finished(
 
 
 def _parse_question(
-  text: str, finished: bool, leaks: bool, game: step_types.Game
+  text: str,
+  finished: bool,
+  leaks: bool,
+  memory: repetition.Memory,
+  game: step_types.Game,
 ) -> tuple[types.Problem, exchange.Prompts]:
   """Parses a question, encodes its prompts and passes it through the gate.
 
@@ -167,7 +204,14 @@ def _parse_question(
   if finished and problem.ok:
     prompts = _encode_prompts(problem.text, game)
   problem = game.gate.check_question(
-    gate.Candidate(problem, text, finished, fits=bool(prompts), leaks=leaks)
+    gate.Candidate(
+      problem,
+      text,
+      finished,
+      fits=bool(prompts),
+      leaks=leaks,
+      verdict=memory.verdicts.refusal(problem.text) if problem.ok else '',
+    )
   )
   return problem, prompts if problem.ok else []
 

@@ -58,6 +58,11 @@ def coin(
   return random.Random(f'{seed}/{step}/{round_index}/{question}')
 
 
+def replay(seed: int, step: int) -> random.Random:
+  """Returns the generator that draws the questions that a step asks again."""
+  return random.Random(f'{seed}/{step}/replay')
+
+
 def leaks(
   seed: int, step: int, *, round_index: int, question: int, share: float
 ) -> bool:

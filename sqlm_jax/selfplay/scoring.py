@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.config import game_schema, schema
-from sqlm_jax.game import exclusion, repetition, rewards, types, vote
+from sqlm_jax.game import (
+  exclusion,
+  repetition,
+  rewards,
+  types,
+  verdicts,
+  vote,
+)
 from sqlm_jax.sandbox import unit_tests
 from sqlm_jax.selfplay import background_grading
 from sqlm_jax.tasks import base
@@ -66,7 +73,11 @@ def score_questions(
     proposer=_weights_at(step, config.proposer),
   )
   readable = [problem for problem in problems if problem.ok]
-  penalties = _penalties(readable, config, weights.proposer, memory)
+  # Replayed questions come last. They have no penalty, because the proposer
+  # did not ask them.
+  new = [problem for problem in readable if not problem.replayed]
+  penalties = _penalties(new, config, weights.proposer, memory)
+  penalties += [0.0] * (len(readable) - len(new))
   questions: list[types.ScoredQuestion] = []
   index = 0  # among the readable problems
   for i, problem in enumerate(problems):
@@ -83,10 +94,13 @@ def score_questions(
         task,
         weights=weights,
         penalty=penalties[index],
+        true=_true_answer(problem.text, memory.verdicts, task),
       )
       question = score(config=config, coin=coin_of(index))
-      reason = _refusal(question, check_vote, leaks=leaks(i))
-      if reason and leaks(i):
+      reason = memory.verdicts.refusal(problem.text)
+      may_leak = leaks(i) and not reason and not problem.replayed
+      reason = reason or _refusal(question, check_vote, leaks=may_leak)
+      if reason and may_leak:
         question = score(config=_without_threshold(config), coin=coin_of(index))
         question = question._replace(
           problem=problem._replace(leaked=problem.leaked or reason)
@@ -109,11 +123,20 @@ def _refusal(
   Without a leak, a vote below the threshold is not a refusal: it only has no
   majority.
   """
-  if question.vote is None:
+  vote_result = question.label or question.vote
+  if vote_result is None:
     return ''
-  if leaks and question.vote.reason == 'disagreement':
-    return question.vote.reason
-  return check_vote(question.problem.text, question.vote)
+  if leaks and vote_result.reason == 'disagreement':
+    return vote_result.reason
+  return check_vote(question.problem.text, vote_result)
+
+
+def _true_answer(
+  question: str, known: verdicts.Verdicts, task: base.Task
+) -> types.Answer:
+  """Returns the true answer that a reviewer has given, None without one."""
+  text = known.true_answer(question)
+  return task.parse_answer(text) if text and task.run_tests is None else None
 
 
 def _refuse(
@@ -142,6 +165,7 @@ def score_question(
   weights: Weights,
   penalty: float,
   coin: random.Random,
+  true: types.Answer = None,
 ) -> types.ScoredQuestion:
   """Computes the rewards of one question and of the answers to it.
 
@@ -154,24 +178,29 @@ def score_question(
     penalty: subtracted from the proposer's reward, because the question repeats
       others.
     coin: generator of the random rewards.
+    true: the true answer by a verdict, which pays instead of the vote; None
+      without one.
   """
   graded, num_solver = answers.graded, answers.num_solver
   reasons = graded.excluded[:num_solver]
   solver_answers = graded.answers[:num_solver]
   accepted_answers = exclusion.accepted(solver_answers, reasons)
-  vote_result = None
+  vote_result, label = None, None
   if task.run_tests is None:
-    vote_result = _vote(answers, config.vote)
+    vote_result = paid = _vote(answers, config.vote)
+    if true is not None:
+      voting = exclusion.accepted(graded.answers, graded.excluded)
+      paid = label = verdicts.as_vote(true, voting, task.is_true)
     solver_rewards = rewards.solver(
       weights.solver,
       accepted_answers,
-      vote=vote_result,
+      vote=paid,
       coin=coin,
       true=functools.partial(task.true_answer, problem.text),
       is_true=task.is_true,
     )
     difficulty = functools.partial(
-      rewards.difficulty_of_vote, vote=vote_result, band=config.proposer.band
+      rewards.difficulty_of_vote, vote=paid, band=config.proposer.band
     )
   else:
     passed = unit_tests.shares_passed(
@@ -197,6 +226,7 @@ def score_question(
     solver_answers,
     voter_answers=graded.answers[num_solver:],
     vote=vote_result,
+    label=label,
     results=graded.results,
     excluded=graded.excluded,
     solver_rewards=exclusion.restore(solver_rewards, reasons),

@@ -115,7 +115,7 @@ def _sample_answers(
       random_streams.Stream[role.upper()],
       round_index=round_index,
     ),
-    num_rows=game.config.proposer.num_questions * variants,
+    num_rows=game.config.max_solved * variants,
     local_rows=range(
       local_questions.start * variants, local_questions.stop * variants
     ),

@@ -73,7 +73,11 @@ def self_play_step(
       answers = grade(sampled)
     with clock('score'):
       questions = score(step, len(rounds), sampled, answers, memory, game)
-    memory = memory.add(q.problem.text for q in questions if q.problem.ok)
+    memory = memory.add(
+      question.problem.text
+      for question in questions
+      if question.problem.ok and not question.problem.replayed
+    )
     rounds.append(
       step_types.Round(
         sampled.proposals,

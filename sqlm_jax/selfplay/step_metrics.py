@@ -64,25 +64,27 @@ def of_questions(
     questions: the scored questions of the step.
     task: the task of the questions.
   """
+  proposed = step_types.proposed(questions)
   readable = [q for q in questions if q.problem.ok]
   metrics = _means(
     {
-      'proposer/valid_rate': [q.problem.ok for q in questions],
+      'proposer/valid_rate': [q.problem.ok for q in proposed],
       'proposer/reward': [
-        q.proposer_reward for q in questions if q.proposer_reward is not None
+        q.proposer_reward for q in proposed if q.proposer_reward is not None
       ],
       'solver/reward': [
         r for q in readable for r in q.solver_rewards if r is not None
       ],
     }
   )
-  if readable:
-    distinct = {q.problem.text for q in readable}
-    metrics['proposer/distinct_rate'] = len(distinct) / len(readable)
+  if texts := [q.problem.text for q in proposed if q.problem.ok]:
+    metrics['proposer/distinct_rate'] = len(set(texts)) / len(texts)
   refused = _counts('gate', [q.problem.reason for q in questions])
   # Only the process that graded the answers to a question knows them.
   local = [q for q in readable if q.answers]
-  means, counts = (_of_tests if task.run_tests else _of_votes)(local, task)
+  means, counts = (_of_tests if task.run_tests else _of_votes)(
+    step_types.proposed(local), task
+  )
   means['solver/unparsed_rate'] = [
     answer is None
     for q in local
@@ -97,11 +99,28 @@ def of_questions(
   counts |= _counts('gate', [q.refused for q in local])
   counts |= _counts('exclude/answers', [r for q in local for r in q.excluded])
   counts |= _counts('gate/leaked', [q.problem.leaked for q in local])
+  counts |= _of_labels(local)
   sums = exchange.sums({name: [count] for name, count in counts.items()})
   metrics |= {name: total for name, (total, _) in sums.items()}
   for name, count in refused.items():
     metrics[name] = metrics.get(name, 0.0) + count
   return metrics
+
+
+def _of_labels(local: Sequence[types.ScoredQuestion]) -> dict[str, float]:
+  """Counts the questions that a verdict pays for instead of their vote."""
+  labelled = [q for q in local if q.label is not None]
+  if not labelled:
+    return {}
+  overruled = sum(
+    q.vote is None or q.label is None or q.vote.answer != q.label.answer
+    for q in labelled
+  )
+  return {
+    'review/labelled': float(len(labelled)),
+    'review/overruled': float(overruled),
+    'review/replayed': float(sum(q.problem.replayed for q in labelled)),
+  }
 
 
 def _of_votes(

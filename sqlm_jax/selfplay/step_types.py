@@ -155,6 +155,13 @@ def readable_questions(
   ]
 
 
+def proposed(
+  questions: Sequence[types.ScoredQuestion],
+) -> list[types.ScoredQuestion]:
+  """Returns the questions of a round that are not asked again."""
+  return [q for q in questions if not q.problem.replayed]
+
+
 def params_of(role: str, states: States, game: Game) -> Any:
   """Returns all parameters that a role samples with."""
   trained = states[game.state_names[role]].params

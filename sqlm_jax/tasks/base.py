@@ -60,6 +60,8 @@ class Task(NamedTuple):
       put to a vote.
     given_up: returns, by reason, the number of worker tasks that were given up
       since the last call because two processes in a row died or hung.
+    parse_answer: `text -> Answer`, parses an answer as a person writes it, for
+      comparison by `is_true`.
     prepare: starts the processes that grading needs, so that a machine that
       cannot run them raises a RuntimeError at the start of a run.
   """
@@ -79,4 +81,5 @@ class Task(NamedTuple):
   is_true: Callable[[types.Answer, types.Answer], bool] = operator.eq
   run_tests: RunTests | None = None
   given_up: Callable[[], dict[str, int]] = dict
+  parse_answer: Callable[[str], types.Answer] = lambda text: text or None
   prepare: Callable[[], None] = lambda: None

@@ -75,6 +75,7 @@ def make_task(
     ),
     true_answer=CHECKERS.get(config.checker)
     or _user_checker(config.checker, parse),
+    parse_answer=lambda text: parse([text])[0],
     is_true=_comparer(parse, config.answer_kind),
     given_up=lambda: {
       reason: given_up.pop(reason) for reason in list(given_up)

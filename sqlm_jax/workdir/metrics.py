@@ -25,5 +25,12 @@ def rewind(workdir: epath.Path, step: int) -> None:
     jsonl.rewrite(path, (row for row in jsonl.read(path) if row['step'] < step))
 
 
+def last_step(workdir: epath.Path) -> int | None:
+  """Returns the last step that has metrics, None without any."""
+  path = _path(workdir)
+  rows = jsonl.read(path) if path.exists() else []
+  return rows[-1]['step'] if rows else None
+
+
 def _path(workdir: epath.Path) -> epath.Path:
   return workdir / 'metrics.jsonl'

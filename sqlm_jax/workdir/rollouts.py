@@ -57,6 +57,7 @@ SCHEMA = pa.schema(
     _nullable('answer', pa.string(), 'canonical answer; null: unparsed'),
     _nullable('vote', pa.string(), 'majority answer; null: none'),
     _nullable('vote_share', pa.float32(), 'fraction that gave it'),
+    _nullable('true_answer', pa.string(), 'answer of a verdict; null: none'),
     _nullable('tests_passed', pa.float32(), 'fraction of tests passed'),
     _nullable('reward', pa.float32(), 'reward before advantages; null: none'),
     _column('trained_on', pa.bool_(), 'true: in a batch of its role'),
@@ -216,7 +217,7 @@ def _proposal_rows(
   if proposals is None:
     return
   group_size = proposals.rollout.lengths.shape[1]
-  for i, question in enumerate(game_round.questions):
+  for i, question in enumerate(step_types.proposed(game_round.questions)):
     group, sample = divmod(i, group_size)
     if proposals.texts[group] is None:
       continue
@@ -333,7 +334,10 @@ def _question_columns(
   """
   problem, vote = question.problem, question.vote
   majority = _majority(question)
-  reason = problem.reason or question.refused or (vote.reason if vote else '')
+  true = question.label.answer if question.label else None
+  # With a true answer, it does not matter that there is no majority.
+  no_majority = vote.reason if vote and not question.label else ''
+  reason = problem.reason or question.refused or no_majority
   if answer is not None and question.excluded:
     reason = question.excluded[answer] or reason
   return {
@@ -343,6 +347,7 @@ def _question_columns(
     'vote_share': vote.count / vote.size
     if vote and majority is not None
     else None,
+    'true_answer': None if true is None else str(true),
     'reason': reason or None,
   }
 

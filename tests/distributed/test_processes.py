@@ -21,7 +21,7 @@ from sqlm_jax import train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes as processes_lib
 from sqlm_jax.run import build, train_states
-from sqlm_jax.workdir import checkpoints, jsonl, storage
+from sqlm_jax.workdir import checkpoints, jsonl, reviews, storage
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = {
@@ -309,14 +309,21 @@ def test_an_error_ends_a_process_as_in_python(error, code, said, capsys):
 
 
 def test_four_processes_play_the_run_of_one(tmp_path):
-  """Each process has two of the eight questions, and one gate holds for all."""
+  """Each process has two of the eight questions, and one gate holds for all.
+
+  So do the verdicts; the last process also grades the replayed questions.
+  """
   four = TWO | {
     'mesh.fsdp': 4,
-    'num_steps': 2,
+    'num_steps': 3,
     'gate.majority': True,
     'gate.repeats': 'history',
     'gate.leak': 0.3,
     'exclude.patterns': (('early', '[a-e]'),),
+    'task.checker': 'tests.review.runs:zero',
+    'review.by': 'checker',
+    'review.budget': 2,
+    'review.replay': 4,
   }
   finish(start(4, tmp_path / 'four', four))
   config = config_of(four | ONE_DEVICE)
@@ -325,7 +332,13 @@ def test_four_processes_play_the_run_of_one(tmp_path):
   names = {
     name for row in jsonl.read(tmp_path / 'four/metrics.jsonl') for name in row
   }
-  assert {'gate/early', 'exclude/answers/early'} <= names
+  assert {'gate/early', 'exclude/answers/early', 'review/replayed'} <= names
+  events = [
+    [event | {'time': ''} for event in reviews.read(tmp_path / name)]
+    for name in ('four', 'one')
+  ]
+  assert events[0] == events[1]
+  assert events[0]
 
 
 def test_a_group_is_read_by_one_process(two):

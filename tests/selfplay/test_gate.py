@@ -10,6 +10,7 @@ from ml_collections import config_dict
 
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
+from sqlm_jax.game import verdicts
 from sqlm_jax.run import build, train_states
 from sqlm_jax.selfplay import prefetch, step_types
 from sqlm_jax.selfplay import step as step_lib
@@ -60,7 +61,13 @@ def refuse_odd(text: str) -> str | None:
   return 'odd' if sum(text.encode()) % 2 else None
 
 
-def play(steps=2, *, functions=(('refuse_odd', refuse_odd),), **changes):
+def play(
+  steps=2,
+  *,
+  functions=(('refuse_odd', refuse_odd),),
+  known=verdicts.NONE,
+  **changes,
+):
   """Plays steps, and returns their outcomes and what each step learned.
 
   What a step learned is a set of (prompt ids, response ids), of all responses
@@ -79,7 +86,8 @@ def play(steps=2, *, functions=(('refuse_odd', refuse_odd),), **changes):
     train_step=record, gate=game.gate._replace(functions=functions)
   )
   states = train_states.initial_states(parts)
-  memory, outcomes = build.make_memory(parts.config), []
+  memory = build.make_memory(parts.config)._replace(verdicts=known)
+  outcomes = []
   prefetcher = prefetch.Prefetcher(game)
   for step in range(steps):
     learned.append(set())
@@ -183,3 +191,63 @@ def test_a_refused_question_trains_neither_role(mode):
   assert any(learned)  # otherwise this test is too weak
   assert {'odd', 'early', 'exclude/answers/early'} <= reasons
   assert reasons & {'tie', 'singleton', 'unparsed'}
+
+
+def verdict(question, kind, answer=''):
+  return {
+    'id': verdicts.question_id(question),
+    'question': question,
+    'verdict': kind,
+    'answer': answer,
+  }
+
+
+@pytest.mark.parametrize('mode', ['several rounds', 'PPO'])
+def test_verdicts_train_instead_of_votes(mode):
+  """One question is excluded, one has another answer, two are asked again."""
+  changes = MODES[mode] | {'gate.reward': 'lowest'}
+  before, _ = play(1, functions=(), **changes)
+  readable = step_types.readable_questions(before[0].rounds)
+  texts = {
+    verdicts.question_id(q.problem.text): q.problem.text for q in readable
+  }
+  excluded, corrected, *_ = texts.values()
+  known = verdicts.fold(
+    [
+      verdict(excluded, 'exclude'),
+      verdict(corrected, 'correct', 'X'),
+      verdict('4 + 4', 'correct', 'Y'),
+      verdict('5 + 5', 'reject'),
+    ]
+  )
+  (outcome,), (learned,) = play(
+    1, functions=(), known=known, **{'review.replay': 4}, **changes
+  )
+  first = outcome.rounds[0]
+  assert len(first.questions) == 8 + 2
+  replayed = [q for q in first.questions if q.problem.replayed]
+  assert {q.problem.text for q in replayed} == {corrected, '4 + 4'}
+  for question in first.questions:
+    text = question.problem.text
+    if text == excluded:
+      assert question.problem.reason == 'excluded'
+      assert question.proposer_reward == -1
+    if text == corrected:
+      assert question.label.answer.lower() == 'x'
+      assert (
+        question.vote
+        == next(q.vote for q in readable if q.problem.text == text)
+        or question.problem.replayed
+      )
+      assert question.solver_rewards == tuple(
+        float(answer == question.label.answer) for answer in question.answers
+      )
+  # The proposer learns from its eight questions, as without verdicts.
+  rows = rollouts.to_rows(outcome, seed=0, show=str)
+  assert sum(r['role'] == 'proposer' for r in rows) == 8 * len(outcome.rounds)
+  assert outcome.metrics['gate/excluded'] >= 1
+  assert outcome.metrics['review/replayed'] == 2
+  assert 'proposer' in outcome.trained
+  prompts = {tuple(ids) for ids in first.solutions.prompt_ids[-2:]}
+  if mode == 'PPO':  # which learns from groups with equal rewards, too
+    assert prompts <= {prompt for prompt, _ in learned}

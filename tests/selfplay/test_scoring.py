@@ -7,7 +7,7 @@ import random
 import pytest
 
 from sqlm_jax.config import game_schema, gate_schema, schema
-from sqlm_jax.game import exclusion, gate, repetition, types
+from sqlm_jax.game import exclusion, gate, repetition, types, verdicts
 from sqlm_jax.selfplay import background_grading, scoring
 from sqlm_jax.tasks import base
 
@@ -198,3 +198,67 @@ def test_a_leaky_gate_ignores_the_rules_on_votes(
   else:
     assert question.solver_rewards == (None, None, None)
     assert question.proposer_reward is None
+
+
+def verdict(kind, answer=''):
+  return {
+    'id': verdicts.question_id('1 + 1'),
+    'question': '1 + 1',
+    'verdict': kind,
+    'vote': '3',
+    'answer': answer,
+  }
+
+
+@pytest.mark.parametrize(
+  'kind, answer, solver, proposer, refused',
+  [
+    # Two of four answers are the true answer 2, the vote is 3 without it.
+    ('correct', '2', (1, 1, 0, 0), 1, ''),
+    ('accept', '', (0, 0, 1, 1), 1, ''),
+    # Nobody has found it: no answer is right, and sqlm is 0.
+    ('correct', '7', (0, 0, 0, 0), 0, ''),
+    # An answer that the task cannot read is ignored.
+    ('correct', 'x', (0, 0, 0, 0), 0, ''),
+    ('reject', '', (None,) * 4, None, 'rejected'),
+    ('exclude', '', (None,) * 4, None, 'excluded'),
+  ],
+)
+def test_a_verdict_pays_instead_of_the_vote(
+  kind, answer, solver, proposer, refused
+):
+  known = verdicts.fold([verdict(kind, answer)])
+  (question,) = scoring.score_questions(
+    [PROBLEM],
+    {0: make_answers(2, 2, 3, 3)},
+    make_task(parse_answer=lambda text: int(text) if text.isdigit() else None),
+    config=CONFIG,
+    step=0,
+    memory=repetition.Memory(verdicts=known),
+    coin_of=random.Random,
+  )
+  assert question.solver_rewards == solver
+  assert question.proposer_reward == proposer
+  assert question.refused == refused
+  # The tie is still a tie.
+  assert question.vote == types.Vote(None, 0, 4, 'tie')
+
+
+def test_a_replayed_question_has_no_penalty():
+  """The proposer has asked one of two equal questions."""
+  config = dataclasses.replace(
+    CONFIG,
+    proposer=game_schema.Proposer(
+      rewards=game_schema.ProposerRewards(batch_repeats=0.5)
+    ),
+  )
+  questions = scoring.score_questions(
+    [PROBLEM, PROBLEM._replace(replayed=True)],
+    {0: make_answers(2, 2, 3), 1: make_answers(2, 2, 3)},
+    make_task(),
+    config=config,
+    step=0,
+    memory=repetition.Memory(),
+    coin_of=random.Random,
+  )
+  assert [q.proposer_reward for q in questions] == [1, 1]

@@ -23,6 +23,7 @@ ROW = {
   'answer': '15',
   'vote': '15',
   'vote_share': 0.75,
+  'true_answer': None,
   'tests_passed': None,
   'reward': 1.0,
   'trained_on': True,

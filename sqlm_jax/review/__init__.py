@@ -1,0 +1,1 @@
+"""A local web server to look into a run and to decide about its votes."""

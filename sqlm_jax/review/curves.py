@@ -1,0 +1,146 @@
+"""Curves of a run as points of SVG polylines, which templates draw."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlm_jax.workdir import evaluations
+
+WIDTH, HEIGHT = 320, 120
+_MAX_POINTS = 200
+
+# Metrics of a step by chart, each with its label in the legend.
+CHARTS: dict[str, dict[str, str]] = {
+  'Agreement of votes': {
+    'vote/agreement': 'mean agreement',
+    'vote/unanimous_rate': 'unanimous',
+    'vote/accuracy': 'right by the checker',
+    'review/vote_accuracy': 'right by reviewers',
+  },
+  'Quality of questions': {
+    'proposer/valid_rate': 'readable',
+    'proposer/distinct_rate': 'distinct',
+    'vote/majority_rate': 'with a majority',
+  },
+  'Rewards': {
+    'solver/reward': 'solver',
+    'proposer/reward': 'proposer',
+  },
+}
+
+
+class Line(NamedTuple):
+  """A curve.
+
+  Attributes:
+    label: Text of the legend.
+    points: Points 'x,y x,y ...' within `WIDTH` and `HEIGHT`.
+    last: Value of the last point.
+  """
+
+  label: str
+  points: str
+  last: float
+
+
+class Chart(NamedTuple):
+  """Curves over steps that share their axes."""
+
+  title: str
+  lines: list[Line]
+  low: float
+  high: float
+  first_step: int
+  last_step: int
+
+
+def charts(
+  metrics: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+) -> list[Chart]:
+  """Returns the charts of a run; a chart without values is left out.
+
+  Args:
+    metrics: Rows of metrics.jsonl.
+    results: Rows of eval.jsonl.
+  """
+  series = {'Accuracy': _accuracies(results)}
+  for title, names in CHARTS.items():
+    series[title] = {
+      label: _values(metrics, name) for name, label in names.items()
+    }
+  return [
+    _chart(title, curves)
+    for title, curves in series.items()
+    if any(curves.values())
+  ]
+
+
+def _accuracies(
+  results: Iterable[Mapping[str, Any]],
+) -> dict[str, list[tuple[int, float]]]:
+  curves: dict[str, list[tuple[int, float]]] = {}
+  for result in results:
+    if not isinstance(result.get('step'), int):
+      continue
+    for name in evaluations.figure_names(result):
+      if name == 'greedy' or name.startswith('mean@'):
+        label = f'{result.get("set")}: {name}'
+        curves.setdefault(label, []).append((result['step'], result[name]))
+  return {label: sorted(points) for label, points in curves.items()}
+
+
+def _values(
+  metrics: Iterable[Mapping[str, Any]], name: str
+) -> list[tuple[int, float]]:
+  return [
+    (row['step'], row[name])
+    for row in metrics
+    if isinstance(row.get('step'), int) and _is_number(row.get(name))
+  ]
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _chart(
+  title: str, curves: Mapping[str, Sequence[tuple[int, float]]]
+) -> Chart:
+  points = [point for curve in curves.values() for point in curve]
+  steps, values = [step for step, _ in points], [value for _, value in points]
+  # Shares are easier to compare on one scale.
+  low, high = min(0.0, *values), max(1.0, *values)
+  first, last = min(steps), max(steps)
+
+  def place(step: int, value: float) -> str:
+    x = WIDTH * (step - first) / max(last - first, 1)
+    y = HEIGHT * (high - value) / (high - low)
+    return f'{x:.1f},{y:.1f}'
+
+  return Chart(
+    title,
+    [
+      Line(
+        label,
+        ' '.join(place(*point) for point in _thin(curve)),
+        curve[-1][1],
+      )
+      for label, curve in curves.items()
+      if curve
+    ],
+    low,
+    high,
+    first,
+    last,
+  )
+
+
+def _thin(
+  curve: Sequence[tuple[int, float]],
+) -> list[tuple[int, float]]:
+  """Returns the mean of every few neighbors of a long curve."""
+  size = math.ceil(len(curve) / _MAX_POINTS)
+  parts = [curve[i : i + size] for i in range(0, len(curve), size)]
+  return [
+    (part[-1][0], sum(value for _, value in part) / len(part)) for part in parts
+  ]
