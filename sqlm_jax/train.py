@@ -8,6 +8,7 @@ gradient.
 import contextlib
 import dataclasses
 import functools
+import importlib.metadata
 import time
 from collections.abc import Generator, Mapping
 from typing import NamedTuple
@@ -33,7 +34,7 @@ from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import (
   checkpoints,
   config_json,
-  rollouts,
+  rollout_rows,
   run_writer,
   storage,
 )
@@ -161,10 +162,12 @@ def _train_one_step(
   )
   metrics = outcome.metrics | {'time/step': time.perf_counter() - start}
   metrics |= reviewing.to_metrics(progress.memory.verdicts)
-  rows = rollouts.to_rows(
+  rows = rollout_rows.to_rows(
     outcome,
     seed=config.seed,
     show=functools.partial(run.parts.tokens.decode, skip_special=False),
+    task=run.game.task,
+    topics=run.game.task.topics(step),
   )
   run.writer.rollouts(step, rows)
   run.writer.metrics(step, metrics)
@@ -172,7 +175,7 @@ def _train_one_step(
     run.parts, run.writer.workdir, step, rows, progress.memory.verdicts
   )
   shown = {**metrics, **scores, 'step': step}
-  run.table.update(shown, rollouts.sample_questions(outcome))
+  run.table.update(shown, rollout_rows.sample_questions(outcome))
   progress.states, progress.health, rolled_back = divergence.react(
     run.parts,
     run.manager,
@@ -290,7 +293,15 @@ def _open_writer(
   """Opens the writer, and removes output written after `step` steps."""
   stored = config_lib.to_dict(config)
   processes.broadcast_from_first(lambda: config_json.write(directory, stored))
-  writer = run_writer.RunWriter(directory, processes.index(), processes.count())
+  writer = run_writer.RunWriter(
+    directory,
+    processes.index(),
+    processes.count(),
+    footer={
+      'config_sha256': config_json.digest(stored),
+      'code_version': importlib.metadata.version('sqlm_jax'),
+    },
+  )
   with contextlib.closing(writer):
     processes.broadcast_from_first(lambda: writer.rewind(step))
     yield writer

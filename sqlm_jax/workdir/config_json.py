@@ -1,5 +1,6 @@
 """Writes, reads and checks config.json, the config that a run started with."""
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -38,6 +39,12 @@ def write(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
     storage.write_text(
       workdir / 'config.json', json_text.dumps(config, indent=2) + '\n'
     )
+
+
+def digest(config: Mapping[str, Any]) -> str:
+  """Returns the SHA-256 of a config, the same for any order of its keys."""
+  text = json.dumps(config, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check(

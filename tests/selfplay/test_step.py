@@ -23,7 +23,7 @@ from sqlm_jax.selfplay import (
   step_types,
 )
 from sqlm_jax.selfplay import step as step_lib
-from sqlm_jax.workdir import rollouts
+from sqlm_jax.workdir import rollout_rows
 
 needs_bubblewrap = pytest.mark.skipif(
   shutil.which('bwrap') is None, reason='needs bubblewrap'
@@ -786,7 +786,7 @@ def test_a_row_names_the_weights_that_sampled_its_round():
   )
   first_round = first_round._replace(policy_steps={'proposer': 1, 'solver': 2})
   _, outcome = script.play(first_round=first_round, **{'solver.max_rounds': 3})
-  rows = rollouts.to_rows(outcome, seed=0, show=str)
+  rows = rollout_rows.to_rows(outcome, seed=0, show=str)
   for role, first in (('proposer', 1), ('solver', 2)):
     steps = [row['policy_step'] for row in rows if row['role'] == role]
     assert steps == [first] * (len(steps) // 3) + [0] * (len(steps) // 3 * 2)
