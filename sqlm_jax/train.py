@@ -8,7 +8,6 @@ gradient.
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import time
 from collections.abc import Generator, Mapping
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from sqlm_jax.run import (
   build,
   divergence,
   evaluation_sets,
+  provenance,
   reviewing,
   scheduled_evaluations,
   stop_signals,
@@ -207,9 +207,7 @@ def _open_run(
     progress = _restore_or_start(parts, manager, directory)
     game = build.make_game(parts)
     # Opened after all checks, so that an invalid run writes no config.json.
-    writer = stack.enter_context(
-      _open_writer(directory, parts.config, progress.step)
-    )
+    writer = stack.enter_context(_open_writer(directory, parts, progress.step))
     table = stack.enter_context(
       display.LiveTable(_columns(parts), title=f'{directory}')
     )
@@ -288,19 +286,16 @@ def _restore_or_start(
 
 @contextlib.contextmanager
 def _open_writer(
-  directory: epath.Path, config: config_lib.Config, step: int
+  directory: epath.Path, parts: build.Parts, step: int
 ) -> Generator[run_writer.RunWriter]:
   """Opens the writer, and removes output written after `step` steps."""
-  stored = config_lib.to_dict(config)
+  stored = config_lib.to_dict(parts.config)
   processes.broadcast_from_first(lambda: config_json.write(directory, stored))
   writer = run_writer.RunWriter(
     directory,
     processes.index(),
     processes.count(),
-    footer={
-      'config_sha256': config_json.digest(stored),
-      'code_version': importlib.metadata.version('sqlm_jax'),
-    },
+    footer=processes.broadcast_from_first(lambda: provenance.collect(parts)),
   )
   with contextlib.closing(writer):
     processes.broadcast_from_first(lambda: writer.rewind(step))

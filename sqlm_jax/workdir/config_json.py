@@ -36,15 +36,16 @@ def write(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
   workdir = epath.Path(workdir)
   if read(workdir) != as_stored(config):
     workdir.mkdir(parents=True, exist_ok=True)
-    storage.write_text(
-      workdir / 'config.json', json_text.dumps(config, indent=2) + '\n'
-    )
+    storage.write_text(workdir / 'config.json', _format(config))
 
 
 def digest(config: Mapping[str, Any]) -> str:
-  """Returns the SHA-256 of a config, the same for any order of its keys."""
-  text = json.dumps(config, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  """Returns the SHA-256 of the file that `write` writes."""
+  return hashlib.sha256(_format(config).encode()).hexdigest()
+
+
+def _format(config: Mapping[str, Any]) -> str:
+  return json_text.dumps(config, indent=2) + '\n'
 
 
 def check(

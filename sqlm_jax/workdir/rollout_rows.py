@@ -276,6 +276,7 @@ def _question_columns(
     else None,
     'true_answer': None if true is None else str(true),
     'reason': reason or None,
+    'leaked': problem.leaked or None,
   }
 
 

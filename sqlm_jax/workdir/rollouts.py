@@ -4,7 +4,8 @@ There is one Parquet file per step, such as step_00000012.parquet, with one row
 per response and the columns of `SCHEMA`. With several processes, there is one
 file per step and process, such as step_00000012-00000-of-00002.parquet.
 
-The footer of a file says which config and code wrote it, see `train`.
+The footer of a file says which config, code and model made it, see
+`run.provenance`.
 """
 
 import re
@@ -57,6 +58,7 @@ SCHEMA = pa.schema(
     _nullable('topic', pa.string(), 'topic of the question; null: none'),
     _nullable('advantage', pa.float32(), 'advantage if trained on, or null'),
     _nullable('right', pa.bool_(), 'checker: right answer; null: unknown'),
+    _nullable('leaked', pa.string(), 'reason that a leaky gate has ignored'),
   ]
 )
 

@@ -31,6 +31,7 @@ ROW = {
   'topic': 'addition',
   'advantage': 0.5,
   'right': True,
+  'leaked': None,
 }
 
 
