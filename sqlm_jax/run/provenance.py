@@ -4,6 +4,8 @@ import importlib.metadata
 import pathlib
 import subprocess
 
+import jax
+
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.pretrained import catalog
 from sqlm_jax.run import build
@@ -13,15 +15,15 @@ _GIT_SECONDS = 10
 
 
 def collect(parts: build.Parts) -> dict[str, str]:
-  """Returns hashes of the config and of the initial model, and the version.
+  """Returns hashes of config and model, the version, and the devices.
 
   Args:
     parts: Parts of the run.
 
   Returns:
     A dict with 'config_sha256', the hash of config.json; 'code_version'; the
-    'model' as in the config; and 'model_sha256', see `catalog.digest`, or
-    'random' for a model with random weights.
+    'model' as in the config; 'model_sha256', see `catalog.digest`, or 'random'
+    for a model with random weights; and the number and the kind of 'devices'.
   """
   config = parts.config
   model_sha256 = 'random'
@@ -34,6 +36,8 @@ def collect(parts: build.Parts) -> dict[str, str]:
     'code_version': code_version(),
     'model': config.model.path,
     'model_sha256': model_sha256,
+    'devices': str(jax.device_count()),
+    'device_kind': jax.devices()[0].device_kind,
   }
 
 
