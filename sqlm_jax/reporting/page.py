@@ -139,8 +139,10 @@ def read_run(
     trust=_trust(improvement, counted, figures.reviewed_votes(workdir)),
     charts=_charts(workdir, metrics, counted, improvement),
     classes=_classes(improvement),
-    confusion=figures.confusion(
-      improvement.last_rows if improvement else (), max_classes=_MAX_CLASSES
+    confusion=(
+      figures.confusion(improvement.last_rows, max_classes=_MAX_CLASSES)
+      if improvement and _has_true_answers(improvement)
+      else None
     ),
     topics=sorted(counted.topics.items(), key=lambda item: -item[1].votes)[
       :_MAX_TOPICS
@@ -234,7 +236,7 @@ def _classes(
   improvement: figures.Improvement | None,
 ) -> list[tuple[str, int, float, float]]:
   """Returns greedy accuracy before and after for each true answer."""
-  if improvement is None:
+  if improvement is None or not _has_true_answers(improvement):
     return []
   before = collections.defaultdict[str, list[bool]](list)
   after = collections.defaultdict[str, list[bool]](list)
@@ -250,6 +252,11 @@ def _classes(
     (name, len(after[name]), float(np.mean(before[name])), float(np.mean(x)))
     for name, x in sorted(after.items(), key=lambda item: _natural(item[0]))
   ]
+
+
+def _has_true_answers(improvement: figures.Improvement) -> bool:
+  """Returns False for programs, which are right if they pass their tests."""
+  return any(row['true'] for row in improvement.last_rows)
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -302,7 +309,9 @@ def _clip(text: Any, width: int = _MAX_TEXT) -> str:
 def _number(value: float | None) -> str:
   if value is None:
     return '–'
-  return f'{value:,}' if isinstance(value, int) else f'{value:,.3g}'
+  if isinstance(value, int):
+    return f'{value:,}'
+  return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.2g}'
 
 
 def _percent(value: float | None, digits: int = 0) -> str:

@@ -14,6 +14,7 @@ from sqlm_jax.reporting import why
 
 _QUESTION_WIDTH, _ANSWER_WIDTH = 40, 20
 _RESPONSE_WIDTH = 300
+_FILE_WIDTH = 200
 _SHOWN_STEPS = 12  # steps that a list of updates shows
 _FIGURES = ('loss', 'kl', 'update_kl', 'grad_norm', 'updates')
 
@@ -53,10 +54,10 @@ def show_update(
     rows['refused'] = _join_counts(refused)
   rows |= {name.replace('_', ' '): x for name, x in update.footer.items()}
   display.summary(f'Step {update.step}', rows, console=console)
-  console.print(_answers_table(solved), soft_wrap=not console.is_terminal)
+  _print(console, _answers_table(solved))
   rest = [asked for asked in update.asked if not asked.answers]
   if rest:
-    console.print(_refused_table(rest), soft_wrap=not console.is_terminal)
+    _print(console, _refused_table(rest))
 
 
 def show_history(
@@ -105,7 +106,7 @@ def show_history(
       _percent(asked.share) if asked.num_trained else '',
       _reason(asked),
     )
-  console.print(table, soft_wrap=not console.is_terminal)
+  _print(console, table)
 
 
 _OF_ROLE = {'solver': 'answers', 'proposer': 'proposals'}
@@ -159,8 +160,14 @@ def _refused_table(refused: Iterable[why.Asked]) -> rich.table.Table:
 def _table(*titles: str) -> rich.table.Table:
   table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
   for title in titles:
-    table.add_column(title)
+    table.add_column(title, no_wrap=True, overflow='ellipsis')
   return table
+
+
+def _print(console: rich.console.Console, table: rich.table.Table) -> None:
+  # A file or a pipe has no width that a table would have to fit in.
+  width = None if console.is_terminal else _FILE_WIDTH
+  console.print(table, width=width, crop=console.is_terminal)
 
 
 def _describe_origin(asked: why.Asked) -> str:

@@ -20,7 +20,7 @@ def texts_of_code(source: str) -> set[str]:
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Call) and node.args:
       name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
-      is_message = name == '_' or ast.unparse(node.func) == 'messages.mark'
+      is_message = name in ('_', 'mark', '_mark')
       if is_message and isinstance(node.args[0], ast.Constant):
         texts.add(node.args[0].value)
   return texts
