@@ -82,8 +82,10 @@ def _decide(
   change = improvement.difference if improvement else None
   is_significant = change is not None and change['p'] < _SIGNIFICANCE
   if change is not None and is_significant and change['value'] < 0:
-    text = mark('The model has become worse on the {set} set.')
-    return STOP, Text(text, {'set': improvement.set if improvement else ''})
+    if improvement and improvement.set == figures.TEST:
+      return STOP, Text(mark('The model has become worse on the test set.'), {})
+    text = mark('The model has become worse on the validation set.')
+    return STOP, Text(text, {})
   serious = [a for a in alarms if a.ended is None and a.action != _WARNING]
   if serious:
     text = mark('The alarm {name} has held since step {step}.')
