@@ -221,7 +221,9 @@ def add_verdict(workdir: pathlib.Path, question: str, kind: str, **entries):
   reviews.append(workdir, [event | entries])
 
 
-def add_alarm(workdir: pathlib.Path, action: str, event: str = 'raised') -> None:
+def add_alarm(
+  workdir: pathlib.Path, action: str, event: str = 'raised'
+) -> None:
   jsonl.append(
     run_writer.epath.Path(workdir) / 'alarms.jsonl',
     [
