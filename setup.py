@@ -15,6 +15,7 @@ setuptools.setup(
   package_data={
     'sqlm_jax': ['py.typed'],
     'sqlm_jax.datasets': ['*.jsonl'],
+    'sqlm_jax.reporting': ['locale/*.po', 'templates/*'],
     'sqlm_jax.review': ['static/*', 'templates/*.html'],
   },
   install_requires=[
@@ -36,6 +37,7 @@ setuptools.setup(
     'numpy>=2.0',
     'optax>=0.2.6',
     'orbax-checkpoint>=0.12',
+    'polib>=1.2',  # translations of reports
     'pyarrow>=18.0',
     'rapidfuzz>=3.9',
     'regex>=2024.11',  # patterns with a time limit
@@ -58,6 +60,8 @@ setuptools.setup(
     's3': ['boto3>=1.34', 'etils[epath-s3]>=1.10'],
     'tpu': ['jax[tpu]'],
     'test': [
+      'duckdb>=1.4',  # the queries of docs/trace.md
+      'mlcroissant>=1.1',  # validates data cards
       *REVIEW,
       'httpx>=0.28',  # what starlette tests with
       'hypothesis>=6.100',

@@ -10,6 +10,7 @@ from ml_collections import config_flags
 
 from sqlm_jax.config import overrides
 from sqlm_jax.pretrained import hf_export
+from sqlm_jax.reporting import messages
 from sqlm_jax.run import evaluation_sets, saved_models
 from sqlm_jax.workdir import storage
 
@@ -26,11 +27,11 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ('train', 'pilot', 'eval', 'sample', 'export', 'review'),
+  ('train', 'pilot', 'eval', 'sample', 'export', 'review', 'why', 'report'),
   'train or resume a run, try a config in minutes to see whether training is '
   'worthwhile, evaluate a checkpoint, answer typed questions, '
-  'export a checkpoint for other tools, or look into a run and decide about '
-  'its votes.',
+  'export a checkpoint for other tools, look into a run and decide about its '
+  'votes, say why a step or a question was trained on, or write a report.',
 )
 ROLE = flags.DEFINE_enum(
   'role',
@@ -114,6 +115,38 @@ EXPORT_VOTES = flags.DEFINE_string(
   None,
   'With --mode=review: new .jsonl file for all questions with their votes.',
 )
+STEP = flags.DEFINE_integer(
+  'step',
+  None,
+  'With --mode=why: the self-play step whose update is explained.',
+  lower_bound=0,
+)
+QUESTION = flags.DEFINE_string(
+  'question', None, 'With --mode=why: the question whose history is shown.'
+)
+WORKDIRS = flags.DEFINE_list(
+  'workdirs',
+  [],
+  'With --mode=report: directories of runs to compare, in addition to '
+  '--workdir.',
+)
+REPORT_DIR = flags.DEFINE_string(
+  'report_dir',
+  None,
+  'Directory that --mode=report writes to. Default: the workdir of the run.',
+)
+PRICE_PER_HOUR = flags.DEFINE_float(
+  'price_per_hour',
+  None,
+  'With --mode=report: price of a device for an hour, in any currency.',
+  lower_bound=0.0,
+)
+LANGUAGE = flags.DEFINE_enum(
+  'language',
+  messages.ENGLISH,
+  messages.LANGUAGES,
+  'Language of --mode=report and of the pages of --mode=review.',
+)
 
 DISTRIBUTED = flags.DEFINE_enum(
   'distributed',
@@ -188,10 +221,14 @@ def check_paths() -> None:
     IMPORT_QUEUE,
     IMPORT_LABELS,
     EXPORT_VOTES,
+    REPORT_DIR,
   ):
     if flag.value:
       flags.FLAGS[flag.name].value = storage.expand(flag.value)
       storage.check(flag.value, f'--{flag.name}')
+  flags.FLAGS[WORKDIRS.name].value = list(map(storage.expand, WORKDIRS.value))
+  for workdir in WORKDIRS.value:
+    storage.check(workdir, '--workdirs')
   if EXPORT_DIR.value and storage.is_remote(EXPORT_DIR.value):
     raise ValueError(
       f'--export_dir={EXPORT_DIR.value}: expected a local directory'

@@ -27,6 +27,7 @@ from sqlm_jax.distributed import processes
 from sqlm_jax.evaluation import report
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.pretrained import catalog
+from sqlm_jax.reporting import modes
 from sqlm_jax.run import build, divergence, saved_models
 from sqlm_jax.workdir import config_json
 
@@ -59,8 +60,8 @@ def _run() -> bool:
   try:
     command_line.check_paths()
     _start_processes()
-    if command_line.MODE.value == 'review':
-      _review()
+    if command_line.MODE.value in _READING:
+      _READING[command_line.MODE.value]()
       return True
     config = _read_config()
     if command_line.MODE.value == 'pilot':
@@ -206,7 +207,34 @@ def _review() -> None:
     reviewer=command_line.REVIEWER.value,
     port=command_line.PORT.value,
     hosts=command_line.ALLOWED_HOSTS.value,
+    language=command_line.LANGUAGE.value,
   )
+
+
+def _explain() -> None:
+  """Shows what made an update, or the history of a question."""
+  if not command_line.WORKDIR.value:
+    raise ValueError('--workdir: expected the directory of a run')
+  modes.explain(
+    command_line.WORKDIR.value,
+    step=command_line.STEP.value,
+    question=command_line.QUESTION.value,
+  )
+
+
+def _report() -> None:
+  """Writes the report of one or several runs."""
+  workdirs = [command_line.WORKDIR.value, *command_line.WORKDIRS.value]
+  modes.report(
+    [workdir for workdir in workdirs if workdir],
+    directory=command_line.REPORT_DIR.value,
+    language=command_line.LANGUAGE.value,
+    price_per_hour=command_line.PRICE_PER_HOUR.value,
+  )
+
+
+# Modes that need only the files of a run, and no model.
+_READING = {'review': _review, 'why': _explain, 'report': _report}
 
 
 def _evaluate(parts: build.Parts) -> None:

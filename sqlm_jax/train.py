@@ -24,6 +24,7 @@ from sqlm_jax.run import (
   divergence,
   evaluation_sets,
   probe,
+  provenance,
   reviewing,
   scheduled_evaluations,
   stop_signals,
@@ -36,7 +37,7 @@ from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import (
   checkpoints,
   config_json,
-  rollouts,
+  rollout_rows,
   run_writer,
   storage,
 )
@@ -197,10 +198,12 @@ def _train_one_step(
   )
   metrics |= alarm_rules.to_metrics(progress.alarms, events)
   metrics |= reviewing.to_metrics(progress.memory.verdicts)
-  rows = rollouts.to_rows(
+  rows = rollout_rows.to_rows(
     outcome,
     seed=config.seed,
     show=functools.partial(run.parts.tokens.decode, skip_special=False),
+    task=run.game.task,
+    topics=run.game.task.topics(step),
   )
   run.writer.rollouts(step, rows)
   run.writer.metrics(step, metrics)
@@ -208,7 +211,7 @@ def _train_one_step(
     run.parts, run.writer.workdir, step, rows, progress.memory.verdicts
   )
   shown = {**metrics, **scores, 'step': step}
-  run.table.update(shown, rollouts.sample_questions(outcome))
+  run.table.update(shown, rollout_rows.sample_questions(outcome))
   divergence.announce(events, run.writer, run.hook)
   progress.states, progress.alarms, rolled_back = divergence.react(
     run.parts,
@@ -247,9 +250,7 @@ def _open_run(
     progress = _restore_or_start(parts, manager, directory)
     game = build.make_game(parts)
     # Opened after all checks, so that an invalid run writes no config.json.
-    writer = stack.enter_context(
-      _open_writer(directory, parts.config, progress.step)
-    )
+    writer = stack.enter_context(_open_writer(directory, parts, progress.step))
     table = stack.enter_context(
       display.LiveTable(
         _columns(parts), title=f'{directory}', total=parts.config.num_steps
@@ -320,12 +321,17 @@ def _restore_or_start(
 
 @contextlib.contextmanager
 def _open_writer(
-  directory: epath.Path, config: config_lib.Config, step: int
+  directory: epath.Path, parts: build.Parts, step: int
 ) -> Generator[run_writer.RunWriter]:
   """Opens the writer, and removes output written after `step` steps."""
-  stored = config_lib.to_dict(config)
+  stored = config_lib.to_dict(parts.config)
   processes.broadcast_from_first(lambda: config_json.write(directory, stored))
-  writer = run_writer.RunWriter(directory, processes.index(), processes.count())
+  writer = run_writer.RunWriter(
+    directory,
+    processes.index(),
+    processes.count(),
+    footer=processes.broadcast_from_first(lambda: provenance.collect(parts)),
+  )
   with contextlib.closing(writer):
     processes.broadcast_from_first(lambda: writer.rewind(step))
     yield writer

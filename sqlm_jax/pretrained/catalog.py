@@ -1,5 +1,6 @@
 """Models that are known by name, downloaded once and kept in a cache."""
 
+import fnmatch
 import hashlib
 import importlib.util
 import os
@@ -75,6 +76,25 @@ def resolve(path: str) -> pathlib.Path:
     f'hub id (org/name or org/name@revision), random, or one of '
     f'{", ".join(MODELS)}'
   )
+
+
+def digest(path: pathlib.Path) -> str:
+  """Returns the SHA-256 of the files of a model.
+
+  Args:
+    path: a file, or a directory. The hash of a directory is the hash of what
+      `sha256sum` prints for its model files in the order of their names.
+  """
+  if not path.is_dir():
+    return _sha256(path)
+  names = sorted(
+    file.name
+    for file in path.iterdir()
+    if file.is_file()
+    and any(fnmatch.fnmatchcase(file.name, pattern) for pattern in hub.FILES)
+  )
+  lines = [f'{_sha256(path / name)}  {name}\n' for name in names]
+  return hashlib.sha256(''.join(lines).encode()).hexdigest()
 
 
 def cache_directory() -> pathlib.Path:

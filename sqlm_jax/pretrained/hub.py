@@ -9,7 +9,7 @@ from huggingface_hub import constants, errors
 # `org/name`, optionally with a commit, tag or branch.
 _ID = re.compile(r'(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?')
 # The files that are read, without other formats of the same weights.
-_FILES = (
+FILES = (
   'config.json',
   'generation_config.json',
   '*.safetensors',
@@ -55,7 +55,7 @@ def fetch(path: str) -> pathlib.Path:
     directory = huggingface_hub.snapshot_download(
       match['repo'],
       revision=match['revision'],
-      allow_patterns=list(_FILES),
+      allow_patterns=list(FILES),
       ignore_patterns=list(_ELSEWHERE),
     )
   except errors.RevisionNotFoundError:

@@ -7,7 +7,8 @@ from etils import epath
 
 from sqlm_jax import display
 from sqlm_jax.config import schema
-from sqlm_jax.review import server, spreadsheets
+from sqlm_jax.reporting import messages
+from sqlm_jax.review import rendering, server, spreadsheets
 from sqlm_jax.workdir import run_reader
 
 
@@ -27,6 +28,7 @@ def review(
   reviewer: str = '',
   port: int = 0,
   hosts: Sequence[str] = (),
+  language: str = messages.ENGLISH,
 ) -> None:
   """Reads and writes the files that are named, or serves the pages.
 
@@ -36,12 +38,19 @@ def review(
     reviewer: Name of the reviewer.
     port: Port of the server, 0 for a free one.
     hosts: Host names of the server in addition to this machine.
+    language: Language of the pages, one of `messages.LANGUAGES`.
 
   Raises:
     ValueError: If the workdir has no run, or a file is not as expected.
   """
   if not any(files):
-    server.serve(workdir, port=port, reviewer=reviewer, hosts=hosts)
+    server.serve(
+      workdir,
+      templates=rendering.make_templates(language),
+      port=port,
+      reviewer=reviewer,
+      hosts=hosts,
+    )
     return
   config = schema.from_dict(run_reader.config(workdir))
   rows = {}

@@ -4,27 +4,29 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sqlm_jax.reporting import messages
 from sqlm_jax.workdir import evaluations
 
 WIDTH, HEIGHT = 320, 120
+_mark = messages.mark
 _MAX_POINTS = 200
 
 # Metrics of a step by chart, each with its label in the legend.
 CHARTS: dict[str, dict[str, str]] = {
-  'Agreement of votes': {
-    'vote/agreement': 'mean agreement',
-    'vote/unanimous_rate': 'unanimous',
-    'vote/accuracy': 'right by the checker',
-    'review/vote_accuracy': 'right by reviewers',
+  _mark('Agreement of votes'): {
+    'vote/agreement': _mark('mean agreement'),
+    'vote/unanimous_rate': _mark('unanimous'),
+    'vote/accuracy': _mark('right by the checker'),
+    'review/vote_accuracy': _mark('right by reviewers'),
   },
-  'Quality of questions': {
-    'proposer/valid_rate': 'readable',
-    'proposer/distinct_rate': 'distinct',
-    'vote/majority_rate': 'with a majority',
+  _mark('Quality of questions'): {
+    'proposer/valid_rate': _mark('readable'),
+    'proposer/distinct_rate': _mark('distinct'),
+    'vote/majority_rate': _mark('with a majority'),
   },
-  'Rewards': {
-    'solver/reward': 'solver',
-    'proposer/reward': 'proposer',
+  _mark('Rewards'): {
+    'solver/reward': _mark('solver'),
+    'proposer/reward': _mark('proposer'),
   },
 }
 
@@ -63,7 +65,7 @@ def charts(
     metrics: Rows of metrics.jsonl.
     results: Rows of eval.jsonl.
   """
-  series = {'Accuracy': _accuracies(results)}
+  series = {_mark('Accuracy'): _accuracies(results)}
   for title, names in CHARTS.items():
     series[title] = {
       label: _values(metrics, name) for name, label in names.items()

@@ -1,7 +1,7 @@
 """Templates, values of requests, and formats that all pages share."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib import parse
 
 import jinja2
@@ -9,17 +9,12 @@ from etils import epath
 from starlette import requests, responses
 
 from sqlm_jax.config import schema
+from sqlm_jax.reporting import messages
 from sqlm_jax.review import curves, decisions
 
 PAGE_SIZE = 50
 _CLIPPED = 2000  # characters of a text that are shown at first
 MAX_SEARCH = 200  # characters of a text to search for
-
-
-class Translate(Protocol):
-  """Translates a text and fills in its values."""
-
-  def __call__(self, text: str, /, **values: Any) -> str: ...
 
 
 class Site(NamedTuple):
@@ -41,15 +36,12 @@ class Site(NamedTuple):
 Page = Callable[[Site, requests.Request], responses.Response]
 
 
-def english(text: str, /, **values: Any) -> str:
-  """Fills values into an English text."""
-  return text.format(**values) if values else text
+def make_templates(language: str = messages.ENGLISH) -> jinja2.Environment:
+  """Returns the templates, which escape everything that they insert.
 
-
-def make_templates(
-  translate: Translate = english, language: str = 'en'
-) -> jinja2.Environment:
-  """Returns the templates, which escape everything that they insert."""
+  Args:
+    language: One of `messages.LANGUAGES`.
+  """
   templates = jinja2.Environment(
     loader=jinja2.PackageLoader('sqlm_jax.review'),
     autoescape=True,
@@ -58,7 +50,7 @@ def make_templates(
     lstrip_blocks=True,
   )
   shared: dict[str, Any] = {
-    '_': translate,
+    '_': messages.translator(language),
     'language': language,
     'width': curves.WIDTH,
     'height': curves.HEIGHT,

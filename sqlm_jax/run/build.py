@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Parts(NamedTuple):
     lora: Settings of the adapters that are trained instead of the model's
       parameters, None if all parameters are trained.
     load_params: Loads the model's parameters in a dtype.
+    model_path: File or directory of the model, None if it is random.
     optimizer: Optimizer of the policy.
     critic_optimizer: Optimizer of the critic, None without a critic.
     task: Prompts, parsers and checker of the task.
@@ -64,6 +66,7 @@ class Parts(NamedTuple):
   generation: dict[str, Any]
   lora: layers.Lora | None
   load_params: open_model.LoadParams
+  model_path: pathlib.Path | None
   optimizer: optax.GradientTransformation
   critic_optimizer: optax.GradientTransformation | None
   task: base.Task
@@ -129,6 +132,7 @@ def build(
     generation=opened.generation,
     lora=open_model.lora_of(config),
     load_params=opened.load_params,
+    model_path=opened.path,
     optimizer=optimizer.make_optimizer(config.optimizer),
     critic_optimizer=critic_optimizer,
     task=task,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -43,6 +44,7 @@ class Opened(NamedTuple):
   hf_config: transformers.PretrainedConfig
   generation: dict[str, Any]
   load_params: LoadParams
+  path: pathlib.Path | None  # file or directory of the model, None if random
 
 
 def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
@@ -84,7 +86,7 @@ def open_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
 
   policies = _make_policies(config, checkpoint.config, mesh)
   hf_config, generation = checkpoint.hf_config, checkpoint.generation
-  return Opened(tokens, *policies, hf_config, generation, load)
+  return Opened(tokens, *policies, hf_config, generation, load, path)
 
 
 def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
@@ -109,7 +111,7 @@ def _random_model(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Opened:
     shardings = sharding.shard_parameters(params, mesh)
     return jax.lax.with_sharding_constraint(params, shardings)
 
-  return Opened(tokens, *policies, families.llama(model), {}, load)
+  return Opened(tokens, *policies, families.llama(model), {}, load, None)
 
 
 def _stored_dtype(name: str, dtype: str, param_dtype: str) -> jnp.dtype:

@@ -19,7 +19,7 @@ from sqlm_jax.distributed import processes
 from sqlm_jax.game import ballots, repetition, verdicts
 from sqlm_jax.run import build
 from sqlm_jax.tasks import base
-from sqlm_jax.workdir import metrics, reviews, rollouts
+from sqlm_jax.workdir import metrics, reviews, rollout_rows
 
 _POLL_SECONDS = 1.0
 
@@ -117,7 +117,7 @@ def simulate(
   parts: build.Parts,
   workdir: epath.PathLike,
   step: int,
-  rows: Sequence[rollouts.Row],
+  rows: Sequence[rollout_rows.Row],
   known: verdicts.Verdicts,
 ) -> None:
   """Appends the verdicts of the simulated reviewer on the votes of a step.

@@ -91,3 +91,27 @@ def of_tokens(
     np.asarray(targets_BR).reshape(shape),
     mean_kl,
   )
+
+
+def per_response(
+  scored: batches.ScoredResponses, estimated: batches.Advantages
+) -> np.ndarray:
+  """Returns the advantage of each response, for logging.
+
+  Args:
+    scored: the responses.
+    estimated: their advantages.
+
+  Returns:
+    [Q, G], NaN for a response without a reward. If advantages belong to tokens,
+    the advantage of a response is their mean.
+  """
+  advantages_QGR = estimated.advantages
+  lengths_QG1 = scored.rollout.lengths[..., np.newaxis]
+  if advantages_QGR.shape[-1] == 1:
+    means = advantages_QGR[..., 0]
+  else:
+    is_token = np.arange(advantages_QGR.shape[-1]) < lengths_QG1
+    totals = np.where(is_token, advantages_QGR, 0).sum(-1)
+    means = totals / np.maximum(lengths_QG1[..., 0], 1)
+  return np.where(scored.mask, means.reshape(scored.mask.shape), np.nan)

@@ -27,6 +27,7 @@ class RoleBatches(NamedTuple):
 
   batches: list[groups.GroupBatch[np.ndarray]]  # one per update
   mean_kl: float | None  # per token, if the reward includes a KL penalty
+  advantages: np.ndarray  # [Q, G], see `estimates.per_response`
 
 
 class Learned(NamedTuple):
@@ -37,11 +38,13 @@ class Learned(NamedTuple):
     trained_on: indices of the questions that the solver was trained on, among
       the readable questions of all rounds.
     metrics: metrics of the updates.
+    advantages: as in `step_types.Outcome`.
   """
 
   trained: tuple[str, ...]
   trained_on: frozenset[int]
   metrics: dict[str, float]
+  advantages: dict[str, np.ndarray]
 
 
 def rewards_differ(question: types.ScoredQuestion) -> bool:
@@ -129,7 +132,8 @@ def learn(
   elif 'voter' in names and _is_due(step, vote.earlier_every):
     states = states | {names['voter']: earlier_solver(states, names)}
   trained_on = frozenset(selected if 'solver' in trained else ())
-  return states, Learned(tuple(trained), trained_on, metrics)
+  by_role = {role: role_batches[role].advantages for role in trained}
+  return states, Learned(tuple(trained), trained_on, metrics, by_role)
 
 
 def _kl_batch(
@@ -188,7 +192,11 @@ def make_batches(
     max_tokens=game.samplers[role].slots,
     keep_neutral=game.keep_neutral,
   )
-  return RoleBatches(role_batches, advantages.mean_kl)
+  return RoleBatches(
+    role_batches,
+    advantages.mean_kl,
+    estimates.per_response(scored, advantages),
+  )
 
 
 def _estimate_with_critic(

@@ -95,7 +95,11 @@ def self_play_step(
   metrics = learned.metrics | step_metrics.of_rounds(rounds, game)
   metrics |= clock.metrics()
   outcome = step_types.Outcome(
-    rounds, learned.trained, learned.trained_on, metrics
+    rounds,
+    learned.trained,
+    learned.trained_on,
+    metrics,
+    learned.advantages,
   )
   return states, memory, outcome
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from sqlm_jax.config import schema
 from sqlm_jax.engine import critic as critic_lib
@@ -145,12 +146,16 @@ class Outcome(NamedTuple):
     trained_on: indices of the questions that the solver was trained on, among
       the readable questions of all rounds.
     metrics: metrics of the step by name.
+    advantages: advantage of each response by role, NaN without one. 'solver' is
+      [Q, G], with the questions of `trained_on` in order; 'proposer' is
+      [groups, G].
   """
 
   rounds: list[Round]
   trained: tuple[str, ...]
   trained_on: frozenset[int]
   metrics: dict[str, float]
+  advantages: Mapping[str, np.ndarray] = {}
 
 
 def readable_questions(

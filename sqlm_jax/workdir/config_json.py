@@ -1,5 +1,6 @@
 """Writes, reads and checks config.json, the config that a run started with."""
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -35,9 +36,16 @@ def write(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
   workdir = epath.Path(workdir)
   if read(workdir) != as_stored(config):
     workdir.mkdir(parents=True, exist_ok=True)
-    storage.write_text(
-      workdir / 'config.json', json_text.dumps(config, indent=2) + '\n'
-    )
+    storage.write_text(workdir / 'config.json', _format(config))
+
+
+def digest(config: Mapping[str, Any]) -> str:
+  """Returns the SHA-256 of the file that `write` writes."""
+  return hashlib.sha256(_format(config).encode()).hexdigest()
+
+
+def _format(config: Mapping[str, Any]) -> str:
+  return json_text.dumps(config, indent=2) + '\n'
 
 
 def check(

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from etils import epath
 from pyarrow import parquet
 
 from sqlm_jax.workdir import config_json, reviews, storage
+from sqlm_jax.workdir import evaluations as evaluation_files
 from sqlm_jax.workdir import rollouts as rollouts_lib
 
 Row = dict[str, Any]
@@ -52,6 +53,27 @@ def metrics(workdir: epath.PathLike) -> list[Row]:
 def evaluations(workdir: epath.PathLike) -> list[Row]:
   """Returns the results of the evaluations, see `workdir.evaluations`."""
   return _lines(workdir, 'eval.jsonl')
+
+
+def evaluation_rows(
+  workdir: epath.PathLike, result: Mapping[str, Any]
+) -> list[Row]:
+  """Returns the answers of an evaluation, one row for each question.
+
+  Args:
+    workdir: Directory of the run.
+    result: Result of the evaluation, from `evaluations`.
+
+  Raises:
+    ValueError: If the file of answers is damaged.
+  """
+  settings = result.get('settings')
+  if not isinstance(settings, dict):
+    return []
+  files = evaluation_files.find_files(workdir, settings)
+  if files.directory is not None:
+    _file(workdir, 'evaluations', files.directory.name)
+  return files.rows
 
 
 def alarms(workdir: epath.PathLike) -> list[Row]:
@@ -122,6 +144,20 @@ def rollouts(
           ).cast(empty.schema)
         )
   return pa.concat_tables(tables)
+
+
+def footer(workdir: epath.PathLike, step: int) -> dict[str, str]:
+  """Returns what the rollouts of a step were made with, by name.
+
+  The names are those of `run.provenance.collect`. The footer is empty if the
+  step has no rollouts, or if an earlier version wrote them.
+  """
+  for name in _rollout_names(workdir).get(step, ()):
+    path = _file(workdir, 'rollouts', name)
+    with contextlib.suppress(FileNotFoundError), path.open('rb') as file:
+      stored = parquet.read_schema(file).metadata or {}
+      return {key.decode(): value.decode() for key, value in stored.items()}
+  return {}
 
 
 def _rollout_names(workdir: epath.PathLike) -> dict[int, list[str]]:

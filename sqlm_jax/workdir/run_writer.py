@@ -38,10 +38,24 @@ class RunWriter:
   """
 
   def __init__(
-    self, workdir: epath.PathLike, process: int = 0, num_processes: int = 1
+    self,
+    workdir: epath.PathLike,
+    process: int = 0,
+    num_processes: int = 1,
+    *,
+    footer: Mapping[str, str] | None = None,
   ):
+    """Opens the files.
+
+    Args:
+      workdir: Directory of the run.
+      process: Index of this process.
+      num_processes: Number of processes of the run.
+      footer: Texts by name for the footers of the rollout files.
+    """
     self.workdir = epath.Path(workdir)
     self._is_first = process == 0
+    self._footer = dict(footer or {})
     self._part = rollouts.part_name(process, num_processes)
     self._curves = tensorboard.Curves(self.workdir)
     rollouts.make_directory(self.workdir)
@@ -88,7 +102,9 @@ class RunWriter:
       step: Self-play step, counted from 0.
       rows: One row per response, see `rollouts.write`.
     """
-    rollouts.write(self.workdir, step, rows, part=self._part)
+    rollouts.write(
+      self.workdir, step, rows, part=self._part, footer=self._footer
+    )
 
   def rewind(self, step: int) -> None:
     """Removes output that was written after a checkpoint, to resume from it.

@@ -14,7 +14,7 @@ from sqlm_jax.game import verdicts
 from sqlm_jax.run import build, train_states
 from sqlm_jax.selfplay import prefetch, step_types
 from sqlm_jax.selfplay import step as step_lib
-from sqlm_jax.workdir import rollouts
+from sqlm_jax.workdir import rollout_rows
 
 # A random model that ends half of its texts early, with two-letter questions.
 CHANGES = {
@@ -182,7 +182,7 @@ def test_a_refused_question_trains_neither_role(mode):
       for name in outcome.metrics
       if name.startswith(('gate/', 'exclude/'))
     }
-    for row in rollouts.to_rows(outcome, seed=0, show=str):
+    for row in rollout_rows.to_rows(outcome, seed=0, show=str):
       if row['reason'] and (row['role'] == 'solver' or row['reward'] is None):
         assert row['reward'] is None
         assert not row['trained_on']
@@ -243,7 +243,7 @@ def test_verdicts_train_instead_of_votes(mode):
         float(answer == question.label.answer) for answer in question.answers
       )
   # The proposer learns from its eight questions, as without verdicts.
-  rows = rollouts.to_rows(outcome, seed=0, show=str)
+  rows = rollout_rows.to_rows(outcome, seed=0, show=str)
   assert sum(r['role'] == 'proposer' for r in rows) == 8 * len(outcome.rounds)
   assert outcome.metrics['gate/excluded'] >= 1
   assert outcome.metrics['review/replayed'] == 2

@@ -23,7 +23,7 @@ from sqlm_jax.selfplay import (
   step_types,
 )
 from sqlm_jax.selfplay import step as step_lib
-from sqlm_jax.workdir import rollouts
+from sqlm_jax.workdir import rollout_rows
 
 needs_bubblewrap = pytest.mark.skipif(
   shutil.which('bwrap') is None, reason='needs bubblewrap'
@@ -873,10 +873,35 @@ def test_a_row_names_the_weights_that_sampled_its_round():
   )
   first_round = first_round._replace(policy_steps={'proposer': 1, 'solver': 2})
   _, outcome = script.play(first_round=first_round, **{'solver.max_rounds': 3})
-  rows = rollouts.to_rows(outcome, seed=0, show=str)
+  rows = rollout_rows.to_rows(outcome, seed=0, show=str)
   for role, first in (('proposer', 1), ('solver', 2)):
     steps = [row['policy_step'] for row in rows if row['role'] == role]
     assert steps == [first] * (len(steps) // 3) + [0] * (len(steps) // 3 * 2)
+
+
+def test_a_row_has_topic_advantage_and_the_verdict_of_the_checker():
+  """Training uses only votes, and the checker knows that 2 + 2 is not 5."""
+  solutions = [['2\n', '2\n', '2\n', '3\n'], ['5\n'] * 3 + ['why\n']]
+  script = Script(PROPOSALS, solutions)
+  _, outcome = script.play(
+    1, **{'advantage.estimator': 'dr_grpo', 'proposer.train_every': 1}
+  )
+  rows = rollout_rows.to_rows(
+    outcome, seed=0, show=str, task=script.game.task, topics=('a', 'b')
+  )
+  columns = ('topic', 'reward', 'advantage', 'right')
+  values = [tuple(row.get(name) for name in columns) for row in rows]
+  # Rewards less the mean of their group.
+  assert values == [
+    ('a', 1, 1, None),
+    ('a', -1, -1, None),
+    ('b', 1, 1, None),
+    ('b', -1, -1, None),
+    *[('a', 1, 0.25, True)] * 3,
+    ('a', 0, -0.75, False),
+    *[('b', 1, 0.25, False)] * 3,
+    ('b', 0, -0.75, False),
+  ]
 
 
 def test_no_more_rounds_than_necessary():

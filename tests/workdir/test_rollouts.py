@@ -28,6 +28,10 @@ ROW = {
   'reward': 1.0,
   'trained_on': True,
   'reason': None,
+  'topic': 'addition',
+  'advantage': 0.5,
+  'right': True,
+  'leaked': None,
 }
 
 
@@ -55,6 +59,15 @@ def test_a_file_has_the_columns_of_the_schema(workdir):
   assert about['finished'] == b'false: cut off at the token limit'
   column = parquet.ParquetFile(path).metadata.row_group(0).column(0)
   assert column.compression == 'ZSTD'
+
+
+def test_the_footer_keeps_its_texts(workdir):
+  rollouts.write(workdir, 0, [ROW], footer={'code_version': '1.2'})
+  path = workdir / 'rollouts' / 'step_00000000.parquet'
+  assert parquet.read_schema(path).metadata[b'code_version'] == b'1.2'
+  rollouts.write(workdir, 1, [ROW])  # files of two versions read as one table
+  table = parquet.read_table(workdir / 'rollouts')
+  assert table['step'].to_pylist() == [0, 1]
 
 
 def test_a_step_without_rows_has_an_empty_table(workdir):

@@ -1,0 +1,197 @@
+"""Counts the questions and answers of all steps of a run.
+
+One step is in memory at a time, so runs with millions of rows can be counted.
+"""
+
+import collections
+import dataclasses
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from etils import epath
+
+from sqlm_jax.workdir import run_reader
+
+_COLUMNS = (
+  'role',
+  'group',
+  'question',
+  'answer',
+  'right',
+  'vote',
+  'vote_share',
+  'true_answer',
+  'trained_on',
+  'reason',
+  'topic',
+)
+
+
+class Point(NamedTuple):
+  """The vote on a question.
+
+  Attributes:
+    step: Self-play step.
+    share: Fraction of the answers that gave the majority's, 0 without one.
+    right: What the checker says of the vote, None if it is not known.
+  """
+
+  step: int
+  share: float
+  right: bool | None
+
+
+@dataclasses.dataclass
+class StepTally:
+  """Counts of a step.
+
+  Attributes:
+    step: Self-play step.
+    proposed: Responses of the proposer.
+    solved: Questions that were answered.
+    answers: Answers of the solver.
+    trained_answers: Answers that the solver was trained on.
+    trained_proposals: Responses that the proposer was trained on.
+    reasons: Number of questions by the reason that refused them or left them
+      without a majority.
+  """
+
+  step: int
+  proposed: int = 0
+  solved: int = 0
+  answers: int = 0
+  trained_answers: int = 0
+  trained_proposals: int = 0
+  reasons: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+
+
+@dataclasses.dataclass
+class TopicTally:
+  """Counts of the votes on the questions of a topic.
+
+  Attributes:
+    votes: Questions that were answered.
+    majorities: Votes with a majority.
+    agreement: Sum of the agreement of these votes.
+    checked: Votes that the checker knows.
+    right: Of these, the right ones.
+  """
+
+  votes: int = 0
+  majorities: int = 0
+  agreement: float = 0.0
+  checked: int = 0
+  right: int = 0
+
+
+class Tallies(NamedTuple):
+  """Counts of a run.
+
+  Attributes:
+    steps: Counts of each step, in order.
+    topics: Counts of votes by topic; None for questions without a topic.
+    points: One for each vote, in order.
+    trained_by_vote: Questions whose answers were trained on by their vote or
+      their tests.
+    trained_by_verdict: Questions whose answers a verdict paid for.
+  """
+
+  steps: list[StepTally]
+  topics: dict[str | None, TopicTally]
+  points: list[Point]
+  trained_by_vote: set[str]
+  trained_by_verdict: set[str]
+
+  def reasons(self) -> collections.Counter[str]:
+    """Returns the number of questions by reason."""
+    return sum((t.reasons for t in self.steps), collections.Counter())
+
+
+def read(workdir: epath.PathLike, *, num_views: int) -> Tallies:
+  """Counts the rows of all steps.
+
+  Args:
+    workdir: Directory of the run.
+    num_views: Number of prompts that ask a question.
+  """
+  tallies = Tallies([], {}, [], set(), set())
+  for step in run_reader.steps(workdir):
+    table = run_reader.rollouts(workdir, [step], columns=_COLUMNS)
+    proposals = table.filter(pc.equal(table['role'], 'proposer'))
+    answers = table.filter(pc.equal(table['role'], 'solver'))
+    tallies.steps.append(_count_step(step, proposals, answers, num_views))
+    _add_votes(tallies, step, table, answers, num_views)
+    for questions, is_verdict in (
+      (tallies.trained_by_vote, pc.is_null(answers['true_answer'])),
+      (tallies.trained_by_verdict, pc.is_valid(answers['true_answer'])),
+    ):
+      chosen = answers.filter(pc.and_(answers['trained_on'], is_verdict))
+      questions.update(pc.unique(chosen['question']).to_pylist())
+  return tallies
+
+
+def _count_step(
+  step: int, proposals: pa.Table, answers: pa.Table, num_views: int
+) -> StepTally:
+  solved = len(pc.unique(answers['group'])) // num_views
+  # Without a proposer, the answers have the reasons of their questions.
+  first = proposals if len(proposals) else _first_answers(answers)
+  return StepTally(
+    step,
+    proposed=len(proposals),
+    solved=solved,
+    answers=len(answers),
+    trained_answers=pc.sum(answers['trained_on']).as_py() or 0,
+    trained_proposals=pc.sum(proposals['trained_on']).as_py() or 0,
+    reasons=_counts(first['reason']),
+  )
+
+
+def _add_votes(
+  tallies: Tallies,
+  step: int,
+  table: pa.Table,
+  answers: pa.Table,
+  num_views: int,
+) -> None:
+  """Adds the votes of a step to the topics and points."""
+  # A voter's answers may be the majority, so rows of all roles are searched.
+  agreeing = table.filter(pc.equal(table['answer'], table['vote']))
+  right = {
+    question: is_right
+    for question, is_right in zip(
+      agreeing['question'].to_pylist(),
+      agreeing['right'].to_pylist(),
+      strict=True,
+    )
+    if is_right is not None
+  }
+  for row in _first_answers(answers).to_pylist():
+    if row['group'] % num_views:
+      continue
+    tally = tallies.topics.setdefault(row['topic'], TopicTally())
+    tally.votes += 1
+    share, is_right = row['vote_share'], None
+    if share is not None:
+      is_right = right.get(row['question'])
+      tally.majorities += 1
+      tally.agreement += share
+    if is_right is not None:
+      tally.checked += 1
+      tally.right += is_right
+    tallies.points.append(Point(step, share or 0.0, is_right))
+
+
+def _first_answers(answers: pa.Table) -> pa.Table:
+  """Returns the first row of each group, in order."""
+  groups = answers['group'].to_pylist()
+  first = {group: row for row, group in reversed(list(enumerate(groups)))}
+  return answers.take(sorted(first.values()))
+
+
+def _counts(column: pa.ChunkedArray) -> collections.Counter[str]:
+  counted = pc.value_counts(column.drop_null()).to_pylist()
+  return collections.Counter({x['values']: x['counts'] for x in counted})
