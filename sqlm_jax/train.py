@@ -6,7 +6,6 @@ gradient.
 """
 
 import contextlib
-import dataclasses
 import functools
 import time
 from collections.abc import Generator, Mapping
@@ -17,7 +16,6 @@ from etils import epath
 from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
-from sqlm_jax.game import repetition
 from sqlm_jax.run import (
   alarm_rules,
   build,
@@ -29,9 +27,9 @@ from sqlm_jax.run import (
   scheduled_evaluations,
   stop_signals,
   summary,
-  train_states,
   webhook,
 )
+from sqlm_jax.run import progress as progress_lib
 from sqlm_jax.selfplay import prefetch, signals, step_types
 from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import (
@@ -65,21 +63,6 @@ class _Run(NamedTuple):
   prefetcher: prefetch.Prefetcher
   hook: webhook.Webhook
   stop: stop_signals.Stop
-
-
-@dataclasses.dataclass
-class _Progress:
-  """The state of a run after `step` steps, which checkpoints store.
-
-  It is mutable so that old train states are freed as soon as they are replaced.
-  """
-
-  step: int
-  states: step_types.States
-  memory: repetition.Memory
-  history: signals.History
-  alarms: alarm_rules.State
-  probe: probe.State
 
 
 def train(config: config_lib.ConfigLike, workdir: str) -> bool:
@@ -131,7 +114,7 @@ def train(config: config_lib.ConfigLike, workdir: str) -> bool:
   return progress.step >= config.num_steps and not run.stop.now()
 
 
-def _may_continue(run: _Run, progress: _Progress) -> bool:
+def _may_continue(run: _Run, progress: progress_lib.Progress) -> bool:
   """Returns True if the run has steps left and no signal has stopped it.
 
   It also reads the verdicts that the next step obeys, and may wait for them.
@@ -146,7 +129,7 @@ def _may_continue(run: _Run, progress: _Progress) -> bool:
 
 
 def _train_one_step(
-  run: _Run, progress: _Progress, scores: Mapping[str, float]
+  run: _Run, progress: progress_lib.Progress, scores: Mapping[str, float]
 ) -> None:
   """Plays a step, writes its results, and saves a checkpoint if it is due.
 
@@ -232,7 +215,7 @@ def _train_one_step(
 @contextlib.contextmanager
 def _open_run(
   parts: build.Parts, directory: epath.Path
-) -> Generator[tuple[_Run, _Progress]]:
+) -> Generator[tuple[_Run, progress_lib.Progress]]:
   """Opens the files of a run, and restores its state or starts it."""
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(stop_signals.handled())
@@ -247,7 +230,7 @@ def _open_run(
         every=parts.config.checkpoint.every,
       )
     )
-    progress = _restore_or_start(parts, manager, directory)
+    progress = progress_lib.restore_or_start(parts, manager, directory)
     game = build.make_game(parts)
     # Opened after all checks, so that an invalid run writes no config.json.
     writer = stack.enter_context(_open_writer(directory, parts, progress.step))
@@ -286,39 +269,6 @@ def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
   return parts
 
 
-def _restore_or_start(
-  parts: build.Parts, manager: checkpoints.Manager, directory: epath.Path
-) -> _Progress:
-  memory = build.make_memory(parts.config)
-  if checkpoints.latest_step(manager) is None:
-    display.message(f'Loading the model: {parts.config.model.path}')
-    states = train_states.initial_states(parts)
-    memory = reviewing.resume(directory, 0, memory)
-    return _Progress(
-      0,
-      states,
-      memory,
-      signals.History(),
-      alarm_rules.State(),
-      probe.State(),
-    )
-  step, states, host = checkpoints.restore(
-    manager, train_states.abstract_states(parts)
-  )
-  display.message(f'Resuming from the checkpoint of step {step}.')
-  # Checkpoints of earlier versions have read no verdicts.
-  num_lines = host.get('review_lines', 0)
-  memory = memory.add(host['questions'])
-  return _Progress(
-    step,
-    states,
-    reviewing.resume(directory, step, memory, num_lines),
-    signals.from_host(host['signals']),
-    alarm_rules.from_host(host['alarms']),
-    probe.from_host(host['probe']),
-  )
-
-
 @contextlib.contextmanager
 def _open_writer(
   directory: epath.Path, parts: build.Parts, step: int
@@ -353,7 +303,7 @@ def _looks_ahead(config: config_lib.Config, step: int) -> bool:
 
 def _save(
   run: _Run,
-  progress: _Progress,
+  progress: progress_lib.Progress,
   *,
   choice: scheduled_evaluations.Choice | None = None,
   force: bool = False,
@@ -362,25 +312,18 @@ def _save(
 
   If a checkpoint of the step exists, the score of `choice` is added to it.
   """
-  host_state = {
-    'questions': list(progress.memory.questions),
-    'signals': progress.history.to_host(),
-    'alarms': alarm_rules.to_host(progress.alarms),
-    'probe': progress.probe._asdict(),
-    'review_lines': progress.memory.verdicts.num_lines,
-  }
   checkpoints.save(
     run.manager,
     progress.step,
     progress.states,
-    host_state=host_state,
+    host_state=progress.to_host(),
     score=choice.score if choice else None,
     start_score=choice.start if choice else None,
     force=force or (choice is not None and choice.is_best),
   )
 
 
-def _save_score(run: _Run, progress: _Progress) -> None:
+def _save_score(run: _Run, progress: progress_lib.Progress) -> None:
   """Adds the validation score to the checkpoint, or saves it if it is best."""
   choice = scheduled_evaluations.choose(
     run.parts, run.writer.workdir, progress.step
@@ -388,7 +331,7 @@ def _save_score(run: _Run, progress: _Progress) -> None:
   _save(run, progress, choice=choice)
 
 
-def _evaluate(run: _Run, progress: _Progress) -> dict[str, float]:
+def _evaluate(run: _Run, progress: progress_lib.Progress) -> dict[str, float]:
   """Runs the evaluations that are due, and returns their figures as metrics."""
   decay = run.parts.config.policy.average_decay
   evaluated = step_types.evaluated_state('solver', run.game.state_names, decay)

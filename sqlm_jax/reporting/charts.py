@@ -238,7 +238,7 @@ def _image(drawn: 'figure_lib.Figure') -> str:
   backend_svg.FigureCanvasSVG(drawn)
   # Numbers are text in the reader's font, and a fixed salt makes the file
   # deterministic.
-  settings = {'svg.fonttype': 'none', 'svg.hashsalt': 'sqlm_jax'}
+  settings: Any = {'svg.fonttype': 'none', 'svg.hashsalt': 'sqlm_jax'}
   with mpl.rc_context(settings):
     drawn.savefig(buffer, format='svg', metadata={'Date': None})
   encoded = base64.b64encode(buffer.getvalue()).decode()

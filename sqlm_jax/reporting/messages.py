@@ -62,6 +62,7 @@ def catalog(language: str) -> dict[str, str]:
   """Returns the translations by English text; {} for English."""
   if language == ENGLISH:
     return {}
-  file = importlib.resources.files(__package__) / f'locale/{language}.po'
+  package = importlib.resources.files('sqlm_jax.reporting')
+  file = package / f'locale/{language}.po'
   entries = polib.pofile(file.read_text(encoding='utf-8'))
   return {entry.msgid: entry.msgstr for entry in entries if entry.msgstr}

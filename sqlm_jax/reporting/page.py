@@ -41,7 +41,7 @@ class Example(NamedTuple):
 
 
 class Trust(NamedTuple):
-  """How often votes are right.
+  """Accuracy of the votes.
 
   Attributes:
     evaluated: Right share of all votes of the last evaluation, with 'low',
@@ -169,7 +169,8 @@ def render(runs: Sequence[Run], language: str = messages.ENGLISH) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.globals['_'] = translate
+  shared: dict[str, Any] = {'_': translate}
+  environment.globals.update(shared)
   environment.filters.update(
     clip=_clip,
     json=lambda value: json.dumps(value, indent=2, ensure_ascii=False),

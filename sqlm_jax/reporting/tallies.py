@@ -120,23 +120,23 @@ def read(workdir: epath.PathLike, *, num_views: int) -> Tallies:
   tallies = Tallies([], {}, [], set(), set())
   for step in run_reader.steps(workdir):
     table = run_reader.rollouts(workdir, [step], columns=_COLUMNS)
-    proposals = table.filter(pc.equal(table['role'], 'proposer'))
-    answers = table.filter(pc.equal(table['role'], 'solver'))
+    proposals = table.filter(pc.field('role') == 'proposer')
+    answers = table.filter(pc.field('role') == 'solver')
     tallies.steps.append(_count_step(step, proposals, answers, num_views))
     _add_votes(tallies, step, table, answers, num_views)
     for questions, is_verdict in (
-      (tallies.trained_by_vote, pc.is_null(answers['true_answer'])),
-      (tallies.trained_by_verdict, pc.is_valid(answers['true_answer'])),
+      (tallies.trained_by_vote, pc.field('true_answer').is_null()),
+      (tallies.trained_by_verdict, pc.field('true_answer').is_valid()),
     ):
-      chosen = answers.filter(pc.and_(answers['trained_on'], is_verdict))
-      questions.update(pc.unique(chosen['question']).to_pylist())
+      chosen = answers.filter(pc.field('trained_on') & is_verdict)
+      questions.update(chosen['question'].unique().to_pylist())
   return tallies
 
 
 def _count_step(
   step: int, proposals: pa.Table, answers: pa.Table, num_views: int
 ) -> StepTally:
-  solved = len(pc.unique(answers['group'])) // num_views
+  solved = len(answers['group'].unique()) // num_views
   # Without a proposer, the answers have the reasons of their questions.
   first = proposals if len(proposals) else _first_answers(answers)
   return StepTally(
@@ -144,8 +144,8 @@ def _count_step(
     proposed=len(proposals),
     solved=solved,
     answers=len(answers),
-    trained_answers=pc.sum(answers['trained_on']).as_py() or 0,
-    trained_proposals=pc.sum(proposals['trained_on']).as_py() or 0,
+    trained_answers=sum(answers['trained_on'].to_pylist()),
+    trained_proposals=sum(proposals['trained_on'].to_pylist()),
     reasons=_counts(first['reason']),
   )
 
@@ -159,7 +159,7 @@ def _add_votes(
 ) -> None:
   """Adds the votes of a step to the topics and points."""
   # A voter's answers may be the majority, so rows of all roles are searched.
-  agreeing = table.filter(pc.equal(table['answer'], table['vote']))
+  agreeing = table.filter(pc.field('answer') == pc.field('vote'))
   right = {
     question: is_right
     for question, is_right in zip(
@@ -193,5 +193,5 @@ def _first_answers(answers: pa.Table) -> pa.Table:
 
 
 def _counts(column: pa.ChunkedArray) -> collections.Counter[str]:
-  counted = pc.value_counts(column.drop_null()).to_pylist()
+  counted = column.drop_null().value_counts().to_pylist()
   return collections.Counter({x['values']: x['counts'] for x in counted})

@@ -9,7 +9,6 @@ import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import pyarrow.compute as pc
 from etils import epath
 from rapidfuzz import process
 
@@ -163,10 +162,10 @@ def history(workdir: epath.PathLike, question: str) -> History:
   config = run_reader.config(workdir)
   for step in run_reader.steps(workdir):
     table = run_reader.rollouts(workdir, [step], columns=['question'])
-    for text in pc.unique(table['question']).to_pylist():
+    for text in table['question'].unique().to_pylist():
       if text is not None and text not in texts:
         texts[text] = verdicts.question_id(text) == wanted
-    if any(map(texts.get, pc.unique(table['question']).to_pylist())):
+    if any(map(texts.get, table['question'].unique().to_pylist())):
       rows = run_reader.rollouts(workdir, [step]).to_pylist()
       entries = questions_of(
         rows, config=config, known=verdicts_of_step(workdir, step)

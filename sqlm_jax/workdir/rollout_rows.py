@@ -135,10 +135,10 @@ def _proposal_rows(
         'reward': reward,
         'tests_passed': _fraction_passed(question, all_answers),
         'topic': topics[i],
-        'trained_on': (
-          trained := advantages is not None and reward is not None
-        ),
-        'advantage': float(advantages[group, sample]) if trained else None,
+        'trained_on': advantages is not None and reward is not None,
+        'advantage': None
+        if advantages is None or reward is None
+        else float(advantages[group, sample]),
       }
     )
 

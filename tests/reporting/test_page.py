@@ -104,8 +104,10 @@ def test_the_page_is_self_contained_and_has_no_script(workdir, language):
 
 @pytest.mark.parametrize('text', reported_runs.HOSTILE)
 def test_generated_text_is_shown_as_text(tmp_path, text):
+  # Parquet stores no half of a surrogate pair; JSON does.
+  question = text.replace('\ud800', '?')
   workdir = reported_runs.write_run(
-    tmp_path / 'run', before='00', questions=(text, '2 + 2')
+    tmp_path / 'run', before='00', questions=(question, '2 + 2')
   )
   reported_runs.evaluate(workdir, 2, '00', wrong=text)
   source = render(workdir)
