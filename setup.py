@@ -2,6 +2,9 @@
 
 import setuptools
 
+# For the docs site.
+DOCS = ['furo>=2025.9', 'myst-nb>=1.3', 'sphinx>=8.2', 'sphinx-copybutton>=0.5']
+
 # For --mode=review.
 REVIEW = ['python-multipart>=0.0.20', 'starlette>=0.49', 'uvicorn>=0.35']
 
@@ -53,6 +56,7 @@ setuptools.setup(
   ],
   extras_require={
     'cuda': ['jax[cuda13]'],
+    'docs': DOCS,
     # For a workdir gs://bucket/…
     'gs': ['etils[epath-gcs]>=1.10', 'google-cloud-storage>=2.18'],
     'review': REVIEW,
@@ -62,6 +66,7 @@ setuptools.setup(
     'test': [
       'duckdb>=1.4',  # the queries of docs/trace.md
       'mlcroissant>=1.1',  # validates data cards
+      *DOCS,
       *REVIEW,
       'httpx>=0.28',  # what starlette tests with
       'hypothesis>=6.100',

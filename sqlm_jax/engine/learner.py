@@ -110,6 +110,7 @@ class Update(Protocol[Frozen]):
 def init_state(
   params: policy_lib.Params, optimizer: optax.GradientTransformation
 ) -> TrainState:
+  """Returns the state before the first update."""
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 

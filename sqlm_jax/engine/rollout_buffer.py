@@ -129,8 +129,8 @@ class RolloutBuffer:
     question more than once.
 
     Returns:
-      For each row, [B] each: the first row that is equal to it, and True if its
-      response has not stopped.
+      Two arrays [B] with a value for each row, which are the first row that is
+      equal to it, and True if its response has not stopped.
     """
     progress = self.progress_of(rows_B)
     prompt_Q = dedup.first_equal(

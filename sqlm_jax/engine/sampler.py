@@ -362,7 +362,7 @@ def response_keys(
     group_size: G.
 
   Returns:
-    Keys [Q, G]: the key of the path with the row index folded in.
+    The keys [Q, G], each the key of the path with the row index folded in.
   """
   key = jax.random.key(path[0])
   for number in path[1:]:

@@ -28,7 +28,7 @@ def sum_and_count(
     times: multiplicity of each value.
 
   Returns:
-    Two scalars: the weighted sum, and the weighted count in float32.
+    The weighted sum, and the weighted count in float32, as scalars.
   """
   count = total(jnp.broadcast_to(times, x.shape), mask)
   return total(x * times, mask), count.astype(jnp.float32)
