@@ -245,7 +245,13 @@ def test_what_a_step_remembers_survives_a_restart(tmp_path):
 
 
 def test_the_moving_average_is_evaluated_and_survives_a_restart(tmp_path):
-  changes = {'policy.average_decay': 0.5, 'checkpoint.every': 1}
+  changes = {
+    'policy.average_decay': 0.5,
+    'checkpoint.every': 1,
+    # The decay of the learning rate continues, too.
+    'optimizer.schedule': 'cosine',
+    'optimizer.decay_steps': 6,
+  }
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   train.train(smoke_config(num_steps=2, **changes), str(whole))
   for num_steps in (1, 2):

@@ -256,6 +256,12 @@ def _learning(c: Any) -> Iterator[Rule]:
     '1 for advantage.estimator=gae, which learns from every group: add '
     '--config.solver.max_rounds=1',
   )
+  decays = c.optimizer.schedule != 'constant'
+  yield Rule(
+    'optimizer.decay_steps',
+    decays == (c.optimizer.decay_steps > 0),
+    'at least 1 with optimizer.schedule=linear or cosine, and 0 with constant',
+  )
   rounds_weights = (c.model.dtype, c.model.param_dtype) == (
     'bfloat16',
     'float32',

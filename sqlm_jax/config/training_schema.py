@@ -224,6 +224,20 @@ class Optimizer:
   warmup_steps: int = keys.key(
     0, 'Number of updates of linear warmup.', keys.at_least(0)
   )
+  schedule: Literal['constant', 'linear', 'cosine'] = keys.key(
+    'constant', 'Decay of the learning rate after the warmup.'
+  )
+  decay_steps: int = keys.key(
+    0,
+    'Number of updates after the warmup in which the learning rate decays; '
+    'required by `optimizer.schedule=linear` and `cosine`.',
+    keys.at_least(0),
+  )
+  min_lr_ratio: float = keys.key(
+    0.0,
+    'Learning rate after the decay, divided by `optimizer.learning_rate`.',
+    keys.within(0, 1),
+  )
   b1: float = keys.key(0.9, 'Decay of the first moment.', keys.below(1))
   b2: float = keys.key(0.999, 'Decay of the second moment.', keys.below(1))
   moment_dtype: Dtype = keys.key(

@@ -28,13 +28,8 @@ def make_optimizer(
   Args:
     config: learning rate, moments, weight decay and clipping.
   """
-  schedule = config.learning_rate
-  if config.warmup_steps:
-    schedule = optax.linear_schedule(
-      0.0, config.learning_rate, config.warmup_steps
-    )
   adamw = optax.adamw(
-    schedule,
+    make_schedule(config),
     b1=config.b1,
     b2=config.b2,
     weight_decay=config.weight_decay,
@@ -46,6 +41,34 @@ def make_optimizer(
   if not config.clip_norm:
     return adamw
   return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+def make_schedule(
+  config: training_schema.Optimizer,
+) -> optax.ScalarOrSchedule:
+  """Returns the learning rate as a function of the number of updates.
+
+  The learning rate increases linearly from 0 during the warmup. It then stays
+  constant, or decays linearly or as a cosine to `min_lr_ratio` times its
+  maximum, and stays there.
+
+  Args:
+    config: the learning rate, its warmup and its decay.
+  """
+  rate, warmup = config.learning_rate, config.warmup_steps
+  low = config.min_lr_ratio
+  match config.schedule:
+    case 'linear':
+      decay = optax.linear_schedule(rate, rate * low, config.decay_steps)
+    case 'cosine':
+      decay = optax.cosine_decay_schedule(rate, config.decay_steps, alpha=low)
+    case _:
+      return optax.linear_schedule(0.0, rate, warmup) if warmup else rate
+  if not warmup:
+    return decay
+  return optax.join_schedules(
+    [optax.linear_schedule(0.0, rate, warmup), decay], [warmup]
+  )
 
 
 def apply_updates(

@@ -1,5 +1,7 @@
 """The optimizer against steps of AdamW worked by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,6 +107,57 @@ def test_warm_up(warmup_steps, rates):
     for leaf in jax.tree.leaves(update):
       # 1 - b2^t loses four digits of float32 at b2 = 0.999.
       np.testing.assert_allclose(leaf, 0.125 * rate, rtol=1e-3)
+
+
+HALF = 2**-0.5
+
+
+@pytest.mark.parametrize(
+  'settings, rates',
+  [
+    # (1 + cos(pi x)) / 2 at x = 0, 1/4, 1/2, 3/4 and 1.
+    (
+      {'schedule': 'cosine', 'decay_steps': 4},
+      [1, (1 + HALF) / 2, 0.5, (1 - HALF) / 2, 0, 0],
+    ),
+    (
+      {'schedule': 'cosine', 'decay_steps': 2, 'min_lr_ratio': 0.5},
+      [1, 0.75, 0.5, 0.5],
+    ),
+    ({'schedule': 'linear', 'decay_steps': 2}, [1, 0.5, 0, 0]),
+    (
+      {
+        'schedule': 'linear',
+        'decay_steps': 4,
+        'min_lr_ratio': 0.2,
+        'warmup_steps': 2,
+      },
+      [0, 0.5, 1, 0.8, 0.6, 0.4, 0.2, 0.2],
+    ),
+  ],
+)
+def test_the_learning_rate_decays_after_the_warm_up(settings, rates):
+  config = training_schema.Optimizer(learning_rate=0.125, **settings)
+  schedule = optimizer.make_schedule(config)
+  found = [schedule(jnp.int32(count)) for count in range(len(rates))]
+  np.testing.assert_allclose(found, 0.125 * np.array(rates), atol=1e-8)
+  # The optimizer moves weights by this rate, see `test_warm_up`.
+  adam = optimizer.make_optimizer(
+    dataclasses.replace(config, weight_decay=0.0, clip_norm=0.0)
+  )
+  gradient = jax.tree.map(jnp.ones_like, PARAMS)
+  for update, rate in zip(
+    updates_of(adam, [gradient] * len(rates), PARAMS), rates, strict=True
+  ):
+    # 1 - b2^t loses four digits of float32 at b2 = 0.999.
+    np.testing.assert_allclose(
+      update['embedding'], -0.125 * rate, rtol=1e-3, atol=1e-8
+    )
+
+
+def test_without_a_decay_the_schedule_is_the_earlier_one():
+  config = training_schema.Optimizer(learning_rate=0.125)
+  assert optimizer.make_schedule(config) == 0.125
 
 
 def test_two_steps_by_hand():
