@@ -220,6 +220,7 @@ def test_what_a_step_remembers_survives_a_restart(tmp_path):
     'solver.max_rounds': 2,
     'vote.earlier_answers': 4,
     'vote.earlier_every': 2,
+    'vote.extra_answers': 2,
     'loss.kl_coef': 0.0,
   }
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'

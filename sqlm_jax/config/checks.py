@@ -91,8 +91,14 @@ def _task(c: Any) -> Iterator[Rule]:
   )
   if c.task.shuffle_options:
     yield from _shuffled_options(c.task, c.solver.group_size)
+  yield Rule(
+    'vote.extra_answers',
+    c.vote.extra_answers % c.num_prompts == 0,
+    f'a multiple of the {c.num_prompts} prompts among which the answers of a '
+    'group are divided',
+  )
   # The temperatures start again with the first one for each prompt.
-  answers = c.solver.group_size // c.task.num_prompts(c.solver.group_size)
+  answers = c.solver.group_size // c.num_prompts
   yield Rule(
     'solver.temperatures',
     len(c.solver.temperatures) <= answers,
@@ -186,12 +192,9 @@ def _code(c: Any) -> Iterator[Rule]:
       '0 for task.answer_kind=code, whose answers are not put to a vote; '
       '--config.solver.rewards.tests=1.0 rewards the tests that pass',
     )
-  yield Rule(
-    'vote.earlier_answers',
-    not c.vote.earlier_answers or not is_code,
-    '0 for task.answer_kind=code, whose answers are not put to a vote',
-  )
   for key, off in (
+    ('vote.extra_answers', 0),
+    ('vote.earlier_answers', 0),
     ('gate.not_stating_answer', False),
     ('gate.majority', False),
     ('gate.max_agreement', 1),
@@ -324,6 +327,7 @@ def _sizes(c: Any) -> Iterator[Rule]:
   for factors in (
     (questions, 'proposer.max_tokens'),
     (questions, 'solver.group_size', limit),
+    (questions, 'vote.extra_answers', limit),
     (questions, 'vote.earlier_answers', limit),
     ('evaluation.samples', 'evaluation.seeds', limit),
     ('probe.answers', limit),

@@ -242,6 +242,13 @@ class Vote:
     'count in the total.',
     keys.within(0, 1),
   )
+  extra_answers: int = keys.key(
+    0,
+    'Number of additional answers per question that the solver samples. They '
+    'vote, but are not trained on. A multiple of the number of prompts among '
+    'which the answers of a group are divided.',
+    keys.at_least(0),
+  )
   earlier_answers: int = keys.key(
     0,
     'Number of additional answers per question that an earlier solver '

@@ -165,16 +165,35 @@ class Config:
     return self.proposer.num_questions + self.review.replay
 
   @property
+  def num_prompts(self) -> int:
+    """Number of prompts among which the answers to a question are divided."""
+    return self.task.num_prompts(self.solver.group_size)
+
+  @property
+  def num_answers(self) -> int:
+    """Number of answers that the solver samples for each question."""
+    return self.solver.group_size + self.vote.extra_answers
+
+  @property
+  def trains_answer(self) -> tuple[bool, ...]:
+    """True for each answer of the solver that is trained on.
+
+    These are the first answers to each prompt. The others only vote.
+    """
+    per_prompt = self.num_answers // self.num_prompts
+    trained = self.solver.group_size // self.num_prompts
+    return tuple(i % per_prompt < trained for i in range(self.num_answers))
+
+  @property
   def prompt_of_answers(self) -> tuple[int, ...]:
     """The index of the prompt of each answer to a question.
 
     The answers of a group are divided equally among the prompts. Earlier
     solvers answer the first prompt only.
     """
-    group_size = self.solver.group_size
-    per_prompt = group_size // self.task.num_prompts(group_size)
+    per_prompt = self.num_answers // self.num_prompts
     return (
-      *(answer // per_prompt for answer in range(group_size)),
+      *(answer // per_prompt for answer in range(self.num_answers)),
       *[0] * self.vote.earlier_answers,
     )
 

@@ -353,7 +353,7 @@ def _make_samplers(
     ),
     # A group is divided among the prompts that ask the same question.
     'solver': answers(
-      cycle_temperatures(s.group_size // config.task.num_prompts(s.group_size))
+      cycle_temperatures(config.num_answers // config.num_prompts)
     ),
     # The first answer of a group is greedy; the others are sampled.
     'evaluation': answers(

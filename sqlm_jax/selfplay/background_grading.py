@@ -103,6 +103,8 @@ def reward_answers(
   texts: Sequence[str],
   graded: GradedAnswers,
   functions: rewards.Functions,
+  *,
+  trained: Sequence[bool],
 ) -> GradedAnswers:
   """Adds the rewards that functions of the user give to a question's answers.
 
@@ -110,8 +112,9 @@ def reward_answers(
     problem: the question.
     texts: the responses of the solver. Answers of voters have no reward.
     graded: the answers.
-    functions: the functions. They are not called for excluded answers, whose
-      reward is 0.
+    functions: the functions. They are not called for excluded answers and for
+      those that only vote, whose reward is 0.
+    trained: True for each response that is trained on.
   """
   if not functions.solver:
     return graded
@@ -119,9 +122,11 @@ def reward_answers(
   reasons = graded.excluded[:count] or ('',) * count
   return graded._replace(
     extra_rewards=tuple(
-      0.0 if reason else functions.reward_answer(problem.text, text, answer)
-      for text, answer, reason in zip(
-        texts, graded.answers[:count], reasons, strict=True
+      functions.reward_answer(problem.text, text, answer)
+      if is_trained and not reason
+      else 0.0
+      for text, answer, reason, is_trained in zip(
+        texts, graded.answers[:count], reasons, trained, strict=True
       )
     )
   )

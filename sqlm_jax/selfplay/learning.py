@@ -133,6 +133,8 @@ def learn(
     states = states | {names['voter']: earlier_solver(states, names)}
   trained_on = frozenset(selected if 'solver' in trained else ())
   by_role = {role: role_batches[role].advantages for role in trained}
+  if 'solver' in by_role:
+    by_role['solver'] = _of_all_answers(by_role['solver'], game.config)
   return states, Learned(tuple(trained), trained_on, metrics, by_role)
 
 
@@ -331,12 +333,24 @@ def _solver_responses(
   )
   rows = [row for i in selected for row in solutions.rows_of(i, len(rewards))]
   solutions = responses.take(solutions, rows)
+  # The last answers to each prompt only vote.
+  per_prompt = config.solver.group_size // config.num_prompts
   return batches.pad_groups(
     solutions.prompt_ids,
-    solutions.rollout,
-    rewards[selected],
+    jax.tree.map(lambda x: x[:, :per_prompt], solutions.rollout),
+    rewards[selected][:, np.array(config.trains_answer)],
     num_groups=config.max_solved,
   )
+
+
+def _of_all_answers(
+  advantages_QG: np.ndarray, config: schema.Config
+) -> np.ndarray:
+  """Adds NaN for each answer that only votes."""
+  shape = len(advantages_QG), config.num_answers
+  advantages = np.full(shape, np.nan, advantages_QG.dtype)
+  advantages[:, np.array(config.trains_answer)] = advantages_QG
+  return advantages
 
 
 def _proposer_responses(

@@ -231,6 +231,14 @@ def score_question(
   if graded.extra_rewards:
     extra = exclusion.accepted(graded.extra_rewards, reasons)
     solver_rewards = tuple(map(sum, zip(solver_rewards, extra, strict=True)))
+  solver_rewards = exclusion.restore(solver_rewards, reasons)
+  if config.vote.extra_answers:
+    solver_rewards = tuple(
+      reward if is_trained else None
+      for reward, is_trained in zip(
+        solver_rewards, config.trains_answer, strict=True
+      )
+    )
   return types.ScoredQuestion(
     problem,
     solver_answers,
@@ -239,7 +247,7 @@ def score_question(
     label=label,
     results=graded.results,
     excluded=graded.excluded,
-    solver_rewards=exclusion.restore(solver_rewards, reasons),
+    solver_rewards=solver_rewards,
     # A readable question never gets less than an unreadable one.
     proposer_reward=max(
       proposer_reward - penalty, config.proposer.unreadable_reward

@@ -46,9 +46,11 @@ def solve(
       game.gate.exclusion,
       prompts=answer_prompts,
     )
-    solver_texts = [group[: game.config.solver.group_size] for group in texts]
+    solver_texts = [group[: game.config.num_answers] for group in texts]
     return [
-      background_grading.reward_answers(*args, game.reward_functions)
+      background_grading.reward_answers(
+        *args, game.reward_functions, trained=game.config.trains_answer
+      )
       for args in zip(problems, solver_texts, graded, strict=True)
     ]
 

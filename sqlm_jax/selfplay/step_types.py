@@ -147,7 +147,7 @@ class Outcome(NamedTuple):
       the readable questions of all rounds.
     metrics: metrics of the step by name.
     advantages: advantage of each response by role, NaN without one. 'solver' is
-      [Q, G], with the questions of `trained_on` in order; 'proposer' is
+      [Q, answers], with the questions of `trained_on` in order; 'proposer' is
       [groups, G].
   """
 

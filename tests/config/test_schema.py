@@ -265,6 +265,7 @@ VALUES = [
   ('vote.ties', 'last', 'one of none, first'),
   ('vote.min_agreement', 1.5, 'from 0 to 1'),
   ('vote.earlier_answers', -1, 'at least 0'),
+  ('vote.extra_answers', -1, 'at least 0'),
   ('vote.earlier_every', 0, 'at least 1'),
   ('sampler.max_prompt_tokens', 0, 'at least 1'),
   ('sampler.max_rows', -1, 'at least 0'),
@@ -358,6 +359,7 @@ TOKENS = 'tokens of a batch, not'
     ('proposer.num_questions', 2**30, TOKENS),
     ('solver.group_size', BILLION, TOKENS),
     ('vote.earlier_answers', BILLION, TOKENS),
+    ('vote.extra_answers', BILLION, TOKENS),
     ('solver.max_rounds', BILLION, 'to 1000'),
     ('sandbox.workers', BILLION, 'to 1024'),
     ('sandbox.memory_mib', 2**40, 'to 2147483647'),
@@ -518,6 +520,7 @@ def test_a_config_dict_and_its_dict_are_the_same():
   [
     ({'solver.rewards.tests': 1.0}, 'solver.rewards.majority=1.0: expected 0'),
     ({'vote.earlier_answers': 2}, 'vote.earlier_answers=2: expected 0'),
+    ({'vote.extra_answers': 2}, 'vote.extra_answers=2: expected 0'),
   ],
 )
 def test_programs_are_not_put_to_a_vote(changes, told):
@@ -559,6 +562,18 @@ def test_shuffled_options(changes, told):
   assert config.prompt_of_answers == (0, 0, 0, 0, 1, 1, 1, 1)
   with pytest.raises(ValueError, match=re.escape(told)):
     config_lib.from_dict(changed(**shuffled | changes))
+
+
+def test_extra_answers_are_divided_among_prompts():
+  extra = {'task.solver_variants': ('{question}?',), 'vote.extra_answers': 2}
+  config = config_lib.from_dict(changed(**extra | {'solver.group_size': 4}))
+  assert config.num_answers == 6
+  assert config.trains_answer == (True, True, False, True, True, False)
+  assert config.prompt_of_answers == (0, 0, 0, 1, 1, 1)
+  with pytest.raises(
+    ValueError, match=r'vote\.extra_answers=3: expected a multiple of the 2 '
+  ):
+    config_lib.from_dict(changed(**extra | {'vote.extra_answers': 3}))
 
 
 def test_fixed_questions_have_no_topics():

@@ -111,7 +111,7 @@ def test_a_failure_in_the_thread_fails_the_step():
 
 
 def test_functions_of_the_user_reward_the_solvers_answers():
-  """Neither an excluded answer nor the answers of voters."""
+  """Neither an excluded answer nor answers that only vote."""
   calls = []
 
   def reward(question, response, answer):
@@ -123,7 +123,11 @@ def test_functions_of_the_user_reward_the_solvers_answers():
   )
   functions = rewards.Functions(solver=((reward, 0.5), (lambda *_: 1.0, 2.0)))
   graded = background_grading.reward_answers(
-    types.Problem('7 + 4'), ['= 11', 'damn', '?'], graded, functions
+    types.Problem('7 + 4'),
+    ['= 11', 'damn', '?', '9'],
+    graded,
+    functions,
+    trained=[True, True, True, False],
   )
-  assert graded.extra_rewards == (4.0, 0.0, 2.5)
+  assert graded.extra_rewards == (4.0, 0.0, 2.5, 0.0)
   assert calls == [('7 + 4', '= 11', '11'), ('7 + 4', '?', None)]

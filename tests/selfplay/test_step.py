@@ -723,6 +723,41 @@ def test_answers_to_shuffled_options_are_mapped_back_before_the_vote():
   }
 
 
+def test_extra_answers_vote_and_are_not_trained_on():
+  changes = {'task.solver_variants': ('Compute {question}: ',)}
+  answers = [['2\n', '2\n'], ['2\n', '3\n'], ['4\n', '3\n'], ['3\n', '4\n']]
+  # 2 still wins the first vote. The second is no tie anymore.
+  extra = ['3\n', '2\n', '4\n', 'x\n']
+  more = [[*group, text] for group, text in zip(answers, extra, strict=True)]
+  alone = Script(PROPOSALS, answers, **changes)
+  script = Script(PROPOSALS, more, **changes | {'vote.extra_answers': 2})
+  _, before = alone.play()
+  _, outcome = script.play()
+  first, _, second, _ = outcome.rounds[0].questions
+  assert first.vote == types.Vote(2, 4, 6)
+  assert first.solver_rewards == (1, 1, None, 1, 0, None)
+  assert second.vote == types.Vote(4, 3, 6)
+  assert second.solver_rewards == (1, 0, None, 0, 1, None)
+  assert before.rounds[0].questions[2].solver_rewards == (0, 0, 0, 0)
+  # The first question is learned from as if the others had not voted.
+  (_, expected), (_, batch) = alone.learned[0], script.learned[0]
+  for name in ('tokens', 'old_logprobs'):
+    np.testing.assert_array_equal(
+      getattr(batch, name)[:2], getattr(expected, name)[:2]
+    )
+  assert batch.tokens.shape == expected.tokens.shape
+  advantages = outcome.advantages['solver'][:2]  # the others are padding
+  assert np.isnan(advantages).tolist() == [[False, False, True] * 2] * 2
+  np.testing.assert_array_equal(
+    advantages[0, [0, 1, 3, 4]], before.advantages['solver'][0]
+  )
+  rows = rollout_rows.to_rows(outcome, seed=0, show=str)
+  solver = [row for row in rows if row['role'] == 'solver']
+  assert [row['trained_on'] for row in solver] == [True, True, False] * 4
+  assert [row['reward'] for row in solver[:3]] == [1, 1, None]
+  assert solver[2]['advantage'] is None
+
+
 def test_one_variant_that_does_not_fit_makes_a_question_unreadable():
   variants = {
     'task.solver_variants': ('Compute {question}: ',),
