@@ -55,10 +55,9 @@ def pilot(
   votes = _measure_votes(parts, states, game)
   display.message('Playing a step in memory.')
   outcome, cost = _measure_step(parts, states, game)
+  asked = [q for game_round in outcome.rounds for q in game_round.questions]
   questions = measure_questions(
-    [q for game_round in outcome.rounds for q in game_round.questions],
-    outcome.metrics,
-    band=parts.config.proposer.band,
+    asked, outcome.metrics, band=parts.config.proposer.band
   )
   decided = verdict.decide(questions, votes)
   result = {
@@ -66,6 +65,7 @@ def pilot(
     'model': parts.config.model.path,
     'seed': parts.config.seed,
     'questions': questions._asdict(),
+    'asked': describe_questions(asked),
     'votes': votes,
     'cost': cost,
     'verdict': decided._asdict(),
@@ -209,6 +209,7 @@ def measure_questions(
     distinct=metrics.get('proposer/distinct_rate'),
     majority=metrics.get('vote/majority_rate'),
     agreement=metrics.get('vote/agreement'),
+    right=metrics.get('vote/accuracy'),
     unanimous=metrics.get('vote/unanimous_rate'),
     in_band=in_band,
     learnable=learnable,
@@ -218,18 +219,39 @@ def measure_questions(
   )
 
 
+def describe_questions(
+  questions: Sequence[types.ScoredQuestion],
+) -> list[dict[str, Any]]:
+  """Returns the text, the vote and the reason of refusal of each question."""
+  rows: list[dict[str, Any]] = []
+  for q in questions:
+    has_vote = q.vote is not None and q.vote.answer is not None
+    rows.append(
+      {
+        'question': q.problem.text,
+        'refused': q.problem.reason or q.refused or None,
+        'vote': str(q.vote.answer) if has_vote else None,
+        'agreement': q.vote.count / q.vote.size if has_vote else None,
+      }
+    )
+  return rows
+
+
 def _show(
   result: Mapping[str, Any],
   questions: verdict.Questions,
   decided: verdict.Verdict,
 ) -> None:
   display.summary('Questions of step 0', pilot_report.questions(questions))
+  display.summary('Some of them', pilot_report.examples(result['asked']))
   if result['votes'] is not None:
     display.summary(
       'Votes on the validation set', pilot_report.votes(result['votes'])
     )
   display.summary('Time and memory', pilot_report.cost(result['cost']))
-  rows = {'verdict': decided.line(), 'reason': decided.reason}
+  rows = {'verdict': decided.line()}
+  if decided.reason not in rows['verdict']:
+    rows['reason'] = decided.reason
   for i, note in enumerate(decided.notes, 1):
     rows[f'note {i}'] = note
   display.summary('Verdict', rows)

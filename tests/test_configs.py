@@ -1,14 +1,17 @@
 """Tests of the prompts, patterns and settings of configs/."""
 
 import ast
+import collections
 import importlib
 import pathlib
 import re
 
 import pytest
 
-from configs import algebra, coding, controls
+from configs import algebra, coding, controls, orders
 from sqlm_jax.config import schema as config_lib
+from sqlm_jax.datasets import files
+from sqlm_jax.datasets import orders as dataset
 from sqlm_jax.game import types
 from sqlm_jax.tasks import base, prompted
 from sqlm_jax.tasks import coding as coding_task
@@ -85,6 +88,71 @@ def test_products(name):
   for question, true in task.test + task.validation:
     a, b = map(int, re.findall(r'\d+', question))
     assert a * b == int(true)
+
+
+ORDERS_SHOWN = [
+  line.removeprefix('Order: ')
+  for line in (
+    *orders.PROPOSER_PROMPT.splitlines(),
+    *orders.SOLVER_PROMPT.splitlines(),
+  )
+  if line.startswith('Order: ') and '{' not in line
+]
+
+
+def test_orders_of_the_prompts_are_readable_and_right():
+  task, solver = make_task('orders'), orders.SOLVER_PROMPT.splitlines()
+  for order in ORDERS_SHOWN:
+    problem = task.read_question(f' {order}\n')
+    assert (problem.ok, problem.text) == (True, order)
+    if f'Order: {order}' in solver:
+      quantity = solver[solver.index(f'Order: {order}') + 1]
+      assert quantity == f'Quantity: {dataset.quantity(order)}'
+
+
+@pytest.mark.parametrize('split', ['test', 'validation'])
+def test_evaluated_orders_have_forms_that_no_prompt_shows(split):
+  config = load('orders')
+  assert getattr(config.evaluation, split) == f'orders/{split}'
+  assert config.evaluation.contaminated == 'exclude'
+  assert len(ORDERS_SHOWN) >= 7
+  assert not any(dataset.has_form(order, split) for order in ORDERS_SHOWN)
+  task = make_task('orders')
+  for question, answer in dataset.orders(split):
+    assert task.read_question(f'{question}\n').text == question
+    assert str(task.true_answer(question)) == answer
+
+
+@pytest.mark.parametrize(
+  'order',
+  [
+    'We need boxes by Friday.',  # no quantity
+    'We need 24 boxes by Friday.',
+    'we need two boxes by Friday.',
+    'We need two boxes by Friday',
+    'We need two.',
+    'We often need boxes by Friday.',
+  ],
+)
+def test_orders_that_are_not_readable(order):
+  assert not make_task('orders').read_question(f'{order}\n').ok
+
+
+def test_defect_reports():
+  """The labeled reports are balanced, so that a constant answer is chance."""
+  config, task = load('defects'), make_task('defects')
+  rows = files.read_examples(ROOT / 'examples' / 'defect_reports.jsonl')
+  assert collections.Counter(row.answer for row in rows) == dict.fromkeys(
+    'ABCDE', 10
+  )
+  for row in rows:
+    assert task.read_question(f'{row.question}\n').ok
+    assert row.question not in config.task.solver_prompt
+
+
+def test_the_defects_of_the_docs_are_the_config():
+  text = (ROOT / 'docs' / 'add_a_topic.md').read_text()
+  assert f'```python\n{(ROOT / "configs/defects.py").read_text()}```' in text
 
 
 def test_word_problems():

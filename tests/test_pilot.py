@@ -7,6 +7,7 @@ import pytest
 from configs import smoke
 from sqlm_jax import pilot, train
 from sqlm_jax.config import schema as config_lib
+from sqlm_jax.evaluation import pilot_report
 from sqlm_jax.game import types
 from sqlm_jax.run import build
 
@@ -82,6 +83,28 @@ def test_figures_of_questions_worked_by_hand():
   assert figures.agreement == 0.75
   # Of four different questions with a majority, three have the vote 3.
   assert (figures.top_answer, figures.top_share) == ('3', 3 / 4)
+
+
+def test_questions_are_shown_with_their_votes():
+  asked = pilot.describe_questions(
+    [
+      scored('1 + 2', 3, 2, rewards=(1, 1, 0, 0)),
+      scored('Good\nmorning', ok=False, reason='format'),
+      scored('9 + 9', rewards=(0, 0, 0, 0)),
+    ]
+  )
+  assert asked[0] == {
+    'question': '1 + 2',
+    'refused': None,
+    'vote': '3',
+    'agreement': 0.5,
+  }
+  assert pilot_report.examples(asked) == {
+    'question 1': '`1 + 2`  ->  `3`, 50% agree',
+    'question 2': '`9 + 9`  ->  no majority',
+    'refused 1': '`Good morning`  (format)',
+  }
+  assert pilot_report.examples([]) == {}
 
 
 def test_the_most_common_vote_of_few_questions_says_nothing():

@@ -45,7 +45,9 @@ class Task:
   )
   question_pattern: str = keys.key(
     '',
-    "Regular expression of a readable question; `''` accepts any text.",
+    "Regular expression of a readable question; `''` accepts any text. If it "
+    'has a group `(...)`, the question is the text of the first group; '
+    '`(?:...)` is no group.',
     keys.regex(),
   )
   solver_prompt: str = keys.key(

@@ -12,7 +12,13 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from sqlm_jax.datasets import files, linear_equations, multiplication, programs
+from sqlm_jax.datasets import (
+  files,
+  linear_equations,
+  multiplication,
+  orders,
+  programs,
+)
 from sqlm_jax.game import types
 
 BUILDERS = {
@@ -20,6 +26,7 @@ BUILDERS = {
   for builder in (
     multiplication.Multiplication,
     linear_equations.LinearEquations,
+    orders.Orders,
     programs.Programs,
   )
 }

@@ -48,6 +48,8 @@ def summarize(
       questions: The number of labeled questions.
       greedy, sampled: The accuracy of greedy and of sampled answers.
       constant: The most common 'label' and its 'share' of the questions.
+      agreement: The mean share of the votes that a winner got, None if no
+        question has a majority.
       thresholds: The result of `reliability.at_thresholds`.
       all: The votes without a minimum agreement: the values of a threshold, and
         the paired differences 'vs_constant' and 'vs_greedy' on the questions
@@ -62,6 +64,7 @@ def summarize(
   greedy_Q = np.array([vote.greedy_is_right for vote in votes])
   labels = [' '.join(vote.label.split()).casefold() for vote in votes]
   ((label, count),) = collections.Counter(labels).most_common(1)
+  shown = ' '.join(votes[labels.index(label)].label.split())
   constant_Q = np.array([other == label for other in labels])
 
   def describe(min_agreement: float) -> dict[str, Any] | None:
@@ -82,6 +85,7 @@ def summarize(
       'vs_greedy': _compare(greedy_Q[kept_Q], right_Q[kept_Q]),
     }
 
+  won_V = agreement_Q[agreement_Q > 0]
   thresholds = reliability.at_thresholds(
     agreement_Q, right_Q, np.arange(len(votes))
   )
@@ -94,7 +98,8 @@ def summarize(
     'questions': len(votes),
     'greedy': float(greedy_Q.mean()),
     'sampled': float(np.mean([vote.share_right for vote in votes])),
-    'constant': {'label': label, 'share': count / len(votes)},
+    'constant': {'label': shown, 'share': count / len(votes)},
+    'agreement': float(won_V.mean()) if won_V.size else None,
     'thresholds': thresholds,
     'all': describe(0.0),
     'configured': describe(min_agreement),

@@ -1,9 +1,13 @@
 """Formats the figures of a pilot as tables of names and values."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlm_jax.evaluation import report, verdict
+
+_MAX_EXAMPLES = 4
+_MAX_CHARACTERS = 100
 
 
 def questions(figures: verdict.Questions) -> dict[str, str]:
@@ -19,6 +23,7 @@ def questions(figures: verdict.Questions) -> dict[str, str]:
     'different': figures.distinct,
     'with a majority': figures.majority,
     'agreement': figures.agreement,
+    'votes right, by task.checker': figures.right,
     'unanimous': figures.unanimous,
     'in proposer.band': figures.in_band,
     'with different rewards': figures.learnable,
@@ -31,6 +36,30 @@ def questions(figures: verdict.Questions) -> dict[str, str]:
       'of the different questions with a majority'
     )
   return rows
+
+
+def examples(asked: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """Formats a few questions, readable ones first.
+
+  Args:
+    asked: Questions with the entries 'question', 'refused', 'vote' and
+      'agreement'.
+  """
+  readable = [row for row in asked if not row['refused']][:_MAX_EXAMPLES]
+  refused = [row for row in asked if row['refused']][:_MAX_EXAMPLES]
+  rows = {}
+  for i, row in enumerate(readable, 1):
+    vote = 'no majority'
+    if row['vote'] is not None:
+      vote = f'{report.code(row["vote"])}, {row["agreement"]:.0%} agree'
+    rows[f'question {i}'] = f'{_one_line(row["question"])}  ->  {vote}'
+  for i, row in enumerate(refused, 1):
+    rows[f'refused {i}'] = f'{_one_line(row["question"])}  ({row["refused"]})'
+  return rows
+
+
+def _one_line(text: str) -> str:
+  return report.code(textwrap.shorten(text, _MAX_CHARACTERS))
 
 
 def votes(figures: Mapping[str, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ MIN_MAJORITY = 0.1  # fraction of the readable questions
 MIN_LEARNABLE = 0.02  # fraction of the readable questions
 MAX_ANSWER_SHARE = 0.9  # fraction of the different questions with a majority
 MIN_ACCURACY = 0.5  # fraction of the votes
+MAX_AGREEMENT_GAP = 0.15  # between labeled and proposed questions
 LABELS = 50  # a sufficient number of labels in most cases
 
 
@@ -33,6 +34,8 @@ class Questions(NamedTuple):
     majority: Fraction of the readable questions with a majority, None if
       programs are run against tests instead.
     agreement: Mean fraction of the answers that agree with the majority.
+    right: Fraction of the votes that are right by the task's checker, None
+      without a checker.
     unanimous: Fraction of the readable questions whose answers all agree.
     in_band: Fraction of the readable questions whose agreement is in
       `proposer.band`.
@@ -49,6 +52,7 @@ class Questions(NamedTuple):
   distinct: float | None
   majority: float | None
   agreement: float | None
+  right: float | None
   unanimous: float | None
   in_band: float | None
   learnable: float | None
@@ -168,6 +172,19 @@ def _on_votes(q: Questions, votes: Mapping[str, Any] | None) -> Verdict:
   return Verdict(GO_WITH, f'{right}; {before}; {constant}', (setting,))
 
 
+def _agreement_gap(q: Questions, votes: Mapping[str, Any]) -> str | None:
+  """Describes how the proposer's questions differ from labeled ones."""
+  own, labeled = q.agreement, votes['agreement']
+  if own is None or labeled - own <= MAX_AGREEMENT_GAP:
+    return None
+  return (
+    f"On average, {own:.0%} of the answers to the proposer's questions agree, "
+    f'and {labeled:.0%} of the answers to labeled questions. The votes on the '
+    "proposer's questions are probably less often right than the verdict says; "
+    'label questions of the proposer (--mode=sample --role=proposer).'
+  )
+
+
 def _count(votes: Mapping[str, Any]) -> str:
   return f'{votes["right"]} of {votes["votes"]}'
 
@@ -185,6 +202,8 @@ def _notes(q: Questions, votes: Mapping[str, Any] | None) -> list[str]:
     )
   if votes is None or votes['suggestion'] is None:
     return notes
+  if (gap := _agreement_gap(q, votes)) is not None:
+    notes.append(gap)
   chosen, target = votes['suggestion'], votes['target']
   if not chosen['reaches_target']:
     notes.append(

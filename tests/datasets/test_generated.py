@@ -39,6 +39,9 @@ def directory(tmp_path_factory):
     ('multiplication/test[10:14]', 4),
     ('linear_equations/test', 100),
     ('linear_equations/level_3/validation', 100),
+    ('orders/test', 240),
+    ('orders/validation', 60),
+    ('orders/labels', 48),
     ('programs/test', 30),
     ('programs/validation', 12),
   ],
@@ -49,7 +52,7 @@ def test_sizes(origin, size, directory):
 
 
 @pytest.mark.parametrize(
-  'name', ['multiplication', 'linear_equations', 'programs']
+  'name', ['multiplication', 'linear_equations', 'orders', 'programs']
 )
 def test_splits_share_no_question(name, directory):
   test, validation = (
@@ -64,6 +67,12 @@ def test_splits_share_no_question(name, directory):
   [
     ('multiplication/test[:2]', ['974 * 780', '0 * 22']),
     (
+      'orders/test[:1]',
+      [
+        'Put us down for seventy-nine tubes of grease, to arrive on Friday.',
+      ],
+    ),
+    (
       'linear_equations/test[:1]',
       ['Solve 8*k = 80 - 8*m and -27 + 9 + k + 2*m = -3*k for k.'],
     ),
@@ -77,7 +86,7 @@ def test_generation_is_deterministic(origin, first, directory):
 @pytest.mark.parametrize(
   'origin, message',
   [
-    ('sums/test', 'DATASET one of multiplication, linear_equations, programs'),
+    ('sums/test', 'DATASET one of multiplication, linear_equations, orders, '),
     ('multiplication', 'expected a file that ends in .json'),
     ('multiplication/train', 'a split, one of test, validation'),
     ('multiplication/test[5:5]', 'a split, one of'),

@@ -11,6 +11,7 @@ QUESTIONS = verdict.Questions(
   distinct=0.8,
   majority=0.9,
   agreement=0.6,
+  right=None,
   unanimous=0.3,
   in_band=0.5,
   learnable=0.6,
@@ -114,7 +115,7 @@ ONE_LABEL = votes((1.0, 45, 5), labels='AAAAAAAAAB')
       QUESTIONS,
       ONE_LABEL,
       'do not train, because the votes are at chance: 45 of 50',
-      "'a', is right for 90%",
+      "'A', is right for 90%",
     ),
     (
       QUESTIONS,
@@ -198,4 +199,14 @@ def test_notes(questions, figures, note):
 
 
 def test_a_good_pilot_needs_no_note():
-  assert verdict.decide(QUESTIONS, votes((1.0, 50, 0))).notes == ()
+  figures = votes((0.7, 50, 0))
+  assert figures['agreement'] == pytest.approx(0.7)
+  assert verdict.decide(QUESTIONS, figures).notes == ()
+
+
+def test_labeled_questions_that_are_easier_than_those_of_the_proposer():
+  (note,) = verdict.decide(QUESTIONS, votes((0.8, 50, 0))).notes
+  assert note.startswith(
+    "On average, 60% of the answers to the proposer's questions agree, and "
+    '80% of the answers to labeled questions.'
+  )
