@@ -8,6 +8,10 @@ DOCS = ['furo>=2025.9', 'myst-nb>=1.3', 'sphinx>=8.2', 'sphinx-copybutton>=0.5']
 # For --mode=review.
 REVIEW = ['python-multipart>=0.0.20', 'starlette>=0.49', 'uvicorn>=0.35']
 
+# For tracking.writers.
+TRACKIO = ['trackio>=0.20']
+WANDB = ['wandb>=0.22']
+
 setuptools.setup(
   name='sqlm_jax',
   version='0.1.0',
@@ -63,11 +67,15 @@ setuptools.setup(
     # For a workdir s3://bucket/…; boto3 writes TensorBoard's event files.
     's3': ['boto3>=1.34', 'etils[epath-s3]>=1.10'],
     'tpu': ['jax[tpu]'],
+    'trackio': TRACKIO,
+    'wandb': WANDB,
     'test': [
       'duckdb>=1.4',  # the queries of docs/trace.md
       'mlcroissant>=1.1',  # validates data cards
       *DOCS,
       *REVIEW,
+      *TRACKIO,
+      *WANDB,
       'httpx>=0.28',  # what starlette tests with
       'hypothesis>=6.100',
       'import-linter>=2.7',

@@ -38,6 +38,7 @@ from sqlm_jax.workdir import (
   rollout_rows,
   run_writer,
   storage,
+  trackers,
 )
 
 
@@ -251,6 +252,7 @@ def _open_run(
 
 def _prepare(config: config_lib.Config, directory: epath.Path) -> build.Parts:
   """Prepares everything except arrays, so that invalid input fails early."""
+  trackers.check(config.tracking.writers)
   parts = build.build(config, directory)
   parts.task.prepare()
   test = parts.sets(evaluation_sets.TEST)
@@ -274,13 +276,26 @@ def _open_writer(
   directory: epath.Path, parts: build.Parts, step: int
 ) -> Generator[run_writer.RunWriter]:
   """Opens the writer, and removes output written after `step` steps."""
-  stored = config_lib.to_dict(parts.config)
+  config = parts.config
+  stored = config_lib.to_dict(config)
   processes.broadcast_from_first(lambda: config_json.write(directory, stored))
+  writers: list[trackers.MetricsWriter] = []
+  processes.broadcast_from_first(
+    lambda: writers.extend(
+      trackers.open_writers(
+        config.tracking.writers,
+        directory,
+        project=config.tracking.project,
+        settings=config_lib.without_texts(config),
+      )
+    )
+  )
   writer = run_writer.RunWriter(
     directory,
     processes.index(),
     processes.count(),
     footer=processes.broadcast_from_first(lambda: provenance.collect(parts)),
+    writers=writers,
   )
   with contextlib.closing(writer):
     processes.broadcast_from_first(lambda: writer.rewind(step))

@@ -11,6 +11,8 @@ declarations. No module of lower layers uses a ConfigDict.
 """
 
 import dataclasses
+import operator
+import typing
 from collections.abc import Mapping
 from typing import Literal
 
@@ -111,6 +113,26 @@ class Checkpoint:
   )
 
 
+WRITERS = ('tensorboard', 'wandb', 'trackio')
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracking:
+  """Writers of metrics, in addition to `metrics.jsonl`."""
+
+  writers: tuple[str, ...] = keys.key(
+    ('tensorboard',),
+    'Any of `tensorboard`, `wandb` and `trackio`, see '
+    '[watch.md](watch.md#weights--biases-and-trackio).',
+    keys.Check(
+      lambda names: set(names) <= set(WRITERS), f'any of {", ".join(WRITERS)}'
+    ),
+  )
+  project: str = keys.key(
+    'sqlm_jax', 'Name under which W&B and trackio group runs.'
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
   """The config of a run."""
@@ -155,6 +177,7 @@ class Config:
   probe: alarms_schema.Probe = keys.group(
     alarms_schema.Probe, may_change=keys.TO_RESUME
   )
+  tracking: Tracking = keys.group(Tracking, may_change=keys.TO_RESUME)
   mesh: training_schema.Mesh = keys.group(
     training_schema.Mesh, may_change=keys.TO_RESUME
   )
@@ -256,6 +279,18 @@ def complete(tree: Mapping) -> Mapping:
     return to_dict(parse.build(Config, tree))
   except ValueError:
     return tree
+
+
+def without_texts(config: Config) -> dict[str, float | str]:
+  """Returns the keys whose values are numbers, booleans or choices."""
+  values = {
+    key.name: (operator.attrgetter(key.name)(config), key.type) for key in KEYS
+  }
+  return {
+    name: value
+    for name, (value, kind) in values.items()
+    if isinstance(value, int | float) or typing.get_origin(kind) is Literal
+  }
 
 
 def to_dict(config: Config) -> dict:

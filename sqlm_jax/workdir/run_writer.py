@@ -6,6 +6,7 @@ The modules of this folder describe the files:
   metrics.jsonl                 `metrics`
   alarms.jsonl                  `alarms`
   tensorboard/                  `tensorboard`
+  tracking_id, wandb/           `trackers`
   eval.jsonl, evaluations/      `evaluations`
   rollouts/                     `rollouts`
   checkpoints/                  `checkpoints`
@@ -25,6 +26,7 @@ from sqlm_jax.workdir import (
   metrics,
   rollouts,
   tensorboard,
+  trackers,
 )
 
 
@@ -44,6 +46,7 @@ class RunWriter:
     num_processes: int = 1,
     *,
     footer: Mapping[str, str] | None = None,
+    writers: Sequence[trackers.MetricsWriter] | None = None,
   ):
     """Opens the files.
 
@@ -52,12 +55,16 @@ class RunWriter:
       process: Index of this process.
       num_processes: Number of processes of the run.
       footer: Texts by name for the footers of the rollout files.
+      writers: Writers of metrics in addition to metrics.jsonl, by default
+        TensorBoard's. They are closed with this writer.
     """
     self.workdir = epath.Path(workdir)
     self._is_first = process == 0
     self._footer = dict(footer or {})
     self._part = rollouts.part_name(process, num_processes)
-    self._curves = tensorboard.Curves(self.workdir)
+    if writers is None:
+      writers = [tensorboard.Curves(self.workdir)]
+    self._writers = writers
     rollouts.make_directory(self.workdir)
 
   def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -71,7 +78,7 @@ class RunWriter:
       return
     numbers = {name: float(values[name]) for name in sorted(values)}
     metrics.append(self.workdir, step, numbers)
-    self._curves.add(step, numbers)
+    self._add(step, numbers)
 
   def alarms(self, events: Sequence[Mapping[str, Any]]) -> None:
     """Writes the alarms that were raised or ended in a step.
@@ -93,7 +100,7 @@ class RunWriter:
     if not self._is_first:
       return
     evaluations.append_result(self.workdir, result)
-    self._curves.add(result['step'], evaluations.to_metrics(result))
+    self._add(result['step'], evaluations.to_metrics(result))
 
   def rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes the responses of a step, and replaces an earlier file of the step.
@@ -122,11 +129,17 @@ class RunWriter:
     alarms.rewind(self.workdir, step)
     evaluations.rewind(self.workdir, step)
     rollouts.rewind(self.workdir, step)
-    self._curves.rewind(step)
+    for writer in self._writers:
+      writer.rewind(step)
     for result in evaluations.read_results(self.workdir):
       if result['step'] == step:  # kept, but its points are discarded
-        self._curves.add(step, evaluations.to_metrics(result))
+        self._add(step, evaluations.to_metrics(result))
 
   def close(self) -> None:
-    """Closes the TensorBoard file; all other files are already complete."""
-    self._curves.close()
+    """Closes the writers of metrics; all other files are already complete."""
+    for writer in self._writers:
+      writer.close()
+
+  def _add(self, step: int, values: Mapping[str, float]) -> None:
+    for writer in self._writers:
+      writer.add(step, values)
