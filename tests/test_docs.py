@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 PAGES += sorted((ROOT / 'tools').rglob('*.md'))
 PAGES += sorted((ROOT / 'configs').glob('*.py'))
+PAGES += sorted((ROOT / 'examples').glob('*.sh'))
 
 
 def commands():

@@ -200,6 +200,11 @@ def _notes(q: Questions, votes: Mapping[str, Any] | None) -> list[str]:
       f'Only {q.distinct:.0%} of the questions are different; '
       'gate.repeats=batch refuses repeated questions.'
     )
+  if votes is None and q.right is not None:
+    notes.append(
+      f'By task.checker, {q.right:.0%} of the votes on the questions of the '
+      'proposer are right.'
+    )
   if votes is None or votes['suggestion'] is None:
     return notes
   if (gap := _agreement_gap(q, votes)) is not None:

@@ -177,6 +177,7 @@ def test_mostly_wrong_votes_are_not_trained_on():
   [
     (QUESTIONS._replace(readable=0.3), GOOD, '70% of the questions cannot'),
     (QUESTIONS._replace(distinct=0.4), GOOD, 'Only 40% of the questions'),
+    (QUESTIONS._replace(right=0.75), None, 'By task.checker, 75% of the votes'),
     (
       QUESTIONS,
       votes((0.75, 9, 1), (0.25, 3, 37)),
