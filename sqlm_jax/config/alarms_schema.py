@@ -40,13 +40,12 @@ def _are_rules(rules: tuple[Rule, ...]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Alarms:
-  """Alarms on the metrics of a step, see [watch.md](watch.md)."""
+  """Alarms on metrics, see [watch.md](watch.md#alarms)."""
 
   rules: tuple[Rule, ...] = keys.key(
     (),
-    'Alarms in addition to the default ones: (name, condition, number of '
-    'consecutive steps, action). A rule with the name of a default alarm '
-    'replaces it.',
+    'Rules of further alarms: (name, condition, number of consecutive steps, '
+    'action). A rule with the name of a default alarm replaces it.',
     keys.Check(
       _are_rules,
       'rules (name, condition, steps, action) with different names of letters, '
@@ -58,8 +57,8 @@ class Alarms:
   defaults: bool = keys.key(True, 'Use the default alarms.')
   webhook: str = keys.key(
     '',
-    "URL to which alarms are posted as JSON; `''` for none. It is stored in "
-    'config.json.',
+    "URL to which alarms are posted as JSON; `''` for none. The URL is stored "
+    'in config.json.',
     keys.matches(r'(https?://\S+)?', "a URL http://... or https://..., or ''"),
   )
   max_rollbacks: int = keys.key(
@@ -71,15 +70,19 @@ class Alarms:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """A fixed set of the run's own questions, see [watch.md](watch.md)."""
+  """A fixed set of the run's own questions that is answered every few steps.
+
+  See [watch.md](watch.md#the-probe).
+  """
 
   every: int = keys.key(
     0,
-    'n: the solver answers the set after every n-th step; 0 for no probe.',
+    'n: the solver answers the questions of the probe after every n-th step; 0 '
+    'for no probe.',
     keys.at_least(0),
   )
   questions: int = keys.key(
-    64, 'Maximum number of questions of the set.', keys.at_least(1)
+    64, 'Maximum number of questions.', keys.at_least(1)
   )
   answers: int = keys.key(
     8,
@@ -89,6 +92,6 @@ class Probe:
   )
   steps: int = keys.key(
     2,
-    'Number of first steps whose questions the set is drawn from.',
+    'n: the questions are chosen from those of the first n steps.',
     keys.at_least(1),
   )

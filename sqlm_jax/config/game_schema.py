@@ -5,7 +5,7 @@ from typing import Literal
 
 from sqlm_jax.config import keys
 
-# Points (reward, step, weight).
+# Points (term, step, weight).
 Schedule = tuple[tuple[str, int, float], ...]
 
 
@@ -23,7 +23,8 @@ class ProposerRewards:
   )
   r_zero: float = keys.key(
     0.0,
-    'Weight of a term that is highest if half of the answers agree.',
+    'Weight of a term that is 1 if half of the answers agree, and falls to 0 '
+    'if none or all agree.',
     keys.at_least(0),
   )
   band: float = keys.key(
@@ -33,14 +34,14 @@ class ProposerRewards:
   )
   batch_repeats: float = keys.key(
     0.0,
-    "Weight of the fraction of the step's other questions that are "
-    'near-duplicates. It is subtracted.',
+    'Weight of a penalty: the fraction of the other questions of the step that '
+    'are near-duplicates of the question.',
     keys.at_least(0),
   )
   history_repeats: float = keys.key(
     0.0,
-    'Weight of a term that is 1 if the question is a near-duplicate of a '
-    'question of an earlier step. It is subtracted.',
+    'Weight of a penalty, which is 1 if the question is a near-duplicate of a '
+    'question of an earlier step.',
     keys.at_least(0),
   )
 
@@ -56,32 +57,32 @@ class Proposer:
   )
   group_size: int = keys.key(
     4,
-    'Number of questions per group. With the estimators that use groups, '
-    'advantages are relative to the group.',
+    'Number of questions per group, all on one topic. Group-relative '
+    'advantages compare the rewards of a group.',
     keys.at_least(2),
   )
   train_every: int = keys.key(
     5,
-    'n: the proposer learns in every n-th step; 0 never trains it.',
+    'n: the proposer is trained in every n-th step; 0 never trains it.',
     keys.at_least(0),
   )
   rewards: ProposerRewards = keys.group(ProposerRewards)
   reward_schedule: Schedule = keys.key(
     (),
-    'Weights that change over time: points (reward, step, weight), between '
-    'which a weight is interpolated linearly.',
+    'Weights that change over time, as points (term, step, weight). The weight '
+    'of a term is interpolated linearly between its points.',
     keys.reward_schedule(ProposerRewards),
   )
   reward_functions: tuple[tuple[str, float], ...] = keys.key(
     (),
     'Pairs of a function `module:function` of yours, which rewards a question, '
-    'and a weight; added to the reward, see '
+    'and its weight. The weighted values are added to the reward, see '
     '[your_functions.md](your_functions.md).',
     keys.weighted_functions(),
   )
   band: tuple[float, float] = keys.key(
     (0.3, 0.8),
-    'Agreements that `proposer.rewards.band` rewards.',
+    'Lowest and highest agreement that `proposer.rewards.band` rewards.',
     keys.Check(
       lambda band: 0 <= band[0] <= band[1] <= 1,
       'two fractions from 0 to 1, the lower one first',
@@ -89,32 +90,36 @@ class Proposer:
   )
   reward_over: Literal['group', 'sample'] = keys.key(
     'group',
-    'For `task.answer_kind=code`: `group` computes the reward from the tests '
-    'that all answers pass in total; `sample` averages the rewards of single '
-    'answers.',
+    'For `task.answer_kind=code`: `group` computes the reward from the mean '
+    'share of tests that the answers pass; `sample` computes a reward for each '
+    'answer and takes the mean.',
   )
   min_similarity: float = keys.key(
-    0.85, 'Minimum similarity of near-duplicates.', keys.within(0, 1)
+    0.85,
+    'Minimum similarity of two questions that are near-duplicates.',
+    keys.within(0, 1),
   )
   history_size: int = keys.key(
     10000,
-    'Number of earlier questions for `proposer.rewards.history_repeats`, '
-    '`gate.repeats` and the metric `proposer/new_rate`.',
+    'Number of earlier questions that are remembered for '
+    '`proposer.rewards.history_repeats`, `gate.repeats` and the metric '
+    '`proposer/new_rate`.',
     keys.at_least(0),
   )
   kinds: str = keys.key(
     'words',
-    'Kinds of question for the metric `proposer/coverage`: `words` for the '
-    'numbers and the pairs of neighboring words of a question, `topics` for '
-    'its topic, or a function `module:function` of yours from a question to '
-    'the name of its kind, or None.',
+    'Kinds of question for the metric `proposer/coverage`: `words`, the '
+    'numbers and the pairs of neighboring words of a question; `topics`, its '
+    'topic; or a function `module:function` of yours, which takes a question '
+    'and returns the name of its kind, or None.',
     keys.matches(
       r'words|topics|[\w.]+:\w+', 'one of words, topics, or module:function'
     ),
   )
   unreadable_reward: float = keys.key(
     -1.0,
-    'Reward of an unreadable question. A readable question never gets less.',
+    'Reward of an unreadable question, and the minimum reward of any other '
+    'question.',
     keys.at_most(0),
   )
   temperature: float = keys.key(
@@ -185,14 +190,15 @@ class Solver:
   reward_functions: tuple[tuple[str, float], ...] = keys.key(
     (),
     'Pairs of a function `module:function` of yours, which rewards an answer, '
-    'and a weight; added to the reward, see '
+    'and its weight. The weighted values are added to the reward, see '
     '[your_functions.md](your_functions.md).',
     keys.weighted_functions(),
   )
   max_rounds: int = keys.key(
     1,
-    'Maximum number of rounds of questions per step. No further round is asked '
-    'once Q questions have answers with different rewards.',
+    'Maximum number of rounds per step. Above 1, a step adds rounds until Q '
+    'questions have answers with different rewards, and the solver is trained '
+    'on these (dynamic sampling).',
     keys.within(1, 1000),
   )
   temperature: float = keys.key(
@@ -200,7 +206,7 @@ class Solver:
   )
   temperatures: tuple[float, ...] = keys.key(
     (),
-    'Temperatures that the answers to a prompt cycle through, instead of '
+    'Temperatures of the answers to a prompt, used in turn, instead of '
     '`solver.temperature`.',
     keys.Check(
       lambda temperatures: all(0 <= t <= 100 for t in temperatures),
@@ -226,15 +232,15 @@ class Vote:
 
   weights: Literal['equal', 'likelihood'] = keys.key(
     'equal',
-    'Weights of the votes: equal, or the geometric mean of the probabilities '
-    'of the tokens.',
+    'Weight of each vote: `equal`, or `likelihood`, the geometric mean of the '
+    'probabilities of the tokens of the response.',
   )
   ties: Literal['none', 'first'] = keys.key(
     'none',
     '`none`: there is no majority in a tie or if the winner occurs only once, '
-    'and unparsed answers cannot win. `first`: the vote of the code of the '
-    'paper, in which the first answer wins a tie, and there is no majority if '
-    'unparsed answers win.',
+    'and unparsed answers cannot win. `first`, as in the code of the paper: '
+    'the first answer wins a tie, and there is no majority if unparsed answers '
+    'win.',
   )
   min_agreement: float = keys.key(
     0.0,
@@ -244,21 +250,21 @@ class Vote:
   )
   extra_answers: int = keys.key(
     0,
-    'Number of additional answers per question that the solver samples. They '
-    'vote, but are not trained on. A multiple of the number of prompts among '
-    'which the answers of a group are divided.',
+    'Number of additional answers per question, which are sampled by the '
+    'solver. They count in the vote, but are not trained on. A multiple of the '
+    'number of prompts among which the answers of a group are divided.',
     keys.at_least(0),
   )
   earlier_answers: int = keys.key(
     0,
-    'Number of additional answers per question that an earlier solver '
-    'samples. They vote, but are not trained on.',
+    'Number of additional answers per question, which are sampled by an '
+    'earlier solver. They count in the vote, but are not trained on.',
     keys.at_least(0),
   )
   earlier_every: int = keys.key(
     10,
-    'n: after every n-th step, the earlier solver becomes a copy of the '
-    'current solver. With `policy.average_decay`, the moving average is the '
-    'earlier solver, and this key has no effect.',
+    'n: after every n-th step, the current solver is copied to the earlier '
+    'solver. With `policy.average_decay`, the moving average takes the place '
+    'of the earlier solver, and this key has no effect.',
     keys.at_least(1),
   )

@@ -1,4 +1,4 @@
-"""Config keys of what enters training: gate, excluded content and reviews."""
+"""Config keys of what enters training: gate, excluded content and review."""
 
 import dataclasses
 import re
@@ -11,8 +11,8 @@ from sqlm_jax.config import keys
 class Gate:
   """Rules on the quality of questions, see [watch.md](watch.md).
 
-  A question that a rule refuses trains neither role, except for
-  `gate.reward`.
+  The solver is not trained on a question that a rule refuses. `gate.reward`
+  determines whether the proposer is.
   """
 
   single_question: bool = keys.key(
@@ -20,40 +20,42 @@ class Gate:
   )
   functions: tuple[str, ...] = keys.key(
     (),
-    'Functions `module:function` of yours from a question to the reason to '
-    'refuse it, one word, or None.',
+    'Functions `module:function` of yours, which take a question and return '
+    'the reason to refuse it, as one word, or None.',
     keys.functions(),
   )
   repeats: Literal['accept', 'batch', 'history'] = keys.key(
     'accept',
-    'Near-duplicates by `proposer.min_similarity`: `batch` refuses those of '
-    'earlier questions of the round, `history` also those of the last '
-    '`proposer.history_size` questions.',
+    'Near-duplicates, by `proposer.min_similarity`: `batch` refuses '
+    'near-duplicates of earlier questions of the same round; `history` also '
+    'those of the last `proposer.history_size` questions; `accept` refuses '
+    'none.',
   )
   not_stating_answer: bool = keys.key(
     False, 'Refuse questions that contain their own voted answer.'
   )
   majority: bool = keys.key(
     False,
-    'Refuse questions whose answers have no majority, also because of '
+    'Refuse questions without a majority, including those below '
     '`vote.min_agreement`. Otherwise, these questions stay in training, and '
-    'no answer to them is right.',
+    'none of their answers counts as right.',
   )
   max_agreement: float = keys.key(
     1.0,
-    'Refuse questions if a larger fraction of the answers agrees. The lower '
-    'end of the range is `vote.min_agreement`.',
+    'Refuse questions whose agreement is higher. The lower limit is '
+    '`vote.min_agreement`.',
     keys.within(0, 1),
   )
   reward: Literal['nothing', 'lowest'] = keys.key(
     'nothing',
-    "The proposer's reward for a question that these rules refuse: none, so "
-    'that it is not trained on, or `proposer.unreadable_reward`.',
+    "The proposer's reward for a question that these rules refuse: `nothing`, "
+    'so that the proposer is not trained on it either, or `lowest`, which is '
+    '`proposer.unreadable_reward`.',
   )
   leak: float = keys.key(
     0.0,
-    'Fraction of the questions, drawn at random, to which these rules and '
-    '`vote.min_agreement` do not apply; for studies of the gate.',
+    'Fraction of the questions, drawn at random, that are exempt from these '
+    'rules and from `vote.min_agreement`; for studies of the gate.',
     keys.within(0, 1),
   )
 
@@ -62,14 +64,14 @@ class Gate:
 class Exclude:
   """Content that is not trained on, see [watch.md](watch.md).
 
-  It applies to whole responses of both roles. An excluded answer does not vote
-  either.
+  The rules are applied to the whole responses of both roles. An excluded answer
+  does not count in the vote either.
   """
 
   patterns: tuple[tuple[str, str], ...] = keys.key(
     (),
-    'Pairs of a name and a regular expression; a response with a match is '
-    'excluded, with the name as its reason.',
+    'Pairs of a name and a regular expression. A response with a match is '
+    'excluded, and the name is the reason.',
     keys.Check(
       lambda pairs: all(
         re.fullmatch(r'[\w-]+', name) and keys.regex().is_valid(pattern)
@@ -80,13 +82,13 @@ class Exclude:
   )
   words_file: str = keys.key(
     '',
-    "Text file with one excluded word or phrase per line; `''` for none. Case "
-    'does not matter.',
+    "Text file with one excluded word or phrase per line, ignoring case; `''` "
+    'for none.',
   )
   functions: tuple[str, ...] = keys.key(
     (),
-    'Functions `module:function` of yours from a response to the reason to '
-    'exclude it, one word, or None.',
+    'Functions `module:function` of yours, which take a response and return '
+    'the reason to exclude it, as one word, or None.',
     keys.functions(),
   )
 
@@ -95,20 +97,21 @@ class Exclude:
 class Review:
   """Verdicts of people, see [review.md](review.md).
 
-  The answer of a verdict pays instead of the vote.
+  The true answer of a verdict replaces the vote as the label of a question.
   """
 
   pick: Literal['uncertain', 'leverage', 'views'] = keys.key(
     'uncertain',
-    'Votes that a reviewer sees first: `uncertain`, about half of the answers '
-    'agree; `leverage`, another true answer would change the advantages most; '
-    '`views`, the answers to `task.solver_variants` differ most (`uncertain` '
-    'if there is one prompt).',
+    'Votes that a reviewer sees first: `uncertain`, those in which about half '
+    'of the answers agree; `leverage`, those for which another true answer '
+    'would change the advantages most; `views`, those in which the answers to '
+    'the prompts of `task.solver_variants` differ most (the same as '
+    '`uncertain` if there is only one prompt).',
   )
   random_share: float = keys.key(
     0.2,
-    'Fraction of the questions that is shown as a random draw instead. Only '
-    'these estimate how often votes are right.',
+    'Fraction of the questions that are shown as random draws instead. How '
+    'often votes are right is estimated from these alone.',
     keys.within(0, 1),
   )
   replay: int = keys.key(
@@ -119,15 +122,15 @@ class Review:
   )
   wait: int = keys.key(
     0,
-    'n: a step waits until people have given n verdicts since the step before '
-    'it; 0 never waits.',
+    'n: each step waits until people have given n verdicts since the previous '
+    'step; 0 never waits.',
     keys.at_least(0),
     may_change=keys.TO_RESUME,
   )
   by: Literal['people', 'checker'] = keys.key(
     'people',
-    '`checker` simulates a reviewer, for studies: `task.checker` gives the '
-    'verdicts.',
+    'Who gives the verdicts: `people`, or `checker`, which simulates a '
+    'reviewer with `task.checker`, for studies.',
   )
   budget: int = keys.key(
     0,

@@ -1,4 +1,4 @@
-"""Config keys of programs that a model wrote: tests and sandbox."""
+"""Config keys for running programs that a model wrote: tests and sandbox."""
 
 import dataclasses
 from typing import Literal
@@ -12,7 +12,8 @@ class Tests:
 
   pattern: str = keys.key(
     r'(?m)^(.*?)=>(.*)$',
-    'Regular expression of a test, whose groups are the input and the output.',
+    'Regular expression that finds a test. Its two groups are the input and '
+    'the output.',
     keys.regex(groups=2),
   )
   min_count: int = keys.key(
@@ -20,19 +21,19 @@ class Tests:
   )
   max_count: int = keys.key(
     10,
-    'Maximum number of tests, at least `tests.min_count`; further tests are '
-    'ignored.',
+    'Maximum number of tests of a question, at least `tests.min_count`; '
+    'further tests are ignored.',
   )
   program: str = keys.key(
     '{answer}',
-    'Template of the program that is run.',
+    'Template of the program that is run; `{answer}` is the parsed answer.',
     keys.template('{answer}'),
     may_change=keys.TO_EVALUATE,
   )
   unsolved: Literal['count', 'leave_out'] = keys.key(
     'count',
-    'Treatment of tests that no answer passes: count them as in the paper, or '
-    'leave them out.',
+    'Tests that no answer passes: `count` keeps them, as in the paper; '
+    '`leave_out` ignores them.',
   )
 
 
@@ -42,12 +43,12 @@ class Sandbox:
 
   backend: Literal['bubblewrap', 'unsafe_subprocess'] = keys.key(
     'bubblewrap',
-    'Program that isolates the tests; `unsafe_subprocess` does not protect '
-    'this machine.',
+    'How programs are isolated. `unsafe_subprocess` does not protect this '
+    'machine.',
   )
   workers: int = keys.key(
     0,
-    'Number of programs that run in parallel; 0 is one per processor.',
+    'Number of programs that run in parallel; 0 for one per processor.',
     keys.within(0, 1024),
   )
   cpu_seconds: float = keys.key(

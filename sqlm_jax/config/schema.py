@@ -3,9 +3,8 @@
 Every key is declared once, with its type, default, meaning and check: the keys
 of the task in `task_schema`, those of the rewards and votes in `game_schema`,
 those of what enters training in `gate_schema`, those of programs in
-`program_schema`, those of the model and of learning in
-`training_schema`, those of alarms and of the probe in `alarms_schema`, and all
-others here.
+`program_schema`, those of the model and of learning in `training_schema`, those
+of alarms and of the probe in `alarms_schema`, and all others here.
 `configs/default.py` and the page docs/config.md are generated from these
 declarations. No module of lower layers uses a ConfigDict.
 """
@@ -33,7 +32,7 @@ from sqlm_jax.config import (
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Test set, validation set and the answers that are sampled for them."""
+  """The test set, the validation set, and how they are evaluated."""
 
   test: str = keys.key(
     '',
@@ -42,25 +41,25 @@ class Evaluation:
   )
   validation: str = keys.key(
     '',
-    'Validation set, also evaluated during training, by which the best '
-    "checkpoint is chosen. `''` uses `task.validation`.",
+    'Validation set, also evaluated during training, which selects the best '
+    "checkpoint: a dataset or a file. `''` uses `task.validation`.",
   )
   question_template: str = keys.key(
     '{question}',
-    'Template for the questions of a dataset.',
+    'Template that each question of a dataset is inserted into.',
     keys.template('{question}'),
   )
   every: int = keys.key(
     5,
-    'n: the validation set is evaluated after every n-th step; 0 never does '
-    'so during training.',
+    'n: the validation set is evaluated after every n-th step; 0 for no '
+    'evaluation during training.',
     keys.at_least(0),
     may_change=keys.TO_RESUME,
   )
   best_by: Literal['mean', 'greedy'] = keys.key(
     'mean',
-    'Accuracy that chooses the best checkpoint: the mean of the sampled '
-    'answers, or that of the greedy answers.',
+    'Accuracy that selects the best checkpoint: `mean`, that of the sampled '
+    'answers (mean@k), or `greedy`, that of the greedy answers.',
   )
   samples: int = keys.key(
     4,
@@ -84,12 +83,12 @@ class Evaluation:
   )
   contaminated: Literal['count', 'exclude'] = keys.key(
     'count',
-    "The proposer's questions that are in an evaluation set: `count` reports "
-    'them, `exclude` also excludes them from training.',
+    "What happens to the proposer's questions that are in an evaluation set: "
+    '`count` only counts them, `exclude` also excludes them from training.',
   )
   vote_precision: float = keys.key(
     0.8,
-    'Desired fraction of votes that are right, for suggesting '
+    'Target fraction of right votes, for the suggestion of '
     '`vote.min_agreement`.',
     keys.within(0, 1),
   )
@@ -105,7 +104,8 @@ class Checkpoint:
 
   every: int = keys.key(
     10,
-    'n: a regular checkpoint is saved after every n-th step; 0 for none.',
+    'n: a checkpoint is saved after every n-th step; 0 for no regular '
+    'checkpoints.',
     keys.at_least(0),
   )
   keep: int = keys.key(
@@ -118,19 +118,17 @@ WRITERS = ('tensorboard', 'wandb', 'trackio')
 
 @dataclasses.dataclass(frozen=True)
 class Tracking:
-  """Writers of metrics, in addition to `metrics.jsonl`."""
+  """Services that metrics are written to, in addition to `metrics.jsonl`."""
 
   writers: tuple[str, ...] = keys.key(
     ('tensorboard',),
-    'Any of `tensorboard`, `wandb` and `trackio`, see '
+    'Services: any of `tensorboard`, `wandb` and `trackio`, see '
     '[watch.md](watch.md#weights--biases-and-trackio).',
     keys.Check(
       lambda names: set(names) <= set(WRITERS), f'any of {", ".join(WRITERS)}'
     ),
   )
-  project: str = keys.key(
-    'sqlm_jax', 'Name under which W&B and trackio group runs.'
-  )
+  project: str = keys.key('sqlm_jax', 'Name of the project in W&B and trackio.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,14 +225,14 @@ ConfigLike = Config | Mapping | config_dict.ConfigDict
 KEYS = tuple(keys.declared(Config))
 
 # Keys that may change when a run is resumed. They determine how long it runs,
-# how often it saves and evaluates, and on which devices. Other than that they
-# change its results by rounding at most.
+# how often it saves and evaluates, its alarms, and its devices. They change the
+# results of a step by rounding at most.
 MAY_CHANGE_TO_RESUME = frozenset(
   key.name for key in KEYS if key.may_change == keys.TO_RESUME
 )
 
-# Keys that may change when a run is evaluated: also those of the evaluation, of
-# the solver's prompts and of grading.
+# Keys that may change when a run is evaluated: in addition, those of the
+# evaluation, of the solver's prompts and of grading.
 MAY_CHANGE_TO_EVALUATE = frozenset(
   key.name for key in KEYS if key.may_change != keys.NO
 )
@@ -248,7 +246,7 @@ def from_dict(tree: Mapping | config_dict.ConfigDict) -> Config:
 
   Raises:
     ValueError: If a key is unknown, or a value has the wrong type or is not
-      allowed. The message has the key, its value and what is expected.
+      allowed. The message names the key, its value and what is allowed.
   """
   if isinstance(tree, config_dict.ConfigDict):
     tree = tree.to_dict()

@@ -21,7 +21,8 @@ class Task:
   )
   style: Literal['plain', 'chat'] = keys.key(
     'plain',
-    "Form of a prompt: plain text, or a message in the model's chat template.",
+    "Form of a prompt: `plain` text, or `chat`, a user message in the model's "
+    'chat template.',
   )
   date: str = keys.key(
     '',
@@ -32,7 +33,7 @@ class Task:
   )
   topics: tuple[str, ...] = keys.key(
     ('',),
-    'Values of `{topic}`; the groups of questions cycle through them.',
+    'Values of `{topic}`. The groups of questions use them in turn.',
     keys.Check(bool, 'at least one topic'),
   )
   proposer_prompt: str = keys.key(
@@ -45,9 +46,10 @@ class Task:
   )
   question_pattern: str = keys.key(
     '',
-    "Regular expression of a readable question; `''` accepts any text. If it "
-    'has a group `(...)`, the question is the text of the first group; '
-    '`(?:...)` is no group.',
+    'Regular expression that finds the question in a response. A response '
+    'without a match is unreadable. If the pattern has a group `(...)`, the '
+    "question is the text of the first group; `(?:...)` is not a group. `''` "
+    'takes the whole response.',
     keys.regex(),
   )
   solver_prompt: str = keys.key(
@@ -58,21 +60,21 @@ class Task:
   )
   solver_variants: tuple[str, ...] = keys.key(
     (),
-    'Additional templates like `task.solver_prompt`. The answers of a group '
-    'are divided equally among all templates.',
+    'Further templates of the prompt for an answer. The answers of a group are '
+    'divided equally among all templates.',
     keys.template('{question}'),
   )
   equivalent_forms: str = keys.key(
     '',
-    'Function `module:function` of yours from a question to a list of '
-    "equivalent questions, see [your_functions.md](your_functions.md); `''` "
-    'for none.',
+    'Function `module:function` of yours, which takes a question and returns a '
+    'list of equivalent questions, see [your_functions.md](your_functions.md); '
+    "`''` for none.",
     keys.matches(r'|[\w.]+:\w+', "module:function of yours, or ''"),
   )
   num_forms: int = keys.key(
     1,
-    'Number of forms in which a question is asked: itself and its equivalent '
-    'forms. The answers of a group are divided equally among them.',
+    'Number of forms in which a question is asked, including the question '
+    'itself. The answers of a group are divided equally among the forms.',
     keys.within(1, 64),
   )
   solver_stop: tuple[str, ...] = keys.key(
@@ -91,29 +93,31 @@ class Task:
   answer_kind: Literal['number', 'text', 'choice', 'expression', 'code'] = (
     keys.key(
       'number',
-      'How answers are compared. With `code`, answers are programs that are '
-      "run against the question's unit tests.",
+      'What the answers are, which determines how they are parsed and '
+      'compared. With `code`, they are programs, which are run against the '
+      "question's unit tests.",
     )
   )
   options: tuple[str, ...] = keys.key(
     (),
-    'Texts of the options, for `task.answer_kind=choice`. The templates of the '
-    'solver may use `{text_A}`, the text that is shown as option A, and '
-    '`{letter_A}`, the letter that the first option is shown with.',
+    "Texts of the options, for `task.answer_kind=choice`. The solver's "
+    'templates may use `{text_A}`, the text that is shown as option A, and '
+    '`{letter_A}`, the letter under which the first option is shown.',
     keys.Check(lambda options: len(options) <= 26, 'at most 26, A to Z'),
   )
   shuffle_options: bool = keys.key(
     False,
-    'Show the options in several orders, among which the answers to each '
-    'template are divided. Answers are mapped back before the vote. The '
-    'templates must use `{text_A}` and so on for all options. Evaluations and '
-    'earlier solvers see the order of `task.options`.',
+    'Show the options in several orders. The answers to each template are '
+    'divided among the orders, and are mapped back to `task.options` before '
+    'the vote. The templates must use `{text_A}` and so on for all options. '
+    'Evaluations and earlier solvers see the order of `task.options`.',
     may_change=keys.TO_EVALUATE,
   )
   checker: str = keys.key(
     'none',
-    'Source of true answers. They are used for metrics, and for training only '
-    'with `solver.rewards.true`.',
+    'Source of true answers: `none`, `arithmetic`, or a function '
+    '`module:function` of yours. They are used for metrics, and for training '
+    'only with `solver.rewards.true` or `review.by=checker`.',
     keys.matches(
       r'none|arithmetic|[\w.]+:\w+',
       'one of none, arithmetic, or module:function of yours',
@@ -126,7 +130,8 @@ class Task:
   )
   validation: Examples = keys.key(
     (),
-    'Validation set, by which the best checkpoint is chosen.',
+    'Validation set, which selects the best checkpoint, in the form of '
+    '`task.test`.',
     may_change=keys.TO_EVALUATE,
   )
   questions: str = keys.key(
@@ -148,9 +153,9 @@ class Task:
   def option_orders(self, group_size: int) -> tuple[tuple[int, ...], ...]:
     """Returns the orders in which the options are shown.
 
-    There are as many orders as divide the answers to a template equally, at
-    most one for each option. They are rotations, so that an option has a
-    different position in each order.
+    The number of orders is the largest one, up to the number of options, that
+    divides the answers to a template equally. The orders are rotations, so an
+    option has a different position in each order.
 
     Args:
       group_size: number of answers to a question.

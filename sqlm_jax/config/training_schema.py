@@ -28,26 +28,26 @@ class Model:
 
   path: str = keys.key(
     'smollm2-135m-instruct',
-    'Model: a packaged name, a hub id, a GGUF file, a directory, or `random`. '
-    'See [your_model.md](your_model.md).',
+    'The name of a packaged model, a hub id, a GGUF file, a directory, or '
+    '`random`. See [your_model.md](your_model.md).',
     keys.Check(
       bool, 'a packaged name, a hub id, a file, a directory, or random'
     ),
   )
   dtype: Dtype = keys.key(
-    'float32', 'Dtype of computation.', may_change=keys.TO_EVALUATE
+    'float32', 'Dtype of computations.', may_change=keys.TO_EVALUATE
   )
-  param_dtype: Dtype = keys.key('float32', 'Storage dtype of trained weights.')
+  param_dtype: Dtype = keys.key('float32', 'Dtype of the trained weights.')
   remat: Literal['none', 'dots', 'full'] = keys.key(
     'dots',
-    'Activations of a block that are recomputed in the backward pass: none; '
-    'all (`full`); or all except attention outputs and products with weights '
-    '(`dots`).',
+    'Activations of a block that are recomputed in the backward pass: `none`; '
+    '`full`, all; or `dots`, all except attention outputs and products with '
+    'weights.',
     may_change=keys.TO_RESUME,
   )
   kernels: bool = keys.key(
     True,
-    'Uses attention kernels on GPUs and TPUs if they support the model.',
+    'Use attention kernels on GPUs and TPUs if they support the model.',
     may_change=keys.TO_RESUME,
   )
   lora: Lora = keys.group(Lora)
@@ -76,10 +76,10 @@ class Policy:
   shared: bool = keys.key(True, 'The proposer and the solver share weights.')
   average_decay: float = keys.key(
     0.0,
-    'd, decay of an exponential moving average of the weights of the solver: '
-    'after each step, it becomes d times itself plus 1 - d times the solver. '
-    'The average is what is evaluated and exported; with '
-    '`vote.earlier_answers`, it also votes. 0 uses the weights themselves.',
+    "d, decay of an exponential moving average of the solver's weights: after "
+    'each step, average = d * average + (1 - d) * weights. The average is '
+    'evaluated and exported instead of the weights. With '
+    '`vote.earlier_answers`, it also votes. 0 for no average.',
     keys.below(1),
   )
 
@@ -93,14 +93,14 @@ class Sampler:
   )
   max_prompt_tokens: int = keys.key(
     512,
-    'Maximum number of tokens of a prompt; a question with a longer '
-    'prompt is unreadable.',
+    'Maximum number of tokens of a prompt. The gate refuses a question with a '
+    'longer prompt.',
     keys.at_least(1),
   )
   max_rows: int = keys.key(
     0,
-    'Maximum number of responses that are decoded at once; others wait until '
-    'a row is free. 0 decodes all at once.',
+    'Maximum number of responses that are decoded at once; the others wait '
+    'until one of these is finished. 0 decodes all at once.',
     keys.at_least(0),
     may_change=keys.TO_RESUME,
   )
@@ -112,11 +112,12 @@ class Sampler:
   )
   one_step_ahead: bool = keys.key(
     False,
-    'Samples the first round of a step before learning from the previous step.',
+    'Sample the first round of a step before the previous step is learned '
+    'from.',
   )
   gather_weights: bool = keys.key(
     False,
-    'With `mesh.fsdp`: gathers the whole weights on every device for sampling.',
+    'With `mesh.fsdp`, gather the whole weights on every device for sampling.',
     may_change=keys.TO_RESUME,
   )
 
@@ -149,7 +150,7 @@ class Critic:
 
   learning_rate: float = keys.key(
     1e-5,
-    'Learning rate; other settings are those of `optimizer`.',
+    'Learning rate; the other settings are those of `optimizer`.',
     keys.at_least(0),
   )
   value_clip: float = keys.key(
@@ -158,7 +159,7 @@ class Critic:
   gamma: float = keys.key(1.0, 'Discount per token.', keys.within(0, 1))
   gae_lambda: float = keys.key(
     1.0,
-    'Lambda of GAE: 0 relies on the values, 1 on the rewards.',
+    'Lambda of GAE: 0 relies on the values of the critic, 1 on the rewards.',
     keys.within(0, 1),
   )
 
@@ -172,7 +173,8 @@ class Loss:
   )
   clip_ratio_high: float = keys.key(
     0.0,
-    'Upper clip range; 0 uses `loss.clip_ratio`; DAPO has 0.28.',
+    'Upper clip range of the probability ratio, 0.28 in DAPO; 0 uses '
+    '`loss.clip_ratio`.',
     keys.at_least(0),
   )
   dual_clip: float = keys.key(
@@ -181,7 +183,7 @@ class Loss:
     'upper clip range; 0 turns it off.',
   )
   ratio_level: Literal['token', 'sequence'] = keys.key(
-    'token', 'Ratio that is clipped, that of a token or of a sequence (GSPO).'
+    'token', 'Ratio that is clipped: that of a token, or of a sequence (GSPO).'
   )
   kl_coef: float = keys.key(
     0.001,
@@ -190,27 +192,29 @@ class Loss:
   )
   kl_reference: Literal['initial', 'average'] = keys.key(
     'initial',
-    'Policy that the KL refers to: the initial model, or the moving average '
-    'of `policy.average_decay`.',
+    'Reference policy of the KL: `initial`, the initial model, or `average`, '
+    'the moving average of `policy.average_decay`.',
   )
   kl_estimator: Literal['k2', 'k3'] = keys.key('k3', 'Estimator of the KL.')
   kl_placement: Literal['loss', 'reward'] = keys.key(
     'loss',
-    'Place of the KL penalty: the loss, or the reward of each token, from '
-    'which it is subtracted. `reward` requires `advantage.estimator=gae`.',
+    'Where the KL penalty is applied: it is added to the loss, or subtracted '
+    'from the reward of each token. `reward` requires '
+    '`advantage.estimator=gae`.',
   )
   entropy_coef: float = keys.key(
     0.0, 'Coefficient of the entropy bonus.', keys.at_least(0)
   )
   aggregation: Literal['token', 'sequence', 'constant'] = keys.key(
     'token',
-    'Aggregation of the loss: `token` is the mean over all tokens; `sequence` '
-    'is the mean over responses of token means; `constant` divides the sum '
-    'over tokens by the number of responses times the maximum response length.',
+    'How the loss of a batch is computed from that of its tokens: `token`, the '
+    'mean over all tokens; `sequence`, the mean over responses of the mean '
+    'over tokens; `constant`, the sum over all tokens divided by the number of '
+    'responses times the maximum response length.',
   )
   logits_chunk: int = keys.key(
     512,
-    'Number of rows of logits in memory at once, per device.',
+    'Number of tokens whose logits are in memory at once, per device.',
     keys.at_least(1),
     may_change=keys.TO_RESUME,
   )
@@ -218,19 +222,19 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """AdamW, and the division of a step into updates."""
+  """AdamW, and the number of updates per step."""
 
   learning_rate: float = keys.key(1e-6, 'Learning rate.', keys.at_least(0))
   warmup_steps: int = keys.key(
     0, 'Number of updates of linear warmup.', keys.at_least(0)
   )
   schedule: Literal['constant', 'linear', 'cosine'] = keys.key(
-    'constant', 'Decay of the learning rate after the warmup.'
+    'constant', 'Schedule of the learning rate after the warmup.'
   )
   decay_steps: int = keys.key(
     0,
-    'Number of updates after the warmup in which the learning rate decays; '
-    'required by `optimizer.schedule=linear` and `cosine`.',
+    'Number of updates over which the learning rate decays after the warmup; '
+    'required by the schedules `linear` and `cosine`.',
     keys.at_least(0),
   )
   min_lr_ratio: float = keys.key(
@@ -244,7 +248,7 @@ class Optimizer:
     'float32', 'Dtype of the moments; bfloat16 is rounded stochastically.'
   )
   weight_decay: float = keys.key(
-    0.01, 'Weight decay of matrices.', keys.at_least(0)
+    0.01, 'Weight decay, of matrices only.', keys.at_least(0)
   )
   clip_norm: float = keys.key(
     1.0, 'Maximum global gradient norm; 0 does not clip.', keys.at_least(0)
@@ -252,31 +256,32 @@ class Optimizer:
   max_update_kl: float = keys.key(
     0.0,
     'Maximum KL from the policy before an update to the policy after it, in '
-    'nats per token, for every role that is trained in the step with these '
-    'weights. Larger updates are scaled down. With 0 the KL is not measured.',
+    'nats per token, for every role that is trained with these weights in the '
+    'step. Larger updates are scaled down. 0 for no limit; the KL is then not '
+    'measured.',
     keys.at_least(0),
   )
   small_updates: Literal['follow', 'hold'] = keys.key(
     'follow',
-    'With `model.dtype=bfloat16`, how updates below the spacing of bfloat16 '
-    'numbers affect products: on average (`follow`), or only once a weight '
-    'has moved by half a spacing (`hold`).',
+    'With `model.dtype=bfloat16`, when updates that are smaller than the '
+    'spacing of bfloat16 numbers have an effect: `follow`, at once, on '
+    'average; `hold`, once a weight has moved by half a spacing.',
   )
   solver_updates: int = keys.key(
     8,
-    "Number of minibatches that the solver's groups of a step are divided "
-    'into; a divisor of `proposer.num_questions`.',
+    "Number of minibatches, and thus of updates, that the solver's groups of a "
+    'step are divided into; a divisor of `proposer.num_questions`.',
     keys.at_least(1),
   )
   proposer_updates: int = keys.key(
     2,
-    "Number of minibatches that the proposer's groups of a step are divided "
-    'into; a divisor of the number of groups.',
+    "Number of minibatches, and thus of updates, that the proposer's groups of "
+    'a step are divided into; a divisor of the number of groups.',
     keys.at_least(1),
   )
   groups_per_microbatch: int = keys.key(
     8,
-    'Number of groups in memory at once.',
+    'Number of groups per microbatch, whose activations are in memory at once.',
     keys.at_least(1),
     may_change=keys.TO_RESUME,
   )

@@ -87,7 +87,7 @@ def show_history(
   title = display.clip(history.question, _RESPONSE_WIDTH)
   display.summary(title, rows, console=console)
   table = _table(
-    *('step', 'from', 'vote', 'agree', 'paid by', 'answers', 'trained'),
+    *('step', 'from', 'vote', 'agree', 'label', 'answers', 'trained'),
     *('right', 'share', 'reason'),
   )
   for asked in history.asked:
@@ -99,7 +99,7 @@ def show_history(
       _source(asked),
       _text(asked.vote, _ANSWER_WIDTH),
       _percent(asked.vote_share),
-      _paid_by(asked),
+      _label_of(asked),
       str(sum(a.count for a in asked.answers)),
       str(asked.num_trained),
       _percent(right / count if count else None),
@@ -114,7 +114,7 @@ _OF_ROLE = {'solver': 'answers', 'proposer': 'proposals'}
 
 def _answers_table(solved: Sequence[why.Asked]) -> rich.table.Table:
   table = _table(
-    *('question', 'from', 'vote', 'agree', 'paid by', 'answer', 'number'),
+    *('question', 'from', 'vote', 'agree', 'label', 'answer', 'number'),
     *('reward', 'advantage', 'checker', 'share', 'reason'),
   )
   for asked in solved:
@@ -123,7 +123,7 @@ def _answers_table(solved: Sequence[why.Asked]) -> rich.table.Table:
       _source(asked),
       _text(asked.vote, _ANSWER_WIDTH),
       _percent(asked.vote_share),
-      _paid_by(asked),
+      _label_of(asked),
     ]
     share, reason = _percent(asked.share), _reason(asked)
     for answers in asked.answers:
@@ -197,8 +197,8 @@ def _source(asked: why.Asked) -> rich.text.Text:
   return rich.text.Text(asked.source)
 
 
-def _paid_by(asked: why.Asked) -> rich.text.Text:
-  """Returns what decided the rewards, with the answer of a verdict."""
+def _label_of(asked: why.Asked) -> rich.text.Text:
+  """Returns the source of the label, with the answer of a verdict."""
   if asked.true_answer is not None:
     return _text(f'verdict: {asked.true_answer}', 2 * _ANSWER_WIDTH)
   return rich.text.Text('vote' if asked.vote is not None else '')
