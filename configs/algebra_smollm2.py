@@ -9,7 +9,7 @@ votes on this task are barely reliable. See docs/dev/longer_runs.md.
 
 import random
 
-from configs import default
+from sqlm_jax import configs
 
 PROPOSER_PROMPT = """\
 {topic}, all of one form.
@@ -48,7 +48,7 @@ def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
 
 def get_config():
   """Returns a config that trains in less than an hour on two cores."""
-  c = default.get_config()
+  c = configs.default()
   c.num_steps = 8
   c.task.name = 'word_problems'
   c.task.topics = ('Word problems with one unknown',)

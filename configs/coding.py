@@ -12,7 +12,7 @@ best checkpoint on the test set). It has not been run here. The test set
 for a laptop.
 """
 
-from configs import default
+from sqlm_jax import configs
 
 # The paper's released config of this run uses a critic instead of groups:
 #   --config.advantage.estimator=gae --config.loss.kl_coef=0
@@ -55,7 +55,7 @@ TOPICS = (
 
 def get_config():
   """Returns the config of 100 steps with 256 problems and 1,024 programs."""
-  c = default.get_config()
+  c = configs.default()
   c.num_steps = 100
   c.model.path = 'Qwen/Qwen2.5-Coder-3B-Instruct'
   c.model.dtype = 'bfloat16'

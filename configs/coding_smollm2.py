@@ -8,7 +8,7 @@ docs/dev/longer_runs.md for the numbers, and for the results of longer runs.
 Requires bubblewrap, in which all programs run.
 """
 
-from configs import default
+from sqlm_jax import configs
 
 PROPOSER_PROMPT = """\
 {topic}. Three examples follow each.
@@ -77,7 +77,7 @@ def evaluation(numbers: range) -> tuple[tuple[str, str], ...]:
 
 def get_config():
   """Returns a config that trains in less than an hour on two cores."""
-  c = default.get_config()
+  c = configs.default()
   c.num_steps = 10
   c.task.name = 'expressions'
   c.task.topics = ('Small tasks on a whole number',)

@@ -27,8 +27,7 @@ fixed proposer. With shared weights, training the solver also changes the
 proposer.
 """
 
-import importlib
-import pathlib
+from sqlm_jax import configs
 
 INTERVALS = {'frozen_proposer': 0, 'every_1': 1, 'every_5': 5, 'every_10': 10}
 REWARDS = ('format', 'random', 'true')
@@ -43,14 +42,13 @@ def get_config(name='quickstart,random'):
       f'--config=configs/controls.py:{name}: expected CONFIG,CONTROL with '
       f'CONTROL one of {", ".join(CONTROLS)}'
     )
-  files = pathlib.Path(__file__).parent.glob('*.py')
-  bases = {file.stem for file in files} - {'controls'}
+  bases = set(configs.names()) - {'controls'}
   if base not in bases:
     raise ValueError(
       f'--config=configs/controls.py:{name}: expected CONFIG,CONTROL with '
       f'CONFIG one of {", ".join(sorted(bases))}'
     )
-  c = importlib.import_module(f'configs.{base}').get_config()
+  c = configs.load(base)
   if control in REWARDS:
     for term in c.solver.rewards:
       c.solver.rewards[term] = float(term == control)

@@ -3,7 +3,7 @@
 python -m sqlm_jax.main --config=configs/defects.py --workdir=runs/defects
 """
 
-from configs import quickstart
+from sqlm_jax import configs
 
 CAUSES = (
   'worn tool',
@@ -29,7 +29,7 @@ Cause:"""
 
 
 def get_config():
-  c = quickstart.get_config()
+  c = configs.quickstart()
   c.task.name = 'defects'
   c.task.topics = ('cutting', 'coating', 'assembly', 'measuring')
   c.task.proposer_prompt = PROPOSER_PROMPT

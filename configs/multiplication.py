@@ -12,7 +12,7 @@ configs fit on which devices; on one GPU with 80 GB add
 `configs/multiplication_smollm2.py` has the same topic for a laptop.
 """
 
-from configs import default
+from sqlm_jax import configs
 
 PROPOSER_PROMPT = """\
 You set exercises in mental arithmetic. Write one problem about {topic}.
@@ -31,7 +31,7 @@ Solve the problem at the end. Work through it step by step between <think> and \
 
 def get_config():
   """Returns the config of 100 steps with 256 questions and 1,024 answers."""
-  c = default.get_config()
+  c = configs.default()
   c.num_steps = 100
   c.model.path = 'Qwen/Qwen2.5-3B-Instruct'
   c.model.dtype = 'bfloat16'

@@ -10,7 +10,7 @@ runs.
 
 import random
 
-from configs import default
+from sqlm_jax import configs
 
 PROPOSER_PROMPT = """\
 {topic}.
@@ -41,7 +41,7 @@ def evaluation(size: int, seed: int = 0) -> tuple[tuple[str, str], ...]:
 
 def get_config():
   """Returns a config that trains in less than an hour on two cores."""
-  c = default.get_config()
+  c = configs.default()
   c.num_steps = 8
   c.task.name = 'multiplication'
   c.task.topics = ('Multiplication of a number below 20 by one digit',)

@@ -7,7 +7,7 @@ Friday.' and answers 24. The sentence forms of the test set are in no prompt.
 The labels of docs/evaluate.md are for a pilot.
 """
 
-from configs import quickstart
+from sqlm_jax import configs
 
 PROPOSER_PROMPT = """\
 Orders from {topic}. Each order has one quantity, in words.
@@ -39,7 +39,7 @@ QUESTION = rf'^(?i:(?=.*\b(?:{NUMBER})\b))[A-Z][^\d\n]{{15,120}}[.?!]$'
 
 def get_config():
   """Returns a config that trains in minutes on two cores."""
-  c = quickstart.get_config()
+  c = configs.quickstart()
   c.num_steps = 12
   c.task.name = 'orders'
   c.task.topics = ('a workshop', 'an office', 'a restaurant', 'a hospital')

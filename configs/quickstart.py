@@ -6,9 +6,7 @@
 See README for the expected results, measured with `benchmarks/quickstart.py`.
 """
 
-import random
-
-from configs import default
+from sqlm_jax import configs
 
 PROPOSER_PROMPT = """\
 {topic}.
@@ -26,24 +24,9 @@ SOLVER_PROMPT = """\
 {question} = """
 
 
-def split(questions, shown: str, size: int = 20):
-  """Splits questions at random into a validation set and a test set.
-
-  Questions that the prompt shows with their answers are in neither set.
-
-  Args:
-    questions: Pairs (question, answer).
-    shown: Prompt of the solver.
-    size: Size of the validation set.
-  """
-  hidden = [pair for pair in questions if ' = '.join(pair) not in shown]
-  mixed = random.Random(0).sample(hidden, len(hidden))
-  return tuple(mixed[:size]), tuple(mixed[size:])
-
-
 def get_config():
   """Returns a config that trains in minutes on two cores."""
-  c = default.get_config()
+  c = configs.default()
   # Stops early, because the gains of training without labels do not last.
   c.num_steps = 12
   c.task.name = 'addition'
@@ -56,7 +39,7 @@ def get_config():
   c.task.checker = 'arithmetic'
   pairs = [(a, b) for a in range(10) for b in range(10)]
   questions = [(f'{a} + {b}', str(a + b)) for a, b in pairs]
-  c.task.validation, c.task.test = split(questions, SOLVER_PROMPT)
+  c.task.validation, c.task.test = configs.split(questions, SOLVER_PROMPT)
   c.proposer.num_questions = 32
   c.proposer.group_size = 32  # all questions have the same prompt
   c.proposer.max_tokens = 8

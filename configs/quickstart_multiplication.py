@@ -6,7 +6,7 @@
 See README for the expected results, measured with `benchmarks/quickstart.py`.
 """
 
-from configs import quickstart
+from sqlm_jax import configs
 
 PROPOSER_PROMPT = """\
 {topic}.
@@ -24,7 +24,7 @@ SOLVER_PROMPT = """\
 
 def get_config():
   """Returns the config of `configs/quickstart.py` with another topic."""
-  c = quickstart.get_config()
+  c = configs.quickstart()
   c.task.name = 'multiplication'
   c.task.topics = ('One-digit multiplication problems',)
   c.task.proposer_prompt = PROPOSER_PROMPT
@@ -32,5 +32,5 @@ def get_config():
   c.task.solver_prompt = SOLVER_PROMPT
   pairs = [(a, b) for a in range(10) for b in range(10)]
   questions = [(f'{a} * {b}', str(a * b)) for a, b in pairs]
-  c.task.validation, c.task.test = quickstart.split(questions, SOLVER_PROMPT)
+  c.task.validation, c.task.test = configs.split(questions, SOLVER_PROMPT)
   return c

@@ -7,12 +7,12 @@ The model is untrained, so its questions are noise and its answers are digits in
 noise, but enough answers agree by chance for both roles to be trained.
 """
 
-from configs import default
+from sqlm_jax import configs
 
 
 def get_config():
   """Returns a config that trains in seconds."""
-  c = default.get_config()
+  c = configs.default()
   c.num_steps = 4
   c.model.path = 'random'
   c.task.name = 'smoke'

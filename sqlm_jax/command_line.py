@@ -8,6 +8,7 @@ from unittest import mock
 from absl import flags, logging
 from ml_collections import config_flags
 
+from sqlm_jax import configs
 from sqlm_jax.config import overrides
 from sqlm_jax.pretrained import hf_export
 from sqlm_jax.reporting import messages
@@ -17,8 +18,8 @@ from sqlm_jax.workdir import storage
 CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
-  'Config file, from configs/ or your own. Default: the config of the run in '
-  '--workdir, except for a new run.',
+  'Config file, or the name of a config of the package, such as quickstart. '
+  'Default: the config of the run in --workdir, except for a new run.',
   lock_config=True,
 )
 WORKDIR = flags.DEFINE_string(
@@ -200,9 +201,12 @@ def _load_config(flag: str) -> Mapping[str, Any]:
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses flags; an error ends the program with a one-line message."""
+  argv = overrides.replace_config(argv, configs.find)
   try:
-    overrides.check(argv, _load_config)
-    rest = flags.FLAGS(argv)
+    overrides.check(argv, _load_config, names=configs.names())
+    # ml_collections reads overrides from sys.argv, not from its argument.
+    with mock.patch.object(sys, 'argv', argv):
+      rest = flags.FLAGS(argv)
   except (flags.Error, ValueError, OSError) as error:
     sys.exit(f'sqlm_jax: {overrides.tell(error)}')
   if flags.FLAGS['verbosity'].using_default_value:

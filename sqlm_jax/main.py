@@ -1,6 +1,7 @@
 """Command-line interface: parses flags and runs one mode.
 
-python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quick
+sqlm-jax --config=quickstart --workdir=runs/quickstart
+python -m sqlm_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 import gc
@@ -355,5 +356,13 @@ def _typed_questions() -> Iterator[str]:
       yield line
 
 
-if __name__ == '__main__':
+def run() -> None:
+  """Runs the command line, as the command `sqlm-jax` does."""
+  # --help shows the key flags of the program, which absl knows by its path.
+  for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   app.run(main, flags_parser=command_line.parse_flags)
+
+
+if __name__ == '__main__':
+  run()

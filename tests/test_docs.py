@@ -8,7 +8,7 @@ import sys
 import pytest
 from absl.testing import flagsaver
 
-from sqlm_jax import command_line
+from sqlm_jax import command_line, configs
 from sqlm_jax.config import schema as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -24,7 +24,9 @@ def commands():
   for page in PAGES:
     text = page.read_text().replace('\\\\\n', ' ').replace('\\\n', ' ')
     for match in re.finditer(
-      r'(?:python -m sqlm_jax\.main|launch/[^\n]* -- )([^`|&\n]*)', text
+      r'(?:python -m sqlm_jax\.main|sqlm-jax(?= --)|launch/[^\n]* -- )'
+      r'([^`|&\n]*)',
+      text,
     ):
       lines.add((page.name, ' '.join(match[1].split())))
   return sorted(lines)
@@ -49,7 +51,8 @@ def test_commands_parse(page, line, monkeypatch):
   config_files = [
     w.removeprefix('--config=').split(':')[0] for w in words if '--config=' in w
   ]
-  if config_files and not (ROOT / config_files[0]).exists():
+  by_name = bool(config_files) and config_files[0] in configs.names()
+  if config_files and not by_name and not (ROOT / config_files[0]).exists():
     path = config_files[0]
     assert shown_in_docs(path), f'{page}: {path} does not exist'
     words = [w.replace(path, 'configs/quickstart.py') for w in words]

@@ -48,10 +48,14 @@ def imports(tree: ast.AST) -> set[str]:
       ('absl.flags', 'absl.app'),
       {'sqlm_jax/main.py', 'sqlm_jax/command_line.py'},
     ),
-    # config.schema accepts a ConfigDict and converts it immediately.
+    # config.schema accepts a ConfigDict, and configs returns one.
     (
       ('ml_collections',),
-      {'sqlm_jax/command_line.py', 'sqlm_jax/config/schema.py'},
+      {
+        'sqlm_jax/command_line.py',
+        'sqlm_jax/config/schema.py',
+        'sqlm_jax/configs.py',
+      },
     ),
   ],
 )

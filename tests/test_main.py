@@ -80,6 +80,10 @@ def workdir(tmp_path_factory):
       ('--config', 'configs/nosuch.py'),
       '--config=configs/nosuch.py: expected a config file, there is none',
     ),
+    (
+      ('--config', 'smoke', '--config.num_steps', 'many'),
+      "num_steps='many': expected a whole number",
+    ),
     (('--config=README.md',), '--config=README.md: expected a file *.py'),
     (
       ('--config', 'configs/smoke.py', '--config.num_steps', 'many'),
@@ -102,8 +106,8 @@ def workdir(tmp_path_factory):
       'README.md: expected a directory, not a file',
     ),
     (
-      ('--config=configs/nosuch.py',),
-      '--config=configs/nosuch.py: expected a config file, there is none',
+      ('--config=nosuch',),
+      '--config=nosuch: expected a config file, there is none. Configs by name',
     ),
     (
       (SMOKE, '--config.solver.size=4'),

@@ -10,8 +10,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 
+def replace_config(
+  argv: Sequence[str], find: Callable[[str], str]
+) -> list[str]:
+  """Replaces the value of each flag --config in a command line.
+
+  Args:
+    argv: The program and its flags, in any form that absl accepts.
+    find: Function that returns the path of a config given by name or path.
+  """
+  replaced = list(argv)
+  for number, arg in enumerate(argv[1:], start=1):
+    if arg == '--':
+      break
+    key, equals, value = arg.partition('=')
+    if key not in ('-config', '--config'):
+      continue
+    if equals:
+      replaced[number] = f'{key}={find(value)}'
+    elif number + 1 < len(argv):
+      replaced[number + 1] = find(argv[number + 1])
+  return replaced
+
+
 def check(
-  argv: Sequence[str], load: Callable[[str], Mapping[str, Any]]
+  argv: Sequence[str],
+  load: Callable[[str], Mapping[str, Any]],
+  *,
+  names: Sequence[str] = (),
 ) -> None:
   """Checks the config file and every override.
 
@@ -19,6 +45,7 @@ def check(
     argv: The program and its flags, in any form that absl accepts.
     load: Function `load(flag)` that returns the config for a flag
       '--config=FILE' as nested dicts, without overrides.
+    names: Names of configs that are allowed in place of a file.
 
   Raises:
     ValueError: If the file or an override is invalid. The message has the flag,
@@ -27,7 +54,7 @@ def check(
   given = list(_given(argv[1:]))
   files = [value for key, value in given if key == 'config']
   for value in files:
-    _check_file(value)
+    _check_file(value, names)
   overrides = [pair for pair in given if pair[0] != 'config']
   if not overrides:
     return
@@ -63,10 +90,13 @@ def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield key, value
 
 
-def _check_file(value: str) -> None:
+def _check_file(value: str, names: Sequence[str]) -> None:
   path = pathlib.Path(value.partition(':')[0])
   if not path.exists():
-    raise ValueError(f'--config={value}: expected a config file, there is none')
+    named = f' Configs by name: {", ".join(names)}' if names else ''
+    raise ValueError(
+      f'--config={value}: expected a config file, there is none.{named}'
+    )
   if path.suffix != '.py' or path.is_dir():
     hint = ''
     if path.name == 'config.json':
