@@ -16,6 +16,7 @@ from etils import epath
 from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
+from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.run import (
   alarm_rules,
   build,
@@ -110,9 +111,15 @@ def train(config: config_lib.ConfigLike, workdir: str) -> bool:
     checkpoints.wait(run.manager)
     best = checkpoints.best_step(run.manager)
   if processes.is_first():
-    summary.show(parts, directory, step=progress.step, best=best)
+    summary.show(
+      parts,
+      directory,
+      step=progress.step,
+      best=best,
+      is_finished=_is_finished(run, progress),
+    )
   # A run that was stopped after its last step may lack its last evaluation.
-  return progress.step >= config.num_steps and not run.stop.now()
+  return _is_finished(run, progress) and not run.stop.now()
 
 
 def _may_continue(run: _Run, progress: progress_lib.Progress) -> bool:
@@ -121,12 +128,23 @@ def _may_continue(run: _Run, progress: progress_lib.Progress) -> bool:
   It also reads the verdicts that the next step obeys, and may wait for them.
   """
   config, step = run.parts.config, progress.step
-  if step >= config.num_steps or run.stop.before(step):
+  if _is_finished(run, progress) or run.stop.before(step):
     return False
   progress.memory = reviewing.before_step(
     run.writer.workdir, step, progress.memory, config.review, run.stop.now
   )
   return not (config.review.wait and run.stop.now())
+
+
+def _is_finished(run: _Run, progress: progress_lib.Progress) -> bool:
+  """Returns True after the last step, or if an alarm has ended the run."""
+  has_steps = progress.step < run.parts.config.num_steps
+  return not has_steps or _has_ended_early(run, progress)
+
+
+def _has_ended_early(run: _Run, progress: progress_lib.Progress) -> bool:
+  rules = alarm_rules.make_rules(run.parts.config.alarms)
+  return alarm_rules.is_finished(progress.alarms, rules)
 
 
 def _train_one_step(
@@ -147,7 +165,7 @@ def _train_one_step(
     step,
     progress.states,
     progress.memory,
-    look_ahead=_looks_ahead(config, step),
+    look_ahead=_looks_ahead(config, step, progress.probe),
     on_stage=show_stage,
   )
   remembered = progress.memory
@@ -170,7 +188,7 @@ def _train_one_step(
     progress.probe,
     step=step,
     outcome=outcome,
-    params=lambda: step_types.params_of('solver', progress.states, run.game),
+    params=lambda: _probed_params(run, progress),
   )
   metrics |= probed
   progress.alarms, events = divergence.check(
@@ -209,8 +227,7 @@ def _train_one_step(
     run.prefetcher.cancel()
   progress.step += 1
   # Saved before the evaluation, so that a kill during it loses no step.
-  is_last = progress.step == config.num_steps
-  _save(run, progress, force=rolled_back or is_last)
+  _save(run, progress, force=rolled_back or _is_finished(run, progress))
 
 
 @contextlib.contextmanager
@@ -302,14 +319,35 @@ def _open_writer(
     yield writer
 
 
-def _looks_ahead(config: config_lib.Config, step: int) -> bool:
+def _probed_params(
+  run: _Run, progress: progress_lib.Progress
+) -> policy_lib.Params:
+  """Returns the parameters that the probe looks at.
+
+  If the probe chooses the best checkpoint, they are those that are exported.
+  """
+  config = run.parts.config
+  decay = config.policy.average_decay
+  if config.evaluation.best_by != 'probe':
+    decay = 0.0
+  name = step_types.evaluated_state('solver', run.game.state_names, decay)
+  return step_types.whole_params(progress.states[name], run.game)
+
+
+def _looks_ahead(
+  config: config_lib.Config, step: int, probed: probe.State
+) -> bool:
   """Returns True if the next step is sampled before `step` is learned from.
 
-  The next step is not sampled ahead if a checkpoint or an evaluation, which may
-  save a checkpoint, comes between the two steps, because a restart only has the
-  weights of the checkpoint.
+  The next step is not sampled ahead if a checkpoint, an evaluation or a look of
+  the probe that may save a checkpoint comes between the two steps, because a
+  restart only has the weights of the checkpoint.
   """
   after = step + 1
+  if config.evaluation.best_by == 'probe' and probe.may_look(
+    probed, config.probe, after
+  ):
+    return False
   stops = (config.checkpoint.every, config.evaluation.every, config.num_steps)
   return config.sampler.one_step_ahead and not any(
     every and after % every == 0 for every in stops
@@ -354,6 +392,7 @@ def _evaluate(run: _Run, progress: progress_lib.Progress) -> dict[str, float]:
     run.parts,
     lambda: step_types.whole_params(progress.states[evaluated], run.game),
     step=progress.step,
+    ended_early=_has_ended_early(run, progress),
     writer=run.writer,
     stopped=run.stop.now,
     # Waits until a checkpoint that is being saved is on disk.

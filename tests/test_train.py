@@ -641,6 +641,54 @@ def test_a_kill_in_a_probe_changes_nothing(tmp_path, monkeypatch):
   assert (event['step'], event['since']) == (2, 1)
 
 
+def test_the_probe_chooses_and_ends_a_run(tmp_path):
+  """Also if the run is resumed, with one step ahead."""
+  changes = {
+    'random_model.num_layers': 1,
+    'task.validation': (),
+    'task.question_pattern': '',
+    'task.proposer_stop': tuple('abcdefghijklmnopqrstuvwxyz'),
+    'optimizer.learning_rate': 0.01,
+    'checkpoint.every': 0,
+    'checkpoint.keep': 1,
+    'evaluation.every': 0,
+    'evaluation.best_by': 'probe',
+    'sampler.one_step_ahead': True,
+    'probe.every': 2,
+    'probe.steps': 1,
+    'probe.questions': 8,
+    'probe.answers': 4,
+    'alarms.rules': (('enough', 'probe/agreement >= 0', 2, 'finish'),),
+  }
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  assert train.train(smoke_config(num_steps=8, **changes), str(whole))
+  rows = without_times(whole)
+  scores = {
+    row['step'] + 1: row['probe/information']
+    for row in rows
+    if 'probe/information' in row
+  }
+  assert list(scores) == [1, 3]
+  assert len(rows) == 3
+  with open_read_only(whole) as manager:
+    best = checkpoints_lib.best_step(manager)
+    assert scores[best] == max(scores.values())
+    assert set(manager.all_steps()) == {best, 3}
+  records = jsonl.read(whole / 'eval.jsonl')
+  assert [(r['set'], r['step']) for r in records] == [('test', 0), ('test', 3)]
+  # The same command does not continue the run.
+  assert train.train(smoke_config(num_steps=8, **changes), str(whole))
+  assert without_times(whole) == rows
+
+  for num_steps in (1, 8):
+    train.train(smoke_config(num_steps=num_steps, **changes), str(parts))
+  assert without_times(parts) == rows
+  config = smoke_config(num_steps=8, **changes)
+  expected, found = (restored(config, path) for path in (whole, parts))
+  jax.tree.map(np.testing.assert_array_equal, expected[1], found[1])
+  assert expected[2] == found[2]
+
+
 def open_read_only(workdir):
   return checkpoints_lib.open_checkpoints(
     workdir / 'checkpoints', read_only=True

@@ -8,7 +8,7 @@ from sqlm_jax.config import conditions, keys
 # A rule: its name, the condition, the number of consecutive steps in which it
 # must hold, and the action.
 Rule = tuple[str, str, int, str]
-ACTIONS = ('off', 'warn', 'not_best', 'roll_back', 'stop')
+ACTIONS = ('off', 'warn', 'not_best', 'roll_back', 'finish', 'stop')
 
 DEFAULTS: tuple[Rule, ...] = (
   ('not_finite', '*/*/skipped_rate >= 1', 5, 'stop'),

@@ -292,6 +292,12 @@ def _evaluation(c: Any) -> Iterator[Rule]:
     'other questions than those of evaluation.test, such as another split; '
     "--config.evaluation.validation='' drops the validation set",
   )
+  yield Rule(
+    'evaluation.best_by',
+    c.evaluation.best_by != 'probe' or c.probe.every > 0,
+    'mean or greedy, unless there is a probe: add --config.probe.every=1, for '
+    'example',
+  )
   test = {question for question, _ in c.task.test}
   yield Rule(
     'task.validation',

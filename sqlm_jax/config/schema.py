@@ -56,10 +56,11 @@ class Evaluation:
     keys.at_least(0),
     may_change=keys.TO_RESUME,
   )
-  best_by: Literal['mean', 'greedy'] = keys.key(
+  best_by: Literal['mean', 'greedy', 'probe'] = keys.key(
     'mean',
-    'Accuracy that selects the best checkpoint: `mean`, that of the sampled '
-    'answers (mean@k), or `greedy`, that of the greedy answers.',
+    'Score that selects the best checkpoint: `mean`, the accuracy of the '
+    'sampled answers (mean@k), `greedy`, that of the greedy answers, or, '
+    'without labels, `probe`, the metric `probe/information`.',
   )
   samples: int = keys.key(
     4,

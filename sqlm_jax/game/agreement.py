@@ -82,6 +82,44 @@ def view_gap(views: Sequence[Sequence[types.Answer]]) -> float | None:
   return sum(distances) / len(distances)
 
 
+def information(groups: Sequence[Sequence[types.Answer]]) -> float | None:
+  """Estimates how much the answers tell about the question.
+
+  With p_q, the shares of the answers to question q, it is
+
+    mean_q sum_a p_q(a)^2 - sum_a p_q(a) p_r(a)   (mean over questions q != r),
+
+  the probability that two answers to one question agree less the probability
+  that answers to two questions agree. It is 0 if all questions get the same
+  answer and if answers are drawn at random, and near 1 if each question has an
+  answer of its own. In the limit of many questions it is the sum over answers
+  of the variance of p_q(a), which is the mutual information of question and
+  answer with Gini's index in the place of Shannon's entropy. Both terms are
+  estimated from different answers, so they have no bias.
+
+  Args:
+    groups: the answers to each question, None for an unparsed one, which agrees
+      with no other answer. There are at least two per question.
+
+  Returns:
+    The estimate; None for fewer than two questions.
+  """
+  if len(groups) < 2:
+    return None
+  within, squares = 0.0, 0.0
+  totals: collections.Counter[types.Answer] = collections.Counter()
+  for group in groups:
+    size = len(group)
+    for answer, count in _counts(group).items():
+      within += count * (count - 1) / (size * (size - 1))
+      squares += (count / size) ** 2
+      totals[answer] += count / size
+  # The sum over all pairs of questions, without those of a question and itself.
+  number = len(groups)
+  pairs = sum(total**2 for total in totals.values()) - squares
+  return within / number - pairs / (number * (number - 1))
+
+
 def _counts(
   answers: Sequence[types.Answer],
 ) -> collections.Counter[types.Answer]:

@@ -49,6 +49,7 @@ class State(NamedTuple):
 
   Attributes:
     starts: First value of each metric that is compared with its start.
+    highest: Highest value of each metric that is compared with it.
     holding: Conditions that hold, by name of the rule and by metric.
     rollbacks: Number of times that the run returned to earlier weights.
   """
@@ -56,6 +57,12 @@ class State(NamedTuple):
   starts: Mapping[str, float] = {}
   holding: Mapping[str, Mapping[str, Holding]] = {}
   rollbacks: int = 0
+  highest: Mapping[str, float] = {}
+
+  def reference(self, comparison: conditions.Comparison, name: str) -> float:
+    """Returns the value that a metric is compared with, NaN without one."""
+    values = {'start': self.starts, 'highest': self.highest}
+    return values.get(comparison.reference, {}).get(name, math.nan)
 
 
 class Event(NamedTuple):
@@ -106,6 +113,7 @@ def from_host(stored: Mapping[str, Any]) -> State:
       for name, signals in stored['holding'].items()
     },
     stored['rollbacks'],
+    stored.get('highest', {}),  # not in checkpoints of earlier versions
   )
 
 
@@ -115,7 +123,11 @@ def to_host(state: State) -> dict[str, Any]:
     name: {signal: list(fields) for signal, fields in signals.items()}
     for name, signals in state.holding.items()
   }
-  return state._asdict() | {'starts': dict(state.starts), 'holding': holding}
+  return state._asdict() | {
+    'starts': dict(state.starts),
+    'highest': dict(state.highest),
+    'holding': holding,
+  }
 
 
 def check(
@@ -137,11 +149,16 @@ def check(
     The state after the step, and the alarms that are raised or end.
   """
   metrics = {k: v for k, v in metrics.items() if not math.isnan(v)}
-  starts = dict(_starts(rules, metrics)) | dict(state.starts)
+  highest = dict(_compared(rules, metrics, 'highest'))
+  state = state._replace(
+    starts=dict(_compared(rules, metrics, 'start')) | dict(state.starts),
+    highest=dict(state.highest)
+    | {k: max(v, state.highest.get(k, v)) for k, v in highest.items()},
+  )
   holding, events = {}, []
   for rule in rules:
     held = dict(state.holding.get(rule.name, {}))
-    for signal, holds in _signals(rule, metrics, starts):
+    for signal, holds in _signals(rule, metrics, state):
       before = held.pop(signal, Holding(step, 0, is_raised=False))
       steps = before.steps + 1
       is_raised = before.is_raised or steps >= rule.steps
@@ -156,23 +173,23 @@ def check(
           signal=signal,
           value=metrics[signal],
           sign=first.sign,
-          threshold=first.threshold(starts.get(signal, math.nan)),
+          threshold=first.threshold(state.reference(first, signal)),
           since=before.since,
           action=rule.action,
         )
         events.append(event)
     if held:
       holding[rule.name] = held
-  return State(starts, holding, state.rollbacks), events
+  return state._replace(holding=holding), events
 
 
-def _starts(
-  rules: Sequence[Rule], metrics: Mapping[str, float]
+def _compared(
+  rules: Sequence[Rule], metrics: Mapping[str, float], reference: str
 ) -> Iterator[tuple[str, float]]:
-  """Yields the metrics that some rule compares with their first value."""
+  """Yields the metrics that some rule compares with a reference."""
   for rule in rules:
     for comparison in rule.comparisons:
-      if comparison.is_relative:
+      if comparison.reference == reference:
         yield from _matching(comparison, metrics)
 
 
@@ -183,7 +200,7 @@ def _matching(
 
 
 def _signals(
-  rule: Rule, metrics: Mapping[str, float], starts: Mapping[str, float]
+  rule: Rule, metrics: Mapping[str, float], state: State
 ) -> Iterator[tuple[str, bool]]:
   """Yields each metric of a rule, and True if the condition holds for it."""
   first, *others = rule.comparisons
@@ -193,10 +210,12 @@ def _signals(
     if not values:
       return
     others_hold.append(
-      any(comparison.holds(v, starts.get(k, math.nan)) for k, v in values)
+      any(
+        comparison.holds(v, state.reference(comparison, k)) for k, v in values
+      )
     )
   for name, value in _matching(first, metrics):
-    holds = first.holds(value, starts.get(name, math.nan))
+    holds = first.holds(value, state.reference(first, name))
     yield name, holds and all(others_hold)
 
 
@@ -215,7 +234,17 @@ def after_rollback(state: State, rules: Sequence[Rule]) -> State:
   """Returns the state after a rollback, whose conditions start again."""
   roll_back = {rule.name for rule in rules if rule.action == 'roll_back'}
   holding = {k: v for k, v in state.holding.items() if k not in roll_back}
-  return State(state.starts, holding, state.rollbacks + 1)
+  return state._replace(holding=holding, rollbacks=state.rollbacks + 1)
+
+
+def is_finished(state: State, rules: Sequence[Rule]) -> bool:
+  """Returns True if an alarm is raised whose action is to finish the run."""
+  return any(
+    holding.is_raised
+    for rule in rules
+    if rule.action == 'finish'
+    for holding in state.holding.get(rule.name, {}).values()
+  )
 
 
 def describe(event: Event) -> str:

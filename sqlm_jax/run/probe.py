@@ -6,7 +6,8 @@ proposer has stopped asking such questions. The probe is a fixed set of the
 run's own first questions. It compares votes with earlier votes, and needs no
 labels.
 
-The probe neither changes weights nor saves checkpoints, so the next step may be
+The probe does not change weights. With `evaluation.best_by='probe'`, it chooses
+the best checkpoint. Otherwise it saves no checkpoints, so the next step may be
 sampled ahead of it (`sampler.one_step_ahead`).
 """
 
@@ -20,10 +21,12 @@ import numpy as np
 from sqlm_jax import display
 from sqlm_jax.config import alarms_schema
 from sqlm_jax.distributed import processes
-from sqlm_jax.game import repetition, vote
+from sqlm_jax.game import agreement, repetition, vote
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.run import build
 from sqlm_jax.selfplay import random_streams, responses, step_types
+
+INFORMATION = 'probe/information'  # see `agreement.information`
 
 _LOCKED_AGREEMENT = 0.9
 _LOCKED_LOOKS = 3  # in a row
@@ -131,6 +134,19 @@ def is_due(state: State, config: alarms_schema.Probe, step: int) -> bool:
   return not state.looks or (step - config.steps) % config.every == 0
 
 
+def may_look(state: State, config: alarms_schema.Probe, step: int) -> bool:
+  """Returns True if a look after `step` steps is possible.
+
+  Args:
+    state: State after an earlier step.
+    config: Settings of the probe.
+    step: Number of steps.
+  """
+  if not config.every or step < config.steps:
+    return False
+  return not state.looks or (step - config.steps) % config.every == 0
+
+
 def look(
   parts: build.Parts, params: policy_lib.Params, state: State, *, step: int
 ) -> tuple[State, dict[str, float]]:
@@ -166,6 +182,9 @@ def look(
     ],
   }
   metrics = {name: float(np.mean(v)) for name, v in values.items() if v}
+  information = agreement.information([row['answers'] for row in rows])
+  if information is not None:
+    metrics[INFORMATION] = information
   return state._replace(looks=looks), metrics
 
 
@@ -217,16 +236,18 @@ def _compare(
   majority = vote.majority(answers, ties=parts.config.vote.ties).answer
   flipped = majority != (parsed[-1] if earlier else None)
   counts = collections.Counter(a for a in answers if a is not None)
-  agreement = max(counts.values(), default=0) / len(answers)
+  share = max(counts.values(), default=0) / len(answers)
   locked = 0
-  if majority is not None and agreement >= _LOCKED_AGREEMENT:
+  if majority is not None and share >= _LOCKED_AGREEMENT:
     locked = 1 if flipped else last.locked + 1
   right = None
   if (true := task.true_answer(question)) is not None:
     right = majority is not None and task.is_true(majority, true)
   response = None if majority is None else texts[answers.index(majority)]
   return {
-    'agreement': agreement,
+    'agreement': share,
+    # As text, because processes exchange them.
+    'answers': [None if a is None else str(a) for a in answers],
     'flipped': flipped,
     'locked': locked,
     'response': response,

@@ -14,7 +14,8 @@ LATEST, BEST = 'latest', 'best'
 
 _HOW_BEST = (
   '. The best checkpoint is chosen on a validation set (task.validation or '
-  'evaluation.validation) every evaluation.every steps'
+  'evaluation.validation) every evaluation.every steps, or by the probe with '
+  'evaluation.best_by=probe'
 )
 
 

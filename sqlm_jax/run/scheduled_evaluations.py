@@ -9,8 +9,20 @@ from etils import epath
 from sqlm_jax import display
 from sqlm_jax.distributed import processes
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.run import alarm_rules, build, evaluation_sets, evaluator
-from sqlm_jax.workdir import alarms, checkpoints, evaluations, run_writer
+from sqlm_jax.run import (
+  alarm_rules,
+  build,
+  evaluation_sets,
+  evaluator,
+  probe,
+)
+from sqlm_jax.workdir import (
+  alarms,
+  checkpoints,
+  evaluations,
+  metrics,
+  run_writer,
+)
 
 # Score of an evaluation that is ignored, because its answers have collapsed or
 # an alarm is raised whose action is `not_best`.
@@ -21,8 +33,8 @@ class Choice(NamedTuple):
   """The solver's score after a step, compared with earlier steps of the run.
 
   Attributes:
-    score: Score on the validation set; `NOT_ELIGIBLE` if the evaluation is
-      ignored, None without an evaluation.
+    score: Score on the validation set, or of the probe; `NOT_ELIGIBLE` if it is
+      ignored, None without one.
     start: Score before the first step; None if there is no evaluation or if it
       is ignored.
     is_best: True if `score` is higher than the score of every earlier step,
@@ -39,6 +51,7 @@ def evaluate_due(
   params: Callable[[], policy_lib.Params],
   *,
   step: int,
+  ended_early: bool,
   writer: run_writer.RunWriter,
   stopped: Callable[[], bool],
   before: Callable[[], None],
@@ -53,6 +66,7 @@ def evaluate_due(
     parts: Parts of the run.
     params: Returns the parameters of the solver.
     step: Number of self-play steps that the parameters have been trained for.
+    ended_early: True if an alarm has ended the run.
     writer: Writer of the run.
     stopped: Returns True if the run has been asked to stop.
     before: Called before an evaluation begins.
@@ -61,10 +75,10 @@ def evaluate_due(
     The figures of all due evaluations as metrics, except those of an
     evaluation that was stopped.
   """
-  metrics = {}
+  figures: dict[str, float] = {}
   for purpose in (evaluation_sets.VALIDATION, evaluation_sets.TEST):
     evaluation_set = None
-    if _is_due(parts, purpose, step):
+    if ended_early or _is_due(parts, purpose, step):
       evaluation_set = parts.sets(purpose)
     if evaluation_set is None:
       continue
@@ -84,10 +98,10 @@ def evaluate_due(
           planned, params(), progress=progress, stopped=stopped
         )
       if result is None:
-        return metrics
+        return figures
       writer.evaluation(result)
-    metrics |= evaluations.to_metrics(result)
-  return metrics
+    figures |= evaluations.to_metrics(result)
+  return figures
 
 
 def _is_due(parts: build.Parts, purpose: str, step: int) -> bool:
@@ -103,12 +117,15 @@ def choose(parts: build.Parts, workdir: epath.PathLike, step: int) -> Choice:
   """Compares the solver after `step` steps with earlier steps of the run.
 
   Only evaluations on the validation set with the run's settings are compared,
-  because choosing a checkpoint by its test score would bias that score. Every
-  process must call this function.
+  because choosing a checkpoint by its test score would bias that score; or,
+  with `evaluation.best_by='probe'`, only the looks of the probe. Every process
+  must call this function.
   """
 
   def read() -> tuple[float | None, float | None, bool]:
-    scores = validation_scores(parts, workdir)
+    by_probe = parts.config.evaluation.best_by == 'probe'
+    find_scores = _probe_scores if by_probe else validation_scores
+    scores = find_scores(parts, workdir)
     score, start = scores.get(step), scores.get(0)
     earlier = [value for at, value in scores.items() if at < step]
     best_before = max([*earlier, NOT_ELIGIBLE])
@@ -126,12 +143,7 @@ def validation_scores(
   if evaluation_set is None:
     return {}
   name, scores = score_name(parts), {}
-  raised = alarms.read(workdir)
-  not_best = {
-    rule.name
-    for rule in alarm_rules.make_rules(parts.config.alarms)
-    if rule.action == 'not_best'
-  }
+  raised, not_best = alarms.read(workdir), _not_best(parts)
   for result in evaluations.read_results(workdir):
     if name in result and evaluator.has_settings(result, parts, evaluation_set):
       collapsed = name in result.get('collapsed', {}) or alarms.is_raised(
@@ -139,6 +151,38 @@ def validation_scores(
       )
       scores[result['step']] = NOT_ELIGIBLE if collapsed else result[name]
   return scores
+
+
+def _probe_scores(
+  parts: build.Parts, workdir: epath.PathLike
+) -> dict[int, float]:
+  """Returns a map from step to score of all looks of the probe.
+
+  There is no score of the initial model, because the probe's questions are
+  those of the first steps. After a rollback, the model is not the one that the
+  probe has looked at.
+  """
+  scores = {}
+  raised, not_best = alarms.read(workdir), _not_best(parts)
+  rolled_back = {
+    event['step']
+    for event in raised
+    if event['action'] == 'roll_back' and event['event'] == 'raised'
+  }
+  for row in metrics.read(epath.Path(workdir)):
+    score = row.get(probe.INFORMATION)
+    if score is None or row['step'] in rolled_back:
+      continue
+    step = row['step'] + 1  # the probe looks after the step
+    is_eligible = not alarms.is_raised(raised, step, not_best)
+    scores[step] = score if is_eligible else NOT_ELIGIBLE
+  return scores
+
+
+def _not_best(parts: build.Parts) -> set[str]:
+  """Returns the names of the alarms during which no checkpoint is the best."""
+  rules = alarm_rules.make_rules(parts.config.alarms)
+  return {rule.name for rule in rules if rule.action == 'not_best'}
 
 
 def score_name(parts: build.Parts) -> str:

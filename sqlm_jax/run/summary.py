@@ -8,7 +8,12 @@ from sqlm_jax.workdir import evaluations
 
 
 def show(
-  parts: build.Parts, workdir: epath.Path, *, step: int, best: int | None
+  parts: build.Parts,
+  workdir: epath.Path,
+  *,
+  step: int,
+  best: int | None,
+  is_finished: bool = False,
 ) -> None:
   """Shows the accuracy before and after training, and the paths of the output.
 
@@ -16,8 +21,9 @@ def show(
     parts: Parts of the run.
     workdir: Directory of the run.
     step: Number of self-play steps that have been completed.
-    best: Step with the best validation score, 0 for the initial model; None
-      without scores.
+    best: Step with the best score, 0 for the initial model; None without
+      scores.
+    is_finished: True if the run is not to be resumed.
   """
   rows = {}
   steps = {'before': 0} | ({'after': step} if step else {})
@@ -31,7 +37,9 @@ def show(
   rows['checkpoint'] = str(workdir / 'checkpoints' / str(step))
   if best:
     path = workdir / 'checkpoints' / str(best)
-    rows['best'] = f'{path} (by its validation score)'
+    by_probe = parts.config.evaluation.best_by == 'probe'
+    score = 'probe/information' if by_probe else 'validation score'
+    rows['best'] = f'{path} (by its {score})'
   elif best == 0 and step:
     rows['best'] = _describe_initial_model(parts, workdir)
   rows |= {
@@ -41,7 +49,9 @@ def show(
   }
   title = f'Trained {step} steps.'
   num_steps = parts.config.num_steps
-  if step < num_steps:
+  if step < num_steps and is_finished:
+    title = f'An alarm ended the run after {step} of {num_steps} steps.'
+  elif step < num_steps:
     title = (
       f'Stopped and saved after {step} of {num_steps} steps. To resume, run '
       'the same command again.'

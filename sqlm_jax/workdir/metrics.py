@@ -1,9 +1,10 @@
-"""Writes metrics.jsonl, with one line per step.
+"""Writes and reads metrics.jsonl, with one line per step.
 
 {"step": 12, "solver/reward": 0.5, ...}
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
@@ -27,9 +28,14 @@ def rewind(workdir: epath.Path, step: int) -> None:
 
 def last_step(workdir: epath.Path) -> int | None:
   """Returns the last step that has metrics, None without any."""
-  path = _path(workdir)
-  rows = jsonl.read(path) if path.exists() else []
+  rows = read(workdir)
   return rows[-1]['step'] if rows else None
+
+
+def read(workdir: epath.Path) -> list[dict[str, Any]]:
+  """Returns the metrics of all steps, in order."""
+  path = _path(workdir)
+  return jsonl.read(path) if path.exists() else []
 
 
 def _path(workdir: epath.Path) -> epath.Path:

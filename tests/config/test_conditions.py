@@ -11,13 +11,16 @@ def test_a_condition_is_parsed_into_comparisons():
   assert conditions.parse(
     'vote/unanimous_rate > 0.95 and train/solver/kl<=.5'.replace('.5', '0.5')
   ) == (
-    conditions.Comparison('vote/unanimous_rate', '>', 0.95, is_relative=False),
-    conditions.Comparison('train/solver/kl', '<=', 0.5, is_relative=False),
+    conditions.Comparison('vote/unanimous_rate', '>', 0.95),
+    conditions.Comparison('train/solver/kl', '<=', 0.5),
   )
   assert conditions.parse(' sample/solver/tokens >= -1e-2 * start ') == (
     conditions.Comparison(
-      'sample/solver/tokens', '>=', -0.01, is_relative=True
+      'sample/solver/tokens', '>=', -0.01, reference='start'
     ),
+  )
+  assert conditions.parse('a<0.9*highest') == (
+    conditions.Comparison('a', '<', 0.9, reference='highest'),
   )
 
 
@@ -32,6 +35,7 @@ def test_a_condition_is_parsed_into_comparisons():
     'a > 1 and',
     '0.5 * start > a',
     'a > 0.5 * end',
+    'a > 0.5 * highest * start',
     'a > nan',
   ],
 )

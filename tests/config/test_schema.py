@@ -297,7 +297,7 @@ VALUES = [
   ('evaluation.seeds', 0, 'from 1 to 1048576'),
   ('evaluation.temperature', -1.0, 'a number from 0'),
   ('evaluation.top_p', 1.5, 'above 0, at most 1'),
-  ('evaluation.best_by', 'luck', 'one of mean, greedy'),
+  ('evaluation.best_by', 'luck', 'one of mean, greedy, probe'),
   ('evaluation.contaminated', 'ignore', 'one of count, exclude'),
   ('evaluation.vote_precision', 2.0, 'a number from 0'),
   ('evaluation.question_template', 'What?', 'a template with {question}'),
@@ -574,6 +574,14 @@ def test_extra_answers_are_divided_among_prompts():
     ValueError, match=r'vote\.extra_answers=3: expected a multiple of the 2 '
   ):
     config_lib.from_dict(changed(**extra | {'vote.extra_answers': 3}))
+
+
+def test_a_probe_is_required_to_choose_by_it():
+  tree = changed(**{'evaluation.best_by': 'probe'})
+  with pytest.raises(
+    ValueError, match=r"evaluation\.best_by='probe': expected mean or greedy"
+  ):
+    config_lib.from_dict(tree)
 
 
 def test_fixed_questions_have_no_topics():

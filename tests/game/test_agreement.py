@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 
 from sqlm_jax.game import agreement
@@ -58,6 +59,43 @@ def test_view_gap_is_unbiased():
       weight *= math.prod(q if a == 'a' else 1 - q for a in second)
       total += weight * agreement.view_gap([first, second])
   assert total == pytest.approx(0.16)
+
+
+@pytest.mark.parametrize(
+  'groups, expected',
+  [
+    ([[1, 1], [2, 2]], 1.0),
+    ([[1, 1], [1, 1]], 0.0),
+    ([[1, 1, 1, 1]] * 3 + [[2, 2, 2, 2]], 1 - 3 / 6),
+    # Within: 1/3 and 1/6. Between: 3/4 x 1/4 for 1, 1/4 x 1/4 for 2.
+    ([[1, 1, 1, 2], [1, 2, None, 3]], (1 / 2 + 0) / 2 - 1 / 4),
+    ([[None, None], [None, None]], 0.0),
+    ([[1, 1]], None),
+    ([], None),
+  ],
+)
+def test_answers_that_tell_questions_apart_are_informative(groups, expected):
+  assert agreement.information(groups) == (
+    None if expected is None else pytest.approx(expected)
+  )
+
+
+def test_the_information_of_few_answers_has_no_bias():
+  """Half of the questions have a 70% answer 0, the others a 70% answer 1."""
+  generator = random.Random(0)
+
+  def draw(question):
+    other = 1 - question % 2
+    return [other if generator.random() < 0.3 else 1 - other for _ in range(2)]
+
+  found = [
+    agreement.information([draw(question) for question in range(4)])
+    for _ in range(4000)
+  ]
+  # Within: 0.58. Between: a third of the pairs 0.58, the others 0.42.
+  expected = 0.58 - (0.58 + 2 * 0.42) / 3
+  error = np.std(found) / math.sqrt(len(found))
+  assert abs(np.mean(found) - expected) < 3 * error < 0.03
 
 
 def test_any_answers_are_measured():

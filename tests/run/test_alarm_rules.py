@@ -62,6 +62,29 @@ def test_a_value_is_compared_with_the_first_one_of_the_run():
   assert (event.step, event.threshold) == (3, 4.0)
 
 
+def test_a_value_is_compared_with_the_highest_one_so_far():
+  rules = make_rules(('fall', 'a < 0.5 * highest', 2, 'finish'))
+  values = [4.0, 8.0, 3.0, None, 5.0, 3.0, 2.0, 1.0]
+  steps = [{} if v is None else {'a': v} for v in values]
+  (event,), _ = play(rules, steps)
+  assert (event.step, event.since, event.threshold) == (6, 5, 4.0)
+
+
+def test_a_raised_alarm_finishes_a_run():
+  rules = make_rules(
+    ('low', 'a < 1', 2, 'finish'), ('high', 'a > 2', 1, 'warn')
+  )
+  state, found = NEW, []
+  for step, value in enumerate([3, 0, 0, None]):
+    metrics = {} if value is None else {'a': value}
+    state, _ = alarm_rules.check(rules, state, step=step, metrics=metrics)
+    found.append(alarm_rules.is_finished(state, rules))
+  assert found == [False, False, True, True]
+  # With another action, the run can be continued.
+  others = make_rules(('low', 'a < 1', 2, 'warn'))
+  assert not alarm_rules.is_finished(state, others)
+
+
 def test_each_metric_of_a_pattern_has_its_own_steps():
   """Different options in turn are no alarm; one option always is."""
   rules = make_rules(('option', 'vote/option_share/* > 0.9', 2, 'warn'))

@@ -102,6 +102,9 @@ def test_votes_are_compared_with_the_last_look(parts, monkeypatch):
   # The first question is locked in the third look. The third question is locked
   # in the third look with its new majority.
   assert [m['probe/locked_rate'] for m in found] == [0, 0, 1 / 4, 2 / 4]
+  # Of 45 pairs of answers to the questions, 45, 2 x 10, 36 and 0 agree, and no
+  # answers to different questions do.
+  assert found[0]['probe/information'] == pytest.approx(101 / 45 / 4)
   # The checker knows the answers to three questions.
   assert [m['probe/accuracy'] for m in found] == pytest.approx(
     [1 / 3, 1, 1, 2 / 3]
@@ -114,4 +117,8 @@ def test_metrics_need_no_checker(parts, monkeypatch):
   _, metrics = look_at(
     parts._replace(task=task), state, [answers('1111111111')] * 3, monkeypatch
   )
-  assert metrics == {'probe/agreement': 1.0, 'probe/locked_rate': 0.0}
+  assert metrics == {
+    'probe/agreement': 1.0,
+    'probe/information': 0.0,  # all questions have the same answer
+    'probe/locked_rate': 0.0,
+  }

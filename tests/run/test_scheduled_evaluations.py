@@ -1,5 +1,7 @@
 """Tests of the choice of the best step, and of the summary of a run."""
 
+import dataclasses
+
 import pytest
 
 from configs import smoke
@@ -11,7 +13,13 @@ from sqlm_jax.run import (
   summary,
   train_states,
 )
-from sqlm_jax.workdir import alarms, checkpoints, config_json, evaluations
+from sqlm_jax.workdir import (
+  alarms,
+  checkpoints,
+  config_json,
+  evaluations,
+  metrics,
+)
 
 TRUTHS = 'ABCDE' * 4
 
@@ -109,6 +117,45 @@ def test_no_step_is_the_best_while_an_alarm_says_so(parts, tmp_path):
     (0.7, 0.6, True),
     (checkpoints.NOT_ELIGIBLE, 0.6, False),
     (0.9, 0.6, True),
+  ]
+
+
+def test_the_probe_chooses_the_best_step(parts, tmp_path):
+  evaluation = dataclasses.replace(parts.config.evaluation, best_by='probe')
+  config = dataclasses.replace(parts.config, evaluation=evaluation)
+  parts = parts._replace(config=config)
+  store(tmp_path, *validations(parts, 0.9, 0.1))  # ignored
+  # One look every two steps.
+  for step, score in enumerate((None, 0.2, None, 0.7, None, 0.4, None, 0.8)):
+    row = {} if score is None else {'probe/information': score}
+    metrics.append(tmp_path, step, row)
+  choices = [
+    scheduled_evaluations.choose(parts, tmp_path, step) for step in range(9)
+  ]
+  assert [choice.score for choice in choices] == [
+    *[None, None, 0.2, None, 0.7, None, 0.4, None, 0.8]
+  ]
+  assert [s for s, choice in enumerate(choices) if choice.is_best] == [2, 4, 8]
+  assert {choice.start for choice in choices} == {None}
+
+  # An alarm holds in steps 3 and 4, and the run is rolled back after step 7.
+  row = {'name': 'one_answer', 'signal': 'a', 'since': 3, 'action': 'not_best'}
+  rollback = {'name': 'b', 'signal': 'b', 'since': 7, 'action': 'roll_back'}
+  alarms.append(
+    tmp_path,
+    [
+      row | {'step': 3, 'event': 'raised'},
+      row | {'step': 5, 'event': 'ended'},
+      rollback | {'step': 7, 'event': 'raised'},
+    ],
+  )
+  choices = [
+    scheduled_evaluations.choose(parts, tmp_path, step) for step in (4, 6, 8)
+  ]
+  assert choices == [
+    (checkpoints.NOT_ELIGIBLE, None, False),
+    (0.4, None, True),
+    (None, None, False),
   ]
 
 
