@@ -107,7 +107,7 @@ def information(groups: Sequence[Sequence[types.Answer]]) -> float | None:
   if len(groups) < 2:
     return None
   within, squares = 0.0, 0.0
-  totals: collections.Counter[types.Answer] = collections.Counter()
+  totals: dict[types.Answer, float] = collections.defaultdict(float)
   for group in groups:
     size = len(group)
     for answer, count in _counts(group).items():
