@@ -252,7 +252,11 @@ def test_the_moving_average_is_evaluated_and_survives_a_restart(tmp_path):
     # The decay of the learning rate continues, too.
     'optimizer.schedule': 'cosine',
     'optimizer.decay_steps': 6,
+    # So do the turns of the anchor, whose answers are sampled again.
+    'anchor.questions': str(tmp_path / 'anchor.txt'),
+    'anchor.prompts_per_update': 2,
   }
+  (tmp_path / 'anchor.txt').write_text('1 2\n3 4\n5 6\n')
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   train.train(smoke_config(num_steps=2, **changes), str(whole))
   for num_steps in (1, 2):

@@ -167,6 +167,7 @@ class Config:
   advantage: training_schema.Advantage = keys.group(training_schema.Advantage)
   critic: training_schema.Critic = keys.group(training_schema.Critic)
   loss: training_schema.Loss = keys.group(training_schema.Loss)
+  anchor: training_schema.Anchor = keys.group(training_schema.Anchor)
   optimizer: training_schema.Optimizer = keys.group(training_schema.Optimizer)
   evaluation: Evaluation = keys.group(Evaluation, may_change=keys.TO_EVALUATE)
   checkpoint: Checkpoint = keys.group(Checkpoint, may_change=keys.TO_RESUME)

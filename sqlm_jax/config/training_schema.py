@@ -221,6 +221,39 @@ class Loss:
 
 
 @dataclasses.dataclass(frozen=True)
+class Anchor:
+  """Prompts on which the policy is kept close to the initial model."""
+
+  questions: str = keys.key(
+    '',
+    'File as for `task.questions`, or the workdir of a run: questions that are '
+    'not trained on, whose answers should stay as they are. The KL from the '
+    "initial model on them is added to the loss. `''` turns it off. See "
+    '[algorithm.md](algorithm.md#the-anchor-selfplayanchorpy).',
+  )
+  template: str = keys.key(
+    '',
+    "Template of their prompts. `''` uses the first prompt of the solver; "
+    '`{question}` uses each question as a whole prompt.',
+    keys.Check(
+      lambda text: not text or '{question}' in text,
+      "a template with {question}, or ''",
+    ),
+  )
+  kl_coef: float = keys.key(1.0, 'Coefficient of the KL.', keys.above(0))
+  answers: int = keys.key(
+    4,
+    'Number of answers that the initial model gives to each prompt, once.',
+    keys.within(1, 2**10),
+  )
+  prompts_per_update: int = keys.key(
+    4,
+    'Number of prompts in an update; updates take turns.',
+    keys.within(1, 2**20),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
   """AdamW, and the number of updates per step."""
 

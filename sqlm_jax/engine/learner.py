@@ -6,7 +6,7 @@ From a call of `train_step` to the gradient:
    `policy_loss.policy_loss`, as a function of the trained parameters, and gives
    it to `make_update`.
 2. `update` splits the batch into microbatches and adds up their gradients
-   (`_sum_gradients`), each of which is `jax.grad` of the loss.
+   (`gradients.sum_microbatches`), each of which is `jax.grad` of the loss.
 3. `_apply_gradients` takes one step of the optimizer, and shortens it if it
    would move the policy too far (`kl_bound`).
 """
@@ -19,11 +19,16 @@ import jax.numpy as jnp
 import optax
 
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import groups, in_place, kl_bound, policy_loss
+from sqlm_jax.engine import (
+  gradients,
+  groups,
+  in_place,
+  kl_bound,
+  policy_loss,
+)
 from sqlm_jax.engine import optimizer as optimizer_lib
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.ops import integers
 
 # Parameters that a loss takes in addition to the trained ones.
 Frozen = ParamSpec('Frozen')
@@ -47,6 +52,7 @@ class TrainStep(Protocol):
     reference_params: policy_lib.Params | None = None,
     base_params: policy_lib.Params | None = None,
     kl_batch: groups.GroupBatch | None = None,
+    anchor_batch: groups.GroupBatch | None = None,
   ) -> tuple[TrainState, groups.Metrics]:
     """Returns the next state and the metrics of the update, see `Update`.
 
@@ -59,6 +65,8 @@ class TrainStep(Protocol):
         if all parameters are trained.
       kl_batch: groups of another role with the same weights. The bound on the
         KL of the update, if there is one, applies to them as well.
+      anchor_batch: answers of the initial model, see
+        `policy_loss.anchor_loss`; None without an anchor.
     """
 
 
@@ -122,6 +130,7 @@ def make_train_step(
   *,
   groups_per_microbatch: int,
   max_update_kl: float = 0.0,
+  anchor_kl_coef: float = 0.0,
 ) -> TrainStep:
   """Returns the program that updates the policy on a batch.
 
@@ -135,6 +144,7 @@ def make_train_step(
       are shortened, see `kl_bound.KLBound`. 0 is no limit. The KL is measured
       on the first microbatch of the batch and on that of `kl_batch`, and the
       larger KL counts.
+    anchor_kl_coef: coefficient of `policy_loss.anchor_loss`.
   """
   chunk = settings.logits_chunk * sharding.row_shards(mesh)
   settings = settings._replace(logits_chunk=chunk)
@@ -145,8 +155,9 @@ def make_train_step(
     reference_params: policy_lib.Params | None = None,
     base_params: policy_lib.Params | None = None,
     kl_batch: groups.GroupBatch | None = None,
+    anchor_batch: groups.GroupBatch | None = None,
   ) -> tuple[jax.Array, groups.Metrics]:
-    del kl_batch
+    del kl_batch, anchor_batch
     params = lora.join(base_params or {}, trained)
     return policy_loss.policy_loss(
       params, batch, reference_params, policy=policy, settings=settings
@@ -158,8 +169,9 @@ def make_train_step(
     reference_params: policy_lib.Params | None = None,
     base_params: policy_lib.Params | None = None,
     kl_batch: groups.GroupBatch | None = None,
+    anchor_batch: groups.GroupBatch | None = None,
   ) -> kl_bound.KLOfParams:
-    del reference_params
+    del reference_params, anchor_batch
     batches = [batch]
     if kl_batch is not None:
       split = groups.split(kl_batch, groups_per_microbatch, mesh)
@@ -191,7 +203,58 @@ def make_train_step(
     mesh,
     groups_per_microbatch=groups_per_microbatch,
     bound=bound,
+    penalty=_make_penalty(
+      policy,
+      mesh,
+      kl_coef=anchor_kl_coef,
+      chunk=chunk,
+      groups_per_microbatch=groups_per_microbatch,
+    ),
   )
+
+
+def _make_penalty(
+  policy: policy_lib.Policy,
+  mesh: jax.sharding.Mesh,
+  *,
+  kl_coef: float,
+  chunk: int,
+  groups_per_microbatch: int,
+) -> gradients.Penalty:
+  """Returns the function that computes the gradient of the anchor's loss."""
+
+  def anchor_loss(
+    trained: policy_lib.Params,
+    batch: groups.GroupBatch,
+    base_params: policy_lib.Params,
+  ) -> tuple[jax.Array, groups.Metrics]:
+    return policy_loss.anchor_loss(
+      lora.join(base_params, trained),
+      batch,
+      policy=policy,
+      kl_coef=kl_coef,
+      logits_chunk=chunk,
+    )
+
+  anchor_grad = jax.jit(jax.grad(anchor_loss, has_aux=True))
+
+  def penalty(
+    trained: policy_lib.Params,
+    reference_params: policy_lib.Params | None = None,
+    base_params: policy_lib.Params | None = None,
+    kl_batch: groups.GroupBatch | None = None,
+    anchor_batch: groups.GroupBatch | None = None,
+  ) -> tuple[policy_lib.Params, groups.Metrics] | None:
+    del reference_params, kl_batch
+    if anchor_batch is None:
+      return None
+    return gradients.sum_microbatches(
+      lambda microbatch: anchor_grad(trained, microbatch, base_params or {}),
+      groups.split(anchor_batch, groups_per_microbatch, mesh),
+      anchor_batch.num_groups,
+    )
+
+  return penalty
 
 
 def make_update(
@@ -201,6 +264,7 @@ def make_update(
   *,
   groups_per_microbatch: int,
   bound: kl_bound.KLBound[Frozen] | None = None,
+  penalty: gradients.Penalty[Frozen] | None = None,
 ) -> Update[Frozen]:
   """Returns the program that takes one optimizer step on a loss.
 
@@ -211,6 +275,7 @@ def make_update(
     groups_per_microbatch: number of groups in memory at once.
     bound: limit on how far an update may move the policy; None does not measure
       the KL.
+    penalty: loss in addition to that of the batch; None adds none.
   """
   # The inner jit makes JAX trace the gradient once instead of twice.
   grad = jax.jit(jax.grad(loss_of, has_aux=True))
@@ -226,13 +291,19 @@ def make_update(
   ) -> tuple[TrainState, groups.Metrics]:
     microbatches = groups.split(batch, groups_per_microbatch, mesh)
 
-    def gradients(
+    def of_microbatch(
       microbatch: groups.GroupBatch,
     ) -> tuple[policy_lib.Params, groups.Metrics]:
       grads, metrics = grad(state.params, microbatch, *frozen, **named)
       return sharding.constrain_like_parameters(grads, grads, mesh), metrics
 
-    grads, metrics = _sum_gradients(gradients, microbatches, batch.num_groups)
+    grads, metrics = gradients.sum_microbatches(
+      of_microbatch, microbatches, batch.num_groups
+    )
+    extra = penalty(state.params, *frozen, **named) if penalty else None
+    if extra is not None:
+      grads, metrics = gradients.add_penalty(grads, metrics, *extra)
+      grads = sharding.constrain_like_parameters(grads, grads, mesh)
     loss, _ = metrics['loss']
     metrics['loss'] = _once_per_update(loss)
     metrics['grad_norm'] = _once_per_update(optax.tree.norm(grads))
@@ -267,48 +338,6 @@ def make_update(
 def _first(microbatches: groups.GroupBatch) -> groups.GroupBatch:
   """Returns the first of stacked microbatches."""
   return jax.tree.map(lambda x: x[0], microbatches)
-
-
-class _Gradients(Protocol):
-  """Computes gradients and metrics of a microbatch."""
-
-  def __call__(
-    self, microbatch: groups.GroupBatch
-  ) -> tuple[policy_lib.Params, groups.Metrics]: ...
-
-
-def _sum_gradients(
-  gradients: _Gradients,
-  microbatches: groups.GroupBatch,
-  num_groups: jax.Array,
-) -> tuple[policy_lib.Params, groups.Metrics]:
-  """Adds up gradients and metrics over microbatches.
-
-  Args:
-    gradients: computes them for one microbatch.
-    microbatches: stacked microbatches.
-    num_groups: number of groups to learn from. Microbatches after these groups
-      are not computed.
-  """
-  count, size = microbatches.tokens.shape[:2]
-
-  def gradients_at(
-    i: jax.Array | int,
-  ) -> tuple[policy_lib.Params, groups.Metrics]:
-    return gradients(jax.tree.map(lambda x: x[i], microbatches))
-
-  if count == 1:
-    # The TPU compiler may hoist parts out of a loop and compute them twice.
-    return gradients_at(0)
-  zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients_at, 0)
-  )
-  return jax.lax.fori_loop(
-    0,
-    integers.ceil_div(num_groups, size),
-    lambda i, total: jax.tree.map(jnp.add, total, gradients_at(i)),
-    zeros,
-  )
 
 
 def _apply_gradients(

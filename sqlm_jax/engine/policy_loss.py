@@ -158,6 +158,50 @@ def policy_loss(
   return loss, metrics | {'loss': (loss, jnp.zeros(()))}
 
 
+def anchor_loss(
+  params: policy_lib.Params,
+  batch: groups.GroupBatch,
+  *,
+  policy: policy_lib.Policy,
+  kl_coef: float,
+  logits_chunk: int,
+) -> tuple[jax.Array, groups.Metrics]:
+  """Computes the loss that keeps the policy close to the initial model.
+
+    loss = kl_coef sum_t weight_t (exp(d_t) - 1 - d_t)
+    d_t = logp_t - initial_logp_t
+
+  The responses are samples of the initial model. The sum therefore estimates
+  KL(initial model || policy) without bias, and so does its gradient (k3 of
+  Schulman, 2020, with the roles of the policies exchanged). Unlike those of
+  -logp_t, the loss and the gradient of every single token are 0 as long as its
+  probability has not changed, so the policy does not drift towards the samples.
+
+  Args:
+    params: parameters of the policy.
+    batch: responses of the initial model. `old_logprobs` are their
+      log-probabilities under the initial model.
+    policy: the policy.
+    kl_coef: coefficient of the KL.
+    logits_chunk: rows of logits in memory at once.
+
+  Returns:
+    The loss and its metrics.
+  """
+  mask_QGR = groups.learned_tokens(batch)
+  logprobs_QGR, _ = response_logprobs(policy, params, batch, chunk=logits_chunk)
+  # Padding must not overflow exp(): a masked nan still makes the gradient nan.
+  initial_QGR = jnp.where(
+    mask_QGR, batch.old_logprobs, jax.lax.stop_gradient(logprobs_QGR)
+  )
+  kl_QGR = losses.kl_k3(initial_QGR, logprobs_QGR)
+  loss = kl_coef * masked.total(kl_QGR * batch.weights[..., None], mask_QGR)
+  return loss, {
+    'loss': (loss, jnp.zeros(())),
+    'anchor_kl': _sum_and_count(batch, kl_QGR, mask_QGR),
+  }
+
+
 def _surrogate(
   logprobs_QGR: jax.Array,
   old_QGR: jax.Array,

@@ -2,10 +2,9 @@
 
 import dataclasses
 import functools
-import itertools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from etils import epath
 from sqlm_jax.config import program_schema, task_schema
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import sharding
-from sqlm_jax.engine import critic, learner, optimizer, policy_loss, sampler
+from sqlm_jax.engine import critic, learner, optimizer, policy_loss
 from sqlm_jax.game import repetition
 from sqlm_jax.models import layers
 from sqlm_jax.models import policy as policy_lib
@@ -24,9 +23,11 @@ from sqlm_jax.pretrained import tokenizer
 from sqlm_jax.run import (
   chat_date,
   evaluation_sets,
+  open_anchor,
   open_gate,
   open_model,
   open_rewards,
+  open_samplers,
 )
 from sqlm_jax.sandbox import sandbox
 from sqlm_jax.selfplay import responses, step_types
@@ -53,9 +54,10 @@ class Parts(NamedTuple):
     sets: Returns an evaluation set, which is read on first use.
     questions: Fixed questions, () if the proposer generates the questions.
     samplers: Samplers of the two roles, of 'evaluation', of 'voter' if earlier
-      solvers vote, and of 'probe' if there is one.
+      solvers vote, and of 'probe' and 'anchor' if there is one.
     state_names: Name of the TrainState of each role, and of 'voter' if earlier
       solvers vote.
+    anchor_prompts: Token ids of the prompts of the anchor, () without one.
   """
 
   config: config_lib.Config
@@ -74,6 +76,7 @@ class Parts(NamedTuple):
   questions: tuple[str, ...]
   samplers: dict[str, responses.TextSampler]
   state_names: dict[str, str]
+  anchor_prompts: tuple[list[int], ...] = ()
 
 
 def build(
@@ -103,7 +106,7 @@ def build(
   task = _make_task(config, tokens)
   if config.task.style == 'plain':  # a chat template adds its own ending
     prompt_ends.warn(_plain_templates(config.task), tokens.encode)
-  samplers = _make_samplers(
+  samplers = open_samplers.open_samplers(
     config,
     task=task,
     tokens=tokens,
@@ -142,6 +145,9 @@ def build(
     questions=questions,
     samplers=samplers,
     state_names=_state_names(config),
+    anchor_prompts=open_anchor.read_prompts(
+      config, task, _make_wrap(config.task, tokens), samplers['solver'].encode
+    ),
   )
 
 
@@ -187,6 +193,15 @@ def make_game(parts: Parts) -> step_types.Game:
   if c.loss.kl_coef and c.loss.kl_reference == 'initial':
     # Without its adapters, the model is the initial model.
     initial_params = base_params or parts.load_params(c.model.dtype)
+  anchor = None
+  if parts.anchor_prompts:
+    anchor = open_anchor.open_anchor(
+      c,
+      parts.anchor_prompts,
+      parts.samplers['anchor'],
+      parts.policy,
+      initial_params or base_params or parts.load_params(c.model.dtype),
+    )
   train_step = learner.make_train_step(
     parts.policy,
     parts.optimizer,
@@ -203,6 +218,7 @@ def make_game(parts: Parts) -> step_types.Game:
     ),
     groups_per_microbatch=c.optimizer.groups_per_microbatch,
     max_update_kl=c.optimizer.max_update_kl,
+    anchor_kl_coef=c.anchor.kl_coef,
   )
   return step_types.Game(
     config=c,
@@ -222,6 +238,7 @@ def make_game(parts: Parts) -> step_types.Game:
     base_params=base_params,
     mesh=parts.mesh,
     reward_functions=open_rewards.open_rewards(c),
+    anchor=anchor,
   )
 
 
@@ -253,21 +270,28 @@ def make_memory(config: config_lib.Config) -> repetition.Memory:
   return repetition.Memory(size=config.proposer.history_size)
 
 
+def _make_wrap(
+  task: task_schema.Task, tokens: tokenizer.Tokenizer
+) -> Callable[[str], str]:
+  """Returns the function that puts a prompt into the chat template, if any."""
+
+  def wrap(prompt: str) -> str:
+    if task.style != 'chat':
+      return prompt
+    return tokens.chat([{'role': 'user', 'content': prompt}], task.date or None)
+
+  return wrap
+
+
 def _make_task(
   config: config_lib.Config, tokens: tokenizer.Tokenizer
 ) -> base.Task:
   t = config.task
-
-  def wrap(prompt: str) -> str:
-    if t.style != 'chat':
-      return prompt
-    return tokens.chat([{'role': 'user', 'content': prompt}], t.date or None)
-
   task = prompted.make_task(
     t,
     num_topics=config.proposer.num_questions // config.proposer.group_size,
     group_size=config.solver.group_size,
-    wrap=wrap,
+    wrap=_make_wrap(t, tokens),
     forbidden=tuple(tokens.special_strings),
   )
   if t.answer_kind != 'code':
@@ -287,83 +311,3 @@ def _open_sandbox(config: program_schema.Sandbox) -> sandbox.Sandbox:
       memory_bytes=config.memory_mib * 2**20,
     ),
   )
-
-
-def _make_samplers(
-  config: config_lib.Config,
-  *,
-  task: base.Task,
-  tokens: tokenizer.Tokenizer,
-  policy: policy_lib.Policy,
-  mesh: jax.sharding.Mesh,
-) -> dict[str, responses.TextSampler]:
-  sample_tokens = sampler.Sampler(
-    policy,
-    mesh,
-    chunk=config.sampler.chunk,
-    max_rows=config.sampler.max_rows,
-    gather_weights=config.sampler.gather_weights,
-  )
-  limit = config.sampler.max_prompt_tokens
-  is_chat = config.task.style == 'chat'
-
-  def encode(prompt: str) -> list[int] | None:
-    # Only a chat template may contain special tokens. The task rejects model
-    # output that contains them.
-    ids = tokens.encode(prompt, allow_special=is_chat)
-    if not ids:
-      return None
-    if not is_chat:
-      ids = [*tokens.prefix_ids, *ids]  # a chat template adds the prefix itself
-    return ids if len(ids) <= limit else None
-
-  def make(
-    temperatures: Sequence[float],
-    *,
-    top_p: float,
-    max_tokens: int,
-    stop: Sequence[str],
-  ) -> responses.TextSampler:
-    settings = responses.make_settings(
-      tokens,
-      temperatures=temperatures,
-      top_p=top_p,
-      limit=max_tokens,
-      stop_strings=stop,
-    )
-    return responses.TextSampler(
-      sample_tokens, encode, tokens.decode, settings, max_tokens, mesh
-    )
-
-  p, s, v, e = config.proposer, config.solver, config.vote, config.evaluation
-  answers = functools.partial(
-    make, top_p=s.top_p, max_tokens=s.max_tokens, stop=task.solver_stop
-  )
-
-  def cycle_temperatures(count: int) -> list[float]:
-    temperatures = itertools.cycle(s.temperatures or (s.temperature,))
-    return list(itertools.islice(temperatures, count))
-
-  samplers = {
-    'proposer': make(
-      [p.temperature] * p.group_size,
-      top_p=p.top_p,
-      max_tokens=p.max_tokens,
-      stop=task.proposer_stop,
-    ),
-    # A group is divided among the prompts that ask the same question.
-    'solver': answers(
-      cycle_temperatures(config.num_answers // config.num_prompts)
-    ),
-    # The first answer of a group is greedy; the others are sampled.
-    'evaluation': answers(
-      [0.0] + [e.temperature] * (e.samples * e.seeds), top_p=e.top_p
-    ),
-  }
-  if v.earlier_answers:
-    samplers['voter'] = answers(cycle_temperatures(v.earlier_answers))
-  if config.probe.every:
-    samplers['probe'] = answers(
-      [e.temperature] * config.probe.answers, top_p=e.top_p
-    )
-  return samplers

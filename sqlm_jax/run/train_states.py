@@ -15,7 +15,7 @@ from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import rounding
 from sqlm_jax.run import build, learning_rate
-from sqlm_jax.selfplay import learning, step_types
+from sqlm_jax.selfplay import solver_copies, step_types
 
 
 def initial_states(parts: build.Parts) -> step_types.States:
@@ -28,11 +28,11 @@ def initial_states(parts: build.Parts) -> step_types.States:
   }
   names = parts.state_names
   if parts.config.policy.average_decay:
-    solver = learning.earlier_solver(states, names)
+    solver = solver_copies.earlier_solver(states, names)
     params = jax.tree.map(lambda x: x.astype(jnp.float32), solver.params)
     states[step_types.AVERAGE] = solver._replace(params=params)
   elif 'voter' in names:
-    states[names['voter']] = learning.earlier_solver(states, names)
+    states[names['voter']] = solver_copies.earlier_solver(states, names)
   return states
 
 

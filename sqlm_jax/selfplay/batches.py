@@ -131,7 +131,7 @@ def texts_to_evaluate(
   are not evaluated.
   """
   tokens = scored.rollout.tokens
-  order = _fill_microbatches(np.arange(len(tokens)), layout)
+  order = fill_microbatches(np.arange(len(tokens)), layout)
   is_rewarded_Q = scored.mask.reshape(len(tokens), -1).any(axis=1)
   last = np.flatnonzero(is_rewarded_Q).max(initial=-1)
   texts = groups.Texts(
@@ -210,11 +210,11 @@ def _make_batch(
   """
   rollout = scored.rollout
   # Useful groups come first, because the learner stops after them.
-  order = _fill_microbatches(np.argsort(~useful, kind='stable'), layout)
+  order = fill_microbatches(np.argsort(~useful, kind='stable'), layout)
   weights_QG, order = weights_QG[order], rows[order]
   num_useful = int(useful.sum())
   live_Q1 = np.arange(len(order))[:, None] < num_useful
-  width = _width(rollout.lengths[order[:num_useful]], rollout.tokens)
+  width = bucketed_width(rollout.lengths[order[:num_useful]], rollout.tokens)
 
   def select(x_QGR: np.ndarray) -> np.ndarray:
     return x_QGR[order][..., :width]
@@ -236,7 +236,7 @@ def _make_batch(
   )
 
 
-def _width(lengths: np.ndarray, tokens: np.ndarray) -> int:
+def bucketed_width(lengths: np.ndarray, tokens: np.ndarray) -> int:
   """Returns a width that holds responses of these lengths, at most R.
 
   Widths are rounded up to a bucket because every width is compiled separately.
@@ -244,7 +244,7 @@ def _width(lengths: np.ndarray, tokens: np.ndarray) -> int:
   return min(packing_plan.bucket(int(lengths.max())), tokens.shape[-1])
 
 
-def _fill_microbatches(
+def fill_microbatches(
   order: np.ndarray, layout: packing_plan.Layout
 ) -> np.ndarray:
   """Pads row indices with 0 to full microbatches."""

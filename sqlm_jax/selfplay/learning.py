@@ -1,22 +1,22 @@
 """Updates both roles with the rounds of a step."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sqlm_jax.config import game_schema, schema
 from sqlm_jax.distributed import sharding, transfers
-from sqlm_jax.engine import groups, learner
+from sqlm_jax.engine import groups
 from sqlm_jax.game import types
 from sqlm_jax.selfplay import (
+  anchor,
   batches,
   estimates,
   packing_plan,
   responses,
+  solver_copies,
   step_metrics,
   step_types,
 )
@@ -119,6 +119,7 @@ def learn(
       batches_of_role,
       states,
       game,
+      step=step,
       is_on_policy=game.state_names[role] not in updated,
       kl_batch=_kl_batch(role, role_batches, game),
     )
@@ -128,9 +129,13 @@ def learn(
   names = game.state_names
   if decay := game.config.policy.average_decay:
     solver, average = states[names['solver']], states[step_types.AVERAGE]
-    states = states | {step_types.AVERAGE: move_average(average, solver, decay)}
+    states = states | {
+      step_types.AVERAGE: solver_copies.move_average(average, solver, decay)
+    }
   elif 'voter' in names and _is_due(step, vote.earlier_every):
-    states = states | {names['voter']: earlier_solver(states, names)}
+    states = states | {
+      names['voter']: solver_copies.earlier_solver(states, names)
+    }
   trained_on = frozenset(selected if 'solver' in trained else ())
   by_role = {role: role_batches[role].advantages for role in trained}
   if 'solver' in by_role:
@@ -159,6 +164,14 @@ def _kl_batch(
   return None
 
 
+def _layout(game: step_types.Game) -> packing_plan.Layout:
+  """Returns the layout of the batches of an update."""
+  return packing_plan.Layout(
+    game.config.optimizer.groups_per_microbatch,
+    sharding.row_shards(game.mesh),
+  )
+
+
 def _is_due(step: int, every: int) -> bool:
   """Returns True in every `every`-th step; never if `every` is 0."""
   return every > 0 and (step + 1) % every == 0
@@ -172,9 +185,7 @@ def make_batches(
 ) -> RoleBatches:
   """Computes the advantages of a role's responses and makes its batches."""
   config = game.config
-  layout = packing_plan.Layout(
-    config.optimizer.groups_per_microbatch, sharding.row_shards(game.mesh)
-  )
+  layout = _layout(game)
   if game.critic is None:
     advantages = estimates.of_responses(scored, config.advantage.estimator)
   else:
@@ -239,6 +250,7 @@ def update_role(
   states: step_types.States,
   game: step_types.Game,
   *,
+  step: int,
   is_on_policy: bool,
   kl_batch: groups.GroupBatch | None = None,
 ) -> tuple[step_types.States, dict[str, float]]:
@@ -249,6 +261,7 @@ def update_role(
     role_batches: the batches of the role.
     states: the `TrainState` of each policy; the role's states are donated.
     game: the constant parts of self-play.
+    step: self-play step, counted from 0.
     is_on_policy: True if the policy has not been updated in this step. Only
       then its log-probabilities are compared with those of the sampler.
     kl_batch: groups of the other role, see `learner.TrainStep`.
@@ -263,7 +276,7 @@ def update_role(
   critic_totals: list[groups.Metrics] = []
   gaps: list[groups.Metrics] = []
   reference_params = step_types.reference_params(states, game)
-  for host_batch in role_batches.batches:
+  for number, host_batch in enumerate(role_batches.batches):
     batch = transfers.put_rows(host_batch, game.mesh)
     states[policy_name], totals = game.train_step(
       states[policy_name],
@@ -271,6 +284,7 @@ def update_role(
       reference_params,
       game.base_params,
       kl_batch,
+      _anchor_batch(step, role, number, game),
     )
     gaps.append({'logprob_gap': totals.pop('logprob_gap')})
     policy_totals.append(totals)
@@ -289,32 +303,31 @@ def update_role(
   return states, metrics
 
 
-def earlier_solver(
-  states: step_types.States, state_names: dict[str, str]
-) -> learner.TrainState:
-  """Returns a copy of the current solver, for votes in later steps."""
-  solver = states[state_names['solver']]._replace(opt_state=())
-  # Copied because the next update donates the solver's buffers.
-  return jax.tree.map(jnp.copy, solver)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def move_average(
-  average: learner.TrainState, solver: learner.TrainState, decay: float
-) -> learner.TrainState:
-  """Moves an exponential moving average towards the solver.
+def _anchor_batch(
+  step: int, role: str, number: int, game: step_types.Game
+) -> groups.GroupBatch | None:
+  """Returns the groups of the anchor for an update.
 
   Args:
-    average: the average, with parameters in float32; donated.
-    solver: the solver after a step.
-    decay: `policy.average_decay`.
+    step: self-play step, counted from 0.
+    role: the role that is updated.
+    number: index of the update among the role's updates in this step.
+    game: the constant parts of self-play.
+
+  Returns:
+    The groups, on the mesh; None without an anchor, or if these weights are not
+    those of the solver.
   """
-  params = jax.tree.map(
-    lambda mean, x: mean + (1 - decay) * (x.astype(mean.dtype) - mean),
-    average.params,
-    solver.params,
+  names, c = game.state_names, game.config
+  if game.anchor is None or names[role] != names['solver']:
+    return None
+  # The proposer's updates follow those of the solver.
+  number += step * (c.optimizer.solver_updates + c.optimizer.proposer_updates)
+  number += c.optimizer.solver_updates if role == 'proposer' else 0
+  host_batch = anchor.batch(
+    game.anchor, number, c.anchor.prompts_per_update, _layout(game)
   )
-  return average._replace(step=solver.step + 0, params=params)
+  return transfers.put_rows(host_batch, game.mesh)
 
 
 def _solver_responses(

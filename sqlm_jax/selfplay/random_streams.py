@@ -21,6 +21,7 @@ class Stream(enum.IntEnum):
   INTERACTIVE = 3  # answers and questions of --mode=sample
   VOTER = 4  # answers of an earlier solver, which only vote
   PROBE = 5  # answers to the questions of the probe
+  ANCHOR = 6  # answers of the initial model to the prompts of the anchor
 
 
 # The streams of round r are numbered `stream + 8 r`.

@@ -12,6 +12,7 @@ from sqlm_jax.engine import learner, policy_loss
 from sqlm_jax.game import gate, rewards, types
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
+from sqlm_jax.selfplay import anchor as anchor_lib
 from sqlm_jax.selfplay import background_grading, exchange, responses
 from sqlm_jax.tasks import base
 
@@ -62,6 +63,8 @@ class Game(NamedTuple):
     base_params: frozen base weights of the adapters, {} without adapters.
     mesh: mesh that the batches are placed on.
     reward_functions: functions of the user that add to the rewards.
+    anchor: answers of the initial model to prompts that are not trained on,
+      None without an anchor.
   """
 
   config: schema.Config
@@ -78,6 +81,7 @@ class Game(NamedTuple):
   base_params: policy_lib.Params
   mesh: jax.sharding.Mesh
   reward_functions: rewards.Functions = rewards.NO_FUNCTIONS
+  anchor: anchor_lib.Anchor | None = None
 
 
 class ProposedQuestions(NamedTuple):

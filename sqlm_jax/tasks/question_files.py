@@ -10,7 +10,9 @@ from pyarrow import parquet
 _SURROGATE = re.compile('[\ud800-\udfff]')  # no tokenizer accepts it
 
 
-def read_questions(path: epath.PathLike) -> tuple[str, ...]:
+def read_questions(
+  path: epath.PathLike, key: str = 'task.questions'
+) -> tuple[str, ...]:
   """Reads questions in order. Empty ones are dropped, repeated ones are kept.
 
   Args:
@@ -18,6 +20,7 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
       a 'question', a .parquet file with a column 'question', or the workdir of
       a run or its rollouts/ directory, whose readable questions are read step
       by step.
+    key: config key of the path, for error messages.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -26,7 +29,7 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
   """
   path = epath.Path(path)
   if not path.exists():
-    raise FileNotFoundError(f'task.questions={str(path)!r}: no such file')
+    raise FileNotFoundError(f'{key}={str(path)!r}: no such file')
   if path.is_dir():
     inside = path / 'rollouts'
     directory = inside if inside.is_dir() else path
@@ -41,15 +44,13 @@ def read_questions(path: epath.PathLike) -> tuple[str, ...]:
     readers = {'.txt': _lines, '.jsonl': _objects, '.parquet': _column}
     if path.suffix not in readers:
       raise ValueError(
-        f'task.questions={str(path)!r}: expected a workdir, or a file that '
+        f'{key}={str(path)!r}: expected a workdir, or a file that '
         f'ends in {", ".join(readers)}'
       )
     questions = readers[path.suffix](path)
   questions = tuple(question for question in questions if question.strip())
   if not questions:
-    raise ValueError(
-      f'task.questions={str(path)!r}: expected at least one question'
-    )
+    raise ValueError(f'{key}={str(path)!r}: expected at least one question')
   return questions
 
 

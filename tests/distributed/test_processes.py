@@ -329,7 +329,11 @@ def test_four_processes_play_the_run_of_one(tmp_path):
     'review.by': 'checker',
     'review.budget': 2,
     'review.replay': 4,
+    # Three of five prompts, which four devices cannot share equally.
+    'anchor.questions': str(tmp_path / 'anchor.txt'),
+    'anchor.prompts_per_update': 3,
   }
+  (tmp_path / 'anchor.txt').write_text('1 2\n3 4\n5 6\n7 8\n9 0\n')
   finish(start(4, tmp_path / 'four', four))
   config = config_of(four | ONE_DEVICE)
   train.train(config, str(tmp_path / 'one'))
@@ -339,6 +343,7 @@ def test_four_processes_play_the_run_of_one(tmp_path):
   }
   assert {'gate/early', 'exclude/answers/early', 'review/replayed'} <= names
   assert {'probe/flip_rate', 'alarm/slow'} <= names
+  assert 'train/solver/anchor_kl' in names
   events = [
     [event | {'time': ''} for event in reviews.read(tmp_path / name)]
     for name in ('four', 'one')

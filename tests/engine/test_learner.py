@@ -249,6 +249,134 @@ def whole_step():
   return run_step(one_device_step(Q), make_batch())
 
 
+@functools.cache
+def anchored_step(kl_coef: float):
+  return learner.make_train_step(
+    tiny.tiny_policy(),
+    optax.sgd(1.0),
+    one_device_mesh(),
+    policy_loss.LossSettings(logits_chunk=64),
+    groups_per_microbatch=2,
+    anchor_kl_coef=kl_coef,
+  )
+
+
+def run_anchored(kl_coef, batch, anchor_batch):
+  params = jax.tree.map(jnp.copy, tiny.tiny_params())
+  state, metrics = anchored_step(kl_coef)(
+    learner.init_state(params, optax.sgd(1.0)), batch, anchor_batch=anchor_batch
+  )
+  return jax.device_get((state.params, metrics))
+
+
+def plain_anchor_loss(params, batch):
+  """Computes sum weight (exp(d) - 1 - d), d = logp - old_logp, row by row."""
+  rows = [(q, g) for q in range(Q) for g in range(G) if batch.weights[q, g]]
+  texts = [[*PROMPTS[q], *batch.tokens[q, g].tolist()] for q, g in rows]
+  logps = jax.nn.log_softmax(tiny.plain_logits(params, texts))
+  total = 0.0
+  for i, (q, g) in enumerate(rows):
+    response = batch.tokens[q, g, : batch.lengths[q, g]]
+    at = (i, len(PROMPTS[q]) - 1 + np.arange(len(response)), response)
+    d = logps[at] - batch.old_logprobs[q, g, : len(response)]
+    total += batch.weights[q, g] * jnp.sum(jnp.exp(d) - 1 - d)
+  return total
+
+
+def test_an_update_adds_the_gradient_of_the_anchor():
+  """Gradients are accumulated over two microbatches of each batch."""
+  batch = make_batch()
+  anchor = make_batch(advantages=np.zeros((Q, G, 1), np.float32))
+  # Padding may hold any value.
+  beyond = np.arange(R) >= anchor.lengths[..., None]
+  old = np.where(beyond, np.nan, anchor.old_logprobs)
+  anchor = anchor._replace(old_logprobs=old)
+  with_anchor, metrics = run_anchored(0.3, batch, anchor)
+  without, plain_metrics = run_anchored(0.3, batch, None)
+  loss, grads = jax.jit(
+    jax.value_and_grad(lambda params: plain_anchor_loss(params, anchor))
+  )(tiny.tiny_params())
+  assert_close(
+    jax.tree.map(jnp.subtract, without, with_anchor),
+    jax.tree.map(lambda x: 0.3 * x, grads),
+  )
+  # The weights add up to 1, except for the weight of the response without one.
+  kl, count = metrics['anchor_kl']
+  assert count == anchor.lengths.sum() - anchor.lengths[1, 2]
+  assert kl / anchor.lengths.sum() == pytest.approx(float(loss), rel=1e-4)
+  assert metrics['loss'][0] - plain_metrics['loss'][0] == pytest.approx(
+    0.3 * float(loss), rel=1e-3
+  )
+  # Without groups of an anchor, the coefficient has no effect.
+  assert 'anchor_kl' not in plain_metrics
+  assert_same_bits(without, run_anchored(0.0, batch, None)[0])
+
+
+def test_the_anchor_holds_the_initial_probabilities():
+  """The other answers to the same prompts are trained on."""
+  initial = tiny.tiny_params()
+  anchor = make_batch(old_logprobs=sampled_logprobs())
+  tokens = np.random.default_rng(3).integers(0, 300, (Q, G, R), np.int32)
+  batch = make_batch(tokens=tokens)
+  kls = {}
+  for name, anchor_batch in (('free', None), ('held', anchor)):
+    state = learner.init_state(jax.tree.map(jnp.copy, initial), optax.sgd(1.0))
+    for _ in range(4):
+      state, _ = anchored_step(0.3)(state, batch, anchor_batch=anchor_batch)
+    kls[name] = float(plain_anchor_loss(state.params, anchor))
+  assert 0 < kls['held'] < kls['free'] / 2
+
+
+def assert_same_bits(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_expected_anchor_loss_is_the_kl():
+  """The expectation over answers of one token is a sum over the vocabulary."""
+  initial, policy_params = reference_params(), tiny.tiny_params()
+  vocabulary = np.arange(tiny.CONFIG.vocab_size)
+
+  def logprobs(params):
+    return jax.nn.log_softmax(
+      tiny.plain_logits(params, PROMPTS[:1])[0, len(PROMPTS[0]) - 1]
+    )
+
+  old = jax.device_get(logprobs(initial))
+  batch = groups.GroupBatch(
+    prompts=batches.pack_prompts(PROMPTS[:1]),
+    tokens=vocabulary[None, :, None],
+    lengths=np.ones((1, len(vocabulary)), np.int32),
+    old_logprobs=old[None, :, None],
+    advantages=np.zeros((1, len(vocabulary), 1), np.float32),
+    weights=np.exp(old)[None],
+    num_groups=np.int32(1),
+  )
+
+  def anchor_loss(params):
+    return policy_loss.anchor_loss(
+      params,
+      batch,
+      policy=tiny.tiny_policy(),
+      kl_coef=2.0,
+      logits_chunk=1024,
+    )[0]
+
+  def kl(params):
+    return 2.0 * jnp.sum(jnp.exp(old) * (old - logprobs(params)))
+
+  loss, grads = jax.jit(jax.value_and_grad(anchor_loss))(policy_params)
+  expected, expected_grads = jax.jit(jax.value_and_grad(kl))(policy_params)
+  # Sums of 300 terms that nearly cancel.
+  assert float(loss) == pytest.approx(float(expected), rel=2e-2)
+  size = optax.tree.norm(expected_grads)
+  difference = jax.tree.map(jnp.subtract, grads, expected_grads)
+  assert optax.tree.norm(difference) < 1e-3 * size
+  # Before training, not even the gradient of a single token has noise.
+  loss, grads = jax.jit(jax.value_and_grad(anchor_loss))(initial)
+  assert abs(float(loss)) < 1e-8
+  assert optax.tree.norm(grads) < 1e-3 * size
+
+
 def bounded_step(max_update_kl: float):
   step = learner.make_train_step(
     tiny.tiny_policy(),
