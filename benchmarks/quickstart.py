@@ -128,14 +128,15 @@ def plot(
     name = f'{REWARDS[reward]} (mean of {len(seeds)} seeds)'
     axes.plot(steps, means, **style, linewidth=2.5, markersize=5, label=name)
   for task, axes in panels.items():
-    axes.set_title(f'One-digit {task}, SmolLM2-135M, no labels')
+    axes.set_title(f'SmolLM2-135M learns one-digit {task} without labels')
     axes.set_xlabel('steps of self-play')
     axes.set_ylabel('right answers')
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter('{x:.0%}')
     axes.grid(axis='y', color='#dddddd', linewidth=0.8)
     axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(loc='lower left', frameon=False)
+  names = all_axes[0].get_legend_handles_labels()
+  drawn.legend(*names, loc='outside lower center', ncols=2, frameon=False)
   path.parent.mkdir(parents=True, exist_ok=True)
   # A fixed salt and no date make an SVG file deterministic.
   with mpl.rc_context({'svg.hashsalt': 'sqlm_jax'}):

@@ -66,7 +66,7 @@ def _skip_fields(app, what, name, obj, skip: bool, options) -> bool | None:
 def _link_to_included(app, page: str, source: list[str]) -> None:
   """Links to the pages that include the files in the root of the repository."""
   del app, page  # unused
-  for name in ('CHANGELOG', 'CONTRIBUTING'):
+  for name in ('CHANGELOG', 'CONTRIBUTING', 'SECURITY'):
     source[0] = source[0].replace(f'](../{name}.md', f']({name.lower()}.md')
 
 
