@@ -109,7 +109,7 @@ IMPORT_LABELS = flags.DEFINE_string(
   'import_labels',
   None,
   'With --mode=review: .csv or .jsonl file of questions with known answers, '
-  'which pay instead of votes.',
+  'which replace votes in training.',
 )
 EXPORT_VOTES = flags.DEFINE_string(
   'export_votes',

@@ -322,7 +322,7 @@ def _open_writer(
 def _probed_params(
   run: _Run, progress: progress_lib.Progress
 ) -> policy_lib.Params:
-  """Returns the parameters that the probe looks at.
+  """Returns the parameters that the probe uses.
 
   If the probe chooses the best checkpoint, they are those that are exported.
   """
@@ -339,12 +339,12 @@ def _looks_ahead(
 ) -> bool:
   """Returns True if the next step is sampled before `step` is learned from.
 
-  The next step is not sampled ahead if a checkpoint, an evaluation or a look of
-  the probe that may save a checkpoint comes between the two steps, because a
-  restart only has the weights of the checkpoint.
+  The next step is not sampled ahead if a checkpoint, an evaluation or a
+  measurement of the probe that may save a checkpoint comes between the two
+  steps, because a restart only has the weights of the checkpoint.
   """
   after = step + 1
-  if config.evaluation.best_by == 'probe' and probe.may_look(
+  if config.evaluation.best_by == 'probe' and probe.may_measure(
     probed, config.probe, after
   ):
     return False

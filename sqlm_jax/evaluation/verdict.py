@@ -28,8 +28,7 @@ class Questions(NamedTuple):
   Attributes:
     total: Number of questions.
     readable: Fraction of the questions that are solved.
-    reasons: Number of other questions, by the reason for which the gate refused
-      them.
+    reasons: Number of refused questions by the reason of the gate.
     distinct: Fraction of the readable questions that are different.
     majority: Fraction of the readable questions with a majority, None if
       programs are run against tests instead.
@@ -68,7 +67,7 @@ class Verdict(NamedTuple):
     decision: The decision.
     reason: Why, as a sentence.
     settings: Config overrides that the decision requires.
-    notes: Sentences about everything else that should be known.
+    notes: Further remarks, as sentences.
   """
 
   decision: Literal['go', 'go with these settings', 'do not train', 'unknown']

@@ -56,11 +56,12 @@ def view_gap(views: Sequence[Sequence[types.Answer]]) -> float | None:
 
     sum_a (p_a - q_a)^2 / 2 = (within_p + within_q) / 2 - between.
 
-  Here `within` is the probability that two answers of one view agree, and
-  `between` that answers of two views agree. Estimated from different answers,
-  each is without bias (the U-statistic of a maximum mean discrepancy, Gretton
-  et al., 2012, eq. 3). So the estimate is 0 on average if the views do not
-  matter, however few answers there are. It can be negative by chance.
+  Here `within` is the probability that two answers of the same view agree, and
+  `between` is the probability that answers of two views agree. Both are
+  estimated without bias from pairs of different answers (the U-statistic of a
+  maximum mean discrepancy, Gretton et al., 2012, eq. 3). The estimate is
+  therefore 0 on average if the views do not matter, however few answers there
+  are. It can be negative by chance.
 
   Args:
     views: the answers of each view, None for an unparsed one.

@@ -1,8 +1,8 @@
 """Chooses the votes that a reviewer sees first.
 
-A part of all questions is set aside at random. These questions are shown only
-as random draws, so their verdicts estimate how often votes are right. All other
-questions are shown in the order of `review.pick`:
+Some of the questions are set aside at random. They are shown only as random
+draws, so their verdicts give an unbiased estimate of how often votes are right.
+All other questions are shown in the order of `review.pick`:
 
   uncertain   about half of the answers agree
   leverage    another true answer would change the advantages most
@@ -21,7 +21,7 @@ import numpy as np
 from sqlm_jax.game import types
 from sqlm_jax.game import verdicts as verdicts_lib
 
-# Reasons of a vote without a majority; a reviewer can still know the answer.
+# Reasons why a vote has no majority. A reviewer may still know the answer.
 _UNDECIDED = ('', 'unparsed', 'tie', 'singleton', 'disagreement')
 
 
@@ -66,7 +66,7 @@ class Ballot(NamedTuple):
 
   @property
   def is_open(self) -> bool:
-    """True if a true answer would be trained on."""
+    """True if the question would be trained on with a true answer."""
     return self.reason in _UNDECIDED
 
 
@@ -94,7 +94,7 @@ def from_rows(
       continue
     is_solver = row['role'] == 'solver'
     index, view = divmod(row['group'], num_views if is_solver else 1)
-    # Answers of an earlier solver are a view of their own.
+    # The answers of an earlier solver are another view.
     view = view if is_solver else num_views
     groups.setdefault(index, {}).setdefault(view, []).append(row['answer'])
     first.setdefault(index, row)
@@ -133,7 +133,7 @@ def order(
   """
   newest = {b.id: b for b in sorted(ballots, key=lambda b: (b.step, b.index))}
   draws = {b: _draw(b, seed) for b in newest.values() if b.is_open}
-  # The questions set aside depend on nothing but their text and the seed.
+  # Which questions are set aside depends only on their text and the seed.
   aside = sorted(
     (b for b in draws if draws[b] < random_share), key=draws.__getitem__
   )
@@ -167,21 +167,21 @@ def leverage(ballot: Ballot) -> float:
 
   The advantage of an answer is its reward, normalized by the mean and the
   standard deviation of its group (GRPO). The result is the sum of the absolute
-  changes for the other answer that changes them most.
+  changes if the true answer is the one that changes the advantages most.
   """
   answers = ballot.answers
-  paid = _advantages(answers, ballot.vote)
+  voted = _advantages(answers, ballot.vote)
   others = {a for a in answers if a is not None and a != ballot.vote}
-  changes = [np.abs(_advantages(answers, a) - paid).sum() for a in others]
-  nothing_right = np.abs(paid).sum()
+  changes = [np.abs(_advantages(answers, a) - voted).sum() for a in others]
+  nothing_right = np.abs(voted).sum()
   return float(max([*changes, nothing_right]))
 
 
 def view_gap(ballot: Ballot) -> float:
   """Computes how much the answers to different prompts differ, 0 to 1.
 
-  It is the mean total variation distance between the shares of the answers of
-  any two prompts that ask the question; 0 for a single prompt.
+  It is the mean over pairs of prompts of the total variation distance between
+  the shares of their answers; 0 for a single prompt.
   """
   shares = [_shares(view) for view in ballot.views]
   gaps = [

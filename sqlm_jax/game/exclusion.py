@@ -1,7 +1,7 @@
 """Finds texts with content that a run must not train on.
 
-A text is a whole response of the model, since all of its tokens would be
-trained on, whatever part of them is a question or an answer.
+A text is a whole response of the model, because all of its tokens would be
+trained on, and not only the question or answer in it.
 """
 
 import functools
@@ -70,8 +70,8 @@ def make_exclusion(
 
   Args:
     patterns: names and regular expressions.
-    words: words and phrases that are excluded in any case of letters. A word
-      inside of another word does not count, except in scripts without spaces.
+    words: excluded words and phrases; case is ignored. A word inside another
+      word does not count, except in scripts without spaces.
     functions: functions of the user.
   """
   return Exclusion(

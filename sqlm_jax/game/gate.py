@@ -9,7 +9,7 @@ Every question passes the rules once, in this order:
     contaminated        it is in an evaluation set
     rejected, excluded  a reviewer has refused it or its vote
     too_long            its prompt is over the token limit
-    several_questions   it asks more than one thing
+    several_questions   it has more than one question mark
     (any word)          a function of the user refused it
     repeats             it is a near-duplicate of another question
   after the vote (`Gate.check_vote`)
@@ -17,8 +17,9 @@ Every question passes the rules once, in this order:
     unparsed, tie, singleton, disagreement: there is no majority
     too_easy            too many answers agree
 
-The first rule that refuses a question gives the reason. A refused question
-trains neither role, except that the proposer may get the lowest reward for it.
+The first rule that refuses a question gives the reason. The solver is not
+trained on a refused question. The proposer either gets the lowest reward for it
+or is not trained on it.
 """
 
 import re
@@ -41,8 +42,8 @@ class Candidate(NamedTuple):
     response: the whole response of the proposer.
     finished: False if the response was cut off.
     fits: False if a prompt with the question is over the token limit.
-    leaks: True if rules on the quality of a question do not apply to it.
-    verdict: reason of a reviewer to refuse the question, '' for none.
+    leaks: True if the question is exempt from the rules with `may_leak`.
+    verdict: reason for which a reviewer refused the question, '' for none.
   """
 
   problem: types.Problem
@@ -57,7 +58,8 @@ class Rule(NamedTuple):
   """A rule on a question before it is solved.
 
   Attributes:
-    reason: returns the reason to refuse a candidate, '' to accept it.
+    reason: function that returns the reason to refuse a candidate, '' to accept
+      it.
     reward: reward of the proposer for a question that the rule refuses.
     may_leak: True if a leaky gate may ignore the rule.
   """
@@ -71,7 +73,7 @@ class Gate(NamedTuple):
   """The rules of a run.
 
   Attributes:
-    config: which rules on the quality of questions are used.
+    config: settings of the rules on the quality of questions.
     guard: recognizes the questions of the evaluation sets.
     exclusion: the content that must not be trained on.
     functions: functions of the user.

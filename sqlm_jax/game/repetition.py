@@ -40,7 +40,7 @@ _FIRST_CHARACTER, _NUM_CHARACTERS = 0x10000, 0x100000
 def shares(questions: Sequence[str], similarity: float) -> tuple[float, ...]:
   """Returns, for each question, the share of the other questions like it.
 
-  The share is (|C| - 1) / (B - 1) for a question in a cluster C, where |C|
+  The share of a question in a cluster C is (|C| - 1) / (B - 1), where |C|
   includes the question itself and B is the number of questions. A cluster is a
   connected component of the graph whose edges are pairs of alike questions. A
   question that is unlike all others has share 0. R-Zero (Huang et al., 2025,

@@ -163,8 +163,8 @@ def difficulty_of_vote(
 ) -> float:
   """Rewards a question for which some, but not all answers agree.
 
-  The terms are, with the count of the majority among the answers of all G
-  voters and p = count / G:
+  Let count be the number of answers that equal the majority's, G the number of
+  answers, including those that only vote, and p = count / G. The terms are:
 
     sqlm    1 if 1 < count < G, else 0: SQLM figure 1 and section 5.1 (eq. 2
             prints 0 < count, which always holds)
@@ -198,8 +198,8 @@ def difficulty_of_tests(
 ) -> float:
   """Rewards a problem for which some, but not all tests are passed.
 
-  The terms are those of `difficulty_of_vote`, where p is the share of tests
-  that pass, except for
+  Let p be the share of tests that pass. The terms are those of
+  `difficulty_of_vote`, except for
 
     sqlm    1 if 0 < p < 1, else 0 (SQLM, eq. 4).
 

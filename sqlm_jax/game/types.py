@@ -91,5 +91,5 @@ class ScoredQuestion(NamedTuple):
   # Reason of each excluded answer, first of the solver and then of voters; ()
   # if no answer is excluded.
   excluded: tuple[str, ...] = ()
-  # The true answer by a verdict, counted like a vote, which pays instead.
+  # The true answer of a verdict as a vote, which replaces `vote` in rewards.
   label: Vote | None = None

@@ -1,18 +1,17 @@
 """Verdicts of reviewers on questions and their votes.
 
-A verdict is an event with these entries, of which reviews.jsonl has one per
-line:
+A verdict is an event. reviews.jsonl has one event per line, with these entries:
 
   verdict    accept: the vote is right; correct: `answer` is right; reject: the
              vote is wrong; exclude: the question must not be trained on;
-             skip: no decision; undo: withdraws the reviewer's last event on
-             the question
+             skip: no decision; undo: the reviewer's last event on the question
+             is withdrawn
   question   text of the question, and `id`, its `question_id`
   reviewer   name of the person; `CHECKER` for a simulated reviewer
   vote       answer of the majority that the reviewer saw, None without one
   pick       why the reviewer was asked; `RANDOM` for a random draw
 
-The last verdict on a question holds, whoever gave it.
+The last verdict on a question counts, whoever gave it.
 """
 
 import functools
@@ -30,7 +29,7 @@ RANDOM = 'random'
 # Reasons of the gate, by verdict.
 _REFUSALS = {'reject': 'rejected', 'exclude': 'excluded'}
 
-_MAX_CHARACTERS = 10_000  # finding a key takes longer than linear time
+_MAX_CHARACTERS = 10_000  # the time to find a key grows faster than linearly
 
 Event = Mapping[str, Any]
 
@@ -98,7 +97,7 @@ def question_id(question: str) -> str:
 
 
 def fold(events: Sequence[Event | None]) -> Verdicts:
-  """Returns the verdicts that hold after some events.
+  """Returns the verdicts that are in force after some events.
 
   Args:
     events: one entry for each line of the file, None for a damaged line.
@@ -113,7 +112,7 @@ def fold(events: Sequence[Event | None]) -> Verdicts:
 
 
 def live(events: Iterable[Event | None]) -> list[Event]:
-  """Returns the valid events that are not withdrawn, without any undo."""
+  """Returns the valid events that have not been withdrawn by an undo."""
   kept: list[Event] = []
   for event in events:
     if event is None or not _is_valid(event):
@@ -129,10 +128,10 @@ def live(events: Iterable[Event | None]) -> list[Event]:
 
 
 def count_random(events: Iterable[Event]) -> tuple[int, int]:
-  """Counts the right votes among randomly drawn votes, and all of these.
+  """Returns the number of right votes, and of all votes, among random draws.
 
-  Only these votes were drawn without regard to how many answers agree, so only
-  they estimate how often votes are right. Each question counts once.
+  Only random draws do not depend on how many answers agree, so only they give
+  an unbiased estimate of how often votes are right. Each question counts once.
 
   Args:
     events: events from `live`.
@@ -150,7 +149,7 @@ def as_vote(
   answers: Sequence[types.Answer],
   is_true: Callable[[types.Answer, types.Answer], bool],
 ) -> types.Vote:
-  """Returns the true answer as a vote of the answers that agree with it.
+  """Returns the true answer as a vote for which the equal answers voted.
 
   Args:
     true: the true answer.

@@ -1,8 +1,7 @@
 """Charts of a report as SVG images in data URIs.
 
-The charts have no texts except numbers. Titles and legends are HTML around
-them, so that they can be in any language and that texts of a model never enter
-an image.
+The only text in an image is numbers. Titles and legends are HTML around the
+image, so they can be translated, and text of a model never enters an image.
 """
 
 import base64

@@ -35,7 +35,7 @@ class Card(NamedTuple):
 
   Attributes:
     name: Name of the run.
-    config: Config of the run, as it is stored.
+    config: Stored config of the run.
     footer: What the run was made with, see `run_reader.footer`.
     license: License of the base model, None if it is not known.
     tallies: Counts of questions and answers.

@@ -56,7 +56,7 @@ class Improvement(NamedTuple):
 
   @property
   def changes(self) -> dict[str, int]:
-    """Number of questions learned, kept, lost and never right, greedily."""
+    """Numbers of greedy answers learned, kept, lost and never right."""
     changed = self.comparison['changed']
     return {
       'learned': changed['wrong to right'],
@@ -128,7 +128,7 @@ class Cost(NamedTuple):
 
 
 class Alarm(NamedTuple):
-  """An alarm; `ended` is None while it holds."""
+  """An alarm; `ended` is None until it ends."""
 
   name: str
   since: int
@@ -326,7 +326,7 @@ def cost(
 
 
 def alarms(workdir: epath.PathLike) -> list[Alarm]:
-  """Returns the alarms, those that hold first.
+  """Returns the alarms, with those that have not ended first.
 
   An alarm has one line when it is raised, and another line when it ends.
   """

@@ -33,8 +33,8 @@ class Point(NamedTuple):
 
   Attributes:
     step: Self-play step.
-    share: Fraction of the answers that gave the majority's, 0 without one.
-    right: What the checker says of the vote, None if it is not known.
+    share: Fraction of the answers that equal the majority's, 0 without one.
+    right: True if the vote is right by the checker, None if it is not known.
   """
 
   step: int
@@ -76,8 +76,8 @@ class TopicTally:
     votes: Questions that were answered.
     majorities: Votes with a majority.
     agreement: Sum of the agreement of these votes.
-    checked: Votes that the checker knows.
-    right: Of these, the right ones.
+    checked: Majorities on questions whose true answer the checker knows.
+    right: Number of these majorities that are right.
   """
 
   votes: int = 0
@@ -96,7 +96,7 @@ class Tallies(NamedTuple):
     points: One for each vote, in order.
     trained_by_vote: Questions whose answers were trained on by their vote or
       their tests.
-    trained_by_verdict: Questions whose answers a verdict paid for.
+    trained_by_verdict: Questions whose answers were trained on by a verdict.
   """
 
   steps: list[StepTally]

@@ -30,7 +30,8 @@ class Answers(NamedTuple):
     num_trained: Number of these responses that were trained on.
     reward: Mean reward, None without one.
     advantage: Mean advantage of the responses that were trained on, or None.
-    right: What the task's checker says of the answer, None if it is not known.
+    right: True if the answer is right by the task's checker, None if it is not
+      known.
   """
 
   answer: str | None
@@ -52,14 +53,15 @@ class Asked(NamedTuple):
       `GIVEN` by `task.questions`.
     proposal: Row of the proposal, {} without one.
     vote: Answer of the majority, None without one.
-    vote_share: Fraction of the answers that gave it.
-    true_answer: Answer of a verdict, which paid instead of the vote.
+    vote_share: Fraction of the answers that equal it.
+    true_answer: Answer of a verdict, which was the label instead of the vote.
     reason: Why the question was refused or had no majority, None otherwise.
-    leaked: Reason of the gate that a leaky gate ignored, None otherwise.
+    leaked: Reason for which the gate would have refused the question if it were
+      not exempt (`gate.leak`), None otherwise.
     answers: Equal answers, most frequent first.
-    share: Fraction of the solver's update that the question has: the sum of
-      the absolute advantages of its answers, divided by that of all answers.
-    verdict: Verdict that the step knew, None without one.
+    share: The question's share of the solver's update: the sum of the absolute
+      advantages of its answers, divided by this sum for all answers.
+    verdict: Verdict that the step had read, None without one.
   """
 
   step: int
@@ -83,12 +85,12 @@ class Asked(NamedTuple):
 
 
 class Update(NamedTuple):
-  """Everything that made the update of a step.
+  """The data of the update of a step.
 
   Attributes:
     step: Self-play step.
     asked: Its questions, solved ones first.
-    metrics: Metrics of the step, {} if it has none yet.
+    metrics: Metrics of the step, {} if there are none yet.
     footer: What the step was made with, see `run_reader.footer`.
     policy_steps: Optimizer steps of the weights that sampled, by role.
     trained: Number of responses that were trained on, by role.

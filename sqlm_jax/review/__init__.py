@@ -1,1 +1,1 @@
-"""A local web server to look into a run and to decide about its votes."""
+"""A local web server that shows a run and takes decisions about its votes."""

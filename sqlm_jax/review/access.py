@@ -1,4 +1,4 @@
-"""Keeps everybody but the user's own browser out of the review pages.
+"""Restricts access to the review pages to the user's own browser.
 
 The server listens on 127.0.0.1 only, but other programs and every web page in
 the user's browser can reach it there. A request is therefore served only if
@@ -6,7 +6,7 @@ the user's browser can reach it there. A request is therefore served only if
 1. its Host header names this machine, so that no other name that resolves to
    127.0.0.1 (DNS rebinding) gives a foreign page access,
 2. its path begins with the random token of this start, and
-3. for a POST, the browser says that a page of this server sent it.
+3. if it is a POST, the browser confirms that a page of this server sent it.
 
 Pages may load nothing from other origins and run no inline script.
 """
@@ -34,7 +34,7 @@ _HEADERS = {
 
 
 class Guard:
-  """ASGI middleware that refuses requests of others."""
+  """ASGI middleware that refuses all other requests."""
 
   def __init__(
     self, app: types.ASGIApp, token: str, hosts: Sequence[str] = LOCAL_HOSTS
@@ -84,7 +84,7 @@ class Guard:
     return None
 
   def _is_own_page(self, headers: datastructures.Headers) -> bool:
-    """Returns True if the browser says that a form is from this server.
+    """Returns True if the browser confirms that a form is from this server.
 
     Pages cannot change these headers. A browser that sends neither of them is
     refused.

@@ -14,7 +14,7 @@ from sqlm_jax.workdir import reviews, run_reader
 def show_queue(
   site: rendering.Site, request: requests.Request
 ) -> responses.Response:
-  """Shows the next vote that waits for a decision."""
+  """Shows the next vote that needs a decision."""
   return _queue_page(site, request.query_params)
 
 

@@ -1,4 +1,4 @@
-"""The queue of votes that wait for a person, and the person's decisions."""
+"""The queue of votes that need a decision, and the decisions of people."""
 
 import functools
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def queue(
   pick: str = '',
   all_steps: bool = False,
 ) -> list[ballots.Choice]:
-  """Returns the votes that wait for a reviewer, the next one first.
+  """Returns the votes that need a decision, in the order of the queue.
 
   Args:
     workdir: Directory of the run.
@@ -116,7 +116,7 @@ def to_event(
     kind: One of `verdicts.DECISIONS`, or 'skip'.
     answer: The true answer, for 'correct'.
     reviewer: Name of the reviewer.
-    pick: Why the vote was shown, '' if the reviewer has looked for it.
+    pick: Why the vote was shown, '' if the reviewer opened it directly.
 
   Raises:
     ValueError: If the decision is not possible; the message says why.

@@ -20,7 +20,7 @@ _ROLES = ('solver', 'proposer', 'voter')
 def overview(
   site: rendering.Site, request: requests.Request
 ) -> responses.Response:
-  """Shows curves, alarms, and what has changed since the last look."""
+  """Shows curves, alarms, and what has changed since the last visit."""
   metrics = run_reader.metrics(site.workdir)
   results = run_reader.evaluations(site.workdir)
   events = verdicts.live(run_reader.review_events(site.workdir))
@@ -169,7 +169,7 @@ def find_text(
 
 
 def _seen_cookie(site: rendering.Site) -> str:
-  """Returns the cookie with the number of steps at the last look.
+  """Returns the cookie with the number of steps at the last visit.
 
   Browsers send the cookies of 127.0.0.1 to all ports, so every run has its own.
   """
@@ -226,7 +226,7 @@ def _share(text: str | None, default: float) -> float:
 def _changes(
   metrics: list[dict[str, Any]], seen: int | None
 ) -> list[tuple[str, float, float]]:
-  """Returns metrics with their values at the last look and now."""
+  """Returns metrics with their values at the last visit and now."""
   if not seen or not metrics or seen > len(metrics):
     return []
   names = {name for chart in curves.CHARTS.values() for name in chart}

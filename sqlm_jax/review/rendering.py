@@ -24,7 +24,7 @@ class Site(NamedTuple):
     workdir: Directory of the run.
     config: Config of the run.
     templates: Templates of the pages.
-    reviewer: Name that is proposed for the reviewer.
+    reviewer: Default name of the reviewer.
   """
 
   workdir: epath.Path

@@ -1,7 +1,7 @@
 """Serves the review pages of a run on this machine.
 
-The address has a new random token at every start. Only who knows the address,
-and only a page of this server, can do anything; see `review.access`.
+The address has a new random token at every start. A request needs the token,
+and a form must come from a page of this server; see `review.access`.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def make_app(
     workdir: Directory of the run.
     token: Secret part of the address.
     templates: Templates in the language of the user; by default, in English.
-    reviewer: Name that is proposed for the reviewer.
+    reviewer: Default name of the reviewer.
     hosts: Host names that are allowed in addition to this machine.
 
   Raises:
@@ -62,7 +62,7 @@ def serve(
     workdir: Directory of the run.
     templates: Templates in the language of the user; by default, in English.
     port: Port on 127.0.0.1; 0 chooses a free port.
-    reviewer: Name that is proposed for the reviewer.
+    reviewer: Default name of the reviewer.
     hosts: Host names that are allowed in addition to this machine.
   """
   token = secrets.token_urlsafe(24)

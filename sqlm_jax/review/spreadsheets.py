@@ -26,17 +26,17 @@ _COLUMNS = (
   'answer',
 )
 _LABELS = 'labels'  # name of the reviewer of imported labels
-# A spreadsheet takes a cell that begins with one of these for a formula.
+# A spreadsheet interprets a cell that begins with one of these as a formula.
 _FORMULA = ('=', '+', '-', '@', '\t', '\r')
 
 
 def export_queue(
   workdir: epath.PathLike, config: schema.Config, path: str
 ) -> int:
-  """Writes the votes that wait for a verdict as CSV; returns their number.
+  """Writes the votes that need a verdict as CSV; returns their number.
 
-  A text that a spreadsheet would take for a formula is written with a leading
-  apostrophe.
+  If a spreadsheet would interpret a text as a formula, the text is written with
+  a leading apostrophe.
   """
   _check_new(path)
   choices = decisions.queue(workdir, config, all_steps=True)
@@ -69,10 +69,10 @@ def import_queue(
   """Appends the verdicts of a file of `export_queue`; returns their number.
 
   A row without a verdict is ignored; a row with an answer and no verdict is a
-  correction. Nothing is appended if any row is wrong.
+  correction. Nothing is appended if any row is invalid.
 
   Raises:
-    ValueError: If a row is wrong; the message has its line.
+    ValueError: If a row is invalid; the message has its line.
   """
   num_views = decisions.num_views(config)
 
@@ -120,10 +120,10 @@ def import_labels(
     config: Config of the run.
     path: A .csv file with the columns question and answer, or a .jsonl file
       with these entries.
-    reviewer: Name of who knows the answers, '' for 'labels'.
+    reviewer: Name of the person who knows the answers, '' for 'labels'.
 
   Raises:
-    ValueError: If a row is wrong; the message has its line.
+    ValueError: If a row is invalid; the message has its line.
   """
   is_csv = path.casefold().endswith('.csv')
   rows = (_read_csv if is_csv else _read_jsonl)(

@@ -1,4 +1,4 @@
-"""Raises alarms, and stops or rolls back a run if an alarm demands it."""
+"""Raises alarms, and stops or rolls back a run if an alarm requires it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -51,7 +51,7 @@ def check(
     alarm_rules.make_rules(parts.config.alarms),
     state,
     step=step,
-    # Times differ between processes, but all have to decide alike.
+    # Times differ between processes, but all must make the same decision.
     metrics=processes.broadcast_from_first(numbers),
   )
   return state, [

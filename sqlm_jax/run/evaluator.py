@@ -5,7 +5,7 @@
    settings.
 2. `evaluate` tests the grader on known answers, then answers every remaining
    question: once greedily and, for each seed, with k samples. It samples in
-   groups, with the same sampler as the training.
+   groups, with the same sampler as in training.
 3. The output is one row per question, and a result with figures and intervals
    that are computed from the rows (`evaluation.accuracy`). Both are stored in
    the workdir (`workdir.evaluations`).

@@ -1,14 +1,14 @@
 """Asks the solver the same questions every few steps.
 
-The metrics of a step are about the questions that the proposer asks in this
-step. Forgetting and wrong votes that harden are not visible in them if the
-proposer has stopped asking such questions. The probe is a fixed set of the
-run's own first questions. It compares votes with earlier votes, and needs no
-labels.
+The metrics of a step describe the questions that the proposer asks in this
+step. If the proposer has stopped asking some kind of question, they do not show
+that the solver forgets it or settles on a wrong answer. The probe is a fixed
+set of the run's own first questions. It compares their votes with earlier
+votes, which needs no labels.
 
-The probe does not change weights. With `evaluation.best_by='probe'`, it chooses
-the best checkpoint. Otherwise it saves no checkpoints, so the next step may be
-sampled ahead of it (`sampler.one_step_ahead`).
+The probe does not change the weights. With `evaluation.best_by='probe'`, it
+selects the best checkpoint. Otherwise, the next step may be sampled before the
+probe (`sampler.one_step_ahead`).
 """
 
 import collections
@@ -29,18 +29,18 @@ from sqlm_jax.selfplay import random_streams, responses, step_types
 INFORMATION = 'probe/information'  # see `agreement.information`
 
 _LOCKED_AGREEMENT = 0.9
-_LOCKED_LOOKS = 3  # in a row
+_LOCKED_MEASUREMENTS = 3  # in a row
 
 
-class Look(NamedTuple):
-  """The result of a question in the last look.
+class Result(NamedTuple):
+  """The vote on a question in the last measurement.
 
   Attributes:
     response: A response with the majority answer; None without a majority. The
       answer itself is not stored, because canonical answers may depend on the
       other answers of their group.
-    locked: Number of looks in a row in which at least 90% of the answers were
-      the same majority.
+    locked: Number of measurements in a row in which at least 90% of the answers
+      were the same majority.
   """
 
   response: str | None
@@ -53,12 +53,12 @@ class State(NamedTuple):
   Attributes:
     candidates: Distinct questions of the first steps, until the set is drawn.
     questions: The fixed set; () before it is drawn.
-    looks: One per question; () before the first look.
+    results: One per question; () before the first measurement.
   """
 
   candidates: tuple[str, ...] = ()
   questions: tuple[str, ...] = ()
-  looks: tuple[Look, ...] = ()
+  results: tuple[Result, ...] = ()
 
 
 def from_host(stored: Mapping[str, Any]) -> State:
@@ -66,7 +66,7 @@ def from_host(stored: Mapping[str, Any]) -> State:
   return State(
     tuple(stored['candidates']),
     tuple(stored['questions']),
-    tuple(Look(*fields) for fields in stored['looks']),
+    tuple(Result(*fields) for fields in stored['results']),
   )
 
 
@@ -78,7 +78,7 @@ def after_step(
   outcome: step_types.Outcome,
   params: Callable[[], policy_lib.Params],
 ) -> tuple[State, dict[str, float]]:
-  """Collects questions in the first steps, and later looks if a look is due.
+  """Collects questions in the first steps, and measures votes when it is due.
 
   Every process must call this function.
 
@@ -90,7 +90,7 @@ def after_step(
     params: Returns the parameters of the solver after the step.
 
   Returns:
-    The state after the step, and the metrics of the look.
+    The state after the step, and the metrics of the measurement.
   """
   config, start = parts.config.probe, time.perf_counter()
   if not config.every:
@@ -102,7 +102,7 @@ def after_step(
     )
   if not is_due(state, config, step + 1):
     return state, {}
-  state, metrics = look(parts, params(), state, step=step + 1)
+  state, metrics = measure(parts, params(), state, step=step + 1)
   return state, metrics | {'time/probe': time.perf_counter() - start}
 
 
@@ -128,14 +128,14 @@ def collect(
 
 
 def is_due(state: State, config: alarms_schema.Probe, step: int) -> bool:
-  """Returns True if the set is due to be looked at after `step` steps."""
+  """Returns True if a measurement is due after `step` steps."""
   if not state.questions:
     return False
-  return not state.looks or (step - config.steps) % config.every == 0
+  return not state.results or (step - config.steps) % config.every == 0
 
 
-def may_look(state: State, config: alarms_schema.Probe, step: int) -> bool:
-  """Returns True if a look after `step` steps is possible.
+def may_measure(state: State, config: alarms_schema.Probe, step: int) -> bool:
+  """Returns True if a measurement after `step` steps is possible.
 
   Args:
     state: State after an earlier step.
@@ -144,24 +144,24 @@ def may_look(state: State, config: alarms_schema.Probe, step: int) -> bool:
   """
   if not config.every or step < config.steps:
     return False
-  return not state.looks or (step - config.steps) % config.every == 0
+  return not state.results or (step - config.steps) % config.every == 0
 
 
-def look(
+def measure(
   parts: build.Parts, params: policy_lib.Params, state: State, *, step: int
 ) -> tuple[State, dict[str, float]]:
-  """Answers all questions of the probe, and compares them with the last look.
+  """Answers the questions of the probe, and compares votes with earlier votes.
 
   Every process must call this function.
 
   Args:
     parts: Parts of the run.
     params: Parameters of the solver.
-    state: State before the look.
+    state: State before the measurement.
     step: Number of self-play steps that the parameters have been trained for.
 
   Returns:
-    The state after the look, and its metrics.
+    The state after the measurement, and its metrics.
   """
   total = len(state.questions)
   size = min(parts.config.evaluation.batch_questions, total)
@@ -172,11 +172,13 @@ def look(
       indices = range(first, min(first + size, total))
       rows += _answer(parts, params, state, indices, num_rows=size, step=step)
     progress(total, total)
-  looks = tuple(Look(row['response'], row['locked']) for row in rows)
+  results = tuple(Result(row['response'], row['locked']) for row in rows)
   values = {
     'probe/agreement': [row['agreement'] for row in rows],
-    'probe/locked_rate': [row['locked'] >= _LOCKED_LOOKS for row in rows],
-    'probe/flip_rate': [row['flipped'] for row in rows if state.looks],
+    'probe/locked_rate': [
+      row['locked'] >= _LOCKED_MEASUREMENTS for row in rows
+    ],
+    'probe/flip_rate': [row['flipped'] for row in rows if state.results],
     'probe/accuracy': [
       row['right'] for row in rows if row['right'] is not None
     ],
@@ -185,7 +187,7 @@ def look(
   information = agreement.information([row['answers'] for row in rows])
   if information is not None:
     metrics[INFORMATION] = information
-  return state._replace(looks=looks), metrics
+  return state._replace(results=results), metrics
 
 
 def _answer(
@@ -219,15 +221,15 @@ def _answer(
   for row in local_rows:
     texts = sampled.texts[row]
     assert texts is not None  # this process decodes its local rows
-    last = state.looks[indices[row]] if state.looks else Look(None, 0)
+    last = state.results[indices[row]] if state.results else Result(None, 0)
     rows.append(_compare(parts, questions[row], texts, last))
   return [row for rows_P in processes.all_gather(rows) for row in rows_P]
 
 
 def _compare(
-  parts: build.Parts, question: str, texts: Sequence[str], last: Look
+  parts: build.Parts, question: str, texts: Sequence[str], last: Result
 ) -> dict[str, Any]:
-  """Compares the vote on a question with the vote of the last look."""
+  """Compares the vote on a question with that of the last measurement."""
   task = parts.task
   # Parsed together, because canonical answers depend on their group.
   earlier = [] if last.response is None else [last.response]

@@ -1,10 +1,9 @@
 """Brings the verdicts of reviewers into training.
 
-Verdicts are outside input, but a run must be repeatable. A step therefore reads
-a fixed number of lines of reviews.jsonl, which never changes afterwards, and
-reviews_read.jsonl has this number before the step begins. A step that is
-repeated after a crash reads the same lines again, although there may be more by
-then.
+Verdicts may arrive at any time, but a run must be repeatable. Before a step
+begins, the number of lines of reviews.jsonl that it has read is therefore
+written to reviews_read.jsonl. A step that is repeated after a crash reads the
+same number of lines, even if there are more by then. Lines never change.
 """
 
 import time
@@ -54,8 +53,7 @@ def resume(
     counts = reviews.read_counts(path)
     last_step, lines = counts[-1] if counts else (-1, 0)
     if played is not None and played >= step and played > last_step:
-      # These steps had read nothing new. Verdicts that came after them take
-      # effect after them.
+      # These steps had read nothing new. Later verdicts take effect after them.
       reviews.append_count(path, played, lines)
     return events
 
@@ -70,7 +68,7 @@ def before_step(
   config: gate_schema.Review,
   stopped: Callable[[], bool],
 ) -> repetition.Memory:
-  """Returns the memory with the verdicts that a step obeys, see `read`."""
+  """Returns the memory with the verdicts that apply to a step, see `read`."""
   known = read(
     workdir, step, memory.verdicts, wait=config.wait, stopped=stopped
   )
@@ -85,7 +83,7 @@ def read(
   wait: int = 0,
   stopped: Callable[[], bool] = lambda: False,
 ) -> verdicts.Verdicts:
-  """Reads the verdicts that a step of training obeys.
+  """Reads the verdicts that apply to a step of training.
 
   All processes call this function and get the same verdicts.
 
@@ -201,7 +199,7 @@ def _count_lines(
 def _wait(
   path: epath.Path, first: int, *, wait: int, stopped: Callable[[], bool]
 ) -> list[reviews.Event | None]:
-  """Waits until people have given a number of verdicts after some lines."""
+  """Waits until people have given a number of verdicts in new lines."""
   is_told = False
   while True:
     events = reviews.read(path)

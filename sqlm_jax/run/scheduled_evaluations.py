@@ -117,9 +117,9 @@ def choose(parts: build.Parts, workdir: epath.PathLike, step: int) -> Choice:
   """Compares the solver after `step` steps with earlier steps of the run.
 
   Only evaluations on the validation set with the run's settings are compared,
-  because choosing a checkpoint by its test score would bias that score; or,
-  with `evaluation.best_by='probe'`, only the looks of the probe. Every process
-  must call this function.
+  because choosing a checkpoint by its test score would bias that score. With
+  `evaluation.best_by='probe'`, only measurements of the probe are compared.
+  Every process must call this function.
   """
 
   def read() -> tuple[float | None, float | None, bool]:
@@ -156,7 +156,7 @@ def validation_scores(
 def _probe_scores(
   parts: build.Parts, workdir: epath.PathLike
 ) -> dict[int, float]:
-  """Returns a map from step to score of all looks of the probe.
+  """Returns a map from step to score of all measurements of the probe.
 
   There is no score of the initial model, because the probe's questions are
   those of the first steps. After a rollback, the model is not the one that the
@@ -173,7 +173,7 @@ def _probe_scores(
     score = row.get(probe.INFORMATION)
     if score is None or row['step'] in rolled_back:
       continue
-    step = row['step'] + 1  # the probe looks after the step
+    step = row['step'] + 1  # the probe runs after the step
     is_eligible = not alarms.is_raised(raised, step, not_best)
     scores[step] = score if is_eligible else NOT_ELIGIBLE
   return scores

@@ -15,7 +15,7 @@ def show(
   best: int | None,
   is_finished: bool = False,
 ) -> None:
-  """Shows the accuracy before and after training, and the paths of the output.
+  """Shows the accuracy before and after training, and the output paths.
 
   Args:
     parts: Parts of the run.

@@ -18,7 +18,7 @@ _CAPACITY = 100  # posts that wait; further ones are dropped
 class Webhook:
   """Posts JSON objects to a URL from a daemon thread.
 
-  A server that is down, slow or does not answer loses posts and delays no step.
+  If the server is slow or unreachable, posts are lost, but no step is delayed.
   """
 
   def __init__(self, url: str):

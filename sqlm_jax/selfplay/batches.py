@@ -157,13 +157,13 @@ def make_batches(
     advantages: their advantages.
     layout: microbatch layout; batches are padded to full microbatches.
     updates: number of optimizer steps, a divisor of the step's groups.
-    aggregation: how the loss of an update is averaged, see
+    aggregation: how the loss of an update is aggregated, see
       `losses.token_weights`.
     max_tokens: maximum number of tokens of a response.
     keep_neutral: if True, also train on groups in which every advantage is 0.
       Such groups have a gradient only if there is a KL penalty, an entropy
       bonus or a value function. Otherwise, leaving them out only saves time.
-      They count in the average in either case.
+      In either case, they count in the mean.
 
   Returns:
     At most `updates` batches; a batch with nothing to train on is left out.

@@ -1,4 +1,4 @@
-"""Describes the questions and answers of a step further, for logging only."""
+"""Adds topics, correctness and advantages to a step, for logging only."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -16,7 +16,7 @@ class Check(Protocol):
   def __call__(
     self, question: str, answers: Sequence[types.Answer]
   ) -> list[bool | None]:
-    """Returns True for each right answer; None if the truth is not known."""
+    """Returns True for each right answer, None if it is not known."""
 
 
 def checker(task: base.Task | None) -> Check:

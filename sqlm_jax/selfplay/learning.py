@@ -98,7 +98,7 @@ def learn(
     game: the constant parts of self-play.
 
   Returns:
-    The new states, and what was learned.
+    The new states, and the result of the updates.
   """
   proposer, vote = game.config.proposer, game.config.vote
   selected = select_questions(rounds, game.config)

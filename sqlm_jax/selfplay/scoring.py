@@ -182,8 +182,8 @@ def score_question(
     penalty: subtracted from the proposer's reward, because the question repeats
       others.
     coin: generator of the random rewards.
-    true: the true answer by a verdict, which pays instead of the vote; None
-      without one.
+    true: the true answer of a verdict, which replaces the vote; None without a
+      verdict.
     functions: functions of the user that add to the reward of the question.
       Those of answers have been called when the answers were graded.
   """
@@ -193,20 +193,20 @@ def score_question(
   accepted_answers = exclusion.accepted(solver_answers, reasons)
   vote_result, label = None, None
   if task.run_tests is None:
-    vote_result = paid = _vote(answers, config.vote)
+    vote_result = target = _vote(answers, config.vote)
     if true is not None:
       voting = exclusion.accepted(graded.answers, graded.excluded)
-      paid = label = verdicts.as_vote(true, voting, task.is_true)
+      target = label = verdicts.as_vote(true, voting, task.is_true)
     solver_rewards = rewards.solver(
       weights.solver,
       accepted_answers,
-      vote=paid,
+      vote=target,
       coin=coin,
       true=functools.partial(task.true_answer, problem.text),
       is_true=task.is_true,
     )
     difficulty = functools.partial(
-      rewards.difficulty_of_vote, vote=paid, band=config.proposer.band
+      rewards.difficulty_of_vote, vote=target, band=config.proposer.band
     )
   else:
     passed = unit_tests.shares_passed(

@@ -1,8 +1,8 @@
 """Signals that show without labels whether a run still learns.
 
 They are metrics of the answers and questions of a step, which docs/metrics.md
-defines. Some compare a step with earlier steps; `History` is what they need to
-remember.
+defines. Some compare a step with earlier steps, whose values are stored in
+`History`.
 """
 
 import collections
@@ -34,7 +34,7 @@ class History(NamedTuple):
   Attributes:
     kinds: kinds of question that the run has asked.
     solver_tokens: mean number of tokens of an answer in the first step that has
-      answers, None before it.
+      answers, None before this step.
   """
 
   kinds: question_kinds.Kinds = _NO_KINDS
@@ -78,7 +78,7 @@ class _Asked(NamedTuple):
 def of_step(
   rounds: Sequence[step_types.Round], game: step_types.Game
 ) -> dict[str, float]:
-  """Computes the signals that need no earlier step, over all processes."""
+  """Computes the signals that do not need earlier steps, over all processes."""
   asked = list(_asked(rounds))
   means = _of_tests(asked, game) if game.task.run_tests else _of_votes(asked)
   means |= _of_questions(asked, game)
@@ -102,7 +102,7 @@ def since_start(
   Args:
     step: self-play step, counted from 0.
     outcome: outcome of the step.
-    history: what the signals remember of earlier steps.
+    history: the memory of the signals before the step.
     memory: questions of earlier steps.
     game: the constant parts of self-play.
 
@@ -212,10 +212,10 @@ def _of_questions(
 
 
 def _largest_answer_share(asked: Sequence[_Asked]) -> dict[str, float]:
-  """Returns the share of the answer that most questions are answered with.
+  """Returns the largest share of one answer over all different questions.
 
-  All different questions have the same weight, which their parsed answers
-  share equally.
+  Each different question has the same weight, which is divided equally among
+  its parsed answers.
   """
   shares = collections.defaultdict(list)
   for question, _, is_new in asked:

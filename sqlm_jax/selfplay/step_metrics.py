@@ -115,18 +115,18 @@ def of_questions(
 
 
 def _of_labels(local: Sequence[types.ScoredQuestion]) -> dict[str, float]:
-  """Counts the questions that a verdict pays for instead of their vote."""
-  labelled = [q for q in local if q.label is not None]
-  if not labelled:
+  """Counts the questions whose label is a true answer instead of the vote."""
+  labeled = [q for q in local if q.label is not None]
+  if not labeled:
     return {}
   overruled = sum(
     q.vote is None or q.label is None or q.vote.answer != q.label.answer
-    for q in labelled
+    for q in labeled
   )
   return {
-    'review/labelled': float(len(labelled)),
+    'review/labeled': float(len(labeled)),
     'review/overruled': float(overruled),
-    'review/replayed': float(sum(q.problem.replayed for q in labelled)),
+    'review/replayed': float(sum(q.problem.replayed for q in labeled)),
   }
 
 
@@ -142,15 +142,17 @@ def _of_votes(
     The values of each mean, and the counts.
   """
   votes = [(q.problem.text, q.vote) for q in local if q.vote is not None]
-  labelled = [(text, vote) for text, vote in votes if vote.answer is not None]
+  with_majority = [
+    (text, vote) for text, vote in votes if vote.answer is not None
+  ]
   checked = [
     task.is_true(vote.answer, true)
-    for text, vote in labelled
+    for text, vote in with_majority
     if (true := task.true_answer(text)) is not None
   ]
   values: dict[str, Sequence[float]] = {
     'vote/majority_rate': [vote.answer is not None for _, vote in votes],
-    'vote/agreement': [vote.count / vote.size for _, vote in labelled],
+    'vote/agreement': [vote.count / vote.size for _, vote in with_majority],
     'vote/unanimous_rate': [0 < vote.count == vote.size for _, vote in votes],
     'vote/accuracy': checked,
   }

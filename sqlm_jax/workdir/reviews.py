@@ -1,4 +1,4 @@
-"""Writes and reads reviews.jsonl, which has the verdicts of people.
+"""Writes and reads reviews.jsonl, which contains the verdicts of people.
 
 Every line is one event and is never changed:
 

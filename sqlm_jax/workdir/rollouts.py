@@ -1,11 +1,11 @@
-"""Writes rollouts/, which has every response of a run with its reward.
+"""Writes rollouts/, which contains every response of a run with its reward.
 
 There is one Parquet file per step, such as step_00000012.parquet, with one row
 per response and the columns of `SCHEMA`. With several processes, there is one
 file per step and process, such as step_00000012-00000-of-00002.parquet.
 
-The footer of a file says which config, code and model made it, see
-`run.provenance`.
+The footer of a file describes the config, the code and the model that it was
+made with, see `run.provenance`.
 """
 
 import re

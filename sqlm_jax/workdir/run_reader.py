@@ -1,10 +1,9 @@
-"""Reads the files of a run: a live run, a finished one, or a copy of it.
+"""Reads the files of a run that is training or has ended, or of a copy.
 
-Nothing here writes. A run that is being written to has complete files, except
-for the last line of a JSONL file; such a line is ignored. A run of many steps
-has many rows, so `rollouts` reads only the files of the steps it is asked for,
-only the columns and rows that are needed, and figures of steps come from
-metrics.jsonl.
+This module never writes. While a run is training, its files are complete except
+for the last line of a JSONL file, which is then ignored. A long run has many
+rows, so `rollouts` reads only the requested steps, columns and rows.
+Figures of steps are read from metrics.jsonl.
 """
 
 import bisect
@@ -147,7 +146,7 @@ def rollouts(
 
 
 def footer(workdir: epath.PathLike, step: int) -> dict[str, str]:
-  """Returns what the rollouts of a step were made with, by name.
+  """Returns the footer of the rollouts of a step, by name.
 
   The names are those of `run.provenance.collect`. The footer is empty if the
   step has no rollouts, or if an earlier version wrote them.

@@ -1,7 +1,7 @@
 """Sends the metrics of a run to Weights & Biases or to trackio.
 
-Metrics are sent, and config keys whose values are numbers, booleans or choices.
-Prompts, questions and answers are not sent.
+The services receive metrics, and the config keys whose values are numbers,
+booleans or choices. They do not receive prompts, questions or answers.
 """
 
 import importlib
@@ -26,7 +26,7 @@ class MetricsWriter(Protocol):
 
     Args:
       step: Self-play step, or number of steps before an evaluation.
-      values: Metrics by name; they may be not finite.
+      values: Metrics by name, which may not be finite.
     """
 
   def rewind(self, step: int) -> None:

@@ -131,9 +131,9 @@ def test_long_texts_are_cut(tmp_path):
 
 def test_a_report_in_japanese(workdir):
   text = Parsed(render(workdir, language='ja')).text
-  assert '継続 正解を一度も見ていない問題で改善しました。' in text
-  assert '+10 習得、−0 喪失' in text
-  assert 'テストセットの 20 問での正解の割合 (mean@2)' in text
+  assert '継続 モデルは、正解を一度も見ていない問題で改善しました。' in text
+  assert '+10 新たに正解、−0 不正解に変化' in text
+  assert 'テストセットの 20 問の正解率 (mean@2)' in text
   assert 'Did it improve?' not in text
 
 

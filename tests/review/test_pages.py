@@ -110,7 +110,7 @@ def test_the_overview_shows_curves_and_alarms(tmp_path):
 def test_the_overview_shows_what_has_changed(tmp_path):
   run = runs.write_run(tmp_path)
   client = open_client(run)
-  assert 'first look' in client.get('').text
+  assert 'first visit' in client.get('').text
   assert 'No step since' in client.get('').text
   text = client.get('?since=1').text
   assert 'Steps since step 1: 2' in text

@@ -29,9 +29,9 @@ def test_the_set_waits_for_readable_questions():
     assert not probe.is_due(state, CONFIG, step + 1)
   state = probe.collect(state, ['1 + 1'], CONFIG, step=3)
   assert state == probe.State((), ('1 + 1',))
-  # The first look does not wait for a multiple of three steps after the second.
+  # The first measurement is not delayed to a multiple of three steps.
   assert probe.is_due(state, CONFIG, 4)
-  state = state._replace(looks=(probe.Look(None, 0),))
+  state = state._replace(results=(probe.Result(None, 0),))
   due = [step for step in range(5, 12) if probe.is_due(state, CONFIG, step)]
   assert due == [5, 8, 11]
 
@@ -47,8 +47,8 @@ def parts():
   return build.build(config_lib.from_dict(c))
 
 
-def look_at(parts, state, texts, monkeypatch, step=1):
-  """Looks at the probe, whose answers are `texts` by question."""
+def measure(parts, state, texts, monkeypatch, step=1):
+  """Measures the probe, whose answers are `texts` by question."""
   first_rows = []
 
   def sample(sampler, params, prompts, *, first_row, local_rows, **_):
@@ -58,7 +58,7 @@ def look_at(parts, state, texts, monkeypatch, step=1):
     return responses.Responses(prompts, None, texts[rows])
 
   monkeypatch.setattr(responses, 'sample', sample)
-  state, metrics = probe.look(parts, None, state, step=step)
+  state, metrics = probe.measure(parts, None, state, step=step)
   assert first_rows == [0, 2]
   stored = json.loads(json.dumps(state._asdict()))
   assert probe.from_host(stored) == state
@@ -70,18 +70,18 @@ def answers(text):
   return ['?' if x == '-' else f'It is {x}.' for x in text]
 
 
-def test_votes_are_compared_with_the_last_look(parts, monkeypatch):
+def test_votes_are_compared_with_the_last_measurement(parts, monkeypatch):
   state = probe.State((), ('1 + 1', '2 + 2', '3 + 3', 'why?'))
-  looks = [
+  measurements = [
     ('2222222222', '4444433333', '7777777776', '----------'),
     ('2222222223', '4444443333', '6666666666', '11111-----'),
     ('222222222-', '4444443333', '6666666666', '----------'),
     ('2222222222', '3333333344', '6666666666', '----------'),
   ]
   found = []
-  for texts in looks:
+  for texts in measurements:
     texts = list(map(answers, texts))
-    state, metrics = look_at(parts, state, texts, monkeypatch)
+    state, metrics = measure(parts, state, texts, monkeypatch)
     found.append(metrics)
   agreements = [
     (1.0, 0.5, 0.9, 0.0),
@@ -99,8 +99,8 @@ def test_votes_are_compared_with_the_last_look(parts, monkeypatch):
     1 / 4,
     1 / 4,
   ]
-  # The first question is locked in the third look. The third question is locked
-  # in the third look with its new majority.
+  # The first question is locked in the third measurement. The third question
+  # is locked in the third measurement with its new majority.
   assert [m['probe/locked_rate'] for m in found] == [0, 0, 1 / 4, 2 / 4]
   # Of 45 pairs of answers to the questions, 45, 2 x 10, 36 and 0 agree, and no
   # answers to different questions do.
@@ -114,7 +114,7 @@ def test_votes_are_compared_with_the_last_look(parts, monkeypatch):
 def test_metrics_need_no_checker(parts, monkeypatch):
   task = parts.task._replace(true_answer=lambda question: None)
   state = probe.State((), ('a?', 'b?', 'c?'))
-  _, metrics = look_at(
+  _, metrics = measure(
     parts._replace(task=task), state, [answers('1111111111')] * 3, monkeypatch
   )
   assert metrics == {

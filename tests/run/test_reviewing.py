@@ -197,14 +197,14 @@ def test_the_next_step_obeys_and_a_killed_run_is_exact(changes, tmp_path):
   first = [r for r in rows if r['step'] == 3 and r['question'] == '1+']
   assert len(first) == 16  # asked, and asked again
   for row in rows:
-    is_labelled = row in first
-    assert row['true_answer'] == ('7' if is_labelled else None)
-    if is_labelled:
+    is_labeled = row in first
+    assert row['true_answer'] == ('7' if is_labeled else None)
+    if is_labeled:
       assert row['reward'] == float(row['answer'] == '7')
       assert row['reason'] is None
   last = without_times(tmp_path / 'killed')[-1]
   assert last['gate/excluded'] == 1
-  assert last['review/labelled'] == 2
+  assert last['review/labeled'] == 2
   assert last['review/replayed'] == 1
   assert last['review/questions'] == 2
 

@@ -125,7 +125,7 @@ def test_the_probe_chooses_the_best_step(parts, tmp_path):
   config = dataclasses.replace(parts.config, evaluation=evaluation)
   parts = parts._replace(config=config)
   store(tmp_path, *validations(parts, 0.9, 0.1))  # ignored
-  # One look every two steps.
+  # One measurement every two steps.
   for step, score in enumerate((None, 0.2, None, 0.7, None, 0.4, None, 0.8)):
     row = {} if score is None else {'probe/information': score}
     metrics.append(tmp_path, step, row)
