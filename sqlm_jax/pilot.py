@@ -81,7 +81,7 @@ def pilot(
 
 
 def _measure_votes(
-  parts: build.Parts, states: step_types.States, game: step_types.Game
+  parts: build.Parts, states: step_types.States, game: step_types.GameSetup
 ) -> dict[str, Any] | None:
   """Returns the figures of votes on the validation set, None without it."""
   validation = parts.sets(evaluation_sets.VALIDATION)
@@ -96,7 +96,7 @@ def _measure_votes(
 
 
 def _measure_step(
-  parts: build.Parts, states: step_types.States, game: step_types.Game
+  parts: build.Parts, states: step_types.States, game: step_types.GameSetup
 ) -> tuple[step_types.Outcome, dict[str, Any]]:
   """Plays the first steps of a run, and estimates the cost of all steps.
 

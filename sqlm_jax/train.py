@@ -58,7 +58,7 @@ class _Run(NamedTuple):
   """
 
   parts: build.Parts
-  game: step_types.Game
+  game: step_types.GameSetup
   manager: checkpoints.Manager
   writer: run_writer.RunWriter
   table: display.LiveTable

@@ -180,7 +180,7 @@ def _state_names(config: config_lib.Config) -> dict[str, str]:
   return names
 
 
-def make_game(parts: Parts) -> step_types.Game:
+def make_game(parts: Parts) -> step_types.GameSetup:
   """Builds the constant arguments of `self_play_step`.
 
   It loads the parameters of the reference policy if there is a KL penalty.
@@ -220,7 +220,7 @@ def make_game(parts: Parts) -> step_types.Game:
     max_update_kl=c.optimizer.max_update_kl,
     anchor_kl_coef=c.anchor.kl_coef,
   )
-  return step_types.Game(
+  return step_types.GameSetup(
     config=c,
     # A group whose advantages are all 0 has a gradient if one of these applies.
     keep_neutral=bool(

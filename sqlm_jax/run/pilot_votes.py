@@ -24,7 +24,7 @@ _FIRST_ROUND = 1000
 def vote_on(
   examples: Sequence[types.Example],
   states: step_types.States,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> list[labeled_votes.LabeledVote]:
   """Samples answers to labeled questions and puts them to a vote.
 
@@ -53,7 +53,7 @@ def _vote_on_batch(
   examples: Sequence[types.Example],
   round_index: int,
   states: step_types.States,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> list[labeled_votes.LabeledVote]:
   """Returns the votes on as many questions as a round has at most."""
   prompts = [_encode(example.question, game) for example in examples]
@@ -89,7 +89,7 @@ def _vote_on_batch(
 
 
 def count_votes(
-  answers: scoring.Answers, game: step_types.Game
+  answers: scoring.Answers, game: step_types.GameSetup
 ) -> tuple[int | None, float]:
   """Counts votes as training does, without a minimum agreement.
 
@@ -109,7 +109,7 @@ def count_votes(
   return graded.answers.index(result.answer), share
 
 
-def _encode(question: str, game: step_types.Game) -> exchange.Prompts:
+def _encode(question: str, game: step_types.GameSetup) -> exchange.Prompts:
   prompts = proposing.encode_prompts(question, game)
   if not prompts:
     limit = game.config.sampler.max_prompt_tokens
@@ -137,7 +137,7 @@ def _greedy_answers(
   prompts: Sequence[Sequence[int]],
   round_index: int,
   states: step_types.States,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> list[str]:
   """Returns the greedy response to each prompt."""
   sampler = game.samplers['solver']

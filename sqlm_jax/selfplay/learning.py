@@ -84,7 +84,7 @@ def learn(
   step: int,
   states: step_types.States,
   rounds: Sequence[step_types.Round],
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> tuple[step_types.States, Learned]:
   """Updates the solver and, if due, the proposer and the earlier solver.
 
@@ -146,7 +146,7 @@ def learn(
 def _kl_batch(
   role: str,
   role_batches: Mapping[str, RoleBatches],
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> groups.GroupBatch | None:
   """Returns groups of another role that is trained with the role's weights.
 
@@ -164,7 +164,7 @@ def _kl_batch(
   return None
 
 
-def _layout(game: step_types.Game) -> packing_plan.Layout:
+def _layout(game: step_types.GameSetup) -> packing_plan.Layout:
   """Returns the layout of the batches of an update."""
   return packing_plan.Layout(
     game.config.optimizer.groups_per_microbatch,
@@ -181,7 +181,7 @@ def make_batches(
   role: str,
   scored: batches.ScoredResponses,
   states: step_types.States,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> RoleBatches:
   """Computes the advantages of a role's responses and makes its batches."""
   config = game.config
@@ -219,7 +219,7 @@ def _estimate_with_critic(
   *,
   states: step_types.States,
   critic: step_types.Critic,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> batches.Advantages:
   """Computes advantages of tokens from the values of a role's critic."""
   critic_params = states[step_types.critic_of(game.state_names[role])].params
@@ -248,7 +248,7 @@ def update_role(
   role: str,
   role_batches: RoleBatches,
   states: step_types.States,
-  game: step_types.Game,
+  game: step_types.GameSetup,
   *,
   step: int,
   is_on_policy: bool,
@@ -304,7 +304,7 @@ def update_role(
 
 
 def _anchor_batch(
-  step: int, role: str, number: int, game: step_types.Game
+  step: int, role: str, number: int, game: step_types.GameSetup
 ) -> groups.GroupBatch | None:
   """Returns the groups of the anchor for an update.
 

@@ -13,7 +13,7 @@ class Prefetcher:
   lack the update of the current step.
   """
 
-  def __init__(self, game: step_types.Game):
+  def __init__(self, game: step_types.GameSetup):
     """Initializes a prefetcher that holds no round.
 
     Args:

@@ -17,7 +17,7 @@ def propose(
   round_index: int,
   states: step_types.States,
   memory: repetition.Memory,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> step_types.ProposedQuestions:
   """Samples a group of questions for each of the step's topics.
 
@@ -68,7 +68,7 @@ def propose(
 
 
 def _replayed_questions(
-  step: int, memory: repetition.Memory, game: step_types.Game
+  step: int, memory: repetition.Memory, game: step_types.GameSetup
 ) -> list[tuple[types.Problem, exchange.Prompts]]:
   """Draws questions with known answers that are asked again in a step.
 
@@ -95,7 +95,7 @@ def _replayed_questions(
 
 
 def _first_question(
-  proposals: responses.Responses | None, game: step_types.Game
+  proposals: responses.Responses | None, game: step_types.GameSetup
 ) -> int:
   """Returns the index of the first question that this process parses."""
   proposer = game.config.proposer
@@ -135,7 +135,7 @@ def _drop_refused(
 
 
 def _next_questions(
-  step: int, round_index: int, game: step_types.Game
+  step: int, round_index: int, game: step_types.GameSetup
 ) -> list[str]:
   """Returns this process's share of the given questions of a round."""
   number = game.config.proposer.num_questions
@@ -150,7 +150,7 @@ def _sample_questions(
   step: int,
   round_index: int,
   states: step_types.States,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> responses.Responses:
   sampler = game.samplers['proposer']
   prompts = []
@@ -192,7 +192,7 @@ def _parse_question(
   finished: bool,
   leaks: bool,
   memory: repetition.Memory,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> tuple[types.Problem, exchange.Prompts]:
   """Parses a question, encodes its prompts and passes it through the gate.
 
@@ -216,7 +216,9 @@ def _parse_question(
   return problem, prompts if problem.ok else []
 
 
-def encode_prompts(question: str, game: step_types.Game) -> exchange.Prompts:
+def encode_prompts(
+  question: str, game: step_types.GameSetup
+) -> exchange.Prompts:
   """Encodes the solver's prompts; returns [] if one is over the limit."""
   prompts = []
   for form in game.task.forms(question):

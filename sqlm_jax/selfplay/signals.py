@@ -76,7 +76,7 @@ class _Asked(NamedTuple):
 
 
 def of_step(
-  rounds: Sequence[step_types.Round], game: step_types.Game
+  rounds: Sequence[step_types.Round], game: step_types.GameSetup
 ) -> dict[str, float]:
   """Computes the signals that do not need earlier steps, over all processes."""
   asked = list(_asked(rounds))
@@ -95,7 +95,7 @@ def since_start(
   outcome: step_types.Outcome,
   history: History,
   memory: repetition.Memory,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> tuple[dict[str, float], History]:
   """Computes the signals that compare a step with earlier steps.
 
@@ -169,7 +169,7 @@ def _of_votes(asked: Sequence[_Asked]) -> dict[str, list[float]]:
 
 
 def _of_tests(
-  asked: Sequence[_Asked], game: step_types.Game
+  asked: Sequence[_Asked], game: step_types.GameSetup
 ) -> dict[str, list[float]]:
   """Returns the values of the signals of tests, one per question."""
   config, values = game.config, collections.defaultdict(list)
@@ -191,7 +191,7 @@ def _of_tests(
 
 
 def _of_questions(
-  asked: Sequence[_Asked], game: step_types.Game
+  asked: Sequence[_Asked], game: step_types.GameSetup
 ) -> dict[str, list[float]]:
   """Returns the values of the signals of questions and of their votes."""
   values = collections.defaultdict(list)
@@ -279,7 +279,7 @@ def _shares(prefix: str, counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def _kinds(
-  step: int, rounds: Sequence[step_types.Round], game: step_types.Game
+  step: int, rounds: Sequence[step_types.Round], game: step_types.GameSetup
 ) -> set[str] | None:
   """Returns the kinds of the readable questions, None without any question."""
   questions = step_types.proposed(step_types.readable_questions(rounds))

@@ -18,7 +18,7 @@ def solve(
   round_index: int,
   proposed: step_types.ProposedQuestions,
   states: step_types.States,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> step_types.SampledRound:
   """Samples answers to every readable question.
 
@@ -95,7 +95,7 @@ def _sample_answers(
   round_index: int,
   states: step_types.States,
   local_questions: range,
-  game: step_types.Game,
+  game: step_types.GameSetup,
   on_texts: responses.OnTexts = responses.ignore_texts,
 ) -> responses.Responses | None:
   """Samples a role's answers, which are divided among a question's prompts.

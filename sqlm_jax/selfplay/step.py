@@ -41,7 +41,7 @@ def self_play_step(
   step: int,
   states: step_types.States,
   memory: repetition.Memory,
-  game: step_types.Game,
+  game: step_types.GameSetup,
   first_round: step_types.SampledRound | None = None,
   *,
   on_stage: Callable[[str], None] = lambda stage: None,
@@ -137,7 +137,7 @@ def score(
   sampled: step_types.SampledRound,
   answers: Mapping[int, scoring.Answers],
   memory: repetition.Memory,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> list[types.ScoredQuestion]:
   """Computes the rewards of a round, and exchanges them between processes.
 

@@ -45,7 +45,7 @@ class StageClock:
 
 
 def of_rounds(
-  rounds: Sequence[step_types.Round], game: step_types.Game
+  rounds: Sequence[step_types.Round], game: step_types.GameSetup
 ) -> dict[str, float]:
   """Computes the metrics of a step, except those of the updates."""
   questions = [q for game_round in rounds for q in game_round.questions]

@@ -41,7 +41,7 @@ class Critic(NamedTuple):
   reference_logprobs: policy_loss.Logprobs | None
 
 
-class Game(NamedTuple):
+class GameSetup(NamedTuple):
   """The parts of self-play that do not change from step to step.
 
   Attributes:
@@ -88,7 +88,8 @@ class ProposedQuestions(NamedTuple):
   """The questions of a round, from all processes.
 
   Attributes:
-    proposals: responses of the proposer, None if `Game.questions` replace it.
+    proposals: responses of the proposer, None if `GameSetup.questions` replace
+      them.
     problems: the problem parsed from each response.
     prompts: the solver's prompts for each readable problem.
     local: range of the readable problems whose answers this process grades.
@@ -104,7 +105,8 @@ class SampledRound(NamedTuple):
   """A round whose questions and answers are sampled, but not yet scored.
 
   Attributes:
-    proposals: responses of the proposer, None if `Game.questions` replace it.
+    proposals: responses of the proposer, None if `GameSetup.questions` replace
+      them.
     problems: the problem parsed from each response.
     solutions: responses of the solver, None if no question is readable.
     voters: responses of an earlier solver, None without earlier solvers.
@@ -181,19 +183,21 @@ def proposed(
   return [q for q in questions if not q.problem.replayed]
 
 
-def params_of(role: str, states: States, game: Game) -> Any:
+def params_of(role: str, states: States, game: GameSetup) -> Any:
   """Returns all parameters that a role samples with."""
   return whole_params(states[game.state_names[role]], game)
 
 
-def whole_params(state: learner.TrainState, game: Game) -> Any:
+def whole_params(state: learner.TrainState, game: GameSetup) -> Any:
   """Returns the parameters of a state, joined with a frozen base model."""
   if not game.base_params:
     return state.params
   return lora.join(game.base_params, state.params)
 
 
-def reference_params(states: States, game: Game) -> policy_lib.Params | None:
+def reference_params(
+  states: States, game: GameSetup
+) -> policy_lib.Params | None:
   """Returns the parameters that the KL penalty refers to, None without one."""
   loss = game.config.loss
   if loss.kl_coef and loss.kl_reference == 'average':

@@ -1093,7 +1093,7 @@ def test_a_wrong_test_rewards_the_proposer_unless_it_is_left_out():
 # The following tests use the real learner. Scripted texts have one shape, so it
 # is compiled once.
 @functools.cache
-def real_game() -> step_types.Game:
+def real_game() -> step_types.GameSetup:
   return build.make_game(make_parts())
 
 
