@@ -277,6 +277,7 @@ _REWARDED_FOR = {
   'majority': "agreement with the majority of the solver's own answers",
   'tests': "passing the proposer's unit tests",
   'format': 'readable answers, right or wrong (a control)',
+  'agreement': "the share of the solver's own answers that agree",
   'random': 'nothing: rewards were coin flips (a control)',
   'true': "right answers, according to the task's checker (a control that uses "
   'labels)',

@@ -185,7 +185,7 @@ def _code(c: Any) -> Iterator[Rule]:
     is_code or 'tests' not in used,
     '0 unless task.answer_kind is code: add --config.task.answer_kind=code',
   )
-  for name in ('majority', 'true'):
+  for name in ('majority', 'agreement', 'true'):
     yield Rule(
       f'solver.rewards.{name}',
       not is_code or name not in used,

@@ -157,6 +157,12 @@ class SolverRewards:
     'Weight of a term that is 0 for an unparsed answer and 1 for any other.',
     keys.at_least(0),
   )
+  agreement: float = keys.key(
+    0.0,
+    'Weight of a soft label: the fraction of the votes for the answer, or 0 '
+    'without a majority.',
+    keys.at_least(0),
+  )
   random: float = keys.key(
     0.0,
     'Weight of a term that is 0 or 1 at random, as a control.',

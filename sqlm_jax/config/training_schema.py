@@ -138,6 +138,12 @@ class Advantage:
   ] = keys.key(
     'grpo', 'Estimator; `gae` is PPO with a value function (the critic).'
   )
+  positive_weight: float = keys.key(
+    1.0,
+    'Weight of the positive advantages of the solver. Below 1, it learns more '
+    'from the answers that disagree with the vote than from those that agree.',
+    keys.at_least(0),
+  )
 
   @property
   def uses_critic(self) -> bool:

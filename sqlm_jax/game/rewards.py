@@ -14,7 +14,14 @@ import numpy as np
 
 from sqlm_jax.game import types
 
-SOLVER_TERMS = ('majority', 'tests', 'format', 'random', 'true')
+SOLVER_TERMS = (
+  'majority',
+  'tests',
+  'format',
+  'agreement',
+  'random',
+  'true',
+)
 PROPOSER_TERMS = ('sqlm', 'r_zero', 'band')
 # These terms are subtracted if a question repeats others, see `repetition`.
 PENALTIES = ('batch_repeats', 'history_repeats')
@@ -100,6 +107,22 @@ def well_formed(answers: Sequence[types.Answer]) -> tuple[float, ...]:
   return tuple(float(answer is not None) for answer in answers)
 
 
+def agreement(
+  answers: Sequence[types.Answer],
+  vote: types.Vote,
+  share: Callable[[types.Answer], float],
+) -> tuple[float, ...]:
+  """Returns each answer's share of the votes, a soft label.
+
+  This is the reward of EMPO (Zhang et al., 2025, arXiv 2504.05812). Unparsed
+  answers get 0, and so do all answers if the vote has no majority.
+  """
+  return tuple(
+    0.0 if vote.answer is None or answer is None else share(answer)
+    for answer in answers
+  )
+
+
 def coin_flips(
   answers: Sequence[types.Answer], generator: random.Random
 ) -> tuple[float, ...]:
@@ -126,6 +149,7 @@ def solver(
   answers: Sequence[types.Answer],
   *,
   vote: types.Vote = _NO_VOTE,
+  share: Callable[[types.Answer], float] = lambda answer: 0.0,
   passed: Sequence[float] = (),
   coin: random.Random,
   true: Callable[[], types.Answer] = lambda: None,
@@ -136,7 +160,8 @@ def solver(
   Args:
     weights: weights of `SOLVER_TERMS`; terms with weight 0 are not computed.
     answers: answers to the question.
-    vote: result of the vote on the answers, for 'majority'.
+    vote: result of the vote on the answers, for 'majority' and 'agreement'.
+    share: returns an answer's share of the votes, for 'agreement'.
     passed: share of the question's tests that each answer passed, for 'tests'
       (the coding reward of SQLM).
     coin: random generator, for 'random'.
@@ -147,6 +172,7 @@ def solver(
     'majority': lambda: majority(answers, vote),
     'tests': lambda: passed,
     'format': lambda: well_formed(answers),
+    'agreement': lambda: agreement(answers, vote, share),
     'random': lambda: coin_flips(answers, coin),
     'true': lambda: right(answers, true(), is_true),
   }

@@ -176,6 +176,20 @@ def whiten(
   return _center(x, mask) / (_std(x, mask) + epsilon)
 
 
+def weigh_positive(advantages: jax.Array, positive_weight: float) -> jax.Array:
+  """Multiplies positive advantages by a weight, and keeps the others.
+
+  A' = positive_weight A if A > 0, otherwise A. With a weight below 1, a policy
+  learns more from responses below their baseline than from those above it
+  (Weighted-REINFORCE, Zhu et al., 2025, arXiv 2506.01347, with 0.1).
+
+  Args:
+    advantages: advantages of any shape.
+    positive_weight: weight of positive advantages.
+  """
+  return jnp.where(advantages > 0, positive_weight * advantages, advantages)
+
+
 class Estimator(Protocol):
   """Computes advantages from rewards."""
 

@@ -93,6 +93,19 @@ def of_tokens(
   )
 
 
+def weigh_positive(
+  estimated: batches.Advantages, positive_weight: float
+) -> batches.Advantages:
+  """Multiplies positive advantages by `advantage.positive_weight`.
+
+  The targets of a value function stay as they are.
+  """
+  weighed = advantages.weigh_positive(
+    jnp.asarray(estimated.advantages), positive_weight
+  )
+  return estimated._replace(advantages=np.asarray(weighed))
+
+
 def per_response(
   scored: batches.ScoredResponses, estimated: batches.Advantages
 ) -> np.ndarray:

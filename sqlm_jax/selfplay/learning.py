@@ -192,6 +192,10 @@ def make_batches(
     advantages = _estimate_with_critic(
       role, scored, layout, states=states, critic=game.critic, game=game
     )
+  if role == 'solver' and config.advantage.positive_weight != 1:
+    advantages = estimates.weigh_positive(
+      advantages, config.advantage.positive_weight
+    )
   updates = {
     'solver': config.optimizer.solver_updates,
     'proposer': config.optimizer.proposer_updates,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -194,13 +195,16 @@ def score_question(
   vote_result, label = None, None
   if task.run_tests is None:
     vote_result = target = _vote(answers, config.vote)
+    share = _share_of(answers, config.vote)
     if true is not None:
       voting = exclusion.accepted(graded.answers, graded.excluded)
       target = label = verdicts.as_vote(true, voting, task.is_true)
+      share = functools.partial(operator.eq, label.answer)
     solver_rewards = rewards.solver(
       weights.solver,
       accepted_answers,
       vote=target,
+      share=share,
       coin=coin,
       true=functools.partial(task.true_answer, problem.text),
       is_true=task.is_true,
@@ -269,16 +273,32 @@ def _refused_reward(reward: str, config: schema.Config) -> float | None:
 
 
 def _vote(answers: Answers, config: game_schema.Vote) -> types.Vote:
-  excluded = answers.graded.excluded
-  weights = None
-  if config.weights == 'likelihood':
-    weights = exclusion.accepted(answers.likelihoods, excluded)
+  voting, weights = _votes(answers, config)
   return vote.majority(
-    exclusion.accepted(answers.graded.answers, excluded),
+    voting,
     weights=weights,
     ties=config.ties,
     min_agreement=config.min_agreement,
   )
+
+
+def _share_of(
+  answers: Answers, config: game_schema.Vote
+) -> Callable[[types.Answer], float]:
+  """Returns the function from an answer to its share of the votes."""
+  voting, weights = _votes(answers, config)
+  return lambda answer: vote.share(voting, answer, weights=weights)
+
+
+def _votes(
+  answers: Answers, config: game_schema.Vote
+) -> tuple[Sequence[types.Answer], Sequence[float] | None]:
+  """Returns the answers that vote, and their weights; None if all are 1."""
+  excluded = answers.graded.excluded
+  weights = None
+  if config.weights == 'likelihood':
+    weights = exclusion.accepted(answers.likelihoods, excluded)
+  return exclusion.accepted(answers.graded.answers, excluded), weights
 
 
 def _penalties(

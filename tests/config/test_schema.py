@@ -166,6 +166,8 @@ VALUES = [
   ('critic.gae_lambda', -0.1, 'a number from 0 to 1'),
   ('loss.kl_reference', 'average', 'initial, unless there is a moving'),
   ('policy.average_decay', 1.0, 'at least 0 and below 1'),
+  ('advantage.positive_weight', -0.1, 'at least 0'),
+  ('solver.rewards.agreement', -1.0, 'at least 0'),
   ('anchor.kl_coef', 0.0, 'above 0'),
   ('anchor.template', 'Say it!', 'a template with {question}'),
   ('anchor.answers', 0, 'from 1 to 1024'),

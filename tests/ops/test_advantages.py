@@ -232,3 +232,16 @@ def test_equal_rewards_are_0_whatever_they_are(name):
 def test_equal_values_whitened_are_0():
   values = np.full(1000, 0.7, np.float32)
   np.testing.assert_array_equal(advantages.whiten(values, values > 0), 0)
+
+
+@pytest.mark.parametrize(
+  'weight, expected',
+  [
+    (1.0, [[0.25, -0.75], [0, 2]]),
+    (0.5, [[0.125, -0.75], [0, 1]]),
+    (0.0, [[0, -0.75], [0, 0]]),
+  ],
+)
+def test_a_weight_of_positive_advantages(weight, expected):
+  found = advantages.weigh_positive(jnp.array([[0.25, -0.75], [0, 2]]), weight)
+  assert found.tolist() == expected

@@ -64,6 +64,50 @@ def test_voters_vote_and_are_not_rewarded():
   assert question.solver_rewards == (0, 1)
 
 
+@pytest.mark.parametrize(
+  'solver, voters, changes, expected',
+  [
+    ((2, 2, 3, None), (), {}, (0.5, 0.5, 0.25, 0)),
+    ((2, 2, 3), (3, 3), {}, (0.4, 0.4, 0.6)),  # the voters are counted
+    ((2, 3), (), {}, (0, 0)),  # no majority
+    ((2, 2, 2, 3, 4), (), {'min_agreement': 0.7}, (0,) * 5),
+  ],
+)
+def test_a_soft_label_is_the_share_of_the_votes(
+  solver, voters, changes, expected
+):
+  vote = dataclasses.replace(CONFIG.vote, **changes)
+  settings = {
+    'config': dataclasses.replace(CONFIG, vote=vote),
+    'weights': scoring.Weights({'agreement': 1.0}, {'sqlm': 1.0}),
+    'penalty': 0.0,
+    'coin': random.Random(0),
+  }
+  answers = make_answers(*solver, voters=voters)
+  question = scoring.score_question(PROBLEM, answers, make_task(), **settings)
+  assert question.solver_rewards == expected
+  # A verdict replaces the vote.
+  question = scoring.score_question(
+    PROBLEM, answers, make_task(), true=3, **settings
+  )
+  assert question.solver_rewards == tuple(a == 3 for a in solver)
+
+
+def test_votes_of_a_soft_label_are_weighted():
+  answers = make_answers(2, 2, 3)._replace(likelihoods=[0.5, 0.25, 0.25])
+  vote = dataclasses.replace(CONFIG.vote, weights='likelihood')
+  question = scoring.score_question(
+    PROBLEM,
+    answers,
+    make_task(),
+    config=dataclasses.replace(CONFIG, vote=vote),
+    weights=scoring.Weights({'agreement': 2.0}, {'sqlm': 1.0}),
+    penalty=0.0,
+    coin=random.Random(0),
+  )
+  assert question.solver_rewards == (1.5, 1.5, 0.5)
+
+
 def test_programs_are_scored_by_their_tests():
   passed, wrong = types.Result('passed'), types.Result('wrong')
   question = scoring.score_question(

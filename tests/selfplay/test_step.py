@@ -1017,6 +1017,23 @@ def test_rounds_have_different_samples():
   assert first.proposals.texts != second.proposals.texts
 
 
+def test_positive_advantages_of_the_solver_have_a_weight():
+  """Rewards 1, 1, 1, 0 minus their mean; those of the proposer are 1, -1."""
+  changes = {'advantage.estimator': 'dr_grpo', 'proposer.train_every': 1}
+  batches = {}
+  for weight in (1.0, 0.5, 0.0):
+    script = Script(PROPOSALS, SOLUTIONS)
+    _, outcome = script.play(**changes | {'advantage.positive_weight': weight})
+    (_, solver), *others = script.learned
+    assert solver.num_groups == 1
+    found = solver.advantages[0, :, 0].tolist()
+    assert found == [0.25 * weight] * 3 + [-0.75]
+    assert outcome.advantages['solver'][0].tolist() == found
+    batches[weight] = [batch.advantages.tolist() for _, batch in others]
+  # The proposer has no weight.
+  assert batches[0.0] == batches[0.5] == batches[1.0] != []
+
+
 def test_rounds_without_a_readable_question():
   script = Script(UNREADABLE)
   _, outcome = script.play(**{'solver.max_rounds': 2})
