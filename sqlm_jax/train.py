@@ -215,7 +215,7 @@ def _train_one_step(
   shown = {**metrics, **scores, 'step': step}
   run.table.update(shown, rollout_rows.sample_questions(outcome))
   divergence.announce(events, run.writer, run.hook)
-  progress.states, progress.alarms, rolled_back = divergence.react(
+  progress.states, progress.alarms, ended = divergence.react(
     run.parts,
     run.manager,
     step=step,
@@ -223,11 +223,12 @@ def _train_one_step(
     alarms=progress.alarms,
     events=events,
   )
-  if rolled_back:
+  if ended:  # by a rollback
+    divergence.announce(ended, run.writer, run.hook)
     run.prefetcher.cancel()
   progress.step += 1
   # Saved before the evaluation, so that a kill during it loses no step.
-  _save(run, progress, force=rolled_back or _is_finished(run, progress))
+  _save(run, progress, force=bool(ended) or _is_finished(run, progress))
 
 
 @contextlib.contextmanager

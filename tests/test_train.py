@@ -385,7 +385,39 @@ def test_an_alarm_rolls_back_to_the_last_checkpoint(four_steps, tmp_path):
   assert host['alarms']['rollbacks'] == 1
   assert 'kl' not in host['alarms']['holding']
   events = jsonl.read(tmp_path / 'alarms.jsonl')
-  assert {(event['step'], event['name']) for event in events} == {(1, 'kl')}
+  # The next step starts from other weights, for which the alarm does not hold.
+  assert {(e['step'], e['name']) for e in events} == {(1, 'kl')}
+  last = {event['signal']: event['event'] for event in events}
+  assert set(last.values()) == {'ended'}
+
+
+def test_an_alarm_takes_back_the_best_checkpoint(tmp_path, monkeypatch):
+  """The checkpoint is saved before the alarm about its weights is raised."""
+  scores = {0: 0.1, 1: 0.5, 2: 0.3}
+  monkeypatch.setattr(
+    scheduled_evaluations,
+    'evaluate_due',
+    lambda parts, params, **due: {},
+  )
+  monkeypatch.setattr(
+    scheduled_evaluations,
+    'validation_scores',
+    lambda parts, workdir: scores,
+  )
+  config = smoke_config(
+    **{
+      'num_steps': 2,
+      'checkpoint.every': 1,
+      'alarms.rules': (('late', 'time/step > 0', 2, 'not_best'),),
+    }
+  )
+  train.train(config, str(tmp_path))
+  (event,) = jsonl.read(tmp_path / 'alarms.jsonl')
+  assert (event['since'], event['step']) == (0, 1)
+  with checkpoints_lib.open_checkpoints(
+    tmp_path / 'checkpoints', read_only=True
+  ) as manager:
+    assert checkpoints_lib.best_step(manager) == 2
 
 
 def unreadable(tmp_path, **changes):

@@ -293,6 +293,17 @@ def without_texts(config: Config) -> dict[str, float | str]:
   }
 
 
+def stored_num_prompts(tree: Mapping) -> int:
+  """Returns `Config.num_prompts` of a stored config.
+
+  Unlike `from_dict`, it also accepts the config of another version.
+  """
+  declared = {field.name for field in dataclasses.fields(task_schema.Task)}
+  stored = {k: v for k, v in tree['task'].items() if k in declared}
+  group_size = tree['solver']['group_size']
+  return task_schema.Task(**stored).num_prompts(group_size)
+
+
 def to_dict(config: Config) -> dict:
   """Converts a config to nested dicts, as they are stored in config.json."""
   return dataclasses.asdict(config)

@@ -88,7 +88,7 @@ def from_rows(
     num_views: number of prompts that ask a question.
   """
   groups: dict[int, dict[int, list[str | None]]] = {}
-  first: dict[int, Mapping[str, Any]] = {}
+  rows_of: dict[int, list[Mapping[str, Any]]] = {}
   for row in rows:
     if row['role'] == 'proposer' or row['question'] is None:
       continue
@@ -97,18 +97,33 @@ def from_rows(
     # The answers of an earlier solver are another view.
     view = view if is_solver else num_views
     groups.setdefault(index, {}).setdefault(view, []).append(row['answer'])
-    first.setdefault(index, row)
-  return [
-    Ballot(
-      step,
-      index,
-      first[index]['question'],
-      first[index]['vote'],
-      tuple(tuple(answers) for _, answers in sorted(views.items())),
-      first[index]['reason'] or '',
+    rows_of.setdefault(index, []).append(row)
+  found = []
+  for index, views in sorted(groups.items()):
+    row = representative(rows_of[index])
+    found.append(
+      Ballot(
+        step,
+        index,
+        row['question'],
+        row['vote'],
+        tuple(tuple(answers) for _, answers in sorted(views.items())),
+        row['reason'] or '',
+      )
     )
-    for index, views in sorted(groups.items())
-  ]
+  return found
+
+
+def representative(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+  """Returns a row whose reason is that of the question.
+
+  Excluded answers are unparsed and have reasons of their own.
+
+  Args:
+    rows: rows of the answers to a question, at least one.
+  """
+  parsed = (row for row in rows if row['answer'] is not None)
+  return next(parsed, rows[0])
 
 
 def order(

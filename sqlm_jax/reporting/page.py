@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 from etils import epath
 
+from sqlm_jax.config import schema
 from sqlm_jax.reporting import (
   advice,
   charts,
@@ -100,8 +101,8 @@ def read_run(
   """
   config = run_reader.config(workdir)
   metrics = run_reader.metrics(workdir)
-  variants = config.get('task', {}).get('solver_variants', ())
-  counted = tallies.read(workdir, num_views=1 + len(variants))
+  num_views = schema.stored_num_prompts(config)
+  counted = tallies.read(workdir, num_views=num_views)
   steps = run_reader.steps(workdir)
   footer = run_reader.footer(workdir, steps[-1]) if steps else {}
   improvement = figures.improvement(workdir, figures.TEST)

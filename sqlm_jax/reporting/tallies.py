@@ -122,8 +122,9 @@ def read(workdir: epath.PathLike, *, num_views: int) -> Tallies:
     table = run_reader.rollouts(workdir, [step], columns=_COLUMNS)
     proposals = table.filter(pc.field('role') == 'proposer')
     answers = table.filter(pc.field('role') == 'solver')
-    tallies.steps.append(_count_step(step, proposals, answers, num_views))
-    _add_votes(tallies, step, table, answers, num_views)
+    solved = _one_per_question(answers, num_views)
+    tallies.steps.append(_count_step(step, proposals, answers, solved))
+    _add_votes(tallies, step, table, solved)
     for questions, is_verdict in (
       (tallies.trained_by_vote, pc.field('true_answer').is_null()),
       (tallies.trained_by_verdict, pc.field('true_answer').is_valid()),
@@ -134,49 +135,39 @@ def read(workdir: epath.PathLike, *, num_views: int) -> Tallies:
 
 
 def _count_step(
-  step: int, proposals: pa.Table, answers: pa.Table, num_views: int
+  step: int, proposals: pa.Table, answers: pa.Table, solved: pa.Table
 ) -> StepTally:
-  solved = len(answers['group'].unique()) // num_views
   # Without a proposer, the answers have the reasons of their questions.
-  first = proposals if len(proposals) else _first_answers(answers)
+  asked = proposals if len(proposals) else solved
   return StepTally(
     step,
     proposed=len(proposals),
-    solved=solved,
+    solved=len(solved),
     answers=len(answers),
     trained_answers=sum(answers['trained_on'].to_pylist()),
     trained_proposals=sum(proposals['trained_on'].to_pylist()),
-    reasons=_counts(first['reason']),
+    reasons=_counts(asked['reason']),
   )
 
 
 def _add_votes(
-  tallies: Tallies,
-  step: int,
-  table: pa.Table,
-  answers: pa.Table,
-  num_views: int,
+  tallies: Tallies, step: int, table: pa.Table, solved: pa.Table
 ) -> None:
   """Adds the votes of a step to the topics and points."""
   # A voter's answers may be the majority, so rows of all roles are searched.
   agreeing = table.filter(pc.field('answer') == pc.field('vote'))
+  # A step may ask a question twice, with different votes.
   right = {
-    question: is_right
-    for question, is_right in zip(
-      agreeing['question'].to_pylist(),
-      agreeing['right'].to_pylist(),
-      strict=True,
-    )
-    if is_right is not None
+    (row['question'], row['vote']): row['right']
+    for row in agreeing.select(['question', 'vote', 'right']).to_pylist()
+    if row['right'] is not None
   }
-  for row in _first_answers(answers).to_pylist():
-    if row['group'] % num_views:
-      continue
+  for row in solved.to_pylist():
     tally = tallies.topics.setdefault(row['topic'], TopicTally())
     tally.votes += 1
     share, is_right = row['vote_share'], None
     if share is not None:
-      is_right = right.get(row['question'])
+      is_right = right.get((row['question'], row['vote']))
       tally.majorities += 1
       tally.agreement += share
     if is_right is not None:
@@ -185,11 +176,16 @@ def _add_votes(
     tallies.points.append(Point(step, share or 0.0, is_right))
 
 
-def _first_answers(answers: pa.Table) -> pa.Table:
-  """Returns the first row of each group, in order."""
+def _one_per_question(answers: pa.Table, num_views: int) -> pa.Table:
+  """Returns a row of each question, in order, as `ballots.representative`."""
   groups = answers['group'].to_pylist()
-  first = {group: row for row, group in reversed(list(enumerate(groups)))}
-  return answers.take(sorted(first.values()))
+  is_parsed = answers['answer'].is_valid().to_pylist()
+  chosen: dict[int, int] = {}
+  for row, group in enumerate(groups):
+    current = chosen.setdefault(group // num_views, row)
+    if is_parsed[row] and not is_parsed[current]:
+      chosen[group // num_views] = row
+  return answers.take(sorted(chosen.values()))
 
 
 def _counts(column: pa.ChunkedArray) -> collections.Counter[str]:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from etils import epath
 from rapidfuzz import process
 
-from sqlm_jax.game import verdicts
+from sqlm_jax.config import schema
+from sqlm_jax.game import ballots, verdicts
 from sqlm_jax.workdir import reviews, run_reader
 
 PROPOSED, REPLAYED, GIVEN = 'proposed', 'replayed', 'given'
@@ -236,9 +237,8 @@ def questions_of(
     config: Config of the run, as it is stored.
     known: Verdicts that the step had read.
   """
-  task = config.get('task', {})
-  num_views = 1 + len(task.get('solver_variants', ()))
-  rest = GIVEN if task.get('questions') else REPLAYED
+  num_views = schema.stored_num_prompts(config)
+  rest = GIVEN if config['task'].get('questions') else REPLAYED
   proposals: dict[str | None, collections.deque[Row]] = {}
   solved: dict[int, list[Row]] = {}
   for row in rows:
@@ -269,12 +269,11 @@ def _asked(
   share: float,
   known: verdicts.Verdicts,
 ) -> Asked:
-  row = answers[0] if answers else proposal
+  row = ballots.representative(answers) if answers else proposal
   question = row['question']
   verdict = None
   if question is not None:
     verdict = known.by_id.get(verdicts.question_id(question))
-  # An excluded answer has a reason of its own.
   reason = proposal.get('reason') if proposal else row['reason']
   columns = ('topic', 'vote', 'vote_share', 'true_answer', 'leaked')
   return Asked(

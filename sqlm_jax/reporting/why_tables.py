@@ -15,6 +15,9 @@ from sqlm_jax.reporting import why
 _QUESTION_WIDTH, _ANSWER_WIDTH = 40, 20
 _RESPONSE_WIDTH = 300
 _FILE_WIDTH = 200
+# These columns have texts, which are wrapped on a narrow terminal. All others
+# have numbers, which would be wrong if they were cut.
+_TEXTS = {'question', 'from', 'vote', 'paid by', 'answer', 'reason', 'refused'}
 _SHOWN_STEPS = 12  # steps that a list of updates shows
 _FIGURES = ('loss', 'kl', 'update_kl', 'grad_norm', 'updates')
 
@@ -23,7 +26,7 @@ def show_update(
   update: why.Update, *, console: rich.console.Console | None = None
 ) -> None:
   """Shows the questions, answers, votes and weights of an update."""
-  console = console or rich.get_console()
+  console = console or _console()
   solved = sorted(
     (asked for asked in update.asked if asked.answers),
     key=lambda asked: -asked.share,
@@ -44,9 +47,10 @@ def show_update(
   }
   for role in ('solver', 'proposer'):
     figures = [
-      f'{name} {update.metrics[key]:.4g}'
+      f'{name} {value:.4g}'
       for name in _FIGURES
-      if (key := f'train/{role}/{name}') in update.metrics
+      # A value that was not finite is None.
+      if (value := update.metrics.get(f'train/{role}/{name}')) is not None
     ]
     if figures:
       rows[f'update of the {role}'] = ', '.join(figures)
@@ -54,17 +58,17 @@ def show_update(
     rows['refused'] = _join_counts(refused)
   rows |= {name.replace('_', ' '): x for name, x in update.footer.items()}
   display.summary(f'Step {update.step}', rows, console=console)
-  _print(console, _answers_table(solved))
+  console.print(_answers_table(solved))
   rest = [asked for asked in update.asked if not asked.answers]
   if rest:
-    _print(console, _refused_table(rest))
+    console.print(_refused_table(rest))
 
 
 def show_history(
   history: why.History, *, console: rich.console.Console | None = None
 ) -> None:
   """Shows where a question came from, and the updates that it has been in."""
-  console = console or rich.get_console()
+  console = console or _console()
   first = history.asked[0]
   trained = sorted({a.step for a in history.asked if a.num_trained})
   rows = {'first asked': _describe_origin(first)}
@@ -106,7 +110,7 @@ def show_history(
       _percent(asked.share) if asked.num_trained else '',
       _reason(asked),
     )
-  _print(console, table)
+  console.print(table)
 
 
 _OF_ROLE = {'solver': 'answers', 'proposer': 'proposals'}
@@ -160,14 +164,16 @@ def _refused_table(refused: Iterable[why.Asked]) -> rich.table.Table:
 def _table(*titles: str) -> rich.table.Table:
   table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
   for title in titles:
-    table.add_column(title, no_wrap=True, overflow='ellipsis')
+    table.add_column(title, no_wrap=title not in _TEXTS, overflow='fold')
   return table
 
 
-def _print(console: rich.console.Console, table: rich.table.Table) -> None:
+def _console() -> rich.console.Console:
+  console = rich.get_console()
   # A file or a pipe has no width that a table would have to fit in.
-  width = None if console.is_terminal else _FILE_WIDTH
-  console.print(table, width=width, crop=console.is_terminal)
+  return (
+    console if console.is_terminal else rich.console.Console(width=_FILE_WIDTH)
+  )
 
 
 def _describe_origin(asked: why.Asked) -> str:

@@ -37,11 +37,6 @@ class VoteAccuracy(NamedTuple):
   high: float
 
 
-def num_views(config: schema.Config) -> int:
-  """Returns the number of prompts that ask a question."""
-  return len(config.task.solver_templates)
-
-
 def queue(
   workdir: epath.PathLike,
   config: schema.Config,
@@ -70,7 +65,7 @@ def queue(
   steps = run_reader.steps(workdir)[::-1]
   for step in steps if all_steps else steps[:_MAX_STEPS]:
     questions = entries.read_questions(
-      workdir, step, num_views=num_views(config)
+      workdir, step, num_views=config.num_prompts
     )
     waiting += [q.ballot for q in questions if q.ballot.id not in hidden]
     if len(waiting) >= _MIN_BALLOTS and not all_steps:
@@ -178,7 +173,9 @@ def find_ballot(
   Raises:
     StaleError: If the step has been repeated since, with other questions.
   """
-  questions = entries.read_questions(workdir, step, num_views=num_views(config))
+  questions = entries.read_questions(
+    workdir, step, num_views=config.num_prompts
+  )
   return match_ballot(questions, step=step, index=index, id=id)
 
 

@@ -60,7 +60,7 @@ def show_step(
   chosen = _filter(request)
   decided = _decided(site)
   questions = entries.read_questions(
-    site.workdir, step, num_views=_views(site), decided=decided
+    site.workdir, step, num_views=site.config.num_prompts, decided=decided
   )
   if role in _ROLES:
     rows = entries.read_responses(site.workdir, step, role)
@@ -99,10 +99,11 @@ def show_question(
   """Shows a question with all of its answers; `full=1` shows whole texts."""
   step = rendering.number_of(request.query_params.get('step'), default=0)
   index = rendering.number_of(request.query_params.get('index'), default=0)
-  rows = entries.read_answers(site.workdir, step, index, num_views=_views(site))
+  num_views = site.config.num_prompts
+  rows = entries.read_answers(site.workdir, step, index, num_views=num_views)
   if not rows:
     raise exceptions.HTTPException(404, 'There is no such question.')
-  (ballot,) = ballots.from_rows(rows, step=step, num_views=_views(site))
+  (ballot,) = ballots.from_rows(rows, step=step, num_views=num_views)
   history = [
     event
     for event in verdicts.live(run_reader.review_events(site.workdir))
@@ -137,7 +138,7 @@ def compare_steps(
     (
       step,
       entries.read_questions(
-        site.workdir, step, num_views=_views(site), decided=decided
+        site.workdir, step, num_views=site.config.num_prompts, decided=decided
       )[: rendering.PAGE_SIZE],
     )
     for step in (left, right)
@@ -179,10 +180,6 @@ def _seen_cookie(site: rendering.Site) -> str:
 
 def _decided(site: rendering.Site) -> verdicts.Verdicts:
   return verdicts.fold(run_reader.review_events(site.workdir))
-
-
-def _views(site: rendering.Site) -> int:
-  return decisions.num_views(site.config)
 
 
 def _reviewer(site: rendering.Site, request: requests.Request) -> str:

@@ -74,11 +74,10 @@ def import_queue(
   Raises:
     ValueError: If a row is invalid; the message has its line.
   """
-  num_views = decisions.num_views(config)
 
   @functools.cache  # many rows are about one step
   def read_questions(step: int) -> list[entries.Question]:
-    return entries.read_questions(workdir, step, num_views=num_views)
+    return entries.read_questions(workdir, step, num_views=config.num_prompts)
 
   events = []
   for number, row in _read_csv(path, required=('id', 'step', 'index')):
@@ -168,7 +167,7 @@ def export_votes(
   labels: dict[str, dict[str, Any]] = {}
   for step in run_reader.steps(workdir):
     for question in entries.read_questions(
-      workdir, step, num_views=decisions.num_views(config)
+      workdir, step, num_views=config.num_prompts
     ):
       ballot = question.ballot
       true = decided.true_answer(ballot.question)

@@ -249,11 +249,12 @@ def is_finished(state: State, rules: Sequence[Rule]) -> bool:
 
 def describe(event: Event) -> str:
   """Describes an alarm in one line."""
-  text = f'{event.signal}={event.value:.4g}'
+  value = f'{event.signal}={event.value:.4g}'
   if event.event == 'ended':
-    return f'alarm {event.name} has ended: {text} (since step {event.since})'
-  text = (
-    f'alarm {event.name}: {text} {event.sign} {event.threshold:.4g} since step '
-    f'{event.since}'
-  )
+    text = f'alarm {event.name} has ended: {value} (since step {event.since})'
+  else:
+    text = (
+      f'alarm {event.name}: {value} {event.sign} {event.threshold:.4g} since '
+      f'step {event.since}'
+    )
   return f'{text}; {event.detail}' if event.detail else text

@@ -104,7 +104,7 @@ def react(
   states: step_types.States,
   alarms: alarm_rules.State,
   events: Sequence[alarm_rules.Event],
-) -> tuple[step_types.States, alarm_rules.State, bool]:
+) -> tuple[step_types.States, alarm_rules.State, list[alarm_rules.Event]]:
   """Continues after a step, rolls back to a checkpoint, or stops the run.
 
   Repeating the same steps would give the same result, because all randomness
@@ -112,18 +112,24 @@ def react(
   step from the weights of the last checkpoint, which helped PaLM (Chowdhery et
   al., 2022, section 5.1).
 
+  An alarm with the action `not_best` is raised steps after its condition began
+  to hold. Checkpoints that were scored in between lose their scores.
+
   Returns:
-    The states, the state of the alarms, and True if the states were rolled
-    back.
+    The states, the state of the alarms, and the alarms that a rollback ended;
+    [] if there was no rollback.
 
   Raises:
     DivergedError: If the run must stop; the message has the reason and the last
       checkpoint.
   """
+  for event in events:
+    if (event.event, event.action) == ('raised', 'not_best'):
+      checkpoints.withdraw_scores(manager, event.since)
   raised = {e.action: e for e in reversed(events) if e.event == 'raised'}
   event = raised.get('stop') or raised.get('roll_back')
   if event is None:
-    return states, alarms, False
+    return states, alarms, []
   config = parts.config.alarms
   last = checkpoints.latest_step(manager)
   if (
@@ -146,4 +152,9 @@ def react(
     manager, train_states.abstract_states(parts)
   )
   rules = alarm_rules.make_rules(config)
-  return states, alarm_rules.after_rollback(alarms, rules), True
+  ended = [
+    e._replace(event='ended', detail='rolled back')
+    for e in events
+    if (e.event, e.action) == ('raised', 'roll_back')
+  ]
+  return states, alarm_rules.after_rollback(alarms, rules), ended

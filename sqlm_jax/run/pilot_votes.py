@@ -71,21 +71,34 @@ def _vote_on_batch(
   votes = []
   for i, example in enumerate(examples):
     texts = _texts_of(i, len(examples), sampled)
-    graded, greedy_graded = game.task.grade(
-      [texts, [greedy[i]]], [example, example]
-    )
+    right = _find_right(texts, answers[i], example, game)
+    ((greedy_graded,),) = game.task.grade([[greedy[i]]], [example])
     winner, agreement = count_votes(answers[i], game)
-    solver = graded[: answers[i].num_solver]
     votes.append(
       labeled_votes.LabeledVote(
         label=example.answer,
         agreement=agreement,
-        vote_is_right=winner is not None and graded[winner].right,
-        greedy_is_right=greedy_graded[0].right,
-        share_right=float(np.mean([answer.right for answer in solver])),
+        vote_is_right=winner is not None and right[winner],
+        greedy_is_right=greedy_graded.right,
+        share_right=float(np.mean(right[: answers[i].num_solver])),
       )
     )
   return votes
+
+
+def _find_right(
+  texts: Sequence[str],
+  answers: scoring.Answers,
+  example: types.Example,
+  game: step_types.Game,
+) -> list[bool]:
+  """Returns True for each response with the true answer."""
+  if game.task.read_shuffled is None:
+    (graded,) = game.task.grade([texts], [example])
+    return [answer.right for answer in graded]
+  # The letter in a response stands for an option of its own prompt.
+  true = game.task.parse_answer(example.answer)
+  return [answer == true for answer in answers.graded.answers]
 
 
 def count_votes(

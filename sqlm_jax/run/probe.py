@@ -96,7 +96,8 @@ def after_step(
   if not config.every:
     return state, {}
   if not state.questions:
-    questions = step_types.readable_questions(outcome.rounds)
+    readable = step_types.readable_questions(outcome.rounds)
+    questions = step_types.proposed(readable)
     state = collect(
       state, [q.problem.text for q in questions], config, step=step
     )

@@ -133,9 +133,7 @@ def simulate(
   config, task = parts.config, parts.task
   if config.review.by != verdicts.CHECKER:
     return
-  local = ballots.from_rows(
-    rows, step=step, num_views=len(config.task.solver_templates)
-  )
+  local = ballots.from_rows(rows, step=step, num_views=config.num_prompts)
   checked = []
   for ballot in local:
     true = task.true_answer(ballot.question)

@@ -50,7 +50,8 @@ def of_rounds(
   """Computes the metrics of a step, except those of the updates."""
   questions = [q for game_round in rounds for q in game_round.questions]
   metrics = of_questions(questions, game.task)
-  metrics |= of_contamination(questions, game.gate.guard)
+  proposed = step_types.proposed(questions)
+  metrics |= of_contamination(proposed, game.gate.guard)
   metrics |= signals.of_step(rounds, game)
   if len(rounds) > 1:
     metrics['sample/rounds'] = float(len(rounds))
@@ -193,7 +194,12 @@ def _of_tests(
 def of_contamination(
   questions: Sequence[types.ScoredQuestion], guard: contamination.Guard
 ) -> dict[str, float]:
-  """Computes the share of readable questions that are in an evaluation set."""
+  """Computes the share of readable questions that are in an evaluation set.
+
+  Args:
+    questions: the questions that the proposer asked.
+    guard: recognizes the questions of the evaluation sets.
+  """
   if not guard.keys:
     return {}
   contaminated = []

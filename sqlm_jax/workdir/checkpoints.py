@@ -224,6 +224,25 @@ def _add_metrics(
     manager.delete(old_step)
 
 
+def withdraw_scores(manager: Manager, since: int) -> None:
+  """Keeps the checkpoints of step `since` and later from being the best.
+
+  Every process must call this function.
+  """
+  wait(manager)
+
+  def write() -> None:
+    for step in all_steps(manager):
+      metrics = manager.metrics(step) if step >= since else None
+      if metrics:
+        file = manager.directory / str(step) / 'metrics' / 'metrics'
+        withdrawn = dict(metrics) | {'score': NOT_ELIGIBLE}
+        storage.write_text(file, json.dumps(withdrawn))
+
+  processes.broadcast_from_first(write)
+  manager.reload()
+
+
 def wait(manager: Manager) -> None:
   """Waits until all checkpoints are on disk.
 

@@ -131,6 +131,20 @@ def test_ballots_join_the_prompts_of_a_question():
   ]
 
 
+def test_an_excluded_answer_does_not_hide_its_question():
+  shared = {'role': 'solver', 'group': 0, 'question': 'q', 'vote': 'a'}
+  rows = [
+    shared | {'answer': None, 'reason': 'mail'},
+    shared | {'answer': 'a', 'reason': None},
+  ]
+  (found,) = ballots.from_rows(rows, step=0, num_views=1)
+  assert found.is_open
+  for row in rows:
+    row['reason'] = 'too_easy'
+  (found,) = ballots.from_rows(rows, step=0, num_views=1)
+  assert not found.is_open
+
+
 def test_an_unknown_order_is_refused():
   with pytest.raises(ValueError, match="pick='best': expected one of"):
     order([ballot('aabb')], 'best')

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sqlm_jax.reporting import figures, tallies
+from sqlm_jax.workdir import run_writer
 from tests.reporting import reported_runs
 
 
@@ -150,3 +151,32 @@ def test_questions_and_votes_are_counted(tmp_path):
   ]
   assert counted.trained_by_vote == {'1 + 1', '2 + 2'}
   assert counted.trained_by_verdict == {'3 + 3'}
+
+
+def test_a_question_is_counted_once_for_all_of_its_prompts(tmp_path):
+  """Two prompts ask 1 + 1, and then again, with a wrong vote."""
+  rows = []
+  for group, (answer, vote) in enumerate(
+    ((None, '2'), ('2', '2'), ('3', '3'), ('3', '3'))
+  ):
+    reason = 'mail' if answer is None else 'too_easy'
+    rows.append(
+      reported_runs.row(
+        *('solver', group, 0),
+        question='1 + 1',
+        answer=answer,
+        vote=vote,
+        vote_share=1.0,
+        reason=reason,
+        right=answer == '2',
+      )
+    )
+  writer = run_writer.RunWriter(tmp_path)
+  writer.rollouts(0, rows)
+  writer.close()
+  counted = tallies.read(tmp_path, num_views=2)
+  assert counted.reasons() == {'too_easy': 2}
+  assert counted.points == [
+    tallies.Point(0, 1.0, True),
+    tallies.Point(0, 1.0, False),
+  ]

@@ -115,6 +115,24 @@ def test_the_terminal_shows_the_largest_share_first(workdir):
   ]
 
 
+def test_no_number_is_cut_in_a_pipe_or_on_a_narrow_terminal(workdir, capsys):
+  why_tables.show_update(why.update(workdir, 0))
+  for text in (
+    capsys.readouterr().out,
+    shown(why_tables.show_update, why.update(workdir, 0), width=80),
+  ):
+    words = text.split()
+    assert {'-0.25', '+0.25', '+0.75', '50%', 'right', 'wrong'} <= set(words)
+    assert '…' not in text
+
+
+def test_a_metric_that_was_not_finite_is_left_out(workdir):
+  update = why.update(workdir, 0)
+  metrics = {'train/solver/loss': None, 'train/solver/kl': 0.5}
+  text = shown(why_tables.show_update, update._replace(metrics=metrics))
+  assert 'update of the solver  kl 0.5' in text
+
+
 def test_the_terminal_shows_the_history(workdir):
   reported_runs.add_verdict(workdir, '1 + 1', 'correct', answer='2')
   text = shown(why_tables.show_history, why.history(workdir, '1 + 1'))

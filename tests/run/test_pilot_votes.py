@@ -74,6 +74,35 @@ def test_votes_on_labeled_questions(played):
   assert third == ('4', 0.5, False, False, 0.25)
 
 
+def test_shuffled_options_are_compared_with_the_label():
+  parts = make_parts(
+    **{
+      'task.answer_kind': 'choice',
+      'task.options': ('odd', 'even'),
+      'task.shuffle_options': True,
+      'task.solver_prompt': 'A {text_A} B {text_B}: {question} ',
+    }
+  )
+  game, answers = build.make_game(parts), [['A\n', 'x\n'], ['A\n', 'A\n']]
+  sampler = game.samplers['solver']._replace(slots=6)
+
+  def sample(*args, **kwargs):
+    is_group = len(args[3].temperature) > 1
+    scripted = answers if is_group else [['B\n']]
+    return test_step.scripted_sampler(sampler, scripted, []).sample_tokens(
+      *args, **kwargs
+    )
+
+  samplers = game.samplers | {'solver': sampler._replace(sample_tokens=sample)}
+  (found,) = pilot_votes.vote_on(
+    [types.Example('2 + 2', 'B')],
+    train_states.initial_states(parts),
+    game._replace(samplers=samplers),
+  )
+  # The second prompt shows even as A, so two of four answers are right.
+  assert found == ('B', 0.5, True, True, 0.5)
+
+
 @pytest.mark.parametrize(
   'changes, answers, excluded, expected',
   [

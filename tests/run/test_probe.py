@@ -7,8 +7,9 @@ import pytest
 from configs import smoke
 from sqlm_jax.config import alarms_schema
 from sqlm_jax.config import schema as config_lib
+from sqlm_jax.game import types
 from sqlm_jax.run import build, probe
-from sqlm_jax.selfplay import responses
+from sqlm_jax.selfplay import responses, step_types
 
 CONFIG = alarms_schema.Probe(every=3, questions=2, answers=4, steps=2)
 
@@ -45,6 +46,22 @@ def parts():
   c.probe.every, c.probe.answers = 1, 10
   c.evaluation.batch_questions = 2
   return build.build(config_lib.from_dict(c))
+
+
+def test_a_question_that_is_asked_again_is_not_in_the_set(parts):
+  questions = [
+    types.ScoredQuestion(types.Problem('1 + 1')),
+    types.ScoredQuestion(types.Problem('2 + 2', replayed=True)),
+  ]
+  rounds = [step_types.Round(None, None, None, questions, {})]
+  state, _ = probe.after_step(
+    parts,
+    probe.State(),
+    step=0,
+    outcome=step_types.Outcome(rounds, (), frozenset(), {}),
+    params=lambda: None,
+  )
+  assert state == probe.State(('1 + 1',))
 
 
 def measure(parts, state, texts, monkeypatch, step=1):

@@ -1,11 +1,14 @@
 """Tests of verdicts in training: read, obeyed, and the same after a crash."""
 
+import json
+import operator
 import pathlib
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import types as simple
 
 import jax
 import numpy as np
@@ -15,12 +18,14 @@ from configs import smoke
 from sqlm_jax import train
 from sqlm_jax.config import schema
 from sqlm_jax.game import repetition, verdicts
+from sqlm_jax.reporting import why
 from sqlm_jax.run import build, reviewing, train_states
 from sqlm_jax.workdir import (
   checkpoints,
   jsonl,
   metrics,
   reviews,
+  rollouts,
   run_reader,
   run_writer,
 )
@@ -207,6 +212,54 @@ def test_the_next_step_obeys_and_a_killed_run_is_exact(changes, tmp_path):
   assert last['review/labeled'] == 2
   assert last['review/replayed'] == 1
   assert last['review/questions'] == 2
+
+
+def test_the_simulated_reviewer_sees_all_forms_of_a_question(tmp_path):
+  """Two forms of a question, with its options in two orders, are one vote."""
+  c = smoke.get_config()
+  c.update_from_flattened_dict(
+    {
+      'task.answer_kind': 'choice',
+      'task.options': ('no', 'yes'),
+      'task.shuffle_options': True,
+      'task.solver_prompt': '{text_A}/{text_B} {question} ',
+      'task.equivalent_forms': 'my_functions:forms',
+      'task.num_forms': 2,
+      'task.checker': 'my_functions:check',
+      'task.test': (),
+      'task.validation': (),
+      'solver.group_size': 4,
+      'review.by': 'checker',
+      'review.budget': 4,
+      'review.pick': 'views',
+    }
+  )
+  task = simple.SimpleNamespace(
+    true_answer=lambda question: 'B',
+    parse_answer=lambda text: text,
+    is_true=operator.eq,
+  )
+  parts = simple.SimpleNamespace(config=schema.from_dict(c), task=task)
+  shared = {'role': 'solver', 'question': '1+', 'vote': 'B', 'reason': None}
+  rows = [
+    shared | {'group': group, 'answer': answer}
+    for group, answer in enumerate('BBAB')
+  ]
+  reviewing.simulate(parts, tmp_path, 0, rows, verdicts.NONE)
+  (stored,) = reviews.read(tmp_path)
+  assert (stored['question'], stored['verdict']) == ('1+', 'accept')
+  # Other readers of a run have only its stored config.
+  stored = json.loads(json.dumps(schema.to_dict(parts.config)))
+  stored['task']['of_another_version'] = 1
+  assert schema.stored_num_prompts(stored) == 4
+  (asked,) = why.questions_of(
+    [
+      dict.fromkeys(rollouts.SCHEMA.names, None) | row | {'trained_on': False}
+      for row in rows
+    ],
+    config=stored,
+  )
+  assert [(a.answer, a.count) for a in asked.answers] == [('B', 3), ('A', 1)]
 
 
 def start(changes, workdir, num_steps):

@@ -221,7 +221,11 @@ def test_verdicts_train_instead_of_votes(mode):
     ]
   )
   (outcome,), (learned,) = play(
-    1, functions=(), known=known, **{'review.replay': 4}, **changes
+    1,
+    functions=(),
+    known=known,
+    **{'review.replay': 4, 'task.test': (('4 + 4', '8'),)},
+    **changes,
   )
   first = outcome.rounds[0]
   assert len(first.questions) == 8 + 2
@@ -247,6 +251,8 @@ def test_verdicts_train_instead_of_votes(mode):
   assert sum(r['role'] == 'proposer' for r in rows) == 8 * len(outcome.rounds)
   assert outcome.metrics['gate/excluded'] >= 1
   assert outcome.metrics['review/replayed'] == 2
+  # The proposer has not asked 4 + 4, which is in the test set.
+  assert outcome.metrics['proposer/contaminated_rate'] == 0
   assert 'proposer' in outcome.trained
   prompts = {tuple(ids) for ids in first.solutions.prompt_ids[-2:]}
   if mode == 'PPO':  # which learns from groups with equal rewards, too

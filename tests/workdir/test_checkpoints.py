@@ -424,6 +424,28 @@ def test_a_score_can_be_added_later(tmp_path):
     assert_same(states, one_array(2))
 
 
+def test_a_withdrawn_score_is_not_the_best(tmp_path):
+  with open_in(tmp_path, keep=3) as manager:
+    for step, score in ((1, 0.5), (2, 0.7), (3, None)):
+      checkpoints.save(
+        manager,
+        step,
+        one_array(step),
+        host_state={},
+        score=score,
+        start_score=None if score is None else 0.4,
+      )
+    assert checkpoints.best_step(manager) == 2
+    checkpoints.withdraw_scores(manager, 2)
+    assert checkpoints.best_step(manager) == 1
+    checkpoints.save(manager, 2, {}, host_state={}, score=0.7)
+    assert checkpoints.best_step(manager) == 1
+  with open_in(tmp_path, keep=3) as manager:
+    assert checkpoints.best_step(manager) == 1
+    checkpoints.withdraw_scores(manager, 1)
+    assert checkpoints.best_step(manager) == 0  # the initial model
+
+
 @pytest.mark.parametrize(
   'scores, start, best',
   [
