@@ -41,6 +41,7 @@ def advise(
   alarms: Sequence[figures.Alarm],
   *,
   contaminated: float | None = None,
+  num_seen: int = 0,
   missing: Sequence[int | None] = (),
   num_steps: int,
   last_step: int,
@@ -54,6 +55,8 @@ def advise(
     alarms: Alarms of the run.
     contaminated: Fraction of the run's questions that are in an evaluation
       set, None if it is not known.
+    num_seen: Number of questions of `improvement` that the run was trained on
+      with their true answers, such as those of verdicts.
     missing: Missing evaluations, see `figures.missing`.
     num_steps: Number of steps of the config.
     last_step: Number of steps that are finished.
@@ -61,9 +64,9 @@ def advise(
   remarks = [
     *_remarks_on_the_run(improvement, num_steps, last_step),
     *_remarks_on_alarms(alarms),
-    *_remarks_on_questions(contaminated),
+    *_remarks_on_questions(contaminated, num_seen),
   ]
-  verdict, reason = _decide(improvement, fall, alarms, missing)
+  verdict, reason = _decide(improvement, fall, alarms, missing, num_seen)
   return Advice(verdict, reason, tuple(remarks))
 
 
@@ -72,6 +75,7 @@ def _decide(
   fall: figures.Fall | None,
   alarms: Sequence[figures.Alarm],
   missing: Sequence[int | None],
+  num_seen: int,
 ) -> tuple[str, Text]:
   mark = messages.mark
   if improvement and improvement.collapsed:
@@ -109,6 +113,13 @@ def _decide(
   if missing:
     text = mark('An evaluation on the test set is missing.')
     return NOT_PROVEN, Text(text, {})
+  if num_seen:
+    text = mark(
+      'The run was trained with the true answers of {number} of the {total} '
+      'test questions.'
+    )
+    total = improvement.comparison['questions']
+    return NOT_PROVEN, Text(text, {'number': num_seen, 'total': total})
   if is_significant:
     text = mark(
       'The model has improved on questions whose answers it never saw.'
@@ -153,9 +164,16 @@ def _remarks_on_alarms(alarms: Sequence[figures.Alarm]) -> list[Text]:
   ]
 
 
-def _remarks_on_questions(contaminated: float | None) -> list[Text]:
+def _remarks_on_questions(
+  contaminated: float | None, num_seen: int
+) -> list[Text]:
   if not contaminated:
     return []
+  if num_seen:
+    text = messages.mark(
+      '{share} of the questions of the run are also in an evaluation set.'
+    )
+    return [Text(text, {'share': f'{contaminated:.0%}'})]
   text = messages.mark(
     '{share} of the questions of the run are also in an evaluation set. Their '
     'true answers were not used.'

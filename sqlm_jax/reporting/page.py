@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from sqlm_jax.config import schema
+from sqlm_jax.game import verdicts
 from sqlm_jax.reporting import (
   advice,
   charts,
@@ -109,6 +110,12 @@ def read_run(
   missing = figures.missing(workdir)
   if improvement is None:
     improvement = figures.improvement(workdir, figures.VALIDATION)
+  labels = figures.labels(
+    workdir,
+    config,
+    by_vote=len(counted.trained_by_vote - counted.trained_by_verdict),
+    by_verdict=len(counted.trained_by_verdict),
+  )
   alarms = figures.alarms(workdir)
   last_step = metrics[-1].get('step', -1) + 1 if metrics else 0
   score = _score_name(config)
@@ -123,18 +130,14 @@ def read_run(
       figures.fall(workdir, score),
       alarms,
       contaminated=_mean_of_last(metrics, 'proposer/contaminated_rate'),
+      num_seen=_num_seen(improvement, counted, labels),
       missing=missing,
       num_steps=config.get('num_steps', last_step),
       last_step=last_step,
     ),
     missing=missing,
     improvement=improvement,
-    labels=figures.labels(
-      workdir,
-      config,
-      by_vote=len(counted.trained_by_vote - counted.trained_by_verdict),
-      by_verdict=len(counted.trained_by_verdict),
-    ),
+    labels=labels,
     cost=figures.cost(workdir, footer, price_per_hour),
     alarms=alarms,
     trust=_trust(improvement, counted, figures.reviewed_votes(workdir)),
@@ -212,6 +215,24 @@ def _charts(
   )
   reliability = charts.reliability(improvement) if improvement else None
   return [*drawn, reliability] if reliability else drawn
+
+
+def _num_seen(
+  improvement: figures.Improvement | None,
+  counted: tallies.Tallies,
+  labels: figures.Labels,
+) -> int:
+  """Returns how many evaluated questions were trained on with true answers."""
+  if improvement is None:
+    return 0
+  trained = set(counted.trained_by_verdict)
+  if labels.rewards_true:
+    trained |= counted.trained_by_vote
+  ids = set(map(verdicts.question_id, trained))
+  return sum(
+    verdicts.question_id(row['question']) in ids
+    for row in improvement.last_rows
+  )
 
 
 def _trust(

@@ -93,7 +93,8 @@ class Tallies(NamedTuple):
   Attributes:
     steps: Counts of each step, in order.
     topics: Counts of votes by topic; None for questions without a topic.
-    points: One for each vote, in order.
+    points: One for each vote, in order. Questions that are asked again because
+      of a verdict are left out, here and in `topics`.
     trained_by_vote: Questions whose answers were trained on by their vote or
       their tests.
     trained_by_verdict: Questions whose answers were trained on by a verdict.
@@ -124,7 +125,11 @@ def read(workdir: epath.PathLike, *, num_views: int) -> Tallies:
     answers = table.filter(pc.field('role') == 'solver')
     solved = _one_per_question(answers, num_views)
     tallies.steps.append(_count_step(step, proposals, answers, solved))
-    _add_votes(tallies, step, table, solved)
+    asked = solved
+    if proposals['topic'].null_count < len(proposals):
+      # Only questions that are asked again because of a verdict have no topic.
+      asked = solved.filter(pc.field('topic').is_valid())
+    _add_votes(tallies, step, table, asked)
     for questions, is_verdict in (
       (tallies.trained_by_vote, pc.field('true_answer').is_null()),
       (tallies.trained_by_verdict, pc.field('true_answer').is_valid()),
@@ -151,7 +156,7 @@ def _count_step(
 
 
 def _add_votes(
-  tallies: Tallies, step: int, table: pa.Table, solved: pa.Table
+  tallies: Tallies, step: int, table: pa.Table, asked: pa.Table
 ) -> None:
   """Adds the votes of a step to the topics and points."""
   # A voter's answers may be the majority, so rows of all roles are searched.
@@ -162,7 +167,7 @@ def _add_votes(
     for row in agreeing.select(['question', 'vote', 'right']).to_pylist()
     if row['right'] is not None
   }
-  for row in solved.to_pylist():
+  for row in asked.to_pylist():
     tally = tallies.topics.setdefault(row['topic'], TopicTally())
     tally.votes += 1
     share, is_right = row['vote_share'], None
@@ -185,7 +190,8 @@ def _one_per_question(answers: pa.Table, num_views: int) -> pa.Table:
     current = chosen.setdefault(group // num_views, row)
     if is_parsed[row] and not is_parsed[current]:
       chosen[group // num_views] = row
-  return answers.take(sorted(chosen.values()))
+  # Without a type, an empty list would not be a list of indices.
+  return answers.take(pa.array(sorted(chosen.values()), pa.int64()))
 
 
 def _counts(column: pa.ChunkedArray) -> collections.Counter[str]:

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 from etils import epath
 from rapidfuzz import process
 
+from sqlm_jax import display
 from sqlm_jax.config import schema
 from sqlm_jax.game import ballots, verdicts
 from sqlm_jax.workdir import reviews, run_reader
 
 PROPOSED, REPLAYED, GIVEN = 'proposed', 'replayed', 'given'
 _SUGGESTIONS = 5
+_MAX_SHOWN = 100  # characters of a question in an error message
 
 Row = Mapping[str, Any]
 
@@ -187,9 +189,11 @@ def history(workdir: epath.PathLike, question: str) -> History:
 
 def _unknown_question(question: str, texts: Iterable[str]) -> str:
   similar = process.extract(question, list(texts), limit=_SUGGESTIONS)
-  message = f'--question={question!r}: expected a question of the run'
+  shown = display.clip(question, _MAX_SHOWN)
+  message = f'--question={shown!r}: expected a question of the run'
   if similar:
-    message += ', such as ' + ', '.join(repr(text) for text, *_ in similar)
+    shown = [repr(display.clip(text, _MAX_SHOWN)) for text, *_ in similar]
+    message += f', such as {", ".join(shown)}'
   return message
 
 

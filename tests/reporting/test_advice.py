@@ -2,7 +2,8 @@
 
 import pytest
 
-from sqlm_jax.reporting import advice, figures
+from sqlm_jax.reporting import advice, figures, page
+from sqlm_jax.workdir import run_writer
 from tests.reporting import reported_runs
 
 WORSE, BETTER = ('1' * 20, '0' * 10 + '1' * 10), ('0' * 20, '1' * 10 + '0' * 10)
@@ -58,6 +59,31 @@ def test_the_validation_set_proves_nothing_good(tmp_path):
   advised = advice.advise(improvement, None, (), num_steps=2, last_step=2)
   assert advised.verdict == advice.NOT_PROVEN
   assert 'Only the validation set' in advised.reason.text
+
+
+def test_test_questions_with_verdicts_prove_nothing(tmp_path):
+  """Verdicts gave the true answer to 3 + 3, which is asked again."""
+  before, after = ('0' * 20, '1' * 20)
+  workdir = reported_runs.write_run(tmp_path, before=before, after=after)
+  assert page.read_run(workdir).advice.verdict == advice.GO_ON
+  reported_runs.write_run(
+    tmp_path / 'seen', questions=('1 + 1', '3 + 0'), before=before, after=after
+  )
+  writer = run_writer.RunWriter(tmp_path / 'seen')
+  rows = [
+    row | {'true_answer': '3'} if row.get('question') == '3 + 0' else row
+    for row in reported_runs.rows_of(('1 + 1', '3 + 0'))
+  ]
+  writer.rollouts(1, rows)
+  writer.close()
+  run = page.read_run(tmp_path / 'seen')
+  assert run.advice.verdict == advice.NOT_PROVEN
+  assert run.advice.reason.values == {'number': 1, 'total': 20}
+  (remark,) = run.advice.remarks
+  assert 'were not used' not in remark.text
+  # 3 + 3 is asked again in both steps, and is not a vote of the proposer.
+  assert len(run.tallies.points) == 4
+  assert set(run.tallies.topics) == {'sums'}
 
 
 def test_one_answer_to_everything_stops_the_run(tmp_path):

@@ -141,13 +141,14 @@ def test_questions_and_votes_are_counted(tmp_path):
     reasons={'format': 1},
   )
   assert counted.reasons() == {'format': 2}
-  # Two steps; the majority of 1 + 1 is right, those of 2 + 2 and 3 + 3 wrong.
+  # Two steps; the majority of 1 + 1 is right, that of 2 + 2 wrong. 3 + 3 is
+  # asked again.
   assert counted.topics['sums'] == tallies.TopicTally(4, 4, 3.5, 4, 2)
-  assert counted.topics[None] == tallies.TopicTally(2, 2, 1.5, 2, 0)
-  assert counted.points[:3] == [
-    tallies.Point(0, 0.75, True),
-    tallies.Point(0, 1.0, False),
-    tallies.Point(0, 0.75, False),
+  assert counted.topics.keys() == {'sums'}
+  assert counted.points == [
+    tallies.Point(step, share, right)
+    for step in (0, 1)
+    for share, right in ((0.75, True), (1.0, False))
   ]
   assert counted.trained_by_vote == {'1 + 1', '2 + 2'}
   assert counted.trained_by_verdict == {'3 + 3'}
@@ -180,3 +181,14 @@ def test_a_question_is_counted_once_for_all_of_its_prompts(tmp_path):
     tallies.Point(0, 1.0, True),
     tallies.Point(0, 1.0, False),
   ]
+
+
+def test_a_run_whose_questions_are_all_unreadable_has_counts(tmp_path):
+  workdir = reported_runs.write_run(tmp_path)
+  writer = run_writer.RunWriter(workdir)
+  writer.rollouts(0, [r for r in reported_runs.rows_of() if 'reason' in r])
+  writer.rollouts(1, [])
+  writer.close()
+  counted = tallies.read(workdir, num_views=1)
+  assert [(s.proposed, s.solved) for s in counted.steps] == [(1, 0), (0, 0)]
+  assert counted.points == []

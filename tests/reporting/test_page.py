@@ -64,8 +64,8 @@ def test_the_first_screen(workdir):
     'devices: 4 test chip',
     '1 hold',
     '100% of votes are right by 1 verdicts on random draws (21% to 100%).',
-    # Of six votes, that on 1 + 1 is right in both steps.
-    'The checker finds 33% of 6 votes in training right.',
+    # Of four votes, that on 1 + 1 is right in both steps.
+    'The checker finds 50% of 4 votes in training right.',
   ):
     assert expected in text
 
