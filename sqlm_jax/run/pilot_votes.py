@@ -90,7 +90,7 @@ def _find_right(
   texts: Sequence[str],
   answers: scoring.Answers,
   example: types.Example,
-  game: step_types.Game,
+  game: step_types.GameSetup,
 ) -> list[bool]:
   """Returns True for each response with the true answer."""
   if game.task.read_shuffled is None:
