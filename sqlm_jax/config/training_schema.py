@@ -232,15 +232,15 @@ class Anchor:
 
   questions: str = keys.key(
     '',
-    'File as for `task.questions`, or the workdir of a run: questions that are '
-    'not trained on, whose answers should stay as they are. The KL from the '
-    "initial model on them is added to the loss. `''` turns it off. See "
+    'Questions that are not trained on and whose answers should not change: a '
+    'file as for `task.questions`, or the workdir of a run. The KL from the '
+    "initial model on these questions is added to the loss. `''` for none. See "
     '[algorithm.md](algorithm.md#the-anchor-selfplayanchorpy).',
   )
   template: str = keys.key(
     '',
-    "Template of their prompts. `''` uses the first prompt of the solver; "
-    '`{question}` uses each question as a whole prompt.',
+    "Template of the prompts. `''` uses `task.solver_prompt`; `{question}` "
+    'uses each question as a whole prompt.',
     keys.Check(
       lambda text: not text or '{question}' in text,
       "a template with {question}, or ''",
@@ -249,12 +249,12 @@ class Anchor:
   kl_coef: float = keys.key(1.0, 'Coefficient of the KL.', keys.above(0))
   answers: int = keys.key(
     4,
-    'Number of answers that the initial model gives to each prompt, once.',
+    'Number of answers to each prompt, which the initial model samples once.',
     keys.within(1, 2**10),
   )
   prompts_per_update: int = keys.key(
     4,
-    'Number of prompts in an update; updates take turns.',
+    'Number of prompts in an update. The updates use the prompts in turn.',
     keys.within(1, 2**20),
   )
 

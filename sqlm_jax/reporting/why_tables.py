@@ -39,7 +39,7 @@ def show_update(
       f'{count} {_OF_ROLE[role]}' for role, count in update.trained.items()
     )
     or 'nothing',
-    'questions': f'{len(solved)} solved, {refused.total()} refused before',
+    'questions': f'{len(solved)} solved, {refused.total()} refused',
     'sampled by': ', '.join(
       f'{role} after {steps} optimizer steps'
       for role, steps in update.policy_steps.items()
