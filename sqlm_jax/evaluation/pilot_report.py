@@ -77,7 +77,7 @@ def votes(figures: Mapping[str, Any]) -> dict[str, str]:
     rows |= _at_threshold('votes as configured', figures['configured'])
   suggestion = figures['suggestion']
   if suggestion is not None:
-    rows |= _at_threshold('votes as suggested', suggestion)
+    rows |= _at_threshold('votes at the best threshold', suggestion)
     rows['certainty'] = report.describe_certainty(suggestion, figures['target'])
   return rows
 
