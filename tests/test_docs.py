@@ -25,7 +25,7 @@ def commands():
     text = page.read_text().replace('\\\\\n', ' ').replace('\\\n', ' ')
     for match in re.finditer(
       r'(?:python -m sqlm_jax\.main|sqlm-jax(?= --)|launch/[^\n]* -- )'
-      r'([^`|&\n]*)',
+      r'((?:"[^"\n]*"|[^`|&\n"])*)',
       text,
     ):
       lines.add((page.name, ' '.join(match[1].split())))
