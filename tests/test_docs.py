@@ -104,3 +104,22 @@ def test_named_config_keys_exist(page):
     if key == 'alarms.jsonl':  # a file
       continue
     assert key in names or any(name.startswith(f'{key}.') for name in names)
+
+
+def test_the_index_of_the_docs_site_has_every_page():
+  pages = {
+    str(path.relative_to(ROOT / 'docs').with_suffix(''))
+    for pattern in ('*.md', '*.ipynb')
+    for path in (ROOT / 'docs').rglob(pattern)
+  }
+  index = set((ROOT / 'docs' / 'index.md').read_text().splitlines())
+  missing = pages - index - {'index'}
+  assert not missing, f'docs/index.md: add {missing} to a toctree'
+
+
+@pytest.mark.parametrize('folder', ['ops', 'engine'])
+def test_the_docs_site_has_every_module(folder):
+  page = (ROOT / 'docs' / 'api' / f'{folder}.md').read_text()
+  for path in (ROOT / 'sqlm_jax' / folder).glob('[!_]*.py'):
+    name = f'sqlm_jax.{folder}.{path.stem}'
+    assert f'.. automodule:: {name}\n' in page, f'docs/api/{folder}.md: {name}'
