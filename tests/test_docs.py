@@ -122,4 +122,5 @@ def test_the_docs_site_has_every_module(folder):
   page = (ROOT / 'docs' / 'api' / f'{folder}.md').read_text()
   for path in (ROOT / 'sqlm_jax' / folder).glob('[!_]*.py'):
     name = f'sqlm_jax.{folder}.{path.stem}'
-    assert f'.. automodule:: {name}\n' in page, f'docs/api/{folder}.md: {name}'
+    count = page.count(f'.. automodule:: {name}\n')
+    assert count == 1, f'docs/api/{folder}.md: {name} is there {count} times'
