@@ -72,8 +72,22 @@ def _replayed_questions(
 ) -> list[tuple[types.Problem, exchange.Prompts]]:
   """Draws questions with known answers that are asked again in a step.
 
-  All processes draw the same questions.
+  The first process draws them for all processes, because functions of the user
+  and patterns with a time limit may decide differently in another process.
   """
+  received = processes.broadcast_from_first(
+    lambda: _draw_replayed(step, memory, game)
+  )
+  return [
+    (types.Problem(question, replayed=True), prompts)
+    for question, prompts in received
+  ]
+
+
+def _draw_replayed(
+  step: int, memory: repetition.Memory, game: step_types.GameSetup
+) -> list[tuple[str, exchange.Prompts]]:
+  """Returns questions that are asked again and that pass the gate."""
   known = memory.verdicts.answered()
   coin = random_streams.replay(game.config.seed, step)
   count = min(game.config.review.replay, len(known))
@@ -90,7 +104,7 @@ def _replayed_questions(
       )
     )
     if problem.ok:
-      replayed.append((problem, prompts))
+      replayed.append((question, prompts))
   return replayed
 
 

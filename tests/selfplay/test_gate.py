@@ -10,9 +10,10 @@ from ml_collections import config_dict
 
 from configs import smoke
 from sqlm_jax.config import schema as config_lib
-from sqlm_jax.game import verdicts
+from sqlm_jax.distributed import processes
+from sqlm_jax.game import types, verdicts
 from sqlm_jax.run import build, train_states
-from sqlm_jax.selfplay import prefetch, step_types
+from sqlm_jax.selfplay import prefetch, proposing, step_types
 from sqlm_jax.selfplay import step as step_lib
 from sqlm_jax.workdir import rollout_rows
 
@@ -257,3 +258,24 @@ def test_verdicts_train_instead_of_votes(mode):
   prompts = {tuple(ids) for ids in first.solutions.prompt_ids[-2:]}
   if mode == 'PPO':  # which learns from groups with equal rewards, too
     assert prompts <= {prompt for prompt, _ in learned}
+
+
+def test_all_processes_ask_the_same_questions_again(monkeypatch):
+  """The first process decides, as functions may differ in other processes."""
+  parts = make_parts(**{'review.replay': 2})
+  game = build.make_game(parts)
+  known = verdicts.fold([verdict('4 + 4', 'correct', 'Y')])
+  memory = build.make_memory(parts.config)._replace(verdicts=known)
+  sent = []
+
+  def broadcast_from_first(make):
+    sent.append(make())
+    return [['5 + 5', [[7]]]]  # what the first process has drawn
+
+  monkeypatch.setattr(processes, 'broadcast_from_first', broadcast_from_first)
+  states = train_states.initial_states(parts)
+  proposed = proposing.propose(0, 0, states, memory, game)
+  ((drawn,),) = sent
+  assert drawn[0] == '4 + 4'
+  assert proposed.problems[-1] == types.Problem('5 + 5', replayed=True)
+  assert proposed.prompts[-1] == [[7]]
