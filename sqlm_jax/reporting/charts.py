@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from etils import epy
 
-from sqlm_jax.reporting import figures, messages, tallies
+from sqlm_jax.reporting import figures, messages, signals, tallies
 
 with epy.lazy_imports():  # takes half a second
   import matplotlib as mpl
@@ -26,24 +26,6 @@ _SIZE = (5.2, 2.9)  # inches
 _MAX_POINTS = 1500  # of a scatter plot
 
 _mark = messages.mark
-_SIGNALS = {
-  _mark('Agreement of votes'): {
-    'vote/agreement': _mark('mean agreement'),
-    'vote/unanimous_rate': _mark('unanimous'),
-    'vote/accuracy': _mark('right by the checker'),
-    'review/vote_accuracy': _mark('right by reviewers'),
-  },
-  _mark('Quality of questions'): {
-    'proposer/valid_rate': _mark('readable'),
-    'proposer/distinct_rate': _mark('distinct'),
-    'proposer/new_rate': _mark('new'),
-    'vote/majority_rate': _mark('with a majority'),
-  },
-  _mark('Rewards'): {
-    'solver/reward': _mark('solver'),
-    'proposer/reward': _mark('proposer'),
-  },
-}
 
 
 class Chart(NamedTuple):
@@ -83,8 +65,11 @@ def of_run(
     points: Votes of the run.
   """
   charts = [_curves(_mark('Accuracy'), _accuracies(results))]
-  for title, labels in _SIGNALS.items():
-    series = [_values(metrics, name, label) for name, label in labels.items()]
+  for title, labels in signals.SIGNALS.items():
+    series = [
+      _Series(label, *signals.values(metrics, name))
+      for name, label in labels.items()
+    ]
     charts.append(_curves(title, series))
   charts.append(_question_map(points))
   return [chart for chart in charts if chart is not None]
@@ -144,19 +129,6 @@ def _accuracies(results: Sequence[Mapping[str, Any]]) -> list[_Series]:
     steps = sorted(by_step)
     series.append(_Series(labels[name], steps, [by_step[s] for s in steps]))
   return series
-
-
-def _values(
-  metrics: Sequence[Mapping[str, Any]], name: str, label: str
-) -> _Series:
-  points = [
-    (row['step'], row[name])
-    for row in metrics
-    if isinstance(row.get('step'), int)
-    and isinstance(row.get(name), int | float)
-    and math.isfinite(row[name])
-  ]
-  return _Series(label, [step for step, _ in points], [y for _, y in points])
 
 
 def _curves(title: str, series: Sequence[_Series]) -> Chart | None:

@@ -9,6 +9,7 @@ from etils import epath
 
 from sqlm_jax.evaluation import accuracy, comparison, paired
 from sqlm_jax.game import verdicts
+from sqlm_jax.workdir import alarms as alarms_lib
 from sqlm_jax.workdir import run_reader
 
 TEST, VALIDATION = 'test', 'validation'
@@ -326,25 +327,22 @@ def cost(
 
 
 def alarms(workdir: epath.PathLike) -> list[Alarm]:
-  """Returns the alarms, with those that have not ended first.
-
-  An alarm has one line when it is raised, and another line when it ends.
-  """
-  by_key: dict[tuple[str, ...], Alarm] = {}
-  for row in run_reader.alarms(workdir):
-    since = row.get('since', row.get('step'))
-    value = row.get('value')
-    alarm = Alarm(
+  """Returns the alarms, those that hold first."""
+  joined = [
+    Alarm(
       name=str(row.get('name', '')),
-      since=since if isinstance(since, int) else 0,
-      ended=row.get('step') if row.get('event') == 'ended' else None,
+      since=row['since'] if isinstance(row['since'], int) else 0,
+      ended=row['ended'],
       action=str(row.get('action', '')),
       signal=str(row.get('signal', '')),
-      value=value if isinstance(value, int | float) else None,
+      value=value
+      if isinstance(value := row.get('value'), int | float)
+      else None,
       detail=str(row.get('detail') or ''),
     )
-    by_key[alarm.name, alarm.signal, str(since)] = alarm
-  return sorted(by_key.values(), key=lambda alarm: alarm.ended is not None)
+    for row in alarms_lib.join(run_reader.alarms(workdir))
+  ]
+  return sorted(joined, key=lambda alarm: alarm.ended is not None)
 
 
 def reviewed_votes(workdir: epath.PathLike) -> dict[str, float] | None:

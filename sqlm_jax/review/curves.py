@@ -4,31 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlm_jax.reporting import messages
+from sqlm_jax.reporting import messages, signals
 from sqlm_jax.workdir import evaluations
 
 WIDTH, HEIGHT = 320, 120
 _mark = messages.mark
 _MAX_POINTS = 200
-
-# Metrics of a step by chart, each with its label in the legend.
-CHARTS: dict[str, dict[str, str]] = {
-  _mark('Agreement of votes'): {
-    'vote/agreement': _mark('mean agreement'),
-    'vote/unanimous_rate': _mark('unanimous'),
-    'vote/accuracy': _mark('right by the checker'),
-    'review/vote_accuracy': _mark('right by reviewers'),
-  },
-  _mark('Quality of questions'): {
-    'proposer/valid_rate': _mark('readable'),
-    'proposer/distinct_rate': _mark('distinct'),
-    'vote/majority_rate': _mark('with a majority'),
-  },
-  _mark('Rewards'): {
-    'solver/reward': _mark('solver'),
-    'proposer/reward': _mark('proposer'),
-  },
-}
 
 
 class Line(NamedTuple):
@@ -66,9 +47,10 @@ def charts(
     results: Rows of eval.jsonl.
   """
   series = {_mark('Accuracy'): _accuracies(results)}
-  for title, names in CHARTS.items():
+  for title, names in signals.SIGNALS.items():
     series[title] = {
-      label: _values(metrics, name) for name, label in names.items()
+      label: list(zip(*signals.values(metrics, name), strict=True))
+      for name, label in names.items()
     }
   return [
     _chart(title, curves)
@@ -89,20 +71,6 @@ def _accuracies(
         label = f'{result.get("set")}: {name}'
         curves.setdefault(label, []).append((result['step'], result[name]))
   return {label: sorted(points) for label, points in curves.items()}
-
-
-def _values(
-  metrics: Iterable[Mapping[str, Any]], name: str
-) -> list[tuple[int, float]]:
-  return [
-    (row['step'], row[name])
-    for row in metrics
-    if isinstance(row.get('step'), int) and _is_number(row.get(name))
-  ]
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _chart(

@@ -11,7 +11,9 @@ from starlette import exceptions, requests, responses
 
 from sqlm_jax.game import ballots, verdicts
 from sqlm_jax.ops import integers
+from sqlm_jax.reporting import signals
 from sqlm_jax.review import curves, decisions, entries, rendering, search
+from sqlm_jax.workdir import alarms as alarms_lib
 from sqlm_jax.workdir import run_reader
 
 _ROLES = ('solver', 'proposer', 'voter')
@@ -226,7 +228,7 @@ def _changes(
   """Returns metrics with their values at the last visit and now."""
   if not seen or not metrics or seen > len(metrics):
     return []
-  names = {name for chart in curves.CHARTS.values() for name in chart}
+  names = {name for chart in signals.SIGNALS.values() for name in chart}
   old, new = metrics[seen - 1], metrics[-1]
   return [
     (name, old[name], new[name])
@@ -236,17 +238,8 @@ def _changes(
 
 
 def _alarms(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Returns the alarms, those that still hold first, and then newest first.
-
-  An alarm has one line when it is raised, and another line when it ends.
-  """
-  alarms: dict[tuple[str, ...], dict[str, Any]] = {}
-  for row in rows:
-    since = row.get('since', row.get('step'))
-    key = tuple(str(x) for x in (row.get('name'), row.get('signal'), since))
-    ended = row.get('step') if row.get('event') == 'ended' else None
-    alarms[key] = {**row, 'since': since, 'ended': ended}
-  order = sorted(alarms.values(), key=lambda a: a['ended'] is not None)
+  """Returns the alarms, those that still hold first, and then newest first."""
+  order = sorted(alarms_lib.join(rows), key=lambda a: a['ended'] is not None)
   holding = sum(alarm['ended'] is None for alarm in order)
   order = order[:holding][::-1] + order[holding:][::-1]
   return order[: rendering.PAGE_SIZE]

@@ -27,6 +27,22 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
   return jsonl.read(path) if path.exists() else []
 
 
+def join(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Joins the two lines of each alarm, when it is raised and when it ends.
+
+  Returns:
+    The last line of each alarm, in the order in which they were raised, with
+    its first step `since` and the step `ended`, None while it holds.
+  """
+  joined: dict[tuple[str, ...], dict[str, Any]] = {}
+  for event in events:
+    since = event.get('since', event.get('step'))
+    key = (event.get('name'), event.get('signal'), since)
+    ended = event.get('step') if event.get('event') == 'ended' else None
+    joined[tuple(map(str, key))] = {**event, 'since': since, 'ended': ended}
+  return list(joined.values())
+
+
 def rewind(workdir: epath.Path, step: int) -> None:
   """Removes the alarms of step `step` and later, and an incomplete line."""
   path = _path(workdir)
@@ -47,14 +63,11 @@ def is_raised(
     step: Number of steps that the model was trained for.
     names: Names of the alarms that count.
   """
-  last = {
-    (event['name'], event['signal'], event['since']): event
-    for event in events
-    if event['name'] in names
-  }
   return any(
-    since <= step and (event['event'] == 'raised' or step <= event['step'])
-    for (_, _, since), event in last.items()
+    alarm['since'] <= step
+    and (alarm['ended'] is None or step <= alarm['ended'])
+    for alarm in join(events)
+    if alarm['name'] in names
   )
 
 
