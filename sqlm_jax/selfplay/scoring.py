@@ -232,17 +232,6 @@ def score_question(
     if weight and term in rewards.PROPOSER_TERMS
   )
   proposer_reward += functions.reward_question(problem.text, accepted_answers)
-  if graded.extra_rewards:
-    extra = exclusion.accepted(graded.extra_rewards, reasons)
-    solver_rewards = tuple(map(sum, zip(solver_rewards, extra, strict=True)))
-  solver_rewards = exclusion.restore(solver_rewards, reasons)
-  if config.vote.extra_answers:
-    solver_rewards = tuple(
-      reward if is_trained else None
-      for reward, is_trained in zip(
-        solver_rewards, config.trains_answer, strict=True
-      )
-    )
   return types.ScoredQuestion(
     problem,
     solver_answers,
@@ -251,11 +240,35 @@ def score_question(
     label=label,
     results=graded.results,
     excluded=graded.excluded,
-    solver_rewards=solver_rewards,
+    solver_rewards=_rewards_of_all(solver_rewards, answers, config),
     # A readable question never gets less than an unreadable one.
     proposer_reward=max(
       proposer_reward - penalty, config.proposer.unreadable_reward
     ),
+  )
+
+
+def _rewards_of_all(
+  accepted: Sequence[float], answers: Answers, config: schema.Config
+) -> tuple[float | None, ...]:
+  """Returns the reward of each answer, None if it is not trained on.
+
+  Args:
+    accepted: rewards of the terms, for answers that are not excluded.
+    answers: the answers, with the rewards by functions of the user.
+    config: config of the run.
+  """
+  graded = answers.graded
+  reasons = graded.excluded[: answers.num_solver]
+  if graded.extra_rewards:
+    extra = exclusion.accepted(graded.extra_rewards, reasons)
+    accepted = tuple(map(sum, zip(accepted, extra, strict=True)))
+  restored = exclusion.restore(accepted, reasons)
+  if not config.vote.extra_answers:
+    return restored
+  return tuple(
+    reward if is_trained else None
+    for reward, is_trained in zip(restored, config.trains_answer, strict=True)
   )
 
 
