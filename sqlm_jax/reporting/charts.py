@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from etils import epy
 
-from sqlm_jax.reporting import figures, messages, signals, tallies
+from sqlm_jax.reporting import curve_metrics, figures, messages, tallies
 
 with epy.lazy_imports():  # takes half a second
   import matplotlib as mpl
@@ -65,9 +65,9 @@ def of_run(
     points: Votes of the run.
   """
   charts = [_curves(_mark('Accuracy'), _accuracies(results))]
-  for title, labels in signals.SIGNALS.items():
+  for title, labels in curve_metrics.BY_CHART.items():
     series = [
-      _Series(label, *signals.values(metrics, name))
+      _Series(label, *curve_metrics.values(metrics, name))
       for name, label in labels.items()
     ]
     charts.append(_curves(title, series))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlm_jax.reporting import messages, signals
+from sqlm_jax.reporting import curve_metrics, messages
 from sqlm_jax.workdir import evaluations
 
 WIDTH, HEIGHT = 320, 120
@@ -47,9 +47,9 @@ def charts(
     results: Rows of eval.jsonl.
   """
   series = {_mark('Accuracy'): _accuracies(results)}
-  for title, names in signals.SIGNALS.items():
+  for title, names in curve_metrics.BY_CHART.items():
     series[title] = {
-      label: list(zip(*signals.values(metrics, name), strict=True))
+      label: list(zip(*curve_metrics.values(metrics, name), strict=True))
       for name, label in names.items()
     }
   return [

@@ -11,7 +11,7 @@ from starlette import exceptions, requests, responses
 
 from sqlm_jax.game import ballots, verdicts
 from sqlm_jax.ops import integers
-from sqlm_jax.reporting import signals
+from sqlm_jax.reporting import curve_metrics
 from sqlm_jax.review import curves, decisions, entries, rendering, search
 from sqlm_jax.workdir import alarms as alarms_lib
 from sqlm_jax.workdir import run_reader
@@ -228,7 +228,7 @@ def _changes(
   """Returns metrics with their values at the last visit and now."""
   if not seen or not metrics or seen > len(metrics):
     return []
-  names = {name for chart in signals.SIGNALS.values() for name in chart}
+  names = {name for chart in curve_metrics.BY_CHART.values() for name in chart}
   old, new = metrics[seen - 1], metrics[-1]
   return [
     (name, old[name], new[name])

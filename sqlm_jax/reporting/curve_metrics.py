@@ -9,7 +9,7 @@ from sqlm_jax.reporting import messages
 _mark = messages.mark
 
 # Metrics by the title of their chart, each with its label in the legend.
-SIGNALS: dict[str, dict[str, str]] = {
+BY_CHART: dict[str, dict[str, str]] = {
   _mark('Agreement of votes'): {
     'vote/agreement': _mark('mean agreement'),
     'vote/unanimous_rate': _mark('unanimous'),
