@@ -255,6 +255,10 @@ def test_the_moving_average_is_evaluated_and_survives_a_restart(tmp_path):
     # So do the turns of the anchor, whose answers are sampled again.
     'anchor.questions': str(tmp_path / 'anchor.txt'),
     'anchor.prompts_per_update': 2,
+    # And the coefficients that adapt to a target.
+    'loss.kl_target': 0.01,
+    'loss.entropy_coef': 0.001,
+    'loss.entropy_target': 6.0,
   }
   (tmp_path / 'anchor.txt').write_text('1 2\n3 4\n5 6\n')
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
@@ -265,6 +269,10 @@ def test_the_moving_average_is_evaluated_and_survives_a_restart(tmp_path):
   _, expected, _ = restored(config, whole)
   _, found, _ = restored(config, parts)
   jax.tree.map(np.testing.assert_array_equal, expected, found)
+  for name in ('kl_coef', 'entropy_coef'):
+    assert expected['coefficients'].params['solver'][name] != getattr(
+      config.loss, name
+    )
   assert without_times(parts) == without_times(whole)
   built = build.build(config, whole)
   saved = saved_models.find(built, whole, '2').load('solver')

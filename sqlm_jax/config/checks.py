@@ -247,6 +247,14 @@ def _learning(c: Any) -> Iterator[Rule]:
     'loss, unless advantage.estimator is gae, because other estimators have '
     'no rewards of tokens: add --config.advantage.estimator=gae',
   )
+  for name in ('kl', 'entropy'):
+    coefficient = lookup(c, f'loss.{name}_coef')
+    yield Rule(
+      f'loss.{name}_target',
+      not lookup(c, f'loss.{name}_target') or coefficient > 0,
+      f'0 without a coefficient to start from: add --config.loss.{name}_coef='
+      '0.01, for example',
+    )
   yield Rule(
     'loss.kl_reference',
     c.loss.kl_reference == 'initial' or c.policy.average_decay > 0,

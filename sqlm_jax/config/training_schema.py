@@ -201,6 +201,12 @@ class Loss:
     'Reference policy of the KL: `initial`, the initial model, or `average`, '
     'the moving average of `policy.average_decay`.',
   )
+  kl_target: float = keys.key(
+    0.0,
+    'KL per token that the coefficient of the KL adapts to, in nats, starting '
+    'from `loss.kl_coef`; 0 keeps the coefficient fixed.',
+    keys.at_least(0),
+  )
   kl_estimator: Literal['k2', 'k3'] = keys.key('k3', 'Estimator of the KL.')
   kl_placement: Literal['loss', 'reward'] = keys.key(
     'loss',
@@ -210,6 +216,17 @@ class Loss:
   )
   entropy_coef: float = keys.key(
     0.0, 'Coefficient of the entropy bonus.', keys.at_least(0)
+  )
+  entropy_target: float = keys.key(
+    0.0,
+    'Entropy per token that the coefficient of the entropy bonus adapts to, in '
+    'nats, starting from `loss.entropy_coef`; 0 keeps the coefficient fixed.',
+    keys.at_least(0),
+  )
+  adapt_rate: float = keys.key(
+    0.1,
+    'Maximum relative change of an adaptive coefficient per step.',
+    keys.above(0, high=0.9),
   )
   aggregation: Literal['token', 'sequence', 'constant'] = keys.key(
     'token',

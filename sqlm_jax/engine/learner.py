@@ -53,6 +53,7 @@ class TrainStep(Protocol):
     base_params: policy_lib.Params | None = None,
     kl_batch: groups.GroupBatch | None = None,
     anchor_batch: groups.GroupBatch | None = None,
+    coefficients: policy_loss.Coefficients | None = None,
   ) -> tuple[TrainState, groups.Metrics]:
     """Returns the next state and the metrics of the update, see `Update`.
 
@@ -67,6 +68,7 @@ class TrainStep(Protocol):
         KL of the update, if there is one, applies to them as well.
       anchor_batch: answers of the initial model, see
         `policy_loss.anchor_loss`; None without an anchor.
+      coefficients: replace those of the settings, by name; None replaces none.
     """
 
 
@@ -156,11 +158,17 @@ def make_train_step(
     base_params: policy_lib.Params | None = None,
     kl_batch: groups.GroupBatch | None = None,
     anchor_batch: groups.GroupBatch | None = None,
+    coefficients: policy_loss.Coefficients | None = None,
   ) -> tuple[jax.Array, groups.Metrics]:
     del kl_batch, anchor_batch
     params = lora.join(base_params or {}, trained)
     return policy_loss.policy_loss(
-      params, batch, reference_params, policy=policy, settings=settings
+      params,
+      batch,
+      reference_params,
+      policy=policy,
+      settings=settings,
+      coefficients=coefficients,
     )
 
   def kl_from(
@@ -170,8 +178,9 @@ def make_train_step(
     base_params: policy_lib.Params | None = None,
     kl_batch: groups.GroupBatch | None = None,
     anchor_batch: groups.GroupBatch | None = None,
+    coefficients: policy_loss.Coefficients | None = None,
   ) -> kl_bound.KLOfParams:
-    del reference_params, anchor_batch
+    del reference_params, anchor_batch, coefficients
     batches = [batch]
     if kl_batch is not None:
       split = groups.split(kl_batch, groups_per_microbatch, mesh)
@@ -244,8 +253,9 @@ def _make_penalty(
     base_params: policy_lib.Params | None = None,
     kl_batch: groups.GroupBatch | None = None,
     anchor_batch: groups.GroupBatch | None = None,
+    coefficients: policy_loss.Coefficients | None = None,
   ) -> tuple[policy_lib.Params, groups.Metrics] | None:
-    del reference_params, kl_batch
+    del reference_params, kl_batch, coefficients
     if anchor_batch is None:
       return None
     return gradients.sum_microbatches(

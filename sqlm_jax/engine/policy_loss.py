@@ -4,6 +4,7 @@ A and M are the parts of a batch and the tokens of a part, as in `groups`.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import jax
@@ -14,6 +15,9 @@ from sqlm_jax.engine import groups
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import logprobs as logprob_ops
 from sqlm_jax.ops import losses, masked
+
+# Coefficients of penalties that change during training, by name.
+Coefficients = Mapping[str, jax.Array]
 
 
 class LossSettings(NamedTuple):
@@ -105,6 +109,7 @@ def policy_loss(
   *,
   policy: policy_lib.Policy,
   settings: LossSettings,
+  coefficients: Coefficients | None = None,
 ) -> tuple[jax.Array, groups.Metrics]:
   """Computes the clipped policy-gradient loss with its penalties, GRPO eq. 3.
 
@@ -115,9 +120,22 @@ def policy_loss(
   al., 2024; SQLM section 3). The probability ratio is per token or per response
   (GSPO), see `LossSettings.ratio_level`.
 
+  Args:
+    params: parameters of the policy.
+    batch: a microbatch.
+    reference_params: parameters of the reference policy; None without a KL.
+    policy: the policy.
+    settings: settings of the loss.
+    coefficients: replace `kl_coef` and `entropy_coef` of the settings unless
+      these are 0; None replaces none.
+
   Returns:
     The loss and its metrics.
   """
+  coefficient: dict[str, float | jax.Array] = {
+    'kl_coef': settings.kl_coef,
+    'entropy_coef': settings.entropy_coef,
+  } | dict(coefficients or {})
   mask_QGR = groups.learned_tokens(batch)
   logprobs_QGR, entropy_QGR = response_logprobs(
     policy,
@@ -148,11 +166,11 @@ def policy_loss(
     reference_QGR = jnp.where(mask_QGR, reference_QGR, logprobs_QGR)
     estimate = losses.KL_ESTIMATORS[settings.kl_estimator]
     kl_QGR = estimate(logprobs_QGR, reference_QGR)
-    loss_QGR = loss_QGR + settings.kl_coef * kl_QGR
+    loss_QGR = loss_QGR + coefficient['kl_coef'] * kl_QGR
     metrics['kl'] = _sum_and_count(batch, kl_QGR, mask_QGR)
   if settings.entropy_coef:
     loss_QGR += losses.entropy_bonus(
-      entropy_QGR, entropy_coef=settings.entropy_coef
+      entropy_QGR, entropy_coef=coefficient['entropy_coef']
     )
   loss = masked.total(loss_QGR * batch.weights[..., None], mask_QGR)
   return loss, metrics | {'loss': (loss, jnp.zeros(()))}

@@ -154,7 +154,9 @@ def kl_k3(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
 KL_ESTIMATORS = {'k2': kl_k2, 'k3': kl_k3}
 
 
-def entropy_bonus(entropy: jax.Array, *, entropy_coef: float) -> jax.Array:
+def entropy_bonus(
+  entropy: jax.Array, *, entropy_coef: float | jax.Array
+) -> jax.Array:
   """Computes the entropy bonus of the loss (Schulman et al., 2017, eq. 9).
 
   L = -entropy_coef H. The loss is minimized, so a positive coefficient

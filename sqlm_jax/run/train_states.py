@@ -15,7 +15,7 @@ from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.ops import rounding
 from sqlm_jax.run import build, learning_rate
-from sqlm_jax.selfplay import solver_copies, step_types
+from sqlm_jax.selfplay import adaptive, solver_copies, step_types
 
 
 def initial_states(parts: build.Parts) -> step_types.States:
@@ -33,6 +33,9 @@ def initial_states(parts: build.Parts) -> step_types.States:
     states[step_types.AVERAGE] = solver._replace(params=params)
   elif 'voter' in names:
     states[names['voter']] = solver_copies.earlier_solver(states, names)
+  coefficients = adaptive.initial_state(parts.config.loss, parts.mesh)
+  if coefficients is not None:
+    states[step_types.COEFFICIENTS] = coefficients
   return states
 
 
@@ -145,6 +148,12 @@ def abstract_states(parts: build.Parts) -> step_types.States:
     states[step_types.AVERAGE] = solver._replace(params=params)
   elif 'voter' in names:
     states[names['voter']] = solver
+  coefficients = adaptive.initial_state(parts.config.loss, parts.mesh)
+  if coefficients is not None:
+    states[step_types.COEFFICIENTS] = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      coefficients,
+    )
   return states
 
 

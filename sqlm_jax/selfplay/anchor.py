@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sqlm_jax.config import training_schema
 from sqlm_jax.engine import groups
 from sqlm_jax.selfplay import batches, packing_plan, responses
 
@@ -63,6 +64,22 @@ def make_anchor(
     rollout.lengths,
     logprobs_QGR[..., :width],
   )
+
+
+def update_number(
+  step: int, role: str, number: int, optimizer: training_schema.Optimizer
+) -> int:
+  """Returns the number of an update in the run.
+
+  Args:
+    step: self-play step, counted from 0.
+    role: the role that is updated. The proposer follows the solver.
+    number: index of the update among the role's updates in this step.
+    optimizer: number of updates of a step.
+  """
+  first = optimizer.solver_updates if role == 'proposer' else 0
+  per_step = optimizer.solver_updates + optimizer.proposer_updates
+  return step * per_step + first + number
 
 
 def batch(

@@ -11,6 +11,7 @@ from sqlm_jax.distributed import sharding, transfers
 from sqlm_jax.engine import groups
 from sqlm_jax.game import types
 from sqlm_jax.selfplay import (
+  adaptive,
   anchor,
   batches,
   estimates,
@@ -244,7 +245,7 @@ def _estimate_with_critic(
     gamma=game.config.critic.gamma,
     gae_lambda=game.config.critic.gae_lambda,
     reference_QGR=reference_QGR,
-    kl_coef=game.config.loss.kl_coef,
+    kl_coef=adaptive.kl_coef(role, states, game.config.loss),
   )
 
 
@@ -289,6 +290,7 @@ def update_role(
       game.base_params,
       kl_batch,
       _anchor_batch(step, role, number, game),
+      adaptive.coefficients(role, states),
     )
     gaps.append({'logprob_gap': totals.pop('logprob_gap')})
     policy_totals.append(totals)
@@ -304,7 +306,8 @@ def update_role(
     metrics[f'train/{role}/kl'] = role_batches.mean_kl
   metrics |= step_metrics.of_updates(policy_totals, f'train/{role}')
   metrics |= step_metrics.of_updates(critic_totals, f'critic/{role}')
-  return states, metrics
+  states, adapted = adaptive.after_updates(role, states, metrics, game)
+  return states, metrics | adapted
 
 
 def _anchor_batch(
@@ -325,9 +328,7 @@ def _anchor_batch(
   names, c = game.state_names, game.config
   if game.anchor is None or names[role] != names['solver']:
     return None
-  # The proposer's updates follow those of the solver.
-  number += step * (c.optimizer.solver_updates + c.optimizer.proposer_updates)
-  number += c.optimizer.solver_updates if role == 'proposer' else 0
+  number = anchor.update_number(step, role, number, c.optimizer)
   host_batch = anchor.batch(
     game.anchor, number, c.anchor.prompts_per_update, _layout(game)
   )

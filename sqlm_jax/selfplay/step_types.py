@@ -21,6 +21,8 @@ ROLES = ('proposer', 'solver')
 # Name of the `TrainState` of the solver's moving average; it has no optimizer
 # state.
 AVERAGE = 'average'
+# Name of the `TrainState` of the coefficients that adapt to a target.
+COEFFICIENTS = 'coefficients'
 
 States = dict[str, learner.TrainState]
 

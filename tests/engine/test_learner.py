@@ -200,6 +200,27 @@ def test_loss_and_gradient_equal_the_plain_ones(settings, width, arrange):
   assert_close(grads, expected_grads)
 
 
+def test_coefficients_replace_those_of_the_settings():
+  batch, params = make_batch(), tiny.tiny_params()
+  expected = OTHERS[2]
+  start = expected._replace(kl_coef=9.0, entropy_coef=8.0)
+  coefficients = {'kl_coef': jnp.float32(0.3), 'entropy_coef': jnp.float32(0.1)}
+
+  @functools.partial(jax.jit, static_argnames='settings')
+  def loss(settings, coefficients):
+    return policy_loss.policy_loss(
+      params,
+      batch,
+      reference_params(),
+      policy=tiny.tiny_policy(),
+      settings=settings,
+      coefficients=coefficients,
+    )[0]
+
+  found = loss(start, coefficients)
+  assert float(found) == pytest.approx(float(loss(expected, None)), rel=1e-6)
+
+
 @pytest.mark.parametrize('settings', [WITH_KL, WITHOUT_KL])
 @pytest.mark.parametrize('tied', [True, False])
 def test_responses_of_one_token(settings, tied):

@@ -109,8 +109,8 @@ class Script:
     game = build.make_game(self.parts)
     texts = {'proposer': proposals, 'solver': solutions, 'voter': votes}
 
-    def train_step(state, batch, reference, base, kl_batch, anchor_batch):
-      del reference, base, anchor_batch
+    def train_step(state, batch, reference, base, kl_batch, *others):
+      del reference, base, others
       self.learned.append((state, batch))
       self.kl_batches.append(kl_batch)
       metrics = {'loss': (metric, 1.0), 'logprob_gap': (0.0, 1.0)}
