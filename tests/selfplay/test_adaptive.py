@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from sqlm_jax.config import schema as config_lib
 from sqlm_jax.config import training_schema
 from sqlm_jax.distributed import sharding
 from sqlm_jax.selfplay import adaptive, step_types
@@ -66,7 +65,7 @@ def make_states(loss):
 
 def test_each_role_adapts_its_own_coefficients():
   changes = {f'loss.{name}': value for name, value in vars(LOSS).items()}
-  config = test_step.change(config_lib.Config(), changes)
+  config = test_step.change(test_step.make_parts().config, changes)
   game = types.SimpleNamespace(config=config, mesh=MESH)
   states = make_states(LOSS)
   metrics = {'train/solver/kl': 0.03, 'train/solver/entropy': 1.0}
