@@ -5,6 +5,9 @@ import setuptools
 # For the docs site.
 DOCS = ['furo>=2025.9', 'myst-nb>=1.3', 'sphinx>=8.2', 'sphinx-copybutton>=0.5']
 
+# For examples/*.ipynb, and for data frames.
+NOTEBOOK = ['ipykernel>=6.29', 'pandas>=2.2']
+
 # For --mode=review.
 REVIEW = ['python-multipart>=0.0.20', 'starlette>=0.49', 'uvicorn>=0.35']
 
@@ -68,6 +71,7 @@ setuptools.setup(
     'docs': DOCS,
     # For a workdir gs://bucket/…
     'gs': ['etils[epath-gcs]>=1.10', 'google-cloud-storage>=2.18'],
+    'notebook': NOTEBOOK,
     'review': REVIEW,
     # For a workdir s3://bucket/…; boto3 writes TensorBoard's event files.
     's3': ['boto3>=1.34', 'etils[epath-s3]>=1.10'],
@@ -78,12 +82,14 @@ setuptools.setup(
       'duckdb>=1.4',  # the queries of docs/trace.md
       'mlcroissant>=1.1',  # validates data cards
       *DOCS,
+      *NOTEBOOK,
       *REVIEW,
       *TRACKIO,
       *WANDB,
       'httpx>=0.28',  # what starlette tests with
       'hypothesis>=6.100',
       'import-linter>=2.7',
+      'nbclient>=0.10',  # runs the notebooks
       'playwright>=1.55',  # drives a browser; downloads none
       'pytest>=8.3',
       'pytest-xdist>=3.6',

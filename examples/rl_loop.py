@@ -182,7 +182,7 @@ def show(name, metrics):
   print(f'{name}:', ', '.join(f'{k} {v:.2f}' for k, v in metrics.items()))
 
 
-def main(seed=0, num_steps=40):  # train.py
+def main(seed=0, num_steps=40):  # modes/train.py
   """Prints and returns the metrics before the first step and of every step."""
   key, optimizer = jax.random.key(seed), optax.adam(3e-4)
   state = learner.init_state(pretrain(seed), optimizer)

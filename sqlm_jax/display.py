@@ -370,6 +370,17 @@ def mute() -> None:
   rich.get_console().quiet = True
 
 
+@contextlib.contextmanager
+def muted() -> Generator[None]:
+  """Shows nothing in the meantime."""
+  console = rich.get_console()
+  before, console.quiet = console.quiet, True
+  try:
+    yield
+  finally:
+    console.quiet = before
+
+
 def _print(
   console: rich.console.Console, line: str, *, style: str | None = None
 ) -> None:

@@ -13,23 +13,14 @@ import jax
 from absl import app, flags, logging
 from etils import epath, epy
 
-from sqlm_jax import (
-  command_line,
-  compare,
-  display,
-  evaluate,
-  export,
-  pilot,
-  sample,
-  train,
-)
+from sqlm_jax import command_line, display
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.evaluation import report
 from sqlm_jax.models import policy as policy_lib
-from sqlm_jax.pretrained import catalog
+from sqlm_jax.modes import compare, evaluate, export, pilot, sample, train
 from sqlm_jax.reporting import modes
-from sqlm_jax.run import build, divergence, saved_models
+from sqlm_jax.run import build, compilation_cache, divergence, saved_models
 from sqlm_jax.workdir import config_json
 
 # An optional part of the package, which other modes do not need.
@@ -49,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
   jax.config.update('jax_numpy_rank_promotion', 'raise')
   # Tracing creates many long-lived objects, and scanning them took a second.
   gc.set_threshold(10_000)
-  _keep_compiled()
+  compilation_cache.keep_compiled(command_line.COMPILATION_CACHE.value)
   with processes.exit_on_error():
     is_done = _run()
   if not is_done:  # every process has stopped at the same step
@@ -83,21 +74,6 @@ def _run() -> bool:
     # Errors that a user can fix are reported without a traceback.
     logging.debug('%s', error, exc_info=True)
     sys.exit(f'sqlm_jax: {error}\n(--verbosity=1 shows a traceback)')
-
-
-def _keep_compiled() -> None:
-  """Sets up the cache of compiled programs for later starts."""
-  directory = command_line.COMPILATION_CACHE.value
-  if directory is None:
-    # ty cannot see the options that jax adds to its config.
-    chosen = jax.config.jax_compilation_cache_dir  # ty: ignore
-    directory = chosen or str(catalog.cache_directory() / 'compiled')
-  elif directory == 'off':
-    directory = None
-  jax.config.update('jax_compilation_cache_dir', directory)
-  # By default, jax does not cache programs that compile in under a second, and
-  # a start compiles dozens of them.
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 def _start_processes() -> None:

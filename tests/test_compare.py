@@ -2,7 +2,7 @@
 
 import pytest
 
-from sqlm_jax import compare
+from sqlm_jax.modes import compare
 
 
 @pytest.mark.parametrize(

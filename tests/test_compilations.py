@@ -5,8 +5,8 @@ import collections
 import pytest
 
 from configs import smoke
-from sqlm_jax import train
 from sqlm_jax.config import schema as config_lib
+from sqlm_jax.modes import train
 from sqlm_jax.workdir import jsonl
 from tests import compilations
 

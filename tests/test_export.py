@@ -15,8 +15,8 @@ import transformers
 from pyarrow import parquet
 
 from configs import smoke
-from sqlm_jax import export, train
 from sqlm_jax.config import schema as config_lib
+from sqlm_jax.modes import export, train
 from sqlm_jax.pretrained import catalog, tokenizer
 from sqlm_jax.run import build, train_states
 from sqlm_jax.selfplay import responses

@@ -34,7 +34,10 @@ def text_of(node: ast.AST) -> str | None:
 
 def written() -> set[str]:
   """Returns the names of the metrics that the package writes."""
-  paths = [PACKAGE / 'train.py', PACKAGE / 'workdir' / 'evaluations.py']
+  paths = [
+    PACKAGE / 'modes' / 'train.py',
+    PACKAGE / 'workdir' / 'evaluations.py',
+  ]
   paths += [*(PACKAGE / 'selfplay').glob('*.py')]
   paths += [*(PACKAGE / 'run').glob('*.py')]
   names = set()

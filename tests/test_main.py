@@ -12,8 +12,9 @@ import pytest
 from absl.testing import flagsaver
 
 from configs import smoke
-from sqlm_jax import command_line, main, sample, train
+from sqlm_jax import command_line, main
 from sqlm_jax.config import schema as config_lib
+from sqlm_jax.modes import sample, train
 from sqlm_jax.run import divergence
 from sqlm_jax.tasks import question_files
 from sqlm_jax.workdir import jsonl

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from configs import smoke
-from sqlm_jax import pilot, train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.evaluation import pilot_report
 from sqlm_jax.game import types
+from sqlm_jax.modes import pilot, train
 from sqlm_jax.run import build
 
 QUESTION = types.Problem('1 + 2')

@@ -17,8 +17,9 @@ import pytest
 from pyarrow import parquet
 
 from configs import smoke
-from sqlm_jax import compare, display, export, sample, train
+from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
+from sqlm_jax.modes import compare, export, sample, train
 from sqlm_jax.run import (
   build,
   divergence,

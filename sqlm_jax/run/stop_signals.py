@@ -23,10 +23,12 @@ class Stop(NamedTuple):
     now: Function `now()` that returns True if an evaluation should stop before
       it is complete. With several processes it always returns False, because
       all processes can agree to stop only between steps.
+    request: Asks the run to stop, as a signal does.
   """
 
   before: Callable[[int], bool]
   now: Callable[[], bool]
+  request: Callable[[], None]
 
 
 @contextlib.contextmanager
@@ -40,17 +42,22 @@ def handled() -> Generator[Stop]:
   several = processes.count() > 1
   event = threading.Event()
 
-  def stop(signum: int, _: types.FrameType | None) -> None:
+  def request() -> None:
     event.set()
-    signal.signal(signum, signal.default_int_handler)
-    name = signal.Signals(signum).name
-    logging.warning('%s: finishing this step, then saving.', name)
     if several:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  stops = Stop(lambda _: event.is_set(), event.is_set)
+  def stop(signum: int, _: types.FrameType | None) -> None:
+    signal.signal(signum, signal.default_int_handler)
+    name = signal.Signals(signum).name
+    logging.warning('%s: finishing this step, then saving.', name)
+    request()
+
+  stops = Stop(lambda _: event.is_set(), event.is_set, request)
   if several:
-    stops = Stop(multihost_utils.reached_preemption_sync_point, lambda: False)
+    stops = Stop(
+      multihost_utils.reached_preemption_sync_point, lambda: False, request
+    )
   signals = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
   if threading.current_thread() is not threading.main_thread():
     yield stops  # only the main thread can install signal handlers

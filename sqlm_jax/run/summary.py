@@ -3,8 +3,20 @@
 from etils import epath
 
 from sqlm_jax import display
-from sqlm_jax.run import build, scheduled_evaluations
+from sqlm_jax.run import build, evaluation_sets, scheduled_evaluations
 from sqlm_jax.workdir import evaluations
+
+
+def columns(parts: build.Parts) -> tuple[display.Column, ...]:
+  """Returns the columns of the table of steps."""
+  shown = evaluation_sets.TEST
+  if parts.sets(evaluation_sets.VALIDATION):
+    shown = evaluation_sets.VALIDATION
+  return display.columns(
+    f'{parts.config.task.name}/{shown}',
+    parts.config.evaluation.samples,
+    checked=parts.config.task.checker != 'none',
+  )
 
 
 def show(

@@ -17,9 +17,9 @@ import pytest
 from pyarrow import parquet
 
 from configs import smoke
-from sqlm_jax import train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes as processes_lib
+from sqlm_jax.modes import train
 from sqlm_jax.run import build, train_states
 from sqlm_jax.workdir import checkpoints, jsonl, reviews, storage
 

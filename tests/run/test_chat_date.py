@@ -5,8 +5,8 @@ import json
 import pytest
 
 from configs import smoke
-from sqlm_jax import train
 from sqlm_jax.config import schema as config_lib
+from sqlm_jax.modes import train
 from sqlm_jax.pretrained import chat, tokenizer
 from sqlm_jax.run import build, evaluation_sets, evaluator
 from sqlm_jax.workdir import config_json, rollouts

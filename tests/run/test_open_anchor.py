@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import smoke
-from sqlm_jax import train
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.game import repetition
+from sqlm_jax.modes import train
 from sqlm_jax.run import build, train_states
 from sqlm_jax.selfplay import step as step_lib
 

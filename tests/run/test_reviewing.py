@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from configs import smoke
-from sqlm_jax import train
 from sqlm_jax.config import schema
 from sqlm_jax.game import repetition, verdicts
+from sqlm_jax.modes import train
 from sqlm_jax.reporting import why
 from sqlm_jax.run import build, reviewing, train_states
 from sqlm_jax.workdir import (

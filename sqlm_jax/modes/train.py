@@ -8,7 +8,7 @@ gradient.
 import contextlib
 import functools
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -26,6 +26,7 @@ from sqlm_jax.run import (
   provenance,
   reviewing,
   scheduled_evaluations,
+  step_callbacks,
   stop_signals,
   summary,
   webhook,
@@ -67,7 +68,12 @@ class _Run(NamedTuple):
   stop: stop_signals.Stop
 
 
-def train(config: config_lib.ConfigLike, workdir: str) -> bool:
+def train(
+  config: config_lib.ConfigLike,
+  workdir: str,
+  *,
+  callbacks: Sequence[step_callbacks.Callback] = (),
+) -> bool:
   """Trains by self-play, and resumes the run if `workdir` contains one.
 
   Steps are counted from 0. A checkpoint or an evaluation of step n is of
@@ -77,6 +83,8 @@ def train(config: config_lib.ConfigLike, workdir: str) -> bool:
   Args:
     config: Config of the run.
     workdir: Directory of the run, see `workdir.run_writer`.
+    callbacks: Functions that are called after each step, when its results
+      are on disk.
 
   Returns:
     True if the run finished, False if a signal stopped it.
@@ -102,9 +110,10 @@ def train(config: config_lib.ConfigLike, workdir: str) -> bool:
       # If the run was killed during an evaluation, its checkpoint has no score.
       _save_score(run, progress)
     while _may_continue(run, progress):
-      _train_one_step(run, progress, scores)
+      played = _train_one_step(run, progress, scores)
       scores = _evaluate(run, progress)
       _save_score(run, progress)
+      step_callbacks.call(callbacks, played, scores, run.stop)
     if scores and progress.step:
       run.table.update(scores | {'step': progress.step})
     _save(run, progress, force=True)
@@ -149,7 +158,7 @@ def _has_ended_early(run: _Run, progress: progress_lib.Progress) -> bool:
 
 def _train_one_step(
   run: _Run, progress: progress_lib.Progress, scores: Mapping[str, float]
-) -> None:
+) -> step_callbacks.PlayedStep:
   """Plays a step, writes its results, and saves a checkpoint if it is due.
 
   Args:
@@ -229,6 +238,7 @@ def _train_one_step(
   progress.step += 1
   # Saved before the evaluation, so that a kill during it loses no step.
   _save(run, progress, force=bool(ended) or _is_finished(run, progress))
+  return step_callbacks.PlayedStep(step, metrics, rows)
 
 
 @contextlib.contextmanager
@@ -255,7 +265,9 @@ def _open_run(
     writer = stack.enter_context(_open_writer(directory, parts, progress.step))
     table = stack.enter_context(
       display.LiveTable(
-        _columns(parts), title=f'{directory}', total=parts.config.num_steps
+        summary.columns(parts),
+        title=f'{directory}',
+        total=parts.config.num_steps,
       )
     )
     prefetcher = prefetch.Prefetcher(game)
@@ -398,15 +410,4 @@ def _evaluate(run: _Run, progress: progress_lib.Progress) -> dict[str, float]:
     stopped=run.stop.now,
     # Waits until a checkpoint that is being saved is on disk.
     before=lambda: checkpoints.wait(run.manager),
-  )
-
-
-def _columns(parts: build.Parts) -> tuple[display.Column, ...]:
-  shown = evaluation_sets.TEST
-  if parts.sets(evaluation_sets.VALIDATION):
-    shown = evaluation_sets.VALIDATION
-  return display.columns(
-    f'{parts.config.task.name}/{shown}',
-    parts.config.evaluation.samples,
-    checked=parts.config.task.checker != 'none',
   )

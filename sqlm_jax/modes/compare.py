@@ -7,10 +7,11 @@ from typing import Any
 
 from etils import epath
 
-from sqlm_jax import display, evaluate
+from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.distributed import processes
 from sqlm_jax.evaluation import comparison, report
+from sqlm_jax.modes import evaluate
 from sqlm_jax.run import build, saved_models
 from sqlm_jax.workdir import config_json, storage
 

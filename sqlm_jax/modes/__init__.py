@@ -1,0 +1,1 @@
+"""The modes of the command line that run a model."""
