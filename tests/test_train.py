@@ -21,6 +21,7 @@ from sqlm_jax import display
 from sqlm_jax.config import schema as config_lib
 from sqlm_jax.modes import compare, export, sample, train
 from sqlm_jax.run import (
+  alarm_rules,
   build,
   divergence,
   evaluator,
@@ -527,13 +528,17 @@ def test_one_step_ahead(tmp_path):
 
 
 def test_what_was_sampled_ahead_is_dropped_by_a_rollback(tmp_path, monkeypatch):
+  ended = alarm_rules.Event(
+    1, 'not_finite', 'ended', 'train/solver/skipped_rate', 1, '>', 0, 1,
+    'roll_back',
+  )  # fmt: skip
   monkeypatch.setattr(
     divergence,
     'react',
     lambda parts, manager, step, states, alarms, events: (
       states,
       alarms,
-      step == 1,
+      [ended] if step == 1 else [],
     ),
   )
   changes = {'sampler.one_step_ahead': True, 'checkpoint.every': 0}
