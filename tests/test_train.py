@@ -218,6 +218,8 @@ def test_what_a_step_remembers_survives_a_restart(tmp_path):
     'random_model.num_layers': 1,
     'task.solver_variants': ('{question}: a number? ',),
     'proposer.rewards.history_repeats': 1.0,
+    'proposer.rewards.coverage': 0.5,
+    'solver.replay': 2,
     'proposer.history_size': 12,
     'solver.max_rounds': 2,
     'vote.earlier_answers': 4,

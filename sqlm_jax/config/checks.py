@@ -155,9 +155,23 @@ def _roles(c: Any) -> Iterator[Rule]:
       groups % lookup(c, key) == 0,
       f'a divisor of the {groups} groups of a step'
       + (
-        ' (with review.replay)' if groups == c.max_solved != questions else ''
+        ' (with review.replay and solver.replay)'
+        if groups == c.max_solved != questions
+        else ''
       ),
     )
+  yield Rule(
+    'proposer.kinds',
+    c.proposer.kinds != 'topics' or 'coverage' not in _used_rewards(c.proposer),
+    'words or module:function with proposer.rewards.coverage, because the '
+    'topics take turns anyway',
+  )
+  uses_history = 'coverage' in _used_rewards(c.proposer) or c.solver.replay > 0
+  yield Rule(
+    'proposer.history_size',
+    not uses_history or c.proposer.history_size > 0,
+    'at least 1 with proposer.rewards.coverage or solver.replay',
+  )
   yield Rule(
     'solver.rewards.true',
     'true' not in _used_rewards(c.solver) or c.task.checker != 'none',
@@ -193,6 +207,7 @@ def _code(c: Any) -> Iterator[Rule]:
       '--config.solver.rewards.tests=1.0 rewards the tests that pass',
     )
   for key, off in (
+    ('solver.replay', 0),
     ('vote.extra_answers', 0),
     ('vote.earlier_answers', 0),
     ('gate.not_stating_answer', False),

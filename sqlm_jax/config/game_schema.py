@@ -32,6 +32,12 @@ class ProposerRewards:
     'Weight of a term that is 1 if the agreement is in `proposer.band`.',
     keys.at_least(0),
   )
+  coverage: float = keys.key(
+    0.0,
+    'Weight of a term that is higher the more rarely earlier steps asked '
+    'questions of the kinds of the question, see `proposer.kinds`.',
+    keys.at_least(0),
+  )
   batch_repeats: float = keys.key(
     0.0,
     'Weight of a penalty: the fraction of the other questions of the step that '
@@ -102,13 +108,14 @@ class Proposer:
   history_size: int = keys.key(
     10000,
     'Number of earlier questions that are remembered for '
-    '`proposer.rewards.history_repeats`, `gate.repeats` and the metric '
-    '`proposer/new_rate`.',
+    '`proposer.rewards.history_repeats`, `proposer.rewards.coverage`, '
+    '`solver.replay`, `gate.repeats` and the metric `proposer/new_rate`.',
     keys.at_least(0),
   )
   kinds: str = keys.key(
     'words',
-    'Kinds of question for the metric `proposer/coverage`: `words`, the '
+    'Kinds of question for the metric `proposer/coverage` and for '
+    '`proposer.rewards.coverage`: `words`, the '
     'numbers and the pairs of neighboring words of a question; `topics`, its '
     'topic; or a function `module:function` of yours, which takes a question '
     'and returns the name of its kind, or None.',
@@ -199,6 +206,13 @@ class Solver:
     'and its weight. The weighted values are added to the reward, see '
     '[your_functions.md](your_functions.md).',
     keys.weighted_functions(),
+  )
+  replay: int = keys.key(
+    0,
+    'Number of earlier questions of the run that are asked again in each step, '
+    'in addition to `proposer.num_questions`. They are drawn at random from '
+    'the last `proposer.history_size` questions.',
+    keys.at_least(0),
   )
   max_rounds: int = keys.key(
     1,

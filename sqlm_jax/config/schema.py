@@ -185,7 +185,8 @@ class Config:
   @property
   def max_solved(self) -> int:
     """Maximum number of questions that the solver answers in a round."""
-    return self.proposer.num_questions + self.review.replay
+    replayed = self.review.replay + self.solver.replay
+    return self.proposer.num_questions + replayed
 
   @property
   def num_prompts(self) -> int:

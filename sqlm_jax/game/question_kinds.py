@@ -6,8 +6,9 @@ words. A pair such as `7 +` says that 7 is the first operand, so the kinds of
   7 + 4     are     7, 4, `7 +` and `+ 4`.
 """
 
+import collections
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from sqlm_jax.game import repetition
@@ -44,3 +45,32 @@ def of_words(question: str) -> set[str]:
   words = repetition.words(question)
   kinds = {word for word in words if word[0].isdigit() or len(words) == 1}
   return kinds | {' '.join(pair) for pair in itertools.pairwise(words)}
+
+
+def rarities(
+  asked: Sequence[Collection[str]], earlier: Iterable[Collection[str]]
+) -> tuple[float, ...]:
+  """Returns how rare the kinds of each question are.
+
+  With n_k, the number of earlier questions of kind k, and m, the mean of n_k
+  over the kinds that were asked, the rarity of a question is the mean of
+
+    1 / (1 + n_k / m)
+
+  over its kinds: 1 for kinds that were never asked, and 1/2 for kinds that were
+  asked as often as others. As in count-based exploration (Strehl and Littman,
+  2008), it decreases with n_k. Because of m, it does not decrease merely
+  because the run goes on.
+
+  Args:
+    asked: the kinds of each question; a question without kinds has rarity 0.
+    earlier: the kinds of each earlier question.
+  """
+  counts = collections.Counter(itertools.chain.from_iterable(earlier))
+  mean = counts.total() / len(counts) if counts else 1.0
+  return tuple(
+    sum(1 / (1 + counts[kind] / mean) for kind in sorted(kinds)) / len(kinds)
+    if kinds
+    else 0.0
+    for kinds in asked
+  )

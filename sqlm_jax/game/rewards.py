@@ -23,6 +23,8 @@ SOLVER_TERMS = (
   'true',
 )
 PROPOSER_TERMS = ('sqlm', 'r_zero', 'band')
+# This term is added if a question is of a rare kind, see `question_kinds`.
+BONUSES = ('coverage',)
 # These terms are subtracted if a question repeats others, see `repetition`.
 PENALTIES = ('batch_repeats', 'history_repeats')
 _NO_VOTE = types.Vote(None, 0, 0)

@@ -36,7 +36,7 @@ class Problem(NamedTuple):
   # The proposer's reward for a refused question.
   refused_reward: Literal['lowest', 'nothing'] = 'lowest'
   leaked: str = ''  # reason of a rule that a leaky gate has ignored
-  replayed: bool = False  # True: asked again because of its verdict
+  replayed: bool = False  # True: not proposed, but asked again
 
 
 def refuse(

@@ -30,7 +30,7 @@ from sqlm_jax.run import (
   open_samplers,
 )
 from sqlm_jax.sandbox import sandbox
-from sqlm_jax.selfplay import responses, step_types
+from sqlm_jax.selfplay import kinds, responses, step_types
 from sqlm_jax.tasks import base, coding, prompt_ends, prompted, question_files
 
 
@@ -220,6 +220,7 @@ def make_game(parts: Parts) -> step_types.GameSetup:
     max_update_kl=c.optimizer.max_update_kl,
     anchor_kl_coef=c.anchor.kl_coef,
   )
+  skill = open_gate.open_skill(c.proposer.kinds)
   return step_types.GameSetup(
     config=c,
     # A group whose advantages are all 0 has a gradient if one of these applies.
@@ -229,7 +230,7 @@ def make_game(parts: Parts) -> step_types.GameSetup:
     task=parts.task,
     questions=parts.questions,
     gate=open_gate.open_gate(parts.config, parts.sets),
-    skill=open_gate.open_skill(parts.config.proposer.kinds),
+    skill=skill,
     samplers=parts.samplers,
     state_names=parts.state_names,
     train_step=train_step,
@@ -239,6 +240,7 @@ def make_game(parts: Parts) -> step_types.GameSetup:
     mesh=parts.mesh,
     reward_functions=open_rewards.open_rewards(c),
     anchor=anchor,
+    kinds_of=kinds.KindsOf(skill),
   )
 
 

@@ -70,7 +70,7 @@ def propose(
 def _replayed_questions(
   step: int, memory: repetition.Memory, game: step_types.GameSetup
 ) -> list[tuple[types.Problem, exchange.Prompts]]:
-  """Draws questions with known answers that are asked again in a step.
+  """Draws questions that are asked again in a step.
 
   The first process draws them for all processes, because functions of the user
   and patterns with a time limit may decide differently in another process.
@@ -87,12 +87,22 @@ def _replayed_questions(
 def _draw_replayed(
   step: int, memory: repetition.Memory, game: step_types.GameSetup
 ) -> list[tuple[str, exchange.Prompts]]:
-  """Returns questions that are asked again and that pass the gate."""
+  """Returns questions that are asked again and that pass the gate.
+
+  Questions with known answers come before other questions of earlier steps.
+  """
+  config, seed = game.config, game.config.seed
   known = memory.verdicts.answered()
-  coin = random_streams.replay(game.config.seed, step)
-  count = min(game.config.review.replay, len(known))
+  coin = random_streams.replay(seed, step)
+  drawn = coin.sample(known, min(config.review.replay, len(known)))
+  if config.solver.replay:
+    # Each question is drawn with the same probability, however often the
+    # proposer has asked it.
+    earlier = [q for q in dict.fromkeys(memory.questions) if q not in drawn]
+    coin = random_streams.replay(seed, step, source='history')
+    drawn += coin.sample(earlier, min(config.solver.replay, len(earlier)))
   replayed = []
-  for question in coin.sample(known, count):
+  for question in drawn:
     prompts = encode_prompts(question, game)
     # A label may be about a question that the gate would refuse.
     problem = game.gate.check_question(
@@ -101,6 +111,7 @@ def _draw_replayed(
         question,
         finished=True,
         fits=bool(prompts),
+        verdict=memory.verdicts.refusal(question),
       )
     )
     if problem.ok:

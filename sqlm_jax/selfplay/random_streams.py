@@ -60,9 +60,15 @@ def coin(
   return random.Random(f'{seed}/{step}/{round_index}/{question}')
 
 
-def replay(seed: int, step: int) -> random.Random:
-  """Returns the generator that draws the questions that a step asks again."""
-  return random.Random(f'{seed}/{step}/replay')
+def replay(seed: int, step: int, *, source: str = 'replay') -> random.Random:
+  """Returns the generator that draws the questions that a step asks again.
+
+  Args:
+    seed: seed of the run.
+    step: self-play step, counted from 0.
+    source: 'replay' for questions with a verdict, 'history' for others.
+  """
+  return random.Random(f'{seed}/{step}/{source}')
 
 
 def leaks(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from sqlm_jax.config import game_schema, schema
 from sqlm_jax.game import (
   exclusion,
+  question_kinds,
   repetition,
   rewards,
   types,
@@ -17,7 +18,7 @@ from sqlm_jax.game import (
   vote,
 )
 from sqlm_jax.sandbox import unit_tests
-from sqlm_jax.selfplay import background_grading
+from sqlm_jax.selfplay import background_grading, kinds
 from sqlm_jax.tasks import base
 
 
@@ -48,6 +49,7 @@ def score_questions(
   check_vote: Callable[[str, types.Vote], str] = lambda question, vote: '',
   functions: rewards.Functions = rewards.NO_FUNCTIONS,
   leaks: Callable[[int], bool] = lambda index: False,
+  kinds_of: kinds.KindsOf | None = None,
 ) -> list[types.ScoredQuestion]:
   """Computes the rewards of both roles for every problem of a round.
 
@@ -65,6 +67,8 @@ def score_questions(
     functions: functions of the user that add to the rewards.
     leaks: returns True if a leaky gate lets a problem pass, given its index
       among all problems.
+    kinds_of: returns the kinds of questions; required for the reward of the
+      coverage.
 
   Returns:
     One question per problem, in order. A refused problem gets the lowest reward
@@ -80,6 +84,14 @@ def score_questions(
   # did not ask them.
   new = [problem for problem in readable if not problem.replayed]
   penalties = _penalties(new, config, weights.proposer, memory)
+  if weights.proposer.get('coverage'):
+    assert kinds_of is not None
+    bonuses = _coverage([problem.text for problem in new], memory, kinds_of)
+    weight = weights.proposer['coverage']
+    penalties = [
+      penalty - weight * bonus
+      for penalty, bonus in zip(penalties, bonuses, strict=True)
+    ]
   penalties += [0.0] * (len(readable) - len(new))
   questions: list[types.ScoredQuestion] = []
   index = 0  # among the readable problems
@@ -181,7 +193,7 @@ def score_question(
     config: config of the rewards, the vote and the tests.
     weights: weights of the reward terms.
     penalty: subtracted from the proposer's reward, because the question repeats
-      others.
+      others; negative if the question is rewarded for the coverage of kinds.
     coin: generator of the random rewards.
     true: the true answer of a verdict, which replaces the vote; None without a
       verdict.
@@ -312,6 +324,18 @@ def _votes(
   if config.weights == 'likelihood':
     weights = exclusion.accepted(answers.likelihoods, excluded)
   return exclusion.accepted(answers.graded.answers, excluded), weights
+
+
+def _coverage(
+  questions: Sequence[str],
+  memory: repetition.Memory,
+  kinds_of: kinds.KindsOf,
+) -> tuple[float, ...]:
+  """Returns how rarely earlier steps asked questions of each one's kinds."""
+  found = kinds_of([*questions, *memory.questions])
+  return question_kinds.rarities(
+    found[: len(questions)], found[len(questions) :]
+  )
 
 
 def _penalties(

@@ -178,5 +178,6 @@ def score(
     check_vote=game.gate.check_vote,
     functions=game.reward_functions,
     leaks=leaks,
+    kinds_of=game.kinds_of,
   )
   return exchange.rewards(questions)

@@ -93,6 +93,7 @@ def of_questions(
   means, counts = (_of_tests if task.run_tests else _of_votes)(
     step_types.proposed(local), task
   )
+  means |= _of_replayed(local, task)
   means['solver/unparsed_rate'] = [
     answer is None
     for q in local
@@ -113,6 +114,21 @@ def of_questions(
   for name, count in refused.items():
     metrics[name] = metrics.get(name, 0.0) + count
   return metrics
+
+
+def _of_replayed(
+  local: Sequence[types.ScoredQuestion], task: base.Task
+) -> dict[str, Sequence[float]]:
+  """Returns the votes on questions that are asked again without a verdict."""
+  replayed = [q for q in local if q.problem.replayed and q.label is None]
+  if not replayed:
+    return {}
+  values, _ = _of_votes(replayed, task)
+  return {
+    'vote/replayed/majority_rate': values['vote/majority_rate'],
+    'vote/replayed/agreement': values['vote/agreement'],
+    'vote/replayed/accuracy': values['vote/accuracy'],
+  }
 
 
 def _of_labels(local: Sequence[types.ScoredQuestion]) -> dict[str, float]:

@@ -13,7 +13,12 @@ from sqlm_jax.game import gate, rewards, types
 from sqlm_jax.models import lora
 from sqlm_jax.models import policy as policy_lib
 from sqlm_jax.selfplay import anchor as anchor_lib
-from sqlm_jax.selfplay import background_grading, exchange, responses
+from sqlm_jax.selfplay import (
+  background_grading,
+  exchange,
+  kinds,
+  responses,
+)
 from sqlm_jax.tasks import base
 
 ROLES = ('proposer', 'solver')
@@ -67,6 +72,7 @@ class GameSetup(NamedTuple):
     reward_functions: functions of the user that add to the rewards.
     anchor: answers of the initial model to prompts that are not trained on,
       None without an anchor.
+    kinds_of: returns the kinds of questions, for the reward of the coverage.
   """
 
   config: schema.Config
@@ -84,6 +90,7 @@ class GameSetup(NamedTuple):
   mesh: jax.sharding.Mesh
   reward_functions: rewards.Functions = rewards.NO_FUNCTIONS
   anchor: anchor_lib.Anchor | None = None
+  kinds_of: kinds.KindsOf | None = None
 
 
 class ProposedQuestions(NamedTuple):

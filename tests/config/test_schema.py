@@ -110,7 +110,11 @@ def test_rewards_are_those_of_the_code():
   solver = dataclasses.asdict(config_lib.Config().solver.rewards)
   assert tuple(solver) == rewards.SOLVER_TERMS
   proposer = dataclasses.asdict(config_lib.Config().proposer.rewards)
-  assert tuple(proposer) == (*rewards.PROPOSER_TERMS, *rewards.PENALTIES)
+  assert tuple(proposer) == (
+    *rewards.PROPOSER_TERMS,
+    *rewards.BONUSES,
+    *rewards.PENALTIES,
+  )
 
 
 def test_keys_that_may_change():
@@ -530,6 +534,7 @@ def test_a_config_dict_and_its_dict_are_the_same():
     ({'solver.rewards.tests': 1.0}, 'solver.rewards.majority=1.0: expected 0'),
     ({'vote.earlier_answers': 2}, 'vote.earlier_answers=2: expected 0'),
     ({'vote.extra_answers': 2}, 'vote.extra_answers=2: expected 0'),
+    ({'solver.replay': 2}, 'solver.replay=2: expected 0'),
   ],
 )
 def test_programs_are_not_put_to_a_vote(changes, told):
@@ -583,6 +588,29 @@ def test_extra_answers_are_divided_among_prompts():
     ValueError, match=r'vote\.extra_answers=3: expected a multiple of the 2 '
   ):
     config_lib.from_dict(changed(**extra | {'vote.extra_answers': 3}))
+
+
+@pytest.mark.parametrize(
+  'changes, told',
+  [
+    (
+      {'proposer.rewards.coverage': 1.0, 'proposer.kinds': 'topics'},
+      "proposer.kinds='topics': expected words or module:function with "
+      'proposer.rewards.coverage',
+    ),
+    (
+      {'proposer.rewards.coverage': 1.0, 'proposer.history_size': 0},
+      'proposer.history_size=0: expected at least 1',
+    ),
+    (
+      {'solver.replay': 8, 'proposer.history_size': 0},
+      'proposer.history_size=0: expected at least 1',
+    ),
+  ],
+)
+def test_earlier_questions_must_be_remembered(changes, told):
+  with pytest.raises(ValueError, match=re.escape(told)):
+    config_lib.from_dict(changed(**changes))
 
 
 def test_a_probe_is_required_to_choose_by_it():

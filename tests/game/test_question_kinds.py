@@ -16,6 +16,20 @@ def test_kinds_of_words(question, kinds):
   assert question_kinds.of_words(question) == kinds
 
 
+def test_rare_kinds_count_more():
+  # Kind a: 3 earlier questions, b: 1, so 2 on average.
+  earlier = [{'a', 'b'}, {'a'}, {'a'}, set()]
+  asked = [{'a'}, {'b'}, {'a', 'b'}, {'c'}, {'a', 'c'}, set()]
+  a, b = 1 / (1 + 3 / 2), 1 / (1 + 1 / 2)
+  assert question_kinds.rarities(asked, earlier) == pytest.approx(
+    [a, b, (a + b) / 2, 1, (a + 1) / 2, 0]
+  )
+  # Kinds that are asked equally often, however often, count 1/2.
+  even = [{'a', 'b'}] * 7
+  assert question_kinds.rarities([{'a'}, {'b'}], even) == (0.5, 0.5)
+  assert question_kinds.rarities([{'a'}, set()], []) == (1.0, 0.0)
+
+
 def test_coverage_is_the_share_of_seen_kinds():
   kinds = question_kinds.Kinds(limit=4)
   assert kinds.coverage({'a'}) is None

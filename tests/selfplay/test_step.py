@@ -1,5 +1,6 @@
 """A step of self-play: first with scripted texts, then with a real model."""
 
+import collections
 import functools
 import math
 import shutil
@@ -18,6 +19,7 @@ from sqlm_jax.models import lora
 from sqlm_jax.run import build, train_states
 from sqlm_jax.selfplay import (
   background_grading,
+  kinds,
   prefetch,
   proposing,
   step_types,
@@ -648,6 +650,70 @@ def test_a_repeated_question_is_worth_less():
   # Two of three readable questions are alike: each resembles 1 of 2 others.
   found = [q.proposer_reward for q in outcome.rounds[0].questions]
   assert found == [0.5, 0.5, 1, -1]
+
+
+def test_a_question_of_a_rare_kind_is_worth_more():
+  asked = []
+
+  def skill(question):
+    asked.append(question)
+    return 'sum of 1' if '1' in question else 'other'
+
+  script = Script(PROPOSALS, SOLUTIONS)
+  script.game = script.game._replace(kinds_of=kinds.KindsOf(skill))
+  changes = {'proposer.rewards.coverage': 0.5}
+  # Of four earlier questions, three have a 1; so two have a kind on average.
+  memory = repetition.Memory(10, ('1 + 3', '1 + 4', '1 + 3', '5 + 5'))
+  _, outcome = script.play(memory=memory, **changes)
+  found = [q.proposer_reward for q in outcome.rounds[0].questions]
+  rare, common = 1 / (1 + 1 / 2), 1 / (1 + 3 / 2)
+  assert found == pytest.approx([1 + 0.5 * common, -1, 0.5 * rare, -1])
+  assert asked == ['1 + 1', '2 + 2', '1 + 3', '1 + 4', '5 + 5']
+  _, outcome = script.play(1, script.memory, **changes)
+  assert len(asked) == 5  # the function is called once per question
+
+
+def test_earlier_questions_are_asked_again():
+  answers = [*SOLUTIONS, ['7\n', '7\n', '7\n', '8\n']]
+  script = Script(PROPOSALS, answers, **{'solver.replay': 1})
+  memory = repetition.Memory(20, ('3 + 4',) * 9)
+  _, outcome = script.play(1, memory)
+  *_, replayed = outcome.rounds[0].questions
+  assert replayed.problem == types.Problem('3 + 4', replayed=True)
+  assert replayed.vote == types.Vote(7, 3, 4)
+  assert replayed.solver_rewards == (1, 1, 1, 0)
+  metrics = outcome.metrics
+  assert metrics['vote/agreement'] == (3 / 4 + 1) / 2  # of the new questions
+  assert metrics['vote/replayed/agreement'] == 3 / 4
+  assert metrics['vote/replayed/accuracy'] == 1
+  assert metrics['vote/replayed/majority_rate'] == 1
+  # It is not remembered as asked once more, and only the solver learns from it.
+  assert script.memory.questions == (*memory.questions, '1 + 1', '2 + 2')
+  (_, solver), (_, proposer) = script.learned
+  assert int(solver.num_groups) == 2  # 2 + 2 has equal rewards
+  assert proposer.advantages.shape[:2] == (2, 2)
+  # Without earlier questions, or if the evaluation has it, there is none.
+  _, first = script.play(1)
+  assert len(first.rounds[0].questions) == 4
+
+
+def test_each_earlier_question_is_asked_again_equally_often():
+  """However often the proposer has asked it; the draws repeat after a crash."""
+  script = Script(PROPOSALS, SOLUTIONS, **{'solver.replay': 2})
+  memory = repetition.Memory(20, ('1 + 1',) * 9 + ('2 + 2', '3 + 3', '4 + 4'))
+  drawn = [
+    [
+      problem.text
+      for problem, _ in proposing._replayed_questions(step, memory, script.game)
+    ]
+    for step in [*range(400), 7]
+  ]
+  assert drawn[-1] == drawn[7]
+  counts = collections.Counter(text for texts in drawn[:-1] for text in texts)
+  # Each of four is one of the two with probability 1/2; the deviation is 10.
+  assert all(abs(count - 200) < 40 for count in counts.values())
+  assert counts.total() == 800
+  assert all(len(set(texts)) == 2 for texts in drawn)
 
 
 def test_a_question_of_an_earlier_step_is_worth_less():
