@@ -63,14 +63,21 @@ def _skip_fields(app, what, name, obj, skip: bool, options) -> bool | None:
   return True if type(obj).__name__ == '_tuplegetter' else None
 
 
-def _link_to_included(app, page: str, source: list[str]) -> None:
-  """Links to the pages that include the files in the root of the repository."""
+def _adapt_links(app, page: str, source: list[str]) -> None:
+  """Adapts links to files outside `docs`.
+
+  Files in the root of the repository are included in a page. Notebooks can be
+  downloaded.
+  """
   del app, page  # unused
   for name in ('CHANGELOG', 'CONTRIBUTING', 'SECURITY'):
     source[0] = source[0].replace(f'](../{name}.md', f']({name.lower()}.md')
+  source[0] = re.sub(
+    r'\[(\w+\.ipynb)\]\((\S+)\)', r'{download}`\1 <\2>`', source[0]
+  )
 
 
 def setup(app) -> None:
-  app.connect('source-read', _link_to_included)
+  app.connect('source-read', _adapt_links)
   app.connect('autodoc-skip-member', _skip_fields)
   app.connect('autodoc-process-docstring', _keep_layout, priority=1)

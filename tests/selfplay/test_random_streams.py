@@ -14,6 +14,7 @@ def test_the_numbers_of_the_streams_stay():
     'INTERACTIVE': 3,
     'VOTER': 4,
     'PROBE': 5,
+    'ANCHOR': 6,
   }
   assert random_streams.key_path(7, 5, Stream.VOTER) == (7, 5, 4)
   assert random_streams.key_path(7, 5, Stream.SOLVER, round_index=2) == (
